@@ -1,0 +1,360 @@
+//! Misbehaviour on demand, and what the provider has been asked: the handle that tests hold.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::bodies;
+use crate::provider::Provider;
+
+/// How long an honest answer may take, a slow sender's body included.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A group of addresses that can fail together; the same at each provider that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Endpoint {
+    /// The authorization endpoint (`GET`; not the decision on its page).
+    Authorize,
+    /// The token endpoint.
+    Token,
+    /// The provider's public keys.
+    Jwks,
+    /// `…/.well-known/openid-configuration`.
+    Discovery,
+    /// UserInfo.
+    UserInfo,
+    /// GitHub's `/user`.
+    User,
+    /// GitHub's `/user/emails`.
+    Emails,
+    /// GitHub's `/user/orgs`.
+    Orgs,
+    /// GitHub's `/user/teams`.
+    Teams,
+    /// GitHub's `/user/memberships/orgs`.
+    Memberships,
+    /// Graph's `/me`.
+    GraphMe,
+    /// Graph's `/me/transitiveMemberOf`.
+    GraphGroups,
+}
+
+impl Endpoint {
+    fn of(path: &str) -> Option<Self> {
+        let api = path.strip_prefix("/api/v3").unwrap_or(path);
+        match api {
+            "/user" => return Some(Self::User),
+            "/user/emails" => return Some(Self::Emails),
+            "/user/orgs" => return Some(Self::Orgs),
+            "/user/teams" => return Some(Self::Teams),
+            "/user/memberships/orgs" => return Some(Self::Memberships),
+            "/v1.0/me" => return Some(Self::GraphMe),
+            _ => {}
+        }
+        let by_suffix = [
+            ("/authorize", Self::Authorize),
+            ("/token", Self::Token),
+            ("/access_token", Self::Token),
+            ("/jwks", Self::Jwks),
+            ("/discovery/v2.0/keys", Self::Jwks),
+            ("/.well-known/openid-configuration", Self::Discovery),
+            ("/userinfo", Self::UserInfo),
+            ("/transitiveMemberOf", Self::GraphGroups),
+            ("/transitiveMemberOf/microsoft.graph.group", Self::GraphGroups),
+        ];
+        by_suffix.iter().find(|(suffix, _)| path.ends_with(suffix)).map(|(_, endpoint)| *endpoint)
+    }
+}
+
+/// A way for an endpoint to fail.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Answer honestly after this long (milliseconds over HTTP).
+    #[serde(deserialize_with = "millis")]
+    Slow(Duration),
+    /// Do not answer until the fault is cleared, then answer honestly.
+    Hold,
+    /// Answer with this status and a short JSON object.
+    Status(u16),
+    /// Answer 200 with JSON that breaks off in the middle.
+    Malformed,
+    /// Answer 200 with one JSON string of this many MiB, streamed.
+    Huge(u32),
+    /// Send half of an answer, then close the connection.
+    Cut,
+}
+
+fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_millis)
+}
+
+/// A wrong statement in an answer that is otherwise well formed. The first group concerns ID
+/// tokens.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lie {
+    /// Another `nonce`.
+    WrongNonce,
+    /// Another `aud`.
+    WrongAudience,
+    /// The client and somebody else in `aud`, and the right `azp`.
+    ManyAudiences,
+    /// An `azp` that is not the client.
+    WrongAuthorizedParty,
+    /// Another `iss`.
+    WrongIssuer,
+    /// `exp` an hour ago.
+    Expired,
+    /// `nbf` and `iat` an hour from now.
+    NotYetValid,
+    /// An `at_hash` of another access token.
+    WrongAccessTokenHash,
+    /// The named claim is left out.
+    MissingClaim(String),
+    /// The named claim has this value.
+    Claim(String, Value),
+    /// `hasgroups` in place of the groups.
+    HasGroups,
+    /// `alg: none` and an empty signature.
+    AlgNone,
+    /// HS256 with the PEM of the public key as the secret.
+    HmacWithPublicKey,
+    /// Signed with a key that is not in the JWK set, under a `kid` that is not there either.
+    UnknownKey,
+    /// Signed with a key that is not in the JWK set, under the `kid` of one that is.
+    ForgedSignature,
+    /// `email_verified` as the text `"true"` or `"false"`, at UserInfo too.
+    EmailVerifiedAsText,
+
+    /// UserInfo speaks of another `sub`.
+    OtherSubAtUserInfo,
+    /// The named claim has this value at UserInfo.
+    UserInfoClaim(String, Value),
+
+    /// The token answer has no `id_token`.
+    NoIdToken,
+    /// The token answer has no `access_token`.
+    NoAccessToken,
+    /// The token answer has this `token_type`.
+    TokenType(String),
+
+    /// The callback gets no `iss`, though discovery advertises it.
+    NoIssAtCallback,
+    /// The callback gets another issuer's `iss`.
+    WrongIssAtCallback,
+    /// The callback gets another `state`.
+    WrongState,
+    /// The callback gets no `state`.
+    NoState,
+    /// The callback gets this `error` in place of a code.
+    ErrorAtCallback(String),
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Captured {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// Header names, in lower case, and values, in their order.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Captured {
+    /// The first value of the header `name` (in lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Makes the provider fail and lie, and tells what it was asked. Clones share one state.
+#[derive(Clone, Default)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<Behaviour>,
+    /// Changes with every request and every change of behaviour.
+    turn: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Behaviour {
+    faults: HashMap<Endpoint, Planned>,
+    lies: Vec<Lie>,
+    counts: HashMap<Endpoint, u64>,
+    last: HashMap<Endpoint, Captured>,
+}
+
+struct Planned {
+    fault: Fault,
+    /// How often it is still to happen; `None`: until it is cleared.
+    left: Option<u32>,
+}
+
+impl Control {
+    /// Makes `endpoint` fail until [`Control::clear`].
+    pub fn fail(&self, endpoint: Endpoint, fault: Fault) {
+        self.plan(endpoint, fault, None);
+    }
+
+    /// Makes `endpoint` fail `times` times and then be well.
+    pub fn fail_times(&self, times: u32, endpoint: Endpoint, fault: Fault) {
+        self.plan(endpoint, fault, Some(times));
+    }
+
+    /// Makes `endpoint` well, and lets go what it holds.
+    pub fn clear(&self, endpoint: Endpoint) {
+        self.locked().faults.remove(&endpoint);
+        self.turn();
+    }
+
+    /// Tells `lie` in every answer that it concerns, until [`Control::honest`]. Several add up.
+    pub fn lie(&self, lie: Lie) {
+        self.locked().lies.push(lie);
+    }
+
+    /// Ends all lies.
+    pub fn honest(&self) {
+        self.locked().lies.clear();
+    }
+
+    /// Ends all faults and lies, and forgets what was counted and captured.
+    pub fn reset(&self) {
+        *self.locked() = Behaviour::default();
+        self.turn();
+    }
+
+    /// How many requests `endpoint` has had.
+    pub fn requests(&self, endpoint: Endpoint) -> u64 {
+        self.locked().counts.get(&endpoint).copied().unwrap_or_default()
+    }
+
+    /// The last request that `endpoint` had.
+    pub fn last(&self, endpoint: Endpoint) -> Option<Captured> {
+        self.locked().last.get(&endpoint).cloned()
+    }
+
+    /// Waits until `endpoint` has had at least `count` requests. Put a limit of your own around it.
+    pub async fn arrived(&self, endpoint: Endpoint, count: u64) {
+        let mut turns = self.shared.turn.subscribe();
+        while self.requests(endpoint) < count {
+            if turns.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn lies(&self) -> Vec<Lie> {
+        self.locked().lies.clone()
+    }
+
+    fn plan(&self, endpoint: Endpoint, fault: Fault, left: Option<u32>) {
+        self.locked().faults.insert(endpoint, Planned { fault, left });
+        self.turn();
+    }
+
+    /// Counts and captures `request`, and says how it is to fail.
+    fn arrive(&self, endpoint: Endpoint, request: &Request) -> Option<Fault> {
+        let captured = capture(request);
+        let mut state = self.locked();
+        *state.counts.entry(endpoint).or_default() += 1;
+        state.last.insert(endpoint, captured);
+        let fault = match state.faults.get_mut(&endpoint) {
+            None => None,
+            Some(Planned { fault, left: None }) => Some(fault.clone()),
+            Some(Planned { fault, left: Some(left) }) => {
+                *left = left.saturating_sub(1);
+                let (fault, done) = (fault.clone(), *left == 0 && *fault != Fault::Hold);
+                if done {
+                    state.faults.remove(&endpoint);
+                }
+                Some(fault)
+            }
+        };
+        drop(state);
+        self.turn();
+        fault
+    }
+
+    async fn released(&self, endpoint: Endpoint) {
+        let mut turns = self.shared.turn.subscribe();
+        while self.holds(endpoint) {
+            if turns.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn holds(&self, endpoint: Endpoint) -> bool {
+        self.locked().faults.get(&endpoint).is_some_and(|planned| planned.fault == Fault::Hold)
+    }
+
+    fn turn(&self) {
+        self.shared.turn.send_modify(|turn| *turn = turn.wrapping_add(1));
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Behaviour> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts, captures and, where it was told to, spoils the answer.
+pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
+    let fault = match Endpoint::of(request.uri().path()) {
+        None => None,
+        Some(endpoint) => match provider.control.arrive(endpoint, &request) {
+            Some(Fault::Hold) => {
+                provider.control.released(endpoint).await;
+                None
+            }
+            other => other,
+        },
+    };
+    match fault {
+        None | Some(Fault::Hold) => honest(request, next).await,
+        Some(Fault::Slow(delay)) => {
+            tokio::time::sleep(delay).await;
+            honest(request, next).await
+        }
+        Some(Fault::Status(status)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            bodies::json(status, &serde_json::json!({ "message": "dev-idp was told to fail" }))
+        }
+        Some(Fault::Malformed) => bodies::malformed(),
+        Some(Fault::Huge(mebibytes)) => bodies::huge(mebibytes),
+        Some(Fault::Cut) => bodies::cut(),
+    }
+}
+
+async fn honest(request: Request, next: Next) -> Response {
+    // A sender that never ends its body must not hold a connection for good.
+    match tokio::time::timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    }
+}
+
+fn capture(request: &Request) -> Captured {
+    let headers = request.headers().iter();
+    Captured {
+        method: request.method().to_string(),
+        target: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: headers
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect(),
+    }
+}

@@ -1,0 +1,119 @@
+//! The control handle over HTTP, for tests of a running binary; there only with `--allow-control`.
+//!
+//! Each call is a `POST` with a JSON body (which also keeps other sites' forms out):
+//!
+//! | path | body |
+//! | --- | --- |
+//! | `/_control/fail` | `{"endpoint":"token","fault":{"status":500},"times":2}`; also `{"slow":250}`, `"hold"`, `"malformed"`, `{"huge":8}`, `"cut"`; without `times` until cleared |
+//! | `/_control/clear` | `{"endpoint":"token"}` |
+//! | `/_control/lie` | `{"lie":"wrong_nonce"}`, `{"lie":{"claim":["tid","x"]}}`, `{"lie":{"missing_claim":"exp"}}` |
+//! | `/_control/reset` | `{}`: no faults, no lies, counts at zero, the clock right |
+//! | `/_control/rotate` | `{"old":"keep"}` or `"drop"` |
+//! | `/_control/advance` | `{"seconds":61}` |
+//! | `/_control/seen` | `{"endpoint":"user"}`: answers `{"requests":1,"last":{…}}` |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::control::{Endpoint, Fault, Lie};
+use crate::keys::OldKey;
+use crate::provider::Provider;
+
+type Shared = State<Arc<Provider>>;
+
+pub(crate) fn router() -> Router<Arc<Provider>> {
+    Router::new()
+        .route("/_control/fail", post(fail))
+        .route("/_control/clear", post(clear))
+        .route("/_control/lie", post(lie))
+        .route("/_control/reset", post(reset))
+        .route("/_control/rotate", post(rotate))
+        .route("/_control/advance", post(advance))
+        .route("/_control/seen", post(seen))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fail {
+    endpoint: Endpoint,
+    fault: Fault,
+    times: Option<u32>,
+}
+
+async fn fail(State(provider): Shared, Json(order): Json<Fail>) -> StatusCode {
+    match order.times {
+        Some(times) => provider.control.fail_times(times, order.endpoint, order.fault),
+        None => provider.control.fail(order.endpoint, order.fault),
+    }
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct At {
+    endpoint: Endpoint,
+}
+
+async fn clear(State(provider): Shared, Json(order): Json<At>) -> StatusCode {
+    provider.control.clear(order.endpoint);
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    lie: Lie,
+}
+
+async fn lie(State(provider): Shared, Json(order): Json<Told>) -> StatusCode {
+    provider.control.lie(order.lie);
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+async fn reset(State(provider): Shared, Json(Nothing {}): Json<Nothing>) -> StatusCode {
+    provider.control.reset();
+    provider.clock.reset();
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    old: OldKey,
+}
+
+async fn rotate(State(provider): Shared, Json(order): Json<Rotate>) -> StatusCode {
+    match provider.keys.rotate(order.old) {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Advance {
+    seconds: u64,
+}
+
+async fn advance(State(provider): Shared, Json(order): Json<Advance>) -> StatusCode {
+    provider.clock.advance(Duration::from_secs(order.seconds));
+    StatusCode::NO_CONTENT
+}
+
+async fn seen(State(provider): Shared, Json(order): Json<At>) -> Response {
+    let requests = provider.control.requests(order.endpoint);
+    let last = provider.control.last(order.endpoint);
+    Json(json!({ "requests": requests, "last": last })).into_response()
+}

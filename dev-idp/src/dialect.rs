@@ -1,0 +1,94 @@
+//! Which provider's manners a request is to be answered with.
+
+use crate::users::{CONSUMERS, CONTOSO, CONTOSO_DOMAIN, FABRIKAM, FABRIKAM_DOMAIN, User};
+
+/// The provider that is being played.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    GitHub,
+    Entra(Tenant),
+    Oidc,
+}
+
+/// Who may come in by an Entra authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tenant {
+    /// Work, school and personal accounts.
+    Common,
+    /// Work and school accounts.
+    Organizations,
+    /// The accounts of one tenant, named by its id.
+    One(String),
+}
+
+impl Dialect {
+    /// The dialect whose authorization endpoint is at `path`.
+    pub(crate) fn of_authorize(path: &str) -> Option<Self> {
+        match path {
+            "/login/oauth/authorize" => Some(Self::GitHub),
+            "/oidc/authorize" => Some(Self::Oidc),
+            entra => {
+                entra.strip_prefix('/')?.strip_suffix("/oauth2/v2.0/authorize").and_then(Tenant::parse).map(Self::Entra)
+            }
+        }
+    }
+
+    /// Whether `user` has an account here.
+    pub(crate) fn admits(&self, user: &User) -> bool {
+        match self {
+            Self::GitHub => user.github.is_some(),
+            Self::Oidc => user.oidc.is_some(),
+            Self::Entra(tenant) => user.entra.as_ref().is_some_and(|account| tenant.admits(&account.tid)),
+        }
+    }
+
+    /// As a person knows it.
+    pub(crate) fn title(&self) -> &'static str {
+        match self {
+            Self::GitHub => "GitHub",
+            Self::Entra(_) => "Microsoft Entra ID",
+            Self::Oidc => "OpenID Connect",
+        }
+    }
+
+    /// Whether a grant made under `self` may be used at `other`: an Entra tenant's code may be
+    /// redeemed under another of that user's authorities, but never at another provider.
+    pub(crate) fn same_provider(&self, other: &Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::GitHub, Self::GitHub) | (Self::Entra(_), Self::Entra(_)) | (Self::Oidc, Self::Oidc)
+        )
+    }
+}
+
+impl Tenant {
+    /// Reads the tenant part of an authority: a tenant's id, its domain, or one of Entra's words.
+    pub(crate) fn parse(segment: &str) -> Option<Self> {
+        match segment.to_ascii_lowercase().as_str() {
+            "common" => Some(Self::Common),
+            "organizations" => Some(Self::Organizations),
+            "consumers" => Some(Self::One(CONSUMERS.to_owned())),
+            CONTOSO_DOMAIN => Some(Self::One(CONTOSO.to_owned())),
+            FABRIKAM_DOMAIN => Some(Self::One(FABRIKAM.to_owned())),
+            id @ (CONTOSO | FABRIKAM | CONSUMERS) => Some(Self::One(id.to_owned())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn admits(&self, tid: &str) -> bool {
+        match self {
+            Self::Common => true,
+            Self::Organizations => tid != CONSUMERS,
+            Self::One(id) => id == tid,
+        }
+    }
+
+    /// The issuer's tenant part: a template where several tenants share the authority, as Entra
+    /// does. `consumers` is one tenant, so it names it.
+    pub(crate) fn issuer_segment(&self) -> &str {
+        match self {
+            Self::Common | Self::Organizations => "{tenantid}",
+            Self::One(id) => id,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! ID tokens: times and audience, the lies that tests ask for, and the signature.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::{hmac, signature};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use crate::claims::Claims;
+use crate::control::Lie;
+use crate::grants::TOKEN_LIFETIME;
+use crate::keys::Key;
+use crate::provider::Provider;
+
+/// Far enough for any tolerance of clock skew.
+const LONG: u64 = 2 * 3600;
+
+/// Completes `claims` and signs them, as honestly as the tests allow.
+pub(crate) fn issue(
+    provider: &Provider,
+    mut claims: Claims,
+    nonce: Option<&str>,
+    access_token: &str,
+) -> Result<String, Unspecified> {
+    let now = provider.clock.now();
+    claims.insert("aud".to_owned(), json!(provider.client_id));
+    claims.insert("iat".to_owned(), json!(now));
+    claims.insert("nbf".to_owned(), json!(now));
+    claims.insert("exp".to_owned(), json!(now.saturating_add(TOKEN_LIFETIME)));
+    claims.insert("at_hash".to_owned(), json!(half_hash(access_token)));
+    if let Some(nonce) = nonce {
+        claims.insert("nonce".to_owned(), json!(nonce));
+    }
+    let lies = provider.control.lies();
+    for lie in &lies {
+        distort(&mut claims, lie, &provider.client_id, now);
+    }
+    sign(&provider.keys.current(), &claims, &lies)
+}
+
+/// `email_verified` as text, the way some providers send it.
+pub(crate) fn verified_as_text(claims: &mut Claims) {
+    if let Some(verified) = claims.get("email_verified").and_then(Value::as_bool) {
+        claims.insert("email_verified".to_owned(), json!(verified.to_string()));
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other lies are told elsewhere")]
+fn distort(claims: &mut Claims, lie: &Lie, client_id: &str, now: u64) {
+    let mut say = |name: &str, value: Value| {
+        claims.insert(name.to_owned(), value);
+    };
+    match lie {
+        Lie::WrongNonce => say("nonce", json!("another-nonce")),
+        Lie::WrongAudience => say("aud", json!("another-client")),
+        Lie::ManyAudiences => {
+            say("aud", json!([client_id, "another-client"]));
+            say("azp", json!(client_id));
+        }
+        Lie::WrongAuthorizedParty => say("azp", json!("another-client")),
+        Lie::WrongIssuer => say("iss", json!("https://another-issuer.invalid")),
+        Lie::Expired => {
+            say("iat", json!(now.saturating_sub(2 * LONG)));
+            say("nbf", json!(now.saturating_sub(2 * LONG)));
+            say("exp", json!(now.saturating_sub(LONG)));
+        }
+        Lie::NotYetValid => {
+            say("iat", json!(now.saturating_add(LONG)));
+            say("nbf", json!(now.saturating_add(LONG)));
+            say("exp", json!(now.saturating_add(2 * LONG)));
+        }
+        Lie::WrongAccessTokenHash => say("at_hash", json!(half_hash("another-token"))),
+        Lie::Claim(name, value) => say(name, value.clone()),
+        Lie::MissingClaim(name) => {
+            claims.remove(name);
+        }
+        Lie::HasGroups => {
+            for name in ["groups", "_claim_names", "_claim_sources"] {
+                claims.remove(name);
+            }
+            claims.insert("hasgroups".to_owned(), json!(true));
+        }
+        Lie::EmailVerifiedAsText => verified_as_text(claims),
+        _ => {}
+    }
+}
+
+fn sign(key: &Key, claims: &Claims, lies: &[Lie]) -> Result<String, Unspecified> {
+    if lies.contains(&Lie::AlgNone) {
+        return Ok(format!("{}.", unsigned("none", &key.kid, claims)));
+    }
+    if lies.contains(&Lie::HmacWithPublicKey) {
+        let text = unsigned("HS256", &key.kid, claims);
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, key.public_pem()?.as_bytes());
+        let tag = hmac::sign(&secret, text.as_bytes());
+        return Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag)));
+    }
+    if lies.contains(&Lie::UnknownKey) {
+        let stranger = Key::generate()?;
+        return rs256(&stranger, &stranger.kid, claims);
+    }
+    if lies.contains(&Lie::ForgedSignature) {
+        return rs256(&Key::generate()?, &key.kid, claims);
+    }
+    rs256(key, &key.kid, claims)
+}
+
+fn rs256(key: &Key, kid: &str, claims: &Claims) -> Result<String, Unspecified> {
+    let text = unsigned("RS256", kid, claims);
+    let mut seal = vec![0; key.pair.public_modulus_len()];
+    let random = SystemRandom::new();
+    key.pair.sign(&signature::RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut seal)?;
+    Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(seal)))
+}
+
+fn unsigned(algorithm: &str, kid: &str, claims: &Claims) -> String {
+    let header = json!({ "typ": "JWT", "alg": algorithm, "kid": kid }).to_string();
+    let body = Value::Object(claims.clone()).to_string();
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body))
+}
+
+/// `at_hash` (OpenID Connect Core §3.1.3.6).
+fn half_hash(token: &str) -> String {
+    let hash = digest(&SHA256, token.as_bytes());
+    URL_SAFE_NO_PAD.encode(hash.as_ref().iter().take(16).copied().collect::<Vec<u8>>())
+}

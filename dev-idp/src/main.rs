@@ -1,0 +1,3 @@
+//! The `dev-idp` program: a development identity provider on loopback.
+
+fn main() {}

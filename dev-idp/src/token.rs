@@ -1,0 +1,135 @@
+//! The token endpoint, but for how each dialect writes its answer: who is asking, and what they get.
+
+use axum::http::{HeaderMap, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::claims;
+use crate::dialect::Dialect;
+use crate::grants::{Grant, Refusal, TOKEN_LIFETIME, form_decode};
+use crate::id_token;
+use crate::params::Params;
+use crate::provider::Provider;
+
+/// What a client gets.
+pub(crate) struct Issued {
+    pub(crate) grant: Grant,
+    pub(crate) access_token: String,
+    pub(crate) refresh_token: Option<String>,
+    pub(crate) id_token: Option<String>,
+}
+
+/// Why it gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Denied {
+    #[error("client_id or client_secret is wrong, or missing")]
+    Client,
+    #[error("{0}")]
+    Request(String),
+    #[error("grant_type must be authorization_code or refresh_token")]
+    GrantType,
+    #[error(transparent)]
+    Grant(#[from] Refusal),
+    #[error("the account is gone")]
+    Gone,
+    #[error("the ID token could not be signed")]
+    Signing,
+}
+
+/// Answers a token request.
+pub(crate) fn exchange(
+    provider: &Provider,
+    dialect: &Dialect,
+    origin: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Issued, Denied> {
+    let params = Params::parse(body).map_err(Denied::Request)?;
+    authenticate(provider, headers, &params)?;
+    let kind = params.find("grant_type").or((*dialect == Dialect::GitHub).then_some("authorization_code"));
+    let (grant, fresh) = match kind {
+        Some("authorization_code") => (redeem(provider, dialect, &params)?, true),
+        Some("refresh_token") if *dialect != Dialect::GitHub => {
+            let token = params.find("refresh_token").ok_or_else(|| missing("refresh_token"))?;
+            (provider.grants().refresh(dialect, token)?, false)
+        }
+        Some(_) | None => return Err(Denied::GrantType),
+    };
+    issue(provider, dialect, origin, grant, fresh)
+}
+
+/// RFC 6749 §2.3.1: the secret comes in the form or by Basic, not both.
+fn authenticate(provider: &Provider, headers: &HeaderMap, params: &Params) -> Result<(), Denied> {
+    let (id, secret) = match headers.get(header::AUTHORIZATION) {
+        Some(value) => {
+            if params.find("client_secret").is_some() {
+                return Err(Denied::Request("the client authenticates twice: by Basic and in the form".to_owned()));
+            }
+            let (id, secret) = value.to_str().ok().and_then(basic).ok_or(Denied::Client)?;
+            if params.find("client_id").is_some_and(|named| named != id) {
+                return Err(Denied::Client);
+            }
+            (id, secret)
+        }
+        None => match (params.find("client_id"), params.find("client_secret")) {
+            (Some(id), Some(secret)) => (id.to_owned(), secret.to_owned()),
+            (_, None) | (None, Some(_)) => return Err(Denied::Client),
+        },
+    };
+    if id == provider.client_id && secret == provider.client_secret { Ok(()) } else { Err(Denied::Client) }
+}
+
+fn basic(value: &str) -> Option<(String, String)> {
+    let (scheme, encoded) = value.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (id, secret) = text.split_once(':')?;
+    Some((form_decode(id), form_decode(secret)))
+}
+
+fn redeem(provider: &Provider, dialect: &Dialect, params: &Params) -> Result<Grant, Denied> {
+    let code = params.find("code").ok_or_else(|| missing("code"))?;
+    let (url, verifier) = (params.find("redirect_uri"), params.find("code_verifier"));
+    let now = provider.clock.now();
+    // GitHub does not insist on the redirect URL, only on the right one.
+    if *dialect != Dialect::GitHub && url.is_none() {
+        return Err(missing("redirect_uri"));
+    }
+    let mut grants = provider.grants();
+    Ok(grants.redeem(dialect, code, url, verifier, now)?)
+}
+
+fn issue(provider: &Provider, dialect: &Dialect, origin: &str, grant: Grant, fresh: bool) -> Result<Issued, Denied> {
+    let user = provider.user(&grant.user).ok_or(Denied::Gone)?;
+    let (prefix, expires) = match dialect {
+        Dialect::GitHub => ("gho_", None),
+        Dialect::Entra(_) | Dialect::Oidc => ("", Some(provider.clock.now().saturating_add(TOKEN_LIFETIME))),
+    };
+    let claims = match dialect {
+        Dialect::GitHub => None,
+        Dialect::Entra(_) => {
+            let account = user.entra.as_ref().ok_or(Denied::Gone)?;
+            Some(claims::entra(&user, account, &grant, origin, &provider.client_id))
+        }
+        Dialect::Oidc => {
+            let account = user.oidc.as_ref().ok_or(Denied::Gone)?;
+            Some(claims::oidc(&user, account, &grant, origin))
+        }
+    };
+    let access_token = provider.grants().issue_access(prefix, grant.clone(), expires);
+    let offline = *dialect != Dialect::GitHub && grant.has_scope("offline_access");
+    let refresh_token = offline.then(|| provider.grants().issue_refresh(grant.clone()));
+    // A refreshed ID token has no nonce (OpenID Connect Core §12.2).
+    let nonce = grant.nonce.as_deref().filter(|_| fresh);
+    let id_token = claims
+        .map(|claims| id_token::issue(provider, claims, nonce, &access_token))
+        .transpose()
+        .map_err(|_| Denied::Signing)?;
+    Ok(Issued { grant, access_token, refresh_token, id_token })
+}
+
+fn missing(name: &str) -> Denied {
+    Denied::Request(format!("{name} is missing"))
+}
