@@ -1,0 +1,23 @@
+//! The Flux orchestrator: an upstream that leaves authentication to the proxy in front of it.
+//!
+//! ```text
+//! main -> config -> serve -> routes -> api | web -> identity
+//! ```
+//!
+//! `api` answers programs, one file a resource; `web` answers people. Both learn who is asking from `identity`,
+//! which reads the headers that the proxy wrote. Nothing here decides who may come in: that is why `config` refuses
+//! an address that others could reach without passing the proxy.
+
+pub mod api;
+pub mod config;
+pub mod health;
+pub mod identity;
+pub mod serve;
+pub mod web;
+
+use axum::Router;
+
+/// Every address that the orchestrator answers.
+pub fn routes() -> Router {
+    Router::new().merge(web::routes()).merge(api::routes()).fallback(api::not_found)
+}

@@ -1,0 +1,7 @@
+//! The orchestrator over real sockets: one test program, a module a topic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod answers;
+mod program;
+mod serving;
+mod support;
