@@ -58,7 +58,7 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is taken, or not this machine's.
-    #[error("cannot listen on {0}: {1}. Choose another address with DEV_IDP_LISTEN_ADDR.")]
+    #[error("cannot listen on {0}; free it, or choose another address with DEV_IDP_LISTEN_ADDR")]
     Listen(SocketAddr, #[source] io::Error),
     /// A redirect URL, or the public one, is not an absolute http or https URL.
     #[error("\"{0}\" is not an http or https URL, such as http://localhost:8080/api/v1/auth/callback")]

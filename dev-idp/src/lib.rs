@@ -44,4 +44,5 @@ pub mod users;
 pub use control::{Captured, Control, Endpoint, Fault, Lie};
 pub use idp::{DevIdp, Options, Refused, StartError};
 pub use keys::OldKey;
+pub use provider::reachable;
 pub use users::User;

@@ -62,8 +62,8 @@ impl Provider {
     }
 }
 
-/// Where `listen` can be reached from this machine.
-pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
+/// Where a server that listens on `listen` can be reached from this machine.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
