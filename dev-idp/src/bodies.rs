@@ -29,6 +29,7 @@ pub(crate) fn huge(mebibytes: u32) -> Response {
         first: Some(Bytes::from_static(br#"{"padding":""#)),
         chunk: Bytes::from(vec![b'x'; CHUNK]),
         chunks: u64::from(mebibytes) * 16,
+        flushed: true,
         last: Some(Ok(Bytes::from_static(br#""}"#))),
     };
     ([(header::CONTENT_TYPE, JSON)], Body::new(parts)).into_response()
@@ -40,6 +41,7 @@ pub(crate) fn cut() -> Response {
         first: Some(Bytes::from_static(br#"{"access_token":"#)),
         chunk: Bytes::new(),
         chunks: 0,
+        flushed: false,
         last: Some(Err(io::Error::other("told to break off"))),
     };
     let headers = [(header::CONTENT_TYPE, JSON), (header::CONTENT_LENGTH, HeaderValue::from_static("4096"))];
@@ -51,6 +53,8 @@ struct Parts {
     first: Option<Bytes>,
     chunk: Bytes,
     chunks: u64,
+    /// Whether what went before has left the server's buffer by the time the end comes.
+    flushed: bool,
     last: Option<Result<Bytes, io::Error>>,
 }
 
@@ -58,12 +62,19 @@ impl http_body::Body for Parts {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let part = if let Some(first) = self.first.take() {
             Some(Ok(first))
         } else if let Some(left) = self.chunks.checked_sub(1) {
             self.chunks = left;
             Some(Ok(self.chunk.clone()))
+        } else if !std::mem::replace(&mut self.flushed, true) {
+            // The server writes out what it has whenever a body is not ready.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         } else {
             self.last.take()
         };

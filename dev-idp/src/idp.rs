@@ -81,7 +81,8 @@ pub struct DevIdp {
 }
 
 impl DevIdp {
-    /// Makes a signing key, listens, and serves on the current tokio runtime.
+    /// Makes a signing key (one for all providers of a process), listens, and serves on the current
+    /// tokio runtime.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! The RSA keys that sign ID tokens, and their public halves as a JWK set.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::error::Unspecified;
@@ -67,8 +67,17 @@ struct Ring {
 }
 
 impl Keys {
+    /// Every provider of a process starts with the same key: making one takes long enough to be
+    /// felt in a test suite that starts hundreds.
     pub(crate) fn generate() -> Result<Self, Unspecified> {
-        let current = Arc::new(Key::generate()?);
+        static FIRST: OnceLock<Arc<Key>> = OnceLock::new();
+        let current = match FIRST.get() {
+            Some(key) => Arc::clone(key),
+            None => {
+                let fresh = Arc::new(Key::generate()?);
+                Arc::clone(FIRST.get_or_init(|| fresh))
+            }
+        };
         Ok(Self { ring: Mutex::new(Ring { current, retired: Vec::new() }) })
     }
 
