@@ -1,0 +1,100 @@
+"""Breaks good manifests, one thing at a time: a check that does not see it is no check."""
+
+import copy
+import unittest
+
+import check
+
+POD = ("Deployment", "spec", "template", "spec")
+PROXY = (*POD, "containers", 0)
+SIDECAR = (*POD, "initContainers", 0)
+MISSING = object()
+
+# The step where something breaks, what it becomes, and a part of what has to be said of it.
+KUBERNETES = [
+    ((*PROXY, "livenessProb"), {}, "not valid in Kubernetes"),
+    (("Deployment", "spec", "replicas"), "one", "not valid in Kubernetes"),
+    (("Deployment", "spec", "selector"), MISSING, "not valid in Kubernetes"),
+    (("Deployment", "apiVersion"), "apps/v9", "find schema"),
+    ((*POD, "enableServiceLinks"), MISSING, "enableServiceLinks"),
+    ((*POD, "automountServiceAccountToken"), True, "automountServiceAccountToken"),
+    ((*POD, "securityContext", "runAsNonRoot"), MISSING, "runAsNonRoot"),
+    ((*POD, "securityContext", "seccompProfile"), MISSING, "seccomp"),
+    ((*POD, "terminationGracePeriodSeconds"), 35, "grace period"),
+    ((*PROXY, "securityContext", "readOnlyRootFilesystem"), False, "readOnlyRootFilesystem"),
+    ((*PROXY, "securityContext", "allowPrivilegeEscalation"), MISSING, "allowPrivilegeEscalation"),
+    ((*PROXY, "securityContext", "capabilities"), {"drop": ["NET_RAW"]}, "capabilities"),
+    ((*PROXY, "securityContext", "runAsUser"), 0, "numbered user"),
+    ((*PROXY, "resources", "limits"), MISSING, "no limits"),
+    ((*PROXY, "readinessProbe", "httpGet", "port"), "http", "does not ask /readyz"),
+    ((*PROXY, "livenessProbe"), MISSING, "livenessProbe"),
+    ((*PROXY, "env"), [{"name": "SESSION_SECRET", "value": "x"}], "SESSION_SECRET is in the environment"),
+    ((*PROXY, "env"), [{"name": "ADMIN_ADDR", "value": "0.0.0.0:8080"}], "ADMIN_ADDR"),
+    ((*PROXY, "env"), [{"name": "SHUTDOWN_DELAY", "value": "1s"}], "SHUTDOWN_DELAY"),
+    ((*PROXY, "name"), "other", "the proxy is not one of the containers"),
+    (("Service", "spec", "ports", 0, "targetPort"), 9091, "admin listener is not for callers"),
+    (("Service", "spec", "ports", 0, "targetPort"), "admin", "admin listener is not for callers"),
+    (("Service", "spec", "ports", 0, "targetPort"), 8081, "more than the proxy's port"),
+    (("Service", "spec", "selector"), {"app": "other"}, "not one Service"),
+    (("NetworkPolicy", "spec", "ingress", 1, "from"), MISSING, "open to more than a named scraper"),
+    (("NetworkPolicy", "spec", "ingress", 1, "from", 0, "podSelector"), MISSING, "open to more than a named scraper"),
+    (("NetworkPolicy", "spec", "ingress", 0, "ports"), MISSING, "open to more than a named scraper"),
+    (("NetworkPolicy", "spec", "policyTypes"), ["Ingress"], "guards both ways"),
+    (("NetworkPolicy", "spec", "egress", 0, "to"), MISSING, "leads anywhere"),
+    (("Secret", "stringData", "session-secret"), "c2VjcmV0", "a value stands in the repository"),
+]
+SIDECAR_ONLY = [
+    ((*SIDECAR, "restartPolicy"), MISSING, "outlive"),
+    ((*SIDECAR, "readinessProbe"), MISSING, "readinessProbe"),
+    ((*SIDECAR, "env", 0, "value"), "0.0.0.0:8081", "other pods"),
+]
+COMPOSE = [
+    ((0, "services", "orchestrator", "ports"), ["8081:8081"], "orchestrator publishes a port"),
+    ((0, "services", "orchestrator", "networks"), ["app"], "no way out"),
+    ((0, "services", "sidegate", "read_only"), MISSING, "read_only"),
+    ((0, "services", "sidegate", "cap_drop"), MISSING, "capabilities"),
+    ((0, "services", "sidegate", "security_opt"), MISSING, "privileges"),
+    ((0, "services", "sidegate", "healthcheck"), MISSING, "health check"),
+    ((0, "networks", "app", "internal"), False, "internal network"),
+    ((1, "services", "dev-idp", "network_mode"), MISSING, "not in the proxy's network"),
+    ((1, "services", "sidegate", "ports"), ["9400:9400"], "other machines"),
+]
+
+
+def broken(documents, steps, value):
+    """A copy of the documents with one thing changed; a first step that is text names the first document of a kind."""
+    documents = copy.deepcopy(documents)
+    first, *rest, last = steps
+    place = next(one for one in documents if one["kind"] == first) if isinstance(first, str) else documents[first]
+    for step in rest:
+        place = place[step]
+    if value is MISSING:
+        del place[last]
+    else:
+        place[last] = value
+    return documents
+
+
+class Broken(unittest.TestCase):
+    def check_each(self, documents, breakages, findings_of):
+        self.assertEqual(findings_of(documents), [])
+        for steps, value, said in breakages:
+            with self.subTest(steps=steps, value=value):
+                findings = findings_of(broken(documents, steps, value))
+                self.assertTrue(any(said in finding for finding in findings), findings)
+
+    def test_sidecar(self):
+        self.check_each(check.manifests("sidecar"), KUBERNETES + SIDECAR_ONLY, check.kubernetes_findings)
+
+    def test_gateway(self):
+        documents = check.manifests("gateway")
+        # The policy of the app behind comes first or second as kustomize likes: the proxy's own is meant.
+        documents.sort(key=lambda document: document["metadata"]["name"] == "behind-sidegate")
+        self.check_each(documents, KUBERNETES, check.kubernetes_findings)
+
+    def test_compose(self):
+        self.check_each(check.compose_files(), COMPOSE, lambda files: check.compose_findings(*files))
+
+
+if __name__ == "__main__":
+    unittest.main()
