@@ -1,0 +1,1 @@
+//! Certificate files into a TLS config, and again when they change.

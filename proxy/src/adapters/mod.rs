@@ -1,0 +1,9 @@
+//! Floor 2, the world: providers, stores, upstreams, keys, certificates, logs.
+
+pub mod assertion;
+pub mod certs;
+pub mod providers;
+pub mod seal;
+pub mod stores;
+pub mod telemetry;
+pub mod upstream;

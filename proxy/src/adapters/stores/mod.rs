@@ -1,0 +1,3 @@
+//! Session stores.
+
+pub mod memory;

@@ -1,0 +1,64 @@
+//! Pooled connections to the upstream, with deadlines.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+
+/// `UPSTREAM_URL` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Where it is.
+    pub address: UpstreamAddress,
+    /// `UPSTREAM_CA_FILE`: further roots.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// `TIMEOUT_CONNECT`: to an open connection, TLS included.
+    pub connect_timeout: Duration,
+}
+
+/// Where the upstream is, and what it speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// `http://host:port`: HTTP/1.1.
+    Http {
+        /// A name or an address; IPv6 without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `https://host:port`: HTTP/1.1 over TLS.
+    Https {
+        /// A name or an address, which the certificate must be for; IPv6 without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `h2c://host:port`: HTTP/2 without TLS, with prior knowledge.
+    H2c {
+        /// A name or an address; IPv6 without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `unix:/path`: HTTP/1.1 over a socket file.
+    Unix(PathBuf),
+}
+
+impl UpstreamAddress {
+    /// The upstream's origin, as the assertion's `aud` and the log have it: `http://127.0.0.1:8081`, `unix:/run/app.sock`.
+    /// The scheme's own port is left out.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        match self {
+            Self::Http { host, port } => origin("http", host, *port, 80),
+            Self::Https { host, port } => origin("https", host, *port, 443),
+            Self::H2c { host, port } => origin("h2c", host, *port, 80),
+            Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+}
+
+fn origin(scheme: &str, host: &str, port: u16, default: u16) -> String {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    if port == default { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{port}") }
+}

@@ -1,0 +1,140 @@
+//! One attempt to sign in: state, nonce, PKCE code verifier, and where to return.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::path::ReturnTo;
+use super::secret::Secret;
+use super::time::Timestamp;
+
+/// How long a person may take at the provider.
+pub const ATTEMPT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Random bytes that one attempt takes.
+pub const ATTEMPT_RANDOM: usize = 100;
+
+/// One attempt to sign in. It lives sealed in a cookie of its own, never on the server; it cannot be printed.
+#[derive(Serialize, Deserialize)]
+pub struct LoginAttempt {
+    id: AttemptId,
+    state: String,
+    nonce: String,
+    verifier: String,
+    /// Where the person wanted to go.
+    pub return_to: ReturnTo,
+    /// When the attempt began.
+    pub started_at: Timestamp,
+}
+
+impl LoginAttempt {
+    /// A new attempt, of 256 random bits each for state, nonce and code verifier (RFC 7636 §4.1, RFC 9700 §2.1).
+    #[must_use]
+    pub fn begin(random: &[u8; ATTEMPT_RANDOM], return_to: ReturnTo, now: Timestamp) -> Self {
+        let (for_id, rest) = random.split_at(4);
+        let (for_state, rest) = rest.split_at(32);
+        let (for_nonce, for_verifier) = rest.split_at(32);
+        let id = AttemptId::new(for_id, now);
+        Self {
+            state: format!("{}.{}", id.as_str(), URL_SAFE_NO_PAD.encode(for_state)),
+            id,
+            nonce: URL_SAFE_NO_PAD.encode(for_nonce),
+            verifier: URL_SAFE_NO_PAD.encode(for_verifier),
+            return_to,
+            started_at: now,
+        }
+    }
+
+    /// Which of the browser's attempts this is; public.
+    #[must_use]
+    pub const fn id(&self) -> &AttemptId {
+        &self.id
+    }
+
+    /// The `state` parameter: `<id>.<256 random bits>`.
+    #[must_use]
+    pub fn state(&self) -> &str {
+        &self.state
+    }
+
+    /// The `nonce` that the ID token must repeat (OpenID Connect Core §3.1.2.1).
+    #[must_use]
+    pub fn nonce(&self) -> &str {
+        &self.nonce
+    }
+
+    /// The PKCE code verifier.
+    #[must_use]
+    pub fn verifier(&self) -> &str {
+        &self.verifier
+    }
+
+    /// Whether the callback's `state` is this attempt's, and in time.
+    #[must_use]
+    pub fn answers_to(&self, state: &str, now: Timestamp) -> bool {
+        now.since(self.started_at) < ATTEMPT_LIFETIME && Secret::new(state) == Secret::new(self.state.as_str())
+    }
+}
+
+/// Names an attempt in its cookie: eight hexadecimal digits of the time, eight of chance, so that names sort by age.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AttemptId(String);
+
+impl AttemptId {
+    fn new(random: &[u8], now: Timestamp) -> Self {
+        let chance = random.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Self(format!("{:08x}{chance}", now.secs() & 0xffff_ffff))
+    }
+
+    /// Reads the id out of a cookie's name or the front of a `state`; `None` where it is not one of ours.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 16 && text.bytes().all(digit)).then(|| Self(text.to_owned()))
+    }
+
+    /// The id at the front of a `state` parameter.
+    #[must_use]
+    pub fn of_state(state: &str) -> Option<Self> {
+        state.split_once('.').and_then(|(id, _)| Self::parse(id))
+    }
+
+    /// The id as it stands in the cookie's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(fill: u8, secs: u64) -> LoginAttempt {
+        LoginAttempt::begin(&[fill; ATTEMPT_RANDOM], ReturnTo::root(), Timestamp::from_secs(secs))
+    }
+
+    #[test]
+    fn an_attempt_answers_to_its_own_state_for_ten_minutes() {
+        let mine = attempt(1, 1000);
+        let state = mine.state().to_owned();
+        assert!(mine.answers_to(&state, Timestamp::from_secs(1599)));
+        assert!(!mine.answers_to(&state, Timestamp::from_secs(1600)));
+        assert!(!mine.answers_to(attempt(2, 1000).state(), Timestamp::from_secs(1001)));
+        assert!(!mine.answers_to("", Timestamp::from_secs(1001)));
+    }
+
+    #[test]
+    fn the_state_names_its_cookie_and_older_ones_sort_first() {
+        let (old, new) = (attempt(9, 1000), attempt(1, 1001));
+        assert_eq!(AttemptId::of_state(old.state()).as_ref(), Some(old.id()));
+        assert!(old.id() < new.id());
+    }
+
+    #[test]
+    fn the_verifier_is_as_long_as_rfc_7636_asks() {
+        assert!((43..=128).contains(&attempt(0xff, 1).verifier().len()));
+    }
+}

@@ -1,0 +1,10 @@
+//! Floor 0, what is true: values only; no I/O, no clock, no async, no HTTP library.
+
+pub mod caller;
+pub mod identity;
+pub mod login;
+pub mod path;
+pub mod policy;
+pub mod secret;
+pub mod session;
+pub mod time;

@@ -1,0 +1,329 @@
+//! Who may pass: a permit, or a refusal with its reason. Nothing is forwarded without a permit, and only this file can make one.
+
+use std::collections::HashSet;
+
+use super::identity::{Email, Identified, Identity, ProviderKind};
+
+/// Who the operator lets in. Lists add up: whoever is named in any of them may pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowLists {
+    /// `OAUTH_ALLOWED_USERS`, with the file's; `None` where neither is set.
+    pub users: Option<AllowedUsers>,
+    /// `OAUTH_ALLOWED_GROUPS`; `None` where it is not set.
+    pub groups: Option<AllowedGroups>,
+}
+
+impl AllowLists {
+    /// Whether nothing narrows who may pass: everyone whom the provider signs in does.
+    #[must_use]
+    pub fn admit_everyone(&self) -> bool {
+        (self.users.is_none() && self.groups.is_none()) || self.users.as_ref().is_some_and(|users| users.everyone)
+    }
+
+    fn name(&self, who: &Identity) -> bool {
+        self.admit_everyone()
+            || self.users.as_ref().is_some_and(|users| users.name(who))
+            || self.groups.as_ref().is_some_and(|groups| groups.name(who))
+    }
+}
+
+/// A list of users: by vouched email, by the email's domain, by id, by username.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowedUsers {
+    everyone: bool,
+    emails: HashSet<String>,
+    domains: HashSet<String>,
+    ids: HashSet<String>,
+    usernames: HashSet<String>,
+    folded_usernames: HashSet<String>,
+}
+
+/// An entry that could never match, or not as meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadEntry {
+    /// An address with other than one `@`.
+    #[error("`{0}` is not an email address (`ann@example.com`) or a domain (`@example.com`)")]
+    Address(String),
+    /// `id:` with nothing behind it.
+    #[error("`{0}` names no id: write `id:` and the provider's stable id, such as `id:583231`")]
+    Id(String),
+    /// `group:` belongs to another list.
+    #[error("`{0}` is a group: name it in OAUTH_ALLOWED_GROUPS, without `group:`")]
+    Group(String),
+    /// Wildcards other than `*` alone would be compared to the letter.
+    #[error("`{0}` is not a pattern that is understood: `*` alone is everyone, `@example.com` is a domain")]
+    Pattern(String),
+}
+
+impl AllowedUsers {
+    /// Reads a list's entries.
+    ///
+    /// # Errors
+    /// Every entry that could not mean what it says, not only the first.
+    pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, Vec<BadEntry>> {
+        let mut list = Self::default();
+        let faults: Vec<BadEntry> = entries.into_iter().filter_map(|entry| list.add(entry.trim()).err()).collect();
+        if faults.is_empty() { Ok(list) } else { Err(faults) }
+    }
+
+    fn add(&mut self, entry: &str) -> Result<(), BadEntry> {
+        if entry.is_empty() {
+            return Ok(());
+        }
+        if entry == "*" {
+            self.everyone = true;
+        } else if entry.contains('*') {
+            return Err(BadEntry::Pattern(entry.to_owned()));
+        } else if entry.starts_with("group:") {
+            return Err(BadEntry::Group(entry.to_owned()));
+        } else if let Some(id) = entry.strip_prefix("id:") {
+            if id.trim().is_empty() {
+                return Err(BadEntry::Id(entry.to_owned()));
+            }
+            self.ids.insert(id.trim().to_owned());
+        } else if let Some(domain) = entry.strip_prefix('@') {
+            if domain.is_empty() || domain.contains(|c: char| c == '@' || c.is_whitespace()) {
+                return Err(BadEntry::Address(entry.to_owned()));
+            }
+            self.domains.insert(domain.to_ascii_lowercase());
+        } else if entry.contains('@') {
+            let email = Email::parse(entry).map_err(|_| BadEntry::Address(entry.to_owned()))?;
+            self.emails.insert(email.as_str().to_ascii_lowercase());
+        } else {
+            self.usernames.insert(entry.to_owned());
+            self.folded_usernames.insert(entry.to_ascii_lowercase());
+        }
+        Ok(())
+    }
+
+    /// Both lists in one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.everyone |= other.everyone;
+        self.emails.extend(other.emails);
+        self.domains.extend(other.domains);
+        self.ids.extend(other.ids);
+        self.usernames.extend(other.usernames);
+        self.folded_usernames.extend(other.folded_usernames);
+        self
+    }
+
+    fn name(&self, who: &Identity) -> bool {
+        self.everyone || self.ids.contains(&who.id) || self.name_email(who) || self.name_username(who)
+    }
+
+    fn name_email(&self, who: &Identity) -> bool {
+        let Some(email) = &who.email else { return false };
+        (!self.emails.is_empty() && self.emails.contains(&email.as_str().to_ascii_lowercase()))
+            || (!self.domains.is_empty() && self.domains.contains(&email.domain().to_ascii_lowercase()))
+    }
+
+    /// GitHub logins and Entra UPNs are unique without regard to case; another provider may well have both `ann` and `Ann`.
+    fn name_username(&self, who: &Identity) -> bool {
+        let Some(name) = who.username.vouched() else { return false };
+        match who.provider {
+            ProviderKind::Github | ProviderKind::Entra => {
+                !self.folded_usernames.is_empty() && self.folded_usernames.contains(&name.to_ascii_lowercase())
+            }
+            ProviderKind::Oidc => self.usernames.contains(name),
+        }
+    }
+}
+
+/// A list of groups in the provider's terms: GitHub `org` or `org/team`, an Entra group id or app role, an OpenID Connect group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowedGroups {
+    exact: HashSet<String>,
+    folded: HashSet<String>,
+}
+
+impl AllowedGroups {
+    /// Reads a list's entries.
+    #[must_use]
+    pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Self {
+        let exact: HashSet<String> =
+            entries.into_iter().map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect();
+        let folded = exact.iter().map(|entry| entry.to_ascii_lowercase()).collect();
+        Self { exact, folded }
+    }
+
+    /// The groups named, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.exact.iter().map(String::as_str)
+    }
+
+    /// GitHub's organisations and teams, and GUIDs, are unique without regard to case; an app role or another provider's group need not be.
+    fn name(&self, who: &Identity) -> bool {
+        who.groups.iter().any(|group| {
+            let folds = who.provider == ProviderKind::Github || is_guid(group);
+            if folds { self.folded.contains(&group.to_ascii_lowercase()) } else { self.exact.contains(group) }
+        })
+    }
+}
+
+fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+/// Who may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Open mode (`OAUTH_ENABLED` is off): everything is forwarded, nobody is known.
+    Open,
+    /// Only who has signed in and is on the lists now.
+    SignedIn(Box<AllowLists>),
+}
+
+/// Leave to forward one request. Its field is private: no other file can make one.
+#[derive(Debug)]
+pub struct Permit<S>(Grant<S>);
+
+#[derive(Debug)]
+enum Grant<S> {
+    WithoutSession,
+    Session(S),
+}
+
+impl<S> Permit<S> {
+    /// On whose behalf; `None` is "allowed without a session", never "not allowed".
+    pub const fn session(&self) -> Option<&S> {
+        match &self.0 {
+            Grant::WithoutSession => None,
+            Grant::Session(session) => Some(session),
+        }
+    }
+}
+
+/// Why someone who is signed in may not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Lists are set, and none names the person.
+    #[error("neither OAUTH_ALLOWED_USERS nor OAUTH_ALLOWED_GROUPS names this user")]
+    NotListed,
+}
+
+impl Policy {
+    /// Leave to pass without knowing who it is: only in open mode.
+    #[must_use]
+    pub const fn admit_anyone<S>(&self) -> Option<Permit<S>> {
+        match self {
+            Self::Open => Some(Permit(Grant::WithoutSession)),
+            Self::SignedIn(_) => None,
+        }
+    }
+
+    /// Leave to pass for the person of `session`.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the lists do not name that person at this moment.
+    pub fn admit<S: Identified>(&self, session: S) -> Result<Permit<S>, Refusal> {
+        match self {
+            Self::Open => Ok(Permit(Grant::WithoutSession)),
+            Self::SignedIn(lists) if lists.name(session.identity()) => Ok(Permit(Grant::Session(session))),
+            Self::SignedIn(_) => Err(Refusal::NotListed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::Username;
+
+    fn ann(provider: ProviderKind) -> Identity {
+        Identity {
+            provider,
+            id: "42".into(),
+            email: Some(Email::parse("Ann@Example.com").unwrap()),
+            name: "Ann".into(),
+            username: Username::Vouched("Ann".into()),
+            groups: vec!["Acme/Platform".into(), "ABCDEF01-2345-6789-abcd-ef0123456789".into()],
+        }
+    }
+
+    fn users(list: &str, who: &Identity) -> bool {
+        let lists = AllowLists { users: Some(AllowedUsers::parse(list.split(',')).unwrap()), groups: None };
+        Policy::SignedIn(Box::new(lists)).admit(who.clone()).is_ok()
+    }
+
+    fn groups(list: &str, who: &Identity) -> bool {
+        let lists = AllowLists { users: None, groups: Some(AllowedGroups::parse(list.split(','))) };
+        Policy::SignedIn(Box::new(lists)).admit(who.clone()).is_ok()
+    }
+
+    #[test]
+    fn an_entry_with_an_at_sign_is_compared_with_the_vouched_email() {
+        let who = ann(ProviderKind::Oidc);
+        assert!(users("ann@EXAMPLE.com", &who));
+        assert!(users("@example.COM", &who));
+        assert!(!users("@ample.com", &who));
+        assert!(!users("@sub.example.com", &who));
+        assert!(!users("ann@example.com", &Identity { email: None, ..who }));
+    }
+
+    #[test]
+    fn a_domain_never_matches_a_username_or_an_id() {
+        let who = Identity {
+            email: None,
+            id: "x@example.com".into(),
+            username: Username::Vouched("x@example.com".into()),
+            ..ann(ProviderKind::Entra)
+        };
+        assert!(!users("@example.com,x@example.com", &who));
+    }
+
+    #[test]
+    fn usernames_count_only_where_the_provider_vouches_for_them() {
+        let who = ann(ProviderKind::Oidc);
+        assert!(users("Ann", &who));
+        assert!(!users("ann", &who), "another provider may have both ann and Ann");
+        assert!(users("ann", &ann(ProviderKind::Github)), "GitHub logins know no case");
+        assert!(!users("Ann", &Identity { username: Username::Displayed("Ann".into()), ..who }));
+    }
+
+    #[test]
+    fn ids_are_compared_to_the_letter_and_only_behind_their_prefix() {
+        assert!(users("id:42", &ann(ProviderKind::Github)));
+        assert!(!users("42", &ann(ProviderKind::Github)));
+        assert!(!users("id:4", &ann(ProviderKind::Github)));
+    }
+
+    #[test]
+    fn groups_fold_case_only_where_the_provider_does() {
+        assert!(groups("acme/platform", &ann(ProviderKind::Github)));
+        assert!(!groups("acme", &ann(ProviderKind::Github)));
+        assert!(!groups("acme/platform", &ann(ProviderKind::Oidc)));
+        assert!(groups("abcdef01-2345-6789-ABCD-EF0123456789", &ann(ProviderKind::Entra)));
+    }
+
+    #[test]
+    fn lists_add_up_and_an_empty_list_lets_nobody_in() {
+        let who = ann(ProviderKind::Github);
+        let both = |list: &str| AllowLists {
+            users: Some(AllowedUsers::parse(list.split(',')).unwrap()),
+            groups: Some(AllowedGroups::parse(["acme/platform"])),
+        };
+        assert!(Policy::SignedIn(Box::new(both("bob"))).admit(who.clone()).is_ok());
+        assert!(!users("", &who));
+        assert!(!groups("", &who));
+        assert!(users("*", &who));
+    }
+
+    #[test]
+    fn without_lists_everyone_who_signed_in_passes_but_nobody_else() {
+        let policy = Policy::SignedIn(Box::default());
+        assert!(policy.admit(ann(ProviderKind::Github)).is_ok());
+        assert!(policy.admit_anyone::<Identity>().is_none());
+        assert!(Policy::Open.admit_anyone::<Identity>().is_some());
+    }
+
+    #[test]
+    fn entries_that_could_never_match_are_faults() {
+        let faults = AllowedUsers::parse(["a@b@c", "@", "id:", "group:x", "*@example.com", "ann"]).unwrap_err();
+        assert_eq!(faults.len(), 5);
+    }
+}

@@ -1,0 +1,123 @@
+//! An identity, and for how long we believe it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::identity::{Identified, Identity};
+use super::secret::Secret;
+use super::time::Timestamp;
+
+/// The longest session cookie that is looked at, in bytes: what browsers keep of one cookie (RFC 6265bis §5.6 limits it to 4096).
+const TOKEN_LIMIT: usize = 4096;
+
+/// What the `session_token` cookie holds: whoever has it is the person. It cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionToken(Secret);
+
+impl SessionToken {
+    /// Takes a cookie's value as a token; `None` where no store could have made it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let ours = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let fits = !text.is_empty() && text.len() <= TOKEN_LIMIT && text.bytes().all(ours);
+        fits.then(|| Self(Secret::new(text)))
+    }
+
+    /// A new token of 256 random bits.
+    #[must_use]
+    pub fn from_random(random: [u8; 32]) -> Self {
+        use base64::Engine as _;
+        Self(Secret::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random)))
+    }
+
+    /// The token itself, for the cookie and for the store's hash.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+/// How long a session is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From the sign-in, whatever happens.
+    pub absolute: Duration,
+    /// From the last request; zero: no idle limit.
+    pub idle: Duration,
+}
+
+/// An identity, and for how long we believe it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Whose session it is.
+    pub identity: Identity,
+    /// When the person signed in.
+    pub created_at: Timestamp,
+    /// When the session ends at the latest.
+    pub expires_at: Timestamp,
+}
+
+impl Session {
+    /// A session that begins now.
+    #[must_use]
+    pub fn begin(identity: Identity, lifetime: Lifetime, now: Timestamp) -> Self {
+        Self { identity, created_at: now, expires_at: now + lifetime.absolute }
+    }
+
+    /// Whether the session is believed at `now`, when it was last used at `last_seen`.
+    #[must_use]
+    pub fn is_live(&self, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
+        now < self.expires_at && (idle.is_zero() || now.since(last_seen) < idle)
+    }
+}
+
+impl Identified for Session {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::{ProviderKind, Username};
+
+    fn session(lifetime: Lifetime) -> Session {
+        let identity = Identity {
+            provider: ProviderKind::Github,
+            id: "1".into(),
+            email: None,
+            name: String::new(),
+            username: Username::Vouched("ann".into()),
+            groups: Vec::new(),
+        };
+        Session::begin(identity, lifetime, Timestamp::from_secs(1000))
+    }
+
+    #[test]
+    fn a_session_ends_at_its_absolute_lifetime_however_busy() {
+        let session = session(Lifetime { absolute: Duration::from_secs(60), idle: Duration::ZERO });
+        let at = |secs| session.is_live(Timestamp::from_secs(secs), Duration::ZERO, Timestamp::from_secs(secs));
+        assert!(at(1059));
+        assert!(!at(1060));
+    }
+
+    #[test]
+    fn an_idle_session_ends_before_that() {
+        let session = session(Lifetime { absolute: Duration::from_secs(600), idle: Duration::from_secs(30) });
+        let at = |now| session.is_live(Timestamp::from_secs(1100), Duration::from_secs(30), Timestamp::from_secs(now));
+        assert!(at(1129));
+        assert!(!at(1130));
+    }
+
+    #[test]
+    fn a_token_has_256_bits_and_only_cookie_safe_bytes() {
+        let token = SessionToken::from_random([0xff; 32]);
+        assert_eq!(token.expose().len(), 43);
+        assert!(SessionToken::parse(token.expose()).is_some());
+        for bad in ["", "a b", "a;b", "a\"b", "a\r\nb", "ä", &"a".repeat(TOKEN_LIMIT + 1)] {
+            assert!(SessionToken::parse(bad).is_none(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Sidegate: an authentication reverse proxy.
+//!
+//! The way of a request, which `serve::handler` walks in one function:
+//!
+//! ```text
+//! accept -> connection (tls, http/1 or 2) -> handler: caller -> path -> auth pages | session -> policy -> forward -> upstream
+//! ```
+//!
+//! The floors; each imports only from those below it, and `tests/layers.rs` holds that:
+//!
+//! | floor | module | what it is |
+//! | --- | --- | --- |
+//! | 4 | `config` | what the operator wrote |
+//! | 3 | `serve` | the way of a request |
+//! | 2 | `adapters` | the world: providers, stores, upstreams, keys, certificates, logs |
+//! | 1 | `ports` | what we ask of the world |
+//! | 0 | `domain` | what is true: values only |
+
+pub mod adapters;
+pub mod config;
+pub mod domain;
+pub mod ports;
+pub mod serve;

@@ -1,0 +1,3 @@
+//! Floor 3, the way of a request.
+
+pub mod settings;

@@ -1,0 +1,123 @@
+//! What this floor needs to know: a type that `config` builds, all of it checked.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use url::Url;
+
+use crate::adapters::providers::ProviderSettings;
+use crate::adapters::telemetry::LogSettings;
+use crate::adapters::upstream::UpstreamSettings;
+use crate::domain::caller::TrustedProxies;
+use crate::domain::policy::AllowLists;
+use crate::domain::secret::Secret;
+use crate::domain::session::Lifetime;
+
+/// Everything that `sidegate` is told, checked.
+pub struct Settings {
+    /// `LISTEN_ADDR`; a change needs a restart.
+    pub listen: SocketAddr,
+    /// `ADMIN_ADDR`; a change needs a restart.
+    pub admin: SocketAddr,
+    /// `TLS_CERT_FILE` and `TLS_KEY_FILE`, if TLS ends here.
+    pub tls: Option<TlsFiles>,
+    /// Whether people sign in, and how.
+    pub mode: Mode,
+    /// Where requests go.
+    pub upstream: UpstreamSettings,
+    /// `TRUSTED_PROXIES`.
+    pub trusted_proxies: TrustedProxies,
+    /// `LIMIT_…`.
+    pub limits: Limits,
+    /// `TIMEOUT_…`.
+    pub timeouts: Timeouts,
+    /// `SHUTDOWN_…`.
+    pub shutdown: Shutdown,
+    /// `LOG_…`; a change needs a restart.
+    pub log: LogSettings,
+}
+
+/// Whether people sign in.
+pub enum Mode {
+    /// `OAUTH_ENABLED` is off: everything is forwarded without authentication.
+    Open,
+    /// People sign in.
+    SignIn(Box<SignInSettings>),
+}
+
+/// How people sign in, and what becomes of it.
+pub struct SignInSettings {
+    /// The provider.
+    pub provider: ProviderSettings,
+    /// `OAUTH_CA_FILE`: further roots for the connection to the provider.
+    pub provider_roots: Vec<CertificateDer<'static>>,
+    /// Scheme and host of `OAUTH_REDIRECT_URL`, with path `/`.
+    pub public_origin: Url,
+    /// Who may pass.
+    pub allow: AllowLists,
+    /// `SESSION_TTL` and `SESSION_IDLE_TTL`.
+    pub lifetime: Lifetime,
+    /// `SESSION_SECRET`, at least 32 bytes each: the first seals, all open. Empty: random at start.
+    pub secrets: Vec<SecretKey>,
+    /// `COOKIE_…`.
+    pub cookie: CookieSettings,
+    /// `ASSERTION_KEY_FILE`: EC P-256 private keys in PEM; the first signs. Empty: derived from `secrets`, else random.
+    pub assertion_keys: Vec<Secret>,
+}
+
+/// The bytes of one `SESSION_SECRET`. It cannot be printed.
+#[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
+pub struct SecretKey(pub Vec<u8>);
+
+/// The session cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieSettings {
+    /// `COOKIE_NAME`.
+    pub name: String,
+    /// `COOKIE_DOMAIN`; `None`: this host only.
+    pub domain: Option<String>,
+    /// `COOKIE_SECURE`.
+    pub secure: bool,
+}
+
+/// Certificate and key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `TLS_CERT_FILE`: the chain, leaf first.
+    pub certificate: PathBuf,
+    /// `TLS_KEY_FILE`.
+    pub key: PathBuf,
+}
+
+/// Bounds on what a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `LIMIT_HEADER_BYTES`: a request head beyond it is answered 431.
+    pub header_bytes: usize,
+    /// `LIMIT_CONNECTIONS`: further connections wait in the kernel's queue.
+    pub connections: usize,
+}
+
+/// How long each step may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `TIMEOUT_HEADER`.
+    pub header: Duration,
+    /// `TIMEOUT_IDLE`.
+    pub idle: Duration,
+    /// `TIMEOUT_FIRST_BYTE`.
+    pub first_byte: Duration,
+    /// `TIMEOUT_BODY`.
+    pub body: Duration,
+}
+
+/// How the end goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// `SHUTDOWN_DELAY`: go on accepting for so long while not ready.
+    pub delay: Duration,
+    /// `SHUTDOWN_TIMEOUT`: how long what is in flight may take to end.
+    pub timeout: Duration,
+}
