@@ -1,9 +1,15 @@
 //! Pooled connections to the upstream, with deadlines.
 
+mod connect;
+mod pool;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+
+pub use connect::ConnectError;
+pub use pool::{Lease, SendError, Upstream};
 
 /// `UPSTREAM_URL` and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

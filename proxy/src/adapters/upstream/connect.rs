@@ -1,0 +1,139 @@
+//! One new connection to the upstream: over TCP, TLS or a socket file.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::{UpstreamAddress, UpstreamSettings};
+
+/// Why no connection to the upstream was had. The text names the upstream and says what is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nothing answers there.
+    #[error("cannot connect to the upstream {origin}: {source}")]
+    Connect {
+        /// The upstream's origin.
+        origin: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Nothing answered in time.
+    #[error("cannot connect to the upstream {origin}: no connection within {seconds} s (TIMEOUT_CONNECT)")]
+    TimedOut {
+        /// The upstream's origin.
+        origin: String,
+        /// The limit.
+        seconds: f32,
+    },
+    /// It does not speak HTTP as we were told.
+    #[error("the upstream {origin} does not speak HTTP: {source}")]
+    Handshake {
+        /// The upstream's origin.
+        origin: String,
+        /// What hyper says.
+        source: hyper::Error,
+    },
+}
+
+/// Where to connect to, made ready once.
+pub(super) enum Target {
+    Tcp { host: String, port: u16 },
+    Tls { host: String, port: u16, name: ServerName<'static>, connector: TlsConnector },
+    Unix(PathBuf),
+}
+
+impl Target {
+    pub(super) fn of(settings: &UpstreamSettings, tls: Option<Arc<ClientConfig>>) -> Result<Self, String> {
+        Ok(match &settings.address {
+            UpstreamAddress::Http { host, port } | UpstreamAddress::H2c { host, port } => {
+                Self::Tcp { host: host.clone(), port: *port }
+            }
+            UpstreamAddress::Https { host, port } => Self::Tls {
+                host: host.clone(),
+                port: *port,
+                name: ServerName::try_from(host.clone()).map_err(|_| format!("UPSTREAM_URL: `{host}` is no host name"))?,
+                connector: TlsConnector::from(tls.ok_or("an https upstream needs a TLS client")?),
+            },
+            UpstreamAddress::Unix(path) => Self::Unix(path.clone()),
+        })
+    }
+
+    pub(super) async fn connect(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
+            Self::Tls { host, port, name, connector } => {
+                let stream = connector.connect(name.clone(), tcp(host, *port).await?).await?;
+                Ok(Stream::Tls(Box::new(stream)))
+            }
+            Self::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+        }
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection of any of the three kinds.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+}

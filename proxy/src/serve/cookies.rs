@@ -1,0 +1,313 @@
+//! Our cookies: names, attributes, reading and writing.
+
+use cookie::{Cookie, SameSite};
+use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use url::{Host, Url};
+
+use crate::domain::login::{ATTEMPT_LIFETIME, AttemptId};
+use crate::domain::session::SessionToken;
+use crate::serve::settings::CookieSettings;
+
+/// How many sign-ins one browser may have under way.
+const ATTEMPTS_MOST: usize = 8;
+
+/// What all of a browser's login cookies may take, names included, in bytes: more would push requests over common header limits.
+const ATTEMPTS_BYTES: usize = 6 * 1024;
+
+/// How many different session cookies of one request are looked at.
+const TOKENS_MOST: usize = 8;
+
+/// The cookies of one public origin.
+pub(crate) struct Cookies {
+    session: CookieSettings,
+    login_prefix: String,
+    visits: String,
+    clearing: Vec<HeaderValue>,
+}
+
+impl Cookies {
+    pub(crate) fn new(session: CookieSettings, public_origin: &Url) -> Self {
+        // The prefix keeps a sibling host from setting the cookie (RFC 6265bis §4.1.3.2).
+        let guard = if session.secure && public_origin.scheme() == "https" { "__Host-" } else { "" };
+        let clearing = clearing(&session, public_origin);
+        Self { session, login_prefix: format!("{guard}sidegate_login_"), visits: format!("{guard}sidegate_visits"), clearing }
+    }
+
+    fn is_ours(&self, name: &str) -> bool {
+        name == self.session.name || name == self.visits || name.starts_with(&self.login_prefix)
+    }
+
+    /// The different session tokens that the browser sent, in order.
+    pub(crate) fn tokens(&self, headers: &HeaderMap) -> Vec<SessionToken> {
+        let mut tokens: Vec<SessionToken> = Vec::new();
+        for token in values(headers, &self.session.name).filter_map(SessionToken::parse) {
+            if tokens.len() < TOKENS_MOST && !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
+        tokens
+    }
+
+    /// Sets the session cookie, for the rest of the session.
+    pub(crate) fn set_session(&self, token: &SessionToken, seconds: u64) -> HeaderValue {
+        let cookie = self.plain(&self.session.name, token.expose(), seconds);
+        match &self.session.domain {
+            Some(domain) => value(&cookie.domain(domain.as_str())),
+            None => value(&cookie),
+        }
+    }
+
+    /// Expires the session cookie, for this host and for every parent domain: one set there by somebody else goes with it.
+    pub(crate) fn clear_session(&self) -> &[HeaderValue] {
+        &self.clearing
+    }
+
+    /// What the login cookie of attempt `id` is called; also what its seal is bound to.
+    pub(crate) fn login_name(&self, id: &AttemptId) -> String {
+        format!("{}{}", self.login_prefix, id.as_str())
+    }
+
+    /// The sealed login cookie of attempt `id`.
+    pub(crate) fn login<'h>(&self, headers: &'h HeaderMap, id: &AttemptId) -> Option<&'h str> {
+        let name = self.login_name(id);
+        values(headers, &name).next()
+    }
+
+    /// Sets the login cookie of attempt `id`, and expires the oldest ones beyond the limits.
+    pub(crate) fn set_login(&self, headers: &HeaderMap, id: &AttemptId, sealed: &str) -> Vec<HeaderValue> {
+        let name = self.login_name(id);
+        let size = |name: &str, value: &str| name.len() + value.len() + 1;
+        let mut others: Vec<(AttemptId, usize)> = pairs(headers)
+            .filter_map(|(name, value)| {
+                Some((AttemptId::parse(name.strip_prefix(&self.login_prefix)?)?, size(name, value)))
+            })
+            .filter(|(other, _)| other != id)
+            .collect();
+        others.sort_by(|(a, _), (b, _)| b.cmp(a));
+        others.dedup_by(|(a, _), (b, _)| a == b);
+        let mut answer = vec![value(&self.plain(&name, sealed, ATTEMPT_LIFETIME.as_secs()))];
+        let mut total = size(&name, sealed);
+        for (kept, (other, bytes)) in others.into_iter().enumerate() {
+            total += bytes;
+            if kept + 1 >= ATTEMPTS_MOST || total > ATTEMPTS_BYTES {
+                answer.push(self.clear_login(&other));
+            }
+        }
+        answer
+    }
+
+    /// Expires the login cookie of attempt `id`.
+    pub(crate) fn clear_login(&self, id: &AttemptId) -> HeaderValue {
+        value(&self.plain(&self.login_name(id), "", 0))
+    }
+
+    /// What the cookie that finds sign-in loops is called; also what its seal is bound to.
+    pub(crate) fn visits_name(&self) -> &str {
+        &self.visits
+    }
+
+    /// The sealed cookie that finds sign-in loops.
+    pub(crate) fn visits<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+        values(headers, &self.visits).next()
+    }
+
+    /// Sets (or with empty text expires) the cookie that finds sign-in loops.
+    pub(crate) fn set_visits(&self, sealed: &str) -> HeaderValue {
+        value(&self.plain(&self.visits, sealed, if sealed.is_empty() { 0 } else { 120 }))
+    }
+
+    /// Takes our cookies out of a request's `Cookie`; the rest stays as it was written.
+    pub(crate) fn strip_request(&self, headers: &mut HeaderMap) {
+        let Some(text) = headers.get(COOKIE) else { return };
+        let ours = |pair: &[u8]| std::str::from_utf8(name_of(pair)).is_ok_and(|name| self.is_ours(name));
+        if !text.as_bytes().split(|b| *b == b';').any(ours) {
+            return;
+        }
+        let kept: Vec<&[u8]> = text
+            .as_bytes()
+            .split(|b| *b == b';')
+            .filter(|pair| !ours(pair))
+            .map(<[u8]>::trim_ascii)
+            .filter(|pair| !pair.is_empty())
+            .collect();
+        let rest = kept.join(&b"; "[..]);
+        match HeaderValue::from_bytes(&rest) {
+            Ok(value) if !rest.is_empty() => headers.insert(COOKIE, value),
+            Ok(_) | Err(_) => headers.remove(COOKIE),
+        };
+    }
+
+    /// Drops an upstream's `Set-Cookie` for our names: it could sign somebody in as another.
+    pub(crate) fn strip_response(&self, headers: &mut HeaderMap) {
+        let ours = |value: &HeaderValue| {
+            std::str::from_utf8(name_of(value.as_bytes().split(|b| *b == b';').next().unwrap_or_default()))
+                .is_ok_and(|name| self.is_ours(name))
+        };
+        if !headers.get_all(SET_COOKIE).iter().any(ours) {
+            return;
+        }
+        let kept: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().filter(|value| !ours(value)).cloned().collect();
+        headers.remove(SET_COOKIE);
+        for value in kept {
+            headers.append(SET_COOKIE, value);
+        }
+    }
+
+    fn plain<'c>(&self, name: &'c str, value: &'c str, seconds: u64) -> Cookie<'c> {
+        plain(name, value, seconds, self.session.secure)
+    }
+}
+
+fn plain<'c>(name: &'c str, value: &'c str, seconds: u64, secure: bool) -> Cookie<'c> {
+    let age = cookie::time::Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX));
+    let cookie = Cookie::build((name, value)).http_only(true).same_site(SameSite::Lax).path("/").max_age(age);
+    if secure { cookie.secure(true).build() } else { cookie.build() }
+}
+
+trait WithDomain<'c> {
+    fn domain(self, domain: &'c str) -> Self;
+}
+
+impl<'c> WithDomain<'c> for Cookie<'c> {
+    fn domain(mut self, domain: &'c str) -> Self {
+        self.set_domain(domain);
+        self
+    }
+}
+
+fn clearing(session: &CookieSettings, public_origin: &Url) -> Vec<HeaderValue> {
+    let expired = || plain(&session.name, "", 0, session.secure);
+    let mut answer = vec![value(&expired())];
+    // A `__Host-` cookie has no domain, and none can be set for its name.
+    if session.name.starts_with("__Host-") {
+        return answer;
+    }
+    if let Some(Host::Domain(host)) = public_origin.host() {
+        let mut rest = Some(host);
+        while let Some(domain) = rest.filter(|domain| domain.contains('.')) {
+            answer.push(value(&expired().domain(domain)));
+            rest = domain.split_once('.').map(|(_, parent)| parent);
+        }
+    }
+    answer
+}
+
+fn value(cookie: &Cookie<'_>) -> HeaderValue {
+    HeaderValue::from_str(&cookie.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Each cookie's name and value, as sent; a value in quotes loses them (RFC 6265 §5.2 keeps them, old clients add them).
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let fields = headers.get_all(COOKIE).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
+    fields.flat_map(|field| field.split(';')).filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        let value = value.trim();
+        Some((name.trim(), value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)))
+    })
+}
+
+fn values<'h>(headers: &'h HeaderMap, wanted: &str) -> impl Iterator<Item = &'h str> {
+    pairs(headers).filter(move |(name, _)| *name == wanted).map(|(_, value)| value)
+}
+
+fn name_of(pair: &[u8]) -> &[u8] {
+    pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::login::{ATTEMPT_RANDOM, LoginAttempt};
+    use crate::domain::path::ReturnTo;
+    use crate::domain::time::Timestamp;
+
+    fn cookies(origin: &str) -> Cookies {
+        let origin = Url::parse(origin).unwrap();
+        let secure = origin.scheme() == "https";
+        Cookies::new(CookieSettings { name: "session_token".into(), domain: None, secure }, &origin)
+    }
+
+    fn sent(text: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, HeaderValue::from_str(text).unwrap());
+        headers
+    }
+
+    #[test]
+    fn the_session_cookie_has_the_attributes_of_the_contract() {
+        let token = SessionToken::from_random([1; 32]);
+        let set = cookies("https://a.example").set_session(&token, 60);
+        let text = set.to_str().unwrap();
+        assert!(text.starts_with("session_token="));
+        for attribute in ["HttpOnly", "SameSite=Lax", "Path=/", "Secure", "Max-Age=60"] {
+            assert!(text.contains(attribute), "{attribute} is missing in {text}");
+        }
+        assert!(!text.contains("Domain"));
+        assert!(!cookies("http://localhost").set_session(&token, 60).to_str().unwrap().contains("Secure"));
+    }
+
+    #[test]
+    fn clearing_covers_the_host_and_each_parent_domain() {
+        let own = cookies("https://app.eu.example.com");
+        let texts: Vec<&str> = own.clear_session().iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(texts.len(), 4);
+        for domain in ["Domain=app.eu.example.com", "Domain=eu.example.com", "Domain=example.com"] {
+            assert!(texts.iter().any(|text| text.ends_with(domain)), "{domain}");
+        }
+        assert!(texts.iter().all(|text| text.contains("Max-Age=0")));
+        assert_eq!(cookies("http://127.0.0.1:8080").clear_session().len(), 1);
+    }
+
+    #[test]
+    fn our_cookies_do_not_reach_the_upstream_and_the_rest_stays() {
+        let own = cookies("http://localhost");
+        let left = |text: &str| {
+            let mut headers = sent(text);
+            own.strip_request(&mut headers);
+            headers.get(COOKIE).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(left("a=1; session_token=x; b=\"2 3\";c; sidegate_login_00=y").as_deref(), Some("a=1; b=\"2 3\"; c"));
+        assert_eq!(left("session_token=x"), None);
+        assert_eq!(left("a=1;  b=2").as_deref(), Some("a=1;  b=2"), "untouched where none is ours");
+        assert_eq!(left(" session_token =x; xsession_token=1").as_deref(), Some("xsession_token=1"));
+    }
+
+    #[test]
+    fn an_upstream_cannot_set_our_cookies() {
+        let mut headers = HeaderMap::new();
+        for text in ["a=1; Path=/", "session_token=evil; Path=/", " session_token=evil", "sidegate_login_aa=1"] {
+            headers.append(SET_COOKIE, HeaderValue::from_str(text).unwrap());
+        }
+        cookies("http://localhost").strip_response(&mut headers);
+        assert_eq!(headers.get_all(SET_COOKIE).iter().collect::<Vec<_>>(), ["a=1; Path=/"]);
+    }
+
+    #[test]
+    fn different_tokens_are_seen_once_each() {
+        let own = cookies("http://localhost");
+        assert_eq!(own.tokens(&sent("session_token=a; x=1; session_token=b; session_token=a")).len(), 2);
+        assert_eq!(own.tokens(&sent("session_token=; session_token=\"a\"")).len(), 1);
+        let many: String = (0..50).map(|n| format!("session_token={n};")).collect();
+        assert_eq!(own.tokens(&sent(&many)).len(), TOKENS_MOST);
+    }
+
+    #[test]
+    fn at_most_eight_sign_ins_and_six_kilobytes_the_oldest_goes_first() {
+        let own = cookies("https://a.example");
+        let attempt = |secs| LoginAttempt::begin(&[7; ATTEMPT_RANDOM], ReturnTo::root(), Timestamp::from_secs(secs));
+        let text = |count: u64, size: usize| {
+            let cookie = |n| format!("{}={}", own.login_name(attempt(n).id()), "x".repeat(size));
+            (1..=count).map(cookie).collect::<Vec<_>>().join("; ")
+        };
+        let expired = |count, size| {
+            let set = own.set_login(&sent(&text(count, size)), attempt(100).id(), &"y".repeat(size));
+            set.into_iter().skip(1).map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert!(expired(7, 300).is_empty());
+        let gone = expired(8, 300);
+        assert_eq!(gone.len(), 1);
+        assert!(gone[0].starts_with(&own.login_name(attempt(1).id())) && gone[0].contains("Max-Age=0"));
+        assert_eq!(expired(3, 2000).len(), 2);
+        assert!(own.login_name(attempt(1).id()).starts_with("__Host-"));
+    }
+}

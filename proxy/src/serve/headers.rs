@@ -1,0 +1,520 @@
+//! Hop-by-hop, forwarded and identity headers: strip theirs, set ours.
+
+use http::header::{
+    ACCEPT, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{Method, Version};
+
+use crate::domain::caller::{Caller, Peer, Scheme, TrustedProxies};
+use crate::ports::IdentityHeaders;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
+const X_FORWARDED_PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-forwarded-preferred-username");
+const X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+const X_FORWARDED_USER_ID: HeaderName = HeaderName::from_static("x-forwarded-user-id");
+const X_FORWARDED_NAME: HeaderName = HeaderName::from_static("x-forwarded-name");
+const X_FORWARDED_PROVIDER: HeaderName = HeaderName::from_static("x-forwarded-provider");
+const X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Names that a client may never supply, whoever it is: an upstream believes them.
+const IDENTITY: [&str; 16] = [
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-preferred-username",
+    "x-forwarded-groups",
+    "x-forwarded-user-id",
+    "x-forwarded-name",
+    "x-forwarded-provider",
+    "x-sidegate-assertion",
+    "remote-user",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "x-remote-user",
+    "x-webauth-user",
+    "x-forwarded-access-token",
+    "x-forwarded-prefix",
+];
+
+/// The four that a trusted proxy may set, in their one right spelling.
+const FORWARDED_TRUTH: [HeaderName; 4] = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT];
+
+/// Hop-by-hop fields (RFC 9110 §7.6.1): they end here, in both directions.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Whether `name` speaks of somebody's identity. Every sign is read as `-`, since servers that hand headers on as variables
+/// (CGI, WSGI, FastCGI) write `_` for `-`, and some for any sign.
+fn is_identity(name: &str) -> bool {
+    matches!(name.as_bytes().first(), Some(b'x' | b'r'))
+        && (IDENTITY.iter().any(|known| same_folded(name, known)) || starts_folded(name, "x-auth-request-"))
+}
+
+/// Whether `name` is `Forwarded` or `X-Forwarded-…` in any spelling.
+fn is_forwarding(name: &str) -> bool {
+    starts_folded(name, "x-forwarded-") || same_folded(name, FORWARDED.as_str())
+}
+
+fn same_folded(name: &str, known: &str) -> bool {
+    name.len() == known.len() && starts_folded(name, known)
+}
+
+fn starts_folded(name: &str, prefix: &str) -> bool {
+    let folded = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
+    name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(b, known)| folded(b) == known)
+}
+
+/// Why a request's framing or target is refused (RFC 9112 §3.2, §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("there must be exactly one Host header")]
+    Host,
+    #[error("the Host header is not a host")]
+    HostSyntax,
+    #[error("the request's target names another host than its Host header")]
+    HostMismatch,
+    #[error("the only transfer coding understood is a single `chunked`")]
+    TransferEncoding,
+}
+
+/// Checks what two readers could read differently, and makes `Host` the one name of the host.
+pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(Malformed::TransferEncoding);
+        }
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(Malformed::Host);
+    }
+    match (host, head.uri.authority()) {
+        (Some(host), None) => authority(host.as_bytes()).map(drop),
+        (Some(host), Some(target)) => {
+            let host = authority(host.as_bytes())?;
+            let target = authority(target.as_str().as_bytes())?;
+            let same = host.host().eq_ignore_ascii_case(target.host()) && same_port(&host, &target, head.uri.scheme_str());
+            if same { Ok(()) } else { Err(Malformed::HostMismatch) }
+        }
+        (None, Some(target)) => {
+            if head.version < Version::HTTP_2 && head.version > Version::HTTP_10 {
+                return Err(Malformed::Host);
+            }
+            authority(target.as_str().as_bytes())?;
+            let host = HeaderValue::from_str(target.as_str()).map_err(|_| Malformed::HostSyntax)?;
+            head.headers.insert(HOST, host);
+            Ok(())
+        }
+        (None, None) if head.version == Version::HTTP_10 => Ok(()),
+        (None, None) => Err(Malformed::Host),
+    }
+}
+
+fn authority(text: &[u8]) -> Result<Authority, Malformed> {
+    let authority = Authority::try_from(text).map_err(|_| Malformed::HostSyntax)?;
+    let odd = |b: u8| matches!(b, b'@' | b',' | b'%' | b'*' | b'\'' | b'(' | b')' | b'!' | b'$' | b'&' | b';' | b'=' | b'+');
+    if authority.host().is_empty() || text.iter().copied().any(odd) {
+        return Err(Malformed::HostSyntax);
+    }
+    Ok(authority)
+}
+
+fn same_port(a: &Authority, b: &Authority, scheme: Option<&str>) -> bool {
+    let default = if scheme == Some("https") { 443 } else { 80 };
+    a.port_u16() == b.port_u16() || a.port_u16().unwrap_or(default) == b.port_u16().unwrap_or(default)
+}
+
+/// Who sent the request, as its connection and any trusted proxy tell.
+pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) -> Caller {
+    let texts = headers.get_all(X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or_default());
+    let proto = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    Caller::judge(peer, proxies, texts, proto)
+}
+
+/// The host that the client asked for, as a trusted proxy tells or as `Host` has it.
+pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
+    let forwarded = caller.trusted.then(|| headers.get(X_FORWARDED_HOST)).flatten();
+    let host = forwarded.or_else(|| headers.get(HOST))?.to_str().ok()?.trim();
+    authority(host.as_bytes()).is_ok().then_some(host)
+}
+
+/// Takes out what a client may not supply, what ends at this hop, and, unless a trusted proxy sent it, all forwarding headers.
+/// `listed` is what `Connection` names; it never reaches what we set, since we set it afterwards.
+pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
+    strip_listed(headers);
+    let doomed = |name: &HeaderName| {
+        let text = name.as_str();
+        is_identity(text)
+            || HOP_BY_HOP.contains(name)
+            || text == "http2-settings"
+            || (text.starts_with("proxy-") && text != "proxy-status")
+            || (is_forwarding(text) && !(trusted && FORWARDED_TRUTH.contains(name)) && !(trusted && *name == FORWARDED))
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Removes what `Connection` lists, but for the fields that frame or route the message, which are never a hop's own.
+fn strip_listed(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| ![HOST, CONTENT_LENGTH, COOKIE, TRAILER].contains(name))
+        .collect();
+    for name in listed {
+        headers.remove(name);
+    }
+}
+
+/// Takes out of an answer what ends at this hop.
+pub(crate) fn strip_response(headers: &mut HeaderMap) {
+    strip_listed(headers);
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Takes out of trailers what may not stand there (RFC 9110 §6.5.1) or what a client may not say.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    let doomed = |name: &HeaderName| {
+        let text = name.as_str();
+        is_identity(text)
+            || is_forwarding(text)
+            || HOP_BY_HOP.contains(name)
+            || matches!(text, "content-length" | "host" | "trailer" | "cookie" | "set-cookie" | "authorization" | "content-encoding")
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(|name| doomed(name)).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
+/// Joins `Cookie` fields, which HTTP/2 may split (RFC 9113 §8.2.3), so that everyone reads the same one.
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut fields = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (fields.next(), fields.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for field in std::iter::once(second).chain(fields) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(field.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// Says how the request came to us: appended to what a trusted proxy says, else written anew.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, caller: &Caller) {
+    let peer = caller.peer.to_string();
+    let said = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = said.chain(std::iter::once(peer.as_str())).collect();
+    set(headers, X_FORWARDED_FOR, HeaderValue::from_str(&hops.join(", ")));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(caller.scheme.as_str()));
+    let own = host(headers, caller).map(|host| (HeaderValue::from_str(host), port_of(host)));
+    let (own_host, own_port) = own.unwrap_or_else(|| (Ok(HeaderValue::from_static("")), None));
+    set(headers, X_FORWARDED_HOST, own_host);
+    let told = headers.get(X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.trim().parse::<u16>().ok());
+    let port = told.or(own_port).unwrap_or_else(|| caller.scheme.default_port());
+    headers.insert(X_FORWARDED_PORT, port_value(port));
+}
+
+fn port_of(host: &str) -> Option<u16> {
+    authority(host.as_bytes()).ok().and_then(|authority| authority.port_u16())
+}
+
+fn port_value(port: u16) -> HeaderValue {
+    match port {
+        80 => HeaderValue::from_static("80"),
+        443 => HeaderValue::from_static("443"),
+        other => HeaderValue::from(other),
+    }
+}
+
+fn set<E>(headers: &mut HeaderMap, name: HeaderName, value: Result<HeaderValue, E>) {
+    match value {
+        Ok(value) if !value.is_empty() => headers.insert(name, value),
+        Ok(_) | Err(_) => headers.remove(name),
+    };
+}
+
+/// Tells the upstream who it is.
+pub(crate) fn set_identity(headers: &mut HeaderMap, identity: &IdentityHeaders, assertion: HeaderValue) {
+    for (name, value) in [
+        (X_FORWARDED_USER, &identity.user),
+        (X_FORWARDED_EMAIL, &identity.email),
+        (X_FORWARDED_PREFERRED_USERNAME, &identity.preferred_username),
+        (X_FORWARDED_GROUPS, &identity.groups),
+        (X_FORWARDED_USER_ID, &identity.user_id),
+        (X_FORWARDED_NAME, &identity.name),
+        (X_FORWARDED_PROVIDER, &identity.provider),
+    ] {
+        headers.insert(name, value.clone());
+    }
+    headers.insert(X_SIDEGATE_ASSERTION, assertion);
+}
+
+/// Keeps a well-formed `X-Request-Id` and `traceparent`, else makes them; gives the request id.
+pub(crate) fn identify(headers: &mut HeaderMap) -> HeaderValue {
+    let well_formed = |value: &HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=128).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
+    };
+    let single = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_none();
+    let kept = headers.get(X_REQUEST_ID).filter(|value| well_formed(value) && single(&X_REQUEST_ID)).cloned();
+    let traced = headers.get(TRACEPARENT).is_some_and(is_traceparent) && single(&TRACEPARENT);
+    let id = kept.unwrap_or_else(|| {
+        let made = hex_value(&format!("{:032x}", fastrand::u128(1..)));
+        headers.insert(X_REQUEST_ID, made.clone());
+        made
+    });
+    if !traced {
+        let made = format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..));
+        headers.insert(TRACEPARENT, hex_value(&made));
+    }
+    id
+}
+
+fn hex_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// W3C Trace Context §3.2: version 00, lower-case hexadecimal, ids that are not all zero.
+fn is_traceparent(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts.as_slice() else { return false };
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    hex(version, 2) && *version == "00" && hex(trace, 32) && some(trace) && hex(parent, 16) && some(parent) && hex(flags, 2)
+}
+
+/// Whether the request asks to become a WebSocket (RFC 6455 §4.1). Other upgrades, `h2c` above all, do not pass.
+pub(crate) fn is_websocket(head: &Parts) -> bool {
+    let lists = |name: HeaderName, token: &str| {
+        let values = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+    };
+    let alone = head.headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    head.version == Version::HTTP_11 && head.method == Method::GET && alone && lists(CONNECTION, "upgrade")
+}
+
+/// Whether a browser asks for a page to show: only then is it led to the sign-in.
+pub(crate) fn is_navigation(head: &Parts) -> bool {
+    let says = |name: &str, expected: &str| head.headers.get(name).is_none_or(|value| value.as_bytes() == expected.as_bytes());
+    let prefetch = ["sec-purpose", "purpose", "x-purpose", "x-moz"]
+        .iter()
+        .filter_map(|name| head.headers.get(*name))
+        .any(|value| value.to_str().is_ok_and(|text| text.contains("prefetch") || text.contains("preview")));
+    (head.method == Method::GET || head.method == Method::HEAD)
+        && quality(&head.headers, "text/html").is_some_and(|q| q > 0)
+        && says("sec-fetch-mode", "navigate")
+        && says("sec-fetch-dest", "document")
+        && !prefetch
+        && !head.headers.contains_key(UPGRADE)
+}
+
+/// Whether the client would rather have a page than JSON: it names `text/html`, and no less than JSON.
+pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
+    let html = quality(headers, "text/html").unwrap_or(0);
+    html > 0 && html >= quality(headers, "application/json").unwrap_or(0)
+}
+
+/// The quality in thousandths at which `Accept` names a media type (RFC 9110 §12.5.1); wildcards do not name it.
+fn quality(headers: &HeaderMap, media_type: &str) -> Option<u16> {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).find_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        if !parts.next()?.eq_ignore_ascii_case(media_type) {
+            return None;
+        }
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        Some(weight.map_or(1000, |q| match q.parse::<f32>() {
+            Ok(q) if q >= 1.0 => 1000,
+            Ok(q) if q > 0.0 => 500,
+            Ok(_) | Err(_) => 0,
+        }))
+    })
+}
+
+/// Whether the request's `Origin`, where it has one, is `origin` (scheme, host and port as browsers write them).
+pub(crate) fn is_same_origin(headers: &HeaderMap, origin: &str) -> bool {
+    let mut said = headers.get_all(ORIGIN).iter();
+    match (said.next(), said.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// The origin that a browser would name for this request: for open mode, where no public origin is known.
+pub(crate) fn own_origin(headers: &HeaderMap, caller: &Caller) -> Option<String> {
+    let host = host(headers, caller)?;
+    let default = match caller.scheme {
+        Scheme::Http => ":80",
+        Scheme::Https => ":443",
+    };
+    Some(format!("{}://{}", caller.scheme.as_str(), host.strip_suffix(default).unwrap_or(host)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn head(version: Version, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().version(version).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn caller(trusted: bool) -> Caller {
+        let peer = "192.0.2.9".parse().unwrap();
+        Caller { peer, trusted, client: peer, scheme: Scheme::Http }
+    }
+
+    #[test]
+    fn a_client_never_supplies_an_identity_header_in_any_spelling() {
+        for name in IDENTITY.into_iter().chain(["x-auth-request-user", "x-auth-request-anything"]) {
+            for spelling in [name.to_owned(), name.replace('-', "_"), name.replace('-', "."), name.replacen('-', "_", 1), name.replace('-', "~")] {
+                for trusted in [false, true] {
+                    let mut headers = head(Version::HTTP_11, "/", &[(&spelling, "root"), (&spelling, "2"), ("connection", &spelling), ("kept", "1")]).headers;
+                    strip_request(&mut headers, trusted);
+                    assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["kept"], "{spelling}");
+                }
+            }
+        }
+        assert!(!is_identity("x-remote-users") && !is_identity("remote-addr") && !is_identity("xremote-user"));
+    }
+
+    #[test]
+    fn forwarding_headers_pass_only_from_a_trusted_peer_and_in_their_right_spelling() {
+        let sent = [("forwarded", "for=1.2.3.4"), ("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "1.2.3.4"), ("x-forwarded.host", "evil"), ("x-forwarded-ssl", "on")];
+        let left = |trusted| {
+            let mut headers = head(Version::HTTP_11, "/", &sent).headers;
+            strip_request(&mut headers, trusted);
+            headers.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert!(left(false).is_empty());
+        assert_eq!(left(true), ["forwarded", "x-forwarded-for"]);
+    }
+
+    #[test]
+    fn one_host_and_the_same_everywhere() {
+        let verdict = |version, uri: &str, headers: &[(&str, &str)]| check(&mut head(version, uri, headers));
+        let one = Version::HTTP_11;
+        assert_eq!(verdict(one, "/", &[("host", "a.example")]), Ok(()));
+        assert_eq!(verdict(one, "/", &[]), Err(Malformed::Host));
+        assert_eq!(verdict(Version::HTTP_10, "/", &[]), Ok(()));
+        assert_eq!(verdict(one, "/", &[("host", "a"), ("host", "a")]), Err(Malformed::Host));
+        assert_eq!(verdict(one, "http://b/", &[("host", "a")]), Err(Malformed::HostMismatch));
+        assert_eq!(verdict(one, "http://a/", &[("host", "A:80")]), Ok(()));
+        assert_eq!(verdict(one, "http://a/", &[]), Err(Malformed::Host));
+        assert_eq!(verdict(Version::HTTP_2, "http://a/", &[("host", "b")]), Err(Malformed::HostMismatch));
+        for bad in ["", "a b", "u@a", "a,b", "a/b", "a:x"] {
+            assert_eq!(verdict(one, "/", &[("host", bad)]), Err(Malformed::HostSyntax), "{bad:?}");
+        }
+        let mut from_authority = head(Version::HTTP_2, "https://a.example:8443/x", &[]);
+        check(&mut from_authority).unwrap();
+        assert_eq!(from_authority.headers[HOST], "a.example:8443");
+    }
+
+    #[test]
+    fn only_one_plain_chunked_is_understood() {
+        for bad in ["gzip, chunked", "chunked, chunked", "identity", "xchunked", ""] {
+            let mut bad = head(Version::HTTP_11, "/", &[("host", "a"), ("transfer-encoding", bad)]);
+            assert_eq!(check(&mut bad), Err(Malformed::TransferEncoding));
+        }
+        let mut good = head(Version::HTTP_11, "/", &[("host", "a"), ("transfer-encoding", "Chunked")]);
+        assert_eq!(check(&mut good), Ok(()));
+    }
+
+    #[test]
+    fn forwarded_headers_tell_the_truth() {
+        let mut headers = head(Version::HTTP_11, "/", &[("host", "app.example:8080")]).headers;
+        set_forwarded(&mut headers, &caller(false));
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.9");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "app.example:8080");
+        assert_eq!(headers["x-forwarded-port"], "8080");
+        let mut headers = head(Version::HTTP_11, "/", &[("host", "inner"), ("x-forwarded-host", "app.example"), ("x-forwarded-for", "1.2.3.4")]).headers;
+        set_forwarded(&mut headers, &Caller { scheme: Scheme::Https, ..caller(true) });
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.9");
+        assert_eq!(headers["x-forwarded-host"], "app.example");
+        assert_eq!(headers["x-forwarded-port"], "443");
+    }
+
+    #[test]
+    fn request_ids_are_kept_if_well_formed_and_else_made() {
+        let made = |id: &str, trace: &str| {
+            let mut headers = head(Version::HTTP_11, "/", &[("x-request-id", id), ("traceparent", trace)]).headers;
+            let said = identify(&mut headers);
+            assert_eq!(said, headers["x-request-id"]);
+            (headers["x-request-id"].clone(), headers["traceparent"].clone())
+        };
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(made("abc-1", good), (HeaderValue::from_static("abc-1"), HeaderValue::from_static(good)));
+        let (id, trace) = made("a b", "00-00000000000000000000000000000000-00f067aa0ba902b7-01");
+        assert_eq!(id.len(), 32);
+        assert!(is_traceparent(&trace) && trace != good);
+    }
+
+    #[test]
+    fn a_navigation_is_a_browser_that_asks_for_a_page() {
+        let page = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+        let asks = |headers: &[(&str, &str)]| is_navigation(&head(Version::HTTP_11, "/", headers));
+        assert!(asks(&[page]));
+        assert!(asks(&[page, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")]));
+        for other in [
+            &[("accept", "*/*")][..],
+            &[],
+            &[("accept", "text/html;q=0")],
+            &[page, ("sec-fetch-mode", "cors")],
+            &[page, ("sec-fetch-dest", "iframe")],
+            &[page, ("sec-purpose", "prefetch;prerender")],
+            &[page, ("purpose", "prefetch")],
+            &[page, ("upgrade", "websocket")],
+        ] {
+            assert!(!asks(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn json_is_the_answer_unless_html_is_named_no_less() {
+        let prefers = |accept: &str| prefers_html(&head(Version::HTTP_11, "/", &[("accept", accept)]).headers);
+        assert!(prefers("text/html"));
+        assert!(prefers("text/html, application/json;q=0.9"));
+        assert!(!prefers("application/json, text/html;q=0.9"));
+        assert!(!prefers("*/*"));
+    }
+}
