@@ -1,1 +1,528 @@
-//! assertion
+//! The signed identity for upstreams, and its JWK set.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::HeaderValue;
+use rustls::pki_types::pem::{PemObject as _, SectionKind};
+use serde::Serialize;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::seal::{self, CryptoFailure};
+use crate::domain::identity::Identity;
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+use crate::ports::{IssuedAssertion, LoadedSession};
+
+/// How long an assertion is valid, in seconds.
+const LIFETIME: u64 = 300;
+/// How long one is sent before it is signed anew, so that an upstream always has some minutes to look at it.
+const REUSE: Duration = Duration::from_secs(60);
+
+/// Signs who somebody is, for the upstream: an ES256 JWT of `iss` (the public origin), `aud` (the upstream), `sub` (the provider's
+/// stable id), `iat`, `exp`, `provider`, and where there is something to say `email`, `name`, `preferred_username` and `groups`.
+pub struct Assertions {
+    signer: u64,
+    keys: SigningKeys,
+    /// The JOSE header in base64url: the same in every assertion.
+    head: String,
+    issuer: String,
+    audience: String,
+    jwks: Bytes,
+}
+
+/// The keys that sign assertions: the first signs, all are published.
+#[derive(Clone)]
+pub struct SigningKeys {
+    first: Arc<SigningKey>,
+    others: Vec<Arc<SigningKey>>,
+}
+
+struct SigningKey {
+    pair: EcdsaKeyPair,
+    jwk: Jwk,
+}
+
+/// A public key as RFC 7517 and RFC 7518 §6.2 write it.
+#[derive(Clone, Serialize)]
+struct Jwk {
+    kty: &'static str,
+    crv: &'static str,
+    x: String,
+    y: String,
+    #[serde(rename = "use")]
+    usage: &'static str,
+    alg: &'static str,
+    kid: String,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    sub: &'a str,
+    iat: u64,
+    exp: u64,
+    provider: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    email: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    preferred_username: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    groups: &'a [String],
+}
+
+/// A key that cannot sign assertions.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadKey {
+    /// The text has no private key.
+    #[error("there is no private key in it: an EC P-256 private key in PEM is wanted; {HOW_TO_MAKE}")]
+    Missing,
+    /// The key asks for a passphrase.
+    #[error(
+        "the private key is encrypted: write it without a passphrase, `openssl pkey -in old.pem -out assertion.pem`"
+    )]
+    Encrypted,
+    /// The text is not PEM.
+    #[error("it is not readable as PEM: {0}")]
+    NotPem(String),
+    /// A key of another kind.
+    #[error("a key in it is no EC P-256 private key; {HOW_TO_MAKE}")]
+    NotP256,
+    /// The cryptographic library failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoFailure),
+}
+
+const HOW_TO_MAKE: &str =
+    "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out assertion.pem`";
+
+/// An assertion could not be signed. Our fault: answer 500, and never forward without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the identity assertion could not be signed")]
+pub struct SigningFailed;
+
+impl Assertions {
+    /// Signs with `keys` as `issuer` (the public origin; its `iss` has no trailing slash) for `audience` (the upstream's origin).
+    #[must_use]
+    pub fn new(keys: SigningKeys, issuer: &Url, audience: String) -> Self {
+        /// Each signer has its own number, so that a session knows whether its assertion is from before a reload.
+        static SIGNERS: AtomicU64 = AtomicU64::new(0);
+
+        Self {
+            signer: SIGNERS.fetch_add(1, Ordering::Relaxed),
+            head: URL_SAFE_NO_PAD.encode(format!(r#"{{"typ":"JWT","alg":"ES256","kid":"{}"}}"#, keys.first.jwk.kid)),
+            issuer: issuer.as_str().trim_end_matches('/').to_owned(),
+            audience,
+            jwks: keys.jwks(),
+            keys,
+        }
+    }
+
+    /// The session's assertion as a header value, signed at most once a minute. Requests that race may each sign one.
+    ///
+    /// # Errors
+    /// [`SigningFailed`], which a sound machine never sees.
+    pub fn header(&self, session: &LoadedSession, now: Timestamp) -> Result<HeaderValue, SigningFailed> {
+        if let Some(issued) = session.assertion().load().as_deref()
+            && issued.signer == self.signer
+            && now.since(issued.issued_at) < REUSE
+            // A clock that was set back must not leave us with an assertion from the future.
+            && issued.issued_at.since(now) < REUSE
+        {
+            return Ok(issued.value.clone());
+        }
+        let value = self.sign(session, now)?;
+        let issued = IssuedAssertion { value: value.clone(), issued_at: now, signer: self.signer };
+        session.assertion().store(Some(Arc::new(issued)));
+        Ok(value)
+    }
+
+    /// The public keys as a JWK set (RFC 7517 §5), JSON.
+    #[must_use]
+    pub const fn jwks(&self) -> &Bytes {
+        &self.jwks
+    }
+
+    fn sign(&self, session: &LoadedSession, now: Timestamp) -> Result<HeaderValue, SigningFailed> {
+        // An assertion does not outlive its session; rounded up, so that a session in its last second still gets a valid one.
+        let session_end = session.session().expires_at.millis().div_ceil(1000);
+        let exp = session_end.min(now.secs().saturating_add(LIFETIME));
+        let claims = self.claims(&session.session().identity, now.secs(), exp);
+        let body = serde_json::to_vec(&claims).map_err(|_| SigningFailed)?;
+
+        let mut token = self.head.clone();
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(body, &mut token);
+        let signature = self.keys.first.pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| SigningFailed)?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
+
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from(token)).map_err(|_| SigningFailed)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    fn claims<'a>(&'a self, identity: &'a Identity, iat: u64, exp: u64) -> Claims<'a> {
+        Claims {
+            iss: &self.issuer,
+            aud: &self.audience,
+            sub: &identity.id,
+            iat,
+            exp,
+            provider: identity.provider.as_str(),
+            email: identity.email_str(),
+            name: &identity.name,
+            preferred_username: identity.username.as_str(),
+            groups: &identity.groups,
+        }
+    }
+}
+
+impl SigningKeys {
+    /// Keys from PEM, PKCS#8 (`PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`); a text may hold several.
+    ///
+    /// # Errors
+    /// [`BadKey`] for any text that has no such key, or one that cannot be used.
+    pub fn from_pem(texts: &[Secret]) -> Result<Self, BadKey> {
+        let mut keys = Vec::new();
+        for text in texts {
+            let before = keys.len();
+            read_pem(text.expose(), &mut keys)?;
+            if keys.len() == before {
+                return Err(BadKey::Missing);
+            }
+        }
+        Self::of(keys).ok_or(BadKey::Missing)
+    }
+
+    /// Keys that follow from the session secrets, so that replicas that share these sign alike. In the order of `secrets`, which rotate.
+    ///
+    /// # Errors
+    /// [`BadKey::Missing`] where there is no secret.
+    pub fn derived<S: AsRef<[u8]>>(secrets: &[S]) -> Result<Self, BadKey> {
+        let keys = secrets.iter().map(|secret| SigningKey::derive(secret.as_ref())).collect::<Result<_, _>>()?;
+        Self::of(keys).ok_or(BadKey::Missing)
+    }
+
+    /// A key for this process only. Keep a clone of it over reloads.
+    ///
+    /// # Errors
+    /// [`CryptoFailure`] where the system has no random generator.
+    pub fn random() -> Result<Self, CryptoFailure> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
+        Ok(Self { first: Arc::new(SigningKey::new(pair)?), others: Vec::new() })
+    }
+
+    /// The first signs. A key that is there twice is published once.
+    fn of(keys: Vec<SigningKey>) -> Option<Self> {
+        let mut keys = keys.into_iter().map(Arc::new);
+        let first = keys.next()?;
+        let mut others: Vec<Arc<SigningKey>> = Vec::new();
+        for key in keys {
+            if std::iter::once(&first).chain(&others).all(|known| known.jwk.kid != key.jwk.kid) {
+                others.push(key);
+            }
+        }
+        Some(Self { first, others })
+    }
+
+    fn jwks(&self) -> Bytes {
+        let keys: Vec<&Jwk> = std::iter::once(&self.first).chain(&self.others).map(|key| &key.jwk).collect();
+        Bytes::from(serde_json::json!({ "keys": keys }).to_string())
+    }
+}
+
+fn read_pem(text: &str, keys: &mut Vec<SigningKey>) -> Result<(), BadKey> {
+    if text.contains("ENCRYPTED") {
+        return Err(BadKey::Encrypted);
+    }
+    // Other sections (`openssl ecparam` writes its parameters first) are passed over.
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()) {
+        let (kind, der) = section.map_err(|error| BadKey::NotPem(error.to_string()))?;
+        let der = Zeroizing::new(der);
+        if matches!(kind, SectionKind::PrivateKey | SectionKind::EcPrivateKey) {
+            let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, &der);
+            keys.push(SigningKey::new(pair.map_err(|_| BadKey::NotP256)?)?);
+        } else if matches!(kind, SectionKind::RsaPrivateKey) {
+            return Err(BadKey::NotP256);
+        }
+    }
+    Ok(())
+}
+
+impl SigningKey {
+    fn new(pair: EcdsaKeyPair) -> Result<Self, CryptoFailure> {
+        let jwk = Jwk::of(pair.public_key().as_ref())?;
+        Ok(Self { pair, jwk })
+    }
+
+    /// The first of the numbers that follow from `secret` to be a private key of the curve, which nearly always is the first of all
+    /// (rejection sampling: none is likelier than another).
+    fn derive(secret: &[u8]) -> Result<Self, CryptoFailure> {
+        for attempt in 0..=u8::MAX {
+            let scalar = seal::derive(secret, &[b"assertion\0", &[attempt]])?;
+            if let Ok(private) = PrivateKey::from_private_key(&ECDH_P256, scalar.as_ref()) {
+                let public = private.compute_public_key()?;
+                let pair = EcdsaKeyPair::from_private_key_and_public_key(
+                    &ECDSA_P256_SHA256_FIXED_SIGNING,
+                    scalar.as_ref(),
+                    public.as_ref(),
+                );
+                return Self::new(pair.map_err(|_| CryptoFailure)?);
+            }
+        }
+        Err(CryptoFailure)
+    }
+}
+
+impl Jwk {
+    /// `point` is uncompressed (SEC 1 §2.3.3): a 4, then x, then y.
+    fn of(point: &[u8]) -> Result<Self, CryptoFailure> {
+        let (Some(x), Some(y), 65) = (point.get(1..33), point.get(33..65), point.len()) else {
+            return Err(CryptoFailure);
+        };
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        // RFC 7638 §3: the required members in this order, without white space.
+        let thumbprint = digest(&SHA256, format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#).as_bytes());
+        let kid = URL_SAFE_NO_PAD.encode(thumbprint);
+        Ok(Self { kty: "EC", crv: "P-256", x, y, usage: "sig", alg: "ES256", kid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::encoding::{AsDer as _, EcPrivateKeyRfc5915Der};
+    use aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING;
+    use base64::engine::general_purpose::STANDARD;
+    use jsonwebtoken::jwk::{Jwk as PublicJwk, JwkSet, ThumbprintHash};
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::domain::identity::{Email, ProviderKind, Username};
+    use crate::domain::session::{Lifetime, Session};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn assertions(keys: SigningKeys) -> Assertions {
+        Assertions::new(keys, &"https://app.example.com/".parse().unwrap(), "http://127.0.0.1:8081".into())
+    }
+
+    fn ann() -> Identity {
+        Identity {
+            provider: ProviderKind::Entra,
+            id: "oid-1".into(),
+            email: Some(Email::parse("ann@example.com").unwrap()),
+            name: "Ann Zo\u{eb}".into(),
+            username: Username::Vouched("ann".into()),
+            groups: vec!["a,b".into(), "c".into()],
+        }
+    }
+
+    fn loaded(identity: Identity, absolute: Duration) -> LoadedSession {
+        let lifetime = Lifetime { absolute, idle: Duration::ZERO };
+        LoadedSession::new(Session::begin(identity, lifetime, NOW), NOW)
+    }
+
+    fn session() -> LoadedSession {
+        loaded(ann(), Duration::from_secs(86400))
+    }
+
+    fn jwk_set(assertions: &Assertions) -> Vec<PublicJwk> {
+        serde_json::from_slice::<JwkSet>(assertions.jwks()).unwrap().keys
+    }
+
+    fn verified(token: &HeaderValue, by: &Assertions) -> Option<Value> {
+        let token = token.to_str().unwrap();
+        let header = decode_header(token).unwrap();
+        assert_eq!(header.alg, Algorithm::ES256);
+        let kid = header.kid.unwrap();
+        let key = jwk_set(by).into_iter().find(|jwk| jwk.common.key_id.as_deref() == Some(&kid))?;
+        let mut rules = Validation::new(Algorithm::ES256);
+        rules.set_audience(&["http://127.0.0.1:8081"]);
+        rules.set_issuer(&["https://app.example.com"]);
+        rules.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
+        // The test's clock is not the machine's.
+        rules.validate_exp = false;
+        Some(decode::<Value>(token, &DecodingKey::from_jwk(&key).unwrap(), &rules).unwrap().claims)
+    }
+
+    fn pem(label: &str, der: &[u8]) -> Secret {
+        Secret::new(format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der)))
+    }
+
+    fn pkcs8(pair: &EcdsaKeyPair) -> Secret {
+        pem("PRIVATE KEY", pair.to_pkcs8v1().unwrap().as_ref())
+    }
+
+    fn sec1(pair: &EcdsaKeyPair) -> Secret {
+        let der: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();
+        pem("EC PRIVATE KEY", der.as_ref())
+    }
+
+    fn p256() -> EcdsaKeyPair {
+        EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()
+    }
+
+    #[test]
+    fn an_assertion_says_who_it_is_and_verifies_against_the_jwk_set() {
+        let assertions = assertions(SigningKeys::random().unwrap());
+        let value = assertions.header(&session(), NOW).unwrap();
+        assert!(value.is_sensitive());
+        let expected = serde_json::json!({
+            "iss": "https://app.example.com",
+            "aud": "http://127.0.0.1:8081",
+            "sub": "oid-1",
+            "iat": NOW.secs(),
+            "exp": NOW.secs() + 300,
+            "provider": "entra",
+            "email": "ann@example.com",
+            "name": "Ann Zo\u{eb}",
+            "preferred_username": "ann",
+            "groups": ["a,b", "c"],
+        });
+        assert_eq!(verified(&value, &assertions).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_there_is_nothing_to_say_of_is_left_out() {
+        let nobody = Identity {
+            email: None,
+            name: String::new(),
+            username: Username::Displayed(String::new()),
+            groups: Vec::new(),
+            ..ann()
+        };
+        let assertions = assertions(SigningKeys::random().unwrap());
+        let value = assertions.header(&loaded(nobody, Duration::from_secs(86400)), NOW).unwrap();
+        let claims = verified(&value, &assertions).unwrap();
+        let mut names: Vec<&str> = claims.as_object().unwrap().keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["aud", "exp", "iat", "iss", "provider", "sub"]);
+    }
+
+    #[test]
+    fn a_session_is_signed_for_once_a_minute_at_most() {
+        let assertions = assertions(SigningKeys::random().unwrap());
+        let session = session();
+        let at = |millis: u64| {
+            assertions
+                .header(&session, Timestamp::from_millis(NOW.millis() + millis))
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned()
+        };
+        let first = at(0);
+        assert_eq!(at(1), first);
+        assert_eq!(at(59_999), first);
+        let second = at(60_000);
+        assert_ne!(second, first);
+        assert_eq!(at(59_999), second, "a request that began a little earlier is content with the newer one");
+        assert_ne!(at(0), second, "one from the future is not used when the clock was set back");
+    }
+
+    #[test]
+    fn another_signer_signs_anew() {
+        let keys = SigningKeys::random().unwrap();
+        let (before, after) = (assertions(keys.clone()), assertions(keys));
+        let session = session();
+        let old = before.header(&session, NOW).unwrap();
+        let new = after.header(&session, NOW).unwrap();
+        assert_ne!(old, new);
+        assert_eq!(after.header(&session, NOW).unwrap(), new);
+        assert_eq!(before.jwks(), after.jwks());
+    }
+
+    #[test]
+    fn an_assertion_does_not_outlive_its_session() {
+        let assertions = assertions(SigningKeys::random().unwrap());
+        let value = assertions.header(&loaded(ann(), Duration::from_millis(1_500)), NOW).unwrap();
+        assert_eq!(verified(&value, &assertions).unwrap()["exp"], NOW.secs() + 2);
+    }
+
+    #[test]
+    fn a_jwk_says_what_it_is_for_and_is_named_by_its_thumbprint() {
+        let assertions = assertions(SigningKeys::random().unwrap());
+        let text = std::str::from_utf8(assertions.jwks()).unwrap();
+        assert!(text.contains(r#""use":"sig""#) && text.contains(r#""alg":"ES256""#), "{text}");
+        assert!(!text.contains(r#""d":"#), "{text}");
+        let keys = jwk_set(&assertions);
+        assert_eq!(keys.len(), 1);
+        assert_eq!(
+            keys[0].common.key_id.as_deref(),
+            Some(keys[0].thumbprint(ThumbprintHash::SHA256).unwrap().as_str())
+        );
+    }
+
+    #[test]
+    fn keys_from_files_sign_by_the_first_and_all_are_published() {
+        let (first, second) = (p256(), p256());
+        let old = assertions(SigningKeys::from_pem(&[sec1(&second)]).unwrap());
+        let new = assertions(SigningKeys::from_pem(&[pkcs8(&first), sec1(&second), pkcs8(&second)]).unwrap());
+        assert_eq!(jwk_set(&new).len(), 2, "one key in two encodings is one key");
+        let token = old.header(&session(), NOW).unwrap();
+        assert!(verified(&token, &new).is_some(), "what was signed before the rotation still verifies");
+        let token = new.header(&session(), NOW).unwrap();
+        assert!(verified(&token, &new).is_some());
+        assert!(verified(&token, &old).is_none(), "the first key signs");
+    }
+
+    #[test]
+    fn one_text_may_hold_several_keys_and_the_curves_parameters() {
+        let parameters = pem("EC PARAMETERS", &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]);
+        let text = format!("{}{}{}", parameters.expose(), sec1(&p256()).expose(), pkcs8(&p256()).expose());
+        assert_eq!(jwk_set(&assertions(SigningKeys::from_pem(&[Secret::new(text)]).unwrap())).len(), 2);
+    }
+
+    #[test]
+    fn a_bad_key_is_named_for_what_it_is() {
+        let bad = |text: Secret| SigningKeys::from_pem(&[text]).err().unwrap();
+        assert_eq!(bad(Secret::new("")), BadKey::Missing);
+        assert_eq!(bad(pem("CERTIFICATE", b"x")), BadKey::Missing);
+        assert_eq!(bad(pem("ENCRYPTED PRIVATE KEY", b"x")), BadKey::Encrypted);
+        assert_eq!(bad(Secret::new("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n")), BadKey::Encrypted);
+        assert!(matches!(bad(Secret::new("-----BEGIN PRIVATE KEY-----\n!!!\n")), BadKey::NotPem(_)));
+        assert_eq!(bad(pem("PRIVATE KEY", b"x")), BadKey::NotP256);
+        assert_eq!(bad(pem("RSA PRIVATE KEY", b"x")), BadKey::NotP256);
+        let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+        assert_eq!(bad(pkcs8(&p384)), BadKey::NotP256);
+        assert_eq!(bad(sec1(&p384)), BadKey::NotP256);
+        assert!(matches!(SigningKeys::from_pem(&[pkcs8(&p256()), Secret::new("")]), Err(BadKey::Missing)));
+        assert!(matches!(SigningKeys::from_pem(&[]), Err(BadKey::Missing)));
+    }
+
+    #[test]
+    fn replicas_that_share_a_secret_sign_alike() {
+        let (old, new) = ([1_u8; 32], [2_u8; 32]);
+        let one = assertions(SigningKeys::derived(&[new, old]).unwrap());
+        let two = assertions(SigningKeys::derived(&[new, old]).unwrap());
+        assert_eq!(one.jwks(), two.jwks());
+        assert_eq!(jwk_set(&one).len(), 2);
+        assert!(verified(&one.header(&session(), NOW).unwrap(), &two).is_some());
+
+        let before = assertions(SigningKeys::derived(&[old]).unwrap());
+        assert!(verified(&before.header(&session(), NOW).unwrap(), &one).is_some());
+        assert!(verified(&one.header(&session(), NOW).unwrap(), &before).is_none());
+        assert!(matches!(SigningKeys::derived::<[u8; 32]>(&[]), Err(BadKey::Missing)));
+    }
+
+    #[test]
+    fn a_derived_key_stays_the_same_from_version_to_version() {
+        let keys = SigningKeys::derived(&[[7_u8; 32]]).unwrap();
+        // Computed by other means (HKDF, the curve and RFC 7638 written out in Python).
+        assert_eq!(keys.first.jwk.kid, "gPeqWeFPVEMghbb5Pwu61k0Xy7wK0-jiBgaJ-60Meeg");
+    }
+}
