@@ -1,0 +1,168 @@
+//! A real Chromium, driven as a person would: pages are opened, things on them are clicked, and seen.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use fantoccini::elements::Element;
+use fantoccini::wd::Capabilities;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::programs::{PATIENCE, Program, eventually, target};
+
+const FLAGS: [&str; 9] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=900,900",
+];
+
+/// One browser with a profile of its own; it ends with the test, also with one that fails.
+pub(crate) struct Browser {
+    client: Client,
+    driver: Program,
+    port: u16,
+    // After the driver: Chromium writes to it until it has ended.
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Opens a browser. Without one on this machine there is nothing to test with: that fails where `CI` is set, and
+    /// is said elsewhere.
+    pub(crate) async fn open() -> Option<Self> {
+        if !["chromium", "chromedriver"].into_iter().all(is_there) {
+            let reason = "chromium and chromedriver are missing: run scripts/install-test-tools";
+            assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{reason}");
+            // Not by eprintln!, whose lines are kept back for tests that pass.
+            let _ = writeln!(std::io::stderr(), "SKIPPED a browser test: {reason}");
+            return None;
+        }
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0");
+        let driver = Program::spawn("chromedriver", command);
+        let port = driver.tells("started successfully on port ").trim_end_matches('.').parse().unwrap();
+        let profile = tempfile::tempdir().unwrap();
+        let mut flags: Vec<String> = FLAGS.map(str::to_owned).into();
+        flags.push(format!("--user-data-dir={}", profile.path().display()));
+        let mut capabilities = Capabilities::new();
+        capabilities.insert("goog:chromeOptions".into(), json!({ "args": flags }));
+        capabilities.insert("goog:loggingPrefs".into(), json!({ "browser": "ALL" }));
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap();
+        Some(Self { client, driver, port, _profile: profile })
+    }
+
+    pub(crate) async fn goto(&self, url: &str) {
+        self.client.goto(url).await.unwrap();
+    }
+
+    pub(crate) async fn url(&self) -> String {
+        self.client.current_url().await.unwrap().into()
+    }
+
+    /// Waits until `selector` is on the page; gives its text.
+    pub(crate) async fn sees(&self, selector: &str) -> String {
+        self.element(selector).await.text().await.unwrap()
+    }
+
+    pub(crate) async fn click(&self, selector: &str) {
+        self.element(selector).await.click().await.unwrap();
+    }
+
+    /// The status that the page came with.
+    pub(crate) async fn status(&self) -> u64 {
+        let script = "return performance.getEntriesByType('navigation')[0].responseStatus";
+        self.client.execute(script, vec![]).await.unwrap().as_u64().unwrap()
+    }
+
+    /// The status that a script of the page would get for `path`.
+    pub(crate) async fn fetch_status(&self, path: &str) -> u64 {
+        let script = "fetch(arguments[0]).then(answer => arguments[1](answer.status))";
+        self.client.execute_async(script, vec![json!(path)]).await.unwrap().as_u64().unwrap()
+    }
+
+    /// Opens another tab and goes to it; gives the handle of the one before.
+    pub(crate) async fn new_tab(&self) -> Tab {
+        let before = Tab(self.client.window().await.unwrap());
+        let opened = self.client.new_window(true).await.unwrap();
+        self.client.switch_to_window(opened.handle).await.unwrap();
+        before
+    }
+
+    /// Goes to `tab`; gives the handle of the one before.
+    pub(crate) async fn switch_to(&self, tab: Tab) -> Tab {
+        let before = Tab(self.client.window().await.unwrap());
+        self.client.switch_to_window(tab.0).await.unwrap();
+        before
+    }
+
+    /// Keeps a picture of the page in `target/e2e-screens/`, for whoever wants to look, and sees that the page obeys
+    /// its own policy: what it forbids is not drawn, and nobody would notice.
+    pub(crate) async fn picture(&self, name: &str) {
+        let folder = target().join("e2e-screens");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), self.client.screenshot().await.unwrap()).unwrap();
+        let complaints = self.console();
+        assert!(!complaints.contains("Content Security Policy"), "{name}: {complaints}");
+    }
+
+    async fn element(&self, selector: &str) -> Element {
+        match self.client.wait().at_most(PATIENCE).for_element(Locator::Css(selector)).await {
+            Ok(element) => element,
+            Err(error) => {
+                let page = self.client.source().await.unwrap_or_default();
+                panic!("{selector} does not appear at {} ({error}):\n{page}", self.url().await)
+            }
+        }
+    }
+
+    /// What Chromium wrote to its console since the last time.
+    fn console(&self) -> String {
+        let session = self.client.session_creation_response().unwrap().session_id();
+        ask(self.port, "POST", &format!("/session/{session}/se/log"), r#"{"type":"browser"}"#).unwrap()
+    }
+}
+
+/// A tab of the browser.
+pub(crate) struct Tab(fantoccini::wd::WindowHandle);
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // The driver ends its Chromium first when it is asked to; killed, it would leave it behind.
+        let _answer = ask(self.port, "GET", "/shutdown", "");
+        if !std::thread::panicking() {
+            eventually("chromedriver ends", || !self.driver.running());
+        }
+    }
+}
+
+fn is_there(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// One request to the driver, by hand: a destructor cannot await.
+fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,18 @@
+//! The journey of a person: open, sign in, be told no, sign out; and that of a newcomer: `make run`.
+//!
+//! All three programs run as they are shipped, and a real Chromium goes through them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panic, and reads what its surroundings offer"
+)]
+
+mod browser;
+mod make_run;
+mod programs;
+mod refused;
+mod sign_in;
+mod stack;

@@ -1,0 +1,177 @@
+//! `make run`: what a newcomer meets at a terminal.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::{NamedTempFile, TempDir};
+
+use crate::programs::{PATIENCE, Program, bare, free_port, root, target};
+
+#[test]
+fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
+    let ports = Ports::free();
+    let mut run = Program::spawn("make run", ports.command(Path::new("/dev/null")));
+    assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
+    let users = run.tells("demo users: ");
+    assert!(users.contains("ann") && users.contains("eve is refused"), "{users}");
+    assert_eq!(ports.ask("/api/v1/auth/status").1, r#"{"enabled":true}"#);
+    assert_eq!(ports.ask("/").0, 302);
+    assert_eq!(ports.taken(), 4);
+
+    run.signal("-INT");
+    assert_eq!(run.ended(), Some(0));
+    assert_eq!(ports.taken(), 0, "all are ended:\n{}", run.said());
+}
+
+#[test]
+fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
+    let ports = Ports::free();
+    let file = env_file(
+        "# GitHub\r\n\
+         export OAUTH_ENABLED=true   # on\n\
+         OAUTH_PROVIDER=\"github\"\n\n\
+         OAUTH_CLIENT_ID=from the $(file) 'as it is' # and a comment\n\
+         OAUTH_CLIENT_SECRET='with \"quotes\" and # no comment'\n\
+         OAUTH_ALLOWED_USERS=\"@example.com\" # people\n\
+         OAUTH_REDIRECT_URL=http://overridden.example/api/v1/auth/callback",
+    );
+    let mut command = ports.command(file.path());
+    command.env("OAUTH_REDIRECT_URL", format!("http://localhost:{}/api/v1/auth/callback", ports.proxy));
+    let mut run = Program::spawn("make run", command);
+    assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
+    assert_eq!(ports.ask("/api/v1/auth/status").1, r#"{"enabled":true}"#);
+    let (status, login) = ports.ask("/api/v1/auth/login");
+    assert_eq!(status, 302);
+    assert!(login.contains("https://github.com/login/oauth/authorize?"), "{login}");
+    let client = "client_id=from+the+%24%28file%29+%27as+it+is%27";
+    assert!(login.contains(client) || login.contains(&client.replace('+', "%20")), "{login}");
+    assert_eq!(ports.taken(), 3, "no development provider beside a real one");
+
+    run.signal("-TERM");
+    assert_eq!(run.ended(), Some(0));
+    assert!(!run.said().contains("dev-idp"), "{}", run.said());
+    assert_eq!(ports.taken(), 0);
+}
+
+#[test]
+fn when_one_of_them_dies_it_says_which_and_why_and_ends_the_others() {
+    let ports = Ports::free();
+    let file = env_file("SESSION_TTL=some-time");
+    let mut run = Program::spawn("make run", ports.command(file.path()));
+    assert_eq!(
+        run.tells("make run: sidegate ended by itself ("),
+        "exit code 2), see its last lines above; ending the others"
+    );
+    assert_eq!(run.ended(), Some(1));
+    let said = run.said();
+    assert!(said.contains("sidegate     | ") && said.contains("SESSION_TTL"), "{said}");
+    assert_eq!(ports.taken(), 0);
+}
+
+#[test]
+fn a_taken_port_is_one_line_that_names_it_and_who_has_it() {
+    for which in 0..4 {
+        let mut ports = Ports::free();
+        let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = squatter.local_addr().unwrap().port();
+        *ports.all_mut()[which] = port;
+        let mut run = Program::spawn("make run", ports.command(Path::new("/dev/null")));
+        let rest = run.tells(&format!("make run: port {port} is taken by "));
+        assert!(rest.contains(&format!("(process {})", std::process::id())), "{rest}");
+        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+        drop(squatter);
+        assert_eq!(ports.taken(), 0);
+    }
+}
+
+#[test]
+fn a_missing_tool_is_one_line_that_says_how_to_come_by_it() {
+    for (there, missing) in [(&["bash", "dirname"][..], "cargo"), (&["bash", "dirname", "cargo"], "cc")] {
+        let path = only(there);
+        let mut command = Ports::free().command(Path::new("/dev/null"));
+        command.env("PATH", path.path());
+        let mut run = Program::spawn("make run", command);
+        run.tells(&format!("make run: {missing} is missing: install "));
+        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+    }
+}
+
+#[test]
+fn a_faulty_env_file_is_told_by_line_without_what_may_be_a_secret() {
+    for faulty in ["A=1\nhush hush", "A=1\nSECRET='hush", "A=1\nSECRET=\"hush\" hush", "A=1\nB = hush"] {
+        let file = env_file(faulty);
+        let mut run = Program::spawn("make run", Ports::free().command(file.path()));
+        run.tells(&format!("make run: {}, line 2: ", file.path().display()));
+        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+        assert!(!run.said().contains("hush"), "{}", run.said());
+    }
+}
+
+/// Ports for the four addresses, so that whatever else runs on this machine is not in the way.
+struct Ports {
+    proxy: u16,
+    admin: u16,
+    orchestrator: u16,
+    dev_idp: u16,
+}
+
+impl Ports {
+    fn free() -> Self {
+        Self { proxy: free_port(), admin: free_port(), orchestrator: free_port(), dev_idp: free_port() }
+    }
+
+    fn all_mut(&mut self) -> [&mut u16; 4] {
+        [&mut self.proxy, &mut self.admin, &mut self.orchestrator, &mut self.dev_idp]
+    }
+
+    fn command(&self, env_file: &Path) -> Command {
+        let mut command = bare(&root().join("scripts/run"));
+        command
+            .env("ENV_FILE", env_file)
+            .env("CARGO_TARGET_DIR", target())
+            .env("LISTEN_ADDR", format!("127.0.0.1:{}", self.proxy))
+            .env("ADMIN_ADDR", format!("127.0.0.1:{}", self.admin))
+            .env("ORCHESTRATOR_LISTEN_ADDR", format!("127.0.0.1:{}", self.orchestrator))
+            .env("DEV_IDP_LISTEN_ADDR", format!("127.0.0.1:{}", self.dev_idp));
+        command
+    }
+
+    /// How many of the ports somebody listens on.
+    fn taken(&self) -> usize {
+        let ports = [self.proxy, self.admin, self.orchestrator, self.dev_idp];
+        ports.into_iter().filter(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()).count()
+    }
+
+    /// The status of the proxy's answer to a browser, and its body, or its head where it has none.
+    fn ask(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.proxy)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let host = format!("localhost:{}", self.proxy);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer[9..12].parse().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (status, if body.is_empty() { head } else { body }.to_owned())
+    }
+}
+
+fn env_file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+/// A folder with these programs and no others.
+fn only(programs: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = std::env::var_os("PATH").unwrap();
+    for program in programs {
+        let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.exists()).unwrap();
+        std::os::unix::fs::symlink(found, folder.path().join(program)).unwrap();
+    }
+    folder
+}

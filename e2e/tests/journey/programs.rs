@@ -1,0 +1,170 @@
+//! The programs under test: built once, started with exactly the settings that a test names, ended when dropped.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take that is not a build.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a program inherits: where things are. All else would let the surroundings decide the outcome.
+const INHERITED: [&str; 7] = ["PATH", "HOME", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"];
+
+static BUILT: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(build);
+
+/// A running program. Its output is read on, so that it never waits for a full pipe, and told when the test fails.
+pub(crate) struct Program {
+    name: String,
+    child: Child,
+    lines: Receiver<String>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Program {
+    /// Starts one of the three programs.
+    pub(crate) fn start(name: &str, arguments: &[&str], settings: &[(&str, String)]) -> Self {
+        let mut command = bare(&BUILT[name]);
+        command.args(arguments).envs(settings.iter().map(|(variable, value)| (*variable, value)));
+        Self::spawn(name, command)
+    }
+
+    /// Starts any command.
+    pub(crate) fn spawn(name: &str, mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (sender, lines) = channel();
+        read_on(child.stdout.take().unwrap(), sender.clone(), Arc::clone(&said));
+        read_on(child.stderr.take().unwrap(), sender, Arc::clone(&said));
+        Self { name: name.to_owned(), child, lines, said }
+    }
+
+    /// Waits for the next line with `marker`; gives what follows it.
+    pub(crate) fn tells(&self, marker: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some((_, rest)) = line.split_once(marker) {
+                        return rest.trim().to_owned();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("{} does not say \"{marker}\" in time", self.name),
+                Err(RecvTimeoutError::Disconnected) => panic!("{} ended without saying \"{marker}\"", self.name),
+            }
+        }
+    }
+
+    /// All that was said until now.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().join("\n")
+    }
+
+    pub(crate) fn running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success(), "{} cannot be sent {signal}", self.name);
+    }
+
+    /// Waits for the end and for all output; gives the exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        eventually(&format!("{} ends", self.name), || !self.running());
+        while self.lines.recv_timeout(PATIENCE).is_ok() {}
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _already_ended = self.child.kill();
+        let _reaped = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} said:\n{}", self.name, self.said());
+        }
+    }
+}
+
+/// One of the three programs, run to its end.
+pub(crate) fn succeeds(name: &str, arguments: &[&str], settings: &[(&str, String)]) -> bool {
+    let mut command = bare(&BUILT[name]);
+    command.args(arguments).envs(settings.iter().map(|(variable, value)| (*variable, value)));
+    command.output().unwrap().status.success()
+}
+
+/// A command that sees nothing of the surroundings but where programs and files are.
+pub(crate) fn bare(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    for variable in INHERITED {
+        if let Some(value) = std::env::var_os(variable) {
+            command.env(variable, value);
+        }
+    }
+    command
+}
+
+/// A port that was free a moment ago: for addresses that must be known before their owner starts.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Polls until `condition` holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The folder of the workspace.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
+}
+
+fn read_on(pipe: impl Read + Send + 'static, lines: Sender<String>, said: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            said.lock().unwrap().push(line.clone());
+            // Nobody may be waiting for a line any more; the pipe is read on all the same.
+            let _unheard = lines.send(line);
+        }
+    });
+}
+
+/// Cargo alone knows where the programs of other crates are. It builds nothing that is new already.
+fn build() -> HashMap<String, PathBuf> {
+    let output = bare(Path::new(env!("CARGO")))
+        .args(["build", "--quiet", "--locked", "-p", "sidegate", "-p", "orchestrator", "-p", "dev-idp", "--bins"])
+        .arg("--message-format=json-render-diagnostics")
+        .arg("--target-dir")
+        .arg(target())
+        .current_dir(root())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "the programs do not build");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let messages = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    messages
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some((name, PathBuf::from(message["executable"].as_str()?)))
+        })
+        .collect()
+}

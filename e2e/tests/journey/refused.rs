@@ -1,0 +1,40 @@
+//! Being told no, and the way on from there.
+
+use crate::browser::Browser;
+use crate::stack::{Provider, Stack};
+
+#[tokio::test]
+async fn who_is_not_on_the_list_is_told_so_and_may_sign_in_as_someone_else() {
+    let Some(browser) = Browser::open().await else { return };
+    let stack = Stack::start(Provider::GitHub);
+
+    browser.goto(&stack.origin).await;
+    browser.click("[data-user=eve]").await;
+    let page = browser.sees("main[data-code=not_allowed]").await;
+    assert!(page.contains("You are not authorized"), "{page}");
+    assert_eq!(browser.status().await, 403);
+    assert_eq!(browser.fetch_status("/api/v1/whoami").await, 401, "somebody refused has no session");
+    browser.picture("denied").await;
+
+    // The provider would sign eve in again by itself: it has to be told to ask.
+    browser.click("#sign-in-as-someone-else").await;
+    browser.click("[data-user=ann]").await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
+}
+
+#[tokio::test]
+async fn who_cancels_at_the_provider_is_told_so_and_may_try_again() {
+    let Some(browser) = Browser::open().await else { return };
+    let stack = Stack::start(Provider::GitHub);
+
+    browser.goto(&stack.origin).await;
+    browser.click("[data-action=cancel]").await;
+    let page = browser.sees("main[data-code=sign_in_cancelled]").await;
+    assert!(page.contains("Sign-in was cancelled"), "{page}");
+    assert_eq!(browser.status().await, 403);
+    browser.picture("cancelled").await;
+
+    browser.click("#try-again").await;
+    browser.click("[data-user=ann]").await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
+}

@@ -1,0 +1,83 @@
+//! The three programs, wired as `make run` wires them, on free ports.
+
+use crate::programs::{Program, eventually, free_port, succeeds};
+
+/// The tenant of ann.
+const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
+
+/// How often another port is tried when somebody was faster to take the one that was free.
+const ATTEMPTS: usize = 5;
+
+#[derive(Clone, Copy)]
+pub(crate) enum Provider {
+    GitHub,
+    Entra,
+    Oidc,
+}
+
+impl Provider {
+    fn settings(self, idp: &str) -> Vec<(&'static str, String)> {
+        let idp = idp.to_owned();
+        match self {
+            Self::GitHub => vec![
+                ("OAUTH_PROVIDER", "github".into()),
+                ("OAUTH_GITHUB_URL", idp.clone()),
+                ("OAUTH_GITHUB_API_URL", idp),
+            ],
+            Self::Entra => vec![
+                ("OAUTH_PROVIDER", "entra".into()),
+                ("OAUTH_TENANT_ID", CONTOSO.into()),
+                ("OAUTH_ENTRA_AUTHORITY", idp.clone()),
+                ("OAUTH_GRAPH_URL", idp),
+            ],
+            Self::Oidc => vec![("OAUTH_PROVIDER", "oidc".into()), ("OAUTH_ISSUER_URL", format!("{idp}/oidc"))],
+        }
+    }
+}
+
+/// A proxy that lets `@example.com` through to an orchestrator, and the provider that it trusts.
+pub(crate) struct Stack {
+    /// Where a person goes.
+    pub(crate) origin: String,
+    /// Where the provider is.
+    pub(crate) idp: String,
+    _programs: [Program; 3],
+}
+
+impl Stack {
+    pub(crate) fn start(provider: Provider) -> Self {
+        let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &[]);
+        let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
+        for _ in 1..ATTEMPTS {
+            // The redirect URL names the proxy's port before the proxy has it.
+            let (port, admin) = (free_port(), free_port());
+            let origin = format!("http://localhost:{port}");
+            let callback = format!("{origin}/api/v1/auth/callback");
+            let dev_idp = Program::start("dev-idp", &["--listen", "127.0.0.1:0", "--redirect-url", &callback], &[]);
+            let address = dev_idp.tells("dev-idp listening on http://127.0.0.1:");
+            let idp = format!("http://localhost:{address}");
+            let mut settings = vec![
+                ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
+                ("ADMIN_ADDR", format!("127.0.0.1:{admin}")),
+                ("UPSTREAM_URL", upstream.clone()),
+                ("LOG_FORMAT", "text".into()),
+                ("OAUTH_ENABLED", "true".into()),
+                ("OAUTH_CLIENT_ID", "sidegate-dev".into()),
+                ("OAUTH_CLIENT_SECRET", "sidegate-dev-secret".into()),
+                ("OAUTH_REDIRECT_URL", callback),
+                ("OAUTH_ALLOWED_USERS", "@example.com".into()),
+            ];
+            settings.extend(provider.settings(&idp));
+            let mut sidegate = Program::start("sidegate", &[], &settings);
+            eventually("sidegate is ready, or ended", || {
+                succeeds("sidegate", &["health"], &settings) || !sidegate.running()
+            });
+            if sidegate.running() {
+                return Self { origin, idp, _programs: [sidegate, dev_idp, orchestrator] };
+            }
+            let said = sidegate.said();
+            assert!(said.contains("in use") || said.contains("already"), "sidegate ended: {said}");
+        }
+        panic!("no port stays free long enough");
+    }
+}
