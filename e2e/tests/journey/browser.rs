@@ -1,9 +1,7 @@
 //! A real Chromium, driven as a person would: pages are opened, things on them are clicked, and seen.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::Write as _;
 use std::process::Command;
-use std::time::Duration;
 
 use fantoccini::elements::Element;
 use fantoccini::wd::Capabilities;
@@ -12,7 +10,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::programs::{PATIENCE, Program, eventually, target};
+use crate::http;
+use crate::programs::{PATIENCE, Program, target};
 
 const FLAGS: [&str; 9] = [
     "--headless=new",
@@ -87,10 +86,11 @@ impl Browser {
         self.client.execute(script, vec![]).await.unwrap().as_u64().unwrap()
     }
 
-    /// The status that a script of the page would get for `path`.
-    pub(crate) async fn fetch_status(&self, path: &str) -> u64 {
-        let script = "fetch(arguments[0]).then(answer => arguments[1](answer.status))";
-        self.client.execute_async(script, vec![json!(path)]).await.unwrap().as_u64().unwrap()
+    /// The browser's session with the proxy, as a `Cookie` field would name it.
+    pub(crate) async fn session(&self) -> Option<String> {
+        let cookies = self.client.get_all_cookies().await.unwrap();
+        let session = cookies.into_iter().find(|cookie| cookie.name() == "session_token")?;
+        Some(format!("{}={}", session.name(), session.value()))
     }
 
     /// Opens another tab and goes to it; gives the handle of the one before.
@@ -131,7 +131,11 @@ impl Browser {
     /// What Chromium wrote to its console since the last time.
     fn console(&self) -> String {
         let session = self.client.session_creation_response().unwrap().session_id();
-        ask(self.port, "POST", &format!("/session/{session}/se/log"), r#"{"type":"browser"}"#).unwrap()
+        let path = format!("/session/{session}/se/log");
+        let json = "Content-Type: application/json\r\n";
+        let log = http::exchange(self.port, "POST", &path, json, r#"{"type":"browser"}"#).unwrap();
+        assert_eq!(log.status, 200, "the driver does not give its log: {}", log.body);
+        log.body
     }
 }
 
@@ -141,28 +145,11 @@ pub(crate) struct Tab(fantoccini::wd::WindowHandle);
 impl Drop for Browser {
     fn drop(&mut self) {
         // The driver ends its Chromium first when it is asked to; killed, it would leave it behind.
-        let _answer = ask(self.port, "GET", "/shutdown", "");
-        if !std::thread::panicking() {
-            eventually("chromedriver ends", || !self.driver.running());
-        }
+        let _answer = http::exchange(self.port, "GET", "/shutdown", "", "");
+        let _killed_then = self.driver.ends_in_time();
     }
 }
 
 fn is_there(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
-/// One request to the driver, by hand: a destructor cannot await.
-fn ask(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

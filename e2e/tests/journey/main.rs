@@ -11,6 +11,7 @@
 )]
 
 mod browser;
+mod http;
 mod make_run;
 mod programs;
 mod refused;

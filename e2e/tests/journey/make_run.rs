@@ -1,13 +1,14 @@
 //! `make run`: what a newcomer meets at a terminal.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::programs::{PATIENCE, Program, bare, free_port, root, target};
+use crate::http;
+use crate::programs::{Program, bare, free_port, root, target};
 
 #[test]
 fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
@@ -16,8 +17,8 @@ fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
     assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
     let users = run.tells("demo users: ");
     assert!(users.contains("ann") && users.contains("eve is refused"), "{users}");
-    assert_eq!(ports.ask("/api/v1/auth/status").1, r#"{"enabled":true}"#);
-    assert_eq!(ports.ask("/").0, 302);
+    assert_eq!(http::visit(ports.proxy, "/api/v1/auth/status", "").body, r#"{"enabled":true}"#);
+    assert_eq!(http::visit(ports.proxy, "/", "").status, 302);
     assert_eq!(ports.taken(), 4);
 
     run.signal("-INT");
@@ -41,9 +42,10 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
     command.env("OAUTH_REDIRECT_URL", format!("http://localhost:{}/api/v1/auth/callback", ports.proxy));
     let mut run = Program::spawn("make run", command);
     assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
-    assert_eq!(ports.ask("/api/v1/auth/status").1, r#"{"enabled":true}"#);
-    let (status, login) = ports.ask("/api/v1/auth/login");
-    assert_eq!(status, 302);
+    assert_eq!(http::visit(ports.proxy, "/api/v1/auth/status", "").body, r#"{"enabled":true}"#);
+    let login = http::visit(ports.proxy, "/api/v1/auth/login", "");
+    assert_eq!(login.status, 302);
+    let login = login.head;
     assert!(login.contains("https://github.com/login/oauth/authorize?"), "{login}");
     let client = "client_id=from+the+%24%28file%29+%27as+it+is%27";
     assert!(login.contains(client) || login.contains(&client.replace('+', "%20")), "{login}");
@@ -142,20 +144,6 @@ impl Ports {
     fn taken(&self) -> usize {
         let ports = [self.proxy, self.admin, self.orchestrator, self.dev_idp];
         ports.into_iter().filter(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()).count()
-    }
-
-    /// The status of the proxy's answer to a browser, and its body, or its head where it has none.
-    fn ask(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.proxy)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let host = format!("localhost:{}", self.proxy);
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: text/html\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer[9..12].parse().unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (status, if body.is_empty() { head } else { body }.to_owned())
     }
 }
 

@@ -76,9 +76,14 @@ impl Program {
         assert!(status.success(), "{} cannot be sent {signal}", self.name);
     }
 
+    /// Waits for the end; false where it does not come.
+    pub(crate) fn ends_in_time(&mut self) -> bool {
+        within(PATIENCE, || !self.running())
+    }
+
     /// Waits for the end and for all output; gives the exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
-        eventually(&format!("{} ends", self.name), || !self.running());
+        assert!(self.ends_in_time(), "{} does not end", self.name);
         while self.lines.recv_timeout(PATIENCE).is_ok() {}
         self.child.wait().unwrap().code()
     }
@@ -118,13 +123,16 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Polls until `condition` holds.
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+/// Polls until `condition` holds; false where it does not in time.
+pub(crate) fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
+    true
 }
 
 /// The folder of the workspace.

@@ -13,7 +13,7 @@ async fn who_is_not_on_the_list_is_told_so_and_may_sign_in_as_someone_else() {
     let page = browser.sees("main[data-code=not_allowed]").await;
     assert!(page.contains("You are not authorized"), "{page}");
     assert_eq!(browser.status().await, 403);
-    assert_eq!(browser.fetch_status("/api/v1/whoami").await, 401, "somebody refused has no session");
+    assert_eq!(browser.session().await, None, "who is refused gets no session");
     browser.picture("denied").await;
 
     // The provider would sign eve in again by itself: it has to be told to ask.

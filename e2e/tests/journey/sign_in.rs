@@ -1,6 +1,7 @@
 //! Signing in and out, at each kind of provider, in several tabs, and from a deep link.
 
 use crate::browser::Browser;
+use crate::http;
 use crate::stack::{Provider, Stack};
 
 #[tokio::test]
@@ -30,13 +31,15 @@ async fn signs_in_and_out(provider: Provider, name: &str) {
     browser.click(ANN).await;
     assert_eq!(browser.sees("#who").await, "Ann Example");
     assert_eq!(browser.url().await, home);
-    assert_eq!(browser.fetch_status("/api/v1/whoami").await, 200);
+    let session = browser.session().await.expect("the browser has a session");
+    assert_eq!(http::visit(stack.port, "/", &session).status, 200);
     browser.picture(&format!("{name}-signed-in")).await;
 
     browser.click("#sign-out").await;
     browser.sees("main[data-page=signed-out]").await;
     assert_eq!(browser.url().await, format!("{}/api/v1/auth/signed-out", stack.origin));
-    assert_eq!(browser.fetch_status("/api/v1/whoami").await, 401);
+    assert_eq!(browser.session().await, None);
+    assert_eq!(http::visit(stack.port, "/", &session).status, 302, "the session is dead, not only its cookie cleared");
     browser.picture(&format!("{name}-signed-out")).await;
 
     // The provider has a session of its own, which this sign-out does not end: it asks who wants to choose, ...

@@ -1,6 +1,6 @@
 //! The three programs, wired as `make run` wires them, on free ports.
 
-use crate::programs::{Program, eventually, free_port, succeeds};
+use crate::programs::{PATIENCE, Program, free_port, succeeds, within};
 
 /// The tenant of ann.
 const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
@@ -39,6 +39,8 @@ impl Provider {
 pub(crate) struct Stack {
     /// Where a person goes.
     pub(crate) origin: String,
+    /// The port of that.
+    pub(crate) port: u16,
     /// Where the provider is.
     pub(crate) idp: String,
     _programs: [Program; 3],
@@ -48,14 +50,13 @@ impl Stack {
     pub(crate) fn start(provider: Provider) -> Self {
         let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &[]);
         let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
-        for _ in 1..ATTEMPTS {
+        for _ in 0..ATTEMPTS {
             // The redirect URL names the proxy's port before the proxy has it.
             let (port, admin) = (free_port(), free_port());
             let origin = format!("http://localhost:{port}");
             let callback = format!("{origin}/api/v1/auth/callback");
             let dev_idp = Program::start("dev-idp", &["--listen", "127.0.0.1:0", "--redirect-url", &callback], &[]);
-            let address = dev_idp.tells("dev-idp listening on http://127.0.0.1:");
-            let idp = format!("http://localhost:{address}");
+            let idp = format!("http://localhost:{}", dev_idp.tells("dev-idp listening on http://127.0.0.1:"));
             let mut settings = vec![
                 ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
                 ("ADMIN_ADDR", format!("127.0.0.1:{admin}")),
@@ -69,11 +70,10 @@ impl Stack {
             ];
             settings.extend(provider.settings(&idp));
             let mut sidegate = Program::start("sidegate", &[], &settings);
-            eventually("sidegate is ready, or ended", || {
-                succeeds("sidegate", &["health"], &settings) || !sidegate.running()
-            });
+            let settled = within(PATIENCE, || succeeds("sidegate", &["health"], &settings) || !sidegate.running());
+            assert!(settled, "sidegate does not get ready");
             if sidegate.running() {
-                return Self { origin, idp, _programs: [sidegate, dev_idp, orchestrator] };
+                return Self { origin, port, idp, _programs: [sidegate, dev_idp, orchestrator] };
             }
             let said = sidegate.said();
             assert!(said.contains("in use") || said.contains("already"), "sidegate ended: {said}");
