@@ -22,7 +22,7 @@ const FLAGS: [&str; 9] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=900,900",
+    "--window-size=900,1100",
 ];
 
 /// One browser with a profile of its own; it ends with the test, also with one that fails.
