@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -129,6 +129,7 @@ pub struct LoadedSession {
     session: Session,
     headers: IdentityHeaders,
     last_seen: AtomicU64,
+    ended: AtomicBool,
     assertion: ArcSwapOption<IssuedAssertion>,
 }
 
@@ -140,6 +141,7 @@ impl LoadedSession {
             headers: IdentityHeaders::of(&session.identity),
             session,
             last_seen: AtomicU64::new(last_seen.millis()),
+            ended: AtomicBool::new(false),
             assertion: ArcSwapOption::empty(),
         }
     }
@@ -167,6 +169,17 @@ impl LoadedSession {
         if now.since(self.last_seen()) >= Duration::from_secs(1) {
             self.last_seen.fetch_max(now.millis(), Ordering::Relaxed);
         }
+    }
+
+    /// Notes that it is over, for whoever still holds it: an open WebSocket.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether it may be used at `now`, where it may go unused for `idle` (zero: for ever).
+    #[must_use]
+    pub fn is_live(&self, idle: Duration, now: Timestamp) -> bool {
+        !self.ended.load(Ordering::Acquire) && self.session.is_live(self.last_seen(), idle, now)
     }
 
     /// The place where its assertion is kept until it is signed anew.

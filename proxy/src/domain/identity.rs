@@ -151,6 +151,12 @@ impl Identified for Identity {
     }
 }
 
+impl<T: Identified> Identified for &T {
+    fn identity(&self) -> &Identity {
+        (*self).identity()
+    }
+}
+
 impl<T: Identified> Identified for std::sync::Arc<T> {
     fn identity(&self) -> &Identity {
         self.as_ref().identity()

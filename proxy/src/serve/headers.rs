@@ -185,7 +185,7 @@ fn strip_listed(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(|name| ![HOST, CONTENT_LENGTH, COOKIE, TRAILER].contains(name))
+        .filter(|name| ![HOST, CONTENT_LENGTH, COOKIE, TRAILER, X_REQUEST_ID, TRACEPARENT].contains(name))
         .collect();
     for name in listed {
         headers.remove(name);

@@ -1,4 +1,19 @@
 //! Floor 3, the way of a request.
 
-pub mod auth;
+pub mod accept;
 pub mod settings;
+
+mod auth;
+mod background;
+mod body;
+mod clock;
+mod connection;
+mod cookies;
+mod forward;
+mod handler;
+mod headers;
+mod rejection;
+mod session;
+mod site;
+mod streams;
+mod tunnel;

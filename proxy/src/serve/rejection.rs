@@ -1,14 +1,21 @@
 //! Every way we say no, and exactly what the caller sees.
 
+use std::sync::Arc;
+
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
-use http::{Response, StatusCode};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Response, StatusCode, Uri, Version};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::domain::path::AUTH_PREFIX;
+use crate::adapters::telemetry::Clean;
+use crate::domain::caller::Caller;
+use crate::domain::path::ReturnTo;
 use crate::ports::{SignInError, StoreUnavailable};
 use crate::serve::auth::pages::{self, Action, MessagePage};
 use crate::serve::body::Body;
-use crate::serve::headers::Malformed;
+use crate::serve::headers::{self, Malformed};
+use crate::serve::site::Site;
 
 /// A request that is not answered as it asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +28,8 @@ pub(crate) enum Rejection {
     TokenExchangeFailed,
     /// The provider did not say who it is.
     UserInfoFailed,
-    /// Signed in, and not on the lists. Whom the page names.
-    NotAllowed(String),
+    /// Signed in at the provider, and not on the lists: whom the page names, and whether there is a session to end.
+    NotAllowed { who: String, has_session: bool },
     /// The person pressed "cancel" at the provider.
     SignInCancelled,
     /// Any other error that the provider sends to the callback.
@@ -70,7 +77,7 @@ impl Rejection {
             Self::InvalidState => (StatusCode::BAD_REQUEST, "invalid_state", "Invalid OAuth state"),
             Self::TokenExchangeFailed => (StatusCode::BAD_GATEWAY, "token_exchange_failed", "Token exchange failed"),
             Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, "user_info_failed", "Failed to get user info"),
-            Self::NotAllowed(_) => (StatusCode::FORBIDDEN, "not_allowed", "You are not authorized"),
+            Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, "not_allowed", "You are not authorized"),
             Self::SignInCancelled => (StatusCode::FORBIDDEN, "sign_in_cancelled", "Sign-in was cancelled"),
             Self::ProviderError => (StatusCode::BAD_GATEWAY, "provider_error", "The identity provider reported an error"),
             Self::ProviderUnreachable => {
@@ -99,13 +106,18 @@ impl Rejection {
         self.answer().code
     }
 
+    /// Whether the operator has something to mend, rather than the caller.
+    fn is_ours(&self) -> bool {
+        self.answer().status.is_server_error() || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
+    }
+
     /// The answer for one caller.
     pub(crate) fn respond(&self, asker: &Asker, cookies: Vec<HeaderValue>) -> Response<Body> {
         let answer = self.answer();
         let mut response = match self {
             Self::Unauthenticated if asker.navigates => redirect(StatusCode::FOUND, &asker.login_url()),
             _ if asker.html => self.page(&answer, asker),
-            _ => json(answer.status, &self.json(&answer, asker)),
+            _ => json(answer.status, &self.json(&answer)),
         };
         let headers = response.headers_mut();
         for cookie in cookies {
@@ -130,67 +142,94 @@ impl Rejection {
         response
     }
 
-    fn json(&self, answer: &Answer, asker: &Asker) -> serde_json::Value {
+    fn json(&self, answer: &Answer) -> serde_json::Value {
         let mut body = serde_json::json!({ "error": answer.code, "message": answer.message });
         if let (Self::Unauthenticated, Some(fields)) = (self, body.as_object_mut()) {
-            fields.insert("login_url".into(), asker.login_url_plain().into());
+            fields.insert("login_url".into(), LOGIN.into());
         }
         body
     }
 
     fn page(&self, answer: &Answer, asker: &Asker) -> Response<Body> {
-        let again = Action { id: "try-again", label: "Try again", href: asker.login_url_plain() };
-        let other = Action {
-            id: "sign-in-as-someone-else",
-            label: "Sign in as someone else",
-            href: format!("{AUTH_PREFIX}/login?prompt=select_account"),
-        };
-        let home = Action { id: "home", label: "Go to the start page", href: "/".into() };
-        let (detail, who, actions) = match self {
-            Self::NotAllowed(who) => (Some(NOT_LISTED.to_owned()), Some(who.clone()), vec![other]),
-            Self::SignInLoop => (Some(LOOP.to_owned()), None, vec![again]),
-            Self::WrongHost { asked, public } => (Some(wrong_host(asked, public)), None, Vec::new()),
-            Self::SignInCancelled | Self::InvalidState => (None, None, vec![again, other]),
-            Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError | Self::ProviderUnreachable => {
-                (Some(TRY_LATER.to_owned()), None, vec![again, other])
+        let to = &asker.return_to();
+        let (again, other) = (Action::TryAgain(to), Action::SignInAsSomeoneElse(to));
+        let wrong_host;
+        let (explanation, actions): (Option<&str>, &[Action<'_>]) = match self {
+            Self::NotAllowed { has_session: true, .. } => (Some(NOT_LISTED), &[other, Action::SignOut]),
+            Self::NotAllowed { .. } => (Some(NOT_LISTED), &[other]),
+            Self::SignInLoop => (Some(LOOP), &[again, Action::Start]),
+            Self::WrongHost { asked, public } => {
+                wrong_host = explain_wrong_host(asked, public);
+                (Some(&wrong_host), &[])
             }
-            Self::Unauthenticated => (None, None, vec![again]),
-            Self::Malformed(fault) => (Some(format!("{fault}.")), None, vec![home]),
+            Self::InvalidState => (Some(STALE), &[again, other]),
+            Self::SignInCancelled => (None, &[again, other]),
+            Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError | Self::ProviderUnreachable => {
+                (Some(TRY_LATER), &[again, other])
+            }
+            Self::Unauthenticated => (None, &[Action::SignIn(to)]),
+            Self::Malformed(Malformed::Host | Malformed::HostSyntax) => (Some("There must be exactly one valid Host header."), &[]),
+            Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding) => (None, &[]),
+            Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::NotFound
             | Self::MethodNotAllowed(_)
             | Self::AuthDisabled
             | Self::CrossSite
-            | Self::StoreUnavailable
             | Self::RequestTimeout
-            | Self::UpstreamUnreachable
-            | Self::UpstreamTimeout
-            | Self::Internal => (None, None, vec![home]),
+            | Self::Internal => (None, &[Action::Start]),
         };
         let page = MessagePage {
-            title: answer.message.to_owned(),
-            detail,
+            site: asker.site.sign_in.as_ref().map(|sign_in| sign_in.host_text.as_str()),
             code: answer.code,
-            who,
-            request_id: asker.request_id.to_str().unwrap_or_default().to_owned(),
+            title: self.title(),
+            sentence: answer.message,
+            explanation,
+            checks: if matches!(self, Self::SignInLoop) { LOOP_CHECKS } else { &[] },
+            signed_in_as: match self {
+                Self::NotAllowed { who, .. } if !who.is_empty() => Some(who),
+                _ => None,
+            },
+            request_id: asker.request_id.to_str().ok(),
             actions,
-            sign_out: matches!(self, Self::NotAllowed(_)) && asker.has_session,
         };
         html(answer.status, pages::message(&page))
     }
+
+    const fn title(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "Please sign in",
+            Self::InvalidState => "This sign-in is no longer valid",
+            Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
+            Self::NotAllowed { .. } => "You do not have access",
+            Self::SignInCancelled => "Sign-in was cancelled",
+            Self::ProviderUnreachable => "Sign-in is not available",
+            Self::SignInLoop => "Signing in goes round in circles",
+            Self::WrongHost { .. } => "This is not the public address",
+            Self::Malformed(_) | Self::CrossSite => "This request was refused",
+            Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
+            Self::StoreUnavailable => "Please try again in a moment",
+            Self::RequestTimeout => "The request took too long",
+            Self::UpstreamUnreachable | Self::UpstreamTimeout => "The application does not answer",
+            Self::Internal => "Something went wrong",
+        }
+    }
 }
 
-const NOT_LISTED: &str = "You signed in, but this account is not on the list of people who may use this application. \
-     Ask whoever runs it to add you, or sign in with another account.";
-const LOOP: &str = "You signed in several times within a minute, and each time your browser came back without the session cookie. \
-     Check that cookies are allowed for this site, and that its address in the browser begins with the public address that the proxy \
-     was given (https where it says https). Then try again in a minute.";
-const TRY_LATER: &str = "This is usually over in a moment. If it stays, give the code and the request id below to whoever runs this \
-     application: the proxy's log has the reason.";
+const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
+const LOOP: &str = "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
+const LOOP_CHECKS: &[&str] = &[
+    "Cookies are allowed for this site.",
+    "The address bar shows the site's public address, with https where it has it, and not another name for the same site.",
+    "For whoever runs the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
+];
+const STALE: &str = "It was started more than ten minutes ago, in another browser, or it has been used before.";
+const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to whoever runs this site: \
+     the log has the reason.";
 
-fn wrong_host(asked: &str, public: &str) -> String {
+fn explain_wrong_host(asked: &str, public: &str) -> String {
     format!(
-        "This request came for {asked}, but sign-in works on {public} only. Open {public} instead. If you did, something between \
-         your browser and the proxy changes the Host header: it must pass the original on, or be named in TRUSTED_PROXIES and send \
+        "This request came for {asked}, but sign-in works on {public} only: open that address. If you did, something between your \
+         browser and the proxy changes the Host header. It must pass the original on, or be named in TRUSTED_PROXIES and send \
          X-Forwarded-Host."
     )
 }
@@ -209,7 +248,7 @@ impl From<&SignInError> for Rejection {
             SignInError::Issuer(_) => Self::InvalidState,
             SignInError::TokenExchange(_) => Self::TokenExchangeFailed,
             SignInError::UserInfo(_) => Self::UserInfoFailed,
-            SignInError::NotAllowed { who, .. } => Self::NotAllowed(who.clone()),
+            SignInError::NotAllowed { who, .. } => Self::NotAllowed { who: who.clone(), has_session: false },
         }
     }
 }
@@ -217,30 +256,52 @@ impl From<&SignInError> for Rejection {
 /// What the answer depends on, of the request.
 pub(crate) struct Asker {
     /// Whether pages are preferred to JSON.
-    pub(crate) html: bool,
+    html: bool,
     /// Whether a browser asks for a page to show.
-    pub(crate) navigates: bool,
+    navigates: bool,
     /// Whether the connection speaks HTTP/1.
-    pub(crate) http1: bool,
-    /// Whether a session came with it, so that signing out makes sense.
-    pub(crate) has_session: bool,
-    /// Path and query asked for.
-    pub(crate) target: String,
+    http1: bool,
+    /// What was asked for.
+    uri: Uri,
     /// For support.
-    pub(crate) request_id: HeaderValue,
+    request_id: HeaderValue,
+    site: Arc<Site>,
 }
 
+const LOGIN: &str = "/api/v1/auth/login";
+
 impl Asker {
-    fn login_url(&self) -> String {
-        // Beyond this the place is lost rather than the cookie that would have to hold it.
-        if self.target.len() > 2048 || self.target.starts_with(AUTH_PREFIX) {
-            return self.login_url_plain();
+    /// Reads it off the head as it came, before anything is stripped.
+    pub(crate) fn of(head: &Parts, request_id: HeaderValue, site: Arc<Site>) -> Self {
+        Self {
+            html: headers::prefers_html(&head.headers),
+            navigates: headers::is_navigation(head),
+            http1: head.version < Version::HTTP_2,
+            uri: head.uri.clone(),
+            request_id,
+            site,
         }
-        format!("{AUTH_PREFIX}/login?rd={}", utf8_percent_encode(&self.target, NON_ALPHANUMERIC))
     }
 
-    fn login_url_plain(&self) -> String {
-        format!("{AUTH_PREFIX}/login")
+    /// Where a sign-in, or another try, leads back to.
+    fn return_to(&self) -> ReturnTo {
+        let target = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        self.site.sign_in.as_ref().map_or_else(ReturnTo::root, |sign_in| ReturnTo::parse(target, &sign_in.public_origin))
+    }
+
+    fn login_url(&self) -> String {
+        format!("{LOGIN}?rd={}", utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC))
+    }
+
+    /// Writes a refusal to the log, at the level of whose fault it is.
+    pub(crate) fn note(&self, rejection: &Rejection, caller: &Caller) {
+        let (code, path, client) = (rejection.code(), Clean(self.uri.path()), caller.client);
+        let request_id = Clean(self.request_id.to_str().unwrap_or_default());
+        if rejection.is_ours() {
+            tracing::warn!(code, %path, %client, %request_id, "request failed");
+        } else {
+            tracing::debug!(code, %path, %client, %request_id, "request refused");
+        }
     }
 }
 

@@ -23,7 +23,8 @@ const BASE_WEIGHT: usize = 2048;
 /// Sessions by the hash of their token, so that the memory of the process shows no token.
 pub struct MemoryStore {
     sessions: Cache<Key, Arc<LoadedSession>>,
-    idle: Duration,
+    /// Milliseconds; zero: no idle limit.
+    idle: AtomicU64,
     evicted: Arc<AtomicU64>,
 }
 
@@ -44,14 +45,26 @@ impl MemoryStore {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<LoadedSession>| weight(&session.session().identity))
-            .eviction_listener(move |_, _, cause| {
+            .eviction_listener(move |_, session, cause| {
+                session.end();
                 if cause == RemovalCause::Size {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             })
             .support_invalidation_closures()
             .build();
-        Self { sessions, idle, evicted }
+        let store = Self { sessions, idle: AtomicU64::new(0), evicted };
+        store.set_idle(idle);
+        store
+    }
+
+    /// Changes how long a session may go unused, after a reload.
+    pub fn set_idle(&self, idle: Duration) {
+        self.idle.store(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle.load(Ordering::Relaxed))
     }
 
     /// Sessions that were ended early because the store was full.
@@ -65,7 +78,7 @@ impl SessionStore for MemoryStore {
     fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let key = key(token);
         let session = self.sessions.get(&key)?;
-        if !session.session().is_live(session.last_seen(), self.idle, now) {
+        if !session.is_live(self.idle(), now) {
             self.sessions.invalidate(&key);
             return None;
         }
@@ -92,15 +105,16 @@ impl SessionStore for MemoryStore {
     }
 
     fn end<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
-        self.sessions.invalidate(&key(token));
+        // Noted at once: the cache tells of a removal only later.
+        if let Some(session) = self.sessions.remove(&key(token)) {
+            session.end();
+        }
         Box::pin(std::future::ready(Ok(())))
     }
 
     fn sweep(&self, now: Timestamp) {
-        let idle = self.idle;
-        let dead = move |_: &Key, session: &Arc<LoadedSession>| {
-            !session.session().is_live(session.last_seen(), idle, now)
-        };
+        let idle = self.idle();
+        let dead = move |_: &Key, session: &Arc<LoadedSession>| !session.is_live(idle, now);
         // Refused only where closures are not supported, which the builder asked for.
         if let Err(error) = self.sessions.invalidate_entries_if(dead) {
             tracing::error!(%error, "expired sessions are not swept; each still ends when it is next asked for");

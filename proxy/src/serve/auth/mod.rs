@@ -1,3 +1,142 @@
-//! The endpoints under `/api/v1/auth`, one file an endpoint group.
+//! The proxy's own endpoints, all under `/api/v1/auth`; never forwarded.
 
-pub mod pages;
+mod account;
+mod login;
+pub(crate) mod pages;
+mod visits;
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode};
+
+use crate::adapters::telemetry::Clean;
+use crate::domain::identity::{Identified, Identity};
+use crate::domain::path::AUTH_PREFIX;
+use crate::domain::policy::Permit;
+use crate::ports::LoadedSession;
+use crate::serve::body::Body;
+use crate::serve::handler::{Exchange, Refused};
+use crate::serve::headers;
+use crate::serve::rejection::{self, Rejection};
+use crate::serve::site::{SignIn, Site};
+
+/// Answers a request to one of our endpoints.
+pub(crate) async fn answer(exchange: Exchange) -> Result<Response<Body>, Refused> {
+    let method = exchange.head.method.clone();
+    let path = exchange.head.uri.path().strip_prefix(AUTH_PREFIX).unwrap_or_default();
+    let endpoint = Endpoint::named(path.strip_prefix('/').unwrap_or_default());
+    let Some(sign_in) = &exchange.site.sign_in else {
+        return match endpoint {
+            Some(endpoint @ Endpoint::Status) => endpoint.check(&method).map(|()| status(false)),
+            Some(_) | None => Err(Rejection::AuthDisabled.into()),
+        };
+    };
+    refuse_cross_site(&exchange.head.headers, &method, sign_in)?;
+    let endpoint = endpoint.ok_or(Rejection::NotFound)?;
+    endpoint.check(&method)?;
+    match endpoint {
+        Endpoint::Status => Ok(status(true)),
+        Endpoint::Login => login::begin(&exchange, sign_in).await,
+        Endpoint::Callback => login::callback(&exchange, sign_in).await,
+        Endpoint::Me => account::me(&exchange, sign_in).await,
+        Endpoint::Session => account::session(&exchange, sign_in).await,
+        Endpoint::Logout => account::logout(&exchange, sign_in).await,
+        Endpoint::SignIn => Ok(account::sign_in_page(&exchange, sign_in)),
+        Endpoint::SignedOut => Ok(account::signed_out_page(sign_in)),
+        Endpoint::Jwks => Ok(account::jwks(sign_in)),
+        Endpoint::Asset(name) => asset(&name),
+    }
+}
+
+enum Endpoint {
+    Status,
+    Login,
+    Callback,
+    Me,
+    Session,
+    Logout,
+    SignIn,
+    SignedOut,
+    Jwks,
+    Asset(String),
+}
+
+impl Endpoint {
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "status" => Self::Status,
+            "login" => Self::Login,
+            "callback" => Self::Callback,
+            "me" => Self::Me,
+            "session" => Self::Session,
+            "logout" => Self::Logout,
+            "sign-in" => Self::SignIn,
+            "signed-out" => Self::SignedOut,
+            "jwks" => Self::Jwks,
+            other => Self::Asset(other.strip_prefix("assets/").filter(|name| pages::asset(name).is_some())?.to_owned()),
+        })
+    }
+
+    fn check(&self, method: &Method) -> Result<(), Refused> {
+        let posts = matches!(self, Self::Logout);
+        let fits = if posts { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
+        let allowed = if posts { "POST" } else { "GET, HEAD" };
+        if fits { Ok(()) } else { Err(Rejection::MethodNotAllowed(allowed).into()) }
+    }
+}
+
+/// An unsafe method must come from our own pages: the browser says so in `Sec-Fetch-Site`, older ones in `Origin`.
+fn refuse_cross_site(headers: &HeaderMap, method: &Method, sign_in: &SignIn) -> Result<(), Rejection> {
+    if method.is_safe() {
+        return Ok(());
+    }
+    let ours = match headers.get("sec-fetch-site") {
+        Some(site) => matches!(site.as_bytes(), b"same-origin" | b"none"),
+        None => headers::is_same_origin(headers, &sign_in.origin_text),
+    };
+    if ours { Ok(()) } else { Err(Rejection::CrossSite) }
+}
+
+fn status(enabled: bool) -> Response<Body> {
+    rejection::json(StatusCode::OK, &serde_json::json!({ "enabled": enabled }))
+}
+
+fn asset(name: &str) -> Result<Response<Body>, Refused> {
+    let asset = pages::asset(name).ok_or(Rejection::NotFound)?;
+    let mut response = rejection::bare(StatusCode::OK, Body::text(asset.body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
+    Ok(response)
+}
+
+/// Leave to pass for a live session, if the policy of the moment names its user.
+pub(crate) fn admit(site: &Site, session: Arc<LoadedSession>) -> Result<Permit<Arc<LoadedSession>>, Rejection> {
+    let who = Arc::clone(&session);
+    site.policy.admit(session).map_err(|why| {
+        note_refusal(who.identity(), &why.to_string());
+        Rejection::NotAllowed { who: name(who.identity()).to_owned(), has_session: true }
+    })
+}
+
+/// The line that operators search for.
+fn note_refusal(who: &Identity, reason: &str) {
+    let (user, id) = (Clean(who.principal()), Clean(&who.id));
+    tracing::warn!(%user, %id, provider = who.provider.as_str(), reason, "User not allowed: {}", Clean(name(who)));
+}
+
+/// What a person knows themselves by: the vouched email, else the username, else the id.
+fn name(who: &Identity) -> &str {
+    [who.email_str(), who.username.as_str(), who.id.as_str()].into_iter().find(|name| !name.is_empty()).unwrap_or_default()
+}
+
+/// The one value of a query parameter: `None` where it is missing, an error where it is there twice.
+fn parameter(query: Option<&str>, wanted: &str) -> Result<Option<String>, Twice> {
+    let mut values = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == wanted);
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(|(_, value)| value.into_owned())),
+        (_, Some(_)) => Err(Twice),
+    }
+}
+
+/// A parameter that is there twice: two readers could take different ones.
+struct Twice;

@@ -1,0 +1,109 @@
+//! Who is signed in, and signing out.
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, SET_COOKIE};
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+use super::pages::{self, SignInPage, SignedOutPage};
+use super::parameter;
+use crate::adapters::telemetry::Clean;
+use crate::domain::identity::{Identified, Identity};
+use crate::domain::path::ReturnTo;
+use crate::ports::LoadedSession;
+use crate::serve::body::Body;
+use crate::serve::handler::{Exchange, Refused};
+use crate::serve::rejection::{self, Rejection};
+use crate::serve::session;
+use crate::serve::site::SignIn;
+use crate::serve::headers;
+
+/// `GET me`.
+pub(super) async fn me(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let session = current(exchange, sign_in).await?;
+    Ok(rejection::json(StatusCode::OK, &Value::Object(fields(session.identity()))))
+}
+
+/// `GET session`: what `me` says, with groups and times.
+pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let loaded = current(exchange, sign_in).await?;
+    let session = loaded.session();
+    let mut fields = fields(&session.identity);
+    fields.insert("groups".into(), json!(session.identity.groups));
+    fields.insert("created_at".into(), session.created_at.rfc3339().into());
+    fields.insert("expires_at".into(), session.expires_at.rfc3339().into());
+    Ok(rejection::json(StatusCode::OK, &Value::Object(fields)))
+}
+
+async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
+    let found = session::find(sign_in, &exchange.head.headers, exchange.now).await?;
+    let session = found.session().ok_or(Rejection::Unauthenticated)?;
+    super::admit(&exchange.site, Arc::clone(&session))?;
+    Ok(session)
+}
+
+fn fields(who: &Identity) -> Map<String, Value> {
+    [
+        ("id", who.id.as_str()),
+        ("email", who.email_str()),
+        ("name", &who.name),
+        ("username", who.username.as_str()),
+        ("provider", who.provider.as_str()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.into()))
+    .collect()
+}
+
+/// `POST logout`: ends every session that the browser sent, and clears the cookie; a form gets a page, a program JSON.
+pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let cookies = &exchange.head.headers;
+    let mut cleared = sign_in.cookies.clear_session().to_vec();
+    cleared.push(sign_in.cookies.set_visits(""));
+    for token in sign_in.cookies.tokens(cookies) {
+        let held = sign_in.store.hot(&token, exchange.now);
+        if let Err(error) = sign_in.store.end(&token).await {
+            return Err(Refused(error.into(), cleared));
+        }
+        if let Some(session) = held {
+            let user = Clean(session.identity().principal());
+            tracing::info!(target: "sidegate::audit", %user, client = %exchange.caller.client, "signed out");
+        }
+    }
+    let mut response = if headers::prefers_html(cookies) {
+        rejection::redirect(StatusCode::SEE_OTHER, "/api/v1/auth/signed-out")
+    } else {
+        rejection::json(StatusCode::OK, &json!({ "message": "Logged out successfully" }))
+    };
+    for cookie in cleared {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// `GET sign-in`: a page with a button, for links that should not lead to the provider at once.
+pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Body> {
+    let rd = parameter(exchange.head.uri.query(), "rd").ok().flatten().unwrap_or_default();
+    let page = SignInPage {
+        site: Some(&sign_in.host_text),
+        provider: pages::provider_name(sign_in.provider.kind()),
+        return_to: &ReturnTo::parse(&rd, &sign_in.public_origin),
+        notice: None,
+    };
+    rejection::html(StatusCode::OK, pages::sign_in(&page))
+}
+
+/// `GET signed-out`.
+pub(super) fn signed_out_page(sign_in: &SignIn) -> Response<Body> {
+    let provider = pages::provider_name(sign_in.provider.kind());
+    rejection::html(StatusCode::OK, pages::signed_out(&SignedOutPage { site: Some(&sign_in.host_text), provider }))
+}
+
+/// `GET jwks`: the assertion's public keys, which verifiers may keep for five minutes.
+pub(super) fn jwks(sign_in: &SignIn) -> Response<Body> {
+    let mut response = rejection::bare(StatusCode::OK, Body::text(sign_in.assertions.jwks().clone()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response
+}

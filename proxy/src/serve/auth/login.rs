@@ -1,0 +1,231 @@
+//! Signing in: off to the provider, and back with a code.
+
+use http::header::{HeaderValue, SET_COOKIE};
+use http::{HeaderMap, Response, StatusCode};
+
+use super::visits::Visits;
+use super::{name, note_refusal, parameter};
+use crate::adapters::seal;
+use crate::adapters::telemetry::Clean;
+use crate::domain::identity::Identity;
+use crate::domain::login::{ATTEMPT_RANDOM, AttemptId, LoginAttempt};
+use crate::domain::path::ReturnTo;
+use crate::domain::secret::Secret;
+use crate::domain::session::{Session, SessionToken};
+use crate::domain::time::Timestamp;
+use crate::ports::{Prompt, SignInError};
+use crate::serve::body::Body;
+use crate::serve::handler::{Exchange, Refused};
+use crate::serve::headers;
+use crate::serve::rejection::{self, Rejection};
+use crate::serve::session::{self, Found};
+use crate::serve::site::SignIn;
+
+/// Marks a request for `login` that we sent to the public origin ourselves.
+const SENT_HERE: &str = "sent";
+
+/// A session that a new sign-in replaces is ended if it is older than this: a younger one belongs to another tab's sign-in just now.
+const REPLACED_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// `GET login?rd=/path`: off to the provider.
+pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let query = exchange.head.uri.query();
+    let rd = parameter(query, "rd").ok().flatten().unwrap_or_default();
+    let return_to = ReturnTo::parse(&rd, &sign_in.public_origin);
+    let wants_choice = parameter(query, "prompt").ok().flatten().as_deref() == Some("select_account");
+    if let Some(response) = send_to_public_origin(exchange, sign_in, &return_to, wants_choice)? {
+        return Ok(response);
+    }
+    let cookies = &exchange.head.headers;
+    let visits = note_visit(exchange, sign_in, cookies).await?;
+    let random = seal::random::<ATTEMPT_RANDOM>().map_err(|error| internal(&error))?;
+    let attempt = LoginAttempt::begin(&random, return_to, exchange.now);
+    let prompt = wants_choice.then_some(Prompt::SelectAccount);
+    let to = sign_in.provider.authorization_url(&attempt, prompt).map_err(|error| {
+        tracing::error!("sign-in is not possible: {}", Clean(&error.to_string()));
+        Rejection::from(&error)
+    })?;
+    let sealed = seal_json(sign_in, &sign_in.cookies.login_name(attempt.id()), &attempt)?;
+    let mut response = rejection::redirect(StatusCode::FOUND, to.as_str());
+    append(&mut response, sign_in.cookies.set_login(cookies, attempt.id(), &sealed));
+    append(&mut response, visits);
+    Ok(response)
+}
+
+/// On another host our cookies would not come along to the callback: the browser is sent to the public one, once.
+fn send_to_public_origin(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    return_to: &ReturnTo,
+    wants_choice: bool,
+) -> Result<Option<Response<Body>>, Refused> {
+    let asked = headers::host(&exchange.head.headers, &exchange.caller).unwrap_or_default();
+    if is_host(asked, sign_in) {
+        return Ok(None);
+    }
+    if parameter(exchange.head.uri.query(), SENT_HERE).ok().flatten().is_some() {
+        let (asked, public) = (asked.to_owned(), sign_in.host_text.clone());
+        return Err(Rejection::WrongHost { asked, public }.into());
+    }
+    let mut to = sign_in.public_origin.clone();
+    to.set_path("/api/v1/auth/login");
+    to.query_pairs_mut().append_pair("rd", return_to.as_str()).append_pair(SENT_HERE, "1");
+    if wants_choice {
+        to.query_pairs_mut().append_pair("prompt", "select_account");
+    }
+    Ok(Some(rejection::redirect(StatusCode::FOUND, to.as_str())))
+}
+
+/// Cookies know no ports, but the return after sign-in does: both must be the same.
+fn is_host(asked: &str, sign_in: &SignIn) -> bool {
+    let default = sign_in.public_origin.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+    asked.eq_ignore_ascii_case(&sign_in.host_text)
+        || asked.strip_suffix(&default).is_some_and(|bare| bare.eq_ignore_ascii_case(&sign_in.host_text))
+}
+
+/// Counts visits without a session after callbacks that succeeded; the fifth within a minute is refused.
+async fn note_visit(exchange: &Exchange, sign_in: &SignIn, cookies: &HeaderMap) -> Result<Vec<HeaderValue>, Refused> {
+    let conflict = match session::find(sign_in, cookies, exchange.now).await? {
+        Found::Somebody(..) => return Ok(Vec::new()),
+        Found::Conflict => sign_in.cookies.clear_session().to_vec(),
+        Found::Nobody => Vec::new(),
+    };
+    let Some(mut visits) = read_visits(sign_in, cookies) else { return Ok(conflict) };
+    if visits.note_visit(exchange.now) {
+        tracing::warn!(
+            client = %exchange.caller.client,
+            "a browser signs in again and again because its session cookie does not come back: see COOKIE_DOMAIN and COOKIE_SECURE"
+        );
+        return Err(Rejection::SignInLoop.into());
+    }
+    Ok([write_visits(sign_in, &visits)?].into_iter().chain(conflict).collect())
+}
+
+fn read_visits(sign_in: &SignIn, cookies: &HeaderMap) -> Option<Visits> {
+    let sealed = sign_in.cookies.visits(cookies)?;
+    let opened = sign_in.sealer.open(sign_in.cookies.visits_name().as_bytes(), sealed)?;
+    serde_json::from_slice(&opened).ok()
+}
+
+fn write_visits(sign_in: &SignIn, visits: &Visits) -> Result<HeaderValue, Refused> {
+    let sealed = seal_json(sign_in, sign_in.cookies.visits_name(), visits)?;
+    Ok(sign_in.cookies.set_visits(&sealed))
+}
+
+/// `GET callback?code&state`: back from the provider. Every answer deletes the attempt's cookie.
+pub(super) async fn callback(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let state = parameter(exchange.head.uri.query(), "state").ok().flatten();
+    let id = state.as_deref().and_then(AttemptId::of_state);
+    let cleared = id.as_ref().map(|id| sign_in.cookies.clear_login(id));
+    match redeem(exchange, sign_in, state.as_deref(), id.as_ref()).await {
+        Ok(mut response) => {
+            append(&mut response, cleared);
+            Ok(response)
+        }
+        Err(Refused(rejection, mut cookies)) => {
+            exchange.house.metrics.sign_in(rejection.code());
+            cookies.extend(cleared);
+            Err(Refused(rejection, cookies))
+        }
+    }
+}
+
+/// The order is the security: the state, the issuer, the provider's error, the code, the policy, and only then a session.
+async fn redeem(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    state: Option<&str>,
+    id: Option<&AttemptId>,
+) -> Result<Response<Body>, Refused> {
+    let (cookies, query, now) = (&exchange.head.headers, exchange.head.uri.query(), exchange.now);
+    let Some(attempt) = open_attempt(sign_in, cookies, state, id, now) else {
+        return match session::find(sign_in, cookies, now).await? {
+            // A callback opened again, from the history or by going back: whoever is signed in stays so.
+            Found::Somebody(..) => Ok(rejection::redirect(StatusCode::FOUND, "/")),
+            Found::Nobody | Found::Conflict => {
+                tracing::warn!(client = %exchange.caller.client, "Invalid OAuth state: no sign-in of this browser fits the callback");
+                Err(Rejection::InvalidState.into())
+            }
+        };
+    };
+    let issuer = parameter(query, "iss").map_err(|_| Rejection::InvalidState)?;
+    sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error))?;
+    if let Some(error) = parameter(query, "error").map_err(|_| Rejection::InvalidState)? {
+        let description = parameter(query, "error_description").ok().flatten().unwrap_or_default();
+        tracing::warn!("the provider sent an error to the callback: {} {}", Clean(&error), Clean(&description));
+        let cancelled = error == "access_denied";
+        return Err(if cancelled { Rejection::SignInCancelled } else { Rejection::ProviderError }.into());
+    }
+    let code = parameter(query, "code").ok().flatten().filter(|code| !code.is_empty()).ok_or(Rejection::InvalidState)?;
+    let identity = sign_in.provider.sign_in(&Secret::new(code), &attempt, now).await.map_err(|error| fail(&error))?;
+    if let Err(why) = exchange.site.policy.admit(&identity) {
+        note_refusal(&identity, &why.to_string());
+        return Err(Rejection::NotAllowed { who: name(&identity).to_owned(), has_session: false }.into());
+    }
+    let set = start_session(exchange, sign_in, identity).await?;
+    let mut response = rejection::redirect(StatusCode::FOUND, attempt.return_to.as_str());
+    append(&mut response, set);
+    Ok(response)
+}
+
+fn open_attempt(
+    sign_in: &SignIn,
+    cookies: &HeaderMap,
+    state: Option<&str>,
+    id: Option<&AttemptId>,
+    now: Timestamp,
+) -> Option<LoginAttempt> {
+    let (state, id) = (state?, id?);
+    let opened = sign_in.sealer.open(sign_in.cookies.login_name(id).as_bytes(), sign_in.cookies.login(cookies, id)?)?;
+    let attempt: LoginAttempt = serde_json::from_slice(&opened).ok()?;
+    attempt.answers_to(state, now).then_some(attempt)
+}
+
+/// A new token at each sign-in, so that none that was planted before it counts after it (session fixation).
+async fn start_session(exchange: &Exchange, sign_in: &SignIn, identity: Identity) -> Result<Vec<HeaderValue>, Refused> {
+    let (cookies, now) = (&exchange.head.headers, exchange.now);
+    if let Found::Somebody(old, token) = session::find(sign_in, cookies, now).await?
+        && now.since(old.session().created_at) >= REPLACED_AFTER
+    {
+        sign_in.store.end(&token).await?;
+    }
+    let token = SessionToken::from_random(seal::random().map_err(|error| internal(&error))?);
+    let (user, id) = (Clean(identity.principal()).to_string(), Clean(&identity.id).to_string());
+    let provider = identity.provider.as_str();
+    sign_in.store.save(&token, Session::begin(identity, sign_in.lifetime, now), now).await?;
+    tracing::info!(target: "sidegate::audit", user, id, provider, client = %exchange.caller.client, "signed in");
+    exchange.house.metrics.sign_in("ok");
+    let mut visits = read_visits(sign_in, cookies).unwrap_or_default();
+    visits.note_sign_in();
+    Ok(vec![sign_in.cookies.set_session(&token, sign_in.lifetime.absolute.as_secs()), write_visits(sign_in, &visits)?])
+}
+
+/// Writes the reason to the log, in the words that operators search for; the person gets the code.
+fn fail(error: &SignInError) -> Refused {
+    let reason = error.to_string();
+    let reason = Clean(&reason);
+    match error {
+        SignInError::TokenExchange(_) => tracing::error!("OAuth token exchange failed: {reason}"),
+        SignInError::UserInfo(_) => tracing::error!("Failed to get user info: {reason}"),
+        SignInError::NotAllowed { who, .. } => tracing::warn!(%reason, "User not allowed: {}", Clean(who)),
+        SignInError::Unreachable(_) => tracing::error!("sign-in is not possible: {reason}"),
+        SignInError::Issuer(_) => tracing::warn!("a callback was refused: {reason}"),
+    }
+    Rejection::from(error).into()
+}
+
+fn seal_json(sign_in: &SignIn, name: &str, value: &impl serde::Serialize) -> Result<String, Refused> {
+    let text = zeroize::Zeroizing::new(serde_json::to_vec(value).map_err(|error| internal(&error))?);
+    sign_in.sealer.seal(name.as_bytes(), &text).map_err(|error| internal(&error))
+}
+
+fn internal(error: &dyn std::error::Error) -> Refused {
+    tracing::error!("sign-in is not possible: {error}");
+    Rejection::Internal.into()
+}
+
+fn append(response: &mut Response<Body>, cookies: impl IntoIterator<Item = HeaderValue>) {
+    for cookie in cookies {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+}

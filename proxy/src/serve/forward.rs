@@ -1,0 +1,241 @@
+//! To the upstream and back: stream bodies, hand over upgrades.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TE, UPGRADE};
+use http::request::Parts;
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::adapters::upstream::{ConnectError, Lease, SendError, Upstream};
+use crate::domain::policy::Permit;
+use crate::ports::LoadedSession;
+use crate::serve::body::{Body, Progress, RequestBody};
+use crate::serve::connection::InFlight;
+use crate::serve::handler::{Exchange, Refused};
+use crate::serve::rejection::Rejection;
+use crate::serve::settings::Timeouts;
+use crate::serve::{headers, streams, tunnel};
+
+/// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
+pub(crate) async fn forward(
+    permit: Permit<Arc<LoadedSession>>,
+    mut exchange: Exchange,
+    body: Incoming,
+    websocket: bool,
+    in_flight: &InFlight,
+) -> Result<Response<Body>, Refused> {
+    if websocket && !may_open_websocket(&exchange) {
+        return Err(Rejection::CrossSite.into());
+    }
+    let wants_trailers = accepts_trailers(&exchange.head.headers);
+    dress(&permit, &mut exchange, websocket)?;
+    if wants_trailers {
+        exchange.head.headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let upgrade = websocket.then(|| exchange.head.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
+    let (body, progress) = RequestBody::of(body, exchange.site.timeouts.body);
+    let (mut response, lease) = send(&mut exchange, body, progress.as_deref()).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upgrade) = upgrade else { return Err(upstream_failed("it switched protocols unasked")) };
+        in_flight.becomes_tunnel();
+        return Ok(tunnel::open(upgrade, response, permit, &exchange));
+    }
+    headers::strip_response(response.headers_mut());
+    if let Some(sign_in) = &exchange.site.sign_in {
+        sign_in.cookies.strip_response(response.headers_mut());
+    }
+    let event_stream = is_event_stream(response.headers());
+    let limit = (!event_stream).then_some(exchange.site.timeouts.body);
+    if exchange.head.version == Version::HTTP_2 && !event_stream {
+        streams::watch_this_stream();
+    }
+    *response.version_mut() = Version::default();
+    Ok(response.map(|body| Body::streamed(body, lease, progress, limit)))
+}
+
+/// Says who it is and how it came, and turns the head into one for the upstream.
+fn dress(permit: &Permit<Arc<LoadedSession>>, exchange: &mut Exchange, websocket: bool) -> Result<(), Refused> {
+    let Exchange { head, caller, site, now, .. } = exchange;
+    headers::set_forwarded(&mut head.headers, caller);
+    if let Some(sign_in) = &site.sign_in {
+        sign_in.cookies.strip_request(&mut head.headers);
+        if let Some(session) = permit.session() {
+            let assertion = sign_in.assertions.header(session, *now).map_err(|error| {
+                tracing::error!("{error}: the request was not forwarded");
+                Rejection::Internal
+            })?;
+            headers::set_identity(&mut head.headers, session.headers(), assertion);
+        }
+    }
+    if websocket {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    Ok(())
+}
+
+/// A WebSocket carries cookies from any site and knows no preflight, so its origin must be ours (RFC 6455 §10.2).
+fn may_open_websocket(exchange: &Exchange) -> bool {
+    let own;
+    let origin = match &exchange.site.sign_in {
+        Some(sign_in) => sign_in.origin_text.as_str(),
+        None => {
+            own = headers::own_origin(&exchange.head.headers, &exchange.caller).unwrap_or_default();
+            &own
+        }
+    };
+    headers::is_same_origin(&exchange.head.headers, origin)
+}
+
+/// Sends the request, and once more where that is safe: it was never sent; or a connection that had been used before closed before
+/// the first byte of the answer, and the request has no body and may be repeated (RFC 9110 §9.2.2).
+async fn send(
+    exchange: &mut Exchange,
+    body: RequestBody,
+    progress: Option<&Progress>,
+) -> Result<(Response<Incoming>, Lease<RequestBody>), Refused> {
+    let upstream = Arc::clone(&exchange.site.upstream);
+    let timeouts = exchange.site.timeouts;
+    let head = take_head(exchange, &upstream);
+    let repeatable = progress.is_none() && is_idempotent(&head.method);
+    let mut lease = upstream.checkout().await.map_err(unreachable)?;
+    let spare = (repeatable && lease.is_reused()).then(|| head.clone());
+    let failure = match await_head(lease.send(Request::from_parts(head, body)), progress, timeouts).await? {
+        Ok(response) => return Ok((response, lease)),
+        Err(failure) => failure,
+    };
+    let again = match (failure.unsent, spare) {
+        (Some(unsent), _) => unsent,
+        (None, Some(head)) if failure.error.is_incomplete_message() || failure.error.is_canceled() || is_reset(&failure.error) => {
+            Request::from_parts(head, RequestBody::empty())
+        }
+        (None, _) => return Err(upstream_failed_with(&failure.error, progress)),
+    };
+    exchange.house.metrics.upstream_retried();
+    let mut lease = upstream.connect_new().await.map_err(unreachable)?;
+    match await_head(lease.send(again), progress, timeouts).await? {
+        Ok(response) => Ok((response, lease)),
+        Err(failure) => Err(upstream_failed_with(&failure.error, progress)),
+    }
+}
+
+/// The head as the upstream is sent it; what stays behind is enough for the log.
+fn take_head(exchange: &mut Exchange, upstream: &Upstream<RequestBody>) -> Parts {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = exchange.head.method.clone();
+    head.headers = std::mem::take(&mut exchange.head.headers);
+    let target = exchange.head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if upstream.is_multiplexed() {
+        head.version = Version::HTTP_2;
+        let host = head.headers.remove(HOST);
+        let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        let uri = Uri::builder().scheme("http").authority(authority).path_and_query(target).build();
+        head.uri = uri.unwrap_or_default();
+    } else {
+        head.version = Version::HTTP_11;
+        head.uri = Uri::from(target);
+        if !head.headers.contains_key(HOST) {
+            // An HTTP/1.0 client need not name a host; HTTP/1.1 must (RFC 9112 §3.2).
+            head.headers.insert(HOST, HeaderValue::from_static(""));
+        }
+    }
+    head
+}
+
+/// Waits for the head of an answer: from the last byte of the request `TIMEOUT_FIRST_BYTE`, and while its body is under way as long as
+/// that moves.
+async fn await_head(
+    sending: impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>,
+    progress: Option<&Progress>,
+    timeouts: Timeouts,
+) -> Result<Result<Response<Incoming>, SendError<RequestBody>>, Refused> {
+    let began = Instant::now();
+    let deadline = || match progress {
+        None => began + timeouts.first_byte,
+        Some(progress) if progress.is_done() => progress.last_moved().max(began) + timeouts.first_byte,
+        Some(progress) => progress.last_moved().max(began) + timeouts.body,
+    };
+    let alarm = tokio::time::sleep_until(deadline());
+    tokio::pin!(sending, alarm);
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut sending => return Ok(outcome),
+            () = &mut alarm => {
+                let deadline = deadline();
+                if Instant::now() >= deadline {
+                    return Err(overdue(progress, timeouts));
+                }
+                alarm.as_mut().reset(deadline);
+            }
+        }
+    }
+}
+
+fn overdue(progress: Option<&Progress>, timeouts: Timeouts) -> Refused {
+    let under_way = progress.filter(|progress| !progress.is_done());
+    if under_way.is_some_and(Progress::waits_for_client) {
+        return Rejection::RequestTimeout.into();
+    }
+    let (limit, what): (Duration, _) = match under_way {
+        Some(_) => (timeouts.body, "took no byte of the request (TIMEOUT_BODY)"),
+        None => (timeouts.first_byte, "did not answer (TIMEOUT_FIRST_BYTE)"),
+    };
+    tracing::warn!("the upstream {what} for {limit:?}");
+    Rejection::UpstreamTimeout.into()
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an error mapper, used by name")]
+fn unreachable(error: ConnectError) -> Refused {
+    tracing::warn!("{error}");
+    match error {
+        ConnectError::TimedOut { .. } | ConnectError::Connect { .. } | ConnectError::Handshake { .. } => {
+            Rejection::UpstreamUnreachable.into()
+        }
+    }
+}
+
+fn upstream_failed(why: &str) -> Refused {
+    tracing::warn!("the upstream broke off before it had answered: {why}");
+    Rejection::UpstreamUnreachable.into()
+}
+
+/// A request whose own body breaks off or stalls is its client's fault, not the upstream's.
+fn upstream_failed_with(error: &hyper::Error, progress: Option<&Progress>) -> Refused {
+    if error.is_user() && progress.is_some_and(|progress| !progress.is_done()) {
+        return Rejection::RequestTimeout.into();
+    }
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    upstream_failed(&format!("{error} {source}"))
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            return matches!(
+                io.kind(),
+                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
+            );
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// The methods that may be repeated (RFC 9110 §9.2.2), but for `TRACE`, which does not pass.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).any(|text| text.contains("trailers"))
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+}

@@ -1,0 +1,95 @@
+//! The request path, whole, in one function: read [`answer`] top to bottom and you know what Sidegate does.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::domain::caller::{Caller, Peer};
+use crate::domain::path::{AUTH_PREFIX, CanonicalPath};
+use crate::domain::time::Timestamp;
+use crate::serve::body::Body;
+use crate::serve::connection::InFlight;
+use crate::serve::rejection::{Asker, Rejection};
+use crate::serve::session::{self, Found};
+use crate::serve::site::{House, Site};
+use crate::serve::{auth, clock, forward, headers};
+
+/// One request on its way: what every step looks at.
+pub(crate) struct Exchange {
+    pub(crate) head: Parts,
+    pub(crate) caller: Caller,
+    pub(crate) now: Timestamp,
+    pub(crate) request_id: HeaderValue,
+    pub(crate) house: Arc<House>,
+    pub(crate) site: Arc<Site>,
+}
+
+/// A refusal, with the cookies that go with it.
+pub(crate) struct Refused(pub(crate) Rejection, pub(crate) Vec<HeaderValue>);
+
+impl<R: Into<Rejection>> From<R> for Refused {
+    fn from(rejection: R) -> Self {
+        Self(rejection.into(), Vec::new())
+    }
+}
+
+/// The way of a request, from its head to the head of its answer.
+async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
+    let Exchange { head, caller, site, now, .. } = &mut exchange;
+    headers::check(head).map_err(Rejection::Malformed)?;
+    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+        return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
+    }
+    headers::join_cookies(&mut head.headers);
+    let websocket = headers::is_websocket(head);
+    // From here on no header tells who it is, or how it came, that this caller may not say.
+    headers::strip_request(&mut head.headers, caller.trusted);
+
+    let path = CanonicalPath::of(head.uri.path());
+    match path.below(AUTH_PREFIX) {
+        Some(_) if path.is_altered() => return Err(Rejection::NotFound.into()),
+        Some(_) => return auth::answer(exchange).await,
+        None => {}
+    }
+
+    let permit = match (site.policy.admit_anyone(), &site.sign_in) {
+        (Some(permit), _) => permit,
+        (None, None) => return Err(Rejection::Unauthenticated.into()),
+        (None, Some(sign_in)) => match session::find(sign_in, &head.headers, *now).await? {
+            Found::Somebody(session, _) => auth::admit(site, session)?,
+            Found::Nobody => return Err(Rejection::Unauthenticated.into()),
+            Found::Conflict => return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec())),
+        },
+    };
+    forward::forward(permit, exchange, body, websocket, in_flight).await
+}
+
+/// Answers one request, whatever comes of it.
+pub(crate) async fn handle(
+    house: Arc<House>,
+    peer: Peer,
+    request: Request<Incoming>,
+    in_flight: InFlight,
+) -> Result<Response<Body>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    let site = house.site();
+    let caller = headers::caller(&head.headers, peer, &site.trusted_proxies);
+    let request_id = headers::identify(&mut head.headers);
+    let asker = Asker::of(&head, request_id.clone(), Arc::clone(&site));
+    let metrics = Arc::clone(&house.metrics);
+    let exchange = Exchange { head, caller, now: clock::now(), request_id, house, site };
+    let response = match answer(exchange, body, &in_flight).await {
+        Ok(response) => response,
+        Err(Refused(rejection, cookies)) => {
+            asker.note(&rejection, &caller);
+            metrics.refused(rejection.code());
+            rejection.respond(&asker, cookies)
+        }
+    };
+    metrics.answered(response.status());
+    Ok(response.map(|body| body.held_by(in_flight)))
+}

@@ -1,0 +1,50 @@
+//! The session of a request: from its cookies to what the store holds.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::domain::session::SessionToken;
+use crate::domain::time::Timestamp;
+use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::serve::site::SignIn;
+
+/// What a request's cookies lead to.
+pub(crate) enum Found {
+    /// No live session.
+    Nobody,
+    /// One live session.
+    Somebody(Arc<LoadedSession>, SessionToken),
+    /// Two live sessions: somebody else has planted one (cookie tossing). Nobody is signed in, and both cookies are to go.
+    Conflict,
+}
+
+impl Found {
+    /// The session, if it is the only one.
+    pub(crate) fn session(self) -> Option<Arc<LoadedSession>> {
+        match self {
+            Self::Somebody(session, _) => Some(session),
+            Self::Nobody | Self::Conflict => None,
+        }
+    }
+}
+
+/// Looks up the session of a request. Unreadable cookies beside a good one do not count.
+pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
+    let mut found = Found::Nobody;
+    for token in sign_in.cookies.tokens(headers) {
+        let session = match sign_in.store.hot(&token, now) {
+            Some(session) => Some(session),
+            None => sign_in.store.load(&token, now).await?,
+        };
+        found = match (session, found) {
+            (None, found) => found,
+            (Some(session), Found::Nobody) => Found::Somebody(session, token),
+            (Some(_), Found::Somebody(..) | Found::Conflict) => {
+                tracing::warn!("a request has two live sessions: both are ignored, since one may have been planted");
+                return Ok(Found::Conflict);
+            }
+        };
+    }
+    Ok(found)
+}

@@ -1,0 +1,169 @@
+//! Everything a request needs, made at the start or at a reload, and swapped whole.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use url::Url;
+
+use crate::adapters::assertion::{Assertions, SigningKeys};
+use crate::adapters::certs;
+use crate::adapters::providers;
+use crate::adapters::seal::{self, Sealer};
+use crate::adapters::stores::memory::MemoryStore;
+use crate::adapters::telemetry::Metrics;
+use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
+use crate::domain::caller::TrustedProxies;
+use crate::domain::policy::Policy;
+use crate::domain::session::Lifetime;
+use crate::ports::{IdentityProvider, SessionStore};
+use crate::serve::body::RequestBody;
+use crate::serve::cookies::Cookies;
+use crate::serve::settings::{Mode, Settings, SignInSettings, Timeouts};
+
+/// What lives as long as the process: the sessions, the counters, and the site of the moment.
+pub(crate) struct House {
+    site: ArcSwap<Site>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) store: Arc<MemoryStore>,
+    heirlooms: Heirlooms,
+    reload_failure: ArcSwapOption<String>,
+}
+
+/// Random secrets for what `SESSION_SECRET` would give: kept over reloads, so that a reload interrupts nobody's sign-in.
+struct Heirlooms {
+    secret: Vec<u8>,
+    signing: SigningKeys,
+    /// The upstream's pool, kept while its settings are the same.
+    upstream: RwLock<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
+}
+
+/// The settings of the moment, ready for requests.
+pub(crate) struct Site {
+    pub(crate) policy: Policy,
+    pub(crate) sign_in: Option<SignIn>,
+    pub(crate) upstream: Arc<Upstream<RequestBody>>,
+    pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) timeouts: Timeouts,
+}
+
+/// How people sign in; `None` in open mode.
+pub(crate) struct SignIn {
+    pub(crate) provider: Arc<dyn IdentityProvider>,
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) cookies: Cookies,
+    pub(crate) sealer: Sealer,
+    pub(crate) assertions: Assertions,
+    pub(crate) public_origin: Url,
+    /// The origin as browsers write it in `Origin`: without a slash at its end.
+    pub(crate) origin_text: String,
+    /// Host and port of the public origin, as browsers write them in `Host`.
+    pub(crate) host_text: String,
+    pub(crate) lifetime: Lifetime,
+}
+
+impl House {
+    pub(crate) fn build(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let idle = match &settings.mode {
+            Mode::Open => std::time::Duration::ZERO,
+            Mode::SignIn(sign_in) => sign_in.lifetime.idle,
+        };
+        let heirlooms =
+            Heirlooms { secret: seal::random_secret()?.to_vec(), signing: SigningKeys::random()?, upstream: RwLock::new(None) };
+        let store = Arc::new(MemoryStore::new(idle));
+        let site = heirlooms.site(settings, &store)?;
+        Ok(Self { site: ArcSwap::from_pointee(site), metrics, store, heirlooms, reload_failure: ArcSwapOption::empty() })
+    }
+
+    /// The site of the moment. A request takes it once.
+    pub(crate) fn site(&self) -> Arc<Site> {
+        self.site.load_full()
+    }
+
+    /// Swaps the site; requests under way end with the old one.
+    pub(crate) fn reload(&self, settings: Settings) -> anyhow::Result<()> {
+        if let Mode::SignIn(sign_in) = &settings.mode {
+            self.store.set_idle(sign_in.lifetime.idle);
+        }
+        let site = self.heirlooms.site(settings, &self.store)?;
+        self.site.store(Arc::new(site));
+        self.reload_failure.store(None);
+        Ok(())
+    }
+
+    /// Notes why the last reload failed, for `readyz`.
+    pub(crate) fn note_reload_failure(&self, reason: String) {
+        self.reload_failure.store(Some(Arc::new(reason)));
+    }
+
+    /// What does not work at the moment, a line each.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let site = self.site();
+        let sign_in = site.sign_in.as_ref();
+        [
+            sign_in.and_then(|sign_in| sign_in.provider.trouble()).map(|why| format!("provider: {why}")),
+            sign_in.and_then(|sign_in| sign_in.store.trouble()).map(|why| format!("store: {why}")),
+            site.upstream.trouble().map(|why| format!("upstream: {why}")),
+            self.reload_failure.load().as_deref().map(|why| format!("configuration: last reload failed: {why}")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+impl Heirlooms {
+    fn site(&self, settings: Settings, store: &Arc<MemoryStore>) -> anyhow::Result<Site> {
+        let upstream = self.upstream(&settings.upstream)?;
+        let (policy, sign_in) = match settings.mode {
+            Mode::Open => (Policy::Open, None),
+            Mode::SignIn(sign_in) => {
+                let policy = Policy::SignedIn(Box::new(sign_in.allow.clone()));
+                (policy, Some(self.sign_in(*sign_in, upstream.origin().to_owned(), store)?))
+            }
+        };
+        Ok(Site { policy, sign_in, upstream, trusted_proxies: settings.trusted_proxies, timeouts: settings.timeouts })
+    }
+
+    fn sign_in(&self, settings: SignInSettings, audience: String, store: &Arc<MemoryStore>) -> anyhow::Result<SignIn> {
+        let mut secrets: Vec<&[u8]> = settings.secrets.iter().map(|secret| secret.0.as_slice()).collect();
+        let signing = if !settings.assertion_keys.is_empty() {
+            SigningKeys::from_pem(&settings.assertion_keys)?
+        } else if !secrets.is_empty() {
+            SigningKeys::derived(&secrets)?
+        } else {
+            self.signing.clone()
+        };
+        if secrets.is_empty() {
+            secrets.push(&self.secret);
+        }
+        let origin = &settings.public_origin;
+        let origin_text = origin.origin().ascii_serialization();
+        let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
+        Ok(SignIn {
+            provider: providers::connect(&settings.provider, &settings.provider_roots)?,
+            store: Arc::clone(store) as Arc<dyn SessionStore>,
+            cookies: Cookies::new(settings.cookie, origin),
+            sealer: Sealer::new(&secrets, "login")?,
+            assertions: Assertions::new(signing, origin, audience),
+            origin_text,
+            host_text,
+            lifetime: settings.lifetime,
+            public_origin: settings.public_origin,
+        })
+    }
+
+    fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {
+        let mut kept = self.upstream.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, upstream)) = kept.as_ref().filter(|(old, _)| old == settings) {
+            return Ok(Arc::clone(upstream));
+        }
+        let tls = match settings.address {
+            UpstreamAddress::Https { .. } => Some(Arc::new(certs::client_config(&settings.roots, &[b"http/1.1"])?)),
+            UpstreamAddress::Http { .. } | UpstreamAddress::H2c { .. } | UpstreamAddress::Unix(_) => None,
+        };
+        let upstream = Arc::new(Upstream::new(settings, tls).map_err(anyhow::Error::msg)?);
+        *kept = Some((settings.clone(), Arc::clone(&upstream)));
+        Ok(upstream)
+    }
+}
+
