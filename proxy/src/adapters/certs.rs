@@ -1,1 +1,602 @@
 //! Certificate files into a TLS config, and again when they change.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use time::format_description::well_known::Rfc3339;
+use time::{Date, Month, OffsetDateTime, Time};
+use tracing::warn;
+
+use crate::domain::time::Timestamp;
+
+/// From how many days before its end a certificate is a trouble worth telling.
+const WARN_DAYS: i64 = 14;
+const DAY: i64 = 86_400;
+
+/// The certificate that clients are shown, and the TLS config that shows it: one config for the life of the process, so that
+/// session tickets stay good over a reload.
+pub struct Certificates {
+    shown: Arc<Shown>,
+    config: Arc<ServerConfig>,
+}
+
+/// Why certificate and key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not PEM.
+    #[error("{}: not readable as PEM ({reason}): write it in PEM (`-----BEGIN …-----`)", path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no certificate.
+    #[error("{}: no certificate in it: put the server's own first, then the intermediate ones, in PEM (`-----BEGIN CERTIFICATE-----`)", .0.display())]
+    NoCertificate(PathBuf),
+    /// The first certificate makes no sense.
+    #[error("{}: its first certificate cannot be used: {reason}", path.display())]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no private key.
+    #[error("{}: no private key in it: put the certificate's key there, in PEM (`-----BEGIN PRIVATE KEY-----`)", .0.display())]
+    NoKey(PathBuf),
+    /// The private key asks for a passphrase.
+    #[error("{}: the private key is encrypted: write it without a passphrase (`openssl pkey -in old.pem -out key.pem`)", .0.display())]
+    EncryptedKey(PathBuf),
+    /// The private key is of no use for TLS.
+    #[error("{}: the private key cannot be used: {reason}", path.display())]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The key is another certificate's.
+    #[error("{} does not belong to {}: the key is not that of the first certificate; if both were just renewed, one of them is still the old file", key.display(), chain.display())]
+    Mismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificates' file.
+        chain: PathBuf,
+    },
+    /// The TLS library refused.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Certificates {
+    /// Reads `chain` (PEM, the server's own certificate first) and `key` (PEM), and warns where the certificate is not valid at
+    /// `now` or will soon not be.
+    ///
+    /// # Errors
+    /// [`CertError`], naming the file and what is wrong with it.
+    pub fn load(chain: &Path, key: &Path, now: Timestamp) -> Result<Self, CertError> {
+        let provider = Arc::new(default_provider());
+        let shown = Arc::new(Shown(ArcSwap::from_pointee(Pair::read(chain, key, &provider)?)));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13, &TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = Ticketer::new()?;
+
+        let certificates = Self { shown, config: Arc::new(config) };
+        certificates.warn(chain, now);
+        Ok(certificates)
+    }
+
+    /// Reads the files again; new connections are shown what they hold.
+    ///
+    /// # Errors
+    /// [`CertError`] as for [`Certificates::load`]; the old certificate stays.
+    pub fn reload(&self, chain: &Path, key: &Path, now: Timestamp) -> Result<(), CertError> {
+        let pair = Pair::read(chain, key, self.config.crypto_provider())?;
+        self.shown.0.store(Arc::new(pair));
+        self.warn(chain, now);
+        Ok(())
+    }
+
+    /// The config to accept TLS connections with: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+    #[must_use]
+    pub const fn server_config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// When the certificate ends, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.shown.0.load().validity.not_after
+    }
+
+    /// What is wrong with the certificate at `now`, or will be within 14 days: `expires in 3 days`; `None`: nothing.
+    #[must_use]
+    pub fn trouble(&self, now: Timestamp) -> Option<String> {
+        self.shown.0.load().validity.trouble(i64::try_from(now.secs()).unwrap_or(i64::MAX))
+    }
+
+    fn warn(&self, chain: &Path, now: Timestamp) {
+        if let Some(trouble) = self.trouble(now) {
+            warn!(file = %chain.display(), "the certificate {trouble}: renew it; the file is read again when it changes");
+        }
+    }
+}
+
+/// What the handshake reads; a reload swaps it.
+struct Shown(ArcSwap<Pair>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.load().certified))
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+struct Pair {
+    certified: Arc<CertifiedKey>,
+    validity: Validity,
+}
+
+impl Pair {
+    fn read(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Self, CertError> {
+        let certificates = certificates(chain)?;
+        let bad_certificate =
+            |reason: &str| CertError::BadCertificate { path: chain.into(), reason: reason.to_owned() };
+        let validity = certificates
+            .first()
+            .and_then(|leaf| Validity::of(leaf))
+            .ok_or_else(|| bad_certificate("it is not an X.509 certificate with a period of validity"))?;
+        let certified = CertifiedKey::from_der(certificates, private_key(key)?, provider);
+        let certified = certified.map_err(|error| fault(&error, chain, key))?;
+        Ok(Self { certified: Arc::new(certified), validity })
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "whatever else is wrong, the key is what was being read")]
+fn fault(error: &rustls::Error, chain: &Path, key: &Path) -> CertError {
+    match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            CertError::Mismatch { key: key.into(), chain: chain.into() }
+        }
+        rustls::Error::InvalidCertificate(reason) => {
+            CertError::BadCertificate { path: chain.into(), reason: format!("{reason:?}") }
+        }
+        other => CertError::BadKey { path: key.into(), reason: other.to_string() },
+    }
+}
+
+/// The certificates of a PEM file; further roots for outgoing connections are read by it too.
+///
+/// # Errors
+/// [`CertError`] where the file cannot be read or has no certificate.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> {
+    let text = read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| CertError::NotPem { path: path.into(), reason: error.to_string() })?;
+    if certificates.is_empty() { Err(CertError::NoCertificate(path.into())) } else { Ok(certificates) }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError> {
+    let text = zeroize::Zeroizing::new(read(path)?);
+    // `ENCRYPTED PRIVATE KEY` of PKCS#8, and `Proc-Type: 4,ENCRYPTED` of the older format.
+    if text.windows(9).any(|window| window == b"ENCRYPTED") {
+        return Err(CertError::EncryptedKey(path.into()));
+    }
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) => Err(CertError::NoKey(path.into())),
+        Err(error) => Err(CertError::NotPem { path: path.into(), reason: error.to_string() }),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CertError> {
+    std::fs::read(path).map_err(|source| CertError::Unreadable { path: path.into(), source })
+}
+
+/// A certificate's period of validity, in seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Validity {
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Validity {
+    /// Reads `tbsCertificate.validity` (RFC 5280 §4.1): `rustls` checks a server's own certificate for nothing but its key.
+    fn of(certificate: &[u8]) -> Option<Self> {
+        const SEQUENCE: u8 = 0x30;
+        const INTEGER: u8 = 0x02;
+        const VERSION: u8 = 0xa0;
+
+        let (certificate, _) = element(certificate, SEQUENCE)?;
+        let (mut rest, _) = element(certificate, SEQUENCE)?;
+        if let Some((_, after)) = element(rest, VERSION) {
+            rest = after;
+        }
+        // The serial number, the signature's algorithm, the issuer.
+        for tag in [INTEGER, SEQUENCE, SEQUENCE] {
+            (_, rest) = element(rest, tag)?;
+        }
+        let (validity, _) = element(rest, SEQUENCE)?;
+        let (not_before, rest) = moment(validity)?;
+        let (not_after, _) = moment(rest)?;
+        Some(Self { not_before, not_after })
+    }
+
+    fn trouble(self, now: i64) -> Option<String> {
+        let left = self.not_after.saturating_sub(now);
+        if left < 0 {
+            Some(format!("expired on {}", date(self.not_after)))
+        } else if now < self.not_before {
+            Some(format!("is not valid before {}", date(self.not_before)))
+        } else {
+            match left / DAY {
+                0 => Some(format!("expires within a day, on {}", date(self.not_after))),
+                1 => Some("expires in 1 day".to_owned()),
+                days @ 2..=WARN_DAYS => Some(format!("expires in {days} days")),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn date(secs: i64) -> String {
+    let moment = OffsetDateTime::from_unix_timestamp(secs).ok();
+    moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Takes one DER element with this tag off the front of `input`: its content, and what follows it.
+fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&found, rest) = input.split_first()?;
+    let (&short, rest) = rest.split_first()?;
+    if found != tag {
+        return None;
+    }
+    let (len, rest) = match short {
+        0..=0x7f => (usize::from(short), rest),
+        0x81..=0x84 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(short & 0x7f))?;
+            (bytes.iter().try_fold(0_usize, |len, &byte| Some(len.checked_mul(256)? + usize::from(byte)))?, rest)
+        }
+        _ => return None,
+    };
+    rest.split_at_checked(len)
+}
+
+/// Takes one `Time` (RFC 5280 §4.1.2.5: `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`, always UTC) off the front of `input`.
+fn moment(input: &[u8]) -> Option<(i64, &[u8])> {
+    const UTC_TIME: u8 = 0x17;
+    const GENERALIZED_TIME: u8 = 0x18;
+
+    let (year, digits, rest) = if let Some((text, rest)) = element(input, UTC_TIME) {
+        let (year, digits) = text.split_first_chunk::<2>()?;
+        let year = i32::from(number(*year)?);
+        (if year < 50 { 2000 + year } else { 1900 + year }, digits, rest)
+    } else {
+        let (text, rest) = element(input, GENERALIZED_TIME)?;
+        let (century, digits) = text.split_first_chunk::<2>()?;
+        let (year, digits) = digits.split_first_chunk::<2>()?;
+        (i32::from(number(*century)?) * 100 + i32::from(number(*year)?), digits, rest)
+    };
+    let &[m1, m2, d1, d2, h1, h2, i1, i2, s1, s2, b'Z'] = digits else { return None };
+    let month = Month::try_from(number([m1, m2])?).ok()?;
+    let date = Date::from_calendar_date(year, month, number([d1, d2])?).ok()?;
+    let time = Time::from_hms(number([h1, h2])?, number([i1, i2])?, number([s1, s2])?).ok()?;
+    Some((date.with_time(time).assume_utc().unix_timestamp(), rest))
+}
+
+fn number(digits: [u8; 2]) -> Option<u8> {
+    let [tens, ones] = digits;
+    (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| (tens - b'0') * 10 + (ones - b'0'))
+}
+
+/// There is nothing to check another server's certificate against.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// The machine has no roots, and none were given.
+    #[error(
+        "no trusted root certificates were found ({reason}): install the system's (Debian: `ca-certificates`), or name a file of them (`OAUTH_CA_FILE`, `UPSTREAM_CA_FILE`)"
+    )]
+    None {
+        /// What the search for the machine's roots met.
+        reason: String,
+    },
+    /// The TLS library refused.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A config for outgoing connections: TLS 1.2 and 1.3, the machine's roots and `extra` ones, and `alpn` offered in this order.
+/// Without the machine's roots the extra ones do, and a warning says so.
+///
+/// # Errors
+/// [`RootsError::None`] where there is no root at all.
+pub fn client_config(extra: &[CertificateDer<'static>], alpn: &[&[u8]]) -> Result<ClientConfig, RootsError> {
+    let native = rustls_native_certs::load_native_certs();
+    let reason = native.errors.first().map_or_else(|| "the system's store is empty".to_owned(), ToString::to_string);
+    client_config_with(native.certs, &reason, extra, alpn)
+}
+
+fn client_config_with(
+    native: Vec<CertificateDer<'static>>,
+    reason: &str,
+    extra: &[CertificateDer<'static>],
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, RootsError> {
+    let mut roots = RootCertStore::empty();
+    let (known, _) = roots.add_parsable_certificates(native);
+    // One that is given by name must be usable: passing it over would show much later, as an unknown issuer.
+    for root in extra {
+        roots.add(root.clone())?;
+    }
+    if roots.is_empty() {
+        return Err(RootsError::None { reason: reason.to_owned() });
+    }
+    if known == 0 {
+        warn!(reason, "the machine has no trusted root certificates: only those of the configured file count");
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rustls::pki_types::ServerName;
+    use rustls::{HandshakeKind, ProtocolVersion};
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// 2026-06-01, within the validity of what [`issued`] makes.
+    const NOW: Timestamp = Timestamp::from_secs(1_780_272_000);
+
+    struct Files {
+        dir: TempDir,
+    }
+
+    impl Files {
+        fn new() -> Self {
+            let files = Self { dir: tempfile::tempdir().unwrap() };
+            let (chain, key) = issued("one.example");
+            files.write(&chain.pem(), &key.serialize_pem());
+            files
+        }
+
+        fn write(&self, chain: &str, key: &str) {
+            std::fs::write(self.chain(), chain).unwrap();
+            std::fs::write(self.key(), key).unwrap();
+        }
+
+        fn chain(&self) -> PathBuf {
+            self.dir.path().join("tls.crt")
+        }
+
+        fn key(&self) -> PathBuf {
+            self.dir.path().join("tls.key")
+        }
+
+        fn load(&self) -> Result<Certificates, CertError> {
+            Certificates::load(&self.chain(), &self.key(), NOW)
+        }
+
+        fn fault(&self) -> String {
+            self.load().err().unwrap().to_string()
+        }
+    }
+
+    fn issued(name: &str) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(2026, 1, 1);
+        params.not_after = date_time_ymd(2051, 1, 1);
+        (params.self_signed(&key).unwrap(), key)
+    }
+
+    /// Shakes hands over an in-memory pipe; the connection as the client sees it after one byte from the server.
+    async fn connect(
+        certificates: &Certificates,
+        client: ClientConfig,
+        name: &'static str,
+    ) -> rustls::ClientConnection {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(certificates.server_config()));
+        let server = async {
+            let mut stream = acceptor.accept(far).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.flush().await.unwrap();
+            stream
+        };
+        let client = async {
+            let name = ServerName::try_from(name).unwrap();
+            let mut stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, near).await.unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            stream
+        };
+        let (_server, client) = tokio::join!(server, client);
+        client.into_inner().1
+    }
+
+    fn trusting(root: &CertificateDer<'static>, alpn: &[&[u8]]) -> ClientConfig {
+        client_config_with(Vec::new(), "none", std::slice::from_ref(root), alpn).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_changed_certificate_is_shown_without_a_restart() {
+        let files = Files::new();
+        let certificates = files.load().unwrap();
+        let first = super::certificates(&files.chain()).unwrap().remove(0);
+        let connection = connect(&certificates, trusting(&first, &[b"h2"]), "one.example").await;
+        assert_eq!(connection.alpn_protocol(), Some(b"h2".as_slice()));
+        assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+
+        let (chain, key) = issued("two.example");
+        files.write(&chain.pem(), &key.serialize_pem());
+        certificates.reload(&files.chain(), &files.key(), NOW).unwrap();
+        let connection = connect(&certificates, trusting(chain.der(), &[b"http/1.1"]), "two.example").await;
+        assert_eq!(connection.alpn_protocol(), Some(b"http/1.1".as_slice()));
+
+        files.write("", "");
+        certificates.reload(&files.chain(), &files.key(), NOW).unwrap_err();
+        connect(&certificates, trusting(chain.der(), &[]), "two.example").await;
+    }
+
+    #[tokio::test]
+    async fn clients_resume_their_sessions_by_ticket() {
+        let files = Files::new();
+        let certificates = files.load().unwrap();
+        let root = super::certificates(&files.chain()).unwrap().remove(0);
+        let client = trusting(&root, &[]);
+        let first = connect(&certificates, client.clone(), "one.example").await;
+        assert!(matches!(first.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)));
+        let second = connect(&certificates, client, "one.example").await;
+        assert_eq!(second.handshake_kind(), Some(HandshakeKind::Resumed));
+    }
+
+    #[tokio::test]
+    async fn clients_of_tls_1_2_are_served() {
+        let files = Files::new();
+        let certificates = files.load().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(super::certificates(&files.chain()).unwrap().remove(0)).unwrap();
+        let old = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[&TLS12])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connection = connect(&certificates, old, "one.example").await;
+        assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    }
+
+    #[test]
+    fn a_fault_names_the_file_and_what_is_wrong_with_it() {
+        let files = Files::new();
+        let (chain, key) =
+            (std::fs::read_to_string(files.chain()).unwrap(), std::fs::read_to_string(files.key()).unwrap());
+        let expect = |parts: &[&str]| {
+            let fault = files.fault();
+            assert!(parts.iter().all(|part| fault.contains(part)), "{fault}");
+            assert!(!fault.contains("BEGIN PRIVATE KEY-----\n"), "{fault}");
+        };
+
+        files.write("", &key);
+        expect(&["tls.crt", "no certificate"]);
+        files.write(&chain, "");
+        expect(&["tls.key", "no private key"]);
+        files.write(&chain, &chain);
+        expect(&["tls.key", "no private key"]);
+        files.write("-----BEGIN CERTIFICATE-----\n!!!\n", &key);
+        expect(&["tls.crt", "PEM"]);
+        files.write("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &key);
+        expect(&["tls.crt", "not an X.509 certificate"]);
+        files.write(&chain, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        expect(&["tls.key", "cannot be used"]);
+        files.write(&chain, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
+        expect(&["tls.key", "encrypted", "openssl pkey"]);
+        files.write(&chain, &issued("other.example").1.serialize_pem());
+        expect(&["tls.key", "does not belong to", "tls.crt"]);
+        std::fs::remove_file(files.key()).unwrap();
+        expect(&["tls.key", "cannot read"]);
+        std::fs::remove_file(files.chain()).unwrap();
+        expect(&["tls.crt", "cannot read"]);
+    }
+
+    #[test]
+    fn validity_is_read_in_both_spellings_of_time() {
+        // Up to 2049 a year has two digits (RFC 5280 §4.1.2.5), from 2050 on four.
+        let (chain, _) = issued("one.example");
+        assert_eq!(
+            Validity::of(chain.der()),
+            Some(Validity { not_before: 1_767_225_600, not_after: 2_556_144_000 }),
+            "2026-01-01 and 2051-01-01"
+        );
+    }
+
+    #[test]
+    fn a_certificate_is_a_trouble_from_two_weeks_before_its_end() {
+        let validity = Validity { not_before: 1_767_225_600, not_after: 1_780_272_000 };
+        let at = |left: i64| validity.trouble(validity.not_after - left);
+        assert_eq!(at(15 * DAY), None);
+        assert_eq!(at(15 * DAY - 1).unwrap(), "expires in 14 days");
+        assert_eq!(at(3 * DAY).unwrap(), "expires in 3 days");
+        assert_eq!(at(DAY).unwrap(), "expires in 1 day");
+        assert_eq!(at(60).unwrap(), "expires within a day, on 2026-06-01T00:00:00Z");
+        assert_eq!(at(-1).unwrap(), "expired on 2026-06-01T00:00:00Z");
+        assert_eq!(validity.trouble(1_767_225_599).unwrap(), "is not valid before 2026-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn an_expired_certificate_is_used_and_told() {
+        let files = Files::new();
+        let late = Timestamp::from_secs(2_556_144_001);
+        let certificates = Certificates::load(&files.chain(), &files.key(), late).unwrap();
+        assert_eq!(certificates.trouble(late).unwrap(), "expired on 2051-01-01T00:00:00Z");
+        assert_eq!(certificates.trouble(NOW), None);
+        assert_eq!(certificates.not_after(), 2_556_144_000);
+    }
+
+    #[test]
+    fn without_any_root_nothing_is_trusted() {
+        let fault = client_config_with(Vec::new(), "no such file", &[], &[]).unwrap_err().to_string();
+        assert!(fault.contains("no such file") && fault.contains("ca-certificates"), "{fault}");
+        let bad = CertificateDer::from(vec![0]);
+        assert!(matches!(client_config_with(Vec::new(), "", std::slice::from_ref(&bad), &[]), Err(RootsError::Tls(_))));
+        let good = issued("one.example").0.der().clone();
+        client_config_with(vec![bad, good], "", &[], &[]).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_of_certificates_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Validity::of(&bytes);
+            let mut headed = vec![0x30, 0x82, 1, 0, 0x30, 0x81, 250, 2, 1, 1, 0x30, 0, 0x30, 0, 0x30, 30];
+            headed.extend(&bytes);
+            let _ = Validity::of(&headed);
+            let _ = moment(&[&[0x17, 13], bytes.as_slice()].concat());
+        }
+
+        #[test]
+        fn a_damaged_certificate_never_makes_it_panic(at in 0_usize..300, byte in any::<u8>(), cut in 0_usize..400) {
+            let (chain, _) = issued("one.example");
+            let mut der = chain.der().to_vec();
+            let at = at % der.len();
+            der[at] = byte;
+            der.truncate(cut);
+            let _ = Validity::of(&der);
+        }
+    }
+}

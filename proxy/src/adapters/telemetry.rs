@@ -1,5 +1,21 @@
 //! Logs, metrics, audit events.
 
+use std::io::IsTerminal as _;
+use std::str::FromStr as _;
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub mod audit;
+mod clean;
+mod metrics;
+
+pub use clean::Clean;
+pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics};
+
 /// `LOG_LEVEL` and `LOG_FORMAT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -16,4 +32,175 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// Why nothing would be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter makes no sense.
+    #[error(
+        "`{filter}` is no log filter ({reason}): write a level (`error`, `warn`, `info`, `debug`, `trace`) or `info,sidegate=debug`"
+    )]
+    Filter {
+        /// What was written.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something else takes the log lines already.
+    #[error("the log was set up twice")]
+    Twice,
+}
+
+impl LogSettings {
+    /// Checks the filter, without setting anything up.
+    ///
+    /// # Errors
+    /// [`LogError::Filter`] where it makes no sense.
+    pub fn check(&self) -> Result<(), LogError> {
+        self.filter().map(|_| ())
+    }
+
+    /// A bare `debug` or `trace` is for our own lines: libraries write down headers, cookies among them, at these levels, so they
+    /// are to be asked for by name.
+    fn filter(&self) -> Result<EnvFilter, LogError> {
+        let directives = match LevelFilter::from_str(self.filter.trim()) {
+            Ok(level) if level > LevelFilter::INFO => format!("info,sidegate={level}"),
+            Ok(level) => level.to_string(),
+            Err(_) => self.filter.clone(),
+        };
+        EnvFilter::builder()
+            .parse(directives)
+            .map_err(|error| LogError::Filter { filter: self.filter.clone(), reason: error.to_string() })
+    }
+}
+
+/// Sends what is logged to standard error, from now on and for the whole process. Call it once, at the start.
+///
+/// # Errors
+/// [`LogError`] where the filter makes no sense, or something else takes the log lines already.
+pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
+    let terminal = std::io::stderr().is_terminal();
+    match settings.format {
+        LogFormat::Json => json(settings.filter()?, std::io::stderr).try_init(),
+        LogFormat::Text => text(settings.filter()?, std::io::stderr, terminal).try_init(),
+    }
+    .map_err(|_| LogError::Twice)
+}
+
+/// One flat object a line: `timestamp` (RFC 3339), `level`, `target`, `message`, and the event's own fields beside them.
+fn json<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .finish()
+}
+
+/// Lines for people; coloured on a terminal only, and there only where `NO_COLOR` is not set (which the crate looks at).
+fn text<W>(filter: EnvFilter, writer: W, terminal: bool) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    if terminal { Box::new(builder.finish()) } else { Box::new(builder.with_ansi(false).finish()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+    use tracing::{debug, info};
+
+    use super::*;
+
+    /// What was written to a log.
+    #[derive(Clone, Default)]
+    pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Lines {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+
+        fn make(&self) -> impl for<'a> MakeWriter<'a> + Send + Sync + 'static {
+            let lines = self.clone();
+            move || lines.clone()
+        }
+    }
+
+    fn filter(filter: &str) -> EnvFilter {
+        LogSettings { filter: filter.into(), format: LogFormat::Json }.filter().unwrap()
+    }
+
+    /// What `work` logs at `level`, as the objects of its lines.
+    pub(super) fn logged(level: &str, work: impl FnOnce()) -> Vec<Value> {
+        let lines = Lines::default();
+        tracing::subscriber::with_default(json(filter(level), lines.make()), work);
+        lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_json_line_is_one_flat_object() {
+        let lines = logged("info", || info!(answer = 42, who = %Clean("a\nb"), "it \"runs\"\nwell"));
+        assert_eq!(lines.len(), 1);
+        let line = &lines[0];
+        assert_eq!(line["message"], "it \"runs\"\nwell");
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["answer"], 42);
+        assert_eq!(line["who"], "a\\nb");
+        let moment = line["timestamp"].as_str().unwrap();
+        time::OffsetDateTime::parse(moment, &time::format_description::well_known::Rfc3339).unwrap();
+    }
+
+    #[test]
+    fn text_has_no_colours_where_nobody_looks() {
+        let lines = Lines::default();
+        tracing::subscriber::with_default(text(filter("info"), lines.make(), false), || info!(answer = 42, "it runs"));
+        let text = lines.text();
+        assert!(text.contains("it runs") && text.contains("answer=42"), "{text}");
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+
+    #[test]
+    fn a_bare_level_speaks_of_our_own_lines() {
+        let work = || {
+            debug!(target: "sidegate::serve", "ours");
+            debug!(target: "h2::codec", "theirs");
+        };
+        let messages = |level| logged(level, work).iter().map(|line| line["message"].clone()).collect::<Vec<_>>();
+        assert_eq!(messages("info"), [""; 0]);
+        assert_eq!(messages("DEBUG"), ["ours"]);
+        assert_eq!(messages("trace"), ["ours"]);
+        assert_eq!(messages("info,h2=debug"), ["theirs"]);
+    }
+
+    #[test]
+    fn a_filter_that_makes_no_sense_is_a_fault() {
+        let check = |filter: &str| LogSettings { filter: filter.into(), format: LogFormat::Text }.check();
+        for good in ["info", "Warn", "off", "info,sidegate=debug", "sidegate::audit=info"] {
+            check(good).unwrap();
+        }
+        let fault = check("sidegate=loud").unwrap_err().to_string();
+        assert!(fault.contains("sidegate=loud") && fault.contains("info,sidegate=debug"), "{fault}");
+    }
 }

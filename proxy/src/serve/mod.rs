@@ -1,6 +1,7 @@
 //! Floor 3, the way of a request.
 
 pub mod accept;
+pub mod admin;
 pub mod settings;
 
 mod auth;

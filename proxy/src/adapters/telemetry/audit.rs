@@ -1,0 +1,166 @@
+//! What an auditor asks for: who came in, who went, who was turned away. Target `sidegate::audit`, level `info`.
+//!
+//! The messages are what operators search for, to the letter; a test pins them.
+
+use std::net::IpAddr;
+
+use tracing::info;
+
+use super::Clean;
+use crate::domain::identity::{Identity, ProviderKind};
+
+const TARGET: &str = "sidegate::audit";
+
+/// Where an event came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The client's address, as far as it is believed.
+    pub client: IpAddr,
+    /// The `X-Request-Id` of the request.
+    pub request_id: &'a str,
+}
+
+/// People sign in: `OAuth enabled with provider: github`.
+pub fn enabled(provider: ProviderKind) {
+    let provider = provider.as_str();
+    info!(target: TARGET, event = "enabled", provider, "OAuth enabled with provider: {provider}");
+}
+
+/// Somebody signed in.
+pub fn signed_in(identity: &Identity, origin: Origin<'_>) {
+    told("signed_in", identity, origin, "Signed in");
+}
+
+/// Somebody signed out.
+pub fn signed_out(identity: &Identity, origin: Origin<'_>) {
+    told("signed_out", identity, origin, "Signed out");
+}
+
+fn told(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'static str) {
+    info!(
+        target: TARGET,
+        event,
+        provider = identity.provider.as_str(),
+        id = %Clean(&identity.id),
+        user = %Clean(identity.principal()),
+        email = %Clean(identity.email_str()),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "{what}: {}",
+        Clean(identity.principal()),
+    );
+}
+
+/// Somebody was turned away: `User not allowed: ann@example.com`. `who` is the email, else the name or id; `reason` is ours or
+/// the provider's.
+pub fn not_allowed(who: &str, provider: ProviderKind, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "not_allowed",
+        provider = provider.as_str(),
+        reason = %Clean(reason),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "User not allowed: {}",
+        Clean(who),
+    );
+}
+
+/// An authorization code was not redeemed, or the ID token did not verify: `OAuth token exchange failed: …`.
+pub fn token_exchange_failed(provider: ProviderKind, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "token_exchange_failed",
+        provider = provider.as_str(),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "OAuth token exchange failed: {}",
+        Clean(reason),
+    );
+}
+
+/// The provider did not say who it is: `Failed to get user info: …`.
+pub fn user_info_failed(provider: ProviderKind, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "user_info_failed",
+        provider = provider.as_str(),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "Failed to get user info: {}",
+        Clean(reason),
+    );
+}
+
+/// A sign-in or a request was refused for any other reason; `code` is the answer's code.
+pub fn refused(code: &'static str, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "refused",
+        code,
+        reason = %Clean(reason),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "Refused: {code}",
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::logged;
+    use super::*;
+    use crate::domain::identity::{Email, Username};
+
+    const ORIGIN: Origin<'static> =
+        Origin { client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), request_id: "r-1" };
+
+    fn ann() -> Identity {
+        Identity {
+            provider: ProviderKind::Github,
+            id: "7".into(),
+            email: Some(Email::parse("ann@example.com").unwrap()),
+            name: "Ann".into(),
+            username: Username::Vouched("ann\u{1b}[2K".into()),
+            groups: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn operators_find_the_lines_they_search_for() {
+        let lines = logged("info", || {
+            enabled(ProviderKind::Github);
+            token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
+            user_info_failed(ProviderKind::Entra, "status 500", ORIGIN);
+            not_allowed("eve@example.com", ProviderKind::Oidc, "on no list", ORIGIN);
+        });
+        let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(
+            messages,
+            [
+                "OAuth enabled with provider: github",
+                "OAuth token exchange failed: bad_verification_code",
+                "Failed to get user info: status 500",
+                "User not allowed: eve@example.com",
+            ]
+        );
+        assert!(lines.iter().all(|line| line["target"] == "sidegate::audit" && line["level"] == "INFO"));
+    }
+
+    #[test]
+    fn an_event_says_who_and_from_where() {
+        let lines = logged("warn,sidegate::audit=info", || {
+            signed_in(&ann(), ORIGIN);
+            signed_out(&ann(), ORIGIN);
+            refused("cross_site", "Origin \"https://evil.example\"\n", ORIGIN);
+        });
+        assert_eq!(lines[0]["event"], "signed_in");
+        assert_eq!(lines[0]["user"], r"ann\u{1b}[2K");
+        assert_eq!(lines[0]["email"], "ann@example.com");
+        assert_eq!(lines[0]["provider"], "github");
+        assert_eq!(lines[0]["client"], "192.0.2.1");
+        assert_eq!(lines[0]["request_id"], "r-1");
+        assert_eq!(lines[1]["event"], "signed_out");
+        assert_eq!(lines[2]["code"], "cross_site");
+        assert_eq!(lines[2]["reason"], "Origin \"https://evil.example\"\\n");
+    }
+}
