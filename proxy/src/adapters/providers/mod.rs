@@ -1,8 +1,82 @@
 //! Identity providers, and what each needs to know.
 
+mod backoff;
+mod claims;
+mod code_flow;
+mod discovery;
+mod entra;
+mod github;
+mod github_api;
+mod graph;
+mod http;
+mod id_token;
+mod jwks;
+mod oidc;
+mod publication;
+mod quote;
+mod relying_party;
+mod tenants;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
 use url::Url;
 
+use self::entra::Entra;
+use self::github::Github;
+use self::http::{Http, is_safe};
+use self::oidc::Oidc;
 use crate::domain::secret::Secret;
+use crate::ports::IdentityProvider;
+
+/// Makes the provider ready to be used. It calls nobody yet: `refresh` does that for the first time.
+///
+/// Connections trust the system's roots and `extra_roots` (`OAUTH_CA_FILE`).
+///
+/// # Errors
+/// [`ConnectError`], where an address or the roots cannot be used.
+pub fn connect(
+    settings: &ProviderSettings,
+    extra_roots: &[CertificateDer<'static>],
+) -> Result<Arc<dyn IdentityProvider>, ConnectError> {
+    // Whoever was first has installed the same one.
+    let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    let addresses = settings.addresses();
+    if let Some(address) = addresses.iter().find(|address| !is_safe(address)) {
+        return Err(ConnectError::Address(address.origin().ascii_serialization()));
+    }
+    let http = Http::new(extra_roots, addresses.iter().any(|address| address.scheme() == "https"))?;
+    Ok(match settings.clone() {
+        ProviderSettings::Github { client, web, api, groups } => Arc::new(Github::new(http, client, web, api, &groups)),
+        ProviderSettings::Entra { client, authority, graph, tenants, wants_groups } => {
+            Arc::new(Entra::new(http, client, tenants, authority, graph, wants_groups))
+        }
+        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups } => {
+            Arc::new(Oidc::new(http, client, issuer, username_claim, wants_groups))
+        }
+    })
+}
+
+/// Why a provider cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Secrets would travel in the clear.
+    #[error("the provider's address {0} must be https (http is for loopback hosts only)")]
+    Address(String),
+    /// No certificate of a provider could be believed.
+    #[error(
+        "there are no trusted root certificates: install the system's (ca-certificates), or name a file in OAUTH_CA_FILE"
+    )]
+    NoRoots,
+    /// One of the further roots is not a certificate.
+    #[error("a certificate in OAUTH_CA_FILE cannot be used as a root")]
+    Root(#[source] rustls::Error),
+    /// The system's cryptography refuses.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
 
 /// Our registration at the provider.
 #[derive(Clone)]
@@ -55,6 +129,17 @@ pub enum ProviderSettings {
         /// Whether a rule asks for groups, so that they are looked for at UserInfo where the ID token lacks them.
         wants_groups: bool,
     },
+}
+
+impl ProviderSettings {
+    /// The addresses that are called.
+    fn addresses(&self) -> Vec<&Url> {
+        match self {
+            Self::Github { web, api, .. } => vec![web, api],
+            Self::Entra { authority, graph, .. } => vec![authority, graph],
+            Self::Oidc { issuer, .. } => vec![issuer],
+        }
+    }
 }
 
 /// Which Entra tenants may sign in.

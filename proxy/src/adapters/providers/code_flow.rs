@@ -1,0 +1,168 @@
+//! The authorization code flow with PKCE (RFC 6749 §4.1, RFC 7636): the way to the provider, and the code for tokens.
+
+use http::{Response, StatusCode};
+use oauth2::basic::{
+    BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
+};
+use oauth2::{
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken, ExtraTokenFields,
+    HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use url::Url;
+
+use super::ClientRegistration;
+use super::http::{CallError, Http};
+use super::quote::quote;
+use crate::domain::login::LoginAttempt;
+use crate::domain::secret::Secret;
+use crate::ports::{Pending, Prompt};
+
+type TokenAnswer = StandardTokenResponse<WithIdToken, BasicTokenType>;
+type Flow = Client<
+    BasicErrorResponse,
+    TokenAnswer,
+    BasicTokenIntrospectionResponse,
+    StandardRevocableToken,
+    BasicRevocationErrorResponse,
+>;
+
+/// What a token answer has beyond OAuth (OpenID Connect Core §3.1.3.3).
+#[derive(Serialize, Deserialize)]
+struct WithIdToken {
+    id_token: Option<String>,
+}
+
+impl ExtraTokenFields for WithIdToken {}
+
+impl std::fmt::Debug for WithIdToken {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("WithIdToken")
+    }
+}
+
+/// What a code was redeemed for.
+pub(super) struct Tokens {
+    pub(super) access: Secret,
+    pub(super) id: Option<Secret>,
+}
+
+/// Our side of the flow.
+pub(super) struct CodeFlow {
+    registration: ClientRegistration,
+}
+
+impl CodeFlow {
+    pub(super) fn new(registration: ClientRegistration) -> Self {
+        Self { registration }
+    }
+
+    pub(super) fn client_id(&self) -> &str {
+        &self.registration.id
+    }
+
+    /// Where to send the browser; `nonce` for OpenID Connect.
+    pub(super) fn authorization_url(
+        &self,
+        endpoint: &Url,
+        attempt: &LoginAttempt,
+        nonce: Option<&str>,
+        prompt: Option<Prompt>,
+    ) -> Url {
+        let client = self.client().set_auth_uri(AuthUrl::from_url(endpoint.clone()));
+        let verifier = PkceCodeVerifier::new(attempt.verifier().to_owned());
+        let scopes = self.registration.scopes.iter().map(|scope| Scope::new(scope.clone()));
+        let mut request = client
+            .authorize_url(|| CsrfToken::new(attempt.state().to_owned()))
+            .add_scopes(scopes)
+            .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier));
+        if let Some(nonce) = nonce {
+            request = request.add_extra_param("nonce", nonce);
+        }
+        match prompt {
+            Some(Prompt::SelectAccount) => request = request.add_extra_param("prompt", "select_account"),
+            None => {}
+        }
+        request.url().0
+    }
+
+    /// Redeems `code`. The error's text names no secret.
+    pub(super) async fn redeem(
+        &self,
+        http: &Http,
+        endpoint: &Url,
+        auth: AuthType,
+        code: &Secret,
+        attempt: &LoginAttempt,
+    ) -> Result<Tokens, String> {
+        let client = self.client().set_token_uri(TokenUrl::from_url(endpoint.clone())).set_auth_type(auth);
+        let answer: TokenAnswer = client
+            .exchange_code(AuthorizationCode::new(code.expose().to_owned()))
+            .set_pkce_verifier(PkceCodeVerifier::new(attempt.verifier().to_owned()))
+            .request_async(http)
+            .await
+            .map_err(|error| reason(&error))?;
+        if *answer.token_type() != BasicTokenType::Bearer {
+            return Err("the token endpoint issued an access token that is not a bearer token".to_owned());
+        }
+        if answer.access_token().secret().is_empty() {
+            return Err("the token endpoint issued an empty access token".to_owned());
+        }
+        Ok(Tokens {
+            access: Secret::new(answer.access_token().secret().as_str()),
+            id: answer.extra_fields().id_token.as_deref().map(Secret::new),
+        })
+    }
+
+    fn client(&self) -> Flow {
+        Flow::new(ClientId::new(self.registration.id.clone()))
+            .set_client_secret(ClientSecret::new(self.registration.secret.expose().to_owned()))
+            .set_redirect_uri(RedirectUrl::from_url(self.registration.redirect_url.clone()))
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for Http {
+    type Error = CallError;
+    type Future = Pending<'c, Result<HttpResponse, CallError>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(token_answer(self, request))
+    }
+}
+
+/// Calls the token endpoint. An `error` at status 200 (GitHub) becomes 400, as RFC 6749 §5.2 has it; a failure that is
+/// not OAuth's own keeps its status.
+async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse, CallError> {
+    let answer = Http::call(http, request).await?;
+    let refused =
+        serde_json::from_slice::<Value>(&answer.body).is_ok_and(|body| body.get("error").is_some_and(Value::is_string));
+    if !refused && answer.status == StatusCode::OK {
+        answer.json::<Value>()?;
+    } else if !refused {
+        return Err(answer.refusal());
+    }
+    let mut response = Response::new(answer.body.to_vec());
+    *response.status_mut() = if refused { StatusCode::BAD_REQUEST } else { answer.status };
+    *response.headers_mut() = answer.headers;
+    Ok(response)
+}
+
+fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {
+    match error {
+        RequestTokenError::ServerResponse(refusal) => {
+            let code = quote(refusal.error().as_ref());
+            let words = refusal.error_description().map(|words| format!(": {}", quote(words))).unwrap_or_default();
+            format!("the token endpoint answered {code}{words}")
+        }
+        RequestTokenError::Request(error) => error.to_string(),
+        // Neither the body nor the parser's words about it: both may hold a token.
+        RequestTokenError::Parse(error, _) => format!(
+            "the token endpoint's answer is not a token response: at `{}`, column {}",
+            quote(&error.path().to_string()),
+            error.inner().column()
+        ),
+        RequestTokenError::Other(words) => format!("the token endpoint's answer is unusable: {}", quote(words)),
+    }
+}

@@ -1,0 +1,245 @@
+//! What an OpenID Connect provider publishes about itself (OpenID Connect Discovery §3, §4), and who it says it is.
+
+use serde::Deserialize;
+use url::Url;
+
+use super::claims::Claims;
+use super::http::is_safe;
+use super::quote::quote;
+
+/// Stands for the tenant in Entra's issuers.
+const TENANT: &str = "{tenantid}";
+
+/// Where the document is, below an issuer (OpenID Connect Discovery §4.1).
+pub(super) const WELL_KNOWN: &str = ".well-known/openid-configuration";
+
+/// Who issues a provider's tokens.
+#[derive(Clone, Debug)]
+pub(super) enum Issuer {
+    /// This one, to the letter.
+    Exactly(String),
+    /// Entra: `{authority}/{tid}/v2.0`, with the tenant that the token itself names.
+    TenantOf {
+        /// The authority, without a slash at its end.
+        authority: String,
+    },
+}
+
+impl Issuer {
+    /// Whether the token's `iss` is this issuer's.
+    pub(super) fn check(&self, claims: &Claims) -> Result<(), &'static str> {
+        let claimed = claims.text("iss").ok_or("it has no issuer")?;
+        let ours = match self {
+            Self::Exactly(issuer) => claimed == issuer,
+            Self::TenantOf { authority } => {
+                let tenant = claims.text("tid").ok_or("it names no tenant, and so no issuer that it could have")?;
+                if !is_guid(tenant) {
+                    return Err("its tenant is not a GUID, and so its issuer is none of Entra's");
+                }
+                claimed == of_tenant(authority, tenant)
+            }
+        };
+        if ours { Ok(()) } else { Err("its issuer is not the provider") }
+    }
+
+    /// Whether a callback's `iss` (RFC 9207) is this issuer's; Entra's with any tenant, which the token then has to name.
+    pub(super) fn sends(&self, issuer: &str) -> bool {
+        match self {
+            Self::Exactly(ours) => ours == issuer,
+            Self::TenantOf { authority } => tenant_of(authority, issuer).is_some(),
+        }
+    }
+
+    /// Whether a key that is published for `template` may sign these claims, whose issuer has been checked.
+    pub(super) fn may_sign(&self, template: &str, claims: &Claims) -> bool {
+        let tenant = claims.text("tid").unwrap_or(TENANT);
+        claims.text("iss") == Some(template.replace(TENANT, tenant).as_str())
+    }
+}
+
+/// The issuer of one of Entra's tenants.
+fn of_tenant(authority: &str, tenant: &str) -> String {
+    format!("{authority}/{tenant}/v2.0")
+}
+
+/// The tenant, in lower case, of an issuer that is Entra's.
+pub(super) fn tenant_of(authority: &str, issuer: &str) -> Option<String> {
+    let tenant = issuer.strip_prefix(authority)?.strip_prefix('/')?.strip_suffix("/v2.0")?;
+    is_guid(tenant).then(|| tenant.to_ascii_lowercase())
+}
+
+/// Whether `text` is a GUID: 32 hexadecimal digits in five groups.
+pub(super) fn is_guid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
+    lengths == [8, 4, 4, 4, 12] && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The document, as far as it matters here.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Document {
+    pub(super) issuer: String,
+    pub(super) authorization_endpoint: Url,
+    pub(super) token_endpoint: Url,
+    pub(super) jwks_uri: Url,
+    #[serde(default)]
+    pub(super) userinfo_endpoint: Option<Url>,
+    #[serde(default)]
+    token_endpoint_auth_methods_supported: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) authorization_response_iss_parameter_supported: bool,
+}
+
+impl Document {
+    /// Whether the client must authenticate in the form: Basic is the default (OpenID Connect Discovery §3), and what
+    /// every server has to speak (RFC 6749 §2.3.1), unless only the other is listed.
+    pub(super) fn takes_secret_in_form_only(&self) -> bool {
+        self.token_endpoint_auth_methods_supported.as_ref().is_some_and(|methods| {
+            let lists = |name: &str| methods.iter().any(|method| method == name);
+            lists("client_secret_post") && !lists("client_secret_basic")
+        })
+    }
+
+    /// Whether the document may be believed, and whose tokens it speaks of.
+    ///
+    /// A document for another issuer would let that one sign people in here (OpenID Connect Discovery §4.3).
+    pub(super) fn check(&self, place: &Place) -> Result<Issuer, String> {
+        let endpoints = [
+            ("authorization_endpoint", Some(&self.authorization_endpoint)),
+            ("token_endpoint", Some(&self.token_endpoint)),
+            ("jwks_uri", Some(&self.jwks_uri)),
+            ("userinfo_endpoint", self.userinfo_endpoint.as_ref()),
+        ];
+        for (name, endpoint) in endpoints {
+            if endpoint.is_some_and(|endpoint| !is_safe(endpoint)) {
+                return Err(format!("discovery: {name} is neither https nor on a loopback host"));
+            }
+        }
+        let elsewhere = |expected: &str| {
+            let found = quote(&self.issuer);
+            Err(format!("discovery: the issuer is {found}, not {expected}; correct the address that is configured"))
+        };
+        match place {
+            // A URL cannot tell `https://idp.example` from `https://idp.example/`: the document's spelling is the issuer's.
+            Place::Issuer(issuer) if trimmed(issuer) == self.issuer.trim_end_matches('/') => {
+                Ok(Issuer::Exactly(self.issuer.clone()))
+            }
+            Place::Issuer(issuer) => elsewhere(issuer.as_str()),
+            Place::Entra { authority, .. } => {
+                let authority = trimmed(authority).to_owned();
+                let any = of_tenant(&authority, TENANT);
+                if self.issuer == any || tenant_of(&authority, &self.issuer).is_some() {
+                    Ok(Issuer::TenantOf { authority })
+                } else {
+                    elsewhere(&any)
+                }
+            }
+        }
+    }
+}
+
+/// Where a provider publishes its document.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// Below its issuer.
+    Issuer(Url),
+    /// Below one tenant, or one of Entra's words for several.
+    Entra {
+        /// The authority.
+        authority: Url,
+        /// The tenant, or the word.
+        tenant: String,
+    },
+}
+
+impl Place {
+    /// The document's address.
+    pub(super) fn document(&self) -> Url {
+        match self {
+            Self::Issuer(issuer) => super::http::below(issuer, WELL_KNOWN),
+            Self::Entra { authority, tenant } => super::http::below(authority, &format!("{tenant}/v2.0/{WELL_KNOWN}")),
+        }
+    }
+}
+
+/// An address without slashes at its end.
+pub(super) fn trimmed(url: &Url) -> &str {
+    url.as_str().trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn document(issuer: &str, token_endpoint: &str) -> Document {
+        serde_json::from_value(json!({
+            "issuer": issuer,
+            "authorization_endpoint": "https://idp.example/a",
+            "token_endpoint": token_endpoint,
+            "jwks_uri": "https://idp.example/k",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_document_speaks_for_its_own_issuer_only() {
+        let good = "https://idp.example/t";
+        let place = |issuer: &str| Place::Issuer(url(issuer));
+        assert!(document("https://idp.example", good).check(&place("https://idp.example")).is_ok());
+        assert!(document("https://idp.example/", good).check(&place("https://idp.example")).is_ok());
+        assert!(document("https://evil.example", good).check(&place("https://idp.example")).is_err());
+        assert!(document("https://idp.example/a", good).check(&place("https://idp.example")).is_err());
+        assert!(document("https://idp.example", "http://idp.example/t").check(&place("https://idp.example")).is_err());
+    }
+
+    #[test]
+    fn entras_documents_are_for_a_tenant_or_for_the_template() {
+        let place = Place::Entra { authority: url("https://login.example"), tenant: "common".into() };
+        let check = |issuer: &str| document(issuer, "https://login.example/t").check(&place).is_ok();
+        assert!(check("https://login.example/{tenantid}/v2.0"));
+        assert!(check(&format!("https://login.example/{CONTOSO}/v2.0")));
+        assert!(!check("https://login.example/common/v2.0"));
+        assert!(!check("https://evil.example/{tenantid}/v2.0"));
+    }
+
+    #[test]
+    fn an_entra_issuer_is_that_of_the_tokens_own_tenant() {
+        let issuer = Issuer::TenantOf { authority: "https://login.example".into() };
+        let check = |iss: &str, tid: &str| {
+            issuer.check(&serde_json::from_value(json!({ "iss": iss, "tid": tid })).unwrap()).is_ok()
+        };
+        assert!(check(&format!("https://login.example/{CONTOSO}/v2.0"), CONTOSO));
+        assert!(!check(&format!("https://login.example/{CONTOSO}/v2.0"), "fab21ca0-0000-4000-8000-00000000fab2"));
+        assert!(!check("https://login.example/../v2.0", ".."));
+        assert!(!check(&format!("https://evil.example/{CONTOSO}/v2.0"), CONTOSO));
+        assert!(issuer.sends(&format!("https://login.example/{CONTOSO}/v2.0")));
+        assert!(!issuer.sends("https://login.example/{tenantid}/v2.0"));
+    }
+
+    #[test]
+    fn a_key_of_one_tenant_does_not_sign_for_another() {
+        let issuer = Issuer::TenantOf { authority: "https://login.example".into() };
+        let claims: Claims =
+            serde_json::from_value(json!({ "iss": format!("https://login.example/{CONTOSO}/v2.0"), "tid": CONTOSO }))
+                .unwrap();
+        assert!(issuer.may_sign("https://login.example/{tenantid}/v2.0", &claims));
+        assert!(issuer.may_sign(&format!("https://login.example/{CONTOSO}/v2.0"), &claims));
+        assert!(!issuer.may_sign("https://login.example/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0", &claims));
+    }
+
+    #[test]
+    fn a_guid_is_five_groups_of_hexadecimal_digits() {
+        assert!(is_guid(CONTOSO));
+        for not in ["", "common", "c01170500000400080000000000c017", "g0117050-0000-4000-8000-00000000c017"] {
+            assert!(!is_guid(not), "{not}");
+        }
+    }
+}

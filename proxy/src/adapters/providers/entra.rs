@@ -1,0 +1,262 @@
+//! Microsoft Entra ID, built on OpenID Connect's core: tenants, whose word for an address counts, and Graph.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use serde_json::Value;
+use url::Url;
+
+use super::backoff::Backoff;
+use super::claims::Claims;
+use super::graph::{self, Graph, Me};
+use super::http::Http;
+use super::quote::quote;
+use super::relying_party::{RelyingParty, Verified};
+use super::tenants::{PERSONAL, TenantList, Verdict};
+use super::{ClientRegistration, Tenants};
+use crate::domain::identity::{Email, Identity, ProviderKind, Username};
+use crate::domain::login::LoginAttempt;
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+use crate::ports::{IdentityProvider, Pending, Prompt, SignInError};
+
+/// The delegated permission that reading one's own account takes. Without it there is no user principal name.
+const USER_READ: &str = "User.Read";
+
+/// Microsoft Entra ID.
+pub(super) struct Entra {
+    party: RelyingParty,
+    tenants: TenantList,
+    graph: Graph,
+    wants_groups: bool,
+    unresolved: ArcSwapOption<String>,
+    backoff: Mutex<Backoff>,
+}
+
+impl Entra {
+    pub(super) fn new(
+        http: Http,
+        mut registration: ClientRegistration,
+        tenants: Tenants,
+        authority: Url,
+        graph: Url,
+        wants_groups: bool,
+    ) -> Self {
+        let reads = |scope: &String| scope.rsplit('/').next().is_some_and(|name| name.eq_ignore_ascii_case(USER_READ));
+        if !registration.scopes.iter().any(reads) {
+            registration.scopes.push(USER_READ.to_owned());
+        }
+        let tenants = TenantList::new(tenants, authority);
+        Self {
+            party: RelyingParty::new(http, registration, tenants.place()),
+            tenants,
+            graph: Graph::new(graph),
+            wants_groups,
+            unresolved: ArcSwapOption::empty(),
+            backoff: Mutex::new(Backoff::default()),
+        }
+    }
+
+    async fn identify(&self, verified: Verified) -> Result<Identity, SignInError> {
+        let claims = &verified.claims;
+        let tenant = claims.text("tid").unwrap_or_default();
+        let verdict = self.judge(tenant, claims).await?;
+        let object_id = claims.text("oid").ok_or_else(|| {
+            let reason = "ID token: it has no object id: is the scope `profile` in OAUTH_SCOPES?";
+            SignInError::TokenExchange(reason.to_owned())
+        })?;
+        let me = self
+            .graph
+            .me(&self.party.http, &verified.access_token)
+            .await
+            .map_err(|error| SignInError::UserInfo(graph::reason(&error)))?;
+        if !me.is(object_id) {
+            return Err(SignInError::UserInfo("Graph speaks of another account than the ID token".to_owned()));
+        }
+        let groups = self.groups(&verified).await;
+        Ok(Identity {
+            provider: ProviderKind::Entra,
+            id: object_id.to_owned(),
+            email: vouched(claims, &me, verdict == Verdict::Named, tenant.eq_ignore_ascii_case(PERSONAL)),
+            name: me.display_name.or_else(|| claims.text("name").map(ToOwned::to_owned)).unwrap_or_default(),
+            username: Username::Vouched(me.user_principal_name),
+            groups,
+        })
+    }
+
+    async fn judge(&self, tenant: &str, claims: &Claims) -> Result<Verdict, SignInError> {
+        let mut verdict = self.tenants.judge(tenant);
+        if verdict == Verdict::Refused && !self.tenants.unresolved().is_empty() {
+            self.tenants.resolve(&self.party.http).await.map_err(SignInError::Unreachable)?;
+            verdict = self.tenants.judge(tenant);
+        }
+        match verdict {
+            Verdict::Named | Verdict::Admitted => Ok(verdict),
+            Verdict::Refused => Err(SignInError::NotAllowed {
+                who: quote(claims.text("preferred_username").or_else(|| claims.text("oid")).unwrap_or("(no name)")),
+                reason: format!("tenant {} is not among those that OAUTH_TENANT_ID lets in", quote(tenant)),
+            }),
+        }
+    }
+
+    /// Groups and app roles. Where the groups do not fit in the token, Graph has them; where it does not tell, the person
+    /// is in none of them.
+    async fn groups(&self, verified: &Verified) -> Vec<String> {
+        let claims = &verified.claims;
+        let mut groups = if self.wants_groups && is_overage(claims) {
+            let read = self.graph.groups(&self.party.http, &verified.access_token).await;
+            read.unwrap_or_else(|error| {
+                let reason = graph::reason(&error);
+                tracing::warn!(
+                    "The groups of {} cannot be read, so no group rule lets them in: {reason}",
+                    quote(claims.text("oid").unwrap_or_default())
+                );
+                Vec::new()
+            })
+        } else {
+            claims.list("groups")
+        };
+        groups.extend(claims.list("roles"));
+        groups
+    }
+}
+
+/// The address that counts, if any.
+///
+/// Whoever administers a tenant can write any `mail` and `email` ("nOAuth"), so these count only for a tenant that the
+/// operator named, or, for `email`, where Entra says that the tenant has proven the domain (`xms_edov`). A user
+/// principal name's domain is always proven, but a guest's name is made up, and a personal account has none.
+fn vouched(claims: &Claims, me: &Me, named: bool, personal: bool) -> Option<Email> {
+    let parse = |address: &str| Email::parse(address).ok();
+    let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
+    let mail = me.mail.as_deref().filter(|_| named && !personal).and_then(parse);
+    let guest = me.user_principal_name.to_ascii_uppercase().contains("#EXT#");
+    let principal = Some(me.user_principal_name.as_str()).filter(|_| !guest && !personal).and_then(parse);
+    claimed.or(mail).or(principal)
+}
+
+/// `xms_edov`, in the spellings that Entra has been seen to send.
+fn has_proven_domain(claims: &Claims) -> bool {
+    match claims.value("xms_edov") {
+        Some(Value::Bool(proven)) => *proven,
+        Some(Value::Number(number)) => number.as_u64() == Some(1),
+        Some(Value::String(text)) => text == "1" || text.eq_ignore_ascii_case("true"),
+        Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+    }
+}
+
+/// Whether the groups are too many for the token.
+fn is_overage(claims: &Claims) -> bool {
+    let named = claims.value("_claim_names").and_then(|names| names.get("groups")).is_some();
+    named || claims.is_true("hasgroups")
+}
+
+impl IdentityProvider for Entra {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Entra
+    }
+
+    fn authorization_url(&self, attempt: &LoginAttempt, prompt: Option<Prompt>) -> Result<Url, SignInError> {
+        self.party.authorization_url(attempt, prompt)
+    }
+
+    fn check_issuer(&self, issuer: Option<&str>) -> Result<(), SignInError> {
+        self.party.check_issuer(issuer)
+    }
+
+    fn sign_in<'a>(
+        &'a self,
+        code: &'a Secret,
+        attempt: &'a LoginAttempt,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Identity, SignInError>> {
+        Box::pin(async move { self.identify(self.party.redeem(code, attempt, now).await?).await })
+    }
+
+    fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {
+        Box::pin(async move {
+            let wait = self.party.refresh().await;
+            let resolved = self.tenants.resolve(&self.party.http).await;
+            let mut backoff = self.backoff.lock().unwrap_or_else(PoisonError::into_inner);
+            match resolved {
+                Ok(()) => {
+                    self.unresolved.store(None);
+                    backoff.succeeded();
+                    wait
+                }
+                Err(reason) => {
+                    self.unresolved.store(Some(Arc::new(reason)));
+                    wait.min(backoff.failed())
+                }
+            }
+        })
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let unresolved = self.unresolved.load_full().map(|reason| reason.as_ref().clone());
+        self.party.trouble().or(unresolved)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn me(mail: Option<&str>, upn: &str) -> Me {
+        serde_json::from_value(json!({ "id": "1", "mail": mail, "userPrincipalName": upn })).unwrap()
+    }
+
+    fn email(claims: Value, me: &Me, named: bool, personal: bool) -> String {
+        let claims: Claims = serde_json::from_value(claims).unwrap();
+        vouched(&claims, me, named, personal).map(String::from).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_administrators_word_counts_only_for_a_named_tenant() {
+        let ann = me(Some("mail@example.com"), "upn@contoso.example");
+        let claimed = || json!({ "email": "claim@example.com" });
+        assert_eq!(email(claimed(), &ann, true, false), "claim@example.com");
+        assert_eq!(email(json!({}), &ann, true, false), "mail@example.com");
+        assert_eq!(email(json!({}), &me(None, "upn@contoso.example"), true, false), "upn@contoso.example");
+        assert_eq!(email(claimed(), &ann, false, false), "upn@contoso.example");
+    }
+
+    #[test]
+    fn a_proven_domain_makes_the_claim_count_but_not_graphs_mail() {
+        let ann = me(Some("mail@example.com"), "upn@contoso.example");
+        for yes in [json!(true), json!(1), json!("1"), json!("true"), json!("True")] {
+            let claims = json!({ "email": "claim@example.com", "xms_edov": yes });
+            assert_eq!(email(claims, &ann, false, false), "claim@example.com", "{yes}");
+        }
+        for no in [json!(false), json!(0), json!("0"), json!(2), json!([true]), json!(null), json!("yes")] {
+            let claims = json!({ "email": "claim@example.com", "xms_edov": no });
+            assert_eq!(email(claims, &ann, false, false), "upn@contoso.example", "{no}");
+        }
+        assert_eq!(email(json!({ "xms_edov": true }), &ann, false, false), "upn@contoso.example");
+    }
+
+    #[test]
+    fn guests_and_personal_accounts_have_no_principal_name_that_counts() {
+        let guest = me(Some("gus@partner.example"), "gus_partner.example#EXT#@contoso.example");
+        assert_eq!(email(json!({}), &guest, false, false), "");
+        assert_eq!(email(json!({}), &guest, true, false), "gus@partner.example");
+        assert_eq!(email(json!({}), &me(None, "g_x#ext#@contoso.example"), true, false), "");
+        assert_eq!(email(json!({}), &me(Some("p@outlook.example"), "p@outlook.example"), false, true), "");
+    }
+
+    #[test]
+    fn graph_calls_a_personal_account_by_half_of_its_object_id() {
+        let object_id = "00000000-0000-0000-9a7b-000000001007";
+        let called = |id: &str| -> Me {
+            serde_json::from_value(json!({ "id": id, "userPrincipalName": "p@outlook.example" })).unwrap()
+        };
+        assert!(called("9a7b000000001007").is(object_id));
+        assert!(called(object_id).is(object_id));
+        for other in ["", "1007", "9a7b000000001008", "00000000-0000-0000-9a7b-000000001008"] {
+            assert!(!called(other).is(object_id), "{other}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! GitHub, at github.com or an Enterprise Server: OAuth without ID tokens, and what its API says of the person.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use oauth2::AuthType;
+use url::Url;
+
+use super::ClientRegistration;
+use super::code_flow::CodeFlow;
+use super::discovery::trimmed;
+use super::github_api::{Address, Api, Membership, Team};
+use super::http::{CallError, Http, below};
+use super::quote::quote;
+use crate::domain::identity::{Email, Identity, ProviderKind, Username};
+use crate::domain::login::LoginAttempt;
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+use crate::ports::{IdentityProvider, Pending, Prompt, SignInError};
+
+/// How many organisations and teams an identity holds; those that the rules name come first.
+const MOST_GROUPS: usize = 1000;
+/// Nothing is published that could grow old.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// GitHub.
+pub(super) struct Github {
+    http: Http,
+    flow: CodeFlow,
+    web: Url,
+    api: Url,
+    /// What the rules name, in lower case.
+    wanted: HashSet<String>,
+}
+
+impl Github {
+    pub(super) fn new(http: Http, registration: ClientRegistration, web: Url, api: Url, groups: &[String]) -> Self {
+        let wanted = groups.iter().map(|group| group.to_ascii_lowercase()).collect();
+        Self { http, flow: CodeFlow::new(registration), web, api, wanted }
+    }
+
+    async fn identify(&self, code: &Secret, attempt: &LoginAttempt) -> Result<Identity, SignInError> {
+        let endpoint = below(&self.web, "login/oauth/access_token");
+        let tokens = self
+            .flow
+            .redeem(&self.http, &endpoint, AuthType::RequestBody, code, attempt)
+            .await
+            .map_err(SignInError::TokenExchange)?;
+        let api = Api { http: &self.http, base: &self.api, token: &tokens.access };
+        let failed = |error: CallError| SignInError::UserInfo(format!("GitHub: {error}"));
+        let user = api.user().await.map_err(failed)?;
+        let email = match api.addresses().await {
+            Ok(addresses) => vouched(&addresses),
+            Err(error) if error.is_forbidden() => {
+                tracing::warn!(
+                    "The addresses of {} cannot be read, so no rule for an address lets them in: {error}; \
+                     ask for the scope user:email in OAUTH_SCOPES",
+                    quote(&user.login)
+                );
+                None
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let groups = if self.wanted.is_empty() { Vec::new() } else { self.groups(&api, &user.login).await };
+        Ok(Identity {
+            provider: ProviderKind::Github,
+            id: user.id.to_string(),
+            email,
+            name: user.name.unwrap_or_default(),
+            username: Username::Vouched(user.login),
+            groups,
+        })
+    }
+
+    /// Organisations and teams; what cannot be read is nobody's membership.
+    async fn groups(&self, api: &Api<'_>, login: &str) -> Vec<String> {
+        let unreadable = |what: &str, error: &CallError| {
+            tracing::warn!(
+                "The {what} of {} cannot be read, so no rule for them lets the person in: {error}; \
+                 ask for the scope read:org in OAUTH_SCOPES, and let the organisation approve the application",
+                quote(login)
+            );
+        };
+        let memberships = match api.memberships().await {
+            Ok(memberships) => memberships,
+            Err(error) => {
+                unreadable("organisations", &error);
+                return Vec::new();
+            }
+        };
+        let teams = if self.wanted.iter().any(|group| group.contains('/')) {
+            api.teams().await.unwrap_or_else(|error| {
+                unreadable("teams", &error);
+                Vec::new()
+            })
+        } else {
+            Vec::new()
+        };
+        let mut groups = active(memberships, teams);
+        groups.sort_by_key(|group| !self.wanted.contains(&group.to_ascii_lowercase()));
+        groups.truncate(MOST_GROUPS);
+        groups
+    }
+}
+
+/// The primary address, if it is verified.
+fn vouched(addresses: &[Address]) -> Option<Email> {
+    let address = addresses.iter().find(|address| address.primary && address.verified)?;
+    Email::parse(&address.email).ok()
+}
+
+/// `org` and `org/team` of the organisations where the person's membership is active: an invitation alone makes nobody a member.
+fn active(memberships: Vec<Membership>, teams: Vec<Team>) -> Vec<String> {
+    let active = memberships.into_iter().filter(|membership| membership.state == "active");
+    let mut groups: Vec<String> = active.map(|membership| membership.organization.login).collect();
+    let organizations: HashSet<String> = groups.iter().map(|login| login.to_ascii_lowercase()).collect();
+    let teams = teams.into_iter().filter(|team| organizations.contains(&team.organization.login.to_ascii_lowercase()));
+    groups.extend(teams.map(|team| format!("{}/{}", team.organization.login, team.slug)));
+    groups
+}
+
+impl IdentityProvider for Github {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Github
+    }
+
+    fn authorization_url(&self, attempt: &LoginAttempt, prompt: Option<Prompt>) -> Result<Url, SignInError> {
+        Ok(self.flow.authorization_url(&below(&self.web, "login/oauth/authorize"), attempt, None, prompt))
+    }
+
+    fn check_issuer(&self, issuer: Option<&str>) -> Result<(), SignInError> {
+        let web = trimmed(&self.web);
+        match issuer {
+            None => Ok(()),
+            Some(issuer) if issuer == web || issuer == format!("{web}/login/oauth") => Ok(()),
+            Some(issuer) => Err(SignInError::Issuer(quote(issuer))),
+        }
+    }
+
+    fn sign_in<'a>(
+        &'a self,
+        code: &'a Secret,
+        attempt: &'a LoginAttempt,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<Identity, SignInError>> {
+        Box::pin(self.identify(code, attempt))
+    }
+
+    fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {
+        Box::pin(std::future::ready(IDLE))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_primary_verified_address_is_vouched_for() {
+        let vouched = |addresses: serde_json::Value| {
+            let addresses: Vec<Address> = serde_json::from_value(addresses).unwrap();
+            vouched(&addresses).map(String::from)
+        };
+        let other = json!({"email": "b@example.com", "primary": false, "verified": true});
+        let primary = json!({"email": "a@example.com", "primary": true, "verified": true});
+        let unproven = json!({"email": "a@example.com", "primary": true, "verified": false});
+        assert_eq!(vouched(json!([other, primary])), Some("a@example.com".to_owned()));
+        assert_eq!(vouched(json!([other, unproven])), None);
+        assert_eq!(vouched(json!([])), None);
+    }
+
+    #[test]
+    fn a_team_counts_only_with_an_active_membership_of_its_organisation() {
+        let memberships = serde_json::from_value(json!([
+            {"state": "active", "organization": {"login": "Acme"}},
+            {"state": "pending", "organization": {"login": "evil"}},
+        ]));
+        let teams = serde_json::from_value(json!([
+            {"slug": "platform", "organization": {"login": "acme"}},
+            {"slug": "root", "organization": {"login": "evil"}},
+            {"slug": "root", "organization": {"login": "elsewhere"}},
+        ]));
+        assert_eq!(active(memberships.unwrap(), teams.unwrap()), ["Acme", "acme/platform"]);
+    }
+}

@@ -1,0 +1,139 @@
+//! GitHub's REST API, as far as a sign-in needs it, all pages of every list.
+
+use http::header::LINK;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::http::{CallError, CallFault, Http, below};
+use crate::domain::secret::Secret;
+
+/// More pages of 100 than anybody's lists fill.
+const MOST_PAGES: usize = 50;
+
+const HEADERS: [(HeaderName, HeaderValue); 2] = [
+    (http::header::ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
+    (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28")),
+];
+
+/// The API on behalf of one person.
+pub(super) struct Api<'a> {
+    pub(super) http: &'a Http,
+    /// `https://api.github.com`, or an Enterprise Server's, which ends in `/api/v3`.
+    pub(super) base: &'a Url,
+    pub(super) token: &'a Secret,
+}
+
+/// `GET /user`.
+#[derive(Deserialize)]
+pub(super) struct User {
+    pub(super) id: u64,
+    pub(super) login: String,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+}
+
+/// One of `GET /user/emails`.
+#[derive(Deserialize)]
+pub(super) struct Address {
+    pub(super) email: String,
+    pub(super) primary: bool,
+    pub(super) verified: bool,
+}
+
+/// One of `GET /user/memberships/orgs`.
+#[derive(Deserialize)]
+pub(super) struct Membership {
+    pub(super) state: String,
+    pub(super) organization: Organization,
+}
+
+/// One of `GET /user/teams`.
+#[derive(Deserialize)]
+pub(super) struct Team {
+    pub(super) slug: String,
+    pub(super) organization: Organization,
+}
+
+/// An organisation, by its login.
+#[derive(Deserialize)]
+pub(super) struct Organization {
+    pub(super) login: String,
+}
+
+impl Api<'_> {
+    pub(super) async fn user(&self) -> Result<User, CallError> {
+        self.http.get_as(&below(self.base, "user"), self.token, &HEADERS).await?.json()
+    }
+
+    pub(super) async fn addresses(&self) -> Result<Vec<Address>, CallError> {
+        self.list("user/emails", "per_page=100").await
+    }
+
+    pub(super) async fn memberships(&self) -> Result<Vec<Membership>, CallError> {
+        self.list("user/memberships/orgs", "state=active&per_page=100").await
+    }
+
+    pub(super) async fn teams(&self) -> Result<Vec<Team>, CallError> {
+        self.list("user/teams", "per_page=100").await
+    }
+
+    /// All pages or an error: half a list is none.
+    async fn list<T: DeserializeOwned>(&self, path: &str, query: &str) -> Result<Vec<T>, CallError> {
+        let mut items = Vec::new();
+        let mut url = below(self.base, path);
+        url.set_query(Some(query));
+        for _ in 0..MOST_PAGES {
+            let answer = self.http.get_as(&url, self.token, &HEADERS).await?;
+            items.extend(answer.json::<Vec<T>>()?);
+            match next(&answer.headers) {
+                None => return Ok(items),
+                // The token must not go to whoever wrote the link.
+                Some(next) if next.origin() == self.base.origin() => url = next,
+                Some(_) => return Err(CallFault::Elsewhere.at(self.base)),
+            }
+        }
+        Err(CallFault::Endless(MOST_PAGES).at(self.base))
+    }
+}
+
+/// The address of the next page (RFC 8288).
+fn next(headers: &HeaderMap) -> Option<Url> {
+    let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    links.flat_map(|value| value.split(',')).find_map(|link| {
+        let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+        let mut parameters = parameters.split(';').map(str::trim);
+        parameters
+            .any(|parameter| matches!(parameter, "rel=\"next\"" | "rel=next"))
+            .then(|| Url::parse(target).ok())
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(link: &str) -> HeaderMap {
+        HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())])
+    }
+
+    #[test]
+    fn the_next_page_is_the_one_that_is_called_so() {
+        let link = r#"<https://a.example/x?page=1>; rel="prev", <https://a.example/x?page=3>; rel="next""#;
+        assert_eq!(next(&headers(link)).unwrap().as_str(), "https://a.example/x?page=3");
+        for none in [r#"<https://a.example/x>; rel="last""#, "", "<", r#"<x>; rel="next""#, r#"x; rel="next""#] {
+            assert!(next(&headers(none)).is_none(), "{none}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_link_makes_it_panic(link in "[ -~]{0,80}") {
+            let _next = next(&headers(&link));
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Calls to a provider, every one bounded: in time, in size, and in what an error may tell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::ConnectError;
+use super::quote::quote;
+use crate::domain::secret::Secret;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a whole call may take, its answer's last byte included.
+const TOTAL: Duration = Duration::from_secs(10);
+/// How large an answer may be. It is counted as it is read, whatever `Content-Length` says.
+const LARGEST: usize = 1024 * 1024;
+/// How long an idle connection is kept.
+const IDLE: Duration = Duration::from_secs(30);
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidegate/", env!("CARGO_PKG_VERSION")));
+
+/// A client for calls to one provider. Redirects are never followed: they could lead a secret to another host, or us to a host within.
+#[derive(Clone)]
+pub(super) struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl Http {
+    /// A client that trusts the system's roots and `extra_roots`.
+    pub(super) fn new(extra_roots: &[CertificateDer<'static>], needs_tls: bool) -> Result<Self, ConnectError> {
+        let mut roots = RootCertStore::empty();
+        if needs_tls {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        for root in extra_roots {
+            roots.add(root.clone()).map_err(ConnectError::Root)?;
+        }
+        if needs_tls && roots.is_empty() {
+            return Err(ConnectError::NoRoots);
+        }
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(ConnectError::Tls)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT));
+        // Plain HTTP is for loopback hosts only, which `is_safe` sees to wherever an address comes in.
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Ok(Self { client })
+    }
+
+    /// Fetches `url`.
+    pub(super) async fn get(&self, url: &Url) -> Result<Answer, CallError> {
+        self.fetch(url, None, &[]).await
+    }
+
+    /// Fetches `url` on behalf of the person whose access token it is.
+    pub(super) async fn get_as(
+        &self,
+        url: &Url,
+        token: &Secret,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Answer, CallError> {
+        let fault = |_| CallError::new(url.host_str(), CallFault::Token);
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(fault)?;
+        bearer.set_sensitive(true);
+        self.fetch(url, Some(bearer), headers).await
+    }
+
+    async fn fetch(
+        &self,
+        url: &Url,
+        bearer: Option<HeaderValue>,
+        headers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Answer, CallError> {
+        let mut request = Request::get(url.as_str())
+            .body(Vec::new())
+            .map_err(|_| CallError::new(url.host_str(), CallFault::Address))?;
+        if let Some(bearer) = bearer {
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
+        request.headers_mut().extend(headers.iter().cloned());
+        self.call(request).await
+    }
+
+    /// Sends `request` and reads the answer, whatever its status.
+    pub(super) async fn call(&self, request: Request<Vec<u8>>) -> Result<Answer, CallError> {
+        let host = request.uri().host().map(ToOwned::to_owned);
+        let mut request = request.map(|body| Full::new(Bytes::from(body)));
+        request.headers_mut().insert(USER_AGENT, AGENT);
+        request.headers_mut().entry(ACCEPT).or_insert(JSON);
+        let answer = match tokio::time::timeout(TOTAL, self.exchange(request)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallFault::TimedOut),
+        };
+        match answer {
+            Ok((status, headers, body)) => Ok(Answer { host: host.unwrap_or_default(), status, headers, body }),
+            Err(fault) => Err(CallError::new(host.as_deref(), fault)),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, HeaderMap, Bytes), CallFault> {
+        let response = self.client.request(request).await.map_err(|error| CallFault::Unreachable(chain(&error)))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LARGEST).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() { CallFault::TooLarge } else { CallFault::Broken(chain(error.as_ref())) }
+        })?;
+        Ok((head.status, head.headers, body.to_bytes()))
+    }
+}
+
+/// What a provider answered, at most 1 MiB of it.
+pub(super) struct Answer {
+    host: String,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// The JSON of an answer that succeeded.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
+        if self.status != StatusCode::OK {
+            return Err(self.refusal());
+        }
+        serde_json::from_slice(&self.body).map_err(|error| {
+            // The parser's own words may quote what it read: only the place is told.
+            let place = (error.line(), error.column());
+            self.fault(if error.is_data() { CallFault::Unexpected(place) } else { CallFault::NotJson(place) })
+        })
+    }
+
+    /// This answer as an error, with the provider's own words where it gives any.
+    pub(super) fn refusal(&self) -> CallError {
+        self.fault(CallFault::Status(self.status, said(&self.body)))
+    }
+
+    fn fault(&self, fault: CallFault) -> CallError {
+        CallError::new(Some(&self.host), fault)
+    }
+}
+
+/// A provider's own words for its refusal, in GitHub's, Graph's or OAuth's form.
+fn said(body: &[u8]) -> String {
+    let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
+    let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
+    let words = ["/error_description", "/error/message", "/message", "/error"].into_iter().find_map(text);
+    words.map(|words| format!(" ({})", quote(words))).unwrap_or_default()
+}
+
+/// A call that failed. It names the host and what went wrong; never the path, the query, or what was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{host} {fault}")]
+pub(super) struct CallError {
+    host: String,
+    pub(super) fault: CallFault,
+}
+
+impl CallError {
+    fn new(host: Option<&str>, fault: CallFault) -> Self {
+        Self { host: quote(host.unwrap_or("the provider")), fault }
+    }
+
+    /// Whether the provider says that this token may not read it, and would say so again.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self.fault, CallFault::Status(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _))
+    }
+}
+
+/// What went wrong in a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallFault {
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    #[error("timed out after {} s", TOTAL.as_secs())]
+    TimedOut,
+    #[error("sent an answer larger than 1 MiB")]
+    TooLarge,
+    #[error("broke off its answer: {0}")]
+    Broken(String),
+    #[error("answered {0}{1}")]
+    Status(StatusCode, String),
+    #[error("sent an answer that is not JSON at line {}, column {}", .0.0, .0.1)]
+    NotJson((usize, usize)),
+    #[error("sent JSON that is not what is expected there, at line {}, column {}", .0.0, .0.1)]
+    Unexpected((usize, usize)),
+    #[error("has an address that cannot be called")]
+    Address,
+    #[error("issued an access token that cannot be sent in a header")]
+    Token,
+    #[error("names a next page on another host")]
+    Elsewhere,
+    #[error("goes on for more than {0} pages")]
+    Endless(usize),
+}
+
+impl CallFault {
+    /// This fault at the host of `url`.
+    pub(super) fn at(self, url: &Url) -> CallError {
+        CallError::new(url.host_str(), self)
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    quote(&text)
+}
+
+/// Whether secrets may be sent to `url`: `https`, or a loopback host.
+pub(super) fn is_safe(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => return false,
+    };
+    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+}
+
+/// `base` with `path` behind its own path, so that `https://ghe.example/api/v3` stays in front.
+pub(super) fn below(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn plain_http_is_for_loopback_only() {
+        for safe in ["https://idp.example/x", "http://localhost:9400", "http://127.0.0.1:1", "http://[::1]:1"] {
+            assert!(is_safe(&url(safe)), "{safe}");
+        }
+        for unsafe_ in
+            ["http://idp.example", "http://localhost.evil.example", "ftp://localhost", "http://10.0.0.1", "data:x"]
+        {
+            assert!(!is_safe(&url(unsafe_)), "{unsafe_}");
+        }
+    }
+
+    #[test]
+    fn paths_are_joined_below_the_base() {
+        assert_eq!(below(&url("https://ghe.example/api/v3"), "user/emails").path(), "/api/v3/user/emails");
+        assert_eq!(below(&url("https://ghe.example/api/v3/"), "user").path(), "/api/v3/user");
+        assert_eq!(below(&url("https://api.github.com"), "user").as_str(), "https://api.github.com/user");
+    }
+}

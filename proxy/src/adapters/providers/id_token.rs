@@ -1,0 +1,292 @@
+//! ID tokens: the signature, and every claim that says for whom, by whom and when (OpenID Connect Core §3.1.3.7).
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, Validation};
+use serde_json::{Map, Value};
+
+use super::claims::Claims;
+use super::discovery::Issuer;
+use super::jwks::{KeySet, NoKey};
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+
+/// How far the provider's clock may be from ours, in seconds.
+const LEEWAY: u64 = 60;
+/// The longest `sub` (OpenID Connect Core §2).
+const LONGEST_SUBJECT: usize = 255;
+
+/// Signatures by a key pair. Never `none`, and no HMAC, whose key could be a public one (RFC 8725 §2.1).
+const ALGORITHMS: &[Algorithm] = &[
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+
+/// What a token must say.
+pub(super) struct Expected<'a> {
+    pub(super) issuer: &'a Issuer,
+    pub(super) client_id: &'a str,
+    pub(super) nonce: &'a str,
+    /// The access token that came with it, for `at_hash`.
+    pub(super) access_token: &'a Secret,
+    pub(super) now: Timestamp,
+}
+
+/// Why a token is not believed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Rejected {
+    /// Newer keys may have the one it names.
+    #[error("ID token: it is signed with a key that the provider does not publish")]
+    UnknownKey,
+    #[error("ID token: {0}")]
+    Invalid(&'static str),
+}
+
+/// Verifies `token` and gives its claims. The library reads the system's clock, so it checks the signature only; the
+/// claims, times included, are checked here against `expected`.
+pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Claims, Rejected> {
+    let header = jsonwebtoken::decode_header(token)
+        .map_err(|_| Rejected::Invalid("it is not a JWT signed with an algorithm that is known"))?;
+    if !ALGORITHMS.contains(&header.alg) {
+        return Err(Rejected::Invalid("its algorithm is not allowed: it must be signed with a key pair"));
+    }
+    if header.crit.is_some() {
+        return Err(Rejected::Invalid("its header marks as critical what is not understood here"));
+    }
+    let key = keys.select(header.kid.as_deref(), header.alg).map_err(|none| match none {
+        NoKey::Unknown => Rejected::UnknownKey,
+        NoKey::Unsuitable(reason) => Rejected::Invalid(reason),
+    })?;
+    let token = jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &signature_only(header.alg))
+        .map_err(|_| Rejected::Invalid("its signature does not verify"))?;
+    let claims = Claims::from(token.claims);
+    check(&claims, header.alg, expected).map_err(Rejected::Invalid)?;
+    if key.issuer.as_deref().is_some_and(|template| !expected.issuer.may_sign(template, &claims)) {
+        return Err(Rejected::Invalid("it is signed with the key of another tenant"));
+    }
+    Ok(claims)
+}
+
+fn signature_only(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation.required_spec_claims.clear();
+    validation
+}
+
+fn check(claims: &Claims, algorithm: Algorithm, expected: &Expected<'_>) -> Result<(), &'static str> {
+    let subject = claims.text("sub").ok_or("it has no subject")?;
+    if subject.len() > LONGEST_SUBJECT {
+        return Err("its subject is longer than 255 bytes");
+    }
+    expected.issuer.check(claims)?;
+    check_audience(claims, expected.client_id)?;
+    check_times(claims, expected.now.secs())?;
+    // Compared in constant time; a missing nonce is a replayed or an injected token (OpenID Connect Core §15.5.2).
+    let nonce = claims.text("nonce").ok_or("it has no nonce")?;
+    if Secret::new(nonce) != Secret::new(expected.nonce) {
+        return Err("its nonce is not this sign-in's");
+    }
+    check_access_token(claims, algorithm, expected.access_token)
+}
+
+fn check_audience(claims: &Claims, client_id: &str) -> Result<(), &'static str> {
+    let audiences: Vec<&Value> = match claims.value("aud") {
+        Some(Value::Array(audiences)) => audiences.iter().collect(),
+        Some(single) => vec![single],
+        None => return Err("it has no audience"),
+    };
+    if !audiences.iter().any(|audience| audience.as_str() == Some(client_id)) {
+        return Err("its audience is not the client id");
+    }
+    match claims.value("azp") {
+        Some(party) if party.as_str() != Some(client_id) => Err("its authorized party is not the client id"),
+        None if audiences.len() > 1 => Err("it has several audiences and no authorized party"),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_times(claims: &Claims, now: u64) -> Result<(), &'static str> {
+    let expires = claims.seconds("exp").ok_or("it has no time of expiry")?;
+    let issued = claims.seconds("iat").ok_or("it has no time of issue")?;
+    let soonest = match claims.has("nbf") {
+        true => claims.seconds("nbf").ok_or("the time before which it is not valid is not a time")?,
+        false => issued,
+    };
+    if now >= expires.saturating_add(LEEWAY) {
+        return Err("it has expired; if it is fresh, set this machine's clock");
+    }
+    let latest = now.saturating_add(LEEWAY);
+    if issued > latest || soonest > latest {
+        return Err("it is not valid yet; set this machine's clock, or the provider's");
+    }
+    Ok(())
+}
+
+/// OpenID Connect Core §3.1.3.8: where it is there, `at_hash` is the left half of the access token's hash.
+fn check_access_token(claims: &Claims, algorithm: Algorithm, access_token: &Secret) -> Result<(), &'static str> {
+    let Some(claimed) = claims.value("at_hash") else { return Ok(()) };
+    let hash = digest::digest(hash_of(algorithm), access_token.expose().as_bytes());
+    let bytes = hash.as_ref();
+    let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+    if claimed.as_str().map(|text| text.trim_end_matches('=')) == Some(URL_SAFE_NO_PAD.encode(half).as_str()) {
+        Ok(())
+    } else {
+        Err("it belongs to another access token")
+    }
+}
+
+fn hash_of(algorithm: Algorithm) -> &'static digest::Algorithm {
+    if matches!(algorithm, Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256) {
+        &digest::SHA256
+    } else if matches!(algorithm, Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384) {
+        &digest::SHA384
+    } else {
+        &digest::SHA512
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn honest() -> Value {
+        json!({
+            "iss": "https://idp.example", "sub": "s", "aud": "client", "nonce": "n",
+            "iat": NOW, "exp": NOW + 300,
+        })
+    }
+
+    fn judge(claims: Value) -> Result<(), &'static str> {
+        let claims: Claims = serde_json::from_value(claims).unwrap();
+        let issuer = Issuer::Exactly("https://idp.example".to_owned());
+        let access_token = Secret::new("access");
+        let expected = Expected {
+            issuer: &issuer,
+            client_id: "client",
+            nonce: "n",
+            access_token: &access_token,
+            now: Timestamp::from_secs(NOW),
+        };
+        check(&claims, Algorithm::RS256, &expected)
+    }
+
+    fn with(changes: Value) -> Value {
+        let mut claims = honest();
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        claims
+    }
+
+    #[test]
+    fn claims_that_say_all_they_must_are_believed() {
+        let half = URL_SAFE_NO_PAD.encode(&digest::digest(&digest::SHA256, b"access").as_ref()[..16]);
+        for good in [
+            json!({}),
+            json!({"aud": ["client"]}),
+            json!({"aud": ["client", "other"], "azp": "client"}),
+            json!({"azp": "client"}),
+            json!({"exp": NOW - 59}),
+            json!({"iat": NOW + 60, "nbf": NOW + 60}),
+            json!({"at_hash": half}),
+            json!({"exp": (NOW + 5) as f64 + 0.5}),
+        ] {
+            assert_eq!(judge(with(good.clone())), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn each_claim_that_is_wrong_is_refused() {
+        for (bad, word) in [
+            (json!({"sub": null}), "subject"),
+            (json!({"sub": ""}), "subject"),
+            (json!({"sub": 7}), "subject"),
+            (json!({"sub": "s".repeat(256)}), "subject"),
+            (json!({"iss": null}), "issuer"),
+            (json!({"iss": "https://idp.example/"}), "issuer"),
+            (json!({"iss": ["https://idp.example"]}), "issuer"),
+            (json!({"aud": null}), "audience"),
+            (json!({"aud": "other"}), "audience"),
+            (json!({"aud": []}), "audience"),
+            (json!({"aud": ["other"]}), "audience"),
+            (json!({"aud": {"client": "client"}}), "audience"),
+            (json!({"aud": ["client", "other"]}), "authorized party"),
+            (json!({"aud": ["client", 7]}), "authorized party"),
+            (json!({"azp": "other"}), "authorized party"),
+            (json!({"azp": ["client"]}), "authorized party"),
+            (json!({"exp": null}), "expiry"),
+            (json!({"exp": "never"}), "expiry"),
+            (json!({"exp": NOW - 60}), "expired"),
+            (json!({"iat": null}), "issue"),
+            (json!({"iat": NOW + 61}), "not valid yet"),
+            (json!({"nbf": NOW + 61}), "not valid yet"),
+            (json!({"nbf": "soon"}), "not a time"),
+            (json!({"nonce": null}), "nonce"),
+            (json!({"nonce": "m"}), "nonce"),
+            (json!({"nonce": ["n"]}), "nonce"),
+            (json!({"at_hash": "AAAA"}), "access token"),
+            (json!({"at_hash": 7}), "access token"),
+        ] {
+            let refusal = judge(with(bad.clone())).expect_err(&bad.to_string());
+            assert!(refusal.contains(word), "{bad}: {refusal}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| prop::collection::vec(inner, 0..3).prop_map(Value::from))
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_makes_it_panic(token in ".{0,200}", parts in prop::collection::vec("[A-Za-z0-9_-]{0,60}", 0..5)) {
+            let issuer = Issuer::Exactly("https://idp.example".to_owned());
+            let access_token = Secret::new("access");
+            let expected = Expected {
+                issuer: &issuer,
+                client_id: "client",
+                nonce: "n",
+                access_token: &access_token,
+                now: Timestamp::from_secs(NOW),
+            };
+            prop_assert!(verify(&token, &KeySet::default(), &expected).is_err());
+            prop_assert!(verify(&parts.join("."), &KeySet::default(), &expected).is_err());
+        }
+
+        #[test]
+        fn no_claims_make_it_panic(
+            values in prop::collection::vec(
+                (prop::sample::select(vec!["iss", "sub", "aud", "azp", "exp", "iat", "nbf", "nonce", "at_hash"]), any_json()),
+                1..6,
+            ),
+        ) {
+            let mut claims = honest();
+            for (name, value) in values {
+                claims[name] = value;
+            }
+            let _verdict = judge(claims);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Which Entra tenants may sign in, and whose administrators' word for an address counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use url::Url;
+
+use super::Tenants;
+use super::discovery::{Place, is_guid, tenant_of, trimmed};
+use super::http::Http;
+use super::publication::document;
+use super::quote::quote;
+
+/// The tenant of every personal Microsoft account.
+pub(super) const PERSONAL: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+/// The configured tenants, with the domains among them resolved.
+pub(super) struct TenantList {
+    tenants: Tenants,
+    authority: Url,
+    /// Tenants by the domain that was configured.
+    resolved: ArcSwap<BTreeMap<String, String>>,
+}
+
+/// What is made of a tenant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The operator named it: its administrators are believed.
+    Named,
+    /// It may sign in, and its administrators may write into an address what they like.
+    Admitted,
+    /// It may not sign in.
+    Refused,
+}
+
+impl TenantList {
+    pub(super) fn new(tenants: Tenants, authority: Url) -> Self {
+        Self { tenants, authority, resolved: ArcSwap::default() }
+    }
+
+    /// Where these tenants' discovery document is: a single tenant's own, else one for all of a kind.
+    pub(super) fn place(&self) -> Place {
+        let tenant = match &self.tenants {
+            Tenants::Common => "common",
+            Tenants::Organizations => "organizations",
+            Tenants::Consumers => "consumers",
+            Tenants::Named(names) => match names.as_slice() {
+                [single] => single,
+                names if names.iter().any(|name| name.eq_ignore_ascii_case(PERSONAL)) => "common",
+                _ => "organizations",
+            },
+        };
+        Place::Entra { authority: self.authority.clone(), tenant: tenant.to_owned() }
+    }
+
+    /// What is made of the tenant `tid`, whose token verifies.
+    pub(super) fn judge(&self, tid: &str) -> Verdict {
+        let personal = tid.eq_ignore_ascii_case(PERSONAL);
+        let admitted = |admitted| if admitted { Verdict::Admitted } else { Verdict::Refused };
+        match &self.tenants {
+            Tenants::Common => Verdict::Admitted,
+            Tenants::Organizations => admitted(!personal),
+            Tenants::Consumers => admitted(personal),
+            Tenants::Named(names) => {
+                let resolved = self.resolved.load();
+                let same = |name: &String| resolved.get(name).unwrap_or(name).eq_ignore_ascii_case(tid);
+                if names.iter().any(same) { Verdict::Named } else { Verdict::Refused }
+            }
+        }
+    }
+
+    /// The configured domains whose tenant is not known yet.
+    pub(super) fn unresolved(&self) -> Vec<String> {
+        let resolved = self.resolved.load();
+        match &self.tenants {
+            Tenants::Common | Tenants::Organizations | Tenants::Consumers => Vec::new(),
+            Tenants::Named(names) => {
+                names.iter().filter(|name| !is_guid(name) && !resolved.contains_key(*name)).cloned().collect()
+            }
+        }
+    }
+
+    /// Finds the tenants of the domains that are not known yet, by the issuer in their discovery documents. A domain
+    /// that is known is not asked for again: whom it stands for does not change while we run.
+    pub(super) async fn resolve(&self, http: &Http) -> Result<(), String> {
+        for domain in self.unresolved() {
+            let place = Place::Entra { authority: self.authority.clone(), tenant: domain.clone() };
+            let found = document(http, &place).await.map_err(|error| unresolved(&domain, &error))?;
+            let tenant = tenant_of(trimmed(&self.authority), &found.issuer)
+                .ok_or_else(|| unresolved(&domain, "its discovery names no single tenant"))?;
+            self.resolved.rcu(|known| {
+                let mut known = BTreeMap::clone(known);
+                known.insert(domain.clone(), tenant.clone());
+                Arc::new(known)
+            });
+        }
+        Ok(())
+    }
+}
+
+fn unresolved(domain: &str, reason: &str) -> String {
+    format!("the tenant of {} in OAUTH_TENANT_ID is not known: {reason}", quote(domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
+    const FABRIKAM: &str = "fab21ca0-0000-4000-8000-00000000fab2";
+
+    fn list(tenants: Tenants) -> TenantList {
+        TenantList::new(tenants, Url::parse("https://login.example").unwrap())
+    }
+
+    fn named(names: &[&str]) -> TenantList {
+        list(Tenants::Named(names.iter().map(ToString::to_string).collect()))
+    }
+
+    #[test]
+    fn each_setting_admits_its_tenants_only() {
+        use Verdict::{Admitted, Named, Refused};
+        for (list, contoso, fabrikam, personal) in [
+            (list(Tenants::Common), Admitted, Admitted, Admitted),
+            (list(Tenants::Organizations), Admitted, Admitted, Refused),
+            (list(Tenants::Consumers), Refused, Refused, Admitted),
+            (named(&[CONTOSO]), Named, Refused, Refused),
+            (named(&[CONTOSO, PERSONAL]), Named, Refused, Named),
+            (named(&["contoso.example"]), Refused, Refused, Refused),
+        ] {
+            assert_eq!(list.judge(CONTOSO), contoso);
+            assert_eq!(list.judge(FABRIKAM), fabrikam);
+            assert_eq!(list.judge(PERSONAL), personal);
+        }
+        assert_eq!(named(&[CONTOSO]).judge(&CONTOSO.to_ascii_uppercase()), Named);
+    }
+
+    #[test]
+    fn a_single_tenant_has_its_own_document() {
+        for (list, segment) in [
+            (named(&[CONTOSO]), CONTOSO),
+            (named(&["contoso.example"]), "contoso.example"),
+            (named(&[CONTOSO, FABRIKAM]), "organizations"),
+            (named(&[CONTOSO, PERSONAL]), "common"),
+            (list(Tenants::Consumers), "consumers"),
+        ] {
+            let expected = format!("https://login.example/{segment}/v2.0/.well-known/openid-configuration");
+            assert_eq!(list.place().document().as_str(), expected);
+        }
+    }
+}
