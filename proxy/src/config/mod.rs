@@ -1,1 +1,18 @@
-//! Floor 4, what the operator wrote.
+//! Floor 4, what the operator wrote: flags, environment and file, into the settings of the floors below.
+
+mod command;
+mod faults;
+mod files;
+mod load;
+mod names;
+pub mod options;
+mod parse;
+mod raw;
+mod reading;
+pub mod reload;
+mod words;
+
+pub use command::{Command, Sources, command_line};
+pub use faults::{Fault, Faults};
+pub use files::Files;
+pub use load::{Loaded, admin_address, load};

@@ -1,0 +1,158 @@
+//! The command line, and what a configuration is read from.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+
+use clap::Arg;
+
+use super::options::{ALL, Fallback, Kind, Knob};
+
+/// What `sidegate` is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Serve requests.
+    Serve,
+    /// Say whether the configuration is valid, and go.
+    Check,
+    /// Ask the running `sidegate` whether it is ready, and go.
+    Health,
+}
+
+/// What a configuration is read from, but for the files. It holds secrets, and cannot be printed.
+#[derive(Clone)]
+pub struct Sources {
+    /// Values of flags, by variable.
+    pub(super) flags: BTreeMap<&'static str, String>,
+    /// The environment.
+    pub(super) env: BTreeMap<OsString, OsString>,
+    /// Whether log lines go to a terminal.
+    pub(super) terminal: bool,
+}
+
+impl Sources {
+    /// Reads this process's command line and environment: nobody else does.
+    ///
+    /// # Errors
+    /// What clap has to say, of `--help` and `--version` too: its `exit` prints it and leaves with the right code.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn from_process() -> Result<(Command, Self), clap::Error> {
+        Self::read(std::env::args_os(), std::env::vars_os(), std::io::stderr().is_terminal())
+    }
+
+    /// Reads a command line (the program's name first) beside an environment.
+    ///
+    /// # Errors
+    /// What clap has to say, of `--help` and `--version` too.
+    pub fn read(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+        terminal: bool,
+    ) -> Result<(Command, Self), clap::Error> {
+        let matches = command_line().try_get_matches_from(args)?;
+        let (command, deepest) = match matches.subcommand() {
+            Some(("check", inner)) => (Command::Check, inner),
+            Some(("health", inner)) => (Command::Health, inner),
+            Some(_) | None => (Command::Serve, &matches),
+        };
+        let given = |knob: &Knob| {
+            knob.flag()?;
+            Some((knob.variable, deepest.get_one::<String>(knob.variable)?.clone()))
+        };
+        let flags = ALL.iter().filter_map(given).collect();
+        Ok((command, Self { flags, env: env.into_iter().collect(), terminal }))
+    }
+}
+
+/// The command line, with every option's variable and default in its help.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    clap::Command::new("sidegate")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("An authentication reverse proxy: people sign in with GitHub, Entra ID or OpenID Connect, and only then reach your application.")
+        .after_help(after_help())
+        .subcommand(clap::Command::new("check").about("Say whether the configuration is valid, without starting"))
+        .subcommand(clap::Command::new("health").about("Ask the running sidegate whether it is ready: exit code 0 or 1"))
+        .args(ALL.iter().filter_map(arg))
+}
+
+fn arg(knob: &Knob) -> Option<Arg> {
+    let value = match knob.kind {
+        Kind::Word => "WORD",
+        Kind::Switch => "true|false",
+        Kind::List | Kind::Scopes => "LIST",
+        Kind::Duration => "DURATION",
+        Kind::Bytes => "BYTES",
+        Kind::Count => "NUMBER",
+        Kind::File => "FILE",
+        Kind::Files => "FILES",
+        Kind::Url => "URL",
+        Kind::Address => "IP:PORT",
+        Kind::Secret => "SECRET",
+    };
+    let arg = Arg::new(knob.variable).long(knob.flag()?).value_name(value).global(true);
+    Some(arg.help_heading(knob.section).help(describe(knob)))
+}
+
+fn describe(knob: &Knob) -> String {
+    let default = match knob.fallback {
+        Fallback::Is(text) | Fallback::Otherwise(text) => text,
+    };
+    format!("{}\n[variable: {}] [default: {default}]", knob.help(), knob.variable)
+}
+
+fn after_help() -> String {
+    let mut text = "Secrets, which never stand on a command line:\n".to_owned();
+    for knob in ALL.iter().filter(|knob| knob.kind == Kind::Secret) {
+        text.push_str(&format!("  {}\n", describe(knob).replace('\n', "\n  ")));
+    }
+    text.push_str(
+        "\nA flag wins over its variable, the variable over the file, the file over the default. An empty variable counts as unset. \
+         Durations read 500ms, 90s, 15m, 24h.",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<(Command, Sources), clap::Error> {
+        Sources::read(args.iter().map(OsString::from), [], false)
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn flags_stand_before_and_behind_a_command() {
+        for args in [["sidegate", "--session-ttl", "1h", "check"], ["sidegate", "check", "--session-ttl", "1h"]] {
+            let (command, sources) = read(&args).ok().unwrap();
+            assert_eq!(command, Command::Check);
+            assert_eq!(sources.flags.get("SESSION_TTL").unwrap(), "1h");
+        }
+        assert_eq!(read(&["sidegate"]).ok().unwrap().0, Command::Serve);
+        assert_eq!(read(&["sidegate", "health"]).ok().unwrap().0, Command::Health);
+    }
+
+    #[test]
+    fn help_shows_every_option_with_its_variable_and_default() {
+        let help = read(&["sidegate", "--help"]).err().unwrap().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for knob in ALL {
+            let (Fallback::Is(default) | Fallback::Otherwise(default)) = knob.fallback;
+            assert!(help.contains(&format!("[variable: {}] [default: {default}]", knob.variable)), "{}", knob.variable);
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_told_without_its_value() {
+        for args in [&["sidegate", "--oauth-client-secret=canary"][..], &["sidegate", "--no-such-flag", "canary"]] {
+            let error = read(args).err().unwrap();
+            assert_eq!(error.exit_code(), 2);
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+    }
+}

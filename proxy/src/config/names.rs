@@ -1,0 +1,144 @@
+//! Names that somebody wrote and nobody knows: typing errors, what other programs set, and what a later version will know.
+
+use super::options::ALL;
+
+/// Names that a later version knows.
+const LATER: &[&str] = &[
+    OAUTH_BEARER_AUDIENCES,
+    "SESSION_CACHE_TTL",
+    "SESSION_RECHECK",
+    "SESSION_REDIS_CA_FILE",
+    "SESSION_REDIS_PREFIX",
+    "SESSION_REDIS_SENTINEL_PASSWORD",
+    "SESSION_REDIS_SENTINEL_PASSWORD_FILE",
+    "SESSION_REDIS_URL",
+    "SESSION_REDIS_URL_FILE",
+];
+
+/// Sections of the file that a later version knows.
+const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "routes", "upstreams"];
+
+const OAUTH_BEARER_AUDIENCES: &str = "OAUTH_BEARER_AUDIENCES";
+
+/// What is to be said of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Remark {
+    /// It stops the start.
+    Fault(String),
+    /// It is told.
+    Warning(String),
+}
+
+/// Judges a variable that is set: `None` where there is nothing to say.
+pub(super) fn judge_variable(name: &str) -> Option<Remark> {
+    if ALL.iter().any(|knob| knob.variable == name) || is_anothers(name) {
+        return None;
+    }
+    if name == OAUTH_BEARER_AUDIENCES {
+        return Some(Remark::Fault("bearer tokens are not built into this version yet: remove it".to_owned()));
+    }
+    if LATER.contains(&name) {
+        return Some(Remark::Warning(format!("{name} is not used by this version, so it changes nothing")));
+    }
+    let ours = ALL.iter().map(|knob| knob.variable).chain(LATER.iter().copied());
+    if let Some(meant) = nearest(&name.to_ascii_uppercase(), ours.filter(|known| has_our_prefix(known))) {
+        // `OAUTH2_…` is what other programs of the same environment are told with.
+        return Some(if name.starts_with("OAUTH2_") {
+            Remark::Warning(format!("{name} is not known here; {meant} is"))
+        } else {
+            Remark::Fault(format!("is not known; did you mean {meant}?"))
+        });
+    }
+    has_our_prefix(name).then(|| Remark::Warning(format!("{name} is not known, so it changes nothing")))
+}
+
+/// Judges a key of the file that is no option's.
+pub(super) fn judge_key(key: &str) -> String {
+    if LATER_SECTIONS.contains(&key) || LATER.contains(&key.to_ascii_uppercase().as_str()) {
+        return "is an unknown key: it is not built into this version yet; remove it".to_owned();
+    }
+    match nearest(&key.to_ascii_lowercase().replace('-', "_"), KEYS.iter().map(String::as_str)) {
+        Some(meant) => format!("is an unknown key; did you mean `{meant}`?"),
+        None => {
+            "is an unknown key; keys are the variables of `sidegate --help` in lower case, on the top level".to_owned()
+        }
+    }
+}
+
+static KEYS: std::sync::LazyLock<Vec<String>> =
+    std::sync::LazyLock::new(|| ALL.iter().filter_map(super::options::Knob::key).collect());
+
+fn has_our_prefix(name: &str) -> bool {
+    name.starts_with("OAUTH_") || name.starts_with("SESSION_")
+}
+
+/// What desktops and Kubernetes' service links set.
+fn is_anothers(name: &str) -> bool {
+    name == "SESSION_MANAGER"
+        || name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.contains("_PORT_")
+}
+
+/// The known name that is at most two typing errors away.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|known| (strsim::osa_distance(name, known), known))
+        .filter(|(edits, _)| *edits <= 2)
+        .min()
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(name: &str) -> Option<String> {
+        match judge_variable(name) {
+            Some(Remark::Fault(text)) => Some(text),
+            Some(Remark::Warning(_)) | None => None,
+        }
+    }
+
+    #[test]
+    fn a_name_two_letters_off_is_a_fault_that_tells_the_right_one() {
+        for (typed, meant) in [
+            ("OAUTH_ALOWED_USERS", "OAUTH_ALLOWED_USERS"),
+            ("OAUTH_ALLOWED_USER", "OAUTH_ALLOWED_USERS"),
+            ("OAUTH_CLEINT_ID", "OAUTH_CLIENT_ID"),
+            ("OUATH_ALLOWED_USERS", "OAUTH_ALLOWED_USERS"),
+            ("oauth_enabled", "OAUTH_ENABLED"),
+            ("SESSION_TLL", "SESSION_TTL"),
+            ("SESSION_REDIS_URI", "SESSION_REDIS_URL"),
+        ] {
+            assert!(fault(typed).unwrap().contains(meant), "{typed}");
+        }
+    }
+
+    #[test]
+    fn further_off_is_a_warning_and_others_names_are_left_alone() {
+        for name in ["OAUTH_SOMETHING_ELSE", "SESSION_NAME", "SESSION_REDIS_URL", "SESSION_RECHECK", "OAUTH2_CLIENT_ID"]
+        {
+            assert!(matches!(judge_variable(name), Some(Remark::Warning(_))), "{name}");
+        }
+        for name in [
+            "SESSION_MANAGER",
+            "SESSION_SERVICE_HOST",
+            "SESSION_SERVICE_PORT_HTTP",
+            "OAUTH_PORT",
+            "OAUTH_PORT_80_TCP_ADDR",
+            "PATH",
+            "DEV_IDP_LISTEN_ADDR",
+            "ORCHESTRATOR_LISTEN_ADDR",
+            "OAUTH_ENABLED",
+        ] {
+            assert_eq!(judge_variable(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_would_open_another_way_in_is_never_ignored() {
+        assert!(fault("OAUTH_BEARER_AUDIENCES").is_some());
+    }
+}

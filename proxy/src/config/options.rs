@@ -1,0 +1,249 @@
+//! Every option, once: the command line, the look-up in the environment and in the file, "did you mean" and the documentation all read this table.
+
+/// One option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knob {
+    /// Its variable.
+    pub variable: &'static str,
+    /// The heading that it stands under.
+    pub section: &'static str,
+    /// What its value looks like.
+    pub kind: Kind,
+    /// What holds without it.
+    pub fallback: Fallback,
+    /// A value that would be right.
+    pub example: &'static str,
+    help: &'static str,
+}
+
+/// What an option's value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One word.
+    Word,
+    /// `true` or `false`.
+    Switch,
+    /// Words with commas between them; an array in the file.
+    List,
+    /// Words with commas or spaces between them; an array in the file.
+    Scopes,
+    /// `90s`, `15m`, `24h`.
+    Duration,
+    /// A whole number of bytes.
+    Bytes,
+    /// A whole number.
+    Count,
+    /// A file's name.
+    File,
+    /// Names of files, with commas between them; an array in the file.
+    Files,
+    /// A URL.
+    Url,
+    /// An address and a port.
+    Address,
+    /// A secret, which never stands on a command line, where every user of the machine can read it.
+    Secret,
+}
+
+/// What holds without an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// This value.
+    Is(&'static str),
+    /// What the words say.
+    Otherwise(&'static str),
+}
+
+impl Knob {
+    /// The key in the file: the variable in lower case. The file cannot name itself.
+    #[must_use]
+    pub fn key(&self) -> Option<String> {
+        (self.variable != SIDEGATE_CONFIG.variable).then(|| self.variable.to_ascii_lowercase())
+    }
+
+    /// The flag without its dashes in front; secrets have none.
+    #[must_use]
+    pub fn flag(&self) -> Option<String> {
+        if self.variable == SIDEGATE_CONFIG.variable {
+            return Some("config".to_owned());
+        }
+        (self.kind != Kind::Secret).then(|| self.variable.to_ascii_lowercase().replace('_', "-"))
+    }
+
+    /// What it does, what it needs, and how to turn it off.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        self.help.trim()
+    }
+
+    /// Whether an empty value would silently let everyone in, so that it is a fault and not "unset".
+    #[must_use]
+    pub fn narrows_access(&self) -> bool {
+        [OAUTH_ALLOWED_USERS, OAUTH_ALLOWED_USERS_FILE, OAUTH_ALLOWED_GROUPS].contains(self)
+    }
+}
+
+macro_rules! options {
+    ($($section:literal { $(
+        $(#[doc = $help:literal])+
+        $name:ident: $kind:ident, $fallback:ident $text:literal, example $example:literal;
+    )+ })+) => {
+        $($(
+            $(#[doc = $help])+
+            pub const $name: Knob = Knob {
+                variable: stringify!($name),
+                section: $section,
+                kind: Kind::$kind,
+                fallback: Fallback::$fallback($text),
+                example: $example,
+                help: concat!($($help),+),
+            };
+        )+)+
+
+        /// All options, in the order of the documentation.
+        pub const ALL: &[Knob] = &[$($($name),+),+];
+    };
+}
+
+options! {
+    "General" {
+        /// A TOML file with settings: each key is a variable of this list in lower case, lists are arrays.
+        /// Flags and variables win over it. Reread when it changes.
+        SIDEGATE_CONFIG: File, Otherwise "no file", example "/etc/sidegate/sidegate.toml";
+        /// Where to listen. Port 0 takes any free port. A change needs a restart.
+        LISTEN_ADDR: Address, Is "0.0.0.0:8080", example "0.0.0.0:8080";
+        /// Where `/livez`, `/readyz` and `/metrics` are answered. They have no authentication: keep them off public networks.
+        /// A change needs a restart.
+        ADMIN_ADDR: Address, Is "127.0.0.1:9091", example "127.0.0.1:9091";
+        /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,sidegate=debug`.
+        /// A change needs a restart.
+        LOG_LEVEL: Word, Is "info", example "info";
+        /// How log lines look: `text` for people, `json` for machines. A change needs a restart.
+        LOG_FORMAT: Word, Otherwise "text on a terminal, json otherwise", example "json";
+    }
+    "Sign-in" {
+        /// Whether people sign in. Off is open mode: everything is forwarded without authentication, and identity headers of
+        /// clients are still dropped. A change needs a restart.
+        OAUTH_ENABLED: Switch, Is "false", example "true";
+        /// Who signs people in: `github`, `entra` (also `azure`) or `oidc`, any OpenID Connect provider.
+        OAUTH_PROVIDER: Word, Otherwise "required where people sign in", example "github";
+        /// The client id of the application that is registered at the provider.
+        OAUTH_CLIENT_ID: Word, Otherwise "required where people sign in", example "Iv23liAbCdEfGhIjKlMn";
+        /// The client secret of the application that is registered at the provider. Better given as a file.
+        OAUTH_CLIENT_SECRET: Secret, Otherwise "required where people sign in", example "OAUTH_CLIENT_SECRET_FILE=/run/secrets/oauth-client-secret";
+        /// A file that holds the client secret; one line break at its end is dropped. Reread when it changes.
+        OAUTH_CLIENT_SECRET_FILE: File, Otherwise "OAUTH_CLIENT_SECRET", example "/run/secrets/oauth-client-secret";
+        /// The public URL of `/api/v1/auth/callback`, exactly as registered at the provider. Its scheme and host are the public
+        /// origin, where people use the application.
+        OAUTH_REDIRECT_URL: Url, Otherwise "required where people sign in", example "https://app.example.com/api/v1/auth/callback";
+        /// What the provider is asked for. What a rule needs beyond it is added (`read:org`, `User.Read`), and the log says so.
+        OAUTH_SCOPES: Scopes, Otherwise "github: read:user,user:email; entra and oidc: openid,profile,email", example "openid,profile,email";
+        /// With `oidc`: the claim that is the username. It must be unique and not its owner's to edit; without it usernames take no
+        /// part in the policy.
+        OAUTH_USERNAME_CLAIM: Word, Otherwise "usernames are for display only", example "preferred_username";
+        /// Who may pass: `ann@example.com` is a vouched email, `@example.com` everyone with a vouched email there, `id:583231` a
+        /// stable id, any other word a username, `*` everyone. Lists add up.
+        OAUTH_ALLOWED_USERS: List, Otherwise "everyone whom the provider signs in", example "ann@example.com,@example.org";
+        /// A file of further users who may pass, one a line; empty lines and `#` comments are skipped. Reread when it changes; an
+        /// emptied file lets nobody in.
+        OAUTH_ALLOWED_USERS_FILE: File, Otherwise "no file", example "/etc/sidegate/users.txt";
+        /// Groups whose members may pass: GitHub `org` or `org/team`, an Entra group id or app role, an OpenID Connect group.
+        OAUTH_ALLOWED_GROUPS: List, Otherwise "no groups", example "acme/platform,acme/sre";
+        /// With `entra`: the tenants that may sign in, by id or domain; or `common` (any tenant and personal accounts),
+        /// `organizations` (any tenant), `consumers` (personal accounts).
+        OAUTH_TENANT_ID: List, Is "common", example "72f988bf-86f1-41af-91ab-2d7cd011db47";
+        /// With `oidc`: the issuer, whose `/.well-known/openid-configuration` tells the rest. Must be `https`, except on a loopback
+        /// host.
+        OAUTH_ISSUER_URL: Url, Otherwise "required with oidc", example "https://accounts.example.com";
+        /// With `github`: where people sign in. For GitHub Enterprise Server, its address. Must be `https`, except on a loopback host.
+        OAUTH_GITHUB_URL: Url, Is "https://github.com", example "https://github.example.com";
+        /// With `github`: the API. For GitHub Enterprise Server, its address with `/api/v3`. Must be `https`, except on a loopback
+        /// host.
+        OAUTH_GITHUB_API_URL: Url, Is "https://api.github.com", example "https://github.example.com/api/v3";
+        /// With `entra`: where people sign in. For a sovereign cloud, its authority. Must be `https`, except on a loopback host.
+        OAUTH_ENTRA_AUTHORITY: Url, Is "https://login.microsoftonline.com", example "https://login.microsoftonline.us";
+        /// With `entra`: Microsoft Graph. For a sovereign cloud, its Graph. Must be `https`, except on a loopback host.
+        OAUTH_GRAPH_URL: Url, Is "https://graph.microsoft.com", example "https://graph.microsoft.us";
+        /// Further roots for the connection to the provider, in PEM, beside those of the system. Reread when it changes.
+        OAUTH_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/provider-ca.pem";
+    }
+    "Sessions" {
+        /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart.
+        SESSION_STORE: Word, Is "memory", example "memory";
+        /// How long a session lasts from its sign-in, whatever happens; up to 400 days, which is as long as browsers keep a cookie.
+        SESSION_TTL: Duration, Is "24h", example "24h";
+        /// How long a session lasts without a request; 0 turns this limit off.
+        SESSION_IDLE_TTL: Duration, Is "0", example "30m";
+        /// At least 32 random bytes in base64 or hex, which sign and seal. A list rotates: the first signs and seals, all verify and open.
+        /// Better given as a file.
+        SESSION_SECRET: Secret, Otherwise "random at start", example "the output of `openssl rand -base64 32`";
+        /// A file that holds SESSION_SECRET; one line break at its end is dropped. Reread when it changes.
+        SESSION_SECRET_FILE: File, Otherwise "SESSION_SECRET", example "/run/secrets/session-secret";
+        /// The name of the session cookie. A name that begins with `__Host-` keeps sibling hosts from setting it, and needs https.
+        COOKIE_NAME: Word, Is "session_token", example "session_token";
+        /// The domain that the session cookie is sent to, with all hosts below it. Leave it unset unless several hosts share a sign-in.
+        COOKIE_DOMAIN: Word, Otherwise "the public host only", example "example.com";
+        /// Whether browsers send the session cookie over https only.
+        COOKIE_SECURE: Switch, Otherwise "true where OAUTH_REDIRECT_URL is https", example "true";
+    }
+    "Upstream" {
+        /// Where requests go: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS) or `unix:/path`.
+        UPSTREAM_URL: Url, Is "http://127.0.0.1:8081", example "http://127.0.0.1:8081";
+        /// Further roots for an `https` upstream, in PEM, beside those of the system. Reread when it changes.
+        UPSTREAM_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/upstream-ca.pem";
+        /// EC P-256 private keys in PEM that sign the identity assertion: the first signs, all are published. A list of files rotates.
+        /// Reread when they change.
+        ASSERTION_KEY_FILE: Files, Otherwise "from SESSION_SECRET where that is set, else random at start", example "/run/secrets/assertion-key.pem";
+    }
+    "Connections" {
+        /// The certificate chain in PEM, leaf first. With TLS_KEY_FILE, TLS ends here. Reread when it changes.
+        TLS_CERT_FILE: File, Otherwise "no TLS", example "/etc/sidegate/tls.crt";
+        /// The certificate's private key in PEM. Reread when it changes.
+        TLS_KEY_FILE: File, Otherwise "no TLS", example "/etc/sidegate/tls.key";
+        /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed. Nobody else's are.
+        TRUSTED_PROXIES: List, Otherwise "nobody", example "10.0.0.0/8,192.0.2.7";
+        /// The largest request head in bytes, from 8192 to 1048576; a larger one is answered 431.
+        LIMIT_HEADER_BYTES: Bytes, Is "65536", example "65536";
+        /// Connections at a time; further ones wait in the kernel's queue.
+        LIMIT_CONNECTIONS: Count, Is "10000", example "10000";
+        /// How long a client may take for a complete request head: on a new connection from accept, TLS handshake included.
+        TIMEOUT_HEADER: Duration, Is "10s", example "10s";
+        /// How long a connection with nothing in flight stays open.
+        TIMEOUT_IDLE: Duration, Is "75s", example "75s";
+        /// How long connecting to the upstream may take, TLS included; beyond: 502.
+        TIMEOUT_CONNECT: Duration, Is "5s", example "5s";
+        /// How long the upstream may take to its first byte, from the last byte of the request; beyond: 504.
+        TIMEOUT_FIRST_BYTE: Duration, Is "60s", example "60s";
+        /// How long a body may move no byte. Upgrades and event streams are excepted.
+        TIMEOUT_BODY: Duration, Is "60s", example "60s";
+        /// On SIGTERM, how long to go on accepting while not ready, so that load balancers notice; 0 turns it off.
+        SHUTDOWN_DELAY: Duration, Is "0s", example "5s";
+        /// On SIGTERM, how long requests in flight may take to end; 0 ends them at once.
+        SHUTDOWN_TIMEOUT: Duration, Is "30s", example "30s";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_explained_and_named_once() {
+        let mut names: Vec<&str> = ALL.iter().map(|knob| knob.variable).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for knob in ALL {
+            assert!(knob.help().ends_with('.') && !knob.help().contains("  "), "{}", knob.variable);
+        }
+    }
+
+    #[test]
+    fn every_secret_has_a_twin_that_names_a_file_and_no_flag() {
+        for knob in ALL.iter().filter(|knob| knob.kind == Kind::Secret) {
+            let twin = format!("{}_FILE", knob.variable);
+            assert!(ALL.iter().any(|other| other.variable == twin && other.kind == Kind::File), "{twin}");
+            assert_eq!(knob.flag(), None);
+        }
+    }
+}

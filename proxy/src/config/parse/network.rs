@@ -1,0 +1,176 @@
+//! Where to listen, whom to believe, and where requests go.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use crate::adapters::upstream::{UpstreamAddress, UpstreamSettings};
+use crate::config::options::{
+    ADMIN_ADDR, LISTEN_ADDR, TIMEOUT_CONNECT, TRUSTED_PROXIES, UPSTREAM_CA_FILE, UPSTREAM_URL,
+};
+use crate::config::parse::keys;
+use crate::config::reading::{Reading, Zero};
+use crate::config::words;
+use crate::domain::caller::TrustedProxies;
+
+/// Where to listen.
+pub(in crate::config) struct Listeners {
+    pub(super) listen: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
+    let listen = reading.parsed(LISTEN_ADDR, words::address);
+    let admin = admin(reading);
+    let (listen, admin) = (listen?, admin?);
+    let meet = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
+    if listen.port() == admin.port() && listen.port() != 0 && meet {
+        reading.fault(ADMIN_ADDR, "is the same port as LISTEN_ADDR: the admin listener needs one of its own");
+    }
+    Some(Listeners { listen, admin })
+}
+
+pub(in crate::config) fn admin(reading: &mut Reading) -> Option<SocketAddr> {
+    reading.parsed(ADMIN_ADDR, words::address)
+}
+
+pub(super) fn trusted_proxies(reading: &mut Reading) -> TrustedProxies {
+    let mut networks = Vec::new();
+    for (i, entry) in reading.list(TRUSTED_PROXIES).iter().enumerate() {
+        match words::network(entry) {
+            Some(network) => {
+                if network.prefix_len() == 0 {
+                    reading.warn(
+                        "TRUSTED_PROXIES names the whole internet: every client can claim any address, host and scheme; \
+                         name only the proxies in front",
+                    );
+                }
+                networks.push(network);
+            }
+            None => reading.fault(TRUSTED_PROXIES, format!("entry {} is neither a network nor an address", i + 1)),
+        }
+    }
+    TrustedProxies::new(networks)
+}
+
+pub(super) fn upstream(reading: &mut Reading, own: Option<&Listeners>) -> Option<UpstreamSettings> {
+    let connect_timeout =
+        reading.duration(TIMEOUT_CONNECT, Duration::from_millis(10)..=Duration::from_secs(600), Zero::Refused);
+    let roots = keys::roots(reading, UPSTREAM_CA_FILE);
+    let address = reading.parsed(UPSTREAM_URL, upstream_address)?;
+    if reading.is_set(UPSTREAM_CA_FILE) && !matches!(address, UpstreamAddress::Https { .. }) {
+        reading.warn("UPSTREAM_CA_FILE is not used, because UPSTREAM_URL is not https");
+    }
+    if let Some(own) = own {
+        if reaches(&address, own.listen) {
+            reading.fault(UPSTREAM_URL, "is LISTEN_ADDR itself: every request would come back in a loop");
+        } else if reaches(&address, own.admin) {
+            reading.fault(UPSTREAM_URL, "is ADMIN_ADDR: the admin listener is not for users");
+        }
+    }
+    Some(UpstreamSettings { address, roots, connect_timeout })
+}
+
+/// `http://host:port`, `https://host:port`, `h2c://host:port`, `unix:/path`.
+fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return if path.len() > 1 && path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {
+            Ok(UpstreamAddress::Unix(PathBuf::from(path)))
+        } else {
+            Err("must name a socket file by its full path: `unix:/run/app.sock`".to_owned())
+        };
+    }
+    let h2c = text.strip_prefix("h2c://").map(|rest| format!("http://{rest}"));
+    let url = match Url::parse(h2c.as_deref().unwrap_or(text)) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => url,
+        Ok(_) | Err(_) => {
+            return Err("must be http://host:port, https://host:port, h2c://host:port or unix:/path".to_owned());
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("must not hold a name or a password".to_owned());
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err("must end with its host and port: requests keep their own path".to_owned());
+    }
+    let host = match url.host() {
+        Some(Host::Domain(name)) => name.to_owned(),
+        Some(Host::Ipv4(ip)) => ip.to_string(),
+        Some(Host::Ipv6(ip)) => ip.to_string(),
+        None => return Err("names no host".to_owned()),
+    };
+    let port = url.port_or_known_default().filter(|port| *port != 0).ok_or("must name a port other than 0")?;
+    Ok(match (h2c, url.scheme()) {
+        (Some(_), _) => UpstreamAddress::H2c { host, port },
+        (None, "https") => UpstreamAddress::Https { host, port },
+        (None, _) => UpstreamAddress::Http { host, port },
+    })
+}
+
+/// Whether connecting to `address` reaches our own listener.
+fn reaches(address: &UpstreamAddress, own: SocketAddr) -> bool {
+    let (UpstreamAddress::Http { host, port }
+    | UpstreamAddress::Https { host, port }
+    | UpstreamAddress::H2c { host, port }) = address
+    else {
+        return false;
+    };
+    if *port != own.port() {
+        return false;
+    }
+    match host.parse::<IpAddr>() {
+        Ok(ip) => {
+            ip == own.ip()
+                || (own.ip().is_unspecified() && ip.is_loopback())
+                || (ip.is_unspecified() && own.ip().is_loopback())
+        }
+        Err(_) => words::is_loopback(&Host::Domain(host)) && (own.ip().is_loopback() || own.ip().is_unspecified()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_has_four_forms() {
+        for (text, origin) in [
+            ("http://127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("http://app/", "http://app"),
+            ("https://app:8443", "https://app:8443"),
+            ("h2c://[::1]:50051", "h2c://[::1]:50051"),
+            ("unix:/run/app.sock", "unix:/run/app.sock"),
+            ("unix:///run/app.sock", "unix:/run/app.sock"),
+        ] {
+            assert_eq!(upstream_address(text).unwrap().origin(), origin);
+        }
+        for bad in [
+            "127.0.0.1:8081",
+            "ftp://app",
+            "http://app/path",
+            "http://app/?q",
+            "http://app/#f",
+            "http://user:password@app",
+            "http://app:0",
+            "h2c://",
+            "unix:app.sock",
+            "unix:/",
+        ] {
+            assert!(upstream_address(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn an_upstream_that_is_the_proxy_itself_is_known() {
+        let at = |url: &str, own: &str| reaches(&upstream_address(url).unwrap(), own.parse().unwrap());
+        assert!(at("http://127.0.0.1:8080", "0.0.0.0:8080"));
+        assert!(at("http://localhost:8080", "127.0.0.1:8080"));
+        assert!(at("https://[::1]:8080", "[::]:8080"));
+        assert!(!at("http://127.0.0.1:8081", "0.0.0.0:8080"));
+        assert!(!at("http://app:8080", "0.0.0.0:8080"));
+        assert!(!at("http://127.0.0.2:8080", "127.0.0.1:8080"));
+    }
+}

@@ -1,0 +1,287 @@
+//! Who signs people in, and as which application.
+
+use url::Url;
+
+use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants};
+use crate::config::options::{
+    Knob, OAUTH_ALLOWED_GROUPS, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENTRA_AUTHORITY,
+    OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL, OAUTH_GRAPH_URL, OAUTH_ISSUER_URL, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
+    OAUTH_SCOPES, OAUTH_TENANT_ID, OAUTH_USERNAME_CLAIM,
+};
+use crate::config::reading::Reading;
+use crate::config::words;
+use crate::domain::identity::ProviderKind;
+use crate::domain::policy::AllowedGroups;
+use crate::domain::secret::Secret;
+
+const CALLBACK: &str = "/api/v1/auth/callback";
+const REQUIRED: &str = "OAUTH_ENABLED is true";
+
+pub(super) fn kind(reading: &mut Reading) -> Option<ProviderKind> {
+    let text = reading.required(OAUTH_PROVIDER, REQUIRED)?;
+    match text.to_ascii_lowercase().as_str() {
+        "github" => Some(ProviderKind::Github),
+        "entra" | "azure" => Some(ProviderKind::Entra),
+        "oidc" => Some(ProviderKind::Oidc),
+        _ => {
+            reading.fault(OAUTH_PROVIDER, "must be `github`, `entra` or `oidc`");
+            None
+        }
+    }
+}
+
+pub(super) fn redirect_url(reading: &mut Reading) -> Option<Url> {
+    reading.required(OAUTH_REDIRECT_URL, REQUIRED)?;
+    let url = reading.parsed(OAUTH_REDIRECT_URL, |text| {
+        let url = words::web_url(text)?;
+        // The text too: the parser would read `/x/../api` as the same path, but the provider compares letters.
+        if url.path() != CALLBACK
+            || !text.ends_with(&format!("{}{CALLBACK}", url.port().map_or(String::new(), |port| format!(":{port}"))))
+        {
+            return Err(format!("its path must be exactly {CALLBACK}"));
+        }
+        Ok(url)
+    })?;
+    if url.scheme() == "http" && !url.host().is_some_and(|host| words::is_loopback(&host)) {
+        reading.warn("OAUTH_REDIRECT_URL is http: codes and the session cookie travel in the clear, for anybody on the way to take");
+    }
+    Some(url)
+}
+
+/// Scheme and host, with path `/`.
+pub(super) fn origin_of(redirect_url: &Url) -> Url {
+    let mut origin = redirect_url.clone();
+    origin.set_path("/");
+    origin
+}
+
+pub(super) fn read(
+    reading: &mut Reading,
+    kind: Option<ProviderKind>,
+    redirect_url: Option<Url>,
+    groups: Option<&AllowedGroups>,
+) -> Option<ProviderSettings> {
+    let id = client_id(reading);
+    let secret = client_secret(reading);
+    let kind = kind?;
+    judge_what_is_anothers(reading, kind);
+    let scopes = scopes(reading, kind, groups.is_some());
+    let client =
+        (|| Some(ClientRegistration { id: id?, secret: secret?, redirect_url: redirect_url?, scopes: scopes? }))();
+    match kind {
+        ProviderKind::Github => github(reading, client, groups),
+        ProviderKind::Entra => entra(reading, client, groups.is_some()),
+        ProviderKind::Oidc => oidc(reading, client, groups.is_some()),
+    }
+}
+
+fn client_id(reading: &mut Reading) -> Option<String> {
+    reading.required(OAUTH_CLIENT_ID, REQUIRED)?;
+    reading.parsed(OAUTH_CLIENT_ID, |text| {
+        let odd = |c: char| c.is_whitespace() || c.is_control();
+        if text.contains(odd) { Err("must not hold white space".to_owned()) } else { Ok(text.to_owned()) }
+    })
+}
+
+fn client_secret(reading: &mut Reading) -> Option<Secret> {
+    if !reading.is_set(OAUTH_CLIENT_SECRET) && !reading.is_set(OAUTH_CLIENT_SECRET_FILE) {
+        reading.fault(OAUTH_CLIENT_SECRET, format!("is not set, but {REQUIRED}"));
+    }
+    let secret = reading.secret(OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE)?;
+    if secret.expose().contains(char::is_control) {
+        reading.fault(OAUTH_CLIENT_SECRET, "holds a line break or another control character: it must be one line");
+    }
+    Some(secret)
+}
+
+fn github(
+    reading: &mut Reading,
+    client: Option<ClientRegistration>,
+    groups: Option<&AllowedGroups>,
+) -> Option<ProviderSettings> {
+    // One alone would send the tokens of one GitHub to the other.
+    for (alone, missing) in [(OAUTH_GITHUB_URL, OAUTH_GITHUB_API_URL), (OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL)] {
+        if reading.is_set(alone) && !reading.is_set(missing) {
+            reading.fault(missing, format!("is not set, but {} is: both must be of the same GitHub", alone.variable));
+        }
+    }
+    let web = reading.parsed(OAUTH_GITHUB_URL, words::provider_url);
+    let api = reading.parsed(OAUTH_GITHUB_API_URL, words::provider_url);
+    let mut groups: Vec<String> = groups.map(|groups| groups.iter().map(str::to_owned).collect()).unwrap_or_default();
+    groups.sort_unstable();
+    Some(ProviderSettings::Github { client: client?, web: web?, api: api?, groups })
+}
+
+fn entra(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups: bool) -> Option<ProviderSettings> {
+    for (alone, missing) in [(OAUTH_ENTRA_AUTHORITY, OAUTH_GRAPH_URL), (OAUTH_GRAPH_URL, OAUTH_ENTRA_AUTHORITY)] {
+        if reading.is_set(alone) && !reading.is_set(missing) {
+            reading
+                .warn(format!("{} is set without {}: are both of the same cloud?", alone.variable, missing.variable));
+        }
+    }
+    let authority = reading.parsed(OAUTH_ENTRA_AUTHORITY, words::provider_url);
+    let graph = reading.parsed(OAUTH_GRAPH_URL, words::provider_url);
+    let tenants = tenants(reading);
+    if matches!(tenants, Some(Tenants::Common | Tenants::Organizations)) {
+        reading.warn(
+            "OAUTH_TENANT_ID names no tenant: every organisation's users can sign in, and only a user principal name counts as an \
+             email; name your tenant's id unless strangers are meant to come",
+        );
+    }
+    Some(ProviderSettings::Entra {
+        client: client?,
+        authority: authority?,
+        graph: graph?,
+        tenants: tenants?,
+        wants_groups,
+    })
+}
+
+fn oidc(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups: bool) -> Option<ProviderSettings> {
+    let username_claim = reading.text(OAUTH_USERNAME_CLAIM);
+    reading.required(OAUTH_ISSUER_URL, "OAUTH_PROVIDER is oidc")?;
+    let issuer = reading.parsed(OAUTH_ISSUER_URL, |text| {
+        let url = words::provider_url(text)?;
+        if url.path().contains("/.well-known/") {
+            return Err("must be the issuer itself, without `/.well-known/…`".to_owned());
+        }
+        Ok(url)
+    });
+    Some(ProviderSettings::Oidc { client: client?, issuer: issuer?, username_claim, wants_groups })
+}
+
+/// What belongs to another provider: a fault where it was meant to narrow who may pass or to name who they are, else a warning.
+fn judge_what_is_anothers(reading: &mut Reading, kind: ProviderKind) {
+    if kind != ProviderKind::Oidc && reading.is_set(OAUTH_USERNAME_CLAIM) {
+        reading.fault(
+            OAUTH_USERNAME_CLAIM,
+            "is for OAUTH_PROVIDER=oidc only: GitHub's and Entra's usernames are fixed; remove it",
+        );
+    }
+    if kind != ProviderKind::Entra
+        && reading.is_set(OAUTH_TENANT_ID)
+        && !matches!(parse_tenants(&reading.list(OAUTH_TENANT_ID)), Ok(Tenants::Common))
+    {
+        reading.fault(OAUTH_TENANT_ID, "is for OAUTH_PROVIDER=entra only, and would narrow nothing here: remove it");
+    }
+    let theirs: [(Knob, ProviderKind); 5] = [
+        (OAUTH_ISSUER_URL, ProviderKind::Oidc),
+        (OAUTH_GITHUB_URL, ProviderKind::Github),
+        (OAUTH_GITHUB_API_URL, ProviderKind::Github),
+        (OAUTH_ENTRA_AUTHORITY, ProviderKind::Entra),
+        (OAUTH_GRAPH_URL, ProviderKind::Entra),
+    ];
+    for (knob, owner) in theirs {
+        if owner != kind && reading.is_set(knob) {
+            reading.warn(format!("{} is for OAUTH_PROVIDER={} only, and is not used", knob.variable, owner.as_str()));
+        }
+    }
+}
+
+fn tenants(reading: &mut Reading) -> Option<Tenants> {
+    let list = reading.list(OAUTH_TENANT_ID);
+    parse_tenants(&list).map_err(|problem| reading.fault(OAUTH_TENANT_ID, problem)).ok()
+}
+
+fn parse_tenants(list: &[String]) -> Result<Tenants, String> {
+    let list: Vec<String> = list.iter().map(|tenant| tenant.to_ascii_lowercase()).collect();
+    match list.as_slice() {
+        [one] if one == "common" => return Ok(Tenants::Common),
+        [one] if one == "organizations" => return Ok(Tenants::Organizations),
+        [one] if one == "consumers" => return Ok(Tenants::Consumers),
+        [] => return Err("names no tenant".to_owned()),
+        [..] => {}
+    }
+    if list.iter().any(|tenant| matches!(tenant.as_str(), "common" | "organizations" | "consumers")) {
+        return Err(
+            "mixes common, organizations or consumers with others: name one of them, or tenants only".to_owned()
+        );
+    }
+    match list.iter().position(|tenant| !is_guid(tenant) && !is_domain(tenant)) {
+        Some(i) => Err(format!("entry {} is neither a tenant's id nor a domain", i + 1)),
+        None => Ok(Tenants::Named(list)),
+    }
+}
+
+fn is_guid(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    lengths.eq([8, 4, 4, 4, 12]) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    text.contains('.') && text.split('.').all(is_label)
+}
+
+/// The scopes, with what a rule needs beyond them.
+fn scopes(reading: &mut Reading, kind: ProviderKind, wants_groups: bool) -> Option<Vec<String>> {
+    let mut scopes = reading.list(OAUTH_SCOPES);
+    if scopes.is_empty() {
+        let usual: &[&str] = match kind {
+            ProviderKind::Github => &["read:user", "user:email"],
+            ProviderKind::Entra | ProviderKind::Oidc => &["openid", "profile", "email"],
+        };
+        scopes = usual.iter().map(|scope| (*scope).to_owned()).collect();
+    }
+    // RFC 6749 §3.3
+    if scopes.iter().any(|scope| !scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')) {
+        reading.fault(OAUTH_SCOPES, "holds a character that no scope has");
+        return None;
+    }
+    let mut need = |scope: &str, covered_by: &[&str], why: &str| {
+        if !scopes.iter().any(|have| have.eq_ignore_ascii_case(scope) || covered_by.contains(&have.as_str())) {
+            scopes.push(scope.to_owned());
+            reading.note(format!("OAUTH_SCOPES: `{scope}` is asked for too, {why}"));
+        }
+    };
+    match kind {
+        ProviderKind::Github => {
+            need("user:email", &["user"], "to read the verified email");
+            if wants_groups {
+                need(
+                    "read:org",
+                    &["write:org", "admin:org"],
+                    &format!("because {} names organisations", OAUTH_ALLOWED_GROUPS.variable),
+                );
+            }
+        }
+        ProviderKind::Entra => {
+            need("openid", &[], "without which there is no ID token");
+            need("User.Read", &["https://graph.microsoft.com/User.Read"], "to read what the ID token lacks from Graph");
+        }
+        ProviderKind::Oidc => need("openid", &[], "without which there is no ID token"),
+    }
+    let mut seen = std::collections::HashSet::new();
+    scopes.retain(|scope| seen.insert(scope.clone()));
+    Some(scopes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenants_of(text: &str) -> Result<Tenants, String> {
+        parse_tenants(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn tenants_are_one_of_three_words_or_a_list() {
+        assert_eq!(tenants_of("Common"), Ok(Tenants::Common));
+        assert_eq!(tenants_of("organizations"), Ok(Tenants::Organizations));
+        assert_eq!(tenants_of("consumers"), Ok(Tenants::Consumers));
+        assert_eq!(
+            tenants_of("72F988BF-86F1-41AF-91AB-2D7CD011DB47,contoso.onmicrosoft.com"),
+            Ok(Tenants::Named(vec!["72f988bf-86f1-41af-91ab-2d7cd011db47".into(), "contoso.onmicrosoft.com".into()]))
+        );
+        for bad in [
+            "common,contoso.com",
+            "contoso",
+            "72f988bf",
+            "a..b",
+            "contoso.com/",
+            "{72f988bf-86f1-41af-91ab-2d7cd011db47}",
+        ] {
+            assert!(tenants_of(bad).is_err(), "{bad} was taken");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Flags, environment and file as written, each option's first source that has it. Unknown keys are faults.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::command::Sources;
+use super::faults::Fault;
+use super::files::Files;
+use super::names::{self, Remark};
+use super::options::{ALL, Kind, Knob, SIDEGATE_CONFIG};
+
+/// What an option was given, and where. It may hold a secret, and cannot be printed.
+pub(super) struct Found {
+    pub(super) written: Written,
+    origin: Origin,
+}
+
+/// A value as written.
+pub(super) enum Written {
+    /// One text.
+    Text(String),
+    /// An array of the file.
+    Array(Vec<String>),
+}
+
+enum Origin {
+    Flag,
+    Environment,
+    File(PathBuf),
+}
+
+impl Written {
+    fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Array(items) => items.iter().all(|item| item.trim().is_empty()),
+        }
+    }
+}
+
+impl Found {
+    /// The option as its reader knows it: with its origin, where that is not the environment.
+    fn name(&self, knob: Knob) -> String {
+        match &self.origin {
+            Origin::Flag => format!("{} (--{})", knob.variable, knob.flag().unwrap_or_default()),
+            Origin::Environment => knob.variable.to_owned(),
+            Origin::File(path) => format!("{} ({})", knob.variable, path.display()),
+        }
+    }
+}
+
+/// All that was written.
+#[derive(Default)]
+pub(super) struct Raw {
+    found: BTreeMap<&'static str, Found>,
+    /// What is wrong already.
+    pub(super) faults: Vec<Fault>,
+    /// Names that nobody knows.
+    pub(super) warnings: Vec<String>,
+    /// Whether a file was named that cannot be read as one, so that nothing can be said of what is missing.
+    pub(super) lacks_file: bool,
+}
+
+impl Raw {
+    /// Reads the sources, and the file that they name.
+    pub(super) fn read(sources: &Sources, files: &mut Files) -> Self {
+        let mut raw = Self::default();
+        raw.judge_names(sources);
+        let mut file = raw.read_file(sources, files);
+        for knob in ALL {
+            raw.find(*knob, sources, file.as_mut());
+        }
+        raw
+    }
+
+    /// What the option was given, unless that is blank.
+    pub(super) fn get(&self, knob: Knob) -> Option<&Written> {
+        self.found.get(knob.variable).map(|found| &found.written).filter(|written| !written.is_blank())
+    }
+
+    /// Whether an option that narrows who may pass was written down, and nothing in it.
+    pub(super) fn is_set_and_empty(&self, knob: Knob) -> bool {
+        self.found.get(knob.variable).is_some_and(|found| found.written.is_blank())
+    }
+
+    /// A fault of an option.
+    pub(super) fn fault(&self, knob: Knob, problem: impl Into<String>) -> Fault {
+        let name = self.found.get(knob.variable).map_or_else(|| knob.variable.to_owned(), |found| found.name(knob));
+        Fault { name, problem: problem.into(), example: Some(knob.example.to_owned()) }
+    }
+
+    fn judge_names(&mut self, sources: &Sources) {
+        for (name, value) in &sources.env {
+            let Some(name) = name.to_str().filter(|_| !is_blank(value)) else { continue };
+            match names::judge_variable(name) {
+                Some(Remark::Fault(problem)) => {
+                    self.faults.push(Fault { name: name.to_owned(), problem, example: None });
+                }
+                Some(Remark::Warning(text)) => self.warnings.push(text),
+                None => {}
+            }
+        }
+    }
+
+    fn read_file(&mut self, sources: &Sources, files: &mut Files) -> Option<FileTable> {
+        self.find(SIDEGATE_CONFIG, sources, None);
+        let Some(Written::Text(path)) = self.get(SIDEGATE_CONFIG) else { return None };
+        let path = PathBuf::from(path.trim());
+        let table = files
+            .read(&path)
+            .map_err(|error| format!("cannot read the file {}: {error}", path.display()))
+            .and_then(|content| parse_toml(&path, &content));
+        match table {
+            Ok(table) => {
+                let known = |key: &str| ALL.iter().any(|knob| knob.key().as_deref() == Some(key));
+                for key in table.keys().filter(|key| !known(key)) {
+                    let name = format!("{key} ({})", path.display());
+                    self.faults.push(Fault { name, problem: names::judge_key(key), example: None });
+                }
+                Some(FileTable { path, table })
+            }
+            Err(problem) => {
+                self.lacks_file = true;
+                let fault = self.fault(SIDEGATE_CONFIG, problem);
+                self.faults.push(fault);
+                None
+            }
+        }
+    }
+
+    /// The first source that has the option counts. A blank one counts as unset, but for allow lists.
+    fn find(&mut self, knob: Knob, sources: &Sources, file: Option<&mut FileTable>) {
+        let counts = |written: &Written| knob.narrows_access() || !written.is_blank();
+        let flag = sources.flags.get(knob.variable).map(|text| Written::Text(text.clone())).filter(counts);
+        let found = if let Some(written) = flag {
+            Some(Found { written, origin: Origin::Flag })
+        } else if let Some(written) = self.find_variable(knob, sources).filter(counts) {
+            Some(Found { written, origin: Origin::Environment })
+        } else {
+            file.and_then(|file| {
+                let origin = Origin::File(file.path.clone());
+                Some(Found { written: self.find_key(knob, file).filter(counts)?, origin })
+            })
+        };
+        if let Some(found) = found {
+            self.found.insert(knob.variable, found);
+        }
+    }
+
+    fn find_variable(&mut self, knob: Knob, sources: &Sources) -> Option<Written> {
+        let value = sources.env.get(OsStr::new(knob.variable))?;
+        match value.to_str() {
+            Some(text) => Some(Written::Text(text.to_owned())),
+            None => {
+                let problem = "is not UTF-8 text".to_owned();
+                let example = Some(knob.example.to_owned());
+                self.faults.push(Fault { name: knob.variable.to_owned(), problem, example });
+                None
+            }
+        }
+    }
+
+    fn find_key(&mut self, knob: Knob, file: &mut FileTable) -> Option<Written> {
+        let value = file.table.remove(&knob.key()?)?;
+        let written = written(value, knob.kind);
+        if let Err(problem) = &written {
+            let name = format!("{} ({})", knob.variable, file.path.display());
+            self.faults.push(Fault { name, problem: (*problem).to_owned(), example: Some(knob.example.to_owned()) });
+        }
+        written.ok()
+    }
+}
+
+struct FileTable {
+    path: PathBuf,
+    table: toml::Table,
+}
+
+/// The parser's own message would quote the line, in which a secret may stand.
+fn parse_toml(path: &Path, content: &[u8]) -> Result<toml::Table, String> {
+    let text = std::str::from_utf8(content).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        format!(
+            "{} is not TOML: line {line}: text stands in quotes, a key stands once, and arrays in brackets",
+            path.display()
+        )
+    })
+}
+
+fn written(value: toml::Value, kind: Kind) -> Result<Written, &'static str> {
+    let takes_array = matches!(kind, Kind::List | Kind::Scopes | Kind::Files | Kind::Secret);
+    match value {
+        toml::Value::Array(items) if takes_array => {
+            items.into_iter().map(scalar).collect::<Option<_>>().map(Written::Array).ok_or("must be an array of texts")
+        }
+        other => scalar(other).map(Written::Text).ok_or(if takes_array {
+            "must be a text or an array of texts"
+        } else {
+            "must be a text, a number, or true or false"
+        }),
+    }
+}
+
+fn scalar(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(is) => Some(is.to_string()),
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn is_blank(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|text| text.trim().is_empty())
+}

@@ -1,0 +1,201 @@
+//! Reading options one after another: a fault is noted, and reading goes on, so that all faults show at once.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::faults::Fault;
+use super::files::Files;
+use super::options::{Fallback, Kind, Knob};
+use super::raw::{Raw, Written};
+use super::words;
+use crate::domain::secret::Secret;
+
+/// What has been read so far, and what is to be said of it. After a fault, what is returned is never used.
+pub(super) struct Reading {
+    raw: Raw,
+    pub(super) files: Files,
+    pub(super) faults: Vec<Fault>,
+    pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Whether `0` is a value of a duration.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Zero {
+    /// It turns something off.
+    Allowed,
+    /// Without a limit, an input could make us wait for ever.
+    Refused,
+}
+
+impl Reading {
+    pub(super) fn new(mut raw: Raw, files: Files) -> Self {
+        let faults = std::mem::take(&mut raw.faults);
+        let warnings = std::mem::take(&mut raw.warnings);
+        Self { raw, files, faults, warnings, notes: Vec::new() }
+    }
+
+    pub(super) fn is_set(&self, knob: Knob) -> bool {
+        self.raw.get(knob).is_some()
+    }
+
+    pub(super) fn fault(&mut self, knob: Knob, problem: impl Into<String>) {
+        let fault = self.raw.fault(knob, problem);
+        self.faults.push(fault);
+    }
+
+    pub(super) fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    pub(super) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// The value or its default; `None` where there is neither.
+    pub(super) fn text(&self, knob: Knob) -> Option<String> {
+        match (self.raw.get(knob), knob.fallback) {
+            (Some(Written::Text(text)), _) => Some(text.trim().to_owned()),
+            (Some(Written::Array(items)), _) => Some(items.join(",")),
+            (None, Fallback::Is(text)) => Some(text.to_owned()),
+            (None, Fallback::Otherwise(_)) => None,
+        }
+    }
+
+    /// A value that must be there.
+    pub(super) fn required(&mut self, knob: Knob, because: &str) -> Option<String> {
+        let text = self.text(knob);
+        if text.is_none() {
+            self.fault(knob, format!("is not set, but {because}"));
+        }
+        text
+    }
+
+    /// The items of a list, without blank ones.
+    pub(super) fn list(&self, knob: Knob) -> Vec<String> {
+        let split = |text: &str| -> Vec<String> {
+            let separates = |c: char| c == ',' || (knob.kind == Kind::Scopes && c.is_whitespace());
+            text.split(separates).map(str::to_owned).collect()
+        };
+        let items = match (self.raw.get(knob), knob.fallback) {
+            (Some(Written::Text(text)), _) => split(text),
+            (Some(Written::Array(items)), _) => items.clone(),
+            (None, Fallback::Is(text)) => split(text),
+            (None, Fallback::Otherwise(_)) => Vec::new(),
+        };
+        items.into_iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+    }
+
+    /// A list that narrows who may pass; `None` where it is not set.
+    pub(super) fn allow_list(&mut self, knob: Knob) -> Option<Vec<String>> {
+        let items = self.list(knob);
+        if items.is_empty() && (self.is_set(knob) || self.raw.is_set_and_empty(knob)) {
+            self.fault(knob, "is set and empty: name who may pass, write `*` for everyone, or do not set it");
+        }
+        (!items.is_empty()).then_some(items)
+    }
+
+    /// The name of a file that narrows who may pass; `None` where it is not set.
+    pub(super) fn allow_file(&mut self, knob: Knob) -> Option<PathBuf> {
+        if self.raw.is_set_and_empty(knob) {
+            self.fault(knob, "is set and empty: name a file, or do not set it");
+        }
+        self.path(knob)
+    }
+
+    pub(super) fn path(&self, knob: Knob) -> Option<PathBuf> {
+        self.text(knob).map(PathBuf::from)
+    }
+
+    /// The value as `parse` reads it; `None` where it is not set, or wrong.
+    pub(super) fn parsed<T>(&mut self, knob: Knob, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        match parse(&self.text(knob)?) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.fault(knob, problem);
+                None
+            }
+        }
+    }
+
+    pub(super) fn duration(&mut self, knob: Knob, range: RangeInclusive<Duration>, zero: Zero) -> Duration {
+        self.parsed(knob, |text| {
+            let duration = words::duration(text)?;
+            if range.contains(&duration) || (duration.is_zero() && zero == Zero::Allowed) {
+                return Ok(duration);
+            }
+            let (least, most) = (words::say(*range.start()), words::say(*range.end()));
+            let or_off = if zero == Zero::Allowed { ", or 0" } else { "" };
+            Err(format!("must be from {least} to {most}{or_off}"))
+        })
+        .unwrap_or_default()
+    }
+
+    pub(super) fn number(&mut self, knob: Knob, range: RangeInclusive<usize>) -> usize {
+        self.parsed(knob, |text| {
+            text.parse()
+                .ok()
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| format!("must be a whole number from {} to {}", range.start(), range.end()))
+        })
+        .unwrap_or_default()
+    }
+
+    /// A secret, given plainly or as a file, but not both.
+    pub(super) fn secret(&mut self, plain: Knob, file: Knob) -> Option<Secret> {
+        let written = self.raw.get(plain).map(|written| match written {
+            Written::Text(text) => text.clone(),
+            Written::Array(items) => items.join(","),
+        });
+        match (written, self.path(file)) {
+            (Some(_), Some(_)) => {
+                let problem = format!("is given beside {}: remove one of them", file.variable);
+                self.fault(plain, problem);
+                None
+            }
+            (Some(text), None) => Some(self.checked(plain, &text)),
+            (None, Some(path)) => {
+                let text = self.file_text(file, &path)?;
+                let text =
+                    text.strip_suffix('\n').map_or(text.as_str(), |rest| rest.strip_suffix('\r').unwrap_or(rest));
+                if text.trim().is_empty() {
+                    self.fault(file, format!("the file {} is empty", path.display()));
+                    return None;
+                }
+                Some(self.checked(file, text))
+            }
+            (None, None) => None,
+        }
+    }
+
+    fn checked(&mut self, knob: Knob, text: &str) -> Secret {
+        if text.trim() != text {
+            self.warn(format!("{}: white space at the ends of the secret is taken as part of it", knob.variable));
+        }
+        Secret::new(text)
+    }
+
+    /// A file's content.
+    pub(super) fn file(&mut self, knob: Knob, path: &Path) -> Option<Vec<u8>> {
+        match self.files.read(path) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                self.fault(knob, format!("cannot read the file {}: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// A file's content as text, without a byte order mark.
+    pub(super) fn file_text(&mut self, knob: Knob, path: &Path) -> Option<String> {
+        let content = self.file(knob, path)?;
+        match String::from_utf8(content) {
+            Ok(text) => Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+            Err(_) => {
+                self.fault(knob, format!("the file {} is not UTF-8 text", path.display()));
+                None
+            }
+        }
+    }
+}
