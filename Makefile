@@ -11,8 +11,12 @@ run: ## build and start everything, ready to sign in; Ctrl-C ends it
 
 test: ## run every test; installs what they need where it can
 	scripts/install-test-tools
-	cargo test --workspace --locked
-	scripts/check-manifests
+	cargo test --workspace --locked --no-fail-fast
+	@if [ -n "$$CI" ] || python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+	    scripts/check-manifests; \
+	else \
+	    echo "SKIPPED scripts/check-manifests: python3 with venv is missing: run scripts/install-test-tools" >&2; \
+	fi
 
 bench: ## measure the proxy beside nginx
 	scripts/install-test-tools

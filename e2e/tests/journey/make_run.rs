@@ -32,7 +32,8 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
     let file = env_file(
         "# GitHub\r\n\
          export OAUTH_ENABLED=true   # on\n\
-         OAUTH_PROVIDER=\"github\"\n\n\
+         OAUTH_PROVIDER=entra\n\n\
+         OAUTH_PROVIDER=\"github\"\n\
          OAUTH_CLIENT_ID=from the $(file) 'as it is' # and a comment\n\
          OAUTH_CLIENT_SECRET='with \"quotes\" and # no comment'\n\
          OAUTH_ALLOWED_USERS=\"@example.com\" # people\n\
