@@ -1,2 +1,114 @@
-//! Placeholder.
-fn main() {}
+//! The command line: serve, check, health; exit codes: 0 done, 1 failed, 2 wrong configuration.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sidegate::adapters::telemetry;
+use sidegate::config::{self, Command, Faults, Files, Loaded, Sources, reload};
+use sidegate::serve::settings::Settings;
+use sidegate::serve::{accept, admin};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What a wrong configuration ends with.
+const WRONG_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    let (command, sources) = match Sources::from_process() {
+        Ok(read) => read,
+        Err(error) => error.exit(),
+    };
+    let outcome = match command {
+        Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded)),
+        Command::Check => config::load(&sources).map(|loaded| check(&loaded)),
+        Command::Health => config::admin_address(&sources).map(health),
+    };
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("sidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(faults) => {
+            eprintln!("sidegate: the configuration is wrong:\n{faults}");
+            ExitCode::from(WRONG_CONFIGURATION)
+        }
+    }
+}
+
+fn serve(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
+    telemetry::init_logging(&loaded.settings.log)?;
+    let Loaded { settings, warnings, notes, files } = loaded;
+    tell(&warnings, &notes);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(sources, settings, files))?;
+    // What is cut off is cut off: a blocked look-up must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(())
+}
+
+async fn run(sources: Sources, settings: Settings, files: Files) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let running = accept::start(settings).await?;
+    tokio::select! {
+        () = reload::watch(sources, files, |outcome| take(&running, outcome)) => {}
+        () = ended(&mut terminate, &mut interrupt) => {}
+    }
+    tokio::select! {
+        _ = running.drain() => {}
+        () = ended(&mut terminate, &mut interrupt) => tracing::warn!("a second signal: what is in flight is cut off"),
+    }
+    Ok(())
+}
+
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn take(running: &accept::Running, outcome: Result<Loaded, Faults>) {
+    match outcome {
+        Ok(loaded) => {
+            tell(&loaded.warnings, &loaded.notes);
+            match running.reload(loaded.settings) {
+                Ok(()) => tracing::info!("the configuration was read again"),
+                Err(error) => tracing::error!("the new configuration cannot be used, the old one stays: {error:#}"),
+            }
+        }
+        Err(faults) => {
+            tracing::error!("the new configuration is wrong, the old one stays: {}", one_line(&faults));
+            running.note_bad_configuration(&one_line(&faults));
+        }
+    }
+}
+
+fn one_line(faults: &Faults) -> String {
+    faults.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")
+}
+
+fn tell(warnings: &[String], notes: &[String]) {
+    for note in notes {
+        tracing::info!("{note}");
+    }
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every command answers alike")]
+fn check(loaded: &Loaded) -> anyhow::Result<()> {
+    for note in &loaded.notes {
+        eprintln!("note: {note}");
+    }
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    eprintln!("the configuration is valid");
+    Ok(())
+}
+
+fn health(admin: std::net::SocketAddr) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(admin::ask_readiness(admin)).map_err(anyhow::Error::msg)
+}

@@ -52,7 +52,12 @@ impl Body {
     }
 
     /// An upstream's body. `sent` is the progress of the request's body: the connection is kept only if that has ended as well.
-    pub(crate) fn streamed(inner: Incoming, lease: Lease<RequestBody>, sent: Option<Arc<Progress>>, limit: Option<Duration>) -> Self {
+    pub(crate) fn streamed(
+        inner: Incoming,
+        lease: Lease<RequestBody>,
+        sent: Option<Arc<Progress>>,
+        limit: Option<Duration>,
+    ) -> Self {
         let mut streamed = Streamed { inner, lease: Some((lease, sent)), stall: Stall::new(limit) };
         if streamed.inner.is_end_stream() {
             streamed.give_back();

@@ -5,7 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::domain::time::Timestamp;
 
 /// The time now. A clock before 1970 reads as 1970: everything has expired then, and nobody is let in.
-#[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock; everything else is given the time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that reads the clock; everything else is given the time"
+)]
 pub(crate) fn now() -> Timestamp {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     Timestamp::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))

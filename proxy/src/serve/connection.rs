@@ -36,10 +36,11 @@ pub(crate) async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     house: Arc<House>,
-    limits: Limits,
-    timeouts: Timeouts,
     drain: CancellationToken,
 ) -> io::Result<()> {
+    let site = house.site();
+    let (limits, timeouts) = (site.limits, site.timeouts);
+    drop(site);
     let address = stream.peer_addr()?;
     stream.set_nodelay(true)?;
     let Some(acceptor) = tls else {
@@ -102,7 +103,12 @@ where
 fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> {
     let mut builder = auto::Builder::new(StreamExecutor::new(timeouts.body));
     // The time to a complete head is measured by `Watch`, which tells waiting for a request from reading one.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(limits.header_bytes).half_close(false);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(limits.header_bytes)
+        .half_close(false);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -157,7 +163,8 @@ impl Watch {
     fn end(&self) {
         if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.reads_head.store(false, Ordering::Relaxed);
-            self.deadline.store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle)), Ordering::Relaxed);
+            self.deadline
+                .store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle)), Ordering::Relaxed);
         }
     }
 
@@ -172,7 +179,8 @@ impl Watch {
     /// From now on the time for a head runs.
     fn expect_end(&self) {
         self.reads_head.store(true, Ordering::Relaxed);
-        self.deadline.store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.header)), Ordering::Relaxed);
+        self.deadline
+            .store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.header)), Ordering::Relaxed);
     }
 }
 

@@ -30,7 +30,12 @@ impl Cookies {
         // The prefix keeps a sibling host from setting the cookie (RFC 6265bis §4.1.3.2).
         let guard = if session.secure && public_origin.scheme() == "https" { "__Host-" } else { "" };
         let clearing = clearing(&session, public_origin);
-        Self { session, login_prefix: format!("{guard}sidegate_login_"), visits: format!("{guard}sidegate_visits"), clearing }
+        Self {
+            session,
+            login_prefix: format!("{guard}sidegate_login_"),
+            visits: format!("{guard}sidegate_visits"),
+            clearing,
+        }
     }
 
     fn is_ours(&self, name: &str) -> bool {
@@ -266,7 +271,10 @@ mod tests {
             own.strip_request(&mut headers);
             headers.get(COOKIE).map(|value| value.to_str().unwrap().to_owned())
         };
-        assert_eq!(left("a=1; session_token=x; b=\"2 3\";c; sidegate_login_00=y").as_deref(), Some("a=1; b=\"2 3\"; c"));
+        assert_eq!(
+            left("a=1; session_token=x; b=\"2 3\";c; sidegate_login_00=y").as_deref(),
+            Some("a=1; b=\"2 3\"; c")
+        );
         assert_eq!(left("session_token=x"), None);
         assert_eq!(left("a=1;  b=2").as_deref(), Some("a=1;  b=2"), "untouched where none is ours");
         assert_eq!(left(" session_token =x; xsession_token=1").as_deref(), Some("xsession_token=1"));

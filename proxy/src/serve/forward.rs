@@ -110,12 +110,14 @@ async fn send(
     };
     let again = match (failure.unsent, spare) {
         (Some(unsent), _) => unsent,
-        (None, Some(head)) if failure.error.is_incomplete_message() || failure.error.is_canceled() || is_reset(&failure.error) => {
+        (None, Some(head))
+            if failure.error.is_incomplete_message() || failure.error.is_canceled() || is_reset(&failure.error) =>
+        {
             Request::from_parts(head, RequestBody::empty())
         }
         (None, _) => return Err(upstream_failed_with(&failure.error, progress)),
     };
-    exchange.house.metrics.upstream_retried();
+    exchange.house.metrics.upstream_retries.inc();
     let mut lease = upstream.connect_new().await.map_err(unreachable)?;
     match await_head(lease.send(again), progress, timeouts).await? {
         Ok(response) => Ok((response, lease)),
@@ -219,7 +221,9 @@ fn is_reset(error: &hyper::Error) -> bool {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             return matches!(
                 io.kind(),
-                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof
+                std::io::ErrorKind::ConnectionReset
+                    | std::io::ErrorKind::BrokenPipe
+                    | std::io::ErrorKind::UnexpectedEof
             );
         }
         cause = inner.source();
@@ -237,5 +241,7 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
 }

@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
+use crate::adapters::telemetry::audit::Origin;
 use crate::domain::caller::{Caller, Peer};
 use crate::domain::path::{AUTH_PREFIX, CanonicalPath};
 use crate::domain::time::Timestamp;
@@ -28,6 +29,13 @@ pub(crate) struct Exchange {
     pub(crate) site: Arc<Site>,
 }
 
+impl Exchange {
+    /// Where it came from, for the audit log.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin { client: self.caller.client, request_id: self.request_id.to_str().unwrap_or_default() }
+    }
+}
+
 /// A refusal, with the cookies that go with it.
 pub(crate) struct Refused(pub(crate) Rejection, pub(crate) Vec<HeaderValue>);
 
@@ -39,7 +47,7 @@ impl<R: Into<Rejection>> From<R> for Refused {
 
 /// The way of a request, from its head to the head of its answer.
 async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
-    let Exchange { head, caller, site, now, .. } = &mut exchange;
+    let Exchange { head, caller, .. } = &mut exchange;
     headers::check(head).map_err(Rejection::Malformed)?;
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
@@ -49,20 +57,23 @@ async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) ->
     // From here on no header tells who it is, or how it came, that this caller may not say.
     headers::strip_request(&mut head.headers, caller.trusted);
 
-    let path = CanonicalPath::of(head.uri.path());
+    let path = CanonicalPath::of(exchange.head.uri.path());
     match path.below(AUTH_PREFIX) {
         Some(_) if path.is_altered() => return Err(Rejection::NotFound.into()),
         Some(_) => return auth::answer(exchange).await,
         None => {}
     }
 
+    let site = &exchange.site;
     let permit = match (site.policy.admit_anyone(), &site.sign_in) {
         (Some(permit), _) => permit,
         (None, None) => return Err(Rejection::Unauthenticated.into()),
-        (None, Some(sign_in)) => match session::find(sign_in, &head.headers, *now).await? {
-            Found::Somebody(session, _) => auth::admit(site, session)?,
+        (None, Some(sign_in)) => match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+            Found::Somebody(session, _) => auth::admit(site, session, exchange.origin())?,
             Found::Nobody => return Err(Rejection::Unauthenticated.into()),
-            Found::Conflict => return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec())),
+            Found::Conflict => {
+                return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
+            }
         },
     };
     forward::forward(permit, exchange, body, websocket, in_flight).await
@@ -90,6 +101,5 @@ pub(crate) async fn handle(
             rejection.respond(&asker, cookies)
         }
     };
-    metrics.answered(response.status());
     Ok(response.map(|body| body.held_by(in_flight)))
 }

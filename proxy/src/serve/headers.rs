@@ -1,8 +1,8 @@
 //! Hop-by-hop, forwarded and identity headers: strip theirs, set ours.
 
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::Authority;
@@ -111,7 +111,8 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
         (Some(host), Some(target)) => {
             let host = authority(host.as_bytes())?;
             let target = authority(target.as_str().as_bytes())?;
-            let same = host.host().eq_ignore_ascii_case(target.host()) && same_port(&host, &target, head.uri.scheme_str());
+            let same =
+                host.host().eq_ignore_ascii_case(target.host()) && same_port(&host, &target, head.uri.scheme_str());
             if same { Ok(()) } else { Err(Malformed::HostMismatch) }
         }
         (None, Some(target)) => {
@@ -130,7 +131,8 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
 
 fn authority(text: &[u8]) -> Result<Authority, Malformed> {
     let authority = Authority::try_from(text).map_err(|_| Malformed::HostSyntax)?;
-    let odd = |b: u8| matches!(b, b'@' | b',' | b'%' | b'*' | b'\'' | b'(' | b')' | b'!' | b'$' | b'&' | b';' | b'=' | b'+');
+    let odd =
+        |b: u8| matches!(b, b'@' | b',' | b'%' | b'*' | b'\'' | b'(' | b')' | b'!' | b'$' | b'&' | b';' | b'=' | b'+');
     if authority.host().is_empty() || text.iter().copied().any(odd) {
         return Err(Malformed::HostSyntax);
     }
@@ -207,7 +209,10 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
         is_identity(text)
             || is_forwarding(text)
             || HOP_BY_HOP.contains(name)
-            || matches!(text, "content-length" | "host" | "trailer" | "cookie" | "set-cookie" | "authorization" | "content-encoding")
+            || matches!(
+                text,
+                "content-length" | "host" | "trailer" | "cookie" | "set-cookie" | "authorization" | "content-encoding"
+            )
     };
     let names: Vec<HeaderName> = trailers.keys().filter(|name| doomed(name)).cloned().collect();
     for name in names {
@@ -284,7 +289,9 @@ pub(crate) fn identify(headers: &mut HeaderMap) -> HeaderValue {
     let well_formed = |value: &HeaderValue| {
         let bytes = value.as_bytes();
         (1..=128).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
     };
     let single = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_none();
     let kept = headers.get(X_REQUEST_ID).filter(|value| well_formed(value) && single(&X_REQUEST_ID)).cloned();
@@ -314,7 +321,13 @@ fn is_traceparent(value: &HeaderValue) -> bool {
         part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let some = |part: &str| part.bytes().any(|b| b != b'0');
-    hex(version, 2) && *version == "00" && hex(trace, 32) && some(trace) && hex(parent, 16) && some(parent) && hex(flags, 2)
+    hex(version, 2)
+        && *version == "00"
+        && hex(trace, 32)
+        && some(trace)
+        && hex(parent, 16)
+        && some(parent)
+        && hex(flags, 2)
 }
 
 /// Whether the request asks to become a WebSocket (RFC 6455 §4.1). Other upgrades, `h2c` above all, do not pass.
@@ -329,7 +342,8 @@ pub(crate) fn is_websocket(head: &Parts) -> bool {
 
 /// Whether a browser asks for a page to show: only then is it led to the sign-in.
 pub(crate) fn is_navigation(head: &Parts) -> bool {
-    let says = |name: &str, expected: &str| head.headers.get(name).is_none_or(|value| value.as_bytes() == expected.as_bytes());
+    let says =
+        |name: &str, expected: &str| head.headers.get(name).is_none_or(|value| value.as_bytes() == expected.as_bytes());
     let prefetch = ["sec-purpose", "purpose", "x-purpose", "x-moz"]
         .iter()
         .filter_map(|name| head.headers.get(*name))
@@ -406,9 +420,20 @@ mod tests {
     #[test]
     fn a_client_never_supplies_an_identity_header_in_any_spelling() {
         for name in IDENTITY.into_iter().chain(["x-auth-request-user", "x-auth-request-anything"]) {
-            for spelling in [name.to_owned(), name.replace('-', "_"), name.replace('-', "."), name.replacen('-', "_", 1), name.replace('-', "~")] {
+            for spelling in [
+                name.to_owned(),
+                name.replace('-', "_"),
+                name.replace('-', "."),
+                name.replacen('-', "_", 1),
+                name.replace('-', "~"),
+            ] {
                 for trusted in [false, true] {
-                    let mut headers = head(Version::HTTP_11, "/", &[(&spelling, "root"), (&spelling, "2"), ("connection", &spelling), ("kept", "1")]).headers;
+                    let mut headers = head(
+                        Version::HTTP_11,
+                        "/",
+                        &[(&spelling, "root"), (&spelling, "2"), ("connection", &spelling), ("kept", "1")],
+                    )
+                    .headers;
                     strip_request(&mut headers, trusted);
                     assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["kept"], "{spelling}");
                 }
@@ -419,7 +444,13 @@ mod tests {
 
     #[test]
     fn forwarding_headers_pass_only_from_a_trusted_peer_and_in_their_right_spelling() {
-        let sent = [("forwarded", "for=1.2.3.4"), ("x-forwarded-for", "1.2.3.4"), ("x_forwarded_for", "1.2.3.4"), ("x-forwarded.host", "evil"), ("x-forwarded-ssl", "on")];
+        let sent = [
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-forwarded.host", "evil"),
+            ("x-forwarded-ssl", "on"),
+        ];
         let left = |trusted| {
             let mut headers = head(Version::HTTP_11, "/", &sent).headers;
             strip_request(&mut headers, trusted);
@@ -467,7 +498,12 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "app.example:8080");
         assert_eq!(headers["x-forwarded-port"], "8080");
-        let mut headers = head(Version::HTTP_11, "/", &[("host", "inner"), ("x-forwarded-host", "app.example"), ("x-forwarded-for", "1.2.3.4")]).headers;
+        let mut headers = head(
+            Version::HTTP_11,
+            "/",
+            &[("host", "inner"), ("x-forwarded-host", "app.example"), ("x-forwarded-for", "1.2.3.4")],
+        )
+        .headers;
         set_forwarded(&mut headers, &Caller { scheme: Scheme::Https, ..caller(true) });
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.9");
         assert_eq!(headers["x-forwarded-host"], "app.example");

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, Version};
@@ -62,6 +64,29 @@ pub(crate) enum Rejection {
     Internal,
 }
 
+/// Every code there is, for the metrics.
+pub(crate) const CODES: [&str; 19] = [
+    "unauthenticated",
+    "invalid_state",
+    "token_exchange_failed",
+    "user_info_failed",
+    "not_allowed",
+    "sign_in_cancelled",
+    "provider_error",
+    "provider_unreachable",
+    "sign_in_loop",
+    "bad_request",
+    "not_found",
+    "method_not_allowed",
+    "auth_disabled",
+    "cross_site",
+    "session_store_unavailable",
+    "request_timeout",
+    "upstream_unreachable",
+    "upstream_timeout",
+    "internal_error",
+];
+
 /// What a caller is told, beside the status.
 struct Answer {
     status: StatusCode,
@@ -79,12 +104,18 @@ impl Rejection {
             Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, "user_info_failed", "Failed to get user info"),
             Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, "not_allowed", "You are not authorized"),
             Self::SignInCancelled => (StatusCode::FORBIDDEN, "sign_in_cancelled", "Sign-in was cancelled"),
-            Self::ProviderError => (StatusCode::BAD_GATEWAY, "provider_error", "The identity provider reported an error"),
+            Self::ProviderError => {
+                (StatusCode::BAD_GATEWAY, "provider_error", "The identity provider reported an error")
+            }
             Self::ProviderUnreachable => {
                 (StatusCode::BAD_GATEWAY, "provider_unreachable", "The identity provider cannot be reached")
             }
-            Self::SignInLoop => (StatusCode::TOO_MANY_REQUESTS, "sign_in_loop", "Your browser does not send the session cookie back"),
-            Self::WrongHost { .. } => (StatusCode::BAD_REQUEST, "bad_request", "Sign-in works only on the public address"),
+            Self::SignInLoop => {
+                (StatusCode::TOO_MANY_REQUESTS, "sign_in_loop", "Your browser does not send the session cookie back")
+            }
+            Self::WrongHost { .. } => {
+                (StatusCode::BAD_REQUEST, "bad_request", "Sign-in works only on the public address")
+            }
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request", "Bad request"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
@@ -93,10 +124,18 @@ impl Rejection {
             Self::StoreUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "session_store_unavailable", "The session store is unavailable")
             }
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request's body took too long"),
-            Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached"),
-            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application took too long to answer"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong in the proxy"),
+            Self::RequestTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request's body took too long")
+            }
+            Self::UpstreamUnreachable => {
+                (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached")
+            }
+            Self::UpstreamTimeout => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application took too long to answer")
+            }
+            Self::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong in the proxy")
+            }
         };
         Answer { status, code, message }
     }
@@ -168,7 +207,9 @@ impl Rejection {
                 (Some(TRY_LATER), &[again, other])
             }
             Self::Unauthenticated => (None, &[Action::SignIn(to)]),
-            Self::Malformed(Malformed::Host | Malformed::HostSyntax) => (Some("There must be exactly one valid Host header."), &[]),
+            Self::Malformed(Malformed::Host | Malformed::HostSyntax) => {
+                (Some("There must be exactly one valid Host header."), &[])
+            }
             Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::NotFound
@@ -216,7 +257,8 @@ impl Rejection {
 }
 
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
-const LOOP: &str = "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
+const LOOP: &str =
+    "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
 const LOOP_CHECKS: &[&str] = &[
     "Cookies are allowed for this site.",
     "The address bar shows the site's public address, with https where it has it, and not another name for the same site.",
@@ -286,7 +328,10 @@ impl Asker {
     /// Where a sign-in, or another try, leads back to.
     fn return_to(&self) -> ReturnTo {
         let target = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        self.site.sign_in.as_ref().map_or_else(ReturnTo::root, |sign_in| ReturnTo::parse(target, &sign_in.public_origin))
+        self.site
+            .sign_in
+            .as_ref()
+            .map_or_else(ReturnTo::root, |sign_in| ReturnTo::parse(target, &sign_in.public_origin))
     }
 
     fn login_url(&self) -> String {

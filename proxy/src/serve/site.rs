@@ -1,13 +1,16 @@
 //! Everything a request needs, made at the start or at a reload, and swapped whole.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::adapters::assertion::{Assertions, SigningKeys};
 use crate::adapters::certs;
-use crate::adapters::providers;
+use crate::adapters::providers::{self, ProviderSettings};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::memory::MemoryStore;
 use crate::adapters::telemetry::Metrics;
@@ -18,13 +21,17 @@ use crate::domain::session::Lifetime;
 use crate::ports::{IdentityProvider, SessionStore};
 use crate::serve::body::RequestBody;
 use crate::serve::cookies::Cookies;
-use crate::serve::settings::{Mode, Settings, SignInSettings, Timeouts};
+use crate::serve::settings::{Limits, Mode, Settings, SignInSettings, Timeouts};
 
 /// What lives as long as the process: the sessions, the counters, and the site of the moment.
 pub(crate) struct House {
     site: ArcSwap<Site>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: Arc<MemoryStore>,
+    /// Open WebSockets, which end apart from their connections.
+    pub(crate) tunnels: TaskTracker,
+    /// Told after each reload.
+    pub(crate) reloaded: Notify,
     heirlooms: Heirlooms,
     reload_failure: ArcSwapOption<String>,
 }
@@ -34,7 +41,15 @@ struct Heirlooms {
     secret: Vec<u8>,
     signing: SigningKeys,
     /// The upstream's pool, kept while its settings are the same.
-    upstream: RwLock<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
+    upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
+    /// The provider with what it has fetched, kept likewise.
+    provider: Mutex<Option<KeptProvider>>,
+}
+
+struct KeptProvider {
+    settings: ProviderSettings,
+    roots: Vec<CertificateDer<'static>>,
+    provider: Arc<dyn IdentityProvider>,
 }
 
 /// The settings of the moment, ready for requests.
@@ -43,6 +58,7 @@ pub(crate) struct Site {
     pub(crate) sign_in: Option<SignIn>,
     pub(crate) upstream: Arc<Upstream<RequestBody>>,
     pub(crate) trusted_proxies: TrustedProxies,
+    pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -67,11 +83,23 @@ impl House {
             Mode::Open => std::time::Duration::ZERO,
             Mode::SignIn(sign_in) => sign_in.lifetime.idle,
         };
-        let heirlooms =
-            Heirlooms { secret: seal::random_secret()?.to_vec(), signing: SigningKeys::random()?, upstream: RwLock::new(None) };
+        let heirlooms = Heirlooms {
+            secret: seal::random_secret()?.to_vec(),
+            signing: SigningKeys::random()?,
+            upstream: Mutex::new(None),
+            provider: Mutex::new(None),
+        };
         let store = Arc::new(MemoryStore::new(idle));
         let site = heirlooms.site(settings, &store)?;
-        Ok(Self { site: ArcSwap::from_pointee(site), metrics, store, heirlooms, reload_failure: ArcSwapOption::empty() })
+        Ok(Self {
+            site: ArcSwap::from_pointee(site),
+            metrics,
+            store,
+            tunnels: TaskTracker::new(),
+            reloaded: Notify::new(),
+            heirlooms,
+            reload_failure: ArcSwapOption::empty(),
+        })
     }
 
     /// The site of the moment. A request takes it once.
@@ -81,12 +109,13 @@ impl House {
 
     /// Swaps the site; requests under way end with the old one.
     pub(crate) fn reload(&self, settings: Settings) -> anyhow::Result<()> {
-        if let Mode::SignIn(sign_in) = &settings.mode {
+        let site = self.heirlooms.site(settings, &self.store)?;
+        if let Some(sign_in) = &site.sign_in {
             self.store.set_idle(sign_in.lifetime.idle);
         }
-        let site = self.heirlooms.site(settings, &self.store)?;
         self.site.store(Arc::new(site));
         self.reload_failure.store(None);
+        self.reloaded.notify_waiters();
         Ok(())
     }
 
@@ -121,7 +150,14 @@ impl Heirlooms {
                 (policy, Some(self.sign_in(*sign_in, upstream.origin().to_owned(), store)?))
             }
         };
-        Ok(Site { policy, sign_in, upstream, trusted_proxies: settings.trusted_proxies, timeouts: settings.timeouts })
+        Ok(Site {
+            policy,
+            sign_in,
+            upstream,
+            trusted_proxies: settings.trusted_proxies,
+            limits: settings.limits,
+            timeouts: settings.timeouts,
+        })
     }
 
     fn sign_in(&self, settings: SignInSettings, audience: String, store: &Arc<MemoryStore>) -> anyhow::Result<SignIn> {
@@ -140,7 +176,7 @@ impl Heirlooms {
         let origin_text = origin.origin().ascii_serialization();
         let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
         Ok(SignIn {
-            provider: providers::connect(&settings.provider, &settings.provider_roots)?,
+            provider: self.provider(&settings)?,
             store: Arc::clone(store) as Arc<dyn SessionStore>,
             cookies: Cookies::new(settings.cookie, origin),
             sealer: Sealer::new(&secrets, "login")?,
@@ -152,8 +188,20 @@ impl Heirlooms {
         })
     }
 
+    fn provider(&self, settings: &SignInSettings) -> anyhow::Result<Arc<dyn IdentityProvider>> {
+        let mut kept = self.provider.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |kept: &&KeptProvider| kept.settings == settings.provider && kept.roots == settings.provider_roots;
+        if let Some(kept) = kept.as_ref().filter(same) {
+            return Ok(Arc::clone(&kept.provider));
+        }
+        let provider = providers::connect(&settings.provider, &settings.provider_roots)?;
+        let roots = settings.provider_roots.clone();
+        *kept = Some(KeptProvider { settings: settings.provider.clone(), roots, provider: Arc::clone(&provider) });
+        Ok(provider)
+    }
+
     fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {
-        let mut kept = self.upstream.write().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, upstream)) = kept.as_ref().filter(|(old, _)| old == settings) {
             return Ok(Arc::clone(upstream));
         }
@@ -166,4 +214,3 @@ impl Heirlooms {
         Ok(upstream)
     }
 }
-

@@ -79,7 +79,7 @@ pub enum ConnectError {
 }
 
 /// Our registration at the provider.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClientRegistration {
     /// `OAUTH_CLIENT_ID`.
     pub id: String,
@@ -92,7 +92,7 @@ pub struct ClientRegistration {
 }
 
 /// What one provider needs to know. Every address is `https`, except on a loopback host.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum ProviderSettings {
     /// GitHub.
     Github {

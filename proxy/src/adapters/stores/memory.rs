@@ -67,6 +67,11 @@ impl MemoryStore {
         Duration::from_millis(self.idle.load(Ordering::Relaxed))
     }
 
+    /// Lets what is beyond the capacity go; the cache does it by itself only when it is used.
+    pub fn settle(&self) {
+        self.sessions.run_pending_tasks();
+    }
+
     /// Sessions that were ended early because the store was full.
     #[must_use]
     pub fn evicted(&self) -> u64 {

@@ -60,7 +60,8 @@ impl Target {
             UpstreamAddress::Https { host, port } => Self::Tls {
                 host: host.clone(),
                 port: *port,
-                name: ServerName::try_from(host.clone()).map_err(|_| format!("UPSTREAM_URL: `{host}` is no host name"))?,
+                name: ServerName::try_from(host.clone())
+                    .map_err(|_| format!("UPSTREAM_URL: `{host}` is no host name"))?,
                 connector: TlsConnector::from(tls.ok_or("an https upstream needs a TLS client")?),
             },
             UpstreamAddress::Unix(path) => Self::Unix(path.clone()),

@@ -104,8 +104,9 @@ where
             return self.stream_of_shared().await;
         }
         let io = self.connect().await?;
-        let (sender, connection) =
-            http1::handshake(io).await.map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })?;
+        let (sender, connection) = http1::handshake(io)
+            .await
+            .map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })?;
         tokio::spawn(async move {
             let ended = connection.with_upgrades().await;
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use super::pages::{self, SignInPage, SignedOutPage};
 use super::parameter;
-use crate::adapters::telemetry::Clean;
+use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::path::ReturnTo;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::handler::{Exchange, Refused};
+use crate::serve::headers;
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::session;
 use crate::serve::site::SignIn;
-use crate::serve::headers;
 
 /// `GET me`.
 pub(super) async fn me(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
@@ -38,7 +38,7 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
 async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     let found = session::find(sign_in, &exchange.head.headers, exchange.now).await?;
     let session = found.session().ok_or(Rejection::Unauthenticated)?;
-    super::admit(&exchange.site, Arc::clone(&session))?;
+    super::admit(&exchange.site, Arc::clone(&session), exchange.origin())?;
     Ok(session)
 }
 
@@ -66,8 +66,8 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
             return Err(Refused(error.into(), cleared));
         }
         if let Some(session) = held {
-            let user = Clean(session.identity().principal());
-            tracing::info!(target: "sidegate::audit", %user, client = %exchange.caller.client, "signed out");
+            audit::signed_out(session.identity(), exchange.origin());
+            exchange.house.metrics.sign_outs.inc();
         }
     }
     let mut response = if headers::prefers_html(cookies) {

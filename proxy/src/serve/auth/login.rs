@@ -4,9 +4,9 @@ use http::header::{HeaderValue, SET_COOKIE};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::visits::Visits;
-use super::{name, note_refusal, parameter};
+use super::{parameter, refuse};
 use crate::adapters::seal;
-use crate::adapters::telemetry::Clean;
+use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::identity::Identity;
 use crate::domain::login::{ATTEMPT_RANDOM, AttemptId, LoginAttempt};
 use crate::domain::path::ReturnTo;
@@ -149,18 +149,22 @@ async fn redeem(
         };
     };
     let issuer = parameter(query, "iss").map_err(|_| Rejection::InvalidState)?;
-    sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error))?;
+    sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error, exchange, sign_in))?;
     if let Some(error) = parameter(query, "error").map_err(|_| Rejection::InvalidState)? {
         let description = parameter(query, "error_description").ok().flatten().unwrap_or_default();
         tracing::warn!("the provider sent an error to the callback: {} {}", Clean(&error), Clean(&description));
         let cancelled = error == "access_denied";
         return Err(if cancelled { Rejection::SignInCancelled } else { Rejection::ProviderError }.into());
     }
-    let code = parameter(query, "code").ok().flatten().filter(|code| !code.is_empty()).ok_or(Rejection::InvalidState)?;
-    let identity = sign_in.provider.sign_in(&Secret::new(code), &attempt, now).await.map_err(|error| fail(&error))?;
+    let code =
+        parameter(query, "code").ok().flatten().filter(|code| !code.is_empty()).ok_or(Rejection::InvalidState)?;
+    let identity = sign_in
+        .provider
+        .sign_in(&Secret::new(code), &attempt, now)
+        .await
+        .map_err(|error| fail(&error, exchange, sign_in))?;
     if let Err(why) = exchange.site.policy.admit(&identity) {
-        note_refusal(&identity, &why.to_string());
-        return Err(Rejection::NotAllowed { who: name(&identity).to_owned(), has_session: false }.into());
+        return Err(refuse(&identity, why, false, exchange.origin()).into());
     }
     let set = start_session(exchange, sign_in, identity).await?;
     let mut response = rejection::redirect(StatusCode::FOUND, attempt.return_to.as_str());
@@ -190,26 +194,25 @@ async fn start_session(exchange: &Exchange, sign_in: &SignIn, identity: Identity
         sign_in.store.end(&token).await?;
     }
     let token = SessionToken::from_random(seal::random().map_err(|error| internal(&error))?);
-    let (user, id) = (Clean(identity.principal()).to_string(), Clean(&identity.id).to_string());
-    let provider = identity.provider.as_str();
-    sign_in.store.save(&token, Session::begin(identity, sign_in.lifetime, now), now).await?;
-    tracing::info!(target: "sidegate::audit", user, id, provider, client = %exchange.caller.client, "signed in");
-    exchange.house.metrics.sign_in("ok");
+    let session = Session::begin(identity, sign_in.lifetime, now);
+    let identity = session.identity.clone();
+    sign_in.store.save(&token, session, now).await?;
+    audit::signed_in(&identity, exchange.origin());
+    exchange.house.metrics.sign_in("succeeded");
     let mut visits = read_visits(sign_in, cookies).unwrap_or_default();
     visits.note_sign_in();
     Ok(vec![sign_in.cookies.set_session(&token, sign_in.lifetime.absolute.as_secs()), write_visits(sign_in, &visits)?])
 }
 
 /// Writes the reason to the log, in the words that operators search for; the person gets the code.
-fn fail(error: &SignInError) -> Refused {
-    let reason = error.to_string();
-    let reason = Clean(&reason);
+fn fail(error: &SignInError, exchange: &Exchange, sign_in: &SignIn) -> Refused {
+    let (kind, origin) = (sign_in.provider.kind(), exchange.origin());
     match error {
-        SignInError::TokenExchange(_) => tracing::error!("OAuth token exchange failed: {reason}"),
-        SignInError::UserInfo(_) => tracing::error!("Failed to get user info: {reason}"),
-        SignInError::NotAllowed { who, .. } => tracing::warn!(%reason, "User not allowed: {}", Clean(who)),
-        SignInError::Unreachable(_) => tracing::error!("sign-in is not possible: {reason}"),
-        SignInError::Issuer(_) => tracing::warn!("a callback was refused: {reason}"),
+        SignInError::TokenExchange(reason) => audit::token_exchange_failed(kind, reason, origin),
+        SignInError::UserInfo(reason) => audit::user_info_failed(kind, reason, origin),
+        SignInError::NotAllowed { who, reason } => audit::not_allowed(who, kind, reason, origin),
+        SignInError::Unreachable(reason) => audit::refused("provider_unreachable", reason, origin),
+        SignInError::Issuer(reason) => audit::refused("invalid_state", reason, origin),
     }
     Rejection::from(error).into()
 }

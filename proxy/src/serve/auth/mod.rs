@@ -10,10 +10,10 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 
-use crate::adapters::telemetry::Clean;
+use crate::adapters::telemetry::audit::{self, Origin};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::path::AUTH_PREFIX;
-use crate::domain::policy::Permit;
+use crate::domain::policy::{Permit, Refusal};
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::handler::{Exchange, Refused};
@@ -110,28 +110,34 @@ fn asset(name: &str) -> Result<Response<Body>, Refused> {
 }
 
 /// Leave to pass for a live session, if the policy of the moment names its user.
-pub(crate) fn admit(site: &Site, session: Arc<LoadedSession>) -> Result<Permit<Arc<LoadedSession>>, Rejection> {
+pub(crate) fn admit(
+    site: &Site,
+    session: Arc<LoadedSession>,
+    origin: Origin<'_>,
+) -> Result<Permit<Arc<LoadedSession>>, Rejection> {
     let who = Arc::clone(&session);
-    site.policy.admit(session).map_err(|why| {
-        note_refusal(who.identity(), &why.to_string());
-        Rejection::NotAllowed { who: name(who.identity()).to_owned(), has_session: true }
-    })
+    site.policy.admit(session).map_err(|why| refuse(who.identity(), why, true, origin))
 }
 
-/// The line that operators search for.
-fn note_refusal(who: &Identity, reason: &str) {
-    let (user, id) = (Clean(who.principal()), Clean(&who.id));
-    tracing::warn!(%user, %id, provider = who.provider.as_str(), reason, "User not allowed: {}", Clean(name(who)));
+/// Somebody whom the lists do not name: written to the log in the words that operators search for.
+fn refuse(who: &Identity, why: Refusal, has_session: bool, origin: Origin<'_>) -> Rejection {
+    let name = name(who).to_owned();
+    audit::not_allowed(&name, who.provider, &why.to_string(), origin);
+    Rejection::NotAllowed { who: name, has_session }
 }
 
 /// What a person knows themselves by: the vouched email, else the username, else the id.
 fn name(who: &Identity) -> &str {
-    [who.email_str(), who.username.as_str(), who.id.as_str()].into_iter().find(|name| !name.is_empty()).unwrap_or_default()
+    [who.email_str(), who.username.as_str(), who.id.as_str()]
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .unwrap_or_default()
 }
 
 /// The one value of a query parameter: `None` where it is missing, an error where it is there twice.
 fn parameter(query: Option<&str>, wanted: &str) -> Result<Option<String>, Twice> {
-    let mut values = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == wanted);
+    let mut values =
+        url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == wanted);
     match (values.next(), values.next()) {
         (value, None) => Ok(value.map(|(_, value)| value.into_owned())),
         (_, Some(_)) => Err(Twice),

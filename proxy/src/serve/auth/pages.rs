@@ -11,12 +11,12 @@ use crate::domain::path::ReturnTo;
 
 /// For every page. Injected markup could neither run, nor load, nor post anywhere else, and no site may frame the
 /// buttons (clickjacking). `form-action` also covers redirects in Chromium: what leads to the provider is a link, not a form.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                                            base-uri 'none'; frame-ancestors 'none'";
 
 /// What the sign-in page says.
 #[derive(Clone, Copy, Debug)]
-pub struct SignInPage<'a> {
+pub(crate) struct SignInPage<'a> {
     /// The host that people know the site by.
     pub site: Option<&'a str>,
     /// What people sign in with, see [`provider_name`].
@@ -29,7 +29,7 @@ pub struct SignInPage<'a> {
 
 /// What the signed-out page says.
 #[derive(Clone, Copy, Debug)]
-pub struct SignedOutPage<'a> {
+pub(crate) struct SignedOutPage<'a> {
     /// The host that people know the site by.
     pub site: Option<&'a str>,
     /// Where people may still be signed in, see [`provider_name`].
@@ -38,7 +38,7 @@ pub struct SignedOutPage<'a> {
 
 /// What a message page says: an error or a refusal, with a way on.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct MessagePage<'a> {
+pub(crate) struct MessagePage<'a> {
     /// The host that people know the site by; `None` in open mode.
     pub site: Option<&'a str>,
     /// The error's code, for whoever helps: `not_allowed`.
@@ -61,7 +61,7 @@ pub struct MessagePage<'a> {
 
 /// A way on from a message page. There are only these, so that no page can link to another origin or to a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action<'a> {
+pub(crate) enum Action<'a> {
     /// "Try again": a new sign-in that leads there.
     TryAgain(&'a ReturnTo),
     /// "Try again": the page itself once more.
@@ -79,7 +79,7 @@ pub enum Action<'a> {
 impl Action<'_> {
     /// The element's `id`, for tests and for custom style sheets.
     #[must_use]
-    pub const fn id(&self) -> &'static str {
+    pub(crate) const fn id(&self) -> &'static str {
         match self {
             Self::TryAgain(_) | Self::Reload(_) => "try-again",
             Self::SignIn(_) => "sign-in",
@@ -113,7 +113,7 @@ impl Action<'_> {
 
 /// What people call the provider, in "Continue with …" and "signed in to …".
 #[must_use]
-pub const fn provider_name(provider: ProviderKind) -> &'static str {
+pub(crate) const fn provider_name(provider: ProviderKind) -> &'static str {
     match provider {
         ProviderKind::Github => "GitHub",
         ProviderKind::Entra => "Microsoft",
@@ -123,25 +123,25 @@ pub const fn provider_name(provider: ProviderKind) -> &'static str {
 
 /// The sign-in page.
 #[must_use]
-pub fn sign_in(view: &SignInPage<'_>) -> String {
+pub(crate) fn sign_in(view: &SignInPage<'_>) -> String {
     rendered(&SignInTemplate { view, href: login_href(view.return_to) })
 }
 
 /// The page after signing out.
 #[must_use]
-pub fn signed_out(view: &SignedOutPage<'_>) -> String {
+pub(crate) fn signed_out(view: &SignedOutPage<'_>) -> String {
     rendered(&SignedOutTemplate { view })
 }
 
 /// The page for an error or a refusal.
 #[must_use]
-pub fn message(view: &MessagePage<'_>) -> String {
+pub(crate) fn message(view: &MessagePage<'_>) -> String {
     rendered(&MessageTemplate { view })
 }
 
 /// A file that the pages load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asset {
+pub(crate) struct Asset {
     /// Its media type.
     pub content_type: &'static str,
     /// Its bytes.
@@ -150,7 +150,7 @@ pub struct Asset {
 
 /// The file of that name; `None` for all others. Names are compared whole: nothing is read from a disk.
 #[must_use]
-pub fn asset(name: &str) -> Option<Asset> {
+pub(crate) fn asset(name: &str) -> Option<Asset> {
     let (content_type, body): (_, &[u8]) = match name {
         "sidegate.css" => ("text/css; charset=utf-8", include_bytes!("../../../assets/sidegate.css")),
         "icon.svg" => ("image/svg+xml", include_bytes!("../../../assets/icon.svg")),

@@ -1,0 +1,257 @@
+//! Bind, accept, limit, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapters::certs::Certificates;
+use crate::adapters::telemetry::{Held, Metrics, audit};
+use crate::serve::admin::{Admin, Phase};
+use crate::serve::rejection::CODES;
+use crate::serve::settings::{Settings, Shutdown, TlsFiles};
+use crate::serve::site::House;
+use crate::serve::{admin, background, clock, connection};
+
+/// How long the accept loop rests when the system has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A proxy that is running.
+pub struct Running {
+    house: Arc<House>,
+    admin: Arc<Admin>,
+    certificates: Option<Arc<Certificates>>,
+    addresses: Addresses,
+    shutdown: Shutdown,
+    stop_accepting: CancellationToken,
+    drain: CancellationToken,
+    connections: TaskTracker,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For requests.
+    pub listen: SocketAddr,
+    /// For probes and metrics.
+    pub admin: SocketAddr,
+}
+
+/// Binds, and begins to serve.
+///
+/// # Errors
+/// What keeps it from starting, and how to mend it.
+pub async fn start(settings: Settings) -> anyhow::Result<Running> {
+    let metrics = Arc::new(Metrics::new(&CODES, &CODES));
+    let (listener, admin_listener) =
+        (bind("LISTEN_ADDR", settings.listen).await?, bind("ADMIN_ADDR", settings.admin).await?);
+    let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
+    let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
+    let (shutdown, limit) = (settings.shutdown, settings.limits.connections);
+    let house = Arc::new(House::build(settings, Arc::clone(&metrics))?);
+    if let Some(sign_in) = &house.site().sign_in {
+        audit::enabled(sign_in.provider.kind());
+    }
+    let troubles = {
+        let (house, certificates) = (Arc::clone(&house), certificates.clone());
+        move || {
+            let certificate = certificates.as_ref().and_then(|certificates| certificates.trouble(clock::now()));
+            house.troubles().into_iter().chain(certificate.map(|why| format!("certificate: {why}"))).collect()
+        }
+    };
+    let admin = Arc::new(Admin::new(Box::new(troubles), Arc::clone(&metrics)));
+    let running = Running {
+        stop_accepting: CancellationToken::new(),
+        drain: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        tasks: vec![
+            tokio::spawn(admin::serve(admin_listener, Arc::clone(&admin), std::future::pending())),
+            tokio::spawn(background::sweep(Arc::clone(&house))),
+            tokio::spawn(background::refresh_provider(Arc::clone(&house))),
+        ],
+        house,
+        admin,
+        certificates,
+        addresses,
+        shutdown,
+    };
+    running.publish_certificate_end();
+    running.connections.spawn(running.accept(listener, limit));
+    running.admin.enter(Phase::Ready);
+    tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
+    Ok(running)
+}
+
+async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("{variable}: {address} is in use by another program: stop it, or choose another port")
+        }
+        io::ErrorKind::PermissionDenied => {
+            anyhow::anyhow!(
+                "{variable}: {address} needs a privilege that this user does not have: choose a port from 1024 on"
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("{variable}: {address} is no address of this machine: use 0.0.0.0 or [::] for all of them")
+        }
+        _ => anyhow::anyhow!("{variable}: cannot listen on {address}: {error}"),
+    })
+}
+
+fn load_certificates(files: &TlsFiles) -> anyhow::Result<Arc<Certificates>> {
+    Ok(Arc::new(Certificates::load(&files.certificate, &files.key, clock::now())?))
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Takes new settings. What needs a restart (addresses, whether TLS ends here, the connection limit) is left as it is, with a warning.
+    ///
+    /// # Errors
+    /// What is wrong with them; the old ones stay in force.
+    pub fn reload(&self, settings: Settings) -> anyhow::Result<()> {
+        let outcome = self.try_reload(settings);
+        self.house.metrics.reloaded(outcome.is_ok(), clock::now());
+        if let Err(error) = &outcome {
+            self.house.note_reload_failure(format!("{error:#}"));
+        }
+        outcome
+    }
+
+    fn try_reload(&self, settings: Settings) -> anyhow::Result<()> {
+        let moved = |was: SocketAddr, wanted: SocketAddr| wanted.port() != 0 && was != wanted;
+        if moved(self.addresses.listen, settings.listen) || moved(self.addresses.admin, settings.admin) {
+            tracing::warn!("LISTEN_ADDR and ADMIN_ADDR take effect at the next start");
+        }
+        match (&self.certificates, &settings.tls) {
+            (Some(certificates), Some(files)) => {
+                certificates.reload(&files.certificate, &files.key, clock::now())?;
+                self.publish_certificate_end();
+            }
+            (None, None) => {}
+            (Some(_), None) | (None, Some(_)) => tracing::warn!("TLS is turned on or off at the next start"),
+        }
+        self.house.reload(settings)
+    }
+
+    /// Notes that a new configuration was bad; the old one stays in force.
+    pub fn note_bad_configuration(&self, reason: &str) {
+        self.house.metrics.reloaded(false, clock::now());
+        self.house.note_reload_failure(reason.to_owned());
+    }
+
+    /// Ends: not ready at once; goes on accepting for `SHUTDOWN_DELAY`; lets what is in flight end for up to `SHUTDOWN_TIMEOUT`.
+    /// Whether everything ended by itself.
+    pub async fn drain(self) -> bool {
+        self.admin.enter(Phase::Draining);
+        tracing::info!(delay = ?self.shutdown.delay, timeout = ?self.shutdown.timeout, "draining: no longer ready");
+        tokio::time::sleep(self.shutdown.delay).await;
+        self.stop_accepting.cancel();
+        self.drain.cancel();
+        self.connections.close();
+        self.house.tunnels.close();
+        let ended = async {
+            self.connections.wait().await;
+            self.house.tunnels.wait().await;
+        };
+        let clean = tokio::time::timeout(self.shutdown.timeout, ended).await.is_ok();
+        if clean {
+            tracing::info!("drained: everything in flight has ended");
+        } else {
+            let left = self.connections.len() + self.house.tunnels.len();
+            tracing::warn!(left, "SHUTDOWN_TIMEOUT has passed: what is left is cut off");
+        }
+        for task in &self.tasks {
+            task.abort();
+        }
+        clean
+    }
+
+    fn publish_certificate_end(&self) {
+        if let Some(certificates) = &self.certificates {
+            self.house.metrics.certificate_ends(certificates.not_after());
+        }
+    }
+
+    fn accept(&self, listener: TcpListener, limit: usize) -> impl Future<Output = ()> + Send + 'static {
+        let acceptor = Acceptor {
+            house: Arc::clone(&self.house),
+            tls: self
+                .certificates
+                .as_ref()
+                .map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config()))),
+            connections: self.connections.clone(),
+            drain: self.drain.clone(),
+            room: Arc::new(Semaphore::new(limit)),
+        };
+        let stop = self.stop_accepting.clone();
+        async move { acceptor.run(&listener, &stop).await }
+    }
+}
+
+struct Acceptor {
+    house: Arc<House>,
+    tls: Option<TlsAcceptor>,
+    connections: TaskTracker,
+    drain: CancellationToken,
+    room: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    async fn run(&self, listener: &TcpListener, stop: &CancellationToken) {
+        loop {
+            // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
+            let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                // Only now, with nothing left in the queue: who has connected is served.
+                () = stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => self.serve(stream, room),
+                Err(error) if is_one_connections_own(&error) => {}
+                Err(error) => {
+                    tracing::error!(
+                        "connections cannot be accepted: {error}; check the limit of open files (ulimit -n)"
+                    );
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, room: tokio::sync::OwnedSemaphorePermit) {
+        let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
+        self.connections.spawn(async move {
+            let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));
+            if let Err(error) = connection::serve(stream, tls, house, drain).await {
+                tracing::debug!("a connection ended: {error}");
+            }
+        });
+    }
+}
+
+/// Errors of `accept` that are about the connection, not about us.
+fn is_one_connections_own(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
