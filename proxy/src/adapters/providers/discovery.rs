@@ -49,12 +49,13 @@ impl Issuer {
             Self::TenantOf { authority } => tenant_of(authority, issuer).is_some(),
         }
     }
+}
 
-    /// Whether a key that is published for `template` may sign these claims, whose issuer has been checked.
-    pub(super) fn may_sign(&self, template: &str, claims: &Claims) -> bool {
-        let tenant = claims.text("tid").unwrap_or(TENANT);
-        claims.text("iss") == Some(template.replace(TENANT, tenant).as_str())
-    }
+/// Whether a key that Entra publishes for `template` may sign these claims, whose issuer has been checked: the keys of one
+/// tenant must not sign for another.
+pub(super) fn may_sign(template: &str, claims: &Claims) -> bool {
+    let tenant = claims.text("tid").unwrap_or(TENANT);
+    claims.text("iss") == Some(template.replace(TENANT, tenant).as_str())
 }
 
 /// The issuer of one of Entra's tenants.
@@ -226,13 +227,12 @@ mod tests {
 
     #[test]
     fn a_key_of_one_tenant_does_not_sign_for_another() {
-        let issuer = Issuer::TenantOf { authority: "https://login.example".into() };
         let claims: Claims =
             serde_json::from_value(json!({ "iss": format!("https://login.example/{CONTOSO}/v2.0"), "tid": CONTOSO }))
                 .unwrap();
-        assert!(issuer.may_sign("https://login.example/{tenantid}/v2.0", &claims));
-        assert!(issuer.may_sign(&format!("https://login.example/{CONTOSO}/v2.0"), &claims));
-        assert!(!issuer.may_sign("https://login.example/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0", &claims));
+        assert!(may_sign("https://login.example/{tenantid}/v2.0", &claims));
+        assert!(may_sign(&format!("https://login.example/{CONTOSO}/v2.0"), &claims));
+        assert!(!may_sign("https://login.example/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0", &claims));
     }
 
     #[test]

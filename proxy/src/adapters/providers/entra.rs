@@ -9,6 +9,7 @@ use url::Url;
 
 use super::backoff::Backoff;
 use super::claims::Claims;
+use super::discovery::may_sign;
 use super::graph::{self, Graph, Me};
 use super::http::Http;
 use super::quote::quote;
@@ -62,6 +63,9 @@ impl Entra {
         let claims = &verified.claims;
         let tenant = claims.text("tid").unwrap_or_default();
         let verdict = self.judge(tenant, claims).await?;
+        if verified.key_issuer.as_deref().is_some_and(|template| !may_sign(template, claims)) {
+            return Err(SignInError::TokenExchange("ID token: it is signed with the key of another tenant".to_owned()));
+        }
         let object_id = claims.text("oid").ok_or_else(|| {
             let reason = "ID token: it has no object id: is the scope `profile` in OAUTH_SCOPES?";
             SignInError::TokenExchange(reason.to_owned())

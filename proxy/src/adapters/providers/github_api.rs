@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::http::{CallError, CallFault, Http, below};
+use super::http::{CallError, CallFault, Http, below, followed};
 use crate::domain::secret::Secret;
 
 /// More pages of 100 than anybody's lists fill.
@@ -89,9 +89,7 @@ impl Api<'_> {
             items.extend(answer.json::<Vec<T>>()?);
             match next(&answer.headers) {
                 None => return Ok(items),
-                // The token must not go to whoever wrote the link.
-                Some(next) if next.origin() == self.base.origin() => url = next,
-                Some(_) => return Err(CallFault::Elsewhere.at(self.base)),
+                Some(next) => url = followed(self.base, Some(next))?,
             }
         }
         Err(CallFault::Endless(MOST_PAGES).at(self.base))

@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -147,8 +147,11 @@ impl Answer {
         }
         serde_json::from_slice(&self.body).map_err(|error| {
             // The parser's own words may quote what it read: only the place is told.
-            let place = (error.line(), error.column());
-            self.fault(if error.is_data() { CallFault::Unexpected(place) } else { CallFault::NotJson(place) })
+            let place = |error: serde_json::Error| (error.line(), error.column());
+            self.fault(match serde_json::from_slice::<IgnoredAny>(&self.body) {
+                Ok(_) => CallFault::Unexpected(place(error)),
+                Err(error) => CallFault::NotJson(place(error)),
+            })
         })
     }
 
@@ -255,6 +258,11 @@ pub(super) fn below(base: &Url, path: &str) -> Url {
     url
 }
 
+/// The next page of a list that began at `base`. It is on the same origin, or the token would go to whoever wrote the link.
+pub(super) fn followed(base: &Url, next: Option<Url>) -> Result<Url, CallError> {
+    next.filter(|next| next.origin() == base.origin()).ok_or_else(|| CallFault::Elsewhere.at(base))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +281,16 @@ mod tests {
         {
             assert!(!is_safe(&url(unsafe_)), "{unsafe_}");
         }
+    }
+
+    #[test]
+    fn a_next_page_on_another_origin_is_not_followed() {
+        let base = url("https://api.example/api/v3");
+        assert!(followed(&base, Some(url("https://api.example/x?page=2"))).is_ok());
+        for bad in ["https://evil.example/x", "http://api.example/x", "https://api.example:444/x", "data:x"] {
+            assert!(followed(&base, Some(url(bad))).is_err(), "{bad}");
+        }
+        assert!(followed(&base, None).is_err());
     }
 
     #[test]

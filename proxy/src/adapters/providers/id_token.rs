@@ -50,9 +50,16 @@ pub(super) enum Rejected {
     Invalid(&'static str),
 }
 
-/// Verifies `token` and gives its claims. The library reads the system's clock, so it checks the signature only; the
+/// An ID token that verifies.
+pub(super) struct IdToken {
+    pub(super) claims: Claims,
+    /// Whose tokens the key may sign, where the provider says it (Entra, with `{tenantid}` for any tenant's).
+    pub(super) key_issuer: Option<String>,
+}
+
+/// Verifies `token`. The library reads the system's clock, so it checks the signature only; the
 /// claims, times included, are checked here against `expected`.
-pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Claims, Rejected> {
+pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<IdToken, Rejected> {
     let header = jsonwebtoken::decode_header(token)
         .map_err(|_| Rejected::Invalid("it is not a JWT signed with an algorithm that is known"))?;
     if !ALGORITHMS.contains(&header.alg) {
@@ -69,10 +76,7 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
         .map_err(|_| Rejected::Invalid("its signature does not verify"))?;
     let claims = Claims::from(token.claims);
     check(&claims, header.alg, expected).map_err(Rejected::Invalid)?;
-    if key.issuer.as_deref().is_some_and(|template| !expected.issuer.may_sign(template, &claims)) {
-        return Err(Rejected::Invalid("it is signed with the key of another tenant"));
-    }
-    Ok(claims)
+    Ok(IdToken { claims, key_issuer: key.issuer.clone() })
 }
 
 fn signature_only(algorithm: Algorithm) -> Validation {

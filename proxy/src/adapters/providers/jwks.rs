@@ -1,7 +1,7 @@
 //! A provider's public keys (RFC 7517), and which of them a token may be verified with.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -95,24 +95,16 @@ impl Key {
 
     /// Whether key type, curve and `alg` all fit: a key is never used for an algorithm that it was not published for (RFC 8725 §3.1).
     fn suits(&self, algorithm: Algorithm) -> bool {
-        let kind = match &self.parameters {
-            AlgorithmParameters::RSA(_) => matches!(
-                algorithm,
-                Algorithm::RS256
-                    | Algorithm::RS384
-                    | Algorithm::RS512
-                    | Algorithm::PS256
-                    | Algorithm::PS384
-                    | Algorithm::PS512
-            ),
-            AlgorithmParameters::EllipticCurve(key) => {
-                (algorithm == Algorithm::ES256 && key.curve == EllipticCurve::P256)
-                    || (algorithm == Algorithm::ES384 && key.curve == EllipticCurve::P384)
-            }
-            AlgorithmParameters::OctetKeyPair(key) => {
-                algorithm == Algorithm::EdDSA && key.curve == EllipticCurve::Ed25519
-            }
-            _ => false,
+        let family = algorithm.family();
+        let kind = if matches!(self.parameters, AlgorithmParameters::RSA(_)) {
+            family == AlgorithmFamily::Rsa
+        } else if let AlgorithmParameters::EllipticCurve(key) = &self.parameters {
+            (algorithm == Algorithm::ES256 && key.curve == EllipticCurve::P256)
+                || (algorithm == Algorithm::ES384 && key.curve == EllipticCurve::P384)
+        } else if let AlgorithmParameters::OctetKeyPair(key) = &self.parameters {
+            family == AlgorithmFamily::Ed && key.curve == EllipticCurve::Ed25519
+        } else {
+            false
         };
         kind && self.algorithm.is_none_or(|only| only == KeyAlgorithm::from(algorithm))
     }

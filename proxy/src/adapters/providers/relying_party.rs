@@ -11,7 +11,7 @@ use super::claims::Claims;
 use super::code_flow::CodeFlow;
 use super::discovery::{Place, trimmed};
 use super::http::Http;
-use super::id_token::{self, Expected, Rejected};
+use super::id_token::{self, Expected, IdToken, Rejected};
 use super::publication::{Publication, Published};
 use super::quote::quote;
 use crate::domain::login::LoginAttempt;
@@ -30,6 +30,8 @@ pub(super) struct RelyingParty {
 /// Somebody whose ID token verifies.
 pub(super) struct Verified {
     pub(super) claims: Claims,
+    /// Whose tokens the key may sign, where the provider says it.
+    pub(super) key_issuer: Option<String>,
     pub(super) access_token: Secret,
     pub(super) userinfo_endpoint: Option<Url>,
 }
@@ -91,8 +93,13 @@ impl RelyingParty {
             let reason = "the token endpoint issued no ID token: is the scope `openid` in OAUTH_SCOPES?";
             SignInError::TokenExchange(reason.to_owned())
         })?;
-        let claims = self.verify(&published, &id_token, &tokens.access, attempt, now).await?;
-        Ok(Verified { claims, access_token: tokens.access, userinfo_endpoint: document.userinfo_endpoint.clone() })
+        let IdToken { claims, key_issuer } = self.verify(&published, &id_token, &tokens.access, attempt, now).await?;
+        Ok(Verified {
+            claims,
+            key_issuer,
+            access_token: tokens.access,
+            userinfo_endpoint: document.userinfo_endpoint.clone(),
+        })
     }
 
     async fn verify(
@@ -102,7 +109,7 @@ impl RelyingParty {
         access_token: &Secret,
         attempt: &LoginAttempt,
         now: Timestamp,
-    ) -> Result<Claims, SignInError> {
+    ) -> Result<IdToken, SignInError> {
         let verify = |published: &Published| {
             let expected = Expected {
                 issuer: &published.issuer,
@@ -115,7 +122,7 @@ impl RelyingParty {
         };
         let failed = |reason: String| Err(SignInError::TokenExchange(reason));
         match verify(published) {
-            Ok(claims) => Ok(claims),
+            Ok(token) => Ok(token),
             Err(rejected @ Rejected::Invalid(_)) => failed(rejected.to_string()),
             Err(Rejected::UnknownKey) => match self.publication.newer_keys(&self.http, published, now).await {
                 Ok(Some(newer)) => verify(&newer).or_else(|rejected| failed(rejected.to_string())),

@@ -1,0 +1,220 @@
+//! OpenID Connect.
+
+use dev_idp::{Endpoint, Lie};
+use serde_json::json;
+
+use super::*;
+use crate::domain::identity::{ProviderKind, Username};
+use crate::ports::Prompt;
+
+pub(super) fn settings(origin: &str) -> ProviderSettings {
+    with_claim(origin, None)
+}
+
+fn with_claim(origin: &str, username_claim: Option<&str>) -> ProviderSettings {
+    ProviderSettings::Oidc {
+        client: client(&["openid", "profile", "email"]),
+        issuer: url(&format!("{origin}/oidc")),
+        username_claim: username_claim.map(ToOwned::to_owned),
+        wants_groups: true,
+    }
+}
+
+#[tokio::test]
+async fn the_browser_is_sent_with_state_nonce_and_a_challenge() {
+    let bench = Bench::with(settings).await;
+    let attempt = attempt();
+    let address = bench.provider.authorization_url(&attempt, Some(Prompt::SelectAccount)).unwrap();
+    for (name, value) in [
+        ("response_type", "code"),
+        ("client_id", "sidegate-dev"),
+        ("redirect_uri", "http://localhost:8080/api/v1/auth/callback"),
+        ("scope", "openid profile email"),
+        ("state", attempt.state()),
+        ("nonce", attempt.nonce()),
+        ("code_challenge_method", "S256"),
+        ("prompt", "select_account"),
+    ] {
+        assert_eq!(parameter(&address, name).as_deref(), Some(value), "{name}");
+    }
+    let plain = bench.provider.authorization_url(&attempt, None).unwrap();
+    assert_eq!(parameter(&plain, "prompt"), None);
+    assert!(!plain.as_str().contains(attempt.verifier()));
+}
+
+#[tokio::test]
+async fn everybody_is_who_their_claims_say() {
+    let bench = Bench::with(settings).await;
+    for (user, email, username, groups) in [
+        ("ann", "ann@example.com", "ann", 2),
+        ("bob", "bob@example.com", "bob", 1),
+        ("carol", "carol@example.com", "carol", dev_idp::users::CAROLS_GROUPS),
+        ("eve", "", "eve", 0),
+        ("zoe", "zoe@example.com", "zoë, 100%", 2),
+    ] {
+        let who = bench.sign_in(user).await.unwrap();
+        assert_eq!(who.provider, ProviderKind::Oidc);
+        assert_eq!(who.id, format!("oidc-{user}"));
+        assert_eq!(who.email_str(), email, "{user}");
+        assert_eq!(who.username, Username::Displayed(username.into()));
+        assert_eq!(who.groups.len(), groups, "{user}");
+    }
+    assert_eq!(bench.sign_in("zoe").await.unwrap().name, "Zoë <b>, 100%");
+}
+
+#[tokio::test]
+async fn userinfo_is_asked_only_for_what_the_token_lacks() {
+    let bench = Bench::with(settings).await;
+    bench.sign_in("ann").await.unwrap();
+    assert_eq!(bench.control().requests(Endpoint::UserInfo), 0);
+    bench.sign_in("bob").await.unwrap();
+    assert_eq!(bench.control().requests(Endpoint::UserInfo), 1);
+}
+
+#[tokio::test]
+async fn the_configured_claim_is_the_username_that_counts() {
+    let bench = Bench::with(|origin| with_claim(origin, Some("preferred_username"))).await;
+    assert_eq!(bench.sign_in("ann").await.unwrap().username, Username::Vouched("ann".into()));
+    assert_eq!(bench.sign_in("bob").await.unwrap().username, Username::Vouched("bob".into()));
+    bench.control().lie(Lie::Claim("preferred_username".into(), json!(["ann"])));
+    assert_eq!(bench.sign_in("ann").await.unwrap().username.vouched(), None);
+}
+
+#[tokio::test]
+async fn an_id_token_that_lies_is_refused_with_the_reason() {
+    let bench = Bench::with(settings).await;
+    for (lie, word) in [
+        (Lie::WrongNonce, "nonce"),
+        (Lie::WrongAudience, "audience is not the client id"),
+        (Lie::WrongAuthorizedParty, "authorized party"),
+        (Lie::WrongIssuer, "issuer"),
+        (Lie::Expired, "expired"),
+        (Lie::NotYetValid, "not valid yet"),
+        (Lie::WrongAccessTokenHash, "access token"),
+        (Lie::MissingClaim("sub".into()), "subject"),
+        (Lie::MissingClaim("iss".into()), "issuer"),
+        (Lie::MissingClaim("aud".into()), "audience"),
+        (Lie::MissingClaim("exp".into()), "expiry"),
+        (Lie::MissingClaim("iat".into()), "time of issue"),
+        (Lie::MissingClaim("nonce".into()), "nonce"),
+        (Lie::Claim("aud".into(), json!(["sidegate-dev", "other"])), "authorized party"),
+        (Lie::AlgNone, "algorithm"),
+        (Lie::HmacWithPublicKey, "algorithm"),
+        (Lie::UnknownKey, "does not publish"),
+        (Lie::ForgedSignature, "signature"),
+        (Lie::NoIdToken, "no ID token"),
+        (Lie::NoAccessToken, "not a token response"),
+        (Lie::TokenType("mac".into()), "bearer"),
+    ] {
+        bench.control().lie(lie.clone());
+        let reason = exchange_reason(bench.sign_in("ann").await);
+        assert!(reason.contains(word), "{lie:?}: {reason}");
+        tells_no_secret(&reason);
+        bench.control().honest();
+    }
+    bench.sign_in("ann").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_odd_but_right_is_believed() {
+    let bench = Bench::with(settings).await;
+    for lie in [
+        Lie::ManyAudiences,
+        Lie::MissingClaim("at_hash".into()),
+        Lie::MissingClaim("nbf".into()),
+        Lie::EmailVerifiedAsText,
+        Lie::TokenType("BEARER".into()),
+    ] {
+        bench.control().lie(lie.clone());
+        assert_eq!(bench.sign_in("ann").await.unwrap().email_str(), "ann@example.com", "{lie:?}");
+        bench.control().honest();
+    }
+    bench.control().lie(Lie::EmailVerifiedAsText);
+    assert_eq!(bench.sign_in("eve").await.unwrap().email, None);
+}
+
+#[tokio::test]
+async fn userinfo_of_somebody_else_is_refused() {
+    let bench = Bench::with(settings).await;
+    bench.control().lie(Lie::OtherSubAtUserInfo);
+    assert!(user_reason(bench.sign_in("bob").await).contains("another subject"));
+    bench.control().honest();
+    bench.control().lie(Lie::UserInfoClaim("sub".into(), json!(null)));
+    assert!(user_reason(bench.sign_in("bob").await).contains("another subject"));
+    bench.control().honest();
+    bench.control().lie(Lie::UserInfoClaim("email_verified".into(), json!(false)));
+    assert_eq!(bench.sign_in("bob").await.unwrap().email, None);
+}
+
+#[tokio::test]
+async fn the_callbacks_issuer_is_required_and_ours() {
+    let bench = Bench::with(settings).await;
+    let issuer = format!("{}/oidc", bench.idp.origin());
+    assert!(bench.provider.check_issuer(Some(&issuer)).is_ok());
+    for bad in [None, Some("https://another-issuer.invalid"), Some(""), Some(&*format!("{issuer}/"))] {
+        assert!(matches!(bench.provider.check_issuer(bad), Err(SignInError::Issuer(_))), "{bad:?}");
+    }
+    for lie in [Lie::NoIssAtCallback, Lie::WrongIssAtCallback] {
+        bench.control().lie(lie.clone());
+        assert!(matches!(bench.sign_in("ann").await, Err(SignInError::Issuer(_))), "{lie:?}");
+        bench.control().honest();
+    }
+    assert_eq!(bench.control().requests(Endpoint::Token), 0, "a code was redeemed");
+}
+
+#[tokio::test]
+async fn every_fault_of_an_endpoint_is_told_for_what_it_is() {
+    let bench = Bench::with(settings).await;
+    for (fault, outcome) in bench.through_faults(Endpoint::Token, "ann").await {
+        let reason = exchange_reason(outcome);
+        assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
+        tells_no_secret(&reason);
+    }
+    for (fault, outcome) in bench.through_faults(Endpoint::UserInfo, "bob").await {
+        let reason = user_reason(outcome);
+        assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
+        tells_no_secret(&reason);
+    }
+}
+
+#[tokio::test]
+async fn a_code_is_good_once_and_for_its_own_verifier() {
+    let bench = Bench::with(settings).await;
+    let (mine, now) = (attempt(), bench.now);
+    let code = || Secret::new(parameter(&bench.callback(&mine, "ann").unwrap(), "code").unwrap());
+    let once = code();
+    bench.provider.sign_in(&once, &mine, now).await.unwrap();
+    let reason = exchange_reason(bench.provider.sign_in(&once, &mine, now).await);
+    assert!(reason.contains("invalid_grant"), "{reason}");
+    let other = LoginAttempt::begin(&[9; ATTEMPT_RANDOM], ReturnTo::root(), now);
+    let reason = exchange_reason(bench.provider.sign_in(&code(), &other, now).await);
+    assert!(reason.contains("invalid_grant"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_wrong_secret_is_told_in_the_providers_words() {
+    let bench = Bench::with(|origin| match settings(origin) {
+        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups } => ProviderSettings::Oidc {
+            client: ClientRegistration { secret: Secret::new("wr0ng"), ..client },
+            issuer,
+            username_claim,
+            wants_groups,
+        },
+        other @ (ProviderSettings::Github { .. } | ProviderSettings::Entra { .. }) => other,
+    })
+    .await;
+    let reason = exchange_reason(bench.sign_in("ann").await);
+    assert!(reason.contains("invalid_client") && !reason.contains("wr0ng"), "{reason}");
+}
+
+#[tokio::test]
+async fn the_clock_is_the_argument() {
+    let mut bench = Bench::with(settings).await;
+    let issued = bench.now;
+    bench.now = issued + Duration::from_secs(2 * 3600);
+    assert!(exchange_reason(bench.sign_in("ann").await).contains("expired"));
+    bench.now = Timestamp::from_secs(issued.secs() - 120);
+    assert!(exchange_reason(bench.sign_in("ann").await).contains("not valid yet"));
+    bench.now = Timestamp::from_secs(issued.secs() - 30);
+    bench.sign_in("ann").await.unwrap();
+}
