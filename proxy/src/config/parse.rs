@@ -318,6 +318,10 @@ mod tests {
     fn a_github_of_ones_own_needs_both_addresses() {
         let web = ("OAUTH_GITHUB_URL", "https://github.example.com");
         assert!(faults(github(&[web])).starts_with("OAUTH_GITHUB_API_URL: "));
+        assert!(
+            faults(github(&[web, ("OAUTH_GITHUB_API_URL", "https://api.github.com/")]))
+                .starts_with("OAUTH_GITHUB_API_URL: ")
+        );
         sign_in(github(&[web, ("OAUTH_GITHUB_API_URL", "https://github.example.com/api/v3")]));
         assert!(
             faults(github(&[

@@ -25,10 +25,11 @@ const POLL: Duration = Duration::from_secs(30);
 /// was read counts as changed.
 pub async fn watch(sources: Sources, files: Files, reload: impl FnMut(Result<Loaded, Faults>) + Send) {
     let (changed, changes) = mpsc::channel(1);
-    run(watcher(changed), changes, POLL, sources, files, reload).await;
+    run(hangup(), watcher(changed), changes, POLL, sources, files, reload).await;
 }
 
 async fn run(
+    mut hangup: Option<Signal>,
     mut watcher: Option<RecommendedWatcher>,
     mut changes: mpsc::Receiver<()>,
     poll: Duration,
@@ -37,7 +38,6 @@ async fn run(
     mut reload: impl FnMut(Result<Loaded, Faults>) + Send,
 ) {
     let sources = Arc::new(sources);
-    let mut hangup = hangup();
     loop {
         if let Some(watcher) = &mut watcher {
             watch_folders(watcher, &files);
@@ -159,7 +159,13 @@ mod tests {
     }
 
     /// Watches `path` while `act` runs; each outcome is told by its log level, or its faults.
-    async fn watched(path: &Path, files: Files, poll: Option<Duration>, act: impl AsyncFnOnce(&mut Told)) {
+    async fn watched(
+        path: &Path,
+        files: Files,
+        poll: Option<Duration>,
+        hangup: Option<Signal>,
+        act: impl AsyncFnOnce(&mut Told),
+    ) {
         let (tell, mut told) = mpsc::unbounded_channel();
         let reload = move |outcome: Result<Loaded, Faults>| {
             let text = outcome.map_or_else(|faults| faults.to_string(), |loaded| loaded.settings.log.filter);
@@ -169,12 +175,12 @@ mod tests {
         let watcher = if poll.is_some() { None } else { watcher(changed) };
         let done = async { tokio::time::timeout(Duration::from_secs(20), act(&mut told)).await };
         tokio::select! {
-            () = run(watcher, changes, poll.unwrap_or(NEVER), at(path), files, reload) => panic!("the watch ended"),
+            () = run(hangup, watcher, changes, poll.unwrap_or(NEVER), at(path), files, reload) => panic!("the watch ended"),
             done = done => done.expect("no reload in 20 s"),
         }
     }
 
-    /// Waits for an outcome; those before it may come of another test's `SIGHUP`, or of a file half written.
+    /// Waits for an outcome; one before it may come of a file half written.
     async fn hear(told: &mut Told, what: &str) {
         while !told.recv().await.unwrap().contains(what) {}
     }
@@ -192,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
         write(&path, "info");
-        watched(&path, loaded(&path), None, async |told| {
+        watched(&path, loaded(&path), None, None, async |told| {
             write(&path, "debug");
             hear(told, "debug").await;
             let other = folder.path().join("new");
@@ -218,7 +224,7 @@ mod tests {
         std::os::unix::fs::symlink("v1", at("..data")).unwrap();
         std::os::unix::fs::symlink("..data/sidegate.toml", at("sidegate.toml")).unwrap();
         let path = at("sidegate.toml");
-        watched(&path, loaded(&path), None, async |told| {
+        watched(&path, loaded(&path), None, None, async |told| {
             std::os::unix::fs::symlink("v2", at("..tmp")).unwrap();
             fs::rename(at("..tmp"), at("..data")).unwrap();
             hear(told, "debug").await;
@@ -233,7 +239,7 @@ mod tests {
         write(&path, "info");
         let files = loaded(&path);
         write(&path, "debug");
-        watched(&path, files, None, async |told| hear(told, "debug").await).await;
+        watched(&path, files, None, None, async |told| hear(told, "debug").await).await;
     }
 
     #[tokio::test]
@@ -241,7 +247,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
         write(&path, "info");
-        watched(&path, loaded(&path), Some(Duration::from_millis(20)), async |told| {
+        watched(&path, loaded(&path), Some(Duration::from_millis(20)), None, async |told| {
             write(&path, "debug");
             hear(told, "debug").await;
         })
@@ -253,7 +259,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, key) = (folder.path().join("sidegate.toml"), tempfile::tempdir().unwrap());
         write(&path, "info");
-        watched(&path, loaded(&path), None, async |told| {
+        watched(&path, loaded(&path), None, None, async |told| {
             let secret = key.path().join("secret");
             fs::write(&path, format!("session_secret_file = {secret:?}\nlog_level = \"debug\"")).unwrap();
             hear(told, "SESSION_SECRET_FILE").await;
@@ -265,22 +271,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_hangup_reads_again_though_nothing_changed() {
-        // From here on the signal does not end this process.
-        let _held = signal(SignalKind::hangup()).unwrap();
+        let hangup = hangup();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
         write(&path, "info");
-        watched(&path, loaded(&path), None, async |told| {
-            let mut often = tokio::time::interval(Duration::from_millis(50));
-            loop {
-                tokio::select! {
-                    text = told.recv() => break assert_eq!(text.as_deref(), Some("info")),
-                    _ = often.tick() => {
-                        let kill = std::process::Command::new("kill").args(["-HUP", &std::process::id().to_string()]).status();
-                        assert!(kill.unwrap().success());
-                    }
-                }
-            }
+        watched(&path, loaded(&path), None, hangup, async |told| {
+            let kill = std::process::Command::new("kill").args(["-HUP", &std::process::id().to_string()]).status();
+            assert!(kill.unwrap().success());
+            assert_eq!(told.recv().await.unwrap(), "info");
         })
         .await;
     }
