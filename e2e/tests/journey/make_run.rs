@@ -10,7 +10,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::browser::Browser;
 use crate::http;
-use crate::programs::{Program, bare, free_port, root, target};
+use crate::programs::{self, Program, bare, free_port, root, target};
 
 #[test]
 fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
@@ -134,6 +134,8 @@ struct Run(Program);
 
 impl Run {
     fn start(command: Command) -> Self {
+        // A first build takes longer than a test waits for a line.
+        programs::built();
         Self(Program::spawn("make run", command))
     }
 }
