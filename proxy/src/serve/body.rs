@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::adapters::upstream::Lease;
-use crate::serve::connection::InFlight;
 use crate::serve::headers;
+use crate::serve::watch::InFlight;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]

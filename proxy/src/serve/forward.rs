@@ -14,10 +14,10 @@ use crate::adapters::upstream::{ConnectError, Lease, SendError, Upstream};
 use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::{Body, Progress, RequestBody};
-use crate::serve::connection::InFlight;
-use crate::serve::handler::{Exchange, Refused};
+use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::rejection::Rejection;
 use crate::serve::settings::Timeouts;
+use crate::serve::watch::InFlight;
 use crate::serve::{headers, streams, tunnel};
 
 /// Forwards one request, with leave: on behalf of the permit's session, or of nobody.

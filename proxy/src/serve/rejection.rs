@@ -14,9 +14,9 @@ use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::ports::{SignInError, StoreUnavailable};
-use crate::serve::auth::pages::{self, Action, MessagePage};
 use crate::serve::body::Body;
 use crate::serve::headers::{self, Malformed};
+use crate::serve::pages::{self, Action, MessagePage};
 use crate::serve::site::Site;
 
 /// A request that is not answered as it asked.

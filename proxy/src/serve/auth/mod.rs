@@ -2,7 +2,7 @@
 
 mod account;
 mod login;
-pub(crate) mod pages;
+
 mod visits;
 
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::domain::path::AUTH_PREFIX;
 use crate::domain::policy::{Permit, Refusal};
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
-use crate::serve::handler::{Exchange, Refused};
-use crate::serve::headers;
+use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::site::{SignIn, Site};
+use crate::serve::{headers, pages};
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: Exchange) -> Result<Response<Body>, Refused> {
