@@ -133,7 +133,9 @@ fn authority(text: &[u8]) -> Result<Authority, Malformed> {
     let authority = Authority::try_from(text).map_err(|_| Malformed::HostSyntax)?;
     let odd =
         |b: u8| matches!(b, b'@' | b',' | b'%' | b'*' | b'\'' | b'(' | b')' | b'!' | b'$' | b'&' | b';' | b'=' | b'+');
-    if authority.host().is_empty() || text.iter().copied().any(odd) {
+    let port = text.get(authority.host().len()..).unwrap_or_default();
+    let numbered = port.is_empty() || (port.first() == Some(&b':') && authority.port_u16().is_some());
+    if authority.host().is_empty() || !numbered || text.iter().copied().any(odd) {
         return Err(Malformed::HostSyntax);
     }
     Ok(authority)
