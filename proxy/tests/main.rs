@@ -16,4 +16,6 @@
 mod layers;
 mod request_path;
 mod sign_in;
+mod streaming;
 mod support;
+mod websocket;

@@ -31,9 +31,8 @@ pub(crate) async fn forward(
     if websocket && !may_open_websocket(&exchange) {
         return Err(Rejection::CrossSite.into());
     }
-    let wants_trailers = accepts_trailers(&exchange.head.headers);
     dress(&permit, &mut exchange, websocket)?;
-    if wants_trailers {
+    if in_flight.takes_trailers() {
         exchange.head.headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     let upgrade = websocket.then(|| exchange.head.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
@@ -234,10 +233,6 @@ fn is_reset(error: &hyper::Error) -> bool {
 /// The methods that may be repeated (RFC 9110 §9.2.2), but for `TRACE`, which does not pass.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
-}
-
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).any(|text| text.contains("trailers"))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
