@@ -13,8 +13,10 @@
     reason = "tests fail by panicking, and print what they measured"
 )]
 
+mod big_bodies;
 mod layers;
 mod request_path;
+mod shutdown;
 mod sign_in;
 mod streaming;
 mod support;
