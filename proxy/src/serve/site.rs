@@ -87,6 +87,7 @@ impl House {
         };
         let heirlooms = Heirlooms {
             secret: seal::random_secret()?.to_vec(),
+            upstream_connections: metrics.upstream_connections.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
