@@ -1,1 +1,18 @@
-//! Tests.
+//! The proxy as its users meet it: the real program, over real sockets. A module for each topic.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::missing_errors_doc,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests fail by panicking, and print what they measured"
+)]
+
+mod layers;
+mod sign_in;
+mod support;

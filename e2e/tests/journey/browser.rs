@@ -67,6 +67,10 @@ impl Browser {
         self.client.goto(url).await.unwrap();
     }
 
+    pub(crate) async fn back(&self) {
+        self.client.back().await.unwrap();
+    }
+
     pub(crate) async fn url(&self) -> String {
         self.client.current_url().await.unwrap().into()
     }

@@ -2,18 +2,20 @@
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::{NamedTempFile, TempDir};
 
+use crate::browser::Browser;
 use crate::http;
-use crate::programs::{Program, bare, free_port, root, target};
+use crate::programs::{self, Program, bare, free_port, root, target};
 
 #[test]
 fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
     let ports = Ports::free();
-    let mut run = Program::spawn("make run", ports.command(Path::new("/dev/null")));
+    let mut run = Run::start(ports.command(Path::new("/dev/null")));
     assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
     let users = run.tells("demo users: ");
     assert!(users.contains("ann") && users.contains("eve is refused"), "{users}");
@@ -26,6 +28,22 @@ fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
     assert_eq!(ports.taken(), 0, "all are ended:\n{}", run.said());
 }
 
+#[tokio::test]
+async fn a_newcomer_signs_in_at_what_it_says_to_open_and_is_refused_as_eve() {
+    let Some(browser) = Browser::open().await else { return };
+    let ports = Ports::free();
+    let run = Run::start(ports.command(Path::new("/dev/null")));
+
+    browser.goto(&run.tells("ready: open ")).await;
+    browser.click("[data-user=ann]").await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
+
+    browser.click("#sign-out").await;
+    browser.click("#sign-in-as-someone-else").await;
+    browser.click("[data-user=eve]").await;
+    browser.sees("main[data-code=not_allowed]").await;
+}
+
 #[test]
 fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
     let ports = Ports::free();
@@ -34,22 +52,21 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
          export OAUTH_ENABLED=true   # on\n\
          OAUTH_PROVIDER=entra\n\n\
          OAUTH_PROVIDER=\"github\"\n\
-         OAUTH_CLIENT_ID=from the $(file) 'as it is' # and a comment\n\
+         OAUTH_CLIENT_ID=$HOME-$(id)-'as-it-is' # and a comment\n\
          OAUTH_CLIENT_SECRET='with \"quotes\" and # no comment'\n\
-         OAUTH_ALLOWED_USERS=\"@example.com\" # people\n\
+         OAUTH_ALLOWED_USERS=@example.com, ann\t # people\n\
          OAUTH_REDIRECT_URL=http://overridden.example/api/v1/auth/callback",
     );
     let mut command = ports.command(file.path());
     command.env("OAUTH_REDIRECT_URL", format!("http://localhost:{}/api/v1/auth/callback", ports.proxy));
-    let mut run = Program::spawn("make run", command);
+    let mut run = Run::start(command);
     assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
     assert_eq!(http::visit(ports.proxy, "/api/v1/auth/status", "").body, r#"{"enabled":true}"#);
     let login = http::visit(ports.proxy, "/api/v1/auth/login", "");
     assert_eq!(login.status, 302);
     let login = login.head;
     assert!(login.contains("https://github.com/login/oauth/authorize?"), "{login}");
-    let client = "client_id=from+the+%24%28file%29+%27as+it+is%27";
-    assert!(login.contains(client) || login.contains(&client.replace('+', "%20")), "{login}");
+    assert!(login.contains("client_id=%24HOME-%24%28id%29-%27as-it-is%27&"), "{login}");
     assert_eq!(ports.taken(), 3, "no development provider beside a real one");
 
     run.signal("-TERM");
@@ -62,7 +79,7 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
 fn when_one_of_them_dies_it_says_which_and_why_and_ends_the_others() {
     let ports = Ports::free();
     let file = env_file("SESSION_TTL=some-time");
-    let mut run = Program::spawn("make run", ports.command(file.path()));
+    let mut run = Run::start(ports.command(file.path()));
     assert_eq!(
         run.tells("make run: sidegate ended by itself ("),
         "exit code 2), see its last lines above; ending the others"
@@ -80,7 +97,7 @@ fn a_taken_port_is_one_line_that_names_it_and_who_has_it() {
         let squatter = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = squatter.local_addr().unwrap().port();
         *ports.all_mut()[which] = port;
-        let mut run = Program::spawn("make run", ports.command(Path::new("/dev/null")));
+        let mut run = Run::start(ports.command(Path::new("/dev/null")));
         let rest = run.tells(&format!("make run: port {port} is taken by "));
         assert!(rest.contains(&format!("(process {})", std::process::id())), "{rest}");
         assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
@@ -95,7 +112,7 @@ fn a_missing_tool_is_one_line_that_says_how_to_come_by_it() {
         let path = only(there);
         let mut command = Ports::free().command(Path::new("/dev/null"));
         command.env("PATH", path.path());
-        let mut run = Program::spawn("make run", command);
+        let mut run = Run::start(command);
         run.tells(&format!("make run: {missing} is missing: install "));
         assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
     }
@@ -105,10 +122,44 @@ fn a_missing_tool_is_one_line_that_says_how_to_come_by_it() {
 fn a_faulty_env_file_is_told_by_line_without_what_may_be_a_secret() {
     for faulty in ["A=1\nhush hush", "A=1\nSECRET='hush", "A=1\nSECRET=\"hush\" hush", "A=1\nB = hush"] {
         let file = env_file(faulty);
-        let mut run = Program::spawn("make run", Ports::free().command(file.path()));
+        let mut run = Run::start(Ports::free().command(file.path()));
         run.tells(&format!("make run: {}, line 2: ", file.path().display()));
         assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
         assert!(!run.said().contains("hush"), "{}", run.said());
+    }
+}
+
+/// A running `make run`. Killed, it would leave its programs behind: it is asked to end.
+struct Run(Program);
+
+impl Run {
+    fn start(command: Command) -> Self {
+        // A first build takes longer than a test waits for a line.
+        programs::built();
+        Self(Program::spawn("make run", command))
+    }
+}
+
+impl Deref for Run {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.0
+    }
+}
+
+impl DerefMut for Run {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.0
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.0.running() {
+            self.0.signal("-TERM");
+            let _killed_then = self.0.ends_in_time();
+        }
     }
 }
 

@@ -99,6 +99,11 @@ impl Drop for Program {
     }
 }
 
+/// Waits until the three programs are built.
+pub(crate) fn built() {
+    LazyLock::force(&BUILT);
+}
+
 /// One of the three programs, run to its end.
 pub(crate) fn succeeds(name: &str, arguments: &[&str], settings: &[(&str, String)]) -> bool {
     let mut command = bare(&BUILT[name]);

@@ -89,4 +89,34 @@ async fn a_deep_link_is_reached_after_sign_in() {
     assert_eq!((browser.url().await, browser.status().await), (link, 404));
 }
 
+#[tokio::test]
+async fn who_comes_by_another_name_of_the_host_is_led_to_the_public_one() {
+    let Some(browser) = Browser::open().await else { return };
+    let stack = Stack::start(Provider::GitHub);
+
+    browser.goto(&format!("http://127.0.0.1:{}/?from=elsewhere", stack.port)).await;
+    browser.click(ANN).await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
+    assert_eq!(browser.url().await, format!("{}/?from=elsewhere", stack.origin));
+}
+
+#[tokio::test]
+async fn going_back_to_the_provider_and_on_again_changes_nothing() {
+    let Some(browser) = Browser::open().await else { return };
+    let stack = Stack::start(Provider::GitHub);
+    let page = format!("{}/?page=1", stack.origin);
+
+    browser.goto(&page).await;
+    browser.click(ANN).await;
+    browser.sees("#who").await;
+    let session = browser.session().await;
+    assert!(session.is_some());
+
+    // The provider remembers ann, and sends her to the callback with the state of the attempt that is over.
+    browser.back().await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
+    assert_eq!(browser.url().await, format!("{}/", stack.origin));
+    assert_eq!(browser.session().await, session);
+}
+
 const ANN: &str = "[data-user=ann]";

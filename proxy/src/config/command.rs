@@ -68,6 +68,7 @@ impl Sources {
 #[must_use]
 pub fn command_line() -> clap::Command {
     clap::Command::new("sidegate")
+        .bin_name("sidegate")
         .version(env!("CARGO_PKG_VERSION"))
         .about("An authentication reverse proxy: people sign in with GitHub, Entra ID or OpenID Connect, and only then reach your application.")
         .after_help(after_help())
@@ -104,7 +105,7 @@ fn describe(knob: &Knob) -> String {
 fn after_help() -> String {
     let mut text = "Secrets, which never stand on a command line:\n".to_owned();
     for knob in ALL.iter().filter(|knob| knob.kind == Kind::Secret) {
-        text.push_str(&format!("  {}\n", describe(knob).replace('\n', "\n  ")));
+        text.push_str(&format!("  {}\n      {}\n", knob.variable, describe(knob).replace('\n', "\n      ")));
     }
     text.push_str(
         "\nA flag wins over its variable, the variable over the file, the file over the default. An empty variable counts as unset. \

@@ -10,6 +10,8 @@ mod parse;
 mod raw;
 mod reading;
 pub mod reload;
+#[cfg(test)]
+mod trial;
 mod words;
 
 pub use command::{Command, Sources, command_line};

@@ -106,6 +106,7 @@ mod tests {
         for (typed, meant) in [
             ("OAUTH_ALOWED_USERS", "OAUTH_ALLOWED_USERS"),
             ("OAUTH_ALLOWED_USER", "OAUTH_ALLOWED_USERS"),
+            ("OAUTH_ALOWED_USER", "OAUTH_ALLOWED_USERS"),
             ("OAUTH_CLEINT_ID", "OAUTH_CLIENT_ID"),
             ("OUATH_ALLOWED_USERS", "OAUTH_ALLOWED_USERS"),
             ("oauth_enabled", "OAUTH_ENABLED"),

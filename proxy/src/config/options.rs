@@ -123,7 +123,7 @@ options! {
     }
     "Sign-in" {
         /// Whether people sign in. Off is open mode: everything is forwarded without authentication, and identity headers of
-        /// clients are still dropped. A change needs a restart.
+        /// clients are still dropped.
         OAUTH_ENABLED: Switch, Is "false", example "true";
         /// Who signs people in: `github`, `entra` (also `azure`) or `oidc`, any OpenID Connect provider.
         OAUTH_PROVIDER: Word, Otherwise "required where people sign in", example "github";
@@ -138,9 +138,8 @@ options! {
         OAUTH_REDIRECT_URL: Url, Otherwise "required where people sign in", example "https://app.example.com/api/v1/auth/callback";
         /// What the provider is asked for. What a rule needs beyond it is added (`read:org`, `User.Read`), and the log says so.
         OAUTH_SCOPES: Scopes, Otherwise "github: read:user,user:email; entra and oidc: openid,profile,email", example "openid,profile,email";
-        /// With `oidc`: the claim that is the username. It must be unique and not its owner's to edit; without it usernames take no
-        /// part in the policy.
-        OAUTH_USERNAME_CLAIM: Word, Otherwise "usernames are for display only", example "preferred_username";
+        /// With `oidc`: the claim that is the username. It must be unique and not its owner's to edit.
+        OAUTH_USERNAME_CLAIM: Word, Otherwise "usernames are for display only and take no part in the policy", example "preferred_username";
         /// Who may pass: `ann@example.com` is a vouched email, `@example.com` everyone with a vouched email there, `id:583231` a
         /// stable id, any other word a username, `*` everyone. Lists add up.
         OAUTH_ALLOWED_USERS: List, Otherwise "everyone whom the provider signs in", example "ann@example.com,@example.org";

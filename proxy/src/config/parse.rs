@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::options::*;
+use super::options::{
+    ALL, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID,
+    OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, SHUTDOWN_DELAY,
+    SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
+};
 use super::reading::{Reading, Zero};
 use super::words;
 use crate::adapters::telemetry::{LogFormat, LogSettings};
@@ -80,7 +84,7 @@ fn warn_of_open_mode(reading: &mut Reading) {
     let complete =
         secret && [OAUTH_PROVIDER, OAUTH_CLIENT_ID, OAUTH_REDIRECT_URL].into_iter().all(|knob| reading.is_set(knob));
     let any =
-        ALL.iter().any(|knob| knob.variable.starts_with("OAUTH_") && *knob != OAUTH_ENABLED && reading.is_set(*knob));
+        ALL.iter().any(|knob| knob.variable.starts_with("OAUTH_") && *knob != OAUTH_ENABLED && reading.differs(*knob));
     if complete {
         reading.warn(
             "OPEN MODE: NOBODY SIGNS IN, AND EVERYBODY WHO REACHES THIS PORT REACHES THE UPSTREAM. The OAUTH_ settings are complete, \
@@ -138,5 +142,300 @@ fn log_filter(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("must be error, warn, info, debug or trace, or a filter such as `info,sidegate=debug`".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::adapters::providers::{ProviderSettings, Tenants};
+    use crate::config::trial::{self, faults, github, sign_in, warnings};
+
+    const ENTRA: &[(&str, &str)] = &[("OAUTH_PROVIDER", "azure"), ("OAUTH_ALLOWED_USERS", "@example.com")];
+    const OIDC: &[(&str, &str)] = &[
+        ("OAUTH_PROVIDER", "oidc"),
+        ("OAUTH_ISSUER_URL", "https://id.example.com"),
+        ("OAUTH_ALLOWED_USERS", "@example.com"),
+    ];
+
+    fn entra(more: &[(&str, &str)]) -> Result<crate::config::Loaded, crate::config::Faults> {
+        github(&[ENTRA, more].concat())
+    }
+
+    fn oidc(more: &[(&str, &str)]) -> Result<crate::config::Loaded, crate::config::Faults> {
+        github(&[OIDC, more].concat())
+    }
+
+    fn scopes(outcome: Result<crate::config::Loaded, crate::config::Faults>) -> String {
+        let (ProviderSettings::Github { client, .. }
+        | ProviderSettings::Entra { client, .. }
+        | ProviderSettings::Oidc { client, .. }) = sign_in(outcome).provider;
+        client.scopes.join(" ")
+    }
+
+    #[test]
+    fn a_sound_configuration_has_nothing_to_be_warned_of() {
+        let loaded = github(&[]).unwrap();
+        assert_eq!((loaded.warnings, loaded.notes), (Vec::<String>::new(), Vec::new()));
+        let settings = sign_in(github(&[]));
+        assert_eq!(settings.public_origin.as_str(), "https://app.example.com/");
+        assert!(settings.cookie.secure && settings.cookie.domain.is_none() && settings.secrets.is_empty());
+        assert_eq!(entra(&[("OAUTH_TENANT_ID", "contoso.com")]).unwrap().warnings, Vec::<String>::new());
+        assert_eq!(oidc(&[]).unwrap().warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn open_mode_beside_complete_sign_in_settings_cannot_be_missed() {
+        for enabled in ["", "false", "No", "0", "off"] {
+            assert!(warnings(github(&[("OAUTH_ENABLED", enabled)])).starts_with("OPEN MODE"), "{enabled}");
+        }
+        assert!(warnings(github(&[("OAUTH_ENABLED", ""), ("OAUTH_CLIENT_ID", "")])).starts_with("open mode"));
+        assert_eq!(warnings(trial::env(&[])), "");
+        assert!(faults(github(&[("OAUTH_ENABLED", "ture")])).starts_with("OAUTH_ENABLED: must be `true` or `false`"));
+        sign_in(github(&[("OAUTH_ENABLED", "Yes")]));
+    }
+
+    #[test]
+    fn an_allow_list_that_is_set_and_empty_is_a_fault() {
+        for name in ["OAUTH_ALLOWED_USERS", "OAUTH_ALLOWED_GROUPS", "OAUTH_ALLOWED_USERS_FILE"] {
+            for value in ["", " "] {
+                assert!(
+                    faults(github(&[(name, value)])).starts_with(&format!("{name}: is set and empty")),
+                    "{name}={value:?}"
+                );
+            }
+        }
+        assert!(faults(github(&[("OAUTH_ALLOWED_USERS", " , ")])).contains("`*` for everyone"));
+    }
+
+    #[test]
+    fn without_a_list_everyone_passes_and_a_warning_says_so() {
+        let bare: Vec<_> = trial::GITHUB.iter().copied().filter(|(name, _)| *name != "OAUTH_ALLOWED_USERS").collect();
+        let loaded = trial::env(&[&bare]).unwrap();
+        assert!(loaded.warnings.join("\n").contains("OAUTH_ALLOWED_USERS is not set: everyone"));
+        assert!(sign_in(Ok(loaded)).allow.admit_everyone());
+        assert_eq!(warnings(github(&[("OAUTH_ALLOWED_USERS", "*")])), "", "who writes `*` means it");
+        assert!(warnings(github(&[("OAUTH_ALLOWED_USERS", "*,ann")])).contains("change nothing"));
+    }
+
+    #[test]
+    fn users_of_the_list_and_of_the_file_add_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let file = ("OAUTH_ALLOWED_USERS_FILE", path.to_str().unwrap());
+        let users = |text: &str| {
+            fs::write(&path, text).unwrap();
+            sign_in(github(&[file])).allow.users.unwrap()
+        };
+        let listed = sign_in(github(&[("OAUTH_ALLOWED_USERS", "ann,bob,@example.com")])).allow.users.unwrap();
+        assert_eq!(users("\u{feff}# who\r\n\r\nbob # on call\r\n  @example.com"), listed);
+        assert_eq!(users(""), sign_in(github(&[])).allow.users.unwrap());
+        fs::write(&path, "bob, carl\na@b@c\n").unwrap();
+        let text = faults(github(&[file]));
+        assert!(text.contains("line 1: one entry a line") && text.contains("a@b@c"), "{text}");
+        fs::write(&path, "# nobody\n").unwrap();
+        let bare: Vec<_> = trial::GITHUB.iter().copied().filter(|(name, _)| *name != "OAUTH_ALLOWED_USERS").collect();
+        let alone = trial::env(&[&bare, &[file]]).unwrap();
+        assert!(alone.warnings.join("\n").contains("lets nobody in"));
+        assert!(!sign_in(Ok(alone)).allow.admit_everyone(), "an emptied file lets nobody in");
+        fs::remove_file(&path).unwrap();
+        assert!(faults(github(&[file])).contains("cannot read the file"));
+    }
+
+    #[test]
+    fn entries_that_can_never_match_are_told() {
+        assert!(warnings(oidc(&[("OAUTH_ALLOWED_USERS", "ann,id:7")])).contains("1 of its entries are usernames"));
+        assert_eq!(warnings(oidc(&[("OAUTH_ALLOWED_USERS", "ann"), ("OAUTH_USERNAME_CLAIM", "login")])), "");
+        assert!(
+            warnings(entra(&[("OAUTH_ALLOWED_USERS", "ann"), ("OAUTH_TENANT_ID", "contoso.com")]))
+                .contains("no Entra user")
+        );
+        assert!(
+            faults(github(&[("OAUTH_ALLOWED_USERS", "*@example.com")]))
+                .contains("OAUTH_ALLOWED_USERS: `*@example.com`")
+        );
+        for bad in ["a/b/c", "group:acme", "*", "acme corp"] {
+            assert!(
+                faults(github(&[("OAUTH_ALLOWED_GROUPS", bad)])).contains("OAUTH_ALLOWED_GROUPS: entry 1"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn scopes_are_the_providers_and_what_the_rules_need_is_added_and_told() {
+        assert_eq!(scopes(github(&[])), "read:user user:email");
+        assert_eq!(scopes(github(&[("OAUTH_SCOPES", "read:user, user repo")])), "read:user user repo");
+        let with_groups = || github(&[("OAUTH_ALLOWED_GROUPS", "acme/platform")]);
+        assert_eq!(scopes(with_groups()), "read:user user:email read:org");
+        assert!(with_groups().unwrap().notes.join("\n").contains("`read:org` is asked for too"));
+        assert_eq!(scopes(entra(&[])), "openid profile email User.Read");
+        assert_eq!(scopes(oidc(&[("OAUTH_SCOPES", "email email")])), "email openid");
+        assert!(faults(oidc(&[("OAUTH_SCOPES", "a\"b")])).starts_with("OAUTH_SCOPES"));
+    }
+
+    #[test]
+    fn the_redirect_url_is_the_callback_and_nothing_else() {
+        for bad in [
+            "https://app.example.com",
+            "https://app.example.com/api/v1/auth/callback/",
+            "https://app.example.com/api/v1/auth/callback?x=1",
+            "https://app.example.com/api/v1/auth/callback#x",
+            "https://app.example.com/x/../api/v1/auth/callback",
+            "https://ann:canary@app.example.com/api/v1/auth/callback",
+            "ftp://app.example.com/api/v1/auth/callback",
+            "app.example.com/api/v1/auth/callback",
+            "https:///api/v1/auth/callback",
+        ] {
+            let text = faults(github(&[("OAUTH_REDIRECT_URL", bad)]));
+            assert!(text.starts_with("OAUTH_REDIRECT_URL: ") && !text.contains("canary"), "{bad}: {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+        let on = |url: &str| warnings(github(&[("OAUTH_REDIRECT_URL", url)]));
+        assert_eq!(on("http://localhost:8080/api/v1/auth/callback"), "");
+        assert!(on("http://app.example.com/api/v1/auth/callback").contains("in the clear"));
+        let local = sign_in(github(&[("OAUTH_REDIRECT_URL", "http://localhost:8080/api/v1/auth/callback")]));
+        assert_eq!(local.public_origin.as_str(), "http://localhost:8080/");
+        assert!(!local.cookie.secure);
+    }
+
+    #[test]
+    fn what_belongs_to_another_provider_is_never_silently_ignored() {
+        assert!(
+            faults(github(&[("OAUTH_USERNAME_CLAIM", "login")]))
+                .starts_with("OAUTH_USERNAME_CLAIM: is for OAUTH_PROVIDER=oidc")
+        );
+        assert!(
+            faults(oidc(&[("OAUTH_TENANT_ID", "contoso.com")]))
+                .starts_with("OAUTH_TENANT_ID: is for OAUTH_PROVIDER=entra")
+        );
+        assert!(warnings(github(&[("OAUTH_ISSUER_URL", "https://id.example.com")])).contains("OAUTH_ISSUER_URL"));
+    }
+
+    #[test]
+    fn a_github_of_ones_own_needs_both_addresses() {
+        let web = ("OAUTH_GITHUB_URL", "https://github.example.com");
+        assert!(faults(github(&[web])).starts_with("OAUTH_GITHUB_API_URL: "));
+        assert!(
+            faults(github(&[web, ("OAUTH_GITHUB_API_URL", "https://api.github.com/")]))
+                .starts_with("OAUTH_GITHUB_API_URL: ")
+        );
+        sign_in(github(&[web, ("OAUTH_GITHUB_API_URL", "https://github.example.com/api/v3")]));
+        assert!(
+            faults(github(&[
+                ("OAUTH_GITHUB_URL", "http://github.example.com"),
+                ("OAUTH_GITHUB_API_URL", "http://localhost:1")
+            ]))
+            .contains("must be https")
+        );
+    }
+
+    #[test]
+    fn oidc_needs_its_issuer_and_entra_should_name_its_tenant() {
+        assert!(faults(oidc(&[("OAUTH_ISSUER_URL", "")])).starts_with("OAUTH_ISSUER_URL: is not set"));
+        assert!(
+            faults(oidc(&[("OAUTH_ISSUER_URL", "https://x.example/.well-known/openid-configuration")]))
+                .contains("the issuer itself")
+        );
+        assert!(warnings(entra(&[])).contains("OAUTH_TENANT_ID names no tenant"));
+        assert!(faults(entra(&[("OAUTH_TENANT_ID", "common,contoso.com")])).contains("mixes"));
+        let ProviderSettings::Entra { tenants, wants_groups, .. } =
+            sign_in(entra(&[("OAUTH_ALLOWED_GROUPS", "Admins")])).provider
+        else {
+            panic!("another provider");
+        };
+        assert!(tenants == Tenants::Common && wants_groups);
+    }
+
+    #[test]
+    fn session_secrets_are_long_and_rotate() {
+        let good = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        let hex = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+        assert_eq!(sign_in(github(&[("SESSION_SECRET", &format!("{good},{hex}"))])).secrets.len(), 2);
+        for bad in [&good[..20], "short", "not base64 at all!", &hex[2..], &format!("{good},x"), ","] {
+            let text = faults(github(&[("SESSION_SECRET", bad)]));
+            assert!(
+                text.starts_with("SESSION_SECRET: ") && text.contains("openssl rand -base64 32") && !text.contains(bad),
+                "{text}"
+            );
+        }
+        assert!(warnings(github(&[("SESSION_SECRET", &"00".repeat(32))])).contains("can be guessed"));
+    }
+
+    #[test]
+    fn cookies_are_what_browsers_take() {
+        let http = ("OAUTH_REDIRECT_URL", "http://localhost:8080/api/v1/auth/callback");
+        let plain = ("OAUTH_REDIRECT_URL", "http://app.example.com/api/v1/auth/callback");
+        assert!(warnings(github(&[("COOKIE_SECURE", "false")])).contains("COOKIE_SECURE is false"));
+        assert!(
+            warnings(github(&[plain, ("COOKIE_SECURE", "true")])).contains("will not send the session cookie back")
+        );
+        assert_eq!(warnings(github(&[http, ("COOKIE_SECURE", "true")])), "");
+        sign_in(github(&[("COOKIE_NAME", "__Host-session")]));
+        for env in [
+            [("COOKIE_NAME", "__host-session"), http],
+            [("COOKIE_NAME", "__Host-session"), ("COOKIE_DOMAIN", "example.com")],
+            [("COOKIE_NAME", "__Secure-session"), http],
+            [("COOKIE_NAME", "a b"), http],
+        ] {
+            assert!(faults(github(&env)).starts_with("COOKIE_NAME: "));
+        }
+        assert_eq!(sign_in(github(&[("COOKIE_DOMAIN", ".example.com")])).cookie.domain.as_deref(), Some("example.com"));
+    }
+
+    #[test]
+    fn stores_of_a_later_version_are_not_taken_for_memory() {
+        for store in ["redis", "jwt", "other"] {
+            assert!(faults(trial::env(&[&[("SESSION_STORE", store)]])).starts_with("SESSION_STORE: "), "{store}");
+        }
+    }
+
+    #[test]
+    fn listeners_and_upstream_do_not_meet() {
+        let on = |env: &[(&str, &str)]| faults(trial::env(&[env]));
+        assert!(on(&[("LISTEN_ADDR", "0.0.0.0:9091")]).starts_with("ADMIN_ADDR: is the same port"));
+        assert!(on(&[("UPSTREAM_URL", "http://localhost:8080")]).contains("loop"));
+        assert!(on(&[("UPSTREAM_URL", "http://127.0.0.1:9091")]).contains("admin"));
+        assert!(trial::env(&[&[("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")]]).is_ok());
+    }
+
+    #[test]
+    fn waits_have_bounds_and_only_some_can_be_off() {
+        for (name, bad) in [
+            ("TIMEOUT_HEADER", "0"),
+            ("TIMEOUT_IDLE", "0s"),
+            ("TIMEOUT_CONNECT", "11m"),
+            ("TIMEOUT_FIRST_BYTE", "25h"),
+            ("TIMEOUT_BODY", "60"),
+            ("SESSION_TTL", "0"),
+            ("SESSION_TTL", "401d"),
+            ("SHUTDOWN_TIMEOUT", "2h"),
+            ("LIMIT_HEADER_BYTES", "8191"),
+            ("LIMIT_CONNECTIONS", "-1"),
+        ] {
+            let text = faults(trial::env(&[&[(name, bad)]]));
+            assert!(text.starts_with(&format!("{name}: ")) && text.lines().count() == 1, "{text}");
+        }
+        let off =
+            trial::env(&[&[("SESSION_IDLE_TTL", "0"), ("SHUTDOWN_DELAY", "0"), ("SHUTDOWN_TIMEOUT", "0s")]]).unwrap();
+        assert!(off.settings.shutdown.timeout.is_zero());
+    }
+
+    #[test]
+    fn a_level_with_a_typing_error_would_silence_the_log() {
+        for good in ["info", "DEBUG", "info,sidegate=debug", "off"] {
+            assert!(log_filter(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "info,sidegate", "sidegate=loud"] {
+            assert!(log_filter(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn trusting_everybody_is_told() {
+        assert!(warnings(trial::env(&[&[("TRUSTED_PROXIES", "0.0.0.0/0")]])).contains("whole internet"));
+        assert!(faults(trial::env(&[&[("TRUSTED_PROXIES", "10.0.0.0/8,proxy")]])).contains("entry 2"));
     }
 }

@@ -68,7 +68,7 @@ impl Raw {
         let mut raw = Self::default();
         raw.judge_names(sources);
         let mut file = raw.read_file(sources, files);
-        for knob in ALL {
+        for knob in ALL.iter().filter(|knob| **knob != SIDEGATE_CONFIG) {
             raw.find(*knob, sources, file.as_mut());
         }
         raw
@@ -195,22 +195,15 @@ fn written(value: toml::Value, kind: Kind) -> Result<Written, &'static str> {
     let takes_array = matches!(kind, Kind::List | Kind::Scopes | Kind::Files | Kind::Secret);
     match value {
         toml::Value::Array(items) if takes_array => {
-            items.into_iter().map(scalar).collect::<Option<_>>().map(Written::Array).ok_or("must be an array of texts")
+            let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
+            texts.collect::<Option<_>>().map(Written::Array).ok_or("must be an array of texts")
         }
-        other => scalar(other).map(Written::Text).ok_or(if takes_array {
-            "must be a text or an array of texts"
-        } else {
-            "must be a text, a number, or true or false"
-        }),
-    }
-}
-
-fn scalar(value: toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(is) => Some(is.to_string()),
-        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+        toml::Value::Array(_) => Err("is an array, but takes one value"),
+        toml::Value::Table(_) => Err("is a table, but takes one value"),
+        toml::Value::String(text) => Ok(Written::Text(text)),
+        toml::Value::Integer(number) => Ok(Written::Text(number.to_string())),
+        toml::Value::Boolean(is) => Ok(Written::Text(is.to_string())),
+        toml::Value::Float(_) | toml::Value::Datetime(_) => Err("must be a text, a whole number, or true or false"),
     }
 }
 

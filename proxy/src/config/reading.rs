@@ -40,6 +40,15 @@ impl Reading {
         self.raw.get(knob).is_some()
     }
 
+    /// Whether the option was set to something else than its default.
+    pub(super) fn differs(&self, knob: Knob) -> bool {
+        let default = match knob.fallback {
+            Fallback::Is(text) => Some(text),
+            Fallback::Otherwise(_) => None,
+        };
+        self.is_set(knob) && self.text(knob).as_deref().map(|text| text.trim_end_matches('/')) != default
+    }
+
     pub(super) fn fault(&mut self, knob: Knob, problem: impl Into<String>) {
         let fault = self.raw.fault(knob, problem);
         self.faults.push(fault);

@@ -24,19 +24,20 @@ const POLL: Duration = Duration::from_secs(30);
 /// Calls `reload` with each new outcome, until it is dropped. `files` are those of the configuration in force: what changed since it
 /// was read counts as changed.
 pub async fn watch(sources: Sources, files: Files, reload: impl FnMut(Result<Loaded, Faults>) + Send) {
-    watch_every(POLL, sources, files, reload).await;
+    let (changed, changes) = mpsc::channel(1);
+    run(hangup(), watcher(changed), changes, POLL, sources, files, reload).await;
 }
 
-async fn watch_every(
+async fn run(
+    mut hangup: Option<Signal>,
+    mut watcher: Option<RecommendedWatcher>,
+    mut changes: mpsc::Receiver<()>,
     poll: Duration,
     sources: Sources,
     mut files: Files,
     mut reload: impl FnMut(Result<Loaded, Faults>) + Send,
 ) {
     let sources = Arc::new(sources);
-    let mut hangup = hangup();
-    let (changed, mut changes) = mpsc::channel(1);
-    let mut watcher = watcher(changed);
     loop {
         if let Some(watcher) = &mut watcher {
             watch_folders(watcher, &files);
@@ -45,6 +46,8 @@ async fn watch_every(
         let now = look(&files).await;
         if now != files {
             files = read_again(&sources, now, &mut reload).await;
+            // A file that never stops changing is not read more often than this.
+            tokio::time::sleep(SETTLE).await;
             continue;
         }
         tokio::select! {
@@ -101,15 +104,7 @@ async fn hung_up(signal: &mut Option<Signal>) {
 
 fn watcher(changed: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let tell = move |event: notify::Result<notify::Event>| {
-        // Our own reading opens and closes files: it must not wake us again.
-        let reads = |kind| match kind {
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-            EventKind::Access(_) => true,
-            EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
-                false
-            }
-        };
-        if !event.is_ok_and(|event| reads(event.kind)) {
+        if event.map_or(true, |event| changes_something(event.kind)) {
             // A full channel already has the news.
             let _ = changed.try_send(());
         }
@@ -117,6 +112,15 @@ fn watcher(changed: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     notify::recommended_watcher(tell)
         .map_err(|error| tracing::warn!("changed files will be noticed only every 30 s: {error}"))
         .ok()
+}
+
+/// Our own reading opens and closes files: it must not wake us again.
+const fn changes_something(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
+    }
 }
 
 /// Watches the folders, not the files: an editor's rename and Kubernetes' swapped link replace the file itself.
@@ -141,53 +145,70 @@ fn folders(files: &Files) -> BTreeSet<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::ffi::OsString;
     use std::fs;
 
-    /// An open-mode configuration in `folder`, watched; each outcome says the idle lifetime or the faults.
-    async fn watched(path: &Path, poll: Duration, act: impl AsyncFnOnce(&mut mpsc::UnboundedReceiver<String>)) {
-        let env = [("SIDEGATE_CONFIG", path.to_str().unwrap())]
-            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let (_, sources) = Sources::read(["sidegate".into()], env, false).ok().unwrap();
-        let loaded = load(&sources).unwrap();
-        let (tell, mut told) = mpsc::unbounded_channel();
-        let watch = watch_every(poll, sources, loaded.files, move |outcome| {
-            let text = match outcome {
-                Ok(loaded) => loaded.settings.log.filter,
-                Err(faults) => faults.to_string(),
-            };
-            tell.send(text).unwrap();
-        });
-        tokio::select! {
-            () = watch => panic!("the watch ended"),
-            done = tokio::time::timeout(Duration::from_secs(20), act(&mut told)) => done.expect("no reload in 20 s"),
-        }
-    }
+    use super::*;
+    use crate::config::trial;
 
     const NEVER: Duration = Duration::from_secs(3600);
 
+    type Told = mpsc::UnboundedReceiver<String>;
+
+    fn at(path: &Path) -> Sources {
+        trial::sources(&["--config", path.to_str().unwrap()], &[])
+    }
+
+    /// Watches `path` while `act` runs; each outcome is told by its log level, or its faults.
+    async fn watched(
+        path: &Path,
+        files: Files,
+        poll: Option<Duration>,
+        hangup: Option<Signal>,
+        act: impl AsyncFnOnce(&mut Told),
+    ) {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let reload = move |outcome: Result<Loaded, Faults>| {
+            let text = outcome.map_or_else(|faults| faults.to_string(), |loaded| loaded.settings.log.filter);
+            tell.send(text).unwrap();
+        };
+        let (changed, changes) = mpsc::channel(1);
+        let watcher = if poll.is_some() { None } else { watcher(changed) };
+        let done = async { tokio::time::timeout(Duration::from_secs(20), act(&mut told)).await };
+        tokio::select! {
+            () = run(hangup, watcher, changes, poll.unwrap_or(NEVER), at(path), files, reload) => panic!("the watch ended"),
+            done = done => done.expect("no reload in 20 s"),
+        }
+    }
+
+    /// Waits for an outcome; one before it may come of a file half written.
+    async fn hear(told: &mut Told, what: &str) {
+        while !told.recv().await.unwrap().contains(what) {}
+    }
+
+    fn loaded(path: &Path) -> Files {
+        load(&at(path)).unwrap().files
+    }
+
+    fn write(path: &Path, level: &str) {
+        fs::write(path, format!("log_level = \"{level}\"")).unwrap();
+    }
+
     #[tokio::test]
-    async fn a_file_that_is_written_renamed_over_or_mended_is_read_again() {
+    async fn a_file_that_is_written_renamed_over_deleted_or_mended_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
-        fs::write(&path, "log_level = \"info\"").unwrap();
-        watched(&path, NEVER, async |told| {
-            tokio::task::yield_now().await;
-            fs::write(&path, "log_level = \"debug\"").unwrap();
-            assert_eq!(told.recv().await.unwrap(), "debug");
+        write(&path, "info");
+        watched(&path, loaded(&path), None, None, async |told| {
+            write(&path, "debug");
+            hear(told, "debug").await;
             let other = folder.path().join("new");
-            fs::write(&other, "log_level = \"warn\"").unwrap();
+            write(&other, "warn");
             fs::rename(&other, &path).unwrap();
-            assert_eq!(told.recv().await.unwrap(), "warn");
+            hear(told, "warn").await;
             fs::remove_file(&path).unwrap();
-            assert!(told.recv().await.unwrap().contains("cannot read the file"));
-            fs::write(&path, "log_level = \"error\"").unwrap();
-            let mut last = told.recv().await.unwrap();
-            if last != "error" {
-                last = told.recv().await.unwrap();
-            }
-            assert_eq!(last, "error");
+            hear(told, "cannot read the file").await;
+            write(&path, "error");
+            hear(told, "error").await;
         })
         .await;
     }
@@ -198,14 +219,15 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         for (version, level) in [("v1", "info"), ("v2", "debug")] {
             fs::create_dir(at(version)).unwrap();
-            fs::write(at(version).join("sidegate.toml"), format!("log_level = \"{level}\"")).unwrap();
+            write(&at(version).join("sidegate.toml"), level);
         }
         std::os::unix::fs::symlink("v1", at("..data")).unwrap();
         std::os::unix::fs::symlink("..data/sidegate.toml", at("sidegate.toml")).unwrap();
-        watched(&at("sidegate.toml"), NEVER, async |told| {
+        let path = at("sidegate.toml");
+        watched(&path, loaded(&path), None, None, async |told| {
             std::os::unix::fs::symlink("v2", at("..tmp")).unwrap();
             fs::rename(at("..tmp"), at("..data")).unwrap();
-            assert_eq!(told.recv().await.unwrap(), "debug");
+            hear(told, "debug").await;
         })
         .await;
     }
@@ -214,24 +236,60 @@ mod tests {
     async fn what_changed_between_reading_and_watching_is_not_missed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
-        fs::write(&path, "log_level = \"info\"").unwrap();
-        let mut files = Files::default();
-        files.read(&path).unwrap();
-        fs::write(&path, "log_level = \"debug\"").unwrap();
-        assert_ne!(look(&files).await, files);
+        write(&path, "info");
+        let files = loaded(&path);
+        write(&path, "debug");
+        watched(&path, files, None, None, async |told| hear(told, "debug").await).await;
+    }
+
+    #[tokio::test]
+    async fn where_the_system_tells_nothing_files_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidegate.toml");
+        write(&path, "info");
+        watched(&path, loaded(&path), Some(Duration::from_millis(20)), None, async |told| {
+            write(&path, "debug");
+            hear(told, "debug").await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_faulty_configuration_names_is_watched_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("sidegate.toml"), tempfile::tempdir().unwrap());
+        write(&path, "info");
+        watched(&path, loaded(&path), None, None, async |told| {
+            let secret = key.path().join("secret");
+            fs::write(&path, format!("session_secret_file = {secret:?}\nlog_level = \"debug\"")).unwrap();
+            hear(told, "SESSION_SECRET_FILE").await;
+            fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+            hear(told, "debug").await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_hangup_reads_again_though_nothing_changed() {
+        let hangup = hangup();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidegate.toml");
+        write(&path, "info");
+        watched(&path, loaded(&path), None, hangup, async |told| {
+            let kill = std::process::Command::new("kill").args(["-HUP", &std::process::id().to_string()]).status();
+            assert!(kill.unwrap().success());
+            assert_eq!(told.recv().await.unwrap(), "info");
+        })
+        .await;
     }
 
     #[test]
     fn reading_a_file_does_not_wake_the_watch() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("list");
-        fs::write(&path, "x").unwrap();
-        let (changed, mut changes) = mpsc::channel(1);
-        let mut watcher = watcher(changed).unwrap();
-        watcher.watch(folder.path(), RecursiveMode::NonRecursive).unwrap();
-        fs::read(&path).unwrap();
-        fs::read(&path).unwrap();
-        fs::write(&path, "y").unwrap();
-        changes.blocking_recv().unwrap();
+        use notify::event::{ModifyKind, RemoveKind};
+        assert!(!changes_something(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+        assert!(!changes_something(EventKind::Access(AccessKind::Close(AccessMode::Read))));
+        assert!(changes_something(EventKind::Access(AccessKind::Close(AccessMode::Write))));
+        assert!(changes_something(EventKind::Modify(ModifyKind::Any)));
+        assert!(changes_something(EventKind::Remove(RemoveKind::Any)));
     }
 }

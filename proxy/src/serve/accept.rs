@@ -91,6 +91,10 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
 }
 
 async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the system has many reasons; three of them have a mend worth naming"
+    )]
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{variable}: {address} is in use by another program: stop it, or choose another port")

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::adapters::upstream::Lease;
-use crate::serve::connection::InFlight;
 use crate::serve::headers;
+use crate::serve::watch::InFlight;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +75,10 @@ impl Body {
 
 impl Streamed {
     fn give_back(&mut self) {
-        if let Some((lease, sent)) = self.lease.take() {
-            if sent.is_none_or(|sent| sent.is_done()) {
-                lease.give_back();
-            }
+        if let Some((lease, sent)) = self.lease.take()
+            && sent.is_none_or(|sent| sent.is_done())
+        {
+            lease.give_back();
         }
     }
 

@@ -257,7 +257,7 @@ mod tests {
         let texts: Vec<&str> = own.clear_session().iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(texts.len(), 4);
         for domain in ["Domain=app.eu.example.com", "Domain=eu.example.com", "Domain=example.com"] {
-            assert!(texts.iter().any(|text| text.ends_with(domain)), "{domain}");
+            assert!(texts.iter().any(|text| text.split("; ").any(|part| part == domain)), "{domain}");
         }
         assert!(texts.iter().all(|text| text.contains("Max-Age=0")));
         assert_eq!(cookies("http://127.0.0.1:8080").clear_session().len(), 1);
@@ -315,7 +315,7 @@ mod tests {
         let gone = expired(8, 300);
         assert_eq!(gone.len(), 1);
         assert!(gone[0].starts_with(&own.login_name(attempt(1).id())) && gone[0].contains("Max-Age=0"));
-        assert_eq!(expired(3, 2000).len(), 2);
+        assert_eq!(expired(3, 2100).len(), 2);
         assert!(own.login_name(attempt(1).id()).starts_with("__Host-"));
     }
 }

@@ -10,14 +10,15 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{ConnectError, Lease, SendError, Upstream};
 use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::{Body, Progress, RequestBody};
-use crate::serve::connection::InFlight;
-use crate::serve::handler::{Exchange, Refused};
+use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::rejection::Rejection;
 use crate::serve::settings::Timeouts;
+use crate::serve::watch::InFlight;
 use crate::serve::{headers, streams, tunnel};
 
 /// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
@@ -31,6 +32,7 @@ pub(crate) async fn forward(
     if websocket && !may_open_websocket(&exchange) {
         return Err(Rejection::CrossSite.into());
     }
+    let began = Instant::now();
     let wants_trailers = accepts_trailers(&exchange.head.headers);
     dress(&permit, &mut exchange, websocket)?;
     if wants_trailers {
@@ -39,6 +41,7 @@ pub(crate) async fn forward(
     let upgrade = websocket.then(|| exchange.head.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
     let (body, progress) = RequestBody::of(body, exchange.site.timeouts.body);
     let (mut response, lease) = send(&mut exchange, body, progress.as_deref()).await?;
+    exchange.house.metrics.forwarded(response.status(), began.elapsed());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else { return Err(upstream_failed("it switched protocols unasked")) };
         in_flight.becomes_tunnel();
@@ -102,9 +105,15 @@ async fn send(
     let timeouts = exchange.site.timeouts;
     let head = take_head(exchange, &upstream);
     let repeatable = progress.is_none() && is_idempotent(&head.method);
+    let metrics = Arc::clone(&exchange.house.metrics);
+    let unreachable = |error: ConnectError| {
+        metrics.upstream_connect_errors.inc();
+        tracing::warn!("{error}");
+        Refused::from(Rejection::UpstreamUnreachable)
+    };
     let mut lease = upstream.checkout().await.map_err(unreachable)?;
     let spare = (repeatable && lease.is_reused()).then(|| head.clone());
-    let failure = match await_head(lease.send(Request::from_parts(head, body)), progress, timeouts).await? {
+    let failure = match await_head(lease.send(Request::from_parts(head, body)), progress, timeouts, &metrics).await? {
         Ok(response) => return Ok((response, lease)),
         Err(failure) => failure,
     };
@@ -117,9 +126,9 @@ async fn send(
         }
         (None, _) => return Err(upstream_failed_with(&failure.error, progress)),
     };
-    exchange.house.metrics.upstream_retries.inc();
+    metrics.upstream_retries.inc();
     let mut lease = upstream.connect_new().await.map_err(unreachable)?;
-    match await_head(lease.send(again), progress, timeouts).await? {
+    match await_head(lease.send(again), progress, timeouts, &metrics).await? {
         Ok(response) => Ok((response, lease)),
         Err(failure) => Err(upstream_failed_with(&failure.error, progress)),
     }
@@ -154,6 +163,7 @@ async fn await_head(
     sending: impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>,
     progress: Option<&Progress>,
     timeouts: Timeouts,
+    metrics: &Metrics,
 ) -> Result<Result<Response<Incoming>, SendError<RequestBody>>, Refused> {
     let began = Instant::now();
     let deadline = || match progress {
@@ -170,7 +180,7 @@ async fn await_head(
             () = &mut alarm => {
                 let deadline = deadline();
                 if Instant::now() >= deadline {
-                    return Err(overdue(progress, timeouts));
+                    return Err(overdue(progress, timeouts, metrics));
                 }
                 alarm.as_mut().reset(deadline);
             }
@@ -178,7 +188,7 @@ async fn await_head(
     }
 }
 
-fn overdue(progress: Option<&Progress>, timeouts: Timeouts) -> Refused {
+fn overdue(progress: Option<&Progress>, timeouts: Timeouts, metrics: &Metrics) -> Refused {
     let under_way = progress.filter(|progress| !progress.is_done());
     if under_way.is_some_and(Progress::waits_for_client) {
         return Rejection::RequestTimeout.into();
@@ -187,18 +197,9 @@ fn overdue(progress: Option<&Progress>, timeouts: Timeouts) -> Refused {
         Some(_) => (timeouts.body, "took no byte of the request (TIMEOUT_BODY)"),
         None => (timeouts.first_byte, "did not answer (TIMEOUT_FIRST_BYTE)"),
     };
+    metrics.upstream_timeouts.inc();
     tracing::warn!("the upstream {what} for {limit:?}");
     Rejection::UpstreamTimeout.into()
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "an error mapper, used by name")]
-fn unreachable(error: ConnectError) -> Refused {
-    tracing::warn!("{error}");
-    match error {
-        ConnectError::TimedOut { .. } | ConnectError::Connect { .. } | ConnectError::Handshake { .. } => {
-            Rejection::UpstreamUnreachable.into()
-        }
-    }
 }
 
 fn upstream_failed(why: &str) -> Refused {

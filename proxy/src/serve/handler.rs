@@ -3,47 +3,18 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::HeaderValue;
-use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
-use crate::adapters::telemetry::audit::Origin;
-use crate::domain::caller::{Caller, Peer};
+use crate::domain::caller::Peer;
 use crate::domain::path::{AUTH_PREFIX, CanonicalPath};
-use crate::domain::time::Timestamp;
 use crate::serve::body::Body;
-use crate::serve::connection::InFlight;
+use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::rejection::{Asker, Rejection};
 use crate::serve::session::{self, Found};
-use crate::serve::site::{House, Site};
+use crate::serve::site::House;
+use crate::serve::watch::InFlight;
 use crate::serve::{auth, clock, forward, headers};
-
-/// One request on its way: what every step looks at.
-pub(crate) struct Exchange {
-    pub(crate) head: Parts,
-    pub(crate) caller: Caller,
-    pub(crate) now: Timestamp,
-    pub(crate) request_id: HeaderValue,
-    pub(crate) house: Arc<House>,
-    pub(crate) site: Arc<Site>,
-}
-
-impl Exchange {
-    /// Where it came from, for the audit log.
-    pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { client: self.caller.client, request_id: self.request_id.to_str().unwrap_or_default() }
-    }
-}
-
-/// A refusal, with the cookies that go with it.
-pub(crate) struct Refused(pub(crate) Rejection, pub(crate) Vec<HeaderValue>);
-
-impl<R: Into<Rejection>> From<R> for Refused {
-    fn from(rejection: R) -> Self {
-        Self(rejection.into(), Vec::new())
-    }
-}
 
 /// The way of a request, from its head to the head of its answer.
 async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {

@@ -96,10 +96,10 @@ pub(crate) enum Malformed {
 /// Checks what two readers could read differently, and makes `Host` the one name of the host.
 pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            return Err(Malformed::TransferEncoding);
-        }
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Malformed::TransferEncoding);
     }
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
@@ -133,7 +133,9 @@ fn authority(text: &[u8]) -> Result<Authority, Malformed> {
     let authority = Authority::try_from(text).map_err(|_| Malformed::HostSyntax)?;
     let odd =
         |b: u8| matches!(b, b'@' | b',' | b'%' | b'*' | b'\'' | b'(' | b')' | b'!' | b'$' | b'&' | b';' | b'=' | b'+');
-    if authority.host().is_empty() || text.iter().copied().any(odd) {
+    let port = text.get(authority.host().len()..).unwrap_or_default();
+    let numbered = port.is_empty() || (port.first() == Some(&b':') && authority.port_u16().is_some());
+    if authority.host().is_empty() || !numbered || text.iter().copied().any(odd) {
         return Err(Malformed::HostSyntax);
     }
     Ok(authority)

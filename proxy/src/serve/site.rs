@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -39,6 +40,7 @@ pub(crate) struct House {
 /// Random secrets for what `SESSION_SECRET` would give: kept over reloads, so that a reload interrupts nobody's sign-in.
 struct Heirlooms {
     secret: Vec<u8>,
+    upstream_connections: Gauge,
     signing: SigningKeys,
     /// The upstream's pool, kept while its settings are the same.
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
@@ -85,6 +87,7 @@ impl House {
         };
         let heirlooms = Heirlooms {
             secret: seal::random_secret()?.to_vec(),
+            upstream_connections: metrics.upstream_connections.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
@@ -209,7 +212,8 @@ impl Heirlooms {
             UpstreamAddress::Https { .. } => Some(Arc::new(certs::client_config(&settings.roots, &[b"http/1.1"])?)),
             UpstreamAddress::Http { .. } | UpstreamAddress::H2c { .. } | UpstreamAddress::Unix(_) => None,
         };
-        let upstream = Arc::new(Upstream::new(settings, tls).map_err(anyhow::Error::msg)?);
+        let upstream =
+            Arc::new(Upstream::new(settings, tls, self.upstream_connections.clone()).map_err(anyhow::Error::msg)?);
         *kept = Some((settings.clone(), Arc::clone(&upstream)));
         Ok(upstream)
     }

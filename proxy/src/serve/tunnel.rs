@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
-use crate::serve::handler::Exchange;
+use crate::serve::exchange::Exchange;
 use crate::serve::site::House;
 use crate::serve::{clock, headers};
 

@@ -98,3 +98,93 @@ fn p256_pem(key: &PrivateKeyDer<'_>) -> Option<Secret> {
     let document = STANDARD.encode(pair.to_pkcs8v1().ok()?.as_ref());
     Some(Secret::new(format!("-----BEGIN PRIVATE KEY-----\n{document}\n-----END PRIVATE KEY-----\n")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use aws_lc_rs::encoding::{AsDer as _, EcPrivateKeyRfc5915Der};
+
+    use super::*;
+    use crate::config::trial::{self, faults, github, sign_in};
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384};
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn with(files: &[(&str, &str)]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, content) in files {
+                fs::write(folder.path().join(name), content).unwrap();
+            }
+            Self(folder)
+        }
+
+        fn at(&self, name: &str) -> String {
+            self.0.path().join(name).to_str().unwrap().to_owned()
+        }
+    }
+
+    fn certified() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// As `openssl ecparam -name prime256v1 -genkey` writes it.
+    fn sec1_pem() -> String {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let der: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();
+        let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let body = STANDARD.encode(der.as_ref());
+        format!("{parameters}-----BEGIN EC PRIVATE KEY-----\n{body}\n-----END EC PRIVATE KEY-----\n")
+    }
+
+    #[test]
+    fn a_certificate_needs_its_own_key() {
+        let ((certificate, key), (_, other)) = (certified(), certified());
+        let folder = Folder::with(&[("crt", &certificate), ("key", &key), ("other", &other), ("empty", "")]);
+        let tls = |crt: &str, key: &str| trial::env(&[&[("TLS_CERT_FILE", crt), ("TLS_KEY_FILE", key)]]);
+        let loaded = tls(&folder.at("crt"), &folder.at("key")).unwrap();
+        assert!(loaded.settings.tls.is_some());
+        assert_eq!(loaded.files.paths().count(), 2);
+        assert!(faults(tls(&folder.at("crt"), &folder.at("other"))).contains("does not go with the certificate"));
+        assert!(faults(tls(&folder.at("empty"), &folder.at("key"))).starts_with("TLS_CERT_FILE: "));
+        assert!(faults(tls(&folder.at("crt"), &folder.at("empty"))).starts_with("TLS_KEY_FILE: "));
+        assert!(faults(tls(&folder.at("crt"), "")).starts_with("TLS_KEY_FILE: is not set"));
+        assert!(faults(tls("", &folder.at("key"))).starts_with("TLS_CERT_FILE: is not set"));
+        assert_eq!(faults(tls("/nowhere/a", "/nowhere/b")).lines().count(), 2);
+    }
+
+    #[test]
+    fn roots_are_certificates_and_at_least_one() {
+        let (certificate, key) = certified();
+        let two = format!("# ours\n{certificate}\n{certificate}");
+        let folder = Folder::with(&[("ca", &two), ("empty", "\n"), ("key", &key), ("cut", &certificate[..200])]);
+        let roots = |name: &str| github(&[("OAUTH_CA_FILE", &folder.at(name))]);
+        assert_eq!(sign_in(roots("ca")).provider_roots.len(), 2);
+        for bad in ["empty", "key", "cut", "missing"] {
+            assert!(faults(roots(bad)).starts_with("OAUTH_CA_FILE: "), "{bad}");
+        }
+    }
+
+    #[test]
+    fn assertion_keys_are_p256_in_either_form_and_several_rotate() {
+        let sec1 = sec1_pem();
+        let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+        let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+        let folder =
+            Folder::with(&[("both", &format!("{p256}{sec1}")), ("one", &p256), ("p384", &p384), ("none", "x")]);
+        let keys = |list: &str| github(&[("ASSERTION_KEY_FILE", list)]);
+        let loaded = sign_in(keys(&format!("{},{}", folder.at("both"), folder.at("one")))).assertion_keys;
+        assert_eq!(loaded.len(), 3);
+        assert!(loaded[0] == loaded[2] && loaded[0] != loaded[1]);
+        for key in &loaded {
+            assert!(jsonwebtoken::EncodingKey::from_ec_pem(key.expose().as_bytes()).is_ok());
+        }
+        for bad in ["p384", "none", "missing"] {
+            let text = faults(keys(&folder.at(bad)));
+            assert!(text.starts_with("ASSERTION_KEY_FILE: ") && text.lines().count() == 1, "{text}");
+        }
+    }
+}

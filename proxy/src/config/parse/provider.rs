@@ -36,7 +36,8 @@ pub(super) fn redirect_url(reading: &mut Reading) -> Option<Url> {
         let url = words::web_url(text)?;
         // The text too: the parser would read `/x/../api` as the same path, but the provider compares letters.
         if url.path() != CALLBACK
-            || !text.ends_with(&format!("{}{CALLBACK}", url.port().map_or(String::new(), |port| format!(":{port}"))))
+            || text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path)
+                != CALLBACK.strip_prefix('/')
         {
             return Err(format!("its path must be exactly {CALLBACK}"));
         }
@@ -101,8 +102,11 @@ fn github(
 ) -> Option<ProviderSettings> {
     // One alone would send the tokens of one GitHub to the other.
     for (alone, missing) in [(OAUTH_GITHUB_URL, OAUTH_GITHUB_API_URL), (OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL)] {
-        if reading.is_set(alone) && !reading.is_set(missing) {
-            reading.fault(missing, format!("is not set, but {} is: both must be of the same GitHub", alone.variable));
+        if reading.differs(alone) && !reading.differs(missing) {
+            reading.fault(
+                missing,
+                format!("is of github.com, but {} is not: both must be of the same GitHub", alone.variable),
+            );
         }
     }
     let web = reading.parsed(OAUTH_GITHUB_URL, words::provider_url);
@@ -114,9 +118,11 @@ fn github(
 
 fn entra(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups: bool) -> Option<ProviderSettings> {
     for (alone, missing) in [(OAUTH_ENTRA_AUTHORITY, OAUTH_GRAPH_URL), (OAUTH_GRAPH_URL, OAUTH_ENTRA_AUTHORITY)] {
-        if reading.is_set(alone) && !reading.is_set(missing) {
-            reading
-                .warn(format!("{} is set without {}: are both of the same cloud?", alone.variable, missing.variable));
+        if reading.differs(alone) && !reading.differs(missing) {
+            reading.warn(format!(
+                "{} is another cloud's, but {} is not: are both of the same cloud?",
+                alone.variable, missing.variable
+            ));
         }
     }
     let authority = reading.parsed(OAUTH_ENTRA_AUTHORITY, words::provider_url);
@@ -172,7 +178,7 @@ fn judge_what_is_anothers(reading: &mut Reading, kind: ProviderKind) {
         (OAUTH_GRAPH_URL, ProviderKind::Entra),
     ];
     for (knob, owner) in theirs {
-        if owner != kind && reading.is_set(knob) {
+        if owner != kind && reading.differs(knob) {
             reading.warn(format!("{} is for OAUTH_PROVIDER={} only, and is not used", knob.variable, owner.as_str()));
         }
     }

@@ -45,9 +45,10 @@ pub(super) fn store(reading: &mut Reading) {
 pub(super) fn secrets(reading: &mut Reading) -> Vec<SecretKey> {
     let knob = if reading.is_set(SESSION_SECRET) { SESSION_SECRET } else { SESSION_SECRET_FILE };
     let Some(secret) = reading.secret(SESSION_SECRET, SESSION_SECRET_FILE) else { return Vec::new() };
-    let mut keys = Vec::new();
+    let (mut keys, mut entries) = (Vec::new(), 0);
     for (i, text) in secret.expose().split(',').filter(|text| !text.trim().is_empty()).enumerate() {
         let n = i + 1;
+        entries = n;
         match decode(text) {
             Some(key) if key.0.len() >= KEY_BYTES => {
                 if key.0.iter().collect::<HashSet<_>>().len() < 8 {
@@ -70,7 +71,7 @@ pub(super) fn secrets(reading: &mut Reading) -> Vec<SecretKey> {
             ),
         }
     }
-    if keys.is_empty() && reading.faults.is_empty() {
+    if entries == 0 {
         reading.fault(knob, "holds no secret; `openssl rand -base64 32` makes one");
     }
     keys

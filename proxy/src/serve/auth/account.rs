@@ -5,15 +5,15 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::pages::{self, SignInPage, SignedOutPage};
 use super::parameter;
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::path::ReturnTo;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
-use crate::serve::handler::{Exchange, Refused};
+use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
+use crate::serve::pages::{self, SignInPage, SignedOutPage};
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::session;
 use crate::serve::site::SignIn;

@@ -15,7 +15,7 @@ use crate::domain::session::{Session, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, SignInError};
 use crate::serve::body::Body;
-use crate::serve::handler::{Exchange, Refused};
+use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::session::{self, Found};

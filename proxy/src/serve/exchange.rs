@@ -1,0 +1,38 @@
+//! One request on its way, and a refusal of it.
+
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+
+use crate::adapters::telemetry::audit::Origin;
+use crate::domain::caller::Caller;
+use crate::domain::time::Timestamp;
+use crate::serve::rejection::Rejection;
+use crate::serve::site::{House, Site};
+
+/// One request on its way: what every step looks at.
+pub(crate) struct Exchange {
+    pub(crate) head: Parts,
+    pub(crate) caller: Caller,
+    pub(crate) now: Timestamp,
+    pub(crate) request_id: HeaderValue,
+    pub(crate) house: Arc<House>,
+    pub(crate) site: Arc<Site>,
+}
+
+impl Exchange {
+    /// Where it came from, for the audit log.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin { client: self.caller.client, request_id: self.request_id.to_str().unwrap_or_default() }
+    }
+}
+
+/// A refusal, with the cookies that go with it.
+pub(crate) struct Refused(pub(crate) Rejection, pub(crate) Vec<HeaderValue>);
+
+impl<R: Into<Rejection>> From<R> for Refused {
+    fn from(rejection: R) -> Self {
+        Self(rejection.into(), Vec::new())
+    }
+}

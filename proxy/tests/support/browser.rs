@@ -1,0 +1,101 @@
+//! What a browser does of HTTP: it keeps cookies, and can be led through a sign-in.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::Request;
+
+use super::{Answer, HOST, Proxy};
+
+/// A browser with a jar of its own.
+pub struct Browser<'p> {
+    proxy: &'p Proxy,
+    jar: BTreeMap<String, String>,
+}
+
+impl<'p> Browser<'p> {
+    pub fn of(proxy: &'p Proxy) -> Self {
+        Self { proxy, jar: BTreeMap::new() }
+    }
+
+    /// A cookie's value.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        self.jar.get(name).map(String::as_str)
+    }
+
+    /// Puts a cookie into the jar.
+    pub fn set_cookie(&mut self, name: &str, value: &str) {
+        self.jar.insert(name.into(), value.into());
+    }
+
+    /// Names of all cookies.
+    pub fn cookies(&self) -> Vec<&str> {
+        self.jar.keys().map(String::as_str).collect()
+    }
+
+    /// The `Cookie` header that it would send.
+    pub fn cookie_header(&self) -> String {
+        self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Sends a request with the jar's cookies, and keeps what the answer sets.
+    pub async fn send(&mut self, request: http::request::Builder) -> Answer {
+        self.send_body(request, Bytes::new()).await
+    }
+
+    /// The same with a body.
+    pub async fn send_body(&mut self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+        let request = if self.jar.is_empty() { request } else { request.header("cookie", self.cookie_header()) };
+        let answer = self.proxy.send_body(request, body).await;
+        for set in answer.set_cookies() {
+            let (name, rest) = set.split_once('=').unwrap();
+            let value = rest.split(';').next().unwrap();
+            if set.contains("Max-Age=0") {
+                self.jar.remove(name);
+            } else {
+                self.jar.insert(name.into(), value.into());
+            }
+        }
+        answer
+    }
+
+    pub async fn get(&mut self, path: &str) -> Answer {
+        self.send(Request::get(path)).await
+    }
+
+    /// `GET` as a browser asks for a page.
+    pub async fn open(&mut self, path: &str) -> Answer {
+        self.send(
+            Request::get(path)
+                .header("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
+                .header("sec-fetch-mode", "navigate")
+                .header("sec-fetch-dest", "document"),
+        )
+        .await
+    }
+
+    pub async fn post(&mut self, path: &str) -> Answer {
+        self.send(Request::post(path)).await
+    }
+
+    /// Goes to `login`, and gives the provider's address that it leads to.
+    pub async fn begin(&mut self, rd: &str) -> String {
+        let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("rd", rd).finish();
+        let answer = self.get(&format!("/api/v1/auth/login?{query}")).await;
+        assert_eq!(answer.status, 302, "{answer:?}");
+        answer.location()
+    }
+
+    /// Follows the provider's redirect to the callback.
+    pub async fn come_back(&mut self, callback: &str) -> Answer {
+        let path = callback.strip_prefix(&format!("http://{HOST}")).unwrap_or_else(|| panic!("{callback} is not ours"));
+        self.open(path).await
+    }
+
+    /// Signs in at the provider as `user`, and gives the callback's answer.
+    pub async fn sign_in(&mut self, user: &str) -> Answer {
+        let authorize = self.begin("/").await;
+        let callback = self.proxy.idp().approve(&authorize, user).expect("the provider refuses");
+        self.come_back(&callback).await
+    }
+}

@@ -1,0 +1,29 @@
+//! The parts of a test, so that it reads as sentences: a proxy, a browser, an upstream, a provider.
+
+pub mod browser;
+pub mod proxy;
+pub mod upstream;
+pub mod wire;
+
+pub use browser::Browser;
+pub use proxy::Proxy;
+pub use upstream::Upstream;
+pub use wire::Answer;
+
+use std::time::Duration;
+
+/// The host of the public origin in these tests; the proxy itself listens on a port of chance.
+pub const HOST: &str = "app.localhost";
+
+/// After this a test that waits has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds, looking often; fails with `what` after [`PATIENCE`].
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}

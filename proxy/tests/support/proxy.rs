@@ -1,0 +1,247 @@
+//! The real program, started and stopped by the test.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use dev_idp::{DevIdp, Options};
+use http::Request;
+use http_body_util::Full;
+use tempfile::TempDir;
+
+use super::{Answer, Browser, HOST, PATIENCE, Upstream, until, wire};
+
+/// A `sidegate` to be started.
+pub struct Plan {
+    env: BTreeMap<String, String>,
+    idp: Option<DevIdp>,
+    folder: TempDir,
+}
+
+/// A running `sidegate`; killed when dropped.
+pub struct Proxy {
+    child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    idp: Option<DevIdp>,
+    folder: TempDir,
+}
+
+impl Proxy {
+    /// In open mode.
+    pub fn open(upstream: &Upstream) -> Plan {
+        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap() }
+    }
+
+    /// With sign-in by the development provider, as `github`, `entra` or `oidc`; everyone whom it signs in may pass.
+    pub async fn with_sign_in(kind: &str, upstream: &Upstream) -> Plan {
+        let callback = format!("http://{HOST}/api/v1/auth/callback");
+        let idp = DevIdp::start(Options { redirect_urls: vec![callback.clone()], ..Options::default() }).await.unwrap();
+        let origin = idp.origin();
+        let mut env = common(upstream);
+        for (name, value) in [
+            ("OAUTH_ENABLED", "true"),
+            ("OAUTH_PROVIDER", kind),
+            ("OAUTH_CLIENT_ID", "sidegate-dev"),
+            ("OAUTH_CLIENT_SECRET", "sidegate-dev-secret"),
+            ("OAUTH_REDIRECT_URL", &callback),
+        ] {
+            env.insert(name.into(), value.into());
+        }
+        match kind {
+            "github" => {
+                env.insert("OAUTH_GITHUB_URL".into(), origin.clone());
+                env.insert("OAUTH_GITHUB_API_URL".into(), origin);
+            }
+            "entra" => {
+                env.insert("OAUTH_ENTRA_AUTHORITY".into(), origin.clone());
+                env.insert("OAUTH_GRAPH_URL".into(), origin);
+                env.insert("OAUTH_TENANT_ID".into(), dev_idp::users::CONTOSO.into());
+            }
+            "oidc" => {
+                env.insert("OAUTH_ISSUER_URL".into(), format!("{origin}/oidc"));
+            }
+            other => panic!("no provider {other}"),
+        }
+        Plan { env, idp: Some(idp), folder: TempDir::new().unwrap() }
+    }
+
+    /// With sign-in by GitHub, ready to go.
+    pub async fn start(upstream: &Upstream) -> Self {
+        Self::with_sign_in("github", upstream).await.start().await
+    }
+
+    /// The development provider.
+    pub fn idp(&self) -> &DevIdp {
+        self.idp.as_ref().expect("open mode has no provider")
+    }
+
+    /// A folder for files, gone with the proxy.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends `signal` (`TERM`, `HUP`, …).
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the process to end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the proxy ends", async || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Waits until it has logged `text`.
+    pub async fn logs(&self, text: &str) {
+        until(&format!("the log says {text:?}:\n{}", self.log()), async || self.log().contains(text)).await;
+    }
+
+    /// Sends a request from nobody; `Host` is the public host unless the request has its own.
+    pub async fn send(&self, request: http::request::Builder) -> Answer {
+        self.send_body(request, Bytes::new()).await
+    }
+
+    /// The same with a body.
+    pub async fn send_body(&self, request: http::request::Builder, body: impl Into<Bytes>) -> Answer {
+        let mut request = request.body(Full::new(body.into())).unwrap();
+        if !request.headers().contains_key("host") {
+            request.headers_mut().insert("host", HOST.parse().unwrap());
+        }
+        wire::send(self.address, request).await
+    }
+
+    /// `GET` by nobody.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(path)).await
+    }
+
+    /// `GET` on the admin listener.
+    pub async fn admin(&self, path: &str) -> Answer {
+        wire::send(self.admin, Request::get(path).header("host", "admin").body(Full::default()).unwrap()).await
+    }
+
+    /// Sends bytes as they are.
+    pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
+        wire::raw(self.address, bytes).await
+    }
+
+    /// A browser that has signed in.
+    pub async fn signed_in_as(&self, user: &str) -> Browser<'_> {
+        let mut browser = Browser::of(self);
+        let answer = browser.sign_in(user).await;
+        assert_eq!(answer.status, 302, "{user} was not signed in: {answer:?}\n{}", self.log());
+        assert!(browser.cookie("session_token").is_some(), "{user} got no session");
+        browser
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn common(upstream: &Upstream) -> BTreeMap<String, String> {
+    [
+        ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),
+        ("ADMIN_ADDR", "127.0.0.1:0".to_owned()),
+        ("LOG_FORMAT", "json".to_owned()),
+        ("LOG_LEVEL", "debug".to_owned()),
+        ("UPSTREAM_URL", format!("http://{}", upstream.address)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+impl Plan {
+    /// Sets a variable.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Takes a variable away.
+    pub fn without(mut self, name: &str) -> Self {
+        self.env.remove(name);
+        self
+    }
+
+    /// Writes a file into the proxy's folder, and sets a variable to its path.
+    pub fn file(mut self, name: &str, file: &str, text: &str) -> Self {
+        let path = self.folder.path().join(file);
+        std::fs::write(&path, text).unwrap();
+        self.env.insert(name.into(), path.to_str().unwrap().into());
+        self
+    }
+
+    /// The command, for a test that runs it in its own way.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        command.env_clear().envs(&self.env).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts it, and waits until it is ready and has reached its provider.
+    pub async fn start(self) -> Proxy {
+        let mut child = self.command().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(line);
+            }
+        });
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut proxy = Proxy { child, address: unknown, admin: unknown, log, idp: self.idp, folder: self.folder };
+        proxy.find_addresses().await;
+        if proxy.idp.is_some() {
+            until("the provider is reached", async || !proxy.admin("/readyz").await.text().contains("provider:")).await;
+        }
+        proxy
+    }
+}
+
+impl Proxy {
+    async fn find_addresses(&mut self) {
+        let line = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let ready = self.log.lock().unwrap().iter().find(|line| line.contains("sidegate is ready")).cloned();
+                if let Some(line) = ready {
+                    return line;
+                }
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    panic!("sidegate ended with {status}:\n{}", self.log());
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        });
+        let line = line.await.unwrap_or_else(|_| panic!("sidegate is not ready:\n{}", self.log()));
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        self.address = line["listen"].as_str().unwrap().parse().unwrap();
+        self.admin = line["admin"].as_str().unwrap().parse().unwrap();
+    }
+}

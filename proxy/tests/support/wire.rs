@@ -1,0 +1,96 @@
+//! A plain HTTP/1.1 client, and a rawer one where framing matters.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::PATIENCE;
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub trailers: Option<HeaderMap>,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+
+    /// The one value of a header; empty where it is missing.
+    pub fn header(&self, name: &str) -> String {
+        let values: Vec<_> = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
+        assert!(values.len() <= 1, "{name} is there {} times", values.len());
+        values.first().map(ToString::to_string).unwrap_or_default()
+    }
+
+    pub fn location(&self) -> String {
+        self.header("location")
+    }
+
+    pub fn set_cookies(&self) -> Vec<String> {
+        self.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    /// The error's code, where the answer is an error in JSON.
+    pub fn code(&self) -> String {
+        self.json()["error"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Sends one request on a connection of its own.
+pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap();
+        Answer { status: head.status, headers: head.headers, trailers: body.trailers().cloned(), body: body.to_bytes() }
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.expect("no answer in time")
+}
+
+/// Sends bytes as they are, and reads until the other side closes.
+pub async fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The other side may have refused and closed before all was sent.
+    let _ = stream.write_all(bytes.as_ref()).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("the connection was not closed in time");
+    if let Err(error) = read {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Reads from a stream until `end` has come.
+pub async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), end: &str) -> String {
+    let mut read = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&read).contains(end) {
+            let byte = stream.read_u8().await.unwrap_or_else(|error| {
+                panic!("{error} before {end:?} came, after {:?}", String::from_utf8_lossy(&read))
+            });
+            read.push(byte);
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.expect("it did not come in time");
+    String::from_utf8_lossy(&read).into_owned()
+}
