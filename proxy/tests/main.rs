@@ -14,5 +14,6 @@
 )]
 
 mod layers;
+mod request_path;
 mod sign_in;
 mod support;
