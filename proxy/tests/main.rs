@@ -13,6 +13,7 @@
     reason = "tests fail by panicking, and print what they measured"
 )]
 
+mod errors;
 mod layers;
 mod request_path;
 mod sign_in;

@@ -7,6 +7,7 @@ pub mod upstream;
 pub mod wire;
 
 pub use browser::Browser;
+pub use browser::{Browser, path_of};
 pub use client::Client;
 pub use proxy::Proxy;
 pub use upstream::Upstream;
