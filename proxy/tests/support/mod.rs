@@ -6,7 +6,6 @@ pub mod proxy;
 pub mod upstream;
 pub mod wire;
 
-pub use browser::Browser;
 pub use browser::{Browser, path_of};
 pub use client::Client;
 pub use proxy::Proxy;
