@@ -17,4 +17,6 @@ mod errors;
 mod layers;
 mod request_path;
 mod sign_in;
+mod streaming;
 mod support;
+mod websocket;
