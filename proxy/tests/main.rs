@@ -15,5 +15,6 @@
 
 mod errors;
 mod layers;
+mod pages;
 mod sign_in;
 mod support;
