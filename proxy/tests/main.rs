@@ -16,5 +16,6 @@
 mod errors;
 mod layers;
 mod pages;
+mod request_path;
 mod sign_in;
 mod support;

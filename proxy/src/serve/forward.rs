@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -33,11 +34,7 @@ pub(crate) async fn forward(
         return Err(Rejection::CrossSite.into());
     }
     let began = Instant::now();
-    let wants_trailers = accepts_trailers(&exchange.head.headers);
     dress(&permit, &mut exchange, websocket)?;
-    if wants_trailers {
-        exchange.head.headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
     let upgrade = websocket.then(|| exchange.head.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
     let (body, progress) = RequestBody::of(body, exchange.site.timeouts.body);
     let (mut response, lease) = send(&mut exchange, body, progress.as_deref()).await?;
@@ -103,7 +100,8 @@ async fn send(
 ) -> Result<(Response<Incoming>, Lease<RequestBody>), Refused> {
     let upstream = Arc::clone(&exchange.site.upstream);
     let timeouts = exchange.site.timeouts;
-    let head = take_head(exchange, &upstream);
+    let mut head = take_head(exchange, &upstream);
+    frame(&mut head, &body, upstream.is_multiplexed());
     let repeatable = progress.is_none() && is_idempotent(&head.method);
     let metrics = Arc::clone(&exchange.house.metrics);
     let unreachable = |error: ConnectError| {
@@ -155,6 +153,22 @@ fn take_head(exchange: &mut Exchange, upstream: &Upstream<RequestBody>) -> Parts
         }
     }
     head
+}
+
+/// Frames the request by what its body is, not by what its headers said.
+fn frame(head: &mut Parts, body: &RequestBody, multiplexed: bool) {
+    if body.is_end_stream() {
+        // Left standing, a length would make the upstream take the next request's bytes for this one's body.
+        if head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+            head.headers.remove(CONTENT_LENGTH);
+        }
+    } else if body.size_hint().exact().is_none() {
+        head.headers.remove(CONTENT_LENGTH);
+        if !multiplexed {
+            // Said outright, since a `GET` with a body of unknown length would else lose it.
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
 }
 
 /// Waits for the head of an answer: from the last byte of the request `TIMEOUT_FIRST_BYTE`, and while its body is under way as long as
@@ -235,10 +249,6 @@ fn is_reset(error: &hyper::Error) -> bool {
 /// The methods that may be repeated (RFC 9110 §9.2.2), but for `TRACE`, which does not pass.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
-}
-
-fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).any(|text| text.contains("trailers"))
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -252,7 +252,7 @@ impl Rejection {
             Self::InvalidState => "This sign-in is no longer valid",
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
             Self::NotAllowed { .. } => "You do not have access",
-            Self::SignInCancelled => "Sign-in was cancelled",
+            Self::SignInCancelled => "You did not sign in",
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
             Self::WrongHost { .. } => "This is not the public address",

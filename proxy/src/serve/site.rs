@@ -17,6 +17,7 @@ use crate::adapters::stores::memory::MemoryStore;
 use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::caller::TrustedProxies;
+use crate::domain::identity::ProviderKind;
 use crate::domain::policy::Policy;
 use crate::domain::session::Lifetime;
 use crate::ports::{IdentityProvider, SessionStore};
@@ -77,6 +78,8 @@ pub(crate) struct SignIn {
     /// Host and port of the public origin, as browsers write them in `Host`.
     pub(crate) host_text: String,
     pub(crate) lifetime: Lifetime,
+    /// Who vouches for the sessions.
+    authority: (ProviderKind, Url),
 }
 
 impl House {
@@ -115,6 +118,13 @@ impl House {
         let site = self.heirlooms.site(settings, &self.store)?;
         if let Some(sign_in) = &site.sign_in {
             self.store.set_idle(sign_in.lifetime.idle);
+            let before = self.site();
+            if before.sign_in.as_ref().is_some_and(|before| before.authority != sign_in.authority) {
+                tracing::warn!(
+                    "the provider has changed: all sessions end, since the new one has not vouched for them"
+                );
+                self.store.end_all();
+            }
         }
         self.site.store(Arc::new(site));
         self.reload_failure.store(None);
@@ -178,7 +188,9 @@ impl Heirlooms {
         let origin = &settings.public_origin;
         let origin_text = origin.origin().ascii_serialization();
         let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
+        let (kind, address) = settings.provider.authority();
         Ok(SignIn {
+            authority: (kind, address.clone()),
             provider: self.provider(&settings)?,
             store: Arc::clone(store) as Arc<dyn SessionStore>,
             cookies: Cookies::new(settings.cookie, origin),

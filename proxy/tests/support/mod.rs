@@ -1,11 +1,13 @@
 //! The parts of a test, so that it reads as sentences: a proxy, a browser, an upstream, a provider.
 
 pub mod browser;
+pub mod client;
 pub mod proxy;
 pub mod upstream;
 pub mod wire;
 
 pub use browser::{Browser, path_of};
+pub use client::Client;
 pub use proxy::Proxy;
 pub use upstream::Upstream;
 pub use wire::Answer;

@@ -11,8 +11,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::client::Out;
 
 /// What reached the upstream.
 #[derive(Clone, Debug)]
@@ -87,6 +89,26 @@ impl Upstream {
         })
         .await;
         upstream.keeping(received)
+    }
+
+    /// Answers as `answer` says, over HTTP/1.1 or HTTP/2, without reading the request's body first.
+    pub async fn streaming<F>(answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response<Out>> + Send + 'static,
+    {
+        let answer = Arc::new(answer);
+        Self::raw(move |stream| {
+            let answer = Arc::clone(&answer);
+            async move {
+                let service = service_fn(move |request| {
+                    let answer = answer(request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+            }
+        })
+        .await
     }
 
     /// Does as `serve` says with each connection.

@@ -1,0 +1,88 @@
+//! A client that keeps its connection, over HTTP/1.1 or HTTP/2, with bodies that the test sends piece by piece.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Channel, Full, channel};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use super::{HOST, PATIENCE};
+
+/// What is sent, either way.
+pub type Out = BoxBody<Bytes, Infallible>;
+
+/// A body that is there at once.
+pub fn full(bytes: impl Into<Bytes>) -> Out {
+    Full::new(bytes.into()).boxed()
+}
+
+/// A body that comes piece by piece.
+pub fn pieces() -> (channel::Sender<Bytes>, Out) {
+    let (sender, body) = Channel::new(1);
+    (sender, body.boxed())
+}
+
+/// One connection to the proxy.
+pub enum Client {
+    Http1(http1::SendRequest<Out>),
+    Http2(http2::SendRequest<Out>),
+}
+
+impl Client {
+    pub async fn http1(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self::Http1(sender)
+    }
+
+    pub async fn http2(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self::Http2(sender)
+    }
+
+    /// Of the version that a test's loop is at.
+    pub async fn of(version: http::Version, address: SocketAddr) -> Self {
+        if version == http::Version::HTTP_2 { Self::http2(address).await } else { Self::http1(address).await }
+    }
+
+    /// Sends a request for a path, and waits for the head of the answer.
+    pub async fn send(&mut self, request: http::request::Builder, body: Out) -> hyper::Result<Response<Incoming>> {
+        let mut request = request.body(body).unwrap();
+        let answer = async {
+            match self {
+                Self::Http1(sender) => {
+                    sender.ready().await?;
+                    request.headers_mut().insert("host", HOST.parse().unwrap());
+                    sender.send_request(request).await
+                }
+                Self::Http2(sender) => {
+                    sender.ready().await?;
+                    let uri = format!("http://{HOST}{}", request.uri());
+                    *request.uri_mut() = uri.parse().unwrap();
+                    sender.send_request(request).await
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time")
+    }
+
+    /// `GET` without a body.
+    pub async fn get(&mut self, path: &str) -> hyper::Result<Response<Incoming>> {
+        self.send(Request::get(path), full("")).await
+    }
+}
+
+/// The next data of a body; `None` at its end.
+pub async fn next_data(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+    let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("no frame in time")?;
+    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+}
