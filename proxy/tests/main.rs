@@ -15,6 +15,7 @@
 
 mod errors;
 mod layers;
+mod pages;
 mod request_path;
 mod sign_in;
 mod streaming;
