@@ -13,8 +13,12 @@
     reason = "tests fail by panicking, and print what they measured"
 )]
 
+mod admin;
+mod config;
 mod errors;
 mod layers;
+mod reload;
 mod request_path;
 mod sign_in;
 mod support;
+mod tls;
