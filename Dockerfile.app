@@ -12,7 +12,8 @@ COPY proxy/Cargo.toml proxy/
 COPY orchestrator/Cargo.toml orchestrator/
 COPY dev-idp/Cargo.toml dev-idp/
 COPY bench/Cargo.toml bench/
-RUN for crate in proxy orchestrator dev-idp bench; do \
+COPY e2e/Cargo.toml e2e/
+RUN for crate in proxy orchestrator dev-idp bench e2e; do \
         mkdir -p $crate/src \
         && : >$crate/src/lib.rs \
         && echo 'fn main() {}' >$crate/src/main.rs; \

@@ -1,2 +1,98 @@
-//! Placeholder.
-fn main() {}
+//! Measures the proxy, signed in, beside nginx `proxy_pass`: one interleaved run over the same upstream.
+//!
+//! ```text
+//! load (64 kept-alive connections) -> sidegate | nginx proxy_pass -> nginx `return 200`
+//! ```
+//!
+//! The contenders take turns, so that a slow spell of the machine falls on all of them; each round gives one ratio, and the median
+//! of the ratios is the result.
+
+mod cpu;
+mod http;
+mod load;
+mod nginx;
+mod options;
+mod report;
+mod sidegate;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::cpu::Processes;
+use crate::load::Target;
+use crate::nginx::Nginx;
+use crate::options::Options;
+use crate::report::{Contender, Round};
+use crate::sidegate::Sidegate;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = tokio::select! {
+        outcome = run(&options) => outcome,
+        // What was started is stopped as it is dropped.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let nginx_version = nginx::version()?;
+    let folder = tempfile::tempdir().context("no temporary folder could be made")?;
+    let upstream = Nginx::upstream(folder.path(), options.body)?;
+    let proxy = Nginx::proxy(folder.path(), upstream.port(), options.threads)?;
+    let mut sidegates = Vec::new();
+    for (name, program) in programs(options)? {
+        sidegates.push(Sidegate::start(name, &program, upstream.port(), options.threads, folder.path()).await?);
+    }
+    let mut contenders: Vec<(Contender, Target, Processes)> = Vec::new();
+    for sidegate in &sidegates {
+        let target = Target::new(sidegate.port(), sidegate.cookie(), options.body);
+        contenders.push((Contender::new(sidegate.name()), target, Processes::of(&[sidegate.pid()])));
+    }
+    let cookie = sidegates.first().map(Sidegate::cookie).unwrap_or_default();
+    let workers = Processes::of(&proxy.workers(options.threads).await?);
+    contenders.push((Contender::new("nginx"), Target::new(proxy.port(), cookie, options.body), workers));
+
+    let mut out = std::io::stdout().lock();
+    report::heading(&mut out, options, &nginx_version)?;
+    for number in 1..=options.rounds {
+        for (contender, target, processes) in &mut contenders {
+            let sample = load::run(target, processes, options).await.with_context(|| format!("round {number}"))?;
+            let round = Round::of(sample);
+            report::line(&mut out, number, contender, &round)?;
+            contender.rounds.push(round);
+        }
+        out.flush()?;
+    }
+    let contenders: Vec<Contender> = contenders.into_iter().map(|(contender, ..)| contender).collect();
+    report::verdict(&mut out, &contenders)?;
+    Ok(())
+}
+
+/// The proxies to measure, the first of them beside all that follow.
+fn programs(options: &Options) -> anyhow::Result<Vec<(&'static str, PathBuf)>> {
+    let program = match &options.sidegate {
+        Some(program) => program.clone(),
+        None => beside_this_program()?,
+    };
+    Ok([("sidegate", Some(program)), ("other", options.against.clone())]
+        .into_iter()
+        .filter_map(|(name, program)| Some((name, program?)))
+        .collect())
+}
+
+fn beside_this_program() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("where this program lies is unknown: name the proxy with --sidegate")?;
+    Ok(own.parent().unwrap_or_else(|| Path::new(".")).join("sidegate"))
+}

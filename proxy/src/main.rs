@@ -55,7 +55,7 @@ async fn run(sources: Sources, settings: Settings, files: Files) -> anyhow::Resu
     }
     tokio::select! {
         _ = running.drain() => {}
-        () = ended(&mut terminate, &mut interrupt) => tracing::warn!("a second signal: what is in flight is cut off"),
+        () = asked_again(&mut terminate, &mut interrupt) => tracing::warn!("a second signal: what is in flight is cut off"),
     }
     Ok(())
 }
@@ -65,6 +65,17 @@ async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// A second signal, in earnest: Ctrl-C reaches a whole group of processes, and whoever started us may pass it on once more.
+async fn asked_again(terminate: &mut Signal, interrupt: &mut Signal) {
+    let echo = async {
+        loop {
+            ended(terminate, interrupt).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), echo).await;
+    ended(terminate, interrupt).await;
 }
 
 fn take(running: &accept::Running, outcome: Result<Loaded, Faults>) {

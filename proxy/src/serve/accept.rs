@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapters::certs::Certificates;
-use crate::adapters::telemetry::{Held, Metrics, audit};
+use crate::adapters::telemetry::{Held, LogSettings, Metrics, audit};
 use crate::serve::admin::{Admin, Phase};
 use crate::serve::rejection::CODES;
 use crate::serve::settings::{Settings, Shutdown, TlsFiles};
@@ -34,11 +34,25 @@ pub struct Running {
     admin: Arc<Admin>,
     certificates: Option<Arc<Certificates>>,
     addresses: Addresses,
-    shutdown: Shutdown,
+    fixed: Fixed,
     stop_accepting: CancellationToken,
     drain: CancellationToken,
     connections: TaskTracker,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// What a reload leaves as it was at the start.
+#[derive(PartialEq, Eq)]
+struct Fixed {
+    shutdown: Shutdown,
+    connections: usize,
+    log: LogSettings,
+}
+
+impl Fixed {
+    fn of(settings: &Settings) -> Self {
+        Self { shutdown: settings.shutdown, connections: settings.limits.connections, log: settings.log.clone() }
+    }
 }
 
 /// Where it listens.
@@ -63,7 +77,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
     let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
-    let (shutdown, limit) = (settings.shutdown, settings.limits.connections);
+    let fixed = Fixed::of(&settings);
     let house = Arc::new(House::build(settings, Arc::clone(&metrics))?);
     if let Some(sign_in) = &house.site().sign_in {
         audit::enabled(sign_in.provider.kind());
@@ -89,16 +103,20 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         admin,
         certificates,
         addresses,
-        shutdown,
+        fixed,
     };
     running.publish_certificate_end();
-    running.connections.spawn(running.accept(listener, limit));
+    running.connections.spawn(running.accept(listener));
     running.admin.enter(Phase::Ready);
     tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
     Ok(running)
 }
 
 async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the system has many reasons; three of them have a mend worth naming"
+    )]
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{variable}: {address} is in use by another program: stop it, or choose another port")
@@ -144,6 +162,11 @@ impl Running {
         if moved(self.addresses.listen, settings.listen) || moved(self.addresses.admin, settings.admin) {
             tracing::warn!("LISTEN_ADDR and ADMIN_ADDR take effect at the next start");
         }
+        if self.fixed != Fixed::of(&settings) {
+            tracing::warn!(
+                "LIMIT_CONNECTIONS, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL and LOG_FORMAT take effect at the next start"
+            );
+        }
         match (&self.certificates, &settings.tls) {
             (Some(certificates), Some(files)) => {
                 certificates.reload(&files.certificate, &files.key, clock::now())?;
@@ -165,8 +188,8 @@ impl Running {
     /// Whether everything ended by itself.
     pub async fn drain(self) -> bool {
         self.admin.enter(Phase::Draining);
-        tracing::info!(delay = ?self.shutdown.delay, timeout = ?self.shutdown.timeout, "draining: no longer ready");
-        tokio::time::sleep(self.shutdown.delay).await;
+        tracing::info!(delay = ?self.fixed.shutdown.delay, timeout = ?self.fixed.shutdown.timeout, "draining: no longer ready");
+        tokio::time::sleep(self.fixed.shutdown.delay).await;
         self.stop_accepting.cancel();
         self.drain.cancel();
         self.connections.close();
@@ -175,7 +198,7 @@ impl Running {
             self.connections.wait().await;
             self.house.tunnels.wait().await;
         };
-        let clean = tokio::time::timeout(self.shutdown.timeout, ended).await.is_ok();
+        let clean = tokio::time::timeout(self.fixed.shutdown.timeout, ended).await.is_ok();
         if clean {
             tracing::info!("drained: everything in flight has ended");
         } else {
@@ -194,7 +217,7 @@ impl Running {
         }
     }
 
-    fn accept(&self, listener: TcpListener, limit: usize) -> impl Future<Output = ()> + Send + 'static {
+    fn accept(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
         let acceptor = Acceptor {
             house: Arc::clone(&self.house),
             tls: self
@@ -203,7 +226,7 @@ impl Running {
                 .map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config()))),
             connections: self.connections.clone(),
             drain: self.drain.clone(),
-            room: Arc::new(Semaphore::new(limit)),
+            room: Arc::new(Semaphore::new(self.fixed.connections)),
         };
         let stop = self.stop_accepting.clone();
         async move { acceptor.run(listener, &stop).await }

@@ -75,10 +75,10 @@ impl Body {
 
 impl Streamed {
     fn give_back(&mut self) {
-        if let Some((lease, sent)) = self.lease.take() {
-            if sent.is_none_or(|sent| sent.is_done()) {
-                lease.give_back();
-            }
+        if let Some((lease, sent)) = self.lease.take()
+            && sent.is_none_or(|sent| sent.is_done())
+        {
+            lease.give_back();
         }
     }
 

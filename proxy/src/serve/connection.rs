@@ -5,8 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::TE;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -72,8 +70,7 @@ where
     let service = service_fn({
         let watch = Arc::clone(&watch);
         move |request| {
-            let http2 = request.version() == http::Version::HTTP_2;
-            let in_flight = Watch::begin(&watch, http2, takes_trailers(request.headers()));
+            let in_flight = Watch::begin(&watch, request.version() == http::Version::HTTP_2);
             handler::handle(Arc::clone(&house), peer, request, in_flight)
         }
     });
@@ -115,11 +112,6 @@ enum End {
     Near,
     /// What is under way is the last.
     Told,
-}
-
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-    codings.into_iter().any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> {

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{ConnectError, Lease, SendError, Upstream};
 use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
@@ -31,13 +33,12 @@ pub(crate) async fn forward(
     if websocket && !may_open_websocket(&exchange) {
         return Err(Rejection::CrossSite.into());
     }
+    let began = Instant::now();
     dress(&permit, &mut exchange, websocket)?;
-    if in_flight.takes_trailers() {
-        exchange.head.headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
     let upgrade = websocket.then(|| exchange.head.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
     let (body, progress) = RequestBody::of(body, exchange.site.timeouts.body);
     let (mut response, lease) = send(&mut exchange, body, progress.as_deref()).await?;
+    exchange.house.metrics.forwarded(response.status(), began.elapsed());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(upgrade) = upgrade else { return Err(upstream_failed("it switched protocols unasked")) };
         in_flight.becomes_tunnel();
@@ -99,11 +100,18 @@ async fn send(
 ) -> Result<(Response<Incoming>, Lease<RequestBody>), Refused> {
     let upstream = Arc::clone(&exchange.site.upstream);
     let timeouts = exchange.site.timeouts;
-    let head = take_head(exchange, &upstream);
+    let mut head = take_head(exchange, &upstream);
+    frame(&mut head, &body, upstream.is_multiplexed());
     let repeatable = progress.is_none() && is_idempotent(&head.method);
+    let metrics = Arc::clone(&exchange.house.metrics);
+    let unreachable = |error: ConnectError| {
+        metrics.upstream_connect_errors.inc();
+        tracing::warn!("{error}");
+        Refused::from(Rejection::UpstreamUnreachable)
+    };
     let mut lease = upstream.checkout().await.map_err(unreachable)?;
     let spare = (repeatable && lease.is_reused()).then(|| head.clone());
-    let failure = match await_head(lease.send(Request::from_parts(head, body)), progress, timeouts).await? {
+    let failure = match await_head(lease.send(Request::from_parts(head, body)), progress, timeouts, &metrics).await? {
         Ok(response) => return Ok((response, lease)),
         Err(failure) => failure,
     };
@@ -116,9 +124,9 @@ async fn send(
         }
         (None, _) => return Err(upstream_failed_with(&failure.error, progress)),
     };
-    exchange.house.metrics.upstream_retries.inc();
+    metrics.upstream_retries.inc();
     let mut lease = upstream.connect_new().await.map_err(unreachable)?;
-    match await_head(lease.send(again), progress, timeouts).await? {
+    match await_head(lease.send(again), progress, timeouts, &metrics).await? {
         Ok(response) => Ok((response, lease)),
         Err(failure) => Err(upstream_failed_with(&failure.error, progress)),
     }
@@ -147,12 +155,29 @@ fn take_head(exchange: &mut Exchange, upstream: &Upstream<RequestBody>) -> Parts
     head
 }
 
+/// Frames the request by what its body is, not by what its headers said.
+fn frame(head: &mut Parts, body: &RequestBody, multiplexed: bool) {
+    if body.is_end_stream() {
+        // Left standing, a length would make the upstream take the next request's bytes for this one's body.
+        if head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
+            head.headers.remove(CONTENT_LENGTH);
+        }
+    } else if body.size_hint().exact().is_none() {
+        head.headers.remove(CONTENT_LENGTH);
+        if !multiplexed {
+            // Said outright, since a `GET` with a body of unknown length would else lose it.
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+}
+
 /// Waits for the head of an answer: from the last byte of the request `TIMEOUT_FIRST_BYTE`, and while its body is under way as long as
 /// that moves.
 async fn await_head(
     sending: impl Future<Output = Result<Response<Incoming>, SendError<RequestBody>>>,
     progress: Option<&Progress>,
     timeouts: Timeouts,
+    metrics: &Metrics,
 ) -> Result<Result<Response<Incoming>, SendError<RequestBody>>, Refused> {
     let began = Instant::now();
     let deadline = || match progress {
@@ -169,7 +194,7 @@ async fn await_head(
             () = &mut alarm => {
                 let deadline = deadline();
                 if Instant::now() >= deadline {
-                    return Err(overdue(progress, timeouts));
+                    return Err(overdue(progress, timeouts, metrics));
                 }
                 alarm.as_mut().reset(deadline);
             }
@@ -177,7 +202,7 @@ async fn await_head(
     }
 }
 
-fn overdue(progress: Option<&Progress>, timeouts: Timeouts) -> Refused {
+fn overdue(progress: Option<&Progress>, timeouts: Timeouts, metrics: &Metrics) -> Refused {
     let under_way = progress.filter(|progress| !progress.is_done());
     if under_way.is_some_and(Progress::waits_for_client) {
         return Rejection::RequestTimeout.into();
@@ -186,18 +211,9 @@ fn overdue(progress: Option<&Progress>, timeouts: Timeouts) -> Refused {
         Some(_) => (timeouts.body, "took no byte of the request (TIMEOUT_BODY)"),
         None => (timeouts.first_byte, "did not answer (TIMEOUT_FIRST_BYTE)"),
     };
+    metrics.upstream_timeouts.inc();
     tracing::warn!("the upstream {what} for {limit:?}");
     Rejection::UpstreamTimeout.into()
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "an error mapper, used by name")]
-fn unreachable(error: ConnectError) -> Refused {
-    tracing::warn!("{error}");
-    match error {
-        ConnectError::TimedOut { .. } | ConnectError::Connect { .. } | ConnectError::Handshake { .. } => {
-            Rejection::UpstreamUnreachable.into()
-        }
-    }
 }
 
 fn upstream_failed(why: &str) -> Refused {

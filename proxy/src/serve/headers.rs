@@ -96,10 +96,10 @@ pub(crate) enum Malformed {
 /// Checks what two readers could read differently, and makes `Host` the one name of the host.
 pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            return Err(Malformed::TransferEncoding);
-        }
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Malformed::TransferEncoding);
     }
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
@@ -163,6 +163,7 @@ pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a st
 /// Takes out what a client may not supply, what ends at this hop, and, unless a trusted proxy sent it, all forwarding headers.
 /// `listed` is what `Connection` names; it never reaches what we set, since we set it afterwards.
 pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
+    let takes_trailers = lists(headers, &TE, "trailers");
     strip_listed(headers);
     let doomed = |name: &HeaderName| {
         let text = name.as_str();
@@ -176,6 +177,16 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     for name in names {
         headers.remove(name);
     }
+    // Of `TE` only this is true of our own hop as well: we pass trailers on.
+    if takes_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Whether a header lists `token`, case aside.
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
 /// Removes what `Connection` lists, but for the fields that frame or route the message, which are never a hop's own.
@@ -334,12 +345,11 @@ fn is_traceparent(value: &HeaderValue) -> bool {
 
 /// Whether the request asks to become a WebSocket (RFC 6455 §4.1). Other upgrades, `h2c` above all, do not pass.
 pub(crate) fn is_websocket(head: &Parts) -> bool {
-    let lists = |name: HeaderName, token: &str| {
-        let values = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
-    };
     let alone = head.headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    head.version == Version::HTTP_11 && head.method == Method::GET && alone && lists(CONNECTION, "upgrade")
+    head.version == Version::HTTP_11
+        && head.method == Method::GET
+        && alone
+        && lists(&head.headers, &CONNECTION, "upgrade")
 }
 
 /// Whether a browser asks for a page to show: only then is it led to the sign-in.

@@ -153,32 +153,45 @@ impl Rejection {
     /// The answer for one caller.
     pub(crate) fn respond(&self, asker: &Asker, cookies: Vec<HeaderValue>) -> Response<Body> {
         let answer = self.answer();
-        let mut response = match self {
-            Self::Unauthenticated if asker.navigates => redirect(StatusCode::FOUND, &asker.login_url()),
-            _ if asker.html => self.page(&answer, asker),
-            _ => json(answer.status, &self.json(&answer)),
+        let sent_to_sign_in = asker.navigates && matches!(self, Self::Unauthenticated);
+        let mut response = if sent_to_sign_in {
+            redirect(StatusCode::FOUND, &asker.login_url())
+        } else if asker.html {
+            self.page(&answer, asker)
+        } else {
+            json(answer.status, &self.json(&answer))
         };
         let headers = response.headers_mut();
         for cookie in cookies {
             headers.append(SET_COOKIE, cookie);
         }
-        match self {
-            Self::MethodNotAllowed(allowed) => {
-                headers.insert(ALLOW, HeaderValue::from_static(allowed));
-            }
-            Self::SignInLoop => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("60"));
-            }
-            Self::StoreUnavailable => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
-            }
-            // Whoever frames a request oddly may have put another one behind it.
-            Self::Malformed(_) if asker.http1 => {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
+        if let Self::MethodNotAllowed(allowed) = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        // Whoever frames a request oddly may have put another one behind it.
+        if asker.http1 && matches!(self, Self::Malformed(_)) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// When to come again, in seconds.
+    const fn retry_after(&self) -> Option<&'static str> {
+        if matches!(self, Self::SignInLoop) {
+            Some("60")
+        } else if matches!(self, Self::StoreUnavailable) {
+            Some("2")
+        } else {
+            None
+        }
+    }
+
+    /// Whom the page says the browser is signed in as.
+    fn who(&self) -> Option<&str> {
+        if let Self::NotAllowed { who, .. } = self { Some(who.as_str()).filter(|who| !who.is_empty()) } else { None }
     }
 
     fn json(&self, answer: &Answer) -> serde_json::Value {
@@ -226,10 +239,7 @@ impl Rejection {
             sentence: answer.message,
             explanation,
             checks: if matches!(self, Self::SignInLoop) { LOOP_CHECKS } else { &[] },
-            signed_in_as: match self {
-                Self::NotAllowed { who, .. } if !who.is_empty() => Some(who),
-                _ => None,
-            },
+            signed_in_as: self.who(),
             request_id: asker.request_id.to_str().ok(),
             actions,
         };
@@ -242,7 +252,7 @@ impl Rejection {
             Self::InvalidState => "This sign-in is no longer valid",
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
             Self::NotAllowed { .. } => "You do not have access",
-            Self::SignInCancelled => "Sign-in was cancelled",
+            Self::SignInCancelled => "You did not sign in",
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
             Self::WrongHost { .. } => "This is not the public address",

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -16,6 +17,7 @@ use crate::adapters::stores::memory::MemoryStore;
 use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::caller::TrustedProxies;
+use crate::domain::identity::ProviderKind;
 use crate::domain::policy::Policy;
 use crate::domain::session::Lifetime;
 use crate::ports::{IdentityProvider, SessionStore};
@@ -39,6 +41,7 @@ pub(crate) struct House {
 /// Random secrets for what `SESSION_SECRET` would give: kept over reloads, so that a reload interrupts nobody's sign-in.
 struct Heirlooms {
     secret: Vec<u8>,
+    upstream_connections: Gauge,
     signing: SigningKeys,
     /// The upstream's pool, kept while its settings are the same.
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
@@ -75,6 +78,8 @@ pub(crate) struct SignIn {
     /// Host and port of the public origin, as browsers write them in `Host`.
     pub(crate) host_text: String,
     pub(crate) lifetime: Lifetime,
+    /// Who vouches for the sessions.
+    authority: (ProviderKind, Url),
 }
 
 impl House {
@@ -85,6 +90,7 @@ impl House {
         };
         let heirlooms = Heirlooms {
             secret: seal::random_secret()?.to_vec(),
+            upstream_connections: metrics.upstream_connections.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
@@ -112,6 +118,13 @@ impl House {
         let site = self.heirlooms.site(settings, &self.store)?;
         if let Some(sign_in) = &site.sign_in {
             self.store.set_idle(sign_in.lifetime.idle);
+            let before = self.site();
+            if before.sign_in.as_ref().is_some_and(|before| before.authority != sign_in.authority) {
+                tracing::warn!(
+                    "the provider has changed: all sessions end, since the new one has not vouched for them"
+                );
+                self.store.end_all();
+            }
         }
         self.site.store(Arc::new(site));
         self.reload_failure.store(None);
@@ -175,7 +188,9 @@ impl Heirlooms {
         let origin = &settings.public_origin;
         let origin_text = origin.origin().ascii_serialization();
         let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
+        let (kind, address) = settings.provider.authority();
         Ok(SignIn {
+            authority: (kind, address.clone()),
             provider: self.provider(&settings)?,
             store: Arc::clone(store) as Arc<dyn SessionStore>,
             cookies: Cookies::new(settings.cookie, origin),
@@ -209,7 +224,8 @@ impl Heirlooms {
             UpstreamAddress::Https { .. } => Some(Arc::new(certs::client_config(&settings.roots, &[b"http/1.1"])?)),
             UpstreamAddress::Http { .. } | UpstreamAddress::H2c { .. } | UpstreamAddress::Unix(_) => None,
         };
-        let upstream = Arc::new(Upstream::new(settings, tls).map_err(anyhow::Error::msg)?);
+        let upstream =
+            Arc::new(Upstream::new(settings, tls, self.upstream_connections.clone()).map_err(anyhow::Error::msg)?);
         *kept = Some((settings.clone(), Arc::clone(&upstream)));
         Ok(upstream)
     }

@@ -42,12 +42,12 @@ impl Watch {
         watch
     }
 
-    pub(crate) fn begin(watch: &Arc<Self>, http2: bool, takes_trailers: bool) -> InFlight {
+    pub(crate) fn begin(watch: &Arc<Self>, http2: bool) -> InFlight {
         watch.in_flight.fetch_add(1, Ordering::Relaxed);
         watch.http2.store(http2, Ordering::Relaxed);
         watch.reads_head.store(false, Ordering::Relaxed);
         watch.deadline.store(NEVER, Ordering::Relaxed);
-        InFlight { watch: Arc::clone(watch), takes_trailers }
+        InFlight(Arc::clone(watch))
     }
 
     fn end(&self) {
@@ -79,26 +79,18 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// A request under way; the connection is not idle until it is dropped.
-pub(crate) struct InFlight {
-    watch: Arc<Watch>,
-    takes_trailers: bool,
-}
+pub(crate) struct InFlight(Arc<Watch>);
 
 impl InFlight {
     /// The connection becomes a tunnel: from here on its bytes are not HTTP, and may rest.
     pub(crate) fn becomes_tunnel(&self) {
-        self.watch.upgraded.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether this hop said `TE: trailers` (RFC 9110 §10.1.4), before `TE` was taken out.
-    pub(crate) const fn takes_trailers(&self) -> bool {
-        self.takes_trailers
+        self.0.upgraded.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.watch.end();
+        self.0.end();
     }
 }
 

@@ -74,6 +74,28 @@ impl<'p> Browser<'p> {
         .await
     }
 
+    /// `GET` as a program asks, for JSON.
+    pub async fn fetch(&mut self, path: &str) -> Answer {
+        self.send(Request::get(path).header("accept", "application/json")).await
+    }
+
+    /// Forgets a cookie.
+    pub fn drop_cookie(&mut self, name: &str) {
+        self.jar.remove(name);
+    }
+
+    /// Names of the cookies of sign-ins under way.
+    pub fn attempts(&self) -> Vec<String> {
+        self.jar.keys().filter(|name| name.contains("sidegate_login_")).cloned().collect()
+    }
+
+    /// The callback to which the provider sends this browser when `user` signs in there.
+    pub async fn approved(&mut self, rd: &str, user: &str) -> String {
+        let authorize = self.begin(rd).await;
+        let callback = self.proxy.idp().approve(&authorize, user).expect("the provider refuses");
+        path_of(&callback)
+    }
+
     pub async fn post(&mut self, path: &str) -> Answer {
         self.send(Request::post(path)).await
     }
@@ -98,4 +120,10 @@ impl<'p> Browser<'p> {
         let callback = self.proxy.idp().approve(&authorize, user).expect("the provider refuses");
         self.come_back(&callback).await
     }
+}
+
+/// Path and query of an address.
+pub fn path_of(address: &str) -> String {
+    let url = url::Url::parse(address).unwrap();
+    url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
 }

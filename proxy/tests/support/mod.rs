@@ -6,7 +6,7 @@ pub mod proxy;
 pub mod upstream;
 pub mod wire;
 
-pub use browser::Browser;
+pub use browser::{Browser, path_of};
 pub use client::{Client, Out};
 pub use proxy::Proxy;
 pub use upstream::Upstream;

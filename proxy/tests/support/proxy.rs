@@ -197,6 +197,11 @@ impl Plan {
         self
     }
 
+    /// The development provider, before the start.
+    pub fn idp(&self) -> &DevIdp {
+        self.idp.as_ref().expect("open mode has no provider")
+    }
+
     /// The command, for a test that runs it in its own way.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidegate"));
@@ -206,6 +211,15 @@ impl Plan {
 
     /// Starts it, and waits until it is ready and has reached its provider.
     pub async fn start(self) -> Proxy {
+        let proxy = self.start_alone().await;
+        if proxy.idp.is_some() {
+            until("the provider is reached", async || !proxy.admin("/readyz").await.text().contains("provider:")).await;
+        }
+        proxy
+    }
+
+    /// Starts it, and waits until it is ready, though its provider may be away.
+    pub async fn start_alone(self) -> Proxy {
         let mut child = self.command().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
@@ -217,9 +231,6 @@ impl Plan {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut proxy = Proxy { child, address: unknown, admin: unknown, log, idp: self.idp, folder: self.folder };
         proxy.find_addresses().await;
-        if proxy.idp.is_some() {
-            until("the provider is reached", async || !proxy.admin("/readyz").await.text().contains("provider:")).await;
-        }
         proxy
     }
 }

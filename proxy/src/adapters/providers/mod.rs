@@ -28,6 +28,7 @@ use self::entra::Entra;
 use self::github::Github;
 use self::http::{Http, is_safe};
 use self::oidc::Oidc;
+use crate::domain::identity::ProviderKind;
 use crate::domain::secret::Secret;
 use crate::ports::IdentityProvider;
 
@@ -138,6 +139,18 @@ impl ProviderSettings {
             Self::Github { web, api, .. } => vec![web, api],
             Self::Entra { authority, graph, .. } => vec![authority, graph],
             Self::Oidc { issuer, .. } => vec![issuer],
+        }
+    }
+}
+
+impl ProviderSettings {
+    /// Who vouches for people: its kind and address. Where that changes, what was vouched for before counts no more.
+    #[must_use]
+    pub fn authority(&self) -> (ProviderKind, &Url) {
+        match self {
+            Self::Github { web, .. } => (ProviderKind::Github, web),
+            Self::Entra { authority, .. } => (ProviderKind::Entra, authority),
+            Self::Oidc { issuer, .. } => (ProviderKind::Oidc, issuer),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, Pending, SessionStore, StoreUnavailable};
 
 /// What all sessions together may take, in bytes: beyond it the longest unused goes first.
-const CAPACITY: u64 = 512 * 1024 * 1024;
+const CAPACITY: u64 = 128 * 1024 * 1024;
 
 /// What a session takes beside its texts: the record, its ready headers, a signed assertion and the cache's own share.
 const BASE_WEIGHT: usize = 2048;
@@ -70,6 +70,14 @@ impl MemoryStore {
     /// Lets what is beyond the capacity go; the cache does it by itself only when it is used.
     pub fn settle(&self) {
         self.sessions.run_pending_tasks();
+    }
+
+    /// Ends all sessions: whoever vouched for them is not asked any more.
+    pub fn end_all(&self) {
+        for (key, session) in &self.sessions {
+            session.end();
+            self.sessions.invalidate(key.as_ref());
+        }
     }
 
     /// Sessions that were ended early because the store was full.

@@ -11,10 +11,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::ClientConfig;
 
 use super::connect::{ConnectError, Target};
 use super::{UpstreamAddress, UpstreamSettings};
+use crate::adapters::telemetry::Held;
 
 /// How long a connection may lie unused. Less than the 5 s after which common servers (Node, uvicorn) close theirs, so that we
 /// seldom send a request into a connection that is being closed.
@@ -34,6 +36,7 @@ pub struct Upstream<B> {
     shards: Box<[Mutex<Vec<Idle<B>>>]>,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<B>>>,
     failure: ArcSwapOption<String>,
+    connections: Gauge,
 }
 
 struct Idle<B> {
@@ -46,11 +49,15 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// An upstream with an empty pool; nothing is connected yet. `tls` is needed for `https://` only.
+    /// An upstream with an empty pool; nothing is connected yet. `tls` is needed for `https://` only; `connections` counts those open.
     ///
     /// # Errors
     /// Where the address is not one to connect to; the text names the variable.
-    pub fn new(settings: &UpstreamSettings, tls: Option<Arc<ClientConfig>>) -> Result<Self, String> {
+    pub fn new(
+        settings: &UpstreamSettings,
+        tls: Option<Arc<ClientConfig>>,
+        connections: Gauge,
+    ) -> Result<Self, String> {
         let shards = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             origin: settings.address.origin(),
@@ -60,6 +67,7 @@ where
             shards: (0..shards).map(|_| Mutex::new(Vec::new())).collect(),
             shared: tokio::sync::Mutex::new(None),
             failure: ArcSwapOption::empty(),
+            connections,
         })
     }
 
@@ -107,7 +115,9 @@ where
         let (sender, connection) = http1::handshake(io)
             .await
             .map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })?;
+        let held = Held::by(&self.connections);
         tokio::spawn(async move {
+            let _held = held;
             let ended = connection.with_upgrades().await;
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
         });
@@ -163,7 +173,9 @@ where
             .handshake(io)
             .await
             .map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })?;
+        let held = Held::by(&self.connections);
         tokio::spawn(async move {
+            let _held = held;
             let ended = connection.await;
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
         });

@@ -23,6 +23,12 @@ use crate::serve::{headers, pages};
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: Exchange) -> Result<Response<Body>, Refused> {
+    let response = dispatch(&exchange).await?;
+    exchange.house.metrics.answered(response.status());
+    Ok(response)
+}
+
+async fn dispatch(exchange: &Exchange) -> Result<Response<Body>, Refused> {
     let method = exchange.head.method.clone();
     let path = exchange.head.uri.path().strip_prefix(AUTH_PREFIX).unwrap_or_default();
     let endpoint = Endpoint::named(path.strip_prefix('/').unwrap_or_default());
@@ -37,12 +43,12 @@ pub(crate) async fn answer(exchange: Exchange) -> Result<Response<Body>, Refused
     endpoint.check(&method)?;
     match endpoint {
         Endpoint::Status => Ok(status(true)),
-        Endpoint::Login => login::begin(&exchange, sign_in).await,
-        Endpoint::Callback => login::callback(&exchange, sign_in).await,
-        Endpoint::Me => account::me(&exchange, sign_in).await,
-        Endpoint::Session => account::session(&exchange, sign_in).await,
-        Endpoint::Logout => account::logout(&exchange, sign_in).await,
-        Endpoint::SignIn => Ok(account::sign_in_page(&exchange, sign_in)),
+        Endpoint::Login => login::begin(exchange, sign_in).await,
+        Endpoint::Callback => login::callback(exchange, sign_in).await,
+        Endpoint::Me => account::me(exchange, sign_in).await,
+        Endpoint::Session => account::session(exchange, sign_in).await,
+        Endpoint::Logout => account::logout(exchange, sign_in).await,
+        Endpoint::SignIn => Ok(account::sign_in_page(exchange, sign_in)),
         Endpoint::SignedOut => Ok(account::signed_out_page(sign_in)),
         Endpoint::Jwks => Ok(account::jwks(sign_in)),
         Endpoint::Asset(name) => asset(&name),

@@ -1,0 +1,142 @@
+//! What is printed: each measurement, and the ratios at the end.
+
+use std::fs;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use crate::load::Sample;
+use crate::options::Options;
+
+/// The goal for CPU time per request, as a ratio to nginx.
+const GOAL: f64 = 1.15;
+
+/// One of those measured.
+pub(crate) struct Contender {
+    name: &'static str,
+    pub(crate) rounds: Vec<Round>,
+}
+
+impl Contender {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self { name, rounds: Vec::new() }
+    }
+}
+
+/// What one measurement comes to.
+pub(crate) struct Round {
+    requests_per_second: f64,
+    p50: f64,
+    p99: f64,
+    cpu: f64,
+}
+
+impl Round {
+    #[expect(clippy::cast_precision_loss, reason = "a count of requests is far below 2^52")]
+    pub(crate) fn of(mut sample: Sample) -> Self {
+        sample.latencies.sort_unstable();
+        let count = sample.latencies.len();
+        let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
+        let rank = |percent: usize| sample.latencies.get((count * percent / 100).min(count - 1)).copied();
+        Self {
+            requests_per_second: count as f64 / sample.took.as_secs_f64(),
+            p50: micros(rank(50).unwrap_or_default()),
+            p99: micros(rank(99).unwrap_or_default()),
+            cpu: micros(sample.cpu) / count as f64,
+        }
+    }
+}
+
+type Figure = (&'static str, fn(&Round) -> f64);
+
+const FIGURES: [Figure; 4] = [
+    ("CPU per request", |round| round.cpu),
+    ("requests/s", |round| round.requests_per_second),
+    ("p50", |round| round.p50),
+    ("p99", |round| round.p99),
+];
+
+pub(crate) fn heading(out: &mut impl Write, options: &Options, nginx: &str) -> io::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name);
+    writeln!(out, "{cores} cores ({}), {nginx}", model.unwrap_or(" unknown").trim())?;
+    writeln!(
+        out,
+        "{} rounds of {:?} each, {} connections, {} bytes of body, {} threads; sidegate signed in (memory store)\n",
+        options.rounds,
+        options.measured(),
+        options.connections,
+        options.body,
+        options.threads
+    )?;
+    writeln!(out, "round             requests/s    p50 us    p99 us  CPU us/request")
+}
+
+pub(crate) fn line(out: &mut impl Write, number: usize, contender: &Contender, round: &Round) -> io::Result<()> {
+    let Round { requests_per_second, p50, p99, cpu } = round;
+    writeln!(out, "{number:>3}  {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {cpu:>15.2}", contender.name)
+}
+
+/// The medians, and the first contender's ratios to each of the others, round by round.
+pub(crate) fn verdict(out: &mut impl Write, contenders: &[Contender]) -> io::Result<()> {
+    writeln!(out, "\nmedian            requests/s    p50 us    p99 us  CPU us/request")?;
+    for contender in contenders {
+        let of = |figure: fn(&Round) -> f64| Spread::of(contender.rounds.iter().map(figure)).median;
+        let [cpu, requests_per_second, p50, p99] = FIGURES.map(|(_, figure)| of(figure));
+        writeln!(out, "     {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {cpu:>15.2}", contender.name)?;
+    }
+    let Some((first, others)) = contenders.split_first() else { return Ok(()) };
+    for other in others {
+        writeln!(out, "\n{} / {:<14} median     min     max", first.name, other.name)?;
+        for (name, figure) in FIGURES {
+            let Spread { median, min, max } = ratios(first, other, figure);
+            writeln!(out, "  {name:<22} {median:>8.3} {min:>7.3} {max:>7.3}")?;
+        }
+    }
+    if let Some(nginx) = others.last() {
+        let ratio = ratios(first, nginx, |round| round.cpu).median;
+        let outcome = if ratio <= GOAL { "reached" } else { "missed" };
+        writeln!(out, "\ngoal, CPU per request at most {GOAL} times nginx's: {outcome} ({ratio:.3})")?;
+    }
+    Ok(())
+}
+
+fn ratios(one: &Contender, other: &Contender, figure: fn(&Round) -> f64) -> Spread {
+    Spread::of(one.rounds.iter().zip(&other.rounds).map(|(one, other)| figure(one) / figure(other)))
+}
+
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
+        let last = values.len().saturating_sub(1);
+        Self { median: f64::midpoint(at(last / 2), at(values.len() / 2)), min: at(0), max: at(last) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two() {
+        assert!((Spread::of([3.0, 1.0, 2.0].into_iter()).median - 2.0).abs() < 1e-9);
+        assert!((Spread::of([4.0, 1.0, 2.0, 3.0].into_iter()).median - 2.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn time_is_shared_out_over_the_requests() {
+        let latencies = (1..=100).rev().map(Duration::from_micros).collect();
+        let sample = Sample { latencies, took: Duration::from_millis(500), cpu: Duration::from_micros(2500) };
+        let round = Round::of(sample);
+        assert!((round.cpu - 25.0).abs() < 1e-9 && (round.requests_per_second - 200.0).abs() < 1e-9);
+        assert!((round.p50 - 51.0).abs() < 1e-9 && (round.p99 - 100.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,108 @@
+//! The proxy under test: started, and signed in through the development provider.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use dev_idp::DevIdp;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::{http, nginx};
+
+/// How long the proxy may take to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running proxy, and a session on it; dropping it stops it.
+pub(crate) struct Sidegate {
+    name: &'static str,
+    _process: Child,
+    _provider: DevIdp,
+    pid: u32,
+    port: u16,
+    cookie: String,
+}
+
+impl Sidegate {
+    /// Starts the program with the memory store and the settings of a usual sidecar, and signs a user in.
+    pub(crate) async fn start(
+        name: &'static str,
+        program: &Path,
+        upstream: u16,
+        threads: usize,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
+        ensure!(program.is_file(), "there is no {}: cargo build --release -p sidegate", program.display());
+        let port = nginx::free_port()?;
+        let redirect_url = format!("http://127.0.0.1:{port}/api/v1/auth/callback");
+        let provider = DevIdp::start(dev_idp::Options {
+            redirect_urls: vec![redirect_url.clone()],
+            ..dev_idp::Options::default()
+        })
+        .await?;
+        let log = folder.join(format!("{name}.log"));
+        let mut process = Command::new(program)
+            .env_clear()
+            .env("OAUTH_ENABLED", "true")
+            .env("OAUTH_PROVIDER", "github")
+            .env("OAUTH_GITHUB_URL", provider.origin())
+            .env("OAUTH_GITHUB_API_URL", provider.origin())
+            .env("OAUTH_CLIENT_ID", "sidegate-dev")
+            .env("OAUTH_CLIENT_SECRET", "sidegate-dev-secret")
+            .env("OAUTH_REDIRECT_URL", redirect_url)
+            .env("OAUTH_ALLOWED_USERS", "ann")
+            .env("SESSION_STORE", "memory")
+            .env("UPSTREAM_URL", format!("http://127.0.0.1:{upstream}"))
+            .env("LISTEN_ADDR", format!("127.0.0.1:{port}"))
+            .env("ADMIN_ADDR", "127.0.0.1:0")
+            .env("TOKIO_WORKER_THREADS", threads.to_string())
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log)?)
+            .stderr(fs::OpenOptions::new().append(true).open(&log)?)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be run", program.display()))?;
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if process.try_wait()?.is_some() || began.elapsed() > START_LIMIT {
+                bail!("{name} does not start: {}", fs::read_to_string(&log)?.trim());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let pid = process.id().with_context(|| format!("{name} has ended"))?;
+        let cookie = sign_in(port, &provider).await.with_context(|| format!("signing in to {name}"))?;
+        Ok(Self { name, _process: process, _provider: provider, pid, port, cookie })
+    }
+
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The session's cookie, as `name=value`.
+    pub(crate) fn cookie(&self) -> &str {
+        &self.cookie
+    }
+}
+
+async fn sign_in(port: u16, provider: &DevIdp) -> anyhow::Result<String> {
+    let login = http::get(port, "/api/v1/auth/login", "").await?;
+    let authorize = login.location.with_context(|| format!("login was answered {}", login.status))?;
+    let callback = provider.approve(&authorize, "ann")?;
+    let path = callback.splitn(4, '/').nth(3).context("the callback's URL has no path")?;
+    let back = http::get(port, &format!("/{path}"), &login.cookies.join("; ")).await?;
+    let session = back.cookies.into_iter().find(|cookie| cookie.starts_with("session_token="));
+    let session = session.with_context(|| format!("the callback was answered {}, without a session", back.status))?;
+    let me = http::get(port, "/api/v1/auth/me", &session).await?;
+    ensure!(me.status == 200, "the session is not taken: `me` was answered {}", me.status);
+    Ok(session)
+}
