@@ -309,8 +309,10 @@ async fn slow_readers_do_not_stall_others_on_the_one_connection_to_an_h2c_upstre
         unread.push((client.get("/x").await.unwrap().into_body(), client));
     }
     settled(&taken).await;
+    let began = Instant::now();
     let answer = Client::http1(proxy.address).await.get("/small").await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "small");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(upstream.connections(), 1);
 }
 
