@@ -21,6 +21,7 @@ const PIECE: usize = 64 * 1024;
 
 /// The size of each body. `SIDEGATE_TEST_BODY_MIB` says it; else it is a gibibyte, or less in a build without optimisation, where
 /// that would keep two processors busy for a minute: memory that grows with the body shows long before.
+#[expect(clippy::disallowed_methods, reason = "a test has no settings but the environment")]
 fn mebibytes() -> usize {
     let usual = if cfg!(debug_assertions) { 128 } else { 1024 };
     std::env::var("SIDEGATE_TEST_BODY_MIB").map_or(usual, |text| text.parse().unwrap())
