@@ -16,6 +16,8 @@
 mod errors;
 mod layers;
 mod pages;
+mod policy;
 mod request_path;
+mod sessions;
 mod sign_in;
 mod support;
