@@ -13,11 +13,17 @@
     reason = "tests fail by panicking, and print what they measured"
 )]
 
+mod admin;
+mod config;
 mod errors;
 mod layers;
 mod pages;
 mod policy;
+mod reload;
 mod request_path;
 mod sessions;
 mod sign_in;
+mod streaming;
 mod support;
+mod tls;
+mod websocket;

@@ -23,6 +23,11 @@ use crate::serve::{admin, background, clock, connection};
 /// How long the accept loop rests when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
+/// What the kernel may hold of an answer before it is sent, in bytes. Without it some MiB gather there, and a reader that is slow
+/// but steady looks as if it took nothing for as long as those last (`TIMEOUT_BODY`).
+#[cfg(target_os = "linux")]
+const UNSENT_MOST: u32 = 128 * 1024;
+
 /// A proxy that is running.
 pub struct Running {
     house: Arc<House>,
@@ -67,6 +72,9 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(&CODES, &CODES));
     let (listener, admin_listener) =
         (bind("LISTEN_ADDR", settings.listen).await?, bind("ADMIN_ADDR", settings.admin).await?);
+    // Accepted connections inherit it.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
     let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
     let fixed = Fixed::of(&settings);

@@ -44,7 +44,13 @@ impl Client {
 
     pub async fn http2(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        // The connection's window is wider than that of all streams which a test leaves unread.
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
         tokio::spawn(connection);
         Self::Http2(sender)
     }

@@ -15,6 +15,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::{UpstreamAddress, UpstreamSettings};
 
+/// What the kernel may hold of a request before it is sent, in bytes, so that an upstream which takes it slowly is seen to take it.
+#[cfg(target_os = "linux")]
+const UNSENT_MOST: u32 = 128 * 1024;
+
 /// Why no connection to the upstream was had. The text names the upstream and says what is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -83,6 +87,8 @@ impl Target {
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
     Ok(stream)
 }
 

@@ -1,0 +1,1 @@
+//! The admin listener: lives, readiness, metrics, and their limits.

@@ -1,0 +1,1 @@
+//! Reloads: what takes effect, what stays, and that nobody notices.
