@@ -14,6 +14,7 @@
 )]
 
 mod admin;
+mod big_bodies;
 mod config;
 mod errors;
 mod layers;
@@ -22,6 +23,7 @@ mod policy;
 mod reload;
 mod request_path;
 mod sessions;
+mod shutdown;
 mod sign_in;
 mod streaming;
 mod support;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -229,7 +229,7 @@ impl Running {
             room: Arc::new(Semaphore::new(self.fixed.connections)),
         };
         let stop = self.stop_accepting.clone();
-        async move { acceptor.run(&listener, &stop).await }
+        async move { acceptor.run(listener, &stop).await }
     }
 }
 
@@ -242,30 +242,48 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(&self, listener: &TcpListener, stop: &CancellationToken) {
+    async fn run(&self, listener: TcpListener, stop: &CancellationToken) {
         loop {
             // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
             let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 biased;
-                accepted = listener.accept() => accepted,
-                // Only now, with nothing left in the queue: who has connected is served.
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted.map(|(stream, _)| stream),
             };
-            match accepted {
-                Ok((stream, _)) => self.serve(stream, room),
-                Err(error) if is_one_connections_own(&error) => {}
-                Err(error) => {
-                    tracing::error!(
-                        "connections cannot be accepted: {error}; check the limit of open files (ulimit -n)"
-                    );
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
+            self.take(accepted, room).await;
+        }
+        if let Err(error) = self.run_dry(listener).await {
+            tracing::warn!("who had just connected could not be served: {error}");
+        }
+    }
+
+    /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
+    async fn run_dry(&self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        loop {
+            let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return Ok(()) };
+            let accepted = match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok((stream, _)) => stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)),
+                Err(error) => Err(error),
+            };
+            self.take(accepted, room).await;
+        }
+    }
+
+    async fn take(&self, accepted: io::Result<TcpStream>, room: OwnedSemaphorePermit) {
+        match accepted {
+            Ok(stream) => self.serve(stream, room),
+            Err(error) if is_one_connections_own(&error) => {}
+            Err(error) => {
+                tracing::error!("connections cannot be accepted: {error}; check the limit of open files (ulimit -n)");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, room: tokio::sync::OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, room: OwnedSemaphorePermit) {
         let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
         self.connections.spawn(async move {
             let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));

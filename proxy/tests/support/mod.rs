@@ -7,7 +7,7 @@ pub mod upstream;
 pub mod wire;
 
 pub use browser::{Browser, path_of};
-pub use client::Client;
+pub use client::{Client, Out};
 pub use proxy::Proxy;
 pub use upstream::Upstream;
 pub use wire::Answer;
