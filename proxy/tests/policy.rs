@@ -127,6 +127,11 @@ async fn with_an_open_tenant_an_address_written_by_an_administrator_never_counts
             plan.env("OAUTH_ALLOWED_USERS", "@contoso.example,mallory@fabrikam.example,bob@example.com").start().await;
         assert_eq!(email_of(&proxy, "ann").await.as_deref(), Some("ann@contoso.example"), "the proven name counts");
         assert_eq!(email_of(&proxy, "mallory").await.as_deref(), Some("mallory@fabrikam.example"));
+        assert_eq!(
+            email_of(&proxy, "bob").await.as_deref(),
+            Some("bob@example.com"),
+            "its domain is proven (xms_edov)"
+        );
         assert!(!admits(&proxy, "gus").await, "a guest's name is made up");
     }
 }
@@ -278,4 +283,33 @@ async fn an_emptied_file_lets_nobody_in_and_a_deleted_one_leaves_the_last_good_l
     until("nobody is let in", async || ann.get("/x").await.status == 403).await;
     assert!(!admits(&proxy, "bob").await && !admits(&proxy, "ann").await);
     assert!(!proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE"));
+}
+
+#[tokio::test]
+async fn an_address_with_two_at_signs_never_counts() {
+    let upstream = Upstream::start().await;
+    for kind in ["github", "entra", "oidc"] {
+        let plan = Proxy::with_sign_in(kind, &upstream).await;
+        let proxy = plan.env("OAUTH_ALLOWED_USERS", "@example.com,@evil.example,id:777").start().await;
+        let mut user = dev_idp::User::new("twice");
+        let address = "ann@example.com@evil.example";
+        user.github.as_mut().unwrap().emails[0].address = address.into();
+        user.oidc.as_mut().unwrap().email = Some(address.into());
+        user.entra.as_mut().unwrap().mail = Some(address.into());
+        proxy.idp().put_user(user);
+        assert!(!admits(&proxy, "twice").await, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_may_have_any_name_and_a_person_too() {
+    let upstream = Upstream::start().await;
+    for (kind, group) in [("github", "acme"), ("oidc", "<b>staff</b>"), ("entra", "Zürich, 100%")] {
+        // A list is split at commas: what has one in it is named in the file's array.
+        let plan = Proxy::with_sign_in(kind, &upstream).await;
+        let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &format!("oauth_allowed_groups = [{group:?}]\n"));
+        let proxy = plan.start().await;
+        let mut zoe = proxy.signed_in_as("zoe").await;
+        assert_eq!(zoe.get("/api/v1/auth/me").await.json()["name"], "Zoë <b>, 100%", "{kind}");
+    }
 }

@@ -5,10 +5,8 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::parameter;
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified, Identity};
-use crate::domain::path::ReturnTo;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
@@ -88,11 +86,10 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
 
 /// `GET sign-in`: a page with a button, for links that should not lead to the provider at once.
 pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Body> {
-    let rd = parameter(exchange.head.uri.query(), "rd").ok().flatten().unwrap_or_default();
     let page = SignInPage {
         site: Some(&sign_in.host_text),
         provider: pages::provider_name(sign_in.provider.kind()),
-        return_to: &ReturnTo::parse(&rd, &sign_in.public_origin),
+        return_to: &super::wanted(exchange.head.uri.query(), &sign_in.public_origin),
         notice: None,
     };
     rejection::html(StatusCode::OK, pages::sign_in(&page))
