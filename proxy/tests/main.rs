@@ -15,6 +15,7 @@
 
 mod admin;
 mod config;
+mod documentation;
 mod errors;
 mod layers;
 mod reload;
