@@ -9,6 +9,7 @@ use url::Url;
 /// A request's path as the most eager upstream would read it: decoded once, backslashes as slashes, slashes merged, dot segments gone.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CanonicalPath<'a> {
+    raw: &'a str,
     text: Cow<'a, str>,
     altered: bool,
 }
@@ -18,11 +19,11 @@ impl<'a> CanonicalPath<'a> {
     #[must_use]
     pub fn of(raw: &'a str) -> Self {
         if is_plain(raw) {
-            return Self { text: Cow::Borrowed(raw), altered: false };
+            return Self { raw, text: Cow::Borrowed(raw), altered: false };
         }
         let text = normalise(raw);
         let altered = text != raw;
-        Self { text: Cow::Owned(text), altered }
+        Self { raw, text: Cow::Owned(text), altered }
     }
 
     /// Whether the raw path was written in another way: such a path never matches a rule that opens it.
@@ -32,11 +33,16 @@ impl<'a> CanonicalPath<'a> {
     }
 
     /// What stands behind `prefix` and a slash; empty for `prefix` itself; `None` elsewhere. `prefix` has no slash at its end.
+    /// A raw path that only leads out of it (`{prefix}/..%2fx`) counts as below: an upstream may read it either way.
     #[must_use]
     pub fn below(&self, prefix: &str) -> Option<&str> {
-        let rest = self.text.strip_prefix(prefix)?;
-        if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+        below(&self.text, prefix).or_else(|| below(self.raw, prefix))
     }
+}
+
+fn below<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let rest = text.strip_prefix(prefix)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
 }
 
 fn is_plain(raw: &str) -> bool {
@@ -196,6 +202,7 @@ mod tests {
             ("/api/v1/auth%2fme", "me"),
             ("/api\\v1/auth/me", "me"),
             ("/api/v1/auth/x/%2e%2e/me", "me"),
+            ("/api/v1/auth/..%2fx", "..%2fx"),
             ("/api/v1/auth", ""),
         ] {
             let path = CanonicalPath::of(raw);

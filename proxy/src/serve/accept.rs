@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,11 @@ use crate::serve::{admin, background, clock, connection};
 
 /// How long the accept loop rests when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the kernel may hold of an answer before it is sent, in bytes. Without it some MiB gather there, and a reader that is slow
+/// but steady looks as if it took nothing for as long as those last (`TIMEOUT_BODY`).
+#[cfg(target_os = "linux")]
+const UNSENT_MOST: u32 = 128 * 1024;
 
 /// A proxy that is running.
 pub struct Running {
@@ -67,6 +72,9 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(&CODES, &CODES));
     let (listener, admin_listener) =
         (bind("LISTEN_ADDR", settings.listen).await?, bind("ADMIN_ADDR", settings.admin).await?);
+    // Accepted connections inherit it.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
     let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
     let fixed = Fixed::of(&settings);
@@ -221,7 +229,7 @@ impl Running {
             room: Arc::new(Semaphore::new(self.fixed.connections)),
         };
         let stop = self.stop_accepting.clone();
-        async move { acceptor.run(&listener, &stop).await }
+        async move { acceptor.run(listener, &stop).await }
     }
 }
 
@@ -234,30 +242,48 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(&self, listener: &TcpListener, stop: &CancellationToken) {
+    async fn run(&self, listener: TcpListener, stop: &CancellationToken) {
         loop {
             // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
             let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 biased;
-                accepted = listener.accept() => accepted,
-                // Only now, with nothing left in the queue: who has connected is served.
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted.map(|(stream, _)| stream),
             };
-            match accepted {
-                Ok((stream, _)) => self.serve(stream, room),
-                Err(error) if is_one_connections_own(&error) => {}
-                Err(error) => {
-                    tracing::error!(
-                        "connections cannot be accepted: {error}; check the limit of open files (ulimit -n)"
-                    );
-                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
-                }
+            self.take(accepted, room).await;
+        }
+        if let Err(error) = self.run_dry(listener).await {
+            tracing::warn!("who had just connected could not be served: {error}");
+        }
+    }
+
+    /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
+    async fn run_dry(&self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        loop {
+            let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return Ok(()) };
+            let accepted = match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok((stream, _)) => stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)),
+                Err(error) => Err(error),
+            };
+            self.take(accepted, room).await;
+        }
+    }
+
+    async fn take(&self, accepted: io::Result<TcpStream>, room: OwnedSemaphorePermit) {
+        match accepted {
+            Ok(stream) => self.serve(stream, room),
+            Err(error) if is_one_connections_own(&error) => {}
+            Err(error) => {
+                tracing::error!("connections cannot be accepted: {error}; check the limit of open files (ulimit -n)");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, room: tokio::sync::OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, room: OwnedSemaphorePermit) {
         let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
         self.connections.spawn(async move {
             let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));

@@ -19,7 +19,7 @@ use crate::serve::handler;
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::site::House;
 use crate::serve::streams::StreamExecutor;
-use crate::serve::watch::{Expiry, Guarded, Overdue, Watch};
+use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, Watch};
 
 /// What one HTTP/2 stream may send ahead of being read, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -77,19 +77,24 @@ where
     let builder = builder(limits, timeouts);
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(guarded), service));
     let mut expiry = pin!(Expiry::of(&watch));
-    let mut draining = false;
+    let mut rest = pin!(Rest::of(&watch));
+    let mut end = End::NotYet;
     loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended.map_err(io::Error::other),
-            () = drain.cancelled(), if !draining => {
-                draining = true;
+            () = drain.cancelled(), if end == End::NotYet => {
+                end = End::Near;
+                rest.as_mut().begin();
+            }
+            () = rest.as_mut(), if end == End::Near => {
+                end = End::Told;
                 connection.as_mut().graceful_shutdown();
             }
             overdue = expiry.as_mut() => match overdue {
                 // An unused connection is told to go; one that does not is dropped at the next limit.
-                Overdue::Idle if !draining => {
-                    draining = true;
+                Overdue::Idle if end != End::Told => {
+                    end = End::Told;
                     watch.expect_end();
                     connection.as_mut().graceful_shutdown();
                 }
@@ -99,6 +104,24 @@ where
     }
 }
 
+<<<<<<< HEAD
+=======
+/// How far the end of a connection has come.
+#[derive(PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// It has no request under way, and ends if none comes.
+    Near,
+    /// What is under way is the last.
+    Told,
+}
+
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+    codings.into_iter().any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+>>>>>>> t-path
 fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> {
     let mut builder = auto::Builder::new(StreamExecutor::new(timeouts.body));
     // The time to a complete head is measured by `Watch`, which tells waiting for a request from reading one.

@@ -138,6 +138,36 @@ impl Future for Expiry<'_> {
     }
 }
 
+/// How long a connection without a request under way is kept while we drain: a request may be on its way to us.
+const REST: Duration = Duration::from_millis(500);
+
+/// Once begun, ends when a request is under way, else after [`REST`]. To be polled behind the connection, in the same task.
+pub(crate) struct Rest<'w> {
+    watch: &'w Watch,
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'w> Rest<'w> {
+    pub(crate) const fn of(watch: &'w Watch) -> Self {
+        Self { watch, alarm: None }
+    }
+
+    pub(crate) fn begin(mut self: Pin<&mut Self>) {
+        self.alarm = Some(Box::pin(tokio::time::sleep(REST)));
+    }
+}
+
+impl Future for Rest<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.watch.in_flight.load(Ordering::Relaxed) > 0 {
+            return Poll::Ready(());
+        }
+        self.alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
+    }
+}
+
 /// The connection's bytes, with a limit on how long the peer may refuse to take any.
 pub(crate) struct Guarded<IO> {
     stream: IO,

@@ -44,7 +44,13 @@ impl Client {
 
     pub async fn http2(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        // The connection's window is wider than that of all streams which a test leaves unread.
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(16 * 1024 * 1024)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
         tokio::spawn(connection);
         Self::Http2(sender)
     }
@@ -56,23 +62,29 @@ impl Client {
 
     /// Sends a request for a path, and waits for the head of the answer.
     pub async fn send(&mut self, request: http::request::Builder, body: Out) -> hyper::Result<Response<Incoming>> {
+        tokio::time::timeout(PATIENCE, self.send_at_leisure(request, body)).await.expect("no answer in time")
+    }
+
+    /// The same, however long it takes.
+    pub async fn send_at_leisure(
+        &mut self,
+        request: http::request::Builder,
+        body: Out,
+    ) -> hyper::Result<Response<Incoming>> {
         let mut request = request.body(body).unwrap();
-        let answer = async {
-            match self {
-                Self::Http1(sender) => {
-                    sender.ready().await?;
-                    request.headers_mut().insert("host", HOST.parse().unwrap());
-                    sender.send_request(request).await
-                }
-                Self::Http2(sender) => {
-                    sender.ready().await?;
-                    let uri = format!("http://{HOST}{}", request.uri());
-                    *request.uri_mut() = uri.parse().unwrap();
-                    sender.send_request(request).await
-                }
+        match self {
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                request.headers_mut().insert("host", HOST.parse().unwrap());
+                sender.send_request(request).await
             }
-        };
-        tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time")
+            Self::Http2(sender) => {
+                sender.ready().await?;
+                let uri = format!("http://{HOST}{}", request.uri());
+                *request.uri_mut() = uri.parse().unwrap();
+                sender.send_request(request).await
+            }
+        }
     }
 
     /// `GET` without a body.

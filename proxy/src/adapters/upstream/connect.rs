@@ -15,6 +15,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::{UpstreamAddress, UpstreamSettings};
 
+/// What the kernel may hold of a request before it is sent, in bytes, so that an upstream which takes it slowly is seen to take it.
+#[cfg(target_os = "linux")]
+const UNSENT_MOST: u32 = 128 * 1024;
+
 /// Why no connection to the upstream was had. The text names the upstream and says what is wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -68,7 +72,11 @@ impl Target {
         })
     }
 
-    pub(super) async fn connect(&self) -> io::Result<Stream> {
+    pub(super) async fn connect(&self) -> io::Result<Forgiving> {
+        Ok(Forgiving { stream: self.stream().await?, deaf: false })
+    }
+
+    async fn stream(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
             Self::Tls { host, port, name, connector } => {
@@ -83,11 +91,75 @@ impl Target {
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
     Ok(stream)
 }
 
+/// A connection whose far end may answer and close before it has read the whole request (413, say): what is still written is lost, but
+/// the answer waits to be read. A write that fails therefore counts as done, and reading tells what there is: the answer, or the end.
+pub(super) struct Forgiving {
+    stream: Stream,
+    deaf: bool,
+}
+
+impl Forgiving {
+    fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                self.deaf = true;
+                Poll::Ready(Ok(wanted))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl AsyncRead for Forgiving {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Forgiving {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.forgive(outcome, buf.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wanted = bufs.iter().map(|buf| buf.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(wanted));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.forgive(outcome, wanted)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf { Poll::Ready(Ok(())) } else { Pin::new(&mut self.stream).poll_flush(cx) }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf { Poll::Ready(Ok(())) } else { Pin::new(&mut self.stream).poll_shutdown(cx) }
+    }
+}
+
 /// A connection of any of the three kinds.
-pub(super) enum Stream {
+enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::ClientConfig;
 
-use super::connect::{ConnectError, Target};
+use super::connect::{ConnectError, Forgiving, Target};
 use super::{UpstreamAddress, UpstreamSettings};
 use crate::adapters::telemetry::Held;
 
@@ -183,7 +183,7 @@ where
         Ok(self.lease(Sender::Shared(sender), false))
     }
 
-    async fn connect(&self) -> Result<TokioIo<super::connect::Stream>, ConnectError> {
+    async fn connect(&self) -> Result<TokioIo<Forgiving>, ConnectError> {
         let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect()).await {
             Ok(Ok(stream)) => Ok(TokioIo::new(stream)),
             Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),

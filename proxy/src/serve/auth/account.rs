@@ -15,7 +15,7 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::pages::{self, SignInPage, SignedOutPage};
 use crate::serve::rejection::{self, Rejection};
-use crate::serve::session;
+use crate::serve::session::{self, Found};
 use crate::serve::site::SignIn;
 
 /// `GET me`.
@@ -36,8 +36,13 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
 }
 
 async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
-    let found = session::find(sign_in, &exchange.head.headers, exchange.now).await?;
-    let session = found.session().ok_or(Rejection::Unauthenticated)?;
+    let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+        Found::Somebody(session, _) => session,
+        Found::Nobody => return Err(Rejection::Unauthenticated.into()),
+        Found::Conflict => {
+            return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
+        }
+    };
     super::admit(&exchange.site, Arc::clone(&session), exchange.origin())?;
     Ok(session)
 }

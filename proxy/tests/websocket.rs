@@ -1,0 +1,216 @@
+//! WebSockets: bytes both ways, for those who may, for as long as they may.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::wire::read_until;
+use crate::support::{HOST, PATIENCE, Proxy, Upstream};
+
+const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+/// Switches protocols, and sends each byte back; it greets first.
+async fn echo() -> Upstream {
+    Upstream::raw(|mut stream| async move {
+        let head = read_until(&mut stream, "\r\n\r\n").await;
+        let upgrades =
+            head.to_lowercase().contains("upgrade: websocket") && head.to_lowercase().contains("connection: upgrade");
+        if !upgrades {
+            stream.write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            return;
+        }
+        stream.write_all(format!("{ACCEPTED}welcome").as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        let _ = writer.shutdown().await;
+    })
+    .await
+}
+
+/// Sends an upgrade with further header lines, and `behind` right behind it.
+async fn upgrade(proxy: &Proxy, lines: &str, behind: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!(
+        "GET /ws?a=b HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n{behind}"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn echoes(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut back = vec![0; text.len()];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("no echo in time").unwrap();
+    assert_eq!(back, text.as_bytes());
+}
+
+/// How long it takes until the stream is closed.
+async fn closed(stream: &mut TcpStream) -> Duration {
+    let began = Instant::now();
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it stays open");
+    assert!(rest.is_empty(), "{rest:?}");
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_an_end_passes_on() {
+    let upstream = echo().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut stream = upgrade(&proxy, "", "").await;
+    let head = read_until(&mut stream, "welcome").await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    let lower = head.to_lowercase();
+    for line in [
+        "\r\nconnection: upgrade\r\n",
+        "\r\nupgrade: websocket\r\n",
+        "\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n",
+    ] {
+        assert!(lower.contains(line), "{line:?} is not in {head}");
+    }
+    echoes(&mut stream, "\u{1}any bytes\r\n\r\n\0").await;
+    echoes(&mut stream, &"x".repeat(300_000)).await;
+    stream.shutdown().await.unwrap();
+    closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn bytes_right_behind_the_upgrade_are_not_lost() {
+    let upstream = echo().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut stream = upgrade(&proxy, "", "early").await;
+    let answer = read_until(&mut stream, "welcomeearly").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_websocket_needs_a_session_and_our_origin() {
+    let upstream = echo().await;
+    let proxy = Proxy::start(&upstream).await;
+    let answer = read_until(&mut upgrade(&proxy, "", "").await, "}").await;
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("unauthenticated"), "{answer}");
+    let page =
+        upgrade(&proxy, "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n", "").await;
+    let answer = read_until(&mut { page }, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "an upgrade is no navigation: {answer}");
+
+    let ann = proxy.signed_in_as("ann").await;
+    let cookie = format!("Cookie: {}\r\n", ann.cookie_header());
+    let foreign = [
+        "http://other.example",
+        "https://app.localhost",
+        "http://app.localhost:81",
+        "null",
+        "http://app.localhost.other.example",
+        "http://sub.app.localhost",
+        "",
+    ];
+    for origin in foreign {
+        let mut stream = upgrade(&proxy, &format!("{cookie}Origin: {origin}\r\n"), "").await;
+        let answer = read_until(&mut stream, "}").await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("cross_site"), "{origin}: {answer}");
+    }
+    assert_eq!(upstream.connections(), 0, "nothing of this reached the upstream");
+
+    for origin in ["", "Origin: http://app.localhost\r\n"] {
+        let mut stream = upgrade(&proxy, &format!("{cookie}{origin}"), "").await;
+        let answer = read_until(&mut stream, "welcome").await;
+        assert!(answer.starts_with("HTTP/1.1 101"), "{origin}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn in_open_mode_the_origin_is_the_host_that_was_asked_for() {
+    let upstream = echo().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let answer = read_until(&mut upgrade(&proxy, "Origin: http://other.example\r\n", "").await, "}").await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("cross_site"), "{answer}");
+    let answer = read_until(&mut upgrade(&proxy, "Origin: http://app.localhost\r\n", "").await, "welcome").await;
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_logout_closes_it_within_5_seconds() {
+    let upstream = echo().await;
+    let proxy = Proxy::start(&upstream).await;
+    let (mut ann, bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+    let mut anns = upgrade(&proxy, &format!("Cookie: {}\r\n", ann.cookie_header()), "").await;
+    let mut bobs = upgrade(&proxy, &format!("Cookie: {}\r\n", bob.cookie_header()), "").await;
+    for stream in [&mut anns, &mut bobs] {
+        read_until(stream, "welcome").await;
+    }
+    assert_eq!(ann.post("/api/v1/auth/logout").await.status, 200);
+    let took = closed(&mut anns).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    echoes(&mut bobs, "bob is still here").await;
+}
+
+#[tokio::test]
+async fn a_reload_that_refuses_the_user_closes_it_within_5_seconds() {
+    let upstream = echo().await;
+    let proxy = Proxy::with_sign_in("github", &upstream)
+        .await
+        .file("OAUTH_ALLOWED_USERS_FILE", "allowed", "ann@example.com\nbob@example.com\n")
+        .start()
+        .await;
+    let (ann, bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+    let mut anns = upgrade(&proxy, &format!("Cookie: {}\r\n", ann.cookie_header()), "").await;
+    let mut bobs = upgrade(&proxy, &format!("Cookie: {}\r\n", bob.cookie_header()), "").await;
+    for stream in [&mut anns, &mut bobs] {
+        read_until(stream, "welcome").await;
+    }
+    std::fs::write(proxy.folder().join("allowed"), "bob@example.com\n").unwrap();
+    proxy.logs("the configuration was read again").await;
+    let took = closed(&mut anns).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    echoes(&mut bobs, "bob is still here").await;
+}
+
+#[tokio::test]
+async fn an_idle_one_outlives_the_limits_on_idle_connections_and_bodies() {
+    let upstream = echo().await;
+    let proxy = Proxy::open(&upstream)
+        .env("TIMEOUT_IDLE", "1s")
+        .env("TIMEOUT_BODY", "1s")
+        .env("TIMEOUT_HEADER", "1s")
+        .env("TIMEOUT_FIRST_BYTE", "1s")
+        .start()
+        .await;
+    let mut stream = upgrade(&proxy, "", "").await;
+    read_until(&mut stream, "welcome").await;
+    // Only time can show it.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    echoes(&mut stream, "still there").await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    echoes(&mut stream, "and still").await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_declines_is_heard() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut stream = upgrade(&proxy, "", "").await;
+    let answer = read_until(&mut stream, "hello from upstream").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let received = upstream.last();
+    assert_eq!((received.header("connection").as_str(), received.header("upgrade").as_str()), ("upgrade", "websocket"));
+    assert_eq!(received.uri, "/ws?a=b");
+    assert_eq!(received.header("sec-websocket-key"), "dGhlIHNhbXBsZSBub25jZQ==");
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_that_nobody_asked_for_is_502() {
+    let upstream = Upstream::raw(|mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(ACCEPTED.as_bytes()).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).start().await;
+    assert_eq!(proxy.get("/x").await.code(), "upstream_unreachable");
+    let answer = proxy
+        .raw(format!("GET /x HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"))
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+}
