@@ -19,13 +19,8 @@ const BODIES: usize = 4;
 const MOST_KIB: u64 = 40 * 1024;
 const PIECE: usize = 64 * 1024;
 
-/// The size of each body. A gibibyte shows nothing that 64 MiB do not where memory grows with the body, so that is what a build
-/// without optimisation sends; `SIDEGATE_TEST_BODY_MIB=1024` asks for more.
-fn mebibytes() -> usize {
-    std::env::var("SIDEGATE_TEST_BODY_MIB").map_or(DEFAULT_MIB, |text| text.parse().unwrap())
-}
-
-const DEFAULT_MIB: usize = 1024;
+/// The size of each body.
+const MEBIBYTES: usize = 1024;
 
 fn body_of(mebibytes: usize) -> Out {
     let (mut sender, body) = pieces();
@@ -69,7 +64,7 @@ fn resident(pid: u32) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_bodies_each_way_pass_in_bounded_memory() {
-    let size = mebibytes();
+    let size = MEBIBYTES;
     let upstream = Upstream::streaming(move |request| async move {
         if request.method() == http::Method::POST {
             let length = length(request.into_body()).await;

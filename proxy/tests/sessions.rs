@@ -159,7 +159,10 @@ async fn sessions_and_sign_ins_under_way_survive_a_reload() {
     for _ in 0..2 {
         let before = proxy.log().len();
         proxy.signal("HUP");
-        until("it is reloaded", async || proxy.log().get(before..).is_some_and(|log| log.contains("reload"))).await;
+        until("it is reloaded", async || {
+            proxy.log().get(before..).is_some_and(|log| log.contains("the configuration was read again"))
+        })
+        .await;
         assert_eq!(ann.get("/x").await.status, 200);
     }
     let answer = bob.open(&callback).await;
@@ -191,7 +194,7 @@ async fn no_secret_reaches_the_log_a_page_or_the_upstream() {
         let sealed = ann.cookie(&attempt).unwrap().to_owned();
         assert_eq!(ann.open(&callback).await.status, 302);
         let token = ann.cookie("session_token").unwrap().to_owned();
-        assert_eq!(ann.get(&format!("/x?y=1")).await.status, 200);
+        assert_eq!(ann.get("/x?y=1").await.status, 200);
         let assertion = upstream.last().header("x-sidegate-assertion");
         // Failures tell the most: a code used twice, and a token in the wrong place.
         let mut replay = Browser::of(&proxy);

@@ -104,8 +104,6 @@ where
     }
 }
 
-<<<<<<< HEAD
-=======
 /// How far the end of a connection has come.
 #[derive(PartialEq, Eq)]
 enum End {
@@ -116,12 +114,6 @@ enum End {
     Told,
 }
 
-fn takes_trailers(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-    codings.into_iter().any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-}
-
->>>>>>> t-path
 fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> {
     let mut builder = auto::Builder::new(StreamExecutor::new(timeouts.body));
     // The time to a complete head is measured by `Watch`, which tells waiting for a request from reading one.

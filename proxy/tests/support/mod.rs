@@ -6,13 +6,8 @@ pub mod proxy;
 pub mod upstream;
 pub mod wire;
 
-<<<<<<< HEAD
 pub use browser::{Browser, path_of};
-pub use client::Client;
-=======
-pub use browser::Browser;
 pub use client::{Client, Out};
->>>>>>> t-path
 pub use proxy::Proxy;
 pub use upstream::Upstream;
 pub use wire::Answer;

@@ -112,7 +112,7 @@ impl Forgiving {
                 self.deaf = true;
                 Poll::Ready(Ok(wanted))
             }
-            outcome => outcome,
+            Poll::Ready(_) | Poll::Pending => outcome,
         }
     }
 }
