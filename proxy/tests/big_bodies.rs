@@ -19,13 +19,8 @@ const BODIES: usize = 4;
 const MOST_KIB: u64 = 40 * 1024;
 const PIECE: usize = 64 * 1024;
 
-/// The size of each body. `SIDEGATE_TEST_BODY_MIB` says it; else it is a gibibyte, or less in a build without optimisation, where
-/// that would keep two processors busy for a minute: memory that grows with the body shows long before.
-#[expect(clippy::disallowed_methods, reason = "a test has no settings but the environment")]
-fn mebibytes() -> usize {
-    let usual = if cfg!(debug_assertions) { 128 } else { 1024 };
-    std::env::var("SIDEGATE_TEST_BODY_MIB").map_or(usual, |text| text.parse().unwrap())
-}
+/// The size of each body.
+const MEBIBYTES: usize = 1024;
 
 fn body_of(mebibytes: usize) -> Out {
     let (mut sender, body) = pieces();
@@ -69,7 +64,7 @@ fn resident(pid: u32) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_bodies_each_way_pass_in_bounded_memory() {
-    let size = mebibytes();
+    let size = MEBIBYTES;
     let upstream = Upstream::streaming(move |request| async move {
         if request.method() == http::Method::POST {
             let length = length(request.into_body()).await;

@@ -202,8 +202,11 @@ async fn without_discovery_the_proxy_starts_and_login_is_provider_unreachable_un
     plan.idp().control().fail(Endpoint::Discovery, Fault::Status(503));
     let proxy = plan.start_alone().await;
     assert_json(&proxy.get(LOGIN).await, PROVIDER_UNREACHABLE);
-    let answer = Browser::of(&proxy).open(LOGIN).await;
+    let answer = Browser::of(&proxy).open("/api/v1/auth/login?rd=/deep%3Fx").await;
     assert_page(&answer, PROVIDER_UNREACHABLE, &["try-again"]);
+    assert!(answer.text().contains("href=\"/api/v1/auth/login?rd=/deep%3Fx\""), "trying again forgets where to");
+    let answer = Browser::of(&proxy).open("/api/v1/auth/login?rd=//evil.example").await;
+    assert!(!answer.text().contains("evil"), "{}", answer.text());
     let ready = proxy.admin("/readyz").await;
     assert_eq!(ready.status, 200, "a provider that is away leaves the proxy ready");
     assert!(ready.text().contains("provider:"), "{}", ready.text());
@@ -474,4 +477,23 @@ async fn nothing_of_the_request_stands_unescaped_on_a_page() {
         assert!(page.starts_with("<!doctype html>"), "{page}");
         assert!(!page.contains("<script") && !page.contains("onerror"), "{path}: {page}");
     }
+}
+
+#[tokio::test]
+async fn a_name_that_its_owner_chose_is_text_on_the_page_and_one_line_in_the_log() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_USERS", "nobody").start().await;
+    let mut user = dev_idp::User::new("hostile");
+    let github = user.github.as_mut().unwrap();
+    github.login = "<script>alert(1)</script>\nUser not allowed: ann".into();
+    github.emails.clear();
+    proxy.idp().put_user(user);
+    let answer = Browser::of(&proxy).sign_in("hostile").await;
+    assert_page(&answer, NOT_ALLOWED, &["sign-in-as-someone-else"]);
+    assert!(!answer.text().contains("<script"), "{}", answer.text());
+    proxy.logs("User not allowed: <script>").await;
+    let log = proxy.log();
+    let line = log.lines().find(|line| line.contains("User not allowed: <script>")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert!(!line["message"].as_str().unwrap().contains('\n'), "{line}");
 }

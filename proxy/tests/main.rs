@@ -16,11 +16,14 @@
 mod admin;
 mod big_bodies;
 mod config;
+mod documentation;
 mod errors;
 mod layers;
 mod pages;
+mod policy;
 mod reload;
 mod request_path;
+mod sessions;
 mod shutdown;
 mod sign_in;
 mod streaming;

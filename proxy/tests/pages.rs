@@ -5,6 +5,9 @@ use serde_json::json;
 
 use crate::support::{Answer, Browser, Proxy, Upstream};
 
+/// Names and values.
+type Headers = &'static [(&'static str, &'static str)];
+
 const AUTH: &str = "/api/v1/auth";
 
 /// Each endpoint, and what it answers to somebody who is signed out.
@@ -255,32 +258,32 @@ async fn the_pages_lead_on_and_their_style_sheet_is_there() {
 
 #[tokio::test]
 async fn a_navigation_is_led_to_sign_in_and_nothing_else_is() {
+    const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;
-    let html = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
-    let cases: [(&str, &[(&str, &str)], bool); 22] = [
-        ("GET", &[html], true),
-        ("HEAD", &[html], true),
-        ("GET", &[html, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")], true),
+    let cases: [(&str, Headers, bool); 22] = [
+        ("GET", &[HTML], true),
+        ("HEAD", &[HTML], true),
+        ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")], true),
         ("GET", &[("accept", "application/json, text/html;q=0.5")], true),
         ("GET", &[], false),
         ("GET", &[("accept", "*/*")], false),
         ("GET", &[("accept", "text/*")], false),
         ("GET", &[("accept", "application/json")], false),
         ("GET", &[("accept", "text/html;q=0")], false),
-        ("POST", &[html], false),
-        ("PUT", &[html], false),
-        ("DELETE", &[html], false),
-        ("OPTIONS", &[html], false),
-        ("GET", &[html, ("sec-fetch-mode", "cors")], false),
-        ("GET", &[html, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], false),
-        ("GET", &[html, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], false),
-        ("GET", &[html, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")], false),
-        ("GET", &[html, ("sec-purpose", "prefetch;prerender")], false),
-        ("GET", &[html, ("purpose", "prefetch")], false),
-        ("GET", &[html, ("x-moz", "prefetch")], false),
-        ("GET", &[html, ("connection", "upgrade"), ("upgrade", "websocket")], false),
-        ("GET", &[html, ("connection", "upgrade"), ("upgrade", "h2c")], false),
+        ("POST", &[HTML], false),
+        ("PUT", &[HTML], false),
+        ("DELETE", &[HTML], false),
+        ("OPTIONS", &[HTML], false),
+        ("GET", &[HTML, ("sec-fetch-mode", "cors")], false),
+        ("GET", &[HTML, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], false),
+        ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], false),
+        ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")], false),
+        ("GET", &[HTML, ("sec-purpose", "prefetch;prerender")], false),
+        ("GET", &[HTML, ("purpose", "prefetch")], false),
+        ("GET", &[HTML, ("x-moz", "prefetch")], false),
+        ("GET", &[HTML, ("connection", "upgrade"), ("upgrade", "websocket")], false),
+        ("GET", &[HTML, ("connection", "upgrade"), ("upgrade", "h2c")], false),
     ];
     for (method, headers, navigates) in cases {
         let request = Request::builder().method(method).uri("/a/b?x=1&y=%2F%26");

@@ -14,6 +14,7 @@ use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::ports::{SignInError, StoreUnavailable};
+use crate::serve::auth;
 use crate::serve::body::Body;
 use crate::serve::headers::{self, Malformed};
 use crate::serve::pages::{self, Action, MessagePage};
@@ -335,13 +336,13 @@ impl Asker {
         }
     }
 
-    /// Where a sign-in, or another try, leads back to.
+    /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
     fn return_to(&self) -> ReturnTo {
-        let target = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        self.site
-            .sign_in
-            .as_ref()
-            .map_or_else(ReturnTo::root, |sign_in| ReturnTo::parse(target, &sign_in.public_origin))
+        let Some(sign_in) = &self.site.sign_in else { return ReturnTo::root() };
+        if self.uri.path() == LOGIN {
+            return auth::wanted(self.uri.query(), &sign_in.public_origin);
+        }
+        ReturnTo::parse(self.uri.path_and_query().map_or("/", PathAndQuery::as_str), &sign_in.public_origin)
     }
 
     fn login_url(&self) -> String {

@@ -19,16 +19,6 @@ pub(crate) enum Found {
     Conflict,
 }
 
-impl Found {
-    /// The session, if it is the only one.
-    pub(crate) fn session(self) -> Option<Arc<LoadedSession>> {
-        match self {
-            Self::Somebody(session, _) => Some(session),
-            Self::Nobody | Self::Conflict => None,
-        }
-    }
-}
-
 /// Looks up the session of a request. Unreadable cookies beside a good one do not count.
 pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
     let mut found = Found::Nobody;

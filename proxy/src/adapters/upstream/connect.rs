@@ -72,14 +72,18 @@ impl Target {
         })
     }
 
-    pub(super) async fn connect(&self) -> io::Result<Stream> {
+    pub(super) async fn connect(&self) -> io::Result<Forgiving> {
+        Ok(Forgiving { stream: self.stream().await?, deaf: false })
+    }
+
+    async fn stream(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp { host, port } => Ok(Stream::of(Kind::Tcp(tcp(host, *port).await?))),
+            Self::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
             Self::Tls { host, port, name, connector } => {
                 let stream = connector.connect(name.clone(), tcp(host, *port).await?).await?;
-                Ok(Stream::of(Kind::Tls(Box::new(stream))))
+                Ok(Stream::Tls(Box::new(stream)))
             }
-            Self::Unix(path) => Ok(Stream::of(Kind::Unix(UnixStream::connect(path).await?))),
+            Self::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
         }
     }
 }
@@ -92,75 +96,46 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A connection to the upstream. An upstream may answer and close before it has taken the whole request (413): what it said still
-/// waits to be read, so a write that fails is not the end. It is reading that tells how the connection ended.
-pub(super) struct Stream {
-    kind: Kind,
-    write_failed: bool,
+/// A connection whose far end may answer and close before it has read the whole request (413, say): what is still written is lost, but
+/// the answer waits to be read. A write that fails therefore counts as done, and reading tells what there is: the answer, or the end.
+pub(super) struct Forgiving {
+    stream: Stream,
+    deaf: bool,
 }
 
-enum Kind {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-    Unix(UnixStream),
-}
-
-macro_rules! each {
-    ($self:expr, $stream:ident => $call:expr) => {
-        match &mut $self.kind {
-            Kind::Tcp($stream) => $call,
-            Kind::Tls($stream) => $call,
-            Kind::Unix($stream) => $call,
-        }
-    };
-}
-
-impl Stream {
-    const fn of(kind: Kind) -> Self {
-        Self { kind, write_failed: false }
-    }
-
-    /// A write's outcome, or as if all had been taken where nobody takes anything any more.
-    fn forgive<T>(&mut self, outcome: Poll<io::Result<T>>, taken: T) -> Poll<io::Result<T>> {
+impl Forgiving {
+    fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
         match outcome {
-            Poll::Ready(Err(error)) if is_closed_by_peer(&error) => {
-                self.write_failed = true;
-                Poll::Ready(Ok(taken))
+            Poll::Ready(Err(error))
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                self.deaf = true;
+                Poll::Ready(Ok(wanted))
             }
-            outcome => outcome,
+            Poll::Ready(_) | Poll::Pending => outcome,
         }
     }
 }
 
-fn is_closed_by_peer(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
-}
-
-impl AsyncRead for Stream {
+impl AsyncRead for Forgiving {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(each!(self, stream => Pin::new(stream).poll_read(cx, buf)))?;
-        if self.write_failed && buf.filled().len() == before {
-            // The failed write has used up the system's error; without it this would look like an orderly end.
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if self.deaf && buf.filled().len() == before {
+            // The failed write has used up the system's error: without it, an answer that ends with its connection would look whole.
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for Forgiving {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = each!(self, stream => Pin::new(stream).poll_write(cx, buf));
+        if self.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.forgive(outcome, buf.len())
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = each!(self, stream => Pin::new(stream).poll_flush(cx));
-        self.forgive(outcome, ())
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -168,15 +143,76 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs));
-        self.forgive(outcome, bufs.iter().map(|buf| buf.len()).sum())
+        let wanted = bufs.iter().map(|buf| buf.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(wanted));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.forgive(outcome, wanted)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.kind {
-            Kind::Tcp(stream) => stream.is_write_vectored(),
-            Kind::Tls(stream) => stream.is_write_vectored(),
-            Kind::Unix(stream) => stream.is_write_vectored(),
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf { Poll::Ready(Ok(())) } else { Pin::new(&mut self.stream).poll_flush(cx) }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf { Poll::Ready(Ok(())) } else { Pin::new(&mut self.stream).poll_shutdown(cx) }
+    }
+}
+
+/// A connection of any of the three kinds.
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::ClientConfig;
 
-use super::connect::{ConnectError, Target};
+use super::connect::{ConnectError, Forgiving, Target};
 use super::{UpstreamAddress, UpstreamSettings};
 use crate::adapters::telemetry::Held;
 
@@ -203,7 +203,7 @@ where
         ConnectError::TimedOut { origin: self.origin.clone(), seconds: self.connect_timeout.as_secs_f32() }
     }
 
-    async fn connect(&self) -> Result<TokioIo<super::connect::Stream>, ConnectError> {
+    async fn connect(&self) -> Result<TokioIo<Forgiving>, ConnectError> {
         let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect()).await {
             Ok(Ok(stream)) => Ok(TokioIo::new(stream)),
             Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),

@@ -5,17 +5,15 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::parameter;
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified, Identity};
-use crate::domain::path::ReturnTo;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::pages::{self, SignInPage, SignedOutPage};
 use crate::serve::rejection::{self, Rejection};
-use crate::serve::session;
+use crate::serve::session::{self, Found};
 use crate::serve::site::SignIn;
 
 /// `GET me`.
@@ -36,8 +34,13 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
 }
 
 async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
-    let found = session::find(sign_in, &exchange.head.headers, exchange.now).await?;
-    let session = found.session().ok_or(Rejection::Unauthenticated)?;
+    let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+        Found::Somebody(session, _) => session,
+        Found::Nobody => return Err(Rejection::Unauthenticated.into()),
+        Found::Conflict => {
+            return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
+        }
+    };
     super::admit(&exchange.site, Arc::clone(&session), exchange.origin())?;
     Ok(session)
 }
@@ -83,11 +86,10 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
 
 /// `GET sign-in`: a page with a button, for links that should not lead to the provider at once.
 pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Body> {
-    let rd = parameter(exchange.head.uri.query(), "rd").ok().flatten().unwrap_or_default();
     let page = SignInPage {
         site: Some(&sign_in.host_text),
         provider: pages::provider_name(sign_in.provider.kind()),
-        return_to: &ReturnTo::parse(&rd, &sign_in.public_origin),
+        return_to: &super::wanted(exchange.head.uri.query(), &sign_in.public_origin),
         notice: None,
     };
     rejection::html(StatusCode::OK, pages::sign_in(&page))
