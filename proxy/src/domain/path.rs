@@ -99,6 +99,17 @@ impl ReturnTo {
         Self::checked(rd, public_origin).unwrap_or_else(Self::root)
     }
 
+    /// Where the `rd` of a query leads; `/` where there is none, or more than one: two readers could take different ones.
+    #[must_use]
+    pub fn of_query(query: Option<&str>, public_origin: &Url) -> Self {
+        let mut values =
+            url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == "rd");
+        match (values.next(), values.next()) {
+            (Some((_, rd)), None) => Self::parse(&rd, public_origin),
+            (None | Some(_), _) => Self::root(),
+        }
+    }
+
     fn checked(rd: &str, public_origin: &Url) -> Option<Self> {
         // Browsers drop tabs and line breaks inside a URL and read `\` as `/`: `/\t/evil.example` would leave the origin.
         let odd = |c: char| c.is_control() || c == '\\';

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified, Identity};
+use crate::domain::path::ReturnTo;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
@@ -89,7 +90,7 @@ pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Bo
     let page = SignInPage {
         site: Some(&sign_in.host_text),
         provider: pages::provider_name(sign_in.provider.kind()),
-        return_to: &super::wanted(exchange.head.uri.query(), &sign_in.public_origin),
+        return_to: &ReturnTo::of_query(exchange.head.uri.query(), &sign_in.public_origin),
         notice: None,
     };
     rejection::html(StatusCode::OK, pages::sign_in(&page))

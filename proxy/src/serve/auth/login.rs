@@ -30,7 +30,7 @@ const REPLACED_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 /// `GET login?rd=/path`: off to the provider.
 pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let query = exchange.head.uri.query();
-    let return_to = super::wanted(query, &sign_in.public_origin);
+    let return_to = ReturnTo::of_query(query, &sign_in.public_origin);
     let wants_choice = parameter(query, "prompt").ok().flatten().as_deref() == Some("select_account");
     if let Some(response) = send_to_public_origin(exchange, sign_in, &return_to, wants_choice)? {
         return Ok(response);
