@@ -538,3 +538,97 @@ async fn it_listens_on_ipv6_too() {
     let at = proxy.admin.to_string();
     assert_eq!(run(&["health"], &[&[("ADMIN_ADDR", &at)]]).code, Some(0));
 }
+
+fn repository(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Lines `NAME=value` of an env file.
+fn env_file(text: &str) -> Vec<(String, String)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn the_settings_of_the_kubernetes_manifests_are_valid_once_they_are_filled_in() {
+    let files = Fixtures::new();
+    for flavour in ["sidecar", "gateway"] {
+        let mut env = env_file(&repository(&format!("deploy/kubernetes/{flavour}/settings.env")));
+        let manifest = repository(&format!("deploy/kubernetes/{flavour}/deployment.yaml"));
+        let container = manifest.split("- name: sidegate\n").nth(1).unwrap();
+        let own = container.lines().filter_map(|line| {
+            let (name, value) = line.trim().strip_prefix("- { name: ")?.strip_suffix(" }")?.split_once(", value: ")?;
+            Some((name.to_owned(), value.trim_matches('"').to_owned()))
+        });
+        env.extend(own);
+        for name in [
+            "ADMIN_ADDR",
+            "LISTEN_ADDR",
+            "OAUTH_CLIENT_SECRET_FILE",
+            "SESSION_SECRET_FILE",
+            "UPSTREAM_URL",
+            "SHUTDOWN_DELAY",
+        ] {
+            assert!(env.iter().any(|(known, _)| known == name), "{flavour} lacks {name}: {env:?}");
+        }
+        let check = |ip: &str, client: &str| {
+            let mut filled: BTreeMap<&str, String> = BTreeMap::new();
+            for (name, value) in &env {
+                let value = match name.as_str() {
+                    "OAUTH_CLIENT_ID" => client.to_owned(),
+                    name if name.ends_with("SECRET_FILE") => files.fill("file:secret"),
+                    _ => value.replace("$(POD_IP)", ip),
+                };
+                filled.insert(name, value);
+            }
+            let output = command(&["check"]).envs(&filled).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        for ip in ["10.244.1.7", "[fd00:10:244::7]"] {
+            let (code, text) = check(ip, "Iv23liAbCdEfGhIjKlMn");
+            assert_eq!((code, text.contains("warning")), (Some(0), false), "{flavour}: {text}");
+        }
+        let (code, text) = check("10.244.1.7", "");
+        assert_eq!(code, Some(2));
+        assert!(text.lines().count() == 2 && text.contains("\nOAUTH_CLIENT_ID: "), "{flavour}: {text}");
+    }
+}
+
+/// The environment of the service `sidegate` in a Compose file; `None` where the shell's value is passed on.
+fn compose(file: &str) -> Vec<(String, Option<String>)> {
+    let text = repository(&format!("deploy/{file}"));
+    let service = text.split("\n  sidegate:\n").nth(1).unwrap();
+    let environment = service.split("    environment:\n").nth(1).unwrap();
+    let lines = environment.lines().map_while(|line| line.strip_prefix("      - "));
+    lines
+        .map(|line| match line.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (line.to_owned(), None),
+        })
+        .collect()
+}
+
+#[test]
+fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete() {
+    let all = compose("docker-compose.yml");
+    assert!(all.len() > 30, "{all:?}");
+    for file in ["docker-compose.yml", "docker-compose.dev.yml", "docker-compose.secrets.yml"] {
+        for (name, _) in compose(file) {
+            assert!(variables().contains(&name.as_str()), "{file}: {name}");
+        }
+    }
+    let given = |file| compose(file).into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let mut env: BTreeMap<String, String> =
+        given("docker-compose.yml").chain(given("docker-compose.dev.yml")).collect();
+    let people = env.get_mut("OAUTH_ALLOWED_USERS").unwrap();
+    *people = people.strip_prefix("${DEV_ALLOWED_USERS:-").unwrap().strip_suffix('}').unwrap().to_owned();
+    let output = command(&["check"]).envs(&env).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), text.contains("warning")), (Some(0), false), "{text}");
+    // What belongs to a name inside the containers (files, addresses) is not passed on; every other setting is.
+    for name in variables() {
+        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "SESSION_STORE"].contains(&name);
+        assert!(inside || all.iter().any(|(known, _)| known == name), "{name} is not passed on");
+    }
+}

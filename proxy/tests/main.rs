@@ -16,6 +16,7 @@
 mod admin;
 mod big_bodies;
 mod config;
+mod documentation;
 mod errors;
 mod layers;
 mod pages;

@@ -357,9 +357,8 @@ async fn an_upstream_that_is_not_there_is_502_and_named_in_readyz() {
     assert!(page.header("content-type").starts_with("text/html"));
 }
 
-#[tokio::test]
-async fn an_upstream_that_does_not_accept_is_502_after_the_time_to_connect() {
-    // A listener whose queue is full: the kernel drops further SYNs.
+/// The address of a listener whose queue is full, so that the kernel drops whoever else would connect; and what fills it.
+async fn full_queue() -> (std::net::SocketAddr, (socket2::Socket, Vec<TcpStream>)) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(0).unwrap();
@@ -370,6 +369,12 @@ async fn an_upstream_that_does_not_accept_is_502_after_the_time_to_connect() {
             fillers.push(stream);
         }
     }
+    (address, (socket, fillers))
+}
+
+#[tokio::test]
+async fn an_upstream_that_does_not_accept_is_502_after_the_time_to_connect() {
+    let (address, _fillers) = full_queue().await;
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream)
         .env("UPSTREAM_URL", format!("http://{address}"))
@@ -429,6 +434,43 @@ async fn a_stalled_upload_is_408() {
         drop(sender);
     }
     assert_eq!(upstream.received().len(), 0, "the upstream never saw a whole request");
+}
+
+#[tokio::test]
+async fn an_upstream_that_takes_no_byte_of_an_upload_is_504() {
+    let upstream = Upstream::raw(async |stream| {
+        let _unread = stream;
+        std::future::pending().await
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "1s").start().await;
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let mut client = Client::of(version, proxy.address).await;
+        let answer = client.send(Request::post("/x"), full(vec![b'x'; 32 << 20])).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT, "{version:?}");
+    }
+    proxy.logs("TIMEOUT_BODY").await;
+}
+
+#[tokio::test]
+async fn an_h2c_upstream_that_is_away_keeps_nobody_waiting_for_the_others() {
+    let upstream = Upstream::start().await;
+    let (address, _fillers) = full_queue().await;
+    let proxy = Proxy::open(&upstream)
+        .env("UPSTREAM_URL", format!("h2c://{address}"))
+        .env("TIMEOUT_CONNECT", "1s")
+        .start()
+        .await;
+    let began = Instant::now();
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let mut client = Client::http1(proxy.address).await;
+        asking.spawn(async move { client.get("/x").await.unwrap().status() });
+    }
+    while let Some(status) = asking.join_next().await {
+        assert_eq!(status.unwrap(), StatusCode::BAD_GATEWAY);
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -300,6 +300,23 @@ async fn a_slow_reader_or_a_stalled_upload_does_not_stall_another_stream() {
 }
 
 #[tokio::test]
+async fn slow_readers_do_not_stall_others_on_the_one_connection_to_an_h2c_upstream() {
+    let (upstream, taken) = flood(4_000).await;
+    let proxy = Proxy::open(&upstream).env("UPSTREAM_URL", format!("h2c://{}", upstream.address)).start().await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::http1(proxy.address).await;
+        unread.push((client.get("/x").await.unwrap().into_body(), client));
+    }
+    settled(&taken).await;
+    let began = Instant::now();
+    let answer = Client::http1(proxy.address).await.get("/small").await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "small");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
 async fn uploads_that_nobody_takes_do_not_stall_another_stream() {
     let upstream = Upstream::streaming(async |request| {
         if request.uri().path() == "/small" {

@@ -25,6 +25,16 @@ const IDLE_LIMIT: Duration = Duration::from_secs(4);
 /// Unused connections kept for each worker thread.
 const IDLE_MOST: usize = 512;
 
+/// What an HTTP/2 upstream may send of one answer ahead of its reader, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// And of all together: as much as the protocol knows (RFC 9113 §6.9.1). Everyone's requests share the one connection, so answers
+/// that nobody reads must never use it up; each is bounded by its own window.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// What is held of an HTTP/2 request's body that the upstream is slow to take, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The upstream, and the connections to it. `B` is the type of the request bodies sent to it.
@@ -162,7 +172,10 @@ where
     }
 
     async fn stream_of_shared(self: &Arc<Self>) -> Result<Lease<B>, ConnectError> {
-        let mut shared = self.shared.lock().await;
+        // Whoever waits for another's attempt to connect waits no longer than for one of its own.
+        let Ok(mut shared) = tokio::time::timeout(self.connect_timeout, self.shared.lock()).await else {
+            return Err(self.timed_out());
+        };
         if let Some(sender) = shared.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(self.lease(Sender::Shared(sender.clone()), true));
         }
@@ -170,6 +183,9 @@ where
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .handshake(io)
             .await
             .map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })?;
@@ -183,13 +199,15 @@ where
         Ok(self.lease(Sender::Shared(sender), false))
     }
 
+    fn timed_out(&self) -> ConnectError {
+        ConnectError::TimedOut { origin: self.origin.clone(), seconds: self.connect_timeout.as_secs_f32() }
+    }
+
     async fn connect(&self) -> Result<TokioIo<Forgiving>, ConnectError> {
         let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect()).await {
             Ok(Ok(stream)) => Ok(TokioIo::new(stream)),
             Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),
-            Err(_) => {
-                Err(ConnectError::TimedOut { origin: self.origin.clone(), seconds: self.connect_timeout.as_secs_f32() })
-            }
+            Err(_) => Err(self.timed_out()),
         };
         match &outcome {
             Ok(_) if self.failure.load().is_none() => {}
