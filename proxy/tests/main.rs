@@ -18,6 +18,8 @@ mod big_bodies;
 mod config;
 mod documentation;
 mod errors;
+mod hostile_http;
+mod identity_headers;
 mod layers;
 mod pages;
 mod policy;

@@ -203,9 +203,10 @@ fn value(cookie: &Cookie<'_>) -> HeaderValue {
 
 /// Each cookie's name and value, as sent; a value in quotes loses them (RFC 6265 §5.2 keeps them, old clients add them).
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let fields = headers.get_all(COOKIE).iter().filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
-    fields.flat_map(|field| field.split(';')).filter_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|b| *b == b';'));
+    pairs.filter_map(|pair| {
+        // Pair by pair: another application's cookie that is no UTF-8 must not hide ours.
+        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
         let value = value.trim();
         Some((name.trim(), value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)))
     })

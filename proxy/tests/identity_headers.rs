@@ -1,0 +1,480 @@
+//! What the upstream is told of who it is and how the request came: the truth, and only by us.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::Full;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde_json::Value;
+
+use crate::support::client::{full, pieces};
+use crate::support::upstream::Received;
+use crate::support::{Browser, Client, HOST, Proxy, Upstream};
+
+/// What every request carries, whoever sent it.
+const ALWAYS: [&str; 7] = [
+    "host",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-request-id",
+    "traceparent",
+];
+
+/// What the upstream is told of a user.
+const IDENTITY: [&str; 8] = [
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-preferred-username",
+    "x-forwarded-groups",
+    "x-forwarded-user-id",
+    "x-forwarded-name",
+    "x-forwarded-provider",
+    "x-sidegate-assertion",
+];
+
+/// What other proxies' upstreams believe.
+const FOREIGN: [&str; 11] = [
+    "x-auth-request-user",
+    "x-auth-request-email",
+    "x-auth-request-anything",
+    "remote-user",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "x-remote-user",
+    "x-webauth-user",
+    "x-forwarded-access-token",
+    "x-forwarded-prefix",
+];
+
+/// A name in each way that an upstream may read as the same.
+fn spellings(name: &str) -> Vec<String> {
+    let title = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect::<Vec<_>>().join("-");
+    vec![
+        name.to_owned(),
+        name.to_uppercase(),
+        name.replace('-', "_"),
+        name.to_uppercase().replace('-', "_"),
+        name.replace('-', "."),
+        name.replacen('-', "_", 1),
+        title,
+    ]
+}
+
+fn names(received: &Received) -> BTreeSet<&str> {
+    received.headers.keys().map(HeaderName::as_str).collect()
+}
+
+fn expected<'a>(more: &[&'a str]) -> BTreeSet<&'a str> {
+    ALWAYS.iter().chain(more).copied().collect()
+}
+
+/// A request with `lines` between the host and the end of the connection.
+async fn send(proxy: &Proxy, lines: &str) {
+    let request = format!("GET /what HTTP/1.1\r\nHost: {HOST}\r\n{lines}Connection: close\r\n\r\n");
+    let answer = proxy.raw(request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{lines:?}: {answer}");
+}
+
+/// Each forbidden name in each spelling, alone, twice, and listed in `Connection`.
+fn forgeries() -> Vec<String> {
+    let mut forgeries = Vec::new();
+    for name in IDENTITY.iter().chain(&FOREIGN) {
+        for spelling in spellings(name) {
+            let line = format!("{spelling}: root\r\n");
+            forgeries.push(line.clone());
+            forgeries.push(format!("{line}{spelling}: admin\r\n"));
+            forgeries.push(format!("Connection: {spelling}\r\n{line}"));
+        }
+    }
+    forgeries
+}
+
+/// All of them over one connection, so that it is quick; gives what the upstream received of each.
+async fn forge(proxy: &Proxy, upstream: &Upstream, cookie: &str) -> Vec<(String, Received)> {
+    let before = upstream.received().len();
+    let forgeries = forgeries();
+    let cookie = if cookie.is_empty() { String::new() } else { format!("Cookie: {cookie}\r\n") };
+    for lines in forgeries.chunks(30) {
+        let mut bytes = String::new();
+        for line in lines {
+            bytes += &format!("GET /what HTTP/1.1\r\nHost: {HOST}\r\n{cookie}{line}X-Kept: yes\r\n\r\n");
+        }
+        bytes += &format!("GET /api/v1/auth/status HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        let answer = proxy.raw(bytes).await;
+        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), lines.len() + 1, "{answer}");
+    }
+    forgeries.into_iter().zip(upstream.received().into_iter().skip(before)).collect()
+}
+
+#[tokio::test]
+async fn in_open_mode_no_client_can_supply_an_identity() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let forged = forge(&proxy, &upstream, "").await;
+    assert_eq!(forged.len(), 19 * 7 * 3);
+    for (line, received) in forged {
+        assert_eq!(names(&received), expected(&["x-kept"]), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn on_a_protected_path_the_identity_is_ours_alone() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let cookie = proxy.signed_in_as("ann").await.cookie_header();
+    let forged = forge(&proxy, &upstream, &cookie).await;
+    assert_eq!(forged.len(), 19 * 7 * 3);
+    let all: Vec<&str> = IDENTITY.into_iter().chain(["x-kept"]).collect();
+    for (line, received) in forged {
+        assert_eq!(names(&received), expected(&all), "{line:?}");
+        assert_eq!(received.header("x-forwarded-user"), "ann", "{line:?}");
+        for name in IDENTITY {
+            assert_eq!(received.headers.get_all(name).iter().count(), 1, "{line:?}");
+            assert_ne!(received.header(name), "root", "{line:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_http2_no_client_can_supply_an_identity() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut client = Client::http2(proxy.address).await;
+    for name in IDENTITY.iter().chain(&FOREIGN) {
+        for spelling in [name.to_string(), name.replace('-', "_"), name.replace('-', ".")] {
+            let request = Request::get("/what").header(&spelling, "root").header(&spelling, "admin");
+            let answer = client.send(request, full("")).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(names(&upstream.last()), expected(&[]), "{spelling}");
+        }
+    }
+}
+
+/// What the upstream receives from `user` at a provider.
+async fn told(kind: &str, user: &str, set: &[(&str, &str)]) -> Received {
+    let upstream = Upstream::start().await;
+    let mut plan = Proxy::with_sign_in(kind, &upstream).await;
+    for (name, value) in set {
+        plan = plan.env(name, *value);
+    }
+    let proxy = plan.start().await;
+    let answer = proxy.signed_in_as(user).await.get("/").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    upstream.last()
+}
+
+fn assert_told(received: &Received, values: [&str; 7]) {
+    for (name, value) in IDENTITY.iter().zip(values) {
+        assert!(received.headers.contains_key(*name), "{name} is missing");
+        assert_eq!(received.header(name), value, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_github_user_is_told_whole() {
+    let groups = [("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")];
+    let received = told("github", "ann", &groups).await;
+    assert_told(&received, ["ann", "ann@example.com", "ann", "acme,acme/platform", "1001", "Ann Example", "github"]);
+}
+
+#[tokio::test]
+async fn percent_signs_and_what_is_not_ascii_are_encoded_and_in_groups_commas() {
+    let received = told("oidc", "zoe", &[]).await;
+    assert_told(
+        &received,
+        [
+            "zoe@example.com",
+            "zoe@example.com",
+            "zo%C3%AB, 100%25",
+            "Z%C3%BCrich%2C 100%25,<b>staff</b>",
+            &received.header("x-forwarded-user-id"),
+            "Zo%C3%AB <b>, 100%25",
+            "oidc",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn control_characters_in_a_name_are_encoded() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut user = dev_idp::users::User::new("tab");
+    user.name = "a\tb\r\nX-Forwarded-User: root\u{7f}".into();
+    proxy.idp().put_user(user);
+    proxy.signed_in_as("tab").await.get("/").await;
+    let received = upstream.last();
+    assert_eq!(received.header("x-forwarded-user"), "tab");
+    let name = received.header("x-forwarded-name");
+    assert!(name.contains("%0D%0AX-Forwarded-User: root") && name.starts_with("a%09b"), "{name}");
+}
+
+#[tokio::test]
+async fn without_a_vouched_email_the_principal_is_the_username_or_else_the_id() {
+    let received = told("github", "eve", &[]).await;
+    assert_told(&received, ["eve", "", "eve", "", "1004", "Eve Evil", "github"]);
+
+    let received = told("oidc", "eve", &[]).await;
+    let id = received.header("x-forwarded-user-id");
+    assert!(!id.is_empty());
+    assert_told(&received, [&id, "", "eve", "", &id, "Eve Evil", "oidc"]);
+}
+
+#[tokio::test]
+async fn a_username_that_its_owner_may_edit_is_no_principal() {
+    let received = told("oidc", "ann", &[]).await;
+    assert_eq!(received.header("x-forwarded-user"), "ann@example.com");
+    assert_eq!(received.header("x-forwarded-preferred-username"), "ann");
+    let received = told("oidc", "ann", &[("OAUTH_USERNAME_CLAIM", "preferred_username")]).await;
+    assert_eq!(received.header("x-forwarded-user"), "ann");
+}
+
+#[tokio::test]
+async fn the_assertion_verifies_with_jwks_and_is_signed_once() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    for _ in 0..10 {
+        assert_eq!(ann.get("/").await.status, 200);
+    }
+    let assertions: BTreeSet<String> =
+        upstream.received().iter().map(|received| received.header("x-sidegate-assertion")).collect();
+    assert_eq!(assertions.len(), 1, "ten requests within a minute share one signature");
+    let token = assertions.first().unwrap();
+
+    let keys: JwkSet = serde_json::from_slice(&proxy.get("/api/v1/auth/jwks").await.body).unwrap();
+    let key = keys.find(&decode_header(token).unwrap().kid.unwrap()).unwrap();
+    let mut rules = Validation::new(Algorithm::ES256);
+    rules.set_issuer(&[format!("http://{HOST}")]);
+    rules.set_audience(&[format!("http://{}", upstream.address)]);
+    rules.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
+    let claims = decode::<Value>(token, &DecodingKey::from_jwk(key).unwrap(), &rules).unwrap().claims;
+    assert_eq!(claims["sub"], "1001");
+    assert_eq!(claims["email"], "ann@example.com");
+    assert!(claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap() <= 300, "{claims}");
+}
+
+#[tokio::test]
+async fn how_a_request_came_is_written_anew_for_a_peer_that_is_not_trusted() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let told = |name: &str| upstream.last().header(name);
+    for spelling in ["X-Forwarded-", "x_forwarded_", "X.Forwarded.", "x-forwarded_"] {
+        let mut lines = "Forwarded: for=192.0.2.1;proto=https\r\n".to_owned();
+        for (name, value) in
+            [("For", "192.0.2.1"), ("Proto", "https"), ("Host", "evil.example"), ("Port", "1"), ("Server", "evil")]
+        {
+            lines += &format!("{spelling}{name}: {value}\r\n{spelling}{name}: {value}\r\n");
+        }
+        send(&proxy, &lines).await;
+        assert_eq!(names(&upstream.last()), expected(&[]), "{spelling}");
+        assert_eq!(told("x-forwarded-for"), "127.0.0.1");
+        assert_eq!(told("x-forwarded-proto"), "http");
+        assert_eq!(told("x-forwarded-host"), HOST);
+        assert_eq!(told("x-forwarded-port"), "80");
+    }
+    proxy.raw("GET / HTTP/1.1\r\nHost: other.example:8443\r\nConnection: close, X-Forwarded-For, Host\r\n\r\n").await;
+    assert_eq!(told("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(told("x-forwarded-host"), "other.example:8443");
+    assert_eq!(told("x-forwarded-port"), "8443");
+    assert_eq!(told("host"), "other.example:8443");
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_is_believed_and_appended_to() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).env("TRUSTED_PROXIES", "127.0.0.1").start().await;
+    let told = |name: &str| upstream.last().header(name);
+    send(
+        &proxy,
+        "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\nX-Forwarded-Proto: https\r\n\
+         X-Forwarded-Host: pub.example\r\nX-Forwarded-Port: 444\r\nX_Forwarded_For: 192.0.2.66\r\n\
+         X.Forwarded.Host: evil.example\r\nX-Forwarded-User: root\r\nX-Forwarded-Prefix: /x\r\n",
+    )
+    .await;
+    assert_eq!(names(&upstream.last()), expected(&[]));
+    assert_eq!(told("x-forwarded-for"), "192.0.2.1, 192.0.2.2, 127.0.0.1");
+    assert_eq!(told("x-forwarded-proto"), "https");
+    assert_eq!(told("x-forwarded-host"), "pub.example");
+    assert_eq!(told("x-forwarded-port"), "444");
+    send(&proxy, "X-Forwarded-Proto: https\r\n").await;
+    assert_eq!(told("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(told("x-forwarded-host"), HOST);
+    assert_eq!(told("x-forwarded-port"), "443");
+}
+
+#[tokio::test]
+async fn a_well_formed_request_id_and_trace_are_kept_and_others_made() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let told = |name: &str| upstream.last().header(name);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    send(&proxy, &format!("X-Request-Id: Ab-1.2_3\r\nTraceparent: {trace}\r\n")).await;
+    assert_eq!((told("x-request-id"), told("traceparent")), ("Ab-1.2_3".to_owned(), trace.to_owned()));
+
+    let long = "a".repeat(129);
+    for (id, trace) in [
+        ("a b", "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+        (long.as_str(), "00-00000000000000000000000000000000-b7ad6b7169203331-00"),
+        ("<b>", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+        ("a\r\nX-Request-Id: b", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-00"),
+        ("", ""),
+    ] {
+        send(&proxy, &format!("X-Request-Id: {id}\r\nTraceparent: {trace}\r\n")).await;
+        let (made_id, made_trace) = (told("x-request-id"), told("traceparent"));
+        assert!(made_id.len() == 32 && made_id.bytes().all(|b| b.is_ascii_hexdigit()), "{id:?} became {made_id:?}");
+        assert_ne!(made_trace, trace);
+        assert_eq!((made_trace.len(), &made_trace[..3]), (55, "00-"), "{trace:?} became {made_trace:?}");
+    }
+}
+
+fn cookie_told(upstream: &Upstream) -> Option<Vec<u8>> {
+    let received = upstream.last();
+    assert!(received.headers.get_all("cookie").iter().count() <= 1);
+    received.headers.get("cookie").map(|value| value.as_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn our_cookies_are_taken_out_and_the_rest_stays() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    ann.begin("/").await;
+    assert!(!ann.attempts().is_empty());
+    let own = ann.cookie_header();
+    for (sent, left) in [
+        (own.clone(), None),
+        (format!("a=1; {own}; b=\"2 3\""), Some("a=1; b=\"2 3\"")),
+        (format!("{own};c;xsession_token=1;  session_token =junk"), Some("c; xsession_token=1")),
+    ] {
+        send(&proxy, &format!("Cookie: {sent}\r\n")).await;
+        assert_eq!(cookie_told(&upstream).as_deref(), left.map(str::as_bytes), "{sent}");
+    }
+    send(&proxy, &format!("Cookie: a=1\r\nCookie: {own}\r\nCookie: b=2\r\n")).await;
+    assert_eq!(cookie_told(&upstream).as_deref(), Some(&b"a=1; b=2"[..]));
+}
+
+#[tokio::test]
+async fn another_cookie_that_is_not_utf8_signs_nobody_out() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let own = proxy.signed_in_as("ann").await.cookie_header();
+    let mut bytes = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nCookie: name=Zo").into_bytes();
+    bytes.push(0xeb);
+    bytes.extend_from_slice(format!("; {own}\r\n\r\n").as_bytes());
+    let answer = proxy.raw(bytes).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(cookie_told(&upstream).as_deref(), Some(&b"name=Zo\xeb"[..]));
+}
+
+#[tokio::test]
+async fn http2_cookie_fields_are_joined_before_anything_reads_them() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let ann = proxy.signed_in_as("ann").await;
+    let mut client = Client::http2(proxy.address).await;
+    let request = Request::get("/")
+        .header("cookie", "a=1")
+        .header("cookie", ann.cookie_header())
+        .header("cookie", "b=2")
+        .header("x-forwarded-user", "root");
+    assert_eq!(client.send(request, full("")).await.unwrap().status(), 200);
+    assert_eq!(cookie_told(&upstream).as_deref(), Some(&b"a=1; b=2"[..]));
+    assert_eq!(upstream.last().header("x-forwarded-user"), "ann");
+}
+
+#[tokio::test]
+async fn an_upstream_cannot_set_our_cookies() {
+    let upstream = Upstream::answering(|_| {
+        let cookies =
+            ["a=1; Path=/", "session_token=evil; Path=/", " session_token = evil", "sidegate_login_00=evil", "b=2"];
+        let answer = cookies.iter().fold(Response::builder(), |answer, cookie| answer.header("set-cookie", *cookie));
+        answer.body(Full::new(Bytes::from("ok"))).unwrap()
+    })
+    .await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut ann: Browser<'_> = proxy.signed_in_as("ann").await;
+    let token = ann.cookie("session_token").unwrap().to_owned();
+    assert_eq!(ann.get("/").await.set_cookies(), ["a=1; Path=/", "b=2"]);
+    assert_eq!(ann.cookie("session_token"), Some(token.as_str()));
+}
+
+#[tokio::test]
+async fn authorization_passes_untouched() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    for value in ["Basic YTpi", "Bearer not.a.token", "Custom a=\"b, c\""] {
+        ann.send(Request::get("/").header("authorization", value)).await;
+        assert_eq!(upstream.last().header("authorization"), value);
+    }
+}
+
+/// Trailer names that may not pass, and one that may.
+const TRAILERS: [&str; 16] = [
+    "x-sum",
+    "x-forwarded-user",
+    "x_forwarded_email",
+    "x.forwarded.groups",
+    "x-sidegate-assertion",
+    "x-auth-request-user",
+    "remote-user",
+    "x_remote_user",
+    "x-forwarded-for",
+    "forwarded",
+    "cookie",
+    "authorization",
+    "content-length",
+    "transfer-encoding",
+    "host",
+    "connection",
+];
+
+#[tokio::test]
+async fn trailers_pass_less_what_a_client_may_not_say() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let fields: String = TRAILERS.iter().map(|name| format!("{name}: 42\r\n")).collect();
+    let answer = proxy
+        .raw(format!(
+            "POST / HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: {}\r\n\r\n3\r\nabc\r\n0\r\n{fields}\r\n",
+            TRAILERS.join(", ")
+        ))
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let received = upstream.last();
+    assert_eq!(received.body, "abc");
+    let left: Vec<&str> = received.trailers.as_ref().unwrap().keys().map(HeaderName::as_str).collect();
+    assert_eq!(left, ["x-sum"]);
+}
+
+#[tokio::test]
+async fn over_http2_trailers_pass_less_what_a_client_may_not_say() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut fields = HeaderMap::new();
+    // HTTP/2 itself forbids the connection's own fields (RFC 9113 §8.2.2).
+    let sent: Vec<&str> =
+        TRAILERS.into_iter().filter(|name| !["connection", "transfer-encoding"].contains(name)).collect();
+    for name in &sent {
+        fields.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("42"));
+    }
+    // Without a length: over HTTP/1.1, trailers need chunks.
+    let (mut sender, body) = pieces();
+    tokio::spawn(async move {
+        sender.send_data(Bytes::from("abc")).await.unwrap();
+        sender.send_trailers(fields).await.unwrap();
+    });
+    let mut client = Client::http2(proxy.address).await;
+    let answer = client.send(Request::post("/").header("trailer", sent.join(", ")), body).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let received = upstream.last();
+    assert_eq!(received.body, "abc");
+    let left: Vec<&str> = received.trailers.as_ref().unwrap().keys().map(HeaderName::as_str).collect();
+    assert_eq!(left, ["x-sum"]);
+}
