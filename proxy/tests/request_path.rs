@@ -605,9 +605,9 @@ async fn an_answer_cut_in_the_middle_is_broken_for_the_client_and_not_asked_for_
         let mut client = Client::of(version, proxy.address).await;
         let whole = client.get("/x").await.unwrap();
         assert_eq!(whole.into_body().collect().await.unwrap().to_bytes(), "ok");
-        let mut body = client.get("/x").await.unwrap().into_body();
-        assert_eq!(next_data(&mut body).await.unwrap().unwrap(), "half");
-        assert!(next_data(&mut body).await.unwrap().is_err(), "{version:?}");
+        // On HTTP/2 the reset may overtake the half that had come.
+        let cut = client.get("/x").await.unwrap().into_body().collect().await;
+        assert!(cut.is_err(), "{version:?}: {cut:?}");
     }
     assert_eq!(heads.lock().unwrap().len(), 4);
 }
