@@ -20,6 +20,7 @@ test: ## run every test; installs what they need where it can
 
 bench: ## measure the proxy beside nginx
 	scripts/install-test-tools
+	cargo build --release --locked -p sidegate
 	cargo run --release --locked -p bench
 
 images-test: ## build the container images and sign in through Compose

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use sidegate::adapters::telemetry;
-use sidegate::config::{self, Command, Faults, Files, Loaded, Sources, reload};
-use sidegate::serve::settings::Settings;
+use sidegate::config::reload::{self, Hangup};
+use sidegate::config::{self, Command, Faults, Loaded, Sources};
 use sidegate::serve::{accept, admin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -37,20 +37,21 @@ fn main() -> ExitCode {
 
 fn serve(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     telemetry::init_logging(&loaded.settings.log)?;
-    let Loaded { settings, warnings, notes, files } = loaded;
-    tell(&warnings, &notes);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(sources, settings, files))?;
+    runtime.block_on(run(sources, loaded))?;
     // What is cut off is cut off: a blocked look-up must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(())
 }
 
-async fn run(sources: Sources, settings: Settings, files: Files) -> anyhow::Result<()> {
+async fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
+    let hangup = Hangup::heed();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let Loaded { settings, warnings, notes, files } = loaded;
+    tell(&warnings, &notes);
     let running = accept::start(settings).await?;
     tokio::select! {
-        () = reload::watch(sources, files, |outcome| take(&running, outcome)) => {}
+        () = reload::watch(hangup, sources, files, |outcome| take(&running, outcome)) => {}
         () = ended(&mut terminate, &mut interrupt) => {}
     }
     tokio::select! {

@@ -1,7 +1,9 @@
 //! Reloads: what takes effect, what stays, and that nobody notices.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -52,6 +54,26 @@ async fn sighup_reads_again_though_nothing_changed_and_sessions_stay() {
     // Also a sign-in under way, though the secret is one of chance.
     let callback = proxy.idp().approve(&pending, "ann").unwrap();
     assert_eq!(ann.come_back(&callback).await.location(), "/deep");
+}
+
+#[tokio::test]
+async fn sighup_during_the_start_does_not_end_it() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::open(&upstream);
+    let mut child = plan.command().stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    // Its first line; what listens is not there yet.
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("open mode") && !line.contains("ready"), "{line}");
+    let sent = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    while !line.contains("the configuration was read again") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended: {:?}", child.wait());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]

@@ -21,11 +21,22 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// How often files are looked at where the system tells nothing (network file systems, no inotify watches left).
 const POLL: Duration = Duration::from_secs(30);
 
+/// `SIGHUP`, which ends a process that does not wait for it: to be had before anybody can know that the process is there.
+pub struct Hangup(Option<Signal>);
+
+impl Hangup {
+    /// Waits for the signal from now on. To be called inside the runtime.
+    #[must_use]
+    pub fn heed() -> Self {
+        Self(hangup())
+    }
+}
+
 /// Calls `reload` with each new outcome, until it is dropped. `files` are those of the configuration in force: what changed since it
 /// was read counts as changed.
-pub async fn watch(sources: Sources, files: Files, reload: impl FnMut(Result<Loaded, Faults>) + Send) {
+pub async fn watch(hangup: Hangup, sources: Sources, files: Files, reload: impl FnMut(Result<Loaded, Faults>) + Send) {
     let (changed, changes) = mpsc::channel(1);
-    run(hangup(), watcher(changed), changes, POLL, sources, files, reload).await;
+    run(hangup.0, watcher(changed), changes, POLL, sources, files, reload).await;
 }
 
 async fn run(

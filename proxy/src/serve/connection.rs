@@ -78,12 +78,13 @@ where
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(guarded), service));
     let mut expiry = pin!(Expiry::of(&watch));
     let mut rest = pin!(Rest::of(&watch));
+    let mut drained = pin!(drain.cancelled());
     let mut end = End::NotYet;
     loop {
         tokio::select! {
             biased;
             ended = connection.as_mut() => return ended.map_err(io::Error::other),
-            () = drain.cancelled(), if end == End::NotYet => {
+            () = drained.as_mut(), if end == End::NotYet => {
                 end = End::Near;
                 rest.as_mut().begin();
             }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
@@ -110,17 +112,17 @@ async fn send(
         Refused::from(Rejection::UpstreamUnreachable)
     };
     let mut lease = upstream.checkout().await.map_err(unreachable)?;
-    let spare = (repeatable && lease.is_reused()).then(|| head.clone());
+    let spare = (repeatable && lease.is_reused()).then(|| Spare::of(&head));
     let failure = match await_head(lease.send(Request::from_parts(head, body)), progress, timeouts, &metrics).await? {
         Ok(response) => return Ok((response, lease)),
         Err(failure) => failure,
     };
     let again = match (failure.unsent, spare) {
         (Some(unsent), _) => unsent,
-        (None, Some(head))
+        (None, Some(spare))
             if failure.error.is_incomplete_message() || failure.error.is_canceled() || is_reset(&failure.error) =>
         {
-            Request::from_parts(head, RequestBody::empty())
+            Request::from_parts(spare.head(), RequestBody::empty())
         }
         (None, _) => return Err(upstream_failed_with(&failure.error, progress)),
     };
@@ -168,6 +170,47 @@ fn frame(head: &mut Parts, body: &RequestBody, multiplexed: bool) {
             // Said outright, since a `GET` with a body of unknown length would else lose it.
             head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
+    }
+}
+
+/// What is kept of a head while it is under way: its header fields as text in one piece, since to clone them one by one costs more
+/// than all else that is done with a request.
+struct Spare {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    fields: Vec<(u16, u32)>,
+    text: Vec<u8>,
+}
+
+impl Spare {
+    fn of(head: &Parts) -> Self {
+        let mut fields = Vec::with_capacity(head.headers.len());
+        let mut text = Vec::with_capacity(2048);
+        for (name, value) in &head.headers {
+            let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+            text.extend_from_slice(name);
+            text.extend_from_slice(value);
+            fields.push((u16::try_from(name.len()).unwrap_or(0), u32::try_from(value.len()).unwrap_or(0)));
+        }
+        Self { method: head.method.clone(), uri: head.uri.clone(), version: head.version, fields, text }
+    }
+
+    fn head(self) -> Parts {
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = self.method;
+        head.uri = self.uri;
+        head.version = self.version;
+        let mut rest = self.text.as_slice();
+        for (name, value) in self.fields {
+            let Some((field, after)) = rest.split_at_checked(usize::from(name)) else { break };
+            let Some((text, after)) = after.split_at_checked(value as usize) else { break };
+            rest = after;
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field), HeaderValue::from_bytes(text)) {
+                head.headers.append(name, value);
+            }
+        }
+        head
     }
 }
 

@@ -1,5 +1,9 @@
 //! Hop-by-hop, forwarded and identity headers: strip theirs, set ours.
 
+use std::convert::Infallible;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
 use http::header::{
     ACCEPT, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -25,6 +29,16 @@ const X_FORWARDED_PROVIDER: HeaderName = HeaderName::from_static("x-forwarded-pr
 const X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// What tells that a browser looks ahead rather than shows a page.
+const PURPOSES: [HeaderName; 4] = [
+    HeaderName::from_static("sec-purpose"),
+    HeaderName::from_static("purpose"),
+    HeaderName::from_static("x-purpose"),
+    HeaderName::from_static("x-moz"),
+];
 
 /// Names that a client may never supply, whoever it is: an upstream believes them.
 const IDENTITY: [&str; 16] = [
@@ -155,9 +169,13 @@ pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) 
 
 /// The host that the client asked for, as a trusted proxy tells or as `Host` has it.
 pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
+    host_value(headers, caller)?.0.to_str().ok().map(str::trim)
+}
+
+fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a HeaderValue, Authority)> {
     let forwarded = caller.trusted.then(|| headers.get(X_FORWARDED_HOST)).flatten();
-    let host = forwarded.or_else(|| headers.get(HOST))?.to_str().ok()?.trim();
-    authority(host.as_bytes()).is_ok().then_some(host)
+    let value = forwarded.or_else(|| headers.get(HOST))?;
+    Some((value, authority(value.as_bytes().trim_ascii()).ok()?))
 }
 
 /// Takes out what a client may not supply, what ends at this hop, and, unless a trusted proxy sent it, all forwarding headers.
@@ -191,7 +209,9 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// Removes what `Connection` lists, but for the fields that frame or route the message, which are never a hop's own.
 fn strip_listed(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
+    // What nearly every request and answer says names no other field.
+    let plain = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive" | b"Close");
+    if headers.get_all(CONNECTION).iter().all(plain) {
         return;
     }
     let listed: Vec<HeaderName> = headers
@@ -249,21 +269,20 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 
 /// Says how the request came to us: appended to what a trusted proxy says, else written anew.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, caller: &Caller) {
-    let peer = caller.peer.to_string();
-    let said = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = said.chain(std::iter::once(peer.as_str())).collect();
-    set(headers, X_FORWARDED_FOR, HeaderValue::from_str(&hops.join(", ")));
+    let mut hops = String::with_capacity(64);
+    for said in headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
+        hops.push_str(said);
+        hops.push_str(", ");
+    }
+    let _infallible = write!(hops, "{}", caller.peer);
+    set(headers, X_FORWARDED_FOR, HeaderValue::from_maybe_shared(Bytes::from(hops)));
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(caller.scheme.as_str()));
-    let own = host(headers, caller).map(|host| (HeaderValue::from_str(host), port_of(host)));
-    let (own_host, own_port) = own.unwrap_or_else(|| (Ok(HeaderValue::from_static("")), None));
+    let own = host_value(headers, caller).map(|(value, authority)| (Ok(value.clone()), authority.port_u16()));
+    let (own_host, own_port) = own.unwrap_or_else(|| (Ok::<_, Infallible>(HeaderValue::from_static("")), None));
     set(headers, X_FORWARDED_HOST, own_host);
     let told = headers.get(X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.trim().parse::<u16>().ok());
     let port = told.or(own_port).unwrap_or_else(|| caller.scheme.default_port());
     headers.insert(X_FORWARDED_PORT, port_value(port));
-}
-
-fn port_of(host: &str) -> Option<u16> {
-    authority(host.as_bytes()).ok().and_then(|authority| authority.port_u16())
 }
 
 fn port_value(port: u16) -> HeaderValue {
@@ -310,19 +329,30 @@ pub(crate) fn identify(headers: &mut HeaderMap) -> HeaderValue {
     let kept = headers.get(X_REQUEST_ID).filter(|value| well_formed(value) && single(&X_REQUEST_ID)).cloned();
     let traced = headers.get(TRACEPARENT).is_some_and(is_traceparent) && single(&TRACEPARENT);
     let id = kept.unwrap_or_else(|| {
-        let made = hex_value(&format!("{:032x}", fastrand::u128(1..)));
+        let made = value_of(&hex::<32>(fastrand::u128(1..)));
         headers.insert(X_REQUEST_ID, made.clone());
         made
     });
     if !traced {
-        let made = format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..));
-        headers.insert(TRACEPARENT, hex_value(&made));
+        let (trace, parent) = (hex::<32>(fastrand::u128(1..)), hex::<16>(u128::from(fastrand::u64(1..))));
+        headers.insert(TRACEPARENT, value_of(&[b"00-".as_slice(), &trace, b"-", &parent, b"-01"].concat()));
     }
     id
 }
 
-fn hex_value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+fn value_of(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// The last `N` hexadecimal digits of a number.
+fn hex<const N: usize>(mut number: u128) -> [u8; N] {
+    let mut text = [b'0'; N];
+    for digit in text.iter_mut().rev() {
+        let low = (number & 15) as u8;
+        *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };
+        number >>= 4;
+    }
+    text
 }
 
 /// W3C Trace Context §3.2: version 00, lower-case hexadecimal, ids that are not all zero.
@@ -354,17 +384,20 @@ pub(crate) fn is_websocket(head: &Parts) -> bool {
 
 /// Whether a browser asks for a page to show: only then is it led to the sign-in.
 pub(crate) fn is_navigation(head: &Parts) -> bool {
-    let says =
-        |name: &str, expected: &str| head.headers.get(name).is_none_or(|value| value.as_bytes() == expected.as_bytes());
-    let prefetch = ["sec-purpose", "purpose", "x-purpose", "x-moz"]
-        .iter()
-        .filter_map(|name| head.headers.get(*name))
-        .any(|value| value.to_str().is_ok_and(|text| text.contains("prefetch") || text.contains("preview")));
+    let says = |name: &HeaderName, expected: &str| {
+        head.headers.get(name).is_none_or(|value| value.as_bytes() == expected.as_bytes())
+    };
+    let prefetch = || {
+        PURPOSES
+            .iter()
+            .filter_map(|name| head.headers.get(name))
+            .any(|value| value.to_str().is_ok_and(|text| text.contains("prefetch") || text.contains("preview")))
+    };
     (head.method == Method::GET || head.method == Method::HEAD)
+        && says(&SEC_FETCH_MODE, "navigate")
+        && says(&SEC_FETCH_DEST, "document")
         && quality(&head.headers, "text/html").is_some_and(|q| q > 0)
-        && says("sec-fetch-mode", "navigate")
-        && says("sec-fetch-dest", "document")
-        && !prefetch
+        && !prefetch()
         && !head.headers.contains_key(UPGRADE)
 }
 

@@ -15,6 +15,7 @@ mod forward;
 mod handler;
 mod headers;
 mod pages;
+mod query;
 mod rejection;
 mod session;
 mod site;

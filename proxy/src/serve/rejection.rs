@@ -14,10 +14,10 @@ use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::ports::{SignInError, StoreUnavailable};
-use crate::serve::auth;
 use crate::serve::body::Body;
 use crate::serve::headers::{self, Malformed};
 use crate::serve::pages::{self, Action, MessagePage};
+use crate::serve::query;
 use crate::serve::site::Site;
 
 /// A request that is not answered as it asked.
@@ -340,7 +340,7 @@ impl Asker {
     fn return_to(&self) -> ReturnTo {
         let Some(sign_in) = &self.site.sign_in else { return ReturnTo::root() };
         if self.uri.path() == LOGIN {
-            return auth::wanted(self.uri.query(), &sign_in.public_origin);
+            return query::wanted(self.uri.query(), &sign_in.public_origin);
         }
         ReturnTo::parse(self.uri.path_and_query().map_or("/", PathAndQuery::as_str), &sign_in.public_origin)
     }

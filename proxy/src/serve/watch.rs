@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use crate::adapters::upstream::write_pieces;
 use crate::serve::settings::Timeouts;
 
 /// What a connection is doing, and until when it may. Written by the stream and the requests, read by [`Expiry`].
@@ -223,7 +224,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let outcome = write_pieces(Pin::new(&mut self.stream), cx, bufs);
         self.check(cx, outcome)
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 
 pub use connect::ConnectError;
+pub(crate) use connect::write_pieces;
 pub use pool::{Lease, SendError, Upstream};
 
 /// `UPSTREAM_URL` and what belongs to it.

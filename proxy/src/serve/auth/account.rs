@@ -12,6 +12,7 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::pages::{self, SignInPage, SignedOutPage};
+use crate::serve::query;
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::session::{self, Found};
 use crate::serve::site::SignIn;
@@ -89,7 +90,7 @@ pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Bo
     let page = SignInPage {
         site: Some(&sign_in.host_text),
         provider: pages::provider_name(sign_in.provider.kind()),
-        return_to: &super::wanted(exchange.head.uri.query(), &sign_in.public_origin),
+        return_to: &query::wanted(exchange.head.uri.query(), &sign_in.public_origin),
         notice: None,
     };
     rejection::html(StatusCode::OK, pages::sign_in(&page))

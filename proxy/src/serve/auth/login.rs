@@ -3,8 +3,8 @@
 use http::header::{HeaderValue, SET_COOKIE};
 use http::{HeaderMap, Response, StatusCode};
 
+use super::refuse;
 use super::visits::Visits;
-use super::{parameter, refuse};
 use crate::adapters::seal;
 use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::identity::Identity;
@@ -17,6 +17,7 @@ use crate::ports::{Prompt, SignInError};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
+use crate::serve::query::{self, parameter};
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::session::{self, Found};
 use crate::serve::site::SignIn;
@@ -30,7 +31,7 @@ const REPLACED_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 /// `GET login?rd=/path`: off to the provider.
 pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let query = exchange.head.uri.query();
-    let return_to = super::wanted(query, &sign_in.public_origin);
+    let return_to = query::wanted(query, &sign_in.public_origin);
     let wants_choice = parameter(query, "prompt").ok().flatten().as_deref() == Some("select_account");
     if let Some(response) = send_to_public_origin(exchange, sign_in, &return_to, wants_choice)? {
         return Ok(response);

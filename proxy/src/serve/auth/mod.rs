@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
-use url::Url;
 
 use crate::adapters::telemetry::audit::{self, Origin};
 use crate::domain::identity::{Identified, Identity};
-use crate::domain::path::{AUTH_PREFIX, ReturnTo};
+use crate::domain::path::AUTH_PREFIX;
 use crate::domain::policy::{Permit, Refusal};
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
@@ -140,21 +139,3 @@ fn name(who: &Identity) -> &str {
         .find(|name| !name.is_empty())
         .unwrap_or_default()
 }
-
-/// Where `rd` leads to after a sign-in; `/` where it is missing, there twice, or not safe.
-pub(super) fn wanted(query: Option<&str>, public_origin: &Url) -> ReturnTo {
-    ReturnTo::parse(&parameter(query, "rd").ok().flatten().unwrap_or_default(), public_origin)
-}
-
-/// The one value of a query parameter: `None` where it is missing, an error where it is there twice.
-fn parameter(query: Option<&str>, wanted: &str) -> Result<Option<String>, Twice> {
-    let mut values =
-        url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == wanted);
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value.map(|(_, value)| value.into_owned())),
-        (_, Some(_)) => Err(Twice),
-    }
-}
-
-/// A parameter that is there twice: two readers could take different ones.
-struct Twice;
