@@ -547,3 +547,31 @@ async fn noise_never_brings_it_down() {
     assert_eq!(upstream.connections(), 0, "noise without a session reached the upstream");
     assert!(!proxy.log().contains("panicked"), "{}", proxy.log());
 }
+
+#[tokio::test]
+async fn an_old_client_is_spoken_for_in_http11() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let answer = proxy.raw("GET /old HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    let received = upstream.last();
+    assert_eq!((received.version, received.header("host")), (Version::HTTP_11, String::new()));
+}
+
+#[tokio::test]
+async fn an_answers_trailers_cannot_set_cookies_or_frame() {
+    let upstream = Upstream::raw(|mut stream| async move {
+        read_message(&mut stream).await;
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+                      Trailer: X-Sum, Set-Cookie, Content-Length, X-Forwarded-User\r\n\r\n3\r\nabc\r\n0\r\n\
+                      X-Sum: 42\r\nSet-Cookie: session_token=evil\r\nContent-Length: 9\r\nX-Forwarded-User: root\r\n\r\n";
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.read_u8().await;
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let answer = proxy.send(Request::get("/").header("te", "trailers")).await;
+    assert_eq!(answer.text(), "abc");
+    let trailers = answer.trailers.expect("a client that takes trailers gets them");
+    assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-sum"]);
+}
