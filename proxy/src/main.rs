@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 
 fn serve(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     telemetry::init_logging(&loaded.settings.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(sources, loaded))?;
     // What is cut off is cut off: a blocked look-up must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));

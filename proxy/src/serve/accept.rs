@@ -18,6 +18,7 @@ use crate::serve::admin::{Admin, Phase};
 use crate::serve::rejection::CODES;
 use crate::serve::settings::{Settings, Shutdown, TlsFiles};
 use crate::serve::site::House;
+use crate::serve::workers::Workers;
 use crate::serve::{admin, background, clock, connection};
 
 /// How long the accept loop rests when the system has no file descriptor left.
@@ -78,6 +79,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
     let fixed = Fixed::of(&settings);
+    let workers = Workers::start()?;
     let house = Arc::new(House::build(settings, Arc::clone(&metrics))?);
     if let Some(sign_in) = &house.site().sign_in {
         audit::enabled(sign_in.provider.kind());
@@ -106,7 +108,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         fixed,
     };
     running.publish_certificate_end();
-    running.connections.spawn(running.accept(listener));
+    running.connections.spawn(running.accept(listener, workers));
     running.admin.enter(Phase::Ready);
     tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
     Ok(running)
@@ -217,7 +219,7 @@ impl Running {
         }
     }
 
-    fn accept(&self, listener: TcpListener) -> impl Future<Output = ()> + Send + 'static {
+    fn accept(&self, listener: TcpListener, workers: Workers) -> impl Future<Output = ()> + Send + 'static {
         let acceptor = Acceptor {
             house: Arc::clone(&self.house),
             tls: self
@@ -227,6 +229,7 @@ impl Running {
             connections: self.connections.clone(),
             drain: self.drain.clone(),
             room: Arc::new(Semaphore::new(self.fixed.connections)),
+            workers,
         };
         let stop = self.stop_accepting.clone();
         async move { acceptor.run(listener, &stop).await }
@@ -239,6 +242,7 @@ struct Acceptor {
     connections: TaskTracker,
     drain: CancellationToken,
     room: Arc<Semaphore>,
+    workers: Workers,
 }
 
 impl Acceptor {
@@ -285,12 +289,22 @@ impl Acceptor {
 
     fn serve(&self, stream: TcpStream, room: OwnedSemaphorePermit) {
         let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
-        self.connections.spawn(async move {
+        // Released from this thread's reactor, to be taken into the worker's.
+        let Ok(stream) = stream.into_std() else { return };
+        let connection = async move {
             let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));
-            if let Err(error) = connection::serve(stream, tls, house, drain).await {
+            let served = match TcpStream::from_std(stream) {
+                Ok(stream) => connection::serve(stream, tls, house, drain).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
                 tracing::debug!("a connection ended: {error}");
             }
-        });
+        };
+        match self.workers.next() {
+            Some(worker) => self.connections.spawn_on(connection, worker),
+            None => self.connections.spawn(connection),
+        };
     }
 }
 

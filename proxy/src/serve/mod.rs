@@ -22,3 +22,4 @@ mod site;
 mod streams;
 mod tunnel;
 mod watch;
+mod workers;
