@@ -253,7 +253,8 @@ impl Acceptor {
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted.map(|(stream, _)| stream),
+                // Released from this thread's reactor, to be taken into a worker's.
+                accepted = listener.accept() => accepted.and_then(|(stream, _)| stream.into_std()),
             };
             self.take(accepted, room).await;
         }
@@ -269,14 +270,14 @@ impl Acceptor {
             let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return Ok(()) };
             let accepted = match listener.accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Ok((stream, _)) => stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)),
+                Ok((stream, _)) => stream.set_nonblocking(true).map(|()| stream),
                 Err(error) => Err(error),
             };
             self.take(accepted, room).await;
         }
     }
 
-    async fn take(&self, accepted: io::Result<TcpStream>, room: OwnedSemaphorePermit) {
+    async fn take(&self, accepted: io::Result<std::net::TcpStream>, room: OwnedSemaphorePermit) {
         match accepted {
             Ok(stream) => self.serve(stream, room),
             Err(error) if is_one_connections_own(&error) => {}
@@ -287,10 +288,8 @@ impl Acceptor {
         }
     }
 
-    fn serve(&self, stream: TcpStream, room: OwnedSemaphorePermit) {
+    fn serve(&self, stream: std::net::TcpStream, room: OwnedSemaphorePermit) {
         let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
-        // Released from this thread's reactor, to be taken into the worker's.
-        let Ok(stream) = stream.into_std() else { return };
         let connection = async move {
             let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));
             let served = match TcpStream::from_std(stream) {
