@@ -12,6 +12,7 @@ pub mod api;
 pub mod config;
 pub mod health;
 pub mod identity;
+pub mod secret;
 pub mod serve;
 pub mod web;
 
