@@ -9,11 +9,13 @@
 //! an address that others could reach without passing the proxy.
 
 pub mod api;
+pub mod clock;
 pub mod config;
 pub mod health;
 pub mod identity;
 pub mod secret;
 pub mod serve;
+pub mod store;
 pub mod web;
 
 use axum::Router;

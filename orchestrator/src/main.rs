@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use orchestrator::config::{Cli, Command, Settings};
 use orchestrator::serve::{self, Limits};
 use orchestrator::{health, routes};
@@ -12,14 +11,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let settings = match Settings::parse(&cli.raw) {
-        Ok(settings) => settings,
-        Err(faults) => return fail(&faults, 2),
-    };
+    let cli = Cli::read();
     let outcome = match cli.command {
-        Some(Command::Health) => health::ask(settings.listen).await,
-        None => run(settings).await,
+        Some(Command::Health) => match Settings::parse_listen(&cli.raw) {
+            Ok(listen) => health::ask(listen).await,
+            Err(faults) => return fail(&faults, 2),
+        },
+        None => match Settings::parse(&cli.raw) {
+            Ok(settings) => run(settings).await,
+            Err(faults) => return fail(&faults, 2),
+        },
     };
     outcome.map_or_else(|error| fail(&format!("{error:#}"), 1), |()| ExitCode::SUCCESS)
 }

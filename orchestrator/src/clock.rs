@@ -1,0 +1,63 @@
+//! The one place that reads the clock, and how moments are written.
+
+use serde::Serializer;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Now, to the millisecond: what is told live and what comes back from the database are then alike.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+pub fn now() -> OffsetDateTime {
+    from_millis(millis(OffsetDateTime::now_utc()))
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn millis(moment: OffsetDateTime) -> i64 {
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// The moment so many milliseconds after 1970; 1970 for what no calendar holds.
+#[must_use]
+pub fn from_millis(millis: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// As RFC 3339 in UTC: `2026-01-31T10:00:00Z`.
+#[must_use]
+pub fn text(moment: OffsetDateTime) -> String {
+    moment.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()
+}
+
+/// Reads RFC 3339.
+#[must_use]
+pub fn parse(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+/// For `#[serde(serialize_with = "…")]`.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn rfc3339<S: Serializer>(moment: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text(*moment))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_survives_both_its_forms() {
+        let moment = now();
+        assert_eq!(from_millis(millis(moment)), moment);
+        assert_eq!(parse(&text(moment)), Some(moment));
+        assert_eq!(text(from_millis(0)), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn another_zone_is_the_same_moment() {
+        let moment = parse("2026-01-31T10:00:00+02:00").unwrap();
+        assert_eq!(text(moment), "2026-01-31T08:00:00Z");
+    }
+}

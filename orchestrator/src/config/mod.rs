@@ -1,0 +1,285 @@
+//! The command line and the environment, as typed and as meant.
+
+mod database;
+mod secrets;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use clap::{Parser, Subcommand};
+
+use crate::secret::Secret;
+use crate::store::{Key, Location};
+use secrets::Source;
+
+const LISTEN_DEFAULT: &str = "127.0.0.1:8081";
+
+/// Many Flux clusters in one place.
+///
+/// The orchestrator has no sign-in of its own: run it behind sidegate, which says who is asking.
+#[derive(Debug, Parser)]
+#[command(name = "orchestrator", version)]
+pub struct Cli {
+    /// What to do; without a command: serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options, as typed.
+    #[command(flatten)]
+    pub raw: Raw,
+}
+
+impl Cli {
+    /// Reads the command line and the environment; on `--help` or a wrong flag it ends the program.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn read() -> Self {
+        let mut cli = Self::parse();
+        // Not by a flag: what stands on a command line, every user of the machine reads.
+        let secret = |name| std::env::var(name).ok().map(Secret::new);
+        cli.raw.database_url = secret("DATABASE_URL");
+        cli.raw.encryption_key = secret("ENCRYPTION_KEY");
+        cli
+    }
+}
+
+/// What to do instead of serving.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Ask the running orchestrator how it is: exit code 0, or 1 with the reason on standard error
+    Health,
+}
+
+/// The options as typed; an empty one counts as unset.
+#[derive(Debug, Default, clap::Args)]
+pub struct Raw {
+    /// The address to listen on [default: 127.0.0.1:8081]
+    #[arg(long, global = true, env = "ORCHESTRATOR_LISTEN_ADDR", value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Say that only the proxy can reach the address, so that it need not be a loopback one [default: false]
+    #[arg(
+        long,
+        global = true,
+        env = "ORCHESTRATOR_BEHIND_PROXY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    pub behind_proxy: Option<String>,
+    /// Show the cluster that this program runs in, by its pod's service account [default: false]
+    #[arg(
+        long,
+        global = true,
+        env = "IN_CLUSTER",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    pub in_cluster: Option<String>,
+    /// Show three simulated clusters; without DATABASE_URL nothing is kept
+    #[arg(long)]
+    pub demo: bool,
+    /// A file with the URL of the database, instead of the variable DATABASE_URL: postgres://… or sqlite:///path
+    /// [default: sqlite://./data/orchestrator.db]
+    #[arg(long, global = true, env = "DATABASE_URL_FILE", value_name = "PATH")]
+    pub database_url_file: Option<String>,
+    /// A file with the keys that seal kubeconfigs, instead of the variable ENCRYPTION_KEY: 32 bytes of base64 or hex, with
+    /// commas between several; the first seals, all open [default: SQLite keeps one in a file beside it; PostgreSQL needs one]
+    #[arg(long, global = true, env = "ENCRYPTION_KEY_FILE", value_name = "PATH")]
+    pub encryption_key_file: Option<String>,
+    /// The variable DATABASE_URL.
+    #[arg(skip)]
+    pub database_url: Option<Secret>,
+    /// The variable ENCRYPTION_KEY.
+    #[arg(skip)]
+    pub encryption_key: Option<Secret>,
+}
+
+/// What the orchestrator runs with.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where the database is.
+    pub database: Location,
+    /// The keys that open what is sealed there; the first seals.
+    pub keys: Vec<Key>,
+    /// Whether the cluster that the program runs in may be shown.
+    pub in_cluster: bool,
+    /// Whether simulated clusters are shown.
+    pub demo: bool,
+}
+
+impl Settings {
+    /// Reads the options as typed.
+    ///
+    /// # Errors
+    /// All faults at once, each with a value that would be right.
+    pub fn parse(raw: &Raw) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        let listen = listen(raw, &mut faults);
+        let in_cluster = truth("IN_CLUSTER (--in-cluster)", raw.in_cluster.as_deref(), &mut faults);
+        let (url, file) = (raw.database_url.as_ref(), raw.database_url_file.as_deref());
+        let url = Source { name: "DATABASE_URL", value: url, file }.read(&mut faults);
+        let database = database::location(url.as_ref(), raw.demo, &mut faults);
+        let (key, file) = (raw.encryption_key.as_ref(), raw.encryption_key_file.as_deref());
+        let key = Source { name: "ENCRYPTION_KEY", value: key, file }.read(&mut faults);
+        let keys = database::keys(key.as_ref(), &mut faults);
+        if faults.is_empty() && keys.is_empty() && matches!(database, Some(Location::Postgres(_))) {
+            faults.push(
+                "ENCRYPTION_KEY: must be set with PostgreSQL, since kubeconfigs lie there sealed under it; for example the \
+                 output of `openssl rand -base64 32`"
+                    .into(),
+            );
+        }
+        match (listen, database) {
+            (Some(listen), Some(database)) if faults.is_empty() => {
+                Ok(Self { listen, database, keys, in_cluster, demo: raw.demo })
+            }
+            (_, _) => Err(Faults(faults)),
+        }
+    }
+
+    /// Reads only where the orchestrator listens, for who asks the running one.
+    ///
+    /// # Errors
+    /// As [`Settings::parse`].
+    pub fn parse_listen(raw: &Raw) -> Result<SocketAddr, Faults> {
+        let mut faults = Vec::new();
+        listen(raw, &mut faults).filter(|_| faults.is_empty()).ok_or(Faults(faults))
+    }
+}
+
+fn listen(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {
+    let before = faults.len();
+    let listen = listen_addr(raw, faults);
+    let behind_proxy = truth("ORCHESTRATOR_BEHIND_PROXY (--behind-proxy)", raw.behind_proxy.as_deref(), faults);
+    if let Some(addr) = listen
+        && faults.len() == before
+        && !behind_proxy
+        && !addr.ip().to_canonical().is_loopback()
+    {
+        faults.push(format!(
+            "ORCHESTRATOR_LISTEN_ADDR (--listen): {addr} can be reached by other machines, and the orchestrator lets everyone \
+             in that reaches it. Listen on {LISTEN_DEFAULT}; or, where nothing but the proxy can reach the address (a \
+             container network of their own), set ORCHESTRATOR_BEHIND_PROXY=true"
+        ));
+    }
+    listen
+}
+
+fn listen_addr(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {
+    let addr = typed(raw.listen.as_deref()).unwrap_or(LISTEN_DEFAULT).parse().ok();
+    if addr.is_none() {
+        faults.push(format!(
+            "ORCHESTRATOR_LISTEN_ADDR (--listen): not an IP address with a port; for example {LISTEN_DEFAULT} or \
+             [::1]:8081"
+        ));
+    }
+    addr
+}
+
+fn truth(name: &str, word: Option<&str>, faults: &mut Vec<String>) -> bool {
+    match typed(word) {
+        Some("true" | "1") => true,
+        None | Some("false" | "0") => false,
+        Some(_) => {
+            faults.push(format!("{name}: neither true nor false; for example true"));
+            false
+        }
+    }
+}
+
+fn typed(value: Option<&str>) -> Option<&str> {
+    value.map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// Everything that is wrong with the options.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Faults(Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration has faults:")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(listen: &str, behind_proxy: &str) -> Result<Settings, String> {
+        let raw = Raw { listen: Some(listen.into()), behind_proxy: Some(behind_proxy.into()), ..Raw::default() };
+        Settings::parse(&raw).map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn nothing_set_listens_on_loopback() {
+        assert_eq!(Settings::parse(&Raw::default()).unwrap().listen, LISTEN_DEFAULT.parse().unwrap());
+        assert_eq!(parse("", " ").unwrap().listen, LISTEN_DEFAULT.parse().unwrap());
+    }
+
+    #[test]
+    fn an_address_open_to_others_needs_the_word_that_a_proxy_is_in_front() {
+        for open in ["0.0.0.0:8081", "[::]:8081", "192.0.2.7:8081", "[::ffff:192.0.2.7]:8081"] {
+            assert!(parse(open, "").unwrap_err().contains("ORCHESTRATOR_BEHIND_PROXY=true"), "{open}");
+            assert!(parse(open, "false").is_err(), "{open}");
+            assert_eq!(parse(open, "true").unwrap().listen, open.parse().unwrap());
+        }
+        for loopback in ["127.0.0.1:0", "127.9.9.9:8081", "[::1]:8081", "[::ffff:127.0.0.1]:8081"] {
+            assert_eq!(parse(loopback, "").unwrap().listen, loopback.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_and_no_secret_in_them() {
+        let raw = Raw {
+            listen: Some("8081".into()),
+            behind_proxy: Some("perhaps".into()),
+            in_cluster: Some("perhaps".into()),
+            database_url: Some(Secret::new("mysql://hidden".into())),
+            encryption_key: Some(Secret::new("hidden".into())),
+            ..Raw::default()
+        };
+        let faults = Settings::parse(&raw).unwrap_err().to_string();
+        for name in ["_LISTEN_ADDR", "_BEHIND_PROXY", "IN_CLUSTER", "DATABASE_URL", "ENCRYPTION_KEY"] {
+            assert!(faults.contains(name), "{name}: {faults}");
+        }
+        assert!(!faults.contains("hidden"), "{faults}");
+    }
+
+    #[test]
+    fn a_secret_comes_from_its_variable_or_from_a_file_but_not_from_both() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "postgres://db/orchestrator\r\n").unwrap();
+        let mut raw = Raw {
+            database_url_file: Some(file.path().to_str().unwrap().into()),
+            encryption_key: Some(Secret::new("01".repeat(32))),
+            ..Raw::default()
+        };
+        let settings = Settings::parse(&raw).unwrap();
+        assert!(matches!(settings.database, Location::Postgres(url) if url.expose() == "postgres://db/orchestrator"));
+        raw.database_url = Some(Secret::new("sqlite:a.db".into()));
+        assert!(Settings::parse(&raw).unwrap_err().to_string().contains("keep one of them"));
+        raw.database_url = None;
+        raw.database_url_file = Some("/nowhere".into());
+        assert!(Settings::parse(&raw).unwrap_err().to_string().contains("/nowhere"));
+    }
+
+    #[test]
+    fn postgresql_needs_a_key_and_sqlite_does_not() {
+        let with = |url: &str| Raw { database_url: Some(Secret::new(url.into())), ..Raw::default() };
+        assert!(Settings::parse(&with("postgres://db/o")).unwrap_err().to_string().contains("ENCRYPTION_KEY"));
+        assert!(Settings::parse(&with("sqlite:o.db")).unwrap().keys.is_empty());
+    }
+
+    #[test]
+    fn the_flags_are_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

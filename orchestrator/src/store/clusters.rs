@@ -1,0 +1,167 @@
+//! The registered clusters, their kubeconfigs sealed.
+
+use sqlx::any::AnyRow;
+use sqlx::{FromRow, Row};
+use time::OffsetDateTime;
+
+use super::{Store, StoreError, within};
+use crate::clock;
+use crate::secret::Secret;
+
+/// How many clusters there may be.
+pub const CLUSTERS_MOST: i64 = 1000;
+
+/// A cluster as it was registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// 128 random bits in hex.
+    pub id: String,
+    /// What people call it; no two have the same.
+    pub name: String,
+    /// How it is reached.
+    pub connection: Connection,
+    /// The context of the kubeconfig, where one was chosen.
+    pub context: Option<String>,
+    /// The address of its API.
+    pub server: String,
+    /// When it was registered.
+    pub created_at: OffsetDateTime,
+    /// Who registered it.
+    pub created_by: String,
+}
+
+/// How a cluster is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// By a kubeconfig, which lies here sealed.
+    Kubeconfig,
+    /// By the service account of the pod that this program runs in.
+    InCluster,
+}
+
+impl Connection {
+    /// The word for it, in the database and in answers.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Kubeconfig => "kubeconfig",
+            Self::InCluster => "in_cluster",
+        }
+    }
+}
+
+impl Store {
+    /// All clusters, by name.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn clusters(&self) -> Result<Vec<Cluster>, StoreError> {
+        let all = sqlx::query_as(
+            "SELECT id, name, connection, context, server, created_at, created_by FROM clusters ORDER BY name, id",
+        );
+        within(all.fetch_all(&self.0.reading)).await
+    }
+
+    /// One cluster.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or where the database does not answer.
+    pub async fn cluster(&self, id: &str) -> Result<Cluster, StoreError> {
+        let one = sqlx::query_as(
+            "SELECT id, name, connection, context, server, created_at, created_by FROM clusters WHERE id = $1",
+        );
+        within(one.bind(id).fetch_optional(&self.0.reading)).await?.ok_or(StoreError::NotFound)
+    }
+
+    /// Registers a cluster; its kubeconfig, where it has one, is sealed first.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`], [`StoreError::TooManyClusters`], or where the database does not answer.
+    pub async fn add_cluster(&self, cluster: &Cluster, kubeconfig: Option<&Secret>) -> Result<(), StoreError> {
+        let sealed = kubeconfig.map(|text| self.0.sealer.seal(&cluster.id, text)).transpose()?;
+        let insert = sqlx::query(
+            "INSERT INTO clusters (id, name, connection, kubeconfig, context, server, created_at, created_by) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE (SELECT COUNT(*) FROM clusters) < $9",
+        )
+        .bind(&cluster.id)
+        .bind(&cluster.name)
+        .bind(cluster.connection.word())
+        .bind(sealed)
+        .bind(cluster.context.as_deref())
+        .bind(&cluster.server)
+        .bind(clock::millis(cluster.created_at))
+        .bind(&cluster.created_by)
+        .bind(CLUSTERS_MOST);
+        let done = within(insert.execute(&self.0.writing)).await.map_err(name_taken)?;
+        if done.rows_affected() == 0 { Err(StoreError::TooManyClusters) } else { Ok(()) }
+    }
+
+    /// Gives a cluster another name.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`], [`StoreError::NotFound`], or where the database does not answer.
+    pub async fn rename_cluster(&self, id: &str, name: &str) -> Result<(), StoreError> {
+        let update = sqlx::query("UPDATE clusters SET name = $1 WHERE id = $2").bind(name).bind(id);
+        let done = within(update.execute(&self.0.writing)).await.map_err(name_taken)?;
+        found(done.rows_affected())
+    }
+
+    /// Removes a cluster and its kubeconfig.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or where the database does not answer.
+    pub async fn remove_cluster(&self, id: &str) -> Result<(), StoreError> {
+        let delete = sqlx::query("DELETE FROM clusters WHERE id = $1").bind(id);
+        found(within(delete.execute(&self.0.writing)).await?.rows_affected())
+    }
+
+    /// The kubeconfig of a cluster, opened. One that an older key sealed is sealed anew under the first.
+    ///
+    /// # Errors
+    /// [`StoreError::Seal`] where no key opens it, [`StoreError::NotFound`] where there is none, or where the database does
+    /// not answer.
+    pub async fn kubeconfig(&self, id: &str) -> Result<Secret, StoreError> {
+        let select = sqlx::query_scalar("SELECT kubeconfig FROM clusters WHERE id = $1 AND kubeconfig IS NOT NULL");
+        let sealed: Option<String> = within(select.bind(id).fetch_optional(&self.0.reading)).await?;
+        let sealed = sealed.ok_or(StoreError::NotFound)?;
+        let opened = self.0.sealer.open(id, &sealed)?;
+        if opened.by_older_key {
+            let anew = self.0.sealer.seal(id, &opened.text)?;
+            let update = sqlx::query("UPDATE clusters SET kubeconfig = $1 WHERE id = $2 AND kubeconfig = $3");
+            within(update.bind(anew).bind(id).bind(sealed).execute(&self.0.writing)).await?;
+            tracing::info!(cluster = id, "the kubeconfig was sealed anew under the first ENCRYPTION_KEY");
+        }
+        Ok(opened.text)
+    }
+}
+
+fn name_taken(error: StoreError) -> StoreError {
+    if let StoreError::Database(sqlx::Error::Database(refusal)) = &error
+        && refusal.is_unique_violation()
+    {
+        return StoreError::NameTaken;
+    }
+    error
+}
+
+fn found(rows: u64) -> Result<(), StoreError> {
+    if rows == 0 { Err(StoreError::NotFound) } else { Ok(()) }
+}
+
+impl<'r> FromRow<'r, AnyRow> for Cluster {
+    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
+        let connection = match row.try_get("connection")? {
+            "in_cluster" => Connection::InCluster,
+            _ => Connection::Kubeconfig,
+        };
+        Ok(Self {
+            id: row.try_get("id")?,
+            name: row.try_get("name")?,
+            connection,
+            context: row.try_get("context")?,
+            server: row.try_get("server")?,
+            created_at: clock::from_millis(row.try_get("created_at")?),
+            created_by: row.try_get("created_by")?,
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! The tables, and how they came to be: one list for both databases.
+
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+
+/// All steps, oldest first. A step that was published is never changed: a change is a step of its own.
+pub(super) fn all() -> Migrator {
+    let steps = [(1, "clusters, settings, activities", include_str!("migrations/0001_first.sql"))];
+    let steps = steps.map(|(version, what, sql)| {
+        Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(steps.into())
+}

@@ -1,0 +1,107 @@
+//! What survives a restart: clusters, settings and activities, in SQLite or PostgreSQL, by the same statements.
+//!
+//! SQLite has one connection that writes and some that read, since it takes one writer at a time.
+
+mod activities;
+mod clusters;
+mod key_file;
+mod migrations;
+mod open;
+mod retention;
+mod seal;
+mod settings;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::AnyPool;
+
+pub use activities::{Activity, Deed, Filter, Mark, Outcome};
+pub use clusters::{CLUSTERS_MOST, Cluster, Connection};
+pub use key_file::KeyFileError;
+pub use open::{Location, OpenError};
+use seal::random;
+pub use seal::{KEY_LEN, Key, SealError};
+pub use settings::Settings;
+
+/// How long an answer of the database may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The database, open. A clone is the same one.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    reading: AnyPool,
+    writing: AnyPool,
+    sealer: seal::Sealer,
+}
+
+/// Why the store did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It took too long.
+    #[error("the database did not answer within {} s", PATIENCE.as_secs())]
+    TimedOut,
+    /// The database, or the way to it, failed.
+    #[error("the database failed")]
+    Database(#[source] sqlx::Error),
+    /// Another cluster has the name.
+    #[error("another cluster has this name")]
+    NameTaken,
+    /// There are as many clusters as there may be.
+    #[error("there are {CLUSTERS_MOST} clusters, which is the most: remove one first")]
+    TooManyClusters,
+    /// There is no such row.
+    #[error("there is no such entry")]
+    NotFound,
+    /// A kubeconfig could be neither sealed nor opened.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// What is written there is not what this program writes.
+    #[error("the database holds a value that this program does not write: {0}")]
+    Strange(&'static str),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Store {
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError::TimedOut`] or [`StoreError::Database`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        within(sqlx::query("SELECT 1").execute(&self.0.reading)).await?;
+        Ok(())
+    }
+
+    /// Ends all connections, once what is under way there is done.
+    pub async fn close(&self) {
+        self.0.reading.close().await;
+        self.0.writing.close().await;
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+async fn within<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    Ok(tokio::time::timeout(PATIENCE, query).await.map_err(|_| StoreError::TimedOut)??)
+}
+
+/// A random 128-bit id, in hex.
+///
+/// # Errors
+/// [`SealError::Crypto`] where the system has no randomness.
+pub fn new_id() -> Result<String, SealError> {
+    Ok(format!("{:032x}", u128::from_be_bytes(random()?)))
+}
