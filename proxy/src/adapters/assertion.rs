@@ -312,7 +312,7 @@ mod tests {
 
     use super::*;
     use crate::domain::identity::{Email, ProviderKind, Username};
-    use crate::domain::session::{Lifetime, Session};
+    use crate::domain::session::{Authority, Device, Session, SessionKey};
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -332,8 +332,9 @@ mod tests {
     }
 
     fn loaded(identity: Identity, absolute: Duration) -> LoadedSession {
-        let lifetime = Lifetime { absolute, idle: Duration::ZERO };
-        LoadedSession::new(Session::begin(identity, lifetime, NOW), NOW)
+        let device = Device::new([192, 0, 2, 1].into(), "");
+        let session = Session::begin(identity, Authority([0; 8]), device, absolute, NOW);
+        LoadedSession::new(SessionKey([0; 32]), session, NOW)
     }
 
     fn session() -> LoadedSession {

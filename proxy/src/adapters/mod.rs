@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod certs;
+pub mod grants;
 pub mod providers;
 pub mod seal;
 pub mod stores;

@@ -1,6 +1,6 @@
 //! Authenticated encryption bound to a purpose, with key rotation.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,10 +14,11 @@ const KEY_ID_LEN: usize = 4;
 /// Version and key id.
 const HEAD_LEN: usize = 1 + KEY_ID_LEN;
 
-/// Seals what only we may read and write: AES-256-GCM under a key of its own for each secret and purpose.
+/// Seals what only we may read and write: AES-256-GCM-SIV under a key of its own for each secret and purpose.
 ///
-/// A sealed text is base64url of `version (1 byte) | key id (4) | nonce (12, random) | ciphertext and tag`. Random nonces are
-/// good for 2^32 texts a key (NIST SP 800-38D §8.3), which login attempts never come near.
+/// What is sealed is `version (1 byte) | key id (4) | nonce (12, random) | ciphertext and tag`, as text in base64url. The sessions of many
+/// replicas over years come near the 2^32 texts that random nonces are good for in AES-GCM (NIST SP 800-38D §8.3); with SIV a nonce that comes
+/// twice tells no more than whether two texts are the same (RFC 8452 §9).
 pub struct Sealer {
     first: Key,
     others: Vec<Key>,
@@ -67,7 +68,7 @@ impl Sealer {
         Ok(Self { first: Key::derive(first.as_ref(), purpose)?, others })
     }
 
-    /// Seals `plaintext`, to be opened with the same `context` only (a cookie's name, so that one cookie never passes for another).
+    /// Seals `plaintext` as text, to be opened with the same `context` only (a cookie's name, so that one cookie never passes for another).
     ///
     /// # Errors
     /// [`SealError::TooLong`] beyond some 6,100 bytes.
@@ -76,20 +77,26 @@ impl Sealer {
         if base64::encoded_len(sealed_len, false).is_none_or(|len| len > TEXT_LIMIT) {
             return Err(SealError::TooLong);
         }
+        Ok(URL_SAFE_NO_PAD.encode(self.seal_bytes(context, plaintext)?))
+    }
+
+    /// Seals `plaintext`, of any length, to be opened with the same `context` only.
+    ///
+    /// # Errors
+    /// [`CryptoFailure`], which a sound machine never sees.
+    pub fn seal_bytes(&self, context: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, CryptoFailure> {
         let nonce = random::<NONCE_LEN>()?;
         let head = self.first.head();
         // Room for all of it from the start: a buffer that grows would leave plaintext behind in freed memory.
-        let mut body = Vec::with_capacity(plaintext.len() + MAX_TAG_LEN);
-        body.extend_from_slice(plaintext);
-        self.first
-            .cipher
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(head, context), &mut body)
-            .map_err(CryptoFailure::from)?;
-        let mut sealed = Vec::with_capacity(sealed_len);
+        let mut sealed = Vec::with_capacity(HEAD_LEN + NONCE_LEN + plaintext.len() + MAX_TAG_LEN);
         sealed.extend_from_slice(&head);
         sealed.extend_from_slice(&nonce);
-        sealed.extend_from_slice(&body);
-        Ok(URL_SAFE_NO_PAD.encode(sealed))
+        sealed.extend_from_slice(plaintext);
+        let (_, body) = sealed.split_at_mut(HEAD_LEN + NONCE_LEN);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let tag = self.first.cipher.seal_in_place_separate_tag(nonce, aad(head, context), body)?;
+        sealed.extend_from_slice(tag.as_ref());
+        Ok(sealed)
     }
 
     /// Opens `text`; `None` for anything that was not sealed by one of our secrets, for this purpose and with this `context`.
@@ -98,7 +105,12 @@ impl Sealer {
         if text.len() > TEXT_LIMIT {
             return None;
         }
-        let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
+        self.open_bytes(context, &URL_SAFE_NO_PAD.decode(text).ok()?)
+    }
+
+    /// Opens what [`Sealer::seal_bytes`] made; `None` for anything else.
+    #[must_use]
+    pub fn open_bytes(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (head, rest) = sealed.split_first_chunk::<HEAD_LEN>()?;
         let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>()?;
         let fitting = std::iter::once(&self.first).chain(&self.others).filter(|key| key.head() == *head);
@@ -120,7 +132,7 @@ impl Key {
     fn derive(secret: &[u8], purpose: &str) -> Result<Self, CryptoFailure> {
         let root = root(secret);
         let info = [b"seal\0", purpose.as_bytes(), b"\0key"];
-        let cipher = UnboundKey::from(root.expand(&info, &AES_256_GCM)?);
+        let cipher = UnboundKey::from(root.expand(&info, &AES_256_GCM_SIV)?);
         let mut id = [0; KEY_ID_LEN];
         root.expand(&[b"seal\0", purpose.as_bytes(), b"\0id"], Bytes(KEY_ID_LEN))?.fill(&mut id)?;
         Ok(Self { id, cipher: LessSafeKey::new(cipher) })

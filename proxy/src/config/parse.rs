@@ -54,7 +54,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
 fn mode(reading: &mut Reading) -> Option<Mode> {
     let lifetime = session::lifetime(reading);
     let secrets = session::secrets(reading);
-    session::store(reading);
+    let store = session::store(reading);
     let assertion_keys = keys::assertion_keys(reading);
     if !reading.parsed(OAUTH_ENABLED, words::switch)? {
         warn_of_open_mode(reading);
@@ -72,6 +72,7 @@ fn mode(reading: &mut Reading) -> Option<Mode> {
         provider_roots,
         public_origin,
         allow: people,
+        store: store?,
         lifetime,
         secrets,
         cookie: cookie?,

@@ -1,6 +1,7 @@
 //! Floor 0, what is true: values only; no I/O, no clock, no async, no HTTP library.
 
 pub mod caller;
+pub mod grant;
 pub mod identity;
 pub mod login;
 pub mod path;

@@ -1,9 +1,11 @@
 //! An identity, and for how long we believe it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::grant::SealedGrant;
 use super::identity::{Identified, Identity};
 use super::secret::Secret;
 use super::time::Timestamp;
@@ -47,28 +49,109 @@ pub struct Lifetime {
     pub idle: Duration,
 }
 
-/// An identity, and for how long we believe it.
+/// What a store knows a session by: a hash of its token, which tells nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey(pub [u8; 32]);
+
+/// Who vouched for a session: the provider's kind and address, hashed. Where these are others now, the session counts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Authority(pub [u8; 8]);
+
+/// Where a session was begun, so that people know their sessions apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// The client's address at the sign-in.
+    pub address: IpAddr,
+    /// What the browser called itself (`User-Agent`), at most [`Device::BROWSER_MOST`] bytes; may be empty.
+    pub browser: String,
+}
+
+impl Device {
+    /// What is kept of a browser's name, in bytes.
+    pub const BROWSER_MOST: usize = 160;
+
+    /// A device, its browser's name cut to what is kept, without control characters.
+    #[must_use]
+    pub fn new(address: IpAddr, browser: &str) -> Self {
+        let mut kept: String = browser.chars().filter(|c| !c.is_control()).take(Self::BROWSER_MOST).collect();
+        while kept.len() > Self::BROWSER_MOST {
+            kept.pop();
+        }
+        Self { address, browser: kept }
+    }
+}
+
+/// Which sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// All of a person.
+    Person {
+        /// Who vouches for the person.
+        authority: Authority,
+        /// The provider's stable id.
+        id: &'a str,
+    },
+    /// Those that belong to one session at the provider.
+    ProviderSession {
+        /// Whose session.
+        authority: Authority,
+        /// Its name (`sid`).
+        sid: &'a str,
+    },
+}
+
+/// An identity, and for how long we believe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Whose session it is.
     pub identity: Identity,
+    /// Who vouched for it.
+    pub authority: Authority,
     /// When the person signed in.
     pub created_at: Timestamp,
-    /// When the session ends at the latest.
+    /// When the session ends at the latest; no renewal moves it.
     pub expires_at: Timestamp,
+    /// Where it was begun.
+    pub device: Device,
+    /// The provider's own session (`sid`), where it names one.
+    pub provider_session: Option<String>,
+    /// What the provider granted for asking again.
+    pub grant: Option<SealedGrant>,
+    /// When the provider is to be asked again; `None`: it cannot be.
+    pub renew_at: Option<Timestamp>,
 }
 
 impl Session {
-    /// A session that begins now.
+    /// A session that begins now, and is not renewed.
     #[must_use]
-    pub fn begin(identity: Identity, lifetime: Lifetime, now: Timestamp) -> Self {
-        Self { identity, created_at: now, expires_at: now + lifetime.absolute }
+    pub fn begin(identity: Identity, authority: Authority, device: Device, absolute: Duration, now: Timestamp) -> Self {
+        Self {
+            identity,
+            authority,
+            created_at: now,
+            expires_at: now + absolute,
+            device,
+            provider_session: None,
+            grant: None,
+            renew_at: None,
+        }
     }
 
     /// Whether the session is believed at `now`, when it was last used at `last_seen`.
     #[must_use]
     pub fn is_live(&self, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
         now < self.expires_at && (idle.is_zero() || now.since(last_seen) < idle)
+    }
+
+    /// Whether it is one of those.
+    #[must_use]
+    pub fn is(&self, whose: Whose<'_>) -> bool {
+        match whose {
+            Whose::Person { authority, id } => self.authority == authority && self.identity.id == id,
+            Whose::ProviderSession { authority, sid } => {
+                self.authority == authority && self.provider_session.as_deref() == Some(sid)
+            }
+        }
     }
 }
 
@@ -92,7 +175,8 @@ mod tests {
             username: Username::Vouched("ann".into()),
             groups: Vec::new(),
         };
-        Session::begin(identity, lifetime, Timestamp::from_secs(1000))
+        let device = Device::new([192, 0, 2, 1].into(), "");
+        Session::begin(identity, Authority([0; 8]), device, lifetime.absolute, Timestamp::from_secs(1000))
     }
 
     #[test]
@@ -109,6 +193,12 @@ mod tests {
         let at = |now| session.is_live(Timestamp::from_secs(1100), Duration::from_secs(30), Timestamp::from_secs(now));
         assert!(at(1129));
         assert!(!at(1130));
+    }
+
+    #[test]
+    fn a_browsers_name_is_cut_between_characters() {
+        let device = Device::new([192, 0, 2, 1].into(), &format!("a\r\nb{}", "\u{20ac}".repeat(200)));
+        assert!(device.browser.starts_with("ab\u{20ac}") && device.browser.len() <= Device::BROWSER_MOST);
     }
 
     #[test]

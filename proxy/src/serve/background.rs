@@ -7,23 +7,17 @@ use crate::serve::clock;
 use crate::serve::site::House;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// Of the store: each sweep looks at every session.
-const STORE_SWEEP_TICKS: u64 = 60;
-
-/// Closes idle connections to the upstream, and forgets expired sessions; for ever.
+/// Closes idle connections to the upstream, and lets the session store do what is due; for ever.
 pub(crate) async fn sweep(house: Arc<House>) {
     let mut evicted = 0;
-    for tick in 1_u64.. {
+    loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        house.site().upstream.sweep();
-        if tick.is_multiple_of(STORE_SWEEP_TICKS) {
-            crate::ports::SessionStore::sweep(house.store.as_ref(), clock::now());
-        } else {
-            house.store.settle();
-        }
-        let held = crate::ports::SessionStore::held(house.store.as_ref());
-        house.metrics.sessions_held.set(i64::try_from(held).unwrap_or(i64::MAX));
-        let now_evicted = house.store.evicted();
+        let site = house.site();
+        site.upstream.sweep();
+        let Some(sign_in) = &site.sign_in else { continue };
+        sign_in.store.sweep(clock::now());
+        house.metrics.sessions_held.set(i64::try_from(sign_in.store.held()).unwrap_or(i64::MAX));
+        let now_evicted = sign_in.store.evicted();
         house.metrics.sessions_evicted.inc_by(now_evicted.saturating_sub(evicted));
         evicted = now_evicted;
     }

@@ -41,7 +41,7 @@ async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) ->
         (Some(permit), _) => permit,
         (None, None) => return Err(Rejection::Unauthenticated.into()),
         (None, Some(sign_in)) => match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-            Found::Somebody(session, _) => auth::admit(site, session, exchange.origin())?,
+            Found::Somebody(session) => auth::admit(site, session, exchange.origin())?,
             Found::Nobody => return Err(Rejection::Unauthenticated.into()),
             Found::Conflict => {
                 return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));

@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
-use crate::ports::{SignInError, StoreUnavailable};
+use crate::ports::{BeginError, SignInError, StoreUnavailable};
 use crate::serve::body::Body;
 use crate::serve::headers::{self, Malformed};
 use crate::serve::pages::{self, Action, MessagePage};
@@ -61,12 +61,14 @@ pub(crate) enum Rejection {
     UpstreamUnreachable,
     /// The upstream took too long.
     UpstreamTimeout,
+    /// The session does not fit into a cookie, where that holds it.
+    SessionTooLarge,
     /// Our own fault: no random bytes, no signature.
     Internal,
 }
 
 /// Every code there is, for the metrics.
-pub(crate) const CODES: [&str; 19] = [
+pub(crate) const CODES: [&str; 20] = [
     "unauthenticated",
     "invalid_state",
     "token_exchange_failed",
@@ -82,6 +84,7 @@ pub(crate) const CODES: [&str; 19] = [
     "auth_disabled",
     "cross_site",
     "session_store_unavailable",
+    "session_too_large",
     "request_timeout",
     "upstream_unreachable",
     "upstream_timeout",
@@ -124,6 +127,9 @@ impl Rejection {
             Self::CrossSite => (StatusCode::FORBIDDEN, "cross_site", "Cross-site request refused"),
             Self::StoreUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "session_store_unavailable", "The session store is unavailable")
+            }
+            Self::SessionTooLarge => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "session_too_large", "Your session does not fit into a cookie")
             }
             Self::RequestTimeout => {
                 (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request's body took too long")
@@ -217,6 +223,7 @@ impl Rejection {
             }
             Self::InvalidState => (Some(STALE), &[again, other]),
             Self::SignInCancelled => (None, &[again, other]),
+            Self::SessionTooLarge => (Some(TOO_LARGE), &[other]),
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError | Self::ProviderUnreachable => {
                 (Some(TRY_LATER), &[again, other])
             }
@@ -260,6 +267,7 @@ impl Rejection {
             Self::Malformed(_) | Self::CrossSite => "This request was refused",
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
+            Self::SessionTooLarge => "You could not be signed in",
             Self::RequestTimeout => "The request took too long",
             Self::UpstreamUnreachable | Self::UpstreamTimeout => "The application does not answer",
             Self::Internal => "Something went wrong",
@@ -276,6 +284,7 @@ const LOOP_CHECKS: &[&str] = &[
     "For whoever runs the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
 ];
 const STALE: &str = "It was started more than ten minutes ago, in another browser, or it has been used before.";
+const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to whoever runs this site: the log has the mend.";
 const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to whoever runs this site: \
      the log has the reason.";
 
@@ -285,6 +294,22 @@ fn explain_wrong_host(asked: &str, public: &str) -> String {
          browser and the proxy changes the Host header. It must pass the original on, or be named in TRUSTED_PROXIES and send \
          X-Forwarded-Host."
     )
+}
+
+impl From<BeginError> for Rejection {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Unavailable(error) => error.into(),
+            BeginError::TooLarge { .. } => {
+                tracing::error!("nobody was signed in: {error}");
+                Self::SessionTooLarge
+            }
+            BeginError::Internal(reason) => {
+                tracing::error!("sign-in is not possible: {reason}");
+                Self::Internal
+            }
+        }
+    }
 }
 
 impl From<StoreUnavailable> for Rejection {

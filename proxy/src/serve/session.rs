@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::domain::session::SessionToken;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 use crate::serve::site::SignIn;
@@ -14,7 +13,7 @@ pub(crate) enum Found {
     /// No live session.
     Nobody,
     /// One live session.
-    Somebody(Arc<LoadedSession>, SessionToken),
+    Somebody(Arc<LoadedSession>),
     /// Two live sessions: somebody else has planted one (cookie tossing). Nobody is signed in, and both cookies are to go.
     Conflict,
 }
@@ -27,10 +26,11 @@ pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) 
             Some(session) => Some(session),
             None => sign_in.store.load(&token, now).await?,
         };
+        let session = session.filter(|session| sign_in.vouches_for(session));
         found = match (session, found) {
             (None, found) => found,
-            (Some(session), Found::Nobody) => Found::Somebody(session, token),
-            (Some(_), Found::Somebody(..) | Found::Conflict) => {
+            (Some(session), Found::Nobody) => Found::Somebody(session),
+            (Some(_), Found::Somebody(_) | Found::Conflict) => {
                 tracing::warn!("a request has two live sessions: both are ignored, since one may have been planted");
                 return Ok(Found::Conflict);
             }

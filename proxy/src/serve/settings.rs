@@ -8,6 +8,7 @@ use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::adapters::providers::ProviderSettings;
+use crate::adapters::stores::StoreSettings;
 use crate::adapters::telemetry::LogSettings;
 use crate::adapters::upstream::UpstreamSettings;
 use crate::domain::caller::TrustedProxies;
@@ -57,6 +58,8 @@ pub struct SignInSettings {
     pub public_origin: Url,
     /// Who may pass.
     pub allow: AllowLists,
+    /// `SESSION_STORE`: where sessions are kept.
+    pub store: StoreSettings,
     /// `SESSION_TTL` and `SESSION_IDLE_TTL`.
     pub lifetime: Lifetime,
     /// `SESSION_SECRET`, at least 32 bytes each: the first seals, all open. Empty: random at start.

@@ -8,28 +8,28 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::adapters::assertion::{Assertions, SigningKeys};
 use crate::adapters::certs;
+use crate::adapters::grants::GrantSealer;
 use crate::adapters::providers::{self, ProviderSettings};
 use crate::adapters::seal::{self, Sealer};
-use crate::adapters::stores::memory::MemoryStore;
+use crate::adapters::stores::{self, StoreSettings};
 use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::caller::TrustedProxies;
-use crate::domain::identity::ProviderKind;
 use crate::domain::policy::Policy;
-use crate::domain::session::Lifetime;
-use crate::ports::{IdentityProvider, SessionStore};
+use crate::domain::session::{Authority, Lifetime};
+use crate::ports::{IdentityProvider, LoadedSession, SessionStore, StoreTerms};
 use crate::serve::body::RequestBody;
 use crate::serve::cookies::Cookies;
 use crate::serve::settings::{Limits, Mode, Settings, SignInSettings, Timeouts};
 
-/// What lives as long as the process: the sessions, the counters, and the site of the moment.
+/// What lives as long as the process: the counters, what outlives a reload, and the site of the moment.
 pub(crate) struct House {
     site: ArcSwap<Site>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) store: Arc<MemoryStore>,
     /// Open WebSockets, which end apart from their connections.
     pub(crate) tunnels: TaskTracker,
     /// Told after each reload.
@@ -47,6 +47,8 @@ struct Heirlooms {
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
     /// The provider with what it has fetched, kept likewise.
     provider: Mutex<Option<KeptProvider>>,
+    /// The session store, kept likewise, and while nobody signs in.
+    store: Mutex<Option<(StoreSettings, Arc<dyn SessionStore>)>>,
 }
 
 struct KeptProvider {
@@ -71,6 +73,7 @@ pub(crate) struct SignIn {
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) cookies: Cookies,
     pub(crate) sealer: Sealer,
+    pub(crate) grants: GrantSealer,
     pub(crate) assertions: Assertions,
     pub(crate) public_origin: Url,
     /// The origin as browsers write it in `Origin`: without a slash at its end.
@@ -79,28 +82,30 @@ pub(crate) struct SignIn {
     pub(crate) host_text: String,
     pub(crate) lifetime: Lifetime,
     /// Who vouches for the sessions.
-    authority: (ProviderKind, Url),
+    pub(crate) authority: Authority,
+}
+
+impl SignIn {
+    /// Whether the provider of the moment has vouched for a session: after a change of provider the old one's sessions count no more.
+    pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
+        session.session().authority == self.authority
+    }
 }
 
 impl House {
     pub(crate) fn build(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
-        let idle = match &settings.mode {
-            Mode::Open => std::time::Duration::ZERO,
-            Mode::SignIn(sign_in) => sign_in.lifetime.idle,
-        };
         let heirlooms = Heirlooms {
             secret: seal::random_secret()?.to_vec(),
             upstream_connections: metrics.upstream_connections.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
+            store: Mutex::new(None),
         };
-        let store = Arc::new(MemoryStore::new(idle));
-        let site = heirlooms.site(settings, &store)?;
+        let site = heirlooms.site(settings)?;
         Ok(Self {
             site: ArcSwap::from_pointee(site),
             metrics,
-            store,
             tunnels: TaskTracker::new(),
             reloaded: Notify::new(),
             heirlooms,
@@ -115,16 +120,14 @@ impl House {
 
     /// Swaps the site; requests under way end with the old one.
     pub(crate) fn reload(&self, settings: Settings) -> anyhow::Result<()> {
-        let site = self.heirlooms.site(settings, &self.store)?;
-        if let Some(sign_in) = &site.sign_in {
-            self.store.set_idle(sign_in.lifetime.idle);
-            let before = self.site();
-            if before.sign_in.as_ref().is_some_and(|before| before.authority != sign_in.authority) {
-                tracing::warn!(
-                    "the provider has changed: all sessions end, since the new one has not vouched for them"
-                );
-                self.store.end_all();
-            }
+        let site = self.heirlooms.site(settings)?;
+        let before = self.site();
+        if let (Some(before), Some(sign_in)) = (&before.sign_in, &site.sign_in)
+            && before.authority != sign_in.authority
+        {
+            tracing::warn!(
+                "the provider has changed: the sessions so far count no more, since the new one has not vouched for them"
+            );
         }
         self.site.store(Arc::new(site));
         self.reload_failure.store(None);
@@ -154,13 +157,13 @@ impl House {
 }
 
 impl Heirlooms {
-    fn site(&self, settings: Settings, store: &Arc<MemoryStore>) -> anyhow::Result<Site> {
+    fn site(&self, settings: Settings) -> anyhow::Result<Site> {
         let upstream = self.upstream(&settings.upstream)?;
         let (policy, sign_in) = match settings.mode {
             Mode::Open => (Policy::Open, None),
             Mode::SignIn(sign_in) => {
                 let policy = Policy::SignedIn(Box::new(sign_in.allow.clone()));
-                (policy, Some(self.sign_in(*sign_in, upstream.origin().to_owned(), store)?))
+                (policy, Some(self.sign_in(*sign_in, upstream.origin().to_owned())?))
             }
         };
         Ok(Site {
@@ -173,7 +176,7 @@ impl Heirlooms {
         })
     }
 
-    fn sign_in(&self, settings: SignInSettings, audience: String, store: &Arc<MemoryStore>) -> anyhow::Result<SignIn> {
+    fn sign_in(&self, settings: SignInSettings, audience: String) -> anyhow::Result<SignIn> {
         let mut secrets: Vec<&[u8]> = settings.secrets.iter().map(|secret| secret.0.as_slice()).collect();
         let signing = if !settings.assertion_keys.is_empty() {
             SigningKeys::from_pem(&settings.assertion_keys)?
@@ -188,13 +191,13 @@ impl Heirlooms {
         let origin = &settings.public_origin;
         let origin_text = origin.origin().ascii_serialization();
         let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
-        let (kind, address) = settings.provider.authority();
         Ok(SignIn {
-            authority: (kind, address.clone()),
+            authority: settings.provider.authority(),
             provider: self.provider(&settings)?,
-            store: Arc::clone(store) as Arc<dyn SessionStore>,
+            store: self.store(&settings, &secrets)?,
             cookies: Cookies::new(settings.cookie, origin),
             sealer: Sealer::new(&secrets, "login")?,
+            grants: GrantSealer::new(&secrets)?,
             assertions: Assertions::new(signing, origin, audience),
             origin_text,
             host_text,
@@ -213,6 +216,19 @@ impl Heirlooms {
         let roots = settings.provider_roots.clone();
         *kept = Some(KeptProvider { settings: settings.provider.clone(), roots, provider: Arc::clone(&provider) });
         Ok(provider)
+    }
+
+    fn store(&self, settings: &SignInSettings, secrets: &[&[u8]]) -> anyhow::Result<Arc<dyn SessionStore>> {
+        let secrets = secrets.iter().map(|secret| Zeroizing::new(secret.to_vec())).collect();
+        let terms = StoreTerms { idle: settings.lifetime.idle, secrets };
+        let mut kept = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, store)) = kept.as_ref().filter(|(old, _)| *old == settings.store) {
+            store.reconfigure(&terms).map_err(anyhow::Error::msg)?;
+            return Ok(Arc::clone(store));
+        }
+        let store = stores::open(&settings.store, &terms).map_err(anyhow::Error::msg)?;
+        *kept = Some((settings.store.clone(), Arc::clone(&store)));
+        Ok(store)
     }
 
     fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {

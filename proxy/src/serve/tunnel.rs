@@ -62,7 +62,8 @@ async fn session_ended(house: &House, session: Option<Arc<LoadedSession>>) {
         tokio::time::sleep(LOOK_EVERY).await;
         let site = house.site();
         let idle = site.sign_in.as_ref().map_or(Duration::ZERO, |sign_in| sign_in.lifetime.idle);
-        if !session.is_live(idle, clock::now()) || site.policy.admit(Arc::clone(&session)).is_err() {
+        let vouched = site.sign_in.as_ref().is_none_or(|sign_in| sign_in.vouches_for(&session));
+        if !vouched || !session.is_live(idle, clock::now()) || site.policy.admit(Arc::clone(&session)).is_err() {
             return;
         }
     }

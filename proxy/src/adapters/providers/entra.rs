@@ -20,7 +20,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, Pending, Prompt, SignInError};
+use crate::ports::{IdentityProvider, Pending, Prompt, SignInError, SignedIn};
 
 /// The delegated permission that reading one's own account takes. Without it there is no user principal name.
 const USER_READ: &str = "User.Read";
@@ -174,8 +174,11 @@ impl IdentityProvider for Entra {
         code: &'a Secret,
         attempt: &'a LoginAttempt,
         now: Timestamp,
-    ) -> Pending<'a, Result<Identity, SignInError>> {
-        Box::pin(async move { self.identify(self.party.redeem(code, attempt, now).await?).await })
+    ) -> Pending<'a, Result<SignedIn, SignInError>> {
+        Box::pin(async move {
+            let identity = self.identify(self.party.redeem(code, attempt, now).await?).await?;
+            Ok(SignedIn { identity, grant: None, provider_session: None })
+        })
     }
 
     fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {

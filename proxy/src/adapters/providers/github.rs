@@ -16,7 +16,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, Pending, Prompt, SignInError};
+use crate::ports::{IdentityProvider, Pending, Prompt, SignInError, SignedIn};
 
 /// How many organisations and teams an identity holds; those that the rules name come first.
 const MOST_GROUPS: usize = 1000;
@@ -142,8 +142,11 @@ impl IdentityProvider for Github {
         code: &'a Secret,
         attempt: &'a LoginAttempt,
         _now: Timestamp,
-    ) -> Pending<'a, Result<Identity, SignInError>> {
-        Box::pin(self.identify(code, attempt))
+    ) -> Pending<'a, Result<SignedIn, SignInError>> {
+        Box::pin(async move {
+            let identity = self.identify(code, attempt).await?;
+            Ok(SignedIn { identity, grant: None, provider_session: None })
+        })
     }
 
     fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {

@@ -21,6 +21,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
@@ -30,6 +31,7 @@ use self::http::{Http, is_safe};
 use self::oidc::Oidc;
 use crate::domain::identity::ProviderKind;
 use crate::domain::secret::Secret;
+use crate::domain::session::Authority;
 use crate::ports::IdentityProvider;
 
 /// Makes the provider ready to be used. It calls nobody yet: `refresh` does that for the first time.
@@ -146,12 +148,18 @@ impl ProviderSettings {
 impl ProviderSettings {
     /// Who vouches for people: its kind and address. Where that changes, what was vouched for before counts no more.
     #[must_use]
-    pub fn authority(&self) -> (ProviderKind, &Url) {
-        match self {
+    pub fn authority(&self) -> Authority {
+        let (kind, address) = match self {
             Self::Github { web, .. } => (ProviderKind::Github, web),
             Self::Entra { authority, .. } => (ProviderKind::Entra, authority),
             Self::Oidc { issuer, .. } => (ProviderKind::Oidc, issuer),
+        };
+        let hash = digest(&SHA256, format!("{} {address}", kind.as_str()).as_bytes());
+        let mut authority = [0; 8];
+        for (to, from) in authority.iter_mut().zip(hash.as_ref()) {
+            *to = *from;
         }
+        Authority(authority)
     }
 }
 

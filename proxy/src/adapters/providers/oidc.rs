@@ -13,7 +13,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, Pending, Prompt, SignInError};
+use crate::ports::{IdentityProvider, Pending, Prompt, SignInError, SignedIn};
 
 /// An OpenID Connect provider.
 pub(super) struct Oidc {
@@ -120,8 +120,11 @@ impl IdentityProvider for Oidc {
         code: &'a Secret,
         attempt: &'a LoginAttempt,
         now: Timestamp,
-    ) -> Pending<'a, Result<Identity, SignInError>> {
-        Box::pin(async move { self.identify(self.party.redeem(code, attempt, now).await?).await })
+    ) -> Pending<'a, Result<SignedIn, SignInError>> {
+        Box::pin(async move {
+            let identity = self.identify(self.party.redeem(code, attempt, now).await?).await?;
+            Ok(SignedIn { identity, grant: None, provider_session: None })
+        })
     }
 
     fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {

@@ -1,18 +1,28 @@
 //! Sessions in this process's memory: gone when it ends, and bounded.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use moka::notification::RemovalCause;
+use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::key;
+use crate::adapters::seal;
 use crate::domain::identity::{Email, Identity};
-use crate::domain::session::{Session, SessionToken};
+use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
-use crate::ports::{LoadedSession, Pending, SessionStore, StoreUnavailable};
+use crate::ports::{BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
+
+/// How long a leave to renew lasts.
+const LEAVE: Duration = Duration::from_secs(30);
+
+/// How many things that count once are remembered.
+const ONCE_MOST: usize = 10_000;
 
 /// What all sessions together may take, in bytes: beyond it the longest unused goes first.
 const CAPACITY: u64 = 128 * 1024 * 1024;
@@ -22,13 +32,16 @@ const BASE_WEIGHT: usize = 2048;
 
 /// Sessions by the hash of their token, so that the memory of the process shows no token.
 pub struct MemoryStore {
-    sessions: Cache<Key, Arc<LoadedSession>>,
+    sessions: Cache<SessionKey, Arc<LoadedSession>>,
     /// Milliseconds; zero: no idle limit.
     idle: AtomicU64,
     evicted: Arc<AtomicU64>,
+    /// Who renews which session, and until when the leave lasts.
+    leaves: Mutex<HashMap<SessionKey, (u64, Timestamp)>>,
+    tickets: AtomicU64,
+    /// What counts once only, and until when.
+    once: Mutex<HashMap<String, Timestamp>>,
 }
-
-type Key = [u8; 32];
 
 impl MemoryStore {
     /// An empty store. `idle`: how long a session may go unused; zero: for ever.
@@ -46,6 +59,9 @@ impl MemoryStore {
             .max_capacity(capacity)
             .weigher(|_, session: &Arc<LoadedSession>| weight(&session.session().identity))
             .eviction_listener(move |_, session, cause| {
+                if cause == RemovalCause::Replaced {
+                    return;
+                }
                 session.end();
                 if cause == RemovalCause::Size {
                     count.fetch_add(1, Ordering::Relaxed);
@@ -53,13 +69,19 @@ impl MemoryStore {
             })
             .support_invalidation_closures()
             .build();
-        let store = Self { sessions, idle: AtomicU64::new(0), evicted };
+        let store = Self {
+            sessions,
+            idle: AtomicU64::new(0),
+            evicted,
+            leaves: Mutex::default(),
+            tickets: AtomicU64::new(0),
+            once: Mutex::default(),
+        };
         store.set_idle(idle);
         store
     }
 
-    /// Changes how long a session may go unused, after a reload.
-    pub fn set_idle(&self, idle: Duration) {
+    fn set_idle(&self, idle: Duration) {
         self.idle.store(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -67,34 +89,37 @@ impl MemoryStore {
         Duration::from_millis(self.idle.load(Ordering::Relaxed))
     }
 
-    /// Lets what is beyond the capacity go; the cache does it by itself only when it is used.
-    pub fn settle(&self) {
-        self.sessions.run_pending_tasks();
-    }
-
-    /// Ends all sessions: whoever vouched for them is not asked any more.
-    pub fn end_all(&self) {
-        for (key, session) in &self.sessions {
-            session.end();
-            self.sessions.invalidate(key.as_ref());
-        }
-    }
-
-    /// Sessions that were ended early because the store was full.
-    #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.evicted.load(Ordering::Relaxed)
-    }
-}
-
-impl SessionStore for MemoryStore {
-    fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        let key = key(token);
+    fn live(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let session = self.sessions.get(&key)?;
         if !session.is_live(self.idle(), now) {
             self.sessions.invalidate(&key);
             return None;
         }
+        Some(session)
+    }
+
+    fn leaves(&self) -> MutexGuard<'_, HashMap<SessionKey, (u64, Timestamp)>> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, leave: &Leave) -> bool {
+        let mut leaves = self.leaves();
+        let key = leave.session.key();
+        let ours = leaves.get(&key).is_some_and(|(ticket, _)| *ticket == leave.ticket);
+        if ours {
+            leaves.remove(&key);
+        }
+        ours
+    }
+}
+
+impl SessionStore for MemoryStore {
+    fn key(&self, token: &SessionToken) -> SessionKey {
+        key::of(token)
+    }
+
+    fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let session = self.live(key::of(token), now)?;
         session.touch(now);
         Some(session)
     }
@@ -104,30 +129,99 @@ impl SessionStore for MemoryStore {
         token: &'a SessionToken,
         now: Timestamp,
     ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
-        Box::pin(std::future::ready(Ok(self.hot(token, now))))
+        Box::pin(ready(Ok(self.hot(token, now))))
     }
 
-    fn save<'a>(
-        &'a self,
-        token: &'a SessionToken,
-        session: Session,
-        now: Timestamp,
-    ) -> Pending<'a, Result<(), StoreUnavailable>> {
-        self.sessions.insert(key(token), Arc::new(LoadedSession::new(session, now)));
-        Box::pin(std::future::ready(Ok(())))
+    fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>> {
+        let token = seal::random().map(SessionToken::from_random);
+        Box::pin(ready(token.map_err(|error| BeginError::Internal(error.to_string())).inspect(|token| {
+            let key = key::of(token);
+            self.sessions.insert(key, Arc::new(LoadedSession::new(key, session, now)));
+        })))
     }
 
-    fn end<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
         // Noted at once: the cache tells of a removal only later.
-        if let Some(session) = self.sessions.remove(&key(token)) {
+        if let Some(session) = self.sessions.remove(&key) {
             session.end();
         }
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(ready(Ok(())))
+    }
+
+    fn of<'a>(
+        &'a self,
+        whose: Whose<'a>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
+        let idle = self.idle();
+        let mut found: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|(_, session)| session)
+            .filter(|session| session.session().is(whose) && session.is_live(idle, now))
+            .collect();
+        found.sort_unstable_by_key(|session| std::cmp::Reverse(session.session().created_at));
+        Box::pin(ready(Ok(found)))
+    }
+
+    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
+        let Some(session) = self.live(key, now) else { return Box::pin(ready(Ok(Claim::Ended))) };
+        let mut leaves = self.leaves();
+        if leaves.get(&key).is_some_and(|(_, until)| now < *until) {
+            return Box::pin(ready(Ok(Claim::Taken)));
+        }
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        leaves.insert(key, (ticket, now + LEAVE));
+        Box::pin(ready(Ok(Claim::Granted(Leave { session, ticket }))))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        leave: &'a Leave,
+        session: Session,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        let key = leave.session.key();
+        let renewed = self.give_back(leave) && self.live(key, now).is_some();
+        if renewed {
+            let last_seen = leave.session.last_seen();
+            let renewed = Arc::new(LoadedSession::new(key, session, last_seen));
+            self.sessions.entry(key).and_compute_with(|entry| match entry {
+                Some(_) => Op::Put(renewed),
+                None => Op::Nop,
+            });
+        }
+        Box::pin(ready(Ok(renewed)))
+    }
+
+    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
+        self.give_back(leave);
+        Box::pin(ready(()))
+    }
+
+    fn is_first<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        let mut once = self.once.lock().unwrap_or_else(PoisonError::into_inner);
+        once.retain(|_, until| now < *until);
+        if once.len() >= ONCE_MOST {
+            return Box::pin(ready(Err(StoreUnavailable("too many logout tokens at once".to_owned()))));
+        }
+        Box::pin(ready(Ok(once.insert(what.to_owned(), until).is_none())))
+    }
+
+    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
+        self.set_idle(terms.idle);
+        Ok(())
     }
 
     fn sweep(&self, now: Timestamp) {
+        self.leaves().retain(|_, (_, until)| now < *until);
         let idle = self.idle();
-        let dead = move |_: &Key, session: &Arc<LoadedSession>| !session.is_live(idle, now);
+        let dead = move |_: &SessionKey, session: &Arc<LoadedSession>| !session.is_live(idle, now);
         // Refused only where closures are not supported, which the builder asked for.
         if let Err(error) = self.sessions.invalidate_entries_if(dead) {
             tracing::error!(%error, "expired sessions are not swept; each still ends when it is next asked for");
@@ -139,17 +233,13 @@ impl SessionStore for MemoryStore {
         self.sessions.entry_count()
     }
 
+    fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
     fn trouble(&self) -> Option<String> {
         None
     }
-}
-
-fn key(token: &SessionToken) -> Key {
-    let mut key = Key::default();
-    for (to, from) in key.iter_mut().zip(digest(&SHA256, token.expose().as_bytes()).as_ref()) {
-        *to = *from;
-    }
-    key
 }
 
 /// Each text is held twice: in the session, and in its ready header.
@@ -165,9 +255,10 @@ fn weight(identity: &Identity) -> u32 {
 mod tests {
     use super::*;
     use crate::domain::identity::{ProviderKind, Username};
-    use crate::domain::session::Lifetime;
+    use crate::domain::session::{Authority, Device};
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const US: Authority = Authority([1; 8]);
 
     fn session(now: Timestamp) -> Session {
         let identity = Identity {
@@ -178,56 +269,92 @@ mod tests {
             username: Username::Vouched("ann".into()),
             groups: Vec::new(),
         };
-        Session::begin(identity, Lifetime { absolute: HOUR, idle: Duration::ZERO }, now)
-    }
-
-    fn token(n: u8) -> SessionToken {
-        SessionToken::from_random([n; 32])
+        Session::begin(identity, US, Device::new([192, 0, 2, 1].into(), "Firefox"), HOUR, now)
     }
 
     #[tokio::test]
     async fn a_session_is_there_until_it_expires_or_is_ended() {
         let (store, now) = (MemoryStore::new(Duration::ZERO), Timestamp::from_secs(1000));
-        store.save(&token(1), session(now), now).await.unwrap();
-        store.save(&token(2), session(now), now).await.unwrap();
-        assert!(store.hot(&token(1), now + HOUR.saturating_sub(Duration::from_secs(1))).is_some());
-        assert!(store.hot(&token(1), now + HOUR).is_none());
-        store.end(&token(2)).await.unwrap();
-        assert!(store.load(&token(2), now).await.unwrap().is_none());
-        assert!(store.hot(&token(3), now).is_none());
+        let one = store.begin(session(now), now).await.unwrap();
+        let two = store.begin(session(now), now).await.unwrap();
+        assert!(store.hot(&one, now + HOUR.saturating_sub(Duration::from_secs(1))).is_some());
+        assert!(store.hot(&one, now + HOUR).is_none());
+        store.end(store.key(&two)).await.unwrap();
+        assert!(store.load(&two, now).await.unwrap().is_none());
+        assert!(store.hot(&SessionToken::from_random([3; 32]), now).is_none());
     }
 
     #[tokio::test]
     async fn use_keeps_a_session_from_going_idle() {
         let (store, now) = (MemoryStore::new(Duration::from_secs(60)), Timestamp::from_secs(1000));
-        store.save(&token(1), session(now), now).await.unwrap();
-        assert!(store.hot(&token(1), Timestamp::from_secs(1059)).is_some());
-        assert!(store.hot(&token(1), Timestamp::from_secs(1118)).is_some());
-        assert!(store.hot(&token(1), Timestamp::from_secs(1178)).is_none());
-        assert!(store.hot(&token(1), Timestamp::from_secs(1119)).is_none(), "ended is ended");
+        let token = store.begin(session(now), now).await.unwrap();
+        assert!(store.hot(&token, Timestamp::from_secs(1059)).is_some());
+        assert!(store.hot(&token, Timestamp::from_secs(1118)).is_some());
+        assert!(store.hot(&token, Timestamp::from_secs(1178)).is_none());
+        assert!(store.hot(&token, Timestamp::from_secs(1119)).is_none(), "ended is ended");
     }
 
     #[tokio::test]
     async fn a_full_store_lets_the_longest_unused_go() {
         let (store, now) = (MemoryStore::with_capacity(Duration::ZERO, 10 * 2200), Timestamp::from_secs(1000));
-        for n in 1..=20 {
-            store.save(&token(n), session(now), now).await.unwrap();
-            assert!(store.hot(&token(1), now).is_some(), "the one in use stays");
+        let first = store.begin(session(now), now).await.unwrap();
+        let second = store.begin(session(now), now).await.unwrap();
+        for _ in 0..20 {
+            let latest = store.begin(session(now), now).await.unwrap();
+            assert!(store.hot(&first, now).is_some(), "the one in use stays");
             store.sweep(now);
+            assert!(store.hot(&latest, now).is_some(), "a new sign-in is never refused");
         }
-        assert!(store.hot(&token(20), now).is_some(), "a new sign-in is never refused");
-        assert!(store.hot(&token(2), now).is_none());
+        assert!(store.hot(&second, now).is_none());
         assert!(store.evicted() >= 9);
     }
 
     #[tokio::test]
     async fn what_expired_is_swept() {
         let (store, now) = (MemoryStore::new(Duration::ZERO), Timestamp::from_secs(1000));
-        store.save(&token(1), session(now), now).await.unwrap();
+        store.begin(session(now), now).await.unwrap();
         store.sweep(now);
         assert_eq!(store.held(), 1);
         store.sweep(now + HOUR);
         store.sweep(now + HOUR);
         assert_eq!(store.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_renews_at_a_time_and_an_ended_session_stays_ended() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let key = store.key(&token);
+        let Claim::Granted(leave) = store.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+        assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Taken));
+        let renewed = Session { renew_at: Some(now + HOUR), ..session(now) };
+        assert!(store.renew(&leave, renewed.clone(), now).await.unwrap());
+        assert_eq!(store.hot(&token, now).unwrap().session().renew_at, Some(now + HOUR));
+        let Claim::Granted(late) = store.claim(key, now).await.unwrap() else { panic!("it was given back") };
+        assert!(!store.renew(&leave, renewed.clone(), now).await.unwrap(), "a leave counts once");
+        store.end(key).await.unwrap();
+        assert!(!store.renew(&late, renewed, now).await.unwrap());
+        assert!(store.hot(&token, now).is_none());
+        assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
+    }
+
+    #[tokio::test]
+    async fn a_persons_sessions_are_found() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO), Timestamp::from_secs(1000));
+        store.begin(session(now), now).await.unwrap();
+        store.begin(session(now + HOUR), now + HOUR).await.unwrap();
+        let of = |id| store.of(Whose::Person { authority: US, id }, now);
+        let found = of("1").await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].session().created_at, now + HOUR, "the newest first");
+        assert!(of("2").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_counts_once_counts_once() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO), Timestamp::from_secs(1000));
+        assert!(store.is_first("jti", now + HOUR, now).await.unwrap());
+        assert!(!store.is_first("jti", now + HOUR, now).await.unwrap());
+        assert!(store.is_first("jti", now + HOUR + HOUR, now + HOUR).await.unwrap());
     }
 }

@@ -8,6 +8,7 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use url::{Host, Url};
 
+use crate::adapters::stores::StoreSettings;
 use crate::config::options::{
     COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_SECRET, SESSION_SECRET_FILE, SESSION_STORE,
     SESSION_TTL,
@@ -31,14 +32,15 @@ pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
     Lifetime { absolute, idle }
 }
 
-pub(super) fn store(reading: &mut Reading) {
+pub(super) fn store(reading: &mut Reading) -> Option<StoreSettings> {
     match reading.text(SESSION_STORE).map(|text| text.to_ascii_lowercase()).as_deref() {
-        Some("memory") => {}
+        Some("memory") => return Some(StoreSettings::Memory),
         Some("redis" | "jwt") => {
             reading.fault(SESSION_STORE, "names a store that is not built yet: this version has only `memory`")
         }
         Some(_) | None => reading.fault(SESSION_STORE, "must be `memory`"),
     }
+    None
 }
 
 /// The secrets, the one that seals first.

@@ -36,7 +36,7 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
 
 async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-        Found::Somebody(session, _) => session,
+        Found::Somebody(session) => session,
         Found::Nobody => return Err(Rejection::Unauthenticated.into()),
         Found::Conflict => {
             return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
@@ -66,7 +66,7 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     cleared.push(sign_in.cookies.set_visits(""));
     for token in sign_in.cookies.tokens(cookies) {
         let held = sign_in.store.hot(&token, exchange.now);
-        if let Err(error) = sign_in.store.end(&token).await {
+        if let Err(error) = sign_in.store.end(sign_in.store.key(&token)).await {
             return Err(Refused(error.into(), cleared));
         }
         if let Some(session) = held {

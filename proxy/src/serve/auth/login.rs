@@ -1,19 +1,18 @@
 //! Signing in: off to the provider, and back with a code.
 
-use http::header::{HeaderValue, SET_COOKIE};
+use http::header::{HeaderValue, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, Response, StatusCode};
 
 use super::refuse;
 use super::visits::Visits;
 use crate::adapters::seal;
 use crate::adapters::telemetry::{Clean, audit};
-use crate::domain::identity::Identity;
 use crate::domain::login::{ATTEMPT_RANDOM, AttemptId, LoginAttempt};
 use crate::domain::path::ReturnTo;
 use crate::domain::secret::Secret;
-use crate::domain::session::{Session, SessionToken};
+use crate::domain::session::{Device, Session};
 use crate::domain::time::Timestamp;
-use crate::ports::{Prompt, SignInError};
+use crate::ports::{Prompt, SignInError, SignedIn};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
@@ -158,15 +157,15 @@ async fn redeem(
     }
     let code =
         parameter(query, "code").ok().flatten().filter(|code| !code.is_empty()).ok_or(Rejection::InvalidState)?;
-    let identity = sign_in
+    let signed_in = sign_in
         .provider
         .sign_in(&Secret::new(code), &attempt, now)
         .await
         .map_err(|error| fail(&error, exchange, sign_in))?;
-    if let Err(why) = exchange.site.policy.admit(&identity) {
-        return Err(refuse(&identity, why, false, exchange.origin()).into());
+    if let Err(why) = exchange.site.policy.admit(&signed_in.identity) {
+        return Err(refuse(&signed_in.identity, why, false, exchange.origin()).into());
     }
-    let set = start_session(exchange, sign_in, identity).await?;
+    let set = start_session(exchange, sign_in, signed_in).await?;
     let mut response = rejection::redirect(StatusCode::FOUND, attempt.return_to.as_str());
     append(&mut response, set);
     Ok(response)
@@ -186,17 +185,27 @@ fn open_attempt(
 }
 
 /// A new token at each sign-in, so that none that was planted before it counts after it (session fixation).
-async fn start_session(exchange: &Exchange, sign_in: &SignIn, identity: Identity) -> Result<Vec<HeaderValue>, Refused> {
+async fn start_session(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    signed_in: SignedIn,
+) -> Result<Vec<HeaderValue>, Refused> {
     let (cookies, now) = (&exchange.head.headers, exchange.now);
-    if let Found::Somebody(old, token) = session::find(sign_in, cookies, now).await?
+    if let Found::Somebody(old) = session::find(sign_in, cookies, now).await?
         && now.since(old.session().created_at) >= REPLACED_AFTER
     {
-        sign_in.store.end(&token).await?;
+        sign_in.store.end(old.key()).await?;
     }
-    let token = SessionToken::from_random(seal::random().map_err(|error| internal(&error))?);
-    let session = Session::begin(identity, sign_in.lifetime, now);
-    let identity = session.identity.clone();
-    sign_in.store.save(&token, session, now).await?;
+    let browser = cookies.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let device = Device::new(exchange.caller.client, browser);
+    let SignedIn { identity, grant, provider_session } = signed_in;
+    let mut session = Session::begin(identity.clone(), sign_in.authority, device, sign_in.lifetime.absolute, now);
+    session.provider_session = provider_session;
+    if let Some(grant) = grant {
+        session.grant =
+            sign_in.grants.seal(sign_in.authority, &identity.id, &grant).map_err(|error| internal(&error))?;
+    }
+    let token = sign_in.store.begin(session, now).await?;
     audit::signed_in(&identity, exchange.origin());
     exchange.house.metrics.sign_in("succeeded");
     let mut visits = read_visits(sign_in, cookies).unwrap_or_default();

@@ -57,7 +57,7 @@ async fn outcomes(tenants: Tenants) -> Vec<(&'static str, Option<String>)> {
         let callback = url(&bench.idp.approve(address.as_str(), user).unwrap());
         let code = Secret::new(parameter(&callback, "code").unwrap());
         outcomes.push(match bench.provider.sign_in(&code, &attempt, bench.now).await {
-            Ok(who) => (user, Some(who.email_str().to_owned())),
+            Ok(who) => (user, Some(who.identity.email_str().to_owned())),
             Err(SignInError::NotAllowed { reason, .. }) => {
                 assert!(reason.contains("OAUTH_TENANT_ID"), "{reason}");
                 (user, None)

@@ -53,7 +53,7 @@ impl Bench {
         self.provider.check_issuer(parameter(&callback, "iss").as_deref())?;
         assert_eq!(parameter(&callback, "state").as_deref(), Some(attempt.state()));
         let code = Secret::new(parameter(&callback, "code").unwrap());
-        self.provider.sign_in(&code, &attempt, self.now).await
+        self.provider.sign_in(&code, &attempt, self.now).await.map(|signed_in| signed_in.identity)
     }
 
     fn callback(&self, attempt: &LoginAttempt, user: &str) -> Result<Url, SignInError> {
@@ -119,16 +119,16 @@ fn now() -> Timestamp {
 }
 
 /// The reason of a token exchange that failed.
-fn exchange_reason(outcome: Result<Identity, SignInError>) -> String {
-    match outcome {
+fn exchange_reason<T>(outcome: Result<T, SignInError>) -> String {
+    match outcome.map(drop) {
         Err(SignInError::TokenExchange(reason)) => reason,
         other => panic!("not a failed token exchange: {other:?}"),
     }
 }
 
 /// The reason why the provider did not say who it is.
-fn user_reason(outcome: Result<Identity, SignInError>) -> String {
-    match outcome {
+fn user_reason<T>(outcome: Result<T, SignInError>) -> String {
+    match outcome.map(drop) {
         Err(SignInError::UserInfo(reason)) => reason,
         other => panic!("not a failed question for the user: {other:?}"),
     }

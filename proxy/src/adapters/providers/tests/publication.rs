@@ -66,7 +66,7 @@ async fn a_callback_to_a_replica_that_has_read_nothing_is_served() {
     assert!(matches!(fresh.check_issuer(Some("https://evil.example")), Err(SignInError::Issuer(_))));
     fresh.check_issuer(parameter(&callback, "iss").as_deref()).unwrap();
     let code = Secret::new(parameter(&callback, "code").unwrap());
-    assert_eq!(fresh.sign_in(&code, &attempt, bench.now).await.unwrap().id, "oidc-ann");
+    assert_eq!(fresh.sign_in(&code, &attempt, bench.now).await.unwrap().identity.id, "oidc-ann");
 }
 
 #[tokio::test]

@@ -1,0 +1,104 @@
+//! What the provider granted, sealed into a session and opened again.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::adapters::seal::{CryptoFailure, SealError, Sealer};
+use crate::domain::grant::{Grant, SealedGrant};
+use crate::domain::secret::Secret;
+use crate::domain::session::Authority;
+use crate::domain::time::Timestamp;
+
+/// The longest grant that is kept, in bytes; a session with a longer one is not renewed.
+const LONGEST: usize = 32 * 1024;
+
+/// Seals grants for the person that they were given to.
+pub struct GrantSealer(Sealer);
+
+/// How a grant is written.
+#[derive(Serialize, Deserialize)]
+struct Written<'a> {
+    access: &'a str,
+    access_expires_at: Option<Timestamp>,
+    refresh: Option<&'a str>,
+    id_token: Option<&'a str>,
+}
+
+impl GrantSealer {
+    /// Seals with the first of `secrets`, opens with all.
+    ///
+    /// # Errors
+    /// Where there is no secret.
+    pub fn new<S: AsRef<[u8]>>(secrets: &[S]) -> Result<Self, SealError> {
+        Sealer::new(secrets, "grant").map(Self)
+    }
+
+    /// Seals `grant` for the person `id`; `None`: it is too long to be kept.
+    ///
+    /// # Errors
+    /// [`CryptoFailure`], which a sound machine never sees.
+    pub fn seal(&self, authority: Authority, id: &str, grant: &Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
+        let written = Written {
+            access: grant.access.expose(),
+            access_expires_at: grant.access_expires_at,
+            refresh: grant.refresh.as_ref().map(Secret::expose),
+            id_token: grant.id_token.as_ref().map(Secret::expose),
+        };
+        let Ok(text) = serde_json::to_vec(&written).map(Zeroizing::new) else { return Ok(None) };
+        if text.len() > LONGEST {
+            return Ok(None);
+        }
+        let sealed = self.0.seal_bytes(&context(authority, id), &text)?;
+        Ok(Some(SealedGrant(sealed.into_boxed_slice())))
+    }
+
+    /// Opens the grant of the person `id`; `None` where no secret of ours sealed it, or for somebody else.
+    #[must_use]
+    pub fn open(&self, authority: Authority, id: &str, sealed: &SealedGrant) -> Option<Grant> {
+        let text = self.0.open_bytes(&context(authority, id), &sealed.0)?;
+        let written: Written<'_> = serde_json::from_slice(&text).ok()?;
+        Some(Grant {
+            access: Secret::new(written.access),
+            access_expires_at: written.access_expires_at,
+            refresh: written.refresh.map(Secret::new),
+            id_token: written.id_token.map(Secret::new),
+        })
+    }
+}
+
+fn context(authority: Authority, id: &str) -> Vec<u8> {
+    [authority.0.as_slice(), id.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant() -> Grant {
+        Grant {
+            access: Secret::new("access"),
+            access_expires_at: Some(Timestamp::from_secs(9)),
+            refresh: Some(Secret::new("refresh")),
+            id_token: None,
+        }
+    }
+
+    #[test]
+    fn a_grant_opens_for_its_person_only() {
+        let (sealer, authority) = (GrantSealer::new(&[[7; 32]]).unwrap(), Authority([1; 8]));
+        let sealed = sealer.seal(authority, "ann", &grant()).unwrap().unwrap();
+        let opened = sealer.open(authority, "ann", &sealed).unwrap();
+        assert!(opened.access == Secret::new("access") && opened.refresh == Some(Secret::new("refresh")));
+        assert_eq!(opened.access_expires_at, Some(Timestamp::from_secs(9)));
+        assert!(sealer.open(authority, "bob", &sealed).is_none());
+        assert!(sealer.open(Authority([2; 8]), "ann", &sealed).is_none());
+        assert!(!sealed.0.windows(6).any(|bytes| bytes == b"access"), "nothing in the clear");
+    }
+
+    #[test]
+    fn a_grant_that_is_too_long_is_not_kept() {
+        let sealer = GrantSealer::new(&[[7; 32]]).unwrap();
+        let long = Grant { access: Secret::new("a".repeat(LONGEST)), ..grant() };
+        assert!(sealer.seal(Authority([1; 8]), "ann", &long).unwrap().is_none());
+    }
+}

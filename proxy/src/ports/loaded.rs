@@ -1,0 +1,101 @@
+//! A session with all that a request needs of it, made once.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+
+use super::IdentityHeaders;
+use crate::domain::identity::{Identified, Identity};
+use crate::domain::session::{Session, SessionKey};
+use crate::domain::time::Timestamp;
+
+/// A session with all that a request needs of it, made once when it is loaded.
+pub struct LoadedSession {
+    key: SessionKey,
+    session: Session,
+    headers: IdentityHeaders,
+    last_seen: AtomicU64,
+    ended: AtomicBool,
+    assertion: ArcSwapOption<IssuedAssertion>,
+}
+
+impl LoadedSession {
+    /// Makes a session ready for requests.
+    #[must_use]
+    pub fn new(key: SessionKey, session: Session, last_seen: Timestamp) -> Self {
+        Self {
+            key,
+            headers: IdentityHeaders::of(&session.identity),
+            session,
+            last_seen: AtomicU64::new(last_seen.millis()),
+            ended: AtomicBool::new(false),
+            assertion: ArcSwapOption::empty(),
+        }
+    }
+
+    /// What the store knows it by.
+    #[must_use]
+    pub const fn key(&self) -> SessionKey {
+        self.key
+    }
+
+    /// The session itself.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Its identity headers.
+    #[must_use]
+    pub const fn headers(&self) -> &IdentityHeaders {
+        &self.headers
+    }
+
+    /// When it was last used.
+    #[must_use]
+    pub fn last_seen(&self) -> Timestamp {
+        Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    /// Notes that it is used now. Written at most once a second, so that busy sessions do not fight over a cache line.
+    pub fn touch(&self, now: Timestamp) {
+        if now.since(self.last_seen()) >= Duration::from_secs(1) {
+            self.last_seen.fetch_max(now.millis(), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that it is over, for whoever still holds it: an open WebSocket.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Whether it may be used at `now`, where it may go unused for `idle` (zero: for ever).
+    #[must_use]
+    pub fn is_live(&self, idle: Duration, now: Timestamp) -> bool {
+        !self.ended.load(Ordering::Acquire) && self.session.is_live(self.last_seen(), idle, now)
+    }
+
+    /// The place where its assertion is kept until it is signed anew.
+    #[must_use]
+    pub const fn assertion(&self) -> &ArcSwapOption<IssuedAssertion> {
+        &self.assertion
+    }
+}
+
+impl Identified for LoadedSession {
+    fn identity(&self) -> &Identity {
+        &self.session.identity
+    }
+}
+
+/// A signed assertion, and what it was signed for.
+pub struct IssuedAssertion {
+    /// The header's value.
+    pub value: HeaderValue,
+    /// When it was signed.
+    pub issued_at: Timestamp,
+    /// Which signer made it: another one (after a reload) signs anew.
+    pub signer: u64,
+}

@@ -1,0 +1,17 @@
+//! Floor 1, what we ask of the world: an identity provider, a session store, and the headers that a loaded session carries ready-made.
+
+mod headers;
+mod loaded;
+mod provider;
+mod store;
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub use headers::IdentityHeaders;
+pub use loaded::{IssuedAssertion, LoadedSession};
+pub use provider::{IdentityProvider, LogoutToken, Prompt, RenewError, Renewed, SignInError, SignedIn};
+pub use store::{BeginError, Claim, Leave, SessionStore, StoreTerms, StoreUnavailable};
+
+/// An answer that has to be waited for.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -1,0 +1,148 @@
+//! What we ask of the place where sessions are kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::{LoadedSession, Pending};
+use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
+use crate::domain::time::Timestamp;
+
+/// Where sessions are kept.
+///
+/// A session's token is known to the browser alone; the store knows its [`SessionKey`], a hash. On every doubt a store answers
+/// [`StoreUnavailable`]: nobody is let in because of it, and nobody is signed out.
+pub trait SessionStore: Send + Sync {
+    /// What the store knows the session of `token` by.
+    fn key(&self, token: &SessionToken) -> SessionKey;
+
+    /// A session that this replica holds in its own memory; never waits. It answers only with sessions that are live at `now`, and notes
+    /// that they were used.
+    fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>>;
+
+    /// A session that is live at `now`, from wherever it is kept; `Ok(None)`: there is none.
+    fn load<'a>(
+        &'a self,
+        token: &'a SessionToken,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>>;
+
+    /// Keeps a new session, and gives the token that names it.
+    ///
+    /// # Errors
+    /// [`BeginError`]: the store is away, or the session does not fit.
+    fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>>;
+
+    /// Ends a session, on every replica. One that is not there has ended. Where the store does not confirm it, this replica holds the
+    /// session for ended at once, and goes on trying.
+    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>>;
+
+    /// The live sessions of a person, or of a session at the provider; at most some hundreds, the newest first.
+    fn of<'a>(
+        &'a self,
+        whose: Whose<'a>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
+
+    /// Asks for leave to renew a session: at most one has it at a time, over all replicas. With it comes the session as the store has it at
+    /// this moment, which another replica may have renewed already.
+    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>>;
+
+    /// Puts a renewed session in its place, on every replica, and gives the leave back. `false`: it has ended meanwhile, and stays ended.
+    fn renew<'a>(
+        &'a self,
+        leave: &'a Leave,
+        session: Session,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>>;
+
+    /// Gives the leave back without having renewed. Best effort: it runs out by itself.
+    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()>;
+
+    /// Notes `what`, which must count once only, until then; whether this was the first time, over all replicas.
+    fn is_first<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>>;
+
+    /// Whether sessions live in the cookie alone, so that a list of them cannot be had and none can be renewed.
+    fn is_stateless(&self) -> bool {
+        false
+    }
+
+    /// Takes what a reload may change.
+    ///
+    /// # Errors
+    /// Where the secrets cannot be used; the old terms stay.
+    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String>;
+
+    /// Does what is due every second: settles, and sheds what has expired.
+    fn sweep(&self, now: Timestamp);
+
+    /// Sessions held in this replica's memory.
+    fn held(&self) -> u64;
+
+    /// Sessions that were given up for want of room since the start.
+    fn evicted(&self) -> u64 {
+        0
+    }
+
+    /// What keeps the store from working, as far as is known; `None`: nothing.
+    fn trouble(&self) -> Option<String>;
+}
+
+/// What a store is told at the start and at a reload.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreTerms {
+    /// `SESSION_IDLE_TTL`: how long a session may go unused; zero: for ever.
+    pub idle: Duration,
+    /// `SESSION_SECRET`, or a random one where none is set: the first seals and signs, all open and verify. Never empty.
+    pub secrets: Vec<Zeroizing<Vec<u8>>>,
+}
+
+/// The answer to who asks for leave to renew a session.
+pub enum Claim {
+    /// It may be renewed now.
+    Granted(Leave),
+    /// Somebody else renews it at this moment.
+    Taken,
+    /// It has ended.
+    Ended,
+}
+
+/// Leave to renew a session; it runs out after 30 s.
+pub struct Leave {
+    /// The session as the store has it.
+    pub session: Arc<LoadedSession>,
+    /// Tells this leave from later ones.
+    pub ticket: u64,
+}
+
+/// The store did not answer: nobody is let in because of it, and nobody is signed out.
+#[derive(Debug, thiserror::Error)]
+#[error("the session store is unavailable: {0}")]
+pub struct StoreUnavailable(pub String);
+
+/// Why a session did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// The store did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] StoreUnavailable),
+    /// The session would not fit into a cookie.
+    #[error(
+        "the session takes {bytes} bytes as a cookie, and browsers keep {most}: too many groups? Keep sessions in `redis` instead"
+    )]
+    TooLarge {
+        /// What it takes.
+        bytes: usize,
+        /// What there is room for.
+        most: usize,
+    },
+    /// This machine cannot keep secrets.
+    #[error("{0}")]
+    Internal(String),
+}
