@@ -11,8 +11,10 @@
 pub mod api;
 pub mod clock;
 pub mod config;
+pub mod fleet;
 pub mod health;
 pub mod identity;
+pub(crate) mod kube;
 pub mod secret;
 pub mod serve;
 pub mod store;

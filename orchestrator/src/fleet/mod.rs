@@ -1,0 +1,289 @@
+//! The clusters that are looked after: what is known of them and of their Flux objects, live, and what can be done.
+
+mod cluster;
+mod model;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::kube::{Access, Fault};
+pub use crate::kube::{Connection, KUBECONFIG_MOST, KubeconfigFault};
+
+use cluster::Cluster;
+pub use model::*;
+
+/// How many changes a subscriber may lag behind before it misses some.
+const CHANGES_KEPT: usize = 4096;
+
+/// How the fleet behaves in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// How often a cluster is asked whether it is there. Default 15 s.
+    pub probe: Duration,
+    /// How long a question or an action may take as a whole. Default 5 s.
+    pub patience: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { probe: Duration::from_secs(15), patience: Duration::from_secs(5) }
+    }
+}
+
+/// The clusters that are looked after. A clone is the same fleet; when the last one goes, so do its connections.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    clusters: RwLock<BTreeMap<ClusterId, Arc<Cluster>>>,
+    changes: broadcast::Sender<Arc<Change>>,
+    tuning: Tuning,
+    ending: CancellationToken,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ending.cancel();
+    }
+}
+
+/// Why the fleet did not do what it was asked to. The reasons are for people, and hold no credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FleetError {
+    /// There is no such cluster or object.
+    #[error("{what} is not there")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// The cluster does not answer.
+    #[error("{reason}")]
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
+    /// The cluster answers, but does not let us.
+    #[error("{reason}")]
+    Forbidden {
+        /// What it said.
+        reason: String,
+    },
+    /// Somebody else changed the object at the same time.
+    #[error("{reason}")]
+    Conflict {
+        /// What the cluster said.
+        reason: String,
+    },
+    /// What was asked for makes no sense, or the cluster refuses it.
+    #[error("{reason}")]
+    Invalid {
+        /// Why, and how to mend it.
+        reason: String,
+    },
+}
+
+impl From<Fault> for FleetError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreachable(reason) => Self::Unreachable { reason },
+            Fault::Forbidden(reason) => Self::Forbidden { reason },
+            Fault::NotFound(what) => Self::NotFound { what },
+            Fault::Conflict(reason) => Self::Conflict { reason },
+            Fault::Refused(reason) | Fault::Gone(reason) => Self::Invalid { reason },
+        }
+    }
+}
+
+impl From<KubeconfigFault> for FleetError {
+    fn from(fault: KubeconfigFault) -> Self {
+        Self::Invalid { reason: fault.to_string() }
+    }
+}
+
+impl Fleet {
+    /// A fleet without clusters.
+    #[must_use]
+    pub fn start(tuning: Tuning) -> Self {
+        let clusters = RwLock::new(BTreeMap::new());
+        let changes = broadcast::Sender::new(CHANGES_KEPT);
+        Self(Arc::new(Inner { clusters, changes, tuning, ending: CancellationToken::new() }))
+    }
+
+    /// Checks a connection and asks the cluster behind it who it is; nothing is kept.
+    ///
+    /// # Errors
+    /// [`FleetError::Invalid`] where the kubeconfig is not taken; otherwise why the cluster did not answer.
+    pub async fn check(&self, connection: &Connection) -> Result<Reached, FleetError> {
+        let access = Access::new(connection).await?;
+        self.within(reach(access)).await
+    }
+
+    /// Looks after a cluster from now on; one with the same id is replaced. A connection that is not taken makes a
+    /// cluster that is down and says why.
+    pub async fn add(&self, id: ClusterId, name: &str, connection: &Connection) {
+        let access = Access::new(connection).await;
+        let cluster = Cluster::start(id, name, access, &self.0);
+        let replaced = self.write(|clusters| clusters.insert(id, Arc::clone(&cluster)));
+        if let Some(replaced) = replaced {
+            replaced.stop();
+        }
+        self.tell(Change::Cluster { cluster: id, health: cluster.health() });
+    }
+
+    /// Calls a cluster otherwise.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn rename(&self, id: ClusterId, name: &str) -> Result<(), FleetError> {
+        let cluster = self.cluster(id)?;
+        cluster.rename(name);
+        self.tell(Change::Cluster { cluster: id, health: cluster.health() });
+        self.tell(Change::Reloaded { cluster: id });
+        Ok(())
+    }
+
+    /// Looks after a cluster no longer.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn remove(&self, id: ClusterId) -> Result<(), FleetError> {
+        let removed = self.write(|clusters| clusters.remove(&id)).ok_or_else(|| no_cluster(id))?;
+        removed.stop();
+        self.tell(Change::ClusterRemoved { cluster: id });
+        Ok(())
+    }
+
+    /// How a cluster is.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn health(&self, id: ClusterId) -> Result<Health, FleetError> {
+        Ok(self.cluster(id)?.health())
+    }
+
+    /// How each cluster is.
+    #[must_use]
+    pub fn healths(&self) -> BTreeMap<ClusterId, Health> {
+        self.all().iter().map(|cluster| (cluster.id, cluster.health())).collect()
+    }
+
+    /// Has a cluster be connected to and read anew, without waiting for it.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn resync(&self, id: ClusterId) -> Result<(), FleetError> {
+        self.cluster(id)?.resync();
+        Ok(())
+    }
+
+    /// The objects that a filter lets through, a page of them.
+    #[must_use]
+    pub fn list(&self, _filter: &Filter, _page: Page) -> Listing<ObjectSummary> {
+        Listing { items: Vec::new(), total: 0 }
+    }
+
+    /// All that is to be shown of one object, read from its cluster now.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`], or why the cluster did not answer within 5 s.
+    pub async fn detail(
+        &self,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<ObjectDetail, FleetError> {
+        self.cluster(id)?;
+        Err(no_object(kind, namespace, name))
+    }
+
+    /// What comes from what in a cluster: around one object, or all of it.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn tree(&self, id: ClusterId, root: Option<&ObjectRef>) -> Result<Tree, FleetError> {
+        self.cluster(id)?;
+        match root {
+            Some(root) => Err(no_object(root.kind, &root.namespace, &root.name)),
+            None => Ok(Tree::default()),
+        }
+    }
+
+    /// How many objects there are in a cluster, or in all of them.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn stats(&self, id: Option<ClusterId>) -> Result<Stats, FleetError> {
+        id.map_or(Ok(()), |id| self.cluster(id).map(drop))?;
+        Ok(Stats::default())
+    }
+
+    /// Does something to an object; what comes back is how it is right after.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`], or why the cluster did not do it.
+    pub async fn act(
+        &self,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        _action: Action,
+    ) -> Result<ObjectSummary, FleetError> {
+        self.cluster(id)?;
+        Err(no_object(kind, namespace, name))
+    }
+
+    /// All changes from now on. A receiver that lags behind by more than 4,096 is told so, and had better ask again.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.0.changes.subscribe()
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, FleetError> {
+        let patience = self.0.tuning.patience;
+        match tokio::time::timeout(patience, work).await {
+            Ok(outcome) => outcome.map_err(Into::into),
+            Err(_) => Err(Fault::late(patience.as_secs()).into()),
+        }
+    }
+
+    fn cluster(&self, id: ClusterId) -> Result<Arc<Cluster>, FleetError> {
+        let clusters = self.0.clusters.read().unwrap_or_else(PoisonError::into_inner);
+        clusters.get(&id).cloned().ok_or_else(|| no_cluster(id))
+    }
+
+    fn all(&self) -> Vec<Arc<Cluster>> {
+        self.0.clusters.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut BTreeMap<ClusterId, Arc<Cluster>>) -> T) -> T {
+        change(&mut self.0.clusters.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tell(&self, change: Change) {
+        // An error says only that nobody listens.
+        let _ = self.0.changes.send(Arc::new(change));
+    }
+}
+
+async fn reach(access: Access) -> Result<Reached, Fault> {
+    let asked = Instant::now();
+    let version = access.client.version().await?;
+    let latency_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let served = crate::kube::discover(&access.client, &cluster::wanted()).await?;
+    let flux_kinds = served.into_keys().collect();
+    Ok(Reached { server: access.server, context: access.context, version, latency_ms, flux_kinds })
+}
+
+fn no_cluster(id: ClusterId) -> FleetError {
+    FleetError::NotFound { what: format!("the cluster {id}") }
+}
+
+fn no_object(kind: Kind, namespace: &str, name: &str) -> FleetError {
+    FleetError::NotFound { what: format!("{kind} {namespace}/{name}") }
+}

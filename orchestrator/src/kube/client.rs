@@ -1,0 +1,182 @@
+//! A connection to one cluster's API, under limits, and questions by it.
+
+use std::time::Duration;
+
+use http::{Method, Request, header};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{Body, ConfigExt};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tower::ServiceBuilder;
+
+use super::body::{BodyFault, Bounded};
+use super::fault::Fault;
+use super::kubeconfig::{self, Connection, KubeconfigFault};
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long the beginning of any answer may take.
+const HEAD: Duration = Duration::from_secs(10);
+/// How much is read at a time: more would be kept for as long as the connection lives.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// A way to a cluster that was checked, with a client for it.
+pub(crate) struct Access {
+    /// The client.
+    pub(crate) client: Client,
+    /// The address of the cluster's API.
+    pub(crate) server: String,
+    /// The context that is used.
+    pub(crate) context: Option<String>,
+}
+
+impl Access {
+    /// Checks a connection and makes a client for it; nothing is sent yet.
+    ///
+    /// # Errors
+    /// Why the connection is not taken.
+    pub(crate) async fn new(connection: &Connection) -> Result<Self, KubeconfigFault> {
+        let checked = kubeconfig::read(connection).await?;
+        let client = client(&checked.config).map_err(|error| refused(&error))?;
+        Ok(Self { client: Client(client), server: checked.server, context: checked.context })
+    }
+}
+
+// What is left to go wrong is in the credentials; the error itself may quote them.
+fn refused(error: &kube::Error) -> KubeconfigFault {
+    if matches!(error, kube::Error::RustlsTls(_)) {
+        return KubeconfigFault::BadPem { what: "client-certificate-data or client-key-data" };
+    }
+    KubeconfigFault::Unusable
+}
+
+fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
+    // Refused where one is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    // A watch is silent for long: only this notices a peer that is gone without a word.
+    tcp.set_keepalive(Some(Duration::from_secs(30)));
+    tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
+    tcp.set_keepalive_retries(Some(3));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let pool: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(2)
+        .pool_timer(TokioTimer::new())
+        .http1_max_buf_size(READ_BUFFER)
+        .build(https);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .layer_fn(Limits)
+        .service(pool);
+    Ok(kube::Client::new(service, config.default_namespace.clone()))
+}
+
+/// The limits of every exchange, whoever asks.
+#[derive(Clone)]
+struct Limits<S>(S);
+
+impl<S, E> tower::Service<Request<Body>> for Limits<S>
+where
+    S: tower::Service<Request<Body>, Response = http::Response<hyper::body::Incoming>, Error = E>,
+    S::Future: Send + 'static,
+    E: Into<tower::BoxError> + 'static,
+{
+    type Response = http::Response<Bounded>;
+    type Error = tower::BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let lines = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
+        let answer = self.0.call(request);
+        Box::pin(async move {
+            let answer = tokio::time::timeout(HEAD, answer).await.map_err(|_| BodyFault::Late(HEAD))?;
+            Ok(answer.map_err(Into::into)?.map(|body| Bounded::new(body, lines)))
+        })
+    }
+}
+
+/// A client of one cluster's API. A clone is the same one.
+#[derive(Clone)]
+pub(crate) struct Client(kube::Client);
+
+/// How an object is to be changed.
+pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
+/// Who changes it, for Kubernetes' books.
+pub(crate) const FIELD_MANAGER: &str = "flux-orchestrator";
+
+impl Client {
+    /// Kubernetes' own client, for watches.
+    pub(crate) fn inner(&self) -> kube::Client {
+        self.0.clone()
+    }
+
+    /// Asks for what is at `path`, with a query, and reads it.
+    ///
+    /// # Errors
+    /// Why not; the deadline is the caller's.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
+        let request = Request::get(path).header(header::ACCEPT, "application/json").body(Body::empty());
+        self.exchange(request).await
+    }
+
+    /// Changes what is at `path`, and reads what it has become.
+    ///
+    /// # Errors
+    /// Why not; the deadline is the caller's.
+    pub(crate) async fn change<T: DeserializeOwned>(&self, path: &str, patch: &serde_json::Value) -> Result<T, Fault> {
+        let request = Request::builder()
+            .method(Method::PATCH)
+            .uri(format!("{path}?fieldManager={FIELD_MANAGER}"))
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, MERGE_PATCH)
+            .body(Body::from(patch.to_string().into_bytes()));
+        self.exchange(request).await
+    }
+
+    /// The version of Kubernetes, such as `v1.33.1`.
+    ///
+    /// # Errors
+    /// Why the cluster does not say.
+    pub(crate) async fn version(&self) -> Result<String, Fault> {
+        let version: Version = self.ask("/version").await?;
+        Ok(version.git_version.chars().filter(|char| !char.is_control()).take(64).collect())
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, request: http::Result<Request<Body>>) -> Result<T, Fault> {
+        let request = request.map_err(|_| Fault::Refused("the address is not one that can be asked".to_owned()))?;
+        let answer = self.0.send(request).await?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await?.to_bytes();
+        if !status.is_success() {
+            let said = serde_json::from_slice::<Said>(&bytes).unwrap_or_default();
+            return Err(Fault::of_status(status.as_u16(), &said.message));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| kube::Error::SerdeError(error).into())
+    }
+}
+
+/// What a Kubernetes API says beside a status code.
+#[derive(Default, Deserialize)]
+struct Said {
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    git_version: String,
+}

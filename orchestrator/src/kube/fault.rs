@@ -1,0 +1,109 @@
+//! Why a Kubernetes API did not do what it was asked to, in words for people.
+
+use super::body::BodyFault;
+
+/// Why a request was not answered as it should have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// No usable answer came, or the server is in trouble.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The credentials do not count, or do not suffice.
+    #[error("{0}")]
+    Forbidden(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// Somebody else changed the object meanwhile.
+    #[error("{0}")]
+    Conflict(String),
+    /// The server does not understand, or does not allow, what was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// The versions that a watch wanted to go on from are gone.
+    #[error("{0}")]
+    Gone(String),
+}
+
+impl Fault {
+    /// What an answer with this status and message means.
+    pub(crate) fn of_status(code: u16, message: &str) -> Self {
+        let said = || if message.is_empty() { format!("the cluster answered {code}") } else { words(message) };
+        match code {
+            401 => Self::Forbidden("the cluster does not accept the credentials (401)".to_owned()),
+            403 => Self::Forbidden(format!("the cluster does not allow it: {}", said())),
+            404 => Self::NotFound(said()),
+            409 => Self::Conflict(said()),
+            410 => Self::Gone(said()),
+            429 | 500..=599 => Self::Unreachable(format!("the cluster answered {code}: {}", said())),
+            _ => Self::Refused(format!("the cluster answered {code}: {}", said())),
+        }
+    }
+
+    /// No answer within so many seconds.
+    pub(crate) fn late(seconds: u64) -> Self {
+        Self::Unreachable(format!("the cluster did not answer within {seconds} s"))
+    }
+}
+
+impl From<kube::Error> for Fault {
+    fn from(error: kube::Error) -> Self {
+        if let kube::Error::Api(status) = &error {
+            return Self::of_status(status.code, &status.message);
+        }
+        if let kube::Error::SerdeError(_) = &error {
+            return Self::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
+        }
+        Self::Unreachable(deepest(&error))
+    }
+}
+
+// The outer errors say that a request failed; what helps is why. Depth is bounded, should a chain be a ring.
+fn deepest(error: &kube::Error) -> String {
+    let mut cause: &(dyn std::error::Error + 'static) = error;
+    if let kube::Error::Service(inner) = error {
+        cause = inner.as_ref();
+    }
+    for _ in 0..16 {
+        if let Some(fault) = cause.downcast_ref::<BodyFault>() {
+            return fault.to_string();
+        }
+        match cause.source() {
+            Some(source) => cause = source,
+            None => break,
+        }
+    }
+    match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::ConnectionRefused) => "nothing listens at the cluster's address".to_owned(),
+        Some(std::io::ErrorKind::TimedOut) => "the cluster's address does not answer".to_owned(),
+        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof) => {
+            "the cluster closed the connection".to_owned()
+        }
+        Some(_) | None => format!("the cluster cannot be reached: {}", words(&cause.to_string())),
+    }
+}
+
+// Text from outside: one line, and not too long.
+fn words(text: &str) -> String {
+    text.chars().take(300).map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_keep_what_the_cluster_says_in_one_short_line() {
+        let fault = Fault::of_status(403, &format!("user\n\u{1b}[31m{}", "x".repeat(1000)));
+        let Fault::Forbidden(said) = fault else { panic!("{fault:?}") };
+        assert!(said.len() < 400 && !said.contains(char::is_control), "{said}");
+    }
+
+    #[test]
+    fn a_server_in_trouble_is_no_refusal() {
+        for code in [429, 500, 503, 504] {
+            assert!(matches!(Fault::of_status(code, ""), Fault::Unreachable(_)), "{code}");
+        }
+        assert!(matches!(Fault::of_status(422, "no"), Fault::Refused(_)));
+    }
+}

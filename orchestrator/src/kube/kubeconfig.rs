@@ -1,0 +1,347 @@
+//! Kubeconfigs from people: what is taken, and what is refused with the reason.
+
+use std::net::IpAddr;
+
+use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError};
+
+use crate::secret::Secret;
+
+/// How long a kubeconfig may be, in bytes.
+pub const KUBECONFIG_MOST: usize = 256 * 1024;
+
+/// How a cluster is reached.
+#[derive(Clone, Debug)]
+pub enum Connection {
+    /// By a kubeconfig.
+    Kubeconfig {
+        /// Its text.
+        kubeconfig: Secret,
+        /// The context to use; without one, the kubeconfig's current one.
+        context: Option<String>,
+    },
+    /// By the service account of the pod that this program runs in.
+    InCluster,
+}
+
+/// Why a kubeconfig is not taken. Nothing of its content is repeated but names of contexts.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KubeconfigFault {
+    /// It is too long.
+    #[error("the kubeconfig is longer than {} KiB: leave out the clusters that are not meant", KUBECONFIG_MOST / 1024)]
+    TooLong,
+    /// It is no YAML, or has another form.
+    #[error("this is not a kubeconfig: line {line} is not YAML of the form that `kubectl config view --raw` prints")]
+    Unreadable {
+        /// Where.
+        line: u64,
+    },
+    /// No context is chosen.
+    #[error("the kubeconfig has no current-context: name the context to use ({known})")]
+    NoContext {
+        /// Those that there are.
+        known: String,
+    },
+    /// There is no such context.
+    #[error("the kubeconfig has no context of this name; it has: {known}")]
+    UnknownContext {
+        /// Those that there are.
+        known: String,
+    },
+    /// The context leads nowhere.
+    #[error("the context names a {what} that the kubeconfig does not have")]
+    Dangling {
+        /// `cluster` or `user`.
+        what: &'static str,
+    },
+    /// There is no usable address.
+    #[error("the cluster's server is not an address like https://cluster.example.com:6443")]
+    BadServer,
+    /// The address is not encrypted.
+    #[error("the cluster's server has no https: credentials would travel in clear (only a loopback address may)")]
+    PlainHttp,
+    /// The server's certificate is not to be checked.
+    #[error(
+        "insecure-skip-tls-verify is set, so that anybody could pose as the cluster: take it out and put the cluster's \
+         certificate into certificate-authority-data"
+    )]
+    SkipsVerification,
+    /// A program is to be run.
+    #[error(
+        "the user signs in by a program ({what}), which is not run here: make a service account and use its token \
+         (kubectl create token)"
+    )]
+    RunsProgram {
+        /// `exec` or `auth-provider`.
+        what: &'static str,
+    },
+    /// A file is named.
+    #[error("{what} names a file, which is not here: use {instead} (kubectl config view --raw --flatten)")]
+    NamesFile {
+        /// The field.
+        what: &'static str,
+        /// The field that holds the content itself.
+        instead: &'static str,
+    },
+    /// A proxy is named.
+    #[error("proxy-url is not supported: the cluster has to be reachable from here")]
+    NamesProxy,
+    /// A certificate or key is not what it should be.
+    #[error("{what} is not base64 of PEM")]
+    BadPem {
+        /// The field.
+        what: &'static str,
+    },
+    /// Kubernetes' client refuses it for another reason.
+    #[error("the kubeconfig cannot be used: its cluster, user or context is incomplete")]
+    Unusable,
+    /// There is no service account here.
+    #[error("this program does not run in a Kubernetes pod with a service account's token")]
+    NotInCluster,
+}
+
+/// How a cluster is reached, checked.
+#[cfg_attr(test, derive(Debug))]
+pub(super) struct Checked {
+    pub(super) config: kube::Config,
+    pub(super) server: String,
+    pub(super) context: Option<String>,
+}
+
+/// Reads a connection into what a client is made from.
+///
+/// # Errors
+/// The first reason not to take it.
+pub(super) async fn read(connection: &Connection) -> Result<Checked, KubeconfigFault> {
+    match connection {
+        Connection::Kubeconfig { kubeconfig, context } => checked(kubeconfig, context.as_deref()).await,
+        Connection::InCluster => {
+            let config = kube::Config::incluster_env().map_err(|_| KubeconfigFault::NotInCluster)?;
+            let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+            Ok(Checked { config, server, context: None })
+        }
+    }
+}
+
+async fn checked(kubeconfig: &Secret, context: Option<&str>) -> Result<Checked, KubeconfigFault> {
+    let text = kubeconfig.expose();
+    if text.len() > KUBECONFIG_MOST {
+        return Err(KubeconfigFault::TooLong);
+    }
+    let parsed = Kubeconfig::from_yaml(text).map_err(|error| unreadable(&error))?;
+    let (name, chosen) = choose(&parsed, context)?;
+    let cluster = find_cluster(&parsed, chosen)?;
+    refuse_cluster(cluster)?;
+    if let Some(user) = chosen.user.as_deref() {
+        refuse_user(find_user(&parsed, user)?)?;
+    }
+    let server = cluster.server.clone().unwrap_or_default().trim_end_matches('/').to_owned();
+    let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
+    let mut config = kube::Config::from_custom_kubeconfig(parsed, &options).await.map_err(|error| unusable(&error))?;
+    // The environment's HTTPS_PROXY may have come in: what the kubeconfig says is all that counts.
+    config.proxy_url = None;
+    Ok(Checked { config, server, context: Some(name) })
+}
+
+// The parser's own message quotes the text around the fault, which may be a credential.
+fn unreadable(error: &KubeconfigError) -> KubeconfigFault {
+    let location = if let KubeconfigError::Parse(error) = error { error.location() } else { None };
+    KubeconfigFault::Unreadable { line: location.map_or(1, |location| location.line()) }
+}
+
+fn unusable(error: &KubeconfigError) -> KubeconfigFault {
+    use KubeconfigError as E;
+    if matches!(error, E::LoadCertificateAuthority(_) | E::ParseCertificates(_)) {
+        return KubeconfigFault::BadPem { what: "certificate-authority-data" };
+    }
+    if matches!(error, E::LoadClientCertificate(_)) {
+        return KubeconfigFault::BadPem { what: "client-certificate-data" };
+    }
+    if matches!(error, E::LoadClientKey(_)) {
+        return KubeconfigFault::BadPem { what: "client-key-data" };
+    }
+    if matches!(error, E::ParseClusterUrl(_) | E::MissingClusterUrl) {
+        return KubeconfigFault::BadServer;
+    }
+    KubeconfigFault::Unusable
+}
+
+fn choose<'a>(parsed: &'a Kubeconfig, wanted: Option<&str>) -> Result<(String, &'a Context), KubeconfigFault> {
+    let known = || {
+        let names: Vec<&str> = parsed.contexts.iter().take(20).map(|context| context.name.as_str()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    let name = wanted
+        .or(parsed.current_context.as_deref())
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| KubeconfigFault::NoContext { known: known() })?;
+    let named = parsed.contexts.iter().find(|context| context.name == name);
+    let chosen = named.and_then(|named| named.context.as_ref());
+    chosen.map(|chosen| (name.to_owned(), chosen)).ok_or_else(|| KubeconfigFault::UnknownContext { known: known() })
+}
+
+fn find_cluster<'a>(parsed: &'a Kubeconfig, context: &Context) -> Result<&'a Cluster, KubeconfigFault> {
+    let named = parsed.clusters.iter().find(|cluster| cluster.name == context.cluster);
+    named.and_then(|named| named.cluster.as_ref()).ok_or(KubeconfigFault::Dangling { what: "cluster" })
+}
+
+fn find_user<'a>(parsed: &'a Kubeconfig, name: &str) -> Result<&'a AuthInfo, KubeconfigFault> {
+    let named = parsed.auth_infos.iter().find(|user| user.name == name);
+    named.and_then(|named| named.auth_info.as_ref()).ok_or(KubeconfigFault::Dangling { what: "user" })
+}
+
+fn refuse_cluster(cluster: &Cluster) -> Result<(), KubeconfigFault> {
+    let server = cluster.server.as_deref().unwrap_or_default();
+    let url = url::Url::parse(server).map_err(|_| KubeconfigFault::BadServer)?;
+    let host = url.host().ok_or(KubeconfigFault::BadServer)?;
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err(KubeconfigFault::BadServer);
+    }
+    let loopback = match host {
+        url::Host::Domain(name) => name == "localhost",
+        url::Host::Ipv4(ip) => ip.is_loopback(),
+        url::Host::Ipv6(ip) => IpAddr::V6(ip).to_canonical().is_loopback(),
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if loopback => {}
+        "http" => return Err(KubeconfigFault::PlainHttp),
+        _ => return Err(KubeconfigFault::BadServer),
+    }
+    if cluster.insecure_skip_tls_verify == Some(true) {
+        return Err(KubeconfigFault::SkipsVerification);
+    }
+    if set(cluster.certificate_authority.as_deref()) {
+        let (what, instead) = ("certificate-authority", "certificate-authority-data");
+        return Err(KubeconfigFault::NamesFile { what, instead });
+    }
+    if set(cluster.proxy_url.as_deref()) {
+        return Err(KubeconfigFault::NamesProxy);
+    }
+    Ok(())
+}
+
+fn refuse_user(user: &AuthInfo) -> Result<(), KubeconfigFault> {
+    if user.exec.is_some() {
+        return Err(KubeconfigFault::RunsProgram { what: "exec" });
+    }
+    if user.auth_provider.is_some() {
+        return Err(KubeconfigFault::RunsProgram { what: "auth-provider" });
+    }
+    let files = [
+        (&user.token_file, "tokenFile", "token"),
+        (&user.client_certificate, "client-certificate", "client-certificate-data"),
+        (&user.client_key, "client-key", "client-key-data"),
+    ];
+    match files.into_iter().find(|(path, ..)| set(path.as_deref())) {
+        Some((_, what, instead)) => Err(KubeconfigFault::NamesFile { what, instead }),
+        None => Ok(()),
+    }
+}
+
+fn set(value: Option<&str>) -> bool {
+    value.is_some_and(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "hidden-token-0123456789";
+
+    fn kubeconfig(cluster: &str, user: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: one\nclusters:\n- name: c\n  cluster:\n    {cluster}\n\
+             users:\n- name: u\n  user:\n    {user}\ncontexts:\n- name: one\n  context: {{cluster: c, user: u}}\n\
+             - name: lost\n  context: {{cluster: gone}}\n"
+        )
+    }
+
+    async fn read_text(text: &str, context: Option<&str>) -> Result<Checked, KubeconfigFault> {
+        let context = context.map(str::to_owned);
+        read(&Connection::Kubeconfig { kubeconfig: Secret::new(text.to_owned()), context }).await
+    }
+
+    async fn refusal(cluster: &str, user: &str) -> KubeconfigFault {
+        let fault = read_text(&kubeconfig(cluster, user), None).await.expect_err("was taken");
+        assert!(!fault.to_string().contains("hidden"), "{fault}");
+        fault
+    }
+
+    #[tokio::test]
+    async fn a_server_with_a_token_is_taken() {
+        let text = kubeconfig("server: https://cluster.example.com:6443/", &format!("token: {TOKEN}"));
+        let checked = read_text(&text, None).await.expect("was refused");
+        assert_eq!(checked.server, "https://cluster.example.com:6443");
+        assert_eq!(checked.context.as_deref(), Some("one"));
+        assert!(checked.config.proxy_url.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_runs_a_program_or_names_a_file_is_refused() {
+        let server = "server: https://cluster.example.com:6443";
+        for (user, expected) in [
+            ("exec: {apiVersion: client.authentication.k8s.io/v1, command: hidden}", "exec"),
+            ("auth-provider: {name: gcp}", "auth-provider"),
+            ("tokenFile: /hidden", "tokenFile"),
+            ("client-certificate: /hidden", "client-certificate "),
+            ("client-key: /hidden", "client-key "),
+        ] {
+            let fault = refusal(server, user).await.to_string();
+            assert!(fault.contains(expected), "{user}: {fault}");
+        }
+        let fault = refusal(&format!("{server}\n    certificate-authority: /hidden"), "token: hidden").await;
+        assert!(matches!(fault, KubeconfigFault::NamesFile { what: "certificate-authority", .. }), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_others_could_listen_to_or_take_over_is_refused() {
+        for (cluster, expected) in [
+            ("server: http://cluster.example.com", KubeconfigFault::PlainHttp),
+            ("server: http://192.0.2.7:8080", KubeconfigFault::PlainHttp),
+            ("server: file:///hidden", KubeconfigFault::BadServer),
+            ("server: https://ann:hidden@cluster.example.com", KubeconfigFault::BadServer),
+            ("server: 'cluster.example.com:6443'", KubeconfigFault::BadServer),
+            ("certificate-authority-data: aGlkZGVu", KubeconfigFault::BadServer),
+            (
+                "server: https://cluster.example.com\n    insecure-skip-tls-verify: true",
+                KubeconfigFault::SkipsVerification,
+            ),
+            (
+                "server: https://cluster.example.com\n    proxy-url: http://hidden.example.com",
+                KubeconfigFault::NamesProxy,
+            ),
+            (
+                "server: https://cluster.example.com\n    certificate-authority-data: '!hidden'",
+                KubeconfigFault::BadPem { what: "certificate-authority-data" },
+            ),
+        ] {
+            assert_eq!(refusal(cluster, "token: hidden").await, expected, "{cluster}");
+        }
+        for loopback in ["http://127.0.0.1:8001", "http://localhost:8001", "http://[::1]:8001"] {
+            let text = kubeconfig(&format!("server: '{loopback}'"), "token: t");
+            assert!(read_text(&text, None).await.is_ok(), "{loopback}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_context_has_to_be_one_that_leads_somewhere() {
+        let text = kubeconfig("server: https://cluster.example.com", "token: hidden");
+        let unknown = read_text(&text, Some("two")).await.err();
+        assert_eq!(unknown, Some(KubeconfigFault::UnknownContext { known: "one, lost".into() }));
+        let dangling = read_text(&text, Some("lost")).await.err();
+        assert_eq!(dangling, Some(KubeconfigFault::Dangling { what: "cluster" }));
+        let none = read_text(&text.replace("current-context: one", ""), None).await.err();
+        assert_eq!(none, Some(KubeconfigFault::NoContext { known: "one, lost".into() }));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_kubeconfig_is_refused_without_being_quoted() {
+        for text in ["", "hidden: [", "- hidden", "clusters: hidden", "users:\n- hidden", "\u{0}hidden"] {
+            let fault = read_text(text, None).await.expect_err(text).to_string();
+            assert!(!fault.contains("hidden"), "{fault}");
+        }
+        let long = format!("# {}", "x".repeat(KUBECONFIG_MOST));
+        assert_eq!(read_text(&long, None).await.err(), Some(KubeconfigFault::TooLong));
+    }
+}
