@@ -28,6 +28,15 @@ pub trait SessionStore: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>>;
 
+    /// The session as it is now, for whoever holds one for long (an open WebSocket, an event stream): the renewed one in place of an older
+    /// one, wherever it was renewed; `Ok(None)`: it has ended, wherever it was ended. It is noted as used only where the holder was: `used`.
+    fn follow<'a>(
+        &'a self,
+        held: &'a Arc<LoadedSession>,
+        used: bool,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>>;
+
     /// Keeps a new session, and gives the token that names it.
     ///
     /// # Errors

@@ -132,6 +132,19 @@ impl SessionStore for MemoryStore {
         Box::pin(ready(Ok(self.hot(token, now))))
     }
 
+    fn follow<'a>(
+        &'a self,
+        held: &'a Arc<LoadedSession>,
+        used: bool,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        let session = self.live(held.key(), now);
+        if let Some(session) = session.as_ref().filter(|_| used) {
+            session.touch(now);
+        }
+        Box::pin(ready(Ok(session)))
+    }
+
     fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>> {
         let token = seal::random().map(SessionToken::from_random);
         Box::pin(ready(token.map_err(|error| BeginError::Internal(error.to_string())).inspect(|token| {
@@ -336,6 +349,27 @@ mod tests {
         assert!(!store.renew(&late, renewed, now).await.unwrap());
         assert!(store.hot(&token, now).is_none());
         assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_a_session_follows_it_through_a_renewal_to_its_end_and_does_not_keep_it_from_going_idle() {
+        let (store, now) = (MemoryStore::new(Duration::from_secs(60)), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let held = store.hot(&token, now).unwrap();
+        let Claim::Granted(leave) = store.claim(held.key(), now).await.unwrap() else { panic!("nobody has it") };
+        let renewed = Session { renew_at: Some(now + HOUR), ..session(now) };
+        assert!(store.renew(&leave, renewed, now).await.unwrap());
+        let later = Timestamp::from_secs(1050);
+        let followed = store.follow(&held, false, later).await.unwrap().unwrap();
+        assert_eq!(followed.session().renew_at, Some(now + HOUR));
+        assert!(store.follow(&held, false, Timestamp::from_secs(1059)).await.unwrap().is_some());
+        assert!(store.follow(&held, true, Timestamp::from_secs(1059)).await.unwrap().is_some());
+        assert!(store.follow(&held, false, Timestamp::from_secs(1118)).await.unwrap().is_some(), "that was a use");
+        assert!(store.follow(&held, false, Timestamp::from_secs(1119)).await.unwrap().is_none());
+        let token = store.begin(session(now), now).await.unwrap();
+        let held = store.hot(&token, now).unwrap();
+        store.end(held.key()).await.unwrap();
+        assert!(store.follow(&held, true, now).await.unwrap().is_none());
     }
 
     #[tokio::test]
