@@ -2,6 +2,7 @@
 
 mod key;
 pub mod memory;
+pub mod record;
 
 use std::sync::Arc;
 
