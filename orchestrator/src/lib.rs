@@ -24,5 +24,5 @@ use axum::Router;
 
 /// Every address that the orchestrator answers.
 pub fn routes() -> Router {
-    Router::new().merge(web::routes()).merge(api::routes()).fallback(api::not_found)
+    Router::new().merge(web::routes()).merge(api::routes()).fallback(web::not_found)
 }

@@ -1,24 +1,82 @@
 //! The files that the pages load: all from this program, nothing from outside.
 
+use std::sync::LazyLock;
+
 use axum::extract::Path;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use crate::api;
 
-pub(super) async fn show(Path(name): Path<String>) -> Response {
-    match name.as_str() {
-        "home.css" => file("text/css; charset=utf-8", include_str!("assets/home.css")),
-        "icon.svg" => file("image/svg+xml", include_str!("assets/icon.svg")),
-        _ => api::not_found().await.into_response(),
-    }
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => {
+        [$(($name, include_str!(concat!("assets/", $name)))),+]
+    };
 }
 
-fn file(content_type: &'static str, content: &'static str) -> Response {
+const FILES: [(&str, &str); 27] = files![
+    "api.js",
+    "app.js",
+    "charts.js",
+    "clusters.js",
+    "corner.js",
+    "dialogs.js",
+    "dom.js",
+    "feed.js",
+    "icon.svg",
+    "keys.js",
+    "live.js",
+    "marks.js",
+    "pages/activity.js",
+    "pages/cluster.js",
+    "pages/missing.js",
+    "pages/object.js",
+    "pages/overview.js",
+    "pages/resources.js",
+    "pages/settings.js",
+    "paging.js",
+    "router.js",
+    "sidebar.js",
+    "style.css",
+    "table.js",
+    "theme.js",
+    "tree.js",
+    "words.js",
+];
+
+/// A fingerprint of all files (FNV-1a): a browser may keep them for as long as it stays the same.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let bytes = FILES.iter().flat_map(|(name, content)| name.bytes().chain(content.bytes()));
+    let hash = bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+});
+
+/// The address below which the files are.
+pub(super) fn folder() -> String {
+    format!("/assets/{}", *VERSION)
+}
+
+/// The scripts that are modules: a page names them all, so that none waits for another to ask for it.
+pub(super) fn modules() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".js") && *name != "theme.js")
+}
+
+pub(super) async fn show(Path((version, name)): Path<(String, String)>) -> Response {
+    let Some((name, content)) = FILES.iter().find(|(known, _)| *known == name) else {
+        return api::not_found().await.into_response();
+    };
+    let content_type = match name.rsplit_once('.') {
+        Some((_, "css")) => "text/css; charset=utf-8",
+        Some((_, "js")) => "text/javascript; charset=utf-8",
+        _ => "image/svg+xml",
+    };
+    // A page from before an upgrade still gets its files, but they are not kept under the old address.
+    let kept = if version == *VERSION { "private, max-age=31536000, immutable" } else { "no-store" };
     let headers = [
         (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-cache"),
+        (header::CACHE_CONTROL, kept),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, content).into_response()
+    (headers, *content).into_response()
 }
