@@ -1,0 +1,497 @@
+//! The addresses of the simulated API, and who may ask.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, Response, StatusCode, header};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use futures_util::stream;
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::fleet::Kind;
+
+use super::answer::{failure, gone, json as answer, refusal};
+use super::kinds::Resource;
+use super::world::{Key, Refusal, World};
+
+const LIST_DEFAULT: usize = 500;
+const PATCH_MOST: usize = 1024 * 1024;
+const BOOKMARK: Duration = Duration::from_secs(10);
+const WATCH_MOST: Duration = Duration::from_secs(300);
+
+struct Api {
+    clusters: Vec<Arc<World>>,
+    token: Arc<str>,
+}
+
+/// Everything below `/clusters/{name}`.
+pub(super) fn routes(clusters: Vec<Arc<World>>, token: Arc<str>) -> Router {
+    Router::new().fallback(handle).with_state(Arc::new(Api { clusters, token }))
+}
+
+async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let parts: Vec<String> =
+        path.split('/').skip(1).map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let ["clusters", name, rest @ ..] = parts.as_slice() else { return missing() };
+    let Some(world) = api.clusters.iter().find(|world| world.name() == *name) else { return missing() };
+    if world.faults().is_dead() {
+        std::future::pending::<()>().await;
+    }
+    world.faults().delay().await;
+    if world.faults().is_broken() {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the etcd of the demo is on holiday");
+    }
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if bearer.and_then(|value| value.strip_prefix("Bearer ")) != Some(&*api.token) {
+        return refusal(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized");
+    }
+    route(world, rest, request).await
+}
+
+async fn route(world: &Arc<World>, path: &[&str], request: Request) -> Response<Body> {
+    let query = Query::of(request.uri().query().unwrap_or_default());
+    match path {
+        ["version"] => answer(
+            StatusCode::OK,
+            &json!({"major": "1", "minor": "34", "gitVersion": world.kubernetes_version(), "platform": "linux/amd64"}),
+        ),
+        ["api"] => answer(StatusCode::OK, &json!({"kind": "APIVersions", "versions": ["v1"]})),
+        ["api", "v1", "namespaces", namespace, "events"] => events(world, namespace, &query),
+        ["apis"] => answer(StatusCode::OK, &groups(world)),
+        ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions", name] => definition(world, name),
+        ["apis", group, version] => group_resources(world, group, version),
+        ["apis", group, version, plural] => match resource(world, group, version, plural) {
+            Some(found) => collection(world, &found, version, None, &query),
+            None => missing(),
+        },
+        ["apis", group, version, "namespaces", namespace, plural] => match resource(world, group, version, plural) {
+            Some(found) => collection(world, &found, version, Some(namespace), &query),
+            None => missing(),
+        },
+        ["apis", group, version, "namespaces", namespace, plural, name] => {
+            match resource(world, group, version, plural) {
+                Some(found) => object(world, &found, version, namespace, name, request).await,
+                None => missing(),
+            }
+        }
+        _ => missing(),
+    }
+}
+
+fn missing() -> Response<Body> {
+    refusal(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+}
+
+fn groups(world: &World) -> Value {
+    let mut groups: Vec<Value> = vec![json!({
+        "name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}],
+        "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"},
+    })];
+    let resources = world.resources();
+    let mut names: Vec<&str> = resources.iter().map(|resource| resource.kind.group()).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let mut versions: Vec<&str> = resources
+            .iter()
+            .filter(|resource| resource.kind.group() == name)
+            .flat_map(|resource| resource.versions.iter().copied())
+            .collect();
+        // "v1" before "v1beta2": a shorter name is the stabler one.
+        versions.sort_unstable_by_key(|version| (version.len(), *version));
+        versions.dedup();
+        let versions: Vec<Value> = versions
+            .into_iter()
+            .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
+            .collect();
+        groups.push(json!({"name": name, "preferredVersion": versions.first(), "versions": versions}));
+    }
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group_resources(world: &World, group: &str, version: &str) -> Response<Body> {
+    let resources: Vec<Value> = world
+        .resources()
+        .into_iter()
+        .filter(|resource| resource.kind.group() == group && resource.versions.contains(&version))
+        .flat_map(|Resource { kind, plural, .. }| {
+            [
+                json!({"name": plural, "singularName": "", "namespaced": true, "kind": kind.name(),
+                       "verbs": ["get", "list", "patch", "watch"]}),
+                json!({"name": format!("{plural}/status"), "singularName": "", "namespaced": true, "kind": kind.name(),
+                       "verbs": ["get", "patch"]}),
+            ]
+        })
+        .collect();
+    if resources.is_empty() {
+        return missing();
+    }
+    answer(
+        StatusCode::OK,
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"),
+                "resources": resources}),
+    )
+}
+
+fn definition(world: &World, name: &str) -> Response<Body> {
+    let known = world.resources().into_iter().any(|resource| {
+        name.strip_prefix(resource.plural).and_then(|rest| rest.strip_prefix('.')) == Some(resource.kind.group())
+    });
+    if !known {
+        return missing();
+    }
+    answer(
+        StatusCode::OK,
+        &json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {"name": name, "labels": {"app.kubernetes.io/part-of": "flux",
+                                                      "app.kubernetes.io/version": world.flux_version()}}}),
+    )
+}
+
+fn resource(world: &World, group: &str, version: &str, plural: &str) -> Option<Resource> {
+    world.resources().into_iter().find(|resource| {
+        resource.kind.group() == group && resource.plural == plural && resource.versions.contains(&version)
+    })
+}
+
+fn events(world: &World, namespace: &str, query: &Query) -> Response<Body> {
+    let selector = query.value("fieldSelector").unwrap_or_default();
+    let wanted = |event: &Value| {
+        selector.split(',').filter(|term| !term.is_empty()).all(|term| {
+            let (field, value) = term.split_once('=').unwrap_or((term, ""));
+            let value = value.trim_start_matches('=');
+            let pointer = format!("/{}", field.replace('.', "/"));
+            event.pointer(&pointer).is_some_and(|found| found == value)
+        })
+    };
+    let (items, version) = world.events(namespace, wanted);
+    answer(
+        StatusCode::OK,
+        &json!({"kind": "EventList", "apiVersion": "v1", "metadata": {"resourceVersion": version.to_string()},
+                "items": items.iter().map(AsRef::as_ref).collect::<Vec<&Value>>()}),
+    )
+}
+
+fn collection(
+    world: &Arc<World>,
+    resource: &Resource,
+    version: &str,
+    namespace: Option<&str>,
+    query: &Query,
+) -> Response<Body> {
+    if query.value("watch").is_some_and(|value| value == "true" || value == "1") {
+        return watch(world, resource, version, namespace, query);
+    }
+    let limit = query.value("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let after = match query.value("continue").filter(|token| !token.is_empty()) {
+        Some(token) => match read_token(resource.kind, &token) {
+            Some(after) => Some(after),
+            None => return refusal(StatusCode::BAD_REQUEST, "BadRequest", "continue key is not valid"),
+        },
+        None => {
+            world.faults().count_list();
+            None
+        }
+    };
+    let Ok(sheet) = world.sheet(resource.kind, namespace, limit.unwrap_or(LIST_DEFAULT), after) else {
+        return answer(StatusCode::GONE, &gone());
+    };
+    let mut metadata = json!({"resourceVersion": sheet.version.to_string()});
+    if let Some(next) = &sheet.next {
+        metadata["continue"] = token(sheet.version, next).into();
+        metadata["remainingItemCount"] = sheet.remaining.into();
+    }
+    let kind = resource.kind.name();
+    let items: Vec<Value> = sheet.items.iter().map(|object| at_version(object, resource, version)).collect();
+    answer(
+        StatusCode::OK,
+        &json!({"kind": format!("{kind}List"), "apiVersion": format!("{}/{version}", resource.kind.group()),
+                "metadata": metadata, "items": items}),
+    )
+}
+
+fn at_version(object: &Value, resource: &Resource, version: &str) -> Value {
+    let mut object = object.clone();
+    object["apiVersion"] = format!("{}/{version}", resource.kind.group()).into();
+    object
+}
+
+fn token(version: u64, (_, namespace, name): &Key) -> String {
+    BASE64.encode(format!("{version} {namespace} {name}"))
+}
+
+fn read_token(kind: Kind, token: &str) -> Option<(u64, Key)> {
+    let text = String::from_utf8(BASE64.decode(token).ok()?).ok()?;
+    let mut words = text.split(' ');
+    let version = words.next()?.parse().ok()?;
+    Some((version, (kind, words.next()?.to_owned(), words.next()?.to_owned())))
+}
+
+/// A watch on its way.
+struct Watch {
+    world: Arc<World>,
+    resource: Resource,
+    version: String,
+    namespace: Option<String>,
+    seen: u64,
+    ends: Instant,
+    bookmarks: bool,
+    newest: tokio::sync::watch::Receiver<u64>,
+    cuts: tokio::sync::watch::Receiver<u64>,
+    last: Option<Last>,
+}
+
+/// How a watch ends after what it has just told.
+enum Last {
+    /// Properly.
+    End,
+    /// In the middle of the next line.
+    Cut,
+}
+
+fn watch(
+    world: &Arc<World>,
+    resource: &Resource,
+    version: &str,
+    namespace: Option<&str>,
+    query: &Query,
+) -> Response<Body> {
+    world.faults().count_watch();
+    let Some(seen) = query.value("resourceVersion").and_then(|version| version.parse().ok()) else {
+        return refusal(StatusCode::BAD_REQUEST, "BadRequest", "a watch here needs a resourceVersion");
+    };
+    let seconds = query.value("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    let watch = Watch {
+        world: Arc::clone(world),
+        resource: *resource,
+        version: version.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        seen,
+        ends: Instant::now() + seconds.unwrap_or(WATCH_MOST).min(WATCH_MOST),
+        bookmarks: query.value("allowWatchBookmarks").as_deref() == Some("true"),
+        newest: world.newest(),
+        cuts: world.faults().cuts(),
+        last: None,
+    };
+    let lines = stream::unfold(watch, |mut watch| async move {
+        match watch.last.take() {
+            Some(Last::End) => return None,
+            Some(Last::Cut) => return Some((Err(std::io::Error::other("cut off, as told")), end(watch))),
+            None => {}
+        }
+        let lines = watch.next().await?;
+        Some((Ok(lines), watch))
+    });
+    let mut answer = Response::new(Body::from_stream(lines));
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    answer
+}
+
+fn end(mut watch: Watch) -> Watch {
+    watch.last = Some(Last::End);
+    watch
+}
+
+impl Watch {
+    /// The next lines, or `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.world.faults().is_dead() {
+                std::future::pending::<Infallible>().await;
+            }
+            match self.news() {
+                Ok(lines) if lines.is_empty() => {}
+                Ok(lines) => {
+                    self.world.faults().delay().await;
+                    if self.world.faults().is_unreliable() {
+                        self.last = Some(Last::Cut);
+                        let half = lines.len() / 2;
+                        return Some(Bytes::copy_from_slice(lines.get(..half).unwrap_or_default().as_bytes()));
+                    }
+                    return Some(lines.into());
+                }
+                Err(Refusal::Gone | Refusal::NotFound) => {
+                    self.last = Some(Last::End);
+                    return Some(line("ERROR", &gone()).into());
+                }
+            }
+            tokio::select! {
+                _ = self.newest.changed() => {}
+                _ = self.cuts.changed() => {
+                    self.last = Some(Last::Cut);
+                    return Some(Bytes::from_static(b"{\"type\":\"MODI"));
+                }
+                () = tokio::time::sleep_until(self.ends) => return None,
+                () = tokio::time::sleep(BOOKMARK), if self.bookmarks => return Some(self.bookmark().into()),
+            }
+        }
+    }
+
+    fn news(&mut self) -> Result<String, Refusal> {
+        let (news, newest) = self.world.since(self.resource.kind, self.seen)?;
+        self.seen = newest;
+        let mut lines = String::new();
+        for logged in news {
+            if self.namespace.as_ref().is_none_or(|namespace| *namespace == logged.key.1) {
+                lines += &line(logged.what, &at_version(&logged.object, &self.resource, &self.version));
+            }
+        }
+        Ok(lines)
+    }
+
+    fn bookmark(&self) -> String {
+        let object = json!({
+            "kind": self.resource.kind.name(),
+            "apiVersion": format!("{}/{}", self.resource.kind.group(), self.version),
+            "metadata": {"resourceVersion": self.seen.to_string(), "creationTimestamp": null},
+        });
+        line("BOOKMARK", &object)
+    }
+}
+
+fn line(what: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": what, "object": object}))
+}
+
+async fn object(
+    world: &World,
+    resource: &Resource,
+    version: &str,
+    namespace: &str,
+    name: &str,
+    request: Request,
+) -> Response<Body> {
+    let Ok(key) = world.has(resource.kind, namespace, name) else {
+        let (plural, group) = (resource.plural, resource.kind.group());
+        let message = format!("{plural}.{group} \"{name}\" not found");
+        return refusal(StatusCode::NOT_FOUND, "NotFound", &message);
+    };
+    if request.method() == Method::GET {
+        return match world.find(&key) {
+            Some(object) => answer(StatusCode::OK, &at_version(&object, resource, version)),
+            None => missing(),
+        };
+    }
+    if request.method() != Method::PATCH {
+        return refusal(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "the server does not allow this method");
+    }
+    if world.faults().forbids_changes() {
+        let (plural, group) = (resource.plural, resource.kind.group());
+        let message = format!(
+            "{plural}.{group} \"{name}\" is forbidden: User \"system:serviceaccount:demo:viewer\" cannot patch \
+             resource \"{plural}\" in API group \"{group}\" in the namespace \"{namespace}\""
+        );
+        return refusal(StatusCode::FORBIDDEN, "Forbidden", &message);
+    }
+    if world.faults().conflicts() {
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": the object has been modified; please apply your changes \
+             to the latest version and try again",
+            resource.plural
+        );
+        return refusal(StatusCode::CONFLICT, "Conflict", &message);
+    }
+    let query = Query::of(request.uri().query().unwrap_or_default());
+    let manager = query.value("fieldManager").unwrap_or_else(|| "unknown".to_owned());
+    let merge = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/merge-patch+json");
+    let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await;
+    let patch = body.ok().filter(|_| merge).and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+    let Some(patch) = patch else {
+        let said = failure(415, "UnsupportedMediaType", "only merge patches are understood here");
+        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, &said);
+    };
+    match change(world, key, &patch, &manager) {
+        Some(object) => answer(StatusCode::OK, &at_version(&object, resource, version)),
+        None => refusal(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", "what would come of it is no such object"),
+    }
+}
+
+/// What comes of a patch; `None` where that would have lost its form.
+fn change(world: &World, key: Key, patch: &Value, manager: &str) -> Option<Arc<Value>> {
+    let before = world.find(&key)?;
+    let mut object = before.as_ref().clone();
+    merge(&mut object, patch);
+    if !object.is_object() {
+        return None;
+    }
+    // The status is its controller's to write.
+    object["status"] = before["status"].clone();
+    let names = ["name", "namespace", "uid"];
+    let sound =
+        object["spec"].is_object() && names.iter().all(|name| object["metadata"][name] == before["metadata"][name]);
+    if !sound {
+        return None;
+    }
+    if object["spec"] != before["spec"] {
+        object["metadata"]["generation"] = (before["metadata"]["generation"].as_i64().unwrap_or(1) + 1).into();
+    }
+    if let Some(managers) = object["metadata"]["managedFields"].as_array_mut() {
+        managers.retain(|entry| entry["manager"] != manager);
+        managers.push(json!({"manager": manager, "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {}}));
+    }
+    if object == *before {
+        return Some(before);
+    }
+    let object = world.put(key.clone(), object);
+    world.ask(key);
+    Some(object)
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in patch {
+        match (value.is_null(), target.as_object_mut()) {
+            (true, Some(target)) => drop(target.remove(name)),
+            (false, Some(target)) => merge(target.entry(name.clone()).or_insert(Value::Null), value),
+            (_, None) => {}
+        }
+    }
+}
+
+/// A request's query.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(query: &str) -> Self {
+        Self(url::form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_patch_sets_adds_and_removes() {
+        let mut object = json!({"a": {"b": 1, "c": 2}, "d": [1]});
+        merge(&mut object, &json!({"a": {"b": null, "e": {"f": 3}}, "d": "x"}));
+        assert_eq!(object, json!({"a": {"c": 2, "e": {"f": 3}}, "d": "x"}));
+    }
+
+    #[test]
+    fn a_continue_token_goes_both_ways() {
+        let key = (Kind::Bucket, "a".to_owned(), "b".to_owned());
+        assert_eq!(read_token(Kind::Bucket, &token(7, &key)), Some((7, key)));
+        assert_eq!(read_token(Kind::Bucket, "!"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! A simulated Kubernetes API on loopback: clusters with Flux objects that move through plausible states.
+//!
+//! It speaks enough of Kubernetes for the code that talks to real clusters to talk to it: discovery, lists by pages,
+//! watches with bookmarks and `410 Gone`, merge patches, events. It obeys Flux's annotations and `spec.suspend`, and
+//! can be told to misbehave.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "of JSON: reading what is not there gives null, and objects have the form in which they are made here"
+)]
+
+mod answer;
+mod api;
+mod faults;
+mod kinds;
+mod life;
+mod seed;
+mod status;
+mod world;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::secret::Secret;
+use crate::serve::{self, Limits};
+
+pub use faults::Faults;
+pub use world::World;
+
+/// The clusters of `--demo`.
+pub const DEMO_CLUSTERS: [&str; 3] = ["production-eu", "production-us", "staging"];
+
+/// How much is simulated, and how fast it lives.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The clusters, by name.
+    pub clusters: Vec<String>,
+    /// How many objects each has; without a number, the few that a person can survey.
+    pub objects: Option<usize>,
+    /// How long a step of life takes: a reconciliation takes some of them. Zero: nothing happens by itself, and
+    /// reconciliations take 10 ms a step.
+    pub pace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            clusters: DEMO_CLUSTERS.map(str::to_owned).to_vec(),
+            objects: None,
+            pace: Duration::from_millis(400),
+        }
+    }
+}
+
+/// Simulated clusters, for as long as this lives.
+pub struct Demo {
+    addr: SocketAddr,
+    token: Arc<str>,
+    clusters: Vec<Arc<World>>,
+    ending: CancellationToken,
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.ending.cancel();
+    }
+}
+
+impl Demo {
+    /// Starts to simulate.
+    ///
+    /// # Errors
+    /// Where the address cannot be listened on.
+    pub async fn start(options: Options) -> io::Result<Self> {
+        let listener = TcpListener::bind(options.listen).await?;
+        let addr = listener.local_addr()?;
+        let token: Arc<str> = format!("demo-{:032x}", fastrand::u128(..)).into();
+        let ending = CancellationToken::new();
+        let clusters: Vec<Arc<World>> = options
+            .clusters
+            .iter()
+            .enumerate()
+            .map(|(index, name)| Arc::new(World::new(name, seed::objects(name, index, options.objects))))
+            .collect();
+        for world in &clusters {
+            let life = life::live(Arc::clone(world), options.pace);
+            let ending = ending.clone();
+            tokio::spawn(async move { ending.run_until_cancelled(life).await });
+        }
+        let routes = api::routes(clusters.clone(), Arc::clone(&token));
+        let limits = Limits { connections: 16_384, drain: Duration::ZERO, ..Limits::default() };
+        tokio::spawn(serve::run(listener, routes, limits, ending.clone().cancelled_owned()));
+        Ok(Self { addr, token, clusters, ending })
+    }
+
+    /// Names and kubeconfigs of the clusters.
+    #[must_use]
+    pub fn kubeconfigs(&self) -> Vec<(String, Secret)> {
+        self.clusters.iter().map(|world| (world.name().to_owned(), self.kubeconfig(world.name()))).collect()
+    }
+
+    /// The kubeconfig of a cluster of this name.
+    #[must_use]
+    pub fn kubeconfig(&self, name: &str) -> Secret {
+        let Self { addr, token, .. } = self;
+        Secret::new(format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: {name}\nclusters:\n- name: {name}\n  cluster:\n    server: \
+             http://{addr}/clusters/{name}\nusers:\n- name: demo\n  user:\n    token: {token}\ncontexts:\n- name: \
+             {name}\n  context:\n    cluster: {name}\n    user: demo\n"
+        ))
+    }
+
+    /// A cluster, to look into it, to change it, or to have it misbehave.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<&Arc<World>> {
+        self.clusters.iter().find(|world| world.name() == name)
+    }
+}

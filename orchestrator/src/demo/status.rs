@@ -1,0 +1,104 @@
+//! What Flux's controllers write into an object's status.
+
+use serde_json::{Value, json};
+
+use crate::fleet::Kind;
+
+const REQUESTED: &str = "/metadata/annotations/reconcile.fluxcd.io~1requestedAt";
+
+/// Its controller has begun to work.
+pub(super) fn begin(object: &mut Value, now: &str) {
+    let message = "Reconciliation in progress";
+    condition(object, "Reconciling", "True", "Progressing", message, now);
+    condition(object, "Ready", "Unknown", "Progressing", message, now);
+}
+
+/// Its controller is done, and all is as the object asks for.
+pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str) {
+    match kind {
+        Kind::Kustomization => {
+            object["status"]["lastAppliedRevision"] = revision.into();
+            object["status"]["lastAttemptedRevision"] = revision.into();
+        }
+        Kind::HelmRelease => {
+            object["status"]["lastAttemptedRevision"] = revision.into();
+            if let Some(newest) = object.pointer_mut("/status/history/0") {
+                newest["chartVersion"] = revision.into();
+                newest["lastDeployed"] = now.into();
+            }
+        }
+        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::HelmChart | Kind::Bucket => {
+            object["status"]["artifact"]["revision"] = revision.into();
+            object["status"]["artifact"]["lastUpdateTime"] = now.into();
+        }
+    }
+    let (reason, message) = success(kind, object, revision);
+    remove_condition(object, "Reconciling");
+    remove_condition(object, "Stalled");
+    condition(object, "Ready", "True", reason, &message, now);
+    done(object);
+}
+
+/// Its controller is done, and could not do it.
+pub(super) fn fail(object: &mut Value, now: &str, reason: &str, message: &str) {
+    remove_condition(object, "Reconciling");
+    condition(object, "Ready", "False", reason, message, now);
+    done(object);
+}
+
+/// What its controller says when all is well.
+pub(super) fn success(kind: Kind, object: &Value, revision: &str) -> (&'static str, String) {
+    match kind {
+        Kind::Kustomization => ("ReconciliationSucceeded", format!("Applied revision: {revision}")),
+        Kind::HelmRelease => {
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+            let chart = text("/status/history/0/chartName");
+            let number = object.pointer("/status/history/0/version").and_then(Value::as_u64).unwrap_or(1);
+            let message = format!(
+                "Helm upgrade succeeded for release {namespace}/{name}.v{number} with chart {chart}@{revision}"
+            );
+            ("UpgradeSucceeded", message)
+        }
+        Kind::HelmChart => {
+            let chart = object.pointer("/spec/chart").and_then(Value::as_str).unwrap_or_default();
+            ("ChartPullSucceeded", format!("pulled '{chart}' chart with version '{revision}'"))
+        }
+        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::Bucket => {
+            ("Succeeded", format!("stored artifact for revision '{revision}'"))
+        }
+    }
+}
+
+fn done(object: &mut Value) {
+    object["status"]["observedGeneration"] = object["metadata"]["generation"].clone();
+    if let Some(requested) = object.pointer(REQUESTED).cloned() {
+        object["status"]["lastHandledReconcileAt"] = requested;
+    }
+}
+
+fn condition(object: &mut Value, topic: &str, status: &str, reason: &str, message: &str, now: &str) {
+    let generation = object["metadata"]["generation"].clone();
+    if !object["status"]["conditions"].is_array() {
+        object["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = object["status"]["conditions"].as_array_mut() else { return };
+    let since = conditions
+        .iter()
+        .find(|condition| condition["type"] == topic && condition["status"] == status)
+        .map_or_else(|| now.into(), |condition| condition["lastTransitionTime"].clone());
+    let condition = json!({
+        "type": topic, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": since, "observedGeneration": generation,
+    });
+    match conditions.iter_mut().find(|condition| condition["type"] == topic) {
+        Some(old) => *old = condition,
+        None => conditions.push(condition),
+    }
+}
+
+fn remove_condition(object: &mut Value, topic: &str) {
+    if let Some(conditions) = object["status"]["conditions"].as_array_mut() {
+        conditions.retain(|condition| condition["type"] != topic);
+    }
+}
