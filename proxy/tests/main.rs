@@ -21,6 +21,7 @@ mod errors;
 mod hostile_http;
 mod identity_headers;
 mod layers;
+mod own_sessions;
 mod pages;
 mod policy;
 mod reload;

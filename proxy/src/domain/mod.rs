@@ -1,5 +1,6 @@
 //! Floor 0, what is true: values only; no I/O, no clock, no async, no HTTP library.
 
+pub mod browser;
 pub mod caller;
 pub mod grant;
 pub mod identity;

@@ -52,6 +52,33 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// For people, in UTC, to the minute: `2 January 2026, 03:04 UTC`.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        i64::try_from(self.secs()).ok().and_then(|secs| OffsetDateTime::from_unix_timestamp(secs).ok()).map_or_else(
+            String::new,
+            |moment| {
+                let (day, month, year) = (moment.day(), moment.month(), moment.year());
+                format!("{day} {month} {year}, {:02}:{:02} UTC", moment.hour(), moment.minute())
+            },
+        )
+    }
+
+    /// For people, how long ago this was at `now`: `5 minutes ago`.
+    #[must_use]
+    pub fn ago(self, now: Self) -> String {
+        let minutes = now.since(self).as_secs() / 60;
+        let (count, unit) = match minutes {
+            0 => return "just now".to_owned(),
+            1..60 => (minutes, "minute"),
+            60..2880 => (minutes / 60, "hour"),
+            2880.. => (minutes / 1440, "day"),
+        };
+        format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+    }
+}
+
 impl Add<Duration> for Timestamp {
     type Output = Self;
 
@@ -68,6 +95,24 @@ mod tests {
     #[test]
     fn prints_rfc3339_in_utc() {
         assert_eq!(Timestamp::from_secs(1_767_323_045).rfc3339(), "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn tells_people_when_it_was() {
+        let moment = Timestamp::from_secs(1_767_323_045);
+        assert_eq!(moment.in_words(), "2 January 2026, 03:04 UTC");
+        for (later, words) in [
+            (0, "just now"),
+            (59, "just now"),
+            (60, "1 minute ago"),
+            (3599, "59 minutes ago"),
+            (3600, "1 hour ago"),
+            (47 * 3600, "47 hours ago"),
+            (48 * 3600, "2 days ago"),
+        ] {
+            assert_eq!(moment.ago(moment + Duration::from_secs(later)), words);
+        }
+        assert_eq!((moment + Duration::from_secs(600)).ago(moment), "just now");
     }
 
     #[test]

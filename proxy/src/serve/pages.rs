@@ -36,6 +36,38 @@ pub(crate) struct SignedOutPage<'a> {
     pub provider: &'a str,
 }
 
+/// What the page of a person's sessions says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionsPage<'a> {
+    /// The host that people know the site by.
+    pub site: Option<&'a str>,
+    /// Whose sessions they are: an email or a username.
+    pub who: &'a str,
+    /// The sessions, the newest first.
+    pub sessions: &'a [SessionRow],
+    /// That only so many are shown, where there are more.
+    pub only: Option<usize>,
+    /// Whether others than this one cannot be known.
+    pub stateless: bool,
+}
+
+/// One session, in words.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionRow {
+    /// What it is ended by.
+    pub id: String,
+    /// The browser's name; may be empty.
+    pub browser: String,
+    /// The client's address at the sign-in.
+    pub address: String,
+    /// When it began.
+    pub created: String,
+    /// When it was last used.
+    pub last_seen: String,
+    /// Whether it is the one that asks.
+    pub is_current: bool,
+}
+
 /// What a message page says: an error or a refusal, with a way on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MessagePage<'a> {
@@ -133,6 +165,12 @@ pub(crate) fn signed_out(view: &SignedOutPage<'_>) -> String {
     rendered(&SignedOutTemplate { view })
 }
 
+/// The page of a person's sessions.
+#[must_use]
+pub(crate) fn sessions(view: &SessionsPage<'_>) -> String {
+    rendered(&SessionsTemplate { view })
+}
+
 /// The page for an error or a refusal.
 #[must_use]
 pub(crate) fn message(view: &MessagePage<'_>) -> String {
@@ -172,6 +210,12 @@ struct SignInTemplate<'a> {
 #[template(path = "signed_out.html")]
 struct SignedOutTemplate<'a> {
     view: &'a SignedOutPage<'a>,
+}
+
+#[derive(Template)]
+#[template(path = "sessions.html")]
+struct SessionsTemplate<'a> {
+    view: &'a SessionsPage<'a>,
 }
 
 #[derive(Template)]
@@ -232,7 +276,20 @@ mod tests {
                 actions: &actions,
             }),
             message(&MessagePage { code: text, title: text, sentence: text, ..MessagePage::default() }),
+            sessions(&SessionsPage {
+                site: Some(text),
+                who: text,
+                sessions: &[row(text, true), row(text, false)],
+                only: Some(100),
+                stateless: true,
+            }),
         ]
+    }
+
+    fn row(text: &str, is_current: bool) -> SessionRow {
+        let text = text.to_owned();
+        let (id, browser, address) = ("0".repeat(32), text.clone(), text.clone());
+        SessionRow { id, browser, address, created: text.clone(), last_seen: text, is_current }
     }
 
     /// The tags of a page, from `<` to `>`. A `>` inside a value would be an escape that is missing, and cut the tag short.
@@ -342,11 +399,29 @@ mod tests {
     }
 
     #[test]
+    fn each_session_has_a_button_and_others_can_be_ended_only_where_there_are_some() {
+        let page = |rows: &[SessionRow]| {
+            sessions(&SessionsPage { site: None, who: "ann", sessions: rows, only: None, stateless: false })
+        };
+        let one = page(&[row("", true)]);
+        assert!(one.contains("Unknown browser") && one.contains("This one") && !one.contains("end-others"), "{one}");
+        let two = page(&[row("Firefox on Linux", false), row("x", true)]);
+        let id = "0".repeat(32);
+        assert_eq!(
+            two.matches(&format!("<form method=\"post\" action=\"/api/v1/auth/sessions/{id}/end\">")).count(),
+            2
+        );
+        assert_eq!(two.matches("action=\"/api/v1/auth/sessions/end-others\"").count(), 1);
+        assert_eq!(two.matches("This one").count(), 1);
+    }
+
+    #[test]
     fn pages_can_be_told_apart() {
         let pages = pages_with("not_allowed", "/x");
         assert!(pages[0].contains(r#"<main data-page="sign-in">"#));
         assert!(pages[1].contains(r#"<main data-page="signed-out">"#));
         assert!(pages[2].contains(r#"<main data-page="message" data-code="not_allowed">"#));
+        assert!(pages[4].contains(r#"<main data-page="sessions">"#));
         for page in pages {
             assert_eq!(page.matches("<h1>").count(), 1);
             assert!(page.contains("<html lang=\"en\">") && page.contains("<title>"));

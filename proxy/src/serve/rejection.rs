@@ -63,12 +63,14 @@ pub(crate) enum Rejection {
     UpstreamTimeout,
     /// The session does not fit into a cookie, where that holds it.
     SessionTooLarge,
+    /// Sessions are kept in cookies only: others than this one can be neither listed nor ended.
+    Stateless,
     /// Our own fault: no random bytes, no signature.
     Internal,
 }
 
 /// Every code there is, for the metrics.
-pub(crate) const CODES: [&str; 20] = [
+pub(crate) const CODES: [&str; 21] = [
     "unauthenticated",
     "invalid_state",
     "token_exchange_failed",
@@ -85,6 +87,7 @@ pub(crate) const CODES: [&str; 20] = [
     "cross_site",
     "session_store_unavailable",
     "session_too_large",
+    "sessions_not_kept",
     "request_timeout",
     "upstream_unreachable",
     "upstream_timeout",
@@ -140,6 +143,11 @@ impl Rejection {
             Self::UpstreamTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application took too long to answer")
             }
+            Self::Stateless => (
+                StatusCode::NOT_IMPLEMENTED,
+                "sessions_not_kept",
+                "This site keeps sessions in browsers only, so it cannot end one that is elsewhere",
+            ),
             Self::Internal => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong in the proxy")
             }
@@ -154,7 +162,8 @@ impl Rejection {
 
     /// Whether the operator has something to mend, rather than the caller.
     fn is_ours(&self) -> bool {
-        self.answer().status.is_server_error() || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
+        (self.answer().status.is_server_error() && !matches!(self, Self::Stateless))
+            || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
     }
 
     /// The answer for one caller.
@@ -238,6 +247,7 @@ impl Rejection {
             | Self::AuthDisabled
             | Self::CrossSite
             | Self::RequestTimeout
+            | Self::Stateless
             | Self::Internal => (None, &[Action::Start]),
         };
         let page = MessagePage {
@@ -269,6 +279,7 @@ impl Rejection {
             Self::StoreUnavailable => "Please try again in a moment",
             Self::SessionTooLarge => "You could not be signed in",
             Self::RequestTimeout => "The request took too long",
+            Self::Stateless => "This cannot be done here",
             Self::UpstreamUnreachable | Self::UpstreamTimeout => "The application does not answer",
             Self::Internal => "Something went wrong",
         }

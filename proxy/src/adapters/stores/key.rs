@@ -1,4 +1,6 @@
-//! What stores know sessions by.
+//! What stores know sessions by, and what people do.
+
+use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -11,4 +13,40 @@ pub(super) fn of(token: &SessionToken) -> SessionKey {
         *to = *from;
     }
     SessionKey(key)
+}
+
+/// What people and operators know a session by: 32 hexadecimal digits, a further hash of its key, so that it opens nothing in any store.
+#[must_use]
+pub fn public_id(key: SessionKey) -> String {
+    let hash = digest(&SHA256, &[b"the public id of a session".as_slice(), &key.0].concat());
+    hash.as_ref().iter().take(16).fold(String::with_capacity(32), |mut id, byte| {
+        // Writing to memory does not fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
+}
+
+/// Whether `text` could be the [`public_id`] of a session.
+#[must_use]
+pub fn is_public_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_id_shows_nothing_of_the_key_or_the_token() {
+        let token = SessionToken::from_random([7; 32]);
+        let key = of(&token);
+        let id = public_id(key);
+        assert!(is_public_id(&id));
+        assert_ne!(id, public_id(of(&SessionToken::from_random([8; 32]))));
+        let hex: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!hex.contains(&id) && !token.expose().contains(&id));
+        for text in ["", "end-others", &id[1..], &format!("{id}0"), &id.replace(|c: char| c.is_ascii_hexdigit(), "A")] {
+            assert!(!is_public_id(text), "{text}");
+        }
+    }
 }

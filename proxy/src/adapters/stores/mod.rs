@@ -6,6 +6,8 @@ pub mod record;
 
 use std::sync::Arc;
 
+pub use self::key::{is_public_id, public_id};
+
 use self::memory::MemoryStore;
 use crate::ports::{SessionStore, StoreTerms};
 

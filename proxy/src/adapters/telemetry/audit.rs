@@ -36,6 +36,24 @@ pub fn signed_out(identity: &Identity, origin: Origin<'_>) {
     told("signed_out", identity, origin, "Signed out");
 }
 
+/// Sessions of a person were ended, other than by signing out in them; `reason` is ours, `origin` is `None` where an operator did it.
+pub fn sessions_ended(identity: &Identity, count: usize, reason: &'static str, origin: Option<Origin<'_>>) {
+    info!(
+        target: TARGET,
+        event = "sessions_ended",
+        provider = identity.provider.as_str(),
+        id = %Clean(&identity.id),
+        user = %Clean(identity.principal()),
+        email = %Clean(identity.email_str()),
+        count,
+        reason,
+        client = origin.map(|origin| tracing::field::display(origin.client)),
+        request_id = origin.map(|origin| tracing::field::display(Clean(origin.request_id))),
+        "Sessions ended: {}",
+        Clean(identity.principal()),
+    );
+}
+
 fn told(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'static str) {
     info!(
         target: TARGET,
@@ -151,6 +169,8 @@ mod tests {
         let lines = logged("warn,sidegate::audit=info", || {
             signed_in(&ann(), ORIGIN);
             signed_out(&ann(), ORIGIN);
+            sessions_ended(&ann(), 3, "revoked", Some(ORIGIN));
+            sessions_ended(&ann(), 1, "revoked", None);
             refused("cross_site", "Origin \"https://evil.example\"\n", ORIGIN);
         });
         assert_eq!(lines[0]["event"], "signed_in");
@@ -160,7 +180,11 @@ mod tests {
         assert_eq!(lines[0]["client"], "192.0.2.1");
         assert_eq!(lines[0]["request_id"], "r-1");
         assert_eq!(lines[1]["event"], "signed_out");
-        assert_eq!(lines[2]["code"], "cross_site");
-        assert_eq!(lines[2]["reason"], "Origin \"https://evil.example\"\\n");
+        assert_eq!(lines[2]["message"], r"Sessions ended: ann\u{1b}[2K");
+        assert_eq!((&lines[2]["count"], &lines[2]["reason"]), (&3.into(), &"revoked".into()));
+        assert_eq!((&lines[2]["client"], &lines[2]["request_id"]), (&"192.0.2.1".into(), &"r-1".into()));
+        assert!(lines[3].get("client").is_none() && lines[3].get("request_id").is_none());
+        assert_eq!(lines[4]["code"], "cross_site");
+        assert_eq!(lines[4]["reason"], "Origin \"https://evil.example\"\\n");
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
     Ok(rejection::json(StatusCode::OK, &Value::Object(fields)))
 }
 
-async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
+pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Somebody(session) => session,
         Found::Nobody => return Err(Rejection::Unauthenticated.into()),

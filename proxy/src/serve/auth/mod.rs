@@ -1,8 +1,9 @@
 //! The proxy's own endpoints, all under `/api/v1/auth`; never forwarded.
 
 mod account;
+mod ending;
 mod login;
-
+mod sessions;
 mod visits;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 
+use crate::adapters::stores::is_public_id;
 use crate::adapters::telemetry::audit::{self, Origin};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::path::AUTH_PREFIX;
@@ -48,6 +50,11 @@ async fn dispatch(exchange: &Exchange) -> Result<Response<Body>, Refused> {
         Endpoint::Me => account::me(exchange, sign_in).await,
         Endpoint::Session => account::session(exchange, sign_in).await,
         Endpoint::Logout => account::logout(exchange, sign_in).await,
+        Endpoint::Sessions if method == Method::DELETE => sessions::end_others(exchange, sign_in, false).await,
+        Endpoint::Sessions => sessions::list(exchange, sign_in).await,
+        Endpoint::EndOthers => sessions::end_others(exchange, sign_in, true).await,
+        Endpoint::OneSession(id) => sessions::end_one(exchange, sign_in, &id, false).await,
+        Endpoint::EndSession(id) => sessions::end_one(exchange, sign_in, &id, true).await,
         Endpoint::SignIn => Ok(account::sign_in_page(exchange, sign_in)),
         Endpoint::SignedOut => Ok(account::signed_out_page(sign_in)),
         Endpoint::Jwks => Ok(account::jwks(sign_in)),
@@ -62,6 +69,10 @@ enum Endpoint {
     Me,
     Session,
     Logout,
+    Sessions,
+    EndOthers,
+    OneSession(String),
+    EndSession(String),
     SignIn,
     SignedOut,
     Jwks,
@@ -80,15 +91,42 @@ impl Endpoint {
             "sign-in" => Self::SignIn,
             "signed-out" => Self::SignedOut,
             "jwks" => Self::Jwks,
-            other => Self::Asset(other.strip_prefix("assets/").filter(|name| pages::asset(name).is_some())?.to_owned()),
+            "sessions" => Self::Sessions,
+            "sessions/end-others" => Self::EndOthers,
+            other => match other.split_once('/')? {
+                ("assets", name) => Self::Asset(Some(name).filter(|name| pages::asset(name).is_some())?.to_owned()),
+                ("sessions", rest) => {
+                    let (id, ends) = rest.strip_suffix("/end").map_or((rest, false), |id| (id, true));
+                    let id = Some(id).filter(|id| is_public_id(id))?.to_owned();
+                    if ends { Self::EndSession(id) } else { Self::OneSession(id) }
+                }
+                _ => return None,
+            },
         })
     }
 
     fn check(&self, method: &Method) -> Result<(), Refused> {
-        let posts = matches!(self, Self::Logout);
-        let fits = if posts { *method == Method::POST } else { matches!(*method, Method::GET | Method::HEAD) };
-        let allowed = if posts { "POST" } else { "GET, HEAD" };
+        let allowed = self.methods();
+        let fits = allowed.split(", ").any(|allowed| allowed == method.as_str());
         if fits { Ok(()) } else { Err(Rejection::MethodNotAllowed(allowed).into()) }
+    }
+
+    /// Its methods, as `Allow` names them.
+    const fn methods(&self) -> &'static str {
+        match self {
+            Self::Logout | Self::EndOthers | Self::EndSession(_) => "POST",
+            Self::Sessions => "GET, HEAD, DELETE",
+            Self::OneSession(_) => "DELETE",
+            Self::Status
+            | Self::Login
+            | Self::Callback
+            | Self::Me
+            | Self::Session
+            | Self::SignIn
+            | Self::SignedOut
+            | Self::Jwks
+            | Self::Asset(_) => "GET, HEAD",
+        }
     }
 }
 

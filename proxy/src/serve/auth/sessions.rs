@@ -1,0 +1,159 @@
+//! People see their own sessions, and end them.
+
+use std::sync::Arc;
+
+use http::header::SET_COOKIE;
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use super::account::current;
+use super::ending;
+use crate::adapters::stores::public_id;
+use crate::adapters::telemetry::audit;
+use crate::domain::browser;
+use crate::domain::identity::Identified as _;
+use crate::domain::session::Whose;
+use crate::domain::time::Timestamp;
+use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::serve::body::Body;
+use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::headers;
+use crate::serve::pages::{self, SessionRow, SessionsPage};
+use crate::serve::rejection::{self, Rejection};
+use crate::serve::site::SignIn;
+
+/// How many sessions a list shows: the newest.
+const LISTED: usize = 100;
+
+const LIST: &str = "/api/v1/auth/sessions";
+const SIGNED_OUT: &str = "/api/v1/auth/signed-out";
+
+/// `GET sessions`: the person's live sessions, the newest first; a page for people, JSON for programs.
+pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let mine = current(exchange, sign_in).await?;
+    let (all, more) = of_person(sign_in, &mine, exchange.now).await?;
+    let rows: Vec<SessionRow> = all.iter().map(|session| row(session, session.key() == mine.key(), exchange)).collect();
+    if headers::prefers_html(&exchange.head.headers) {
+        let page = SessionsPage {
+            site: Some(&sign_in.host_text),
+            who: super::name(mine.identity()),
+            sessions: &rows,
+            only: more.then_some(LISTED),
+            stateless: sign_in.store.is_stateless(),
+        };
+        return Ok(rejection::html(StatusCode::OK, pages::sessions(&page)));
+    }
+    let sessions: Vec<_> = all.iter().zip(&rows).map(|(session, row)| fields(session, row)).collect();
+    Ok(rejection::json(StatusCode::OK, &json!({ "sessions": sessions })))
+}
+
+/// The newest sessions of a person, with this one among them, and whether there are more.
+async fn of_person(
+    sign_in: &SignIn,
+    mine: &Arc<LoadedSession>,
+    now: Timestamp,
+) -> Result<(Vec<Arc<LoadedSession>>, bool), StoreUnavailable> {
+    let mut all = if sign_in.store.is_stateless() { Vec::new() } else { sign_in.store.of(person(mine), now).await? };
+    all.retain(|session| session.key() != mine.key());
+    let more = all.len() >= LISTED;
+    all.truncate(LISTED.saturating_sub(1));
+    all.push(Arc::clone(mine));
+    all.sort_by_key(|session| std::cmp::Reverse(session.session().created_at));
+    Ok((all, more))
+}
+
+fn person(session: &LoadedSession) -> Whose<'_> {
+    Whose::Person { authority: session.session().authority, id: &session.identity().id }
+}
+
+fn row(session: &LoadedSession, is_current: bool, exchange: &Exchange) -> SessionRow {
+    let device = &session.session().device;
+    SessionRow {
+        id: public_id(session.key()),
+        browser: browser::in_words(&device.browser).unwrap_or_else(|| device.browser.clone()),
+        address: device.address.to_canonical().to_string(),
+        created: session.session().created_at.in_words(),
+        last_seen: session.last_seen().ago(exchange.now),
+        is_current,
+    }
+}
+
+fn fields(session: &LoadedSession, row: &SessionRow) -> serde_json::Value {
+    json!({
+        "id": row.id,
+        "created_at": session.session().created_at.rfc3339(),
+        "last_seen": session.last_seen().rfc3339(),
+        "expires_at": session.session().expires_at.rfc3339(),
+        "address": row.address,
+        "browser": row.browser,
+        "current": row.is_current,
+    })
+}
+
+/// `DELETE sessions/{id}`, and `POST sessions/{id}/end` for forms: one of the person's own. Others' are as unknown as those that are not
+/// there.
+pub(super) async fn end_one(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    id: &str,
+    by_form: bool,
+) -> Result<Response<Body>, Refused> {
+    let mine = current(exchange, sign_in).await?;
+    let for_people = by_form && headers::prefers_html(&exchange.head.headers);
+    let is_current = public_id(mine.key()) == id;
+    let session = if is_current {
+        Some(Arc::clone(&mine))
+    } else if sign_in.store.is_stateless() {
+        return Err(Rejection::Stateless.into());
+    } else {
+        let all = sign_in.store.of(person(&mine), exchange.now).await?;
+        all.into_iter().find(|session| public_id(session.key()) == id)
+    };
+    let cleared = if is_current { sign_in.cookies.clear_session() } else { &[] };
+    let Some(session) = session else {
+        // A button pressed twice, or in an old page: the list no longer shows what is gone.
+        return if for_people { Ok(see(LIST)) } else { Err(Rejection::NotFound.into()) };
+    };
+    if let Err(error) = sign_in.store.end(session.key()).await {
+        return Err(Refused(error.into(), cleared.to_vec()));
+    }
+    if is_current {
+        audit::signed_out(mine.identity(), exchange.origin());
+        exchange.house.metrics.sign_outs.inc();
+    } else {
+        audit::sessions_ended(mine.identity(), 1, "the person ended it", Some(exchange.origin()));
+    }
+    let mut response = if for_people {
+        see(if is_current { SIGNED_OUT } else { LIST })
+    } else {
+        rejection::json(StatusCode::OK, &json!({ "message": "Session ended" }))
+    };
+    for cookie in cleared {
+        response.headers_mut().append(SET_COOKIE, cookie.clone());
+    }
+    Ok(response)
+}
+
+/// `DELETE sessions`, and `POST sessions/end-others` for forms: all of the person but this one.
+pub(super) async fn end_others(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    by_form: bool,
+) -> Result<Response<Body>, Refused> {
+    let mine = current(exchange, sign_in).await?;
+    if sign_in.store.is_stateless() {
+        return Err(Rejection::Stateless.into());
+    }
+    let ended = ending::end_all(&sign_in.store, person(&mine), Some(mine.key()), exchange.now).await?.len();
+    if ended > 0 {
+        audit::sessions_ended(mine.identity(), ended, "the person ended all others", Some(exchange.origin()));
+    }
+    if by_form && headers::prefers_html(&exchange.head.headers) {
+        return Ok(see(LIST));
+    }
+    Ok(rejection::json(StatusCode::OK, &json!({ "message": "Other sessions ended", "ended": ended })))
+}
+
+fn see(path: &str) -> Response<Body> {
+    rejection::redirect(StatusCode::SEE_OTHER, path)
+}
