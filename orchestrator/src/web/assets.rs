@@ -14,7 +14,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 27] = files![
+const FILES: [(&str, &str); 28] = files![
     "api.js",
     "app.js",
     "charts.js",
@@ -23,6 +23,7 @@ const FILES: [(&str, &str); 27] = files![
     "dialogs.js",
     "dom.js",
     "feed.js",
+    "filters.js",
     "icon.svg",
     "keys.js",
     "live.js",

@@ -16,7 +16,6 @@ export function ring(stats, href) {
   const arcs = ORDER.map((status) => {
     const share = ((stats.by_status?.[status] ?? 0) / (total || 1)) * length;
     if (!share) return null;
-    // What is rare is still to be seen.
     const drawn = Math.max(share - gap, 2);
     const arc = s("circle", {
       cx: 70, cy: 70, r: RADIUS, class: `arc ${status}`,
@@ -29,7 +28,7 @@ export function ring(stats, href) {
     s("svg", { viewBox: "0 0 140 140", class: "ring-drawing", role: "img", "aria-label": summary(stats) },
       s("circle", { cx: 70, cy: 70, r: RADIUS, class: "arc empty" }),
       s("g", { transform: "rotate(-90 70 70)" }, arcs),
-      s("text", { x: 70, y: 70, class: "ring-number" }, number(total)),
+      s("text", { x: 70, y: 70, class: total < 10_000 ? "ring-number" : "ring-number many" }, number(total)),
       s("text", { x: 70, y: 90, class: "ring-word" }, total === 1 ? "object" : "objects")),
     h("ul", { class: "legend" }, STATUSES.map((status) => h("li", null,
       h("a", { href: href({ status }), class: stats.by_status?.[status] ? null : "none" },
@@ -55,7 +54,9 @@ export function bar(stats, length = 1) {
   const pieces = ORDER.map((status) => {
     const share = ((stats?.[status] ?? 0) / (total || 1)) * 100 * length;
     if (!share) return null;
-    const piece = s("rect", { x: from, y: 0, width: Math.max(share - gap, 0.8), height: 8, class: `piece ${status}` });
+    // What is rare is still to be seen, unless the whole bar is short.
+    const drawn = Math.max(share - gap, length < 0.1 ? share : gap);
+    const piece = s("rect", { x: from, y: 0, width: drawn, height: 8, class: `piece ${status}` });
     from += share;
     return piece;
   });

@@ -24,7 +24,7 @@ export const verb = (action) => VERBS[action] ?? VERBS[action?.split(/[._]/).fin
 // One line; with the time of the day where the day is said above, else with how long ago.
 export function line(activity, timeOfDay) {
   const failed = activity.outcome === "failed";
-  return h("li", { class: failed ? "deed failed" : "deed" },
+  return h("li", { class: failed ? "deed failed" : "deed", "data-row": Boolean(activity.cluster) },
     mark(failed ? "failed" : "ready", failed ? "Failed" : "Succeeded"),
     h("p", null,
       h("b", { class: "actor", title: activity.actor_email || null }, h("bdi", null, activity.actor)), ` ${verb(activity.action)} `,

@@ -4,6 +4,7 @@ import { query, read } from "../api.js";
 import * as clusters from "../clusters.js";
 import { h, replace, settled } from "../dom.js";
 import { ACTIONS, days } from "../feed.js";
+import { filters } from "../filters.js";
 import * as live from "../live.js";
 import { paging } from "../paging.js";
 import { note } from "../router.js";
@@ -28,15 +29,16 @@ export async function activity({ show, signal, query: asked }) {
     heading.scrollIntoView({ block: "nearest" });
   });
   const all = await clusters.all();
-  const form = h("form", { class: "filters", role: "search", submit: (event) => event.preventDefault() },
-    text("q", "Search", { type: "search", placeholder: "Name or message", "aria-keyshortcuts": "/" }, "field wide"),
-    text("actor", "Person", { placeholder: "anyone" }),
-    select("action", "What", ACTIONS.map((action) => [action, title(action)])),
-    select("cluster", "Cluster", all.map(({ id, name }) => [id, name])),
-    select("kind", "Kind", KINDS.map((kind) => [kind, kind])),
-    select("outcome", "Outcome", [["succeeded", "Succeeded"], ["failed", "Failed"]]),
-    text("since", "From", { type: "date" }),
-    text("until", "To", { type: "date" }));
+  const form = filters([
+    { name: "q", label: "Search", type: "search", placeholder: "Name or message", "aria-keyshortcuts": "/" },
+    { name: "actor", label: "Person", placeholder: "anyone" },
+    { name: "action", label: "What", options: ACTIONS.map((action) => [action, title(action)]) },
+    { name: "cluster", label: "Cluster", options: all.map(({ id, name }) => [id, name]) },
+    { name: "kind", label: "Kind", options: KINDS.map((kind) => [kind, kind]) },
+    { name: "outcome", label: "Outcome", options: [["succeeded", "Succeeded"], ["failed", "Failed"]] },
+    { name: "since", label: "From", type: "date" },
+    { name: "until", label: "To", type: "date" },
+  ], filter, change, signal);
 
   draw(await load());
   show("Activity", h("div", { class: "page" },
@@ -82,21 +84,6 @@ export async function activity({ show, signal, query: asked }) {
 
   function address() {
     return `/activity${query({ ...filter, offset: offset || "" })}`;
-  }
-
-  function text(field, label, attributes, manner = "field") {
-    const input = h("input", {
-      name: field, value: filter[field], autocomplete: "off", ...attributes,
-      input: settled(() => change(field, input.value.trim()), signal, 250, 800),
-    });
-    return h("label", { class: manner }, h("span", null, label), input);
-  }
-
-  function select(field, label, options) {
-    return h("label", { class: "field" }, h("span", null, label),
-      h("select", { name: field, change: (event) => change(field, event.target.value) },
-        h("option", { value: "" }, "Any"),
-        options.map(([value, word]) => h("option", { value, selected: value === filter[field] }, word))));
   }
 }
 

@@ -33,7 +33,8 @@ export async function object(context) {
   const buttons = h("div", { class: "actions" });
   const parts = h("div", { class: "parts" });
   const drawing = treeFigure(id, tree?.nodes.find(isHere)?.id);
-  const treePart = h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From source to what was applied"), drawing.figure);
+  const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn.");
+  const treePart = h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From source to what was applied"), drawing.figure, truncated);
   const withSource = h("input", { type: "checkbox", id: "with-source" });
   let awaited = null;
   const open = new Set();
@@ -88,6 +89,7 @@ export async function object(context) {
   function drawTree() {
     treePart.hidden = !tree || tree.nodes.length < 2;
     if (tree) drawing.update(tree);
+    truncated.hidden = !tree?.truncated;
   }
 
   function drawHead() {

@@ -3,6 +3,7 @@
 import { query, read } from "../api.js";
 import * as clusters from "../clusters.js";
 import { h, settled, sync } from "../dom.js";
+import { filters } from "../filters.js";
 import * as live from "../live.js";
 import { paging } from "../paging.js";
 import { note } from "../router.js";
@@ -26,29 +27,21 @@ export async function resources({ show, signal, query: asked }) {
   const refusal = h("p", { class: "refusal", role: "alert", hidden: true });
   let asking = 0;
 
-  const search = h("input", {
-    type: "search", value: filter.q, placeholder: "Name, namespace or message", "aria-label": "Search", "aria-keyshortcuts": "/",
-    input: settled(() => change({ q: search.value.trim() }), signal, 150, 500),
-  });
-  const namespace = h("input", {
-    value: filter.namespace, placeholder: "any", autocomplete: "off",
-    input: settled(() => change({ namespace: namespace.value.trim() }), signal, 250, 800),
-  });
   const all = await clusters.all();
-  const names = new Map(all.map(({ id, name }) => [id, name]));
-  const form = h("form", { class: "filters", role: "search", submit: (event) => event.preventDefault() },
-    h("label", { class: "field wide" }, h("span", null, "Search"), search),
-    select("Cluster", "cluster", [...names]),
-    select("Kind", "kind", KINDS.map((kind) => [kind, kind])),
-    select("Status", "status", STATUSES.map((status) => [status, title(status)])),
-    h("label", { class: "field" }, h("span", null, "Namespace"), namespace),
-    select("Sort by", "sort", Object.entries(SORTS), "Cluster"));
+  const form = filters([
+    { name: "q", label: "Search", type: "search", placeholder: "Name, namespace or message", "aria-keyshortcuts": "/" },
+    { name: "cluster", label: "Cluster", options: all.map(({ id, name }) => [id, name]) },
+    { name: "kind", label: "Kind", options: KINDS.map((kind) => [kind, kind]) },
+    { name: "status", label: "Status", options: STATUSES.map((status) => [status, title(status)]) },
+    { name: "namespace", label: "Namespace", placeholder: "any" },
+    { name: "sort", label: "Sort by", options: Object.entries(SORTS), nothing: "Cluster" },
+  ], filter, (name, value) => change({ [name]: value }), signal);
 
   draw(await load());
   show("Resources", h("div", { class: "page" },
     h("header", { class: "page-head" }, heading, lead), form, refusal, whole, none, pages.foot));
   if (asked.get("focus") === "search") {
-    search.focus();
+    form.querySelector("[type=search]").focus();
     note(address());
   }
 
@@ -95,12 +88,5 @@ export async function resources({ show, signal, query: asked }) {
   function address() {
     const { offset, ...rest } = filter;
     return `/resources${query({ ...rest, offset: offset || "" })}`;
-  }
-
-  function select(label, name, options, nothing = "Any") {
-    return h("label", { class: "field" }, h("span", null, label),
-      h("select", { name, change: (event) => change({ [name]: event.target.value }) },
-        h("option", { value: "" }, nothing),
-        options.map(([value, word]) => h("option", { value, selected: value === filter[name] }, word))));
   }
 }
