@@ -14,7 +14,6 @@ const VERBS = {
   remove: "removed",
   sync: "synchronised",
   settings: "changed the settings",
-  export: "exported the activity log",
 };
 
 export const ACTIONS = Object.keys(VERBS);

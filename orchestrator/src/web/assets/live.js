@@ -2,6 +2,7 @@
 
 const MOST_WAIT = 30_000;
 const HIDDEN_FOR = 60_000;
+const PATIENCE = 3000;
 const TYPES = ["object", "cluster", "cluster_removed", "activity"];
 
 const listeners = new EventTarget();
@@ -74,9 +75,9 @@ function say(type, detail) {
   listeners.dispatchEvent(new CustomEvent(type, { detail }));
 }
 
-// Not at once: a page that is being left, and a stream that comes back within a second, are nothing to speak of.
+// Not at once: a page that is being left, and a stream that comes back after its pause, are nothing to speak of.
 function tell(text) {
   clearTimeout(saying);
-  if (text) saying = setTimeout(() => (sign.textContent = text), 1200);
+  if (text) saying = setTimeout(() => (sign.textContent = text), PATIENCE);
   else sign.textContent = "";
 }

@@ -11,7 +11,7 @@ import { key, row, table } from "../table.js";
 import { KINDS, STATUSES, count, title } from "../words.js";
 
 const SIZE = 50;
-const SORTS = { name: "Name", status: "Status", updated: "Last change" };
+const SORTS = { status: "Status", updated: "Last change" };
 
 export async function resources({ show, signal, query: asked }) {
   const filter = {
@@ -34,7 +34,7 @@ export async function resources({ show, signal, query: asked }) {
     { name: "kind", label: "Kind", options: KINDS.map((kind) => [kind, kind]) },
     { name: "status", label: "Status", options: STATUSES.map((status) => [status, title(status)]) },
     { name: "namespace", label: "Namespace", placeholder: "any" },
-    { name: "sort", label: "Sort by", options: Object.entries(SORTS), nothing: "Cluster" },
+    { name: "sort", label: "Sort by", options: Object.entries(SORTS), nothing: "Name" },
   ], filter, (name, value) => change({ [name]: value }), signal);
 
   draw(await load());
