@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// The headers that carry an identity, in the order in which they are shown.
 ///
@@ -25,7 +26,7 @@ pub const HEADERS: [&str; 7] = [
 pub const ASSERTION: &str = "X-Sidegate-Assertion";
 
 /// A signed-in user, decoded for people to read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Identity {
     /// The name that the proxy's policy knows the user by.
     pub user: String,

@@ -1,11 +1,14 @@
 //! The Flux orchestrator: an upstream that leaves authentication to the proxy in front of it.
 //!
 //! ```text
-//! main -> config -> serve -> routes -> api | web -> identity
+//! main -> config -> start -> serve -> routes -> api | web
+//!                                               api -> fleet -> kube
+//!                                               api -> store
 //! ```
 //!
-//! `api` answers programs, one file a resource; `web` answers people. Both learn who is asking from `identity`,
-//! which reads the headers that the proxy wrote. Nothing here decides who may come in: that is why `config` refuses
+//! `api` answers programs, one file a resource; `web` answers people. `fleet` knows the clusters and their Flux objects,
+//! live; `kube` speaks with Kubernetes; `store` keeps what must survive a restart. Who is asking comes from `identity`, which
+//! reads the headers that the proxy wrote. Nothing here decides who may come in: that is why `config` refuses
 //! an address that others could reach without passing the proxy.
 
 pub mod api;
@@ -16,14 +19,19 @@ pub mod fleet;
 pub mod health;
 pub mod identity;
 pub(crate) mod kube;
+pub mod metrics;
 pub mod secret;
 pub mod serve;
+pub mod start;
 pub mod store;
+pub mod upkeep;
 pub mod web;
 
 use axum::Router;
 
+use api::App;
+
 /// Every address that the orchestrator answers.
-pub fn routes() -> Router {
-    Router::new().merge(web::routes()).merge(api::routes()).fallback(web::not_found)
+pub fn routes(app: App) -> Router {
+    Router::new().merge(web::routes()).merge(api::routes(app)).fallback(web::not_found)
 }

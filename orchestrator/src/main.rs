@@ -2,12 +2,21 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
+use orchestrator::api::App;
 use orchestrator::config::{Cli, Command, Settings};
+use orchestrator::demo::{self, Demo};
+use orchestrator::fleet::{Fleet, Tuning};
 use orchestrator::serve::{self, Limits};
-use orchestrator::{health, routes};
+use orchestrator::store::Store;
+use orchestrator::{health, routes, start, upkeep};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// How long actions that are under way are waited for when all requests have ended.
+const LAST_ACTIONS: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -31,6 +40,16 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let listener = serve::bind(settings.listen).await?;
+    let store = Store::open(&settings.database, &settings.keys).await?;
+    let fleet = Fleet::start(Tuning::default());
+    start::load(&store, &fleet, settings.in_cluster).await.context("cannot read the registered clusters")?;
+    let _demo = if settings.demo { Some(simulate(&store, &fleet).await?) } else { None };
+    if settings.in_cluster {
+        start::register_here(&store, &fleet).await.context("cannot register the cluster that this runs in")?;
+    }
+    tokio::spawn(upkeep::run(store.clone()));
+    let ending = CancellationToken::new();
+    let app = App::new(fleet, store.clone(), ending.clone(), settings.in_cluster);
     tracing::info!("the orchestrator listens on http://{}", listener.local_addr()?);
     let stop = async {
         tokio::select! {
@@ -38,9 +57,26 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("ending: requests in flight may finish");
+        ending.cancel();
     };
-    serve::run(listener, routes(), Limits::default(), stop).await;
+    serve::run(listener, routes(app.clone()), Limits::default(), stop).await;
+    // An action goes on where its caller went away; it has seconds at most.
+    if tokio::time::timeout(LAST_ACTIONS, app.rest()).await.is_err() {
+        tracing::warn!("an action was still under way at the end");
+    }
+    store.close().await;
     Ok(())
+}
+
+/// The simulated clusters live as long as what is given back.
+async fn simulate(store: &Store, fleet: &Fleet) -> anyhow::Result<Demo> {
+    let demo = Demo::start(demo::Options::default()).await.context("cannot simulate clusters")?;
+    for (name, kubeconfig) in demo.kubeconfigs() {
+        start::register_simulated(store, fleet, &name, kubeconfig)
+            .await
+            .context("cannot register a simulated cluster")?;
+    }
+    Ok(demo)
 }
 
 fn fail(reason: &dyn std::fmt::Display, code: u8) -> ExitCode {

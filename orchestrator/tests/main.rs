@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod answers;
-mod fleet;
 mod databases;
+mod fleet;
 mod program;
 mod serving;
 mod store;

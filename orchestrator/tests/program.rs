@@ -14,8 +14,8 @@ fn orchestrator(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
     command
         .args(args)
-        .env_remove("ORCHESTRATOR_LISTEN_ADDR")
-        .env_remove("ORCHESTRATOR_BEHIND_PROXY")
+        .env_clear()
+        .env("DATABASE_URL", "sqlite::memory:")
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::support::{Answer, Orchestrator};
+use crate::support::{Answer, Orchestrator, app};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,7 +65,7 @@ async fn the_drain_ends_even_if_a_request_does_not() {
 #[tokio::test]
 async fn a_head_that_never_ends_is_cut_off() {
     let limits = Limits { header_read: Duration::from_millis(100), ..Limits::default() };
-    let orchestrator = Orchestrator::start_with(orchestrator::routes(), limits).await;
+    let orchestrator = Orchestrator::start_with(orchestrator::routes(app().await), limits).await;
     let mut slow = orchestrator.connect().await;
     slow.write_all(b"GET / HTTP/1.1\r\nHost: loc").await.unwrap();
     let mut rest = Vec::new();
@@ -75,7 +75,7 @@ async fn a_head_that_never_ends_is_cut_off() {
 #[tokio::test]
 async fn a_connection_beyond_the_limit_waits_for_a_place() {
     let limits = Limits { connections: 1, ..Limits::default() };
-    let orchestrator = Orchestrator::start_with(orchestrator::routes(), limits).await;
+    let orchestrator = Orchestrator::start_with(orchestrator::routes(app().await), limits).await;
     let mut first = orchestrator.connect().await;
     first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut byte = [0];

@@ -2,12 +2,22 @@
 
 use std::net::SocketAddr;
 
+use orchestrator::api::App;
+use orchestrator::fleet::{Fleet, Tuning};
 use orchestrator::routes;
 use orchestrator::serve::{self, Limits};
+use orchestrator::store::{Location, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// An orchestrator without clusters, which keeps nothing.
+pub(crate) async fn app() -> App {
+    let store = Store::open(&Location::Memory, &[]).await.unwrap();
+    App::new(Fleet::start(Tuning::default()), store, CancellationToken::new(), false)
+}
 
 pub(crate) struct Orchestrator {
     pub(crate) addr: SocketAddr,
@@ -17,7 +27,7 @@ pub(crate) struct Orchestrator {
 
 impl Orchestrator {
     pub(crate) async fn start() -> Self {
-        Self::start_with(routes(), Limits::default()).await
+        Self::start_with(routes(app().await), Limits::default()).await
     }
 
     pub(crate) async fn start_with(routes: axum::Router, limits: Limits) -> Self {

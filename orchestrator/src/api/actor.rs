@@ -1,0 +1,65 @@
+//! Who does something: an argument of every handler that changes anything.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use crate::identity::{Identity, received};
+use crate::store::Deed;
+
+const ANONYMOUS: &str = "anonymous";
+/// How many characters of a name are kept.
+const NAME_MOST: usize = 256;
+const REQUEST_ID_MOST: usize = 128;
+
+/// Who asks, as the proxy in front says; `anonymous` where it says nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Actor {
+    pub(super) name: String,
+    id: String,
+    email: String,
+    request_id: String,
+}
+
+impl Actor {
+    /// The beginning of a record of what is about to be done.
+    pub(super) fn deed(&self, action: &'static str) -> Deed {
+        Deed {
+            actor: self.name.clone(),
+            actor_id: self.id.clone(),
+            actor_email: self.email.clone(),
+            action,
+            request_id: self.request_id.clone(),
+            ..Deed::default()
+        }
+    }
+
+    /// Whether somebody is signed in.
+    pub(super) fn known(&self) -> bool {
+        self.name != ANONYMOUS || !self.id.is_empty()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Actor {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let identity = Identity::from_headers(&parts.headers);
+        let (name, id, email) = identity.map_or_else(
+            || (ANONYMOUS.to_owned(), String::new(), String::new()),
+            |identity| (clean(&identity.user), clean(&identity.user_id), clean(&identity.email)),
+        );
+        let request_id = received(&parts.headers, "X-Request-Id").filter(|id| well_formed(id)).unwrap_or_default();
+        Ok(Self { name, id, email, request_id: request_id.to_owned() })
+    }
+}
+
+/// What a database, a log and a page can all hold: no control characters, and not too long.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(NAME_MOST).collect()
+}
+
+fn well_formed(id: &str) -> bool {
+    id.len() <= REQUEST_ID_MOST && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+}

@@ -1,0 +1,124 @@
+//! `GET /api/v1/events`: what changes, as it changes (Server-Sent Events).
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::stream::{self, Stream};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::actor::Actor;
+use super::error::{ApiError, Refusal};
+use super::streams::Place;
+use crate::fleet::Change;
+use crate::store::Activity;
+
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_secs(2);
+/// After so long the browser has to ask again, and to pass the proxy again: who may no longer pass hears no more.
+const LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(subscribe))
+}
+
+/// Changes as they happen: `object` {cluster, removed, summary}, `cluster` {cluster, health}, `cluster_removed` {cluster},
+/// `activity`, and `resync` where some were missed and lists had better be asked for again.
+#[utoipa::path(get, path = "/api/v1/events", tag = "events", responses(
+    (status = 200, content_type = "text/event-stream", body = String),
+    (status = 503, body = Refusal),
+))]
+async fn subscribe(State(app): State<App>, actor: Actor, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
+    let person = actor.known().then_some(actor.name);
+    let place = app.streams.take(person).ok_or(ApiError::TooManyStreams)?;
+    let listener = Listener {
+        changes: app.fleet.subscribe(),
+        activities: app.journal.subscribe(),
+        ending: app.ending.clone(),
+        lifetime: Box::pin(tokio::time::sleep(LIFETIME)),
+        // Who was here before has missed what happened in between.
+        pending: Some(greeting(headers.contains_key("Last-Event-ID"))),
+        _place: place,
+    };
+    // nginx would hold events back otherwise.
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
+    Ok((unbuffered, Sse::new(listen(listener)).keep_alive(KeepAlive::new().interval(HEARTBEAT).text(""))))
+}
+
+/// Sent at once, so that the browser knows that it is heard.
+fn greeting(again: bool) -> Event {
+    let greeting = Event::default().id("1").retry(RETRY);
+    if again { greeting.event("resync").data("{}") } else { greeting.comment("listening") }
+}
+
+struct Listener {
+    changes: Receiver<Arc<Change>>,
+    activities: Receiver<Arc<Activity>>,
+    ending: CancellationToken,
+    lifetime: Pin<Box<Sleep>>,
+    pending: Option<Event>,
+    _place: Place,
+}
+
+fn listen(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {
+    stream::unfold(listener, |mut listener| async move {
+        let event = match listener.pending.take() {
+            Some(event) => event,
+            None => listener.next().await?,
+        };
+        Some((Ok(event), listener))
+    })
+}
+
+impl Listener {
+    async fn next(&mut self) -> Option<Event> {
+        tokio::select! {
+            () = self.ending.cancelled() => None,
+            () = self.lifetime.as_mut() => None,
+            change = self.changes.recv() => match change {
+                Ok(change) => Some(told(&change)),
+                Err(RecvError::Lagged(_)) => Some(resync(&json!({}))),
+                Err(RecvError::Closed) => None,
+            },
+            activity = self.activities.recv() => match activity {
+                Ok(activity) => Some(event("activity", &*activity)),
+                Err(RecvError::Lagged(_)) => Some(resync(&json!({}))),
+                Err(RecvError::Closed) => None,
+            },
+        }
+    }
+}
+
+fn told(change: &Change) -> Event {
+    match change {
+        Change::Object { cluster, removed, summary } => {
+            event("object", &json!({"cluster": cluster, "removed": removed, "summary": summary}))
+        }
+        Change::Cluster { cluster, health } => event("cluster", &json!({"cluster": cluster, "health": health})),
+        Change::ClusterRemoved { cluster } => event("cluster_removed", &json!({"cluster": cluster})),
+        Change::Reloaded { cluster } => resync(&json!({"cluster": cluster})),
+    }
+}
+
+fn resync(data: &serde_json::Value) -> Event {
+    event("resync", data)
+}
+
+fn event(name: &str, data: &impl Serialize) -> Event {
+    // What is told here always becomes JSON; were it not to, the browser had better ask again.
+    let event = Event::default().event(name).json_data(data);
+    event.unwrap_or_else(|_| Event::default().event("resync").data("{}"))
+}

@@ -1,0 +1,123 @@
+//! What is done once at the start: the registered clusters are looked after again.
+
+use crate::clock;
+use crate::fleet::{self, ClusterId, Fleet};
+use crate::secret::Secret;
+use crate::store::{self, Store, StoreError, new_id};
+
+/// Who registers a cluster that no person did.
+const NOBODY: &str = "orchestrator";
+/// What the cluster that the program runs in is called until somebody renames it.
+const HERE: &str = "in-cluster";
+
+/// Hands every registered cluster to the fleet. One whose kubeconfig cannot be opened stays out, and a log line says why.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool) -> Result<(), StoreError> {
+    for cluster in store.clusters().await? {
+        let Ok(id) = cluster.id.parse() else { continue };
+        let connection = match cluster.connection {
+            store::Connection::Kubeconfig => match store.kubeconfig(&cluster.id).await {
+                Ok(kubeconfig) => fleet::Connection::Kubeconfig { kubeconfig, context: cluster.context },
+                Err(StoreError::Seal(reason)) => {
+                    tracing::error!(cluster = cluster.name, %reason, "a cluster's kubeconfig cannot be opened");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+            store::Connection::InCluster if in_cluster => fleet::Connection::InCluster,
+            store::Connection::InCluster => {
+                tracing::warn!(
+                    cluster = cluster.name,
+                    "the cluster that this runs in is not used: IN_CLUSTER is not true"
+                );
+                continue;
+            }
+        };
+        fleet.add(id, &cluster.name, &connection).await;
+    }
+    Ok(())
+}
+
+/// Registers the cluster that the program runs in, unless it is already.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn register_here(store: &Store, fleet: &Fleet) -> Result<(), StoreError> {
+    let clusters = store.clusters().await?;
+    if clusters.iter().any(|cluster| cluster.connection == store::Connection::InCluster) {
+        return Ok(());
+    }
+    match fleet.check(&fleet::Connection::InCluster).await {
+        Ok(reached) => register(store, fleet, HERE, reached, &fleet::Connection::InCluster).await,
+        Err(reason) => {
+            tracing::error!(%reason, "the cluster that this runs in does not answer; register it once it does");
+            Ok(())
+        }
+    }
+}
+
+/// Registers a simulated cluster; an earlier one of the same name, whose address is another by now, goes.
+///
+/// # Errors
+/// Where the database does not answer.
+pub async fn register_simulated(
+    store: &Store,
+    fleet: &Fleet,
+    name: &str,
+    kubeconfig: Secret,
+) -> Result<(), StoreError> {
+    let clusters = store.clusters().await?;
+    if let Some(earlier) = clusters.iter().find(|cluster| cluster.name == name) {
+        store.remove_cluster(&earlier.id).await?;
+        if let Ok(id) = earlier.id.parse() {
+            // It may not have been looked after at all.
+            let _ = fleet.remove(id);
+        }
+    }
+    let connection = fleet::Connection::Kubeconfig { kubeconfig, context: None };
+    // It answers from within this very program.
+    match fleet.check(&connection).await {
+        Ok(reached) => register(store, fleet, name, reached, &connection).await,
+        Err(reason) => {
+            tracing::error!(name, %reason, "a simulated cluster does not answer");
+            Ok(())
+        }
+    }
+}
+
+async fn register(
+    store: &Store,
+    fleet: &Fleet,
+    name: &str,
+    reached: fleet::Reached,
+    connection: &fleet::Connection,
+) -> Result<(), StoreError> {
+    let (kind, kubeconfig) = match connection {
+        fleet::Connection::Kubeconfig { kubeconfig, .. } => (store::Connection::Kubeconfig, Some(kubeconfig)),
+        fleet::Connection::InCluster => (store::Connection::InCluster, None),
+    };
+    let cluster = store::Cluster {
+        id: new_id()?,
+        name: name.to_owned(),
+        connection: kind,
+        context: reached.context,
+        server: reached.server,
+        created_at: clock::now(),
+        created_by: NOBODY.to_owned(),
+    };
+    match store.add_cluster(&cluster, kubeconfig).await {
+        Ok(()) => {}
+        Err(StoreError::NameTaken) => {
+            tracing::warn!(name, "another cluster has this name: rename it, and restart to see this one");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    if let Ok(id) = cluster.id.parse::<ClusterId>() {
+        fleet.add(id, name, connection).await;
+    }
+    tracing::info!(name, server = cluster.server, "registered a cluster");
+    Ok(())
+}
