@@ -19,8 +19,10 @@ export function now() {
   return items ?? [];
 }
 
+// A cluster that is not known may have been registered a moment ago.
 export async function one(id) {
-  return (await all()).find((cluster) => cluster.id === id);
+  const has = (cluster) => cluster.id === id;
+  return (await all()).find(has) ?? (await refresh()).find(has);
 }
 
 export function on(listener, signal) {

@@ -11,6 +11,7 @@ export function start() {
   theme.addEventListener("click", () => choose(SCHEMES[(SCHEMES.indexOf(chosen()) + 1) % SCHEMES.length]));
   label();
   window.addEventListener("signed-out", ended);
+  window.addEventListener("stream-refused", meet);
   meet();
 }
 

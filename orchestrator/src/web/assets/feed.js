@@ -1,6 +1,6 @@
 // The activity log as sentences: who did what to which object, and how it ended.
 
-import { h } from "./dom.js";
+import { h, sync } from "./dom.js";
 import { mark } from "./marks.js";
 import { objectAt, to } from "./router.js";
 import { ago, clock, day, isFlux } from "./words.js";
@@ -32,15 +32,18 @@ export function line(activity, timeOfDay) {
     timeOfDay ? h("time", { datetime: activity.at }, clock(activity.at)) : ago(activity.at));
 }
 
-// Lines under the day on which they were done.
-export function days(activities) {
+// Lines under the day on which they were done; `parent` is made to hold them.
+export function days(parent, activities) {
   const groups = new Map();
   for (const activity of activities) {
     const name = day(activity.at);
     groups.set(name, [...(groups.get(name) ?? []), activity]);
   }
-  return [...groups].map(([name, items]) => h("section", { class: "day" },
-    h("h2", null, name), h("ul", { class: "feed" }, items.map((item) => line(item, true)))));
+  sync(parent, [...groups.keys()], (name) => name, (name) => h("section", { class: "day" },
+    h("h2", null, name), h("ul", { class: "feed" })));
+  [...groups.values()].forEach((items, place) => {
+    sync(parent.children[place].querySelector("ul"), items, (item) => item.id, (item) => line(item, true));
+  });
 }
 
 function object({ cluster, kind, namespace, name }) {

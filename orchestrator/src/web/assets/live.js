@@ -49,6 +49,7 @@ function open() {
     // The browser itself tries again after a broken connection, but not after a refusal.
     if (stream.readyState !== EventSource.CLOSED) return;
     close();
+    window.dispatchEvent(new Event("stream-refused"));
     retry = setTimeout(open, wait * (0.75 + Math.random() / 2));
     wait = Math.min(wait * 2, MOST_WAIT);
   });

@@ -17,8 +17,10 @@ export function start(known, otherwise) {
   ]);
   missing = otherwise;
   document.addEventListener("click", follow);
-  window.addEventListener("popstate", () => {
-    if (location.pathname + location.search !== current) open({});
+  // A page is read before it can be scrolled: the browser would be too early.
+  history.scrollRestoration = "manual";
+  window.addEventListener("popstate", ({ state }) => {
+    if (location.pathname + location.search !== current) open({ top: state?.top });
   });
   open({ first: true });
 }
@@ -28,6 +30,7 @@ export function on(listener) {
 }
 
 export function go(address) {
+  history.replaceState({ top: scrollY }, "");
   history.pushState(null, "", address);
   open({});
 }
@@ -45,7 +48,7 @@ export function again() {
 export const to = (...parts) => `/${parts.map(encodeURIComponent).join("/")}`;
 export const objectAt = (of) => to("clusters", of.cluster, of.kind, of.namespace, of.name);
 
-async function open({ first, stay }) {
+async function open({ first, stay, top = 0 }) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
@@ -76,7 +79,7 @@ async function open({ first, stay }) {
   main.dataset.took = Math.round(performance.now() - (first ? 0 : begun));
   moved.dispatchEvent(new Event("move"));
   if (first || stay) return;
-  window.scrollTo(0, 0);
+  window.scrollTo(0, top);
   main.focus({ preventScroll: true });
   spoken.textContent = document.title;
 }
@@ -97,9 +100,8 @@ function find(address) {
 function follow(event) {
   if (event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   const link = event.target.closest("a[href]");
-  if (!link || link.target || link.hasAttribute("download")) return;
-  const href = typeof link.href === "string" ? link.href : link.href.baseVal; // A link in a drawing has the latter.
-  const url = new URL(href, location.href);
+  if (!link || link.hasAttribute("target") || link.hasAttribute("download")) return;
+  const url = new URL(link.getAttribute("href"), location.href);
   if (url.origin !== location.origin || url.pathname.startsWith("/api/")) return;
   if (url.hash && url.pathname === location.pathname) return;
   event.preventDefault();

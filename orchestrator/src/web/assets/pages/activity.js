@@ -28,7 +28,7 @@ export async function activity({ show, signal, query: asked }) {
     await refresh();
     heading.scrollIntoView({ block: "nearest" });
   });
-  const all = await clusters.all();
+  const [all, found] = await Promise.all([clusters.all(), load()]);
   const form = filters([
     { name: "q", label: "Search", type: "search", placeholder: "Name or message", "aria-keyshortcuts": "/" },
     { name: "actor", label: "Person", placeholder: "anyone" },
@@ -40,7 +40,7 @@ export async function activity({ show, signal, query: asked }) {
     { name: "until", label: "To", type: "date" },
   ], filter, change, signal);
 
-  draw(await load());
+  draw(found);
   show("Activity", h("div", { class: "page" },
     h("header", { class: "page-head with-actions" }, h("div", null, heading, lead), exports), form, refusal, list, pages.foot));
 
@@ -75,7 +75,8 @@ export async function activity({ show, signal, query: asked }) {
 
   function draw({ items, total }) {
     lead.textContent = count(total, "entry", "entries");
-    replace(list, items.length ? days(items) : h("p", { class: "none" }, total ? "Nothing more." : "Nothing was done yet that is like that."));
+    if (items.length) days(list, items);
+    else replace(list, h("p", { class: "none" }, total ? "Nothing more." : "Nothing was done yet that is like that."));
     pages.update(offset, items.length, total);
     const to = (format) => `/api/v1/activities/export${query({ format, ...sent(filter) })}`;
     replace(exports, "Export as ", h("a", { href: to("csv"), download: "activities.csv" }, "CSV"), " or ",

@@ -63,7 +63,7 @@ export async function cluster(context) {
   function draw() {
     const { health = {}, stats = {} } = current;
     name.textContent = current.name;
-    reason.textContent = health.state === "down" ? health.reason ?? "" : "";
+    reason.textContent = health.reason ?? "";
     reason.hidden = !reason.textContent;
     replace(facts,
       fact("Connection", reached(health)),

@@ -76,12 +76,14 @@ function drawClusters(items, { heading, under, charts, list }) {
   const whole = sum(items.map((cluster) => cluster.stats));
   const failed = whole.by_status.failed ?? 0;
   const away = items.filter((cluster) => cluster.health?.state === "down").length;
-  const first = failed ? `${count(failed, "object")} ${failed === 1 ? "needs" : "need"} attention` : "All is well";
-  heading.textContent = away && !failed ? `${count(away, "cluster")} cannot be reached` : first;
-  under.textContent = [
-    `${count(items.length, "cluster")}, ${count(whole.total, "Flux object")}`,
-    away && failed ? `${count(away, "cluster")} cannot be reached` : null,
-  ].filter(Boolean).join(". ") + ".";
+  const connecting = items.filter((cluster) => cluster.health?.state === "connecting").length;
+  const news = [
+    failed && `${count(failed, "object")} ${failed === 1 ? "needs" : "need"} attention`,
+    away && `${count(away, "cluster")} cannot be reached`,
+    connecting && `${count(connecting, "cluster")} being read`,
+  ].filter(Boolean);
+  heading.textContent = news.shift() ?? (whole.total ? "All is well" : "No Flux objects yet");
+  under.textContent = [`${count(items.length, "cluster")}, ${count(whole.total, "Flux object")}`, ...news, ""].join(". ").trim();
   const look = JSON.stringify(whole);
   if (charts.look !== look) {
     charts.look = look;
@@ -95,7 +97,7 @@ function drawClusters(items, { heading, under, charts, list }) {
 // What a row shows, and no more: it is drawn anew only when that changes.
 function brief({ id, name, health, stats }) {
   return {
-    id, name, state: health?.state, reason: health?.state === "down" ? health.reason : null,
+    id, name, state: health?.state, reason: health?.reason,
     version: health?.version, flux: health?.flux_version, total: stats?.total, by_status: stats?.by_status,
   };
 }

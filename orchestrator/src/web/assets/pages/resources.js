@@ -27,7 +27,7 @@ export async function resources({ show, signal, query: asked }) {
   const refusal = h("p", { class: "refusal", role: "alert", hidden: true });
   let asking = 0;
 
-  const all = await clusters.all();
+  const [all, found] = await Promise.all([clusters.all(), load()]);
   const form = filters([
     { name: "q", label: "Search", type: "search", placeholder: "Name, namespace or message", "aria-keyshortcuts": "/" },
     { name: "cluster", label: "Cluster", options: all.map(({ id, name }) => [id, name]) },
@@ -37,7 +37,7 @@ export async function resources({ show, signal, query: asked }) {
     { name: "sort", label: "Sort by", options: Object.entries(SORTS), nothing: "Name" },
   ], filter, (name, value) => change({ [name]: value }), signal);
 
-  draw(await load());
+  draw(found);
   show("Resources", h("div", { class: "page" },
     h("header", { class: "page-head" }, heading, lead), form, refusal, whole, none, pages.foot));
   if (asked.get("focus") === "search") {
