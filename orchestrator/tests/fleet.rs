@@ -1,36 +1,132 @@
 //! The fleet against simulated clusters, over real connections: reached, watched through trouble, acted on.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use orchestrator::demo::{Demo, Options};
-use orchestrator::fleet::{Connection, Fleet, FleetError, Kind, Tuning};
+use orchestrator::demo::{DEMO_CLUSTERS, Demo, Options, World};
+use orchestrator::fleet::{
+    Action, Change, ClusterId, Connection, Filter, Fleet, FleetError, Health, HealthState, Kind, Listing, ObjectRef,
+    ObjectSummary, Page, Relation, Sort, Status, Tuning,
+};
+use orchestrator::secret::Secret;
+use serde_json::json;
+use tokio::sync::broadcast::Receiver;
+use tokio::time::timeout;
 
-async fn demo() -> Demo {
-    // Nothing happens by itself.
-    Demo::start(Options { pace: Duration::ZERO, ..Options::default() }).await.unwrap()
+const PATIENCE: Duration = Duration::from_secs(20);
+/// As soon as a change is to be seen.
+const SOON: Duration = Duration::from_secs(1);
+const ALL: Page = Page { limit: 1000, offset: 0, sort: Sort::Name };
+
+/// A fleet with one simulated cluster, in which nothing happens by itself.
+struct Trial {
+    demo: Demo,
+    fleet: Fleet,
+    id: ClusterId,
 }
 
-fn connection(demo: &Demo, name: &str) -> Connection {
-    Connection::Kubeconfig { kubeconfig: demo.kubeconfig(name), context: None }
+impl Trial {
+    async fn start() -> Self {
+        let trial = Self::unconnected().await;
+        trial.connect().await;
+        trial
+    }
+
+    async fn unconnected() -> Self {
+        let demo = Demo::start(Options { pace: Duration::ZERO, ..Options::default() }).await.unwrap();
+        let tuning = Tuning {
+            probe: Duration::from_millis(200),
+            patience: Duration::from_secs(1),
+            retry: Duration::from_millis(50),
+            rediscover: Duration::from_millis(300),
+        };
+        Self { demo, fleet: Fleet::start(tuning), id: id(1) }
+    }
+
+    async fn connect(&self) {
+        self.fleet.add(self.id, "one", &self.connection("staging")).await;
+        self.until_up(self.id).await;
+    }
+
+    async fn until_up(&self, id: ClusterId) {
+        self.until(|trial| trial.fleet.health(id).unwrap().state == HealthState::Up).await;
+    }
+
+    fn connection(&self, name: &str) -> Connection {
+        Connection::Kubeconfig { kubeconfig: self.demo.kubeconfig(name), context: None }
+    }
+
+    fn world(&self) -> &Arc<World> {
+        self.demo.cluster("staging").unwrap()
+    }
+
+    fn health(&self) -> Health {
+        self.fleet.health(self.id).unwrap()
+    }
+
+    fn all(&self) -> Listing<ObjectSummary> {
+        self.fleet.list(&Filter { cluster: Some(self.id), ..Filter::default() }, ALL)
+    }
+
+    fn find(&self, kind: Kind, name: &str) -> Option<ObjectSummary> {
+        self.all().items.into_iter().find(|object| object.kind == kind && object.name == name)
+    }
+
+    fn message(&self, kind: Kind, name: &str) -> String {
+        self.find(kind, name).map(|object| object.message).unwrap_or_default()
+    }
+
+    /// Has the controller of the Kustomization `apps` say something.
+    fn say(&self, message: &str) {
+        self.world().change(Kind::Kustomization, "flux-system", "apps", |object| {
+            object["status"]["conditions"][0]["message"] = message.into();
+        });
+    }
+
+    async fn act(&self, kind: Kind, namespace: &str, name: &str, action: Action) -> Result<ObjectSummary, FleetError> {
+        self.fleet.act(self.id, kind, namespace, name, action).await
+    }
+
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut changes = self.fleet.subscribe();
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "never came true; {:?}", self.fleet.healths());
+            let _ = timeout(Duration::from_millis(20), changes.recv()).await;
+        }
+    }
+}
+
+fn id(number: u8) -> ClusterId {
+    ClusterId::from_bytes([number; 16])
+}
+
+/// The next change of an object of this name.
+async fn change_of(changes: &mut Receiver<Arc<Change>>, name: &str) -> (bool, ObjectSummary) {
+    loop {
+        let change = timeout(PATIENCE, changes.recv()).await.expect("no such change").unwrap();
+        if let Change::Object { removed, summary, .. } = change.as_ref()
+            && summary.name == name
+        {
+            return (*removed, summary.as_ref().clone());
+        }
+    }
 }
 
 #[tokio::test]
 async fn a_check_tells_what_is_there() {
-    let demo = demo().await;
-    let fleet = Fleet::start(Tuning::default());
-    let reached = fleet.check(&connection(&demo, "staging")).await.unwrap();
+    let trial = Trial::unconnected().await;
+    let reached = trial.fleet.check(&trial.connection("staging")).await.unwrap();
     assert!(reached.server.starts_with("http://127.0.0.1:") && reached.version.starts_with("v1."), "{reached:?}");
     assert_eq!((reached.context.as_deref(), reached.flux_kinds.as_slice()), (Some("staging"), &Kind::ALL[..]));
 }
 
 #[tokio::test]
 async fn a_check_tells_why_there_is_nothing() {
-    let demo = demo().await;
-    let fleet = Fleet::start(Tuning::default());
-
-    let text = demo.kubeconfig("staging").expose().replace("token: demo-", "token: demo-x");
-    let wrong = Connection::Kubeconfig { kubeconfig: orchestrator::secret::Secret::new(text), context: None };
-    let FleetError::Forbidden { reason } = fleet.check(&wrong).await.unwrap_err() else { panic!("let in") };
+    let trial = Trial::unconnected().await;
+    let text = trial.demo.kubeconfig("staging").expose().replace("token: demo-", "token: demo-x");
+    let wrong = Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None };
+    let FleetError::Forbidden { reason } = trial.fleet.check(&wrong).await.unwrap_err() else { panic!("let in") };
     assert!(reason.contains("credentials") && !reason.contains("demo-x"), "{reason}");
 
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -40,7 +136,398 @@ async fn a_check_tells_why_there_is_nothing() {
         "current-context: a\ncontexts: [{{name: a, context: {{cluster: c}}}}]\n\
          clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]\n"
     );
-    let nobody = Connection::Kubeconfig { kubeconfig: orchestrator::secret::Secret::new(text), context: None };
-    let error = fleet.check(&nobody).await.unwrap_err();
+    let nobody = Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None };
+    let error = trial.fleet.check(&nobody).await.unwrap_err();
     assert_eq!(error, FleetError::Unreachable { reason: "nothing listens at the cluster's address".into() });
+
+    let broken = Connection::Kubeconfig { kubeconfig: Secret::new("hidden".into()), context: None };
+    let FleetError::Invalid { reason } = trial.fleet.check(&broken).await.unwrap_err() else { panic!("taken") };
+    assert!(reason.contains("not a kubeconfig") && !reason.contains("hidden"), "{reason}");
+}
+
+#[tokio::test]
+async fn every_object_of_every_cluster_is_held_by_the_version_that_the_cluster_serves() {
+    let trial = Trial::unconnected().await;
+    for (number, name) in (1..).zip(DEMO_CLUSTERS) {
+        trial.fleet.add(id(number), name, &trial.connection(name)).await;
+    }
+    let count: usize = DEMO_CLUSTERS.iter().map(|name| trial.demo.cluster(name).unwrap().count()).sum();
+    trial.until(|trial| trial.fleet.healths().values().all(|health| health.state == HealthState::Up)).await;
+    let all = trial.fleet.list(&Filter::default(), ALL);
+    assert_eq!((all.total, all.items.len()), (count, count));
+    let stats = trial.fleet.stats(None).unwrap();
+    assert_eq!((stats.total, stats.by_status.total), (count as u64, count as u64));
+
+    let version = |cluster: &str, kind: Kind| {
+        let mut of = all.items.iter().filter(|object| object.cluster_name == cluster && object.kind == kind);
+        of.next().unwrap().api_version.clone()
+    };
+    assert_eq!(version("production-eu", Kind::OciRepository), "source.toolkit.fluxcd.io/v1");
+    assert_eq!(version("staging", Kind::OciRepository), "source.toolkit.fluxcd.io/v1beta2");
+    assert_eq!(version("staging", Kind::HelmRelease), "helm.toolkit.fluxcd.io/v2");
+
+    let health = trial.fleet.health(id(1)).unwrap();
+    assert_eq!((health.version.as_deref(), health.flux_version.as_deref()), (Some("v1.34.1"), Some("v2.7.2")));
+    assert!(health.latency_ms.is_some() && health.reason.is_none(), "{health:?}");
+}
+
+#[tokio::test]
+async fn lists_are_narrowed_ordered_and_paged() {
+    let trial = Trial::start().await;
+    let list = |filter: Filter, page: Page| trial.fleet.list(&filter, page);
+    let failed = list(Filter { status: Some(Status::Failed), ..Filter::default() }, ALL);
+    let names: Vec<&str> = failed.items.iter().map(|object| object.name.as_str()).collect();
+    assert_eq!(names, ["loki", "shop-frontend"]);
+    let releases = list(Filter { kind: Some(Kind::HelmRelease), ..Filter::default() }, ALL);
+    assert_eq!(releases.total, 5);
+    let found = list(Filter { text: Some("SCHEMA  loki".into()), ..Filter::default() }, ALL);
+    assert_eq!(found.items.iter().map(|object| object.name.as_str()).collect::<Vec<_>>(), ["loki"]);
+    let shop = list(Filter { namespace: Some("shop".into()), ..Filter::default() }, ALL);
+    assert!(shop.total == 3 && shop.items.iter().all(|object| object.namespace == "shop"), "{shop:?}");
+    assert_eq!(list(Filter { cluster: Some(id(9)), ..Filter::default() }, ALL).total, 0);
+
+    let by_status = list(Filter::default(), Page { sort: Sort::Status, ..ALL });
+    assert!(by_status.items.is_sorted_by_key(|object| object.status));
+    let updated = list(Filter::default(), Page { sort: Sort::Updated, ..ALL });
+    assert!(updated.items.is_sorted_by_key(|object| std::cmp::Reverse(object.updated_at)));
+    let whole = list(Filter::default(), ALL);
+    let page = list(Filter::default(), Page { limit: 3, offset: 2, sort: Sort::Name });
+    assert_eq!((page.total, page.items.as_slice()), (whole.total, &whole.items[2..5]));
+    assert!(list(Filter::default(), Page { limit: 3, offset: 1000, sort: Sort::Name }).items.is_empty());
+}
+
+#[tokio::test]
+async fn changes_reach_a_subscriber_within_a_second() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+
+    let begun = Instant::now();
+    trial.say("something new");
+    let (removed, summary) = change_of(&mut changes, "apps").await;
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert_eq!((removed, summary.message.as_str(), summary.cluster), (false, "something new", id(1)));
+
+    let object = trial.world().object(Kind::Bucket, "monitoring", "dashboards").unwrap();
+    let begun = Instant::now();
+    let mut copy = object.clone();
+    copy["metadata"]["name"] = "copy".into();
+    trial.world().create(Kind::Bucket, "monitoring", "copy", copy);
+    assert!(!change_of(&mut changes, "copy").await.0);
+    trial.world().delete(Kind::Bucket, "monitoring", "copy");
+    assert!(change_of(&mut changes, "copy").await.0);
+    assert!(begun.elapsed() < SOON * 2, "{:?}", begun.elapsed());
+    assert_eq!(trial.find(Kind::Bucket, "copy"), None);
+}
+
+#[tokio::test]
+async fn what_is_written_without_being_changed_is_no_change() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+    trial.world().change(Kind::Kustomization, "flux-system", "apps", |object| {
+        object["metadata"]["labels"]["touched"] = "yes".into();
+    });
+    trial.say("now");
+    assert_eq!(change_of(&mut changes, "apps").await.1.message, "now");
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_was_when_its_connection_is_dropped() {
+    let trial = Trial::start().await;
+    let lists = trial.world().faults().lists();
+    for round in 0..3 {
+        trial.world().faults().cut_watches();
+        let message = format!("round {round}");
+        trial.say(&message);
+        trial.until(|trial| trial.message(Kind::Kustomization, "apps") == message).await;
+    }
+    assert_eq!(trial.world().faults().lists(), lists, "what was known already was read again");
+    trial.until(|trial| trial.health().reason.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_watch_that_is_cut_in_the_middle_of_an_event_loses_nothing() {
+    let trial = Trial::start().await;
+    trial.world().faults().be_unreliable(true);
+    trial.say("cut in half");
+    let watches = trial.world().faults().watches();
+    trial.until(|trial| trial.world().faults().watches() > watches).await;
+    assert_ne!(trial.message(Kind::Kustomization, "apps"), "cut in half");
+    trial.world().faults().be_unreliable(false);
+    trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "cut in half").await;
+}
+
+#[tokio::test]
+async fn versions_that_are_gone_are_read_anew_with_what_vanished_meanwhile() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+    let lists = trial.world().faults().lists();
+    // Nothing of this can be told by a watch.
+    trial.world().faults().die(true);
+    trial.world().faults().cut_watches();
+    trial.say("while away");
+    trial.world().delete(Kind::HelmRelease, "podinfo", "podinfo");
+    trial.world().forget();
+    trial.world().faults().die(false);
+    trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "while away").await;
+    trial.until(|trial| trial.find(Kind::HelmRelease, "podinfo").is_none()).await;
+    assert!(trial.world().faults().lists() > lists);
+    assert!(change_of(&mut changes, "podinfo").await.0 || change_of(&mut changes, "podinfo").await.0);
+}
+
+#[tokio::test]
+async fn a_slow_cluster_is_slow_for_itself_alone() {
+    let trial = Trial::unconnected().await;
+    trial.world().faults().be_slow(Duration::from_millis(400));
+    trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
+    let begun = Instant::now();
+    trial.fleet.add(id(2), "two", &trial.connection("production-eu")).await;
+    let is_up = |trial: &Trial, number| trial.fleet.health(id(number)).unwrap().state == HealthState::Up;
+    trial.until(|trial| is_up(trial, 2)).await;
+    assert!(begun.elapsed() < SOON && !is_up(&trial, 1), "{:?}", begun.elapsed());
+    trial.until(|trial| is_up(trial, 1)).await;
+    assert_eq!(trial.all().total, trial.world().count());
+    assert!(trial.health().latency_ms.unwrap() >= 400);
+}
+
+#[tokio::test]
+async fn a_dead_cluster_is_told_of_and_hurts_nobody_else() {
+    let trial = Trial::start().await;
+    trial.fleet.add(id(2), "two", &trial.connection("production-eu")).await;
+    trial.until(|trial| trial.fleet.health(id(2)).unwrap().state == HealthState::Up).await;
+    let known = trial.all().total;
+
+    trial.world().faults().die(true);
+    trial.until(|trial| trial.health().state == HealthState::Down).await;
+    assert_eq!(trial.health().reason.as_deref(), Some("the cluster did not answer within 1 s"));
+    assert_eq!(trial.all().total, known, "what was known is still to be seen");
+    let error = trial.act(Kind::Kustomization, "flux-system", "apps", Action::Suspend).await.unwrap_err();
+    assert!(matches!(error, FleetError::Unreachable { .. }), "{error:?}");
+
+    let mut changes = trial.fleet.subscribe();
+    let begun = Instant::now();
+    trial.demo.cluster("production-eu").unwrap().change(Kind::Kustomization, "flux-system", "apps", |object| {
+        object["status"]["conditions"][0]["message"] = "alive".into();
+    });
+    assert_eq!(change_of(&mut changes, "apps").await.1.message, "alive");
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+
+    trial.world().faults().die(false);
+    trial.say("back again");
+    trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "back again").await;
+    trial.until(|trial| trial.health().state == HealthState::Up && trial.health().reason.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_broken_cluster_says_what_is_wrong_and_recovers() {
+    let trial = Trial::start().await;
+    trial.world().faults().break_down(true);
+    trial.until(|trial| trial.health().state == HealthState::Down).await;
+    assert!(trial.health().reason.unwrap().contains("503"));
+    trial.world().faults().break_down(false);
+    trial.until(|trial| trial.health().state == HealthState::Up).await;
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_installed_is_no_fault_and_is_found_when_it_comes() {
+    let trial = Trial::unconnected().await;
+    trial.world().serve(Kind::Bucket, false);
+    trial.connect().await;
+    assert_eq!((trial.find(Kind::Bucket, "dashboards"), trial.health().reason), (None, None));
+    trial.world().serve(Kind::Bucket, true);
+    trial.until(|trial| trial.find(Kind::Bucket, "dashboards").is_some()).await;
+    trial.world().serve(Kind::Bucket, false);
+    trial.until(|trial| trial.find(Kind::Bucket, "dashboards").is_none()).await;
+}
+
+#[tokio::test]
+async fn a_resync_reads_everything_anew() {
+    let trial = Trial::start().await;
+    let lists = trial.world().faults().lists();
+    trial.fleet.resync(trial.id).unwrap();
+    trial.until(|trial| trial.world().faults().lists() >= lists + Kind::ALL.len()).await;
+}
+
+#[tokio::test]
+async fn a_reconciliation_is_asked_for_and_seen_to_its_end() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+    let now = Action::Reconcile { with_source: false };
+    let summary = trial.act(Kind::Kustomization, "flux-system", "apps", now).await.unwrap();
+    assert_eq!((summary.name.as_str(), summary.status), ("apps", Status::Progressing));
+    while change_of(&mut changes, "apps").await.1.status != Status::Ready {}
+    let object = trial.world().object(Kind::Kustomization, "flux-system", "apps").unwrap();
+    let requested = &object["metadata"]["annotations"]["reconcile.fluxcd.io/requestedAt"];
+    assert!(requested.is_string() && *requested == object["status"]["lastHandledReconcileAt"], "{object}");
+    assert!(object["metadata"]["managedFields"].to_string().contains(r#""manager":"flux-orchestrator""#));
+    let source = trial.world().object(Kind::GitRepository, "flux-system", "flux-system").unwrap();
+    assert!(source["status"]["lastHandledReconcileAt"].is_null(), "nobody asked for the source");
+}
+
+#[tokio::test]
+async fn with_its_source_means_each_source_before_what_comes_from_it() {
+    let trial = Trial::start().await;
+    let with_source = Action::Reconcile { with_source: true };
+    trial.act(Kind::HelmRelease, "cert-manager", "cert-manager", with_source).await.unwrap();
+    let handled = |kind, namespace, name| {
+        let object = trial.world().object(kind, namespace, name).unwrap();
+        object["metadata"]["annotations"]["reconcile.fluxcd.io/requestedAt"].as_str().unwrap().to_owned()
+    };
+    let repository = handled(Kind::HelmRepository, "flux-system", "jetstack");
+    let chart = handled(Kind::HelmChart, "flux-system", "cert-manager-cert-manager");
+    let release = handled(Kind::HelmRelease, "cert-manager", "cert-manager");
+    assert!(repository < chart && chart < release, "{repository} {chart} {release}");
+    // The one before was done, not only asked for, when the next one was asked.
+    let object = trial.world().object(Kind::HelmRepository, "flux-system", "jetstack").unwrap();
+    assert_eq!(object["status"]["lastHandledReconcileAt"], repository);
+}
+
+#[tokio::test]
+async fn what_is_suspended_rests_until_it_is_resumed() {
+    let trial = Trial::start().await;
+    let (kind, namespace, name) = (Kind::HelmRelease, "podinfo", "podinfo");
+    let summary = trial.act(kind, namespace, name, Action::Suspend).await.unwrap();
+    assert_eq!((summary.status, summary.suspended), (Status::Suspended, true));
+    assert_eq!(trial.world().object(kind, namespace, name).unwrap()["spec"]["suspend"], true);
+
+    let now = Action::Reconcile { with_source: false };
+    let FleetError::Invalid { reason } = trial.act(kind, namespace, name, now).await.unwrap_err() else {
+        panic!("reconciled although suspended")
+    };
+    assert!(reason.contains("resume it"), "{reason}");
+
+    let summary = trial.act(kind, namespace, name, Action::Resume).await.unwrap();
+    assert_eq!((summary.status, summary.suspended), (Status::Progressing, false));
+    trial.until(|trial| trial.find(kind, name).unwrap().status == Status::Ready).await;
+}
+
+#[tokio::test]
+async fn what_the_cluster_refuses_is_said_plainly() {
+    let trial = Trial::start().await;
+    let suspend = || trial.act(Kind::Kustomization, "flux-system", "apps", Action::Suspend);
+
+    trial.world().faults().forbid_changes(true);
+    let FleetError::Forbidden { reason } = suspend().await.unwrap_err() else { panic!("allowed") };
+    assert!(reason.contains("does not allow it") && reason.contains("cannot patch"), "{reason}");
+    trial.world().faults().forbid_changes(false);
+
+    trial.world().faults().conflict(true);
+    let error = suspend().await.unwrap_err();
+    assert!(matches!(&error, FleetError::Conflict { reason } if reason.contains("modified")), "{error:?}");
+    trial.world().faults().conflict(false);
+
+    let error = trial.act(Kind::Kustomization, "flux-system", "gone", Action::Suspend).await.unwrap_err();
+    assert_eq!(error.to_string(), "Kustomization flux-system/gone is not there");
+    let error = trial.fleet.act(id(9), Kind::Bucket, "a", "b", Action::Resume).await.unwrap_err();
+    assert!(matches!(error, FleetError::NotFound { .. }), "{error:?}");
+    assert!(trial.find(Kind::Kustomization, "apps").unwrap().status != Status::Suspended);
+}
+
+#[tokio::test]
+async fn an_object_is_shown_in_full_without_what_is_not_for_people() {
+    let trial = Trial::start().await;
+    trial
+        .act(Kind::HelmRelease, "cert-manager", "cert-manager", Action::Reconcile { with_source: false })
+        .await
+        .unwrap();
+    trial.until(|trial| trial.find(Kind::HelmRelease, "cert-manager").unwrap().status == Status::Ready).await;
+    let read = |kind, namespace: &'static str, name: &'static str| trial.fleet.detail(trial.id, kind, namespace, name);
+
+    let release = read(Kind::HelmRelease, "cert-manager", "cert-manager").await.unwrap();
+    assert_eq!(release.conditions[0].r#type, "Ready");
+    let event = release.events.first().expect("no event");
+    assert_eq!((event.r#type.as_str(), event.source.as_str(), event.count), ("Normal", "helm-controller", 1));
+    assert!(release.yaml.contains("kind: HelmRelease") && release.yaml.contains("replicaCount: 2"), "{}", release.yaml);
+    for hidden in ["managedFields", "correct-horse", "last-applied-configuration"] {
+        assert!(!release.yaml.contains(hidden), "{hidden}");
+    }
+    assert!(!release.annotations.keys().any(|name| name.contains("last-applied")), "{:?}", release.annotations);
+    assert_eq!(release.inventory[0].name, "sh.helm.release.v1.cert-manager.v3");
+    assert_eq!(release.summary.revision.as_deref(), Some("1.18.2"));
+
+    let shop = read(Kind::Kustomization, "shop", "shop-backend").await.unwrap();
+    let applied: Vec<&str> = shop.inventory.iter().map(|entry| entry.kind.as_str()).collect();
+    assert_eq!(applied, ["Deployment", "Service", "ConfigMap", "HorizontalPodAutoscaler"]);
+    assert_eq!(shop.labels["kustomize.toolkit.fluxcd.io/name"], "flux-system");
+
+    let error = read(Kind::Kustomization, "shop", "../../secrets").await.unwrap_err();
+    assert!(matches!(error, FleetError::NotFound { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_tree_leads_from_the_source_to_what_was_applied() {
+    let trial = Trial::start().await;
+    let root = |kind, namespace: &str, name: &str| ObjectRef { kind, namespace: namespace.into(), name: name.into() };
+    let tree = trial.fleet.tree(trial.id, Some(&root(Kind::HelmRelease, "cert-manager", "cert-manager"))).unwrap();
+    let has = |from: &str, to: &str, relation: Relation| {
+        tree.edges.iter().any(|edge| edge.from.ends_with(from) && edge.to.ends_with(to) && edge.relation == relation)
+    };
+    let chart = "HelmChart/flux-system/cert-manager-cert-manager";
+    let release = "HelmRelease/cert-manager/cert-manager";
+    assert!(has("HelmRepository/flux-system/jetstack", chart, Relation::Source), "{:?}", tree.edges);
+    assert!(has(chart, release, Relation::Chart));
+    assert!(has("Kustomization/flux-system/infra-controllers", release, Relation::Applies));
+    assert!(has(release, "Secret/cert-manager/sh.helm.release.v1.cert-manager.v3", Relation::Applies));
+    assert!(has("GitRepository/flux-system/flux-system", "flux-system/infra-controllers", Relation::Source));
+    assert!(!tree.nodes.iter().any(|node| node.name == "loki"), "nothing leads there");
+    let ids: Vec<&str> = tree.nodes.iter().map(|node| node.id.as_str()).collect();
+    assert!(tree.edges.iter().all(|edge| ids.contains(&edge.from.as_str()) && ids.contains(&edge.to.as_str())));
+
+    let whole = trial.fleet.tree(trial.id, None).unwrap();
+    let flux = whole.nodes.iter().filter(|node| node.flux).count();
+    assert_eq!((flux, whole.truncated), (trial.world().count(), false));
+    assert!(whole.nodes.iter().any(|node| !node.flux && node.kind == "Namespace"));
+    let nowhere = trial.fleet.tree(trial.id, Some(&root(Kind::Bucket, "a", "b")));
+    assert!(matches!(nowhere, Err(FleetError::NotFound { .. })), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn clusters_come_are_renamed_and_go() {
+    let trial = Trial::start().await;
+    trial.until(|trial| trial.world().faults().watches() >= Kind::ALL.len()).await;
+    let mut changes = trial.fleet.subscribe();
+    trial.fleet.rename(trial.id, "other").unwrap();
+    assert_eq!(trial.find(Kind::Kustomization, "apps").unwrap().cluster_name, "other");
+    trial.fleet.remove(trial.id).unwrap();
+    assert_eq!(trial.all().total, 0);
+    assert!(matches!(trial.fleet.health(trial.id), Err(FleetError::NotFound { .. })));
+    loop {
+        if let Change::ClusterRemoved { cluster } = timeout(PATIENCE, changes.recv()).await.unwrap().unwrap().as_ref() {
+            assert_eq!(*cluster, trial.id);
+            break;
+        }
+    }
+    // Nobody asks it any more.
+    trial.world().faults().cut_watches();
+    let lists = (trial.world().faults().lists(), trial.world().faults().watches());
+    trial.fleet.add(id(3), "three", &trial.connection("production-us")).await;
+    trial.until_up(id(3)).await;
+    assert_eq!((trial.world().faults().lists(), trial.world().faults().watches()), lists);
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_cannot_be_used_makes_a_cluster_that_says_why() {
+    let trial = Trial::unconnected().await;
+    let broken = Connection::Kubeconfig { kubeconfig: Secret::new("hidden: [".into()), context: None };
+    trial.fleet.add(trial.id, "one", &broken).await;
+    let health = trial.health();
+    assert_eq!(health.state, HealthState::Down);
+    let reason = health.reason.unwrap();
+    assert!(reason.contains("not a kubeconfig") && !reason.contains("hidden"), "{reason}");
+}
+
+#[tokio::test]
+async fn the_demo_lives() {
+    let demo = Demo::start(Options { pace: Duration::from_millis(5), ..Options::default() }).await.unwrap();
+    let fleet = Fleet::start(Tuning::default());
+    let mut changes = fleet.subscribe();
+    let (name, kubeconfig) = demo.kubeconfigs().remove(0);
+    fleet.add(id(1), &name, &Connection::Kubeconfig { kubeconfig, context: None }).await;
+    let mut seen = std::collections::BTreeSet::new();
+    while !(seen.contains("progressing") && seen.contains("ready")) {
+        let change = timeout(PATIENCE, changes.recv()).await.expect("nothing happens").unwrap();
+        if let Change::Object { summary, .. } = change.as_ref() {
+            seen.insert(summary.status.word());
+        }
+    }
+    assert_eq!(json!(fleet.health(id(1)).unwrap())["state"], "up");
 }

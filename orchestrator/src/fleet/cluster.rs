@@ -1,24 +1,55 @@
-//! One cluster: its connection, its health, and the tasks that keep them.
+//! One cluster: what is held of it, and how changes of that are told.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::kube::{Access, Client, Fault, KubeconfigFault};
+use crate::kube::{Access, Client, Fault, KubeconfigFault, Seen, Served};
 
-use super::model::{Change, ClusterId, Health, HealthState, Kind};
-use super::{Inner, Tuning};
+use super::held::{Held, Key};
+use super::model::{Change, ClusterId, Health, HealthState, Kind, ObjectSummary};
+use super::words::Words;
+use super::{Inner, Tuning, session};
+
+/// How many objects may change at once before readers are told to ask again instead.
+const TOLD_MOST: usize = 200;
+/// How many kinds of one cluster are listed at a time.
+const LISTED_AT_ONCE: usize = 2;
 
 /// One cluster that is looked after.
 pub(super) struct Cluster {
     pub(super) id: ClusterId,
+    pub(super) client: Option<Client>,
+    pub(super) tuning: Tuning,
+    pub(super) words: Arc<Words>,
+    /// Asked to be read anew.
+    pub(super) again: Notify,
+    /// Places to list at: here, and in the whole fleet.
+    pub(super) places: [Arc<Semaphore>; 2],
     name: RwLock<Arc<str>>,
-    health: RwLock<Health>,
-    again: Notify,
+    objects: RwLock<BTreeMap<Key, Held>>,
+    connection: Mutex<State>,
+    changes: broadcast::Sender<Arc<Change>>,
     ending: CancellationToken,
+}
+
+struct State {
+    health: Health,
+    served: BTreeMap<Kind, Served>,
+    /// Of each served kind: whether its objects are there, or why not.
+    kinds: BTreeMap<Kind, Reading>,
+}
+
+/// How far the reading of a kind is.
+enum Reading {
+    Pending,
+    Done,
+    Failing(String),
 }
 
 impl Cluster {
@@ -29,28 +60,27 @@ impl Cluster {
         access: Result<Access, KubeconfigFault>,
         fleet: &Inner,
     ) -> Arc<Self> {
+        let (client, health) = match access {
+            Ok(access) => (Some(access.client), Health::connecting()),
+            Err(fault) => (None, down(fault.to_string(), &Health::connecting())),
+        };
         let cluster = Arc::new(Self {
             id,
-            name: RwLock::new(name.into()),
-            health: RwLock::new(Health::connecting()),
+            client: client.clone(),
+            tuning: fleet.tuning,
+            words: Arc::clone(&fleet.words),
             again: Notify::new(),
+            places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&fleet.places)],
+            name: RwLock::new(name.into()),
+            objects: RwLock::new(BTreeMap::new()),
+            connection: Mutex::new(State { health, served: BTreeMap::new(), kinds: BTreeMap::new() }),
+            changes: fleet.changes.clone(),
             ending: fleet.ending.child_token(),
         });
-        match access {
-            Ok(access) => {
-                let task = look_after(Arc::clone(&cluster), access.client, fleet.tuning, fleet.changes.clone());
-                let ending = cluster.ending.clone();
-                tokio::spawn(async move { ending.run_until_cancelled(task).await });
-            }
-            Err(fault) => {
-                let down = Health {
-                    state: HealthState::Down,
-                    reason: Some(fault.to_string()),
-                    checked_at: Some(clock::now()),
-                    ..Health::connecting()
-                };
-                *cluster.health.write().unwrap_or_else(PoisonError::into_inner) = down;
-            }
+        if let Some(client) = client {
+            let task = session::look_after(Arc::clone(&cluster), client);
+            let ending = cluster.ending.clone();
+            tokio::spawn(async move { ending.run_until_cancelled(task).await });
         }
         cluster
     }
@@ -60,46 +90,212 @@ impl Cluster {
         self.ending.cancel();
     }
 
-    pub(super) fn health(&self) -> Health {
-        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn rename(&self, name: &str) {
         *self.name.write().unwrap_or_else(PoisonError::into_inner) = name.into();
     }
 
-    pub(super) fn resync(&self) {
-        self.again.notify_one();
+    pub(super) fn health(&self) -> Health {
+        self.state().health.clone()
     }
-}
 
-/// What is looked for in a cluster: a kind, its name and its group.
-pub(super) fn wanted() -> [(Kind, &'static str, &'static str); 7] {
-    Kind::ALL.map(|kind| (kind, kind.name(), kind.group()))
-}
-
-async fn look_after(cluster: Arc<Cluster>, client: Client, tuning: Tuning, changes: broadcast::Sender<Arc<Change>>) {
-    loop {
-        let asked = Instant::now();
-        let answer = tokio::time::timeout(tuning.patience, client.version()).await;
-        let answer = answer.unwrap_or_else(|_| Err(Fault::late(tuning.patience.as_secs())));
-        note(&cluster, answer, asked.elapsed(), &changes);
-        let _ = tokio::time::timeout(tuning.probe, cluster.again.notified()).await;
+    /// How a kind is served, where it is.
+    pub(super) fn served(&self, kind: Kind) -> Option<Served> {
+        self.state().served.get(&kind).cloned()
     }
-}
 
-fn note(cluster: &Cluster, answer: Result<String, Fault>, took: Duration, changes: &broadcast::Sender<Arc<Change>>) {
-    let latency_ms = u64::try_from(took.as_millis()).ok();
-    let mut health = cluster.health.write().unwrap_or_else(PoisonError::into_inner);
-    health.checked_at = Some(clock::now());
-    match answer {
-        Ok(version) => {
-            (health.state, health.reason) = (HealthState::Up, None);
-            (health.version, health.latency_ms) = (Some(version), latency_ms);
+    /// It answers; its objects are to be read.
+    pub(super) fn connected(&self, answer: &Answer, flux: Option<String>, served: BTreeMap<Kind, Served>) {
+        self.objects.write().unwrap_or_else(PoisonError::into_inner).retain(|(kind, ..), _| served.contains_key(kind));
+        let mut state = self.state();
+        state.kinds = served.keys().map(|kind| (*kind, Reading::Pending)).collect();
+        state.served = served;
+        state.health.flux_version = flux;
+        self.judge(&mut state, Some(answer));
+    }
+
+    /// It answers still.
+    pub(super) fn answered(&self, answer: &Answer) {
+        self.judge(&mut self.state(), Some(answer));
+    }
+
+    /// It does not answer.
+    pub(super) fn failed(&self, fault: &Fault) {
+        let mut state = self.state();
+        let health = down(fault.to_string(), &state.health);
+        self.tell_health(&mut state, health);
+    }
+
+    /// The objects of a kind cannot be read at the moment.
+    pub(super) fn troubled(&self, kind: Kind, fault: &Fault) {
+        let mut state = self.state();
+        state.kinds.insert(kind, Reading::Failing(format!("{kind}: {fault}")));
+        self.judge(&mut state, None);
+    }
+
+    /// The objects of a kind are being read without trouble.
+    pub(super) fn untroubled(&self, kind: Kind) {
+        let mut state = self.state();
+        if let Some(Reading::Failing(_)) = state.kinds.insert(kind, Reading::Done) {
+            self.judge(&mut state, None);
         }
-        Err(fault) => {
-            (health.state, health.reason, health.latency_ms) = (HealthState::Down, Some(fault.to_string()), None);
+    }
+
+    /// All objects of a kind, as they are now.
+    pub(super) fn listed(&self, kind: Kind, fresh: BTreeMap<Key, Held>) {
+        let mut state = self.state();
+        let first = matches!(state.kinds.insert(kind, Reading::Done), Some(Reading::Pending));
+        let differences = self.replace(kind, fresh);
+        let many = differences.len() > TOLD_MOST;
+        if first {
+            // Told all at once, with the last kind.
+        } else if many {
+            self.tell(Change::Reloaded { cluster: self.id });
+        } else {
+            differences.into_iter().for_each(|change| self.tell(change));
+        }
+        self.judge(&mut state, None);
+        let last = state.kinds.values().all(|reading| !matches!(reading, Reading::Pending));
+        if first && last {
+            self.tell(Change::Reloaded { cluster: self.id });
         }
     }
-    let _ = changes.send(Arc::new(Change::Cluster { cluster: cluster.id, health: health.clone() }));
+
+    fn replace(&self, kind: Kind, mut fresh: BTreeMap<Key, Held>) -> Vec<Change> {
+        let name = self.name();
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        let mut differences = Vec::new();
+        let before: Vec<Key> = of_kind(&objects, kind).map(|(key, _)| key.clone()).collect();
+        for key in before {
+            if !fresh.contains_key(&key)
+                && let Some(held) = objects.remove(&key)
+            {
+                let summary = Box::new(held.summary(self.id, &name, &key));
+                differences.push(Change::Object { cluster: self.id, removed: true, summary });
+            }
+        }
+        while let Some((key, held)) = fresh.pop_first() {
+            if let Some(changed) = put(&mut objects, &key, held) {
+                let summary = Box::new(changed.summary(self.id, &name, &key));
+                differences.push(Change::Object { cluster: self.id, removed: false, summary });
+            }
+        }
+        differences
+    }
+
+    /// An object as it is now; it may be known already.
+    pub(super) fn changed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
+        let key = self.key(kind, seen.namespace(), seen.name());
+        let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
+        let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
+        let name = self.name();
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(changed) = put(&mut objects, &key, held.clone()) {
+            let summary = Box::new(changed.summary(self.id, &name, &key));
+            // Under the lock, so that changes are told in their order.
+            self.tell(Change::Object { cluster: self.id, removed: false, summary });
+        }
+        objects.get(&key).unwrap_or(&held).summary(self.id, &name, &key)
+    }
+
+    /// An object is gone.
+    pub(super) fn removed(&self, kind: Kind, seen: &Seen) {
+        let key = self.key(kind, seen.namespace(), seen.name());
+        let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = objects.remove(&key) {
+            let summary = Box::new(held.summary(self.id, &self.name(), &key));
+            self.tell(Change::Object { cluster: self.id, removed: true, summary });
+        }
+    }
+
+    /// The objects, to be read quickly: watches wait meanwhile.
+    pub(super) fn objects(&self) -> RwLockReadGuard<'_, BTreeMap<Key, Held>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn key(&self, kind: Kind, namespace: &str, name: &str) -> Key {
+        (kind, self.words.one(namespace), name.into())
+    }
+
+    // What the cluster's health follows from: its answers, and whether its objects could be read.
+    fn judge(&self, state: &mut State, answer: Option<&Answer>) {
+        let mut health = state.health.clone();
+        if let Some(answer) = answer {
+            health.version = Some(answer.version.clone());
+            health.latency_ms = u64::try_from(answer.took.as_millis()).ok();
+            health.checked_at = Some(clock::now());
+        } else if health.state == HealthState::Down {
+            // Only an answer makes it up again.
+            return;
+        }
+        let reading = state.kinds.values().any(|reading| matches!(reading, Reading::Pending));
+        let trouble = state.kinds.values().find_map(|reading| match reading {
+            Reading::Failing(reason) => Some(reason.clone()),
+            Reading::Pending | Reading::Done => None,
+        });
+        health.state = if reading { HealthState::Connecting } else { HealthState::Up };
+        health.reason = trouble.or_else(|| {
+            state.served.is_empty().then(|| "Flux is not installed: none of its kinds are served".to_owned())
+        });
+        self.tell_health(state, health);
+    }
+
+    fn tell_health(&self, state: &mut State, health: Health) {
+        let visible = |health: &Health| (health.state, health.reason.clone(), health.version.clone());
+        let told = visible(&health) != visible(&state.health) || health.checked_at != state.health.checked_at;
+        state.health = health;
+        if told {
+            self.tell(Change::Cluster { cluster: self.id, health: state.health.clone() });
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        // An error says only that nobody listens.
+        let _ = self.changes.send(Arc::new(change));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a cluster answered when it was asked whether it is there.
+pub(super) struct Answer {
+    pub(super) version: String,
+    pub(super) took: Duration,
+}
+
+fn down(reason: String, before: &Health) -> Health {
+    let mut health = before.clone();
+    (health.state, health.reason) = (HealthState::Down, Some(reason));
+    (health.latency_ms, health.checked_at) = (None, Some(clock::now()));
+    health
+}
+
+/// The objects of one kind.
+pub(super) fn of_kind(objects: &BTreeMap<Key, Held>, kind: Kind) -> impl Iterator<Item = (&Key, &Held)> {
+    let first: Key = (kind, "".into(), "".into());
+    objects.range(first..).take_while(move |((of, ..), _)| *of == kind)
+}
+
+/// Puts an object in its place, and gives it back if it looks different from before. What is older than what is there
+/// already stays out.
+fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> Option<&'a Held> {
+    let before = match objects.entry(key.clone()) {
+        Entry::Vacant(place) => return Some(place.insert(held)),
+        Entry::Occupied(place) => place.into_mut(),
+    };
+    if held.version != 0 && held.version < before.version {
+        return None;
+    }
+    let different = !held.looks_like(before);
+    if different && held.updated <= before.updated {
+        held.updated = clock::millis(clock::now());
+    }
+    held.updated = held.updated.max(before.updated);
+    *before = held;
+    different.then_some(&*before)
 }

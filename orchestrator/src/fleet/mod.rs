@@ -1,23 +1,39 @@
 //! The clusters that are looked after: what is known of them and of their Flux objects, live, and what can be done.
 
+mod act;
+mod backoff;
 mod cluster;
+mod detail;
+mod held;
 mod model;
+mod plain;
+mod query;
+mod session;
+mod tree;
+mod watching;
+mod words;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use crate::kube::{Access, Fault};
+use crate::kube::{Access, Client, Fault};
 pub use crate::kube::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 
 use cluster::Cluster;
+use held::Key;
 pub use model::*;
+use words::Words;
 
 /// How many changes a subscriber may lag behind before it misses some.
 const CHANGES_KEPT: usize = 4096;
+/// How many kinds are listed at a time, of all clusters together: lists are large while they are read.
+const LISTED_AT_ONCE: usize = 16;
+/// How long an action may take that looks at sources first.
+const WITH_SOURCES: Duration = Duration::from_secs(12);
 
 /// How the fleet behaves in time.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +42,16 @@ pub struct Tuning {
     pub probe: Duration,
     /// How long a question or an action may take as a whole. Default 5 s.
     pub patience: Duration,
+    /// How long to wait before a cluster that failed is asked again, the first time. Default 1 s; it doubles to 30 s.
+    pub retry: Duration,
+    /// How often to look whether a cluster serves other kinds than before. Default 60 s.
+    pub rediscover: Duration,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { probe: Duration::from_secs(15), patience: Duration::from_secs(5) }
+        let seconds = Duration::from_secs;
+        Self { probe: seconds(15), patience: seconds(5), retry: seconds(1), rediscover: seconds(60) }
     }
 }
 
@@ -42,6 +63,8 @@ struct Inner {
     clusters: RwLock<BTreeMap<ClusterId, Arc<Cluster>>>,
     changes: broadcast::Sender<Arc<Change>>,
     tuning: Tuning,
+    words: Arc<Words>,
+    places: Arc<Semaphore>,
     ending: CancellationToken,
 }
 
@@ -110,7 +133,9 @@ impl Fleet {
     pub fn start(tuning: Tuning) -> Self {
         let clusters = RwLock::new(BTreeMap::new());
         let changes = broadcast::Sender::new(CHANGES_KEPT);
-        Self(Arc::new(Inner { clusters, changes, tuning, ending: CancellationToken::new() }))
+        let places = Arc::new(Semaphore::new(LISTED_AT_ONCE));
+        let ending = CancellationToken::new();
+        Self(Arc::new(Inner { clusters, changes, tuning, words: Arc::default(), places, ending }))
     }
 
     /// Checks a connection and asks the cluster behind it who it is; nothing is kept.
@@ -176,14 +201,14 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`].
     pub fn resync(&self, id: ClusterId) -> Result<(), FleetError> {
-        self.cluster(id)?.resync();
+        self.cluster(id)?.again.notify_one();
         Ok(())
     }
 
     /// The objects that a filter lets through, a page of them.
     #[must_use]
-    pub fn list(&self, _filter: &Filter, _page: Page) -> Listing<ObjectSummary> {
-        Listing { items: Vec::new(), total: 0 }
+    pub fn list(&self, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
+        query::list(&self.chosen(filter.cluster), filter, page)
     }
 
     /// All that is to be shown of one object, read from its cluster now.
@@ -197,8 +222,9 @@ impl Fleet {
         namespace: &str,
         name: &str,
     ) -> Result<ObjectDetail, FleetError> {
-        self.cluster(id)?;
-        Err(no_object(kind, namespace, name))
+        let cluster = self.cluster(id)?;
+        let client = known(&cluster, &cluster.key(kind, namespace, name))?;
+        self.within(detail::read(&cluster, &client, kind, namespace, name)).await
     }
 
     /// What comes from what in a cluster: around one object, or all of it.
@@ -206,10 +232,12 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`].
     pub fn tree(&self, id: ClusterId, root: Option<&ObjectRef>) -> Result<Tree, FleetError> {
-        self.cluster(id)?;
-        match root {
-            Some(root) => Err(no_object(root.kind, &root.namespace, &root.name)),
-            None => Ok(Tree::default()),
+        let cluster = self.cluster(id)?;
+        let root = root.map(|root| cluster.key(root.kind, &root.namespace, &root.name));
+        let objects = cluster.objects();
+        match &root {
+            Some(key) if !objects.contains_key(key) => Err(no_object(key)),
+            Some(_) | None => Ok(tree::tree(&objects, root.as_ref())),
         }
     }
 
@@ -219,7 +247,7 @@ impl Fleet {
     /// [`FleetError::NotFound`].
     pub fn stats(&self, id: Option<ClusterId>) -> Result<Stats, FleetError> {
         id.map_or(Ok(()), |id| self.cluster(id).map(drop))?;
-        Ok(Stats::default())
+        Ok(query::stats(&self.chosen(id)))
     }
 
     /// Does something to an object; what comes back is how it is right after.
@@ -232,10 +260,16 @@ impl Fleet {
         kind: Kind,
         namespace: &str,
         name: &str,
-        _action: Action,
+        action: Action,
     ) -> Result<ObjectSummary, FleetError> {
-        self.cluster(id)?;
-        Err(no_object(kind, namespace, name))
+        let cluster = self.cluster(id)?;
+        let key = cluster.key(kind, namespace, name);
+        let client = known(&cluster, &key)?;
+        let patience = match action {
+            Action::Reconcile { with_source: true } => self.0.tuning.patience.max(WITH_SOURCES),
+            Action::Reconcile { with_source: false } | Action::Suspend | Action::Resume => self.0.tuning.patience,
+        };
+        within(patience, act::act(&cluster, &client, &key, action, self.subscribe())).await
     }
 
     /// All changes from now on. A receiver that lags behind by more than 4,096 is told so, and had better ask again.
@@ -245,16 +279,19 @@ impl Fleet {
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, FleetError> {
-        let patience = self.0.tuning.patience;
-        match tokio::time::timeout(patience, work).await {
-            Ok(outcome) => outcome.map_err(Into::into),
-            Err(_) => Err(Fault::late(patience.as_secs()).into()),
-        }
+        within(self.0.tuning.patience, work).await
     }
 
     fn cluster(&self, id: ClusterId) -> Result<Arc<Cluster>, FleetError> {
         let clusters = self.0.clusters.read().unwrap_or_else(PoisonError::into_inner);
         clusters.get(&id).cloned().ok_or_else(|| no_cluster(id))
+    }
+
+    fn chosen(&self, id: Option<ClusterId>) -> Vec<Arc<Cluster>> {
+        match id {
+            Some(id) => self.cluster(id).into_iter().collect(),
+            None => self.all(),
+        }
     }
 
     fn all(&self) -> Vec<Arc<Cluster>> {
@@ -275,7 +312,7 @@ async fn reach(access: Access) -> Result<Reached, Fault> {
     let asked = Instant::now();
     let version = access.client.version().await?;
     let latency_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let served = crate::kube::discover(&access.client, &cluster::wanted()).await?;
+    let served = crate::kube::discover(&access.client, &session::wanted()).await?;
     let flux_kinds = served.into_keys().collect();
     Ok(Reached { server: access.server, context: access.context, version, latency_ms, flux_kinds })
 }
@@ -284,6 +321,19 @@ fn no_cluster(id: ClusterId) -> FleetError {
     FleetError::NotFound { what: format!("the cluster {id}") }
 }
 
-fn no_object(kind: Kind, namespace: &str, name: &str) -> FleetError {
+async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, FleetError> {
+    match tokio::time::timeout(patience, work).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(_) => Err(Fault::late(patience.as_secs()).into()),
+    }
+}
+
+// Only what was seen in the cluster is asked for: no name that somebody makes up gets into an address.
+fn known(cluster: &Cluster, key: &Key) -> Result<Client, FleetError> {
+    let known = cluster.objects().contains_key(key);
+    cluster.client.clone().filter(|_| known).ok_or_else(|| no_object(key))
+}
+
+fn no_object((kind, namespace, name): &Key) -> FleetError {
     FleetError::NotFound { what: format!("{kind} {namespace}/{name}") }
 }

@@ -1,5 +1,9 @@
 //! A connection to one cluster's API, under limits, and questions by it.
 
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request, header};
@@ -10,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tower::ServiceBuilder;
 
 use super::body::{BodyFault, Bounded};
@@ -20,6 +25,8 @@ use super::kubeconfig::{self, Connection, KubeconfigFault};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the beginning of any answer may take.
 const HEAD: Duration = Duration::from_secs(10);
+/// How soon a watch may follow the one before it.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// How much is read at a time: more would be kept for as long as the connection lives.
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -75,35 +82,63 @@ fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .layer_fn(Limits)
+        .layer_fn(Limits::new)
         .service(pool);
     Ok(kube::Client::new(service, config.default_namespace.clone()))
 }
 
 /// The limits of every exchange, whoever asks.
 #[derive(Clone)]
-struct Limits<S>(S);
+struct Limits<S> {
+    inner: S,
+    /// When a watch of this address was last begun: there are as many as there are kinds.
+    begun: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+impl<S> Limits<S> {
+    fn new(inner: S) -> Self {
+        Self { inner, begun: Arc::default() }
+    }
+
+    /// Until when a watch of this address has to wait. A server that ends watches as soon as they begin would
+    /// otherwise be asked again without a pause.
+    fn turn(&self, path: &str) -> Instant {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let turn = begun.get(path).map_or(now, |last| (*last + WATCH_PAUSE).max(now));
+        begun.insert(path.to_owned(), turn);
+        turn
+    }
+}
 
 impl<S, E> tower::Service<Request<Body>> for Limits<S>
 where
     S: tower::Service<Request<Body>, Response = http::Response<hyper::body::Incoming>, Error = E>,
+    S: Clone + Send + 'static,
     S::Future: Send + 'static,
     E: Into<tower::BoxError> + 'static,
 {
     type Response = http::Response<Bounded>;
     type Error = tower::BoxError;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let lines = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
-        let answer = self.0.call(request);
+        let watches =
+            request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
+        let turn = watches.then(|| self.turn(request.uri().path()));
+        // The one that was asked whether it is ready is the one to use; its clone takes its place.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
-            let answer = tokio::time::timeout(HEAD, answer).await.map_err(|_| BodyFault::Late(HEAD))?;
-            Ok(answer.map_err(Into::into)?.map(|body| Bounded::new(body, lines)))
+            if let Some(turn) = turn {
+                tokio::time::sleep_until(turn).await;
+            }
+            let answer = tokio::time::timeout(HEAD, inner.call(request)).await.map_err(|_| BodyFault::Late(HEAD))?;
+            Ok(answer.map_err(Into::into)?.map(|body| Bounded::new(body, watches)))
         })
     }
 }

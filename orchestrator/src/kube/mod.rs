@@ -1,13 +1,16 @@
 //! What is spoken with a Kubernetes API: connections under limits, discovery, watches, reading and changing objects.
-#![expect(dead_code, reason = "watches and actions are built on it")]
 
 mod body;
 mod client;
 mod discovery;
 mod fault;
+mod flux;
 mod kubeconfig;
+mod watch;
 
 pub(crate) use client::{Access, Client};
-pub(crate) use discovery::discover;
+pub(crate) use discovery::{Served, discover, segment};
 pub(crate) use fault::Fault;
+pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Seen};
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
+pub(crate) use watch::{Sight, Watch};

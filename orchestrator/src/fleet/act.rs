@@ -1,0 +1,93 @@
+//! What is done to objects, by Flux's own annotation and fields.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::kube::{Client, Fault, REQUESTED_AT, Seen};
+
+use super::cluster::Cluster;
+use super::held::Key;
+use super::model::{Action, Change, Kind, ObjectSummary};
+use super::tree;
+
+/// How long a source has to be looked at before the object is, all the same.
+const SOURCE: Duration = Duration::from_secs(4);
+
+/// Does something to an object that is known to be there.
+///
+/// # Errors
+/// Why not.
+pub(super) async fn act(
+    cluster: &Cluster,
+    client: &Client,
+    key: &Key,
+    action: Action,
+    changes: broadcast::Receiver<Arc<Change>>,
+) -> Result<ObjectSummary, Fault> {
+    match action {
+        Action::Suspend => change(cluster, client, key, &suspend(true)).await,
+        Action::Resume => change(cluster, client, key, &suspend(false)).await,
+        Action::Reconcile { with_source } => {
+            let suspended = cluster.objects().get(key).is_some_and(|held| held.suspended);
+            if suspended {
+                return Err(Fault::Refused("it is suspended: resume it, and it will be reconciled".to_owned()));
+            }
+            if with_source {
+                source_first(cluster, client, key, changes).await?;
+            }
+            change(cluster, client, key, &request().1).await
+        }
+    }
+}
+
+fn suspend(suspend: bool) -> Value {
+    json!({"spec": {"suspend": suspend}})
+}
+
+/// A request to look at an object, and the mark by which it is known when that was done.
+fn request() -> (String, Value) {
+    let mark = clock::text(clock::now());
+    let patch = json!({"metadata": {"annotations": {REQUESTED_AT: mark}}});
+    (mark, patch)
+}
+
+// Each source in turn, since one feeds the next. One that takes long is not waited for to its end: when it brings
+// something new, Flux itself goes on to the object.
+async fn source_first(
+    cluster: &Cluster,
+    client: &Client,
+    key: &Key,
+    mut changes: broadcast::Receiver<Arc<Change>>,
+) -> Result<(), Fault> {
+    let sources = tree::sources(&cluster.objects(), key);
+    for source in sources {
+        let (mark, patch) = request();
+        change(cluster, client, &source, &patch).await?;
+        let handled = || {
+            let objects = cluster.objects();
+            objects.get(&source).is_none_or(|held| held.handled.as_deref() == Some(mark.as_str()))
+        };
+        let seen_to = async {
+            while !handled() {
+                // Lagging behind is no harm: what counts is what is held.
+                if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(SOURCE, seen_to).await;
+    }
+    Ok(())
+}
+
+async fn change(cluster: &Cluster, client: &Client, key: &Key, patch: &Value) -> Result<ObjectSummary, Fault> {
+    let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
+    let served = cluster.served(kind).ok_or_else(|| Fault::NotFound(format!("{kind} {namespace}/{name}")))?;
+    let seen: Seen = client.change(&served.path(namespace, name), patch).await?;
+    Ok(cluster.changed(kind, &seen))
+}

@@ -1,0 +1,57 @@
+//! How long to wait before the next try.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The longest wait.
+const MOST: Duration = Duration::from_secs(30);
+/// After so long without a fault the waits begin small again.
+const FORGIVEN: Duration = Duration::from_secs(60);
+
+/// Waits that double from fault to fault, up to 30 s, with jitter: clusters that failed together do not come back
+/// together.
+pub(super) struct Backoff {
+    least: Duration,
+    next: Duration,
+    last: Option<Instant>,
+}
+
+impl Backoff {
+    pub(super) fn new(least: Duration) -> Self {
+        Self { least, next: least, last: None }
+    }
+
+    /// All is well again.
+    pub(super) fn reset(&mut self) {
+        self.next = self.least;
+    }
+
+    /// How long to wait after this fault: between half of the wait and the whole.
+    pub(super) fn next(&mut self) -> Duration {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now.duration_since(last) > FORGIVEN) {
+            self.reset();
+        }
+        self.last = Some(now);
+        let wait = self.next;
+        self.next = (wait * 2).min(MOST);
+        wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_double_up_to_a_limit_and_begin_anew_when_all_is_well() {
+        let mut backoff = Backoff::new(Duration::from_secs(1));
+        for longest in [1, 2, 4, 8, 16, 30, 30] {
+            let (wait, longest) = (backoff.next(), Duration::from_secs(longest));
+            assert!(wait >= longest / 2 && wait <= longest, "{wait:?} of {longest:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_secs(1));
+    }
+}

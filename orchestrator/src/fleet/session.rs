@@ -1,0 +1,126 @@
+//! How a cluster is looked after: reached, discovered, watched, asked now and then, and reached again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::kube::{Client, Fault, Served, discover};
+
+use super::backoff::Backoff;
+use super::cluster::{Answer, Cluster};
+use super::model::Kind;
+use super::watching;
+
+/// How long the discovery of a cluster's kinds may take.
+const DISCOVERY: Duration = Duration::from_secs(15);
+/// The definition that tells the version of Flux.
+const TELLTALE: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
+
+/// Why a session ended without a fault.
+enum End {
+    /// Somebody asked for it, or the cluster serves other kinds than before.
+    Anew,
+    /// A kind is gone although discovery said that it is served.
+    Vanished,
+}
+
+/// Looks after a cluster until dropped.
+pub(super) async fn look_after(cluster: Arc<Cluster>, client: Client) {
+    let mut backoff = Backoff::new(cluster.tuning.retry);
+    loop {
+        let pause = match session(&cluster, &client).await {
+            Ok(End::Anew) => Duration::ZERO,
+            Ok(End::Vanished) => backoff.next(),
+            Err(fault) => {
+                tracing::debug!(cluster = %cluster.id, reason = %fault, "a cluster cannot be reached");
+                cluster.failed(&fault);
+                backoff.next()
+            }
+        };
+        let _ = timeout(pause, cluster.again.notified()).await;
+    }
+}
+
+/// What is looked for in a cluster: a kind, its name and its group.
+pub(super) fn wanted() -> [(Kind, &'static str, &'static str); 7] {
+    Kind::ALL.map(|kind| (kind, kind.name(), kind.group()))
+}
+
+async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> {
+    let answer = probe(cluster, client).await?;
+    let served = kinds(client).await?;
+    let flux = flux_version(cluster, client, &served).await;
+    cluster.connected(&answer, flux, served.clone());
+    // Dropped with the session, and the watches with it.
+    let mut watches = JoinSet::new();
+    for (kind, served) in &served {
+        watches.spawn(watching::watch(Arc::clone(cluster), client.clone(), *kind, served.clone()));
+    }
+    let mut looked = Instant::now();
+    loop {
+        tokio::select! {
+            () = cluster.again.notified() => return Ok(End::Anew),
+            Some(_) = watches.join_next() => return Ok(End::Vanished),
+            () = sleep(cluster.tuning.probe) => {}
+        }
+        still_there(cluster, client).await?;
+        // A kind that is installed later is found then; so is one that moves to another version.
+        if looked.elapsed() >= cluster.tuning.rediscover {
+            looked = Instant::now();
+            if kinds(client).await.is_ok_and(|now| now != served) {
+                return Ok(End::Anew);
+            }
+        }
+    }
+}
+
+// One question may go astray; what is watched is given up after the second.
+async fn still_there(cluster: &Cluster, client: &Client) -> Result<(), Fault> {
+    let fault = match probe(cluster, client).await {
+        Ok(answer) => {
+            cluster.answered(&answer);
+            return Ok(());
+        }
+        Err(fault) => fault,
+    };
+    cluster.failed(&fault);
+    sleep(cluster.tuning.retry).await;
+    let answer = probe(cluster, client).await?;
+    cluster.answered(&answer);
+    Ok(())
+}
+
+async fn probe(cluster: &Cluster, client: &Client) -> Result<Answer, Fault> {
+    let patience = cluster.tuning.patience;
+    let asked = Instant::now();
+    let version = timeout(patience, client.version()).await.map_err(|_| Fault::late(patience.as_secs()))??;
+    Ok(Answer { version, took: asked.elapsed() })
+}
+
+async fn kinds(client: &Client) -> Result<BTreeMap<Kind, Served>, Fault> {
+    let found = timeout(DISCOVERY, discover(client, &wanted())).await;
+    found.map_err(|_| Fault::late(DISCOVERY.as_secs()))?
+}
+
+// Told by a label of Flux's own definitions; where these may not be read, it is simply not known.
+async fn flux_version(cluster: &Cluster, client: &Client, served: &BTreeMap<Kind, Served>) -> Option<String> {
+    let served = served.get(&Kind::Kustomization).or_else(|| served.values().next())?;
+    let path = format!("{TELLTALE}{}.{}", served.plural, served.group);
+    let asked = timeout(cluster.tuning.patience, client.ask::<Definition>(&path)).await;
+    let version = asked.ok()?.ok()?.metadata.labels.remove("app.kubernetes.io/version")?;
+    Some(version.chars().filter(|char| !char.is_control()).take(64).collect())
+}
+
+#[derive(serde::Deserialize)]
+struct Definition {
+    metadata: Labelled,
+}
+
+#[derive(serde::Deserialize)]
+struct Labelled {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}

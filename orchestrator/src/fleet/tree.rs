@@ -1,0 +1,152 @@
+//! What comes from what: from sources, by Flux objects, to what these applied.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::held::{Held, Key};
+use super::model::{InventoryEntry, Kind, Relation, Tree, TreeEdge, TreeNode};
+
+/// How many objects a tree shows.
+const NODES_MOST: usize = 2000;
+
+/// The tree of all objects, or of those that one object comes from and leads to.
+pub(super) fn tree(objects: &BTreeMap<Key, Held>, root: Option<&Key>) -> Tree {
+    let graph = Graph::of(objects);
+    let shown = match root {
+        Some(root) => graph.around(&id_of(root)),
+        None => graph.nodes.keys().take(NODES_MOST).cloned().collect(),
+    };
+    let truncated = graph.truncated || (root.is_none() && shown.len() < graph.nodes.len()) || shown.len() >= NODES_MOST;
+    let edges = graph.edges.iter().filter(|(from, to, _)| shown.contains(from) && shown.contains(to));
+    let edges = edges.map(|(from, to, relation)| TreeEdge { from: from.clone(), to: to.clone(), relation: *relation });
+    let edges = edges.collect();
+    let nodes = graph.nodes.into_iter().filter(|(id, _)| shown.contains(id)).map(|(_, node)| node).collect();
+    Tree { nodes, edges, truncated }
+}
+
+struct Graph {
+    nodes: BTreeMap<String, TreeNode>,
+    edges: BTreeSet<(String, String, Relation)>,
+    truncated: bool,
+}
+
+/// How many things that were applied are looked at for one tree.
+const APPLIED_MOST: usize = 50_000;
+
+impl Graph {
+    fn of(objects: &BTreeMap<Key, Held>) -> Self {
+        let mut graph = Self { nodes: BTreeMap::new(), edges: BTreeSet::new(), truncated: false };
+        for (key, held) in objects {
+            graph.nodes.insert(id_of(key), flux_node(key, held));
+        }
+        let mut applied = 0;
+        for (key, held) in objects {
+            let id = id_of(key);
+            match (&held.source, &held.chart) {
+                // By way of the chart, where that is there to be seen.
+                (Some(source), Some(chart)) if objects.contains_key(chart) => {
+                    graph.lead(id_of(chart), id.clone(), Relation::Chart);
+                    graph.lead(id_of(source), id_of(chart), Relation::Source);
+                }
+                (Some(source), _) => graph.lead(id_of(source), id.clone(), Relation::Source),
+                (None, _) => {}
+            }
+            for (namespace, name) in &held.depends_on {
+                let other = (key.0, namespace.clone(), name.clone());
+                graph.lead(id_of(&other), id.clone(), Relation::DependsOn);
+            }
+            for entry in held.applied() {
+                applied += 1;
+                if applied > APPLIED_MOST {
+                    graph.truncated = true;
+                    break;
+                }
+                let to = id_of_entry(&entry);
+                if to != id {
+                    graph.nodes.entry(to.clone()).or_insert_with(|| applied_node(to.clone(), entry));
+                    graph.lead(id.clone(), to, Relation::Applies);
+                }
+            }
+        }
+        graph
+    }
+
+    fn lead(&mut self, from: String, to: String, relation: Relation) {
+        if self.nodes.contains_key(&from) {
+            self.edges.insert((from, to, relation));
+        }
+    }
+
+    /// What a node comes from, and what comes from it.
+    fn around(&self, root: &str) -> BTreeSet<String> {
+        let mut up: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (from, to, _) in &self.edges {
+            up.entry(to).or_default().push(from);
+            down.entry(from).or_default().push(to);
+        }
+        let mut shown = BTreeSet::from([root.to_owned()]);
+        reach(root, &up, &mut shown);
+        reach(root, &down, &mut shown);
+        shown
+    }
+}
+
+// Breadth first, so that what is left out of a large tree is what is far away. Rings end at what is shown already.
+fn reach(root: &str, ways: &BTreeMap<&str, Vec<&str>>, shown: &mut BTreeSet<String>) {
+    let mut next = VecDeque::from([root]);
+    let mut been: BTreeSet<&str> = BTreeSet::from([root]);
+    while let Some(id) = next.pop_front() {
+        for other in ways.get(id).into_iter().flatten() {
+            if shown.len() >= NODES_MOST {
+                return;
+            }
+            if been.insert(other) {
+                shown.insert((*other).to_owned());
+                next.push_back(other);
+            }
+        }
+    }
+}
+
+fn flux_node(key: &Key, held: &Held) -> TreeNode {
+    let (kind, namespace, name) = key;
+    TreeNode {
+        id: id_of(key),
+        kind: kind.name().to_owned(),
+        namespace: namespace.to_string(),
+        name: name.to_string(),
+        status: Some(held.status),
+        message: held.message.to_string(),
+        flux: true,
+    }
+}
+
+fn applied_node(id: String, entry: InventoryEntry) -> TreeNode {
+    let InventoryEntry { kind, namespace, name, .. } = entry;
+    TreeNode { id, kind, namespace, name, status: None, message: String::new(), flux: false }
+}
+
+fn id_of((kind, namespace, name): &Key) -> String {
+    id(kind.group(), kind.name(), namespace, name)
+}
+
+fn id_of_entry(entry: &InventoryEntry) -> String {
+    id(&entry.group, &entry.kind, &entry.namespace, &entry.name)
+}
+
+// Without the version: what was applied by one is the same object by another.
+fn id(group: &str, kind: &str, namespace: &str, name: &str) -> String {
+    format!("{group}/{kind}/{namespace}/{name}")
+}
+
+/// Where an object gets its content from, the farthest first: what is to be looked at before it.
+pub(super) fn sources(objects: &BTreeMap<Key, Held>, key: &Key) -> Vec<Key> {
+    let Some(held) = objects.get(key) else { return Vec::new() };
+    let known = |source: &Option<Key>| source.clone().filter(|source| objects.contains_key(source));
+    let chart = known(&held.chart).or_else(|| known(&held.source).filter(|source| source.0 == Kind::HelmChart));
+    let of_chart = chart.as_ref().and_then(|chart| objects.get(chart)).and_then(|chart| known(&chart.source));
+    let mut sources: Vec<Key> = of_chart.or_else(|| known(&held.source)).into_iter().chain(chart).collect();
+    sources.dedup();
+    sources.retain(|source| objects.get(source).is_some_and(|held| !held.suspended && !held.fixed));
+    sources
+}

@@ -1,0 +1,99 @@
+//! One kind of one cluster, watched for as long as it is served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+
+use crate::kube::{Client, Fault, Served, Sight, Watch};
+
+use super::backoff::Backoff;
+use super::cluster::Cluster;
+use super::held::{Held, Key};
+use super::model::Kind;
+
+/// The first wait after a fault.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long a list waits for its place. Those that hold places may be slow; after that it is made without one.
+const PLACE: Duration = Duration::from_secs(10);
+
+/// After so long without a word from a watch that had failed, it has been taken up again: longer than its beginning may
+/// take.
+const SETTLED: Duration = Duration::from_secs(12);
+/// How many faults in a row are told of: a watch that was cut off once goes on by itself.
+const FAULTS_TOLD: u32 = 2;
+
+/// Watches a kind; ends when the cluster serves it no longer.
+pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, served: Served) {
+    let mut watch = Watch::new(&client, kind.name(), &served);
+    let mut backoff = Backoff::new(RETRY);
+    let api_version = cluster.words.one(&served.api_version());
+    let mut fresh: BTreeMap<Key, Held> = BTreeMap::new();
+    let mut places: Vec<OwnedSemaphorePermit> = Vec::new();
+    let mut faults = 0;
+    loop {
+        let sight = if faults > 0 && !watch.is_listing() {
+            timeout(SETTLED, watch.next()).await.ok()
+        } else {
+            Some(watch.next().await)
+        };
+        match sight {
+            Some(Ok(Sight::Begun)) => {
+                fresh.clear();
+                places = take_places(&cluster.places).await;
+                continue;
+            }
+            Some(Ok(Sight::Listed(seen))) => {
+                let key = cluster.key(kind, seen.namespace(), seen.name());
+                fresh.insert(key, Held::new(kind, &seen, &api_version, &cluster.words));
+                continue;
+            }
+            Some(Ok(Sight::Complete)) => {
+                cluster.listed(kind, std::mem::take(&mut fresh));
+                places.clear();
+            }
+            Some(Ok(Sight::Changed(seen))) => drop(cluster.changed(kind, &seen)),
+            Some(Ok(Sight::Removed(seen))) => cluster.removed(kind, &seen),
+            None => {}
+            // Its definition was taken away, or it is served by another version.
+            Some(Err(Fault::NotFound(_))) => return,
+            Some(Err(fault)) => {
+                places.clear();
+                faults += 1;
+                trouble(&cluster, kind, &fault, faults);
+                sleep(backoff.next()).await;
+                continue;
+            }
+        }
+        if faults > 0 {
+            faults = 0;
+            backoff.reset();
+            cluster.untroubled(kind);
+        }
+    }
+}
+
+fn trouble(cluster: &Cluster, kind: Kind, fault: &Fault, faults: u32) {
+    tracing::debug!(cluster = %cluster.id, %kind, reason = %fault, "a watch is interrupted");
+    let told = match fault {
+        Fault::Forbidden(_) | Fault::Refused(_) => true,
+        Fault::Unreachable(_) => faults >= FAULTS_TOLD,
+        // The list is read anew.
+        Fault::Gone(_) | Fault::NotFound(_) | Fault::Conflict(_) => false,
+    };
+    if told {
+        cluster.troubled(kind, fault);
+    }
+}
+
+async fn take_places(places: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
+    let mut taken = Vec::with_capacity(places.len());
+    for place in places {
+        if let Ok(Ok(permit)) = timeout(PLACE, Arc::clone(place).acquire_owned()).await {
+            taken.push(permit);
+        }
+    }
+    taken
+}

@@ -1,0 +1,97 @@
+//! A watch of one kind, that goes on through dropped connections and forgotten versions.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use kube::Api;
+use kube::core::ApiResource;
+use kube::runtime::watcher;
+
+use super::client::Client;
+use super::discovery::Served;
+use super::fault::Fault;
+use super::flux::Seen;
+
+/// How many objects are asked for at a time.
+const PAGE: u32 = 200;
+/// How long a page of the first list may take.
+const PAGE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a watch runs, in seconds, before it is begun anew where it was: a connection that is dead without a word
+/// is noticed then at the latest.
+const WATCH_SECONDS: u32 = 120;
+
+/// What a watch tells.
+pub(crate) enum Sight {
+    /// All objects are told now.
+    Begun,
+    /// One of them.
+    Listed(Box<Seen>),
+    /// That was all of them.
+    Complete,
+    /// An object is new or different.
+    Changed(Box<Seen>),
+    /// An object is gone.
+    Removed(Box<Seen>),
+}
+
+/// A watch of one kind in all namespaces.
+pub(crate) struct Watch {
+    events: BoxStream<'static, watcher::Result<watcher::Event<Seen>>>,
+    listing: bool,
+}
+
+impl Watch {
+    pub(crate) fn new(client: &Client, kind: &str, served: &Served) -> Self {
+        let resource = ApiResource {
+            group: served.group.clone(),
+            version: served.version.clone(),
+            api_version: served.api_version(),
+            kind: kind.to_owned(),
+            plural: served.plural.clone(),
+        };
+        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
+        let events = watcher(Api::all_with(client.inner(), &resource), config).boxed();
+        Self { events, listing: false }
+    }
+
+    /// Whether a list is on its way.
+    pub(crate) fn is_listing(&self) -> bool {
+        self.listing
+    }
+
+    /// The next thing that it tells. May be dropped and asked again.
+    ///
+    /// # Errors
+    /// What is in the way; asking again, after a while, goes on.
+    pub(crate) async fn next(&mut self) -> Result<Sight, Fault> {
+        let event = if self.listing {
+            let event = tokio::time::timeout(PAGE_PATIENCE, self.events.next()).await;
+            event.map_err(|_| Fault::late(PAGE_PATIENCE.as_secs()))?
+        } else {
+            self.events.next().await
+        };
+        let event = event.ok_or_else(|| Fault::Unreachable("the watch has ended".to_owned()))?;
+        let sight = match event.map_err(fault)? {
+            watcher::Event::Init => Sight::Begun,
+            watcher::Event::InitApply(seen) => Sight::Listed(Box::new(seen)),
+            watcher::Event::InitDone => Sight::Complete,
+            watcher::Event::Apply(seen) => Sight::Changed(Box::new(seen)),
+            watcher::Event::Delete(seen) => Sight::Removed(Box::new(seen)),
+        };
+        self.listing = matches!(sight, Sight::Begun | Sight::Listed(_));
+        Ok(sight)
+    }
+}
+
+fn fault(error: watcher::Error) -> Fault {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => error.into(),
+        watcher::Error::WatchError(status) => Fault::of_status(status.code, &status.message),
+        watcher::Error::NoResourceVersion => {
+            Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned())
+        }
+    }
+}
