@@ -19,6 +19,7 @@ pub(crate) fn entra(user: &User, account: &EntraAccount, grant: &Grant, origin: 
     claims.insert("tid".to_owned(), json!(account.tid));
     claims.insert("ver".to_owned(), json!("2.0"));
     claims.insert("uti".to_owned(), json!(grant.id));
+    claims.insert("sid".to_owned(), json!(session(&grant.id)));
     if grant.has_scope("profile") {
         claims.insert("oid".to_owned(), json!(account.oid));
         claims.insert("name".to_owned(), json!(user.name));
@@ -44,6 +45,23 @@ pub(crate) fn oidc(user: &User, account: &OidcAccount, grant: &Grant, origin: &s
     let mut claims = if account.at_userinfo_only { Claims::new() } else { about(user, account, grant) };
     claims.insert("iss".to_owned(), json!(format!("{origin}/oidc")));
     claims.insert("sub".to_owned(), json!(account.sub));
+    claims.insert("sid".to_owned(), json!(session(&grant.id)));
+    claims
+}
+
+/// The name of the session at the provider: every sign-in has one of its own.
+fn session(grant: &str) -> String {
+    format!("sid-{grant}")
+}
+
+/// What a logout token says: whose sessions are over, and, where there was a sign-in, which one.
+pub(crate) fn logout(account: &OidcAccount, grant: Option<&Grant>, origin: &str) -> Claims {
+    let mut claims = Claims::new();
+    claims.insert("iss".to_owned(), json!(format!("{origin}/oidc")));
+    claims.insert("sub".to_owned(), json!(account.sub));
+    if let Some(grant) = grant {
+        claims.insert("sid".to_owned(), json!(session(&grant.id)));
+    }
     claims
 }
 

@@ -13,6 +13,8 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::bodies;
+use crate::dialect::Dialect;
+use crate::grants::{GITHUB_TOKEN_LIFETIME, TOKEN_LIFETIME};
 use crate::provider::Provider;
 
 /// How long an honest answer may take, a slow sender's body included.
@@ -32,6 +34,8 @@ pub enum Endpoint {
     Discovery,
     /// UserInfo.
     UserInfo,
+    /// Where a browser signs out.
+    EndSession,
     /// GitHub's `/user`.
     User,
     /// GitHub's `/user/emails`.
@@ -68,6 +72,8 @@ impl Endpoint {
             ("/discovery/v2.0/keys", Self::Jwks),
             ("/.well-known/openid-configuration", Self::Discovery),
             ("/userinfo", Self::UserInfo),
+            ("/end_session", Self::EndSession),
+            ("/oauth2/v2.0/logout", Self::EndSession),
             ("/transitiveMemberOf", Self::GraphGroups),
             ("/transitiveMemberOf/microsoft.graph.group", Self::GraphGroups),
         ];
@@ -86,6 +92,8 @@ pub enum Fault {
     Hold,
     /// Answer with this status and a short JSON object.
     Status(u16),
+    /// Answer with an OAuth error of this name: at status 400, but GitHub's token endpoint at 200.
+    Refuse(String),
     /// Answer 200 with JSON that breaks off in the middle.
     Malformed,
     /// Answer 200 with one JSON string of this many MiB, streamed.
@@ -127,6 +135,8 @@ pub enum Lie {
     HasGroups,
     /// `alg: none` and an empty signature.
     AlgNone,
+    /// Another `typ` in the header of a logout token.
+    Kind(String),
     /// HS256 with the PEM of the public key as the secret.
     HmacWithPublicKey,
     /// Signed with a key that is not in the JWK set, under a `kid` that is not there either.
@@ -197,6 +207,10 @@ struct Behaviour {
     lies: Vec<Lie>,
     counts: HashMap<Endpoint, u64>,
     last: HashMap<Endpoint, Captured>,
+    refreshes: u64,
+    /// How long access tokens last, in seconds.
+    lifetime: Option<u64>,
+    expiring_github: bool,
 }
 
 struct Planned {
@@ -232,7 +246,37 @@ impl Control {
         self.locked().lies.clear();
     }
 
-    /// Ends all faults and lies, and forgets what was counted and captured.
+    /// Lets access tokens that are issued from now on last that long, where they end at all.
+    pub fn token_lifetime(&self, lifetime: Duration) {
+        self.locked().lifetime = Some(lifetime.as_secs());
+    }
+
+    /// Lets GitHub issue, from now on, what a GitHub App with expiring tokens gets: tokens that last eight hours (or as long as
+    /// [`Control::token_lifetime`] says), and refresh tokens.
+    pub fn expiring_github_tokens(&self) {
+        self.locked().expiring_github = true;
+    }
+
+    /// How many requests for new tokens came with a refresh token.
+    pub fn refreshes(&self) -> u64 {
+        self.locked().refreshes
+    }
+
+    pub(crate) fn note_refresh(&self) {
+        self.locked().refreshes += 1;
+    }
+
+    /// How long an access token lasts that is issued now; `None`: for ever.
+    pub(crate) fn lifetime(&self, dialect: &Dialect) -> Option<u64> {
+        let state = self.locked();
+        match dialect {
+            Dialect::GitHub if !state.expiring_github => None,
+            Dialect::GitHub => Some(state.lifetime.unwrap_or(GITHUB_TOKEN_LIFETIME)),
+            Dialect::Entra(_) | Dialect::Oidc => Some(state.lifetime.unwrap_or(TOKEN_LIFETIME)),
+        }
+    }
+
+    /// Ends all faults and lies, sets how long tokens last right again, and forgets what was counted and captured.
     pub fn reset(&self) {
         *self.locked() = Behaviour::default();
         self.turn();
@@ -314,6 +358,7 @@ impl Control {
 
 /// Counts, captures and, where it was told to, spoils the answer.
 pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
+    let github = request.uri().path().starts_with("/login/oauth/");
     let fault = match Endpoint::of(request.uri().path()) {
         None => None,
         Some(endpoint) => match provider.control.arrive(endpoint, &request) {
@@ -333,6 +378,13 @@ pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Re
         Some(Fault::Status(status)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             bodies::json(status, &serde_json::json!({ "message": "dev-idp was told to fail" }))
+        }
+        Some(Fault::Refuse(error)) => {
+            let status = if github { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+            bodies::json(
+                status,
+                &serde_json::json!({ "error": error, "error_description": "dev-idp was told to refuse" }),
+            )
         }
         Some(Fault::Malformed) => bodies::malformed(),
         Some(Fault::Huge(mebibytes)) => bodies::huge(mebibytes),

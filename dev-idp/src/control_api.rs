@@ -4,13 +4,16 @@
 //!
 //! | path | body |
 //! | --- | --- |
-//! | `/_control/fail` | `{"endpoint":"token","fault":{"status":500},"times":2}`; also `{"slow":250}`, `"hold"`, `"malformed"`, `{"huge":8}`, `"cut"`; without `times` until cleared |
+//! | `/_control/fail` | `{"endpoint":"token","fault":{"status":500},"times":2}`; also `{"slow":250}`, `"hold"`, `"malformed"`, `{"huge":8}`, `"cut"`, `{"refuse":"invalid_grant"}`; without `times` until cleared |
 //! | `/_control/clear` | `{"endpoint":"token"}` |
 //! | `/_control/lie` | `{"lie":"wrong_nonce"}`, `{"lie":{"claim":["tid","x"]}}`, `{"lie":{"missing_claim":"exp"}}` |
 //! | `/_control/reset` | `{}`: no faults, no lies, counts at zero, the clock right |
 //! | `/_control/rotate` | `{"old":"keep"}` or `"drop"` |
 //! | `/_control/advance` | `{"seconds":61}` |
-//! | `/_control/seen` | `{"endpoint":"user"}`: answers `{"requests":1,"last":{…}}` |
+//! | `/_control/seen` | `{"endpoint":"user"}`: answers `{"requests":1,"last":{…},"refreshes":0}` |
+//! | `/_control/tokens` | `{"lifetime":60}`, `{"expiring_github":true}` |
+//! | `/_control/revoke` | `{"user":"ann"}`: her codes and tokens end, and she may sign in again |
+//! | `/_control/logout-token` | `{"user":"ann"}`, `{"user":"ann","to":"http://127.0.0.1:8080/api/v1/auth/backchannel-logout"}`: answers `{"token":"…","status":200}`; lies about claims and signatures count for it too |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +28,8 @@ use serde_json::json;
 
 use crate::control::{Endpoint, Fault, Lie};
 use crate::keys::OldKey;
-use crate::provider::Provider;
+use crate::logout;
+use crate::provider::{Origin, Provider};
 
 type Shared = State<Arc<Provider>>;
 
@@ -38,6 +42,9 @@ pub(crate) fn router() -> Router<Arc<Provider>> {
         .route("/_control/rotate", post(rotate))
         .route("/_control/advance", post(advance))
         .route("/_control/seen", post(seen))
+        .route("/_control/tokens", post(tokens))
+        .route("/_control/revoke", post(revoke))
+        .route("/_control/logout-token", post(logout_token))
 }
 
 #[derive(Deserialize)]
@@ -115,5 +122,58 @@ async fn advance(State(provider): Shared, Json(order): Json<Advance>) -> StatusC
 async fn seen(State(provider): Shared, Json(order): Json<At>) -> Response {
     let requests = provider.control.requests(order.endpoint);
     let last = provider.control.last(order.endpoint);
-    Json(json!({ "requests": requests, "last": last })).into_response()
+    Json(json!({ "requests": requests, "last": last, "refreshes": provider.control.refreshes() })).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tokens {
+    lifetime: Option<u64>,
+    #[serde(default)]
+    expiring_github: bool,
+}
+
+async fn tokens(State(provider): Shared, Json(order): Json<Tokens>) -> StatusCode {
+    if let Some(seconds) = order.lifetime {
+        provider.control.token_lifetime(Duration::from_secs(seconds));
+    }
+    if order.expiring_github {
+        provider.control.expiring_github_tokens();
+    }
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Of {
+    user: String,
+}
+
+async fn revoke(State(provider): Shared, Json(order): Json<Of>) -> StatusCode {
+    provider.grants().revoke_user(&order.user);
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogoutOrder {
+    user: String,
+    to: Option<String>,
+}
+
+async fn logout_token(State(provider): Shared, Origin(origin): Origin, Json(order): Json<LogoutOrder>) -> Response {
+    let Some(token) = logout::token(&provider, &origin, &order.user) else {
+        return (StatusCode::NOT_FOUND, Json(json!({ "error": "no such user at the OpenID Connect provider" })))
+            .into_response();
+    };
+    let status = match &order.to {
+        None => None,
+        Some(to) => match logout::send(to, &token).await {
+            Ok(status) => Some(status),
+            Err(error) => {
+                return (StatusCode::BAD_GATEWAY, Json(json!({ "error": error.to_string() }))).into_response();
+            }
+        },
+    };
+    Json(json!({ "token": token, "status": status })).into_response()
 }

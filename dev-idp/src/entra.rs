@@ -84,11 +84,21 @@ fn refused(denied: &Denied) -> Response {
         Denied::Client => (StatusCode::UNAUTHORIZED, "invalid_client", 7_000_215),
         Denied::Request(_) => (StatusCode::BAD_REQUEST, "invalid_request", 900_144),
         Denied::GrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type", 70_003),
-        Denied::Grant(Refusal::Unknown) => (StatusCode::BAD_REQUEST, "invalid_grant", 9_002_313),
-        Denied::Grant(Refusal::Spent) => (StatusCode::BAD_REQUEST, "invalid_grant", 54_005),
-        Denied::Grant(Refusal::Expired) => (StatusCode::BAD_REQUEST, "invalid_grant", 70_008),
-        Denied::Grant(Refusal::RedirectUrl) => (StatusCode::BAD_REQUEST, "invalid_grant", 500_112),
-        Denied::Grant(Refusal::Verifier) => (StatusCode::BAD_REQUEST, "invalid_grant", 501_481),
+        Denied::Grant(Refusal::Unknown) | Denied::Refresh(Refusal::Unknown) => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", 9_002_313)
+        }
+        Denied::Grant(Refusal::Spent) | Denied::Refresh(Refusal::Spent) => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", 54_005)
+        }
+        Denied::Grant(Refusal::Expired) | Denied::Refresh(Refusal::Expired) => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", 70_008)
+        }
+        Denied::Grant(Refusal::RedirectUrl) | Denied::Refresh(Refusal::RedirectUrl) => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", 500_112)
+        }
+        Denied::Grant(Refusal::Verifier) | Denied::Refresh(Refusal::Verifier) => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", 501_481)
+        }
         Denied::Gone => (StatusCode::BAD_REQUEST, "invalid_grant", 50_057),
         Denied::Signing => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90_033),
     };

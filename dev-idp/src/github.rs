@@ -12,10 +12,10 @@ use url::form_urlencoded;
 use crate::bodies;
 use crate::control::Lie;
 use crate::dialect::Dialect;
-use crate::grants::{Grant, Refusal};
+use crate::grants::{GITHUB_REFRESH_LIFETIME, Grant, Refusal};
 use crate::params::Params;
 use crate::provider::{Origin, Provider};
-use crate::token::{self, Denied};
+use crate::token::{self, Denied, Issued};
 use crate::users::{GitHubAccount, User};
 
 const TROUBLE: &str =
@@ -32,7 +32,7 @@ pub(crate) async fn token(
     body: Bytes,
 ) -> Response {
     let fields = match token::exchange(&provider, &Dialect::GitHub, &origin, &headers, &body) {
-        Ok(issued) => granted(&provider, &issued.access_token, &issued.grant),
+        Ok(issued) => granted(&provider, issued),
         Err(denied) => {
             let (error, anchor) = code(&denied);
             vec![
@@ -45,7 +45,7 @@ pub(crate) async fn token(
     let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     if accepts.is_some_and(|types| types.contains("application/json")) {
         let object: Map<String, Value> =
-            fields.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+            fields.into_iter().map(|(name, value)| (name.to_owned(), as_json(name, value))).collect();
         return bodies::json(StatusCode::OK, &Value::Object(object));
     }
     let form = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
@@ -53,13 +53,26 @@ pub(crate) async fn token(
     ([(header::CONTENT_TYPE, kind)], form).into_response()
 }
 
-fn granted(provider: &Provider, token: &str, grant: &Grant) -> Vec<(&'static str, String)> {
+/// Times are numbers, all else is text.
+fn as_json(name: &str, value: String) -> Value {
+    match value.parse::<u64>() {
+        Ok(seconds) if name.ends_with("expires_in") => json!(seconds),
+        Ok(_) | Err(_) => json!(value),
+    }
+}
+
+fn granted(provider: &Provider, issued: Issued) -> Vec<(&'static str, String)> {
     let lies = provider.control.lies();
     let odd = lies.iter().find_map(|lie| if let Lie::TokenType(odd) = lie { Some(odd) } else { None });
     let kind = odd.cloned().unwrap_or_else(|| "bearer".to_owned());
-    let mut fields = vec![("scope", grant.scopes.join(",")), ("token_type", kind)];
+    let mut fields = vec![("scope", issued.grant.scopes.join(",")), ("token_type", kind)];
     if !lies.contains(&Lie::NoAccessToken) {
-        fields.insert(0, ("access_token", token.to_owned()));
+        fields.insert(0, ("access_token", issued.access_token));
+    }
+    if let (Some(lasts), Some(refresh_token)) = (issued.expires_in, issued.refresh_token) {
+        fields.push(("expires_in", lasts.to_string()));
+        fields.push(("refresh_token", refresh_token));
+        fields.push(("refresh_token_expires_in", GITHUB_REFRESH_LIFETIME.to_string()));
     }
     fields
 }
@@ -70,6 +83,7 @@ fn code(denied: &Denied) -> (&'static str, &'static str) {
         Denied::Client => ("incorrect_client_credentials", "incorrect-client-credentials"),
         Denied::Grant(Refusal::RedirectUrl) => ("redirect_uri_mismatch", "redirect-uri-mismatch"),
         Denied::GrantType => ("unsupported_grant_type", "unsupported-grant-type"),
+        Denied::Refresh(_) => ("bad_refresh_token", "bad-refresh-token"),
         Denied::Grant(Refusal::Unknown | Refusal::Spent | Refusal::Expired | Refusal::Verifier)
         | Denied::Request(_)
         | Denied::Gone

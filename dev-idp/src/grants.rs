@@ -11,8 +11,12 @@ use crate::dialect::Dialect;
 
 /// How long a code may wait for its client, in seconds.
 pub(crate) const CODE_LIFETIME: u64 = 60;
-/// How long an access token of Entra or OpenID Connect lasts, in seconds. GitHub's do not end.
+/// How long an access token of Entra or OpenID Connect lasts, in seconds, and every ID token.
 pub(crate) const TOKEN_LIFETIME: u64 = 3600;
+/// How long an access token of a GitHub App lasts, in seconds, where it ends at all.
+pub(crate) const GITHUB_TOKEN_LIFETIME: u64 = 8 * 3600;
+/// How long its refresh token lasts, in seconds: six months.
+pub(crate) const GITHUB_REFRESH_LIFETIME: u64 = 15_897_600;
 /// How many codes, access tokens and refresh tokens are remembered, each; the oldest goes first.
 const REMEMBERED: usize = 4096;
 
@@ -143,13 +147,14 @@ impl Grants {
         known.expires.is_none_or(|expires| now < expires).then(|| known.grant.clone())
     }
 
-    pub(crate) fn issue_refresh(&mut self, grant: Grant) -> String {
-        let token = random(32);
+    pub(crate) fn issue_refresh(&mut self, prefix: &str, grant: Grant) -> String {
+        let token = format!("{prefix}{}", random(32));
         self.refresh.put(token.clone(), Refresh { grant, spent: false });
         token
     }
 
-    /// Looks a refresh token up, and, where they rotate, spends it.
+    /// Spends a refresh token: every use brings a new one. (Entra itself lets an old one go on for a while; here a client that loses
+    /// a new one is found out at every provider.)
     ///
     /// # Errors
     ///
@@ -165,8 +170,14 @@ impl Grants {
             self.revoke(&id);
             return Err(Refusal::Spent);
         }
-        known.spent = *dialect == Dialect::Oidc;
+        known.spent = true;
         Ok(known.grant.clone())
+    }
+
+    /// What `user` agreed to last.
+    pub(crate) fn newest(&self, user: &str) -> Option<&Grant> {
+        let mut access = self.access.0.iter().rev();
+        access.find(|(_, access)| access.grant.user == user).map(|(_, access)| &access.grant)
     }
 
     /// Ends every token of every grant of `user`.

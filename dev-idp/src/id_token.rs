@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 
 use crate::claims::Claims;
 use crate::control::Lie;
-use crate::grants::TOKEN_LIFETIME;
+use crate::grants::{TOKEN_LIFETIME, random};
 use crate::keys::Key;
 use crate::provider::Provider;
 
 /// Far enough for any tolerance of clock skew.
 const LONG: u64 = 2 * 3600;
+/// How long a logout token lasts, in seconds.
+const LOGOUT_LIFETIME: u64 = 120;
 
 /// Completes `claims` and signs them, as honestly as the tests allow.
 pub(crate) fn issue(
@@ -37,7 +39,7 @@ pub(crate) fn issue(
     for lie in &lies {
         distort(&mut claims, lie, &provider.client_id, now);
     }
-    sign(&provider.keys.current(), &claims, &lies)
+    sign(&provider.keys.current(), "JWT", &claims, &lies)
 }
 
 /// `email_verified` as text, the way some providers send it.
@@ -87,36 +89,52 @@ fn distort(claims: &mut Claims, lie: &Lie, client_id: &str, now: u64) {
     }
 }
 
-fn sign(key: &Key, claims: &Claims, lies: &[Lie]) -> Result<String, Unspecified> {
+/// Completes the claims of a logout token and signs them; the lies about claims and signatures count for it too.
+pub(crate) fn issue_logout(provider: &Provider, mut claims: Claims) -> Result<String, Unspecified> {
+    let now = provider.clock.now();
+    claims.insert("aud".to_owned(), json!(provider.client_id));
+    claims.insert("iat".to_owned(), json!(now));
+    claims.insert("exp".to_owned(), json!(now.saturating_add(LOGOUT_LIFETIME)));
+    claims.insert("jti".to_owned(), json!(random(16)));
+    claims.insert("events".to_owned(), json!({ "http://schemas.openid.net/event/backchannel-logout": {} }));
+    let lies = provider.control.lies();
+    for lie in &lies {
+        distort(&mut claims, lie, &provider.client_id, now);
+    }
+    let kind = lies.iter().find_map(|lie| if let Lie::Kind(kind) = lie { Some(kind.as_str()) } else { None });
+    sign(&provider.keys.current(), kind.unwrap_or("logout+jwt"), &claims, &lies)
+}
+
+fn sign(key: &Key, kind: &str, claims: &Claims, lies: &[Lie]) -> Result<String, Unspecified> {
     if lies.contains(&Lie::AlgNone) {
-        return Ok(format!("{}.", unsigned("none", &key.kid, claims)));
+        return Ok(format!("{}.", unsigned("none", kind, &key.kid, claims)));
     }
     if lies.contains(&Lie::HmacWithPublicKey) {
-        let text = unsigned("HS256", &key.kid, claims);
+        let text = unsigned("HS256", kind, &key.kid, claims);
         let secret = hmac::Key::new(hmac::HMAC_SHA256, key.public_pem()?.as_bytes());
         let tag = hmac::sign(&secret, text.as_bytes());
         return Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag)));
     }
     if lies.contains(&Lie::UnknownKey) {
         let stranger = Key::generate()?;
-        return rs256(&stranger, &stranger.kid, claims);
+        return rs256(&stranger, kind, &stranger.kid, claims);
     }
     if lies.contains(&Lie::ForgedSignature) {
-        return rs256(&Key::generate()?, &key.kid, claims);
+        return rs256(&Key::generate()?, kind, &key.kid, claims);
     }
-    rs256(key, &key.kid, claims)
+    rs256(key, kind, &key.kid, claims)
 }
 
-fn rs256(key: &Key, kid: &str, claims: &Claims) -> Result<String, Unspecified> {
-    let text = unsigned("RS256", kid, claims);
+fn rs256(key: &Key, kind: &str, kid: &str, claims: &Claims) -> Result<String, Unspecified> {
+    let text = unsigned("RS256", kind, kid, claims);
     let mut seal = vec![0; key.pair.public_modulus_len()];
     let random = SystemRandom::new();
     key.pair.sign(&signature::RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut seal)?;
     Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(seal)))
 }
 
-fn unsigned(algorithm: &str, kid: &str, claims: &Claims) -> String {
-    let header = json!({ "typ": "JWT", "alg": algorithm, "kid": kid }).to_string();
+fn unsigned(algorithm: &str, kind: &str, kid: &str, claims: &Claims) -> String {
+    let header = json!({ "typ": kind, "alg": algorithm, "kid": kid }).to_string();
     let body = Value::Object(claims.clone()).to_string();
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body))
 }

@@ -15,6 +15,7 @@ use crate::control::Control;
 use crate::dialect::Dialect;
 use crate::grants::Grants;
 use crate::keys::{Keys, OldKey};
+use crate::logout;
 use crate::params::Params;
 use crate::provider::{Provider, locked};
 use crate::users::{self, User};
@@ -157,6 +158,12 @@ impl DevIdp {
     /// Ends every code and token of a user, who may sign in again.
     pub fn revoke(&self, id: &str) {
         self.provider.grants().revoke_user(id);
+    }
+
+    /// A logout token for the newest sign-in of a user at the OpenID Connect provider, as it would send it to its clients; every call
+    /// makes another one. Lies about claims and signatures count for it too. `None`: there is no such user.
+    pub fn logout_token(&self, user: &str) -> Option<String> {
+        logout::token(&self.provider, &self.origin(), user)
     }
 
     /// Allows one more redirect URL.

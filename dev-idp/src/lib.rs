@@ -32,6 +32,7 @@ mod graph;
 mod id_token;
 mod idp;
 mod keys;
+mod logout;
 mod oidc;
 mod pages;
 mod params;

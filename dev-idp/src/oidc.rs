@@ -14,7 +14,6 @@ use crate::bodies;
 use crate::claims;
 use crate::control::Lie;
 use crate::dialect::Dialect;
-use crate::grants::TOKEN_LIFETIME;
 use crate::id_token::verified_as_text;
 use crate::pages;
 use crate::params::Params;
@@ -31,6 +30,8 @@ pub(crate) async fn discovery(Origin(origin): Origin) -> Response {
         "jwks_uri": format!("{issuer}/jwks"),
         "userinfo_endpoint": format!("{issuer}/userinfo"),
         "end_session_endpoint": format!("{issuer}/end_session"),
+        "backchannel_logout_supported": true,
+        "backchannel_logout_session_supported": true,
         "authorization_response_iss_parameter_supported": true,
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
@@ -77,7 +78,7 @@ pub(crate) fn granted(provider: &Provider, issued: Issued) -> Response {
     let mut body = json!({
         "token_type": odd.map_or("Bearer", String::as_str),
         "scope": issued.grant.scopes.join(" "),
-        "expires_in": TOKEN_LIFETIME,
+        "expires_in": issued.expires_in,
         "access_token": issued.access_token,
         "refresh_token": issued.refresh_token,
         "id_token": issued.id_token,
@@ -97,7 +98,7 @@ fn refused(denied: &Denied) -> Response {
         Denied::Client => (StatusCode::UNAUTHORIZED, "invalid_client"),
         Denied::Request(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
         Denied::GrantType => (StatusCode::BAD_REQUEST, "unsupported_grant_type"),
-        Denied::Grant(_) | Denied::Gone => (StatusCode::BAD_REQUEST, "invalid_grant"),
+        Denied::Grant(_) | Denied::Refresh(_) | Denied::Gone => (StatusCode::BAD_REQUEST, "invalid_grant"),
         Denied::Signing => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
     };
     let body = json!({ "error": error, "error_description": denied.to_string() });
@@ -154,7 +155,11 @@ pub(crate) async fn end_session(
         Ok(params) => params,
         Err(fault) => return pages::error(StatusCode::BAD_REQUEST, &fault),
     };
+    let strange = params.find("client_id").is_some_and(|id| id != provider.client_id);
     let mut response = match params.find("post_logout_redirect_uri") {
+        _ if strange => {
+            pages::error(StatusCode::BAD_REQUEST, "client_id is not the one this provider was started with.")
+        }
         None => pages::signed_out(),
         Some(target) => match back(&provider, target, params.find("state")) {
             Some(location) => (StatusCode::FOUND, [(header::LOCATION, location)]).into_response(),

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::claims;
 use crate::dialect::Dialect;
-use crate::grants::{Grant, Refusal, TOKEN_LIFETIME, form_decode};
+use crate::grants::{Grant, Refusal, form_decode};
 use crate::id_token;
 use crate::params::Params;
 use crate::provider::Provider;
@@ -15,6 +15,8 @@ use crate::provider::Provider;
 pub(crate) struct Issued {
     pub(crate) grant: Grant,
     pub(crate) access_token: String,
+    /// How long it lasts, in seconds; `None`: for ever.
+    pub(crate) expires_in: Option<u64>,
     pub(crate) refresh_token: Option<String>,
     pub(crate) id_token: Option<String>,
 }
@@ -30,6 +32,8 @@ pub(crate) enum Denied {
     GrantType,
     #[error(transparent)]
     Grant(#[from] Refusal),
+    #[error(transparent)]
+    Refresh(Refusal),
     #[error("the account is gone")]
     Gone,
     #[error("the ID token could not be signed")]
@@ -49,9 +53,10 @@ pub(crate) fn exchange(
     let kind = params.find("grant_type").or((*dialect == Dialect::GitHub).then_some("authorization_code"));
     let (grant, fresh) = match kind {
         Some("authorization_code") => (redeem(provider, dialect, &params)?, true),
-        Some("refresh_token") if *dialect != Dialect::GitHub => {
+        Some("refresh_token") => {
+            provider.control.note_refresh();
             let token = params.find("refresh_token").ok_or_else(|| missing("refresh_token"))?;
-            (provider.grants().refresh(dialect, token)?, false)
+            (provider.grants().refresh(dialect, token).map_err(Denied::Refresh)?, false)
         }
         Some(_) | None => return Err(Denied::GrantType),
     };
@@ -103,10 +108,13 @@ fn redeem(provider: &Provider, dialect: &Dialect, params: &Params) -> Result<Gra
 
 fn issue(provider: &Provider, dialect: &Dialect, origin: &str, grant: Grant, fresh: bool) -> Result<Issued, Denied> {
     let user = provider.user(&grant.user).ok_or(Denied::Gone)?;
-    let (prefix, expires) = match dialect {
-        Dialect::GitHub => ("gho_", None),
-        Dialect::Entra(_) | Dialect::Oidc => ("", Some(provider.clock.now().saturating_add(TOKEN_LIFETIME))),
+    let expires_in = provider.control.lifetime(dialect);
+    let (prefix, refresh_prefix) = match dialect {
+        Dialect::GitHub if expires_in.is_some() => ("ghu_", "ghr_"),
+        Dialect::GitHub => ("gho_", "ghr_"),
+        Dialect::Entra(_) | Dialect::Oidc => ("", ""),
     };
+    let expires = expires_in.map(|lasts| provider.clock.now().saturating_add(lasts));
     let claims = match dialect {
         Dialect::GitHub => None,
         Dialect::Entra(_) => {
@@ -119,15 +127,18 @@ fn issue(provider: &Provider, dialect: &Dialect, origin: &str, grant: Grant, fre
         }
     };
     let access_token = provider.grants().issue_access(prefix, grant.clone(), expires);
-    let offline = *dialect != Dialect::GitHub && grant.has_scope("offline_access");
-    let refresh_token = offline.then(|| provider.grants().issue_refresh(grant.clone()));
+    let offline = match dialect {
+        Dialect::GitHub => expires_in.is_some(),
+        Dialect::Entra(_) | Dialect::Oidc => grant.has_scope("offline_access"),
+    };
+    let refresh_token = offline.then(|| provider.grants().issue_refresh(refresh_prefix, grant.clone()));
     // A refreshed ID token has no nonce (OpenID Connect Core §12.2).
     let nonce = grant.nonce.as_deref().filter(|_| fresh);
     let id_token = claims
         .map(|claims| id_token::issue(provider, claims, nonce, &access_token))
         .transpose()
         .map_err(|_| Denied::Signing)?;
-    Ok(Issued { grant, access_token, refresh_token, id_token })
+    Ok(Issued { grant, access_token, expires_in, refresh_token, id_token })
 }
 
 fn missing(name: &str) -> Denied {

@@ -142,6 +142,26 @@ async fn a_used_code_and_a_wrong_secret_have_entras_own_errors() {
 }
 
 #[tokio::test]
+async fn refresh_tokens_rotate_and_a_copied_one_ends_the_grant() {
+    let idp = idp().await;
+    let endpoint = format!("{}/common/oauth2/v2.0/token", idp.origin());
+    let asked =
+        authorize_url(&format!("{}/common/oauth2/v2.0/authorize", idp.origin()), "openid profile offline_access", &[]);
+    idp.control().token_lifetime(std::time::Duration::from_secs(5));
+    let answer = redeem(&endpoint, &code(&idp, &asked, "ann"), &[]).await.json();
+    assert_eq!(answer["expires_in"], 5);
+    let renew = async |token: &Value| {
+        let token = token.as_str().unwrap();
+        redeem(&endpoint, "", &[("grant_type", "refresh_token"), ("refresh_token", token)]).await.json()
+    };
+    let renewed = renew(&answer["refresh_token"]).await;
+    assert_ne!(renewed["refresh_token"], answer["refresh_token"]);
+    let spent = renew(&answer["refresh_token"]).await;
+    assert_eq!((spent["error"].as_str(), &spent["error_codes"][0]), (Some("invalid_grant"), &54_005.into()));
+    assert_eq!(renew(&renewed["refresh_token"]).await["error"], "invalid_grant");
+}
+
+#[tokio::test]
 async fn after_a_rotation_old_tokens_verify_only_if_the_old_key_was_kept() {
     let idp = idp().await;
     let keys = format!("{}/common/discovery/v2.0/keys", idp.origin());

@@ -223,6 +223,20 @@ async fn control_over_http_is_there_only_when_allowed() {
     assert_ne!(get(&jwks, &[]).await.json(), before);
     assert_eq!(order("advance", r#"{"seconds":61}"#).await.status, 204);
     assert_eq!(order("reset", "{}").await.status, 204);
+    assert_eq!(order("tokens", r#"{"lifetime":7,"expiring_github":true}"#).await.status, 204);
+    assert_eq!(tokens(&open).await["expires_in"], 7);
+    assert_eq!(order("fail", r#"{"endpoint":"token","fault":{"refuse":"invalid_grant"},"times":1}"#).await.status, 204);
+    assert_eq!(tokens(&open).await["error"], "invalid_grant");
+    // A client of which it is told: here the provider itself, which has no such place.
+    let logout = format!(r#"{{"user":"ann","to":"{}/nowhere"}}"#, open.origin());
+    let sent = order("logout-token", &logout).await.json();
+    assert!(sent["status"] == 404 && sent["token"].is_string(), "{sent}");
+    assert_eq!(order("logout-token", r#"{"user":"ann","to":"http://example.com/"}"#).await.status, 502);
+    let userinfo = format!("{}/oidc/userinfo", open.origin());
+    let token = tokens(&open).await["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(get_as(&userinfo, &token).await.status, 200);
+    assert_eq!(order("revoke", r#"{"user":"ann"}"#).await.status, 204);
+    assert_eq!(get_as(&userinfo, &token).await.status, 401);
     let form =
         send("POST", &format!("{}/_control/reset", open.origin()), &[("Content-Type", "text/plain")], "{}").await;
     assert_eq!(form.status, 415);

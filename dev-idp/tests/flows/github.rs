@@ -143,6 +143,26 @@ async fn eves_address_is_primary_but_not_verified() {
 }
 
 #[tokio::test]
+async fn an_apps_tokens_end_and_its_refresh_tokens_rotate() {
+    let idp = idp().await;
+    idp.control().expiring_github_tokens();
+    let code = code(&idp, &authorize(&idp, &[]), "ann");
+    let answer = redeem(&token_endpoint(&idp), &code, &[]).await.json();
+    assert_eq!((&answer["expires_in"], &answer["refresh_token_expires_in"]), (&28_800.into(), &15_897_600.into()));
+    assert!(answer["access_token"].as_str().unwrap().starts_with("ghu_"));
+    let first = answer["refresh_token"].as_str().unwrap().to_owned();
+    let renew = async |token: &str| {
+        redeem(&token_endpoint(&idp), "", &[("grant_type", "refresh_token"), ("refresh_token", token)]).await
+    };
+    let renewed = renew(&first).await.json();
+    assert!(renewed["refresh_token"].as_str().unwrap().starts_with("ghr_") && renewed["refresh_token"] != *first);
+    let again = renew(&first).await;
+    assert_eq!((again.status, again.json()["error"].as_str()), (200, Some("bad_refresh_token")));
+    assert_eq!(renew(renewed["refresh_token"].as_str().unwrap()).await.json()["error"], "bad_refresh_token");
+    assert_eq!(idp.control().refreshes(), 3);
+}
+
+#[tokio::test]
 async fn a_cancelled_sign_in_comes_back_as_access_denied() {
     let idp = idp().await;
     let callback = Url::parse(&idp.deny(&authorize(&idp, &[])).unwrap()).unwrap();

@@ -240,4 +240,20 @@ async fn signing_out_goes_back_to_the_clients_origin_only() {
     let away = get(&format!("{end}?post_logout_redirect_uri=http://evil.example/"), &[]).await;
     assert_eq!((away.status, away.header("location")), (400, None));
     assert_eq!(get(&end, &[]).await.status, 200);
+    assert_eq!(get(&format!("{end}?client_id=other"), &[]).await.status, 400);
+}
+
+#[tokio::test]
+async fn a_logout_token_names_the_sign_in_that_is_over() {
+    let idp = idp().await;
+    let answer = tokens(&idp, "ann", &[]).await;
+    let jwks = format!("{}/oidc/jwks", idp.origin());
+    let id_token = verified(answer["id_token"].as_str().unwrap(), &jwks).await.unwrap();
+    let token = idp.logout_token("ann").unwrap();
+    let logout = verified(&token, &jwks).await.unwrap();
+    assert!(logout["sid"].is_string() && logout["sid"] == id_token["sid"] && logout["sub"] == id_token["sub"]);
+    assert!(logout["jti"].is_string() && logout.get("nonce").is_none());
+    assert!(logout["events"]["http://schemas.openid.net/event/backchannel-logout"].is_object());
+    assert_eq!(jsonwebtoken::decode_header(&token).unwrap().typ.as_deref(), Some("logout+jwt"));
+    assert!(idp.logout_token("nobody").is_none());
 }

@@ -1,5 +1,7 @@
 //! What the provider granted, sealed into a session and opened again.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -18,10 +20,15 @@ pub struct GrantSealer(Sealer);
 /// How a grant is written.
 #[derive(Serialize, Deserialize)]
 struct Written<'a> {
-    access: &'a str,
+    #[serde(borrow)]
+    access: Cow<'a, str>,
     access_expires_at: Option<Timestamp>,
-    refresh: Option<&'a str>,
-    id_token: Option<&'a str>,
+    #[serde(borrow)]
+    refresh: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id_token: Option<Cow<'a, str>>,
+    #[serde(default)]
+    told_by_userinfo: Vec<String>,
 }
 
 impl GrantSealer {
@@ -39,10 +46,11 @@ impl GrantSealer {
     /// [`CryptoFailure`], which a sound machine never sees.
     pub fn seal(&self, authority: Authority, id: &str, grant: &Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
         let written = Written {
-            access: grant.access.expose(),
+            access: grant.access.expose().into(),
             access_expires_at: grant.access_expires_at,
-            refresh: grant.refresh.as_ref().map(Secret::expose),
-            id_token: grant.id_token.as_ref().map(Secret::expose),
+            refresh: grant.refresh.as_ref().map(|token| token.expose().into()),
+            id_token: grant.id_token.as_ref().map(|token| token.expose().into()),
+            told_by_userinfo: grant.told_by_userinfo.clone(),
         };
         let Ok(text) = serde_json::to_vec(&written).map(Zeroizing::new) else { return Ok(None) };
         if text.len() > LONGEST {
@@ -62,6 +70,7 @@ impl GrantSealer {
             access_expires_at: written.access_expires_at,
             refresh: written.refresh.map(Secret::new),
             id_token: written.id_token.map(Secret::new),
+            told_by_userinfo: written.told_by_userinfo,
         })
     }
 }
@@ -76,10 +85,12 @@ mod tests {
 
     fn grant() -> Grant {
         Grant {
-            access: Secret::new("access"),
+            // A token may have any visible character (RFC 6749 appendix A.12).
+            access: Secret::new("access\"\\"),
             access_expires_at: Some(Timestamp::from_secs(9)),
             refresh: Some(Secret::new("refresh")),
             id_token: None,
+            told_by_userinfo: vec!["groups".to_owned()],
         }
     }
 
@@ -88,8 +99,9 @@ mod tests {
         let (sealer, authority) = (GrantSealer::new(&[[7; 32]]).unwrap(), Authority([1; 8]));
         let sealed = sealer.seal(authority, "ann", &grant()).unwrap().unwrap();
         let opened = sealer.open(authority, "ann", &sealed).unwrap();
-        assert!(opened.access == Secret::new("access") && opened.refresh == Some(Secret::new("refresh")));
+        assert!(opened.access == grant().access && opened.refresh == Some(Secret::new("refresh")));
         assert_eq!(opened.access_expires_at, Some(Timestamp::from_secs(9)));
+        assert_eq!(opened.told_by_userinfo, ["groups"]);
         assert!(sealer.open(authority, "bob", &sealed).is_none());
         assert!(sealer.open(Authority([2; 8]), "ann", &sealed).is_none());
         assert!(!sealed.0.windows(6).any(|bytes| bytes == b"access"), "nothing in the clear");

@@ -17,6 +17,8 @@ pub struct LoadedSession {
     session: Session,
     headers: IdentityHeaders,
     last_seen: AtomicU64,
+    /// When the provider is to be asked again, in milliseconds; the largest number: never.
+    due: AtomicU64,
     ended: AtomicBool,
     assertion: ArcSwapOption<IssuedAssertion>,
 }
@@ -28,6 +30,7 @@ impl LoadedSession {
         Self {
             key,
             headers: IdentityHeaders::of(&session.identity),
+            due: AtomicU64::new(session.renew_at.map_or(u64::MAX, Timestamp::millis)),
             session,
             last_seen: AtomicU64::new(last_seen.millis()),
             ended: AtomicBool::new(false),
@@ -64,6 +67,17 @@ impl LoadedSession {
         if now.since(self.last_seen()) >= Duration::from_secs(1) {
             self.last_seen.fetch_max(now.millis(), Ordering::Relaxed);
         }
+    }
+
+    /// Whether the provider is to be asked again at `now`.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        now.millis() >= self.due.load(Ordering::Relaxed)
+    }
+
+    /// Lets this copy of the session be, until then.
+    pub fn postpone(&self, until: Timestamp) {
+        self.due.store(until.millis(), Ordering::Relaxed);
     }
 
     /// Notes that it is over, for whoever still holds it: an open WebSocket.

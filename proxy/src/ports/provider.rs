@@ -38,32 +38,27 @@ pub trait IdentityProvider: Send + Sync {
     ) -> Pending<'a, Result<SignedIn, SignInError>>;
 
     /// Asks again who the person is, with what was granted at the sign-in: by the refresh token where there is one, else by the access
-    /// token as long as that lasts. The identity must be of the same person.
+    /// token as long as that lasts. The identity is of the same person. It takes 25 s at most, and gives the tokens that were issued
+    /// whatever fails after that: those before them may be void.
     ///
     /// # Errors
     /// [`RenewError`], which tells "no more" from "not now".
     fn renew<'a>(
         &'a self,
-        _identity: &'a Identity,
-        _grant: &'a Grant,
-        _now: Timestamp,
-    ) -> Pending<'a, Result<Renewed, RenewError>> {
-        Box::pin(std::future::ready(Err(RenewError::NotNow("this provider is not asked again".to_owned()))))
-    }
+        identity: &'a Identity,
+        grant: &'a Grant,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Renewed, RenewError>>;
 
     /// Where to send a browser that signs out at the provider too (OpenID Connect RP-Initiated Logout 1.0), and comes back to
     /// `return_to`; `None`: the provider has no such place, or it is not known yet.
-    fn logout_url(&self, _id_token: Option<&Secret>, _return_to: &Url) -> Option<Url> {
-        None
-    }
+    fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url>;
 
     /// Verifies a logout token (OpenID Connect Back-Channel Logout 1.0 §2.6); that its `jti` comes once only is for the caller to check.
     ///
     /// # Errors
     /// Why it is not believed, for the log.
-    fn verify_logout<'a>(&'a self, _token: &'a Secret, _now: Timestamp) -> Pending<'a, Result<LogoutToken, String>> {
-        Box::pin(std::future::ready(Err("this provider sends none".to_owned())))
-    }
+    fn verify_logout<'a>(&'a self, token: &'a Secret, now: Timestamp) -> Pending<'a, Result<LogoutToken, String>>;
 
     /// Fetches what the provider publishes (discovery, keys) where it is missing or old, and says when to come again.
     fn refresh(&self, now: Timestamp) -> Pending<'_, Duration>;
@@ -116,10 +111,10 @@ pub struct SignedIn {
 
 /// What asking again brought.
 pub struct Renewed {
-    /// Who the person is now.
-    pub identity: Identity,
-    /// What is granted from now on, which may be as before; `None`: the provider cannot be asked again.
-    pub grant: Option<Grant>,
+    /// Who the person is now; or why the provider, which has issued new tokens, did not say so: it is to be asked again soon.
+    pub identity: Result<Identity, String>,
+    /// What is granted from now on, which may be as before.
+    pub grant: Grant,
 }
 
 /// Why asking again brought nothing. The reasons are for the log: they name no secret, and may quote the provider.

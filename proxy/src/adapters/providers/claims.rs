@@ -14,6 +14,11 @@ impl Claims {
         self.value(name).is_some()
     }
 
+    /// Whether the claim is there, be it null.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The claim's value; null counts as absent.
     pub(super) fn value(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())

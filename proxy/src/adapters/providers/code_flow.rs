@@ -1,13 +1,15 @@
 //! The authorization code flow with PKCE (RFC 6749 §4.1, RFC 7636): the way to the provider, and the code for tokens.
 
+use std::time::Duration;
+
 use http::{Response, StatusCode};
 use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
 use oauth2::{
     AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken, ExtraTokenFields,
-    HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
-    StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
+    HttpRequest, HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError,
+    Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,9 +18,11 @@ use url::Url;
 use super::ClientRegistration;
 use super::http::{CallError, Http};
 use super::quote::quote;
+use crate::domain::grant::Grant;
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
-use crate::ports::{Pending, Prompt};
+use crate::domain::time::Timestamp;
+use crate::ports::{Pending, Prompt, RenewError};
 
 type TokenAnswer = StandardTokenResponse<WithIdToken, BasicTokenType>;
 type Flow = Client<
@@ -43,10 +47,41 @@ impl std::fmt::Debug for WithIdToken {
     }
 }
 
-/// What a code was redeemed for.
+/// How a provider says that only a new sign-in would bring tokens: the grant or the person is gone (RFC 6749 §5.2, and GitHub's own
+/// word for it), or the person is wanted there again (OpenID Connect Core §3.1.2.6; Entra's conditional access).
+const GONE: [&str; 6] = [
+    "invalid_grant",
+    "bad_refresh_token",
+    "access_denied",
+    "interaction_required",
+    "login_required",
+    "consent_required",
+];
+
+/// What the token endpoint issued.
 pub(super) struct Tokens {
-    pub(super) access: Secret,
+    access: Secret,
+    expires_in: Option<Duration>,
+    refresh: Option<Secret>,
     pub(super) id: Option<Secret>,
+}
+
+impl Tokens {
+    #[cfg(test)]
+    pub(super) fn for_test(access: &str) -> Self {
+        Self { access: Secret::new(access), expires_in: None, refresh: None, id: None }
+    }
+
+    /// These tokens as what is granted from `now` on. Where no new refresh token came, that of `before` goes on (RFC 6749 §6).
+    pub(super) fn grant(self, before: Option<&Grant>, now: Timestamp) -> Grant {
+        Grant {
+            access: self.access,
+            access_expires_at: self.expires_in.map(|lasts| now + lasts),
+            refresh: self.refresh.or_else(|| before?.refresh.clone()),
+            id_token: before.and_then(|grant| grant.id_token.clone()),
+            told_by_userinfo: before.map(|grant| grant.told_by_userinfo.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 /// Our side of the flow.
@@ -104,16 +139,24 @@ impl CodeFlow {
             .request_async(http)
             .await
             .map_err(|error| reason(&error))?;
-        if *answer.token_type() != BasicTokenType::Bearer {
-            return Err("the token endpoint issued an access token that is not a bearer token".to_owned());
-        }
-        if answer.access_token().secret().is_empty() {
-            return Err("the token endpoint issued an empty access token".to_owned());
-        }
-        Ok(Tokens {
-            access: Secret::new(answer.access_token().secret().as_str()),
-            id: answer.extra_fields().id_token.as_deref().map(Secret::new),
-        })
+        issued(&answer)
+    }
+
+    /// Asks for new tokens by the refresh token (RFC 6749 §6). The error's text names no secret.
+    pub(super) async fn refresh(
+        &self,
+        http: &Http,
+        endpoint: &Url,
+        auth: AuthType,
+        token: &Secret,
+    ) -> Result<Tokens, RenewError> {
+        let client = self.client().set_token_uri(TokenUrl::from_url(endpoint.clone())).set_auth_type(auth);
+        let token = RefreshToken::new(token.expose().to_owned());
+        let answer: TokenAnswer = client.exchange_refresh_token(&token).request_async(http).await.map_err(|error| {
+            let reason = reason(&error);
+            if is_gone(&error) { RenewError::Gone(reason) } else { RenewError::NotNow(reason) }
+        })?;
+        issued(&answer).map_err(RenewError::NotNow)
     }
 
     fn client(&self) -> Flow {
@@ -121,6 +164,22 @@ impl CodeFlow {
             .set_client_secret(ClientSecret::new(self.registration.secret.expose().to_owned()))
             .set_redirect_uri(RedirectUrl::from_url(self.registration.redirect_url.clone()))
     }
+}
+
+fn issued(answer: &TokenAnswer) -> Result<Tokens, String> {
+    if *answer.token_type() != BasicTokenType::Bearer {
+        return Err("the token endpoint issued an access token that is not a bearer token".to_owned());
+    }
+    if answer.access_token().secret().is_empty() {
+        return Err("the token endpoint issued an empty access token".to_owned());
+    }
+    let refresh = answer.refresh_token().map(|token| token.secret().as_str()).filter(|token| !token.is_empty());
+    Ok(Tokens {
+        access: Secret::new(answer.access_token().secret().as_str()),
+        expires_in: answer.expires_in(),
+        refresh: refresh.map(Secret::new),
+        id: answer.extra_fields().id_token.as_deref().map(Secret::new),
+    })
 }
 
 impl<'c> AsyncHttpClient<'c> for Http {
@@ -133,11 +192,13 @@ impl<'c> AsyncHttpClient<'c> for Http {
 }
 
 /// Calls the token endpoint. An `error` at status 200 (GitHub) becomes 400, as RFC 6749 §5.2 has it; a failure that is
-/// not OAuth's own keeps its status.
+/// not OAuth's own keeps its status, and so does whatever comes from a provider that is unwell or overrun (5xx, 429).
 async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse, CallError> {
     let answer = Http::call(http, request).await?;
-    let refused =
-        serde_json::from_slice::<Value>(&answer.body).is_ok_and(|body| body.get("error").is_some_and(Value::is_string));
+    let unwell = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
+    let refused = !unwell
+        && serde_json::from_slice::<Value>(&answer.body)
+            .is_ok_and(|body| body.get("error").is_some_and(Value::is_string));
     if !refused && answer.status == StatusCode::OK {
         answer.json::<Value>()?;
     } else if !refused {
@@ -147,6 +208,13 @@ async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse,
     *response.status_mut() = if refused { StatusCode::BAD_REQUEST } else { answer.status };
     *response.headers_mut() = answer.headers;
     Ok(response)
+}
+
+fn is_gone(error: &RequestTokenError<CallError, BasicErrorResponse>) -> bool {
+    match error {
+        RequestTokenError::ServerResponse(refusal) => GONE.contains(&refusal.error().as_ref()),
+        RequestTokenError::Request(_) | RequestTokenError::Parse(..) | RequestTokenError::Other(_) => false,
+    }
 }
 
 fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {

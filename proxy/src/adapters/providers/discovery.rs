@@ -85,6 +85,9 @@ pub(super) struct Document {
     pub(super) jwks_uri: Url,
     #[serde(default)]
     pub(super) userinfo_endpoint: Option<Url>,
+    /// As text: one that is no address must not keep people from signing in.
+    #[serde(default)]
+    end_session_endpoint: Option<String>,
     #[serde(default)]
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
     #[serde(default)]
@@ -99,6 +102,12 @@ impl Document {
             let lists = |name: &str| methods.iter().any(|method| method == name);
             lists("client_secret_post") && !lists("client_secret_basic")
         })
+    }
+
+    /// Where a browser signs out at the provider (OpenID Connect RP-Initiated Logout 1.0 §2.1), where that is a safe address.
+    pub(super) fn end_session_endpoint(&self) -> Option<Url> {
+        let endpoint = Url::parse(self.end_session_endpoint.as_deref()?).ok()?;
+        is_safe(&endpoint).then_some(endpoint)
     }
 
     /// Whether the document may be believed, and whose tokens it speaks of.
@@ -199,6 +208,25 @@ mod tests {
         assert!(document("https://evil.example", good).check(&place("https://idp.example")).is_err());
         assert!(document("https://idp.example/a", good).check(&place("https://idp.example")).is_err());
         assert!(document("https://idp.example", "http://idp.example/t").check(&place("https://idp.example")).is_err());
+    }
+
+    #[test]
+    fn a_place_to_sign_out_that_is_no_safe_address_is_none() {
+        let place = |endpoint: &str| {
+            let document: Document = serde_json::from_value(json!({
+                "issuer": "https://idp.example",
+                "authorization_endpoint": "https://idp.example/a",
+                "token_endpoint": "https://idp.example/t",
+                "jwks_uri": "https://idp.example/k",
+                "end_session_endpoint": endpoint,
+            }))
+            .unwrap();
+            document.end_session_endpoint()
+        };
+        assert_eq!(place("https://idp.example/out?a=b"), Some(url("https://idp.example/out?a=b")));
+        for bad in ["", "/out", "http://idp.example/out", "javascript:alert(1)"] {
+            assert_eq!(place(bad), None, "{bad}");
+        }
     }
 
     #[test]

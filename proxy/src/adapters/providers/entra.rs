@@ -1,5 +1,6 @@
 //! Microsoft Entra ID, built on OpenID Connect's core: tenants, whose word for an address counts, and Graph.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,18 +10,22 @@ use url::Url;
 
 use super::backoff::Backoff;
 use super::claims::Claims;
-use super::discovery::may_sign;
+use super::discovery::{is_guid, may_sign};
 use super::graph::{self, Graph, Me};
-use super::http::Http;
+use super::http::{CallError, Http};
+use super::id_token::IdToken;
+use super::logout_token;
 use super::quote::quote;
-use super::relying_party::{RelyingParty, Verified};
+use super::relying_party::{Refreshed, RelyingParty, Verified};
+use super::rereading::{Occasion, in_time, with_new_tokens};
 use super::tenants::{PERSONAL, TenantList, Verdict};
 use super::{ClientRegistration, Tenants};
+use crate::domain::grant::Grant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, Pending, Prompt, SignInError, SignedIn};
+use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
 
 /// The delegated permission that reading one's own account takes. Without it there is no user principal name.
 const USER_READ: &str = "User.Read";
@@ -59,26 +64,28 @@ impl Entra {
         }
     }
 
-    async fn identify(&self, verified: Verified) -> Result<Identity, SignInError> {
-        let claims = &verified.claims;
+    async fn identify(
+        &self,
+        id_token: &IdToken,
+        access_token: &Secret,
+        occasion: Occasion,
+    ) -> Result<Identity, SignInError> {
+        let claims = &id_token.claims;
         let tenant = claims.text("tid").unwrap_or_default();
         let verdict = self.judge(tenant, claims).await?;
-        if verified.key_issuer.as_deref().is_some_and(|template| !may_sign(template, claims)) {
+        if id_token.key_issuer.as_deref().is_some_and(|template| !may_sign(template, claims)) {
             return Err(SignInError::TokenExchange("ID token: it is signed with the key of another tenant".to_owned()));
         }
         let object_id = claims.text("oid").ok_or_else(|| {
             let reason = "ID token: it has no object id: is the scope `profile` in OAUTH_SCOPES?";
             SignInError::TokenExchange(reason.to_owned())
         })?;
-        let me = self
-            .graph
-            .me(&self.party.http, &verified.access_token)
-            .await
-            .map_err(|error| SignInError::UserInfo(graph::reason(&error)))?;
+        let unread = |error: CallError| SignInError::UserInfo(graph::reason(&error));
+        let me = self.graph.me(&self.party.http, access_token).await.map_err(unread)?;
         if !me.is(object_id) {
             return Err(SignInError::UserInfo("Graph speaks of another account than the ID token".to_owned()));
         }
-        let groups = self.groups(&verified).await;
+        let groups = self.groups(claims, access_token, occasion).await.map_err(unread)?;
         Ok(Identity {
             provider: ProviderKind::Entra,
             id: object_id.to_owned(),
@@ -104,25 +111,96 @@ impl Entra {
         }
     }
 
-    /// Groups and app roles. Where the groups do not fit in the token, Graph has them; where it does not tell, the person
-    /// is in none of them.
-    async fn groups(&self, verified: &Verified) -> Vec<String> {
-        let claims = &verified.claims;
+    /// Groups and app roles. Where the groups do not fit in the token, Graph has them; where it does not tell at a sign-in, or says that
+    /// the application may not read them, the person is in none of them.
+    async fn groups(
+        &self,
+        claims: &Claims,
+        access_token: &Secret,
+        occasion: Occasion,
+    ) -> Result<Vec<String>, CallError> {
         let mut groups = if self.wants_groups && is_overage(claims) {
-            let read = self.graph.groups(&self.party.http, &verified.access_token).await;
-            read.unwrap_or_else(|error| {
-                let reason = graph::reason(&error);
-                tracing::warn!(
-                    "The groups of {} cannot be read, so no group rule lets them in: {reason}",
-                    quote(claims.text("oid").unwrap_or_default())
-                );
-                Vec::new()
-            })
+            match self.graph.groups(&self.party.http, access_token).await {
+                Ok(groups) => groups,
+                Err(error) if occasion == Occasion::SignIn || error.is_forbidden() => {
+                    let reason = graph::reason(&error);
+                    tracing::warn!(
+                        "The groups of {} cannot be read, so no group rule lets them in: {reason}",
+                        quote(claims.text("oid").unwrap_or_default())
+                    );
+                    Vec::new()
+                }
+                Err(error) => return Err(error),
+            }
         } else {
             claims.list("groups")
         };
         groups.extend(claims.list("roles"));
-        groups
+        Ok(groups)
+    }
+
+    async fn renewed(&self, before: &Identity, grant: &Grant, now: Timestamp) -> Result<Renewed, RenewError> {
+        let Some(refresh_token) = &grant.refresh else {
+            let identity = in_time(self.reread(before, &grant.access)).await?;
+            return Ok(Renewed { identity: Ok(identity), grant: grant.clone() });
+        };
+        let mut refreshed = self.party.refresh_tokens(grant, refresh_token, now).await?;
+        let read = in_time(self.read_refreshed(before, &mut refreshed, now)).await;
+        with_new_tokens(read, refreshed.grant)
+    }
+
+    async fn read_refreshed(
+        &self,
+        before: &Identity,
+        refreshed: &mut Refreshed,
+        now: Timestamp,
+    ) -> Result<Identity, RenewError> {
+        let Some(id_token) = self.party.verify_refreshed(refreshed, now).await? else {
+            return self.reread(before, &refreshed.grant.access).await;
+        };
+        if id_token.claims.text("oid") != Some(&before.id) {
+            return Err(RenewError::Gone("the new ID token is of another account".to_owned()));
+        }
+        let identity = self.identify(&id_token, &refreshed.grant.access, Occasion::Renewal).await;
+        identity.map_err(|error| match error {
+            SignInError::NotAllowed { reason, .. } => RenewError::Gone(reason),
+            SignInError::Unreachable(_)
+            | SignInError::Issuer(_)
+            | SignInError::TokenExchange(_)
+            | SignInError::UserInfo(_) => RenewError::NotNow(error.to_string()),
+        })
+    }
+
+    /// What Graph says now of somebody who is known. What only an ID token tells (app roles, `xms_edov`) stands, and groups only become
+    /// fewer: which of Graph's the application is to hear of, only a token says. Where Graph cannot be asked, they are who they were.
+    async fn reread(&self, before: &Identity, access_token: &Secret) -> Result<Identity, RenewError> {
+        let not_now = |error: CallError| RenewError::NotNow(graph::reason(&error));
+        let me = match self.graph.me(&self.party.http, access_token).await {
+            Ok(me) => me,
+            Err(error) if error.is_unauthorized() => return Ok(before.clone()),
+            Err(error) => return Err(not_now(error)),
+        };
+        if !me.is(&before.id) {
+            return Err(RenewError::Gone("Graph speaks of another account".to_owned()));
+        }
+        let mut groups = before.groups.clone();
+        if self.wants_groups && groups.iter().any(|group| is_guid(group)) {
+            match self.graph.groups(&self.party.http, access_token).await {
+                Ok(now) => {
+                    let now: HashSet<String> = now.iter().map(|group| group.to_ascii_lowercase()).collect();
+                    groups.retain(|group| !is_guid(group) || now.contains(&group.to_ascii_lowercase()));
+                }
+                Err(error) if error.is_unauthorized() || error.is_forbidden() => {}
+                Err(error) => return Err(not_now(error)),
+            }
+        }
+        Ok(Identity {
+            email: revouched(before, &me, self.tenants.are_named()),
+            name: me.display_name.unwrap_or_else(|| before.name.clone()),
+            username: Username::Vouched(me.user_principal_name),
+            groups,
+            ..before.clone()
+        })
     }
 }
 
@@ -138,6 +216,14 @@ fn vouched(claims: &Claims, me: &Me, named: bool, personal: bool) -> Option<Emai
     let guest = me.user_principal_name.to_ascii_uppercase().contains("#EXT#");
     let principal = Some(me.user_principal_name.as_str()).filter(|_| !guest && !personal).and_then(parse);
     claimed.or(mail).or(principal)
+}
+
+/// The address that counts, where there is no new ID token: what Graph says by the same rules, and else what the old token vouched for.
+fn revouched(before: &Identity, me: &Me, named: bool) -> Option<Email> {
+    let by_graph = vouched(&Claims::default(), me, named, me.is_personal());
+    let was_principal = before.email_str() == before.username.as_str();
+    let has_mail = named && me.mail.as_deref().is_some_and(|mail| !mail.is_empty());
+    if was_principal || has_mail { by_graph } else { before.email.clone() }
 }
 
 /// `xms_edov`, in the spellings that Entra has been seen to send.
@@ -176,8 +262,37 @@ impl IdentityProvider for Entra {
         now: Timestamp,
     ) -> Pending<'a, Result<SignedIn, SignInError>> {
         Box::pin(async move {
-            let identity = self.identify(self.party.redeem(code, attempt, now).await?).await?;
-            Ok(SignedIn { identity, grant: None, provider_session: None })
+            let verified = self.party.redeem(code, attempt, now).await?;
+            let provider_session = verified.provider_session();
+            let Verified { id_token, grant, .. } = verified;
+            let identity = self.identify(&id_token, &grant.access, Occasion::SignIn).await?;
+            Ok(SignedIn { identity, grant: Some(grant), provider_session })
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        identity: &'a Identity,
+        grant: &'a Grant,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Renewed, RenewError>> {
+        Box::pin(self.renewed(identity, grant, now))
+    }
+
+    fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {
+        self.party.logout_url(id_token, return_to)
+    }
+
+    fn verify_logout<'a>(&'a self, token: &'a Secret, now: Timestamp) -> Pending<'a, Result<LogoutToken, String>> {
+        Box::pin(async move {
+            let logout_token::Verified { claims, id, expires_at } = self.party.verify_logout(token, now).await?;
+            let text = |name| claims.text(name).map(ToOwned::to_owned);
+            // Entra's `sub` differs between applications, and is not what people are known by here.
+            let (subject, provider_session) = (text("oid"), text("sid"));
+            if subject.is_none() && provider_session.is_none() {
+                return Err("it names neither an object id nor a session".to_owned());
+            }
+            Ok(LogoutToken { subject, provider_session, id, expires_at })
         })
     }
 
@@ -252,6 +367,27 @@ mod tests {
         assert_eq!(email(json!({}), &guest, true, false), "gus@partner.example");
         assert_eq!(email(json!({}), &me(None, "g_x#ext#@contoso.example"), true, false), "");
         assert_eq!(email(json!({}), &me(Some("p@outlook.example"), "p@outlook.example"), false, true), "");
+    }
+
+    #[test]
+    fn an_address_is_vouched_for_again_by_graph_or_stands_as_the_token_had_it() {
+        let before = |email: &str| Identity {
+            provider: ProviderKind::Entra,
+            id: "1".into(),
+            email: Email::parse(email).ok(),
+            name: String::new(),
+            username: Username::Vouched("upn@contoso.example".into()),
+            groups: Vec::new(),
+        };
+        let email =
+            |before: &Identity, me: &Me, named| revouched(before, me, named).map(String::from).unwrap_or_default();
+        let moved = me(Some("new@example.com"), "new@contoso.example");
+        assert_eq!(email(&before("old@example.com"), &moved, true), "new@example.com");
+        assert_eq!(email(&before("upn@contoso.example"), &moved, false), "new@contoso.example");
+        // By `xms_edov`, which only a token has.
+        assert_eq!(email(&before("old@example.com"), &moved, false), "old@example.com");
+        assert_eq!(email(&before("old@example.com"), &me(None, "new@contoso.example"), true), "old@example.com");
+        assert_eq!(email(&before(""), &me(Some("g@x.example"), "g_x#EXT#@contoso.example"), false), "");
     }
 
     #[test]

@@ -12,11 +12,13 @@ use super::discovery::trimmed;
 use super::github_api::{Address, Api, Membership, Team};
 use super::http::{CallError, Http, below};
 use super::quote::quote;
+use super::rereading::{Occasion, in_time, with_new_tokens};
+use crate::domain::grant::Grant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, Pending, Prompt, SignInError, SignedIn};
+use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
 
 /// How many organisations and teams an identity holds; those that the rules name come first.
 const MOST_GROUPS: usize = 1000;
@@ -39,16 +41,10 @@ impl Github {
         Self { http, flow: CodeFlow::new(registration), web, api, wanted }
     }
 
-    async fn identify(&self, code: &Secret, attempt: &LoginAttempt) -> Result<Identity, SignInError> {
-        let endpoint = below(&self.web, "login/oauth/access_token");
-        let tokens = self
-            .flow
-            .redeem(&self.http, &endpoint, AuthType::RequestBody, code, attempt)
-            .await
-            .map_err(SignInError::TokenExchange)?;
-        let api = Api { http: &self.http, base: &self.api, token: &tokens.access };
-        let failed = |error: CallError| SignInError::UserInfo(format!("GitHub: {error}"));
-        let user = api.user().await.map_err(failed)?;
+    /// Who the access token is of, by GitHub's API.
+    async fn read(&self, access_token: &Secret, occasion: Occasion) -> Result<Identity, CallError> {
+        let api = Api { http: &self.http, base: &self.api, token: access_token };
+        let user = api.user().await?;
         let email = match api.addresses().await {
             Ok(addresses) => vouched(&addresses),
             Err(error) if error.is_forbidden() => {
@@ -59,9 +55,9 @@ impl Github {
                 );
                 None
             }
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(error),
         };
-        let groups = if self.wanted.is_empty() { Vec::new() } else { self.groups(&api, &user.login).await };
+        let groups = self.groups(&api, &user.login, occasion).await?;
         Ok(Identity {
             provider: ProviderKind::Github,
             id: user.id.to_string(),
@@ -72,35 +68,78 @@ impl Github {
         })
     }
 
-    /// Organisations and teams; what cannot be read is nobody's membership.
-    async fn groups(&self, api: &Api<'_>, login: &str) -> Vec<String> {
-        let unreadable = |what: &str, error: &CallError| {
-            tracing::warn!(
-                "The {what} of {} cannot be read, so no rule for them lets the person in: {error}; \
-                 ask for the scope read:org in OAUTH_SCOPES, and let the organisation approve the application",
-                quote(login)
-            );
-        };
-        let memberships = match api.memberships().await {
-            Ok(memberships) => memberships,
-            Err(error) => {
-                unreadable("organisations", &error);
-                return Vec::new();
-            }
-        };
-        let teams = if self.wanted.iter().any(|group| group.contains('/')) {
-            api.teams().await.unwrap_or_else(|error| {
-                unreadable("teams", &error);
-                Vec::new()
-            })
-        } else {
-            Vec::new()
-        };
+    /// Organisations and teams, where the rules name any; what cannot be read is nobody's membership.
+    async fn groups(&self, api: &Api<'_>, login: &str, occasion: Occasion) -> Result<Vec<String>, CallError> {
+        if self.wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let memberships = readable(api.memberships().await, "organisations", login, occasion)?;
+        let with_teams = !memberships.is_empty() && self.wanted.iter().any(|group| group.contains('/'));
+        let teams = if with_teams { readable(api.teams().await, "teams", login, occasion)? } else { Vec::new() };
         let mut groups = active(memberships, teams);
         groups.sort_by_key(|group| !self.wanted.contains(&group.to_ascii_lowercase()));
         groups.truncate(MOST_GROUPS);
-        groups
+        Ok(groups)
     }
+
+    async fn renewed(&self, before: &Identity, grant: &Grant, now: Timestamp) -> Result<Renewed, RenewError> {
+        let Some(refresh_token) = &grant.refresh else {
+            let identity = in_time(self.reread(before, &grant.access, Age::Old)).await?;
+            return Ok(Renewed { identity: Ok(identity), grant: grant.clone() });
+        };
+        let tokens =
+            self.flow.refresh(&self.http, &self.token_endpoint(), AuthType::RequestBody, refresh_token).await?;
+        let grant = tokens.grant(Some(grant), now);
+        let read = in_time(self.reread(before, &grant.access, Age::New)).await;
+        with_new_tokens(read, grant)
+    }
+
+    /// Who the access token is of now, which must be the same account. GitHub answers 401 to a token that was revoked.
+    async fn reread(&self, before: &Identity, access_token: &Secret, age: Age) -> Result<Identity, RenewError> {
+        let identity = self.read(access_token, Occasion::Renewal).await.map_err(|error| {
+            let revoked = age == Age::Old && error.is_unauthorized();
+            let gone = revoked || (error.is_forbidden() && error.says("suspended"));
+            let reason = format!("GitHub: {error}");
+            if gone { RenewError::Gone(reason) } else { RenewError::NotNow(reason) }
+        })?;
+        if identity.id != before.id {
+            return Err(RenewError::Gone("the access token is of another account".to_owned()));
+        }
+        Ok(identity)
+    }
+
+    fn token_endpoint(&self) -> Url {
+        below(&self.web, "login/oauth/access_token")
+    }
+}
+
+/// What is to be made of an access token that GitHub does not know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// It was revoked.
+    Old,
+    /// GitHub has just issued it: it will know it later.
+    New,
+}
+
+/// A list, or none of it where GitHub says that it may not be read, and at a sign-in where it says nothing.
+fn readable<T>(
+    list: Result<Vec<T>, CallError>,
+    what: &str,
+    login: &str,
+    occasion: Occasion,
+) -> Result<Vec<T>, CallError> {
+    list.or_else(|error| {
+        if occasion == Occasion::Renewal && !error.is_forbidden() {
+            return Err(error);
+        }
+        tracing::warn!(
+            "The {what} of {} cannot be read, so no rule for them lets the person in: {error}; \
+             ask for the scope read:org in OAUTH_SCOPES, and let the organisation approve the application",
+            quote(login)
+        );
+        Ok(Vec::new())
+    })
 }
 
 /// The primary address, if it is verified.
@@ -141,12 +180,36 @@ impl IdentityProvider for Github {
         &'a self,
         code: &'a Secret,
         attempt: &'a LoginAttempt,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Pending<'a, Result<SignedIn, SignInError>> {
         Box::pin(async move {
-            let identity = self.identify(code, attempt).await?;
-            Ok(SignedIn { identity, grant: None, provider_session: None })
+            let tokens = self
+                .flow
+                .redeem(&self.http, &self.token_endpoint(), AuthType::RequestBody, code, attempt)
+                .await
+                .map_err(SignInError::TokenExchange)?;
+            let grant = tokens.grant(None, now);
+            let identity = self.read(&grant.access, Occasion::SignIn).await;
+            let identity = identity.map_err(|error| SignInError::UserInfo(format!("GitHub: {error}")))?;
+            Ok(SignedIn { identity, grant: Some(grant), provider_session: None })
         })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        identity: &'a Identity,
+        grant: &'a Grant,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Renewed, RenewError>> {
+        Box::pin(self.renewed(identity, grant, now))
+    }
+
+    fn logout_url(&self, _id_token: Option<&Secret>, _return_to: &Url) -> Option<Url> {
+        None
+    }
+
+    fn verify_logout<'a>(&'a self, _token: &'a Secret, _now: Timestamp) -> Pending<'a, Result<LogoutToken, String>> {
+        Box::pin(std::future::ready(Err("GitHub sends no logout tokens".to_owned())))
     }
 
     fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {

@@ -73,12 +73,17 @@ impl Graph {
 }
 
 impl Me {
+    /// Whether it is a personal account.
+    pub(super) fn is_personal(&self) -> bool {
+        self.id.len() == 16
+    }
+
     /// Whether it is the account that the token speaks of. Graph's id of a personal account is the last 16 digits of
     /// its object id.
     pub(super) fn is(&self, object_id: &str) -> bool {
         let digits: String = object_id.chars().filter(|c| *c != '-').collect();
         let short = digits.get(16..).unwrap_or_default();
-        self.id.eq_ignore_ascii_case(object_id) || (self.id.len() == 16 && self.id.eq_ignore_ascii_case(short))
+        self.id.eq_ignore_ascii_case(object_id) || (self.is_personal() && self.id.eq_ignore_ascii_case(short))
     }
 }
 

@@ -189,6 +189,17 @@ impl CallError {
     /// Whether the provider says that this token may not read it, and would say so again.
     pub(super) fn is_forbidden(&self) -> bool {
         matches!(self.fault, CallFault::Status(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _))
+            && !self.says("rate limit")
+    }
+
+    /// Whether the provider does not know the token, or no more.
+    pub(super) fn is_unauthorized(&self) -> bool {
+        matches!(self.fault, CallFault::Status(StatusCode::UNAUTHORIZED, _))
+    }
+
+    /// Whether the provider's own words for its refusal hold `words`, in lower case.
+    pub(super) fn says(&self, words: &str) -> bool {
+        matches!(&self.fault, CallFault::Status(_, said) if said.to_ascii_lowercase().contains(words))
     }
 }
 

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use serde_json::{Map, Value};
 
 use super::claims::Claims;
@@ -13,9 +13,9 @@ use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
 /// How far the provider's clock may be from ours, in seconds.
-const LEEWAY: u64 = 60;
+pub(super) const LEEWAY: u64 = 60;
 /// The longest `sub` (OpenID Connect Core §2).
-const LONGEST_SUBJECT: usize = 255;
+pub(super) const LONGEST_SUBJECT: usize = 255;
 
 /// Signatures by a key pair. Never `none`, and no HMAC, whose key could be a public one (RFC 8725 §2.1).
 const ALGORITHMS: &[Algorithm] = &[
@@ -34,7 +34,8 @@ const ALGORITHMS: &[Algorithm] = &[
 pub(super) struct Expected<'a> {
     pub(super) issuer: &'a Issuer,
     pub(super) client_id: &'a str,
-    pub(super) nonce: &'a str,
+    /// The sign-in's; `None` for a token that a refresh brought, which has none (OpenID Connect Core §12.2).
+    pub(super) nonce: Option<&'a str>,
     /// The access token that came with it, for `at_hash`.
     pub(super) access_token: &'a Secret,
     pub(super) now: Timestamp,
@@ -44,9 +45,9 @@ pub(super) struct Expected<'a> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
     /// Newer keys may have the one it names.
-    #[error("ID token: it is signed with a key that the provider does not publish")]
+    #[error("it is signed with a key that the provider does not publish")]
     UnknownKey,
-    #[error("ID token: {0}")]
+    #[error("{0}")]
     Invalid(&'static str),
 }
 
@@ -57,9 +58,22 @@ pub(super) struct IdToken {
     pub(super) key_issuer: Option<String>,
 }
 
-/// Verifies `token`. The library reads the system's clock, so it checks the signature only; the
-/// claims, times included, are checked here against `expected`.
+/// Verifies `token`: its signature, and its claims, times included, against `expected`.
 pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<IdToken, Rejected> {
+    let Signed { claims, header, key_issuer } = signed(token, keys)?;
+    check(&claims, header.alg, expected).map_err(Rejected::Invalid)?;
+    Ok(IdToken { claims, key_issuer })
+}
+
+/// A token whose signature verifies, and nothing else is known to be right.
+pub(super) struct Signed {
+    pub(super) claims: Claims,
+    pub(super) header: Header,
+    pub(super) key_issuer: Option<String>,
+}
+
+/// Verifies the signature of `token` alone. The library reads the system's clock, so claims are checked here.
+pub(super) fn signed(token: &str, keys: &KeySet) -> Result<Signed, Rejected> {
     let header = jsonwebtoken::decode_header(token)
         .map_err(|_| Rejected::Invalid("it is not a JWT signed with an algorithm that is known"))?;
     if !ALGORITHMS.contains(&header.alg) {
@@ -74,9 +88,7 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
     })?;
     let token = jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &signature_only(header.alg))
         .map_err(|_| Rejected::Invalid("its signature does not verify"))?;
-    let claims = Claims::from(token.claims);
-    check(&claims, header.alg, expected).map_err(Rejected::Invalid)?;
-    Ok(IdToken { claims, key_issuer: key.issuer.clone() })
+    Ok(Signed { claims: Claims::from(token.claims), header, key_issuer: key.issuer.clone() })
 }
 
 fn signature_only(algorithm: Algorithm) -> Validation {
@@ -96,15 +108,17 @@ fn check(claims: &Claims, algorithm: Algorithm, expected: &Expected<'_>) -> Resu
     expected.issuer.check(claims)?;
     check_audience(claims, expected.client_id)?;
     check_times(claims, expected.now.secs())?;
-    // Compared in constant time; a missing nonce is a replayed or an injected token (OpenID Connect Core §15.5.2).
-    let nonce = claims.text("nonce").ok_or("it has no nonce")?;
-    if Secret::new(nonce) != Secret::new(expected.nonce) {
-        return Err("its nonce is not this sign-in's");
+    if let Some(ours) = expected.nonce {
+        // Compared in constant time; a missing nonce is a replayed or an injected token (OpenID Connect Core §15.5.2).
+        let nonce = claims.text("nonce").ok_or("it has no nonce")?;
+        if Secret::new(nonce) != Secret::new(ours) {
+            return Err("its nonce is not this sign-in's");
+        }
     }
     check_access_token(claims, algorithm, expected.access_token)
 }
 
-fn check_audience(claims: &Claims, client_id: &str) -> Result<(), &'static str> {
+pub(super) fn check_audience(claims: &Claims, client_id: &str) -> Result<(), &'static str> {
     let audiences: Vec<&Value> = match claims.value("aud") {
         Some(Value::Array(audiences)) => audiences.iter().collect(),
         Some(single) => vec![single],
@@ -183,7 +197,7 @@ mod tests {
         let expected = Expected {
             issuer: &issuer,
             client_id: "client",
-            nonce: "n",
+            nonce: Some("n"),
             access_token: &access_token,
             now: Timestamp::from_secs(NOW),
         };
@@ -271,7 +285,7 @@ mod tests {
             let expected = Expected {
                 issuer: &issuer,
                 client_id: "client",
-                nonce: "n",
+                nonce: Some("n"),
                 access_token: &access_token,
                 now: Timestamp::from_secs(NOW),
             };

@@ -11,10 +11,12 @@ mod graph;
 mod http;
 mod id_token;
 mod jwks;
+mod logout_token;
 mod oidc;
 mod publication;
 mod quote;
 mod relying_party;
+mod rereading;
 mod tenants;
 #[cfg(test)]
 mod tests;

@@ -7,13 +7,16 @@ use url::Url;
 use super::ClientRegistration;
 use super::claims::Claims;
 use super::discovery::Place;
-use super::http::Http;
-use super::relying_party::{RelyingParty, Verified};
+use super::http::{CallError, Http};
+use super::logout_token;
+use super::relying_party::{Refreshed, RelyingParty, Verified};
+use super::rereading::{in_time, with_new_tokens};
+use crate::domain::grant::Grant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, Pending, Prompt, SignInError, SignedIn};
+use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
 
 /// An OpenID Connect provider.
 pub(super) struct Oidc {
@@ -41,35 +44,137 @@ impl Oidc {
         }
     }
 
-    async fn identify(&self, verified: Verified) -> Result<Identity, SignInError> {
-        let userinfo = match &verified.userinfo_endpoint {
-            Some(endpoint) if self.wanted.is_missing(&verified.claims) => {
-                self.userinfo(endpoint, &verified).await.map_err(SignInError::UserInfo)?
+    /// Who the claims of an ID token speak of, filled up from UserInfo, and what that told.
+    async fn identify(
+        &self,
+        claims: &Claims,
+        grant: &mut Grant,
+        userinfo_endpoint: Option<&Url>,
+    ) -> Result<Identity, Unread> {
+        let userinfo = match userinfo_endpoint {
+            Some(endpoint) if self.wanted.is_missing(claims) => {
+                self.userinfo(endpoint, &grant.access, claims.text("sub").unwrap_or_default()).await?
             }
             Some(_) | None => Claims::default(),
         };
-        Ok(self.wanted.identity(&verified.claims, &userinfo))
+        self.wanted.note_told(&userinfo, grant);
+        Ok(self.wanted.identity(claims, &userinfo))
     }
 
     /// OpenID Connect Core §5.3.2: UserInfo that speaks of another subject must not be used, or one person's token could
     /// be filled up with another's address.
-    async fn userinfo(&self, endpoint: &Url, verified: &Verified) -> Result<Claims, String> {
-        let answer = self.party.http.get_as(endpoint, &verified.access_token, &[]).await;
-        let claims: Claims = answer.and_then(|answer| answer.json()).map_err(|error| format!("UserInfo: {error}"))?;
-        if claims.text("sub").is_some() && claims.text("sub") == verified.claims.text("sub") {
-            Ok(claims)
-        } else {
-            Err("UserInfo speaks of another subject than the ID token".to_owned())
+    async fn userinfo(&self, endpoint: &Url, access_token: &Secret, subject: &str) -> Result<Claims, Unread> {
+        let answer = self.party.http.get_as(endpoint, access_token, &[]).await;
+        let claims: Claims = answer.and_then(|answer| answer.json()).map_err(Unread::Call)?;
+        match claims.text("sub") {
+            Some(sub) if sub == subject => Ok(claims),
+            Some(_) => Err(Unread::AnotherSubject),
+            None => Err(Unread::NoSubject),
         }
     }
+
+    async fn renewed(&self, before: &Identity, grant: &Grant, now: Timestamp) -> Result<Renewed, RenewError> {
+        let Some(refresh_token) = &grant.refresh else {
+            let mut grant = grant.clone();
+            let endpoint = self.party.userinfo_endpoint();
+            let identity = in_time(self.reread(before, &mut grant, endpoint.as_ref())).await?;
+            return Ok(Renewed { identity: Ok(identity), grant });
+        };
+        let mut refreshed = self.party.refresh_tokens(grant, refresh_token, now).await?;
+        let read = in_time(self.read_refreshed(before, &mut refreshed, now)).await;
+        with_new_tokens(read, refreshed.grant)
+    }
+
+    async fn read_refreshed(
+        &self,
+        before: &Identity,
+        refreshed: &mut Refreshed,
+        now: Timestamp,
+    ) -> Result<Identity, RenewError> {
+        let endpoint = refreshed.userinfo_endpoint().cloned();
+        let Some(id_token) = self.party.verify_refreshed(refreshed, now).await? else {
+            return self.reread(before, &mut refreshed.grant, endpoint.as_ref()).await;
+        };
+        // OpenID Connect Core §12.2: the issuer was checked, the subject must be the same.
+        if id_token.claims.text("sub") != Some(&before.id) {
+            return Err(RenewError::Gone("the new ID token is of another subject".to_owned()));
+        }
+        let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref()).await;
+        identity.map_err(|unread| RenewError::NotNow(unread.to_string()))
+    }
+
+    /// What UserInfo says now of somebody who is known. Where it cannot be asked, by this token or at all, they are who they were.
+    async fn reread(
+        &self,
+        before: &Identity,
+        grant: &mut Grant,
+        endpoint: Option<&Url>,
+    ) -> Result<Identity, RenewError> {
+        let Some(endpoint) = endpoint else { return Ok(before.clone()) };
+        match self.userinfo(endpoint, &grant.access, &before.id).await {
+            Ok(claims) => {
+                self.wanted.note_told(&claims, grant);
+                Ok(self.wanted.reread(before, &claims, &grant.told_by_userinfo))
+            }
+            Err(Unread::Call(error)) if error.is_unauthorized() => Ok(before.clone()),
+            Err(unread @ Unread::AnotherSubject) => Err(RenewError::Gone(unread.to_string())),
+            Err(unread @ (Unread::Call(_) | Unread::NoSubject)) => Err(RenewError::NotNow(unread.to_string())),
+        }
+    }
+}
+
+/// Why UserInfo tells nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error("UserInfo: {0}")]
+    Call(CallError),
+    #[error("UserInfo speaks of another subject than the ID token")]
+    AnotherSubject,
+    #[error("UserInfo names no subject, and could be of another subject than the ID token")]
+    NoSubject,
 }
 
 impl Wanted {
     /// Whether the ID token lacks something that UserInfo may know.
     fn is_missing(&self, claims: &Claims) -> bool {
-        let username = self.username.as_deref().unwrap_or("preferred_username");
         let groups = self.groups && !claims.has("groups");
-        groups || ["email", "email_verified", "name", username].into_iter().any(|name| !claims.has(name))
+        groups || ["email", "email_verified", "name", self.username()].into_iter().any(|name| !claims.has(name))
+    }
+
+    /// The claim that the username comes from.
+    fn username(&self) -> &str {
+        self.username.as_deref().unwrap_or("preferred_username")
+    }
+
+    /// Notes which of the claims that count here UserInfo tells.
+    fn note_told(&self, userinfo: &Claims, grant: &mut Grant) {
+        for name in ["email", "email_verified", "name", self.username(), "groups"] {
+            if userinfo.has(name) && !grant.told_by_userinfo.iter().any(|told| told == name) {
+                grant.told_by_userinfo.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Who somebody is by what UserInfo says now. `told`: what it has told, now or before; what it never told stands.
+    fn reread(&self, before: &Identity, userinfo: &Claims, told: &[String]) -> Identity {
+        let tells = |name: &str| told.iter().any(|told| told == name);
+        let text = |name: &str, before: &str| {
+            if tells(name) { userinfo.text(name).unwrap_or_default() } else { before }.to_owned()
+        };
+        // An address that UserInfo never vouched for stands as the ID token vouched for it, unless it is another one now.
+        let same = before.email_str() == userinfo.text("email").unwrap_or_default();
+        let email = if tells("email") && tells("email_verified") {
+            vouched(userinfo)
+        } else {
+            before.email.clone().filter(|_| same || !tells("email"))
+        };
+        let username = match self.username.as_deref() {
+            Some("email") => email_as_username(email.as_ref()),
+            Some(claim) => Username::Vouched(text(claim, before.username.as_str())),
+            None => Username::Displayed(text("preferred_username", before.username.as_str())),
+        };
+        let groups = if tells("groups") { userinfo.list("groups") } else { before.groups.clone() };
+        Identity { email, name: text("name", &before.name), username, groups, ..before.clone() }
     }
 
     fn identity(&self, token: &Claims, userinfo: &Claims) -> Identity {
@@ -77,16 +182,10 @@ impl Wanted {
         // An address and the word that it is verified count only from one source: joined from two, one would vouch for
         // the other's address.
         let source = if token.has("email") && token.has("email_verified") { token } else { userinfo };
-        let email = source
-            .text("email")
-            .filter(|_| source.is_true("email_verified"))
-            .and_then(|address| Email::parse(address).ok());
+        let email = vouched(source);
         let username = match self.username.as_deref() {
-            // Without the claim there is no username at all: an empty one never matches a rule. An address is one only
-            // where it is vouched for.
-            Some("email") => {
-                Username::Vouched(email.as_ref().map(|email| email.as_str().to_owned()).unwrap_or_default())
-            }
+            // Without the claim there is no username at all: an empty one never matches a rule.
+            Some("email") => email_as_username(email.as_ref()),
             Some(claim) => Username::Vouched(either(claim)),
             None => Username::Displayed(either("preferred_username")),
         };
@@ -100,6 +199,17 @@ impl Wanted {
             groups: groups.list("groups"),
         }
     }
+}
+
+/// The address, where the same source says that it is verified.
+fn vouched(source: &Claims) -> Option<Email> {
+    let address = source.text("email").filter(|_| source.is_true("email_verified"))?;
+    Email::parse(address).ok()
+}
+
+/// An address is a username only where it is vouched for.
+fn email_as_username(email: Option<&Email>) -> Username {
+    Username::Vouched(email.map(|email| email.as_str().to_owned()).unwrap_or_default())
 }
 
 impl IdentityProvider for Oidc {
@@ -122,8 +232,33 @@ impl IdentityProvider for Oidc {
         now: Timestamp,
     ) -> Pending<'a, Result<SignedIn, SignInError>> {
         Box::pin(async move {
-            let identity = self.identify(self.party.redeem(code, attempt, now).await?).await?;
-            Ok(SignedIn { identity, grant: None, provider_session: None })
+            let verified = self.party.redeem(code, attempt, now).await?;
+            let provider_session = verified.provider_session();
+            let Verified { id_token, mut grant, userinfo_endpoint } = verified;
+            let identity = self.identify(&id_token.claims, &mut grant, userinfo_endpoint.as_ref()).await;
+            let identity = identity.map_err(|unread| SignInError::UserInfo(unread.to_string()))?;
+            Ok(SignedIn { identity, grant: Some(grant), provider_session })
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        identity: &'a Identity,
+        grant: &'a Grant,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Renewed, RenewError>> {
+        Box::pin(self.renewed(identity, grant, now))
+    }
+
+    fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {
+        self.party.logout_url(id_token, return_to)
+    }
+
+    fn verify_logout<'a>(&'a self, token: &'a Secret, now: Timestamp) -> Pending<'a, Result<LogoutToken, String>> {
+        Box::pin(async move {
+            let logout_token::Verified { claims, id, expires_at } = self.party.verify_logout(token, now).await?;
+            let text = |name| claims.text(name).map(ToOwned::to_owned);
+            Ok(LogoutToken { subject: text("sub"), provider_session: text("sid"), id, expires_at })
         })
     }
 
@@ -182,6 +317,31 @@ mod tests {
         assert_eq!(identity(Some("upn"), claims(), json!({})).username, Username::Vouched("ann@corp".into()));
         assert_eq!(identity(Some("missing"), claims(), json!({})).username.vouched(), None);
         assert_eq!(identity(Some("email"), claims(), json!({})).username.vouched(), None);
+    }
+
+    #[test]
+    fn what_userinfo_has_told_counts_by_its_last_word_and_what_it_never_told_stands() {
+        let wanted = Wanted { username: Some("upn".to_owned()), groups: true };
+        let token =
+            json!({"sub": "s", "email": "a@b.c", "email_verified": true, "name": "Ann", "upn": "ann", "groups": ["a"]});
+        let before = wanted.identity(&serde_json::from_value(token).unwrap(), &Claims::default());
+        let reread = |userinfo: Value, told: &[&str]| {
+            let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+            wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &told)
+        };
+        assert_eq!(reread(json!({}), &[]), before);
+        assert_eq!(reread(json!({"email": "a@b.c"}), &["email"]), before);
+        assert_eq!(reread(json!({"email": "x@b.c"}), &["email"]).email, None, "nobody vouches for the new one");
+        let all = ["email", "email_verified", "name", "upn", "groups"];
+        let now = json!({"email": "x@b.c", "email_verified": true, "name": "Anna", "upn": "anna", "groups": ["b"]});
+        let changed = reread(now, &all);
+        assert_eq!(
+            (changed.email_str(), changed.name.as_str(), changed.groups.clone()),
+            ("x@b.c", "Anna", vec!["b".to_owned()])
+        );
+        assert_eq!(changed.username, Username::Vouched("anna".into()));
+        let gone = reread(json!({}), &all);
+        assert_eq!((gone.email, gone.groups.len(), gone.username.vouched()), (None, 0, None));
     }
 
     #[test]

@@ -7,17 +7,23 @@ use oauth2::AuthType;
 use url::Url;
 
 use super::ClientRegistration;
-use super::claims::Claims;
 use super::code_flow::CodeFlow;
-use super::discovery::{Place, trimmed};
+use super::discovery::{Document, Place, trimmed};
 use super::http::Http;
 use super::id_token::{self, Expected, IdToken, Rejected};
+use super::logout_token;
 use super::publication::{Publication, Published};
 use super::quote::quote;
+use crate::domain::grant::Grant;
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{Prompt, SignInError};
+use crate::ports::{Prompt, RenewError, SignInError};
+
+/// The longest ID token that is kept as a hint for signing out, in bytes: it travels in an address, and servers cut longer ones.
+const LONGEST_HINT: usize = 4096;
+/// The longest name of a session at the provider that is kept, in bytes.
+const LONGEST_SESSION: usize = 255;
 
 /// Our side of OpenID Connect.
 pub(super) struct RelyingParty {
@@ -29,11 +35,29 @@ pub(super) struct RelyingParty {
 
 /// Somebody whose ID token verifies.
 pub(super) struct Verified {
-    pub(super) claims: Claims,
-    /// Whose tokens the key may sign, where the provider says it.
-    pub(super) key_issuer: Option<String>,
-    pub(super) access_token: Secret,
+    pub(super) id_token: IdToken,
+    pub(super) grant: Grant,
     pub(super) userinfo_endpoint: Option<Url>,
+}
+
+impl Verified {
+    /// The provider's own session, where the ID token names it (OpenID Connect Back-Channel Logout 1.0 §2.1).
+    pub(super) fn provider_session(&self) -> Option<String> {
+        self.id_token.claims.text("sid").filter(|sid| sid.len() <= LONGEST_SESSION).map(ToOwned::to_owned)
+    }
+}
+
+/// What a refresh token brought.
+pub(super) struct Refreshed {
+    pub(super) grant: Grant,
+    id_token: Option<Secret>,
+    published: Arc<Published>,
+}
+
+impl Refreshed {
+    pub(super) fn userinfo_endpoint(&self) -> Option<&Url> {
+        self.published.document.userinfo_endpoint.as_ref()
+    }
 }
 
 impl RelyingParty {
@@ -83,23 +107,51 @@ impl RelyingParty {
     ) -> Result<Verified, SignInError> {
         let published = self.publication.ready(&self.http).await.map_err(SignInError::TokenExchange)?;
         let document = &published.document;
-        let auth = if document.takes_secret_in_form_only() { AuthType::RequestBody } else { AuthType::BasicAuth };
-        let tokens = self
+        let mut tokens = self
             .flow
-            .redeem(&self.http, &document.token_endpoint, auth, code, attempt)
+            .redeem(&self.http, &document.token_endpoint, auth(document), code, attempt)
             .await
             .map_err(SignInError::TokenExchange)?;
-        let id_token = tokens.id.ok_or_else(|| {
+        let id_token = tokens.id.take().ok_or_else(|| {
             let reason = "the token endpoint issued no ID token: is the scope `openid` in OAUTH_SCOPES?";
             SignInError::TokenExchange(reason.to_owned())
         })?;
-        let IdToken { claims, key_issuer } = self.verify(&published, &id_token, &tokens.access, attempt, now).await?;
-        Ok(Verified {
-            claims,
-            key_issuer,
-            access_token: tokens.access,
-            userinfo_endpoint: document.userinfo_endpoint.clone(),
-        })
+        let mut grant = tokens.grant(None, now);
+        let verified = self
+            .verify(&published, &id_token, &grant.access, Some(attempt.nonce()), now)
+            .await
+            .map_err(SignInError::TokenExchange)?;
+        grant.id_token = hint(document, id_token);
+        Ok(Verified { id_token: verified, grant, userinfo_endpoint: document.userinfo_endpoint.clone() })
+    }
+
+    /// Asks for new tokens by the refresh token of `before`.
+    pub(super) async fn refresh_tokens(
+        &self,
+        before: &Grant,
+        refresh_token: &Secret,
+        now: Timestamp,
+    ) -> Result<Refreshed, RenewError> {
+        let published = self.published().map_err(RenewError::NotNow)?;
+        let document = &published.document;
+        let mut tokens = self.flow.refresh(&self.http, &document.token_endpoint, auth(document), refresh_token).await?;
+        let id_token = tokens.id.take();
+        Ok(Refreshed { grant: tokens.grant(Some(before), now), id_token, published })
+    }
+
+    /// The ID token that came with a refresh, verified; `None`: there came none, as OpenID Connect Core §12.2 allows.
+    pub(super) async fn verify_refreshed(
+        &self,
+        refreshed: &mut Refreshed,
+        now: Timestamp,
+    ) -> Result<Option<IdToken>, RenewError> {
+        let Some(id_token) = refreshed.id_token.take() else { return Ok(None) };
+        let verified = self
+            .verify(&refreshed.published, &id_token, &refreshed.grant.access, None, now)
+            .await
+            .map_err(RenewError::NotNow)?;
+        refreshed.grant.id_token = hint(&refreshed.published.document, id_token);
+        Ok(Some(verified))
     }
 
     async fn verify(
@@ -107,29 +159,65 @@ impl RelyingParty {
         published: &Arc<Published>,
         id_token: &Secret,
         access_token: &Secret,
-        attempt: &LoginAttempt,
+        nonce: Option<&str>,
         now: Timestamp,
-    ) -> Result<IdToken, SignInError> {
-        let verify = |published: &Published| {
-            let expected = Expected {
-                issuer: &published.issuer,
-                client_id: self.flow.client_id(),
-                nonce: attempt.nonce(),
-                access_token,
-                now,
-            };
+    ) -> Result<IdToken, String> {
+        let verified = self.with_keys(published, now, |published| {
+            let expected =
+                Expected { issuer: &published.issuer, client_id: self.flow.client_id(), nonce, access_token, now };
             id_token::verify(id_token.expose(), &published.keys, &expected)
-        };
-        let failed = |reason: String| Err(SignInError::TokenExchange(reason));
+        });
+        verified.await.map_err(|reason| format!("ID token: {reason}"))
+    }
+
+    /// Verifies by the keys at hand, and where these lack the one that is named, by newer ones.
+    async fn with_keys<T>(
+        &self,
+        published: &Arc<Published>,
+        now: Timestamp,
+        verify: impl Fn(&Published) -> Result<T, Rejected>,
+    ) -> Result<T, String> {
         match verify(published) {
             Ok(token) => Ok(token),
-            Err(rejected @ Rejected::Invalid(_)) => failed(rejected.to_string()),
+            Err(rejected @ Rejected::Invalid(_)) => Err(rejected.to_string()),
             Err(Rejected::UnknownKey) => match self.publication.newer_keys(&self.http, published, now).await {
-                Ok(Some(newer)) => verify(&newer).or_else(|rejected| failed(rejected.to_string())),
-                Ok(None) => failed(Rejected::UnknownKey.to_string()),
-                Err(reason) => failed(format!("{}; {reason}", Rejected::UnknownKey)),
+                Ok(Some(newer)) => verify(&newer).map_err(|rejected| rejected.to_string()),
+                Ok(None) => Err(Rejected::UnknownKey.to_string()),
+                Err(reason) => Err(format!("{}; {reason}", Rejected::UnknownKey)),
             },
         }
+    }
+
+    /// Where to send a browser that signs out at the provider too (OpenID Connect RP-Initiated Logout 1.0 §2).
+    pub(super) fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {
+        let mut url = self.publication.current()?.document.end_session_endpoint()?;
+        let mut query = url.query_pairs_mut();
+        if let Some(id_token) = id_token {
+            query.append_pair("id_token_hint", id_token.expose());
+        }
+        query.append_pair("client_id", self.flow.client_id());
+        query.append_pair("post_logout_redirect_uri", return_to.as_str());
+        drop(query);
+        Some(url)
+    }
+
+    /// Verifies a logout token.
+    pub(super) async fn verify_logout(&self, token: &Secret, now: Timestamp) -> Result<logout_token::Verified, String> {
+        let published = self.published()?;
+        self.with_keys(&published, now, |published| {
+            let expected = logout_token::Expected { issuer: &published.issuer, client_id: self.flow.client_id(), now };
+            logout_token::verify(token.expose(), &published.keys, &expected)
+        })
+        .await
+    }
+
+    /// What the provider publishes about UserInfo; `None` where it has none, or nothing has been read.
+    pub(super) fn userinfo_endpoint(&self) -> Option<Url> {
+        self.publication.current()?.document.userinfo_endpoint.clone()
+    }
+
+    fn published(&self) -> Result<Arc<Published>, String> {
+        self.publication.current().ok_or_else(|| self.publication.trouble().unwrap_or_default())
     }
 
     /// Reads discovery and keys again.
@@ -141,4 +229,14 @@ impl RelyingParty {
     pub(super) fn trouble(&self) -> Option<String> {
         self.publication.trouble()
     }
+}
+
+/// How the client shows its secret.
+fn auth(document: &Document) -> AuthType {
+    if document.takes_secret_in_form_only() { AuthType::RequestBody } else { AuthType::BasicAuth }
+}
+
+/// An ID token is long: it is kept only where it is of use, for signing out at the provider.
+fn hint(document: &Document, id_token: Secret) -> Option<Secret> {
+    Some(id_token).filter(|token| document.end_session_endpoint().is_some() && token.expose().len() <= LONGEST_HINT)
 }

@@ -70,6 +70,11 @@ impl TenantList {
         }
     }
 
+    /// Whether the operator has named all of them, so that whoever is in has a [`Verdict::Named`].
+    pub(super) const fn are_named(&self) -> bool {
+        matches!(self.tenants, Tenants::Named(_))
+    }
+
     /// The configured domains whose tenant is not known yet.
     pub(super) fn unresolved(&self) -> Vec<String> {
         let resolved = self.resolved.load();

@@ -2,8 +2,10 @@
 
 mod entra;
 mod github;
+mod logout;
 mod oidc;
 mod publication;
+mod renewal;
 mod tls;
 
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::domain::login::{ATTEMPT_RANDOM, LoginAttempt};
 use crate::domain::path::ReturnTo;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, SignInError};
+use crate::ports::{IdentityProvider, SignInError, SignedIn};
 
 /// A development identity provider, and ours on top of it.
 struct Bench {
@@ -48,12 +50,17 @@ impl Bench {
 
     /// The whole way of a sign-in, as `user`.
     async fn sign_in(&self, user: &str) -> Result<Identity, SignInError> {
+        self.signed_in(user).await.map(|signed_in| signed_in.identity)
+    }
+
+    /// The same, with what was granted.
+    async fn signed_in(&self, user: &str) -> Result<SignedIn, SignInError> {
         let attempt = attempt();
         let callback = self.callback(&attempt, user)?;
         self.provider.check_issuer(parameter(&callback, "iss").as_deref())?;
         assert_eq!(parameter(&callback, "state").as_deref(), Some(attempt.state()));
         let code = Secret::new(parameter(&callback, "code").unwrap());
-        self.provider.sign_in(&code, &attempt, self.now).await.map(|signed_in| signed_in.identity)
+        self.provider.sign_in(&code, &attempt, self.now).await
     }
 
     fn callback(&self, attempt: &LoginAttempt, user: &str) -> Result<Url, SignInError> {
@@ -86,6 +93,7 @@ fn words_of(fault: &Fault) -> &'static str {
         Fault::Malformed => "not JSON at line 1, column",
         Fault::Huge(_) => "larger than 1 MiB",
         Fault::Cut => "broke off its answer",
+        Fault::Refuse(_) => "was told to refuse",
         Fault::Slow(_) | Fault::Hold => "timed out after 10 s",
     }
 }

@@ -1,0 +1,340 @@
+//! Asking again: by refresh tokens that rotate, and by access tokens as long as they last.
+
+use dev_idp::users::{ADMIN_ROLE, CONTOSO, Membership, PLATFORM_GROUP, STAFF_GROUP};
+use dev_idp::{Endpoint, Fault, Lie, User};
+use serde_json::json;
+
+use super::super::Tenants;
+use super::*;
+use crate::domain::grant::Grant;
+use crate::ports::{RenewError, Renewed};
+
+const KINDS: [&str; 3] = ["github", "entra", "oidc"];
+
+/// A provider that gives refresh tokens.
+async fn refreshing(kind: &str) -> Bench {
+    let bench = Bench::with(|origin| with_scopes(kind, origin, &["offline_access"])).await;
+    if kind == "github" {
+        bench.control().expiring_github_tokens();
+    }
+    bench
+}
+
+/// A provider that gives none.
+async fn plain(kind: &str) -> Bench {
+    Bench::with(|origin| with_scopes(kind, origin, &[])).await
+}
+
+fn with_scopes(kind: &str, origin: &str, more: &[&str]) -> ProviderSettings {
+    let mut settings = match kind {
+        "github" => github::settings(origin),
+        "entra" => entra::contoso(origin),
+        _ => oidc::settings(origin),
+    };
+    let (ProviderSettings::Github { client, .. }
+    | ProviderSettings::Entra { client, .. }
+    | ProviderSettings::Oidc { client, .. }) = &mut settings;
+    if kind != "github" {
+        client.scopes.extend(more.iter().map(ToString::to_string));
+    }
+    settings
+}
+
+impl Bench {
+    async fn granted(&self, user: &str) -> (Identity, Grant) {
+        let signed_in = self.signed_in(user).await.unwrap();
+        (signed_in.identity, signed_in.grant.unwrap())
+    }
+
+    async fn renew(&self, who: &Identity, grant: &Grant) -> Result<Renewed, RenewError> {
+        self.provider.renew(who, grant, self.now).await
+    }
+
+    fn user(&self, id: &str) -> User {
+        self.idp.users().into_iter().find(|user| user.id == id).unwrap()
+    }
+
+    /// Moves somebody out of what they were in, into a group of another name.
+    fn regroup(&self, id: &str) {
+        let mut user = self.user(id);
+        let github = user.github.as_mut().unwrap();
+        github.memberships = vec![Membership { org: "other".into(), active: true }];
+        github.teams.clear();
+        user.entra.as_mut().unwrap().groups = vec![STAFF_GROUP.to_owned()];
+        user.oidc.as_mut().unwrap().groups = vec!["other".to_owned()];
+        self.idp.put_user(user);
+    }
+}
+
+fn gone<T>(outcome: Result<T, RenewError>) -> String {
+    match outcome.map(drop) {
+        Err(RenewError::Gone(reason)) => reason,
+        other => panic!("not gone: {other:?}"),
+    }
+}
+
+fn not_now<T>(outcome: Result<T, RenewError>) -> String {
+    match outcome.map(drop) {
+        Err(RenewError::NotNow(reason)) => reason,
+        other => panic!("not put off: {other:?}"),
+    }
+}
+
+fn groups_now(kind: &str) -> Vec<&'static str> {
+    match kind {
+        "entra" => vec![STAFF_GROUP, ADMIN_ROLE],
+        _ => vec!["other"],
+    }
+}
+
+#[tokio::test]
+async fn a_grant_is_what_the_provider_gave() {
+    for kind in KINDS {
+        let bench = refreshing(kind).await;
+        let (_, grant) = bench.granted("ann").await;
+        let lasts = if kind == "github" { 8 * 3600 } else { 3600 };
+        assert_eq!(grant.access_expires_at, Some(bench.now + Duration::from_secs(lasts)), "{kind}");
+        assert!(grant.refresh.is_some(), "{kind}");
+        assert_eq!(grant.id_token.is_some(), kind != "github", "{kind}");
+        let bench = plain(kind).await;
+        let (_, grant) = bench.granted("ann").await;
+        assert!(grant.refresh.is_none(), "{kind}");
+        assert_eq!(grant.access_expires_at.is_some(), kind != "github", "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn rotated_tokens_are_kept_over_three_renewals_and_groups_are_read_anew() {
+    for kind in KINDS {
+        let bench = refreshing(kind).await;
+        let (mut who, mut grant) = bench.granted("ann").await;
+        for turn in 0..3 {
+            if turn == 2 {
+                bench.regroup("ann");
+            }
+            let renewed = bench.renew(&who, &grant).await.unwrap_or_else(|error| panic!("{kind} {turn}: {error}"));
+            assert!(renewed.grant.refresh != grant.refresh && renewed.grant.access != grant.access, "{kind}");
+            assert_eq!(renewed.grant.id_token.is_some(), kind != "github", "{kind}");
+            (who, grant) = (renewed.identity.unwrap(), renewed.grant);
+        }
+        assert_eq!(who.groups, groups_now(kind), "{kind}");
+        assert_eq!(bench.control().refreshes(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_not_replaced_goes_on() {
+    // A provider that does not rotate sends none: the old one is taken over.
+    let tokens: super::super::code_flow::Tokens = super::super::code_flow::Tokens::for_test("new");
+    let before = Grant {
+        access: Secret::new("old"),
+        access_expires_at: None,
+        refresh: Some(Secret::new("refresh")),
+        id_token: Some(Secret::new("id")),
+        told_by_userinfo: vec!["groups".to_owned()],
+    };
+    let grant = tokens.grant(Some(&before), now());
+    assert!(grant.refresh == before.refresh && grant.id_token == before.id_token && grant.access == Secret::new("new"));
+    assert_eq!(grant.told_by_userinfo, ["groups"]);
+}
+
+#[tokio::test]
+async fn a_grant_that_was_revoked_or_spent_or_needs_the_person_is_gone() {
+    for kind in KINDS {
+        let bench = refreshing(kind).await;
+        let (who, grant) = bench.granted("ann").await;
+        let word = if kind == "github" { "bad_refresh_token" } else { "invalid_grant" };
+        for error in [word, "interaction_required", "access_denied"] {
+            bench.control().fail(Endpoint::Token, Fault::Refuse(error.to_owned()));
+            let reason = gone(bench.renew(&who, &grant).await);
+            assert!(reason.contains(error), "{kind}: {reason}");
+            bench.control().clear(Endpoint::Token);
+        }
+        bench.renew(&who, &grant).await.unwrap();
+        let reason = gone(bench.renew(&who, &grant).await);
+        assert!(reason.contains(word) && reason.contains("used before"), "{kind}: {reason}");
+        tells_no_secret(&reason);
+        let (who, grant) = bench.granted("ann").await;
+        bench.idp.remove_user("ann");
+        assert!(gone(bench.renew(&who, &grant).await).contains(word), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_fails_or_refuses_for_another_reason_puts_it_off() {
+    for kind in KINDS {
+        let bench = refreshing(kind).await;
+        let (who, grant) = bench.granted("ann").await;
+        let refusals = ["temporarily_unavailable", "invalid_client", "incorrect_client_credentials", "server_error"];
+        let refusals = refusals.map(|error| Fault::Refuse(error.to_owned()));
+        for fault in faults().into_iter().chain([Fault::Status(401), Fault::Status(429)]).chain(refusals) {
+            bench.control().fail(Endpoint::Token, fault.clone());
+            let reason = not_now(bench.renew(&who, &grant).await);
+            tells_no_secret(&reason);
+            bench.control().clear(Endpoint::Token);
+        }
+        bench.renew(&who, &grant).await.unwrap().identity.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_were_issued_are_kept_though_nobody_says_whose_they_are() {
+    for (kind, user, endpoint) in [
+        ("github", "ann", Endpoint::User),
+        ("github", "ann", Endpoint::Emails),
+        ("github", "ann", Endpoint::Memberships),
+        ("github", "ann", Endpoint::Teams),
+        ("entra", "ann", Endpoint::GraphMe),
+        ("entra", "carol", Endpoint::GraphGroups),
+        ("oidc", "bob", Endpoint::UserInfo),
+    ] {
+        let bench = refreshing(kind).await;
+        let (who, mut grant) = bench.granted(user).await;
+        for fault in [Fault::Status(500), Fault::Malformed, Fault::Status(429), Fault::Cut] {
+            bench.control().fail(endpoint, fault.clone());
+            let renewed = bench.renew(&who, &grant).await.unwrap();
+            let reason = renewed.identity.expect_err("somebody was read");
+            tells_no_secret(&reason);
+            assert!(renewed.grant.refresh != grant.refresh, "{kind} {endpoint:?}");
+            grant = renewed.grant;
+            bench.control().clear(endpoint);
+        }
+        assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap(), who, "{kind} {endpoint:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_token_of_another_subject_ends_it_and_one_that_does_not_verify_puts_it_off() {
+    for (kind, claim) in [("oidc", "sub"), ("entra", "oid")] {
+        let bench = refreshing(kind).await;
+        let (who, mut grant) = bench.granted("ann").await;
+        for lie in [
+            Lie::WrongIssuer,
+            Lie::WrongAudience,
+            Lie::Expired,
+            Lie::ForgedSignature,
+            Lie::AlgNone,
+            Lie::UnknownKey,
+            Lie::WrongAccessTokenHash,
+        ] {
+            bench.control().lie(lie.clone());
+            let renewed = bench.renew(&who, &grant).await.unwrap();
+            assert!(renewed.identity.is_err_and(|reason| reason.contains("ID token")), "{lie:?}");
+            grant = renewed.grant;
+            bench.control().honest();
+        }
+        bench.control().lie(Lie::Claim(claim.into(), json!("somebody-else")));
+        assert!(gone(bench.renew(&who, &grant).await).contains("another"), "{kind}");
+        bench.control().honest();
+        let (who, grant) = bench.granted("ann").await;
+        bench.control().lie(Lie::NoIdToken);
+        assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap(), who, "{kind}: it may be left out");
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_may_not_come_in_any_more_ends_it() {
+    let bench = refreshing("entra").await;
+    let (who, grant) = bench.granted("ann").await;
+    let mut settings = with_scopes("entra", &bench.idp.origin(), &["offline_access"]);
+    let ProviderSettings::Entra { tenants, .. } = &mut settings else { panic!("it is Entra") };
+    *tenants = Tenants::Named(vec![dev_idp::users::FABRIKAM.to_owned(), CONTOSO.to_owned()]);
+    let both = connect(&settings, &[]).unwrap();
+    both.refresh(bench.now).await;
+    let grant = both.renew(&who, &grant, bench.now).await.unwrap().grant;
+    let ProviderSettings::Entra { tenants, .. } = &mut settings else { panic!("it is Entra") };
+    *tenants = Tenants::Consumers;
+    let others = connect(&settings, &[]).unwrap();
+    others.refresh(bench.now).await;
+    assert!(gone(others.renew(&who, &grant, bench.now).await).contains("OAUTH_TENANT_ID"));
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_the_access_token_reads_again() {
+    for kind in KINDS {
+        let bench = plain(kind).await;
+        let (who, grant) = bench.granted("ann").await;
+        let renewed = bench.renew(&who, &grant).await.unwrap();
+        assert_eq!(renewed.identity.unwrap(), who, "{kind}");
+        bench.regroup("ann");
+        let renewed = bench.renew(&who, &renewed.grant).await.unwrap();
+        assert_eq!(renewed.identity.unwrap().groups, groups_now(kind), "{kind}");
+        assert!(renewed.grant.access == grant.access, "{kind}");
+        assert_eq!(bench.control().refreshes(), 0);
+    }
+}
+
+#[tokio::test]
+async fn groups_that_userinfo_told_once_are_gone_when_it_tells_none() {
+    let bench = plain("oidc").await;
+    let (who, grant) = bench.granted("ann").await;
+    let renewed = bench.renew(&who, &grant).await.unwrap();
+    let mut ann = bench.user("ann");
+    ann.oidc.as_mut().unwrap().groups.clear();
+    bench.idp.put_user(ann);
+    let renewed = bench.renew(&renewed.identity.unwrap(), &renewed.grant).await.unwrap();
+    assert!(renewed.identity.unwrap().groups.is_empty());
+}
+
+#[tokio::test]
+async fn entras_groups_only_become_fewer_without_a_new_token() {
+    let bench = plain("entra").await;
+    let (who, grant) = bench.granted("bob").await;
+    assert_eq!(who.groups, [STAFF_GROUP]);
+    let mut bob = bench.user("bob");
+    bob.entra.as_mut().unwrap().groups = vec![PLATFORM_GROUP.to_owned()];
+    bench.idp.put_user(bob);
+    assert!(bench.renew(&who, &grant).await.unwrap().identity.unwrap().groups.is_empty());
+}
+
+#[tokio::test]
+async fn what_the_access_token_cannot_read_any_more_stands_but_at_github_a_revoked_one_ends_it() {
+    for kind in KINDS {
+        let bench = plain(kind).await;
+        let (who, grant) = bench.granted("ann").await;
+        bench.idp.revoke("ann");
+        let outcome = bench.renew(&who, &grant).await;
+        if kind == "github" {
+            assert!(gone(outcome).contains("401"));
+        } else {
+            assert_eq!(outcome.unwrap().identity.unwrap(), who, "{kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_puts_reading_again_off() {
+    for (kind, endpoint) in [
+        ("github", Endpoint::User),
+        ("github", Endpoint::Memberships),
+        ("github", Endpoint::Teams),
+        ("entra", Endpoint::GraphMe),
+        ("entra", Endpoint::GraphGroups),
+        ("oidc", Endpoint::UserInfo),
+    ] {
+        let bench = plain(kind).await;
+        let (who, grant) = bench.granted("ann").await;
+        for fault in faults().into_iter().chain([Fault::Status(429)]) {
+            bench.control().fail(endpoint, fault.clone());
+            tells_no_secret(&not_now(bench.renew(&who, &grant).await));
+            bench.control().clear(endpoint);
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_the_access_token_is_of_must_be_the_same() {
+    let bench = plain("oidc").await;
+    let (who, grant) = bench.granted("ann").await;
+    bench.control().lie(Lie::OtherSubAtUserInfo);
+    assert!(gone(bench.renew(&who, &grant).await).contains("another subject"));
+    bench.control().honest();
+    bench.control().lie(Lie::UserInfoClaim("sub".into(), json!(null)));
+    assert!(not_now(bench.renew(&who, &grant).await).contains("names no subject"));
+    for kind in ["github", "entra"] {
+        let bench = plain(kind).await;
+        let (who, _) = bench.granted("ann").await;
+        let (_, bobs) = bench.granted("bob").await;
+        assert!(gone(bench.renew(&who, &bobs).await).contains("another account"), "{kind}");
+    }
+}
