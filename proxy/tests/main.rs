@@ -20,6 +20,7 @@ mod documentation;
 mod errors;
 mod hostile_http;
 mod identity_headers;
+mod lasting;
 mod layers;
 mod own_sessions;
 mod pages;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::adapters::upstream::Lease;
 use crate::serve::headers;
+use crate::serve::lasting::Guard;
 use crate::serve::watch::InFlight;
 
 /// Why a body ended early.
@@ -20,6 +21,8 @@ use crate::serve::watch::InFlight;
 pub(crate) enum BodyError {
     #[error("the body moved no byte for {0:?} (TIMEOUT_BODY)")]
     Stalled(Duration),
+    #[error("the session that the answer was for has ended")]
+    SessionEnded,
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
@@ -28,6 +31,7 @@ pub(crate) enum BodyError {
 pub(crate) struct Body {
     kind: Kind,
     in_flight: Option<InFlight>,
+    guard: Option<Box<Guard>>,
 }
 
 enum Kind {
@@ -44,7 +48,7 @@ struct Streamed {
 impl Body {
     pub(crate) fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
-        Self { kind: Kind::Text((!text.is_empty()).then_some(text)), in_flight: None }
+        Self { kind: Kind::Text((!text.is_empty()).then_some(text)), in_flight: None, guard: None }
     }
 
     pub(crate) fn empty() -> Self {
@@ -63,7 +67,13 @@ impl Body {
             streamed.give_back();
             return Self::empty();
         }
-        Self { kind: Kind::Streamed(Box::new(streamed)), in_flight: None }
+        Self { kind: Kind::Streamed(Box::new(streamed)), in_flight: None, guard: None }
+    }
+
+    /// Breaks it off when the session that it is for ends.
+    pub(crate) fn guarded_by(mut self, guard: Option<Box<Guard>>) -> Self {
+        self.guard = guard;
+        self
     }
 
     /// Keeps the connection from counting as idle until the body has ended.
@@ -113,10 +123,19 @@ impl HttpBody for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.kind {
+        let frame = match &mut self.kind {
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Kind::Streamed(streamed) => streamed.poll_frame(cx),
+        };
+        if let Some(guard) = &mut self.guard
+            && !matches!(frame, Poll::Ready(None))
+            && guard.poll_ended(frame.is_pending(), cx).is_ready()
+        {
+            *self = Self::empty();
+            tracing::debug!("an answer was broken off: its session ended");
+            return Poll::Ready(Some(Err(BodyError::SessionEnded)));
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::{Body, Progress, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::lasting::Guard;
 use crate::serve::rejection::Rejection;
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::InFlight;
@@ -56,7 +57,10 @@ pub(crate) async fn forward(
         streams::watch_this_stream();
     }
     *response.version_mut() = Version::default();
-    Ok(response.map(|body| Body::streamed(body, lease, progress, limit)))
+    let response = response.map(|body| Body::streamed(body, lease, progress, limit));
+    let length = response.body().size_hint().exact();
+    let guard = Guard::of(&exchange.house, permit.session(), length, began);
+    Ok(response.map(|body| body.guarded_by(guard)))
 }
 
 /// Says who it is and how it came, and turns the head into one for the upstream.

@@ -14,6 +14,7 @@ mod exchange;
 mod forward;
 mod handler;
 mod headers;
+mod lasting;
 mod pages;
 mod query;
 mod rejection;

@@ -1,0 +1,171 @@
+//! What is open for long (event streams, long answers, WebSockets) is closed within 5 s of the end of its session, and not before.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+
+use crate::support::client::{full, next_data, pieces};
+use crate::support::{Browser, Client, Proxy, Upstream};
+
+/// The contract's limit.
+const SOON: Duration = Duration::from_secs(5);
+const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
+
+/// Answers with a body that never ends: `/events` with an event stream, anything else with bytes; `/quiet…` sends one piece only.
+async fn endless() -> Upstream {
+    Upstream::streaming(async |request| {
+        let (mut sender, body) = pieces();
+        let path = request.uri().path().to_owned();
+        let quiet = path.starts_with("/quiet");
+        tokio::spawn(async move {
+            while sender.send_data(Bytes::from_static(b"data: tick\n\n")).await.is_ok() {
+                if quiet {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let kind = if path.ends_with("events") { "text/event-stream" } else { "application/octet-stream" };
+        Response::builder().header("content-type", kind).body(body).unwrap()
+    })
+    .await
+}
+
+/// Opens a stream on behalf of a browser, and waits for its first piece.
+async fn open(browser: &Browser<'_>, proxy: &Proxy, version: Version, path: &str) -> (Client, Incoming) {
+    let mut client = Client::of(version, proxy.address).await;
+    let request = Request::get(path).header("cookie", browser.cookie_header());
+    let answer = client.send(request, full("")).await.unwrap();
+    assert_eq!(answer.status(), 200, "{version:?} {path}");
+    let mut body = answer.into_body();
+    assert_eq!(next_data(&mut body).await.unwrap().unwrap(), "data: tick\n\n");
+    (client, body)
+}
+
+/// How long it takes until the stream is broken off, which must not look like its end.
+async fn broken_off(body: &mut Incoming) -> Duration {
+    let began = Instant::now();
+    let reading = async {
+        loop {
+            match next_data(body).await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return began.elapsed(),
+                None => panic!("it ended as if it were complete"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), reading).await.expect("it stays open")
+}
+
+/// Whether pieces still come, for longer than it takes to notice that a session has ended.
+async fn goes_on(body: &mut Incoming) {
+    let until = Instant::now() + Duration::from_millis(2500);
+    while Instant::now() < until {
+        next_data(body).await.expect("it has ended").expect("it was broken off");
+    }
+}
+
+#[tokio::test]
+async fn a_logout_breaks_off_streams_of_every_kind_within_5_seconds_and_nobody_elses() {
+    let upstream = endless().await;
+    let proxy = Proxy::start(&upstream).await;
+    for version in BOTH {
+        let (mut ann, bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+        let mut anns = Vec::new();
+        for path in ["/events", "/quiet/events", "/download", "/quiet/download"] {
+            anns.push((path, open(&ann, &proxy, version, path).await));
+        }
+        let (_client, mut bobs) = open(&bob, &proxy, version, "/events").await;
+        let began = Instant::now();
+        assert_eq!(ann.post("/api/v1/auth/logout").await.status, 200);
+        for (path, (_client, body)) in &mut anns {
+            broken_off(body).await;
+            assert!(began.elapsed() < SOON, "{version:?} {path} took {:?}", began.elapsed());
+        }
+        goes_on(&mut bobs).await;
+    }
+}
+
+#[tokio::test]
+async fn ending_a_session_from_another_browser_breaks_off_its_streams_within_5_seconds() {
+    let upstream = endless().await;
+    let proxy = Proxy::start(&upstream).await;
+    let (mut here, there) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("ann").await);
+    let (_one, mut theirs) = open(&there, &proxy, Version::HTTP_11, "/events").await;
+    let (_two, mut ours) = open(&here, &proxy, Version::HTTP_11, "/events").await;
+    assert_eq!(here.send(Request::delete("/api/v1/auth/sessions")).await.json()["ended"], 1);
+    let took = broken_off(&mut theirs).await;
+    assert!(took < SOON, "{took:?}");
+    goes_on(&mut ours).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_refuses_the_user_breaks_off_streams_within_5_seconds() {
+    let upstream = endless().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let proxy = plan.file("OAUTH_ALLOWED_USERS_FILE", "allowed", "ann@example.com\nbob@example.com\n").start().await;
+    let (ann, bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+    let (_one, mut anns) = open(&ann, &proxy, Version::HTTP_11, "/events").await;
+    let (_two, mut bobs) = open(&bob, &proxy, Version::HTTP_2, "/events").await;
+    std::fs::write(proxy.folder().join("allowed"), "bob@example.com\n").unwrap();
+    proxy.logs("the configuration was read again").await;
+    let took = broken_off(&mut anns).await;
+    assert!(took < SOON, "{took:?}");
+    goes_on(&mut bobs).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_changes_the_provider_breaks_off_streams_within_5_seconds() {
+    let upstream = endless().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let origin = plan.idp().origin();
+    let file = |web: &str| format!("oauth_github_url = \"{web}\"\n");
+    let plan = plan.without("OAUTH_GITHUB_URL").file("SIDEGATE_CONFIG", "sidegate.toml", &file(&origin));
+    let proxy = plan.start().await;
+    let ann = proxy.signed_in_as("ann").await;
+    let (_client, mut body) = open(&ann, &proxy, Version::HTTP_11, "/events").await;
+    std::fs::write(proxy.folder().join("sidegate.toml"), file("http://127.0.0.1:1")).unwrap();
+    proxy.logs("the configuration was read again").await;
+    let took = broken_off(&mut body).await;
+    assert!(took < SOON, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_expires_takes_its_streams_with_it() {
+    let upstream = endless().await;
+    let proxy = Proxy::with_sign_in("github", &upstream).await.env("SESSION_TTL", "3s").start().await;
+    let ann = proxy.signed_in_as("ann").await;
+    let (_client, mut body) = open(&ann, &proxy, Version::HTTP_11, "/events").await;
+    let took = broken_off(&mut body).await;
+    assert!(took < Duration::from_secs(3) + SOON, "{took:?}");
+}
+
+#[tokio::test]
+async fn an_open_event_stream_does_not_keep_a_session_from_going_idle() {
+    let upstream = endless().await;
+    let proxy = Proxy::with_sign_in("github", &upstream).await.env("SESSION_IDLE_TTL", "3s").start().await;
+    let (mut used, idle) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("ann").await);
+    let (_one, mut anns) = open(&used, &proxy, Version::HTTP_11, "/events").await;
+    let (_two, mut idles) = open(&idle, &proxy, Version::HTTP_11, "/events").await;
+    let began = Instant::now();
+    let using = async {
+        while began.elapsed() < Duration::from_secs(9) {
+            assert_eq!(used.get("/api/v1/auth/me").await.status, 200, "requests keep a session alive");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let (took, ()) = tokio::join!(broken_off(&mut idles), using);
+    assert!(took < Duration::from_secs(3) + SOON, "{took:?}");
+    goes_on(&mut anns).await;
+}
+
+#[tokio::test]
+async fn without_sign_in_streams_stay_open() {
+    let upstream = endless().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut client = Client::of(Version::HTTP_11, proxy.address).await;
+    let mut body = client.get("/events").await.unwrap().into_body();
+    goes_on(&mut body).await;
+}
