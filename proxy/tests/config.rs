@@ -163,6 +163,7 @@ const TABLE: &[Row] = &[
     ("OAUTH_GRAPH_URL", ENTRA, &["https://graph.microsoft.us"], &["http://graph.example.com"]),
     ("OAUTH_CA_FILE", &[], &["file:tls.crt"], &["/nowhere/ca", "file:empty", "file:tls.key"]),
     ("SESSION_STORE", &[], &["memory"], &["redis", "jwt", "disk"]),
+    ("SESSION_MEMORY_BYTES", &[], &["1048576", "134217728"], &["1048575", "1G", "-1"]),
     ("SESSION_TTL", &[], &["24h", "400d", "1h30m"], &["24", "0", "401d", "soon"]),
     ("SESSION_IDLE_TTL", &[], &["0", "30m"], &["30", "-1s"]),
     ("SESSION_SECRET", &[], &[SECRET, OTHER_SECRET], &["c2hvcnQ=", "not base64 at all!"]),
@@ -628,7 +629,7 @@ fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete
     assert_eq!((output.status.code(), text.contains("warning")), (Some(0), false), "{text}");
     // What belongs to a name inside the containers (files, addresses) is not passed on; every other setting is.
     for name in variables() {
-        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "SESSION_STORE"].contains(&name);
+        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR"].contains(&name);
         assert!(inside || all.iter().any(|(known, _)| known == name), "{name} is not passed on");
     }
 }

@@ -169,6 +169,9 @@ options! {
     "Sessions" {
         /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart.
         SESSION_STORE: Word, Is "memory", example "memory";
+        /// What the sessions in memory may take together, in bytes, from 1048576; beyond it the longest unused goes first. A change
+        /// needs a restart.
+        SESSION_MEMORY_BYTES: Bytes, Is "134217728", example "134217728";
         /// How long a session lasts from its sign-in, whatever happens; up to 400 days, which is as long as browsers keep a cookie.
         SESSION_TTL: Duration, Is "24h", example "24h";
         /// How long a session lasts without a request; 0 turns this limit off.

@@ -412,6 +412,7 @@ mod tests {
             ("TIMEOUT_BODY", "60"),
             ("SESSION_TTL", "0"),
             ("SESSION_TTL", "401d"),
+            ("SESSION_MEMORY_BYTES", "1048575"),
             ("SHUTDOWN_TIMEOUT", "2h"),
             ("LIMIT_HEADER_BYTES", "8191"),
             ("LIMIT_CONNECTIONS", "-1"),

@@ -19,6 +19,8 @@ pub struct LoadedSession {
     last_seen: AtomicU64,
     /// When the provider is to be asked again, in milliseconds; the largest number: never.
     due: AtomicU64,
+    /// The last use that the store was told of, or is being told of.
+    noted: AtomicU64,
     ended: AtomicBool,
     assertion: ArcSwapOption<IssuedAssertion>,
 }
@@ -33,6 +35,7 @@ impl LoadedSession {
             due: AtomicU64::new(session.renew_at.map_or(u64::MAX, Timestamp::millis)),
             session,
             last_seen: AtomicU64::new(last_seen.millis()),
+            noted: AtomicU64::new(last_seen.millis()),
             ended: AtomicBool::new(false),
             assertion: ArcSwapOption::empty(),
         }
@@ -80,6 +83,14 @@ impl LoadedSession {
         self.due.store(until.millis(), Ordering::Relaxed);
     }
 
+    /// Whether its last use is to be written to the store now, where that is done once in `every`: of those who ask at once, one is told yes.
+    #[must_use]
+    pub fn is_note_due(&self, every: Duration, now: Timestamp) -> bool {
+        let noted = self.noted.load(Ordering::Relaxed);
+        let due = now.since(Timestamp::from_millis(noted)) >= every;
+        due && self.noted.compare_exchange(noted, now.millis(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// Notes that it is over, for whoever still holds it: an open WebSocket.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
@@ -112,4 +123,11 @@ pub struct IssuedAssertion {
     pub issued_at: Timestamp,
     /// Which signer made it: another one (after a reload) signs anew.
     pub signer: u64,
+}
+
+/// How often a session's last use is written to its store: once a minute, or in a tenth of the time that it may go unused.
+#[must_use]
+pub fn note_every(idle: Duration) -> Duration {
+    const MINUTE: Duration = Duration::from_secs(60);
+    if idle.is_zero() { MINUTE } else { MINUTE.min(idle / 10) }
 }

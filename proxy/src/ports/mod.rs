@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use headers::IdentityHeaders;
-pub use loaded::{IssuedAssertion, LoadedSession};
+pub use loaded::{IssuedAssertion, LoadedSession, note_every};
 pub use provider::{IdentityProvider, LogoutToken, Prompt, RenewError, Renewed, SignInError, SignedIn};
 pub use store::{BeginError, Claim, Leave, SessionStore, StoreTerms, StoreUnavailable};
 

@@ -222,7 +222,12 @@ impl Heirlooms {
         let secrets = secrets.iter().map(|secret| Zeroizing::new(secret.to_vec())).collect();
         let terms = StoreTerms { idle: settings.lifetime.idle, secrets };
         let mut kept = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, store)) = kept.as_ref().filter(|(old, _)| *old == settings.store) {
+        if let Some((old, store)) = kept.as_ref().filter(|(old, _)| old.serve(&settings.store)) {
+            if *old != settings.store {
+                tracing::warn!(
+                    "SESSION_MEMORY_BYTES has changed: it counts from the next start, since sessions live as long as the store"
+                );
+            }
             store.reconfigure(&terms).map_err(anyhow::Error::msg)?;
             return Ok(Arc::clone(store));
         }

@@ -2,7 +2,9 @@
 
 mod key;
 pub mod memory;
+mod once;
 pub mod record;
+mod weight;
 
 use std::sync::Arc;
 
@@ -15,7 +17,20 @@ use crate::ports::{SessionStore, StoreTerms};
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreSettings {
     /// In this process's memory.
-    Memory,
+    Memory {
+        /// `SESSION_MEMORY_BYTES`: what all sessions together may take; a change needs a restart.
+        bytes: u64,
+    },
+}
+
+impl StoreSettings {
+    /// Whether a store that was opened with these settings goes on where `wanted` is what the operator wants now.
+    #[must_use]
+    pub fn serve(&self, wanted: &Self) -> bool {
+        match (self, wanted) {
+            (Self::Memory { .. }, Self::Memory { .. }) => true,
+        }
+    }
 }
 
 /// Makes the store ready to be used.
@@ -24,6 +39,6 @@ pub enum StoreSettings {
 /// Where the settings cannot be used; the text names the variable.
 pub fn open(settings: &StoreSettings, terms: &StoreTerms) -> Result<Arc<dyn SessionStore>, String> {
     match settings {
-        StoreSettings::Memory => Ok(Arc::new(MemoryStore::new(terms.idle))),
+        StoreSettings::Memory { bytes } => Ok(Arc::new(MemoryStore::new(terms.idle, *bytes))),
     }
 }

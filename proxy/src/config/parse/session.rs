@@ -10,8 +10,8 @@ use url::{Host, Url};
 
 use crate::adapters::stores::StoreSettings;
 use crate::config::options::{
-    COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_SECRET, SESSION_SECRET_FILE, SESSION_STORE,
-    SESSION_TTL,
+    COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_MEMORY_BYTES, SESSION_SECRET,
+    SESSION_SECRET_FILE, SESSION_STORE, SESSION_TTL,
 };
 use crate::config::reading::{Reading, Zero};
 use crate::config::words;
@@ -21,6 +21,8 @@ use crate::serve::settings::{CookieSettings, SecretKey};
 /// As long as browsers keep a cookie (RFC 6265bis §5.5).
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 const KEY_BYTES: usize = 32;
+/// Less would hold some hundreds of sessions only.
+const MEMORY: std::ops::RangeInclusive<usize> = 1 << 20..=1 << 40;
 
 pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
     let second = Duration::from_secs(1);
@@ -33,8 +35,9 @@ pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
 }
 
 pub(super) fn store(reading: &mut Reading) -> Option<StoreSettings> {
+    let bytes = reading.number(SESSION_MEMORY_BYTES, MEMORY);
     match reading.text(SESSION_STORE).map(|text| text.to_ascii_lowercase()).as_deref() {
-        Some("memory") => return Some(StoreSettings::Memory),
+        Some("memory") => return Some(StoreSettings::Memory { bytes: bytes as u64 }),
         Some("redis" | "jwt") => {
             reading.fault(SESSION_STORE, "names a store that is not built yet: this version has only `memory`")
         }

@@ -1,0 +1,70 @@
+//! Who renews which session.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::domain::session::SessionKey;
+use crate::domain::time::Timestamp;
+
+/// How long a leave to renew lasts.
+const LASTS: Duration = Duration::from_secs(30);
+
+/// Leaves to renew a session, one for each at a time.
+#[derive(Default)]
+pub(super) struct Leaves {
+    taken: Mutex<HashMap<SessionKey, (u64, Timestamp)>>,
+    tickets: AtomicU64,
+}
+
+impl Leaves {
+    /// Takes the leave for a session; `None`: somebody has it.
+    pub(super) fn take(&self, key: SessionKey, now: Timestamp) -> Option<u64> {
+        let mut taken = self.taken();
+        if taken.get(&key).is_some_and(|(_, until)| now < *until) {
+            return None;
+        }
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        taken.insert(key, (ticket, now + LASTS));
+        Some(ticket)
+    }
+
+    /// Gives a leave back; whether it was still the bearer's.
+    pub(super) fn give_back(&self, key: SessionKey, ticket: u64) -> bool {
+        let mut taken = self.taken();
+        let is_ours = taken.get(&key).is_some_and(|(holder, _)| *holder == ticket);
+        if is_ours {
+            taken.remove(&key);
+        }
+        is_ours
+    }
+
+    /// Forgets those that have run out.
+    pub(super) fn sweep(&self, now: Timestamp) {
+        self.taken().retain(|_, (_, until)| now < *until);
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<SessionKey, (u64, Timestamp)>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leave_is_one_at_a_time_and_runs_out() {
+        let (leaves, now, key) = (Leaves::default(), Timestamp::from_secs(1000), SessionKey([1; 32]));
+        let first = leaves.take(key, now).unwrap();
+        assert!(leaves.take(key, now).is_none());
+        assert!(leaves.take(SessionKey([2; 32]), now).is_some());
+        let second = leaves.take(key, now + LASTS).unwrap();
+        assert!(!leaves.give_back(key, first), "another has it now");
+        assert!(leaves.give_back(key, second) && !leaves.give_back(key, second));
+        let third = leaves.take(key, now).unwrap();
+        leaves.sweep(now + LASTS);
+        assert!(!leaves.give_back(key, third));
+    }
+}

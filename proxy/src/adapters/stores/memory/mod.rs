@@ -1,0 +1,587 @@
+//! Sessions in this process's memory: gone when it ends, and bounded.
+//!
+//! Each session lies packed on one of several shelves, each behind a lock of its own; those in use are held ready for requests beside
+//! that, in a smaller cache that is read without a lock. What lies on a shelf counts: the cache is changed only by whoever holds the shelf's lock,
+//! so that an ended session never comes back from it.
+
+mod leaves;
+mod shelf;
+
+use std::future::ready;
+use std::hash::{BuildHasher as _, RandomState};
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use self::leaves::Leaves;
+use self::shelf::{Kept, Owner, Owners, Shelf};
+use super::once::Once;
+use super::{key, record, weight};
+use crate::adapters::seal;
+use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
+use crate::domain::time::Timestamp;
+use crate::ports::{
+    BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable, note_every,
+};
+
+/// A shelf for so many bytes, up to [`SHELVES_MOST`].
+const BYTES_PER_SHELF: u64 = 4 * 1024 * 1024;
+const SHELVES_MOST: u64 = 64;
+
+/// What part of the memory is for sessions that are ready for requests.
+const READY_PART: u64 = 4;
+
+/// In how many sweeps, which come once a second, every session is looked at.
+const SWEEPS: usize = 60;
+/// How many rows are looked at under one lock, at least and at most.
+const LOOK_LEAST: usize = 256;
+const LOOK_MOST: usize = 4096;
+
+/// How many sessions that seem unused are asked whether they were used lately, before one is given up.
+const REPRIEVES: usize = 64;
+
+/// How many sessions of one owner are told of.
+const OF_MOST: usize = 500;
+
+/// Sessions by the hash of their token, so that the memory of the process shows no token.
+pub struct MemoryStore {
+    shelves: Box<[Mutex<Shelf>]>,
+    /// What one shelf may hold, in bytes.
+    room: usize,
+    ready: Cache<SessionKey, Arc<LoadedSession>>,
+    /// Milliseconds; zero: no idle limit.
+    idle: AtomicU64,
+    evicted: AtomicU64,
+    leaves: Leaves,
+    once: Once,
+    hasher: RandomState,
+}
+
+impl MemoryStore {
+    /// An empty store. `idle`: how long a session may go unused; zero: for ever. `bytes`: what all sessions together may take; beyond
+    /// it the longest unused goes first.
+    #[must_use]
+    pub fn new(idle: Duration, bytes: u64) -> Self {
+        let for_ready = bytes / READY_PART;
+        let shelves = (bytes / BYTES_PER_SHELF).clamp(1, SHELVES_MOST);
+        let store = Self {
+            shelves: (0..shelves).map(|_| Mutex::default()).collect(),
+            room: usize::try_from((bytes - for_ready) / shelves).unwrap_or(usize::MAX),
+            ready: Cache::builder()
+                // The default policy would refuse a session that comes into use while the cache is full of others in use.
+                .eviction_policy(EvictionPolicy::lru())
+                .max_capacity(for_ready)
+                .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
+                .build(),
+            idle: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
+            leaves: Leaves::default(),
+            once: Once::default(),
+            hasher: RandomState::new(),
+        };
+        store.set_idle(idle);
+        store
+    }
+
+    fn set_idle(&self, idle: Duration) {
+        self.idle.store(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle.load(Ordering::Relaxed))
+    }
+
+    /// A live session, ready for requests; noted as used where it was.
+    fn live(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let idle = self.idle();
+        let session = match self.ready.get(&key) {
+            Some(session) if session.is_live(idle, now) => session,
+            Some(_) => {
+                self.settle(&mut self.shelf(key), key, now);
+                return None;
+            }
+            None => self.make_ready(key, now)?,
+        };
+        if used {
+            session.touch(now);
+            if session.is_note_due(note_every(idle), now) {
+                self.shelf(key).note(key, session.last_seen());
+            }
+        }
+        Some(session)
+    }
+
+    /// Takes a session from its shelf into use.
+    fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let mut shelf = self.shelf(key);
+        if self.settle(&mut shelf, key, now) {
+            return None;
+        }
+        // Somebody else may have come first.
+        if let Some(session) = self.ready.get(&key) {
+            return Some(session);
+        }
+        let kept = shelf.get(key)?;
+        let session = unpacked(&kept)?;
+        self.ready.insert(key, Arc::clone(&session));
+        Some(session)
+    }
+
+    /// Ends a session where its time is over; whether it has ended. One that is used is noted so, since its shelf hears of it only now and then.
+    fn settle(&self, shelf: &mut Shelf, key: SessionKey, now: Timestamp) -> bool {
+        let Some(kept) = shelf.get(key) else {
+            self.ready.invalidate(&key);
+            return true;
+        };
+        let (noted, expires_at) = (kept.last_seen, kept.expires_at);
+        let last_seen = self.ready.get(&key).map_or(noted, |session| session.last_seen().max(noted));
+        if is_over(expires_at, last_seen, self.idle(), now) {
+            self.take(shelf, key);
+            return true;
+        }
+        if last_seen > noted {
+            shelf.note(key, last_seen);
+        }
+        false
+    }
+
+    fn put(&self, shelf: &mut Shelf, key: SessionKey, session: &Session, last_seen: Timestamp, now: Timestamp) {
+        let record = record::pack(session).as_slice().into();
+        shelf.put(key, self.owners(session), record, last_seen, session.expires_at);
+        for _ in 0..REPRIEVES {
+            if !self.is_full(shelf) {
+                return;
+            }
+            let Some(oldest) = shelf.oldest() else { return };
+            let (oldest, noted) = (oldest.key, oldest.last_seen);
+            if !self.settle(shelf, oldest, now) && shelf.get(oldest).is_some_and(|kept| kept.last_seen == noted) {
+                self.give_up(shelf, oldest);
+            }
+        }
+        while self.is_full(shelf) {
+            let Some(oldest) = shelf.oldest().map(|kept| kept.key) else { return };
+            self.give_up(shelf, oldest);
+        }
+    }
+
+    /// A session that came just now is never refused.
+    fn is_full(&self, shelf: &Shelf) -> bool {
+        shelf.bytes() > self.room && shelf.len() > 1
+    }
+
+    fn give_up(&self, shelf: &mut Shelf, key: SessionKey) {
+        self.take(shelf, key);
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a session away, and tells whoever holds it.
+    fn take(&self, shelf: &mut Shelf, key: SessionKey) {
+        shelf.take(key);
+        if let Some(session) = self.ready.remove(&key) {
+            session.end();
+        }
+    }
+
+    fn shelf(&self, key: SessionKey) -> MutexGuard<'_, Shelf> {
+        // The first bytes find it on its shelf.
+        let [.., last] = key.0;
+        let at = usize::from(last) % self.shelves.len();
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a remainder is less than what divides, and there is always a shelf"
+        )]
+        self.shelves[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_shelves(&self) -> impl Iterator<Item = MutexGuard<'_, Shelf>> {
+        self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn owners(&self, session: &Session) -> Owners {
+        let provider_session =
+            session.provider_session.as_deref().map(|sid| self.hash_of(session.authority, "provider session", sid));
+        Owners { person: self.hash_of(session.authority, "person", &session.identity.id).get(), provider_session }
+    }
+
+    fn owner(&self, whose: Whose<'_>) -> Owner {
+        match whose {
+            Whose::Person { authority, id } => Owner::Person(self.hash_of(authority, "person", id).get()),
+            Whose::ProviderSession { authority, sid } => {
+                Owner::ProviderSession(self.hash_of(authority, "provider session", sid))
+            }
+        }
+    }
+
+    fn hash_of(&self, authority: Authority, what: &str, name: &str) -> NonZeroU64 {
+        NonZeroU64::new(self.hasher.hash_one((authority, what, name))).unwrap_or(NonZeroU64::MIN)
+    }
+}
+
+impl SessionStore for MemoryStore {
+    fn key(&self, token: &SessionToken) -> SessionKey {
+        key::of(token)
+    }
+
+    fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        self.live(key::of(token), true, now)
+    }
+
+    fn load<'a>(
+        &'a self,
+        token: &'a SessionToken,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.hot(token, now))))
+    }
+
+    fn follow<'a>(
+        &'a self,
+        held: &'a Arc<LoadedSession>,
+        used: bool,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.live(held.key(), used, now))))
+    }
+
+    fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>> {
+        let token = seal::random().map(SessionToken::from_random);
+        Box::pin(ready(token.map_err(|error| BeginError::Internal(error.to_string())).inspect(|token| {
+            let key = key::of(token);
+            self.put(&mut self.shelf(key), key, &session, now, now);
+        })))
+    }
+
+    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
+        self.take(&mut self.shelf(key), key);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn of<'a>(
+        &'a self,
+        whose: Whose<'a>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
+        let (owner, idle) = (self.owner(whose), self.idle());
+        let mut found = Vec::new();
+        for shelf in self.all_shelves() {
+            let sessions = shelf.of(owner).take(OF_MOST).filter_map(|kept| match self.ready.get(&kept.key) {
+                Some(session) => Some(session),
+                None => unpacked(&kept),
+            });
+            found.extend(sessions.filter(|session| session.session().is(whose) && session.is_live(idle, now)));
+        }
+        found.sort_unstable_by_key(|session| std::cmp::Reverse(session.session().created_at));
+        found.truncate(OF_MOST);
+        Box::pin(ready(Ok(found)))
+    }
+
+    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
+        let claim = match self.live(key, false, now) {
+            None => Claim::Ended,
+            Some(session) => match self.leaves.take(key, now) {
+                Some(ticket) => Claim::Granted(Leave { session, ticket }),
+                None => Claim::Taken,
+            },
+        };
+        Box::pin(ready(Ok(claim)))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        leave: &'a Leave,
+        session: Session,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        let key = leave.session.key();
+        let is_ours = self.leaves.give_back(key, leave.ticket);
+        let mut shelf = self.shelf(key);
+        let renewed = is_ours && !self.settle(&mut shelf, key, now);
+        if renewed && let Some(kept) = shelf.get(key) {
+            // However it is renewed, it ends when it was to end.
+            let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
+            let last_seen = kept.last_seen.max(leave.session.last_seen());
+            self.put(&mut shelf, key, &session, last_seen, now);
+            self.ready.insert(key, Arc::new(LoadedSession::new(key, session, last_seen)));
+        }
+        Box::pin(ready(Ok(renewed)))
+    }
+
+    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
+        self.leaves.give_back(leave.session.key(), leave.ticket);
+        Box::pin(ready(()))
+    }
+
+    fn is_first<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(self.once.is_first(what, until, now)))
+    }
+
+    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
+        self.set_idle(terms.idle);
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp) {
+        self.leaves.sweep(now);
+        self.once.sweep(now);
+        self.ready.run_pending_tasks();
+        let idle = self.idle();
+        for mut shelf in self.all_shelves() {
+            let most = (shelf.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
+            for key in shelf.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
+                self.settle(&mut shelf, key, now);
+            }
+        }
+    }
+
+    fn held(&self) -> u64 {
+        self.all_shelves().map(|shelf| shelf.len() as u64).sum()
+    }
+
+    fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+}
+
+/// As [`Session::is_live`], without the session.
+fn is_over(expires_at: Timestamp, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
+    now >= expires_at || (!idle.is_zero() && now.since(last_seen) >= idle)
+}
+
+/// A session of this process is always readable: it was written by this process.
+fn unpacked(kept: &Kept<'_>) -> Option<Arc<LoadedSession>> {
+    match record::unpack(kept.record) {
+        Ok(session) => Some(Arc::new(LoadedSession::new(kept.key, session, kept.last_seen))),
+        Err(error) => {
+            tracing::error!(%error, "a session in memory cannot be read");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::{Identity, ProviderKind, Username};
+    use crate::domain::session::{Authority, Device};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MEMORY: u64 = 128 * 1024 * 1024;
+    const US: Authority = Authority([1; 8]);
+
+    fn session(now: Timestamp) -> Session {
+        let identity = Identity {
+            provider: ProviderKind::Github,
+            id: "1".into(),
+            email: None,
+            name: "Ann".into(),
+            username: Username::Vouched("ann".into()),
+            groups: Vec::new(),
+        };
+        Session::begin(identity, US, Device::new([192, 0, 2, 1].into(), "Firefox"), HOUR, now)
+    }
+
+    #[tokio::test]
+    async fn a_session_is_there_until_it_expires_or_is_ended() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+        let one = store.begin(session(now), now).await.unwrap();
+        let two = store.begin(session(now), now).await.unwrap();
+        assert!(store.hot(&one, now + HOUR.saturating_sub(Duration::from_secs(1))).is_some());
+        assert!(store.hot(&one, now + HOUR).is_none());
+        store.end(store.key(&two)).await.unwrap();
+        assert!(store.load(&two, now).await.unwrap().is_none());
+        assert!(store.hot(&SessionToken::from_random([3; 32]), now).is_none());
+    }
+
+    #[tokio::test]
+    async fn use_keeps_a_session_from_going_idle() {
+        let (store, now) = (MemoryStore::new(Duration::from_secs(60), MEMORY), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        assert!(store.hot(&token, Timestamp::from_secs(1059)).is_some());
+        assert!(store.hot(&token, Timestamp::from_secs(1118)).is_some());
+        assert!(store.hot(&token, Timestamp::from_secs(1178)).is_none());
+        assert!(store.hot(&token, Timestamp::from_secs(1119)).is_none(), "ended is ended");
+    }
+
+    #[tokio::test]
+    async fn a_full_store_lets_the_longest_unused_go() {
+        let mut now = Timestamp::from_secs(1000);
+        let store = MemoryStore::new(Duration::ZERO, 1 << 20);
+        let first = store.begin(session(now), now).await.unwrap();
+        let second = store.begin(session(now), now).await.unwrap();
+        let held = store.hot(&second, now).unwrap();
+        for _ in 0..8000 {
+            now = now + Duration::from_millis(200);
+            let latest = store.begin(session(now), now).await.unwrap();
+            assert!(store.hot(&first, now).is_some(), "the one in use stays");
+            assert!(store.hot(&latest, now).is_some(), "a new sign-in is never refused");
+        }
+        assert!(store.hot(&second, now).is_none());
+        assert!(store.follow(&held, true, now).await.unwrap().is_none(), "whoever holds it is told");
+        assert_eq!(store.held() + store.evicted(), 8002);
+        assert!(store.evicted() > 1000 && store.held() > 1000, "{} and {}", store.evicted(), store.held());
+        let record = record::pack(&session(now)).len() as u64;
+        assert!(store.held() * (record + shelf::BESIDE as u64) <= 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ready_any_more_still_counts_with_its_last_use() {
+        let idle = Duration::from_secs(600);
+        let (store, now) = (MemoryStore::new(idle, 1 << 20), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let key = store.key(&token);
+        let used = now + Duration::from_secs(300);
+        assert!(store.hot(&token, used).is_some());
+        store.ready.invalidate(&key);
+        let before = used + idle.saturating_sub(Duration::from_secs(1));
+        assert_eq!(store.hot(&token, before).unwrap().last_seen(), before);
+        store.ready.invalidate(&key);
+        assert!(store.hot(&token, before + idle).is_none());
+        assert_eq!(store.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_does_not_end_what_was_used_since_the_shelf_heard_of_it() {
+        let idle = Duration::from_secs(600);
+        let (store, now) = (MemoryStore::new(idle, MEMORY), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        // Within the minute: the shelf is not told.
+        assert!(store.hot(&token, now + Duration::from_secs(50)).is_some());
+        store.sweep(now + Duration::from_secs(610));
+        assert_eq!(store.held(), 1);
+        store.sweep(now + Duration::from_secs(650));
+        assert_eq!(store.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_takes_the_new_identity_and_never_a_later_end() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let Claim::Granted(leave) = store.claim(store.key(&token), now).await.unwrap() else { panic!("nobody has it") };
+        let late = Session { expires_at: now + HOUR + HOUR, provider_session: Some("sid".into()), ..session(now) };
+        assert!(store.renew(&leave, late, now).await.unwrap());
+        for _ in 0..2 {
+            let renewed = store.hot(&token, now).unwrap();
+            assert_eq!(renewed.session().expires_at, now + HOUR);
+            assert_eq!(renewed.session().provider_session.as_deref(), Some("sid"));
+            store.ready.invalidate(&store.key(&token));
+        }
+        let whose = Whose::ProviderSession { authority: US, sid: "sid" };
+        assert_eq!(store.of(whose, now).await.unwrap().len(), 1);
+        assert!(store.hot(&token, now + HOUR).is_none());
+        assert!(store.of(whose, now).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_ended_session_never_comes_back_however_requests_and_renewals_race_with_its_end() {
+        let (store, now) = (MemoryStore::new(Duration::from_secs(60), 1 << 20), Timestamp::from_secs(1000));
+        for round in 0..200 {
+            let token = at_once(store.begin(session(now), now)).unwrap();
+            let key = store.key(&token);
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        for n in 0..50 {
+                            store.hot(&token, now + Duration::from_secs(n));
+                            store.ready.invalidate(&key);
+                        }
+                    });
+                }
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        if let Ok(Claim::Granted(leave)) = at_once(store.claim(key, now)) {
+                            let renewed = Session { renew_at: Some(now), ..session(now) };
+                            at_once(store.renew(&leave, renewed, now)).unwrap();
+                        }
+                    }
+                });
+                scope.spawn(|| at_once(store.end(key)).unwrap());
+            });
+            assert!(store.hot(&token, now).is_none(), "round {round}");
+            assert!(store.ready.get(&key).is_none() && matches!(at_once(store.claim(key, now)), Ok(Claim::Ended)));
+        }
+    }
+
+    /// What a store in memory answers is there at once.
+    fn at_once<T>(mut pending: Pending<'_, T>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match pending.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(answer) => answer,
+            std::task::Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_expired_is_swept() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+        store.begin(session(now), now).await.unwrap();
+        store.sweep(now);
+        assert_eq!(store.held(), 1);
+        store.sweep(now + HOUR);
+        store.sweep(now + HOUR);
+        assert_eq!(store.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_renews_at_a_time_and_an_ended_session_stays_ended() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let key = store.key(&token);
+        let Claim::Granted(leave) = store.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+        assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Taken));
+        let renewed = Session { renew_at: Some(now + HOUR), ..session(now) };
+        assert!(store.renew(&leave, renewed.clone(), now).await.unwrap());
+        assert_eq!(store.hot(&token, now).unwrap().session().renew_at, Some(now + HOUR));
+        let Claim::Granted(late) = store.claim(key, now).await.unwrap() else { panic!("it was given back") };
+        assert!(!store.renew(&leave, renewed.clone(), now).await.unwrap(), "a leave counts once");
+        store.end(key).await.unwrap();
+        assert!(!store.renew(&late, renewed, now).await.unwrap());
+        assert!(store.hot(&token, now).is_none());
+        assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_a_session_follows_it_through_a_renewal_to_its_end_and_does_not_keep_it_from_going_idle() {
+        let (store, now) = (MemoryStore::new(Duration::from_secs(60), MEMORY), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let held = store.hot(&token, now).unwrap();
+        let Claim::Granted(leave) = store.claim(held.key(), now).await.unwrap() else { panic!("nobody has it") };
+        let renewed = Session { renew_at: Some(now + HOUR), ..session(now) };
+        assert!(store.renew(&leave, renewed, now).await.unwrap());
+        let later = Timestamp::from_secs(1050);
+        let followed = store.follow(&held, false, later).await.unwrap().unwrap();
+        assert_eq!(followed.session().renew_at, Some(now + HOUR));
+        assert!(store.follow(&held, false, Timestamp::from_secs(1059)).await.unwrap().is_some());
+        assert!(store.follow(&held, true, Timestamp::from_secs(1059)).await.unwrap().is_some());
+        assert!(store.follow(&held, false, Timestamp::from_secs(1118)).await.unwrap().is_some(), "that was a use");
+        assert!(store.follow(&held, false, Timestamp::from_secs(1119)).await.unwrap().is_none());
+        let token = store.begin(session(now), now).await.unwrap();
+        let held = store.hot(&token, now).unwrap();
+        store.end(held.key()).await.unwrap();
+        assert!(store.follow(&held, true, now).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_persons_sessions_are_found() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+        store.begin(session(now), now).await.unwrap();
+        store.begin(session(now + HOUR), now + HOUR).await.unwrap();
+        let of = |id| store.of(Whose::Person { authority: US, id }, now);
+        let found = of("1").await.unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].session().created_at, now + HOUR, "the newest first");
+        assert!(of("2").await.unwrap().is_empty());
+    }
+}

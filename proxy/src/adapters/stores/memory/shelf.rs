@@ -1,0 +1,465 @@
+//! Packed sessions, found by their key and by their owner, in the order of their use.
+//!
+//! A general cache keeps more beside a session than the session takes: this keeps one row of fixed size, with the lists threaded
+//! through the rows, and two small tables of row numbers.
+
+use hashbrown::HashTable;
+
+use crate::domain::session::SessionKey;
+use crate::domain::time::Timestamp;
+
+/// What a session takes beside its record, in bytes: its row, its share of the tables, and what the allocator adds.
+pub(super) const BESIDE: usize = size_of::<Row>() + 40;
+
+/// Sessions in the order of their use. It bounds nothing and judges nothing by itself: whoever holds it does.
+#[derive(Default)]
+pub(super) struct Shelf {
+    rows: Vec<Row>,
+    vacant: Vec<u32>,
+    by_key: HashTable<u32>,
+    /// The newest session of each person, and of each session at the provider.
+    persons: HashTable<u32>,
+    provider_sessions: HashTable<u32>,
+    newest: Option<u32>,
+    bytes: usize,
+    /// Where the round of [`Shelf::look_round`] goes on.
+    round: usize,
+}
+
+/// One session.
+struct Row {
+    key: SessionKey,
+    /// Empty: the row is vacant.
+    record: Box<[u8]>,
+    last_seen: Timestamp,
+    expires_at: Timestamp,
+    owners: Owners,
+    in_use: Links,
+    of_person: Links,
+    of_provider_session: Links,
+}
+
+/// Hashes of whose session it is. Two may be the same for different owners: whoever asks looks into the record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owners {
+    pub(super) person: u64,
+    pub(super) provider_session: Option<std::num::NonZeroU64>,
+}
+
+/// Which of a row's owners.
+#[derive(Clone, Copy)]
+pub(super) enum Owner {
+    Person(u64),
+    ProviderSession(std::num::NonZeroU64),
+}
+
+/// The neighbours in a ring of rows.
+#[derive(Clone, Copy, Default)]
+struct Links {
+    newer: u32,
+    older: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Ring {
+    Use,
+    Person,
+    ProviderSession,
+}
+
+/// A session as it lies on the shelf.
+pub(super) struct Kept<'a> {
+    pub(super) key: SessionKey,
+    pub(super) record: &'a [u8],
+    pub(super) last_seen: Timestamp,
+    pub(super) expires_at: Timestamp,
+}
+
+impl Shelf {
+    /// Puts a session there, as the one used last; one that lay there under the same key is replaced.
+    pub(super) fn put(
+        &mut self,
+        key: SessionKey,
+        owners: Owners,
+        record: Box<[u8]>,
+        last_seen: Timestamp,
+        expires_at: Timestamp,
+    ) {
+        self.take(key);
+        let bytes = record.len() + BESIDE;
+        let links = Links::default();
+        let row = Row {
+            key,
+            record,
+            last_seen,
+            expires_at,
+            owners,
+            in_use: links,
+            of_person: links,
+            of_provider_session: links,
+        };
+        let Some(at) = self.seat(row) else { return };
+        self.bytes += bytes;
+        self.by_key.insert_unique(hash(key), at, |at| self.rows.get(*at as usize).map_or(0, |row| hash(row.key)));
+        self.newest = Some(self.join(Ring::Use, at, self.newest));
+        self.join_owner(Owner::Person(owners.person), at);
+        if let Some(provider_session) = owners.provider_session {
+            self.join_owner(Owner::ProviderSession(provider_session), at);
+        }
+    }
+
+    /// A session, without a use of it.
+    pub(super) fn get(&self, key: SessionKey) -> Option<Kept<'_>> {
+        self.find(key).and_then(|at| self.row(at)).map(Row::kept)
+    }
+
+    /// Notes the use of a session.
+    pub(super) fn note(&mut self, key: SessionKey, last_seen: Timestamp) {
+        let Some(at) = self.find(key) else { return };
+        if let Some(row) = self.rows.get_mut(at as usize) {
+            row.last_seen = row.last_seen.max(last_seen);
+        }
+        let rest = self.leave(Ring::Use, at);
+        let head = if self.newest == Some(at) { rest } else { self.newest };
+        self.newest = Some(self.join(Ring::Use, at, head));
+    }
+
+    /// Takes a session away; whether it was there.
+    pub(super) fn take(&mut self, key: SessionKey) -> bool {
+        let rows = &self.rows;
+        let is_it = |at: &u32| rows.get(*at as usize).is_some_and(|row| row.key == key);
+        let Ok(entry) = self.by_key.find_entry(hash(key), is_it) else { return false };
+        let (at, _) = entry.remove();
+        let rest = self.leave(Ring::Use, at);
+        if self.newest == Some(at) {
+            self.newest = rest;
+        }
+        let Some(owners) = self.row(at).map(|row| row.owners) else { return false };
+        self.leave_owner(Owner::Person(owners.person), at);
+        if let Some(provider_session) = owners.provider_session {
+            self.leave_owner(Owner::ProviderSession(provider_session), at);
+        }
+        if let Some(row) = self.rows.get_mut(at as usize) {
+            self.bytes -= row.record.len() + BESIDE;
+            row.record = Box::default();
+        }
+        self.vacant.push(at);
+        true
+    }
+
+    /// The session that has gone unused for longest.
+    pub(super) fn oldest(&self) -> Option<Kept<'_>> {
+        let newest = self.row(self.newest?)?;
+        self.row(newest.in_use.newer).map(Row::kept)
+    }
+
+    /// The sessions of an owner, the latest put first; also those of another with the same hash.
+    pub(super) fn of(&self, owner: Owner) -> impl Iterator<Item = Kept<'_>> {
+        let head = self.owners(owner).find(owner.hash(), |at| self.is_of(*at, owner)).copied();
+        let mut next = head;
+        std::iter::from_fn(move || {
+            let row = self.row(next?)?;
+            let older = row.links(owner.ring()).older;
+            next = Some(older).filter(|older| Some(*older) != head);
+            Some(row.kept())
+        })
+    }
+
+    /// Looks at the next `most` rows of a round that never ends, and tells which of their sessions are as asked.
+    pub(super) fn look_round(&mut self, most: usize, asked: impl Fn(&Kept<'_>) -> bool) -> Vec<SessionKey> {
+        let end = self.round.saturating_add(most).min(self.rows.len());
+        let rows = self.rows.get(self.round..end).unwrap_or_default();
+        let found = rows.iter().filter(|row| !row.record.is_empty()).map(Row::kept).filter(asked);
+        let found = found.map(|kept| kept.key).collect();
+        self.round = if end == self.rows.len() { 0 } else { end };
+        found
+    }
+
+    /// How many sessions lie there.
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// What they take, in bytes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn find(&self, key: SessionKey) -> Option<u32> {
+        self.by_key.find(hash(key), |at| self.row(*at).is_some_and(|row| row.key == key)).copied()
+    }
+
+    fn row(&self, at: u32) -> Option<&Row> {
+        self.rows.get(at as usize)
+    }
+
+    /// Seats a row; `None` with 2^32 rows, which no memory holds.
+    fn seat(&mut self, row: Row) -> Option<u32> {
+        if let Some(at) = self.vacant.pop() {
+            *self.rows.get_mut(at as usize)? = row;
+            return Some(at);
+        }
+        let at = u32::try_from(self.rows.len()).ok()?;
+        self.rows.push(row);
+        Some(at)
+    }
+
+    /// Puts a row into a ring, in front of `head`; it is the new head.
+    fn join(&mut self, ring: Ring, at: u32, head: Option<u32>) -> u32 {
+        let head = head.unwrap_or(at);
+        let oldest = if head == at { at } else { self.links(ring, head).newer };
+        self.link(ring, oldest, at);
+        self.link(ring, at, head);
+        at
+    }
+
+    /// Takes a row out of a ring; the one after it, if any is left.
+    fn leave(&mut self, ring: Ring, at: u32) -> Option<u32> {
+        let Links { newer, older } = self.links(ring, at);
+        self.link(ring, newer, older);
+        (older != at).then_some(older)
+    }
+
+    fn links(&self, ring: Ring, at: u32) -> Links {
+        self.row(at).map(|row| *row.links(ring)).unwrap_or_default()
+    }
+
+    fn link(&mut self, ring: Ring, newer: u32, older: u32) {
+        if let Some(row) = self.rows.get_mut(newer as usize) {
+            row.links_mut(ring).older = older;
+        }
+        if let Some(row) = self.rows.get_mut(older as usize) {
+            row.links_mut(ring).newer = newer;
+        }
+    }
+
+    fn join_owner(&mut self, owner: Owner, at: u32) {
+        let head = self.owners(owner).find(owner.hash(), |at| self.is_of(*at, owner)).copied();
+        self.join(owner.ring(), at, head);
+        match head {
+            Some(head) => self.set_head(owner, head, at),
+            None => {
+                let (rows, table) = match owner {
+                    Owner::Person(_) => (&self.rows, &mut self.persons),
+                    Owner::ProviderSession(_) => (&self.rows, &mut self.provider_sessions),
+                };
+                table.insert_unique(owner.hash(), at, |at| {
+                    rows.get(*at as usize).map_or(0, |row| row.hash_of(owner.ring()))
+                });
+            }
+        }
+    }
+
+    fn leave_owner(&mut self, owner: Owner, at: u32) {
+        match self.leave(owner.ring(), at) {
+            Some(next) => self.set_head(owner, at, next),
+            None => {
+                if let Ok(entry) = self.owners_mut(owner).find_entry(owner.hash(), |head| *head == at) {
+                    entry.remove();
+                }
+            }
+        }
+    }
+
+    /// Where `from` is the head of an owner's ring, `to` is from now on.
+    fn set_head(&mut self, owner: Owner, from: u32, to: u32) {
+        if let Some(head) = self.owners_mut(owner).find_mut(owner.hash(), |head| *head == from) {
+            *head = to;
+        }
+    }
+
+    fn is_of(&self, at: u32, owner: Owner) -> bool {
+        self.row(at).is_some_and(|row| row.hash_of(owner.ring()) == owner.hash())
+    }
+
+    const fn owners(&self, owner: Owner) -> &HashTable<u32> {
+        match owner {
+            Owner::Person(_) => &self.persons,
+            Owner::ProviderSession(_) => &self.provider_sessions,
+        }
+    }
+
+    const fn owners_mut(&mut self, owner: Owner) -> &mut HashTable<u32> {
+        match owner {
+            Owner::Person(_) => &mut self.persons,
+            Owner::ProviderSession(_) => &mut self.provider_sessions,
+        }
+    }
+}
+
+impl Row {
+    fn kept(&self) -> Kept<'_> {
+        Kept { key: self.key, record: &self.record, last_seen: self.last_seen, expires_at: self.expires_at }
+    }
+
+    const fn links(&self, ring: Ring) -> &Links {
+        match ring {
+            Ring::Use => &self.in_use,
+            Ring::Person => &self.of_person,
+            Ring::ProviderSession => &self.of_provider_session,
+        }
+    }
+
+    const fn links_mut(&mut self, ring: Ring) -> &mut Links {
+        match ring {
+            Ring::Use => &mut self.in_use,
+            Ring::Person => &mut self.of_person,
+            Ring::ProviderSession => &mut self.of_provider_session,
+        }
+    }
+
+    fn hash_of(&self, ring: Ring) -> u64 {
+        match ring {
+            Ring::Use => 0,
+            Ring::Person => self.owners.person,
+            Ring::ProviderSession => self.owners.provider_session.map_or(0, std::num::NonZeroU64::get),
+        }
+    }
+}
+
+impl Owner {
+    const fn hash(self) -> u64 {
+        match self {
+            Self::Person(hash) => hash,
+            Self::ProviderSession(hash) => hash.get(),
+        }
+    }
+
+    const fn ring(self) -> Ring {
+        match self {
+            Self::Person(_) => Ring::Person,
+            Self::ProviderSession(_) => Ring::ProviderSession,
+        }
+    }
+}
+
+/// A key is a SHA-256 already.
+const fn hash(key: SessionKey) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = key.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Number, person, provider's session, and the turn it was put in.
+    type Line = (u8, u64, u64, u64);
+
+    fn key(n: u8) -> SessionKey {
+        SessionKey([n; 32])
+    }
+
+    /// Owners of a session: the person and the provider's session, 0 for none.
+    fn owners(person: u64, provider_session: u64) -> Owners {
+        Owners { person, provider_session: NonZeroU64::new(provider_session) }
+    }
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn put(shelf: &mut Shelf, n: u8, person: u64, provider_session: u64) {
+        shelf.put(key(n), owners(person, provider_session), vec![n; 10].into(), at(0), at(100));
+    }
+
+    fn of(shelf: &Shelf, owner: Owner) -> Vec<u8> {
+        shelf.of(owner).map(|kept| kept.key.0[0]).collect()
+    }
+
+    #[test]
+    fn the_longest_unused_is_the_oldest() {
+        let mut shelf = Shelf::default();
+        assert!(shelf.oldest().is_none());
+        for n in 1..=3 {
+            put(&mut shelf, n, 7, 0);
+        }
+        let oldest = |shelf: &Shelf| shelf.oldest().map(|kept| kept.key);
+        assert_eq!(oldest(&shelf), Some(key(1)));
+        shelf.note(key(1), at(5));
+        assert_eq!(oldest(&shelf), Some(key(2)));
+        assert_eq!(shelf.get(key(1)).unwrap().last_seen, at(5));
+        shelf.note(key(1), at(4));
+        assert_eq!(shelf.get(key(1)).unwrap().last_seen, at(5), "a late note takes nothing back");
+        assert!(shelf.take(key(2)) && !shelf.take(key(2)));
+        assert_eq!(oldest(&shelf), Some(key(3)));
+    }
+
+    #[test]
+    fn an_owners_sessions_are_found_the_latest_first() {
+        let mut shelf = Shelf::default();
+        for (n, person, provider_session) in [(1, 7, 1), (2, 8, 2), (3, 7, 1), (4, 7, 0)] {
+            put(&mut shelf, n, person, provider_session);
+        }
+        let first = Owner::ProviderSession(NonZeroU64::new(1).unwrap());
+        assert_eq!(of(&shelf, Owner::Person(7)), [4, 3, 1]);
+        assert_eq!(of(&shelf, first), [3, 1]);
+        shelf.take(key(4));
+        shelf.take(key(1));
+        assert_eq!(of(&shelf, Owner::Person(7)), [3]);
+        shelf.take(key(3));
+        assert!(of(&shelf, Owner::Person(7)).is_empty() && of(&shelf, first).is_empty());
+        assert_eq!(of(&shelf, Owner::Person(8)), [2]);
+    }
+
+    #[test]
+    fn a_round_sees_every_session() {
+        let mut shelf = Shelf::default();
+        for n in 1..=10 {
+            put(&mut shelf, n, 7, 0);
+        }
+        shelf.take(key(4));
+        let mut seen: Vec<u8> =
+            (0..4).flat_map(|_| shelf.look_round(3, |kept| kept.key != key(5))).map(|key| key.0[0]).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2, 3, 6, 7, 8, 9, 10]);
+        assert_eq!(shelf.look_round(3, |_| true), [key(1), key(2), key(3)], "and begins anew");
+    }
+
+    proptest! {
+        /// Against a plain list, the newest last.
+        #[test]
+        fn it_does_as_a_plain_list_does(steps in proptest::collection::vec((0_u8..3, 0_u8..12, 0_u64..3, 0_u64..3), 0..200)) {
+            let (mut shelf, mut list): (Shelf, Vec<Line>) = Default::default();
+            for (turn, (what, n, person, provider_session)) in (0_u64..).zip(steps) {
+                let there = list.iter().position(|(other, ..)| *other == n);
+                match what {
+                    0 => {
+                        there.map(|there| list.remove(there));
+                        list.push((n, person, provider_session, turn));
+                        put(&mut shelf, n, person, provider_session);
+                    }
+                    1 => {
+                        if let Some(there) = there {
+                            let row = list.remove(there);
+                            list.push(row);
+                        }
+                        shelf.note(key(n), at(1));
+                    }
+                    _ => {
+                        prop_assert_eq!(shelf.take(key(n)), there.is_some());
+                        there.map(|there| list.remove(there));
+                    }
+                }
+                prop_assert_eq!(shelf.len(), list.len());
+                prop_assert_eq!(shelf.bytes(), list.len() * (10 + BESIDE));
+                prop_assert_eq!(shelf.oldest().map(|kept| kept.key), list.first().map(|(n, ..)| key(*n)));
+                let expected = |is: &dyn Fn(&Line) -> bool| {
+                    let mut rows: Vec<_> = list.iter().filter(|row| is(row)).collect();
+                    rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.3));
+                    rows.into_iter().map(|row| row.0).collect::<Vec<u8>>()
+                };
+                for owner in 0..3 {
+                    prop_assert_eq!(of(&shelf, Owner::Person(owner)), expected(&|row| row.1 == owner));
+                    if let Some(hash) = NonZeroU64::new(owner) {
+                        prop_assert_eq!(of(&shelf, Owner::ProviderSession(hash)), expected(&|row| row.2 == owner));
+                    }
+                }
+            }
+        }
+    }
+}
