@@ -1,10 +1,10 @@
 # What there is to do; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench images-test fmt lint
+.PHONY: help run test bench bench-orchestrator images-test fmt lint
 
 help: ## list what there is to do
-	@awk -F ': ## ' '/^[a-z-]+: ## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ': ## ' '/^[a-z-]+: ## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 run: ## build and start everything, ready to sign in; Ctrl-C ends it
 	@exec scripts/run
@@ -22,6 +22,10 @@ bench: ## measure the proxy beside nginx
 	scripts/install-test-tools
 	cargo build --release --locked -p sidegate
 	cargo run --release --locked -p bench
+
+bench-orchestrator: ## measure the orchestrator with 100 clusters
+	cargo build --release --locked -p orchestrator -p bench
+	target/release/bench-orchestrator
 
 images-test: ## build the container images and sign in through Compose
 	scripts/images-test

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use orchestrator::api::App;
-use orchestrator::config::{Cli, Command, Settings};
+use orchestrator::config::{Cli, Command, DemoApi, Settings};
 use orchestrator::demo::{self, Demo};
 use orchestrator::fleet::{Fleet, Tuning};
 use orchestrator::serve::{self, Limits};
@@ -26,6 +26,7 @@ async fn main() -> ExitCode {
             Ok(listen) => health::ask(listen).await,
             Err(faults) => return fail(&faults, 2),
         },
+        Some(Command::DemoApi(options)) => simulate_only(options).await,
         None => match Settings::parse(&cli.raw) {
             Ok(settings) => run(settings).await,
             Err(faults) => return fail(&faults, 2),
@@ -77,6 +78,24 @@ async fn simulate(store: &Store, fleet: &Fleet) -> anyhow::Result<Demo> {
             .context("cannot register a simulated cluster")?;
     }
     Ok(demo)
+}
+
+/// Simulated clusters in a program of their own, for measurements, until it is ended.
+async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
+    let demo = Demo::start(demo::Options {
+        clusters: (0..options.clusters).map(|number| format!("cluster-{number:03}")).collect(),
+        objects: Some(options.objects),
+        pace: Duration::from_millis(options.pace),
+        ..demo::Options::default()
+    })
+    .await
+    .context("cannot simulate clusters")?;
+    let mut out = std::io::stdout();
+    for (name, kubeconfig) in demo.kubeconfigs() {
+        writeln!(out, "{}", serde_json::json!({"name": name, "kubeconfig": kubeconfig.expose()}))?;
+    }
+    out.flush()?;
+    tokio::signal::ctrl_c().await.context("cannot listen for SIGINT")
 }
 
 fn fail(reason: &dyn std::fmt::Display, code: u8) -> ExitCode {

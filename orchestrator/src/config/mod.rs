@@ -47,6 +47,23 @@ impl Cli {
 pub enum Command {
     /// Ask the running orchestrator how it is: exit code 0, or 1 with the reason on standard error
     Health,
+    /// Simulate Kubernetes clusters on loopback, and print their kubeconfigs, a JSON object a line
+    #[command(hide = true)]
+    DemoApi(DemoApi),
+}
+
+/// What is simulated.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct DemoApi {
+    /// How many clusters
+    #[arg(long, default_value_t = 3)]
+    pub clusters: usize,
+    /// How many objects each has
+    #[arg(long, default_value_t = 200)]
+    pub objects: usize,
+    /// How long a step of their life takes, in milliseconds; 0: nothing happens by itself
+    #[arg(long, default_value_t = 0)]
+    pub pace: u64,
 }
 
 /// The options as typed; an empty one counts as unset.

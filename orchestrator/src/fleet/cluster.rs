@@ -246,9 +246,22 @@ impl Cluster {
     fn tell_health(&self, state: &mut State, health: Health) {
         let visible = |health: &Health| (health.state, health.reason.clone(), health.version.clone());
         let told = visible(&health) != visible(&state.health) || health.checked_at != state.health.checked_at;
+        if health.state != state.health.state || health.reason != state.health.reason {
+            self.log(&health);
+        }
         state.health = health;
         if told {
             self.tell(Change::Cluster { cluster: self.id, health: state.health.clone() });
+        }
+    }
+
+    fn log(&self, health: &Health) {
+        let (cluster, reason) = (self.id, health.reason.as_deref().unwrap_or_default());
+        match health.state {
+            HealthState::Down => tracing::warn!(%cluster, reason, "a cluster is down"),
+            HealthState::Up if !reason.is_empty() => tracing::warn!(%cluster, reason, "a cluster is up, but not whole"),
+            HealthState::Up => tracing::info!(%cluster, "a cluster is up"),
+            HealthState::Connecting => tracing::debug!(%cluster, reason, "a cluster is being read"),
         }
     }
 
