@@ -10,6 +10,7 @@ import yaml
 
 DEPLOY = pathlib.Path(__file__).resolve().parents[2] / "deploy"
 KUSTOMIZATIONS = ("sidecar", "gateway")
+COMPONENTS = ("sidecar/in-cluster",)
 KUBERNETES = ("1.33", "1.37")
 ADMIN_PORT = 9091
 
@@ -21,6 +22,10 @@ def main():
         documents = manifests(name)
         count += len(documents)
         findings += [f"kubernetes/{name}: {finding}" for finding in kubernetes_findings(documents)]
+    for name in COMPONENTS:
+        documents = manifests(name)
+        count += len(documents)
+        findings += [f"kubernetes/{name}: {finding}" for finding in component_findings(documents)]
     for finding in findings:
         print(f"check-manifests: {finding}", file=sys.stderr)
     if findings:
@@ -33,7 +38,8 @@ def main():
 def manifests(name):
     """A kustomization's documents: rendered, or without kubectl each file's as written."""
     folder = DEPLOY / "kubernetes" / name
-    if shutil.which("kubectl"):
+    # A component is rendered by nobody but the kustomization that names it.
+    if shutil.which("kubectl") and name in KUSTOMIZATIONS:
         rendered = subprocess.run(["kubectl", "kustomize", folder], check=True, stdout=subprocess.PIPE, text=True)
         return list(yaml.safe_load_all(rendered.stdout))
     resources = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
@@ -66,6 +72,36 @@ def kubernetes_findings(documents):
     for secret in (document for document in documents if document["kind"] == "Secret"):
         if any(secret.get("stringData", {}).values()) or any(secret.get("data", {}).values()):
             findings.append(f"Secret {secret['metadata']['name']}: a value stands in the repository")
+    return findings
+
+
+def component_findings(documents):
+    findings = [finding for document in documents for finding in schema_findings(document)]
+    if findings:
+        return findings
+    roles = [document for document in documents if document["kind"] in ("Role", "ClusterRole")]
+    expect(findings, roles, "there is no role")
+    for role in roles:
+        findings += [f"{role['kind']} {role['metadata']['name']}: {finding}" for finding in role_findings(role)]
+    for account in (document for document in documents if document["kind"] == "ServiceAccount"):
+        expect(findings, account.get("automountServiceAccountToken") is False,
+               f"ServiceAccount {account['metadata']['name']}: its token is mounted wherever it is named")
+    for policy in (document for document in documents if document["kind"] == "NetworkPolicy"):
+        expect(findings, all(rule.get("to") and rule.get("ports") for rule in policy["spec"].get("egress", [])),
+               f"NetworkPolicy {policy['metadata']['name']}: a way out leads anywhere")
+    return findings
+
+
+def role_findings(role):
+    """Whether a role allows no more than to see and to patch what is Flux's."""
+    findings = []
+    for rule in role["rules"]:
+        words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        expect(findings, "*" not in words, "a rule allows everything of something")
+        expect(findings, "secrets" not in rule["resources"], "secrets can be read")
+        expect(findings, set(rule["verbs"]) <= {"get", "list", "watch", "patch"}, "allows more than to see and to patch")
+        flux = all(group.endswith(".toolkit.fluxcd.io") for group in rule["apiGroups"])
+        expect(findings, flux or "patch" not in rule["verbs"], "what is not Flux's can be changed")
     return findings
 
 

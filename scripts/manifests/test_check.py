@@ -48,6 +48,16 @@ SIDECAR_ONLY = [
     ((*SIDECAR, "readinessProbe"), MISSING, "readinessProbe"),
     ((*SIDECAR, "env", 0, "value"), "0.0.0.0:8081", "other pods"),
 ]
+COMPONENT = [
+    (("ClusterRole", "rules", 0, "verb"), ["get"], "not valid in Kubernetes"),
+    (("ClusterRole", "rules", 0, "verbs"), ["*"], "allows everything"),
+    (("ClusterRole", "rules", 0, "apiGroups"), ["*"], "allows everything"),
+    (("ClusterRole", "rules", 0, "verbs"), ["get", "delete"], "more than to see and to patch"),
+    (("ClusterRole", "rules", 3, "resources"), ["events", "secrets"], "secrets can be read"),
+    (("ClusterRole", "rules", 3, "verbs"), ["list", "patch"], "not Flux's"),
+    (("ServiceAccount", "automountServiceAccountToken"), MISSING, "mounted wherever"),
+    (("NetworkPolicy", "spec", "egress", 0, "to"), MISSING, "leads anywhere"),
+]
 COMPOSE = [
     ((0, "services", "orchestrator", "ports"), ["8081:8081"], "orchestrator publishes a port"),
     ((0, "services", "orchestrator", "networks"), ["app"], "no way out"),
@@ -91,6 +101,9 @@ class Broken(unittest.TestCase):
         # The policy of the app behind comes first or second as kustomize likes: the proxy's own is meant.
         documents.sort(key=lambda document: document["metadata"]["name"] == "behind-sidegate")
         self.check_each(documents, KUBERNETES, check.kubernetes_findings)
+
+    def test_in_cluster(self):
+        self.check_each(check.manifests("sidecar/in-cluster"), COMPONENT, check.component_findings)
 
     def test_compose(self):
         self.check_each(check.compose_files(), COMPOSE, lambda files: check.compose_findings(*files))
