@@ -6,6 +6,8 @@
 //! ```
 //!
 //! The two are processes of their own, so that the memory is that of the orchestrator alone.
+#![expect(clippy::print_stdout, reason = "the figures are what it is for")]
+#![expect(clippy::indexing_slicing, reason = "of JSON: reading what is not there gives null")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
