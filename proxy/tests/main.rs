@@ -22,6 +22,7 @@ mod hostile_http;
 mod identity_headers;
 mod lasting;
 mod layers;
+mod logout;
 mod own_sessions;
 mod pages;
 mod policy;

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::adapters::upstream::Lease;
+use crate::serve::guard::Guard;
 use crate::serve::headers;
-use crate::serve::lasting::Guard;
 use crate::serve::watch::InFlight;
 
 /// Why a body ended early.
@@ -129,7 +129,7 @@ impl HttpBody for Body {
         };
         if let Some(guard) = &mut self.guard
             && !matches!(frame, Poll::Ready(None))
-            && guard.poll_ended(frame.is_pending(), cx).is_ready()
+            && guard.poll(frame.is_pending(), cx).is_ready()
         {
             *self = Self::empty();
             tracing::debug!("an answer was broken off: its session ended");

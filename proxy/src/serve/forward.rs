@@ -19,11 +19,11 @@ use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::{Body, Progress, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::lasting::Guard;
+use crate::serve::guard::Guard;
 use crate::serve::rejection::Rejection;
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::InFlight;
-use crate::serve::{headers, streams, tunnel};
+use crate::serve::{headers, lasting, streams, tunnel};
 
 /// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
 pub(crate) async fn forward(
@@ -59,7 +59,10 @@ pub(crate) async fn forward(
     *response.version_mut() = Version::default();
     let response = response.map(|body| Body::streamed(body, lease, progress, limit));
     let length = response.body().size_hint().exact();
-    let guard = Guard::of(&exchange.house, permit.session(), length, began);
+    let session = permit.session().filter(|_| Guard::is_needed(length));
+    let guard = session.map(|session| {
+        Guard::until(lasting::ended(Arc::clone(&exchange.house), Arc::clone(session), Arc::default()), began)
+    });
     Ok(response.map(|body| body.guarded_by(guard)))
 }
 

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
 use crate::ports::LoadedSession;
 use crate::serve::clock;
@@ -16,12 +15,6 @@ use crate::serve::site::House;
 
 /// How often the session is looked at: what is open is closed well within 5 s of its session's end.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// An answer that is longer than this, in bytes, or of unknown length may be under way for long.
-const LONG: u64 = 256 * 1024;
-
-/// An answer that never keeps us waiting is not watched before this age: most have ended by then.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// Ends when the session has, on whichever replica, or when the settings of the moment no longer admit its user. It follows a session that
 /// is renewed. `activity` tells of use by the client, without which the session may go idle although something is open.
@@ -91,36 +84,5 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// Watches over the session of an answer that may be under way for long.
-pub(crate) struct Guard {
-    house: Arc<House>,
-    session: Arc<LoadedSession>,
-    began: Instant,
-    watch: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-}
-
-impl Guard {
-    /// A guard for an answer of `length` bytes (`None`: it is not known) that began just now; ordinary answers need none.
-    pub(crate) fn of(
-        house: &Arc<House>,
-        session: Option<&Arc<LoadedSession>>,
-        length: Option<u64>,
-        began: Instant,
-    ) -> Option<Box<Self>> {
-        let session = session.filter(|_| length.is_none_or(|length| length > LONG))?;
-        Some(Box::new(Self { house: Arc::clone(house), session: Arc::clone(session), began, watch: None }))
-    }
-
-    /// Ready once the session has ended. `waits`: whether the answer keeps us waiting at this moment.
-    pub(crate) fn poll_ended(&mut self, waits: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if self.watch.is_none() && !waits && self.began.elapsed() < FRESH {
-            return Poll::Pending;
-        }
-        let (house, session) = (&self.house, &self.session);
-        let begin = || Box::pin(ended(Arc::clone(house), Arc::clone(session), Arc::default())) as Pin<Box<_>>;
-        self.watch.get_or_insert_with(begin).as_mut().poll(cx)
     }
 }

@@ -12,6 +12,7 @@ mod connection;
 mod cookies;
 mod exchange;
 mod forward;
+mod guard;
 mod handler;
 mod headers;
 mod lasting;

@@ -5,6 +5,7 @@
 
 use askama::Template;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::Url;
 
 use crate::domain::identity::ProviderKind;
 use crate::domain::path::ReturnTo;
@@ -34,6 +35,8 @@ pub(crate) struct SignedOutPage<'a> {
     pub site: Option<&'a str>,
     /// Where people may still be signed in, see [`provider_name`].
     pub provider: &'a str,
+    /// Where they sign out there too: the one address of another origin on any page, and no browser's to say.
+    pub provider_logout: Option<&'a Url>,
 }
 
 /// What the page of a person's sessions says.
@@ -263,7 +266,7 @@ mod tests {
         ];
         vec![
             sign_in(&SignInPage { site: Some(text), provider: text, return_to: &to, notice: Some(text) }),
-            signed_out(&SignedOutPage { site: Some(text), provider: text }),
+            signed_out(&SignedOutPage { site: Some(text), provider: text, provider_logout: None }),
             message(&MessagePage {
                 site: Some(text),
                 code: text,
@@ -413,6 +416,16 @@ mod tests {
         );
         assert_eq!(two.matches("action=\"/api/v1/auth/sessions/end-others\"").count(), 1);
         assert_eq!(two.matches("This one").count(), 1);
+    }
+
+    #[test]
+    fn the_provider_is_linked_to_where_it_has_a_place_to_sign_out() {
+        let place = Url::parse("https://idp.example/out?client_id=a&x=\"><script>").unwrap();
+        let page = |provider_logout| signed_out(&SignedOutPage { site: None, provider: "Microsoft", provider_logout });
+        let text = page(Some(&place));
+        assert!(text.contains("href=\"https://idp.example/out?client_id=a&#38;x=%22%3E%3Cscript%3E\""), "{text}");
+        assert!(text.contains("Sign out of Microsoft too"), "{text}");
+        assert!(!page(None).contains("Sign out of"));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) enum Rejection {
     CrossSite,
     /// The store did not answer.
     StoreUnavailable,
+    /// The store did not confirm that a session has ended; the cookie is gone all the same.
+    LogoutUnconfirmed,
     /// The client sent its body too slowly.
     RequestTimeout,
     /// The upstream did not answer, or broke off before its answer's head.
@@ -131,6 +133,11 @@ impl Rejection {
             Self::StoreUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "session_store_unavailable", "The session store is unavailable")
             }
+            Self::LogoutUnconfirmed => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "session_store_unavailable",
+                "The session store did not confirm that you are signed out",
+            ),
             Self::SessionTooLarge => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "session_too_large", "Your session does not fit into a cookie")
             }
@@ -198,7 +205,7 @@ impl Rejection {
     const fn retry_after(&self) -> Option<&'static str> {
         if matches!(self, Self::SignInLoop) {
             Some("60")
-        } else if matches!(self, Self::StoreUnavailable) {
+        } else if matches!(self, Self::StoreUnavailable | Self::LogoutUnconfirmed) {
             Some("2")
         } else {
             None
@@ -242,6 +249,7 @@ impl Rejection {
             }
             Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
+            Self::LogoutUnconfirmed => (Some(UNCONFIRMED), &[Action::Start]),
             Self::NotFound
             | Self::MethodNotAllowed(_)
             | Self::AuthDisabled
@@ -277,6 +285,7 @@ impl Rejection {
             Self::Malformed(_) | Self::CrossSite => "This request was refused",
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
+            Self::LogoutUnconfirmed => "You are signed out in this browser only",
             Self::SessionTooLarge => "You could not be signed in",
             Self::RequestTimeout => "The request took too long",
             Self::Stateless => "This cannot be done here",
@@ -295,6 +304,8 @@ const LOOP_CHECKS: &[&str] = &[
     "For whoever runs the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
 ];
 const STALE: &str = "It was started more than ten minutes ago, in another browser, or it has been used before.";
+const UNCONFIRMED: &str = "This browser has forgotten your session, and it is being ended: this goes on by itself until the store answers. Until then, \
+     whoever has a copy of it could still use it.";
 const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to whoever runs this site: the log has the mend.";
 const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to whoever runs this site: \
      the log has the reason.";

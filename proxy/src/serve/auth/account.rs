@@ -1,17 +1,15 @@
-//! Who is signed in, and signing out.
+//! Who is signed in, and what anybody may read.
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified, Identity};
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers;
-use crate::serve::pages::{self, SignInPage, SignedOutPage};
+use crate::serve::pages::{self, SignInPage};
 use crate::serve::query;
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::session::{self, Found};
@@ -59,32 +57,6 @@ fn fields(who: &Identity) -> Map<String, Value> {
     .collect()
 }
 
-/// `POST logout`: ends every session that the browser sent, and clears the cookie; a form gets a page, a program JSON.
-pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
-    let cookies = &exchange.head.headers;
-    let mut cleared = sign_in.cookies.clear_session().to_vec();
-    cleared.push(sign_in.cookies.set_visits(""));
-    for token in sign_in.cookies.tokens(cookies) {
-        let held = sign_in.store.hot(&token, exchange.now);
-        if let Err(error) = sign_in.store.end(sign_in.store.key(&token)).await {
-            return Err(Refused(error.into(), cleared));
-        }
-        if let Some(session) = held {
-            audit::signed_out(session.identity(), exchange.origin());
-            exchange.house.metrics.sign_outs.inc();
-        }
-    }
-    let mut response = if headers::prefers_html(cookies) {
-        rejection::redirect(StatusCode::SEE_OTHER, "/api/v1/auth/signed-out")
-    } else {
-        rejection::json(StatusCode::OK, &json!({ "message": "Logged out successfully" }))
-    };
-    for cookie in cleared {
-        response.headers_mut().append(SET_COOKIE, cookie);
-    }
-    Ok(response)
-}
-
 /// `GET sign-in`: a page with a button, for links that should not lead to the provider at once.
 pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Body> {
     let page = SignInPage {
@@ -94,12 +66,6 @@ pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Bo
         notice: None,
     };
     rejection::html(StatusCode::OK, pages::sign_in(&page))
-}
-
-/// `GET signed-out`.
-pub(super) fn signed_out_page(sign_in: &SignIn) -> Response<Body> {
-    let provider = pages::provider_name(sign_in.provider.kind());
-    rejection::html(StatusCode::OK, pages::signed_out(&SignedOutPage { site: Some(&sign_in.host_text), provider }))
 }
 
 /// `GET jwks`: the assertion's public keys, which verifiers may keep for five minutes.

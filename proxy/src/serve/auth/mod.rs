@@ -3,6 +3,7 @@
 mod account;
 mod ending;
 mod login;
+mod logout;
 mod sessions;
 mod visits;
 
@@ -49,14 +50,14 @@ async fn dispatch(exchange: &Exchange) -> Result<Response<Body>, Refused> {
         Endpoint::Callback => login::callback(exchange, sign_in).await,
         Endpoint::Me => account::me(exchange, sign_in).await,
         Endpoint::Session => account::session(exchange, sign_in).await,
-        Endpoint::Logout => account::logout(exchange, sign_in).await,
+        Endpoint::Logout => logout::logout(exchange, sign_in).await,
         Endpoint::Sessions if method == Method::DELETE => sessions::end_others(exchange, sign_in, false).await,
         Endpoint::Sessions => sessions::list(exchange, sign_in).await,
         Endpoint::EndOthers => sessions::end_others(exchange, sign_in, true).await,
         Endpoint::OneSession(id) => sessions::end_one(exchange, sign_in, &id, false).await,
         Endpoint::EndSession(id) => sessions::end_one(exchange, sign_in, &id, true).await,
         Endpoint::SignIn => Ok(account::sign_in_page(exchange, sign_in)),
-        Endpoint::SignedOut => Ok(account::signed_out_page(sign_in)),
+        Endpoint::SignedOut => Ok(logout::signed_out_page(sign_in)),
         Endpoint::Jwks => Ok(account::jwks(sign_in)),
         Endpoint::Asset(name) => asset(&name),
     }

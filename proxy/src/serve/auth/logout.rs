@@ -1,0 +1,131 @@
+//! Signing out: in this browser, everywhere, and at the provider.
+
+use std::sync::Arc;
+
+use http::header::SET_COOKIE;
+use http::{Response, StatusCode};
+use serde_json::json;
+use url::Url;
+
+use super::ending;
+use crate::adapters::telemetry::audit;
+use crate::domain::identity::Identified as _;
+use crate::domain::secret::Secret;
+use crate::domain::session::Whose;
+use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::serve::body::Body;
+use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::headers;
+use crate::serve::pages::{self, SignedOutPage};
+use crate::serve::rejection::{self, Rejection};
+use crate::serve::site::SignIn;
+
+const SIGNED_OUT: &str = "/api/v1/auth/signed-out";
+
+/// `POST logout`: ends every session that the browser sent, and clears the cookie; a form gets a page, a program JSON. With
+/// `?everywhere=true` the person's other sessions end as well, and the browser is led on to sign out at the provider, where that has a
+/// place for it.
+pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
+    let request = &exchange.head.headers;
+    let everywhere = asks_everywhere(exchange.head.uri.query());
+    let mut cleared = sign_in.cookies.clear_session().to_vec();
+    cleared.push(sign_in.cookies.set_visits(""));
+    let (sessions, mut outcome) = end_named(exchange, sign_in).await;
+    if everywhere && !sign_in.store.is_stateless() {
+        outcome = outcome.and(end_others(exchange, sign_in, &sessions).await);
+    }
+    if let Err(error) = outcome {
+        tracing::error!("a logout was not confirmed, it is tried again: {error}");
+        return Err(Refused(Rejection::LogoutUnconfirmed, cleared));
+    }
+    let onward = if everywhere { provider_logout(sign_in, &sessions) } else { None };
+    let mut response = if headers::prefers_html(request) {
+        rejection::redirect(StatusCode::SEE_OTHER, onward.as_ref().map_or(SIGNED_OUT, Url::as_str))
+    } else {
+        let mut body = json!({ "message": "Logged out successfully" });
+        if let (Some(onward), Some(fields)) = (onward, body.as_object_mut()) {
+            fields.insert("logout_url".into(), onward.as_str().into());
+        }
+        rejection::json(StatusCode::OK, &body)
+    };
+    for cookie in cleared {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// Whether it is asked for at all: said twice in different ways, signing out more is the safe reading.
+fn asks_everywhere(query: Option<&str>) -> bool {
+    url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+        .any(|(name, value)| name == "everywhere" && value == "true")
+}
+
+/// Ends the sessions of all cookies that came along, live or not; gives those that were live, as far as that could be told.
+async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSession>>, Result<(), StoreUnavailable>) {
+    let (mut sessions, mut outcome) = (Vec::new(), Ok(()));
+    for token in sign_in.cookies.tokens(&exchange.head.headers) {
+        let held = match sign_in.store.hot(&token, exchange.now) {
+            Some(held) => Some(held),
+            None => sign_in.store.load(&token, exchange.now).await.ok().flatten(),
+        };
+        outcome = outcome.and(sign_in.store.end(sign_in.store.key(&token)).await);
+        if let Some(session) = held {
+            audit::signed_out(session.identity(), exchange.origin());
+            exchange.house.metrics.sign_outs.inc();
+            sessions.push(session);
+        }
+    }
+    (sessions, outcome)
+}
+
+async fn end_others(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    sessions: &[Arc<LoadedSession>],
+) -> Result<(), StoreUnavailable> {
+    let mut outcome = Ok(());
+    for session in sessions {
+        let whose = Whose::Person { authority: session.session().authority, id: &session.identity().id };
+        match ending::end_all(&sign_in.store, whose, Some(session.key()), exchange.now).await {
+            Ok(ended) if ended.is_empty() => {}
+            Ok(ended) => {
+                let origin = Some(exchange.origin());
+                audit::sessions_ended(session.identity(), ended.len(), "the person signed out everywhere", origin);
+            }
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}
+
+/// Where the browser signs out at the provider, with the ID token as a hint whose session it is about. The way back is fixed: nothing
+/// of the request has a say in it.
+fn provider_logout(sign_in: &SignIn, sessions: &[Arc<LoadedSession>]) -> Option<Url> {
+    let hint = match sessions {
+        [session] if sign_in.vouches_for(session) => id_token(sign_in, session),
+        [] | [_, ..] => None,
+    };
+    sign_in.provider.logout_url(hint.as_ref(), &way_back(sign_in))
+}
+
+fn id_token(sign_in: &SignIn, session: &LoadedSession) -> Option<Secret> {
+    let sealed = session.session().grant.as_ref()?;
+    sign_in.grants.open(sign_in.authority, &session.identity().id, sealed)?.id_token
+}
+
+fn way_back(sign_in: &SignIn) -> Url {
+    let mut url = sign_in.public_origin.clone();
+    url.set_path(SIGNED_OUT);
+    url
+}
+
+/// `GET signed-out`, with a way to sign out at the provider too, where it has one. A link, not a form: `form-action` would stop it.
+pub(super) fn signed_out_page(sign_in: &SignIn) -> Response<Body> {
+    let onward = sign_in.provider.logout_url(None, &way_back(sign_in));
+    let page = SignedOutPage {
+        site: Some(&sign_in.host_text),
+        provider: pages::provider_name(sign_in.provider.kind()),
+        provider_logout: onward.as_ref(),
+    };
+    rejection::html(StatusCode::OK, pages::signed_out(&page))
+}
