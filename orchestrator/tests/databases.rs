@@ -22,10 +22,10 @@ const NOBODY: u32 = 65534;
 macro_rules! on_both {
     ($($test:ident),+ $(,)?) => {
         mod sqlite {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test(&$crate::databases::Database::sqlite()).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(&$crate::databases::Database::sqlite()).await; })+
         }
         mod postgres {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() {
+            $(#[tokio::test] async fn $test() {
                 if let Some(database) = $crate::databases::Database::postgres().await { super::$test(&database).await; }
             })+
         }

@@ -2,9 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
 mod answers;
+mod api;
 mod databases;
 mod fleet;
+mod logs;
+mod openapi;
 mod program;
+mod service;
 mod serving;
 mod store;
 mod support;

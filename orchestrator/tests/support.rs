@@ -72,7 +72,11 @@ impl Answer {
         stream.read_to_end(&mut bytes).await.unwrap();
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        Self { head: head.to_owned(), body: body.to_owned() }
+        let mut answer = Self { head: head.to_owned(), body: body.to_owned() };
+        if answer.header("transfer-encoding") == Some("chunked") {
+            answer.body = joined(body);
+        }
+        answer
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -86,5 +90,19 @@ impl Answer {
 
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// What is in the chunks of a body that came whole.
+fn joined(mut body: &str) -> String {
+    let mut text = String::new();
+    loop {
+        let (len, rest) = body.split_once("\r\n").expect("the body broke off");
+        let len = usize::from_str_radix(len, 16).unwrap();
+        if len == 0 {
+            return text;
+        }
+        text.push_str(&rest[..len]);
+        body = rest[len..].strip_prefix("\r\n").unwrap();
     }
 }
