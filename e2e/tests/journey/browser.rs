@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use fantoccini::elements::Element;
 use fantoccini::wd::Capabilities;
@@ -24,6 +25,8 @@ const FLAGS: [&str; 9] = [
     "--disable-sync",
     "--window-size=900,1100",
 ];
+
+const JSON: &str = "Content-Type: application/json\r\n";
 
 /// One browser with a profile of its own; it ends with the test, also with one that fails.
 pub(crate) struct Browser {
@@ -84,6 +87,48 @@ impl Browser {
         self.element(selector).await.click().await.unwrap();
     }
 
+    /// Waits until what is on the page at `selector` contains `text`; gives all of it.
+    pub(crate) async fn reads(&self, selector: &str, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // What was found a moment ago may have been drawn anew since.
+            let found = self.element(selector).await.text().await.unwrap_or_default();
+            if found.contains(text) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{selector} does not say \"{text}\" but \"{found}\"");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Fills a field, in place of what was in it.
+    pub(crate) async fn fill(&self, selector: &str, text: &str) {
+        let field = self.element(selector).await;
+        field.clear().await.unwrap();
+        field.send_keys(text).await.unwrap();
+    }
+
+    /// Presses keys, wherever the focus is.
+    pub(crate) async fn press(&self, keys: &str) {
+        self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
+    }
+
+    /// Makes the window as wide as a phone; the page takes the part of it that a phone would.
+    pub(crate) fn becomes_a_phone(&self) {
+        let session = self.client.session_creation_response().unwrap().session_id().to_owned();
+        let path = format!("/session/{session}/goog/cdp/execute");
+        let screen = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": true });
+        let command = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": screen }).to_string();
+        let answer = http::exchange(self.port, "POST", &path, JSON, &command).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+
+    /// How many pixels of the page cannot be seen without scrolling sideways.
+    pub(crate) async fn beyond_the_side(&self) -> i64 {
+        let script = "const page = document.documentElement; return page.scrollWidth - page.clientWidth";
+        self.client.execute(script, vec![]).await.unwrap().as_i64().unwrap()
+    }
+
     /// The status that the page came with.
     pub(crate) async fn status(&self) -> u64 {
         let script = "return performance.getEntriesByType('navigation')[0].responseStatus";
@@ -136,8 +181,7 @@ impl Browser {
     fn console(&self) -> String {
         let session = self.client.session_creation_response().unwrap().session_id();
         let path = format!("/session/{session}/se/log");
-        let json = "Content-Type: application/json\r\n";
-        let log = http::exchange(self.port, "POST", &path, json, r#"{"type":"browser"}"#).unwrap();
+        let log = http::exchange(self.port, "POST", &path, JSON, r#"{"type":"browser"}"#).unwrap();
         assert_eq!(log.status, 200, "the driver does not give its log: {}", log.body);
         log.body
     }

@@ -48,7 +48,8 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) fn start(provider: Provider) -> Self {
-        let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0", "--demo"], &[]);
+        let nowhere = [("DATABASE_URL", "sqlite::memory:".to_owned())];
+        let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &nowhere);
         let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
         for _ in 0..ATTEMPTS {
             // The redirect URL names the proxy's port before the proxy has it.

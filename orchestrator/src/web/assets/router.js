@@ -80,7 +80,8 @@ async function open({ first, stay, top = 0 }) {
   moved.dispatchEvent(new Event("move"));
   if (first || stay) return;
   window.scrollTo(0, top);
-  main.focus({ preventScroll: true });
+  // Unless the page has put it somewhere itself.
+  if (!main.contains(document.activeElement)) main.focus({ preventScroll: true });
   spoken.textContent = document.title;
 }
 

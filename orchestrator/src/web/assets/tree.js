@@ -3,15 +3,36 @@
 import { h, replace, s } from "./dom.js";
 import { known, shape } from "./marks.js";
 import { objectAt } from "./router.js";
-import { count, title } from "./words.js";
+import { brief, count, title } from "./words.js";
 
 const WIDTH = { least: 168, most: 224 };
 const HEIGHT = 44;
 const GAP = { least: 28, most: 56, y: 12 };
-const LINE = { height: 50, indent: 22, most: 520 };
+const LINE = { height: 50, indent: 22, least: 640 };
 const FOLDED_FROM = 7;
 
 const pen = document.createElement("canvas").getContext("2d");
+
+// What is near an object: the ways that lead to it, what it leads to itself, and what it waits for or is waited for by.
+export function around({ nodes, edges, truncated }, root) {
+  const near = new Set([root]);
+  const above = [root];
+  while (above.length) {
+    const id = above.pop();
+    for (const edge of edges) {
+      if (edge.to !== id || edge.relation === "depends_on" || near.has(edge.from)) continue;
+      near.add(edge.from);
+      above.push(edge.from);
+    }
+  }
+  for (const edge of edges) {
+    if (edge.from === root) near.add(edge.to);
+    if (edge.to === root) near.add(edge.from);
+  }
+  const both = (edge) => near.has(edge.from) && near.has(edge.to);
+  const own = (edge) => edge.relation !== "depends_on" || edge.from === root || edge.to === root;
+  return { nodes: nodes.filter((node) => near.has(node.id)), edges: edges.filter((edge) => both(edge) && own(edge)), truncated };
+}
 
 // A figure that draws `tree`, and draws it anew when it changes or has another width; `cluster` is where links lead.
 export function treeFigure(cluster, root) {
@@ -47,17 +68,18 @@ export function treeFigure(cluster, root) {
     const wide = columns * WIDTH.least + gaps * GAP.least <= width;
     const boxes = Math.min(WIDTH.most, Math.floor((width - 1 - gaps * GAP.least) / columns));
     const gap = gaps && Math.min(GAP.most, (width - 1 - columns * boxes) / gaps);
-    const drawing = wide ? inColumns(graph, boxes, gap) : inLines(graph, Math.min(width, LINE.most));
+    const drawing = wide ? inColumns(graph, boxes, gap) : inLines(graph, width);
     const label = `${count(tree.nodes.length, "object")}, from sources to what was applied`;
     replace(figure,
       s("svg", { width: drawing.width, height: drawing.height, role: "group", "aria-label": label },
-        s("g", { "aria-hidden": "true" }, drawing.wires), graph.nodes.map((node) => box(node, drawing.boxWidth))));
+        s("g", { "aria-hidden": "true" }, drawing.wires), graph.nodes.map((node) => box(node, drawing))));
     if (focused) figure.querySelector(`[data-node="${CSS.escape(focused)}"]`)?.focus();
   }
 
-  function box(node, boxWidth) {
+  function box(node, { boxWidth, messageAt }) {
     const { x, y } = node.place;
-    const room = boxWidth(node) - 48;
+    const room = (messageAt ? messageAt - x : boxWidth(node)) - 48;
+    const place = { transform: `translate(${x} ${y})`, "data-node": node.id };
     const flux = node.flux && node.id !== root;
     const parts = [
       s("rect", { width: boxWidth(node), height: HEIGHT, rx: 7, class: "box" }),
@@ -66,9 +88,9 @@ export function treeFigure(cluster, root) {
         : s("g", { transform: "translate(12 14)", class: `mark ${known(node.status)}` }, node.status || node.flux ? shape(node.status) : s("circle", { cx: 8, cy: 8, r: 3, class: "solid" })),
       s("text", { x: 38, y: 19, class: "node-name" }, short(node.name, room, "600 13px")),
       s("text", { x: 38, y: 34, class: "node-kind" }, short(node.namespace ? `${node.kind} in ${node.namespace}` : node.kind, room, "11.5px")),
+      messageAt && s("text", { x: messageAt - x, y: 27, class: "node-kind" }, short(remark(node), x + boxWidth(node) - messageAt - 12, "11.5px")),
       s("title", null, describe(node)),
     ];
-    const place = { transform: `translate(${x} ${y})`, "data-node": node.id };
     if (node.folded) {
       return s("g", {
         ...place, class: "node fold", role: "button", tabindex: 0, "aria-expanded": String(open.has(node.id)),
@@ -87,15 +109,19 @@ export function treeFigure(cluster, root) {
 
 // Objects of one kind that one parent has applied, and that lead nowhere, are one box until it is opened.
 function fold({ nodes, edges }, open) {
-  const byId = new Map(nodes.map((node) => [node.id, { ...node, to: [], from: [] }]));
+  const byId = new Map(nodes.map((node) => [node.id, { ...node, to: [], from: [], after: [] }]));
   const kept = edges.filter((edge) => byId.has(edge.from) && byId.has(edge.to) && edge.from !== edge.to);
   for (const edge of kept) {
+    if (edge.relation === "depends_on") {
+      byId.get(edge.to).after.push(byId.get(edge.from));
+      continue;
+    }
     byId.get(edge.from).to.push(edge);
     byId.get(edge.to).from.push(edge);
   }
   const groups = new Map();
   for (const node of byId.values()) {
-    if (node.flux || node.to.length || node.from.length !== 1) continue;
+    if (node.flux || node.to.length || node.from.length !== 1 || node.after.length) continue;
     const group = `${node.from[0].from}\n${node.kind}`;
     groups.set(group, [...(groups.get(group) ?? []), node]);
   }
@@ -103,7 +129,7 @@ function fold({ nodes, edges }, open) {
     if (members.length < FOLDED_FROM) continue;
     const edge = members[0].from[0];
     const parent = byId.get(edge.from);
-    const group = { id, kind: members[0].kind, name: `${members.length} objects`, folded: true, to: [], from: [], members };
+    const group = { id, kind: members[0].kind, name: `${members.length} objects`, folded: true, to: [], from: [], after: [], members };
     const into = { ...edge, to: id };
     group.from.push(into);
     parent.to = [...parent.to.filter((one) => !members.some((member) => member.id === one.to)), into];
@@ -177,8 +203,17 @@ function inColumns({ nodes, byId }, boxes, gap) {
     const [a, b] = [node.place, byId.get(edge.to).place];
     const [x1, y1, x2, y2] = [a.x + boxes, a.y + HEIGHT / 2, b.x, b.y + HEIGHT / 2];
     const bend = Math.max(16, (x2 - x1) / 2);
-    return s("path", { d: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, class: `wire ${edge.relation}` });
+    return s("path", { d: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, class: "wire" });
   }));
+  // What waits for another stands beside it, not behind it.
+  for (const node of nodes) {
+    for (const other of node.after) {
+      const [x1, x2] = [other.place.x + boxes, node.place.x + boxes];
+      const [y1, y2] = [other.place.y + HEIGHT / 2 + 6, node.place.y + HEIGHT / 2 - 6];
+      const bend = Math.max(x1, x2) + Math.min(gap, 40) * 0.8;
+      wires.push(s("path", { d: `M${x1} ${y1}C${bend} ${y1} ${bend} ${y2} ${x2} ${y2}`, class: "wire waits" }));
+    }
+  }
   return {
     wires,
     boxWidth: () => boxes - 1,
@@ -209,12 +244,13 @@ function inLines({ nodes, byId }, width) {
       if (seen.has(child)) continue;
       put(child, depth + 1);
       const [down, across] = [x + LINE.indent / 2, child.place.y + HEIGHT / 2];
-      wires.push(s("path", { d: `M${down} ${node.place.y + HEIGHT}V${across - 6}q0 6 6 6H${child.place.x}`, class: `wire ${edge.relation}` }));
+      wires.push(s("path", { d: `M${down} ${node.place.y + HEIGHT}V${across - 6}q0 6 6 6H${child.place.x}`, class: "wire" }));
     }
   };
   nodes.filter((node) => !node.from.length).sort(order).forEach((node) => put(node, 0));
   nodes.filter((node) => !seen.has(node)).forEach((node) => !seen.has(node) && put(node, 0));
-  return { wires, boxWidth: (node) => width - node.place.x - 1, width, height: line * LINE.height };
+  const messageAt = width >= LINE.least ? Math.round(width * 0.5) : 0;
+  return { wires, boxWidth: (node) => width - node.place.x - 1, messageAt, width, height: line * LINE.height };
 }
 
 function order(a, b) {
@@ -239,6 +275,15 @@ function describe(node) {
   const own = [`${node.kind} ${node.namespace ? `${node.namespace}/` : ""}${node.name}`];
   if (node.status) own.push(title(node.status));
   if (node.message) own.push(node.message);
-  if (node.from.some((edge) => edge.relation === "depends_on")) own.push("Waits for what it depends on");
+  if (node.after.length) own.push(waits(node));
   return own.join("\n");
+}
+
+function remark(node) {
+  const message = node.status === "ready" ? "" : node.message ?? "";
+  return brief(message || (node.after.length ? waits(node) : node.message ?? ""));
+}
+
+function waits(node) {
+  return `Waits for ${node.after.map((other) => other.name).join(", ")}`;
 }

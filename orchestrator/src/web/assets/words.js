@@ -28,11 +28,13 @@ export function ago(time) {
   return h("time", { datetime: moment.toISOString(), title: MOMENT.format(moment), "data-ago": true }, since(moment));
 }
 
+// A text with its digests cut to what tells them apart.
+export const brief = (text) => text.replace(/\bsha\d+:([0-9a-f]{7})[0-9a-f]+/g, "$1");
+
 // A revision, short enough to read: `main@sha1:4f2c9d0e…` is `main@4f2c9d0`.
 export function revision(text) {
   if (!text) return h("span", { class: "quiet" }, "–");
-  const short = text.replace(/^(.*?@)?sha\d+:([0-9a-f]{7})[0-9a-f]*$/, "$1$2");
-  return h("code", { title: text }, short);
+  return h("code", { title: text }, brief(text));
 }
 
 setInterval(() => {

@@ -6,7 +6,7 @@ import { h, replace, settled } from "../dom.js";
 import * as live from "../live.js";
 import { mark, status } from "../marks.js";
 import { objectAt, to } from "../router.js";
-import { treeFigure } from "../tree.js";
+import { around, treeFigure } from "../tree.js";
 import { ago, clock, count, isFlux, number, revision } from "../words.js";
 import { missing } from "./missing.js";
 
@@ -22,7 +22,7 @@ export async function object(context) {
   let detail;
   let tree;
   try {
-    [detail, tree] = await Promise.all([read(at, signal), read(`${at}/tree`, signal).catch(() => null), clusters.all()]);
+    [detail, tree] = await Promise.all([read(at, signal), nearby().catch(() => null), clusters.all()]);
   } catch (error) {
     if (error.status === 404) return missing(context);
     throw error;
@@ -32,7 +32,7 @@ export async function object(context) {
   const said = h("p", { class: "said", role: "status" });
   const buttons = h("div", { class: "actions" });
   const parts = h("div", { class: "parts" });
-  const drawing = treeFigure(id, tree?.nodes.find(isHere)?.id);
+  const drawing = treeFigure(id, tree?.root);
   const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn.");
   const treePart = h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From source to what was applied"), drawing.figure, truncated);
   const withSource = h("input", { type: "checkbox", id: "with-source" });
@@ -43,7 +43,7 @@ export async function object(context) {
   drawTree();
 
   const again = settled(async () => {
-    [detail, tree] = await Promise.all([read(at, signal), read(`${at}/tree`, signal).catch(() => tree)]);
+    [detail, tree] = await Promise.all([read(at, signal), nearby().catch(() => tree)]);
     draw();
     drawTree();
   }, signal, 300, 1500);
@@ -59,6 +59,12 @@ export async function object(context) {
     again();
   }, signal);
   live.on("resync", again, signal);
+
+  async function nearby() {
+    const whole = await read(`${at}/tree`, signal);
+    const root = whole.nodes.find((node) => node.flux && isHere(node))?.id;
+    return { ...around(whole, root), root };
+  }
 
   function isHere(other) {
     return other.kind.toLowerCase() === kind.toLowerCase() && other.namespace === namespace && other.name === name;

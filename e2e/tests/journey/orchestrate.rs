@@ -1,0 +1,111 @@
+//! Looking after clusters, through the proxy: register, reconcile, see what changes and who did what.
+
+use std::time::{Duration, Instant};
+
+use orchestrator::demo::{Demo, Options};
+use orchestrator::fleet::Kind;
+use serde_json::json;
+
+use crate::browser::Browser;
+use crate::stack::{Provider, Stack};
+
+const ANN: &str = "[data-user=ann]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log() {
+    let Some(browser) = Browser::open().await else { return };
+    let harbour = simulated("harbour").await;
+    let stack = Stack::start(Provider::GitHub);
+
+    browser.goto(&stack.origin).await;
+    browser.click(ANN).await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
+    assert_eq!(browser.sees("#summary").await, "No clusters yet");
+
+    browser.click("main button.primary").await;
+    browser.fill("dialog [name=name]", "harbour").await;
+    browser.fill("dialog [name=kubeconfig]", "no kubeconfig at all").await;
+    browser.click("dialog button.primary").await;
+    let reason = browser.sees("dialog [role=alert] .refusal").await;
+    assert!(reason.to_ascii_lowercase().contains("kubeconfig"), "{reason}");
+    browser.picture("orchestrator-refused").await;
+    browser.fill("dialog [name=kubeconfig]", harbour.kubeconfig("harbour").expose()).await;
+    browser.click("dialog button.primary").await;
+    browser.reads("h1", "harbour").await;
+    browser.reads(".facts", "Reached").await;
+    browser.sees(".tree a.node").await;
+    browser.picture("orchestrator-cluster").await;
+
+    // By keyboard alone: search, down to the row, open it.
+    browser.press("/").await;
+    browser.sees("main input[type=search]:focus").await;
+    browser.press("shop-backend").await;
+    browser.reads(".objects tbody tr:only-child", "shop-backend").await;
+    browser.press(DOWN).await;
+    browser.sees(".objects a:focus").await;
+    browser.press(ENTER).await;
+    browser.sees("#object-status[data-status=ready]").await;
+    assert_eq!(browser.sees("h1").await, "shop-backend");
+
+    browser.click("#reconcile").await;
+    browser.reads(".said", "Reconciled at").await;
+    browser.picture("orchestrator-object").await;
+
+    // Its controller says something new, and nobody touches the page.
+    harbour.cluster("harbour").unwrap().change(Kind::Kustomization, "shop", "shop-backend", |object| {
+        object["status"]["conditions"] = json!([{
+            "type": "Ready", "status": "False", "reason": "BuildFailed", "message": "the anchor is lost",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]);
+    });
+    let changed = Instant::now();
+    browser.sees("#object-status[data-status=failed]").await;
+    assert!(changed.elapsed() < Duration::from_secs(2), "a change took {:?} to be seen", changed.elapsed());
+    browser.reads("#object-status", "the anchor is lost").await;
+
+    browser.click("a[href='/activity']").await;
+    let log = browser.reads("#feed", "registered the cluster").await;
+    assert!(log.contains("ann reconciled Kustomization shop/shop-backend on harbour"), "{log}");
+    browser.picture("orchestrator-activity").await;
+
+    browser.click("#sign-out").await;
+    browser.sees("main[data-page=signed-out]").await;
+    assert_eq!(browser.session().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_page_scrolls_sideways_on_a_phone() {
+    let Some(browser) = Browser::open().await else { return };
+    let harbour = simulated("harbour").await;
+    let stack = Stack::start(Provider::GitHub);
+
+    browser.becomes_a_phone();
+    browser.goto(&format!("{}/settings", stack.origin)).await;
+    browser.click(ANN).await;
+    browser.click("main section p > button").await;
+    browser.fill("dialog [name=name]", "harbour").await;
+    browser.fill("dialog [name=kubeconfig]", harbour.kubeconfig("harbour").expose()).await;
+    browser.picture("phone-register").await;
+    browser.click("dialog button.primary").await;
+    browser.reads("h1", "harbour").await;
+    let cluster = browser.url().await;
+
+    let object = format!("{cluster}/Kustomization/flux-system/flux-system");
+    let pages = ["/", "/resources", "/activity", "/settings"].map(|page| format!("{}{page}", stack.origin));
+    for (number, page) in pages.into_iter().chain([cluster, object]).enumerate() {
+        browser.goto(&page).await;
+        browser.sees("main:not([aria-busy]) h1").await;
+        assert_eq!(browser.beyond_the_side().await, 0, "{page}");
+        browser.picture(&format!("phone-{number}")).await;
+    }
+}
+
+/// A cluster in which nothing happens by itself.
+async fn simulated(name: &str) -> Demo {
+    let options = Options { clusters: vec![name.to_owned()], pace: Duration::ZERO, ..Options::default() };
+    Demo::start(options).await.unwrap()
+}
+
+// As WebDriver names them (https://www.w3.org/TR/webdriver2/#keyboard-actions).
+const DOWN: &str = "\u{e015}";
+const ENTER: &str = "\u{e007}";
