@@ -66,6 +66,7 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     browser.click("a[href='/activity']").await;
     let log = browser.reads("#feed", "registered the cluster").await;
     assert!(log.contains("ann reconciled Kustomization shop/shop-backend on harbour"), "{log}");
+    assert!(log.contains("ann tried to register the cluster harbour"), "{log}");
     browser.picture("orchestrator-activity").await;
 
     browser.click("#sign-out").await;

@@ -5,29 +5,28 @@ import { mark } from "./marks.js";
 import { objectAt, to } from "./router.js";
 import { ago, clock, day, isFlux } from "./words.js";
 
+// What was done, and what was only tried.
 const VERBS = {
-  reconcile: "reconciled",
-  suspend: "suspended",
-  resume: "resumed",
-  register: "registered",
-  rename: "renamed",
-  remove: "removed",
-  sync: "synchronised",
-  settings: "changed the settings",
+  reconcile: ["reconciled", "reconcile"],
+  suspend: ["suspended", "suspend"],
+  resume: ["resumed", "resume"],
+  register: ["registered", "register"],
+  rename: ["renamed", "rename"],
+  remove: ["removed", "remove"],
+  sync: ["synchronised", "synchronise"],
+  settings: ["changed the settings", "change the settings"],
 };
 
 export const ACTIONS = Object.keys(VERBS);
 
-export const verb = (action) => VERBS[action] ?? VERBS[action?.split(/[._]/).find((word) => word in VERBS)] ?? action;
-
 // One line; with the time of the day where the day is said above, else with how long ago.
 export function line(activity, timeOfDay) {
   const failed = activity.outcome === "failed";
-  return h("li", { class: failed ? "deed failed" : "deed", "data-row": Boolean(activity.cluster) },
+  return h("li", { class: failed ? "deed failed" : "deed", "data-row": Boolean(activity.name) },
     mark(failed ? "failed" : "ready", failed ? "Failed" : "Succeeded"),
     h("p", null,
-      h("b", { class: "actor", title: activity.actor_email || null }, h("bdi", null, activity.actor)), ` ${verb(activity.action)} `,
-      object(activity), cluster(activity),
+      h("b", { class: "actor", title: activity.actor_email || null }, h("bdi", null, activity.actor)), ` ${verb(activity.action, failed)} `,
+      object(activity), cluster(activity, failed),
       failed && activity.message && h("span", { class: "why" }, activity.message)),
     timeOfDay ? h("time", { datetime: activity.at }, clock(activity.at)) : ago(activity.at));
 }
@@ -46,14 +45,23 @@ export function days(parent, activities) {
   });
 }
 
+function verb(action, failed) {
+  const [done, tried] = VERBS[action] ?? [action, action];
+  return failed ? `tried to ${tried}` : done;
+}
+
 function object({ cluster, kind, namespace, name }) {
   if (!name || !isFlux(kind)) return null;
   const words = [h("span", { class: "quiet" }, `${kind} `), `${namespace}/${name}`];
   return cluster ? h("a", { href: objectAt({ cluster, kind, namespace, name }) }, words) : words;
 }
 
-function cluster({ cluster, cluster_name, kind, name }) {
-  const shown = cluster_name ?? (kind ? null : name);
-  if (!shown) return null;
-  return [name && isFlux(kind) ? " on " : "the cluster ", cluster ? h("a", { href: to("clusters", cluster) }, shown) : shown];
+// No way leads to a cluster that never was, or is no more.
+function cluster({ action, cluster, cluster_name, kind, name }, failed) {
+  if (!cluster_name) return null;
+  const there = cluster && action !== (failed ? "register" : "remove");
+  return [
+    name && isFlux(kind) ? " on " : "the cluster ",
+    there ? h("a", { href: to("clusters", cluster) }, cluster_name) : h("b", null, cluster_name),
+  ];
 }
