@@ -14,7 +14,11 @@ use orchestrator::store::Store;
 use orchestrator::{health, routes, start, upkeep};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
+/// What is logged. Not what the client of Kubernetes has to say: it quotes whatever a cluster answers, at any length; the
+/// fleet says what matters of it.
+const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
 /// How long actions that are under way are waited for when all requests have ended.
 const LAST_ACTIONS: Duration = Duration::from_secs(10);
 
@@ -36,7 +40,11 @@ async fn main() -> ExitCode {
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(LOGGED))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     // Before listening: a signal that comes between would end the program without a drain.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;

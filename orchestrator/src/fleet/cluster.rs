@@ -132,34 +132,37 @@ impl Cluster {
     /// The objects of a kind cannot be read at the moment.
     pub(super) fn troubled(&self, kind: Kind, fault: &Fault) {
         let mut state = self.state();
-        state.kinds.insert(kind, Reading::Failing(format!("{kind}: {fault}")));
-        self.judge(&mut state, None);
+        self.read(&mut state, kind, Reading::Failing(format!("{kind}: {fault}")));
     }
 
     /// The objects of a kind are being read without trouble.
     pub(super) fn untroubled(&self, kind: Kind) {
         let mut state = self.state();
-        if let Some(Reading::Failing(_)) = state.kinds.insert(kind, Reading::Done) {
-            self.judge(&mut state, None);
+        if matches!(state.kinds.get(&kind), Some(Reading::Failing(_))) {
+            self.read(&mut state, kind, Reading::Done);
         }
     }
 
     /// All objects of a kind, as they are now.
     pub(super) fn listed(&self, kind: Kind, fresh: BTreeMap<Key, Held>) {
         let mut state = self.state();
-        let first = matches!(state.kinds.insert(kind, Reading::Done), Some(Reading::Pending));
+        let first = matches!(state.kinds.get(&kind), Some(Reading::Pending));
         let differences = self.replace(kind, fresh);
-        let many = differences.len() > TOLD_MOST;
         if first {
             // Told all at once, with the last kind.
-        } else if many {
+        } else if differences.len() > TOLD_MOST {
             self.tell(Change::Reloaded { cluster: self.id });
         } else {
             differences.into_iter().for_each(|change| self.tell(change));
         }
-        self.judge(&mut state, None);
-        let last = state.kinds.values().all(|reading| !matches!(reading, Reading::Pending));
-        if first && last {
+        self.read(&mut state, kind, Reading::Done);
+    }
+
+    // Notes how far a kind is; the last one of a first reading brings all of them to the readers.
+    fn read(&self, state: &mut State, kind: Kind, reading: Reading) {
+        let first = matches!(state.kinds.insert(kind, reading), Some(Reading::Pending));
+        self.judge(state, None);
+        if first && !state.kinds.values().any(|reading| matches!(reading, Reading::Pending)) {
             self.tell(Change::Reloaded { cluster: self.id });
         }
     }
@@ -178,8 +181,9 @@ impl Cluster {
             }
         }
         while let Some((key, held)) = fresh.pop_first() {
-            if let Some(changed) = put(&mut objects, &key, held) {
-                let summary = Box::new(changed.summary(self.id, &name, &key));
+            let (held, different) = put(&mut objects, &key, held);
+            if different {
+                let summary = Box::new(held.summary(self.id, &name, &key));
                 differences.push(Change::Object { cluster: self.id, removed: false, summary });
             }
         }
@@ -193,12 +197,14 @@ impl Cluster {
         let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
         let name = self.name();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(changed) = put(&mut objects, &key, held.clone()) {
-            let summary = Box::new(changed.summary(self.id, &name, &key));
+        let (held, different) = put(&mut objects, &key, held);
+        let summary = held.summary(self.id, &name, &key);
+        if different {
+            let summary = Box::new(summary.clone());
             // Under the lock, so that changes are told in their order.
             self.tell(Change::Object { cluster: self.id, removed: false, summary });
         }
-        objects.get(&key).unwrap_or(&held).summary(self.id, &name, &key)
+        summary
     }
 
     /// An object is gone.
@@ -294,15 +300,15 @@ pub(super) fn of_kind(objects: &BTreeMap<Key, Held>, kind: Kind) -> impl Iterato
     objects.range(first..).take_while(move |((of, ..), _)| *of == kind)
 }
 
-/// Puts an object in its place, and gives it back if it looks different from before. What is older than what is there
-/// already stays out.
-fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> Option<&'a Held> {
+/// Puts an object in its place, and says what is there now and whether that looks different from before. What is older
+/// than what is there already stays out.
+fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> (&'a Held, bool) {
     let before = match objects.entry(key.clone()) {
-        Entry::Vacant(place) => return Some(place.insert(held)),
+        Entry::Vacant(place) => return (place.insert(held), true),
         Entry::Occupied(place) => place.into_mut(),
     };
     if held.version != 0 && held.version < before.version {
-        return None;
+        return (before, false);
     }
     let different = !held.looks_like(before);
     if different && held.updated <= before.updated {
@@ -310,5 +316,5 @@ fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> O
     }
     held.updated = held.updated.max(before.updated);
     *before = held;
-    different.then_some(&*before)
+    (before, different)
 }

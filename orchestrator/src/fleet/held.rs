@@ -19,7 +19,7 @@ const DEPENDENCIES_MOST: usize = 50;
 pub(super) type Key = (Kind, Arc<str>, Arc<str>);
 
 /// A Flux object, as it is held.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(super) struct Held {
     pub(super) status: Status,
     pub(super) suspended: bool,
@@ -84,13 +84,17 @@ impl Held {
         }
     }
 
-    /// Whether the two look the same to people.
+    /// Whether the two look the same to people. What has a new version only has been written without being changed.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
-        // What has a new version only has been written without being changed.
-        let (mut a, mut b) = (self.clone(), other.clone());
-        (a.version, a.updated, a.handled) = (0, 0, None);
-        (b.version, b.updated, b.handled) = (0, 0, None);
-        a == b
+        let plain = |held: &Self| (held.status, held.suspended, held.generation, held.ready_since);
+        plain(self) == plain(other)
+            && self.message == other.message
+            && self.revision == other.revision
+            && self.api_version == other.api_version
+            && self.source == other.source
+            && self.chart == other.chart
+            && self.depends_on == other.depends_on
+            && self.inventory == other.inventory
     }
 
     pub(super) fn summary(&self, cluster: ClusterId, cluster_name: &str, key: &Key) -> ObjectSummary {

@@ -13,7 +13,7 @@ pub(super) fn tree(objects: &BTreeMap<Key, Held>, root: Option<&Key>) -> Tree {
     let graph = Graph::of(objects);
     let shown = match root {
         Some(root) => graph.around(&id_of(root)),
-        None => graph.nodes.keys().take(NODES_MOST).cloned().collect(),
+        None => graph.first(),
     };
     let truncated = graph.truncated || (root.is_none() && shown.len() < graph.nodes.len()) || shown.len() >= NODES_MOST;
     let edges = graph.edges.iter().filter(|(from, to, _)| shown.contains(from) && shown.contains(to));
@@ -74,6 +74,12 @@ impl Graph {
         if self.nodes.contains_key(&from) {
             self.edges.insert((from, to, relation));
         }
+    }
+
+    /// As many as are shown, those of Flux before what they applied.
+    fn first(&self) -> BTreeSet<String> {
+        let of = |flux: bool| self.nodes.iter().filter(move |(_, node)| node.flux == flux);
+        of(true).chain(of(false)).take(NODES_MOST).map(|(id, _)| id.clone()).collect()
     }
 
     /// What a node comes from, and what comes from it.

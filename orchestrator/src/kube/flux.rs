@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use kube::core::{ApiResource, DynamicResourceScope, ObjectMeta};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 
 use crate::clock;
@@ -48,12 +48,14 @@ impl Seen {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Spec {
+    #[serde(deserialize_with = "or_default")]
     pub(crate) suspend: bool,
     pub(crate) source_ref: Option<Reference>,
     pub(crate) chart_ref: Option<Reference>,
     pub(crate) chart: Option<Chart>,
     #[serde(rename = "type")]
     pub(crate) variant: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) depends_on: Vec<Dependency>,
 }
 
@@ -91,13 +93,16 @@ pub(crate) struct ChartSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Status {
+    #[serde(deserialize_with = "or_default")]
     pub(crate) conditions: Vec<Condition>,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) observed_generation: i64,
     pub(crate) last_applied_revision: Option<String>,
     pub(crate) last_attempted_revision: Option<String>,
     pub(crate) last_handled_reconcile_at: Option<String>,
     pub(crate) artifact: Option<Artifact>,
     pub(crate) inventory: Option<Inventory>,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) history: Vec<Release>,
     pub(crate) helm_chart: Option<String>,
     pub(crate) storage_namespace: Option<String>,
@@ -135,6 +140,7 @@ pub(crate) struct Artifact {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Inventory {
+    #[serde(deserialize_with = "or_default")]
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -142,7 +148,7 @@ pub(crate) struct Inventory {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(crate) v: String,
 }
 
@@ -159,10 +165,15 @@ pub(crate) struct Release {
 #[derive(Deserialize)]
 struct Wire {
     metadata: Meta,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     spec: Spec,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     status: Status,
+}
+
+/// Some programs write `null` for what is not there.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 #[derive(Deserialize)]
@@ -217,5 +228,30 @@ impl kube::Resource for Seen {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_null_is_not_there() {
+        let status = json!({"conditions": null, "history": null, "inventory": {"entries": null}, "artifact": null});
+        let spec = json!({"suspend": null, "dependsOn": null});
+        let metadata = json!({"name": "a", "annotations": null, "creationTimestamp": null});
+        for object in [json!({"metadata": metadata, "spec": spec, "status": status}), json!({"metadata": metadata})] {
+            let seen: Seen = serde_json::from_value(object).unwrap();
+            assert!(!seen.spec.suspend && seen.status.conditions.is_empty() && seen.requested.is_none());
+        }
+    }
+
+    #[test]
+    fn the_chart_of_a_release_is_to_be_made_and_that_of_a_chart_has_a_name() {
+        let of = |chart| Spec::deserialize(&json!({"chart": chart})).unwrap().chart.unwrap();
+        assert!(matches!(of(json!({"spec": {"sourceRef": {"kind": "Bucket", "name": "b"}}})), Chart::Template { .. }));
+        assert!(matches!(of(json!("podinfo")), Chart::Name(_)));
     }
 }
