@@ -14,6 +14,7 @@
 )]
 
 mod admin;
+mod backchannel_logout;
 mod big_bodies;
 mod config;
 mod documentation;

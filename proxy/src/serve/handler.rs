@@ -32,7 +32,7 @@ async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) ->
     match path.below(AUTH_PREFIX) {
         Some(_) if path.is_altered() => return Err(Rejection::NotFound.into()),
         // In a box, so that what signs people in does not enlarge the future of every request.
-        Some(_) => return Box::pin(auth::answer(exchange)).await,
+        Some(_) => return Box::pin(auth::answer(exchange, body)).await,
         None => {}
     }
 

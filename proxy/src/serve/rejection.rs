@@ -65,6 +65,8 @@ pub(crate) enum Rejection {
     UpstreamTimeout,
     /// The session does not fit into a cookie, where that holds it.
     SessionTooLarge,
+    /// What was posted as the provider's logout token is none, or has come before.
+    InvalidLogoutToken,
     /// Sessions are kept in cookies only: others than this one can be neither listed nor ended.
     Stateless,
     /// Our own fault: no random bytes, no signature.
@@ -72,7 +74,7 @@ pub(crate) enum Rejection {
 }
 
 /// Every code there is, for the metrics.
-pub(crate) const CODES: [&str; 21] = [
+pub(crate) const CODES: [&str; 22] = [
     "unauthenticated",
     "invalid_state",
     "token_exchange_failed",
@@ -90,6 +92,7 @@ pub(crate) const CODES: [&str; 21] = [
     "session_store_unavailable",
     "session_too_large",
     "sessions_not_kept",
+    "invalid_request",
     "request_timeout",
     "upstream_unreachable",
     "upstream_timeout",
@@ -149,6 +152,9 @@ impl Rejection {
             }
             Self::UpstreamTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application took too long to answer")
+            }
+            Self::InvalidLogoutToken => {
+                (StatusCode::BAD_REQUEST, "invalid_request", "This is no logout token that counts")
             }
             Self::Stateless => (
                 StatusCode::NOT_IMPLEMENTED,
@@ -256,6 +262,7 @@ impl Rejection {
             | Self::CrossSite
             | Self::RequestTimeout
             | Self::Stateless
+            | Self::InvalidLogoutToken
             | Self::Internal => (None, &[Action::Start]),
         };
         let page = MessagePage {
@@ -282,7 +289,7 @@ impl Rejection {
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
             Self::WrongHost { .. } => "This is not the public address",
-            Self::Malformed(_) | Self::CrossSite => "This request was refused",
+            Self::Malformed(_) | Self::CrossSite | Self::InvalidLogoutToken => "This request was refused",
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
             Self::LogoutUnconfirmed => "You are signed out in this browser only",

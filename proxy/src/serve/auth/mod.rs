@@ -1,6 +1,7 @@
 //! The proxy's own endpoints, all under `/api/v1/auth`; never forwarded.
 
 mod account;
+mod backchannel;
 mod ending;
 mod login;
 mod logout;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
+use hyper::body::Incoming;
 
 use crate::adapters::stores::is_public_id;
 use crate::adapters::telemetry::audit::{self, Origin};
@@ -25,13 +27,13 @@ use crate::serve::site::{SignIn, Site};
 use crate::serve::{headers, pages};
 
 /// Answers a request to one of our endpoints.
-pub(crate) async fn answer(exchange: Exchange) -> Result<Response<Body>, Refused> {
-    let response = dispatch(&exchange).await?;
+pub(crate) async fn answer(exchange: Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
+    let response = dispatch(&exchange, body).await?;
     exchange.house.metrics.answered(response.status());
     Ok(response)
 }
 
-async fn dispatch(exchange: &Exchange) -> Result<Response<Body>, Refused> {
+async fn dispatch(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
     let method = exchange.head.method.clone();
     let path = exchange.head.uri.path().strip_prefix(AUTH_PREFIX).unwrap_or_default();
     let endpoint = Endpoint::named(path.strip_prefix('/').unwrap_or_default());
@@ -42,7 +44,10 @@ async fn dispatch(exchange: &Exchange) -> Result<Response<Body>, Refused> {
         };
     };
     refuse_cross_site(&exchange.head.headers, &method, sign_in)?;
-    let endpoint = endpoint.ok_or(Rejection::NotFound)?;
+    let there = |endpoint: &Endpoint| {
+        !matches!(endpoint, Endpoint::BackchannelLogout) || backchannel::is_spoken_by(sign_in.provider.kind())
+    };
+    let endpoint = endpoint.filter(there).ok_or(Rejection::NotFound)?;
     endpoint.check(&method)?;
     match endpoint {
         Endpoint::Status => Ok(status(true)),
@@ -51,6 +56,7 @@ async fn dispatch(exchange: &Exchange) -> Result<Response<Body>, Refused> {
         Endpoint::Me => account::me(exchange, sign_in).await,
         Endpoint::Session => account::session(exchange, sign_in).await,
         Endpoint::Logout => logout::logout(exchange, sign_in).await,
+        Endpoint::BackchannelLogout => backchannel::logout(exchange, sign_in, body).await,
         Endpoint::Sessions if method == Method::DELETE => sessions::end_others(exchange, sign_in, false).await,
         Endpoint::Sessions => sessions::list(exchange, sign_in).await,
         Endpoint::EndOthers => sessions::end_others(exchange, sign_in, true).await,
@@ -70,6 +76,7 @@ enum Endpoint {
     Me,
     Session,
     Logout,
+    BackchannelLogout,
     Sessions,
     EndOthers,
     OneSession(String),
@@ -92,6 +99,7 @@ impl Endpoint {
             "sign-in" => Self::SignIn,
             "signed-out" => Self::SignedOut,
             "jwks" => Self::Jwks,
+            "backchannel-logout" => Self::BackchannelLogout,
             "sessions" => Self::Sessions,
             "sessions/end-others" => Self::EndOthers,
             other => match other.split_once('/')? {
@@ -115,7 +123,7 @@ impl Endpoint {
     /// Its methods, as `Allow` names them.
     const fn methods(&self) -> &'static str {
         match self {
-            Self::Logout | Self::EndOthers | Self::EndSession(_) => "POST",
+            Self::Logout | Self::BackchannelLogout | Self::EndOthers | Self::EndSession(_) => "POST",
             Self::Sessions => "GET, HEAD, DELETE",
             Self::OneSession(_) => "DELETE",
             Self::Status

@@ -1,0 +1,116 @@
+//! Back-channel logout: the provider says that somebody's sessions are over (OpenID Connect Back-Channel Logout 1.0).
+
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use zeroize::Zeroizing;
+
+use super::ending;
+use crate::adapters::telemetry::audit;
+use crate::domain::identity::{Identified as _, ProviderKind};
+use crate::domain::secret::Secret;
+use crate::domain::session::Whose;
+use crate::ports::LogoutToken;
+use crate::serve::body::Body;
+use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::rejection::{self, Rejection};
+use crate::serve::site::SignIn;
+
+/// The longest form that is read, in bytes.
+const LONGEST: usize = 16 * 1024;
+
+/// How long it may take to come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether the provider is one that sends logout tokens.
+pub(super) fn is_spoken_by(provider: ProviderKind) -> bool {
+    match provider {
+        ProviderKind::Entra | ProviderKind::Oidc => true,
+        ProviderKind::Github => false,
+    }
+}
+
+/// `POST backchannel-logout`: ends the sessions that the token names. Who has no token of the provider's learns nothing.
+pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming) -> Result<Response<Body>, Refused> {
+    if sign_in.store.is_stateless() {
+        return Err(Rejection::Stateless.into());
+    }
+    let refuse = |reason: &str| {
+        audit::refused("invalid_request", reason, exchange.origin());
+        Refused::from(Rejection::InvalidLogoutToken)
+    };
+    let form = read(&exchange.head.headers, body).await?;
+    let token = logout_token(&form).ok_or_else(|| refuse("the form does not hold one `logout_token`"))?;
+    let token = sign_in.provider.verify_logout(&token, exchange.now).await;
+    let token = token.map_err(|reason| refuse(&format!("logout token: {reason}")))?;
+    let whose = whose(&token, sign_in).ok_or_else(|| refuse("logout token: it names nobody"))?;
+    // Asked before the token counts as used: where the store is away, the provider may send the same one again.
+    sign_in.store.of(whose, exchange.now).await?;
+    let once = format!("logout token {:?} {}", sign_in.authority.0, token.id);
+    if !sign_in.store.is_first(&once, token.expires_at, exchange.now).await? {
+        return Err(refuse("logout token: it has come before"));
+    }
+    let ended = ending::end_all(&sign_in.store, whose, None, exchange.now).await?;
+    match ended.first() {
+        Some(one) => {
+            let origin = Some(exchange.origin());
+            audit::sessions_ended(one.identity(), ended.len(), "the provider signed the person out", origin);
+        }
+        None => tracing::info!("a logout token of the provider named no session that is known here"),
+    }
+    Ok(rejection::bare(StatusCode::OK, Body::empty()))
+}
+
+async fn read(headers: &HeaderMap, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Rejection> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Err(Rejection::InvalidLogoutToken);
+    }
+    let read = tokio::time::timeout(PATIENCE, Limited::new(body, LONGEST).collect()).await;
+    let read = read.map_err(|_| Rejection::RequestTimeout)?;
+    read.map(|read| Zeroizing::new(read.to_bytes().to_vec())).map_err(|_| Rejection::InvalidLogoutToken)
+}
+
+/// The one token of a form; `None` where there is none, or more than one.
+fn logout_token(form: &[u8]) -> Option<Secret> {
+    let mut tokens = url::form_urlencoded::parse(form).filter(|(name, _)| name == "logout_token");
+    match (tokens.next(), tokens.next()) {
+        (Some((_, token)), None) if !token.is_empty() => Some(Secret::new(token)),
+        (Some(_) | None, _) => None,
+    }
+}
+
+/// A session of the provider, where it names one, and else the whole person.
+fn whose<'t>(token: &'t LogoutToken, sign_in: &SignIn) -> Option<Whose<'t>> {
+    let authority = sign_in.authority;
+    match (&token.provider_session, &token.subject) {
+        (Some(sid), _) => Some(Whose::ProviderSession { authority, sid }),
+        (None, Some(id)) => Some(Whose::Person { authority, id }),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_holds_exactly_one_token() {
+        let token = |form: &str| logout_token(form.as_bytes()).map(|token| token.expose().to_owned());
+        assert_eq!(token("a=b&logout_token=x.y.z").as_deref(), Some("x.y.z"));
+        for form in [
+            "",
+            "logout_token=",
+            "logout_token",
+            "a=b",
+            "logout_token=a&logout_token=b",
+            "logout_token=&logout_token=b",
+        ] {
+            assert_eq!(token(form), None, "{form}");
+        }
+    }
+}
