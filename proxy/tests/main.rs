@@ -21,6 +21,7 @@ mod documentation;
 mod errors;
 mod hostile_http;
 mod identity_headers;
+mod jwt_sessions;
 mod lasting;
 mod layers;
 mod logout;

@@ -167,7 +167,8 @@ options! {
         OAUTH_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/provider-ca.pem";
     }
     "Sessions" {
-        /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart.
+        /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart; `jwt`, in the browser's cookie, signed,
+        /// which needs SESSION_SECRET.
         SESSION_STORE: Word, Is "memory", example "memory";
         /// What the sessions in memory may take together, in bytes, from 1048576; beyond it the longest unused goes first. A change
         /// needs a restart.

@@ -54,7 +54,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
 fn mode(reading: &mut Reading) -> Option<Mode> {
     let lifetime = session::lifetime(reading);
     let secrets = session::secrets(reading);
-    let store = session::store(reading);
+    let store = session::store(reading, lifetime);
     let assertion_keys = keys::assertion_keys(reading);
     if !reading.parsed(OAUTH_ENABLED, words::switch)? {
         warn_of_open_mode(reading);
@@ -152,6 +152,7 @@ mod tests {
 
     use super::*;
     use crate::adapters::providers::{ProviderSettings, Tenants};
+    use crate::adapters::stores::StoreSettings;
     use crate::config::trial::{self, faults, github, sign_in, warnings};
 
     const ENTRA: &[(&str, &str)] = &[("OAUTH_PROVIDER", "azure"), ("OAUTH_ALLOWED_USERS", "@example.com")];
@@ -388,9 +389,21 @@ mod tests {
 
     #[test]
     fn stores_of_a_later_version_are_not_taken_for_memory() {
-        for store in ["redis", "jwt", "other"] {
+        for store in ["redis", "other"] {
             assert!(faults(trial::env(&[&[("SESSION_STORE", store)]])).starts_with("SESSION_STORE: "), "{store}");
         }
+    }
+
+    #[test]
+    fn sessions_in_cookies_need_a_secret_and_have_no_idle_limit() {
+        let secret = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
+        let jwt = ("SESSION_STORE", "jwt");
+        let store = sign_in(github(&[jwt, ("SESSION_SECRET", secret)])).store;
+        assert!(store == StoreSettings::Jwt { bytes: 128 << 20 });
+        let text = faults(github(&[jwt]));
+        assert!(text.starts_with("SESSION_SECRET: ") && text.contains("openssl rand -base64 32"), "{text}");
+        let text = faults(github(&[jwt, ("SESSION_SECRET", secret), ("SESSION_IDLE_TTL", "30m")]));
+        assert!(text.starts_with("SESSION_IDLE_TTL: ") && text.ends_with("for example 0"), "{text}");
     }
 
     #[test]

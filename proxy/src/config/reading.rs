@@ -54,6 +54,12 @@ impl Reading {
         self.faults.push(fault);
     }
 
+    /// The same where the option's own example would be wrong too.
+    pub(super) fn fault_unlike(&mut self, knob: Knob, problem: impl Into<String>, example: &str) {
+        let fault = self.raw.fault(knob, problem);
+        self.faults.push(Fault { example: Some(example.to_owned()), ..fault });
+    }
+
     pub(super) fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
     }

@@ -110,6 +110,8 @@ pub struct StoreTerms {
     pub idle: Duration,
     /// `SESSION_SECRET`, or a random one where none is set: the first seals and signs, all open and verify. Never empty.
     pub secrets: Vec<Zeroizing<Vec<u8>>>,
+    /// What a session cookie takes beside its value, in bytes: its name and its attributes.
+    pub cookie_beside: usize,
 }
 
 /// The answer to who asks for leave to renew a session.

@@ -53,9 +53,19 @@ impl Cookies {
         tokens
     }
 
+    /// What a session cookie takes beside its value, in bytes, however long it lasts.
+    pub(crate) fn beside_session(&self) -> usize {
+        const LONGEST: u64 = 400 * 86_400;
+        self.session_cookie("", LONGEST).len()
+    }
+
     /// Sets the session cookie, for the rest of the session.
     pub(crate) fn set_session(&self, token: &SessionToken, seconds: u64) -> HeaderValue {
-        let cookie = self.plain(&self.session.name, token.expose(), seconds);
+        self.session_cookie(token.expose(), seconds)
+    }
+
+    fn session_cookie(&self, text: &str, seconds: u64) -> HeaderValue {
+        let cookie = self.plain(&self.session.name, text, seconds);
         match &self.session.domain {
             Some(domain) => value(&cookie.domain(domain.as_str())),
             None => value(&cookie),
@@ -250,6 +260,15 @@ mod tests {
         }
         assert!(!text.contains("Domain"));
         assert!(!cookies("http://localhost").set_session(&token, 60).to_str().unwrap().contains("Secure"));
+    }
+
+    #[test]
+    fn what_a_session_cookie_takes_beside_its_value_is_known() {
+        let token = SessionToken::from_random([1; 32]);
+        let cookies = cookies("https://a.example");
+        let whole = cookies.set_session(&token, 400 * 86_400).len();
+        assert_eq!(cookies.beside_session(), whole - token.expose().len());
+        assert!(cookies.beside_session() > "session_token=; HttpOnly; SameSite=Lax; Secure; Path=/".len());
     }
 
     #[test]

@@ -191,11 +191,12 @@ impl Heirlooms {
         let origin = &settings.public_origin;
         let origin_text = origin.origin().ascii_serialization();
         let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
+        let cookies = Cookies::new(settings.cookie.clone(), origin);
         Ok(SignIn {
             authority: settings.provider.authority(),
             provider: self.provider(&settings)?,
-            store: self.store(&settings, &secrets)?,
-            cookies: Cookies::new(settings.cookie, origin),
+            store: self.store(&settings, &secrets, cookies.beside_session())?,
+            cookies,
             sealer: Sealer::new(&secrets, "login")?,
             grants: GrantSealer::new(&secrets)?,
             assertions: Assertions::new(signing, origin, audience),
@@ -218,9 +219,14 @@ impl Heirlooms {
         Ok(provider)
     }
 
-    fn store(&self, settings: &SignInSettings, secrets: &[&[u8]]) -> anyhow::Result<Arc<dyn SessionStore>> {
+    fn store(
+        &self,
+        settings: &SignInSettings,
+        secrets: &[&[u8]],
+        cookie_beside: usize,
+    ) -> anyhow::Result<Arc<dyn SessionStore>> {
         let secrets = secrets.iter().map(|secret| Zeroizing::new(secret.to_vec())).collect();
-        let terms = StoreTerms { idle: settings.lifetime.idle, secrets };
+        let terms = StoreTerms { idle: settings.lifetime.idle, secrets, cookie_beside };
         let mut kept = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((old, store)) = kept.as_ref().filter(|(old, _)| old.serve(&settings.store)) {
             if *old != settings.store {

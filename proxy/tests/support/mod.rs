@@ -8,7 +8,7 @@ pub mod wire;
 
 pub use browser::{Browser, path_of};
 pub use client::{Client, Out};
-pub use proxy::Proxy;
+pub use proxy::{Plan, Proxy};
 pub use upstream::Upstream;
 pub use wire::Answer;
 

@@ -1,5 +1,6 @@
 //! Session stores, and which one the operator wants.
 
+pub mod jwt;
 mod key;
 pub mod memory;
 mod once;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 pub use self::key::{is_public_id, public_id};
 
+use self::jwt::JwtStore;
 use self::memory::MemoryStore;
 use crate::ports::{SessionStore, StoreTerms};
 
@@ -21,15 +23,18 @@ pub enum StoreSettings {
         /// `SESSION_MEMORY_BYTES`: what all sessions together may take; a change needs a restart.
         bytes: u64,
     },
+    /// In the cookie alone.
+    Jwt {
+        /// `SESSION_MEMORY_BYTES`: what those that were verified may take; a change needs a restart.
+        bytes: u64,
+    },
 }
 
 impl StoreSettings {
     /// Whether a store that was opened with these settings goes on where `wanted` is what the operator wants now.
     #[must_use]
     pub fn serve(&self, wanted: &Self) -> bool {
-        match (self, wanted) {
-            (Self::Memory { .. }, Self::Memory { .. }) => true,
-        }
+        matches!((self, wanted), (Self::Memory { .. }, Self::Memory { .. }) | (Self::Jwt { .. }, Self::Jwt { .. }))
     }
 }
 
@@ -40,5 +45,6 @@ impl StoreSettings {
 pub fn open(settings: &StoreSettings, terms: &StoreTerms) -> Result<Arc<dyn SessionStore>, String> {
     match settings {
         StoreSettings::Memory { bytes } => Ok(Arc::new(MemoryStore::new(terms.idle, *bytes))),
+        StoreSettings::Jwt { bytes } => Ok(Arc::new(JwtStore::new(*bytes, terms)?)),
     }
 }

@@ -34,16 +34,37 @@ pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
     Lifetime { absolute, idle }
 }
 
-pub(super) fn store(reading: &mut Reading) -> Option<StoreSettings> {
-    let bytes = reading.number(SESSION_MEMORY_BYTES, MEMORY);
+/// Where sessions are kept; `lifetime` is what they live by there.
+pub(super) fn store(reading: &mut Reading, lifetime: Lifetime) -> Option<StoreSettings> {
+    let bytes = reading.number(SESSION_MEMORY_BYTES, MEMORY) as u64;
     match reading.text(SESSION_STORE).map(|text| text.to_ascii_lowercase()).as_deref() {
-        Some("memory") => return Some(StoreSettings::Memory { bytes: bytes as u64 }),
-        Some("redis" | "jwt") => {
-            reading.fault(SESSION_STORE, "names a store that is not built yet: this version has only `memory`")
+        Some("memory") => return Some(StoreSettings::Memory { bytes }),
+        Some("jwt") => return jwt(reading, lifetime).then_some(StoreSettings::Jwt { bytes }),
+        Some("redis") => {
+            reading.fault(SESSION_STORE, "names a store that is not built yet: take `memory` or `jwt`");
         }
-        Some(_) | None => reading.fault(SESSION_STORE, "must be `memory`"),
+        Some(_) | None => reading.fault(SESSION_STORE, "must be `memory` or `jwt`"),
     }
     None
+}
+
+/// Whether sessions can be in cookies alone.
+fn jwt(reading: &mut Reading, lifetime: Lifetime) -> bool {
+    let has_secret = reading.is_set(SESSION_SECRET) || reading.is_set(SESSION_SECRET_FILE);
+    if !has_secret {
+        reading.required(
+            SESSION_SECRET,
+            "SESSION_STORE is jwt: session cookies are signed with it, alike on all replicas and over restarts",
+        );
+    }
+    if !lifetime.idle.is_zero() {
+        reading.fault_unlike(
+            SESSION_IDLE_TTL,
+            "cannot be kept with SESSION_STORE=jwt, where nobody notes when a session was used: turn it off, and take a shorter SESSION_TTL",
+            "0",
+        );
+    }
+    has_secret && lifetime.idle.is_zero()
 }
 
 /// The secrets, the one that seals first.

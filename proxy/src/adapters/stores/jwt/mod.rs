@@ -1,0 +1,399 @@
+//! Sessions in the cookie alone: the token is the signed session, and this process holds only what spares it work, and what has ended.
+
+mod token;
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use self::token::{KeyRing, Rejected};
+use super::once::Once;
+use super::{key, weight};
+use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
+use crate::domain::time::Timestamp;
+use crate::ports::{BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
+
+/// The largest cookie, with its name and its attributes, in bytes: browsers keep 4096 of it (RFC 6265bis §5.6), and some count all of it.
+const COOKIE_MOST: usize = 4096;
+
+/// How many ended sessions are remembered until they would have expired, at some 80 bytes each.
+const ENDED_MOST: usize = 200_000;
+
+/// The longest `SESSION_TTL`: so long is remembered that a session ended, whose expiry nobody knows any more.
+const LASTS_MOST: Duration = Duration::from_secs(400 * 86_400);
+
+/// A session that was not used for so long is verified anew when it is.
+const UNUSED: Duration = Duration::from_secs(3600);
+
+/// Signs sessions into cookies, and remembers those that ended here.
+///
+/// A session that was verified is held ready, so that a request costs no signature and no assertion. The ring and the ended sessions are behind
+/// one lock, and a session is held ready only by whoever has it: so none that has ended, or whose key was taken away, comes back.
+pub struct JwtStore {
+    verified: Cache<SessionKey, Arc<LoadedSession>>,
+    rules: Mutex<Rules>,
+    once: Once,
+}
+
+struct Rules {
+    ring: Arc<KeyRing>,
+    /// What a cookie takes beside the token.
+    cookie_beside: usize,
+    /// Until when each would have lasted.
+    ended: HashMap<SessionKey, Timestamp>,
+    /// When they were last looked through.
+    swept_at: Timestamp,
+}
+
+impl JwtStore {
+    /// A store that holds ready what fits into `bytes`.
+    ///
+    /// # Errors
+    /// Where there is no secret to sign with.
+    pub fn new(bytes: u64, terms: &StoreTerms) -> Result<Self, String> {
+        let ring = Arc::new(KeyRing::new(&terms.secrets)?);
+        Ok(Self {
+            verified: Cache::builder()
+                .eviction_policy(EvictionPolicy::lru())
+                .max_capacity(bytes)
+                .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
+                .time_to_idle(UNUSED)
+                .build(),
+            rules: Mutex::new(Rules {
+                ring,
+                cookie_beside: terms.cookie_beside,
+                ended: HashMap::new(),
+                swept_at: Timestamp::from_millis(0),
+            }),
+            once: Once::default(),
+        })
+    }
+
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let session = self.verified.get(&key)?;
+        if !session.is_live(Duration::ZERO, now) {
+            self.verified.invalidate(&key);
+            return None;
+        }
+        session.touch(now);
+        Some(session)
+    }
+
+    fn verify(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let ring = Arc::clone(&self.rules().ring);
+        let mut session = verified(&ring, token)?;
+        let key = key::of(token);
+        let rules = self.rules();
+        if !Arc::ptr_eq(&ring, &rules.ring) {
+            // A reload came in between: its keys count.
+            session = verified(&rules.ring, token)?;
+        }
+        if rules.ended.contains_key(&key) || !session.is_live(now, Duration::ZERO, now) {
+            return None;
+        }
+        let session = Arc::new(LoadedSession::new(key, session, now));
+        self.verified.insert(key, Arc::clone(&session));
+        Some(session)
+    }
+
+    fn sign(&self, session: &Session) -> Result<SessionToken, BeginError> {
+        let (ring, beside) = {
+            let rules = self.rules();
+            (Arc::clone(&rules.ring), rules.cookie_beside)
+        };
+        let token = ring.sign(session).map_err(|error| BeginError::Internal(error.to_string()))?;
+        let bytes = token.len() + beside;
+        let token = SessionToken::parse(&token).filter(|_| bytes <= COOKIE_MOST);
+        token.ok_or(BeginError::TooLarge { bytes, most: COOKIE_MOST })
+    }
+}
+
+fn verified(ring: &KeyRing, token: &SessionToken) -> Option<Session> {
+    match ring.verify(token.expose()) {
+        Ok(session) => Some(session),
+        Err(Rejected::NotOurs) => None,
+        Err(error @ Rejected::Version) => {
+            tracing::warn!(%error, "a session cookie that we have signed cannot be read: its owner signs in again");
+            None
+        }
+    }
+}
+
+impl SessionStore for JwtStore {
+    fn key(&self, token: &SessionToken) -> SessionKey {
+        key::of(token)
+    }
+
+    fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        self.ready(key::of(token), now)
+    }
+
+    fn load<'a>(
+        &'a self,
+        token: &'a SessionToken,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.hot(token, now).or_else(|| self.verify(token, now)))))
+    }
+
+    /// Without its token a session is found only while it is held ready, which asking for it now and then keeps it. Where it is not, its holder
+    /// comes back with the token.
+    fn follow<'a>(
+        &'a self,
+        held: &'a Arc<LoadedSession>,
+        _used: bool,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.ready(held.key(), now))))
+    }
+
+    fn begin(&self, session: Session, _now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>> {
+        Box::pin(ready(self.sign(&session)))
+    }
+
+    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
+        let mut rules = self.rules();
+        let has_ended = rules.ended.contains_key(&key);
+        let has_room = has_ended || rules.ended.len() < ENDED_MOST;
+        if has_room && !has_ended {
+            let until = match self.verified.remove(&key) {
+                Some(session) => {
+                    session.end();
+                    session.session().expires_at
+                }
+                None => rules.swept_at + LASTS_MOST,
+            };
+            rules.ended.insert(key, until);
+        }
+        let full =
+            || StoreUnavailable(format!("it remembers {ENDED_MOST} ended sessions, and has no room for another"));
+        Box::pin(ready(has_room.then_some(()).ok_or_else(full)))
+    }
+
+    fn of<'a>(
+        &'a self,
+        _whose: Whose<'a>,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(ready(Ok(Vec::new())))
+    }
+
+    fn claim(&self, _key: SessionKey, _now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
+        Box::pin(ready(Ok(Claim::Taken)))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        _leave: &'a Leave,
+        _session: Session,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(Ok(false)))
+    }
+
+    fn release<'a>(&'a self, _leave: &'a Leave) -> Pending<'a, ()> {
+        Box::pin(ready(()))
+    }
+
+    fn is_first<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(self.once.is_first(what, until, now)))
+    }
+
+    fn is_stateless(&self) -> bool {
+        true
+    }
+
+    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
+        let ring = Arc::new(KeyRing::new(&terms.secrets)?);
+        let mut rules = self.rules();
+        rules.cookie_beside = terms.cookie_beside;
+        if !ring.covers(&rules.ring) {
+            self.verified.invalidate_all();
+        }
+        rules.ring = ring;
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp) {
+        self.once.sweep(now);
+        let mut rules = self.rules();
+        rules.ended.retain(|_, until| now < *until);
+        rules.swept_at = now;
+        drop(rules);
+        self.verified.run_pending_tasks();
+    }
+
+    fn held(&self) -> u64 {
+        self.verified.entry_count()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        (self.rules().ended.len() >= ENDED_MOST).then(|| {
+            format!("{ENDED_MOST} sessions have ended before they expire: sign-outs are refused until some have")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::domain::identity::{Identity, ProviderKind, Username};
+    use crate::domain::session::{Authority, Device};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MEMORY: u64 = 1 << 20;
+
+    fn terms(secrets: &[u8]) -> StoreTerms {
+        let secrets = secrets.iter().map(|byte| Zeroizing::new(vec![*byte; 32])).collect();
+        StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 80 }
+    }
+
+    fn store() -> JwtStore {
+        JwtStore::new(MEMORY, &terms(&[1])).unwrap()
+    }
+
+    fn session(groups: usize, now: Timestamp) -> Session {
+        let identity = Identity {
+            provider: ProviderKind::Entra,
+            id: "1".into(),
+            email: None,
+            name: "Ann".into(),
+            username: Username::Vouched("ann".into()),
+            groups: (0..groups).map(|n| format!("00000000-0000-0000-0000-{n:012}")).collect(),
+        };
+        Session::begin(identity, Authority([1; 8]), Device::new([192, 0, 2, 1].into(), "Firefox"), HOUR, now)
+    }
+
+    #[tokio::test]
+    async fn the_cookie_is_the_session_on_every_replica_until_it_expires() {
+        let now = Timestamp::from_secs(1000);
+        let token = store().begin(session(3, now), now).await.unwrap();
+        let other = store();
+        assert!(other.hot(&token, now).is_none(), "it was not verified yet");
+        let loaded = other.load(&token, now).await.unwrap().unwrap();
+        assert_eq!(loaded.session(), &session(3, now));
+        assert!(Arc::ptr_eq(&loaded, &other.hot(&token, now).unwrap()), "verified once");
+        let last = now + HOUR.saturating_sub(Duration::from_secs(1));
+        assert!(other.hot(&token, last).is_some());
+        assert!(other.hot(&token, now + HOUR).is_none() && other.load(&token, now + HOUR).await.unwrap().is_none());
+        assert!(store().load(&token, now + HOUR).await.unwrap().is_none());
+        assert!(store().load(&SessionToken::from_random([1; 32]), now).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_ended_session_stays_ended_on_this_replica_until_it_would_have_expired() {
+        let (store, other, now) = (store(), store(), Timestamp::from_secs(1000));
+        let token = store.begin(session(0, now), now).await.unwrap();
+        let held = store.load(&token, now).await.unwrap().unwrap();
+        store.end(held.key()).await.unwrap();
+        assert!(!held.is_live(Duration::ZERO, now), "whoever holds it is told");
+        assert!(store.follow(&held, true, now).await.unwrap().is_none());
+        for _ in 0..2 {
+            assert!(store.load(&token, now).await.unwrap().is_none());
+            store.sweep(now + HOUR.saturating_sub(Duration::from_secs(1)));
+        }
+        store.end(held.key()).await.unwrap();
+        store.sweep(now);
+        assert!(other.load(&token, now).await.unwrap().is_some(), "elsewhere a copy lasts");
+        store.sweep(now + HOUR);
+        assert!(store.rules().ended.is_empty() && store.load(&token, now + HOUR).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_holds_is_remembered_as_ended_for_as_long_as_any_lasts() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let long = Session { expires_at: now + LASTS_MOST, ..session(0, now) };
+        let token = store.begin(long, now).await.unwrap();
+        store.sweep(now);
+        store.end(store.key(&token)).await.unwrap();
+        let last = now + LASTS_MOST.saturating_sub(Duration::from_secs(1));
+        store.sweep(last);
+        assert!(store.load(&token, last).await.unwrap().is_none());
+        store.sweep(now + LASTS_MOST);
+        assert!(store.rules().ended.is_empty());
+    }
+
+    #[tokio::test]
+    async fn memory_of_ended_sessions_is_bounded_and_none_is_forgotten_for_want_of_room() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let token = store.begin(session(0, now), now).await.unwrap();
+        let held = store.load(&token, now).await.unwrap().unwrap();
+        for n in 0..ENDED_MOST {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_le_bytes());
+            store.rules().ended.insert(SessionKey(key), now + Duration::from_secs(60));
+        }
+        assert!(store.end(held.key()).await.is_err());
+        assert!(store.trouble().is_some());
+        assert!(store.load(&token, now).await.unwrap().is_some(), "not said to have ended, and not ended");
+        assert!(store.end(SessionKey([0; 32])).await.is_ok(), "one that is remembered has ended");
+        store.sweep(now + Duration::from_secs(60));
+        assert!(store.trouble().is_none());
+        store.end(held.key()).await.unwrap();
+        assert!(store.load(&token, now).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_does_not_fit_into_a_cookie_is_refused() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let begun = |groups| store.begin(session(groups, now), now);
+        let most = (0..200).take_while(|groups| at_once(begun(*groups)).is_ok()).count() - 1;
+        let token = begun(most).await.unwrap();
+        assert!(token.expose().len() + 80 <= COOKIE_MOST && token.expose().len() > 3900, "{most} groups");
+        let Err(BeginError::TooLarge { bytes, most: room }) = begun(most + 1).await else { panic!("it fits") };
+        assert!(bytes > room && room == COOKIE_MOST);
+        assert!(begun(1000).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_is_taken_away_ends_its_sessions_and_a_new_one_does_not() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let old = store.begin(session(0, now), now).await.unwrap();
+        let held = store.load(&old, now).await.unwrap().unwrap();
+        store.reconfigure(&terms(&[2, 1])).unwrap();
+        assert!(Arc::ptr_eq(&held, &store.hot(&old, now).unwrap()), "still held ready");
+        let new = store.begin(session(0, now), now).await.unwrap();
+        assert!(store.load(&new, now).await.unwrap().is_some());
+        store.reconfigure(&terms(&[2])).unwrap();
+        assert!(
+            store.load(&old, now).await.unwrap().is_none() && store.follow(&held, true, now).await.unwrap().is_none()
+        );
+        assert!(store.load(&new, now).await.unwrap().is_some());
+        assert!(store.reconfigure(&terms(&[])).is_err());
+        assert!(store.load(&new, now).await.unwrap().is_some(), "the old terms stay");
+    }
+
+    #[tokio::test]
+    async fn it_is_never_renewed_and_cannot_be_listed() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let token = store.begin(session(0, now), now).await.unwrap();
+        assert!(store.is_stateless());
+        assert!(matches!(store.claim(store.key(&token), now).await.unwrap(), Claim::Taken));
+        let whose = Whose::Person { authority: Authority([1; 8]), id: "1" };
+        assert!(store.of(whose, now).await.unwrap().is_empty());
+    }
+
+    /// What this store answers is there at once.
+    fn at_once<T>(mut pending: Pending<'_, T>) -> T {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match pending.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(answer) => answer,
+            std::task::Poll::Pending => panic!("it waits"),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `SESSION_STORE=jwt`: the cookie is the signed session.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Request;
+
+use crate::support::{Answer, Browser, Plan, Proxy, Upstream, until};
+
+const LOGOUT: &str = "/api/v1/auth/logout";
+const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
+const OTHER_SECRET: &str = "b3RoZXItb3RoZXItb3RoZXItb3RoZXItb3RoZXItMDEyMzQ1Njc4OQ==";
+
+async fn plan(upstream: &Upstream) -> Plan {
+    Proxy::with_sign_in("github", upstream).await.env("SESSION_STORE", "jwt").env("SESSION_SECRET", SECRET)
+}
+
+/// Another replica of `first`.
+async fn replica(first: &Proxy, upstream: &Upstream) -> Plan {
+    let origin = first.idp().origin();
+    plan(upstream).await.env("OAUTH_GITHUB_URL", &origin).env("OAUTH_GITHUB_API_URL", &origin)
+}
+
+fn token(browser: &Browser<'_>) -> String {
+    browser.cookie("session_token").unwrap().to_owned()
+}
+
+async fn with_token(proxy: &Proxy, token: &str) -> Answer {
+    proxy.send(Request::get("/x").header("cookie", format!("session_token={token}"))).await
+}
+
+#[tokio::test]
+async fn the_cookie_is_the_session_on_every_replica_and_after_a_restart() {
+    let upstream = Upstream::start().await;
+    let proxy = plan(&upstream).await.start().await;
+    let mut ann = Browser::of(&proxy);
+    let answer = ann.sign_in("ann").await;
+    let set = answer.set_cookies().into_iter().find(|set| set.starts_with("session_token=")).unwrap();
+    for attribute in ["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=86400"] {
+        assert!(set.split("; ").any(|part| part == attribute), "{attribute} is missing in {set}");
+    }
+    assert!(set.len() < 4096);
+    for _ in 0..2 {
+        assert_eq!(ann.get("/x").await.status, 200);
+        assert_eq!(upstream.last().header("x-forwarded-user"), "ann");
+    }
+    let other = replica(&proxy, &upstream).await.start().await;
+    assert_eq!(with_token(&other, &token(&ann)).await.status, 200);
+    assert_eq!(upstream.last().header("x-forwarded-email"), "ann@example.com");
+}
+
+#[tokio::test]
+async fn nobody_else_can_write_one() {
+    let upstream = Upstream::start().await;
+    let proxy = plan(&upstream).await.start().await;
+    let ann = proxy.signed_in_as("ann").await;
+    let token = token(&ann);
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    let (head, claims) = signed.split_once('.').unwrap();
+    let text = String::from_utf8(URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap();
+    let bobs = URL_SAFE_NO_PAD.encode(text.replace("ann", "bob"));
+    let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"sidegate-session+jwt"}"#);
+    for forged in [
+        format!("{head}.{bobs}.{signature}"),
+        format!("{none}.{claims}."),
+        format!("{none}.{claims}.{signature}"),
+        format!("{head}.{claims}."),
+        signed.to_owned(),
+        token[..token.len() - 1].to_owned(),
+    ] {
+        assert_eq!(with_token(&proxy, &forged).await.status, 401, "{forged}");
+    }
+    assert_eq!(with_token(&proxy, &token).await.status, 200);
+    // The same secret before another provider: it has not vouched for her.
+    let elsewhere = plan(&upstream).await.start().await;
+    assert_eq!(with_token(&elsewhere, &token).await.status, 401);
+    let otherwise = replica(&proxy, &upstream).await.env("SESSION_SECRET", OTHER_SECRET).start().await;
+    assert_eq!(with_token(&otherwise, &token).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_logout_holds_on_this_replica_and_in_this_browser_and_a_copy_lasts_elsewhere() {
+    let upstream = Upstream::start().await;
+    let proxy = plan(&upstream).await.start().await;
+    let other = replica(&proxy, &upstream).await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let copy = token(&ann);
+    assert_eq!(with_token(&other, &copy).await.status, 200);
+    assert_eq!(ann.post(LOGOUT).await.status, 200);
+    assert!(ann.cookie("session_token").is_none());
+    assert_eq!(with_token(&proxy, &copy).await.status, 401);
+    assert_eq!(with_token(&other, &copy).await.status, 200, "the README says so");
+    let mut bob = proxy.signed_in_as("bob").await;
+    assert_eq!(bob.get("/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn somebody_with_more_groups_than_a_cookie_holds_is_told_at_the_sign_in() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("entra", &upstream).await.env("SESSION_STORE", "jwt").env("SESSION_SECRET", SECRET);
+    let proxy = plan.env("OAUTH_ALLOWED_GROUPS", "none").env("OAUTH_ALLOWED_USERS", "*").start().await;
+    let mut carol = Browser::of(&proxy);
+    let callback = carol.approved("/x", "carol").await;
+    let answer = carol.open(&callback).await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.text().contains("Your session does not fit into a cookie"), "{}", answer.text());
+    assert!(carol.cookie("session_token").is_none());
+    assert_eq!(carol.get("/x").await.status, 401);
+    proxy.logs("too many groups? Keep sessions in `redis` instead").await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    assert_eq!(ann.get("/x").await.status, 200);
+    assert!(!upstream.last().header("x-forwarded-groups").is_empty());
+}
+
+#[tokio::test]
+async fn secrets_rotate_and_one_that_is_taken_away_ends_its_sessions() {
+    let upstream = Upstream::start().await;
+    let plan = plan(&upstream).await.without("SESSION_SECRET").file("SESSION_SECRET_FILE", "secret", SECRET);
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    assert_eq!(ann.get("/x").await.status, 200);
+    let turn = async |secrets: String| {
+        let before = proxy.log().len();
+        std::fs::write(proxy.folder().join("secret"), secrets).unwrap();
+        proxy.signal("HUP");
+        until("it is reloaded", async || proxy.log().get(before..).is_some_and(|log| log.contains("was read again")))
+            .await;
+    };
+    turn(format!("{OTHER_SECRET},{SECRET}")).await;
+    assert_eq!(ann.get("/x").await.status, 200);
+    let mut bob = proxy.signed_in_as("bob").await;
+    assert_eq!(bob.get("/x").await.status, 200);
+    turn(OTHER_SECRET.to_owned()).await;
+    assert_eq!(ann.get("/x").await.status, 401, "nobody vouches for her any more");
+    assert_eq!(bob.get("/x").await.status, 200);
+}
