@@ -163,7 +163,6 @@ const TABLE: &[Row] = &[
     ("OAUTH_GRAPH_URL", ENTRA, &["https://graph.microsoft.us"], &["http://graph.example.com"]),
     ("OAUTH_CA_FILE", &[], &["file:tls.crt"], &["/nowhere/ca", "file:empty", "file:tls.key"]),
     ("SESSION_STORE", &[("SESSION_SECRET", SECRET)], &["memory", "jwt"], &["redis", "disk"]),
-    ("SESSION_STORE", &[], &[], &["jwt"]),
     ("SESSION_IDLE_TTL", &[("SESSION_STORE", "jwt"), ("SESSION_SECRET", SECRET)], &["0"], &["30m"]),
     ("SESSION_MEMORY_BYTES", &[], &["1048576", "134217728"], &["1048575", "1G", "-1"]),
     ("SESSION_TTL", &[], &["24h", "400d", "1h30m"], &["24", "0", "401d", "soon"]),
