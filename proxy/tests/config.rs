@@ -78,6 +78,7 @@ impl Fixtures {
             ("other.key", other.serialize_pem()),
             ("empty", String::new()),
             ("secret", format!("{SECRET}\n")),
+            ("redis", "redis://ann:hush@redis:6379/0\n".into()),
             ("users", "ann\n# comment\n\n@example.com\r\n".into()),
             ("sidegate.toml", "session_ttl = \"1h\"".into()),
         ] {
@@ -97,6 +98,13 @@ impl Fixtures {
 
 /// A variable, what it needs beside it, values that are right, and values that are wrong.
 type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str], &'static [&'static str]);
+
+const REDIS: &[(&str, &str)] =
+    &[("SESSION_STORE", "redis"), ("SESSION_SECRET", SECRET), ("SESSION_REDIS_URL", "redis://redis:6379")];
+const REDISS: &[(&str, &str)] =
+    &[("SESSION_STORE", "redis"), ("SESSION_SECRET", SECRET), ("SESSION_REDIS_URL", "rediss://redis:6379")];
+const SENTINEL: &[(&str, &str)] =
+    &[("SESSION_STORE", "redis"), ("SESSION_SECRET", SECRET), ("SESSION_REDIS_URL", "redis-sentinel://a,b/mymaster")];
 
 const TABLE: &[Row] = &[
     ("SIDEGATE_CONFIG", &[], &["file:sidegate.toml"], &["/nowhere/sidegate.toml", "file:tls.crt"]),
@@ -162,7 +170,25 @@ const TABLE: &[Row] = &[
     ("OAUTH_ENTRA_AUTHORITY", ENTRA, &["https://login.microsoftonline.us"], &["http://login.example.com"]),
     ("OAUTH_GRAPH_URL", ENTRA, &["https://graph.microsoft.us"], &["http://graph.example.com"]),
     ("OAUTH_CA_FILE", &[], &["file:tls.crt"], &["/nowhere/ca", "file:empty", "file:tls.key"]),
-    ("SESSION_STORE", &[("SESSION_SECRET", SECRET)], &["memory", "jwt"], &["redis", "disk"]),
+    ("SESSION_STORE", REDIS, &["memory", "redis", "jwt"], &["disk"]),
+    (
+        "SESSION_REDIS_URL",
+        REDIS,
+        &["redis://r", "rediss://ann:hush@r:6380/1", "redis-sentinel://a,b/mymaster/0", "redis-cluster://a:1,b:2"],
+        &["r:6379", "redis://a,b", "redis://hush@r", "redis-sentinel://a", "http://r"],
+    ),
+    (
+        "SESSION_REDIS_URL_FILE",
+        &[("SESSION_STORE", "redis"), ("SESSION_SECRET", SECRET)],
+        &["file:redis"],
+        &["/nowhere/url", "file:empty", "file:users"],
+    ),
+    ("SESSION_REDIS_PREFIX", REDIS, &["sidegate:", "app-1/"], &["a{b}", "a*", "a b"]),
+    ("SESSION_REDIS_SENTINEL_PASSWORD", SENTINEL, &["hush"], &[]),
+    ("SESSION_REDIS_SENTINEL_PASSWORD_FILE", SENTINEL, &["file:secret"], &["/nowhere/secret", "file:empty"]),
+    ("SESSION_REDIS_CA_FILE", REDISS, &["file:tls.crt"], &["/nowhere/ca.pem", "file:empty", "file:users"]),
+    ("SESSION_STORE_TIMEOUT", REDIS, &["250ms", "10s"], &["250", "0", "11s"]),
+    ("SESSION_CACHE_TTL", REDIS, &["1s", "5m"], &["0", "500ms", "6m"]),
     ("SESSION_IDLE_TTL", &[("SESSION_STORE", "jwt"), ("SESSION_SECRET", SECRET)], &["0"], &["30m"]),
     ("SESSION_MEMORY_BYTES", &[], &["1048576", "134217728"], &["1048575", "1G", "-1"]),
     ("SESSION_TTL", &[], &["24h", "400d", "1h30m"], &["24", "0", "401d", "soon"]),

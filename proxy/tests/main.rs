@@ -28,6 +28,7 @@ mod logout;
 mod own_sessions;
 mod pages;
 mod policy;
+mod redis_store;
 mod reload;
 mod request_path;
 mod sessions;

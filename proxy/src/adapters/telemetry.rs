@@ -12,9 +12,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 pub mod audit;
 mod clean;
 mod metrics;
+mod store_metrics;
 
 pub use clean::Clean;
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics};
+pub use store_metrics::StoreMetrics;
 
 /// `LOG_LEVEL` and `LOG_FORMAT`.
 #[derive(Clone, Debug, PartialEq, Eq)]

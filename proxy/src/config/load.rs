@@ -129,7 +129,7 @@ mod tests {
         assert!(load("session-ttl = \"1h\"").contains("did you mean `session_ttl`?"));
         assert!(load("[[routes]]\npath = \"/\"").contains("routes"));
         assert!(load("[oauth]\nenabled = true").contains("unknown key"));
-        assert!(load("session_redis_url = \"redis://r\"").contains("not built into this version"));
+        assert!(load("session_recheck = \"1m\"").contains("not built into this version"));
         assert!(load("sidegate_config = \"x\"").contains("unknown key"));
         assert!(load("session_ttl = [\"1h\"]").contains("takes one value"));
         assert!(load("trusted_proxies = [1]").contains("array of texts"));
@@ -142,9 +142,8 @@ mod tests {
 
     #[test]
     fn names_that_nobody_knows_are_told_and_others_programs_are_left_alone() {
-        let text =
-            warnings(github(&[("OAUTH_WHATEVER", "1"), ("SESSION_MANAGER", "x"), ("SESSION_REDIS_URL", "redis://r")]));
-        assert!(text.contains("OAUTH_WHATEVER") && text.contains("SESSION_REDIS_URL"), "{text}");
+        let text = warnings(github(&[("OAUTH_WHATEVER", "1"), ("SESSION_MANAGER", "x"), ("SESSION_RECHECK", "1m")]));
+        assert!(text.contains("OAUTH_WHATEVER") && text.contains("SESSION_RECHECK"), "{text}");
         assert!(!text.contains("SESSION_MANAGER"), "{text}");
         assert!(faults(github(&[("OAUTH_BEARER_AUDIENCES", "api")])).contains("OAUTH_BEARER_AUDIENCES"));
     }
@@ -175,6 +174,7 @@ mod tests {
                 ("OAUTH_UNKNOWN", "canary"),
                 ("SESSION_REDIS_URL", "redis://:canary@r"),
             ],
+            &[("SESSION_STORE", "redis"), ("SESSION_REDIS_URL", "redis://canary:canary@r/canary")],
             &[
                 ("SESSION_TTL", "canary"),
                 ("OAUTH_TENANT_ID", "canary"),

@@ -3,17 +3,7 @@
 use super::options::ALL;
 
 /// Names that a later version knows.
-const LATER: &[&str] = &[
-    OAUTH_BEARER_AUDIENCES,
-    "SESSION_CACHE_TTL",
-    "SESSION_RECHECK",
-    "SESSION_REDIS_CA_FILE",
-    "SESSION_REDIS_PREFIX",
-    "SESSION_REDIS_SENTINEL_PASSWORD",
-    "SESSION_REDIS_SENTINEL_PASSWORD_FILE",
-    "SESSION_REDIS_URL",
-    "SESSION_REDIS_URL_FILE",
-];
+const LATER: &[&str] = &[OAUTH_BEARER_AUDIENCES, "SESSION_RECHECK"];
 
 /// Sections of the file that a later version knows.
 const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "routes", "upstreams"];
@@ -119,8 +109,7 @@ mod tests {
 
     #[test]
     fn further_off_is_a_warning_and_others_names_are_left_alone() {
-        for name in ["OAUTH_SOMETHING_ELSE", "SESSION_NAME", "SESSION_REDIS_URL", "SESSION_RECHECK", "OAUTH2_CLIENT_ID"]
-        {
+        for name in ["OAUTH_SOMETHING_ELSE", "SESSION_NAME", "SESSION_RECHECK", "OAUTH2_CLIENT_ID"] {
             assert!(matches!(judge_variable(name), Some(Remark::Warning(_))), "{name}");
         }
         for name in [

@@ -167,11 +167,11 @@ options! {
         OAUTH_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/provider-ca.pem";
     }
     "Sessions" {
-        /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart; `jwt`, in the browser's cookie, signed,
-        /// which needs SESSION_SECRET.
-        SESSION_STORE: Word, Is "memory", example "memory";
-        /// What the sessions in memory may take together, in bytes, from 1048576; beyond it the longest unused goes first. A change
-        /// needs a restart.
+        /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart; `redis`, shared by all replicas, which
+        /// needs SESSION_REDIS_URL and SESSION_SECRET; `jwt`, in the browser's cookie, signed, which needs SESSION_SECRET.
+        SESSION_STORE: Word, Is "memory", example "redis";
+        /// What the sessions in memory may take together, in bytes, from 1048576; beyond it the longest unused goes first
+        /// (with `redis` it is read again when needed). A change needs a restart.
         SESSION_MEMORY_BYTES: Bytes, Is "134217728", example "134217728";
         /// How long a session lasts from its sign-in, whatever happens; up to 400 days, which is as long as browsers keep a cookie.
         SESSION_TTL: Duration, Is "24h", example "24h";
@@ -182,6 +182,24 @@ options! {
         SESSION_SECRET: Secret, Otherwise "random at start", example "the output of `openssl rand -base64 32`";
         /// A file that holds SESSION_SECRET; one line break at its end is dropped. Reread when it changes.
         SESSION_SECRET_FILE: File, Otherwise "SESSION_SECRET", example "/run/secrets/session-secret";
+        /// With `redis`: where Redis or Valkey is: `redis://user:password@host:port/db`,
+        /// `redis-sentinel://user:password@host:port,host:port/master-name/db` or `redis-cluster://user:password@host:port,host:port`;
+        /// `rediss…` for TLS. Better given as a file where it holds a password.
+        SESSION_REDIS_URL: Secret, Otherwise "required with redis", example "redis://redis:6379/0";
+        /// A file that holds SESSION_REDIS_URL; one line break at its end is dropped. Reread when it changes.
+        SESSION_REDIS_URL_FILE: File, Otherwise "SESSION_REDIS_URL", example "/run/secrets/redis-url";
+        /// With `redis`: what all keys and channels in Redis begin with.
+        SESSION_REDIS_PREFIX: Word, Is "sidegate:", example "sidegate:";
+        /// With `redis`: the password of the sentinels, where they have one.
+        SESSION_REDIS_SENTINEL_PASSWORD: Secret, Otherwise "no password", example "SESSION_REDIS_SENTINEL_PASSWORD_FILE=/run/secrets/sentinel-password";
+        /// A file that holds SESSION_REDIS_SENTINEL_PASSWORD; one line break at its end is dropped. Reread when it changes.
+        SESSION_REDIS_SENTINEL_PASSWORD_FILE: File, Otherwise "SESSION_REDIS_SENTINEL_PASSWORD", example "/run/secrets/sentinel-password";
+        /// With `redis`: further roots for `rediss…`, in PEM, beside those of the system. Reread when it changes.
+        SESSION_REDIS_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/redis-ca.pem";
+        /// With `redis`: how long a call to the store may take, connecting included; beyond it the store counts as away.
+        SESSION_STORE_TIMEOUT: Duration, Is "250ms", example "250ms";
+        /// With `redis`: how long a session in memory counts while news of ended sessions does not come through, or the store is away.
+        SESSION_CACHE_TTL: Duration, Is "10s", example "10s";
         /// The name of the session cookie. A name that begins with `__Host-` keeps sibling hosts from setting it, and needs https.
         COOKIE_NAME: Word, Is "session_token", example "session_token";
         /// The domain that the session cookie is sent to, with all hosts below it. Leave it unset unless several hosts share a sign-in.

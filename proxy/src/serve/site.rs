@@ -16,7 +16,7 @@ use crate::adapters::grants::GrantSealer;
 use crate::adapters::providers::{self, ProviderSettings};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
-use crate::adapters::telemetry::Metrics;
+use crate::adapters::telemetry::{Metrics, StoreMetrics};
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::caller::TrustedProxies;
 use crate::domain::policy::Policy;
@@ -42,6 +42,7 @@ pub(crate) struct House {
 struct Heirlooms {
     secret: Vec<u8>,
     upstream_connections: Gauge,
+    store_metrics: StoreMetrics,
     signing: SigningKeys,
     /// The upstream's pool, kept while its settings are the same.
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
@@ -97,6 +98,7 @@ impl House {
         let heirlooms = Heirlooms {
             secret: seal::random_secret()?.to_vec(),
             upstream_connections: metrics.upstream_connections.clone(),
+            store_metrics: metrics.store.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
@@ -237,7 +239,7 @@ impl Heirlooms {
             store.reconfigure(&terms).map_err(anyhow::Error::msg)?;
             return Ok(Arc::clone(store));
         }
-        let store = stores::open(&settings.store, &terms).map_err(anyhow::Error::msg)?;
+        let store = stores::open(&settings.store, &terms, &self.store_metrics).map_err(anyhow::Error::msg)?;
         *kept = Some((settings.store.clone(), Arc::clone(&store)));
         Ok(store)
     }

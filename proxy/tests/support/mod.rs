@@ -3,12 +3,14 @@
 pub mod browser;
 pub mod client;
 pub mod proxy;
+pub mod redis;
 pub mod upstream;
 pub mod wire;
 
 pub use browser::{Browser, path_of};
 pub use client::{Client, Out};
 pub use proxy::{Plan, Proxy};
+pub use redis::Redis;
 pub use upstream::Upstream;
 pub use wire::Answer;
 

@@ -17,7 +17,7 @@ use super::{Answer, Browser, HOST, PATIENCE, Upstream, until, wire};
 /// A `sidegate` to be started.
 pub struct Plan {
     env: BTreeMap<String, String>,
-    idp: Option<DevIdp>,
+    idp: Option<Arc<DevIdp>>,
     folder: TempDir,
 }
 
@@ -27,7 +27,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
-    idp: Option<DevIdp>,
+    idp: Option<Arc<DevIdp>>,
     folder: TempDir,
 }
 
@@ -67,7 +67,7 @@ impl Proxy {
             }
             other => panic!("no provider {other}"),
         }
-        Plan { env, idp: Some(idp), folder: TempDir::new().unwrap() }
+        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap() }
     }
 
     /// With sign-in by GitHub, ready to go.
@@ -77,7 +77,7 @@ impl Proxy {
 
     /// The development provider.
     pub fn idp(&self) -> &DevIdp {
-        self.idp.as_ref().expect("open mode has no provider")
+        self.idp.as_deref().expect("open mode has no provider")
     }
 
     /// A folder for files, gone with the proxy.
@@ -136,6 +136,11 @@ impl Proxy {
         self.send(Request::get(path)).await
     }
 
+    /// `GET` with a session, without a browser around it.
+    pub async fn get_as(&self, token: &str, path: &str) -> Answer {
+        self.send(Request::get(path).header("cookie", format!("session_token={token}"))).await
+    }
+
     /// `GET` on the admin listener.
     pub async fn admin(&self, path: &str) -> Answer {
         wire::send(self.admin, Request::get(path).header("host", "admin").body(Full::default()).unwrap()).await
@@ -189,6 +194,11 @@ impl Plan {
         self
     }
 
+    /// Another replica of this one: the same settings, the same provider.
+    pub fn twin(&self) -> Self {
+        Self { env: self.env.clone(), idp: self.idp.clone(), folder: TempDir::new().unwrap() }
+    }
+
     /// Writes a file into the proxy's folder, and sets a variable to its path.
     pub fn file(mut self, name: &str, file: &str, text: &str) -> Self {
         let path = self.folder.path().join(file);
@@ -199,7 +209,7 @@ impl Plan {
 
     /// The development provider, before the start.
     pub fn idp(&self) -> &DevIdp {
-        self.idp.as_ref().expect("open mode has no provider")
+        self.idp.as_deref().expect("open mode has no provider")
     }
 
     /// The command, for a test that runs it in its own way.
@@ -209,11 +219,15 @@ impl Plan {
         command
     }
 
-    /// Starts it, and waits until it is ready and has reached its provider.
+    /// Starts it, and waits until it is ready and has reached its provider and its store.
     pub async fn start(self) -> Proxy {
+        let shared = self.env.get("SESSION_STORE").is_some_and(|store| store == "redis");
         let proxy = self.start_alone().await;
         if proxy.idp.is_some() {
             until("the provider is reached", async || !proxy.admin("/readyz").await.text().contains("provider:")).await;
+        }
+        if shared {
+            until("the store is reached", async || !proxy.admin("/readyz").await.text().contains("store:")).await;
         }
         proxy
     }

@@ -5,6 +5,7 @@ mod key;
 pub mod memory;
 mod once;
 pub mod record;
+pub mod redis;
 mod weight;
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ pub use self::key::{is_public_id, public_id};
 
 use self::jwt::JwtStore;
 use self::memory::MemoryStore;
+use self::redis::{RedisSettings, RedisStore};
+use crate::adapters::telemetry::StoreMetrics;
 use crate::ports::{SessionStore, StoreTerms};
 
 /// `SESSION_STORE` and what belongs to it.
@@ -23,6 +26,8 @@ pub enum StoreSettings {
         /// `SESSION_MEMORY_BYTES`: what all sessions together may take; a change needs a restart.
         bytes: u64,
     },
+    /// At Redis or Valkey.
+    Redis(Box<RedisSettings>),
     /// In the cookie alone.
     Jwt {
         /// `SESSION_MEMORY_BYTES`: what those that were verified may take; a change needs a restart.
@@ -34,7 +39,13 @@ impl StoreSettings {
     /// Whether a store that was opened with these settings goes on where `wanted` is what the operator wants now.
     #[must_use]
     pub fn serve(&self, wanted: &Self) -> bool {
-        matches!((self, wanted), (Self::Memory { .. }, Self::Memory { .. }) | (Self::Jwt { .. }, Self::Jwt { .. }))
+        match (self, wanted) {
+            (Self::Memory { .. }, Self::Memory { .. }) | (Self::Jwt { .. }, Self::Jwt { .. }) => true,
+            (Self::Redis(ours), Self::Redis(wanted)) => {
+                **ours == RedisSettings { memory_bytes: ours.memory_bytes, ..(**wanted).clone() }
+            }
+            (Self::Memory { .. } | Self::Redis(_) | Self::Jwt { .. }, _) => false,
+        }
     }
 }
 
@@ -42,9 +53,14 @@ impl StoreSettings {
 ///
 /// # Errors
 /// Where the settings cannot be used; the text names the variable.
-pub fn open(settings: &StoreSettings, terms: &StoreTerms) -> Result<Arc<dyn SessionStore>, String> {
+pub fn open(
+    settings: &StoreSettings,
+    terms: &StoreTerms,
+    metrics: &StoreMetrics,
+) -> Result<Arc<dyn SessionStore>, String> {
     match settings {
         StoreSettings::Memory { bytes } => Ok(Arc::new(MemoryStore::new(terms.idle, *bytes))),
+        StoreSettings::Redis(settings) => Ok(RedisStore::open(settings, terms, metrics)?),
         StoreSettings::Jwt { bytes } => Ok(Arc::new(JwtStore::new(*bytes, terms)?)),
     }
 }

@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::store_metrics::StoreMetrics;
 use crate::domain::time::Timestamp;
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -47,6 +48,8 @@ pub struct Metrics {
     pub sessions_held: Gauge,
     /// Sessions that were given up for want of room.
     pub sessions_evicted: Counter,
+    /// Calls to the session store, and what memory spares of them.
+    pub store: StoreMetrics,
     reloads: [Counter; 2],
     moments: Arc<Moments>,
 }
@@ -100,6 +103,7 @@ impl Metrics {
         let sessions_held = Gauge::default();
         registry.register("sidegate_sessions_held", "Sessions in this replica's memory", sessions_held.clone());
 
+        let store = StoreMetrics::new(&mut registry);
         let outcome = |outcome, code| requests.get_or_create_owned(&[("outcome", outcome), ("code", code)]);
         let side = |side| connections.get_or_create_owned(&[("side", side)]);
         Self {
@@ -118,6 +122,7 @@ impl Metrics {
             upstream_timeouts,
             sessions_held,
             sessions_evicted,
+            store,
             reloads: ["failed", "succeeded"].map(|result| reloads.get_or_create_owned(&[("result", result)])),
             moments,
             registry,

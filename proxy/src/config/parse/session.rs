@@ -8,10 +8,11 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use url::{Host, Url};
 
+use super::redis;
 use crate::adapters::stores::StoreSettings;
 use crate::config::options::{
-    COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_MEMORY_BYTES, SESSION_SECRET,
-    SESSION_SECRET_FILE, SESSION_STORE, SESSION_TTL,
+    COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_MEMORY_BYTES, SESSION_REDIS_URL,
+    SESSION_REDIS_URL_FILE, SESSION_SECRET, SESSION_SECRET_FILE, SESSION_STORE, SESSION_TTL,
 };
 use crate::config::reading::{Reading, Zero};
 use crate::config::words;
@@ -38,14 +39,24 @@ pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
 pub(super) fn store(reading: &mut Reading, lifetime: Lifetime) -> Option<StoreSettings> {
     let bytes = reading.number(SESSION_MEMORY_BYTES, MEMORY) as u64;
     match reading.text(SESSION_STORE).map(|text| text.to_ascii_lowercase()).as_deref() {
-        Some("memory") => return Some(StoreSettings::Memory { bytes }),
-        Some("jwt") => return jwt(reading, lifetime).then_some(StoreSettings::Jwt { bytes }),
-        Some("redis") => {
-            reading.fault(SESSION_STORE, "names a store that is not built yet: take `memory` or `jwt`");
+        Some("redis") => return redis::read(reading, bytes).map(|settings| StoreSettings::Redis(Box::new(settings))),
+        Some("memory") => {
+            warn_of_redis(reading);
+            return Some(StoreSettings::Memory { bytes });
         }
-        Some(_) | None => reading.fault(SESSION_STORE, "must be `memory` or `jwt`"),
+        Some("jwt") => {
+            warn_of_redis(reading);
+            return jwt(reading, lifetime).then_some(StoreSettings::Jwt { bytes });
+        }
+        Some(_) | None => reading.fault(SESSION_STORE, "must be `memory`, `redis` or `jwt`"),
     }
     None
+}
+
+fn warn_of_redis(reading: &mut Reading) {
+    if reading.is_set(SESSION_REDIS_URL) || reading.is_set(SESSION_REDIS_URL_FILE) {
+        reading.warn("SESSION_REDIS_URL is set, but SESSION_STORE is not redis: it changes nothing");
+    }
 }
 
 /// Whether sessions can be in cookies alone.

@@ -1,0 +1,195 @@
+//! Connections: to a node, to a cluster, to a channel; each within the deadline.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::cluster::{ClusterClient, ClusterClientBuilder};
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline, RedisConnectionInfo,
+    RedisError, RedisResult, TlsCertificates, Value,
+};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::settings::{Host, Layout, RedisPlace, RedisSettings};
+use crate::adapters::certs;
+use crate::domain::secret::Secret;
+
+/// How often the cluster's client may ask again within one call: after a redirection, and after a look at the new map.
+const CLUSTER_RETRIES: u32 = 3;
+
+/// Makes connections.
+pub(super) struct Dialer {
+    pub(super) place: RedisPlace,
+    pub(super) timeout: Duration,
+    tls: Option<TlsConnector>,
+    cluster: Option<ClusterClient>,
+}
+
+/// A connection for commands, cheap to clone.
+#[derive(Clone)]
+pub(super) enum Conn {
+    /// To one node.
+    Node(MultiplexedConnection),
+    /// To a cluster.
+    Cluster(ClusterConnection),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Dialer {
+    pub(super) fn new(settings: &RedisSettings) -> Result<Self, String> {
+        let place = settings.place.clone();
+        let tls = if place.tls {
+            let config = certs::client_config(&settings.roots, &[]).map_err(|error| error.to_string())?;
+            Some(TlsConnector::from(Arc::new(config)))
+        } else {
+            None
+        };
+        let cluster = match place.layout {
+            Layout::Cluster => Some(cluster(settings).map_err(|error| error.to_string())?),
+            Layout::Single | Layout::Sentinel { .. } => None,
+        };
+        Ok(Self { place, timeout: settings.timeout, tls, cluster })
+    }
+
+    /// A connection to a node, as the user of the URL.
+    pub(super) async fn node(&self, host: &Host) -> RedisResult<Conn> {
+        self.node_as(host, &self.as_user()).await
+    }
+
+    /// A connection to a sentinel.
+    pub(super) async fn sentinel(&self, host: &Host, password: Option<&Secret>) -> RedisResult<Conn> {
+        let mut user = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(password) = password {
+            user = user.set_password(password.expose());
+        }
+        self.node_as(host, &user).await
+    }
+
+    async fn node_as(&self, host: &Host, user: &RedisConnectionInfo) -> RedisResult<Conn> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let connect = async {
+            let stream = self.stream(host).await?;
+            MultiplexedConnection::new_with_config(user, stream, config).await
+        };
+        let (connection, driver) = within(self.timeout, connect).await?;
+        tokio::spawn(driver);
+        Ok(Conn::Node(connection))
+    }
+
+    /// A connection that hears what is published at a node.
+    pub(super) async fn listener(&self, host: &Host) -> RedisResult<PubSub> {
+        within(self.timeout, async { PubSub::new(&self.as_user(), self.stream(host).await?).await }).await
+    }
+
+    /// A connection to the cluster.
+    pub(super) async fn cluster(&self) -> RedisResult<Conn> {
+        let Some(client) = &self.cluster else { return Err(io::Error::other("this is no cluster").into()) };
+        // Several nodes may have to be asked before one answers.
+        within(self.timeout * 4, client.get_async_connection()).await.map(Conn::Cluster)
+    }
+
+    fn as_user(&self) -> RedisConnectionInfo {
+        let mut user = RedisConnectionInfo::default().set_db(self.place.database).set_skip_set_lib_name();
+        if let Some(name) = &self.place.user {
+            user = user.set_username(name);
+        }
+        if let Some(password) = &self.place.password {
+            user = user.set_password(password.expose());
+        }
+        user
+    }
+
+    async fn stream(&self, host: &Host) -> io::Result<Box<dyn Stream>> {
+        let stream = TcpStream::connect((host.name.as_str(), host.port)).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(host.name.clone()).map_err(io::Error::other)?;
+        Ok(Box::new(tls.connect(name, stream).await?))
+    }
+}
+
+fn cluster(settings: &RedisSettings) -> RedisResult<ClusterClient> {
+    let place = &settings.place;
+    let node = |host: &Host| -> RedisResult<ConnectionInfo> {
+        let (host, port) = (host.name.clone(), host.port);
+        let addr = if place.tls {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        };
+        addr.into_connection_info()
+    };
+    let nodes = place.hosts.iter().map(node).collect::<RedisResult<Vec<_>>>()?;
+    let mut builder = ClusterClientBuilder::new(nodes)
+        .connection_timeout(settings.timeout)
+        .response_timeout(settings.timeout * 2)
+        .overall_response_timeout(None)
+        .retries(CLUSTER_RETRIES)
+        .min_retry_wait(10)
+        .max_retry_wait(50);
+    if place.tls {
+        builder = builder.certs(TlsCertificates { client_tls: None, root_cert: Some(roots(settings)) });
+    }
+    if let Some(user) = &place.user {
+        builder = builder.username(user);
+    }
+    if let Some(password) = &place.password {
+        builder = builder.password(password.expose());
+    }
+    builder.build()
+}
+
+/// The roots in PEM, which is how the cluster's client takes them: those of the system, and ours.
+fn roots(settings: &RedisSettings) -> Vec<u8> {
+    let native = rustls_native_certs::load_native_certs().certs;
+    let pem = native.iter().chain(&settings.roots).map(|root| {
+        let text = base64::engine::general_purpose::STANDARD.encode(root);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    });
+    pem.collect::<String>().into_bytes()
+}
+
+impl Conn {
+    /// Runs a command where its keys lie.
+    pub(super) async fn run(&mut self, cmd: &Cmd) -> RedisResult<Value> {
+        let value = match self {
+            Self::Node(connection) => connection.req_packed_command(cmd).await?,
+            Self::Cluster(connection) => connection.req_packed_command(cmd).await?,
+        };
+        value.extract_error()
+    }
+
+    /// Runs commands in a row on one connection: in a cluster on that to the master which has the slot of `key`.
+    pub(super) async fn run_all(&mut self, key: &str, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
+        let count = pipeline.len();
+        match self {
+            Self::Node(connection) => connection.req_packed_commands(&pipeline, 0, count).await,
+            Self::Cluster(connection) => {
+                let master = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                connection.route_pipeline(pipeline, 0, count, master).await
+            }
+        }
+    }
+}
+
+/// Waits no longer than the deadline.
+pub(super) async fn within<T>(most: Duration, call: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    tokio::time::timeout(most, call).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// What did not come in time.
+pub(super) fn late() -> RedisError {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into()
+}

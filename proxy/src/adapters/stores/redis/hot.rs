@@ -1,0 +1,321 @@
+//! Sessions in this replica's memory, and for how long each still counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::domain::session::SessionKey;
+use crate::ports::LoadedSession;
+
+/// What a session takes beside its record: ready headers, a signed assertion, the cache's own share.
+const BASE_WEIGHT: usize = 2048;
+/// How long it is remembered that a session ended or changed: longer than any read of it can be under way.
+const NEWS_LAST: Duration = Duration::from_secs(60);
+/// How much news is remembered.
+const NEWS_MOST: u64 = 100_000;
+
+/// Sessions in memory, the longest unused given up first.
+pub(super) struct Hot {
+    entries: Cache<SessionKey, Arc<Entry>>,
+    news: Cache<SessionKey, News>,
+    channel: Channel,
+    ttl: Duration,
+    began: Instant,
+    evicted: Arc<AtomicU64>,
+}
+
+/// A session in memory.
+pub(super) struct Entry {
+    pub(super) loaded: Arc<LoadedSession>,
+    /// Tells the sealed value from others.
+    value: [u8; 16],
+    weight: u32,
+    /// When it was read, and which subscription was there before that.
+    read: Reading,
+    /// When somebody said that it has changed; 0: nobody has.
+    changed: AtomicU64,
+    /// Up to when its use was written to the store.
+    pub(super) seen_written: AtomicU64,
+}
+
+/// The moment of a read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading {
+    at: u64,
+    subscription: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum News {
+    Ended,
+    Changed(u64),
+}
+
+/// What is known of the channel that brings news. Times are milliseconds of our own clock.
+#[derive(Default)]
+struct Channel {
+    /// The number of the subscription; each new one has missed something.
+    subscription: AtomicU64,
+    /// When it was last proven that news comes through.
+    proven: AtomicU64,
+}
+
+impl Hot {
+    pub(super) fn new(bytes: u64, ttl: Duration) -> Self {
+        let evicted = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&evicted);
+        let entries = Cache::builder()
+            // The default policy would refuse a new session while the cache is full of those in use.
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(bytes)
+            .weigher(|_, entry: &Arc<Entry>| entry.weight)
+            .eviction_listener(move |_, _, cause| {
+                if cause == RemovalCause::Size {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+            .build();
+        let news = Cache::builder().max_capacity(NEWS_MOST).time_to_live(NEWS_LAST).build();
+        Self { entries, news, channel: Channel::default(), ttl, began: Instant::now(), evicted }
+    }
+
+    fn clock(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// To be taken before a session is read.
+    pub(super) fn reading(&self) -> Reading {
+        Reading { at: self.clock(), subscription: self.channel.subscription.load(Ordering::Acquire) }
+    }
+
+    /// A session that counts without being read again.
+    pub(super) fn fresh(&self, key: SessionKey) -> Option<Arc<Entry>> {
+        let entry = self.entries.get(&key)?;
+        let subscribed = entry.read.subscription == self.channel.subscription.load(Ordering::Acquire);
+        (subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry)).then_some(entry)
+    }
+
+    /// A session that counts while the store cannot be asked.
+    pub(super) fn for_want_of_better(&self, key: SessionKey) -> Option<Arc<Entry>> {
+        self.entries.get(&key).filter(|entry| self.is_young(entry))
+    }
+
+    /// What is in memory of a session, whether it counts or not.
+    pub(super) fn any(&self, key: SessionKey) -> Option<Arc<Entry>> {
+        self.entries.get(&key)
+    }
+
+    /// Whether it is not over the bound since it was last certain that nothing has become of it.
+    fn is_young(&self, entry: &Entry) -> bool {
+        let changed = entry.changed.load(Ordering::Acquire);
+        let certain = if changed != 0 {
+            changed
+        } else if entry.read.subscription == self.channel.subscription.load(Ordering::Acquire) {
+            entry.read.at.max(self.channel.proven.load(Ordering::Acquire))
+        } else {
+            entry.read.at
+        };
+        Duration::from_millis(self.clock().saturating_sub(certain)) < self.ttl
+    }
+
+    /// Takes a session that was read; `None`: it has ended meanwhile.
+    pub(super) fn insert(
+        &self,
+        loaded: Arc<LoadedSession>,
+        sealed: &[u8],
+        read: Reading,
+        seen_written: u64,
+    ) -> Option<Arc<Entry>> {
+        let key = loaded.key();
+        let entry = Arc::new(Entry {
+            loaded,
+            value: tail(sealed),
+            weight: u32::try_from(BASE_WEIGHT + 3 * sealed.len()).unwrap_or(u32::MAX),
+            read,
+            changed: AtomicU64::new(0),
+            seen_written: AtomicU64::new(seen_written),
+        });
+        self.entries.insert(key, Arc::clone(&entry));
+        // What came while it was read counts too.
+        match self.news.get(&key) {
+            Some(News::Ended) => {
+                self.forget(key, &entry);
+                return None;
+            }
+            Some(News::Changed(at)) if at >= read.at => entry.changed.store(at.max(1), Ordering::Release),
+            Some(News::Changed(_)) | None => {}
+        }
+        Some(entry)
+    }
+
+    /// A session ended: here it has from now on, also for whoever holds it.
+    pub(super) fn end(&self, key: SessionKey) {
+        self.news.insert(key, News::Ended);
+        if let Some(entry) = self.entries.remove(&key) {
+            entry.loaded.end();
+        }
+    }
+
+    fn forget(&self, key: SessionKey, entry: &Entry) {
+        entry.loaded.end();
+        self.entries.invalidate(&key);
+    }
+
+    /// A session changed somewhere else: it is to be read again.
+    pub(super) fn change(&self, key: SessionKey) {
+        let now = self.clock().max(1);
+        self.news.insert(key, News::Changed(now));
+        if let Some(entry) = self.entries.get(&key) {
+            entry.changed.store(now, Ordering::Release);
+        }
+    }
+
+    /// Whether it is known that a session ended.
+    pub(super) fn has_ended(&self, key: SessionKey) -> bool {
+        self.news.get(&key) == Some(News::Ended)
+    }
+
+    /// There is a new subscription: what was read before it may have missed something.
+    pub(super) fn subscribed(&self) {
+        self.channel.subscription.fetch_add(1, Ordering::AcqRel);
+        self.proven(self.clock());
+    }
+
+    /// News that was told before `at` has come.
+    pub(super) fn proven(&self, at: u64) {
+        self.channel.proven.fetch_max(at, Ordering::AcqRel);
+    }
+
+    /// The present, for [`Hot::proven`].
+    pub(super) fn now(&self) -> u64 {
+        self.clock()
+    }
+
+    /// How long nothing has been proven.
+    pub(super) fn silence(&self) -> Duration {
+        Duration::from_millis(self.clock().saturating_sub(self.channel.proven.load(Ordering::Acquire)))
+    }
+
+    /// Settles.
+    pub(super) fn sweep(&self) {
+        self.entries.run_pending_tasks();
+        self.news.run_pending_tasks();
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.entries.entry_count()
+    }
+
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+}
+
+impl Entry {
+    /// Whether a sealed value is the one that this was read from.
+    pub(super) fn is_of(&self, sealed: &[u8]) -> bool {
+        self.value == tail(sealed)
+    }
+}
+
+/// The last bytes of a sealed value are its authentication tag, which tells it from every other.
+fn tail(sealed: &[u8]) -> [u8; 16] {
+    sealed.last_chunk().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::identity::{Identity, ProviderKind, Username};
+    use crate::domain::session::{Authority, Device, Session};
+    use crate::domain::time::Timestamp;
+
+    const KEY: SessionKey = SessionKey([1; 32]);
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn loaded(key: SessionKey) -> Arc<LoadedSession> {
+        let identity = Identity {
+            provider: ProviderKind::Github,
+            id: "1".into(),
+            email: None,
+            name: String::new(),
+            username: Username::Vouched("ann".into()),
+            groups: Vec::new(),
+        };
+        let now = Timestamp::from_secs(1);
+        let device = Device::new([192, 0, 2, 1].into(), "");
+        let session = Session::begin(identity, Authority([0; 8]), device, Duration::from_secs(3600), now);
+        Arc::new(LoadedSession::new(key, session, now))
+    }
+
+    fn hot() -> Hot {
+        Hot::new(1 << 20, TTL)
+    }
+
+    fn is_over(session: &LoadedSession) -> bool {
+        !session.is_live(Duration::ZERO, Timestamp::from_secs(2))
+    }
+
+    #[test]
+    fn a_session_counts_while_nothing_was_missed_of_it() {
+        let hot = hot();
+        hot.insert(loaded(KEY), b"", hot.reading(), 0).unwrap();
+        assert!(hot.fresh(KEY).is_some(), "also before there is a channel, for a while");
+        hot.subscribed();
+        assert!(hot.fresh(KEY).is_none(), "read again once when the channel is back");
+        assert!(hot.for_want_of_better(KEY).is_some());
+        hot.insert(loaded(KEY), b"", hot.reading(), 0).unwrap();
+        assert!(hot.fresh(KEY).is_some());
+        hot.change(KEY);
+        assert!(hot.fresh(KEY).is_none());
+        assert!(hot.for_want_of_better(KEY).is_some(), "while the store is away the old one does");
+    }
+
+    #[test]
+    fn what_was_read_before_the_news_of_its_end_is_not_taken() {
+        let hot = hot();
+        let (reading, session) = (hot.reading(), loaded(KEY));
+        hot.end(KEY);
+        assert!(hot.insert(Arc::clone(&session), b"", reading, 0).is_none());
+        assert!(is_over(&session) && hot.any(KEY).is_none() && hot.has_ended(KEY));
+    }
+
+    #[test]
+    fn what_was_read_before_the_news_of_its_change_is_read_again() {
+        let hot = hot();
+        let reading = hot.reading();
+        hot.change(KEY);
+        hot.insert(loaded(KEY), b"", reading, 0).unwrap();
+        assert!(hot.fresh(KEY).is_none());
+    }
+
+    #[test]
+    fn the_bound_runs_from_the_last_proof() {
+        let mut hot = hot();
+        hot.began -= Duration::from_secs(60);
+        let a_minute_ago = Reading { at: 0, subscription: 0 };
+        hot.insert(loaded(KEY), b"", a_minute_ago, 0).unwrap();
+        assert!(hot.fresh(KEY).is_none() && hot.for_want_of_better(KEY).is_none(), "nothing was proven since");
+        hot.proven(49_000);
+        assert!(hot.fresh(KEY).is_none());
+        hot.proven(55_000);
+        assert!(hot.fresh(KEY).is_some() && hot.for_want_of_better(KEY).is_some());
+    }
+
+    #[test]
+    fn what_is_given_up_for_want_of_room_has_not_ended() {
+        let hot = Hot::new(5 * 2048, TTL);
+        let held = loaded(KEY);
+        hot.insert(Arc::clone(&held), b"", hot.reading(), 0).unwrap();
+        for n in 2..40 {
+            hot.insert(loaded(SessionKey([n; 32])), b"", hot.reading(), 0).unwrap();
+            hot.sweep();
+        }
+        assert!(hot.any(KEY).is_none() && hot.evicted() > 30 && hot.count() < 6);
+        assert!(!is_over(&held));
+    }
+}

@@ -1,0 +1,129 @@
+//! Writes that wait for a replica. `WAIT` blocks its connection, and counts what that connection wrote: so they have some of their own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::{Mutex, Semaphore};
+
+use super::dial::{Conn, late, within};
+use super::line::{Line, Link};
+use crate::ports::StoreUnavailable;
+
+/// Writes at a time that wait for replicas; further ones wait for their turn within their deadline.
+const LANES: usize = 4;
+
+/// The lanes.
+pub(super) struct Lanes {
+    line: Arc<Line>,
+    runtime: tokio::runtime::Handle,
+    room: Semaphore,
+    lanes: Vec<Mutex<Option<(u64, Conn)>>>,
+    wait: Duration,
+}
+
+/// Commands whose keys lie in one slot: the first key, and the commands.
+pub(super) type Write = (String, Vec<Cmd>);
+
+/// How far a write got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// To a replica too, where there are any.
+    Safely,
+    /// To the master alone, though there are replicas: it would be lost with the master.
+    ByMasterOnly,
+}
+
+impl Lanes {
+    pub(super) fn new(line: Arc<Line>, runtime: tokio::runtime::Handle) -> Self {
+        let wait = line.dialer.timeout;
+        let lanes = (0..LANES).map(|_| Mutex::new(None)).collect();
+        Self { line, runtime, room: Semaphore::new(LANES), lanes, wait }
+    }
+
+    /// Writes, in this order, and waits for a replica of each master that has any.
+    pub(super) async fn write(&self, writes: Vec<Write>) -> Result<Written, StoreUnavailable> {
+        self.ask(writes).await.map(|(_, written)| written)
+    }
+
+    /// The same, with the answer to the last command.
+    pub(super) async fn ask(&self, writes: Vec<Write>) -> Result<(Value, Written), StoreUnavailable> {
+        let link = self.line.link_or_refuse()?;
+        if !writes.iter().any(|(key, _)| link.has_replica(key)) {
+            let mut last = Value::Nil;
+            for (key, commands) in joined(writes, &link) {
+                last = self.line.call_all(&key, pipeline(commands)).await?.pop().unwrap_or(Value::Nil);
+            }
+            return Ok((last, Written::Safely));
+        }
+        let outcome = within(self.wait * 2, async { Ok(self.write_and_wait(&link, writes).await) }).await;
+        match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => self.line.settle(&link, Err(error)),
+        }
+    }
+
+    async fn write_and_wait(&self, link: &Link, writes: Vec<Write>) -> Result<(Value, Written), StoreUnavailable> {
+        let Ok(_room) = self.room.acquire().await else { return self.line.settle(link, Err(late())) };
+        let Some(mut lane) = self.lanes.iter().find_map(|lane| lane.try_lock().ok()) else {
+            return self.line.settle(link, Err(late()));
+        };
+        // Put back only where all went well: a connection that still waits, or failed, is dropped.
+        let mut conn = match lane.take() {
+            Some((generation, conn)) if generation == link.generation => conn,
+            Some(_) | None => match self.open(link).await {
+                Ok(conn) => conn,
+                Err(error) => return self.line.settle(link, Err(error)),
+            },
+        };
+        let (mut last, mut written) = (Value::Nil, Written::Safely);
+        for (key, commands) in joined(writes, link) {
+            let waits = link.has_replica(&key);
+            let mut pipeline = pipeline(commands);
+            if waits {
+                let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
+                pipeline.cmd("WAIT").arg(1).arg(millis);
+            }
+            let mut answers = self.line.settle(link, conn.run_all(&key, pipeline).await)?;
+            if waits && !matches!(answers.pop(), Some(Value::Int(count)) if count >= 1) {
+                written = Written::ByMasterOnly;
+            }
+            last = answers.pop().unwrap_or(Value::Nil);
+        }
+        *lane = Some((link.generation, conn));
+        Ok((last, written))
+    }
+
+    /// On the runtime that stays: a connection is driven where it was made.
+    async fn open(&self, link: &Link) -> redis::RedisResult<Conn> {
+        let (dialer, node) = (Arc::clone(&self.line.dialer), link.node.clone());
+        let opened = self.runtime.spawn(async move {
+            match node {
+                Some(host) => dialer.node(&host).await,
+                None => dialer.cluster().await,
+            }
+        });
+        opened.await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// For a node all in one go.
+fn joined(writes: Vec<Write>, link: &Link) -> Vec<Write> {
+    let mut writes = writes.into_iter();
+    match (&link.conn, writes.next()) {
+        (Conn::Node(_), Some((key, mut commands))) => {
+            commands.extend(writes.flat_map(|(_, commands)| commands));
+            vec![(key, commands)]
+        }
+        (Conn::Node(_), None) => Vec::new(),
+        (Conn::Cluster(_), first) => first.into_iter().chain(writes).collect(),
+    }
+}
+
+fn pipeline(commands: Vec<Cmd>) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command);
+    }
+    pipeline
+}

@@ -1,0 +1,317 @@
+//! The line to Redis: one connection for all calls, kept up by one task, and a circuit that spares a dead store.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::sync::{Notify, watch};
+
+use super::cluster::ClusterMap;
+use super::dial::{Conn, Dialer, late, within};
+use super::scripts;
+use super::sentinel::{self, Replication};
+use super::settings::{Host, Layout};
+use crate::adapters::telemetry::{Clean, StoreMetrics};
+use crate::ports::StoreUnavailable;
+
+/// After so many failures in a row no call is made until a probe comes through.
+const FAILURES_MOST: u32 = 3;
+/// The pauses between probes grow from the first to the last.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// A failover takes sentinels and nodes a second or so: who waits for its end looks more often.
+const FAILOVER_PAUSE: Duration = Duration::from_millis(300);
+/// How often it is looked whether the node still is the master, and which replicas there are.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The line.
+pub(super) struct Line {
+    pub(super) dialer: Arc<Dialer>,
+    /// The key that a probe writes, and that is gone at once.
+    probe: String,
+    link: ArcSwapOption<Link>,
+    /// The generation of the link; 0: there is none.
+    up: watch::Sender<u64>,
+    failures: AtomicU32,
+    broken: Notify,
+    generations: AtomicU64,
+    /// Why there is no link.
+    why: Mutex<String>,
+    metrics: StoreMetrics,
+}
+
+/// A connection that answered.
+pub(super) struct Link {
+    pub(super) conn: Conn,
+    /// Tells it from earlier ones.
+    pub(super) generation: u64,
+    /// The node; in a cluster that is for the map to say.
+    pub(super) node: Option<Host>,
+    /// Of a single node: how many replicas answer.
+    replicas: AtomicU32,
+    pub(super) map: ArcSwap<ClusterMap>,
+}
+
+impl Link {
+    /// Whether what is written under `key` goes to a replica too.
+    pub(super) fn has_replica(&self, key: &str) -> bool {
+        match self.conn {
+            Conn::Node(_) => self.replicas.load(Ordering::Relaxed) > 0,
+            Conn::Cluster(_) => self.map.load().has_replica(key),
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn new(dialer: Dialer, probe: String, metrics: StoreMetrics) -> Self {
+        Self {
+            dialer: Arc::new(dialer),
+            probe,
+            link: ArcSwapOption::empty(),
+            up: watch::Sender::new(0),
+            failures: AtomicU32::new(0),
+            broken: Notify::new(),
+            generations: AtomicU64::new(0),
+            why: Mutex::new("it has not been reached yet".to_owned()),
+            metrics,
+        }
+    }
+
+    /// The link, where there is one.
+    pub(super) fn link(&self) -> Option<Arc<Link>> {
+        self.link.load_full()
+    }
+
+    /// Tells the generation of each new link, and 0 when there is none.
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
+        self.up.subscribe()
+    }
+
+    /// Runs a command, within the deadline; nil where a key is of another type. Fails at once while the store is known to be away.
+    pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, StoreUnavailable> {
+        let link = self.link_or_refuse()?;
+        let mut conn = link.conn.clone();
+        let outcome = within(self.dialer.timeout, conn.run(cmd)).await;
+        // That somebody has put something else under a key is no fault of the store: there is nothing of ours.
+        let outcome = if outcome.as_ref().is_err_and(|error| error.code() == Some("WRONGTYPE")) {
+            Ok(Value::Nil)
+        } else {
+            outcome
+        };
+        self.settle(&link, outcome)
+    }
+
+    /// Runs commands in a row where `key` lies, within the deadline.
+    pub(super) async fn call_all(&self, key: &str, pipeline: Pipeline) -> Result<Vec<Value>, StoreUnavailable> {
+        let link = self.link_or_refuse()?;
+        let mut conn = link.conn.clone();
+        let outcome = within(self.dialer.timeout, conn.run_all(key, pipeline)).await;
+        self.settle(&link, outcome)
+    }
+
+    pub(super) fn link_or_refuse(&self) -> Result<Arc<Link>, StoreUnavailable> {
+        self.link().ok_or_else(|| {
+            self.metrics.refused.inc();
+            StoreUnavailable(self.why())
+        })
+    }
+
+    /// Counts how a call went. What fails for good, or again and again, breaks the link.
+    pub(super) fn settle<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
+        match outcome {
+            Ok(value) => {
+                self.metrics.succeeded.inc();
+                if self.failures.load(Ordering::Relaxed) != 0 {
+                    self.failures.store(0, Ordering::Relaxed);
+                }
+                Ok(value)
+            }
+            Err(error) => {
+                self.metrics.failed.inc();
+                let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+                let why = say(&error);
+                tracing::debug!("a call to the session store failed: {why}");
+                if failures >= FAILURES_MOST || is_final(&error, &link.conn) {
+                    self.break_off(link, &why);
+                }
+                Err(StoreUnavailable(why))
+            }
+        }
+    }
+
+    fn break_off(&self, link: &Link, why: &str) {
+        let ours = self.link.load();
+        if ours.as_ref().is_some_and(|ours| ours.generation == link.generation) {
+            self.link.store(None);
+            why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
+            self.broken.notify_one();
+        }
+    }
+
+    /// What keeps the store away; `None`: nothing.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.link.load().is_none().then(|| format!("{}: {}", self.dialer.place.shown(), self.why()))
+    }
+
+    fn why(&self) -> String {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps a link up; for ever.
+    pub(super) async fn keep_up(self: Arc<Self>) {
+        let shown = self.dialer.place.shown();
+        let (first, last) = PAUSES;
+        let last = if matches!(self.dialer.place.layout, Layout::Single) { last } else { FAILOVER_PAUSE };
+        let (mut pause, mut told) = (first, false);
+        loop {
+            match self.connect().await {
+                Ok(link) => {
+                    tracing::info!(
+                        node = link.node.as_ref().map(ToString::to_string),
+                        "the session store {shown} is reachable"
+                    );
+                    pause = first;
+                    let link = Arc::new(link);
+                    self.failures.store(0, Ordering::Relaxed);
+                    self.link.store(Some(Arc::clone(&link)));
+                    self.metrics.reachable.set(1);
+                    self.up.send_replace(link.generation);
+                    self.tend(&link).await;
+                    self.up.send_replace(0);
+                    self.metrics.reachable.set(0);
+                    tracing::error!(
+                        "the session store {shown} is away ({}): who is not in memory gets 503, nobody is signed out",
+                        self.why()
+                    );
+                    told = true;
+                }
+                Err(why) => {
+                    why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!("the session store {shown} cannot be reached, and is tried again: {why}");
+                    }
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(last);
+                }
+            }
+        }
+    }
+
+    /// Waits until the link is broken off, and looks after it meanwhile.
+    async fn tend(&self, link: &Arc<Link>) {
+        loop {
+            tokio::select! {
+                () = self.broken.notified() => {
+                    if self.link.load().is_none() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(LOOK_EVERY) => {
+                    if let Err(why) = self.look(link).await {
+                        self.break_off(link, &why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the node still is the master, by its own word and the sentinels'; a call like any other, so that it is noticed when the store
+    /// goes away while nobody asks it.
+    async fn look(&self, link: &Link) -> Result<(), String> {
+        let mut conn = link.conn.clone();
+        if let Conn::Cluster(_) = conn {
+            let answer = self.ask_map(&mut conn).await;
+            if let Ok(answer) = self.settle(link, answer) {
+                link.map.store(Arc::new(ClusterMap::read(answer)));
+            }
+            return Ok(());
+        }
+        let answer = within(self.dialer.timeout, conn.run(&sentinel::ask_replication())).await;
+        if let Ok(answer) = self.settle(link, answer) {
+            let replication = Replication::of(answer);
+            if !replication.is_master {
+                return Err("it has become a replica".to_owned());
+            }
+            link.replicas.store(u32::try_from(replication.replicas).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
+        if let Layout::Sentinel { master, password } = &self.dialer.place.layout
+            && let Ok(host) = sentinel::master(&self.dialer, master, password.as_ref()).await
+            && link.node.as_ref() != Some(&host)
+        {
+            return Err(format!("the sentinels name another master, {host}"));
+        }
+        Ok(())
+    }
+
+    /// Connects, and tries whether the store does what sessions need.
+    async fn connect(&self) -> Result<Link, String> {
+        let dialer = &self.dialer;
+        let node = match &dialer.place.layout {
+            Layout::Single => dialer.place.hosts.first().cloned(),
+            Layout::Sentinel { master, password } => Some(sentinel::master(dialer, master, password.as_ref()).await?),
+            Layout::Cluster => None,
+        };
+        let connected = match &node {
+            Some(host) => dialer.node(host).await,
+            None => dialer.cluster().await,
+        };
+        let at = node.as_ref().map(|host| format!("{host}: ")).unwrap_or_default();
+        let mut conn = connected.map_err(|error| format!("{at}{}", say(&error)))?;
+        let probe = scripts::keep(&self.probe, b"", 0, 1);
+        within(dialer.timeout * 2, conn.run(&probe)).await.map_err(|error| format!("{at}{}", say(&error)))?;
+        let (mut replicas, mut map) = (0, ClusterMap::default());
+        if let Conn::Cluster(_) = conn {
+            map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| say(&error))?);
+        } else {
+            let answer = within(dialer.timeout, conn.run(&sentinel::ask_replication())).await;
+            let replication = Replication::of(answer.map_err(|error| format!("{at}{}", say(&error)))?);
+            if !replication.is_master {
+                return Err(format!("{at}it is a replica: name the master, or the sentinels (redis-sentinel://)"));
+            }
+            replicas = replication.replicas;
+        }
+        Ok(Link {
+            conn,
+            generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
+            node,
+            replicas: AtomicU32::new(u32::try_from(replicas).unwrap_or(u32::MAX)),
+            map: ArcSwap::from_pointee(map),
+        })
+    }
+
+    async fn ask_map(&self, conn: &mut Conn) -> RedisResult<Value> {
+        let Conn::Cluster(cluster) = conn else { return Err(late()) };
+        use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+        let mut cmd = redis::cmd("CLUSTER");
+        cmd.arg("SLOTS");
+        let anybody = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+        within(self.dialer.timeout, cluster.route_command(cmd, anybody)).await
+    }
+}
+
+/// Whether no later call on this connection can go better. A cluster's client mends its own connections.
+fn is_final(error: &RedisError, conn: &Conn) -> bool {
+    if matches!(conn, Conn::Cluster(_)) {
+        return false;
+    }
+    error.is_connection_dropped()
+        || error.is_unrecoverable_error() && !error.is_timeout()
+        || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+}
+
+/// An error in one clean line, with what to do about the common ones.
+pub(super) fn say(error: &RedisError) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a mend worth naming")]
+    let mend = match error.kind() {
+        ErrorKind::AuthenticationFailed => "; check user and password in SESSION_REDIS_URL",
+        ErrorKind::Server(ServerErrorKind::NoPerm) => "; the ACL user needs more rights, docs/sessions.md lists them",
+        _ => "",
+    };
+    format!("{}{mend}", Clean(&error.to_string()))
+}
+
+/// Between half and the whole of a pause, so that replicas do not come all at once.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}

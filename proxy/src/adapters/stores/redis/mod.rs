@@ -1,0 +1,508 @@
+//! Sessions in Redis or Valkey, shared by all replicas; the hot ones in memory, so that a request costs no round trip.
+
+mod channel;
+mod cluster;
+mod dial;
+mod ends;
+mod hot;
+mod lanes;
+mod line;
+mod names;
+mod scripts;
+mod seen;
+mod sentinel;
+mod settings;
+mod terms;
+mod walk;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, stream};
+use redis::Value;
+use tokio_util::sync::CancellationToken;
+
+use self::channel::Channel;
+use self::dial::Dialer;
+use self::ends::Ends;
+use self::hot::{Entry, Hot};
+use self::lanes::{Lanes, Write, Written};
+use self::line::Line;
+use self::seen::Seen;
+pub use self::settings::{Host, Layout, RedisPlace, RedisSettings};
+use self::terms::Terms;
+use super::{key, record};
+use crate::adapters::seal;
+use crate::adapters::telemetry::StoreMetrics;
+use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
+use crate::domain::time::Timestamp;
+use crate::ports::{BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
+
+/// How long a leave to renew lasts.
+const LEAVE: Duration = Duration::from_secs(30);
+/// For how long a renewed session is tried to be written: the provider has changed its tokens already.
+const RENEWAL_TRIED: Duration = Duration::from_secs(10);
+/// The pause between two tries.
+const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
+/// The most sessions that are listed of a person.
+const LISTED_MOST: usize = 500;
+/// How many sessions of a list are read at a time.
+const READ_AT_A_TIME: usize = 32;
+/// How often the same complaint is logged, in milliseconds.
+const COMPLAINT_EVERY: u64 = 60_000;
+
+/// Sessions at Redis. Its tasks run where it was opened, and end with it.
+pub struct RedisStore {
+    prefix: String,
+    terms: Arc<ArcSwap<Terms>>,
+    line: Arc<Line>,
+    lanes: Arc<Lanes>,
+    hot: Arc<Hot>,
+    ends: Arc<Ends>,
+    seen: Seen,
+    metrics: StoreMetrics,
+    replica: u64,
+    unreadable: Complaint,
+    unconfirmed: Complaint,
+    stop: CancellationToken,
+}
+
+/// Something that is logged once a minute at most.
+#[derive(Default)]
+struct Complaint {
+    last: AtomicU64,
+    count: AtomicU64,
+}
+
+impl RedisStore {
+    /// Opens the store, which connects in the background: until it has, its calls say that it is unavailable.
+    ///
+    /// # Errors
+    /// Where the settings cannot be used.
+    pub fn open(settings: &RedisSettings, terms: &StoreTerms, metrics: &StoreMetrics) -> Result<Arc<Self>, String> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
+        let (prefix, metrics): (String, StoreMetrics) = (settings.prefix.clone(), metrics.clone());
+        let terms = Arc::new(ArcSwap::from_pointee(Terms::new(&prefix, terms)?));
+        let probe = terms.load().names.session(SessionKey([0; 32]));
+        let line = Arc::new(Line::new(Dialer::new(settings)?, probe, metrics.clone()));
+        let hot = Arc::new(Hot::new(settings.memory_bytes, settings.cache_ttl));
+        let lanes = Arc::new(Lanes::new(Arc::clone(&line), runtime.clone()));
+        let ends = Arc::new(Ends::new(Arc::clone(&lanes)));
+        let (seen, writer) = Seen::new(Arc::clone(&line), Arc::clone(&hot), Arc::clone(&terms));
+        let replica = u64::from_be_bytes(seal::random().map_err(|error| error.to_string())?);
+        let channel = Channel {
+            line: Arc::clone(&line),
+            hot: Arc::clone(&hot),
+            metrics: metrics.clone(),
+            news: terms.load().names.news(),
+            pulse: terms.load().names.pulse(replica),
+            replica,
+        };
+        let store = Self {
+            prefix,
+            terms,
+            line,
+            lanes,
+            hot,
+            ends,
+            seen,
+            metrics,
+            replica,
+            unreadable: Complaint::default(),
+            unconfirmed: Complaint::default(),
+            stop: CancellationToken::new(),
+        };
+        let stop = || store.stop.clone();
+        let (line, stopped) = (Arc::clone(&store.line), stop());
+        runtime.spawn(async move { stopped.run_until_cancelled(line.keep_up()).await });
+        let stopped = stop();
+        runtime.spawn(async move { stopped.run_until_cancelled(channel.listen()).await });
+        let stopped = stop();
+        runtime.spawn(async move { stopped.run_until_cancelled(writer.run()).await });
+        let (ends, terms, stopped) = (Arc::clone(&store.ends), Arc::clone(&store.terms), stop());
+        runtime.spawn(async move { stopped.run_until_cancelled(ends.keep_trying(|| terms.load_full())).await });
+        Ok(Arc::new(store))
+    }
+
+    fn terms(&self) -> arc_swap::Guard<Arc<Terms>> {
+        self.terms.load()
+    }
+
+    /// A session that is in memory and counts.
+    fn at_hand(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let (terms, entry) = (self.terms(), self.hot.fresh(key)?);
+        // One that looks idle here may be in use elsewhere.
+        if !entry.loaded.is_live(terms.idle, now) {
+            return None;
+        }
+        self.metrics.hits.inc();
+        Some(self.give(&entry, used, now))
+    }
+
+    fn give(&self, entry: &Arc<Entry>, used: bool, now: Timestamp) -> Arc<LoadedSession> {
+        if used {
+            self.seen.note(entry, &self.terms(), now);
+        }
+        Arc::clone(&entry.loaded)
+    }
+
+    async fn find(
+        &self,
+        key: SessionKey,
+        used: bool,
+        now: Timestamp,
+    ) -> Result<Option<Arc<LoadedSession>>, StoreUnavailable> {
+        if self.ends.holds(key) || self.hot.has_ended(key) {
+            return Ok(None);
+        }
+        if let Some(session) = self.at_hand(key, used, now) {
+            return Ok(Some(session));
+        }
+        self.metrics.misses.inc();
+        match self.read(key, now).await {
+            Ok(entry) => Ok(entry.map(|entry| self.give(&entry, used, now))),
+            Err(unavailable) => {
+                let idle = self.terms().idle;
+                let entry = self.hot.for_want_of_better(key).filter(|entry| entry.loaded.is_live(idle, now));
+                entry.map(|entry| Some(self.give(&entry, used, now))).ok_or(unavailable)
+            }
+        }
+    }
+
+    /// Reads a session from Redis into memory.
+    async fn read(&self, key: SessionKey, now: Timestamp) -> Result<Option<Arc<Entry>>, StoreUnavailable> {
+        let reading = self.hot.reading();
+        let Some((value, seen)) = self.fetch(key).await? else {
+            if self.hot.any(key).is_some() {
+                self.hot.end(key);
+            }
+            return Ok(None);
+        };
+        let terms = self.terms();
+        let known = self.hot.any(key);
+        let loaded = match &known {
+            Some(entry) if entry.is_of(&value) => {
+                entry.loaded.touch(seen);
+                Arc::clone(&entry.loaded)
+            }
+            Some(_) | None => {
+                let Some(session) = self.open_value(&terms, key, &value) else { return Ok(None) };
+                let seen = known.as_ref().map_or(seen, |entry| seen.max(entry.loaded.last_seen()));
+                Arc::new(LoadedSession::new(key, session, seen))
+            }
+        };
+        if !loaded.is_live(terms.idle, now) || self.ends.holds(key) {
+            return Ok(None);
+        }
+        Ok(self.hot.insert(loaded, &value, reading, seen.millis()))
+    }
+
+    /// A session's sealed value, and when it was last seen.
+    async fn fetch(&self, key: SessionKey) -> Result<Option<(Vec<u8>, Timestamp)>, StoreUnavailable> {
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(self.terms().names.session(key)).arg("v").arg("s");
+        let answer = self.line.call(&cmd).await?;
+        let read = redis::from_redis_value::<(Option<Vec<u8>>, Option<u64>)>(answer);
+        Ok(match read {
+            Ok((Some(value), seen)) => Some((value, Timestamp::from_millis(seen.unwrap_or_default()))),
+            Ok((None, _)) => None,
+            Err(_) => {
+                self.complain_of_value("it is not what Sidegate writes");
+                None
+            }
+        })
+    }
+
+    /// What nobody can read any more does not count: its owner signs in again.
+    fn open_value(&self, terms: &Terms, key: SessionKey, value: &[u8]) -> Option<Session> {
+        let Some(opened) = terms.sealer.open_bytes(&key.0, value) else {
+            self.complain_of_value("no SESSION_SECRET opens it");
+            return None;
+        };
+        record::unpack(&opened).map_err(|why| self.complain_of_value(&why.to_string())).ok()
+    }
+
+    fn complain_of_value(&self, why: &str) {
+        if let Some(count) = self.unreadable.due(self.hot.now()) {
+            tracing::warn!(count, "sessions in the store cannot be read, and their owners sign in again: {why}");
+        }
+    }
+
+    fn seal(&self, terms: &Terms, key: SessionKey, session: &Session) -> Result<Vec<u8>, String> {
+        terms.sealer.seal_bytes(&key.0, &record::pack(session)).map_err(|error| error.to_string())
+    }
+
+    async fn begin_now(&self, session: Session, now: Timestamp) -> Result<SessionToken, BeginError> {
+        let internal = |why: String| BeginError::Internal(why);
+        let token = SessionToken::from_random(seal::random().map_err(|error| internal(error.to_string()))?);
+        let (key, terms, reading) = (key::of(&token), self.terms.load_full(), self.hot.reading());
+        let value = self.seal(&terms, key, &session).map_err(internal)?;
+        // Listed first: one that is listed and not there does no harm, one that is there and not listed escapes a logout everywhere.
+        let end = session.expires_at.millis();
+        let mut writes: Vec<Write> = Vec::new();
+        for list in terms.names.lists(&session) {
+            let command = scripts::list(&list, &key.0, end, now.millis());
+            writes.push((list, vec![command]));
+        }
+        let name = terms.names.session(key);
+        let expires = terms.expires(&session, now).millis();
+        let keep = scripts::keep(&name, &value, now.millis(), expires);
+        writes.push((name, vec![keep]));
+        self.confirmed(self.lanes.write(writes).await?);
+        self.hot.insert(Arc::new(LoadedSession::new(key, session, now)), &value, reading, now.millis());
+        Ok(token)
+    }
+
+    fn confirmed(&self, written: Written) {
+        if written == Written::ByMasterOnly
+            && let Some(count) = self.unconfirmed.due(self.hot.now())
+        {
+            tracing::warn!(
+                count,
+                "no replica of the session store confirmed a write in time: should the master fail now, it is lost"
+            );
+        }
+    }
+
+    async fn end_now(&self, key: SessionKey) -> Result<(), StoreUnavailable> {
+        self.hot.end(key);
+        let terms = self.terms.load_full();
+        self.ends.end(key, &terms.names).await
+    }
+
+    async fn listed(&self, whose: Whose<'_>, now: Timestamp) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
+        let (terms, mut found) = (self.terms.load_full(), Vec::new());
+        for list in terms.names.list(whose) {
+            let mut cmd = redis::cmd("ZREVRANGEBYSCORE");
+            cmd.arg(&list).arg("+inf").arg(format!("({}", now.millis())).arg("LIMIT").arg(0).arg(LISTED_MOST);
+            let keys = self.line.call(&cmd).await?;
+            let keys: Vec<Vec<u8>> = redis::from_redis_value(keys).unwrap_or_default();
+            let keys = keys.into_iter().filter_map(|key| key.try_into().ok()).map(SessionKey);
+            let mut sessions = stream::iter(keys)
+                .map(async |key| self.peek(&terms, key, now).await.map(|session| (key, session)))
+                .buffered(READ_AT_A_TIME);
+            while let Some(outcome) = sessions.next().await {
+                match outcome? {
+                    (_, Some(session)) => found.push(session),
+                    (key, None) => {
+                        let mut forget = redis::cmd("ZREM");
+                        forget.arg(&list).arg(&key.0);
+                        self.line.call(&forget).await?;
+                    }
+                }
+            }
+        }
+        found.retain(|session| session.session().is(whose) && session.is_live(terms.idle, now));
+        found.sort_unstable_by_key(|session| (std::cmp::Reverse(session.session().created_at), session.key()));
+        found.dedup_by_key(|session| session.key());
+        found.truncate(LISTED_MOST);
+        Ok(found)
+    }
+
+    /// A session for a list, which does not make it a hot one.
+    async fn peek(
+        &self,
+        terms: &Terms,
+        key: SessionKey,
+        now: Timestamp,
+    ) -> Result<Option<Arc<LoadedSession>>, StoreUnavailable> {
+        if self.ends.holds(key) || self.hot.has_ended(key) {
+            return Ok(None);
+        }
+        if let Some(entry) = self.hot.fresh(key).filter(|entry| entry.loaded.is_live(terms.idle, now)) {
+            return Ok(Some(Arc::clone(&entry.loaded)));
+        }
+        let Some((value, seen)) = self.fetch(key).await? else { return Ok(None) };
+        let session = self.open_value(terms, key, &value);
+        Ok(session.map(|session| Arc::new(LoadedSession::new(key, session, seen))))
+    }
+
+    async fn claim_now(&self, key: SessionKey, now: Timestamp) -> Result<Claim, StoreUnavailable> {
+        if self.ends.holds(key) || self.hot.has_ended(key) {
+            return Ok(Claim::Ended);
+        }
+        let terms = self.terms.load_full();
+        let ticket = seal::random().map(u64::from_be_bytes);
+        let ticket = ticket.map_err(|error| StoreUnavailable(error.to_string()))?;
+        let (name, leave) = (terms.names.session(key), terms.names.leave(key));
+        let lasts = u64::try_from(LEAVE.as_millis()).unwrap_or_default();
+        let answer = self.line.call(&scripts::claim(&name, &leave, ticket, lasts)).await?;
+        let parts: Vec<Value> = redis::from_redis_value(answer).unwrap_or_default();
+        let (value, seen) = match parts.as_slice() {
+            [Value::Int(2), Value::BulkString(value), seen] => {
+                (value, redis::from_redis_value_ref::<u64>(seen).unwrap_or_default())
+            }
+            [Value::Int(1)] => return Ok(Claim::Taken),
+            _ => return Ok(Claim::Ended),
+        };
+        let seen = Timestamp::from_millis(seen);
+        let seen = self.hot.any(key).map_or(seen, |entry| seen.max(entry.loaded.last_seen()));
+        let session = self.open_value(&terms, key, value).map(|session| LoadedSession::new(key, session, seen));
+        match session.filter(|session| session.is_live(terms.idle, now)) {
+            Some(session) => Ok(Claim::Granted(Leave { session: Arc::new(session), ticket })),
+            None => Ok(Claim::Ended),
+        }
+    }
+
+    async fn renew_now(&self, leave: &Leave, session: Session) -> Result<bool, StoreUnavailable> {
+        let (key, terms) = (leave.session.key(), self.terms.load_full());
+        let value = self.seal(&terms, key, &session).map_err(StoreUnavailable)?;
+        let (name, lock) = (terms.names.session(key), terms.names.leave(key));
+        let (news, message) = (terms.names.news(), channel::changed(key, self.replica));
+        let began = Instant::now();
+        let reading = loop {
+            let reading = self.hot.reading();
+            // Sent again it answers the same, should an answer have been lost.
+            let command = scripts::renew(&name, &lock, leave.ticket, &value, &news, &message);
+            match self.renewed_by(&name, command).await {
+                Ok(true) => break reading,
+                Ok(false) => return Ok(false),
+                Err(unavailable) if began.elapsed() > RENEWAL_TRIED => return Err(unavailable),
+                Err(_) => tokio::time::sleep(RENEWAL_PAUSE).await,
+            }
+        };
+        let seen = self.hot.any(key).map_or(leave.session.last_seen(), |entry| entry.loaded.last_seen());
+        let written = leave.session.last_seen().millis();
+        let renewed = Arc::new(LoadedSession::new(key, session, seen));
+        Ok(!self.ends.holds(key) && self.hot.insert(renewed, &value, reading, written).is_some())
+    }
+
+    async fn renewed_by(&self, name: &str, command: redis::Cmd) -> Result<bool, StoreUnavailable> {
+        let (answer, written) = self.lanes.ask(vec![(name.to_owned(), vec![command])]).await?;
+        self.confirmed(written);
+        Ok(matches!(answer, Value::Int(1)))
+    }
+
+    async fn is_first_now(&self, what: &str, until: Timestamp) -> Result<bool, StoreUnavailable> {
+        let (terms, mut first) = (self.terms.load_full(), true);
+        // Under each secret: while they rotate, replicas differ in which is the first.
+        for name in terms.names.once(what) {
+            let mut cmd = redis::cmd("SET");
+            cmd.arg(name).arg(1).arg("NX").arg("PXAT").arg(until.millis());
+            first &= !matches!(self.line.call(&cmd).await?, Value::Nil);
+        }
+        Ok(first)
+    }
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Complaint {
+    /// How often there was reason to complain, where it is time to say so.
+    fn due(&self, now: u64) -> Option<u64> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let last = self.last.load(Ordering::Relaxed);
+        let due = last == 0 || now.saturating_sub(last) >= COMPLAINT_EVERY;
+        let ours = due && self.last.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        ours.then(|| self.count.swap(0, Ordering::Relaxed))
+    }
+}
+
+impl SessionStore for RedisStore {
+    fn key(&self, token: &SessionToken) -> SessionKey {
+        key::of(token)
+    }
+
+    fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        self.at_hand(key::of(token), true, now)
+    }
+
+    fn load<'a>(
+        &'a self,
+        token: &'a SessionToken,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(self.find(key::of(token), true, now))
+    }
+
+    fn follow<'a>(
+        &'a self,
+        held: &'a Arc<LoadedSession>,
+        used: bool,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(self.find(held.key(), used, now))
+    }
+
+    fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>> {
+        Box::pin(self.begin_now(session, now))
+    }
+
+    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
+        Box::pin(self.end_now(key))
+    }
+
+    fn of<'a>(
+        &'a self,
+        whose: Whose<'a>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(self.listed(whose, now))
+    }
+
+    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
+        Box::pin(self.claim_now(key, now))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        leave: &'a Leave,
+        session: Session,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(self.renew_now(leave, session))
+    }
+
+    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let terms = self.terms.load_full();
+            let release = scripts::release(&terms.names.leave(leave.session.key()), leave.ticket);
+            // It runs out by itself.
+            let _ = self.line.call(&release).await;
+        })
+    }
+
+    fn is_first<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(self.is_first_now(what, until))
+    }
+
+    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
+        self.terms.store(Arc::new(Terms::new(&self.prefix, terms)?));
+        Ok(())
+    }
+
+    fn sweep(&self, _now: Timestamp) {
+        self.hot.sweep();
+    }
+
+    fn held(&self) -> u64 {
+        self.hot.count()
+    }
+
+    fn evicted(&self) -> u64 {
+        self.hot.evicted()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let waiting = || match self.ends.count() {
+            0 => None,
+            count => Some(format!("{count} logouts wait to be confirmed by the store")),
+        };
+        let silent = || {
+            (self.hot.silence() > channel::SILENCE_MOST)
+                .then(|| "news of ended sessions does not come through, sessions in memory count for SESSION_CACHE_TTL at most".to_owned())
+        };
+        self.line.trouble().or_else(waiting).or_else(silent)
+    }
+}

@@ -1,0 +1,146 @@
+//! What keys and channels are called. Whoever reads them learns no token, no name and no address: sessions go by the hash of their
+//! token, people by a hash under a key that follows from the session secret.
+
+use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
+
+use crate::adapters::seal::{self, CryptoFailure};
+use crate::domain::session::{Session, SessionKey, Whose};
+
+/// The names under a prefix.
+pub(super) struct Names {
+    prefix: String,
+    /// The keys that hash, one for each secret; the first for what is written.
+    keys: Vec<hmac::Key>,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str, secrets: &[Zeroizing<Vec<u8>>]) -> Result<Self, CryptoFailure> {
+        let key = |secret: &Zeroizing<Vec<u8>>| {
+            let key = seal::derive(secret, &[b"redis\0", b"names"])?;
+            Ok(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice()))
+        };
+        let keys = secrets.iter().map(key).collect::<Result<_, CryptoFailure>>()?;
+        Ok(Self { prefix: prefix.to_owned(), keys })
+    }
+
+    /// The session itself: a hash with its sealed value and when it was last seen. In braces, so that all of a session's keys lie in one
+    /// slot of a cluster.
+    pub(super) fn session(&self, key: SessionKey) -> String {
+        format!("{}s:{{{}}}", self.prefix, hex(&key.0))
+    }
+
+    /// Who may renew it.
+    pub(super) fn leave(&self, key: SessionKey) -> String {
+        format!("{}l:{{{}}}", self.prefix, hex(&key.0))
+    }
+
+    /// What all sessions' keys look like.
+    pub(super) fn all_sessions(&self) -> String {
+        format!("{}s:{{*}}", self.prefix)
+    }
+
+    /// The session that a key is of.
+    pub(super) fn session_key(&self, name: &[u8]) -> Option<SessionKey> {
+        let text = std::str::from_utf8(name).ok()?.strip_prefix(&self.prefix)?;
+        read(text.strip_prefix("s:{")?.strip_suffix('}')?)
+    }
+
+    /// Where sessions are listed: by their person, and by the provider's session.
+    pub(super) fn lists(&self, session: &Session) -> Vec<String> {
+        let person = Whose::Person { authority: session.authority, id: &session.identity.id };
+        let sid = session.provider_session.as_deref();
+        let sid = sid.map(|sid| Whose::ProviderSession { authority: session.authority, sid });
+        [Some(person), sid].into_iter().flatten().filter_map(|whose| self.list(whose).into_iter().next()).collect()
+    }
+
+    /// Where such sessions may be listed, one name for each secret, that of the first in front.
+    pub(super) fn list(&self, whose: Whose<'_>) -> Vec<String> {
+        let (kind, authority, text): (&[u8], _, _) = match whose {
+            Whose::Person { authority, id } => (b"person\0", authority, id),
+            Whose::ProviderSession { authority, sid } => (b"sid\0", authority, sid),
+        };
+        self.hashed("i:", &[kind, authority.0.as_slice(), text.as_bytes()].concat())
+    }
+
+    /// What counts once, one name for each secret.
+    pub(super) fn once(&self, what: &str) -> Vec<String> {
+        self.hashed("o:", &[b"once\0", what.as_bytes()].concat())
+    }
+
+    /// Where sessions are told of that ended or changed.
+    pub(super) fn news(&self) -> String {
+        format!("{}news", self.prefix)
+    }
+
+    /// Where a replica hears itself.
+    pub(super) fn pulse(&self, replica: u64) -> String {
+        format!("{}pulse:{replica:016x}", self.prefix)
+    }
+
+    fn hashed(&self, kind: &str, what: &[u8]) -> Vec<String> {
+        let name = |key| format!("{}{kind}{}", self.prefix, hex(hmac::sign(key, what).as_ref()));
+        self.keys.iter().map(name).collect()
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads a session's key from its 64 digits.
+pub(super) fn read(text: &str) -> Option<SessionKey> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut key = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (to, pair) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let [high, low] = pair else { return None };
+        *to = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(SessionKey(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::session::Authority;
+
+    fn names(secrets: &[u8]) -> Names {
+        let secrets: Vec<_> = secrets.iter().map(|byte| Zeroizing::new(vec![*byte; 32])).collect();
+        Names::new("sidegate:", &secrets).unwrap()
+    }
+
+    #[test]
+    fn a_sessions_name_reads_back() {
+        let (names, key) = (names(&[1]), SessionKey([0xa5; 32]));
+        assert_eq!(names.session_key(names.session(key).as_bytes()), Some(key));
+        for other in ["sidegate:news", "sidegate:s:{a5}", "other:s:{}", &names.leave(key)] {
+            assert_eq!(names.session_key(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_persons_list_tells_nothing_and_differs_by_secret_authority_and_kind() {
+        let of = |secret, authority, id| {
+            names(&[secret]).list(Whose::Person { authority: Authority([authority; 8]), id }).remove(0)
+        };
+        let ann = of(1, 1, "ann");
+        assert_eq!(ann, of(1, 1, "ann"));
+        assert!(!ann.contains("ann"));
+        for other in [of(2, 1, "ann"), of(1, 2, "ann"), of(1, 1, "bob")] {
+            assert_ne!(ann, other);
+        }
+        let sid = Whose::ProviderSession { authority: Authority([1; 8]), sid: "ann" };
+        assert_ne!(ann, names(&[1]).list(sid).remove(0));
+        assert_eq!(names(&[2, 1]).list(Whose::Person { authority: Authority([1; 8]), id: "ann" }).get(1), Some(&ann));
+    }
+}

@@ -1,0 +1,81 @@
+//! Last uses on their way to the store: in the background, and seldom.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, stream};
+use redis::Value;
+use tokio::sync::mpsc;
+
+use super::hot::{Entry, Hot};
+use super::line::Line;
+use super::scripts;
+use super::terms::Terms;
+use crate::domain::time::Timestamp;
+
+/// How many wait; where there is no room, a later use tells it.
+const WAITING_MOST: usize = 4096;
+/// How many are written at a time.
+const AT_A_TIME: usize = 32;
+
+/// Where uses are told.
+pub(super) struct Seen(mpsc::Sender<Arc<Entry>>);
+
+/// Writes uses.
+pub(super) struct Writer {
+    uses: mpsc::Receiver<Arc<Entry>>,
+    line: Arc<Line>,
+    hot: Arc<Hot>,
+    terms: Arc<ArcSwap<Terms>>,
+}
+
+impl Seen {
+    pub(super) fn new(line: Arc<Line>, hot: Arc<Hot>, terms: Arc<ArcSwap<Terms>>) -> (Self, Writer) {
+        let (sender, uses) = mpsc::channel(WAITING_MOST);
+        (Self(sender), Writer { uses, line, hot, terms })
+    }
+
+    /// Notes a use at `now`, and lets the store know where it has not for long.
+    pub(super) fn note(&self, entry: &Arc<Entry>, terms: &Terms, now: Timestamp) {
+        entry.loaded.touch(now);
+        let written = entry.seen_written.load(Ordering::Relaxed);
+        if now.since(Timestamp::from_millis(written)) < terms.lag() {
+            return;
+        }
+        let first =
+            entry.seen_written.compare_exchange(written, now.millis(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if first && self.0.try_send(Arc::clone(entry)).is_err() {
+            entry.seen_written.store(written, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Writer {
+    /// For ever.
+    pub(super) async fn run(self) {
+        let Self { uses, line, hot, terms } = self;
+        let uses = stream::unfold(uses, async |mut uses| uses.recv().await.map(|entry| (entry, uses)));
+        uses.for_each_concurrent(AT_A_TIME, async |entry| write(&line, &hot, &terms.load(), &entry).await).await;
+    }
+}
+
+async fn write(line: &Line, hot: &Hot, terms: &Terms, entry: &Entry) {
+    let (key, session, seen) = (entry.loaded.key(), entry.loaded.session(), entry.loaded.last_seen());
+    let expires = terms.expires(session, seen).millis();
+    match line.call(&scripts::see(&terms.names.session(key), seen.millis(), expires)).await {
+        // It has ended, and we had not heard of it.
+        Ok(Value::Int(0)) => hot.end(key),
+        // Listed again, too: what a failover lost of the list heals.
+        Ok(_) => {
+            for list in terms.names.lists(session) {
+                let again = scripts::list(&list, &key.0, session.expires_at.millis(), seen.millis());
+                if line.call(&again).await.is_err() {
+                    return;
+                }
+            }
+        }
+        // A later use tells it.
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,105 @@
+//! Which node is the master now, by what the sentinels say and what the node itself says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::dial::{Dialer, within};
+use super::settings::Host;
+use crate::domain::secret::Secret;
+
+/// Asks all sentinels at once, so that dead ones cost no time, and gives the master that most of those name that answered.
+pub(super) async fn master(dialer: &Arc<Dialer>, name: &str, password: Option<&Secret>) -> Result<Host, String> {
+    let mut asked = JoinSet::new();
+    for host in dialer.place.hosts.clone() {
+        let (dialer, name, password) = (Arc::clone(dialer), name.to_owned(), password.cloned());
+        asked.spawn(async move {
+            let outcome = ask(&dialer, &host, &name, password.as_ref()).await;
+            outcome.map_err(|why| format!("{host}: {why}"))
+        });
+    }
+    let (mut votes, mut failures, all) = (HashMap::<Host, usize>::new(), Vec::new(), dialer.place.hosts.len());
+    while let Some(answer) = asked.join_next().await {
+        match answer {
+            Ok(Ok(host)) => {
+                let count = votes.entry(host.clone()).or_default();
+                *count += 1;
+                // The rest cannot outvote it.
+                if *count * 2 > all {
+                    return Ok(host);
+                }
+            }
+            Ok(Err(why)) => failures.push(why),
+            Err(_) => {}
+        }
+    }
+    let elected = votes.into_iter().max_by_key(|(_, count)| *count).map(|(host, _)| host);
+    elected.ok_or_else(|| format!("no sentinel names the master: {}", failures.join("; ")))
+}
+
+async fn ask(dialer: &Dialer, host: &Host, name: &str, password: Option<&Secret>) -> Result<Host, String> {
+    let mut sentinel = dialer.sentinel(host, password).await.map_err(|error| error.to_string())?;
+    let mut cmd = redis::cmd("SENTINEL");
+    cmd.arg("get-master-addr-by-name").arg(name);
+    let answer = within(dialer.timeout, sentinel.run(&cmd)).await.map_err(|error| error.to_string())?;
+    match redis::from_redis_value::<Option<(String, u16)>>(answer) {
+        Ok(Some((name, port))) => Ok(Host { name, port }),
+        Ok(None) => Err(format!("it knows no master `{name}`")),
+        Err(_) => Err("it does not answer as a sentinel does".to_owned()),
+    }
+}
+
+/// Asks a node what it is.
+pub(super) fn ask_replication() -> redis::Cmd {
+    let mut cmd = redis::cmd("INFO");
+    cmd.arg("replication");
+    cmd
+}
+
+/// What a node says of itself (`INFO replication`): whether it is a master, and how many replicas of it answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Replication {
+    pub(super) is_master: bool,
+    pub(super) replicas: usize,
+}
+
+/// How long ago a replica may have told its progress, in seconds, so that it is waited for; each tells once a second.
+const LAG_MOST: u64 = 3;
+
+impl Replication {
+    /// Reads the answer; one that is no such text is no master's.
+    pub(super) fn of(answer: redis::Value) -> Self {
+        Self::read(&redis::from_redis_value::<String>(answer).unwrap_or_default())
+    }
+
+    fn read(info: &str) -> Self {
+        let lines = || info.lines().filter_map(|line| line.trim_end().split_once(':'));
+        let is_master = lines().any(|(name, value)| name == "role" && value == "master");
+        let replicas = lines().filter(|(name, value)| {
+            let numbered = name.strip_prefix("slave").is_some_and(|n| n.parse::<u32>().is_ok());
+            let field = |name: &str| value.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+            let lag = field("lag").and_then(|lag| lag.parse::<u64>().ok());
+            numbered && field("state") == Some("online") && lag.is_some_and(|lag| lag <= LAG_MOST)
+        });
+        Self { is_master, replicas: replicas.count() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_count_while_they_answer() {
+        let info = "# Replication\r\nrole:master\r\nconnected_slaves:3\r\n\
+            slave0:ip=127.0.0.1,port=6380,state=online,offset=14,lag=0\r\n\
+            slave1:ip=127.0.0.1,port=6381,state=online,offset=14,lag=17\r\n\
+            slave2:ip=127.0.0.1,port=6382,state=wait_bgsave,offset=0,lag=0\r\nslave_read_only:1\r\n";
+        assert_eq!(Replication::read(info), Replication { is_master: true, replicas: 1 });
+        assert_eq!(
+            Replication::read("role:slave\r\nmaster_host:127.0.0.1\r\n"),
+            Replication { is_master: false, replicas: 0 }
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! How the store at Redis is reached, and what it may take.
+
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+
+use crate::domain::secret::Secret;
+
+/// `SESSION_REDIS_…` and what belongs to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// `SESSION_REDIS_URL`, taken apart.
+    pub place: RedisPlace,
+    /// `SESSION_REDIS_PREFIX`: what all our keys and channels begin with.
+    pub prefix: String,
+    /// `SESSION_REDIS_CA_FILE`: further roots, beside those of the system.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// `SESSION_STORE_TIMEOUT`: how long a call may take, connecting included.
+    pub timeout: Duration,
+    /// `SESSION_CACHE_TTL`: how long a session in memory counts without news from Redis.
+    pub cache_ttl: Duration,
+    /// `SESSION_MEMORY_BYTES`: what the sessions in memory may take together; a change needs a restart.
+    pub memory_bytes: u64,
+}
+
+/// Where Redis is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisPlace {
+    /// What stands there.
+    pub layout: Layout,
+    /// The hosts that the URL names: one, or the sentinels, or some nodes of the cluster.
+    pub hosts: Vec<Host>,
+    /// Whether to talk TLS.
+    pub tls: bool,
+    /// The ACL user; `None`: the default one.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// The number of the database.
+    pub database: i64,
+}
+
+/// What stands at a place.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// One server.
+    Single,
+    /// Sentinels that know the master.
+    Sentinel {
+        /// What they call it.
+        master: String,
+        /// `SESSION_REDIS_SENTINEL_PASSWORD`.
+        password: Option<Secret>,
+    },
+    /// A Redis Cluster.
+    Cluster,
+}
+
+/// A host and its port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// A name or an address, IPv6 without brackets.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]:{}", self.name, self.port)
+        } else {
+            write!(f, "{}:{}", self.name, self.port)
+        }
+    }
+}
+
+impl RedisPlace {
+    /// The place for log lines: without user and password.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let hosts: Vec<String> = self.hosts.iter().map(ToString::to_string).collect();
+        match &self.layout {
+            Layout::Single => hosts.join(","),
+            Layout::Sentinel { master, .. } => format!("{master} (sentinels {})", hosts.join(",")),
+            Layout::Cluster => format!("cluster {}", hosts.join(",")),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What a reload may change: how things are called, what seals them, and how long a session may go unused.
+
+use std::time::Duration;
+
+use super::names::Names;
+use crate::adapters::seal::Sealer;
+use crate::domain::session::Session;
+use crate::domain::time::Timestamp;
+use crate::ports::StoreTerms;
+
+/// How far the last use in the store may lag behind where sessions do not go idle.
+const LAG_MOST: Duration = Duration::from_secs(60);
+
+/// The terms of the moment.
+pub(super) struct Terms {
+    pub(super) names: Names,
+    pub(super) sealer: Sealer,
+    pub(super) idle: Duration,
+}
+
+impl Terms {
+    pub(super) fn new(prefix: &str, terms: &StoreTerms) -> Result<Self, String> {
+        Ok(Self {
+            names: Names::new(prefix, &terms.secrets).map_err(|error| error.to_string())?,
+            sealer: Sealer::new(&terms.secrets, "session").map_err(|error| error.to_string())?,
+            idle: terms.idle,
+        })
+    }
+
+    /// How far the last use in the store may lag behind.
+    pub(super) fn lag(&self) -> Duration {
+        if self.idle.is_zero() { LAG_MOST } else { LAG_MOST.min(self.idle / 10) }
+    }
+
+    /// When Redis may forget a session that was last seen at `seen`.
+    pub(super) fn expires(&self, session: &Session, seen: Timestamp) -> Timestamp {
+        if self.idle.is_zero() { session.expires_at } else { session.expires_at.min(seen + self.idle + self.lag()) }
+    }
+}

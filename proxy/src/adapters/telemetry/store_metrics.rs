@@ -1,0 +1,58 @@
+//! What Prometheus reads of a session store on the network.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+type Labels = [(&'static str, &'static str); 1];
+
+/// The counters of a session store, cheap to clone. They stay at zero with a store in memory.
+#[derive(Clone, Default)]
+pub struct StoreMetrics {
+    /// Calls that were answered.
+    pub succeeded: Counter,
+    /// Calls that failed, or came too late.
+    pub failed: Counter,
+    /// Calls that were not made, since the store is known to be away.
+    pub refused: Counter,
+    /// Sessions that were found in memory.
+    pub hits: Counter,
+    /// Sessions that had to be read from the store.
+    pub misses: Counter,
+    /// 1 while the store answers.
+    pub reachable: Gauge,
+    /// 1 while news of ended sessions is listened to.
+    pub channel: Gauge,
+}
+
+impl StoreMetrics {
+    /// Counters that are rendered with the others.
+    #[must_use]
+    pub fn new(registry: &mut Registry) -> Self {
+        let calls = Family::<Labels, Counter>::default();
+        registry.register("sidegate_store_calls", "Calls to the session store, by how they went", calls.clone());
+        let lookups = Family::<Labels, Counter>::default();
+        registry.register(
+            "sidegate_session_lookups",
+            "Sessions of a shared store that were looked up, by where they were found",
+            lookups.clone(),
+        );
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let call = |outcome| calls.get_or_create_owned(&[("outcome", outcome)]);
+        let lookup = |found| lookups.get_or_create_owned(&[("found", found)]);
+        Self {
+            succeeded: call("succeeded"),
+            failed: call("failed"),
+            refused: call("refused"),
+            hits: lookup("memory"),
+            misses: lookup("store"),
+            reachable: gauge("sidegate_store_reachable", "1 while the shared session store answers"),
+            channel: gauge("sidegate_store_channel", "1 while news of ended sessions is listened to"),
+        }
+    }
+}

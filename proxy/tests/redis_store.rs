@@ -1,0 +1,261 @@
+//! Sessions shared at Redis: real servers, two replicas of the real program, and what happens when a server goes away.
+
+use std::time::{Duration, Instant};
+
+use http::Request;
+
+use crate::support::redis::is_installed;
+use crate::support::{Plan, Proxy, Redis, Upstream, until};
+
+const LOGOUT: &str = "/api/v1/auth/logout";
+const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
+
+async fn at(url: &str, upstream: &Upstream) -> Plan {
+    Proxy::with_sign_in("github", upstream)
+        .await
+        .env("SESSION_STORE", "redis")
+        .env("SESSION_REDIS_URL", url)
+        .env("SESSION_SECRET", SECRET)
+        .env("LOG_LEVEL", "info,sidegate=debug")
+}
+
+/// Two replicas that share a store.
+async fn two(plan: Plan) -> (Proxy, Proxy) {
+    let twin = plan.twin();
+    (plan.start().await, twin.start().await)
+}
+
+async fn signed_in(proxy: &Proxy, user: &str) -> String {
+    proxy.signed_in_as(user).await.cookie("session_token").unwrap().to_owned()
+}
+
+async fn log_out(proxy: &Proxy, token: &str) -> u16 {
+    let request = Request::post(LOGOUT).header("cookie", format!("session_token={token}"));
+    proxy.send(request).await.status.as_u16()
+}
+
+#[tokio::test]
+async fn a_session_is_good_on_every_replica_and_after_a_restart_and_a_logout_holds_on_all() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis.url(), &upstream).await;
+    let later = plan.twin();
+    let (one, two) = two(plan).await;
+    let token = signed_in(&one, "ann").await;
+    for proxy in [&one, &two, &two] {
+        assert_eq!(proxy.get_as(&token, "/x").await.status, 200);
+    }
+    let three = later.start().await;
+    assert_eq!(three.get_as(&token, "/x").await.status, 200);
+    assert_eq!(log_out(&two, &token).await, 200);
+    assert_eq!(two.get_as(&token, "/x").await.status, 401, "at once where it was asked");
+    for proxy in [&one, &three] {
+        let began = Instant::now();
+        until("the logout holds", async || proxy.get_as(&token, "/x").await.status == 401).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn fifty_logouts_hold_on_the_other_replica_within_a_second() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let (one, two) = two(at(&redis.url(), &upstream).await).await;
+    let mut tokens = Vec::new();
+    for _ in 0..50 {
+        let token = signed_in(&one, "ann").await;
+        assert_eq!(two.get_as(&token, "/x").await.status, 200);
+        tokens.push(token);
+    }
+    let mut longest = Duration::ZERO;
+    for token in tokens {
+        assert_eq!(log_out(&one, &token).await, 200);
+        let began = Instant::now();
+        until("the logout holds", async || two.get_as(&token, "/x").await.status == 401).await;
+        longest = longest.max(began.elapsed());
+    }
+    println!("50 logouts: the slowest held on the other replica after {longest:?}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_and_back_signs_nobody_out_and_lets_nobody_in() {
+    if !is_installed() {
+        return;
+    }
+    let (mut redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let (one, two) = two(at(&redis.url(), &upstream).await.env("SESSION_CACHE_TTL", "3s")).await;
+    let (hot, cold) = (signed_in(&one, "ann").await, signed_in(&two, "bob").await);
+    let strange = "A".repeat(43);
+    for way in ["stopped", "killed"] {
+        assert_eq!(one.get_as(&hot, "/x").await.status, 200);
+        if way == "stopped" {
+            redis.signal("STOP")
+        } else {
+            redis.kill()
+        }
+        let began = Instant::now();
+        if way == "killed" {
+            // Sessions are gone with a server that keeps nothing: only that it is away shows, not that it is back.
+            assert_eq!(one.get_as(&hot, "/x").await.status, 200, "what is in memory goes on");
+            until("the store is named", async || one.admin("/readyz").await.text().contains("store: 127.0.0.1")).await;
+            assert_eq!(one.admin("/readyz").await.status, 200);
+            break;
+        }
+        for token in [&cold, &strange] {
+            let asked = Instant::now();
+            let answer = one.get_as(token, "/x").await;
+            assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "session_store_unavailable"), "{way}");
+            assert!(answer.headers.contains_key("retry-after"));
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        }
+        assert_eq!(one.get_as(&hot, "/x").await.status, 200, "what is in memory goes on");
+        until("the store is named", async || one.admin("/readyz").await.text().contains("store: 127.0.0.1")).await;
+        assert_eq!(one.admin("/readyz").await.status, 200);
+        // Known to be away, it is not waited for.
+        let asked = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(one.get_as(&cold, "/x").await.status, 503);
+        }
+        assert!(asked.elapsed() < Duration::from_secs(1), "20 refusals took {:?}", asked.elapsed());
+        until("memory counts no more", async || one.get_as(&hot, "/x").await.status == 503).await;
+        assert!(began.elapsed() > Duration::from_secs(2) && began.elapsed() < Duration::from_secs(6));
+        redis.signal("CONT");
+        let back = Instant::now();
+        until("the store is back", async || one.get_as(&hot, "/x").await.status == 200).await;
+        println!("a stopped store was used again {:?} after it went on", back.elapsed());
+        for (proxy, token) in [(&one, &hot), (&one, &cold), (&two, &hot), (&two, &cold)] {
+            until("nobody is signed out", async || proxy.get_as(token, "/x").await.status == 200).await;
+        }
+        assert_eq!(one.get_as(&strange, "/x").await.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_logout_while_the_store_is_away_holds_here_at_once_and_everywhere_once_it_is_back() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let (one, two) = two(at(&redis.url(), &upstream).await).await;
+    let token = signed_in(&one, "ann").await;
+    assert_eq!(two.get_as(&token, "/x").await.status, 200);
+    redis.signal("STOP");
+    let request = Request::post(LOGOUT).header("cookie", format!("session_token={token}"));
+    let answer = one.send(request).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "session_store_unavailable"));
+    assert!(answer.set_cookies().iter().any(|set| set.starts_with("session_token=;")), "the cookie is cleared");
+    assert_eq!(one.get_as(&token, "/x").await.status, 401, "ended here at once");
+    assert!(one.admin("/readyz").await.text().contains("store: "));
+    redis.signal("CONT");
+    until("it ends there too", async || two.get_as(&token, "/x").await.status == 401).await;
+    until("nothing waits any more", async || !one.admin("/readyz").await.text().contains("store: ")).await;
+    assert_eq!(one.get_as(&token, "/x").await.status, 401);
+    assert!(one.log().contains("is confirmed"));
+}
+
+#[tokio::test]
+async fn who_dumps_the_store_learns_nothing() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis.url(), &upstream).await.env("SESSION_REDIS_PREFIX", "test-prefix:");
+    let proxy = plan.start().await;
+    let token = signed_in(&proxy, "ann").await;
+    let me: serde_json::Value = serde_json::from_str(&proxy.get_as(&token, "/api/v1/auth/me").await.text()).unwrap();
+    let keys: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "*"]).await.unwrap()).unwrap();
+    assert!(keys.len() >= 2 && keys.iter().all(|key| key.starts_with("test-prefix:")), "{keys:?}");
+    let mut dump = keys.join("\n").into_bytes();
+    for key in &keys {
+        let kind: String = redis::from_redis_value(redis.ask(&["TYPE", key]).await.unwrap()).unwrap();
+        let words: &[&str] = match kind.as_str() {
+            "hash" => &["HGETALL", key],
+            "zset" => &["ZRANGE", key, "0", "-1", "WITHSCORES"],
+            other => panic!("a {other}"),
+        };
+        let parts: Vec<Vec<u8>> = redis::from_redis_value(redis.ask(words).await.unwrap()).unwrap();
+        dump.extend(parts.concat());
+        let left: i64 = redis::from_redis_value(redis.ask(&["PTTL", key]).await.unwrap()).unwrap();
+        assert!(left > 0, "{key} never expires");
+    }
+    let bearer =
+        proxy.idp().control().last(dev_idp::Endpoint::User).unwrap().header("authorization").unwrap().to_owned();
+    let access = bearer.split_once(' ').unwrap().1.to_owned();
+    let secrets = [&token, &access].into_iter().map(String::as_str);
+    let texts = ["id", "email", "name", "username"].map(|field| me[field].as_str().unwrap());
+    for secret in secrets.chain(texts).chain(["Mozilla", "192.168", "127.0.0.1"]) {
+        assert!(secret.len() > 2, "{secret:?} would be found anywhere");
+        assert!(!dump.windows(secret.len()).any(|part| part == secret.as_bytes()), "the store shows {secret:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_means_sign_in_again() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis.url(), &upstream).await;
+    let twin = plan.twin();
+    let proxy = plan.start().await;
+    let token = signed_in(&proxy, "ann").await;
+    let keys: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "sidegate:s:*"]).await.unwrap()).unwrap();
+    for value in ["", "\u{2}another version", "sidegate"] {
+        redis.ask(&["HSET", &keys[0], "v", value]).await.unwrap();
+        let fresh = twin.twin().start().await;
+        let answer = fresh.get_as(&token, "/x").await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "unauthenticated"), "{value:?}");
+        assert!(fresh.log().contains("sign in again"), "{}", fresh.log());
+    }
+    redis.ask(&["DEL", &keys[0]]).await.unwrap();
+    redis.ask(&["SET", &keys[0], "another type"]).await.unwrap();
+    let fresh = twin.start().await;
+    assert_eq!(fresh.get_as(&token, "/x").await.status, 401, "a key of another type");
+}
+
+#[tokio::test]
+async fn a_rotated_secret_signs_nobody_out() {
+    if !is_installed() {
+        return;
+    }
+    const NEW: &str = "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LTAxMjM0NTY3ODk=";
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis.url(), &upstream).await;
+    let rotated = plan.twin().env("SESSION_SECRET", format!("{NEW},{SECRET}"));
+    let done = plan.twin().env("SESSION_SECRET", NEW);
+    let old = plan.start().await;
+    let before = signed_in(&old, "ann").await;
+    let both = rotated.start().await;
+    assert_eq!(both.get_as(&before, "/x").await.status, 200);
+    let new = done.start().await;
+    assert_eq!(new.get_as(&before, "/x").await.status, 401, "its secret is gone");
+    assert!(new.log().contains("no SESSION_SECRET opens it"));
+}
+
+#[tokio::test]
+async fn idle_sessions_end_on_all_replicas_and_those_in_use_anywhere_do_not() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let (one, two) = two(at(&redis.url(), &upstream).await.env("SESSION_IDLE_TTL", "2s")).await;
+    let (used, idle) = (signed_in(&one, "ann").await, signed_in(&one, "bob").await);
+    assert_eq!(two.get_as(&used, "/x").await.status, 200);
+    let began = Instant::now();
+    until("a time passes", async || {
+        assert_eq!(one.get_as(&used, "/x").await.status, 200, "in use, after {:?}", began.elapsed());
+        began.elapsed() > Duration::from_millis(3500)
+    })
+    .await;
+    assert_eq!(two.get_as(&used, "/x").await.status, 200, "in use elsewhere");
+    for proxy in [&one, &two] {
+        assert_eq!(proxy.get_as(&idle, "/x").await.status, 401);
+    }
+    let keys: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "sidegate:s:*"]).await.unwrap()).unwrap();
+    assert_eq!(keys.len(), 1, "Redis forgets it by itself");
+}
