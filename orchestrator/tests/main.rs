@@ -6,6 +6,7 @@ mod api;
 mod databases;
 mod fleet;
 mod logs;
+mod objects;
 mod openapi;
 mod program;
 mod service;
