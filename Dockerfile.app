@@ -25,7 +25,8 @@ COPY orchestrator/ orchestrator/
 COPY deploy/image-root /usr/local/bin/
 RUN find orchestrator -name '*.rs' -exec touch {} + \
     && cargo build --release --locked -p orchestrator \
-    && image-root target/release/orchestrator /image orchestrator 10002
+    && image-root target/release/orchestrator /image orchestrator 10002 \
+    && mkdir -p /owned/data
 
 FROM scratch
 ARG VERSION=0.1.0
@@ -37,6 +38,8 @@ LABEL org.opencontainers.image.title="orchestrator" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /image /
+# Where the database is kept: a volume that is mounted here gets this owner.
+COPY --from=build --chown=10002:10002 /owned /
 ENV PATH=/usr/local/bin
 # By number, so that Kubernetes can see that it is not root.
 USER 10002:10002

@@ -140,6 +140,9 @@ def pod_findings(pod):
                f"container {sidecar['name']}: without restartPolicy Always it does not outlive the proxy's drain")
         expect(findings, plain_variables(sidecar).get("ORCHESTRATOR_LISTEN_ADDR", "127.").startswith("127."),
                f"container {sidecar['name']}: listens where other pods reach it")
+        mounted = {mount["name"] for mount in sidecar.get("volumeMounts", []) if mount["mountPath"] == "/data"}
+        lasting = {volume["name"] for volume in pod.get("volumes", []) if "persistentVolumeClaim" in volume}
+        expect(findings, mounted & lasting, f"container {sidecar['name']}: its data does not outlive the pod")
     return findings
 
 
@@ -156,7 +159,7 @@ def container_findings(container):
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         expect(findings, probe in container, f"has no {probe}")
     for variable in container.get("env", []):
-        secret = variable["name"].endswith(("_SECRET", "_REDIS_URL"))
+        secret = variable["name"].endswith(("_SECRET", "_REDIS_URL", "_KEY", "DATABASE_URL"))
         expect(findings, not secret, f"{variable['name']} is in the environment: mount it, and set its _FILE twin")
     return findings
 

@@ -47,6 +47,8 @@ SIDECAR_ONLY = [
     ((*SIDECAR, "restartPolicy"), MISSING, "outlive"),
     ((*SIDECAR, "readinessProbe"), MISSING, "readinessProbe"),
     ((*SIDECAR, "env", 0, "value"), "0.0.0.0:8081", "other pods"),
+    ((*SIDECAR, "env"), [{"name": "ENCRYPTION_KEY", "value": "x"}], "ENCRYPTION_KEY is in the environment"),
+    ((*SIDECAR, "volumeMounts", 0, "mountPath"), "/elsewhere", "does not outlive the pod"),
 ]
 COMPONENT = [
     (("ClusterRole", "rules", 0, "verb"), ["get"], "not valid in Kubernetes"),
