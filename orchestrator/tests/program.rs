@@ -1,12 +1,18 @@
 //! The program itself: exit codes, signals and `health`.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
+use orchestrator::demo::{Demo, Options};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+
+use crate::support::Answer;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,17 +30,44 @@ fn orchestrator(args: &[&str]) -> Command {
 
 /// Starts the program on a free port, and waits for the line that names it.
 async fn started() -> (Child, String) {
-    let mut child = orchestrator(&["--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let (child, addr, _) = started_as(&mut orchestrator(&["--listen", "127.0.0.1:0"])).await;
+    (child, addr)
+}
+
+/// The same for any command; and all that it says.
+async fn started_as(command: &mut Command) -> (Child, String, Arc<Mutex<String>>) {
+    let mut child = command.spawn().unwrap();
+    let said = Arc::new(Mutex::new(String::new()));
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let addr = loop {
         let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().expect("ended early");
+        said.lock().unwrap().push_str(&format!("{line}\n"));
         if let Some((_, addr)) = line.split_once("listens on http://") {
             break addr.to_owned();
         }
     };
     // Someone has to read on, or the program would block or fail on a full or closed pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, addr)
+    let heard = Arc::clone(&said);
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            heard.lock().unwrap().push_str(&format!("{line}\n"));
+        }
+    });
+    (child, addr, said)
+}
+
+async fn terminated(mut child: Child) -> Option<i32> {
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+    timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code()
+}
+
+async fn ask(addr: &str, request: &str, body: &str) -> Answer {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let head = format!("{request} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
+    let typed = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+    stream.write_all(format!("{head}{typed}\r\n{body}").as_bytes()).await.unwrap();
+    timeout(PATIENCE, Answer::read(&mut stream)).await.unwrap()
 }
 
 async fn outcome(command: &mut Command) -> (Option<i32>, String) {
@@ -63,6 +96,69 @@ async fn health_knows_the_address_from_the_environment() {
     let (_child, addr) = started().await;
     let mut command = orchestrator(&["health"]);
     assert_eq!(outcome(command.env("ORCHESTRATOR_LISTEN_ADDR", &addr)).await, (Some(0), String::new()));
+}
+
+#[tokio::test]
+async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_log_tells_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Demo::start(Options { pace: Duration::ZERO, ..Options::default() }).await.unwrap();
+    let kubeconfig = demo.kubeconfig("staging").expose().to_owned();
+    let token = kubeconfig.split("token: ").nth(1).unwrap().trim().split('\n').next().unwrap();
+    let mut command = orchestrator(&["--listen", "127.0.0.1:0"]);
+    command.current_dir(folder.path()).env_remove("DATABASE_URL");
+
+    let (child, addr, said) = started_as(&mut command).await;
+    let body = json!({"name": "staging", "kubeconfig": kubeconfig}).to_string();
+    assert_eq!(ask(&addr, "POST /api/v1/clusters", &body).await.status(), 201);
+    let wrong = json!({"name": "other", "kubeconfig": kubeconfig.replace("token: demo", "token: x-demo")}).to_string();
+    assert_eq!(ask(&addr, "POST /api/v1/clusters", &wrong).await.status(), 403);
+    assert_eq!(terminated(child).await, Some(0));
+    for file in ["orchestrator.db", "orchestrator.key"] {
+        let metadata = std::fs::metadata(folder.path().join("data").join(file)).unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o600, "{file}");
+    }
+    let bytes = std::fs::read(folder.path().join("data/orchestrator.db")).unwrap();
+    assert!(
+        memchr::memmem::find(&bytes, b"staging").is_some() && memchr::memmem::find(&bytes, token.as_bytes()).is_none()
+    );
+    {
+        let said = said.lock().unwrap();
+        assert!(said.contains("made a key") && said.contains("register") && said.contains("anonymous"), "{said}");
+        assert!(!said.contains(token), "{said}");
+    }
+
+    let (child, addr, said) = started_as(&mut command).await;
+    assert!(ask(&addr, "GET /api/v1/clusters", "").await.body.contains("staging"));
+    assert!(!said.lock().unwrap().contains("made a key"));
+    assert_eq!(terminated(child).await, Some(0));
+}
+
+#[tokio::test]
+async fn the_demonstration_shows_three_clusters_leaves_nothing_and_ends_with_streams_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = orchestrator(&["--demo", "--listen", "127.0.0.1:0"]);
+    let (child, addr, _) = started_as(command.current_dir(folder.path()).env_remove("DATABASE_URL")).await;
+    let clusters = ask(&addr, "GET /api/v1/clusters", "").await.json();
+    let names: Vec<_> =
+        clusters["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["production-eu", "production-us", "staging"]);
+
+    let mut stream = TcpStream::connect(&addr).await.unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    stream.read_exact(&mut [0; 15]).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(terminated(child).await, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn all_faults_of_the_configuration_are_told_at_once() {
+    let mut command = orchestrator(&["--listen", "8081"]);
+    command.env("DATABASE_URL", "mysql://hidden").env("ENCRYPTION_KEY", "hidden").env("IN_CLUSTER", "perhaps");
+    let (code, reason) = outcome(&mut command).await;
+    assert_eq!((code, reason.lines().count()), (Some(2), 5), "{reason}");
+    assert!(!reason.contains("hidden"), "{reason}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use orchestrator::secret::Secret;
 use orchestrator::store::{
     Activity, Cluster, Connection, Deed, Filter, Location, OpenError, Outcome, SealError, Settings, Store, StoreError,
 };
+use orchestrator::upkeep;
 use sqlx::Executor as _;
 use time::OffsetDateTime;
 
@@ -25,6 +26,7 @@ on_both!(
     a_text_is_found_in_any_case_and_wildcards_mean_themselves,
     activities_come_in_pages_without_gaps,
     what_is_too_old_is_forgotten_and_nothing_else,
+    upkeep_goes_by_the_settings,
     a_second_start_finds_all_as_it_was,
     a_database_of_a_newer_version_is_left_alone,
 );
@@ -235,6 +237,20 @@ async fn what_is_too_old_is_forgotten_and_nothing_else(database: &Database) {
     assert_eq!(store.prune_activities(at(0)).await.unwrap(), 1201);
     assert_eq!(names(&store, &Filter::default()).await, ["recent"]);
     assert_eq!(store.prune_activities(at(1)).await.unwrap(), 1);
+}
+
+async fn upkeep_goes_by_the_settings(database: &Database) {
+    let store = database.open().await;
+    let day = 24 * 3600;
+    for (name, age) in [("old", 8 * day), ("recent", 6 * day)] {
+        done(&store, &deed("ann", "suspend", name), at(-age), Outcome::Succeeded, "").await;
+    }
+    store.begin_activity(&deed("ann", "suspend", "cut-off"), at(-300)).await.unwrap();
+    store.begin_activity(&deed("ann", "suspend", "under-way"), at(-1)).await.unwrap();
+    assert_eq!(upkeep::once(&store, at(0)).await.unwrap(), 0, "90 days unless set");
+    store.set(Settings { activity_retention_days: 7 }).await.unwrap();
+    assert_eq!(upkeep::once(&store, at(0)).await.unwrap(), 1);
+    assert_eq!(names(&store, &Filter::default()).await, ["cut-off", "recent"]);
 }
 
 async fn a_second_start_finds_all_as_it_was(database: &Database) {

@@ -160,7 +160,9 @@ fn options() -> AnyPoolOptions {
 fn settled(options: AnyPoolOptions, more: &'static str) -> AnyPoolOptions {
     options.after_connect(move |connection, _| {
         Box::pin(async move {
-            connection.execute("PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;").await?;
+            connection
+                .execute("PRAGMA busy_timeout = 5000; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;")
+                .await?;
             connection.execute(more).await?;
             Ok(())
         })
