@@ -48,13 +48,37 @@ impl Redis {
 
     /// The same with further arguments.
     pub async fn start_with(more: &[&str]) -> Self {
-        let port = free_port();
+        Self::start_on(&["--port"], more).await
+    }
+
+    /// One that speaks TLS only.
+    pub async fn start_with_tls(more: &[&str]) -> Self {
+        Self::start_on(&["--port", "0", "--tls-port"], more).await
+    }
+
+    async fn start_on(port_option: &[&str], more: &[&str]) -> Self {
+        let (port, folder) = (free_port(), TempDir::new().unwrap());
         let port_text = port.to_string();
         let base =
-            ["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "notice"];
-        let arguments = base.iter().chain(more).map(|text| (*text).to_owned()).collect();
-        let mut server =
-            Self { child: None, port, program: "redis-server", arguments, folder: TempDir::new().unwrap() };
+            [&port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"];
+        let arguments = port_option.iter().chain(&base).chain(more).map(|text| (*text).to_owned()).collect();
+        let mut server = Self { child: None, port, program: "redis-server", arguments, folder };
+        server.launch().await;
+        server
+    }
+
+    /// A sentinel that watches `master`.
+    pub async fn sentinel(master: u16, quorum: usize) -> Self {
+        let port = free_port();
+        let folder = TempDir::new().unwrap();
+        let file = folder.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} {quorum}\n\
+             sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let arguments = vec![file.to_str().unwrap().to_owned()];
+        let mut server = Self { child: None, port, program: "redis-sentinel", arguments, folder };
         server.launch().await;
         server
     }
@@ -85,6 +109,12 @@ impl Redis {
     pub fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().expect("it was killed").id().to_string();
         assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success());
+    }
+
+    /// The text of `INFO section`.
+    pub async fn info(&self, section: &str) -> String {
+        let answer = self.ask(&["INFO", section]).await;
+        answer.and_then(|answer| redis::from_redis_value(answer).ok()).unwrap_or_default()
     }
 
     /// Asks it something; `None` where it does not answer.

@@ -1,5 +1,8 @@
 //! Sessions shared at Redis: real servers, two replicas of the real program, and what happens when a server goes away.
 
+mod failover;
+mod tls;
+
 use std::time::{Duration, Instant};
 
 use http::Request;
