@@ -5,6 +5,7 @@ mod answers;
 mod api;
 mod databases;
 mod fleet;
+mod layers;
 mod logs;
 mod objects;
 mod openapi;

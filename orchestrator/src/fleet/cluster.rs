@@ -13,13 +13,23 @@ use crate::kube::{Access, Client, Fault, KubeconfigFault, Seen, Served};
 
 use super::held::{Held, Key};
 use super::model::{Change, ClusterId, Health, HealthState, Kind, ObjectSummary};
+use super::tuning::Tuning;
 use super::words::Words;
-use super::{Inner, Tuning, session};
 
 /// How many objects may change at once before readers are told to ask again instead.
 const TOLD_MOST: usize = 200;
 /// How many kinds of one cluster are listed at a time.
 const LISTED_AT_ONCE: usize = 2;
+
+/// What all clusters of a fleet share.
+pub(super) struct Shared {
+    pub(super) tuning: Tuning,
+    pub(super) words: Arc<Words>,
+    /// Places to list at.
+    pub(super) places: Arc<Semaphore>,
+    pub(super) changes: broadcast::Sender<Arc<Change>>,
+    pub(super) ending: CancellationToken,
+}
 
 /// One cluster that is looked after.
 pub(super) struct Cluster {
@@ -35,7 +45,7 @@ pub(super) struct Cluster {
     objects: RwLock<BTreeMap<Key, Held>>,
     connection: Mutex<State>,
     changes: broadcast::Sender<Arc<Change>>,
-    ending: CancellationToken,
+    pub(super) ending: CancellationToken,
 }
 
 struct State {
@@ -53,36 +63,30 @@ enum Reading {
 }
 
 impl Cluster {
-    /// Begins to look after a cluster.
-    pub(super) fn start(
+    /// A cluster of which nothing is known yet.
+    pub(super) fn new(
         id: ClusterId,
         name: &str,
         access: Result<Access, KubeconfigFault>,
-        fleet: &Inner,
+        shared: &Shared,
     ) -> Arc<Self> {
         let (client, health) = match access {
             Ok(access) => (Some(access.client), Health::connecting()),
             Err(fault) => (None, down(fault.to_string(), &Health::connecting())),
         };
-        let cluster = Arc::new(Self {
+        Arc::new(Self {
             id,
-            client: client.clone(),
-            tuning: fleet.tuning,
-            words: Arc::clone(&fleet.words),
+            client,
+            tuning: shared.tuning,
+            words: Arc::clone(&shared.words),
             again: Notify::new(),
-            places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&fleet.places)],
+            places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.places)],
             name: RwLock::new(name.into()),
             objects: RwLock::new(BTreeMap::new()),
             connection: Mutex::new(State { health, served: BTreeMap::new(), kinds: BTreeMap::new() }),
-            changes: fleet.changes.clone(),
-            ending: fleet.ending.child_token(),
-        });
-        if let Some(client) = client {
-            let task = session::look_after(Arc::clone(&cluster), client);
-            let ending = cluster.ending.clone();
-            tokio::spawn(async move { ending.run_until_cancelled(task).await });
-        }
-        cluster
+            changes: shared.changes.clone(),
+            ending: shared.ending.child_token(),
+        })
     }
 
     /// Ends all that is done for it.

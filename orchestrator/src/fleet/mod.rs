@@ -10,6 +10,7 @@ mod plain;
 mod query;
 mod session;
 mod tree;
+mod tuning;
 mod watching;
 mod words;
 
@@ -23,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::kube::{Access, Client, Fault};
 pub use crate::kube::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 
-use cluster::Cluster;
+use cluster::{Cluster, Shared};
 use held::Key;
 pub use model::*;
-use words::Words;
+pub use tuning::Tuning;
 
 /// How many changes a subscriber may lag behind before it misses some.
 const CHANGES_KEPT: usize = 4096;
@@ -35,42 +36,18 @@ const LISTED_AT_ONCE: usize = 16;
 /// How long an action may take that looks at sources first.
 const WITH_SOURCES: Duration = Duration::from_secs(12);
 
-/// How the fleet behaves in time.
-#[derive(Clone, Copy, Debug)]
-pub struct Tuning {
-    /// How often a cluster is asked whether it is there. Default 15 s.
-    pub probe: Duration,
-    /// How long a question or an action may take as a whole. Default 5 s.
-    pub patience: Duration,
-    /// How long to wait before a cluster that failed is asked again, the first time. Default 1 s; it doubles to 30 s.
-    pub retry: Duration,
-    /// How often to look whether a cluster serves other kinds than before. Default 60 s.
-    pub rediscover: Duration,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self { probe: seconds(15), patience: seconds(5), retry: seconds(1), rediscover: seconds(60) }
-    }
-}
-
 /// The clusters that are looked after. A clone is the same fleet; when the last one goes, so do its connections.
 #[derive(Clone)]
 pub struct Fleet(Arc<Inner>);
 
 struct Inner {
     clusters: RwLock<BTreeMap<ClusterId, Arc<Cluster>>>,
-    changes: broadcast::Sender<Arc<Change>>,
-    tuning: Tuning,
-    words: Arc<Words>,
-    places: Arc<Semaphore>,
-    ending: CancellationToken,
+    shared: Shared,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.ending.cancel();
+        self.shared.ending.cancel();
     }
 }
 
@@ -131,11 +108,14 @@ impl Fleet {
     /// A fleet without clusters.
     #[must_use]
     pub fn start(tuning: Tuning) -> Self {
-        let clusters = RwLock::new(BTreeMap::new());
-        let changes = broadcast::Sender::new(CHANGES_KEPT);
-        let places = Arc::new(Semaphore::new(LISTED_AT_ONCE));
-        let ending = CancellationToken::new();
-        Self(Arc::new(Inner { clusters, changes, tuning, words: Arc::default(), places, ending }))
+        let shared = Shared {
+            tuning,
+            words: Arc::default(),
+            places: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
+            changes: broadcast::Sender::new(CHANGES_KEPT),
+            ending: CancellationToken::new(),
+        };
+        Self(Arc::new(Inner { clusters: RwLock::default(), shared }))
     }
 
     /// Checks a connection and asks the cluster behind it who it is; nothing is kept.
@@ -151,7 +131,8 @@ impl Fleet {
     /// cluster that is down and says why.
     pub async fn add(&self, id: ClusterId, name: &str, connection: &Connection) {
         let access = Access::new(connection).await;
-        let cluster = Cluster::start(id, name, access, &self.0);
+        let cluster = Cluster::new(id, name, access, &self.0.shared);
+        session::begin(&cluster);
         let replaced = self.write(|clusters| clusters.insert(id, Arc::clone(&cluster)));
         if let Some(replaced) = replaced {
             replaced.stop();
@@ -266,8 +247,10 @@ impl Fleet {
         let key = cluster.key(kind, namespace, name);
         let client = known(&cluster, &key)?;
         let patience = match action {
-            Action::Reconcile { with_source: true } => self.0.tuning.patience.max(WITH_SOURCES),
-            Action::Reconcile { with_source: false } | Action::Suspend | Action::Resume => self.0.tuning.patience,
+            Action::Reconcile { with_source: true } => self.0.shared.tuning.patience.max(WITH_SOURCES),
+            Action::Reconcile { with_source: false } | Action::Suspend | Action::Resume => {
+                self.0.shared.tuning.patience
+            }
         };
         within(patience, act::act(&cluster, &client, &key, action, self.subscribe())).await
     }
@@ -275,11 +258,11 @@ impl Fleet {
     /// All changes from now on. A receiver that lags behind by more than 4,096 is told so, and had better ask again.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
-        self.0.changes.subscribe()
+        self.0.shared.changes.subscribe()
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, FleetError> {
-        within(self.0.tuning.patience, work).await
+        within(self.0.shared.tuning.patience, work).await
     }
 
     fn cluster(&self, id: ClusterId) -> Result<Arc<Cluster>, FleetError> {
@@ -304,7 +287,7 @@ impl Fleet {
 
     fn tell(&self, change: Change) {
         // An error says only that nobody listens.
-        let _ = self.0.changes.send(Arc::new(change));
+        let _ = self.0.shared.changes.send(Arc::new(change));
     }
 }
 

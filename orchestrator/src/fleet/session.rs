@@ -27,8 +27,16 @@ enum End {
     Vanished,
 }
 
-/// Looks after a cluster until dropped.
-pub(super) async fn look_after(cluster: Arc<Cluster>, client: Client) {
+/// Looks after a cluster, if there is a way to it, until it is stopped.
+pub(super) fn begin(cluster: &Arc<Cluster>) {
+    if let Some(client) = cluster.client.clone() {
+        let task = look_after(Arc::clone(cluster), client);
+        let ending = cluster.ending.clone();
+        tokio::spawn(async move { ending.run_until_cancelled(task).await });
+    }
+}
+
+async fn look_after(cluster: Arc<Cluster>, client: Client) {
     let mut backoff = Backoff::new(cluster.tuning.retry);
     loop {
         let pause = match session(&cluster, &client).await {
