@@ -21,9 +21,13 @@ use clap::Parser;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often everything is read anew, and how long each time may take.
+const ANEW: usize = 3;
+const READ_ANEW: Duration = Duration::from_secs(4);
 /// How often each page is asked for.
 const TIMES: usize = 25;
 
@@ -53,7 +57,7 @@ async fn main() -> ExitCode {
     let outcome = tokio::select! {
         outcome = run(&options) => outcome,
         // What was started is stopped as it is dropped.
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,9 +68,22 @@ async fn main() -> ExitCode {
     }
 }
 
+async fn interrupted() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(_) => std::future::pending().await,
+    }
+}
+
 async fn run(options: &Options) -> anyhow::Result<()> {
     let beside = std::env::current_exe()?.with_file_name("orchestrator");
     let program = options.program.clone().unwrap_or(beside);
+    // It is started in another folder.
+    let program =
+        program.canonicalize().with_context(|| format!("there is no {}: build it first", program.display()))?;
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
     let (_simulator, kubeconfigs) = simulate(&program, options)?;
     let total = options.clusters * options.objects;
@@ -91,9 +108,24 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     sleep(Duration::from_secs(options.settle)).await;
     println!("resident {:>2} s later       {:>8.1} MiB", options.settle, orchestrator.memory("VmRSS")?);
     pages(&orchestrator).await?;
-    println!("resident after that        {:>8.1} MiB", orchestrator.memory("VmRSS")?);
+    for _ in 0..ANEW {
+        read_anew(&orchestrator, options.clusters, total).await?;
+    }
+    println!("resident after {ANEW} resyncs   {:>8.1} MiB", orchestrator.memory("VmRSS")?);
     println!("greatest of all            {:>8.1} MiB", orchestrator.memory("VmHWM")?);
     Ok(())
+}
+
+/// Has everything be read anew, and waits for it.
+async fn read_anew(orchestrator: &Orchestrator, clusters: usize, total: usize) -> anyhow::Result<()> {
+    let all = orchestrator.ask("/api/v1/clusters?limit=500").await?;
+    let ids: Vec<&str> = all["items"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str()).collect();
+    ensure!(ids.len() == clusters.min(500), "only {} clusters of {clusters} are listed", ids.len());
+    for id in &ids {
+        orchestrator.post(&format!("/api/v1/clusters/{id}/sync"), &json!({})).await?;
+    }
+    sleep(READ_ANEW).await;
+    orchestrator.until_all_are_seen(total).await
 }
 
 async fn pages(orchestrator: &Orchestrator) -> anyhow::Result<()> {
