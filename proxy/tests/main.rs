@@ -31,6 +31,7 @@ mod policy;
 mod redis_store;
 mod reload;
 mod request_path;
+mod rolling_restart;
 mod sessions;
 mod shutdown;
 mod sign_in;
