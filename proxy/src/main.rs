@@ -1,11 +1,12 @@
-//! The command line: serve, check, health; exit codes: 0 done, 1 failed, 2 wrong configuration.
+//! The command line: serve, check, health, sessions; exit codes: 0 done, 1 failed, 2 wrong configuration.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sidegate::adapters::telemetry;
+use sidegate::adapters::telemetry::{self, LogSettings};
 use sidegate::config::reload::{self, Hangup};
 use sidegate::config::{self, Command, Faults, Loaded, Sources};
+use sidegate::serve::operator::{self, Task};
 use sidegate::serve::{accept, admin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded)),
         Command::Check => config::load(&sources).map(|loaded| check(&loaded)),
         Command::Health => config::admin_address(&sources).map(health),
+        Command::Sessions(task) => config::load(&sources).map(|loaded| sessions(&task, loaded)),
     };
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -123,4 +125,15 @@ fn check(loaded: &Loaded) -> anyhow::Result<()> {
 fn health(admin: std::net::SocketAddr) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(admin::ask_readiness(admin)).map_err(anyhow::Error::msg)
+}
+
+/// What is found goes to standard output; a sentence on it, warnings and audit lines go to standard error.
+fn sessions(task: &Task, loaded: Loaded) -> anyhow::Result<()> {
+    let filter = "warn,sidegate::audit=info".to_owned();
+    telemetry::init_logging(&LogSettings { filter, ..loaded.settings.log.clone() })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(operator::run(task, loaded.settings, &mut std::io::stdout()));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    eprintln!("{}", outcome?);
+    Ok(())
 }

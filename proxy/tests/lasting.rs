@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(5);
 const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
 /// Answers with a body that never ends: `/events` with an event stream, anything else with bytes; `/quiet…` sends one piece only.
-async fn endless() -> Upstream {
+pub async fn endless() -> Upstream {
     Upstream::streaming(async |request| {
         let (mut sender, body) = pieces();
         let path = request.uri().path().to_owned();
@@ -34,7 +34,7 @@ async fn endless() -> Upstream {
 }
 
 /// Opens a stream on behalf of a browser, and waits for its first piece.
-async fn open(browser: &Browser<'_>, proxy: &Proxy, version: Version, path: &str) -> (Client, Incoming) {
+pub async fn open(browser: &Browser<'_>, proxy: &Proxy, version: Version, path: &str) -> (Client, Incoming) {
     let mut client = Client::of(version, proxy.address).await;
     let request = Request::get(path).header("cookie", browser.cookie_header());
     let answer = client.send(request, full("")).await.unwrap();
@@ -45,7 +45,7 @@ async fn open(browser: &Browser<'_>, proxy: &Proxy, version: Version, path: &str
 }
 
 /// How long it takes until the stream is broken off, which must not look like its end.
-async fn broken_off(body: &mut Incoming) -> Duration {
+pub async fn broken_off(body: &mut Incoming) -> Duration {
     let began = Instant::now();
     let reading = async {
         loop {
@@ -60,7 +60,7 @@ async fn broken_off(body: &mut Incoming) -> Duration {
 }
 
 /// Whether pieces still come, for longer than it takes to notice that a session has ended.
-async fn goes_on(body: &mut Incoming) {
+pub async fn goes_on(body: &mut Incoming) {
     let until = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < until {
         next_data(body).await.expect("it has ended").expect("it was broken off");

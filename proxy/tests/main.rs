@@ -25,6 +25,7 @@ mod jwt_sessions;
 mod lasting;
 mod layers;
 mod logout;
+mod operator;
 mod own_sessions;
 mod pages;
 mod policy;

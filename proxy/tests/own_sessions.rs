@@ -257,3 +257,34 @@ async fn who_is_no_longer_allowed_is_refused_here_too() {
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "not_allowed"));
     assert_eq!(ann.send(Request::delete(SESSIONS)).await.status, 403);
 }
+
+#[tokio::test]
+async fn where_sessions_are_in_browsers_only_others_are_neither_listed_nor_ended_and_it_says_so() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await.env("SESSION_STORE", "jwt");
+    let proxy = plan.env("SESSION_SECRET", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").start().await;
+    let mut here = signed_in(&proxy, "ann", FIREFOX).await;
+    let mut there = signed_in(&proxy, "ann", FIREFOX).await;
+    let (id, other) = (own_id(&mut here).await, own_id(&mut there).await);
+    assert_eq!(list(&mut here).await.len(), 1);
+    let page = here.open(SESSIONS).await.text();
+    assert!(page.contains("keeps sessions in the browser only") && !page.contains("end-others"), "{page}");
+    for (method, path) in [
+        ("DELETE", SESSIONS.to_owned()),
+        ("DELETE", format!("{SESSIONS}/{other}")),
+        ("POST", format!("{SESSIONS}/end-others")),
+        ("POST", "/api/v1/auth/backchannel-logout".to_owned()),
+    ] {
+        let answer = here.send(Request::builder().method(method).uri(&path)).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (501, "sessions_not_kept"), "{method} {path}");
+        assert!(answer.json()["message"].as_str().unwrap().contains("in browsers only"), "{answer:?}");
+    }
+    assert_eq!(there.get("/x").await.status, 200);
+    let answer = there.post("/api/v1/auth/logout?everywhere=true").await;
+    assert!(answer.json()["logout_url"].as_str().unwrap().starts_with(&proxy.idp().origin()), "{answer:?}");
+    assert_eq!(there.get("/x").await.status, 401);
+    let answer = here.send(Request::delete(format!("{SESSIONS}/{id}"))).await;
+    assert_eq!(answer.status, 200);
+    assert!(clears_the_cookie(&answer), "{answer:?}");
+    assert_eq!(here.get("/x").await.status, 401);
+}

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 
-use clap::Arg;
+use clap::{Arg, ArgAction, ArgMatches};
 
 use super::options::{ALL, Fallback, Kind, Knob};
+use crate::serve::operator::{Task, Who};
 
 /// What `sidegate` is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve requests.
     Serve,
@@ -17,6 +18,8 @@ pub enum Command {
     Check,
     /// Ask the running `sidegate` whether it is ready, and go.
     Health,
+    /// See people's sessions, or end them, and go.
+    Sessions(Box<Task>),
 }
 
 /// What a configuration is read from, but for the files. It holds secrets, and cannot be printed.
@@ -53,6 +56,7 @@ impl Sources {
         let (command, deepest) = match matches.subcommand() {
             Some(("check", inner)) => (Command::Check, inner),
             Some(("health", inner)) => (Command::Health, inner),
+            Some(("sessions", inner)) => sessions(inner).unwrap_or((Command::Serve, &matches)),
             Some(_) | None => (Command::Serve, &matches),
         };
         let given = |knob: &Knob| {
@@ -62,6 +66,41 @@ impl Sources {
         let flags = ALL.iter().filter_map(given).collect();
         Ok((command, Self { flags, env: env.into_iter().collect(), terminal }))
     }
+}
+
+/// Which of the commands about sessions; clap has seen to it that there is one.
+fn sessions(matches: &ArgMatches) -> Option<(Command, &ArgMatches)> {
+    let (name, inner) = matches.subcommand()?;
+    let who = inner.get_one::<Who>("user").cloned();
+    let task = match (name, who) {
+        ("revoke", Some(who)) => Task::Revoke { who },
+        ("list", who) => Task::List { who, json: inner.get_flag("json") },
+        _ => return None,
+    };
+    Some((Command::Sessions(Box::new(task)), inner))
+}
+
+fn sessions_command() -> clap::Command {
+    let user = Arg::new("user")
+        .long("user")
+        .value_name("USER")
+        .help("Whose: an email, `id:` and the provider's id, or a username, as in OAUTH_ALLOWED_USERS");
+    let json = Arg::new("json").long("json").action(ArgAction::SetTrue).help("One JSON object a line");
+    clap::Command::new("sessions")
+        .about("See where people are signed in, or end their sessions, on a store that is shared (SESSION_STORE=redis)")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            clap::Command::new("list")
+                .about("List live sessions, in no order; `@example.com` is everybody of a domain")
+                .arg(user.clone().value_parser(Who::any))
+                .arg(json),
+        )
+        .subcommand(
+            clap::Command::new("revoke")
+                .about("End all sessions of one person, on all replicas")
+                .arg(user.required(true).value_parser(Who::one)),
+        )
 }
 
 /// The command line, with every option's variable and default in its help.
@@ -74,6 +113,7 @@ pub fn command_line() -> clap::Command {
         .after_help(after_help())
         .subcommand(clap::Command::new("check").about("Say whether the configuration is valid, without starting"))
         .subcommand(clap::Command::new("health").about("Ask the running sidegate whether it is ready: exit code 0 or 1"))
+        .subcommand(sessions_command())
         .args(ALL.iter().filter_map(arg))
 }
 
@@ -136,6 +176,26 @@ mod tests {
         }
         assert_eq!(read(&["sidegate"]).ok().unwrap().0, Command::Serve);
         assert_eq!(read(&["sidegate", "health"]).ok().unwrap().0, Command::Health);
+    }
+
+    #[test]
+    fn sessions_are_listed_of_anybody_and_revoked_of_one_person() {
+        let task = |args: &[&str]| match read(&[&["sidegate", "sessions"], args].concat()) {
+            Ok((Command::Sessions(task), _)) => Ok(*task),
+            Ok((other, _)) => panic!("{other:?}"),
+            Err(error) => Err(error.exit_code()),
+        };
+        let who = |text| Who::any(text).unwrap();
+        assert_eq!(task(&["list"]), Ok(Task::List { who: None, json: false }));
+        let some = Task::List { who: Some(who("@example.com")), json: true };
+        assert_eq!(task(&["list", "--json", "--user", "@example.com", "--session-ttl", "1h"]), Ok(some));
+        assert_eq!(task(&["revoke", "--user", "id:7"]), Ok(Task::Revoke { who: who("id:7") }));
+        for wrong in [&[][..], &["revoke"], &["revoke", "--user", "@example.com"], &["revoke", "--user", "*"], &["end"]]
+        {
+            assert_eq!(task(wrong), Err(2), "{wrong:?}");
+        }
+        let (_, sources) = read(&["sidegate", "sessions", "list", "--session-ttl", "1h"]).ok().unwrap();
+        assert_eq!(sources.flags.get("SESSION_TTL").unwrap(), "1h");
     }
 
     #[test]

@@ -108,7 +108,9 @@ impl AllowedUsers {
         self
     }
 
-    fn name(&self, who: &Identity) -> bool {
+    /// Whether an entry names that person.
+    #[must_use]
+    pub fn name(&self, who: &Identity) -> bool {
         self.everyone || self.ids.contains(&who.id) || self.name_email(who) || self.name_username(who)
     }
 

@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod operator;
 pub mod settings;
 
 mod auth;
@@ -10,6 +11,7 @@ mod body;
 mod clock;
 mod connection;
 mod cookies;
+mod ending;
 mod exchange;
 mod forward;
 mod guard;

@@ -8,13 +8,13 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
-use super::ending;
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified as _, ProviderKind};
 use crate::domain::secret::Secret;
 use crate::domain::session::Whose;
 use crate::ports::LogoutToken;
 use crate::serve::body::Body;
+use crate::serve::ending;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::rejection::{self, Rejection};
 use crate::serve::site::SignIn;

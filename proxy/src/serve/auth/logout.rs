@@ -7,13 +7,13 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use url::Url;
 
-use super::ending;
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::Identified as _;
 use crate::domain::secret::Secret;
 use crate::domain::session::Whose;
 use crate::ports::{LoadedSession, StoreUnavailable};
 use crate::serve::body::Body;
+use crate::serve::ending;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::pages::{self, SignedOutPage};

@@ -2,7 +2,6 @@
 
 mod account;
 mod backchannel;
-mod ending;
 mod login;
 mod logout;
 mod sessions;

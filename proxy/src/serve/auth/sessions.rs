@@ -7,7 +7,6 @@ use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::account::current;
-use super::ending;
 use crate::adapters::stores::public_id;
 use crate::adapters::telemetry::audit;
 use crate::domain::browser;
@@ -16,6 +15,7 @@ use crate::domain::session::Whose;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 use crate::serve::body::Body;
+use crate::serve::ending;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::pages::{self, SessionRow, SessionsPage};

@@ -20,7 +20,7 @@ const ROUNDS: usize = 50;
 ///
 /// # Errors
 /// [`StoreUnavailable`] where it did not tell, or did not confirm all; what could be ended has ended.
-pub(super) async fn end_all(
+pub(crate) async fn end_all(
     store: &Arc<dyn SessionStore>,
     whose: Whose<'_>,
     kept: Option<SessionKey>,
@@ -34,14 +34,27 @@ pub(super) async fn end_all(
         if fresh.is_empty() {
             break;
         }
-        for batch in fresh.chunks(AT_ONCE) {
-            if let Err(error) = end_batch(store, batch).await {
-                failure = Some(error);
-            }
+        if let Err(error) = end_each(store, &fresh).await {
+            failure = Some(error);
         }
         ended.extend(fresh);
     }
     failure.map_or(Ok(ended), Err)
+}
+
+/// Ends these sessions, some at a time.
+///
+/// # Errors
+/// [`StoreUnavailable`] where it did not confirm all; what could be ended has ended.
+pub(crate) async fn end_each(
+    store: &Arc<dyn SessionStore>,
+    sessions: &[Arc<LoadedSession>],
+) -> Result<(), StoreUnavailable> {
+    let mut outcome = Ok(());
+    for batch in sessions.chunks(AT_ONCE) {
+        outcome = outcome.and(end_batch(store, batch).await);
+    }
+    outcome
 }
 
 async fn end_batch(store: &Arc<dyn SessionStore>, batch: &[Arc<LoadedSession>]) -> Result<(), StoreUnavailable> {
