@@ -340,6 +340,38 @@ async fn a_kind_that_is_not_installed_is_no_fault_and_is_found_when_it_comes() {
 }
 
 #[tokio::test]
+async fn a_kind_that_may_not_be_read_is_told_of_and_the_others_are_there() {
+    let trial = Trial::unconnected().await;
+    trial.world().faults().hide(Kind::Bucket, true);
+    trial.connect().await;
+    let reason = trial.health().reason.unwrap();
+    assert!(reason.starts_with("Bucket: the cluster does not allow it") && reason.contains("cannot list"), "{reason}");
+    assert_eq!(trial.all().total, trial.world().count() - 1);
+    trial.world().faults().hide(Kind::Bucket, false);
+    trial.until(|trial| trial.find(Kind::Bucket, "dashboards").is_some()).await;
+    trial.until(|trial| trial.health().reason.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_list_whose_next_page_is_gone_is_begun_anew() {
+    let mut trial = Trial::unconnected().await;
+    let options = Options { pace: Duration::ZERO, objects: Some(600), ..Options::default() };
+    trial.demo = Demo::start(options).await.unwrap();
+    trial.world().faults().be_slow(Duration::from_millis(100));
+    trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
+    // The kinds are listed once each at least; more than that means that one was begun anew.
+    trial
+        .until(|trial| {
+            trial.world().forget();
+            trial.world().faults().lists() > Kind::ALL.len()
+        })
+        .await;
+    trial.world().faults().be_slow(Duration::ZERO);
+    trial.until_up(trial.id).await;
+    assert_eq!((trial.all().total, trial.health().reason), (600, None));
+}
+
+#[tokio::test]
 async fn a_resync_reads_everything_anew() {
     let trial = Trial::start().await;
     let lists = trial.world().faults().lists();

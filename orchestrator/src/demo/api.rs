@@ -188,6 +188,14 @@ fn collection(
     namespace: Option<&str>,
     query: &Query,
 ) -> Response<Body> {
+    if world.faults().hides(resource.kind) {
+        let (plural, group) = (resource.plural, resource.kind.group());
+        let message = format!(
+            "{plural}.{group} is forbidden: User \"system:serviceaccount:demo:viewer\" cannot list resource \"{plural}\" \
+             in API group \"{group}\" at the cluster scope"
+        );
+        return refusal(StatusCode::FORBIDDEN, "Forbidden", &message);
+    }
     if query.value("watch").is_some_and(|value| value == "true" || value == "1") {
         return watch(world, resource, version, namespace, query);
     }

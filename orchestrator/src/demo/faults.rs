@@ -1,9 +1,13 @@
 //! What a simulated cluster can be told to do wrong.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+
+use crate::fleet::Kind;
 
 /// What a cluster does wrong at the moment.
 #[derive(Debug)]
@@ -13,6 +17,7 @@ pub struct Faults {
     unreliable: AtomicBool,
     forbidden: AtomicBool,
     conflict: AtomicBool,
+    hidden: Mutex<BTreeSet<Kind>>,
     slow_ms: AtomicU64,
     watches: AtomicUsize,
     lists: AtomicUsize,
@@ -27,6 +32,7 @@ impl Default for Faults {
             unreliable: AtomicBool::default(),
             forbidden: AtomicBool::default(),
             conflict: AtomicBool::default(),
+            hidden: Mutex::default(),
             slow_ms: AtomicU64::default(),
             watches: AtomicUsize::default(),
             lists: AtomicUsize::default(),
@@ -54,6 +60,16 @@ impl Faults {
     /// From now on changes are forbidden; or all is well again.
     pub fn forbid_changes(&self, forbidden: bool) {
         self.forbidden.store(forbidden, Ordering::SeqCst);
+    }
+
+    /// From now on the objects of a kind may not be read; or they may again.
+    pub fn hide(&self, kind: Kind, hidden: bool) {
+        let mut kinds = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if hidden {
+            kinds.insert(kind)
+        } else {
+            kinds.remove(&kind)
+        };
     }
 
     /// From now on changes meet a conflict; or all is well again.
@@ -95,6 +111,10 @@ impl Faults {
 
     pub(super) fn forbids_changes(&self) -> bool {
         self.forbidden.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn hides(&self, kind: Kind) -> bool {
+        self.hidden.lock().unwrap_or_else(PoisonError::into_inner).contains(&kind)
     }
 
     pub(super) fn conflicts(&self) -> bool {
