@@ -25,8 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often everything is read anew, and how long each time may take.
-const ANEW: usize = 3;
+/// How long it may take to read everything anew.
 const READ_ANEW: Duration = Duration::from_secs(4);
 /// How often each page is asked for.
 const TIMES: usize = 25;
@@ -46,6 +45,9 @@ struct Options {
     /// How long to watch what happens before measuring, in seconds
     #[arg(long, default_value_t = 5)]
     settle: u64,
+    /// How often to have everything read anew
+    #[arg(long, default_value_t = 3)]
+    resyncs: usize,
     /// The program; by default that of the release build
     #[arg(long)]
     program: Option<PathBuf>,
@@ -108,10 +110,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     sleep(Duration::from_secs(options.settle)).await;
     println!("resident {:>2} s later       {:>8.1} MiB", options.settle, orchestrator.memory("VmRSS")?);
     pages(&orchestrator).await?;
-    for _ in 0..ANEW {
+    for round in 1..=options.resyncs {
         read_anew(&orchestrator, options.clusters, total).await?;
+        println!("resident after resync {round:>2}    {:>8.1} MiB", orchestrator.memory("VmRSS")?);
     }
-    println!("resident after {ANEW} resyncs   {:>8.1} MiB", orchestrator.memory("VmRSS")?);
     println!("greatest of all            {:>8.1} MiB", orchestrator.memory("VmHWM")?);
     Ok(())
 }
