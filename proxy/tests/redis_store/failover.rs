@@ -1,13 +1,18 @@
 //! A master that is killed under load, behind sentinels and in a cluster.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
 use futures_util::future::join_all;
+use sidegate::adapters::stores::redis::Layout;
+use zeroize::Zeroizing;
 
-use super::{at, log_out, signed_in};
-use crate::support::redis::{ask, is_installed};
+use super::store::{now, open_with, place};
+use super::{SECRET, at, log_out, signed_in};
+use crate::support::redis::{SENTINEL_PASSWORD, ask, is_installed};
 use crate::support::{Browser, Proxy, Redis, Upstream, until};
 
 /// How long the load goes on before and after.
@@ -78,7 +83,12 @@ impl Book {
     }
 
     /// Load on two replicas while `fail` kills a master and gives the moment when there was a new one.
-    async fn keep_through(&self, proxies: [&Proxy; 2], what: &str, fail: impl AsyncFnOnce() -> (Instant, Instant)) {
+    async fn keep_through(
+        &self,
+        proxies: [&Proxy; 2],
+        what: &str,
+        fail: impl AsyncFnOnce() -> (Instant, Instant),
+    ) -> usize {
         for proxy in proxies {
             for _ in 0..10 {
                 let token = signed_in(proxy, "bob").await;
@@ -100,7 +110,7 @@ impl Book {
             (killed, elected)
         };
         let ((killed, elected), _, _) = tokio::join!(failing, join_all(visits), join_all(comings));
-        let failures = self.failures.borrow();
+        let failures = self.failures.take();
         let (first, last) = (failures.iter().min().copied(), failures.iter().max().copied());
         let outage = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first);
         println!(
@@ -114,17 +124,19 @@ impl Book {
         assert_eq!(*self.wrong.borrow(), Vec::<String>::new(), "none let in, none signed out, no other failure");
         assert!(last.is_none_or(|last| last <= elected + BOUND), "requests failed for too long");
         assert!(self.requests.get() > 300);
+        let (live, ended, limbo) = (self.live.take(), self.ended.take(), self.limbo.take());
         for proxy in proxies {
-            for token in self.live.borrow().iter() {
+            for token in &live {
                 assert_eq!(proxy.get_as(token, "/x").await.status, 200, "signed out by a failover\n{}", proxy.log());
             }
-            for token in self.ended.borrow().iter() {
+            for token in &ended {
                 assert_eq!(proxy.get_as(token, "/x").await.status, 401, "a logout was undone");
             }
-            for token in self.limbo.borrow().iter() {
+            for token in &limbo {
                 until("a logout is made up for", async || proxy.get_as(token, "/x").await.status == 401).await;
             }
         }
+        live.len()
     }
 }
 
@@ -161,7 +173,8 @@ async fn behind_sentinels_a_killed_master_signs_nobody_out() {
     let hosts: Vec<String> = sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
     let url = format!("redis-sentinel://{}/mymaster/0", hosts.join(","));
     let upstream = Upstream::start().await;
-    let (one, two) = super::two(at(&url, &upstream).await.env("SESSION_CACHE_TTL", "1s")).await;
+    let plan = at(&url, &upstream).await.env("SESSION_CACHE_TTL", "1s");
+    let (one, two) = super::two(plan.env("SESSION_REDIS_SENTINEL_PASSWORD", SENTINEL_PASSWORD)).await;
     let fail = async || {
         let killed = Instant::now();
         master.kill();
@@ -229,7 +242,13 @@ async fn in_a_cluster_a_killed_master_signs_nobody_out() {
         .await;
         (killed, Instant::now())
     };
-    Book::default()
-        .keep_through([&one, &two], "a Cluster of 3 masters and 3 replicas with a killed master", fail)
-        .await;
+    let what = "a Cluster of 3 masters and 3 replicas with a killed master";
+    let live = Book::default().keep_through([&one, &two], what, fail).await;
+    // An operator who lists sessions asks every master.
+    let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
+    let secret = base64::engine::general_purpose::STANDARD.decode(SECRET).unwrap();
+    let store = open_with(place(Layout::Cluster, &ports), vec![Zeroizing::new(secret)]).await;
+    let mut all = HashSet::new();
+    store.all(now(), |session| _ = all.insert(session.key())).await.unwrap();
+    assert!(all.len() >= live, "{} of {live} sessions", all.len());
 }

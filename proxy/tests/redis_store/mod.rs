@@ -1,6 +1,7 @@
 //! Sessions shared at Redis: real servers, two replicas of the real program, and what happens when a server goes away.
 
 mod failover;
+mod store;
 mod tls;
 
 use std::time::{Duration, Instant};
@@ -158,7 +159,7 @@ async fn a_logout_while_the_store_is_away_holds_here_at_once_and_everywhere_once
     until("it ends there too", async || two.get_as(&token, "/x").await.status == 401).await;
     until("nothing waits any more", async || !one.admin("/readyz").await.text().contains("store: ")).await;
     assert_eq!(one.get_as(&token, "/x").await.status, 401);
-    assert!(one.log().contains("is confirmed"));
+    one.logs("is confirmed").await;
 }
 
 #[tokio::test]
@@ -213,7 +214,7 @@ async fn what_cannot_be_read_means_sign_in_again() {
         let fresh = twin.twin().start().await;
         let answer = fresh.get_as(&token, "/x").await;
         assert_eq!((answer.status.as_u16(), answer.code().as_str()), (401, "unauthenticated"), "{value:?}");
-        assert!(fresh.log().contains("sign in again"), "{}", fresh.log());
+        fresh.logs("sign in again").await;
     }
     redis.ask(&["DEL", &keys[0]]).await.unwrap();
     redis.ask(&["SET", &keys[0], "another type"]).await.unwrap();
@@ -237,7 +238,7 @@ async fn a_rotated_secret_signs_nobody_out() {
     assert_eq!(both.get_as(&before, "/x").await.status, 200);
     let new = done.start().await;
     assert_eq!(new.get_as(&before, "/x").await.status, 401, "its secret is gone");
-    assert!(new.log().contains("no SESSION_SECRET opens it"));
+    new.logs("no SESSION_SECRET opens it").await;
 }
 
 #[tokio::test]

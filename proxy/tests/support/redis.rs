@@ -7,6 +7,9 @@ use tempfile::TempDir;
 
 use super::{PATIENCE, until};
 
+/// What the sentinels ask for.
+pub const SENTINEL_PASSWORD: &str = "hush-hush";
+
 /// One server; killed when dropped.
 pub struct Redis {
     child: Option<Child>,
@@ -74,6 +77,7 @@ impl Redis {
         let file = folder.path().join("sentinel.conf");
         let text = format!(
             "port {port}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {master} {quorum}\n\
+             requirepass {SENTINEL_PASSWORD}\nsentinel sentinel-pass {SENTINEL_PASSWORD}\n\
              sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n"
         );
         std::fs::write(&file, text).unwrap();
@@ -94,7 +98,8 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        let password = if self.program == "redis-sentinel" { format!(":{SENTINEL_PASSWORD}@") } else { String::new() };
+        format!("redis://{password}127.0.0.1:{}", self.port)
     }
 
     /// `kill -9`.

@@ -15,6 +15,8 @@ use crate::ports::LoadedSession;
 const BASE_WEIGHT: usize = 2048;
 /// How long it is remembered that a session ended or changed: longer than any read of it can be under way.
 const NEWS_LAST: Duration = Duration::from_secs(60);
+/// What nobody has asked for so long is not hot.
+const UNUSED_MOST: Duration = Duration::from_secs(900);
 /// How much news is remembered.
 const NEWS_MOST: u64 = 100_000;
 
@@ -72,6 +74,7 @@ impl Hot {
             // The default policy would refuse a new session while the cache is full of those in use.
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(bytes)
+            .time_to_idle(UNUSED_MOST)
             .weigher(|_, entry: &Arc<Entry>| entry.weight)
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {

@@ -236,48 +236,75 @@ impl Line {
             link.replicas.store(u32::try_from(replication.replicas).unwrap_or(u32::MAX), Ordering::Relaxed);
         }
         if let Layout::Sentinel { master, password } = &self.dialer.place.layout
-            && let Ok(host) = sentinel::master(&self.dialer, master, password.as_ref()).await
-            && link.node.as_ref() != Some(&host)
+            && let Ok(named) = sentinel::named(&self.dialer, master, password.as_ref()).await
+            && let Some((host, count)) = named.first()
+            && count * 2 > self.dialer.place.hosts.len()
+            && link.node.as_ref() != Some(host)
+            // Those who have not heard of a failover yet name the old master, which is dead, or a replica by now.
+            && self.reach(host).await.is_ok()
         {
-            return Err(format!("the sentinels name another master, {host}"));
+            return Err(format!("most sentinels name another master, {host}"));
         }
         Ok(())
     }
 
-    /// Connects, and tries whether the store does what sessions need.
+    /// Connects.
     async fn connect(&self) -> Result<Link, String> {
         let dialer = &self.dialer;
-        let node = match &dialer.place.layout {
-            Layout::Single => dialer.place.hosts.first().cloned(),
-            Layout::Sentinel { master, password } => Some(sentinel::master(dialer, master, password.as_ref()).await?),
-            Layout::Cluster => None,
-        };
-        let connected = match &node {
-            Some(host) => dialer.node(host).await,
-            None => dialer.cluster().await,
-        };
-        let at = node.as_ref().map(|host| format!("{host}: ")).unwrap_or_default();
-        let mut conn = connected.map_err(|error| format!("{at}{}", say(&error)))?;
-        let probe = scripts::keep(&self.probe, b"", 0, 1);
-        within(dialer.timeout * 2, conn.run(&probe)).await.map_err(|error| format!("{at}{}", say(&error)))?;
-        let (mut replicas, mut map) = (0, ClusterMap::default());
-        if let Conn::Cluster(_) = conn {
-            map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| say(&error))?);
-        } else {
-            let answer = within(dialer.timeout, conn.run(&sentinel::ask_replication())).await;
-            let replication = Replication::of(answer.map_err(|error| format!("{at}{}", say(&error)))?);
-            if !replication.is_master {
-                return Err(format!("{at}it is a replica: name the master, or the sentinels (redis-sentinel://)"));
+        let candidates = match &dialer.place.layout {
+            Layout::Cluster => return self.reach_cluster().await,
+            Layout::Single => dialer.place.hosts.clone(),
+            Layout::Sentinel { master, password } => {
+                let named = sentinel::named(dialer, master, password.as_ref()).await?;
+                named.into_iter().map(|(host, _)| host).collect()
             }
-            replicas = replication.replicas;
+        };
+        let mut failures = Vec::new();
+        for host in candidates {
+            match self.reach(&host).await {
+                Ok((conn, replication)) => {
+                    return Ok(self.linked(conn, Some(host), replication.replicas, ClusterMap::default()));
+                }
+                Err(why) => failures.push(format!("{host}: {why}")),
+            }
         }
-        Ok(Link {
+        Err(failures.join("; "))
+    }
+
+    /// Connects to a node, and tries whether it is a master and does what sessions need.
+    async fn reach(&self, host: &Host) -> Result<(Conn, Replication), String> {
+        let dialer = &self.dialer;
+        let mut conn = dialer.node(host).await.map_err(|error| say(&error))?;
+        let answer = within(dialer.timeout, conn.run(&sentinel::ask_replication())).await;
+        let replication = Replication::of(answer.map_err(|error| say(&error))?);
+        if !replication.is_master {
+            return Err("it is a replica: name the master, or the sentinels (redis-sentinel://)".to_owned());
+        }
+        self.try_out(&mut conn).await?;
+        Ok((conn, replication))
+    }
+
+    async fn reach_cluster(&self) -> Result<Link, String> {
+        let mut conn = self.dialer.cluster().await.map_err(|error| say(&error))?;
+        self.try_out(&mut conn).await?;
+        let map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| say(&error))?);
+        Ok(self.linked(conn, None, 0, map))
+    }
+
+    /// Writes something, so that a server that is full, or that refuses us, is noticed.
+    async fn try_out(&self, conn: &mut Conn) -> Result<(), String> {
+        let probe = scripts::keep(&self.probe, b"", 0, 1);
+        within(self.dialer.timeout * 2, conn.run(&probe)).await.map(|_| ()).map_err(|error| say(&error))
+    }
+
+    fn linked(&self, conn: Conn, node: Option<Host>, replicas: usize, map: ClusterMap) -> Link {
+        Link {
             conn,
             generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
             node,
             replicas: AtomicU32::new(u32::try_from(replicas).unwrap_or(u32::MAX)),
             map: ArcSwap::from_pointee(map),
-        })
+        }
     }
 
     async fn ask_map(&self, conn: &mut Conn) -> RedisResult<Value> {

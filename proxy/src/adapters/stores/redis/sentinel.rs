@@ -7,10 +7,16 @@ use tokio::task::JoinSet;
 
 use super::dial::{Dialer, within};
 use super::settings::Host;
+use crate::adapters::telemetry::Clean;
 use crate::domain::secret::Secret;
 
-/// Asks all sentinels at once, so that dead ones cost no time, and gives the master that most of those name that answered.
-pub(super) async fn master(dialer: &Arc<Dialer>, name: &str, password: Option<&Secret>) -> Result<Host, String> {
+/// Asks all sentinels at once, so that dead ones cost no time: who they name as the master, those first that most of them name. After a
+/// failover they learn of it one after the other.
+pub(super) async fn named(
+    dialer: &Arc<Dialer>,
+    name: &str,
+    password: Option<&Secret>,
+) -> Result<Vec<(Host, usize)>, String> {
     let mut asked = JoinSet::new();
     for host in dialer.place.hosts.clone() {
         let (dialer, name, password) = (Arc::clone(dialer), name.to_owned(), password.cloned());
@@ -19,30 +25,27 @@ pub(super) async fn master(dialer: &Arc<Dialer>, name: &str, password: Option<&S
             outcome.map_err(|why| format!("{host}: {why}"))
         });
     }
-    let (mut votes, mut failures, all) = (HashMap::<Host, usize>::new(), Vec::new(), dialer.place.hosts.len());
+    let (mut votes, mut failures) = (HashMap::<Host, usize>::new(), Vec::new());
     while let Some(answer) = asked.join_next().await {
         match answer {
-            Ok(Ok(host)) => {
-                let count = votes.entry(host.clone()).or_default();
-                *count += 1;
-                // The rest cannot outvote it.
-                if *count * 2 > all {
-                    return Ok(host);
-                }
-            }
+            Ok(Ok(host)) => *votes.entry(host).or_default() += 1,
             Ok(Err(why)) => failures.push(why),
             Err(_) => {}
         }
     }
-    let elected = votes.into_iter().max_by_key(|(_, count)| *count).map(|(host, _)| host);
-    elected.ok_or_else(|| format!("no sentinel names the master: {}", failures.join("; ")))
+    if votes.is_empty() {
+        return Err(format!("no sentinel names the master: {}", failures.join("; ")));
+    }
+    let mut named: Vec<(Host, usize)> = votes.into_iter().collect();
+    named.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
+    Ok(named)
 }
 
 async fn ask(dialer: &Dialer, host: &Host, name: &str, password: Option<&Secret>) -> Result<Host, String> {
-    let mut sentinel = dialer.sentinel(host, password).await.map_err(|error| error.to_string())?;
     let mut cmd = redis::cmd("SENTINEL");
     cmd.arg("get-master-addr-by-name").arg(name);
-    let answer = within(dialer.timeout, sentinel.run(&cmd)).await.map_err(|error| error.to_string())?;
+    let answer = within(dialer.timeout, async { dialer.sentinel(host, password).await?.run(&cmd).await }).await;
+    let answer = answer.map_err(|error| Clean(&error.to_string()).to_string())?;
     match redis::from_redis_value::<Option<(String, u16)>>(answer) {
         Ok(Some((name, port))) => Ok(Host { name, port }),
         Ok(None) => Err(format!("it knows no master `{name}`")),

@@ -1,0 +1,180 @@
+//! The store itself, as two replicas have it: leave to renew, lists, what counts once, all sessions.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
+use sidegate::adapters::telemetry::StoreMetrics;
+use sidegate::domain::identity::{Identity, ProviderKind, Username};
+use sidegate::domain::session::{Authority, Device, Session, Whose};
+use sidegate::domain::time::Timestamp;
+use sidegate::ports::{Claim, SessionStore as _, StoreTerms};
+use zeroize::Zeroizing;
+
+use crate::support::redis::is_installed;
+use crate::support::{PATIENCE, Redis, until};
+
+const US: Authority = Authority([7; 8]);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[expect(clippy::disallowed_methods, reason = "Redis goes by the clock of the machine")]
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap())
+}
+
+pub fn place(layout: Layout, ports: &[u16]) -> RedisPlace {
+    let hosts = ports.iter().map(|port| Host { name: "127.0.0.1".into(), port: *port }).collect();
+    RedisPlace { layout, hosts, tls: false, user: None, password: None, database: 0 }
+}
+
+/// A replica's store, connected.
+async fn open(place: RedisPlace, secrets: &[u8]) -> Arc<RedisStore> {
+    open_with(place, secrets.iter().map(|byte| Zeroizing::new(vec![*byte; 32])).collect()).await
+}
+
+/// The same with secrets of one's own.
+pub async fn open_with(place: RedisPlace, secrets: Vec<Zeroizing<Vec<u8>>>) -> Arc<RedisStore> {
+    let settings = RedisSettings {
+        place,
+        prefix: "sidegate:".into(),
+        roots: Vec::new(),
+        timeout: Duration::from_secs(1),
+        cache_ttl: Duration::from_secs(10),
+        memory_bytes: 1 << 20,
+    };
+    let store = RedisStore::open(
+        &settings,
+        &StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 0 },
+        &StoreMetrics::default(),
+    );
+    let store = store.unwrap();
+    store.reach(PATIENCE).await.unwrap();
+    until("the channel is there", async || store.trouble().is_none()).await;
+    store
+}
+
+fn session(id: &str, at: Timestamp) -> Session {
+    let identity = Identity {
+        provider: ProviderKind::Oidc,
+        id: id.into(),
+        email: None,
+        name: "Ann".into(),
+        username: Username::Vouched("ann".into()),
+        groups: Vec::new(),
+    };
+    let device = Device::new([192, 0, 2, 1].into(), "Firefox");
+    Session { provider_session: Some(format!("sid-{id}")), ..Session::begin(identity, US, device, HOUR, at) }
+}
+
+fn person(id: &str) -> Whose<'_> {
+    Whose::Person { authority: US, id }
+}
+
+#[tokio::test]
+async fn one_replica_renews_at_a_time_and_the_others_hear_of_it() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (one, two, now) = (open(here(), &[1]).await, open(here(), &[1]).await, now());
+    let token = one.begin(session("ann", now), now).await.unwrap();
+    let key = one.key(&token);
+    let held = two.load(&token, now).await.unwrap().unwrap();
+    let Claim::Granted(leave) = one.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+    for store in [&one, &two] {
+        assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Taken));
+    }
+    let mut renewed = session("ann", now);
+    renewed.identity.groups = vec!["new".into()];
+    assert!(one.renew(&leave, renewed.clone(), now).await.unwrap());
+    let groups = |session: &Session| session.identity.groups.clone();
+    assert_eq!(groups(one.hot(&token, now).unwrap().session()), ["new"]);
+    until("the other hears of it", async || groups(two.load(&token, now).await.unwrap().unwrap().session()) == ["new"])
+        .await;
+    assert_eq!(groups(two.follow(&held, false, now).await.unwrap().unwrap().session()), ["new"]);
+    assert!(one.renew(&leave, renewed.clone(), now).await.is_ok_and(|renewed| !renewed), "a leave counts once");
+
+    // Given back unused; then a logout elsewhere overtakes the renewal.
+    let Claim::Granted(unused) = two.claim(key, now).await.unwrap() else { panic!("it was given back") };
+    assert_eq!(groups(unused.session.session()), ["new"], "as the store has it");
+    two.release(&unused).await;
+    let Claim::Granted(late) = one.claim(key, now).await.unwrap() else { panic!("it was given back") };
+    one.release(&unused).await;
+    assert!(matches!(two.claim(key, now).await.unwrap(), Claim::Taken), "only ours is given back");
+    two.end(key).await.unwrap();
+    assert!(!one.renew(&late, renewed, now).await.unwrap(), "a logout stays a logout");
+    for store in [&one, &two] {
+        assert!(store.load(&token, now).await.unwrap().is_none());
+        assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
+        assert!(store.follow(&held, true, now).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_persons_sessions_are_found_on_every_replica_also_while_secrets_rotate() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (old, both, now) = (open(here(), &[1]).await, open(here(), &[2, 1]).await, now());
+    let first = old.begin(session("ann", now), now).await.unwrap();
+    let later = now + Duration::from_secs(1);
+    let second = both.begin(session("ann", later), later).await.unwrap();
+    old.begin(session("bob", now), now).await.unwrap();
+    let found = both.of(person("ann"), later).await.unwrap();
+    let keys: Vec<_> = found.iter().map(|session| session.key()).collect();
+    assert_eq!(keys, [both.key(&second), both.key(&first)], "the newest first");
+    let sid = Whose::ProviderSession { authority: US, sid: "sid-bob" };
+    assert_eq!(both.of(sid, later).await.unwrap().len(), 1);
+    for nobody in [person("eve"), Whose::Person { authority: Authority([8; 8]), id: "ann" }] {
+        assert!(both.of(nobody, later).await.unwrap().is_empty());
+    }
+    old.end(old.key(&first)).await.unwrap();
+    until("one is left", async || both.of(person("ann"), later).await.unwrap().len() == 1).await;
+    assert!(both.of(person("ann"), later + HOUR).await.unwrap().is_empty(), "expired is gone");
+    let mut all = Vec::new();
+    both.all(later, |session| all.push(session.session().identity.id.clone())).await.unwrap();
+    all.sort();
+    assert_eq!(all, ["ann", "bob"]);
+}
+
+#[tokio::test]
+async fn what_counts_once_counts_once_on_all_replicas_also_while_secrets_rotate() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (old, both, now) = (open(here(), &[1]).await, open(here(), &[2, 1]).await, now());
+    let until = now + HOUR;
+    assert!(old.is_first("a", until, now).await.unwrap());
+    assert!(!old.is_first("a", until, now).await.unwrap());
+    assert!(!both.is_first("a", until, now).await.unwrap());
+    assert!(both.is_first("b", until, now).await.unwrap());
+    assert!(!old.is_first("b", until, now).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_told() {
+    if !is_installed() {
+        return;
+    }
+    let master = Redis::start().await;
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    let copied = replica.ask(&["DBSIZE"]).await;
+    assert_eq!(copied, Some(redis::Value::Int(3)), "the session and its two lists are there when the sign-in is done");
+    let lost = store.begin(session("bob", now), now).await.unwrap();
+    replica.signal("STOP");
+    assert!(store.end(store.key(&lost)).await.is_err(), "only the master has the logout");
+    assert!(store.load(&lost, now).await.unwrap().is_none(), "it holds here");
+    assert!(store.trouble().unwrap().contains("1 logouts wait"));
+    assert!(store.load(&token, now).await.unwrap().is_some());
+    replica.signal("CONT");
+    until("the replica confirms", async || store.trouble().is_none()).await;
+}
