@@ -181,7 +181,7 @@ function inColumns({ nodes, byId }, boxes, gap) {
   for (const node of nodes) (columns[node.depth] ??= []).push(node);
   // From the left: near the middle of what leads to it; then each parent beside the middle of its children.
   columns.forEach((column, depth) => {
-    column.sort((a, b) => middle(a, "from") - middle(b, "from") || order(a, b));
+    column.sort((a, b) => middle(a, "from") - middle(b, "from") || Number(!a.to.length) - Number(!b.to.length) || order(a, b));
     let free = 0;
     for (const node of column) {
       const y = depth ? Math.max(free, middle(node, "from") - ((node.from.length && siblings(node) - 1) * (HEIGHT + GAP.y)) / 2) : free;
@@ -190,11 +190,10 @@ function inColumns({ nodes, byId }, boxes, gap) {
     }
   });
   columns.slice(0, -1).reverse().forEach((column) => {
-    let limit = Infinity;
-    for (const node of [...column].reverse()) {
-      const wanted = node.to.length ? middle(node, "to") : node.place.y;
-      node.place.y = Math.min(Math.max(node.place.y, wanted), limit - HEIGHT - GAP.y);
-      limit = node.place.y;
+    let free = 0;
+    for (const node of column) {
+      node.place.y = Math.max(free, node.to.length ? middle(node, "to") : node.place.y);
+      free = node.place.y + HEIGHT + GAP.y;
     }
   });
   const top = Math.min(...nodes.map((node) => node.place.y));
