@@ -427,6 +427,9 @@ async fn the_document_has_every_route_of_the_contract_and_every_route_of_it_answ
     let expected: std::collections::BTreeSet<_> =
         expected.into_iter().map(|(method, path)| (method.to_owned(), path)).collect();
     assert_eq!(routes, expected);
+    let operations = service.document().operations();
+    let unique: std::collections::BTreeSet<_> = operations.iter().collect();
+    assert_eq!((operations.len(), unique.len()), (expected.len(), expected.len()), "{operations:?}");
 
     for (method, path) in routes.into_iter().filter(|(_, path)| !path.ends_with("/events")) {
         let target = path

@@ -19,6 +19,12 @@ impl Document {
         paths.iter().flat_map(methods).collect()
     }
 
+    /// The name of every operation.
+    pub(crate) fn operations(&self) -> Vec<String> {
+        let items = self.0["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+        items.map(|operation| operation["operationId"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// Fails where an answer is not what the document says of its route and status.
     pub(crate) fn hold(&self, method: &str, target: &str, status: u16, body: &Value) {
         let path = target.split('?').next().unwrap();

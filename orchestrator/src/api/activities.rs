@@ -86,7 +86,7 @@ fn moment(name: &str, value: Option<String>) -> Result<Option<OffsetDateTime>, A
 }
 
 /// What was done, the newest first.
-#[utoipa::path(get, path = "/api/v1/activities", tag = "activities", params(Choice), responses(
+#[utoipa::path(get, operation_id = "listActivities", path = "/api/v1/activities", tag = "activities", params(Choice), responses(
     (status = 200, body = Listing<Activity>),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -103,7 +103,7 @@ async fn list(
 }
 
 /// All that fits, as a file.
-#[utoipa::path(get, path = "/api/v1/activities/export", tag = "activities", params(Choice), responses(
+#[utoipa::path(get, operation_id = "exportActivities", path = "/api/v1/activities/export", tag = "activities", params(Choice), responses(
     (status = 200, content((String = "text/csv"), (Vec<Activity> = "application/json"))),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),

@@ -98,7 +98,7 @@ struct Paging {
 }
 
 /// All clusters, by name.
-#[utoipa::path(get, path = "/api/v1/clusters", tag = "clusters", params(Paging), responses(
+#[utoipa::path(get, operation_id = "listClusters", path = "/api/v1/clusters", tag = "clusters", params(Paging), responses(
     (status = 200, body = Listing<Cluster>),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -131,7 +131,7 @@ struct Registration {
 }
 
 /// Registers a cluster: its kubeconfig is checked, reached and kept sealed.
-#[utoipa::path(post, path = "/api/v1/clusters", tag = "clusters", request_body = Registration, responses(
+#[utoipa::path(post, operation_id = "registerCluster", path = "/api/v1/clusters", tag = "clusters", request_body = Registration, responses(
     (status = 201, body = Cluster),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -210,7 +210,7 @@ fn name(text: &str) -> Result<String, ApiError> {
 }
 
 /// One cluster.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), responses(
+#[utoipa::path(get, operation_id = "showCluster", path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), responses(
     (status = 200, body = Cluster),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -241,7 +241,7 @@ struct Renaming {
 }
 
 /// Gives a cluster another name.
-#[utoipa::path(patch, path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), request_body = Renaming,
+#[utoipa::path(patch, operation_id = "renameCluster", path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), request_body = Renaming,
     responses(
         (status = 200, body = Cluster),
         (status = "4XX", body = Refusal),
@@ -269,7 +269,7 @@ async fn rename(
 }
 
 /// Removes a cluster and its kubeconfig from here; in the cluster itself nothing changes.
-#[utoipa::path(delete, path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), responses(
+#[utoipa::path(delete, operation_id = "removeCluster", path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), responses(
     (status = 204),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -294,7 +294,7 @@ fn gone_is_well(outcome: Result<(), FleetError>) -> Result<(), FleetError> {
 }
 
 /// How a cluster is.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}/health", tag = "clusters", params(("id" = String, Path)), responses(
+#[utoipa::path(get, operation_id = "clusterHealth", path = "/api/v1/clusters/{id}/health", tag = "clusters", params(("id" = String, Path)), responses(
     (status = 200, body = Health),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -305,7 +305,7 @@ async fn health(State(app): State<App>, InCluster(id): InCluster) -> Result<Json
 }
 
 /// Has a cluster be connected to and read anew; what comes of it is told as events.
-#[utoipa::path(post, path = "/api/v1/clusters/{id}/sync", tag = "clusters", params(("id" = String, Path)), responses(
+#[utoipa::path(post, operation_id = "syncCluster", path = "/api/v1/clusters/{id}/sync", tag = "clusters", params(("id" = String, Path)), responses(
     (status = 202, body = Health),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
@@ -321,7 +321,7 @@ async fn sync(State(app): State<App>, InCluster(id): InCluster, actor: Actor) ->
 }
 
 /// How many Flux objects a cluster has, by status and kind.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}/flux/stats", tag = "resources", params(("id" = String, Path)), responses(
+#[utoipa::path(get, operation_id = "clusterStats", path = "/api/v1/clusters/{id}/flux/stats", tag = "resources", params(("id" = String, Path)), responses(
     (status = 200, body = Stats),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),

@@ -37,7 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// Changes as they happen: `object` {cluster, removed, summary}, `cluster` {cluster, health}, `cluster_removed` {cluster},
 /// `activity`, and `resync` where some were missed and lists had better be asked for again.
-#[utoipa::path(get, path = "/api/v1/events", tag = "events", responses(
+#[utoipa::path(get, operation_id = "subscribe", path = "/api/v1/events", tag = "events", responses(
     (status = 200, content_type = "text/event-stream", body = String),
     (status = 503, body = Refusal),
 ))]

@@ -24,7 +24,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// One Flux object with its conditions, events, inventory and YAML, read from the cluster now.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}", tag = "objects",
+#[utoipa::path(get, operation_id = "showObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectDetail), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
 async fn show(State(app): State<App>, at: AtObject) -> Result<Json<ObjectDetail>, ApiError> {
@@ -32,7 +32,7 @@ async fn show(State(app): State<App>, at: AtObject) -> Result<Json<ObjectDetail>
 }
 
 /// Where an object comes from, and what it applied.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/tree", tag = "objects",
+#[utoipa::path(get, operation_id = "objectTree", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/tree", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Tree), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
 async fn tree(State(app): State<App>, at: AtObject) -> Result<Json<Tree>, ApiError> {
@@ -50,7 +50,7 @@ struct Reconciliation {
 }
 
 /// Has the object's controller look at it now.
-#[utoipa::path(post, path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/reconcile", tag = "objects",
+#[utoipa::path(post, operation_id = "reconcileObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/reconcile", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     request_body = Option<Reconciliation>,
     responses((status = 200, body = ObjectSummary), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
@@ -64,7 +64,7 @@ async fn reconcile(
 }
 
 /// Has the object's controller leave it alone.
-#[utoipa::path(post, path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/suspend", tag = "objects",
+#[utoipa::path(post, operation_id = "suspendObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/suspend", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectSummary), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
 async fn suspend(State(app): State<App>, at: AtObject, actor: Actor) -> Result<Json<ObjectSummary>, ApiError> {
@@ -72,7 +72,7 @@ async fn suspend(State(app): State<App>, at: AtObject, actor: Actor) -> Result<J
 }
 
 /// Has the object's controller look after it again.
-#[utoipa::path(post, path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/resume", tag = "objects",
+#[utoipa::path(post, operation_id = "resumeObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/resume", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectSummary), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
 async fn resume(State(app): State<App>, at: AtObject, actor: Actor) -> Result<Json<ObjectSummary>, ApiError> {

@@ -29,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// This description.
-#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "about", responses((status = 200, content_type = "application/json", body = Object)))]
+#[utoipa::path(get, operation_id = "openapi", path = "/api/v1/openapi.json", tag = "about", responses((status = 200, content_type = "application/json", body = Object)))]
 async fn show(Extension(Document(text)): Extension<Document>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text)
 }

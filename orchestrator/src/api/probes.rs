@@ -14,14 +14,14 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// Whether the orchestrator answers.
-#[utoipa::path(get, path = "/healthz", tag = "probes", responses((status = 200, content_type = "text/plain", body = String)))]
+#[utoipa::path(get, operation_id = "healthz", path = "/healthz", tag = "probes", responses((status = 200, content_type = "text/plain", body = String)))]
 async fn healthz() -> impl IntoResponse {
     "ok\n"
 }
 
 /// Whether it takes requests: not while it ends. A database that is away is named, and what was read of the clusters is
 /// still shown meanwhile.
-#[utoipa::path(get, path = "/readyz", tag = "probes", responses(
+#[utoipa::path(get, operation_id = "readyz", path = "/readyz", tag = "probes", responses(
     (status = 200, content_type = "text/plain", body = String),
     (status = 503, content_type = "text/plain", body = String),
 ))]
@@ -39,7 +39,7 @@ async fn readyz(State(app): State<App>) -> impl IntoResponse {
 }
 
 /// What Prometheus reads.
-#[utoipa::path(get, path = "/metrics", tag = "probes",
+#[utoipa::path(get, operation_id = "metrics", path = "/metrics", tag = "probes",
     responses((status = 200, content_type = "application/openmetrics-text", body = String)))]
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
     app.metrics.observe(&app.fleet, app.streams.count());

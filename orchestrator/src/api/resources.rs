@@ -39,7 +39,7 @@ struct Choice {
 }
 
 /// The Flux objects of all clusters.
-#[utoipa::path(get, path = "/api/v1/resources", tag = "resources", params(Choice), responses(
+#[utoipa::path(get, operation_id = "listResources", path = "/api/v1/resources", tag = "resources", params(Choice), responses(
     (status = 200, body = Listing<ObjectSummary>),
     (status = "4XX", body = Refusal),
 ))]
@@ -51,7 +51,7 @@ async fn all(
 }
 
 /// The Flux objects of one cluster.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}/resources", tag = "resources", params(("id" = String, Path), Choice), responses(
+#[utoipa::path(get, operation_id = "listClusterResources", path = "/api/v1/clusters/{id}/resources", tag = "resources", params(("id" = String, Path), Choice), responses(
     (status = 200, body = Listing<ObjectSummary>),
     (status = "4XX", body = Refusal),
 ))]
@@ -89,7 +89,7 @@ fn chosen(app: &App, choice: Choice, within: Option<ClusterId>) -> Result<Json<L
 }
 
 /// What comes from what in a cluster, from its sources to what was applied.
-#[utoipa::path(get, path = "/api/v1/clusters/{id}/resources/tree", tag = "resources", params(("id" = String, Path)), responses(
+#[utoipa::path(get, operation_id = "clusterTree", path = "/api/v1/clusters/{id}/resources/tree", tag = "resources", params(("id" = String, Path)), responses(
     (status = 200, body = Tree),
     (status = "4XX", body = Refusal),
 ))]

@@ -17,7 +17,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// The settings.
-#[utoipa::path(get, path = "/api/v1/settings", tag = "settings", responses(
+#[utoipa::path(get, operation_id = "showSettings", path = "/api/v1/settings", tag = "settings", responses(
     (status = 200, body = Settings),
     (status = "5XX", body = Refusal),
 ))]
@@ -26,7 +26,7 @@ async fn show(State(app): State<App>) -> Result<Json<Settings>, ApiError> {
 }
 
 /// Changes the settings.
-#[utoipa::path(put, path = "/api/v1/settings", tag = "settings", request_body = Settings, responses(
+#[utoipa::path(put, operation_id = "changeSettings", path = "/api/v1/settings", tag = "settings", request_body = Settings, responses(
     (status = 200, body = Settings),
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),

@@ -32,7 +32,7 @@ struct Whoami {
 }
 
 /// Who the proxy says is asking.
-#[utoipa::path(get, path = "/api/v1/whoami", tag = "about", responses((status = 200, body = Whoami)))]
+#[utoipa::path(get, operation_id = "whoami", path = "/api/v1/whoami", tag = "about", responses((status = 200, body = Whoami)))]
 async fn show(SignedIn(identity): SignedIn, headers: HeaderMap) -> impl IntoResponse {
     let values = HEADERS.iter().filter_map(|&name| Some((name, received(&headers, name)?.to_owned())));
     Json(Whoami {
