@@ -8,7 +8,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Answer, HOST, PATIENCE, Proxy, Upstream};
+use crate::support::redis::is_installed;
+use crate::support::{Answer, HOST, PATIENCE, Proxy, Redis, Upstream, until};
 
 const PATH: &str = "/api/v1/auth/backchannel-logout";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -160,4 +161,35 @@ async fn it_is_there_for_providers_that_send_such_tokens_by_post_alone() {
         assert!(refused(&post(&proxy, "x=y").await));
     }
     assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn on_a_shared_store_a_token_counts_once_over_all_replicas_and_ends_the_session_on_all() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = Proxy::with_sign_in("oidc", &upstream)
+        .await
+        .env("SESSION_STORE", "redis")
+        .env("SESSION_REDIS_URL", redis.url())
+        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
+    let twin = plan.twin();
+    let (one, two) = (plan.start().await, twin.start().await);
+    let mut ann = one.signed_in_as("ann").await;
+    let session = ann.cookie("session_token").unwrap().to_owned();
+    let elsewhere = two.signed_in_as("ann").await;
+    let list =
+        async || two.get_as(&session, "/api/v1/auth/sessions").await.json()["sessions"].as_array().map_or(0, Vec::len);
+    assert_eq!(list().await, 2, "what one replica began, another lists");
+    // The newest sign-in is the one elsewhere.
+    let token = form(&two.idp().logout_token("ann").unwrap());
+    assert_eq!(post(&one, token.clone()).await.status, 200);
+    let dead = elsewhere.cookie("session_token").unwrap();
+    let began = Instant::now();
+    until("it has ended on the other replica", async || two.get_as(dead, "/x").await.status == 401).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(refused(&post(&two, token).await), "it has come to another replica before");
+    assert_eq!(ann.get("/x").await.status, 200);
+    assert_eq!(list().await, 1);
 }
