@@ -9,6 +9,8 @@ use crate::store::{self, Store, StoreError, new_id};
 const NOBODY: &str = "orchestrator";
 /// What the cluster that the program runs in is called until somebody renames it.
 const HERE: &str = "in-cluster";
+/// How the addresses of simulated clusters begin.
+const LOOPBACK: &str = "http://127.0.0.1:";
 
 /// Hands every registered cluster to the fleet. One whose kubeconfig cannot be opened stays out, and a log line says why.
 ///
@@ -69,7 +71,9 @@ pub async fn register_simulated(
     kubeconfig: Secret,
 ) -> Result<(), StoreError> {
     let clusters = store.clusters().await?;
-    if let Some(earlier) = clusters.iter().find(|cluster| cluster.name == name) {
+    // Never a person's cluster that happens to have the name.
+    let simulated = |cluster: &&store::Cluster| cluster.created_by == NOBODY && cluster.server.starts_with(LOOPBACK);
+    if let Some(earlier) = clusters.iter().filter(simulated).find(|cluster| cluster.name == name) {
         store.remove_cluster(&earlier.id).await?;
         if let Ok(id) = earlier.id.parse() {
             // It may not have been looked after at all.

@@ -1,5 +1,7 @@
 //! The API over real HTTP, simulated clusters and both databases.
 
+use orchestrator::fleet::{Fleet, Tuning};
+use orchestrator::start;
 use serde_json::{Value, json};
 use sqlx::Executor as _;
 use tokio::io::AsyncWriteExt as _;
@@ -323,6 +325,22 @@ async fn without_its_record_nothing_is_done(database: &Database) {
     let ready = service.raw("GET", "/readyz", None, &[]).await;
     assert_eq!(ready.status(), 200);
     assert!(ready.body.contains("the database does not answer"), "{}", ready.body);
+}
+
+#[tokio::test]
+async fn a_demonstration_on_a_database_replaces_its_own_clusters_and_nobody_elses() {
+    let service = Service::alone().await;
+    let anns = service.register("staging").await;
+    let fleet = Fleet::start(Tuning::default());
+    let simulate = async |name| {
+        start::register_simulated(&service.store, &fleet, name, service.demo.kubeconfig(name)).await.unwrap();
+        let clusters = service.store.clusters().await.unwrap();
+        clusters.into_iter().find(|cluster| cluster.name == name).unwrap()
+    };
+    assert_eq!(simulate("staging").await.id, anns);
+    let (first, second) = (simulate("production-eu").await, simulate("production-eu").await);
+    assert_ne!(first.id, second.id, "its address is another one after a restart");
+    assert_eq!((second.created_by.as_str(), fleet.healths().len()), ("orchestrator", 1));
 }
 
 #[tokio::test]
