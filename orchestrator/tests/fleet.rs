@@ -3,15 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use orchestrator::demo::{DEMO_CLUSTERS, Demo, Options, World};
 use orchestrator::fleet::{
     Action, Change, ClusterId, Connection, Filter, Fleet, FleetError, Health, HealthState, Kind, Listing, ObjectRef,
     ObjectSummary, Page, Relation, Sort, Status, Tuning,
 };
 use orchestrator::secret::Secret;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// As soon as a change is to be seen.
@@ -129,7 +135,7 @@ async fn a_check_tells_why_there_is_nothing() {
     let FleetError::Forbidden { reason } = trial.fleet.check(&wrong).await.unwrap_err() else { panic!("let in") };
     assert!(reason.contains("credentials") && !reason.contains("demo-x"), "{reason}");
 
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
     drop(taken);
     let text = format!(
@@ -143,6 +149,61 @@ async fn a_check_tells_why_there_is_nothing() {
     let broken = Connection::Kubeconfig { kubeconfig: Secret::new("hidden".into()), context: None };
     let FleetError::Invalid { reason } = trial.fleet.check(&broken).await.unwrap_err() else { panic!("taken") };
     assert!(reason.contains("not a kubeconfig") && !reason.contains("hidden"), "{reason}");
+}
+
+/// Answers TLS on a port of its own for a simulated cluster; its address, and its certificate in PEM.
+async fn with_tls(demo: &Demo) -> (u16, String) {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let config =
+        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let text = demo.kubeconfig("staging");
+    let behind = text.expose().split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), behind.clone());
+            tokio::spawn(async move {
+                if let Ok(mut front) = acceptor.accept(stream).await {
+                    let mut back = TcpStream::connect(behind).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut front, &mut back).await;
+                }
+            });
+        }
+    });
+    (port, certified.cert.pem())
+}
+
+#[tokio::test]
+async fn over_tls_the_clusters_certificate_has_to_be_the_one_of_the_kubeconfig() {
+    let trial = Trial::unconnected().await;
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (port, certificate) = with_tls(&trial.demo).await;
+    let (_, other) = with_tls(&trial.demo).await;
+    let connection = |certificate: &str| {
+        let plain = trial.demo.kubeconfig("staging");
+        let (before, rest) = plain.expose().split_once("http://").unwrap();
+        let (_, path) = rest.split_once('/').unwrap();
+        let (path, after) = path.split_once('\n').unwrap();
+        let authority = BASE64.encode(certificate);
+        let text =
+            format!("{before}https://localhost:{port}/{path}\n    certificate-authority-data: {authority}\n{after}");
+        Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None }
+    };
+    let reached = trial.fleet.check(&connection(&certificate)).await.unwrap();
+    assert_eq!(reached.server, format!("https://localhost:{port}/clusters/staging"));
+    let FleetError::Unreachable { reason } = trial.fleet.check(&connection(&other)).await.unwrap_err() else {
+        panic!("another certificate was believed")
+    };
+    assert!(reason.contains("certificate"), "{reason}");
+
+    trial.fleet.add(trial.id, "one", &connection(&certificate)).await;
+    trial.until_up(trial.id).await;
+    let mut changes = trial.fleet.subscribe();
+    trial.say("over TLS");
+    assert_eq!(change_of(&mut changes, "apps").await.1.message, "over TLS");
 }
 
 #[tokio::test]
