@@ -193,6 +193,7 @@ const TABLE: &[Row] = &[
     ("SESSION_MEMORY_BYTES", &[], &["1048576", "134217728"], &["1048575", "1G", "-1"]),
     ("SESSION_TTL", &[], &["24h", "400d", "1h30m"], &["24", "0", "401d", "soon"]),
     ("SESSION_IDLE_TTL", &[], &["0", "30m"], &["30", "-1s"]),
+    ("SESSION_RECHECK", &[], &["0", "15m", "1d"], &["15", "25h"]),
     ("SESSION_SECRET", &[], &[SECRET, OTHER_SECRET], &["c2hvcnQ=", "not base64 at all!"]),
     ("SESSION_SECRET_FILE", &[], &["file:secret"], &["/nowhere/secret", "file:empty", "file:users"]),
     ("COOKIE_NAME", &[], &["session", "__Host-session"], &["a b", "a=b"]),

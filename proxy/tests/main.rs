@@ -31,6 +31,7 @@ mod pages;
 mod policy;
 mod redis_store;
 mod reload;
+mod renewal;
 mod request_path;
 mod rolling_restart;
 mod sessions;

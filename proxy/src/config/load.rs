@@ -129,7 +129,7 @@ mod tests {
         assert!(load("session-ttl = \"1h\"").contains("did you mean `session_ttl`?"));
         assert!(load("[[routes]]\npath = \"/\"").contains("routes"));
         assert!(load("[oauth]\nenabled = true").contains("unknown key"));
-        assert!(load("session_recheck = \"1m\"").contains("not built into this version"));
+        assert!(load("oauth_bearer_audiences = \"api\"").contains("not built into this version"));
         assert!(load("sidegate_config = \"x\"").contains("unknown key"));
         assert!(load("session_ttl = [\"1h\"]").contains("takes one value"));
         assert!(load("trusted_proxies = [1]").contains("array of texts"));
@@ -142,8 +142,9 @@ mod tests {
 
     #[test]
     fn names_that_nobody_knows_are_told_and_others_programs_are_left_alone() {
-        let text = warnings(github(&[("OAUTH_WHATEVER", "1"), ("SESSION_MANAGER", "x"), ("SESSION_RECHECK", "1m")]));
-        assert!(text.contains("OAUTH_WHATEVER") && text.contains("SESSION_RECHECK"), "{text}");
+        let text =
+            warnings(github(&[("OAUTH_WHATEVER", "1"), ("SESSION_MANAGER", "x"), ("SESSION_REFRESH_EVERY", "1m")]));
+        assert!(text.contains("OAUTH_WHATEVER") && text.contains("SESSION_REFRESH_EVERY"), "{text}");
         assert!(!text.contains("SESSION_MANAGER"), "{text}");
         assert!(faults(github(&[("OAUTH_BEARER_AUDIENCES", "api")])).contains("OAUTH_BEARER_AUDIENCES"));
     }

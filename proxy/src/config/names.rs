@@ -3,7 +3,7 @@
 use super::options::ALL;
 
 /// Names that a later version knows.
-const LATER: &[&str] = &[OAUTH_BEARER_AUDIENCES, "SESSION_RECHECK"];
+const LATER: &[&str] = &[OAUTH_BEARER_AUDIENCES];
 
 /// Sections of the file that a later version knows.
 const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "routes", "upstreams"];
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn further_off_is_a_warning_and_others_names_are_left_alone() {
-        for name in ["OAUTH_SOMETHING_ELSE", "SESSION_NAME", "SESSION_RECHECK", "OAUTH2_CLIENT_ID"] {
+        for name in ["OAUTH_SOMETHING_ELSE", "SESSION_NAME", "SESSION_REFRESH_EVERY", "OAUTH2_CLIENT_ID"] {
             assert!(matches!(judge_variable(name), Some(Remark::Warning(_))), "{name}");
         }
         for name in [

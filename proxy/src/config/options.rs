@@ -177,6 +177,9 @@ options! {
         SESSION_TTL: Duration, Is "24h", example "24h";
         /// How long a session lasts without a request; 0 turns this limit off.
         SESSION_IDLE_TTL: Duration, Is "0", example "30m";
+        /// How often the provider is asked again who somebody is and what groups they are in, where it gave no refresh token and as
+        /// long as the access token lasts; 0 turns it off. With a refresh token that happens shortly before the access token ends.
+        SESSION_RECHECK: Duration, Is "15m", example "15m";
         /// At least 32 random bytes in base64 or hex, which sign and seal. A list rotates: the first signs and seals, all verify and open.
         /// Better given as a file.
         SESSION_SECRET: Secret, Otherwise "random at start", example "the output of `openssl rand -base64 32`";

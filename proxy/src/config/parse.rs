@@ -54,6 +54,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
 
 fn mode(reading: &mut Reading) -> Option<Mode> {
     let lifetime = session::lifetime(reading);
+    let recheck = session::recheck(reading);
     let secrets = session::secrets(reading);
     let store = session::store(reading, lifetime);
     let assertion_keys = keys::assertion_keys(reading);
@@ -75,6 +76,7 @@ fn mode(reading: &mut Reading) -> Option<Mode> {
         allow: people,
         store: store?,
         lifetime,
+        recheck,
         secrets,
         cookie: cookie?,
         assertion_keys,

@@ -199,12 +199,13 @@ impl Running {
         let ended = async {
             self.connections.wait().await;
             self.house.tunnels.wait().await;
+            self.house.renewals.settle().await;
         };
         let clean = tokio::time::timeout(self.fixed.shutdown.timeout, ended).await.is_ok();
         if clean {
             tracing::info!("drained: everything in flight has ended");
         } else {
-            let left = self.connections.len() + self.house.tunnels.len();
+            let left = self.connections.len() + self.house.tunnels.len() + self.house.renewals.under_way();
             tracing::warn!(left, "SHUTDOWN_TIMEOUT has passed: what is left is cut off");
         }
         for task in &self.tasks {

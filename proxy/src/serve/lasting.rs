@@ -37,6 +37,9 @@ pub(crate) async fn ended(house: Arc<House>, mut session: Arc<LoadedSession>, ac
         if !sign_in.vouches_for(&session) || site.policy.admit(Arc::clone(&session)).is_err() {
             return;
         }
+        if session.is_due(now) {
+            sign_in.renewing.remind(&session, now);
+        }
     }
 }
 

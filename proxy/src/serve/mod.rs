@@ -21,6 +21,7 @@ mod lasting;
 mod pages;
 mod query;
 mod rejection;
+mod renewal;
 mod session;
 mod site;
 mod streams;

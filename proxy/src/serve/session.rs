@@ -26,7 +26,11 @@ pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) 
             Some(session) => Some(session),
             None => sign_in.store.load(&token, now).await?,
         };
-        let session = session.filter(|session| sign_in.vouches_for(session));
+        let session = match session.filter(|session| sign_in.vouches_for(session)) {
+            // In a box, so that what renews a session does not enlarge the future of every request.
+            Some(session) if session.is_due(now) => Box::pin(sign_in.renewing.attend(session, now)).await,
+            other => other,
+        };
         found = match (session, found) {
             (None, found) => found,
             (Some(session), Found::Nobody) => Found::Somebody(session),

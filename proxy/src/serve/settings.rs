@@ -62,6 +62,8 @@ pub struct SignInSettings {
     pub store: StoreSettings,
     /// `SESSION_TTL` and `SESSION_IDLE_TTL`.
     pub lifetime: Lifetime,
+    /// `SESSION_RECHECK`: how often the provider is asked again by an access token; zero: not at all.
+    pub recheck: Duration,
     /// `SESSION_SECRET`, at least 32 bytes each: the first seals, all open. Empty: random at start.
     pub secrets: Vec<SecretKey>,
     /// `COOKIE_…`.

@@ -24,6 +24,7 @@ use crate::domain::session::{Authority, Lifetime};
 use crate::ports::{IdentityProvider, LoadedSession, SessionStore, StoreTerms};
 use crate::serve::body::RequestBody;
 use crate::serve::cookies::Cookies;
+use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::settings::{Limits, Mode, Settings, SignInSettings, Timeouts};
 
 /// What lives as long as the process: the counters, what outlives a reload, and the site of the moment.
@@ -32,6 +33,8 @@ pub(crate) struct House {
     pub(crate) metrics: Arc<Metrics>,
     /// Open WebSockets, which end apart from their connections.
     pub(crate) tunnels: TaskTracker,
+    /// Sessions that are renewed beside requests.
+    pub(crate) renewals: Arc<Renewals>,
     /// Told after each reload.
     pub(crate) reloaded: Notify,
     heirlooms: Heirlooms,
@@ -41,6 +44,7 @@ pub(crate) struct House {
 /// Random secrets for what `SESSION_SECRET` would give: kept over reloads, so that a reload interrupts nobody's sign-in.
 struct Heirlooms {
     secret: Vec<u8>,
+    renewals: Arc<Renewals>,
     upstream_connections: Gauge,
     store_metrics: StoreMetrics,
     signing: SigningKeys,
@@ -74,7 +78,8 @@ pub(crate) struct SignIn {
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) cookies: Cookies,
     pub(crate) sealer: Sealer,
-    pub(crate) grants: GrantSealer,
+    /// How sessions are renewed; it has the sealer of their grants.
+    pub(crate) renewing: Arc<Renewing>,
     pub(crate) assertions: Assertions,
     pub(crate) public_origin: Url,
     /// The origin as browsers write it in `Origin`: without a slash at its end.
@@ -95,8 +100,10 @@ impl SignIn {
 
 impl House {
     pub(crate) fn build(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<Self> {
+        let renewals = Arc::new(Renewals::new(Arc::clone(&metrics)));
         let heirlooms = Heirlooms {
             secret: seal::random_secret()?.to_vec(),
+            renewals: Arc::clone(&renewals),
             upstream_connections: metrics.upstream_connections.clone(),
             store_metrics: metrics.store.clone(),
             signing: SigningKeys::random()?,
@@ -109,6 +116,7 @@ impl House {
             site: ArcSwap::from_pointee(site),
             metrics,
             tunnels: TaskTracker::new(),
+            renewals,
             reloaded: Notify::new(),
             heirlooms,
             reload_failure: ArcSwapOption::empty(),
@@ -194,13 +202,24 @@ impl Heirlooms {
         let origin_text = origin.origin().ascii_serialization();
         let host_text = origin_text.split_once("://").map_or_else(String::new, |(_, host)| host.to_owned());
         let cookies = Cookies::new(settings.cookie.clone(), origin);
+        let authority = settings.provider.authority();
+        let provider = self.provider(&settings)?;
+        let store = self.store(&settings, &secrets, cookies.beside_session())?;
+        let renewing = Renewing {
+            house: Arc::clone(&self.renewals),
+            provider: Arc::clone(&provider),
+            store: Arc::clone(&store),
+            grants: GrantSealer::new(&secrets)?,
+            authority,
+            recheck: settings.recheck,
+        };
         Ok(SignIn {
-            authority: settings.provider.authority(),
-            provider: self.provider(&settings)?,
-            store: self.store(&settings, &secrets, cookies.beside_session())?,
+            authority,
+            provider,
+            store,
+            renewing: Arc::new(renewing),
             cookies,
             sealer: Sealer::new(&secrets, "login")?,
-            grants: GrantSealer::new(&secrets)?,
             assertions: Assertions::new(signing, origin, audience),
             origin_text,
             host_text,

@@ -22,6 +22,9 @@ use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, R
 
 /// How many organisations and teams an identity holds; those that the rules name come first.
 const MOST_GROUPS: usize = 1000;
+/// An access token with a refresh token beside it (a GitHub App's) lasts eight hours, and is renewed in the last of them; until then it
+/// reads by itself.
+const NEAR_ITS_END: Duration = Duration::from_secs(75 * 60);
 /// Nothing is published that could grow old.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -83,7 +86,8 @@ impl Github {
     }
 
     async fn renewed(&self, before: &Identity, grant: &Grant, now: Timestamp) -> Result<Renewed, RenewError> {
-        let Some(refresh_token) = &grant.refresh else {
+        let ends = grant.access_expires_at.is_some_and(|end| end.since(now) <= NEAR_ITS_END);
+        let Some(refresh_token) = grant.refresh.as_ref().filter(|_| ends) else {
             let identity = in_time(self.reread(before, &grant.access, Age::Old)).await?;
             return Ok(Renewed { identity: Ok(identity), grant: grant.clone() });
         };

@@ -36,8 +36,9 @@ pub fn signed_out(identity: &Identity, origin: Origin<'_>) {
     told("signed_out", identity, origin, "Signed out");
 }
 
-/// Sessions of a person were ended, other than by signing out in them; `reason` is ours, `origin` is `None` where an operator did it.
-pub fn sessions_ended(identity: &Identity, count: usize, reason: &'static str, origin: Option<Origin<'_>>) {
+/// Sessions of a person were ended, other than by signing out in them; `reason` is ours or the provider's, `origin` is `None` where no
+/// request asked for it.
+pub fn sessions_ended(identity: &Identity, count: usize, reason: &str, origin: Option<Origin<'_>>) {
     info!(
         target: TARGET,
         event = "sessions_ended",
@@ -46,7 +47,7 @@ pub fn sessions_ended(identity: &Identity, count: usize, reason: &'static str, o
         user = %Clean(identity.principal()),
         email = %Clean(identity.email_str()),
         count,
-        reason,
+        reason = %Clean(reason),
         client = origin.map(|origin| tracing::field::display(origin.client)),
         request_id = origin.map(|origin| tracing::field::display(Clean(origin.request_id))),
         "Sessions ended: {}",

@@ -21,6 +21,10 @@ use crate::domain::time::Timestamp;
 /// The `Content-Type` of [`Metrics::render`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What may come of asking a provider again.
+const RENEWALS: [&str; 10] =
+    ["renewed", "ended", "put_off", "deferred", "taken", "adopted", "ended_before", "store_away", "lost", "unusable"];
+
 type Labels = [(&'static str, &'static str); 1];
 type TwoLabels = [(&'static str, &'static str); 2];
 
@@ -31,6 +35,7 @@ pub struct Metrics {
     answered: ByClass,
     refused: ByCode,
     sign_ins: ByCode,
+    renewals: ByCode,
     durations: Durations,
     /// People who signed out.
     pub sign_outs: Counter,
@@ -68,6 +73,12 @@ impl Metrics {
         );
         let outcomes = Family::<Labels, Counter>::default();
         registry.register("sidegate_sign_ins", "Attempts to sign in that came to an end, by how", outcomes.clone());
+        let renewals = Family::<Labels, Counter>::default();
+        registry.register(
+            "sidegate_session_renewals",
+            "Sessions whose provider was to be asked again, by what came of it",
+            renewals.clone(),
+        );
         let reloads = Family::<Labels, Counter>::default();
         registry.register("sidegate_reloads", "Configurations that were read again, by how that went", reloads.clone());
         let connections = Family::<Labels, Gauge>::default();
@@ -113,6 +124,7 @@ impl Metrics {
             sign_ins: ByCode::new(&[&["succeeded"], sign_ins].concat(), |code| {
                 outcomes.get_or_create_owned(&[("outcome", code)])
             }),
+            renewals: ByCode::new(&RENEWALS, |code| renewals.get_or_create_owned(&[("outcome", code)])),
             durations,
             sign_outs,
             downstream_connections: side("downstream"),
@@ -148,6 +160,11 @@ impl Metrics {
     /// An attempt to sign in came to an end: `succeeded`, or the code of the answer.
     pub fn sign_in(&self, outcome: &'static str) {
         self.sign_ins.of(outcome).inc();
+    }
+
+    /// A session's provider was to be asked again; the outcome is one of a few words.
+    pub fn renewal(&self, outcome: &'static str) {
+        self.renewals.of(outcome).inc();
     }
 
     /// The configuration was read again at `now`, or at the start.
@@ -400,6 +417,15 @@ mod tests {
         has(&metrics, r#"sidegate_sign_ins_total{outcome="succeeded"} 1"#);
         has(&metrics, r#"sidegate_sign_ins_total{outcome="invalid_state"} 1"#);
         has(&metrics, "sidegate_sign_outs_total 1");
+    }
+
+    #[test]
+    fn renewals_are_counted_by_what_came_of_them() {
+        let metrics = metrics();
+        for outcome in RENEWALS {
+            metrics.renewal(outcome);
+            has(&metrics, &format!(r#"sidegate_session_renewals_total{{outcome="{outcome}"}} 1"#));
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use url::{Host, Url};
 use super::redis;
 use crate::adapters::stores::StoreSettings;
 use crate::config::options::{
-    COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_MEMORY_BYTES, SESSION_REDIS_URL,
-    SESSION_REDIS_URL_FILE, SESSION_SECRET, SESSION_SECRET_FILE, SESSION_STORE, SESSION_TTL,
+    COOKIE_DOMAIN, COOKIE_NAME, COOKIE_SECURE, SESSION_IDLE_TTL, SESSION_MEMORY_BYTES, SESSION_RECHECK,
+    SESSION_REDIS_URL, SESSION_REDIS_URL_FILE, SESSION_SECRET, SESSION_SECRET_FILE, SESSION_STORE, SESSION_TTL,
 };
 use crate::config::reading::{Reading, Zero};
 use crate::config::words;
@@ -33,6 +33,11 @@ pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
         reading.warn("SESSION_IDLE_TTL is longer than SESSION_TTL, so it never ends a session");
     }
     Lifetime { absolute, idle }
+}
+
+/// How often the provider is asked again by an access token.
+pub(super) fn recheck(reading: &mut Reading) -> Duration {
+    reading.duration(SESSION_RECHECK, Duration::from_secs(1)..=Duration::from_secs(86_400), Zero::Allowed)
 }
 
 /// Where sessions are kept; `lifetime` is what they live by there.

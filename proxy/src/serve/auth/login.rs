@@ -201,11 +201,7 @@ async fn start_session(
     let SignedIn { identity, grant, provider_session } = signed_in;
     let mut session = Session::begin(identity.clone(), sign_in.authority, device, sign_in.lifetime.absolute, now);
     session.provider_session = provider_session;
-    // A session in a cookie alone is never renewed, and a provider's tokens do not travel in it.
-    if let Some(grant) = grant.filter(|_| !sign_in.store.is_stateless()) {
-        session.grant =
-            sign_in.grants.seal(sign_in.authority, &identity.id, &grant).map_err(|error| internal(&error))?;
-    }
+    sign_in.renewing.begin_with(&mut session, grant, now).map_err(|error| internal(&error))?;
     let token = sign_in.store.begin(session, now).await?;
     audit::signed_in(&identity, exchange.origin());
     exchange.house.metrics.sign_in("succeeded");

@@ -110,7 +110,7 @@ fn provider_logout(sign_in: &SignIn, sessions: &[Arc<LoadedSession>]) -> Option<
 
 fn id_token(sign_in: &SignIn, session: &LoadedSession) -> Option<Secret> {
     let sealed = session.session().grant.as_ref()?;
-    sign_in.grants.open(sign_in.authority, &session.identity().id, sealed)?.id_token
+    sign_in.renewing.grants.open(sign_in.authority, &session.identity().id, sealed)?.id_token
 }
 
 fn way_back(sign_in: &SignIn) -> Url {

@@ -16,6 +16,7 @@ async fn refreshing(kind: &str) -> Bench {
     let bench = Bench::with(|origin| with_scopes(kind, origin, &["offline_access"])).await;
     if kind == "github" {
         bench.control().expiring_github_tokens();
+        bench.control().token_lifetime(Duration::from_secs(3600));
     }
     bench
 }
@@ -92,8 +93,7 @@ async fn a_grant_is_what_the_provider_gave() {
     for kind in KINDS {
         let bench = refreshing(kind).await;
         let (_, grant) = bench.granted("ann").await;
-        let lasts = if kind == "github" { 8 * 3600 } else { 3600 };
-        assert_eq!(grant.access_expires_at, Some(bench.now + Duration::from_secs(lasts)), "{kind}");
+        assert_eq!(grant.access_expires_at, Some(bench.now + Duration::from_secs(3600)), "{kind}");
         assert!(grant.refresh.is_some(), "{kind}");
         assert_eq!(grant.id_token.is_some(), kind != "github", "{kind}");
         let bench = plain(kind).await;
@@ -150,7 +150,7 @@ async fn a_grant_that_was_revoked_or_spent_or_needs_the_person_is_gone() {
             assert!(reason.contains(error), "{kind}: {reason}");
             bench.control().clear(Endpoint::Token);
         }
-        bench.renew(&who, &grant).await.unwrap();
+        bench.renew(&who, &grant).await.unwrap().identity.unwrap();
         let reason = gone(bench.renew(&who, &grant).await);
         assert!(reason.contains(word) && reason.contains("used before"), "{kind}: {reason}");
         tells_no_secret(&reason);
@@ -262,6 +262,19 @@ async fn without_a_refresh_token_the_access_token_reads_again() {
         assert!(renewed.grant.access == grant.access, "{kind}");
         assert_eq!(bench.control().refreshes(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_github_apps_access_token_reads_again_by_itself_until_its_last_hour() {
+    let bench = refreshing("github").await;
+    bench.control().token_lifetime(Duration::from_secs(8 * 3600));
+    let (who, grant) = bench.granted("ann").await;
+    bench.regroup("ann");
+    let renewed = bench.renew(&who, &grant).await.unwrap();
+    assert_eq!(renewed.identity.unwrap().groups, ["other"]);
+    assert!(renewed.grant.refresh == grant.refresh && bench.control().refreshes() == 0);
+    bench.idp.revoke("ann");
+    assert!(gone(bench.renew(&who, &grant).await).contains("401"));
 }
 
 #[tokio::test]

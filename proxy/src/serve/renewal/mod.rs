@@ -1,0 +1,360 @@
+//! Sessions renewed beside requests: one renewal at a time for a session, however many requests and replicas see that it is due.
+
+mod rests;
+mod schedule;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::rests::Rests;
+use crate::adapters::grants::GrantSealer;
+use crate::adapters::seal::CryptoFailure;
+use crate::adapters::telemetry::{Clean, Metrics, audit};
+use crate::domain::grant::{Grant, SealedGrant};
+use crate::domain::identity::ProviderKind;
+use crate::domain::session::{Authority, Session, SessionKey};
+use crate::domain::time::Timestamp;
+use crate::ports::{Claim, IdentityProvider, Leave, LoadedSession, RenewError, Renewed, SessionStore};
+use crate::serve::clock;
+
+/// How many sessions are renewed at a time; the others go on as they are, and come a little later.
+const AT_ONCE: usize = 64;
+/// How long a request waits for the renewal of a session that nobody has used for long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long overdue a session is that a request waits for, where `SESSION_RECHECK` is off.
+const OVERDUE: Duration = Duration::from_secs(900);
+/// How long requests take no notice of a renewal under way.
+const UNDER_WAY: Duration = Duration::from_secs(30);
+/// How long the leave to renew lasts, and so how long the new tokens may wait for the store.
+const LEAVE: Duration = Duration::from_secs(30);
+
+/// What lives as long as the process: who is being renewed, and who is left in peace for a while.
+pub(crate) struct Renewals {
+    tasks: TaskTracker,
+    room: Arc<Semaphore>,
+    /// Sessions that this replica renews at this moment; the token is cancelled when it is done.
+    flights: Mutex<HashMap<SessionKey, CancellationToken>>,
+    rests: Mutex<Rests>,
+    metrics: Arc<Metrics>,
+}
+
+impl Renewals {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+            flights: Mutex::default(),
+            rests: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Waits until what is under way has ended: a token that was rotated must be saved before the process ends.
+    pub(crate) async fn settle(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// How many are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<SessionKey, CancellationToken>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rests(&self) -> MutexGuard<'_, Rests> {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How sessions of one site are renewed.
+pub(crate) struct Renewing {
+    pub(crate) house: Arc<Renewals>,
+    pub(crate) provider: Arc<dyn IdentityProvider>,
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) grants: GrantSealer,
+    pub(crate) authority: Authority,
+    /// `SESSION_RECHECK`.
+    pub(crate) recheck: Duration,
+}
+
+impl Renewing {
+    /// Puts what a sign-in was granted into its new session, and says when the provider is to be asked again.
+    ///
+    /// # Errors
+    /// [`CryptoFailure`], which a sound machine never sees.
+    pub(crate) fn begin_with(
+        &self,
+        session: &mut Session,
+        grant: Option<Grant>,
+        now: Timestamp,
+    ) -> Result<(), CryptoFailure> {
+        // A session in a cookie alone is never renewed, and a provider's tokens do not travel in it.
+        let Some(grant) = grant.filter(|_| !self.store.is_stateless()) else { return Ok(()) };
+        session.renew_at = self.next(&grant, now);
+        if session.renew_at.is_some() || grant.id_token.is_some() {
+            session.grant = self.seal(&session.identity.id, grant)?;
+        }
+        Ok(())
+    }
+
+    /// The session to go on with, where `session` is due: itself, while it is renewed beside the request. Only where nobody has used it
+    /// for long does the request wait, so that somebody who is gone from the provider since is not let in once more; a provider that is
+    /// away keeps nobody out. `None`: it has ended.
+    pub(crate) async fn attend(
+        self: &Arc<Self>,
+        session: Arc<LoadedSession>,
+        now: Timestamp,
+    ) -> Option<Arc<LoadedSession>> {
+        let overdue = session.session().renew_at.map_or(Duration::ZERO, |due| now.since(due));
+        let wait = overdue > if self.recheck.is_zero() { OVERDUE } else { self.recheck };
+        let Some(flight) = self.begin(&session, wait, now) else { return Some(session) };
+        if !wait {
+            return Some(session);
+        }
+        // In time or not: what the store says then is what counts.
+        let _in_time = tokio::time::timeout(PATIENCE, flight.cancelled()).await;
+        match self.store.follow(&session, true, clock::now()).await {
+            Ok(current) => current,
+            Err(_) => Some(session),
+        }
+    }
+
+    /// Begins to renew a session that is due, for whoever holds it without asking anything of it (an open WebSocket).
+    pub(crate) fn remind(self: &Arc<Self>, session: &Arc<LoadedSession>, now: Timestamp) {
+        let _flight = self.begin(session, false, now);
+    }
+
+    /// Begins to renew a session that is due, unless it is being renewed already; `None` where it is left in peace for now.
+    fn begin(
+        self: &Arc<Self>,
+        session: &Arc<LoadedSession>,
+        awaited: bool,
+        now: Timestamp,
+    ) -> Option<CancellationToken> {
+        let (house, key) = (&self.house, session.key());
+        let mut flights = house.flights();
+        if let Some(flight) = flights.get(&key) {
+            return Some(flight.clone());
+        }
+        if let Err(until) = house.rests().ask(key, self.authority, now) {
+            session.postpone(until);
+            return None;
+        }
+        let Ok(room) = Arc::clone(&house.room).try_acquire_owned() else {
+            house.rests().ask_no_more(self.authority);
+            house.metrics.renewal("deferred");
+            session.postpone(now + Duration::from_secs(1) + spread(Duration::from_secs(2)));
+            return None;
+        };
+        if !awaited {
+            session.postpone(now + UNDER_WAY);
+        }
+        let flight = CancellationToken::new();
+        flights.insert(key, flight.clone());
+        let landing = Landing { house: Arc::clone(house), authority: self.authority, key, flight: flight.clone() };
+        let (renewing, session) = (Arc::clone(self), Arc::clone(session));
+        house.tasks.spawn(async move {
+            let (_room, _landing) = (room, landing);
+            let outcome = renewing.renew(&session, awaited).await;
+            renewing.house.metrics.renewal(outcome);
+        });
+        Some(flight)
+    }
+
+    /// Renews a session by leave of the store, and says what came of it.
+    async fn renew(&self, held: &Arc<LoadedSession>, awaited: bool) -> &'static str {
+        let claimed = clock::now();
+        let leave = match self.claim(held.key(), awaited).await {
+            Ok(Claim::Granted(leave)) => leave,
+            Ok(Claim::Taken) => {
+                held.postpone(clock::now() + Duration::from_secs(2) + spread(Duration::from_secs(3)));
+                return "taken";
+            }
+            Ok(Claim::Ended) => return "ended_before",
+            Err(()) => {
+                held.postpone(clock::now() + Duration::from_secs(2) + spread(Duration::from_secs(3)));
+                return "store_away";
+            }
+        };
+        let session = leave.session.session();
+        let now = clock::now();
+        if session.renew_at.is_none_or(|due| now < due) {
+            // Somebody else was faster, and this replica's copy is an older one.
+            held.postpone(session.renew_at.unwrap_or(session.expires_at));
+            self.store.release(&leave).await;
+            return "adopted";
+        }
+        let sealed = session.grant.as_ref().filter(|_| session.authority == self.authority);
+        let grant = sealed.and_then(|sealed| self.grants.open(self.authority, &session.identity.id, sealed));
+        let Some(grant) = grant else {
+            tracing::warn!("a session's tokens cannot be opened by any SESSION_SECRET: it goes on, and is not renewed");
+            let unrenewed = Session { grant: None, renew_at: None, ..session.clone() };
+            return self.save(held, &leave, unrenewed, claimed, "unusable").await;
+        };
+        match self.provider.renew(&session.identity, &grant, now).await {
+            Ok(renewed) => self.take(held, &leave, renewed, claimed).await,
+            Err(RenewError::Gone(reason)) => {
+                self.end(held, &leave, &reason).await;
+                "ended"
+            }
+            Err(RenewError::NotNow(reason)) => {
+                self.put_off(held, session, &grant, &reason);
+                self.store.release(&leave).await;
+                "put_off"
+            }
+        }
+    }
+
+    /// Asks for leave. Where a request waits for it, also for as long as it would wait for another replica's renewal.
+    async fn claim(&self, key: SessionKey, awaited: bool) -> Result<Claim, ()> {
+        let until = clock::now() + if awaited { PATIENCE } else { Duration::ZERO };
+        loop {
+            let now = clock::now();
+            match self.store.claim(key, now).await {
+                Ok(Claim::Taken) if now < until => {
+                    tokio::time::sleep(Duration::from_millis(100) + spread(Duration::from_millis(100))).await;
+                }
+                Ok(claim) => return Ok(claim),
+                Err(error) => {
+                    tracing::debug!("a session is not renewed: {error}");
+                    return Err(());
+                }
+            }
+        }
+    }
+
+    /// Takes what asking again brought.
+    async fn take(&self, held: &LoadedSession, leave: &Leave, renewed: Renewed, claimed: Timestamp) -> &'static str {
+        let before = leave.session.session();
+        let Renewed { identity, grant } = renewed;
+        let now = clock::now();
+        let (identity, renew_at, outcome) = match identity {
+            Ok(identity) => {
+                self.told(before.identity.provider.as_str(), held.key());
+                let renew_at = self.next(&grant, now);
+                (identity, renew_at, "renewed")
+            }
+            Err(reason) => {
+                let again = self.put_off(held, before, &grant, &reason);
+                (before.identity.clone(), Some(again), "put_off")
+            }
+        };
+        let grant = match self.seal(&identity.id, grant) {
+            Ok(grant) => grant,
+            Err(error) => {
+                tracing::error!("a session's new tokens cannot be sealed, so that it is not renewed again: {error}");
+                None
+            }
+        };
+        let renew_at = renew_at.filter(|_| grant.is_some());
+        let session = Session { identity, grant, renew_at, ..before.clone() };
+        self.save(held, leave, session, claimed, outcome).await
+    }
+
+    /// Puts the renewed session in its place. The old tokens may be void, so a store that is away is tried for as long as the leave lasts.
+    async fn save(
+        &self,
+        held: &LoadedSession,
+        leave: &Leave,
+        session: Session,
+        claimed: Timestamp,
+        outcome: &'static str,
+    ) -> &'static str {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let now = clock::now();
+            match self.store.renew(leave, session.clone(), now).await {
+                Ok(true) => return outcome,
+                // Signed out meanwhile, or an earlier attempt arrived though the answer did not.
+                Ok(false) => return "ended_before",
+                Err(error) if now.since(claimed) >= LEAVE => {
+                    tracing::error!(
+                        "a session's new tokens are lost, so that it may end at its next renewal: {}",
+                        Clean(&error.to_string())
+                    );
+                    held.postpone(now + Duration::from_secs(5));
+                    return "lost";
+                }
+                Err(_) => {
+                    tokio::time::sleep(pause + spread(pause)).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+            }
+        }
+    }
+
+    /// The provider says that it is over: on every replica.
+    async fn end(&self, held: &LoadedSession, leave: &Leave, reason: &str) {
+        self.told(leave.session.session().identity.provider.as_str(), held.key());
+        audit::sessions_ended(&leave.session.session().identity, 1, reason, None);
+        held.end();
+        if let Err(error) = self.store.end(held.key()).await {
+            tracing::warn!("the end of a session is not confirmed yet, and is tried again: {error}");
+        }
+        self.store.release(leave).await;
+    }
+
+    /// Lets the session be for a while, and the provider too where it fails again and again. Says until when.
+    fn put_off(&self, held: &LoadedSession, session: &Session, grant: &Grant, reason: &str) -> Timestamp {
+        let pause = schedule::pause(session, grant, self.recheck);
+        let rest = self.house.rests().failed(held.key(), self.authority, pause, clock::now(), fastrand::f64());
+        held.postpone(rest.until);
+        let reason = Clean(reason);
+        if rest.is_news {
+            tracing::warn!("sessions cannot be renewed for now, and go on with what is known: {reason}");
+        } else {
+            tracing::debug!("a session is not renewed for now: {reason}");
+        }
+        rest.until
+    }
+
+    /// When the provider is to be asked again about what it granted at `now`.
+    fn next(&self, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
+        let between = self.provider.kind() == ProviderKind::Github;
+        schedule::next(grant, self.recheck, now, between, fastrand::f64())
+    }
+
+    /// The provider has answered, whatever it said.
+    fn told(&self, provider: &'static str, key: SessionKey) {
+        if self.house.rests().succeeded(key, self.authority) {
+            tracing::info!(provider, "sessions are renewed again");
+        }
+    }
+
+    /// Seals a grant; without the hint for signing out where it is too long with it. `None`: it is too long in any case.
+    fn seal(&self, id: &str, grant: Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
+        match self.grants.seal(self.authority, id, &grant)? {
+            Some(sealed) => Ok(Some(sealed)),
+            None => self.grants.seal(self.authority, id, &Grant { id_token: None, ..grant }),
+        }
+    }
+}
+
+/// A renewal under way; when it is dropped, however it ended, whoever waits goes on.
+struct Landing {
+    house: Arc<Renewals>,
+    authority: Authority,
+    key: SessionKey,
+    flight: CancellationToken,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.house.flights().remove(&self.key);
+        self.house.rests().ask_no_more(self.authority);
+        self.flight.cancel();
+    }
+}
+
+/// A random part of `most`.
+fn spread(most: Duration) -> Duration {
+    most.mul_f64(fastrand::f64())
+}

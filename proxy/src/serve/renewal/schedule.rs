@@ -1,0 +1,128 @@
+//! When a session is renewed: pure arithmetic over what the provider granted.
+
+use std::time::Duration;
+
+use crate::domain::grant::Grant;
+use crate::domain::session::Session;
+use crate::domain::time::Timestamp;
+
+/// How long before its end an access token is renewed at least, where it lasts long enough.
+const LEAD: Duration = Duration::from_secs(60);
+/// A session is not renewed sooner than this, whatever the provider says of its tokens.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Where the provider does not say how long an access token lasts.
+const UNTOLD: Duration = Duration::from_secs(900);
+/// The first pause after a failure is at most this long, and at least [`SHORTEST`].
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// When the provider is to be asked again about what it granted at `now`: with a refresh token shortly before the access token ends, else
+/// every `recheck` (zero: not at all) while the access token lasts. `None`: not at all.
+///
+/// `between`: the access token tells all there is to know (GitHub's), so that it is asked every `recheck` between its renewals too.
+/// `chance`, from 0 to 1, moves it forward a little, so that those who signed in together are not renewed together.
+pub(super) fn next(grant: &Grant, recheck: Duration, now: Timestamp, between: bool, chance: f64) -> Option<Timestamp> {
+    let every = |interval: Duration| interval - (interval / 10).mul_f64(chance);
+    match (&grant.refresh, grant.access_expires_at) {
+        (Some(_), Some(expires_at)) => {
+            let life = expires_at.since(now);
+            let lead = (life / 10).max(LEAD).min(life / 2);
+            let wait = life - lead - (lead / 2).mul_f64(chance);
+            let wait = if between && !recheck.is_zero() { wait.min(every(recheck)) } else { wait };
+            Some(now + wait.max(SHORTEST))
+        }
+        (Some(_), None) => Some(now + every(if recheck.is_zero() { UNTOLD } else { recheck })),
+        (None, _) if recheck.is_zero() => None,
+        (None, expires_at) => {
+            Some(now + every(recheck).max(SHORTEST)).filter(|at| expires_at.is_none_or(|end| *at < end))
+        }
+    }
+}
+
+/// How long to leave a session in peace after a first failure: so that several attempts fit in before its access token ends.
+pub(super) fn pause(session: &Session, grant: &Grant, recheck: Duration) -> Duration {
+    let window = match (&grant.refresh, grant.access_expires_at, session.renew_at) {
+        (Some(_), Some(expires_at), Some(due)) => expires_at.since(due) / 2,
+        (Some(_) | None, _, _) => recheck / 10,
+    };
+    window.clamp(SHORTEST, PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::secret::Secret;
+
+    const NOW: Timestamp = Timestamp::from_secs(1000);
+    const QUARTER: Duration = Duration::from_secs(900);
+
+    fn grant(refresh: bool, lasts: Option<u64>) -> Grant {
+        Grant {
+            access: Secret::new("a"),
+            access_expires_at: lasts.map(|lasts| NOW + Duration::from_secs(lasts)),
+            refresh: refresh.then(|| Secret::new("r")),
+            id_token: None,
+            told_by_userinfo: Vec::new(),
+        }
+    }
+
+    fn after(refresh: bool, lasts: Option<u64>, recheck: Duration, chance: f64) -> Option<u64> {
+        next(&grant(refresh, lasts), recheck, NOW, false, chance).map(|at| at.since(NOW).as_millis() as u64)
+    }
+
+    #[test]
+    fn a_refresh_token_is_used_shortly_before_the_access_token_ends() {
+        for (lasts, earliest, latest) in
+            [(3600, 3060, 3240), (86_400, 73_440, 77_760), (300, 210, 240), (100, 25, 50), (10, 3, 5)]
+        {
+            assert_eq!(after(true, Some(lasts), QUARTER, 0.0), Some(latest * 1000), "{lasts}");
+            let early = after(true, Some(lasts), QUARTER, 1.0).unwrap();
+            assert!(early >= earliest * 1000 - 1000 && early < latest * 1000, "{lasts}: {early}");
+        }
+        for short in [0, 1, 2] {
+            assert_eq!(after(true, Some(short), QUARTER, 0.9), Some(1000), "{short}");
+        }
+        assert_eq!(after(true, None, QUARTER, 0.0), Some(900_000));
+        assert_eq!(after(true, None, Duration::ZERO, 0.0), Some(900_000));
+    }
+
+    #[test]
+    fn githubs_access_token_reads_again_between_its_renewals() {
+        let after =
+            |lasts, recheck| next(&grant(true, Some(lasts)), recheck, NOW, true, 0.0).map(|at| at.since(NOW).as_secs());
+        assert_eq!(after(8 * 3600, QUARTER), Some(900));
+        assert_eq!(after(8 * 3600, Duration::ZERO), Some(8 * 3240));
+        assert_eq!(after(100, QUARTER), Some(50));
+    }
+
+    #[test]
+    fn without_one_the_access_token_reads_again_while_it_lasts() {
+        assert_eq!(after(false, None, QUARTER, 0.0), Some(900_000));
+        assert_eq!(after(false, None, QUARTER, 1.0), Some(810_000));
+        assert_eq!(after(false, Some(3600), QUARTER, 0.0), Some(900_000));
+        assert_eq!(after(false, Some(900), QUARTER, 0.0), None);
+        assert_eq!(after(false, None, Duration::ZERO, 0.0), None, "off");
+    }
+
+    #[test]
+    fn several_attempts_fit_in_before_the_access_token_ends() {
+        let identity = crate::domain::identity::Identity {
+            provider: crate::domain::identity::ProviderKind::Oidc,
+            id: "1".into(),
+            email: None,
+            name: String::new(),
+            username: crate::domain::identity::Username::Displayed(String::new()),
+            groups: Vec::new(),
+        };
+        let device = crate::domain::session::Device::new([127, 0, 0, 1].into(), "");
+        let authority = crate::domain::session::Authority([0; 8]);
+        let mut session = Session::begin(identity, authority, device, QUARTER, NOW);
+        let mut paused = |refresh, lasts, due| {
+            session.renew_at = Some(NOW + Duration::from_secs(due));
+            pause(&session, &grant(refresh, lasts), QUARTER).as_secs()
+        };
+        assert_eq!(paused(true, Some(3600), 3240), 30);
+        assert_eq!(paused(true, Some(40), 20), 10);
+        assert_eq!(paused(true, Some(2), 1), 1);
+        assert_eq!(paused(false, None, 900), 30);
+    }
+}
