@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::adapters::certs::Certificates;
 use crate::adapters::telemetry::{Held, LogSettings, Metrics, audit};
 use crate::serve::admin::{Admin, Phase};
+use crate::serve::drain::Drain;
 use crate::serve::rejection::CODES;
 use crate::serve::settings::{Settings, Shutdown, TlsFiles};
 use crate::serve::site::House;
@@ -37,7 +38,7 @@ pub struct Running {
     addresses: Addresses,
     fixed: Fixed,
     stop_accepting: CancellationToken,
-    drain: CancellationToken,
+    drain: Drain,
     connections: TaskTracker,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -94,7 +95,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let admin = Arc::new(Admin::new(Box::new(troubles), Arc::clone(&metrics)));
     let running = Running {
         stop_accepting: CancellationToken::new(),
-        drain: CancellationToken::new(),
+        drain: Drain::default(),
         connections: TaskTracker::new(),
         tasks: vec![
             tokio::spawn(admin::serve(admin_listener, Arc::clone(&admin), std::future::pending())),
@@ -193,7 +194,7 @@ impl Running {
         tracing::info!(delay = ?self.fixed.shutdown.delay, timeout = ?self.fixed.shutdown.timeout, "draining: no longer ready");
         tokio::time::sleep(self.fixed.shutdown.delay).await;
         self.stop_accepting.cancel();
-        self.drain.cancel();
+        self.drain.begin();
         self.connections.close();
         self.house.tunnels.close();
         let ended = async {
@@ -241,7 +242,7 @@ struct Acceptor {
     house: Arc<House>,
     tls: Option<TlsAcceptor>,
     connections: TaskTracker,
-    drain: CancellationToken,
+    drain: Drain,
     room: Arc<Semaphore>,
     workers: Workers,
 }

@@ -12,15 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::caller::{Peer, Scheme};
+use crate::serve::drain::Drain;
 use crate::serve::handler;
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::site::House;
 use crate::serve::streams::StreamExecutor;
 use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, Watch};
 
+/// What the kernel may hold of an answer before it is sent, in bytes, so that a client which takes it slowly is seen to take it.
+#[cfg(target_os = "linux")]
+const UNSENT_MOST: u32 = 128 * 1024;
 /// What one HTTP/2 stream may send ahead of being read, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// HTTP/2 streams at once on a connection.
@@ -35,13 +38,15 @@ pub(crate) async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     house: Arc<House>,
-    drain: CancellationToken,
+    drain: Drain,
 ) -> io::Result<()> {
     let site = house.site();
     let (limits, timeouts) = (site.limits, site.timeouts);
     drop(site);
     let address = stream.peer_addr()?;
     stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
     let Some(acceptor) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
         return http(stream, peer, house, limits, timeouts, Instant::now(), drain).await;
@@ -60,7 +65,7 @@ async fn http<IO>(
     limits: Limits,
     timeouts: Timeouts,
     accepted: Instant,
-    drain: CancellationToken,
+    drain: Drain,
 ) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -78,7 +83,7 @@ where
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(guarded), service));
     let mut expiry = pin!(Expiry::of(&watch));
     let mut rest = pin!(Rest::of(&watch));
-    let mut drained = pin!(drain.cancelled());
+    let mut drained = pin!(drain.begun());
     let mut end = End::NotYet;
     loop {
         tokio::select! {

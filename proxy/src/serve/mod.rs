@@ -11,6 +11,7 @@ mod body;
 mod clock;
 mod connection;
 mod cookies;
+mod drain;
 mod ending;
 mod exchange;
 mod forward;
