@@ -1,17 +1,15 @@
 //! Bodies as the frames they came in, with back-pressure, and a limit on how long one may move no byte.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use crate::adapters::upstream::Lease;
+use crate::adapters::upstream::{Alarm, Answer, BrokenAnswer};
 use crate::serve::guard::Guard;
 use crate::serve::headers;
 use crate::serve::watch::InFlight;
@@ -24,7 +22,9 @@ pub(crate) enum BodyError {
     #[error("the session that the answer was for has ended")]
     SessionEnded,
     #[error(transparent)]
-    Broken(#[from] hyper::Error),
+    Request(#[from] hyper::Error),
+    #[error(transparent)]
+    Answer(#[from] BrokenAnswer),
 }
 
 /// What a client is answered with.
@@ -36,13 +36,7 @@ pub(crate) struct Body {
 
 enum Kind {
     Text(Option<Bytes>),
-    Streamed(Box<Streamed>),
-}
-
-struct Streamed {
-    inner: Incoming,
-    lease: Option<(Lease<RequestBody>, Option<Arc<Progress>>)>,
-    stall: Stall,
+    Streamed(Answer, Stall),
 }
 
 impl Body {
@@ -55,19 +49,9 @@ impl Body {
         Self::text(Bytes::new())
     }
 
-    /// An upstream's body. `sent` is the progress of the request's body: the connection is kept only if that has ended as well.
-    pub(crate) fn streamed(
-        inner: Incoming,
-        lease: Lease<RequestBody>,
-        sent: Option<Arc<Progress>>,
-        limit: Option<Duration>,
-    ) -> Self {
-        let mut streamed = Streamed { inner, lease: Some((lease, sent)), stall: Stall::new(limit) };
-        if streamed.inner.is_end_stream() {
-            streamed.give_back();
-            return Self::empty();
-        }
-        Self { kind: Kind::Streamed(Box::new(streamed)), in_flight: None, guard: None }
+    /// An upstream's body, which may move no byte for `limit`.
+    pub(crate) const fn streamed(answer: Answer, limit: Option<Duration>) -> Self {
+        Self { kind: Kind::Streamed(answer, Stall::new(limit)), in_flight: None, guard: None }
     }
 
     /// Breaks it off when the session that it is for ends.
@@ -83,38 +67,25 @@ impl Body {
     }
 }
 
-impl Streamed {
-    fn give_back(&mut self) {
-        if let Some((lease, sent)) = self.lease.take()
-            && sent.is_none_or(|sent| sent.is_done())
-        {
-            lease.give_back();
+fn poll_streamed(
+    answer: &mut Answer,
+    stall: &mut Stall,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    match Pin::new(answer).poll_frame(cx) {
+        Poll::Pending => {
+            let limit = ready!(stall.poll(cx));
+            Poll::Ready(Some(Err(BodyError::Stalled(limit))))
         }
-    }
-
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Pending => {
-                let limit = ready!(self.stall.poll(cx));
-                Poll::Ready(Some(Err(BodyError::Stalled(limit))))
+        Poll::Ready(Some(Ok(mut frame))) => {
+            stall.moved();
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::strip_trailers(trailers);
             }
-            Poll::Ready(Some(Ok(mut frame))) => {
-                self.stall.moved();
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers);
-                }
-                // The server asks no further once a sized body has given its last byte.
-                if self.inner.is_end_stream() {
-                    self.give_back();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(None) => {
-                self.give_back();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(Some(Ok(frame)))
         }
+        Poll::Ready(None) => Poll::Ready(None),
+        Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
     }
 }
 
@@ -125,7 +96,7 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.kind {
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Kind::Streamed(streamed) => streamed.poll_frame(cx),
+            Kind::Streamed(answer, stall) => poll_streamed(answer, stall, cx),
         };
         if let Some(guard) = &mut self.guard
             && !matches!(frame, Poll::Ready(None))
@@ -141,40 +112,29 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Text(text) => text.is_none(),
-            Kind::Streamed(streamed) => streamed.inner.is_end_stream(),
+            Kind::Streamed(answer, _) => answer.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Kind::Streamed(streamed) => streamed.inner.size_hint(),
+            Kind::Streamed(answer, _) => answer.size_hint(),
         }
     }
 }
 
 /// What the upstream is sent.
-pub(crate) struct RequestBody(Option<Sending>);
-
-struct Sending {
-    inner: Incoming,
-    progress: Arc<Progress>,
-    stall: Stall,
-}
+pub(crate) struct RequestBody(Option<(Incoming, Stall)>);
 
 impl RequestBody {
     pub(crate) const fn empty() -> Self {
         Self(None)
     }
 
-    /// A client's body, and how far it has come; without a body there is nothing to watch.
-    pub(crate) fn of(inner: Incoming, limit: Duration) -> (Self, Option<Arc<Progress>>) {
-        if inner.is_end_stream() {
-            return (Self::empty(), None);
-        }
-        let progress = Arc::new(Progress::begin());
-        let sending = Sending { inner, progress: Arc::clone(&progress), stall: Stall::new(Some(limit)) };
-        (Self(Some(sending)), Some(progress))
+    /// A client's body, which may move no byte for `limit`.
+    pub(crate) fn of(inner: Incoming, limit: Duration) -> Self {
+        Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Some(limit)))))
     }
 }
 
@@ -183,78 +143,30 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(sending) = &mut self.0 else { return Poll::Ready(None) };
-        match Pin::new(&mut sending.inner).poll_frame(cx) {
+        let Some((inner, stall)) = &mut self.0 else { return Poll::Ready(None) };
+        match Pin::new(inner).poll_frame(cx) {
             Poll::Pending => {
-                sending.progress.waits_for_client.store(true, Ordering::Relaxed);
-                let limit = ready!(sending.stall.poll(cx));
+                let limit = ready!(stall.poll(cx));
                 Poll::Ready(Some(Err(BodyError::Stalled(limit))))
             }
             Poll::Ready(Some(Ok(mut frame))) => {
-                sending.stall.moved();
-                sending.progress.moved();
+                stall.moved();
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers);
                 }
-                if sending.inner.is_end_stream() {
-                    sending.progress.done.store(true, Ordering::Release);
-                }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(None) => {
-                sending.progress.done.store(true, Ordering::Release);
-                Poll::Ready(None)
-            }
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|sending| sending.inner.is_end_stream())
+        self.0.as_ref().is_none_or(|(inner, _)| inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.inner.size_hint())
-    }
-}
-
-/// How far a request's body has come; read by whoever waits for the answer.
-pub(crate) struct Progress {
-    began: Instant,
-    last_moved: AtomicU64,
-    waits_for_client: AtomicBool,
-    done: AtomicBool,
-}
-
-impl Progress {
-    fn begin() -> Self {
-        Self {
-            began: Instant::now(),
-            last_moved: AtomicU64::new(0),
-            waits_for_client: AtomicBool::new(false),
-            done: AtomicBool::new(false),
-        }
-    }
-
-    fn moved(&self) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_moved.store(millis, Ordering::Relaxed);
-        self.waits_for_client.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the whole body was sent.
-    pub(crate) fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire)
-    }
-
-    /// When the last byte moved.
-    pub(crate) fn last_moved(&self) -> Instant {
-        self.began + Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
-    }
-
-    /// Whether it is the client that keeps us waiting, not the upstream.
-    pub(crate) fn waits_for_client(&self) -> bool {
-        self.waits_for_client.load(Ordering::Relaxed)
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, _)| inner.size_hint())
     }
 }
 
@@ -262,12 +174,12 @@ impl Progress {
 struct Stall {
     limit: Option<Duration>,
     last_moved: Option<Instant>,
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
 impl Stall {
     const fn new(limit: Option<Duration>) -> Self {
-        Self { limit, last_moved: None, alarm: None }
+        Self { limit, last_moved: None, alarm: Alarm::new() }
     }
 
     const fn moved(&mut self) {
@@ -278,13 +190,6 @@ impl Stall {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(limit) = self.limit else { return Poll::Pending };
         let since = *self.last_moved.get_or_insert_with(Instant::now);
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(since + limit)));
-        loop {
-            ready!(alarm.as_mut().poll(cx));
-            if since + limit <= Instant::now() {
-                return Poll::Ready(limit);
-            }
-            alarm.as_mut().reset(since + limit);
-        }
+        self.alarm.poll(cx, since + limit).map(|()| limit)
     }
 }

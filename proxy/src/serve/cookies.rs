@@ -1,5 +1,6 @@
 //! Our cookies: names, attributes, reading and writing.
 
+use bytes::BytesMut;
 use cookie::{Cookie, SameSite};
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use url::{Host, Url};
@@ -38,8 +39,10 @@ impl Cookies {
         }
     }
 
-    fn is_ours(&self, name: &str) -> bool {
-        name == self.session.name || name == self.visits || name.starts_with(&self.login_prefix)
+    fn is_ours(&self, name: &[u8]) -> bool {
+        name == self.session.name.as_bytes()
+            || name == self.visits.as_bytes()
+            || name.starts_with(self.login_prefix.as_bytes())
     }
 
     /// The different session tokens that the browser sent, in order.
@@ -134,20 +137,23 @@ impl Cookies {
     /// Takes our cookies out of a request's `Cookie`; the rest stays as it was written.
     pub(crate) fn strip_request(&self, headers: &mut HeaderMap) {
         let Some(text) = headers.get(COOKIE) else { return };
-        let ours = |pair: &[u8]| std::str::from_utf8(name_of(pair)).is_ok_and(|name| self.is_ours(name));
-        if !text.as_bytes().split(|b| *b == b';').any(ours) {
+        let (mut rest, mut found) = (BytesMut::with_capacity(text.len()), false);
+        for pair in text.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii) {
+            if self.is_ours(name_of(pair)) {
+                found = true;
+            } else if !pair.is_empty() {
+                if !rest.is_empty() {
+                    rest.extend_from_slice(b"; ");
+                }
+                rest.extend_from_slice(pair);
+            }
+        }
+        if !found {
             return;
         }
-        let kept: Vec<&[u8]> = text
-            .as_bytes()
-            .split(|b| *b == b';')
-            .filter(|pair| !ours(pair))
-            .map(<[u8]>::trim_ascii)
-            .filter(|pair| !pair.is_empty())
-            .collect();
-        let rest = kept.join(&b"; "[..]);
-        match HeaderValue::from_bytes(&rest) {
-            Ok(value) if !rest.is_empty() => headers.insert(COOKIE, value),
+        let gone = rest.is_empty();
+        match HeaderValue::from_maybe_shared(rest.freeze()) {
+            Ok(value) if !gone => headers.insert(COOKIE, value),
             Ok(_) | Err(_) => headers.remove(COOKIE),
         };
     }
@@ -155,8 +161,7 @@ impl Cookies {
     /// Drops an upstream's `Set-Cookie` for our names: it could sign somebody in as another.
     pub(crate) fn strip_response(&self, headers: &mut HeaderMap) {
         let ours = |value: &HeaderValue| {
-            std::str::from_utf8(name_of(value.as_bytes().split(|b| *b == b';').next().unwrap_or_default()))
-                .is_ok_and(|name| self.is_ours(name))
+            self.is_ours(name_of(value.as_bytes().split(|b| *b == b';').next().unwrap_or_default()))
         };
         if !headers.get_all(SET_COOKIE).iter().any(ours) {
             return;
@@ -213,17 +218,24 @@ fn value(cookie: &Cookie<'_>) -> HeaderValue {
 
 /// Each cookie's name and value, as sent; a value in quotes loses them (RFC 6265 §5.2 keeps them, old clients add them).
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|b| *b == b';'));
-    pairs.filter_map(|pair| {
-        // Pair by pair: another application's cookie that is no UTF-8 must not hide ours.
-        let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-        let value = value.trim();
-        Some((name.trim(), value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)))
-    })
+    // Pair by pair: another application's cookie that is no UTF-8 must not hide ours.
+    raw_pairs(headers).filter_map(|pair| read_pair(pair))
 }
 
+fn raw_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|b| *b == b';'))
+}
+
+fn read_pair(pair: &[u8]) -> Option<(&str, &str)> {
+    let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
+    let value = value.trim();
+    Some((name.trim(), value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)))
+}
+
+/// The values of the cookies of one name. Others are passed over before they are read any closer.
 fn values<'h>(headers: &'h HeaderMap, wanted: &str) -> impl Iterator<Item = &'h str> {
-    pairs(headers).filter(move |(name, _)| *name == wanted).map(|(_, value)| value)
+    let named = raw_pairs(headers).filter(move |pair| name_of(pair) == wanted.as_bytes());
+    named.filter_map(read_pair).map(|(_, value)| value)
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {

@@ -14,6 +14,8 @@ use crate::serve::site::{House, Site};
 /// One request on its way: what every step looks at.
 pub(crate) struct Exchange {
     pub(crate) head: Parts,
+    /// Whether it asks for another protocol: noted at once, since that header ends at this hop.
+    pub(crate) upgrades: bool,
     pub(crate) caller: Caller,
     pub(crate) now: Timestamp,
     pub(crate) request_id: HeaderValue,

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use http::header::UPGRADE;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
@@ -17,14 +18,14 @@ use crate::serve::watch::InFlight;
 use crate::serve::{auth, clock, forward, headers};
 
 /// The way of a request, from its head to the head of its answer.
-async fn answer(mut exchange: Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
-    let Exchange { head, caller, .. } = &mut exchange;
+async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
+    let Exchange { head, upgrades, caller, .. } = exchange;
     headers::check(head).map_err(Rejection::Malformed)?;
     if matches!(head.method, Method::TRACE | Method::CONNECT) {
         return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
     }
     headers::join_cookies(&mut head.headers);
-    let websocket = headers::is_websocket(head);
+    let websocket = *upgrades && headers::is_websocket(head);
     // From here on no header tells who it is, or how it came, that this caller may not say.
     headers::strip_request(&mut head.headers, caller.trusted);
 
@@ -62,14 +63,14 @@ pub(crate) async fn handle(
     let site = house.site();
     let caller = headers::caller(&head.headers, peer, &site.trusted_proxies);
     let request_id = headers::identify(&mut head.headers);
-    let asker = Asker::of(&head, request_id.clone(), Arc::clone(&site));
-    let metrics = Arc::clone(&house.metrics);
-    let exchange = Exchange { head, caller, now: clock::now(), request_id, house, site };
-    let response = match answer(exchange, body, &in_flight).await {
+    let upgrades = head.headers.contains_key(UPGRADE);
+    let mut exchange = Exchange { head, upgrades, caller, now: clock::now(), request_id, house, site };
+    let response = match answer(&mut exchange, body, &in_flight).await {
         Ok(response) => response,
         Err(Refused(rejection, cookies)) => {
+            let asker = Asker::of(&exchange.head, exchange.upgrades, &exchange.request_id, &exchange.site);
             asker.note(&rejection, &caller);
-            metrics.refused(rejection.code());
+            exchange.house.metrics.refused(rejection.code());
             rejection.respond(&asker, cookies)
         }
     };

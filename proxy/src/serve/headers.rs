@@ -1,39 +1,38 @@
 //! Hop-by-hop, forwarded and identity headers: strip theirs, set ours.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, CONNECTION, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::request::Parts;
-use http::uri::Authority;
 use http::{Method, Version};
 
 use crate::domain::caller::{Caller, Peer, Scheme, TrustedProxies};
 use crate::ports::IdentityHeaders;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
-const X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
-const X_FORWARDED_PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-forwarded-preferred-username");
-const X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
-const X_FORWARDED_USER_ID: HeaderName = HeaderName::from_static("x-forwarded-user-id");
-const X_FORWARDED_NAME: HeaderName = HeaderName::from_static("x-forwarded-name");
-const X_FORWARDED_PROVIDER: HeaderName = HeaderName::from_static("x-forwarded-provider");
-const X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_FORWARDED_USER: HeaderName = HeaderName::from_static("x-forwarded-user");
+static X_FORWARDED_EMAIL: HeaderName = HeaderName::from_static("x-forwarded-email");
+static X_FORWARDED_PREFERRED_USERNAME: HeaderName = HeaderName::from_static("x-forwarded-preferred-username");
+static X_FORWARDED_GROUPS: HeaderName = HeaderName::from_static("x-forwarded-groups");
+static X_FORWARDED_USER_ID: HeaderName = HeaderName::from_static("x-forwarded-user-id");
+static X_FORWARDED_NAME: HeaderName = HeaderName::from_static("x-forwarded-name");
+static X_FORWARDED_PROVIDER: HeaderName = HeaderName::from_static("x-forwarded-provider");
+static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What tells that a browser looks ahead rather than shows a page.
-const PURPOSES: [HeaderName; 4] = [
+static PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("sec-purpose"),
     HeaderName::from_static("purpose"),
     HeaderName::from_static("x-purpose"),
@@ -61,17 +60,12 @@ const IDENTITY: [&str; 16] = [
 ];
 
 /// The four that a trusted proxy may set, in their one right spelling.
-const FORWARDED_TRUTH: [HeaderName; 4] = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT];
+const FORWARDED_TRUTH: [&str; 4] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"];
 
 /// Hop-by-hop fields (RFC 9110 §7.6.1): they end here, in both directions.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade")
+}
 
 /// Whether `name` speaks of somebody's identity. Every sign is read as `-`, since servers that hand headers on as variables
 /// (CGI, WSGI, FastCGI) write `_` for `-`, and some for any sign.
@@ -125,8 +119,7 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
         (Some(host), Some(target)) => {
             let host = authority(host.as_bytes())?;
             let target = authority(target.as_str().as_bytes())?;
-            let same =
-                host.host().eq_ignore_ascii_case(target.host()) && same_port(&host, &target, head.uri.scheme_str());
+            let same = host.host.eq_ignore_ascii_case(target.host) && same_port(host, target, head.uri.scheme_str());
             if same { Ok(()) } else { Err(Malformed::HostMismatch) }
         }
         (None, Some(target)) => {
@@ -143,27 +136,58 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
     }
 }
 
-fn authority(text: &[u8]) -> Result<Authority, Malformed> {
-    let authority = Authority::try_from(text).map_err(|_| Malformed::HostSyntax)?;
-    let odd =
-        |b: u8| matches!(b, b'@' | b',' | b'%' | b'*' | b'\'' | b'(' | b')' | b'!' | b'$' | b'&' | b';' | b'=' | b'+');
-    let port = text.get(authority.host().len()..).unwrap_or_default();
-    let numbered = port.is_empty() || (port.first() == Some(&b':') && authority.port_u16().is_some());
-    if authority.host().is_empty() || !numbered || text.iter().copied().any(odd) {
-        return Err(Malformed::HostSyntax);
-    }
-    Ok(authority)
+/// A host, and a port where one is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HostPort<'h> {
+    host: &'h [u8],
+    port: Option<u16>,
 }
 
-fn same_port(a: &Authority, b: &Authority, scheme: Option<&str>) -> bool {
+/// Reads `host`, `host:port`, `[address]` or `[address]:port` (RFC 3986 §3.2.2), of the signs that names and addresses are made of.
+fn authority(text: &[u8]) -> Result<HostPort<'_>, Malformed> {
+    let bracketed = text.first() == Some(&b'[');
+    let end = if bracketed {
+        text.iter().position(|b| *b == b']').map(|at| at + 1)
+    } else {
+        Some(text.iter().position(|b| *b == b':').unwrap_or(text.len()))
+    };
+    let (host, rest) = end.and_then(|end| text.split_at_checked(end)).ok_or(Malformed::HostSyntax)?;
+    let fits = match host {
+        [b'[', address @ .., b']'] => {
+            !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+        }
+        name => !name.is_empty() && name.iter().all(is_in_names),
+    };
+    let port = match rest {
+        [] => Ok(None),
+        [b':', digits @ ..] => port_number(digits).map(Some).ok_or(Malformed::HostSyntax),
+        _ => Err(Malformed::HostSyntax),
+    };
+    if fits { port.map(|port| HostPort { host, port }) } else { Err(Malformed::HostSyntax) }
+}
+
+/// The signs that names of hosts and IPv4 addresses are made of.
+const fn is_in_names(sign: &u8) -> bool {
+    matches!(sign, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~')
+}
+
+fn port_number(digits: &[u8]) -> Option<u16> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
+}
+
+fn same_port(a: HostPort<'_>, b: HostPort<'_>, scheme: Option<&str>) -> bool {
     let default = if scheme == Some("https") { 443 } else { 80 };
-    a.port_u16() == b.port_u16() || a.port_u16().unwrap_or(default) == b.port_u16().unwrap_or(default)
+    a.port.unwrap_or(default) == b.port.unwrap_or(default)
 }
 
 /// Who sent the request, as its connection and any trusted proxy tell.
 pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) -> Caller {
-    let texts = headers.get_all(X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or_default());
-    let proto = headers.get(X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    if !proxies.contain(peer.address.ip()) {
+        return Caller::judge(peer, proxies, std::iter::empty(), None);
+    }
+    let texts = headers.get_all(&X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or_default());
+    let proto = headers.get(&X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
     Caller::judge(peer, proxies, texts, proto)
 }
 
@@ -172,8 +196,8 @@ pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a st
     host_value(headers, caller)?.0.to_str().ok().map(str::trim)
 }
 
-fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a HeaderValue, Authority)> {
-    let forwarded = caller.trusted.then(|| headers.get(X_FORWARDED_HOST)).flatten();
+fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a HeaderValue, HostPort<'a>)> {
+    let forwarded = caller.trusted.then(|| headers.get(&X_FORWARDED_HOST)).flatten();
     let value = forwarded.or_else(|| headers.get(HOST))?;
     Some((value, authority(value.as_bytes().trim_ascii()).ok()?))
 }
@@ -183,21 +207,29 @@ fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a Header
 pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     let takes_trailers = lists(headers, &TE, "trailers");
     strip_listed(headers);
-    let doomed = |name: &HeaderName| {
-        let text = name.as_str();
-        is_identity(text)
-            || HOP_BY_HOP.contains(name)
-            || text == "http2-settings"
-            || (text.starts_with("proxy-") && text != "proxy-status")
-            || (is_forwarding(text) && !(trusted && FORWARDED_TRUTH.contains(name)) && !(trusted && *name == FORWARDED))
-    };
-    let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name)).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
+    headers.remove(CONNECTION);
+    let true_of_proxies = |name: &str| FORWARDED_TRUTH.contains(&name) || name == "forwarded";
+    let forwards = |name: &str| is_forwarding(name) && !(trusted && true_of_proxies(name));
+    // By its first letter, since most names are none of ours.
+    remove_all(headers, |name| match name.as_bytes().first() {
+        Some(b'x') => is_identity(name) || forwards(name),
+        Some(b'r') => is_identity(name),
+        Some(b'f') => forwards(name),
+        Some(b'p') => name.starts_with("proxy-") && name != "proxy-status",
+        Some(b'c' | b'k' | b't' | b'u') => is_hop_by_hop(name),
+        Some(b'h') => name == "http2-settings",
+        Some(_) | None => false,
+    });
     // Of `TE` only this is true of our own hop as well: we pass trailers on.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
@@ -206,6 +238,9 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
+
+/// What `Connection` cannot take away, whoever lists it.
+const KEPT: [&str; 6] = ["host", "content-length", "cookie", "trailer", "x-request-id", "traceparent"];
 
 /// Removes what `Connection` lists, but for the fields that frame or route the message, which are never a hop's own.
 fn strip_listed(headers: &mut HeaderMap) {
@@ -220,7 +255,7 @@ fn strip_listed(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(|name| ![HOST, CONTENT_LENGTH, COOKIE, TRAILER, X_REQUEST_ID, TRACEPARENT].contains(name))
+        .filter(|name| !KEPT.contains(&name.as_str()))
         .collect();
     for name in listed {
         headers.remove(name);
@@ -230,27 +265,22 @@ fn strip_listed(headers: &mut HeaderMap) {
 /// Takes out of an answer what ends at this hop.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
     strip_listed(headers);
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+    headers.remove(CONNECTION);
+    remove_all(headers, is_hop_by_hop);
 }
 
 /// Takes out of trailers what may not stand there (RFC 9110 §6.5.1) or what a client may not say.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
-    let doomed = |name: &HeaderName| {
-        let text = name.as_str();
+    let doomed = |text: &str| {
         is_identity(text)
             || is_forwarding(text)
-            || HOP_BY_HOP.contains(name)
+            || is_hop_by_hop(text)
             || matches!(
                 text,
                 "content-length" | "host" | "trailer" | "cookie" | "set-cookie" | "authorization" | "content-encoding"
             )
     };
-    let names: Vec<HeaderName> = trailers.keys().filter(|name| doomed(name)).cloned().collect();
-    for name in names {
-        trailers.remove(name);
-    }
+    remove_all(trailers, doomed);
 }
 
 /// Joins `Cookie` fields, which HTTP/2 may split (RFC 9113 §8.2.3), so that everyone reads the same one.
@@ -267,22 +297,70 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Says how the request came to us: appended to what a trusted proxy says, else written anew.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, caller: &Caller) {
-    let mut hops = String::with_capacity(64);
-    for said in headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
-        hops.push_str(said);
-        hops.push_str(", ");
+/// How a request came to us, for the upstream: appended to what a trusted proxy says, else written anew.
+pub(crate) struct Forwarded<'h> {
+    hops: HeaderValue,
+    proto: HeaderValue,
+    host: Option<&'h HeaderValue>,
+    port: HeaderValue,
+}
+
+impl<'h> Forwarded<'h> {
+    /// Reads it off a head that was stripped: what it still says of this came from a trusted proxy.
+    pub(crate) fn of(headers: &'h HeaderMap, caller: &Caller) -> Self {
+        let own = host_value(headers, caller).filter(|(value, _)| !value.is_empty());
+        let mut hops = String::with_capacity(64);
+        let mut told = None;
+        if caller.trusted {
+            for said in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
+                hops.push_str(said);
+                hops.push_str(", ");
+            }
+            told = headers.get(&X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.trim().parse::<u16>().ok());
+        }
+        push_address(&mut hops, caller.peer);
+        let port = told.or(own.as_ref().and_then(|(_, authority)| authority.port));
+        Self {
+            hops: value_of(hops),
+            proto: HeaderValue::from_static(caller.scheme.as_str()),
+            host: own.map(|(value, _)| value),
+            port: port_value(port.unwrap_or_else(|| caller.scheme.default_port())),
+        }
     }
-    let _infallible = write!(hops, "{}", caller.peer);
-    set(headers, X_FORWARDED_FOR, HeaderValue::from_maybe_shared(Bytes::from(hops)));
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(caller.scheme.as_str()));
-    let own = host_value(headers, caller).map(|(value, authority)| (Ok(value.clone()), authority.port_u16()));
-    let (own_host, own_port) = own.unwrap_or_else(|| (Ok::<_, Infallible>(HeaderValue::from_static("")), None));
-    set(headers, X_FORWARDED_HOST, own_host);
-    let told = headers.get(X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.trim().parse::<u16>().ok());
-    let port = told.or(own_port).unwrap_or_else(|| caller.scheme.default_port());
-    headers.insert(X_FORWARDED_PORT, port_value(port));
+
+    /// Says it, field by field.
+    pub(crate) fn tell(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+        say(&X_FORWARDED_FOR, &self.hops);
+        say(&X_FORWARDED_PROTO, &self.proto);
+        if let Some(host) = self.host {
+            say(&X_FORWARDED_HOST, host);
+        }
+        say(&X_FORWARDED_PORT, &self.port);
+    }
+}
+
+/// Whether [`Forwarded::tell`] says this field anew.
+pub(crate) fn is_said_anew(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    text.starts_with("x-forwarded-") && FORWARDED_TRUTH.contains(&text)
+}
+
+/// As `Display` writes it, without the cost of formatting for the usual kind.
+fn push_address(text: &mut String, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        let _infallible = write!(text, "{address}");
+        return;
+    };
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= least {
+                text.push(char::from(b'0' + octet / unit % 10));
+            }
+        }
+    }
 }
 
 fn port_value(port: u16) -> HeaderValue {
@@ -293,27 +371,20 @@ fn port_value(port: u16) -> HeaderValue {
     }
 }
 
-fn set<E>(headers: &mut HeaderMap, name: HeaderName, value: Result<HeaderValue, E>) {
-    match value {
-        Ok(value) if !value.is_empty() => headers.insert(name, value),
-        Ok(_) | Err(_) => headers.remove(name),
-    };
-}
-
 /// Tells the upstream who it is.
-pub(crate) fn set_identity(headers: &mut HeaderMap, identity: &IdentityHeaders, assertion: HeaderValue) {
-    for (name, value) in [
-        (X_FORWARDED_USER, &identity.user),
-        (X_FORWARDED_EMAIL, &identity.email),
-        (X_FORWARDED_PREFERRED_USERNAME, &identity.preferred_username),
-        (X_FORWARDED_GROUPS, &identity.groups),
-        (X_FORWARDED_USER_ID, &identity.user_id),
-        (X_FORWARDED_NAME, &identity.name),
-        (X_FORWARDED_PROVIDER, &identity.provider),
-    ] {
-        headers.insert(name, value.clone());
-    }
-    headers.insert(X_SIDEGATE_ASSERTION, assertion);
+pub(crate) fn tell_identity(
+    identity: &IdentityHeaders,
+    assertion: &HeaderValue,
+    mut say: impl FnMut(&HeaderName, &HeaderValue),
+) {
+    say(&X_FORWARDED_USER, &identity.user);
+    say(&X_FORWARDED_EMAIL, &identity.email);
+    say(&X_FORWARDED_PREFERRED_USERNAME, &identity.preferred_username);
+    say(&X_FORWARDED_GROUPS, &identity.groups);
+    say(&X_FORWARDED_USER_ID, &identity.user_id);
+    say(&X_FORWARDED_NAME, &identity.name);
+    say(&X_FORWARDED_PROVIDER, &identity.provider);
+    say(&X_SIDEGATE_ASSERTION, assertion);
 }
 
 /// Keeps a well-formed `X-Request-Id` and `traceparent`, else makes them; gives the request id.
@@ -326,33 +397,35 @@ pub(crate) fn identify(headers: &mut HeaderMap) -> HeaderValue {
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
     };
     let single = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_none();
-    let kept = headers.get(X_REQUEST_ID).filter(|value| well_formed(value) && single(&X_REQUEST_ID)).cloned();
-    let traced = headers.get(TRACEPARENT).is_some_and(is_traceparent) && single(&TRACEPARENT);
+    let kept = headers.get(&X_REQUEST_ID).filter(|value| well_formed(value) && single(&X_REQUEST_ID)).cloned();
+    let traced = headers.get(&TRACEPARENT).is_some_and(is_traceparent) && single(&TRACEPARENT);
     let id = kept.unwrap_or_else(|| {
-        let made = value_of(&hex::<32>(fastrand::u128(1..)));
-        headers.insert(X_REQUEST_ID, made.clone());
+        let mut text = String::with_capacity(32);
+        push_hex(&mut text, fastrand::u128(1..).to_be_bytes());
+        let made = value_of(text);
+        headers.insert(&X_REQUEST_ID, made.clone());
         made
     });
     if !traced {
-        let (trace, parent) = (hex::<32>(fastrand::u128(1..)), hex::<16>(u128::from(fastrand::u64(1..))));
-        headers.insert(TRACEPARENT, value_of(&[b"00-".as_slice(), &trace, b"-", &parent, b"-01"].concat()));
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        push_hex(&mut text, fastrand::u128(1..).to_be_bytes());
+        text.push('-');
+        push_hex(&mut text, fastrand::u64(1..).to_be_bytes());
+        text.push_str("-01");
+        headers.insert(&TRACEPARENT, value_of(text));
     }
     id
 }
 
-fn value_of(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+/// Text that we made of signs that a header may hold.
+fn value_of(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static("0"))
 }
 
-/// The last `N` hexadecimal digits of a number.
-fn hex<const N: usize>(mut number: u128) -> [u8; N] {
-    let mut text = [b'0'; N];
-    for digit in text.iter_mut().rev() {
-        let low = (number & 15) as u8;
-        *digit = if low < 10 { b'0' + low } else { b'a' + low - 10 };
-        number >>= 4;
-    }
-    text
+fn push_hex<const N: usize>(text: &mut String, bytes: [u8; N]) {
+    let digit = |value: u8| char::from(value + if value < 10 { b'0' } else { b'a' - 10 });
+    text.extend(bytes.into_iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
 }
 
 /// W3C Trace Context §3.2: version 00, lower-case hexadecimal, ids that are not all zero.
@@ -537,19 +610,27 @@ mod tests {
 
     #[test]
     fn forwarded_headers_tell_the_truth() {
-        let mut headers = head(Version::HTTP_11, "/", &[("host", "app.example:8080")]).headers;
-        set_forwarded(&mut headers, &caller(false));
+        let told = |headers: &HeaderMap, caller: &Caller| {
+            let mut told = HeaderMap::new();
+            Forwarded::of(headers, caller).tell(|name, value| {
+                told.append(name, value.clone());
+            });
+            told
+        };
+        let headers = head(Version::HTTP_11, "/", &[("host", "app.example:8080")]).headers;
+        let headers = told(&headers, &caller(false));
         assert_eq!(headers["x-forwarded-for"], "192.0.2.9");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "app.example:8080");
         assert_eq!(headers["x-forwarded-port"], "8080");
-        let mut headers = head(
+        let headers = head(
             Version::HTTP_11,
             "/",
             &[("host", "inner"), ("x-forwarded-host", "app.example"), ("x-forwarded-for", "1.2.3.4")],
         )
         .headers;
-        set_forwarded(&mut headers, &Caller { scheme: Scheme::Https, ..caller(true) });
+        assert!(headers.keys().filter(|name| is_said_anew(name)).count() == 2);
+        let headers = told(&headers, &Caller { scheme: Scheme::Https, ..caller(true) });
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.9");
         assert_eq!(headers["x-forwarded-host"], "app.example");
         assert_eq!(headers["x-forwarded-port"], "443");

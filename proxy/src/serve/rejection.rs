@@ -378,15 +378,15 @@ pub(crate) struct Asker {
 const LOGIN: &str = "/api/v1/auth/login";
 
 impl Asker {
-    /// Reads it off the head as it came, before anything is stripped.
-    pub(crate) fn of(head: &Parts, request_id: HeaderValue, site: Arc<Site>) -> Self {
+    /// Reads it off a request that is refused.
+    pub(crate) fn of(head: &Parts, upgrades: bool, request_id: &HeaderValue, site: &Arc<Site>) -> Self {
         Self {
             html: headers::prefers_html(&head.headers),
-            navigates: headers::is_navigation(head),
+            navigates: headers::is_navigation(head) && !upgrades,
             http1: head.version < Version::HTTP_2,
             uri: head.uri.clone(),
-            request_id,
-            site,
+            request_id: request_id.clone(),
+            site: Arc::clone(site),
         }
     }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use http::{Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use crate::adapters::upstream::Tunnel;
 use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
@@ -18,14 +18,15 @@ use crate::serve::lasting::{self, Activity, Heard};
 /// Answers `101`, and copies bytes both ways from then on.
 pub(crate) fn open(
     client: OnUpgrade,
-    mut upstream: Response<Incoming>,
+    upstream: Tunnel,
+    mut answered: HeaderMap,
     permit: Permit<Arc<LoadedSession>>,
     exchange: &Exchange,
 ) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = std::mem::take(upstream.headers_mut());
-    headers::strip_response(response.headers_mut());
+    headers::strip_response(&mut answered);
+    *response.headers_mut() = answered;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
     if let Some(sign_in) = &exchange.site.sign_in {
@@ -35,7 +36,7 @@ pub(crate) fn open(
     let session = permit.session().cloned();
     exchange.house.tunnels.spawn(async move {
         let activity = Arc::new(Activity::default());
-        let carried = carry(client, hyper::upgrade::on(upstream), Arc::clone(&activity));
+        let carried = carry(client, upstream, Arc::clone(&activity));
         let ended = match session {
             None => carried.await,
             Some(session) => tokio::select! {
@@ -50,8 +51,8 @@ pub(crate) fn open(
     response
 }
 
-async fn carry(client: OnUpgrade, upstream: OnUpgrade, activity: Arc<Activity>) -> Option<&'static str> {
-    let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return Some("a side did not switch") };
-    let (mut client, mut upstream) = (Heard::new(TokioIo::new(client), activity), TokioIo::new(upstream));
+async fn carry(client: OnUpgrade, mut upstream: Tunnel, activity: Arc<Activity>) -> Option<&'static str> {
+    let Ok(client) = client.await else { return Some("the client did not switch") };
+    let mut client = Heard::new(TokioIo::new(client), activity);
     tokio::io::copy_bidirectional(&mut client, &mut upstream).await.err().map(|_| "a side broke off")
 }

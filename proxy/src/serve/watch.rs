@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::adapters::upstream::write_pieces;
+use crate::adapters::upstream::{Alarm, write_pieces};
 use crate::serve::settings::Timeouts;
 
 /// What a connection is doing, and until when it may. Written by the stream and the requests, read by [`Expiry`].
@@ -173,13 +173,13 @@ impl Future for Rest<'_> {
 pub(crate) struct Guarded<IO> {
     stream: IO,
     watch: Arc<Watch>,
-    write_alarm: Option<Pin<Box<Sleep>>>,
+    write_alarm: Alarm,
     write_waits: Option<Instant>,
 }
 
 impl<IO> Guarded<IO> {
     pub(crate) const fn new(stream: IO, watch: Arc<Watch>) -> Self {
-        Self { stream, watch, write_alarm: None, write_waits: None }
+        Self { stream, watch, write_alarm: Alarm::new(), write_waits: None }
     }
 
     fn check<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -188,17 +188,7 @@ impl<IO> Guarded<IO> {
             return outcome;
         }
         let until = *self.write_waits.get_or_insert_with(Instant::now) + self.watch.timeouts.body;
-        let alarm = self.write_alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if alarm.is_elapsed() || alarm.deadline() > until {
-            alarm.as_mut().reset(until);
-        }
-        while alarm.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= until {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            alarm.as_mut().reset(until);
-        }
-        Poll::Pending
+        self.write_alarm.poll(cx, until).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

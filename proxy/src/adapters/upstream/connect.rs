@@ -1,13 +1,16 @@
 //! One new connection to the upstream: over TCP, TLS or a socket file.
 
+use std::cell::RefCell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -92,7 +95,7 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
     Ok(stream)
 }
 
@@ -104,6 +107,23 @@ pub(super) struct Forgiving {
 }
 
 impl Forgiving {
+    /// Takes the connection from the worker that drives it to the one that calls this.
+    pub(super) fn move_here(self) -> io::Result<Self> {
+        let stream = match self.stream {
+            Stream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Stream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream.into_std()?)?),
+            // Its parts cannot be taken apart and put together: it stays with the other.
+            Stream::Tls(stream) => Stream::Tls(stream),
+        };
+        Ok(Self { stream, deaf: self.deaf })
+    }
+
+    /// Whether it is open and nothing has come, as far as the runtime knows; `careful` asks the kernel itself as well, since an end
+    /// that has just come may not have been heard of yet.
+    pub(super) fn is_quiet(&mut self, careful: bool) -> bool {
+        !self.deaf && self.stream.is_silent() && !(careful && self.stream.has_news())
+    }
+
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
         match outcome {
             Poll::Ready(Err(error))
@@ -171,6 +191,33 @@ enum Stream {
     Unix(UnixStream),
 }
 
+impl Stream {
+    /// Whether nothing can be read, as far as the runtime knows.
+    fn is_silent(&mut self) -> bool {
+        let waits = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        let mut byte = [0];
+        match self {
+            Self::Tcp(stream) => waits(stream.try_read(&mut byte)),
+            Self::Unix(stream) => waits(stream.try_read(&mut byte)),
+            // It may have to take in what is no data: a session ticket, say.
+            Self::Tls(stream) => Pin::new(stream)
+                .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte))
+                .is_pending(),
+        }
+    }
+
+    /// Whether the kernel holds bytes that have come, or the connection's end.
+    fn has_news(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
+            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+        };
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
 macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
@@ -182,7 +229,7 @@ macro_rules! each {
 }
 
 /// Up to so many bytes are copied together and written with one plain `send`, which costs the kernel less than a `writev`.
-const SMALL: usize = 4096;
+pub(super) const SMALL: usize = 4096;
 
 /// Writes pieces: small ones as one, large ones as they lie.
 pub(crate) fn write_pieces<W: AsyncWrite>(
@@ -193,16 +240,21 @@ pub(crate) fn write_pieces<W: AsyncWrite>(
     if let [only] = pieces {
         return stream.poll_write(cx, only);
     }
-    let total = pieces.iter().map(|piece| piece.len()).sum();
-    let mut together = [0; SMALL];
-    let Some(small) = together.get_mut(..total) else { return stream.poll_write_vectored(cx, pieces) };
-    let mut rest = &mut *small;
-    for piece in pieces {
-        let (place, after) = rest.split_at_mut(piece.len());
-        place.copy_from_slice(piece);
-        rest = after;
+    if pieces.iter().map(|piece| piece.len()).sum::<usize>() > SMALL {
+        return stream.poll_write_vectored(cx, pieces);
     }
-    stream.poll_write(cx, small)
+    TOGETHER.with_borrow_mut(|together| {
+        together.clear();
+        for piece in pieces {
+            together.extend_from_slice(piece);
+        }
+        stream.poll_write(cx, together)
+    })
+}
+
+thread_local! {
+    /// Where small pieces are put together: one place for each thread, since it is empty again before anything else runs.
+    static TOGETHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 
 impl AsyncRead for Stream {

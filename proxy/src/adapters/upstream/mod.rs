@@ -1,16 +1,53 @@
 //! Pooled connections to the upstream, with deadlines.
 
+mod alarm;
+mod answer;
 mod connect;
+mod connection;
+mod framing;
+mod head;
 mod pool;
+mod shared;
+mod upload;
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
+pub(crate) use alarm::Alarm;
+pub use answer::{Answer, BrokenAnswer, Tunnel};
 pub use connect::ConnectError;
 pub(crate) use connect::write_pieces;
-pub use pool::{Lease, SendError, Upstream};
+pub use connection::Patience;
+pub use head::{RequestFraming, RequestHead};
+pub use pool::{Lease, Upstream};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure<B> {
+    /// The connection closed before the first byte of an answer.
+    #[error("it closed the connection: {0}")]
+    Closed(#[source] io::Error),
+    /// Not a byte was sent: it may be sent again whatever it is. With the request's body.
+    #[error("it went away before the request was sent")]
+    Unsent(B),
+    /// The request's own body broke off or stalled, which is its client's fault.
+    #[error("the request's body broke off: {0}")]
+    Body(#[source] BoxError),
+    /// The upstream took no byte of the request for so long.
+    #[error("it took no byte of the request for {0:?} (TIMEOUT_BODY)")]
+    TakesNothing(Duration),
+    /// The upstream had the whole request, and did not answer for so long.
+    #[error("it did not answer for {0:?} (TIMEOUT_FIRST_BYTE)")]
+    Silent(Duration),
+    /// The connection failed, or what came on it is no answer.
+    #[error("{0}")]
+    Broken(#[source] BoxError),
+}
 
 /// `UPSTREAM_URL` and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

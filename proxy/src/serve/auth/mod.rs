@@ -26,8 +26,8 @@ use crate::serve::site::{SignIn, Site};
 use crate::serve::{headers, pages};
 
 /// Answers a request to one of our endpoints.
-pub(crate) async fn answer(exchange: Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
-    let response = dispatch(&exchange, body).await?;
+pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
+    let response = dispatch(exchange, body).await?;
     exchange.house.metrics.answered(response.status());
     Ok(response)
 }

@@ -1,0 +1,248 @@
+//! The upstream's answer: its body as it comes, or, where it switched protocols, the connection itself.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf};
+use tokio::time::Instant;
+
+use super::connect::Forgiving;
+use super::connection::{Connection, Inlet};
+use super::framing::{Decoder, Malformed, Piece};
+use super::pool::Shelf;
+use crate::adapters::telemetry::Held;
+
+/// Why an answer ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream's answer broke off: {0}")]
+pub struct BrokenAnswer(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// The body of an answer. Read to its end, it gives the connection back; dropped before, it closes it.
+pub struct Answer {
+    kind: Kind,
+    arrived: Instant,
+}
+
+enum Kind {
+    /// All of it is here.
+    Whole(Bytes),
+    Flowing(Box<Flow>),
+    Multiplexed(Incoming),
+    Switched(Box<Tunnel>),
+}
+
+impl Answer {
+    /// The answer on a connection whose request was sent whole, and where that goes afterwards; `None`: it closes.
+    pub(super) fn whole(
+        mut connection: Box<Connection>,
+        body: Decoder,
+        shelf: Option<Arc<Shelf>>,
+        arrived: Instant,
+    ) -> Self {
+        let input = &mut connection.inlet.input;
+        if body.left().is_some_and(|left| left == input.len() as u64) {
+            let data = input.split().freeze();
+            if let Some(shelf) = shelf {
+                shelf.keep(connection, arrived);
+            }
+            return Self { kind: Kind::Whole(data), arrived };
+        }
+        let flow = Flow::new(Source::Whole(connection, shelf), body);
+        Self { kind: Kind::Flowing(Box::new(flow)), arrived }
+    }
+
+    /// The answer on a connection that is still busy with the request.
+    pub(super) fn half(inlet: Inlet<ReadHalf<Forgiving>>, body: Decoder, held: Held, arrived: Instant) -> Self {
+        Self { kind: Kind::Flowing(Box::new(Flow::new(Source::Half(inlet, held), body))), arrived }
+    }
+
+    pub(super) const fn multiplexed(body: Incoming, arrived: Instant) -> Self {
+        Self { kind: Kind::Multiplexed(body), arrived }
+    }
+
+    pub(super) fn switched(tunnel: Tunnel, arrived: Instant) -> Self {
+        Self { kind: Kind::Switched(Box::new(tunnel)), arrived }
+    }
+
+    /// When its head had come.
+    #[must_use]
+    pub const fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// The connection, where the answer was `101 Switching Protocols`.
+    #[must_use]
+    pub fn into_tunnel(self) -> Option<Tunnel> {
+        match self.kind {
+            Kind::Switched(tunnel) => Some(*tunnel),
+            Kind::Whole(_) | Kind::Flowing(_) | Kind::Multiplexed(_) => None,
+        }
+    }
+}
+
+/// A body that comes bit by bit.
+struct Flow {
+    source: Source,
+    body: Decoder,
+    /// What was handed out may still lie in the client's buffer.
+    given: bool,
+    broken: Option<BrokenAnswer>,
+}
+
+enum Source {
+    Whole(Box<Connection>, Option<Arc<Shelf>>),
+    Half(Inlet<ReadHalf<Forgiving>>, #[expect(dead_code, reason = "counts until it is dropped")] Held),
+    Gone,
+}
+
+impl Source {
+    fn input(&mut self) -> Option<&mut BytesMut> {
+        match self {
+            Self::Whole(connection, _) => Some(&mut connection.inlet.input),
+            Self::Half(inlet, _) => Some(&mut inlet.input),
+            Self::Gone => None,
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Whole(connection, _) => connection.inlet.poll_fill(cx),
+            Self::Half(inlet, _) => inlet.poll_fill(cx),
+            Self::Gone => Poll::Ready(Ok(0)),
+        }
+    }
+}
+
+impl Flow {
+    const fn new(source: Source, body: Decoder) -> Self {
+        Self { source, body, given: false, broken: None }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        let given = std::mem::replace(&mut self.given, false);
+        let outcome = ready!(self.poll_piece(cx));
+        if self.body.has_ended() || !matches!(outcome, Ok(Some(_))) {
+            self.end();
+        }
+        match outcome {
+            Err(broken) if given => {
+                // A server that meets an error drops what it has not sent yet. What came before the break is to reach the client, so
+                // the break is told only when the server asks again.
+                self.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            outcome => {
+                self.given = outcome.is_ok();
+                Poll::Ready(outcome.transpose())
+            }
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, BrokenAnswer>> {
+        loop {
+            let Some(input) = self.source.input() else { return Poll::Ready(Ok(None)) };
+            match self.body.take(input).map_err(|malformed: Malformed| BrokenAnswer(malformed.into()))? {
+                Piece::Data(data) => return Poll::Ready(Ok(Some(Frame::data(data)))),
+                Piece::Trailers(trailers) => return Poll::Ready(Ok(Some(Frame::trailers(trailers)))),
+                Piece::End => return Poll::Ready(Ok(None)),
+                Piece::Wanting => {}
+            }
+            let read = ready!(self.source.poll_fill(cx)).map_err(|error| BrokenAnswer(error.into()))?;
+            if read == 0 {
+                let whole = self.body.ends_with_connection();
+                let cut = || BrokenAnswer(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                return Poll::Ready(if whole { Ok(None) } else { Err(cut()) });
+            }
+        }
+    }
+
+    /// Gives the connection back if the body ended as it should and nothing stands behind it.
+    fn end(&mut self) {
+        if let Source::Whole(connection, Some(shelf)) = std::mem::replace(&mut self.source, Source::Gone)
+            && self.body.has_ended()
+        {
+            shelf.keep(connection, Instant::now());
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = BrokenAnswer;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
+        match &mut self.kind {
+            Kind::Whole(data) if data.is_empty() => Poll::Ready(None),
+            Kind::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
+            Kind::Flowing(flow) => flow.poll_frame(cx),
+            Kind::Multiplexed(body) => Pin::new(body).poll_frame(cx).map_err(|error| BrokenAnswer(error.into())),
+            Kind::Switched(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole(data) => data.is_empty(),
+            Kind::Flowing(flow) => flow.body.has_ended(),
+            Kind::Multiplexed(body) => body.is_end_stream(),
+            Kind::Switched(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole(data) => SizeHint::with_exact(data.len() as u64),
+            Kind::Flowing(flow) => flow.body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Kind::Multiplexed(body) => body.size_hint(),
+            Kind::Switched(_) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// A connection that speaks something other than HTTP from here on.
+pub struct Tunnel {
+    stream: Forgiving,
+    /// What came behind the answer's head.
+    early: Bytes,
+    _held: Held,
+}
+
+impl Tunnel {
+    pub(super) const fn new(stream: Forgiving, early: Bytes, held: Held) -> Self {
+        Self { stream, early, _held: held }
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.early.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let here = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early.split_to(here));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

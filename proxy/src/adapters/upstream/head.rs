@@ -1,0 +1,326 @@
+//! Heads of HTTP/1.1 messages: a request's as text, an answer's as values.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
+use hyper::ext::ReasonPhrase;
+
+use super::framing::{Decoder, Malformed};
+
+/// The longest head of an answer, in bytes.
+const HEAD_MOST: usize = 256 * 1024;
+/// The most header fields of an answer.
+const FIELDS_MOST: usize = 100;
+/// Room for as many is made at once: the map of an answer's fields is where the client's next request is read into.
+const FIELDS_USUAL: usize = 24;
+
+/// A request's head, told as often as it is asked for: a request may have to be sent twice.
+pub trait RequestHead {
+    /// The method.
+    fn method(&self) -> &Method;
+
+    /// Path and query.
+    fn target(&self) -> &str;
+
+    /// Tells every field but those that frame the body, one after the other.
+    fn tell(&self, say: impl FnMut(&HeaderName, &HeaderValue));
+}
+
+/// How a request's body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestFraming {
+    /// There is none, and none is spoken of.
+    Absent,
+    /// So many bytes.
+    Length(u64),
+    /// As many as come.
+    Chunked,
+}
+
+/// Writes a request's head. Names and values cannot hold a line break: their types see to that.
+pub(super) fn write(text: &mut Vec<u8>, head: &impl RequestHead, framing: RequestFraming) {
+    text.extend_from_slice(head.method().as_str().as_bytes());
+    text.push(b' ');
+    text.extend_from_slice(head.target().as_bytes());
+    text.extend_from_slice(b" HTTP/1.1\r\n");
+    head.tell(|name, value| {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    });
+    match framing {
+        RequestFraming::Absent => text.extend_from_slice(b"\r\n"),
+        RequestFraming::Length(length) => {
+            text.extend_from_slice(format!("content-length: {length}\r\n\r\n").as_bytes())
+        }
+        RequestFraming::Chunked => text.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
+    }
+}
+
+/// An answer's head.
+#[derive(Debug)]
+pub(super) struct AnswerHead {
+    pub(super) status: StatusCode,
+    /// Where it is not the usual one of the status.
+    pub(super) reason: Option<ReasonPhrase>,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Decoder,
+    pub(super) keep_alive: bool,
+}
+
+impl AnswerHead {
+    /// Whether another one follows (RFC 9110 §15.2). `101` is the last that HTTP says on a connection.
+    pub(super) fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// The head that `input` begins with, taken out of it; `None` while it is not complete. `seen` is how much of `input` was looked
+    /// at before, so that a head that comes byte by byte is not read over and over.
+    pub(super) fn take(input: &mut BytesMut, seen: &mut usize, asked: &Method) -> Result<Option<Self>, Malformed> {
+        let Some(end) = end_of_head(input, *seen) else {
+            *seen = input.len();
+            return if input.len() > HEAD_MOST { Err(Malformed("its head is too long")) } else { Ok(None) };
+        };
+        *seen = 0;
+        if end > HEAD_MOST {
+            return Err(Malformed("its head is too long"));
+        }
+        Self::parse(&input.split_to(end).freeze(), asked).map(Some)
+    }
+
+    fn parse(text: &Bytes, asked: &Method) -> Result<Self, Malformed> {
+        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MOST];
+        let mut parsed = httparse::Response::new(&mut []);
+        let outcome =
+            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, &mut fields);
+        match outcome {
+            Ok(httparse::Status::Complete(length)) if length == text.len() => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("its head has too many fields")),
+            Ok(_) | Err(_) => return Err(Malformed("its head is not HTTP/1.1")),
+        }
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let status = status.ok_or(Malformed("its status is none"))?;
+        let reason = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+        let reason = reason.and_then(|reason| ReasonPhrase::try_from(text.slice_ref(reason.as_bytes())).ok());
+        let http11 = parsed.version == Some(1);
+
+        let mut headers = HeaderMap::with_capacity(parsed.headers.len().max(FIELDS_USUAL));
+        let (mut coded, mut lengths, mut closes, mut stays) = (false, 0_usize, false, http11);
+        for field in parsed.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed("a field has no name"))?;
+            let value = HeaderValue::from_maybe_shared(text.slice_ref(field.value));
+            let value = value.map_err(|_| Malformed("a field's value holds what it may not"))?;
+            if name == CONNECTION {
+                closes |= has_token(&value, "close");
+                stays |= has_token(&value, "keep-alive");
+            } else if name == TRANSFER_ENCODING {
+                // We ask for no coding but this one, and an HTTP/1.0 server knows none (RFC 9112 §6.1).
+                if coded || !http11 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed("its transfer coding is not a single `chunked`"));
+                }
+                coded = true;
+            } else if name == CONTENT_LENGTH {
+                lengths += 1;
+            }
+            headers.append(name, value);
+        }
+        let length = if lengths == 0 { None } else { Some(content_length(&mut headers, lengths)?) };
+        if coded {
+            // Two lengths are two readings: the coding is the one that counts (RFC 9112 §6.3).
+            headers.remove(CONTENT_LENGTH);
+        }
+        let bodiless = *asked == Method::HEAD
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let body = match length {
+            _ if bodiless => Decoder::length(0),
+            _ if coded => Decoder::chunked(),
+            Some(length) => Decoder::length(length),
+            None => Decoder::until_closed(),
+        };
+        Ok(Self { status, reason, headers, body, keep_alive: stays && !closes })
+    }
+}
+
+/// Where the head ends that `text` begins with: behind its first empty line.
+fn end_of_head(text: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(3);
+    memchr::memchr_iter(b'\n', text.get(from..)?).find_map(|at| {
+        let after = from + at + 1;
+        match text.get(after..)? {
+            [b'\n', ..] => Some(after + 1),
+            [b'\r', b'\n', ..] => Some(after + 2),
+            _ => None,
+        }
+    })
+}
+
+/// The one length that all fields name (RFC 9110 §8.6); afterwards there is one field, and it is a plain number.
+fn content_length(headers: &mut HeaderMap, fields: usize) -> Result<u64, Malformed> {
+    let mut said = None;
+    let mut plain = fields == 1;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for number in value.as_bytes().split(|b| *b == b',') {
+            let digits = number.trim_ascii();
+            plain &= digits.len() == value.len();
+            let number = Some(digits).filter(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
+            let number = number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
+            let number = number.ok_or(Malformed("its Content-Length is no number"))?;
+            if *said.get_or_insert(number) != number {
+                return Err(Malformed("its Content-Length is two numbers"));
+            }
+        }
+    }
+    let length = said.ok_or(Malformed("its Content-Length is no number"))?;
+    if !plain {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(length)
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.as_bytes().split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn take(text: &[u8], asked: &Method) -> Result<Option<AnswerHead>, Malformed> {
+        AnswerHead::take(&mut BytesMut::from(text), &mut 0, asked)
+    }
+
+    fn head(fields: &str) -> AnswerHead {
+        take(format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes(), &Method::GET).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_body_is_framed_by_what_the_head_says() {
+        assert_eq!(head("Content-Length: 5\r\n").body.left(), Some(5));
+        assert_eq!(head("Content-Length: 0\r\n").body.left(), Some(0));
+        assert!(head("").body.ends_with_connection());
+        let chunked = head("Transfer-Encoding: Chunked\r\n").body;
+        assert!(chunked.left().is_none() && !chunked.ends_with_connection());
+        for (status, method) in [("204 No Content", "GET"), ("304 Not Modified", "GET"), ("200 OK", "HEAD")] {
+            let text = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n");
+            let head = take(text.as_bytes(), &Method::from_bytes(method.as_bytes()).unwrap()).unwrap().unwrap();
+            assert!(head.body.has_ended(), "{status} {method}");
+        }
+    }
+
+    #[test]
+    fn two_lengths_are_one_or_none() {
+        for same in
+            ["Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 5\r\n", "Content-Length:  5 \r\n"]
+        {
+            let head = head(same);
+            assert_eq!((head.body.left(), &head.headers["content-length"]), (Some(5), &"5".parse().unwrap()), "{same}");
+            assert_eq!(head.headers.get_all("content-length").iter().count(), 1);
+        }
+        let both = head("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n");
+        assert!(both.body.left().is_none() && !both.headers.contains_key("content-length"));
+    }
+
+    #[test]
+    fn what_has_two_readings_is_refused() {
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5, 6\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 5x\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 5,\r\n",
+            "Content-Length: 18446744073709551616\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Transfer-Encoding: \r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding : chunked\r\n",
+            "Content-Length : 5\r\n",
+            " Content-Length: 5\r\n",
+            "X: a\r\n b\r\n",
+            "X: a\0b\r\n",
+            "X: a\rb\r\n",
+            "no colon\r\n",
+            ": no name\r\n",
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            assert!(take(text.as_bytes(), &Method::GET).is_err(), "{fields:?}");
+        }
+        for text in [
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 099 No\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1  200 OK\r\n\r\n",
+            "ICY 200 OK\r\n\r\n",
+            "\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "<html>\n\n",
+        ] {
+            assert!(take(text.as_bytes(), &Method::GET).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_stays_unless_either_says_otherwise() {
+        let stays = |text: &str| take(text.as_bytes(), &Method::GET).unwrap().unwrap().keep_alive;
+        assert!(stays("HTTP/1.1 200 OK\r\n\r\n"));
+        assert!(!stays("HTTP/1.1 200 OK\r\nConnection: keep-alive, CLOSE\r\n\r\n"));
+        assert!(!stays("HTTP/1.1 200 OK\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n"));
+        assert!(!stays("HTTP/1.0 200 OK\r\n\r\n"));
+        assert!(stays("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let mut long = BytesMut::from(&b"HTTP/1.1 200 OK\r\nX: "[..]);
+        long.resize(HEAD_MOST + 1, b'x');
+        assert!(AnswerHead::take(&mut long, &mut 0, &Method::GET).is_err());
+        let many = "X: 1\r\n".repeat(FIELDS_MOST + 1);
+        assert!(take(format!("HTTP/1.1 200 OK\r\n{many}\r\n").as_bytes(), &Method::GET).is_err());
+    }
+
+    #[test]
+    fn only_an_unusual_reason_is_kept() {
+        assert!(head("").reason.is_none());
+        let odd = take(b"HTTP/1.1 200 Fine\r\n\r\n", &Method::GET).unwrap().unwrap();
+        assert_eq!(odd.reason.unwrap().as_bytes(), b"Fine");
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_reads_the_same_however_it_comes(cuts in proptest::collection::vec(1_usize..20, 1..30)) {
+            let text = b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\nX-A: 1\r\nX-A: 2\r\n\r\nabc";
+            let (mut input, mut seen, mut rest) = (BytesMut::new(), 0, &text[..]);
+            let mut cuts = cuts.into_iter().cycle();
+            let head = loop {
+                let (now, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                input.extend_from_slice(now);
+                rest = later;
+                if let Some(head) = AnswerHead::take(&mut input, &mut seen, &Method::GET).unwrap() {
+                    break head;
+                }
+            };
+            input.extend_from_slice(rest);
+            prop_assert_eq!(head.status, 404);
+            prop_assert_eq!(head.headers.get_all("x-a").iter().count(), 2);
+            prop_assert_eq!(&input[..], b"abc");
+        }
+
+        #[test]
+        fn noise_is_no_head_and_no_panic(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _outcome = take(&noise, &Method::GET);
+            let _outcome = take(&[b"HTTP/1.1 200 OK\r\n", &noise[..], b"\r\n\r\n"].concat(), &Method::GET);
+        }
+    }
+}

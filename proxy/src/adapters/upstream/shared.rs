@@ -1,0 +1,201 @@
+//! The one HTTP/2 connection that all requests to an `h2c` upstream share.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::{HeaderMap, Request, Response, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::Instant;
+
+use super::alarm::Alarm;
+use super::answer::Answer;
+use super::connect::Forgiving;
+use super::connection::Patience;
+use super::head::{RequestFraming, RequestHead};
+use super::{BoxError, Failure};
+use crate::adapters::telemetry::Held;
+
+/// What an HTTP/2 upstream may send of one answer ahead of its reader, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// And of all together: as much as the protocol knows (RFC 9113 §6.9.1). Everyone's requests share the one connection, so answers
+/// that nobody reads must never use it up; each is bounded by its own window.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// What is held of an HTTP/2 request's body that the upstream is slow to take, in bytes.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// Leave to send requests on the connection.
+pub(super) struct Shared<B>(http2::SendRequest<Tracked<B>>);
+
+impl<B> Clone for Shared<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<B> Shared<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Speaks HTTP/2 on a new connection, which is driven by a task of its own.
+    pub(super) async fn begin(stream: Forgiving, held: Held) -> Result<Self, hyper::Error> {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        tokio::spawn(async move {
+            let _held = held;
+            let ended = connection.await;
+            tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
+        });
+        Ok(Self(sender))
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Sends a request, and waits for the head of its answer.
+    pub(super) async fn ask(
+        mut self,
+        head: &impl RequestHead,
+        framing: RequestFraming,
+        body: B,
+        patience: Patience,
+    ) -> Result<Response<Answer>, Failure<B>> {
+        let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent));
+        let request = request(head, framing, Tracked { body, progress: Arc::clone(&progress) });
+        let mut sending = std::pin::pin!(self.0.try_send_request(request));
+        let mut alarm = Alarm::new();
+        let waiting = std::future::poll_fn(|cx| {
+            if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+                return Poll::Ready(Ok(outcome));
+            }
+            let limit = if progress.is_done() { patience.first_byte } else { patience.body };
+            ready!(alarm.poll(cx, progress.last_moved() + limit));
+            Poll::Ready(Err(()))
+        });
+        match waiting.await {
+            Ok(Ok(answer)) => Ok(answer.map(|body| Answer::multiplexed(body, Instant::now()))),
+            Ok(Err(mut failure)) => Err(match failure.take_message() {
+                Some(unsent) => Failure::Unsent(unsent.into_body().body),
+                None => of(failure.into_error(), &progress),
+            }),
+            Err(()) if progress.is_done() => Err(Failure::Silent(patience.first_byte)),
+            Err(()) if progress.waits_for_client() => Err(Failure::Body("it moved no byte".into())),
+            Err(()) => Err(Failure::TakesNothing(patience.body)),
+        }
+    }
+}
+
+fn of<B>(error: hyper::Error, progress: &Progress) -> Failure<B> {
+    if error.is_user() && !progress.is_done() {
+        return Failure::Body(error.into());
+    }
+    let closed = error.is_incomplete_message() || error.is_canceled();
+    if closed {
+        return Failure::Closed(std::io::Error::other(error));
+    }
+    Failure::Broken(error.into())
+}
+
+fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Request<B> {
+    let mut headers = HeaderMap::with_capacity(32);
+    head.tell(|name, value| {
+        headers.append(name, value.clone());
+    });
+    if let RequestFraming::Length(length) = framing {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let host = headers.remove(HOST);
+    let authority = host.as_ref().and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
+    let uri = Uri::builder().scheme("http").authority(authority.unwrap_or("localhost")).path_and_query(head.target());
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method().clone();
+    *request.uri_mut() = uri.build().unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    request
+}
+
+/// A request's body, and how far it has come.
+struct Tracked<B> {
+    body: B,
+    progress: Arc<Progress>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            this.progress.waits_for_client.store(true, Ordering::Relaxed);
+            return Poll::Pending;
+        };
+        this.progress.moved();
+        if frame.is_none() || this.body.is_end_stream() {
+            this.progress.done.store(true, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// How far a request's body has come; read by whoever waits for the answer.
+struct Progress {
+    began: Instant,
+    last_moved: AtomicU64,
+    waits_for_client: AtomicBool,
+    done: AtomicBool,
+}
+
+impl Progress {
+    fn begin(done: bool) -> Self {
+        Self {
+            began: Instant::now(),
+            last_moved: AtomicU64::new(0),
+            waits_for_client: AtomicBool::new(false),
+            done: AtomicBool::new(done),
+        }
+    }
+
+    fn moved(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_moved.store(millis, Ordering::Relaxed);
+        self.waits_for_client.store(false, Ordering::Relaxed);
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    fn last_moved(&self) -> Instant {
+        self.began + Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
+    }
+
+    fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,166 @@
+//! An upstream that answers what it should not: every answer has one reading, or is refused, and none becomes another request's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::{Request, StatusCode, Version};
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::client::full;
+use crate::support::{Client, Proxy, Upstream, until};
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// The client reads exactly this body.
+    Body(&'static str),
+    /// 502 in its place.
+    Refused,
+    /// Its head passes; its body breaks off.
+    Broken,
+}
+use Fate::{Body, Broken, Refused};
+
+async fn read_head(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Answers each request with `bytes`, all at once or byte by byte, and then closes.
+async fn answering(bytes: &'static [u8], piecemeal: bool) -> Upstream {
+    Upstream::raw(move |mut stream| async move {
+        if !read_head(&mut stream).await {
+            return;
+        }
+        stream.set_nodelay(true).unwrap();
+        for piece in bytes.chunks(if piecemeal { 1 } else { bytes.len().max(1) }) {
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+async fn expect_fate(bytes: &'static [u8], fate: Fate) {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]);
+    for piecemeal in [false, true] {
+        // A long answer that comes byte by byte tests nothing but patience.
+        if piecemeal && bytes.len() > 1000 {
+            continue;
+        }
+        let upstream = answering(bytes, piecemeal).await;
+        let proxy = Proxy::open(&upstream).start().await;
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let mut client = Client::of(version, proxy.address).await;
+            let outcome = match client.get("/x").await {
+                Err(_) => None,
+                Ok(answer) => {
+                    let status = answer.status();
+                    answer.into_body().collect().await.ok().map(|body| (status, body.to_bytes()))
+                }
+            };
+            match fate {
+                Body(text) => assert_eq!(outcome.unwrap().1, text, "{shown:?} {version:?}"),
+                Refused => assert_eq!(outcome.unwrap().0, StatusCode::BAD_GATEWAY, "{shown:?} {version:?}"),
+                Broken => assert!(outcome.is_none(), "{shown:?} {version:?}: {outcome:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_has_one_reading_or_none() {
+    let table: &[(&'static [u8], Fate)] = &[
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Body("ok")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", Body("ok")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok", Body("ok")),
+        (b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", Body("ok")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok and more", Body("ok")),
+        (b"HTTP/1.1 200 OK\r\n\r\nall of it", Body("all of it")),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", Body("ok")),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", Body("")),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", Body("ok")),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nX: 1\r\n\r\n", Body("ok")),
+        // The coding counts, and the length does not pass (RFC 9112 section 6.3).
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", Body("ok")),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Body("ok")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", Refused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nok", Refused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", Refused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nok", Refused),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", Refused),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused),
+        (b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", Refused),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", Refused),
+        (b"HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 2\r\n\r\nok", Refused),
+        (b"HTTP/1.1 200 OK\r\nX: a\0\r\nContent-Length: 2\r\n\r\nok", Refused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", Refused),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", Refused),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", Refused),
+        (b"HTTP/3 200 OK\r\n\r\n", Refused),
+        (b"\0\0\0\0\r\n\r\n", Refused),
+        (b"", Refused),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", Broken),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", Broken),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", Broken),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\nok\n0\n\n", Broken),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok!\r\n0\r\n\r\n", Broken),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n", Broken),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nok\r\n0\r\n\r\n", Broken),
+    ];
+    for (bytes, fate) in table {
+        expect_fate(bytes, *fate).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused() {
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    expect_fate(Box::leak(long.into_bytes().into_boxed_slice()), Refused).await;
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(1000));
+    expect_fate(Box::leak(many.into_bytes().into_boxed_slice()), Refused).await;
+}
+
+#[tokio::test]
+async fn what_stands_behind_an_answer_never_becomes_the_next_one() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const EVIL: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    for at_once in [true, false] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        let upstream = Upstream::raw(move |mut stream| {
+            let count = Arc::clone(&count);
+            async move {
+                stream.set_nodelay(true).unwrap();
+                while read_head(&mut stream).await {
+                    if at_once {
+                        stream.write_all(&[OK, EVIL].concat()).await.unwrap();
+                    } else {
+                        stream.write_all(OK).await.unwrap();
+                        stream.write_all(EVIL).await.unwrap();
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        })
+        .await;
+        let proxy = Proxy::open(&upstream).start().await;
+        let mut client = Client::http1(proxy.address).await;
+        for number in 1..=40 {
+            let request = if number % 2 == 0 { Request::get("/x") } else { Request::post("/x") };
+            let answer = client.send(request, full("")).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+            until("all was sent", async || sent.load(Ordering::SeqCst) == number).await;
+        }
+    }
+}
