@@ -13,6 +13,7 @@ mod load;
 mod nginx;
 mod options;
 mod report;
+mod sessions;
 mod sidegate;
 
 use std::io::Write;
@@ -25,7 +26,7 @@ use clap::Parser;
 use crate::cpu::Processes;
 use crate::load::Target;
 use crate::nginx::Nginx;
-use crate::options::Options;
+use crate::options::{Instead, Options};
 use crate::report::{Contender, Round};
 use crate::sidegate::Sidegate;
 
@@ -33,7 +34,7 @@ use crate::sidegate::Sidegate;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = tokio::select! {
-        outcome = run(&options) => outcome,
+        outcome = measure(&options) => outcome,
         // What was started is stopped as it is dropped.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
@@ -43,6 +44,14 @@ async fn main() -> ExitCode {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn measure(options: &Options) -> anyhow::Result<()> {
+    match &options.instead {
+        None => run(options).await,
+        Some(Instead::Sessions(options)) => sessions::run(options).await,
+        Some(Instead::Hold(options)) => sessions::hold(options),
     }
 }
 
@@ -82,17 +91,18 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 
 /// The proxies to measure, the first of them beside all that follow.
 fn programs(options: &Options) -> anyhow::Result<Vec<(&'static str, PathBuf)>> {
-    let program = match &options.sidegate {
-        Some(program) => program.clone(),
-        None => beside_this_program()?,
-    };
+    let program = program(options.sidegate.as_deref())?;
     Ok([("sidegate", Some(program)), ("other", options.against.clone())]
         .into_iter()
         .filter_map(|(name, program)| Some((name, program?)))
         .collect())
 }
 
-fn beside_this_program() -> anyhow::Result<PathBuf> {
+/// The proxy that was named, or the one beside this program.
+fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(named) = named {
+        return Ok(named.to_owned());
+    }
     let own = std::env::current_exe().context("where this program lies is unknown: name the proxy with --sidegate")?;
     Ok(own.parent().unwrap_or_else(|| Path::new(".")).join("sidegate"))
 }

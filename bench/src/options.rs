@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand};
 
 /// Measures the proxy, signed in, beside nginx `proxy_pass`, and prints the ratios.
 #[derive(Parser)]
-#[command(name = "bench")]
+#[command(name = "bench", args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    /// What to measure instead.
+    #[command(subcommand)]
+    pub(crate) instead: Option<Instead>,
     /// How many times each contender is measured, in turns; the ratios' median is the result.
     #[arg(long, default_value_t = 9, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     pub(crate) rounds: usize,
@@ -31,6 +34,42 @@ pub(crate) struct Options {
     /// A second build of the proxy, measured in the same run: what did a change bring?
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) against: Option<PathBuf>,
+}
+
+/// What else can be measured.
+#[derive(Subcommand)]
+pub(crate) enum Instead {
+    /// Measures sessions: what one takes of memory, what looking one up costs, and how many people sign in a second.
+    Sessions(SessionOptions),
+    /// Holds sessions in memory, and prints what each takes.
+    #[command(hide = true)]
+    Hold(HoldOptions),
+}
+
+/// How sessions are measured.
+#[derive(Args)]
+pub(crate) struct SessionOptions {
+    /// How many sessions are held in memory at a time.
+    #[arg(long, default_value_t = 1_000_000, value_parser = RangedU64ValueParser::<u64>::new().range(1000..=100_000_000))]
+    pub(crate) sessions: u64,
+    /// How many seconds people sign in.
+    #[arg(long, default_value_t = 10, value_parser = RangedU64ValueParser::<u64>::new().range(1..=600))]
+    pub(crate) seconds: u64,
+    /// How many people sign in at a time.
+    #[arg(long, default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=512))]
+    pub(crate) people: usize,
+    /// The proxy's program; without it the one beside this program.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) sidegate: Option<PathBuf>,
+}
+
+/// What is held.
+#[derive(Args)]
+pub(crate) struct HoldOptions {
+    /// How many sessions.
+    pub(crate) sessions: u64,
+    /// The bytes of the provider's tokens in each.
+    pub(crate) tokens: usize,
 }
 
 impl Options {

@@ -19,7 +19,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Sidegate {
     name: &'static str,
     _process: Child,
-    _provider: DevIdp,
+    provider: DevIdp,
     pid: u32,
     port: u16,
     cookie: String,
@@ -73,7 +73,14 @@ impl Sidegate {
         }
         let pid = process.id().with_context(|| format!("{name} has ended"))?;
         let cookie = sign_in(port, &provider).await.with_context(|| format!("signing in to {name}"))?;
-        Ok(Self { name, _process: process, _provider: provider, pid, port, cookie })
+        let me = http::get(port, "/api/v1/auth/me", &cookie).await?;
+        ensure!(me.status == 200, "the session is not taken: `me` was answered {}", me.status);
+        Ok(Self { name, _process: process, provider, pid, port, cookie })
+    }
+
+    /// Signs one more person in, as a browser does: to `login`, to the provider, and back with a code.
+    pub(crate) async fn sign_in(&self) -> anyhow::Result<()> {
+        sign_in(self.port, &self.provider).await.map(drop)
     }
 
     pub(crate) const fn name(&self) -> &'static str {
@@ -101,8 +108,5 @@ async fn sign_in(port: u16, provider: &DevIdp) -> anyhow::Result<String> {
     let path = callback.splitn(4, '/').nth(3).context("the callback's URL has no path")?;
     let back = http::get(port, &format!("/{path}"), &login.cookies.join("; ")).await?;
     let session = back.cookies.into_iter().find(|cookie| cookie.starts_with("session_token="));
-    let session = session.with_context(|| format!("the callback was answered {}, without a session", back.status))?;
-    let me = http::get(port, "/api/v1/auth/me", &session).await?;
-    ensure!(me.status == 200, "the session is not taken: `me` was answered {}", me.status);
-    Ok(session)
+    session.with_context(|| format!("the callback was answered {}, without a session", back.status))
 }

@@ -1,0 +1,66 @@
+//! A Redis of our own, on loopback, that keeps nothing.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::nginx;
+
+/// How long it may take to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running server; dropping it stops it.
+pub(super) struct RedisServer {
+    _process: Child,
+    _folder: TempDir,
+    port: u16,
+}
+
+impl RedisServer {
+    /// Starts one; `None` where the program is not installed.
+    pub(super) async fn start() -> anyhow::Result<Option<Self>> {
+        let (port, folder) = (nginx::free_port()?, tempfile::tempdir()?);
+        let process = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let process = match process {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            process => process?,
+        };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            ensure!(began.elapsed() < START_LIMIT, "redis-server does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Some(Self { _process: process, _folder: folder, port }))
+    }
+
+    /// The settings of a store there, which holds so many bytes of sessions ready.
+    pub(super) fn settings(&self, memory_bytes: u64) -> RedisSettings {
+        RedisSettings {
+            place: RedisPlace {
+                layout: Layout::Single,
+                hosts: vec![Host { name: "127.0.0.1".to_owned(), port: self.port }],
+                tls: false,
+                user: None,
+                password: None,
+                database: 0,
+            },
+            prefix: "bench:".to_owned(),
+            roots: Vec::new(),
+            timeout: Duration::from_millis(250),
+            cache_ttl: Duration::from_secs(10),
+            memory_bytes,
+        }
+    }
+}

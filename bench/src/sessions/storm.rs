@@ -1,0 +1,54 @@
+//! How many people sign in a second, and what a sign-in costs the proxy.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::task::JoinSet;
+
+use crate::cpu::Processes;
+use crate::nginx;
+use crate::options::SessionOptions;
+use crate::sidegate::Sidegate;
+
+/// People come one after the other on so many places at once, each with a browser of their own.
+pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyhow::Result<()> {
+    let program = crate::program(options.sidegate.as_deref())?;
+    let folder = tempfile::tempdir().context("no temporary folder could be made")?;
+    // Nothing is asked of the upstream.
+    let proxy = Sidegate::start("sidegate", &program, nginx::free_port()?, 2, folder.path()).await?;
+    let cpu = Processes::of(&[proxy.pid()]);
+    let limit = Duration::from_secs(options.seconds);
+    let (proxy, began, before) = (Arc::new(proxy), Instant::now(), cpu.used()?);
+    let mut places = JoinSet::new();
+    for _ in 0..options.people {
+        let proxy = Arc::clone(&proxy);
+        places.spawn(async move {
+            let mut waits = Vec::new();
+            while began.elapsed() < limit {
+                let from = Instant::now();
+                proxy.sign_in().await?;
+                waits.push(from.elapsed());
+            }
+            anyhow::Ok(waits)
+        });
+    }
+    let mut waits = Vec::new();
+    while let Some(ended) = places.join_next().await {
+        waits.extend(ended??);
+    }
+    let (elapsed, used) = (began.elapsed(), cpu.used()?.saturating_sub(before));
+    waits.sort_unstable();
+    let wait = |part: usize| waits.get(waits.len() * part / 100).copied().unwrap_or_default().as_secs_f64() * 1e3;
+    writeln!(
+        out,
+        "  {} at a time: {:.0} sign-ins/s, {:.2} ms of the proxy's CPU time each; one takes {:.1} ms (median), {:.1} ms (p99)",
+        options.people,
+        waits.len() as f64 / elapsed.as_secs_f64(),
+        used.as_secs_f64() * 1e3 / waits.len().max(1) as f64,
+        wait(50),
+        wait(99),
+    )?;
+    Ok(())
+}
