@@ -9,7 +9,7 @@ use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
 
 /// What a session takes beside its record, in bytes: its row, its share of the tables, and what the allocator adds.
-pub(super) const BESIDE: usize = size_of::<Row>() + 40;
+pub(super) const BESIDE: usize = size_of::<Row>() + 48;
 
 /// Sessions in the order of their use. It bounds nothing and judges nothing by itself: whoever holds it does.
 #[derive(Default)]
