@@ -28,10 +28,10 @@ impl ClusterMap {
         Self { ranges: ranges.into_iter().filter_map(range).collect() }
     }
 
-    /// Whether the master that has the slot of `key` has replicas.
-    pub(super) fn has_replica(&self, key: &str) -> bool {
+    /// How many replicas the master has that has the slot of `key`.
+    pub(super) fn replicas(&self, key: &str) -> usize {
         let slot = slot(key.as_bytes());
-        self.ranges.iter().any(|range| (range.first..=range.last).contains(&slot) && range.replicas > 0)
+        self.ranges.iter().find(|range| (range.first..=range.last).contains(&slot)).map_or(0, |range| range.replicas)
     }
 
     /// All nodes, each once, masters first.
@@ -114,8 +114,8 @@ mod tests {
         let map = ClusterMap::read(answer);
         let ports: Vec<u16> = map.nodes().iter().map(|host| host.port).collect();
         assert_eq!(ports, [1, 3, 2]);
-        assert!(!map.has_replica("foo"), "slot 12182");
-        assert!(map.has_replica("123456"), "slot {}", slot(b"123456"));
+        assert_eq!(map.replicas("foo"), 0, "slot 12182");
+        assert_eq!(map.replicas("123456"), 1, "slot {}", slot(b"123456"));
         assert_eq!(map.masters().len(), 2);
     }
 }

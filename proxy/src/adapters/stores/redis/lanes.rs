@@ -49,7 +49,7 @@ impl Lanes {
     /// The same, with the answer to the last command.
     pub(super) async fn ask(&self, writes: Vec<Write>) -> Result<(Value, Written), StoreUnavailable> {
         let link = self.line.link_or_refuse()?;
-        if !writes.iter().any(|(key, _)| link.has_replica(key)) {
+        if !writes.iter().any(|(key, _)| link.replicas(key) > 0) {
             let mut last = Value::Nil;
             for (key, commands) in joined(writes, &link) {
                 last = self.line.call_all(&key, pipeline(commands)).await?.pop().unwrap_or(Value::Nil);
@@ -78,14 +78,16 @@ impl Lanes {
         };
         let (mut last, mut written) = (Value::Nil, Written::Safely);
         for (key, commands) in joined(writes, link) {
-            let waits = link.has_replica(&key);
+            let replicas = link.replicas(&key);
             let mut pipeline = pipeline(commands);
-            if waits {
+            if replicas > 0 {
+                // For all that there are: which of them will be the master next is for others to say, by what they knew of them a second
+                // before. One that confirms is enough.
                 let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
-                pipeline.cmd("WAIT").arg(1).arg(millis);
+                pipeline.cmd("WAIT").arg(replicas).arg(millis);
             }
             let mut answers = self.line.settle(link, conn.run_all(&key, pipeline).await)?;
-            if waits && !matches!(answers.pop(), Some(Value::Int(count)) if count >= 1) {
+            if replicas > 0 && !matches!(answers.pop(), Some(Value::Int(count)) if count >= 1) {
                 written = Written::ByMasterOnly;
             }
             last = answers.pop().unwrap_or(Value::Nil);

@@ -1,6 +1,6 @@
 //! The line to Redis: one connection for all calls, kept up by one task, and a circuit that spares a dead store.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,16 +49,16 @@ pub(super) struct Link {
     /// The node; in a cluster that is for the map to say.
     pub(super) node: Option<Host>,
     /// Of a single node: how many replicas answer.
-    replicas: AtomicU32,
+    replicas: AtomicUsize,
     pub(super) map: ArcSwap<ClusterMap>,
 }
 
 impl Link {
-    /// Whether what is written under `key` goes to a replica too.
-    pub(super) fn has_replica(&self, key: &str) -> bool {
+    /// How many replicas what is written under `key` goes to.
+    pub(super) fn replicas(&self, key: &str) -> usize {
         match self.conn {
-            Conn::Node(_) => self.replicas.load(Ordering::Relaxed) > 0,
-            Conn::Cluster(_) => self.map.load().has_replica(key),
+            Conn::Node(_) => self.replicas.load(Ordering::Relaxed),
+            Conn::Cluster(_) => self.map.load().replicas(key),
         }
     }
 }
@@ -233,7 +233,7 @@ impl Line {
             if !replication.is_master {
                 return Err("it has become a replica".to_owned());
             }
-            link.replicas.store(u32::try_from(replication.replicas).unwrap_or(u32::MAX), Ordering::Relaxed);
+            link.replicas.store(replication.replicas, Ordering::Relaxed);
         }
         if let Layout::Sentinel { master, password } = &self.dialer.place.layout
             && let Ok(named) = sentinel::named(&self.dialer, master, password.as_ref()).await
@@ -302,7 +302,7 @@ impl Line {
             conn,
             generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
             node,
-            replicas: AtomicU32::new(u32::try_from(replicas).unwrap_or(u32::MAX)),
+            replicas: AtomicUsize::new(replicas),
             map: ArcSwap::from_pointee(map),
         }
     }
