@@ -179,11 +179,13 @@ async fn behind_sentinels_a_killed_master_signs_nobody_out() {
         let killed = Instant::now();
         master.kill();
         until("there is a new master", async || {
-            let mut roles = Vec::new();
-            for replica in [&replica, &other] {
-                roles.push(replica.info("replication").await.contains("role:master"));
+            // Elected is who most sentinels name.
+            let mut named = Vec::new();
+            for sentinel in &sentinels {
+                let answer = sentinel.ask(&["SENTINEL", "get-master-addr-by-name", "mymaster"]).await;
+                named.extend(answer.and_then(|answer| redis::from_redis_value::<(String, u16)>(answer).ok()));
             }
-            roles.contains(&true)
+            [&replica, &other].iter().any(|node| named.iter().filter(|(_, port)| *port == node.port).count() >= 2)
         })
         .await;
         (killed, Instant::now())

@@ -255,8 +255,11 @@ impl Line {
             Layout::Cluster => return self.reach_cluster().await,
             Layout::Single => dialer.place.hosts.clone(),
             Layout::Sentinel { master, password } => {
+                // Two sentinels may each have begun a failover, and what is written to the master of the one that loses is lost: only one
+                // that most of them name is taken.
                 let named = sentinel::named(dialer, master, password.as_ref()).await?;
-                named.into_iter().map(|(host, _)| host).collect()
+                let agreed = named.into_iter().find(|(_, count)| count * 2 > dialer.place.hosts.len());
+                vec![agreed.ok_or("the sentinels do not agree who is the master")?.0]
             }
         };
         let mut failures = Vec::new();
