@@ -1,6 +1,7 @@
 //! What stores know sessions by, and what people do.
 
 use std::fmt::Write as _;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -13,6 +14,28 @@ pub(super) fn of(token: &SessionToken) -> SessionKey {
         *to = *from;
     }
     SessionKey(key)
+}
+
+/// For tables of live sessions. Their keys are hashes of tokens that we have made, so nobody can choose keys that fall on one place.
+pub(super) type ByKey = BuildHasherDefault<KeyHasher>;
+
+/// Takes a key's own bytes for its hash.
+#[derive(Default)]
+pub(super) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, key: &[u8]) {
+        if let Some(first) = key.first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    /// The length, which all keys have in common.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What people and operators know a session by: 32 hexadecimal digits, a further hash of its key, so that it opens nothing in any store.

@@ -11,6 +11,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use self::token::{KeyRing, Rejected};
+use super::key::ByKey;
 use super::once::Once;
 use super::{key, weight};
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
@@ -34,7 +35,7 @@ const UNUSED: Duration = Duration::from_secs(3600);
 /// A session that was verified is held ready, so that a request costs no signature and no assertion. The ring and the ended sessions are behind
 /// one lock, and a session is held ready only by whoever has it: so none that has ended, or whose key was taken away, comes back.
 pub struct JwtStore {
-    verified: Cache<SessionKey, Arc<LoadedSession>>,
+    verified: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
     rules: Mutex<Rules>,
     once: Once,
 }
@@ -62,7 +63,7 @@ impl JwtStore {
                 .max_capacity(bytes)
                 .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
                 .time_to_idle(UNUSED)
-                .build(),
+                .build_with_hasher(ByKey::default()),
             rules: Mutex::new(Rules {
                 ring,
                 cookie_beside: terms.cookie_beside,

@@ -19,6 +19,7 @@ use moka::sync::Cache;
 
 use self::leaves::Leaves;
 use self::shelf::{Kept, Owner, Owners, Shelf};
+use super::key::ByKey;
 use super::once::Once;
 use super::{key, record, weight};
 use crate::adapters::seal;
@@ -52,7 +53,7 @@ pub struct MemoryStore {
     shelves: Box<[Mutex<Shelf>]>,
     /// What one shelf may hold, in bytes.
     room: usize,
-    ready: Cache<SessionKey, Arc<LoadedSession>>,
+    ready: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
     /// Milliseconds; zero: no idle limit.
     idle: AtomicU64,
     evicted: AtomicU64,
@@ -76,7 +77,7 @@ impl MemoryStore {
                 .eviction_policy(EvictionPolicy::lru())
                 .max_capacity(for_ready)
                 .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
-                .build(),
+                .build_with_hasher(ByKey::default()),
             idle: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             leaves: Leaves::default(),

@@ -8,11 +8,12 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use crate::adapters::stores::key::ByKey;
 use crate::domain::session::SessionKey;
 use crate::ports::LoadedSession;
 
 /// What a session takes beside its record: ready headers, a signed assertion, the cache's own share.
-const BASE_WEIGHT: usize = 2048;
+const BASE_WEIGHT: usize = 2560;
 /// How long it is remembered that a session ended or changed: longer than any read of it can be under way.
 const NEWS_LAST: Duration = Duration::from_secs(60);
 /// What nobody has asked for so long is not hot.
@@ -22,7 +23,7 @@ const NEWS_MOST: u64 = 100_000;
 
 /// Sessions in memory, the longest unused given up first.
 pub(super) struct Hot {
-    entries: Cache<SessionKey, Arc<Entry>>,
+    entries: Cache<SessionKey, Arc<Entry>, ByKey>,
     news: Cache<SessionKey, News>,
     channel: Channel,
     ttl: Duration,
@@ -81,7 +82,7 @@ impl Hot {
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             })
-            .build();
+            .build_with_hasher(ByKey::default());
         let news = Cache::builder().max_capacity(NEWS_MOST).time_to_live(NEWS_LAST).build();
         Self { entries, news, channel: Channel::default(), ttl, began: Instant::now(), evicted }
     }
@@ -137,7 +138,7 @@ impl Hot {
         let entry = Arc::new(Entry {
             loaded,
             value: tail(sealed),
-            weight: u32::try_from(BASE_WEIGHT + 3 * sealed.len()).unwrap_or(u32::MAX),
+            weight: u32::try_from(BASE_WEIGHT + 4 * sealed.len()).unwrap_or(u32::MAX),
             read,
             changed: AtomicU64::new(0),
             seen_written: AtomicU64::new(seen_written),
