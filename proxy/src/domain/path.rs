@@ -46,9 +46,12 @@ fn below<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
 }
 
 fn is_plain(raw: &str) -> bool {
-    raw.starts_with('/')
-        && !raw.as_bytes().windows(2).any(|pair| matches!(pair, b"//" | b"/."))
-        && !raw.bytes().any(|b| matches!(b, b'%' | b'\\') || !b.is_ascii_graphic())
+    let bytes = raw.as_bytes();
+    // Every byte is looked at: without a way out the processor looks at many at once.
+    let odd_sign = bytes.iter().fold(false, |odd, b| odd | !b.is_ascii_graphic() | (*b == b'%') | (*b == b'\\'));
+    let pairs = bytes.iter().zip(bytes.iter().skip(1));
+    let odd_segment = pairs.fold(false, |odd, (a, b)| odd | ((*a == b'/') & ((*b == b'/') | (*b == b'.'))));
+    bytes.first() == Some(&b'/') && !odd_sign && !odd_segment
 }
 
 fn normalise(raw: &str) -> String {

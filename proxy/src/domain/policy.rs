@@ -1,5 +1,6 @@
 //! Who may pass: a permit, or a refusal with its reason. Nothing is forwarded without a permit, and only this file can make one.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::identity::{Email, Identified, Identity, ProviderKind};
@@ -116,17 +117,14 @@ impl AllowedUsers {
 
     fn name_email(&self, who: &Identity) -> bool {
         let Some(email) = &who.email else { return false };
-        (!self.emails.is_empty() && self.emails.contains(&email.as_str().to_ascii_lowercase()))
-            || (!self.domains.is_empty() && self.domains.contains(&email.domain().to_ascii_lowercase()))
+        self.emails.contains(&*folded(email.as_str())) || self.domains.contains(&*folded(email.domain()))
     }
 
     /// GitHub logins and Entra UPNs are unique without regard to case; another provider may well have both `ann` and `Ann`.
     fn name_username(&self, who: &Identity) -> bool {
         let Some(name) = who.username.vouched() else { return false };
         match who.provider {
-            ProviderKind::Github | ProviderKind::Entra => {
-                !self.folded_usernames.is_empty() && self.folded_usernames.contains(&name.to_ascii_lowercase())
-            }
+            ProviderKind::Github | ProviderKind::Entra => self.folded_usernames.contains(&*folded(name)),
             ProviderKind::Oidc => self.usernames.contains(name),
         }
     }
@@ -158,8 +156,17 @@ impl AllowedGroups {
     fn name(&self, who: &Identity) -> bool {
         who.groups.iter().any(|group| {
             let folds = who.provider == ProviderKind::Github || is_guid(group);
-            if folds { self.folded.contains(&group.to_ascii_lowercase()) } else { self.exact.contains(group) }
+            if folds { self.folded.contains(&*folded(group)) } else { self.exact.contains(group) }
         })
+    }
+}
+
+/// In lower case; most names already are.
+fn folded(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
     }
 }
 

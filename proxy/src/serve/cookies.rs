@@ -46,14 +46,17 @@ impl Cookies {
     }
 
     /// The different session tokens that the browser sent, in order.
-    pub(crate) fn tokens(&self, headers: &HeaderMap) -> Vec<SessionToken> {
-        let mut tokens: Vec<SessionToken> = Vec::new();
-        for token in values(headers, &self.session.name).filter_map(SessionToken::parse) {
-            if tokens.len() < TOKENS_MOST && !tokens.contains(&token) {
-                tokens.push(token);
+    pub(crate) fn tokens(&self, headers: &HeaderMap) -> impl Iterator<Item = SessionToken> {
+        let (mut seen, mut count) = ([""; TOKENS_MOST], 0);
+        values(headers, &self.session.name).filter_map(move |text| {
+            let token = SessionToken::parse(text)?;
+            if seen.contains(&text) {
+                return None;
             }
-        }
-        tokens
+            *seen.get_mut(count)? = text;
+            count += 1;
+            Some(token)
+        })
     }
 
     /// What a session cookie takes beside its value, in bytes, however long it lasts.
@@ -138,7 +141,7 @@ impl Cookies {
     pub(crate) fn strip_request(&self, headers: &mut HeaderMap) {
         let Some(text) = headers.get(COOKIE) else { return };
         let (mut rest, mut found) = (BytesMut::with_capacity(text.len()), false);
-        for pair in text.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii) {
+        for pair in split(text.as_bytes()).map(<[u8]>::trim_ascii) {
             if self.is_ours(name_of(pair)) {
                 found = true;
             } else if !pair.is_empty() {
@@ -223,19 +226,41 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 }
 
 fn raw_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers.get_all(COOKIE).iter().flat_map(|field| field.as_bytes().split(|b| *b == b';'))
+    headers.get_all(COOKIE).iter().flat_map(|field| split(field.as_bytes()))
+}
+
+/// A field's pairs, blanks and all.
+fn split(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (pair, others) = match memchr::memchr(b';', text) {
+            Some(end) => (text.get(..end)?, text.get(end + 1..)),
+            None => (text, None),
+        };
+        rest = others;
+        Some(pair)
+    })
 }
 
 fn read_pair(pair: &[u8]) -> Option<(&str, &str)> {
-    let (name, value) = std::str::from_utf8(pair).ok()?.split_once('=')?;
-    let value = value.trim();
-    Some((name.trim(), value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value)))
+    let name = pair.split(|b| *b == b'=').next()?;
+    let value = pair.get(name.len() + 1..)?;
+    Some((std::str::from_utf8(name).ok()?.trim(), read_value(value)?))
+}
+
+fn read_value(value: &[u8]) -> Option<&str> {
+    let value = value.trim_ascii();
+    let bare = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    std::str::from_utf8(bare).ok()
 }
 
 /// The values of the cookies of one name. Others are passed over before they are read any closer.
 fn values<'h>(headers: &'h HeaderMap, wanted: &str) -> impl Iterator<Item = &'h str> {
-    let named = raw_pairs(headers).filter(move |pair| name_of(pair) == wanted.as_bytes());
-    named.filter_map(read_pair).map(|(_, value)| value)
+    raw_pairs(headers).filter_map(move |pair| {
+        let rest = pair.trim_ascii_start().strip_prefix(wanted.as_bytes())?;
+        read_value(rest.trim_ascii_start().strip_prefix(b"=")?)
+    })
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {
@@ -325,10 +350,10 @@ mod tests {
     #[test]
     fn different_tokens_are_seen_once_each() {
         let own = cookies("http://localhost");
-        assert_eq!(own.tokens(&sent("session_token=a; x=1; session_token=b; session_token=a")).len(), 2);
-        assert_eq!(own.tokens(&sent("session_token=; session_token=\"a\"")).len(), 1);
+        assert_eq!(own.tokens(&sent("session_token=a; x=1; session_token=b; session_token=a")).count(), 2);
+        assert_eq!(own.tokens(&sent("session_token=; session_token=\"a\"")).count(), 1);
         let many: String = (0..50).map(|n| format!("session_token={n};")).collect();
-        assert_eq!(own.tokens(&sent(&many)).len(), TOKENS_MOST);
+        assert_eq!(own.tokens(&sent(&many)).count(), TOKENS_MOST);
     }
 
     #[test]
