@@ -20,13 +20,14 @@ pub(crate) struct Watch {
     in_flight: AtomicUsize,
     http2: AtomicBool,
     upgraded: AtomicBool,
-    /// Milliseconds after `began`; `NEVER` while something is in flight.
+    /// Milliseconds after `began`; `NEVER` while something is in flight, `SOON` where [`Expiry`] is still to say when.
     deadline: AtomicU64,
     /// Whether the deadline is for a head that is being read, rather than for an unused connection.
     reads_head: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
+const SOON: u64 = NEVER - 1;
 
 impl Watch {
     pub(crate) fn new(accepted: Instant, timeouts: Timeouts) -> Self {
@@ -63,7 +64,9 @@ impl Watch {
     fn read_something(&self) {
         let idle = self.in_flight.load(Ordering::Relaxed) == 0 && !self.reads_head.load(Ordering::Relaxed);
         if idle && !self.http2.load(Ordering::Relaxed) && !self.upgraded.load(Ordering::Relaxed) {
-            self.expect_end();
+            self.reads_head.store(true, Ordering::Relaxed);
+            // Nearly always the whole head has come: this spares a look at the clock.
+            self.deadline.store(SOON, Ordering::Relaxed);
         }
     }
 
@@ -76,7 +79,7 @@ impl Watch {
 }
 
 fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(NEVER - 1)
+    u64::try_from(duration.as_millis()).unwrap_or(SOON - 1)
 }
 
 /// A request under way; the connection is not idle until it is dropped.
@@ -119,10 +122,14 @@ impl Future for Expiry<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Overdue> {
         let this = &mut *self;
         loop {
-            let deadline = this.watch.deadline.load(Ordering::Relaxed);
-            if deadline == NEVER {
-                return Poll::Pending;
-            }
+            let deadline = match this.watch.deadline.load(Ordering::Relaxed) {
+                NEVER => return Poll::Pending,
+                SOON => {
+                    this.watch.expect_end();
+                    continue;
+                }
+                deadline => deadline,
+            };
             let at = this.watch.began + Duration::from_millis(deadline);
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
             // Later deadlines need no new alarm: when the old one rings, we look again.
