@@ -1,42 +1,51 @@
-//! The identity as header values.
+//! The identity as header fields.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::domain::identity::Identity;
 
-/// The identity as header values, ready to be cloned into requests. Empty where there is nothing to say.
-pub struct IdentityHeaders {
-    /// Username where the policy may use it, else vouched email, else id.
-    pub user: HeaderValue,
-    /// The vouched email.
-    pub email: HeaderValue,
-    /// The username, also one for display only.
-    pub preferred_username: HeaderValue,
-    /// The groups, comma-separated.
-    pub groups: HeaderValue,
-    /// The provider's stable id.
-    pub user_id: HeaderValue,
-    /// The display name.
-    pub name: HeaderValue,
-    /// `github`, `entra` or `oidc`.
-    pub provider: HeaderValue,
+/// Header fields that are told again and again, with their text made once.
+pub struct ReadyFields {
+    fields: Vec<(HeaderName, HeaderValue)>,
+    text: Vec<u8>,
 }
 
-impl IdentityHeaders {
-    /// Encodes an identity.
+impl ReadyFields {
+    /// Makes fields ready.
+    #[must_use]
+    pub fn new(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
+        let text = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        Self { text: text.flatten().copied().collect(), fields }
+    }
+
+    /// What they say of an identity; a field is empty where there is nothing to say. User is the username where the policy may use it, else
+    /// the vouched email, else the id; the preferred username may be one for display only.
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
         let groups: Vec<String> = identity.groups.iter().map(|group| encode(group, GROUP)).collect();
-        Self {
-            user: value(&encode(identity.principal(), TEXT)),
-            email: value(&encode(identity.email_str(), TEXT)),
-            preferred_username: value(&encode(identity.username.as_str(), TEXT)),
-            groups: value(&groups.join(",")),
-            user_id: value(&encode(&identity.id, TEXT)),
-            name: value(&encode(&identity.name, TEXT)),
-            provider: HeaderValue::from_static(identity.provider.as_str()),
-        }
+        let text = |text: &str| value(&encode(text, TEXT));
+        let fields = [
+            ("x-forwarded-user", text(identity.principal())),
+            ("x-forwarded-email", text(identity.email_str())),
+            ("x-forwarded-preferred-username", text(identity.username.as_str())),
+            ("x-forwarded-groups", value(&groups.join(","))),
+            ("x-forwarded-user-id", text(&identity.id)),
+            ("x-forwarded-name", text(&identity.name)),
+            ("x-forwarded-provider", HeaderValue::from_static(identity.provider.as_str())),
+        ];
+        Self::new(fields.map(|(name, value)| (HeaderName::from_static(name), value)).into())
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.fields.iter()
+    }
+
+    /// All of them as HTTP/1.1 writes them, each with its line break.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        &self.text
     }
 }
 
@@ -61,7 +70,7 @@ mod tests {
 
     #[test]
     fn identity_headers_are_percent_encoded() {
-        let headers = IdentityHeaders::of(&Identity {
+        let ready = ReadyFields::of(&Identity {
             provider: ProviderKind::Oidc,
             id: "a\r\nX-Forwarded-User: root".into(),
             email: None,
@@ -69,10 +78,15 @@ mod tests {
             username: Username::Displayed("zoe".into()),
             groups: vec!["a,b".into(), "c d".into(), "\u{7f}".into()],
         });
-        assert_eq!(headers.user, "a%0D%0AX-Forwarded-User: root");
-        assert_eq!(headers.name, "Zo%C3%AB <b>, 100%25");
-        assert_eq!(headers.groups, "a%2Cb,c d,%7F");
-        assert_eq!(headers.email, "");
-        assert_eq!(headers.preferred_username, "zoe");
+        let text = "x-forwarded-user: a%0D%0AX-Forwarded-User: root\r\n\
+                    x-forwarded-email: \r\n\
+                    x-forwarded-preferred-username: zoe\r\n\
+                    x-forwarded-groups: a%2Cb,c d,%7F\r\n\
+                    x-forwarded-user-id: a%0D%0AX-Forwarded-User: root\r\n\
+                    x-forwarded-name: Zo%C3%AB <b>, 100%25\r\n\
+                    x-forwarded-provider: oidc\r\n";
+        assert_eq!(std::str::from_utf8(ready.text()).unwrap(), text);
+        let fields = ready.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
+        assert_eq!(fields.collect::<String>(), text);
     }
 }

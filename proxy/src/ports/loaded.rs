@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
-use super::IdentityHeaders;
+use super::ReadyFields;
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::session::{Session, SessionKey};
 use crate::domain::time::Timestamp;
@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 pub struct LoadedSession {
     key: SessionKey,
     session: Session,
-    headers: IdentityHeaders,
+    headers: ReadyFields,
     last_seen: AtomicU64,
     /// When the provider is to be asked again, in milliseconds; the largest number: never.
     due: AtomicU64,
@@ -31,7 +31,7 @@ impl LoadedSession {
     pub fn new(key: SessionKey, session: Session, last_seen: Timestamp) -> Self {
         Self {
             key,
-            headers: IdentityHeaders::of(&session.identity),
+            headers: ReadyFields::of(&session.identity),
             due: AtomicU64::new(session.renew_at.map_or(u64::MAX, Timestamp::millis)),
             session,
             last_seen: AtomicU64::new(last_seen.millis()),
@@ -53,9 +53,9 @@ impl LoadedSession {
         &self.session
     }
 
-    /// Its identity headers.
+    /// Who it is, as header fields.
     #[must_use]
-    pub const fn headers(&self) -> &IdentityHeaders {
+    pub const fn headers(&self) -> &ReadyFields {
         &self.headers
     }
 

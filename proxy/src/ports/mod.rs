@@ -8,7 +8,7 @@ mod store;
 use std::future::Future;
 use std::pin::Pin;
 
-pub use headers::IdentityHeaders;
+pub use headers::ReadyFields;
 pub use loaded::{IssuedAssertion, LoadedSession, note_every};
 pub use provider::{IdentityProvider, LogoutToken, Prompt, RenewError, Renewed, SignInError, SignedIn};
 pub use store::{BeginError, Claim, Leave, SessionStore, StoreTerms, StoreUnavailable};

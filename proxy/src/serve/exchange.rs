@@ -8,6 +8,7 @@ use http::request::Parts;
 use crate::adapters::telemetry::audit::Origin;
 use crate::domain::caller::Caller;
 use crate::domain::time::Timestamp;
+use crate::serve::headers::Trace;
 use crate::serve::rejection::Rejection;
 use crate::serve::site::{House, Site};
 
@@ -18,7 +19,7 @@ pub(crate) struct Exchange {
     pub(crate) upgrades: bool,
     pub(crate) caller: Caller,
     pub(crate) now: Timestamp,
-    pub(crate) request_id: HeaderValue,
+    pub(crate) trace: Trace,
     pub(crate) house: Arc<House>,
     pub(crate) site: Arc<Site>,
 }
@@ -26,7 +27,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// Where it came from, for the audit log.
     pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { client: self.caller.client, request_id: self.request_id.to_str().unwrap_or_default() }
+        Origin { client: self.caller.client, request_id: self.trace.request_id.to_str().unwrap_or_default() }
     }
 }
 

@@ -11,16 +11,18 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::adapters::telemetry::Metrics;
-use crate::adapters::upstream::{Answer, ConnectError, Failure, Patience, RequestFraming, RequestHead};
+use crate::adapters::upstream::{Answer, ConnectError, Failure, Fields, Patience, RequestFraming, RequestHead};
 use crate::domain::policy::Permit;
-use crate::ports::{IdentityHeaders, LoadedSession};
+use crate::ports::{LoadedSession, ReadyFields};
 use crate::serve::body::{Body, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::guard::Guard;
-use crate::serve::headers::Forwarded;
+use crate::serve::headers::{Forwarded, Trace};
 use crate::serve::rejection::Rejection;
 use crate::serve::watch::InFlight;
 use crate::serve::{headers, lasting, streams, tunnel};
+
+static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 
 /// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
 pub(crate) async fn forward(
@@ -39,8 +41,8 @@ pub(crate) async fn forward(
     if let Some(sign_in) = &site.sign_in {
         sign_in.cookies.strip_request(&mut head.headers);
     }
-    let (mut answer, body) =
-        send(&Outgoing::of(&permit, exchange, websocket)?, exchange, body, began).await?.into_parts();
+    let outgoing = Outgoing::of(&permit, exchange, websocket)?;
+    let (mut answer, body) = send(&outgoing, exchange, body, began).await?.into_parts();
     exchange.house.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         let (Some(client), Some(upstream)) = (upgrade, body.into_tunnel()) else {
@@ -70,16 +72,17 @@ pub(crate) async fn forward(
 struct Outgoing<'e> {
     head: &'e Parts,
     target: &'e str,
+    trace: &'e Trace,
     forwarded: Forwarded<'e>,
     /// Whether a trusted proxy has said how the request came, which we say anew with ourselves added.
     trusted: bool,
-    identity: Option<(&'e IdentityHeaders, HeaderValue)>,
+    identity: Option<(&'e ReadyFields, HeaderValue)>,
     websocket: bool,
 }
 
 impl<'e> Outgoing<'e> {
     fn of(permit: &'e Permit<Arc<LoadedSession>>, exchange: &'e Exchange, websocket: bool) -> Result<Self, Refused> {
-        let Exchange { head, caller, site, now, .. } = exchange;
+        let Exchange { head, caller, site, now, trace, .. } = exchange;
         let identity = match (&site.sign_in, permit.session()) {
             (Some(sign_in), Some(session)) => {
                 let assertion = sign_in.assertions.header(session, *now).map_err(|error| {
@@ -92,7 +95,7 @@ impl<'e> Outgoing<'e> {
         };
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let forwarded = Forwarded::of(&head.headers, caller);
-        Ok(Self { head, target, forwarded, trusted: caller.trusted, identity, websocket })
+        Ok(Self { head, target, trace, forwarded, trusted: caller.trusted, identity, websocket })
     }
 }
 
@@ -105,24 +108,26 @@ impl RequestHead for Outgoing<'_> {
         self.target
     }
 
-    fn tell(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+    fn tell(&self, fields: &mut impl Fields) {
         for (name, value) in &self.head.headers {
             // Left standing, a length would make the upstream take the next request's bytes for this one's body.
             if *name != CONTENT_LENGTH && !(self.trusted && headers::is_said_anew(name)) {
-                say(name, value);
+                fields.field(name, value);
             }
         }
         if self.head.version == Version::HTTP_10 && !self.head.headers.contains_key(HOST) {
             // An HTTP/1.0 client need not name a host; HTTP/1.1 must (RFC 9112 §3.2).
-            say(&HOST, &HeaderValue::from_static(""));
+            fields.field(&HOST, &HeaderValue::from_static(""));
         }
-        self.forwarded.tell(&mut say);
+        self.trace.tell(fields);
+        self.forwarded.tell(fields);
         if let Some((identity, assertion)) = &self.identity {
-            headers::tell_identity(identity, assertion, &mut say);
+            fields.ready(identity);
+            fields.field(&X_SIDEGATE_ASSERTION, assertion);
         }
         if self.websocket {
-            say(&CONNECTION, &HeaderValue::from_static("upgrade"));
-            say(&UPGRADE, &HeaderValue::from_static("websocket"));
+            fields.field(&CONNECTION, &HeaderValue::from_static("upgrade"));
+            fields.field(&UPGRADE, &HeaderValue::from_static("websocket"));
         }
     }
 }

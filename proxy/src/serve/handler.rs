@@ -11,11 +11,12 @@ use crate::domain::caller::Peer;
 use crate::domain::path::{AUTH_PREFIX, CanonicalPath};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::headers::{self, Trace};
 use crate::serve::rejection::{Asker, Rejection};
 use crate::serve::session::{self, Found};
 use crate::serve::site::House;
 use crate::serve::watch::InFlight;
-use crate::serve::{auth, clock, forward, headers};
+use crate::serve::{auth, clock, forward};
 
 /// The way of a request, from its head to the head of its answer.
 async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
@@ -53,26 +54,34 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
 }
 
 /// Answers one request, whatever comes of it.
-pub(crate) async fn handle(
+pub(crate) fn handle(
     house: Arc<House>,
     peer: Peer,
     request: Request<Incoming>,
     in_flight: InFlight,
-) -> Result<Response<Body>, Infallible> {
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    let (mut exchange, body) = begin(house, peer, request);
+    async move {
+        let response = match answer(&mut exchange, body, &in_flight).await {
+            Ok(response) => response,
+            Err(refused) => refuse(&exchange, refused),
+        };
+        Ok(response.map(|body| body.held_by(in_flight)))
+    }
+}
+
+fn begin(house: Arc<House>, peer: Peer, request: Request<Incoming>) -> (Exchange, Incoming) {
     let (mut head, body) = request.into_parts();
     let site = house.site();
     let caller = headers::caller(&head.headers, peer, &site.trusted_proxies);
-    let request_id = headers::identify(&mut head.headers);
+    let trace = Trace::of(&mut head.headers);
     let upgrades = head.headers.contains_key(UPGRADE);
-    let mut exchange = Exchange { head, upgrades, caller, now: clock::now(), request_id, house, site };
-    let response = match answer(&mut exchange, body, &in_flight).await {
-        Ok(response) => response,
-        Err(Refused(rejection, cookies)) => {
-            let asker = Asker::of(&exchange.head, exchange.upgrades, &exchange.request_id, &exchange.site);
-            asker.note(&rejection, &caller);
-            exchange.house.metrics.refused(rejection.code());
-            rejection.respond(&asker, cookies)
-        }
-    };
-    Ok(response.map(|body| body.held_by(in_flight)))
+    (Exchange { head, upgrades, caller, now: clock::now(), trace, house, site }, body)
+}
+
+fn refuse(exchange: &Exchange, Refused(rejection, cookies): Refused) -> Response<Body> {
+    let asker = Asker::of(&exchange.head, exchange.upgrades, &exchange.trace.request_id, &exchange.site);
+    asker.note(&rejection, &exchange.caller);
+    exchange.house.metrics.refused(rejection.code());
+    rejection.respond(&asker, cookies)
 }

@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::{Decoder, Malformed};
+use crate::ports::ReadyFields;
 
 /// The longest head of an answer, in bytes.
 const HEAD_MOST: usize = 256 * 1024;
@@ -24,8 +25,43 @@ pub trait RequestHead {
     /// Path and query.
     fn target(&self) -> &str;
 
-    /// Tells every field but those that frame the body, one after the other.
-    fn tell(&self, say: impl FnMut(&HeaderName, &HeaderValue));
+    /// Tells every field but those that frame the body.
+    fn tell(&self, fields: &mut impl Fields);
+}
+
+/// Where fields are told to.
+pub trait Fields {
+    /// One more.
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue);
+
+    /// Several more.
+    fn ready(&mut self, fields: &ReadyFields) {
+        for (name, value) in fields.iter() {
+            self.field(name, value);
+        }
+    }
+}
+
+impl Fields for HeaderMap {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name, value.clone());
+    }
+}
+
+/// The text of a head.
+struct Text<'t>(&'t mut Vec<u8>);
+
+impl Fields for Text<'_> {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.0.extend_from_slice(name.as_str().as_bytes());
+        self.0.extend_from_slice(b": ");
+        self.0.extend_from_slice(value.as_bytes());
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    fn ready(&mut self, fields: &ReadyFields) {
+        self.0.extend_from_slice(fields.text());
+    }
 }
 
 /// How a request's body is framed.
@@ -45,12 +81,7 @@ pub(super) fn write(text: &mut Vec<u8>, head: &impl RequestHead, framing: Reques
     text.push(b' ');
     text.extend_from_slice(head.target().as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
-    head.tell(|name, value| {
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b"\r\n");
-    });
+    head.tell(&mut Text(text));
     match framing {
         RequestFraming::Absent => text.extend_from_slice(b"\r\n"),
         RequestFraming::Length(length) => {

@@ -21,7 +21,7 @@ pub use answer::{Answer, BrokenAnswer, Tunnel};
 pub use connect::ConnectError;
 pub(crate) use connect::write_pieces;
 pub use connection::Patience;
-pub use head::{RequestFraming, RequestHead};
+pub use head::{Fields, RequestFraming, RequestHead};
 pub use pool::{Lease, Upstream};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -82,10 +82,8 @@ where
     /// # Errors
     /// [`ConnectError`] where no connection was had in time.
     pub async fn checkout(&self, precious: bool, now: Instant) -> Result<Lease<B>, ConnectError> {
-        if self.multiplexed {
-            return self.stream_of_shared().await;
-        }
-        match self.shelf.take(precious, now) {
+        let warm = if self.multiplexed { None } else { self.shelf.take(precious, now) };
+        match warm {
             Some(connection) => Ok(self.lease(Way::Own(connection), true, now)),
             None => self.connect_new().await,
         }
@@ -96,10 +94,11 @@ where
     /// # Errors
     /// [`ConnectError`] where no connection was had in time.
     pub async fn connect_new(&self) -> Result<Lease<B>, ConnectError> {
+        // In boxes, so that what connects does not enlarge the future of every request.
         if self.multiplexed {
-            return self.stream_of_shared().await;
+            return Box::pin(self.stream_of_shared()).await;
         }
-        let connection = Connection::new(self.connect().await?, Held::by(&self.connections));
+        let connection = Connection::new(Box::pin(self.connect()).await?, Held::by(&self.connections));
         Ok(self.lease(Way::Own(connection), false, Instant::now()))
     }
 
@@ -263,7 +262,7 @@ where
     ) -> Result<Response<Answer>, Failure<B>> {
         match self.way {
             Way::Own(connection) => connection.ask(head, framing, body, patience, self.since, &self.shelf).await,
-            Way::Shared(shared) => shared.ask(head, framing, body, patience).await,
+            Way::Shared(shared) => Box::pin(shared.ask(head, framing, body, patience)).await,
         }
     }
 }

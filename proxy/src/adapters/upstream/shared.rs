@@ -114,9 +114,7 @@ fn of<B>(error: hyper::Error, progress: &Progress) -> Failure<B> {
 
 fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Request<B> {
     let mut headers = HeaderMap::with_capacity(32);
-    head.tell(|name, value| {
-        headers.append(name, value.clone());
-    });
+    head.tell(&mut headers);
     if let RequestFraming::Length(length) = framing {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

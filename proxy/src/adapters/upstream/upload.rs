@@ -229,6 +229,7 @@ mod tests {
     use http::{HeaderMap, Method};
 
     use super::*;
+    use crate::adapters::upstream::Fields;
 
     struct Head;
 
@@ -241,8 +242,8 @@ mod tests {
             "/x"
         }
 
-        fn tell(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
-            say(&http::header::HOST, &HeaderValue::from_static("a"));
+        fn tell(&self, fields: &mut impl Fields) {
+            fields.field(&http::header::HOST, &HeaderValue::from_static("a"));
         }
     }
 

@@ -1,0 +1,140 @@
+//! How a request came: read from whom we trust, and told to the upstream.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::host::{X_FORWARDED_HOST, host_value};
+use super::strip::FORWARDED_TRUTH;
+use crate::adapters::upstream::Fields;
+use crate::domain::caller::{Caller, Peer, TrustedProxies};
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+/// Who sent the request, as its connection and any trusted proxy tell.
+pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) -> Caller {
+    if !proxies.contain(peer.address.ip()) {
+        return Caller::judge(peer, proxies, std::iter::empty(), None);
+    }
+    let texts = headers.get_all(&X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or_default());
+    let proto = headers.get(&X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+    Caller::judge(peer, proxies, texts, proto)
+}
+
+/// How a request came to us, for the upstream: appended to what a trusted proxy says, else written anew.
+pub(crate) struct Forwarded<'h> {
+    hops: HeaderValue,
+    proto: HeaderValue,
+    host: Option<&'h HeaderValue>,
+    port: HeaderValue,
+}
+
+impl<'h> Forwarded<'h> {
+    /// Reads it off a head that was stripped: what it still says of this came from a trusted proxy.
+    pub(crate) fn of(headers: &'h HeaderMap, caller: &Caller) -> Self {
+        let host = host_value(headers, caller);
+        let mut hops = String::with_capacity(64);
+        let mut told = None;
+        if caller.trusted {
+            for said in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
+                hops.push_str(said);
+                hops.push_str(", ");
+            }
+            told = headers.get(&X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.trim().parse::<u16>().ok());
+        }
+        push_address(&mut hops, caller.peer);
+        let port = told.or(host.and_then(|(_, port)| port));
+        Self {
+            // Addresses, and what came as a header's value.
+            hops: HeaderValue::try_from(hops).unwrap_or_else(|_| HeaderValue::from_static("")),
+            proto: HeaderValue::from_static(caller.scheme.as_str()),
+            host: host.map(|(value, _)| value),
+            port: port_value(port.unwrap_or_else(|| caller.scheme.default_port())),
+        }
+    }
+
+    /// Says it, field by field.
+    pub(crate) fn tell(&self, fields: &mut impl Fields) {
+        fields.field(&X_FORWARDED_FOR, &self.hops);
+        fields.field(&X_FORWARDED_PROTO, &self.proto);
+        if let Some(host) = self.host {
+            fields.field(&X_FORWARDED_HOST, host);
+        }
+        fields.field(&X_FORWARDED_PORT, &self.port);
+    }
+}
+
+/// Whether [`Forwarded::tell`] says this field anew.
+pub(crate) fn is_said_anew(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    text.starts_with("x-forwarded-") && FORWARDED_TRUTH.contains(&text)
+}
+
+/// As `Display` writes it, without the cost of formatting for the usual kind.
+fn push_address(text: &mut String, address: IpAddr) {
+    let IpAddr::V4(address) = address else {
+        let _infallible = write!(text, "{address}");
+        return;
+    };
+    for (place, octet) in address.octets().into_iter().enumerate() {
+        if place > 0 {
+            text.push('.');
+        }
+        for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= least {
+                text.push(char::from(b'0' + octet / unit % 10));
+            }
+        }
+    }
+}
+
+fn port_value(port: u16) -> HeaderValue {
+    match port {
+        80 => HeaderValue::from_static("80"),
+        443 => HeaderValue::from_static("443"),
+        other => HeaderValue::from(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+
+    use super::super::tests::head;
+    use super::*;
+    use crate::domain::caller::Scheme;
+
+    fn caller(trusted: bool) -> Caller {
+        let peer = "192.0.2.9".parse().unwrap();
+        Caller { peer, trusted, client: peer, scheme: Scheme::Http }
+    }
+
+    #[test]
+    fn forwarded_headers_tell_the_truth() {
+        let told = |headers: &HeaderMap, caller: &Caller| {
+            let mut told = HeaderMap::new();
+            Forwarded::of(headers, caller).tell(&mut told);
+            told
+        };
+        let headers = head(Version::HTTP_11, "/", &[("host", "app.example:8080")]).headers;
+        let headers = told(&headers, &caller(false));
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.9");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "app.example:8080");
+        assert_eq!(headers["x-forwarded-port"], "8080");
+        let headers = head(
+            Version::HTTP_11,
+            "/",
+            &[("host", "inner"), ("x-forwarded-host", "app.example"), ("x-forwarded-for", "1.2.3.4")],
+        )
+        .headers;
+        assert!(headers.keys().filter(|name| is_said_anew(name)).count() == 2);
+        let headers = told(&headers, &Caller { scheme: Scheme::Https, ..caller(true) });
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.9");
+        assert_eq!(headers["x-forwarded-host"], "app.example");
+        assert_eq!(headers["x-forwarded-port"], "443");
+    }
+}

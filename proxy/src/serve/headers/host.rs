@@ -1,0 +1,165 @@
+//! The one host that a request is for, and the one length that its body has: what two readers could read differently is refused.
+
+use http::Version;
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+
+use crate::domain::caller::{Caller, Scheme};
+
+pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Why a request's framing or target is refused (RFC 9112 §3.2, §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("there must be exactly one Host header")]
+    Host,
+    #[error("the Host header is not a host")]
+    HostSyntax,
+    #[error("the request's target names another host than its Host header")]
+    HostMismatch,
+    #[error("the only transfer coding understood is a single `chunked`")]
+    TransferEncoding,
+}
+
+/// Checks what two readers could read differently, and makes `Host` the one name of the host.
+pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Malformed::TransferEncoding);
+    }
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(Malformed::Host);
+    }
+    match (host, head.uri.authority()) {
+        (Some(host), None) => authority(host.as_bytes()).map(drop),
+        (Some(host), Some(target)) => {
+            let host = authority(host.as_bytes())?;
+            let target = authority(target.as_str().as_bytes())?;
+            let same = host.host.eq_ignore_ascii_case(target.host) && same_port(host, target, head.uri.scheme_str());
+            if same { Ok(()) } else { Err(Malformed::HostMismatch) }
+        }
+        (None, Some(target)) => {
+            if head.version < Version::HTTP_2 && head.version > Version::HTTP_10 {
+                return Err(Malformed::Host);
+            }
+            authority(target.as_str().as_bytes())?;
+            let host = HeaderValue::from_str(target.as_str()).map_err(|_| Malformed::HostSyntax)?;
+            head.headers.insert(HOST, host);
+            Ok(())
+        }
+        (None, None) if head.version == Version::HTTP_10 => Ok(()),
+        (None, None) => Err(Malformed::Host),
+    }
+}
+
+/// A host, and a port where one is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HostPort<'h> {
+    host: &'h [u8],
+    port: Option<u16>,
+}
+
+/// Reads `host`, `host:port`, `[address]` or `[address]:port` (RFC 3986 §3.2.2), of the signs that names and addresses are made of.
+fn authority(text: &[u8]) -> Result<HostPort<'_>, Malformed> {
+    let bracketed = text.first() == Some(&b'[');
+    let end = if bracketed {
+        text.iter().position(|b| *b == b']').map(|at| at + 1)
+    } else {
+        Some(text.iter().position(|b| *b == b':').unwrap_or(text.len()))
+    };
+    let (host, rest) = end.and_then(|end| text.split_at_checked(end)).ok_or(Malformed::HostSyntax)?;
+    let fits = match host {
+        [b'[', address @ .., b']'] => {
+            !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
+        }
+        name => !name.is_empty() && name.iter().all(is_in_names),
+    };
+    let port = match rest {
+        [] => Ok(None),
+        [b':', digits @ ..] => port_number(digits).map(Some).ok_or(Malformed::HostSyntax),
+        _ => Err(Malformed::HostSyntax),
+    };
+    if fits { port.map(|port| HostPort { host, port }) } else { Err(Malformed::HostSyntax) }
+}
+
+/// The signs that names of hosts and IPv4 addresses are made of.
+const fn is_in_names(sign: &u8) -> bool {
+    matches!(sign, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~')
+}
+
+fn port_number(digits: &[u8]) -> Option<u16> {
+    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0_u16, |number, digit| number.checked_mul(10)?.checked_add(u16::from(digit - b'0')))
+    };
+    plain.then(|| number(digits)).flatten()
+}
+
+fn same_port(a: HostPort<'_>, b: HostPort<'_>, scheme: Option<&str>) -> bool {
+    let default = if scheme == Some("https") { 443 } else { 80 };
+    a.port.unwrap_or(default) == b.port.unwrap_or(default)
+}
+
+/// The host that the client asked for, as a trusted proxy tells or as `Host` has it.
+pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
+    host_value(headers, caller)?.0.to_str().ok().map(str::trim)
+}
+
+/// The same, and the port where it names one. `Host` has passed [`check`].
+pub(super) fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a HeaderValue, Option<u16>)> {
+    if let Some(told) = caller.trusted.then(|| headers.get(&X_FORWARDED_HOST)).flatten() {
+        return Some((told, authority(told.as_bytes().trim_ascii()).ok()?.port));
+    }
+    let host = headers.get(HOST)?;
+    Some((host, host.as_bytes().rsplit(|b| *b == b':').next().and_then(port_number)))
+}
+
+/// The origin that a browser would name for this request: for open mode, where no public origin is known.
+pub(crate) fn own_origin(headers: &HeaderMap, caller: &Caller) -> Option<String> {
+    let host = host(headers, caller)?;
+    let default = match caller.scheme {
+        Scheme::Http => ":80",
+        Scheme::Https => ":443",
+    };
+    Some(format!("{}://{}", caller.scheme.as_str(), host.strip_suffix(default).unwrap_or(host)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::head;
+    use super::*;
+
+    #[test]
+    fn one_host_and_the_same_everywhere() {
+        let verdict = |version, uri: &str, headers: &[(&str, &str)]| check(&mut head(version, uri, headers));
+        let one = Version::HTTP_11;
+        assert_eq!(verdict(one, "/", &[("host", "a.example")]), Ok(()));
+        assert_eq!(verdict(one, "/", &[]), Err(Malformed::Host));
+        assert_eq!(verdict(Version::HTTP_10, "/", &[]), Ok(()));
+        assert_eq!(verdict(one, "/", &[("host", "a"), ("host", "a")]), Err(Malformed::Host));
+        assert_eq!(verdict(one, "http://b/", &[("host", "a")]), Err(Malformed::HostMismatch));
+        assert_eq!(verdict(one, "http://a/", &[("host", "A:80")]), Ok(()));
+        assert_eq!(verdict(one, "http://a/", &[]), Err(Malformed::Host));
+        assert_eq!(verdict(Version::HTTP_2, "http://a/", &[("host", "b")]), Err(Malformed::HostMismatch));
+        for bad in ["", "a b", "u@a", "a,b", "a/b", "a:x"] {
+            assert_eq!(verdict(one, "/", &[("host", bad)]), Err(Malformed::HostSyntax), "{bad:?}");
+        }
+        let mut from_authority = head(Version::HTTP_2, "https://a.example:8443/x", &[]);
+        check(&mut from_authority).unwrap();
+        assert_eq!(from_authority.headers[HOST], "a.example:8443");
+    }
+
+    #[test]
+    fn only_one_plain_chunked_is_understood() {
+        for bad in ["gzip, chunked", "chunked, chunked", "identity", "xchunked", ""] {
+            let mut bad = head(Version::HTTP_11, "/", &[("host", "a"), ("transfer-encoding", bad)]);
+            assert_eq!(check(&mut bad), Err(Malformed::TransferEncoding));
+        }
+        let mut good = head(Version::HTTP_11, "/", &[("host", "a"), ("transfer-encoding", "Chunked")]);
+        assert_eq!(check(&mut good), Ok(()));
+    }
+}

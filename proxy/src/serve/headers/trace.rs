@@ -1,0 +1,128 @@
+//! The names that a request and its trace go by.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::adapters::upstream::Fields;
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What a request and its trace are called: by the client where it names them well, else by us.
+pub(crate) struct Trace {
+    /// What the log and our answers call the request.
+    pub(crate) request_id: HeaderValue,
+    request_id_is_ours: bool,
+    /// The `traceparent` that we begin the trace with; `None`: the client's stands in the head.
+    parent: Option<HeaderValue>,
+}
+
+impl Trace {
+    /// Reads both off a head, and takes out of it what is not well-formed.
+    pub(crate) fn of(headers: &mut HeaderMap) -> Self {
+        let request_id = only_good(headers, &X_REQUEST_ID, is_request_id).cloned();
+        let request_id_is_ours = request_id.is_none();
+        let parent = only_good(headers, &TRACEPARENT, is_traceparent).is_none().then(new_traceparent);
+        Self { request_id: request_id.unwrap_or_else(new_request_id), request_id_is_ours, parent }
+    }
+
+    /// Tells the upstream what the head does not say.
+    pub(crate) fn tell(&self, fields: &mut impl Fields) {
+        if self.request_id_is_ours {
+            fields.field(&X_REQUEST_ID, &self.request_id);
+        }
+        if let Some(parent) = &self.parent {
+            fields.field(&TRACEPARENT, parent);
+        }
+    }
+}
+
+/// The one good value of a field; where there is none, whatever it says is taken out.
+fn only_good<'h>(
+    headers: &'h mut HeaderMap,
+    name: &HeaderName,
+    is_good: fn(&HeaderValue) -> bool,
+) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let (first, second) = (values.next()?, values.next());
+    if second.is_some() || !is_good(first) {
+        headers.remove(name);
+        return None;
+    }
+    headers.get(name)
+}
+
+fn is_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    let fits = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=');
+    (1..=128).contains(&bytes.len()) && bytes.iter().all(fits)
+}
+
+fn new_request_id() -> HeaderValue {
+    value(hex::<16, 32>(fastrand::u128(1..).to_be_bytes()))
+}
+
+fn new_traceparent() -> HeaderValue {
+    let (trace, parent) =
+        (hex::<16, 32>(fastrand::u128(1..).to_be_bytes()), hex::<8, 16>(fastrand::u64(1..).to_be_bytes()));
+    let mut text = *b"00-                                -                -01";
+    text[3..35].copy_from_slice(&trace);
+    text[36..52].copy_from_slice(&parent);
+    value(text)
+}
+
+/// Text that we made of signs that a header may hold.
+fn value<const N: usize>(text: [u8; N]) -> HeaderValue {
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+fn hex<const BYTES: usize, const DIGITS: usize>(number: [u8; BYTES]) -> [u8; DIGITS] {
+    let digit = |value: u8| value + b'0' + u8::from(value > 9) * (b'a' - b'0' - 10);
+    let mut digits = [0; DIGITS];
+    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(number) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
+    digits
+}
+
+/// W3C Trace Context §3.2: version 00, lower-case hexadecimal, ids that are not all zero.
+fn is_traceparent(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts.as_slice() else { return false };
+    let hex = |part: &str, len: usize| {
+        part.len() == len && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let some = |part: &str| part.bytes().any(|b| b != b'0');
+    hex(version, 2)
+        && *version == "00"
+        && hex(trace, 32)
+        && some(trace)
+        && hex(parent, 16)
+        && some(parent)
+        && hex(flags, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Version;
+
+    use super::super::tests::head;
+    use super::*;
+
+    #[test]
+    fn request_ids_are_kept_if_well_formed_and_else_made() {
+        let made = |id: &str, trace: &str| {
+            let mut headers = head(Version::HTTP_11, "/", &[("x-request-id", id), ("traceparent", trace)]).headers;
+            let said = Trace::of(&mut headers);
+            said.tell(&mut headers);
+            assert_eq!(said.request_id, headers["x-request-id"]);
+            assert_eq!(headers.len(), 2);
+            (headers["x-request-id"].clone(), headers["traceparent"].clone())
+        };
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(made("abc-1", good), (HeaderValue::from_static("abc-1"), HeaderValue::from_static(good)));
+        let (id, trace) = made("a b", "00-00000000000000000000000000000000-00f067aa0ba902b7-01");
+        assert!(id.len() == 32 && id.as_bytes().iter().all(u8::is_ascii_hexdigit));
+        assert!(is_traceparent(&trace) && trace != good);
+    }
+}
