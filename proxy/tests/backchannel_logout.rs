@@ -193,3 +193,26 @@ async fn on_a_shared_store_a_token_counts_once_over_all_replicas_and_ends_the_se
     assert_eq!(ann.get("/x").await.status, 200);
     assert_eq!(list().await, 1);
 }
+
+#[tokio::test]
+async fn a_token_that_could_not_be_followed_may_be_sent_again() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = Proxy::with_sign_in("oidc", &upstream)
+        .await
+        .env("SESSION_STORE", "redis")
+        .env("SESSION_REDIS_URL", redis.url())
+        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let token = form(&proxy.idp().logout_token("ann").unwrap());
+    // It answers what is read, and keeps what is written waiting.
+    redis.ask(&["CLIENT", "PAUSE", "60000", "WRITE"]).await.unwrap();
+    assert_eq!(post(&proxy, token.clone()).await.code(), "session_store_unavailable");
+    redis.ask(&["CLIENT", "UNPAUSE"]).await.unwrap();
+    assert_eq!(post(&proxy, token.clone()).await.status, 200);
+    assert_eq!(ann.get("/x").await.status, 401);
+    assert!(refused(&post(&proxy, token).await), "it has come before");
+}

@@ -69,13 +69,16 @@ pub trait SessionStore: Send + Sync {
     /// Gives the leave back without having renewed. Best effort: it runs out by itself.
     fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()>;
 
-    /// Notes `what`, which must count once only, until then; whether this was the first time, over all replicas.
-    fn is_first<'a>(
+    /// Whether `what`, which must count once only, was noted on any replica.
+    fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>>;
+
+    /// Notes it until then.
+    fn note_coming<'a>(
         &'a self,
         what: &'a str,
         until: Timestamp,
         now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>>;
+    ) -> Pending<'a, Result<(), StoreUnavailable>>;
 
     /// Whether sessions live in the cookie alone, so that a list of them cannot be had and none can be renewed.
     fn is_stateless(&self) -> bool {

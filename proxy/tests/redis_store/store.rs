@@ -150,11 +150,12 @@ async fn what_counts_once_counts_once_on_all_replicas_also_while_secrets_rotate(
     let here = || place(Layout::Single, &[redis.port]);
     let (old, both, now) = (open(here(), &[1]).await, open(here(), &[2, 1]).await, now());
     let until = now + HOUR;
-    assert!(old.is_first("a", until, now).await.unwrap());
-    assert!(!old.is_first("a", until, now).await.unwrap());
-    assert!(!both.is_first("a", until, now).await.unwrap());
-    assert!(both.is_first("b", until, now).await.unwrap());
-    assert!(!old.is_first("b", until, now).await.unwrap());
+    assert!(!old.has_come("a", now).await.unwrap());
+    old.note_coming("a", until, now).await.unwrap();
+    assert!(old.has_come("a", now).await.unwrap() && both.has_come("a", now).await.unwrap());
+    assert!(!both.has_come("b", now).await.unwrap());
+    both.note_coming("b", until, now).await.unwrap();
+    assert!(both.has_come("b", now).await.unwrap() && old.has_come("b", now).await.unwrap());
 }
 
 #[tokio::test]

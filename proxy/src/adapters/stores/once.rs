@@ -1,7 +1,7 @@
 //! What counts once only, remembered by this process.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::time::Timestamp;
 use crate::ports::StoreUnavailable;
@@ -14,28 +14,34 @@ const MOST: usize = 10_000;
 pub(super) struct Once(Mutex<HashMap<String, Timestamp>>);
 
 impl Once {
-    /// Notes `what` until then; whether this was the first time.
+    /// Whether `what` was noted, and until now.
+    pub(super) fn has_come(&self, what: &str, now: Timestamp) -> bool {
+        self.seen().get(what).is_some_and(|until| now < *until)
+    }
+
+    /// Notes `what` until then.
     ///
     /// # Errors
-    /// While too much is remembered: what cannot be noted must not count.
-    pub(super) fn is_first(&self, what: &str, until: Timestamp, now: Timestamp) -> Result<bool, StoreUnavailable> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// While too much is remembered.
+    pub(super) fn note(&self, what: &str, until: Timestamp, now: Timestamp) -> Result<(), StoreUnavailable> {
+        let mut seen = self.seen();
         if seen.len() >= MOST {
             seen.retain(|_, until| now < *until);
         }
-        if seen.get(what).is_some_and(|until| now < *until) {
-            return Ok(false);
-        }
-        if seen.len() >= MOST {
+        if seen.len() >= MOST && !seen.contains_key(what) {
             return Err(StoreUnavailable("too many logout tokens at once".to_owned()));
         }
         seen.insert(what.to_owned(), until);
-        Ok(true)
+        Ok(())
     }
 
     /// Forgets what may come again.
     pub(super) fn sweep(&self, now: Timestamp) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, until| now < *until);
+        self.seen().retain(|_, until| now < *until);
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -48,23 +54,26 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn what_counts_once_counts_once() {
+    fn what_was_noted_has_come_until_it_may_come_again() {
         let (once, now) = (Once::default(), Timestamp::from_secs(1000));
-        assert!(once.is_first("a", now + HOUR, now).unwrap());
-        assert!(!once.is_first("a", now + HOUR, now).unwrap());
-        assert!(once.is_first("a", now + HOUR + HOUR, now + HOUR).unwrap());
+        assert!(!once.has_come("a", now));
+        once.note("a", now + HOUR, now).unwrap();
+        assert!(once.has_come("a", now));
+        assert!(!once.has_come("a", now + HOUR));
+        once.note("a", now + HOUR + HOUR, now + HOUR).unwrap();
+        assert!(once.has_come("a", now + HOUR));
     }
 
     #[test]
-    fn what_cannot_be_noted_does_not_count() {
+    fn only_so_much_is_remembered() {
         let (once, now) = (Once::default(), Timestamp::from_secs(1000));
         for n in 0..MOST {
-            assert!(once.is_first(&n.to_string(), now + HOUR, now).unwrap());
+            once.note(&n.to_string(), now + HOUR, now).unwrap();
         }
-        assert!(once.is_first("one more", now + HOUR, now).is_err());
-        assert!(!once.is_first("7", now + HOUR, now).unwrap());
+        assert!(once.note("one more", now + HOUR, now).is_err());
+        assert!(once.note("7", now + HOUR, now).is_ok() && once.has_come("7", now));
         once.sweep(now);
-        assert!(once.is_first("one more", now + HOUR, now).is_err());
-        assert!(once.is_first("one more", now + HOUR + HOUR, now + HOUR).unwrap(), "room comes back with time");
+        assert!(once.note("one more", now + HOUR, now).is_err());
+        assert!(once.note("one more", now + HOUR + HOUR, now + HOUR).is_ok(), "room comes back with time");
     }
 }

@@ -47,13 +47,13 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
     let token = sign_in.provider.verify_logout(&token, exchange.now).await;
     let token = token.map_err(|reason| refuse(&format!("logout token: {reason}")))?;
     let whose = whose(&token, sign_in).ok_or_else(|| refuse("logout token: it names nobody"))?;
-    // Asked before the token counts as used: where the store is away, the provider may send the same one again.
-    sign_in.store.of(whose, exchange.now).await?;
     let once = format!("logout token {:?} {}", sign_in.authority.0, token.id);
-    if !sign_in.store.is_first(&once, token.expires_at, exchange.now).await? {
+    if sign_in.store.has_come(&once, exchange.now).await? {
         return Err(refuse("logout token: it has come before"));
     }
     let ended = ending::end_all(&sign_in.store, whose, None, exchange.now).await?;
+    // Only now: had the store gone away meanwhile, the provider must be able to send the same one again.
+    sign_in.store.note_coming(&once, token.expires_at, exchange.now).await?;
     match ended.first() {
         Some(one) => {
             let origin = Some(exchange.origin());

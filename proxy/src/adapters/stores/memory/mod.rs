@@ -316,13 +316,17 @@ impl SessionStore for MemoryStore {
         Box::pin(ready(()))
     }
 
-    fn is_first<'a>(
+    fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.once.has_come(what, now))))
+    }
+
+    fn note_coming<'a>(
         &'a self,
         what: &'a str,
         until: Timestamp,
         now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(ready(self.once.is_first(what, until, now)))
+    ) -> Pending<'a, Result<(), StoreUnavailable>> {
+        Box::pin(ready(self.once.note(what, until, now)))
     }
 
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {

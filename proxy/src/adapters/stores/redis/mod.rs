@@ -375,15 +375,27 @@ impl RedisStore {
         Ok(matches!(answer, Value::Int(1)))
     }
 
-    async fn is_first_now(&self, what: &str, until: Timestamp) -> Result<bool, StoreUnavailable> {
-        let (terms, mut first) = (self.terms.load_full(), true);
-        // Under each secret: while they rotate, replicas differ in which is the first.
+    /// Under each secret: while they rotate, replicas differ in which is the first.
+    async fn was_noted(&self, what: &str) -> Result<bool, StoreUnavailable> {
+        let terms = self.terms.load_full();
+        for name in terms.names.once(what) {
+            let mut cmd = redis::cmd("GET");
+            cmd.arg(name);
+            if !matches!(self.line.call(&cmd).await?, Value::Nil) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn note(&self, what: &str, until: Timestamp) -> Result<(), StoreUnavailable> {
+        let terms = self.terms.load_full();
         for name in terms.names.once(what) {
             let mut cmd = redis::cmd("SET");
-            cmd.arg(name).arg(1).arg("NX").arg("PXAT").arg(until.millis());
-            first &= !matches!(self.line.call(&cmd).await?, Value::Nil);
+            cmd.arg(name).arg(1).arg("PXAT").arg(until.millis());
+            self.line.call(&cmd).await?;
         }
-        Ok(first)
+        Ok(())
     }
 }
 
@@ -468,13 +480,17 @@ impl SessionStore for RedisStore {
         })
     }
 
-    fn is_first<'a>(
+    fn has_come<'a>(&'a self, what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(self.was_noted(what))
+    }
+
+    fn note_coming<'a>(
         &'a self,
         what: &'a str,
         until: Timestamp,
         _now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(self.is_first_now(what, until))
+    ) -> Pending<'a, Result<(), StoreUnavailable>> {
+        Box::pin(self.note(what, until))
     }
 
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
