@@ -9,13 +9,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::redis::is_installed;
-use crate::support::{Answer, HOST, PATIENCE, Proxy, Redis, Upstream, until};
+use crate::support::{Answer, HOST, PATIENCE, Plan, Proxy, Redis, Upstream, until};
 
 const PATH: &str = "/api/v1/auth/backchannel-logout";
 const FORM: &str = "application/x-www-form-urlencoded";
 
 async fn oidc(upstream: &Upstream) -> Proxy {
     Proxy::with_sign_in("oidc", upstream).await.start().await
+}
+
+/// The plan of a proxy whose sessions other replicas share.
+async fn with_redis(upstream: &Upstream, redis: &Redis) -> Plan {
+    Proxy::with_sign_in("oidc", upstream)
+        .await
+        .env("SESSION_STORE", "redis")
+        .env("SESSION_REDIS_URL", redis.url())
+        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=")
 }
 
 fn form(token: &str) -> String {
@@ -169,11 +178,7 @@ async fn on_a_shared_store_a_token_counts_once_over_all_replicas_and_ends_the_se
         return;
     }
     let (redis, upstream) = (Redis::start().await, Upstream::start().await);
-    let plan = Proxy::with_sign_in("oidc", &upstream)
-        .await
-        .env("SESSION_STORE", "redis")
-        .env("SESSION_REDIS_URL", redis.url())
-        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
+    let plan = with_redis(&upstream, &redis).await;
     let twin = plan.twin();
     let (one, two) = (plan.start().await, twin.start().await);
     let mut ann = one.signed_in_as("ann").await;
@@ -200,12 +205,7 @@ async fn a_token_that_could_not_be_followed_may_be_sent_again() {
         return;
     }
     let (redis, upstream) = (Redis::start().await, Upstream::start().await);
-    let plan = Proxy::with_sign_in("oidc", &upstream)
-        .await
-        .env("SESSION_STORE", "redis")
-        .env("SESSION_REDIS_URL", redis.url())
-        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
-    let proxy = plan.start().await;
+    let proxy = with_redis(&upstream, &redis).await.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
     let token = form(&proxy.idp().logout_token("ann").unwrap());
     // It answers what is read, and keeps what is written waiting.

@@ -67,12 +67,17 @@ impl Body {
     }
 }
 
-fn poll_streamed(
-    answer: &mut Answer,
+/// The next frame of a body, unless it moves no byte for too long.
+fn poll_limited<B>(
+    body: &mut B,
     stall: &mut Stall,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    match Pin::new(answer).poll_frame(cx) {
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    BodyError: From<B::Error>,
+{
+    match Pin::new(body).poll_frame(cx) {
         Poll::Pending => {
             let limit = ready!(stall.poll(cx));
             Poll::Ready(Some(Err(BodyError::Stalled(limit))))
@@ -96,7 +101,7 @@ impl HttpBody for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match &mut self.kind {
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Kind::Streamed(answer, stall) => poll_streamed(answer, stall, cx),
+            Kind::Streamed(answer, stall) => poll_limited(answer, stall, cx),
         };
         if let Some(guard) = &mut self.guard
             && !matches!(frame, Poll::Ready(None))
@@ -144,21 +149,7 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some((inner, stall)) = &mut self.0 else { return Poll::Ready(None) };
-        match Pin::new(inner).poll_frame(cx) {
-            Poll::Pending => {
-                let limit = ready!(stall.poll(cx));
-                Poll::Ready(Some(Err(BodyError::Stalled(limit))))
-            }
-            Poll::Ready(Some(Ok(mut frame))) => {
-                stall.moved();
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
-        }
+        poll_limited(inner, stall, cx)
     }
 
     fn is_end_stream(&self) -> bool {
