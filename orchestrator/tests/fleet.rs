@@ -12,8 +12,10 @@ use orchestrator::fleet::{
     ObjectSummary, Page, Relation, Sort, Status, Tuning,
 };
 use orchestrator::secret::Secret;
-use rustls::ServerConfig;
+use rcgen::{CertifiedKey, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::Receiver;
@@ -152,12 +154,25 @@ async fn a_check_tells_why_there_is_nothing() {
     assert!(reason.contains("not a kubeconfig") && !reason.contains("hidden"), "{reason}");
 }
 
-/// Answers TLS on a port of its own for a simulated cluster; its address, and its certificate in PEM.
-async fn with_tls(demo: &Demo) -> (u16, String) {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+fn self_signed(name: &str) -> CertifiedKey<KeyPair> {
+    rcgen::generate_simple_self_signed([name.to_owned()]).unwrap()
+}
+
+/// Answers TLS on a port of its own for a simulated cluster, to these clients only or to all; its address, and its certificate in PEM.
+async fn with_tls(demo: &Demo, clients: Option<&CertifiedKey<KeyPair>>) -> (u16, String) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let certified = self_signed("localhost");
     let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-    let config =
-        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key);
+    let config = match clients {
+        None => ServerConfig::builder().with_no_client_auth(),
+        Some(client) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(client.cert.der().clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap();
+            ServerConfig::builder().with_client_cert_verifier(verifier)
+        }
+    };
+    let config = config.with_single_cert(vec![certified.cert.der().clone()], key);
     let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -177,22 +192,24 @@ async fn with_tls(demo: &Demo) -> (u16, String) {
     (port, certified.cert.pem())
 }
 
+/// The way to a simulated cluster through [`with_tls`]; `user` is more of the user's entry, line by line.
+fn over_tls(demo: &Demo, port: u16, authority: &str, user: &str) -> Connection {
+    let plain = demo.kubeconfig("staging");
+    let (before, rest) = plain.expose().split_once("http://").unwrap();
+    let (_, path) = rest.split_once('/').unwrap();
+    let (path, after) = path.split_once('\n').unwrap();
+    let authority = BASE64.encode(authority);
+    let text = format!("{before}https://localhost:{port}/{path}\n    certificate-authority-data: {authority}\n{after}");
+    let text = text.replace("    token: ", &format!("{user}    token: "));
+    Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None }
+}
+
 #[tokio::test]
 async fn over_tls_the_clusters_certificate_has_to_be_the_one_of_the_kubeconfig() {
     let trial = Trial::unconnected().await;
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let (port, certificate) = with_tls(&trial.demo).await;
-    let (_, other) = with_tls(&trial.demo).await;
-    let connection = |certificate: &str| {
-        let plain = trial.demo.kubeconfig("staging");
-        let (before, rest) = plain.expose().split_once("http://").unwrap();
-        let (_, path) = rest.split_once('/').unwrap();
-        let (path, after) = path.split_once('\n').unwrap();
-        let authority = BASE64.encode(certificate);
-        let text =
-            format!("{before}https://localhost:{port}/{path}\n    certificate-authority-data: {authority}\n{after}");
-        Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None }
-    };
+    let (port, certificate) = with_tls(&trial.demo, None).await;
+    let (_, other) = with_tls(&trial.demo, None).await;
+    let connection = |certificate: &str| over_tls(&trial.demo, port, certificate, "");
     let reached = trial.fleet.check(&connection(&certificate)).await.unwrap();
     assert_eq!(reached.server, format!("https://localhost:{port}/clusters/staging"));
     let FleetError::Unreachable { reason } = trial.fleet.check(&connection(&other)).await.unwrap_err() else {
@@ -205,6 +222,36 @@ async fn over_tls_the_clusters_certificate_has_to_be_the_one_of_the_kubeconfig()
     let mut changes = trial.fleet.subscribe();
     trial.say("over TLS");
     assert_eq!(change_of(&mut changes, "apps").await.1.message, "over TLS");
+}
+
+#[tokio::test]
+async fn a_cluster_that_asks_for_a_client_certificate_is_shown_the_one_of_the_kubeconfig() {
+    let trial = Trial::unconnected().await;
+    let (ours, other) = (self_signed("ann"), self_signed("ann"));
+    let (port, authority) = with_tls(&trial.demo, Some(&ours)).await;
+    let user = |certificate: &str, key: &KeyPair| {
+        let (certificate, key) = (BASE64.encode(certificate), BASE64.encode(key.serialize_pem()));
+        format!("    client-certificate-data: {certificate}\n    client-key-data: {key}\n")
+    };
+    let check = async |user: &str| trial.fleet.check(&over_tls(&trial.demo, port, &authority, user)).await;
+    let (certificate, key) = (ours.cert.pem(), &ours.signing_key);
+    for refused in [String::new(), user(&other.cert.pem(), &other.signing_key)] {
+        let outcome = check(&refused).await;
+        let Err(FleetError::Forbidden { reason }) = outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("client certificate"), "{reason}");
+    }
+    for unfit in [user(&certificate, &other.signing_key), user("no certificate", key)] {
+        let Err(FleetError::Invalid { reason }) = check(&unfit).await else { panic!("taken: {unfit}") };
+        assert!(reason.contains("client-certificate-data"), "{reason}");
+    }
+
+    let ours = user(&certificate, key);
+    check(&ours).await.unwrap();
+    trial.fleet.add(trial.id, "one", &over_tls(&trial.demo, port, &authority, &ours)).await;
+    trial.until_up(trial.id).await;
+    let mut changes = trial.fleet.subscribe();
+    trial.say("known by a certificate");
+    assert_eq!(change_of(&mut changes, "apps").await.1.message, "known by a certificate");
 }
 
 #[tokio::test]

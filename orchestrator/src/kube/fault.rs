@@ -1,5 +1,10 @@
 //! Why a Kubernetes API did not do what it was asked to, in words for people.
 
+use std::error::Error;
+use std::io;
+
+use rustls::AlertDescription;
+
 use super::body::BodyFault;
 
 /// Why a request was not answered as it should have been.
@@ -54,29 +59,61 @@ impl From<kube::Error> for Fault {
         if let kube::Error::SerdeError(_) = &error {
             return Self::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
         }
-        Self::Unreachable(deepest(&error))
+        let cause = deepest(&error);
+        if let Some(alert) = certificate_alert(cause) {
+            let alert = alert.as_str().map_or_else(|| format!("{alert:?}"), ToOwned::to_owned);
+            return Self::Forbidden(format!(
+                "the cluster does not accept the client certificate, or wants one ({alert})"
+            ));
+        }
+        Self::Unreachable(reason(cause))
     }
 }
 
 // The outer errors say that a request failed; what helps is why. Depth is bounded, should a chain be a ring.
-fn deepest(error: &kube::Error) -> String {
-    let mut cause: &(dyn std::error::Error + 'static) = error;
+fn deepest(error: &kube::Error) -> &(dyn Error + 'static) {
+    let mut cause: &(dyn Error + 'static) = error;
     if let kube::Error::Service(inner) = error {
         cause = inner.as_ref();
     }
     for _ in 0..16 {
-        if let Some(fault) = cause.downcast_ref::<BodyFault>() {
-            return fault.to_string();
-        }
         match cause.source() {
-            Some(source) => cause = source,
-            None => break,
+            Some(source) if !cause.is::<BodyFault>() => cause = source,
+            Some(_) | None => break,
         }
     }
-    match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::ConnectionRefused) => "nothing listens at the cluster's address".to_owned(),
-        Some(std::io::ErrorKind::TimedOut) => "the cluster's address does not answer".to_owned(),
-        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof) => {
+    cause
+}
+
+/// What the cluster holds against our certificate: it says so by an alert as soon as hands were shaken.
+fn certificate_alert(cause: &(dyn Error + 'static)) -> Option<AlertDescription> {
+    use AlertDescription as A;
+    let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let inner = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| cause.downcast_ref());
+    let Some(rustls::Error::AlertReceived(alert)) = inner else { return None };
+    let about_certificate = [
+        A::CertificateRequired,
+        A::BadCertificate,
+        A::UnsupportedCertificate,
+        A::CertificateRevoked,
+        A::CertificateExpired,
+        A::CertificateUnknown,
+        A::UnknownCA,
+        // A signature does not fit: the certificate of another authority by the same name.
+        A::DecryptError,
+        A::AccessDenied,
+    ];
+    about_certificate.contains(alert).then_some(*alert)
+}
+
+fn reason(cause: &(dyn Error + 'static)) -> String {
+    if let Some(fault) = cause.downcast_ref::<BodyFault>() {
+        return fault.to_string();
+    }
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => "nothing listens at the cluster's address".to_owned(),
+        Some(io::ErrorKind::TimedOut) => "the cluster's address does not answer".to_owned(),
+        Some(io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => {
             "the cluster closed the connection".to_owned()
         }
         Some(_) | None => format!("the cluster cannot be reached: {}", words(&cause.to_string())),
