@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
+use crate::adapters::upstream;
 use crate::domain::caller::{Peer, Scheme};
 use crate::serve::drain::Drain;
 use crate::serve::handler;
@@ -21,9 +22,6 @@ use crate::serve::site::House;
 use crate::serve::streams::StreamExecutor;
 use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, Watch};
 
-/// What the kernel may hold of an answer before it is sent, in bytes, so that a client which takes it slowly is seen to take it.
-#[cfg(target_os = "linux")]
-const UNSENT_MOST: u32 = 128 * 1024;
 /// What one HTTP/2 stream may send ahead of being read, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// HTTP/2 streams at once on a connection.
@@ -44,9 +42,7 @@ pub(crate) async fn serve(
     let (limits, timeouts) = (site.limits, site.timeouts);
     drop(site);
     let address = stream.peer_addr()?;
-    stream.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
+    upstream::set_up(&stream)?;
     let Some(acceptor) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
         return http(stream, peer, house, limits, timeouts, Instant::now(), drain).await;

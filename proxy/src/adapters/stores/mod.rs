@@ -3,7 +3,6 @@
 pub mod jwt;
 mod key;
 pub mod memory;
-mod once;
 pub mod record;
 pub mod redis;
 mod weight;

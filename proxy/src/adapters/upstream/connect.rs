@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::{UpstreamAddress, UpstreamSettings};
 
-/// What the kernel may hold of a request before it is sent, in bytes, so that an upstream which takes it slowly is seen to take it.
+/// What the kernel may hold of what is sent, in bytes, so that a far end which takes it slowly is seen to take it.
 #[cfg(target_os = "linux")]
 const UNSENT_MOST: u32 = 128 * 1024;
 
@@ -93,10 +93,16 @@ impl Target {
 
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
+    set_up(&stream)?;
+    Ok(stream)
+}
+
+/// What every TCP connection is set to, of an upstream or of a client.
+pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
-    Ok(stream)
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
+    Ok(())
 }
 
 /// A connection whose far end may answer and close before it has read the whole request (413, say): what is still written is lost, but

@@ -48,8 +48,8 @@ impl Fields for HeaderMap {
     }
 }
 
-/// The text of a head.
-struct Text<'t>(&'t mut Vec<u8>);
+/// Fields as text.
+pub(super) struct Text<'t>(pub(super) &'t mut Vec<u8>);
 
 impl Fields for Text<'_> {
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {

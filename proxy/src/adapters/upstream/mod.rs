@@ -19,7 +19,7 @@ use rustls::pki_types::CertificateDer;
 pub(crate) use alarm::Alarm;
 pub use answer::{Answer, BrokenAnswer, Tunnel};
 pub use connect::ConnectError;
-pub(crate) use connect::write_pieces;
+pub(crate) use connect::{set_up, write_pieces};
 pub use connection::Patience;
 pub use head::{Fields, RequestFraming, RequestHead};
 pub use pool::{Lease, Upstream};

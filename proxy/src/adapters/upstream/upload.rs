@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::BoxError;
 use super::alarm::Alarm;
 use super::connect::{SMALL, write_pieces};
-use super::head::{self, RequestFraming, RequestHead};
+use super::head::{self, Fields as _, RequestFraming, RequestHead, Text};
 
 /// Why a request could not be sent.
 pub(super) enum NotSent {
@@ -189,10 +189,7 @@ where
 fn write_end(text: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
     text.extend_from_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b"\r\n");
+        Text(text).field(name, value);
     }
     text.extend_from_slice(b"\r\n");
 }

@@ -5,6 +5,7 @@
 //! so that an ended session never comes back from it.
 
 mod leaves;
+mod once;
 mod shelf;
 
 use std::future::ready;
@@ -18,9 +19,9 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use self::leaves::Leaves;
+use self::once::Once;
 use self::shelf::{Kept, Owner, Owners, Shelf};
 use super::key::ByKey;
-use super::once::Once;
 use super::{key, record, weight};
 use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};

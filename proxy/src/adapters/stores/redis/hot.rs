@@ -9,11 +9,10 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::adapters::stores::key::ByKey;
+use crate::adapters::stores::weight;
 use crate::domain::session::SessionKey;
 use crate::ports::LoadedSession;
 
-/// What a session takes beside its record: ready headers, a signed assertion, the cache's own share.
-const BASE_WEIGHT: usize = 2560;
 /// How long it is remembered that a session ended or changed: longer than any read of it can be under way.
 const NEWS_LAST: Duration = Duration::from_secs(60);
 /// What nobody has asked for so long is not hot.
@@ -36,7 +35,6 @@ pub(super) struct Entry {
     pub(super) loaded: Arc<LoadedSession>,
     /// Tells the sealed value from others.
     value: [u8; 16],
-    weight: u32,
     /// When it was read, and which subscription was there before that.
     read: Reading,
     /// When somebody said that it has changed; 0: nobody has.
@@ -76,7 +74,7 @@ impl Hot {
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(bytes)
             .time_to_idle(UNUSED_MOST)
-            .weigher(|_, entry: &Arc<Entry>| entry.weight)
+            .weigher(|_, entry: &Arc<Entry>| weight::of(&entry.loaded))
             .eviction_listener(move |_, _, cause| {
                 if cause == RemovalCause::Size {
                     count.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +136,6 @@ impl Hot {
         let entry = Arc::new(Entry {
             loaded,
             value: tail(sealed),
-            weight: u32::try_from(BASE_WEIGHT + 4 * sealed.len()).unwrap_or(u32::MAX),
             read,
             changed: AtomicU64::new(0),
             seen_written: AtomicU64::new(seen_written),
