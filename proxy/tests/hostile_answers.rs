@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use http::{Request, StatusCode, Version};
 use http_body_util::BodyExt as _;
@@ -129,6 +130,34 @@ async fn a_head_without_end_is_refused() {
     expect_fate(Box::leak(long.into_bytes().into_boxed_slice()), Refused).await;
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(1000));
     expect_fate(Box::leak(many.into_bytes().into_boxed_slice()), Refused).await;
+}
+
+/// Interim answers for as long as they are taken: as fast as they can be sent, or with a pause between two.
+async fn endless_interim(pause: Duration) -> Upstream {
+    Upstream::raw(move |mut stream| async move {
+        let some = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(if pause.is_zero() { 1000 } else { 1 });
+        if read_head(&mut stream).await {
+            while stream.write_all(&some).await.is_ok() {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_are_no_answer() {
+    for pause in [Duration::ZERO, Duration::from_millis(300)] {
+        let upstream = endless_interim(pause).await;
+        let proxy = Proxy::open(&upstream).env("TIMEOUT_FIRST_BYTE", "1s").start().await;
+        let began = Instant::now();
+        let answer = proxy.get("/x").await;
+        let took = began.elapsed();
+        assert!(matches!(answer.status.as_u16(), 502 | 504), "{answer:?}");
+        assert!(took < Duration::from_secs(3), "{pause:?}: {took:?}");
+    }
 }
 
 #[tokio::test]

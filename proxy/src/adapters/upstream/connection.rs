@@ -27,6 +27,10 @@ use crate::adapters::telemetry::Held;
 const READ_LEAST: usize = 8 * 1024;
 const READ_MOST: usize = 64 * 1024;
 
+/// How many interim answers may come before the answer itself, and how many bytes their heads may have together.
+const INTERIM_MOST: usize = 1000;
+const INTERIM_BYTES: usize = 256 * 1024;
+
 /// How long the upstream may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -98,7 +102,8 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let mut upload = Upload::begin(std::mem::take(&mut self.buffer), head, framing, body);
-        let mut wait = Wait { asked: head.method(), patience, seen: 0, heard: false, began: now, sent: None };
+        let mut wait =
+            Wait { asked: head.method(), patience, seen: 0, interim: Interim::default(), began: now, sent: None };
         let answer = std::future::poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut wait)).await?;
         let arrived = Instant::now();
         let rest = if wait.sent.is_some() {
@@ -149,15 +154,21 @@ impl Connection {
         }
         loop {
             if !self.inlet.input.is_empty() {
+                let came = self.inlet.input.len();
                 let head = AnswerHead::take(&mut self.inlet.input, &mut wait.seen, wait.asked);
-                match head.map_err(|malformed| Failure::Broken(malformed.into()))? {
+                let interim = match head.map_err(|malformed| Failure::Broken(malformed.into()))? {
+                    Some(head) if !head.is_interim() => return Poll::Ready(Ok(head)),
+                    head => head,
+                };
+                // Something has come that is no answer yet. From an upstream that sends without a pause the alarm below never hears.
+                if let Some(limit) = wait.overdue() {
+                    return Poll::Ready(Err(Failure::Silent(limit)));
+                }
+                if interim.is_some() {
                     // Interim answers (RFC 9110 §15.2) are for us alone.
-                    Some(head) if head.is_interim() => {
-                        wait.heard = true;
-                        continue;
-                    }
-                    Some(head) => return Poll::Ready(Ok(head)),
-                    None => {}
+                    let counted = wait.interim.count(came - self.inlet.input.len());
+                    counted.map_err(|why| Failure::Broken(why.into()))?;
+                    continue;
                 }
             }
             match self.inlet.poll_fill(cx) {
@@ -190,7 +201,7 @@ impl Connection {
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::BrokenPipe
         );
-        if closed && !wait.heard && self.inlet.input.is_empty() {
+        if closed && wait.interim.number == 0 && self.inlet.input.is_empty() {
             Failure::Closed(error)
         } else {
             Failure::Broken(error.into())
@@ -204,9 +215,38 @@ struct Wait<'h> {
     patience: Patience,
     /// How much of what came was looked at for the end of a head.
     seen: usize,
-    /// Whether an interim answer has come.
-    heard: bool,
+    interim: Interim,
     began: Instant,
     /// When the last byte of the request was sent.
     sent: Option<Instant>,
+}
+
+impl Wait<'_> {
+    /// `TIMEOUT_FIRST_BYTE`, where it has passed.
+    fn overdue(&self) -> Option<Duration> {
+        let limit = self.patience.first_byte;
+        self.sent.filter(|sent| sent.elapsed() >= limit).map(|_| limit)
+    }
+}
+
+/// The interim answers that have come.
+#[derive(Default)]
+struct Interim {
+    number: usize,
+    bytes: usize,
+}
+
+impl Interim {
+    /// One more, of so many bytes.
+    ///
+    /// # Errors
+    /// Where it is one too many.
+    fn count(&mut self, bytes: usize) -> Result<(), &'static str> {
+        self.number += 1;
+        self.bytes += bytes;
+        if self.number > INTERIM_MOST || self.bytes > INTERIM_BYTES {
+            return Err("it sends interim answers (1xx) without end");
+        }
+        Ok(())
+    }
 }
