@@ -1,193 +1,144 @@
 //! The floors of the house: no import from a floor above, no ring between a floor's modules, a domain of values only.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+
+use crate::imports::{self, Source, rings};
 
 /// The floors, from the ground up: the first part of a module's path, and its floor.
 const FLOORS: [(&str, usize); 5] = [("domain", 0), ("ports", 1), ("adapters", 2), ("serve", 3), ("config", 4)];
 
 /// What the ground floor may take from outside: values and their text forms.
-const VALUES: [&str; 10] = ["std", "core", "alloc", "serde", "thiserror", "url", "ipnet", "time", "base64", "zeroize"];
+const VALUES: [&str; 11] =
+    ["std", "core", "alloc", "serde", "thiserror", "url", "ipnet", "time", "base64", "zeroize", "percent_encoding"];
 
-struct File {
-    path: PathBuf,
-    /// `serve::auth::login`.
-    module: String,
-    /// What it names of this crate: `crate::domain::…` or `super::…`, as full paths.
-    imports: BTreeSet<String>,
-    text: String,
+fn sources() -> Vec<Source> {
+    let sources = imports::sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    assert!(sources.len() > 40, "the sources were not found");
+    sources
 }
 
-fn sources() -> Vec<File> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut folders, mut files) = (vec![root.clone()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                files.push(read(&root, path));
-            }
-        }
-    }
-    assert!(files.len() > 40, "the sources were not found");
-    files
-}
-
-fn read(root: &Path, path: PathBuf) -> File {
-    let relative = path.strip_prefix(root).unwrap().with_extension("");
-    let parts: Vec<String> =
-        relative.iter().map(|part| part.to_str().unwrap().to_owned()).filter(|part| part != "mod").collect();
-    let module = parts.join("::");
-    let text = fs::read_to_string(&path).unwrap();
-    // What only tests need may come from anywhere.
-    let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
-    let imports = imports(&code, &module);
-    File { path, module, imports, text: code }
-}
-
-/// Every path of this crate that the code names, `use crate::a::{b, c::d}` taken apart.
-fn imports(code: &str, module: &str) -> BTreeSet<String> {
-    let code: String = code.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join(" ");
-    let mut found = BTreeSet::new();
-    for (prefix, base) in [("crate::", String::new()), ("super::", parent(module))] {
-        let mut rest = code.as_str();
-        while let Some(at) = rest.find(prefix) {
-            let (before, after) = (&rest[..at], &rest[at + prefix.len()..]);
-            rest = after;
-            if before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
-                continue;
-            }
-            for path in expand(after) {
-                found.insert(if base.is_empty() { path } else { format!("{base}::{path}") });
-            }
-        }
-    }
-    found
-}
-
-fn parent(module: &str) -> String {
-    module.rsplit_once("::").map_or_else(String::new, |(parent, _)| parent.to_owned())
-}
-
-/// The paths at the front of `text`: `a::b` or `a::{b, c::{d, e}}`.
-fn expand(text: &str) -> Vec<String> {
-    let text = text.trim_start();
-    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
-    let head = text[..end].trim_end_matches(':').to_owned();
-    if !text[..end].ends_with("::") || !text[end..].starts_with('{') {
-        return vec![head];
-    }
-    let mut depth = 0;
-    let mut items = vec![String::new()];
-    for c in text[end..].chars() {
-        match c {
-            '{' => depth += 1,
-            '}' => depth -= 1,
-            _ => {}
-        }
-        match c {
-            '{' if depth == 1 => {}
-            '}' if depth == 0 => break,
-            ',' if depth == 1 => items.push(String::new()),
-            c => items.last_mut().unwrap().push(c),
-        }
-    }
-    items
-        .iter()
-        .filter(|item| !item.trim().is_empty())
-        .flat_map(|item| expand(item))
-        .map(|item| if head.is_empty() { item } else { format!("{head}::{item}") })
-        .collect()
-}
-
-fn floor(path: &str) -> Option<usize> {
-    let first = path.split("::").next()?;
-    FLOORS.iter().find(|(name, _)| *name == first).map(|(_, floor)| *floor)
+fn floor(module: &[String]) -> Option<usize> {
+    let first = module.first()?;
+    FLOORS.iter().find(|(name, _)| name == first).map(|(_, floor)| *floor)
 }
 
 #[test]
 fn no_file_imports_from_a_floor_above() {
-    for file in sources() {
-        let Some(own) = floor(&file.module) else { continue };
-        for import in &file.imports {
-            let theirs = floor(import).unwrap_or(own);
-            assert!(theirs <= own, "{} imports {import}, which is a floor above", file.path.display());
+    let mut known = 0;
+    for source in sources() {
+        let Some(own) = floor(&source.module) else { continue };
+        for import in &source.imports {
+            let theirs = floor(&import.module).unwrap_or(own);
+            known += 1;
+            assert!(theirs <= own, "{} imports {import:?}, which is a floor above", source.file.display());
         }
     }
+    assert!(known > 500, "only {known} imports were found");
 }
 
-/// The serve floor's entry and its answers know each other by nature (a refusal is a page, a page's endpoint refuses); what must not
-/// happen on any floor is that its units form a ring. A unit is a module directly on a floor, with all below it.
+/// Files and folders that stand side by side, on a floor or anywhere below it.
 #[test]
-fn no_ring_between_the_units_of_a_floor() {
-    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let unit = |path: &str| path.split("::").take(2).collect::<Vec<_>>().join("::");
-    let files = sources();
-    let units: BTreeSet<String> = files.iter().map(|file| unit(&file.module)).collect();
-    for file in &files {
-        for import in file.imports.iter().map(|import| unit(import)) {
-            if units.contains(&import) && import != unit(&file.module) && floor(&import) == floor(&file.module) {
-                edges.entry(unit(&file.module)).or_default().insert(import);
-            }
-        }
-    }
-    for start in edges.keys() {
-        if let Some(ring) = ring(&edges, start) {
-            panic!("a ring of imports: {}", ring.join(" -> "));
-        }
-    }
-}
-
-fn ring(edges: &BTreeMap<String, BTreeSet<String>>, start: &str) -> Option<Vec<String>> {
-    let mut ways = vec![vec![start.to_owned()]];
-    let mut seen = BTreeSet::new();
-    while let Some(way) = ways.pop() {
-        for next in edges.get(way.last().unwrap()).into_iter().flatten() {
-            let mut longer = way.clone();
-            longer.push(next.clone());
-            if next == start {
-                return Some(longer);
-            }
-            if seen.insert(next.clone()) {
-                ways.push(longer);
-            }
-        }
-    }
-    None
+fn no_ring_in_any_folder() {
+    let rings = rings(&sources());
+    assert!(rings.is_empty(), "rings of imports:\n{}", rings.join("\n"));
 }
 
 #[test]
 fn the_domain_is_values_only() {
-    for file in sources().iter().filter(|file| floor(&file.module) == Some(0)) {
-        for line in file.text.lines().filter_map(|line| line.trim().strip_prefix("use ")) {
-            let first = line.trim_start_matches(':').split("::").next().unwrap();
-            let known = VALUES.contains(&first) || ["crate", "super", "self", "percent_encoding"].contains(&first);
-            assert!(known, "{} uses {first}, which is not a library of values", file.path.display());
+    for source in sources().iter().filter(|source| floor(&source.module) == Some(0)) {
+        for name in &source.crates {
+            // The library's own types (`str::from_utf8`) and what the file itself defines are no crates.
+            let own = ["str", "char", "u32", "u64", "usize", "i64"].contains(&name.as_str());
+            let known = VALUES.contains(&name.as_str()) || own || name.starts_with(char::is_uppercase);
+            assert!(known, "{} names {name}, which is not a library of values", source.file.display());
         }
         for never in
-            ["async ", ".await", "std::fs", "std::net::Tcp", "SystemTime", "Instant", "tokio", "hyper", "http::"]
+            ["async", "await", "fs", "TcpStream", "UdpSocket", "SystemTime", "Instant", "tokio", "hyper", "http"]
         {
-            assert!(!file.text.contains(never), "{} has {never:?}", file.path.display());
+            assert!(!source.words.contains(never), "{} has {never:?}", source.file.display());
         }
     }
 }
 
 #[test]
 fn every_file_says_what_it_is() {
-    for file in sources() {
-        assert!(file.text.starts_with("//! "), "{} has no first line that says what it is", file.path.display());
+    for source in sources() {
+        assert!(source.text.starts_with("//! "), "{} has no first line that says what it is", source.file.display());
+    }
+}
+
+/// Files as they would be read: the module, and the text.
+fn read(files: &[(&str, &str)]) -> Vec<Source> {
+    let parts = |module: &str| module.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    imports::read(
+        files.iter().map(|(module, text)| (parts(module), PathBuf::from(module), (*text).to_owned())).collect(),
+    )
+}
+
+fn found(files: &[(&str, &str)], module: &str) -> Vec<String> {
+    let sources = read(files);
+    let source = sources.iter().find(|source| source.module.join("::") == module).unwrap();
+    source.imports.iter().map(|import| format!("{}::{}", import.module.join("::"), import.name)).collect()
+}
+
+#[test]
+fn imports_are_found_wherever_they_stand() {
+    let house = [
+        ("a", "pub mod b; pub mod c; pub use b::Told; pub struct Own;"),
+        ("a::b", "pub struct Told; pub fn f() {}"),
+        ("a::c", "//! Nothing."),
+        ("d", "pub struct D;"),
+    ];
+    let cases: [(&str, &[&str]); 14] = [
+        ("use crate::a::{b::{self, Told as T}, Own};", &["a::Own", "a::b::", "a::b::Told"]),
+        ("#[cfg(test)] mod tests { use crate::d::D; } use super::b::f;", &["a::b::f"]),
+        ("#[cfg(test)] pub fn x() -> crate::d::D { todo!() } fn y() { use crate::a::Own; }", &["a::Own"]),
+        ("#[cfg(all(test, unix))] use crate::a::b; const X: crate::d::D = 1;", &["d::D"]),
+        ("fn x() { format!(\"{}\", [crate::d::D, super::b::f()]) }", &["a::b::f", "d::D"]),
+        ("macro_rules! m { () => { $crate::d::D } }", &["d::D"]),
+        ("use crate::a; fn x() { a::b::f() }", &["a::", "a::b::f"]),
+        ("use crate::a as z; fn x() { z::b::f() }", &["a::", "a::b::f"]),
+        ("use super::Told;", &["a::b::Told"]),
+        ("use super::super::d::D; mod inner { use super::super::Own; }", &["a::Own", "d::D"]),
+        ("use super::*;", &["a::"]),
+        ("// use crate::d::D;\nconst X: &str = \"crate::d::D\";", &[]),
+        ("fn x(d: impl Iterator<Item = <T as Y>::Z> + use<'_>) { ::std::mem::drop::<crate::d::D>(d) }", &["d::D"]),
+        ("fn x() { self::y(); std::mem::drop(()); Vec::<u8>::new(); }", &["a::c::y"]),
+    ];
+    for (text, expected) in cases {
+        let house: Vec<(&str, &str)> =
+            house.iter().map(|(module, whole)| (*module, if *module == "a::c" { text } else { whole })).collect();
+        assert_eq!(found(&house, "a::c"), expected, "{text}");
     }
 }
 
 #[test]
-fn imports_are_taken_apart() {
-    let found = imports(
-        "use crate::domain::{caller::{Caller, Peer}, path::ReturnTo};\nuse super::x::Y; // crate::no",
-        "serve::auth::login",
-    );
-    let expected = ["domain::caller::Caller", "domain::caller::Peer", "domain::path::ReturnTo", "serve::auth::x::Y"];
-    assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+fn a_file_of_tests_takes_part_in_nothing() {
+    let house = [("a", "#[cfg(test)]\nmod trial; pub mod b;"), ("a::trial", "use crate::a::b::B;"), ("a::b", "")];
+    assert_eq!(read(&house).iter().map(|source| source.module.join("::")).collect::<Vec<_>>(), ["a", "a::b"]);
+}
+
+#[test]
+fn a_ring_is_seen_however_it_is_closed() {
+    let none = [
+        ("a", "mod b; mod c; pub use b::B; pub use c::C; pub struct Own;"),
+        ("a::b", "use super::Own;"),
+        ("a::c", "use super::B;"),
+    ];
+    assert!(rings(&read(&none)).is_empty(), "{:?}", rings(&read(&none)));
+    let closed: [(&str, &str); 5] = [
+        ("a::b", "use super::C;"),
+        ("a::b", "fn x() { let y: crate::a::c::C; }"),
+        ("a::b", "#[cfg(test)] mod tests {} use crate::{a::{c}};"),
+        ("a::b", "fn x() { m!(super::c::f()) }"),
+        ("a", "mod b; mod c; pub use b::B; pub struct Own; fn x() { c::f() }"),
+    ];
+    for (module, text) in closed {
+        let house: Vec<(&str, &str)> =
+            none.map(|(name, whole)| (name, if name == module { text } else { whole })).to_vec();
+        let house = [house, vec![("a::c", "use super::{B, Own};")]].concat();
+        let house: Vec<(&str, &str)> =
+            house.into_iter().filter(|(name, text)| *name != "a::c" || text.contains("Own")).collect();
+        assert_eq!(rings(&read(&house)).len(), 1, "{module}: {text}");
+    }
 }

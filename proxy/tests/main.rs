@@ -22,6 +22,7 @@ mod errors;
 mod hostile_answers;
 mod hostile_http;
 mod identity_headers;
+mod imports;
 mod jwt_sessions;
 mod lasting;
 mod layers;

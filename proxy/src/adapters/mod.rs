@@ -3,6 +3,7 @@
 pub mod assertion;
 pub mod certs;
 pub mod grants;
+pub(crate) mod net;
 pub mod providers;
 pub mod seal;
 pub mod stores;

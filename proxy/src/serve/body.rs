@@ -9,7 +9,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::adapters::upstream::{Alarm, Answer, BrokenAnswer};
+use crate::adapters::net::Alarm;
+use crate::adapters::upstream::{Answer, BrokenAnswer};
 use crate::serve::guard::Guard;
 use crate::serve::headers;
 use crate::serve::watch::InFlight;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::adapters::upstream;
+use crate::adapters::net;
 use crate::domain::caller::{Peer, Scheme};
 use crate::serve::drain::Drain;
 use crate::serve::handler;
@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     let (limits, timeouts) = (site.limits, site.timeouts);
     drop(site);
     let address = stream.peer_addr()?;
-    upstream::set_up(&stream)?;
+    net::set_up(&stream)?;
     let Some(acceptor) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
         return http(stream, peer, house, limits, timeouts, Instant::now(), drain).await;

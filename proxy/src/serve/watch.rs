@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::adapters::upstream::{Alarm, write_pieces};
+use crate::adapters::net::{Alarm, write_pieces};
 use crate::serve::settings::Timeouts;
 
 /// What a connection is doing, and until when it may. Written by the stream and the requests, read by [`Expiry`].

@@ -3,6 +3,7 @@
 mod backoff;
 mod claims;
 mod code_flow;
+mod connect;
 mod discovery;
 mod entra;
 mod github;
@@ -21,48 +22,14 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::pki_types::CertificateDer;
 use url::Url;
 
-use self::entra::Entra;
-use self::github::Github;
-use self::http::{Http, is_safe};
-use self::oidc::Oidc;
 use crate::domain::identity::ProviderKind;
 use crate::domain::secret::Secret;
 use crate::domain::session::Authority;
-use crate::ports::IdentityProvider;
 
-/// Makes the provider ready to be used. It calls nobody yet: `refresh` does that for the first time.
-///
-/// Connections trust the system's roots and `extra_roots` (`OAUTH_CA_FILE`).
-///
-/// # Errors
-/// [`ConnectError`], where an address or the roots cannot be used.
-pub fn connect(
-    settings: &ProviderSettings,
-    extra_roots: &[CertificateDer<'static>],
-) -> Result<Arc<dyn IdentityProvider>, ConnectError> {
-    // Whoever was first has installed the same one.
-    let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-    let addresses = settings.addresses();
-    if let Some(address) = addresses.iter().find(|address| !is_safe(address)) {
-        return Err(ConnectError::Address(address.origin().ascii_serialization()));
-    }
-    let http = Http::new(extra_roots, addresses.iter().any(|address| address.scheme() == "https"))?;
-    Ok(match settings.clone() {
-        ProviderSettings::Github { client, web, api, groups } => Arc::new(Github::new(http, client, web, api, &groups)),
-        ProviderSettings::Entra { client, authority, graph, tenants, wants_groups } => {
-            Arc::new(Entra::new(http, client, tenants, authority, graph, wants_groups))
-        }
-        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups } => {
-            Arc::new(Oidc::new(http, client, issuer, username_claim, wants_groups))
-        }
-    })
-}
+pub use self::connect::connect;
 
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::connect::Forgiving;
 use super::connection::{Connection, Inlet};
 use super::framing::{Decoder, Malformed, Piece};
-use super::pool::Shelf;
+use super::shelf::Shelf;
 use crate::adapters::telemetry::Held;
 
 /// Why an answer ended early.

@@ -1,6 +1,5 @@
 //! One new connection to the upstream: over TCP, TLS or a socket file.
 
-use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
@@ -17,10 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{UpstreamAddress, UpstreamSettings};
-
-/// What the kernel may hold of what is sent, in bytes, so that a far end which takes it slowly is seen to take it.
-#[cfg(target_os = "linux")]
-const UNSENT_MOST: u32 = 128 * 1024;
+use crate::adapters::net::{set_up, write_pieces};
 
 /// Why no connection to the upstream was had. The text names the upstream and says what is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -95,14 +91,6 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     set_up(&stream)?;
     Ok(stream)
-}
-
-/// What every TCP connection is set to, of an upstream or of a client.
-pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    #[cfg(target_os = "linux")]
-    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MOST)?;
-    Ok(())
 }
 
 /// A connection whose far end may answer and close before it has read the whole request (413, say): what is still written is lost, but
@@ -232,35 +220,6 @@ macro_rules! each {
             Stream::Unix($stream) => $call,
         }
     };
-}
-
-/// Up to so many bytes are copied together and written with one plain `send`, which costs the kernel less than a `writev`.
-pub(super) const SMALL: usize = 4096;
-
-/// Writes pieces: small ones as one, large ones as they lie.
-pub(crate) fn write_pieces<W: AsyncWrite>(
-    stream: Pin<&mut W>,
-    cx: &mut Context<'_>,
-    pieces: &[io::IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    if let [only] = pieces {
-        return stream.poll_write(cx, only);
-    }
-    if pieces.iter().map(|piece| piece.len()).sum::<usize>() > SMALL {
-        return stream.poll_write_vectored(cx, pieces);
-    }
-    TOGETHER.with_borrow_mut(|together| {
-        together.clear();
-        for piece in pieces {
-            together.extend_from_slice(piece);
-        }
-        stream.poll_write(cx, together)
-    })
-}
-
-thread_local! {
-    /// Where small pieces are put together: one place for each thread, since it is empty again before anything else runs.
-    static TOGETHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }
 
 impl AsyncRead for Stream {

@@ -1,13 +1,14 @@
 //! Pooled connections to the upstream, with deadlines.
 
-mod alarm;
 mod answer;
+mod ask;
 mod connect;
 mod connection;
 mod framing;
 mod head;
 mod pool;
 mod shared;
+mod shelf;
 mod upload;
 
 use std::io;
@@ -16,11 +17,9 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
-pub(crate) use alarm::Alarm;
 pub use answer::{Answer, BrokenAnswer, Tunnel};
+pub use ask::Patience;
 pub use connect::ConnectError;
-pub(crate) use connect::{set_up, write_pieces};
-pub use connection::Patience;
 pub use head::{Fields, RequestFraming, RequestHead};
 pub use pool::{Lease, Upstream};
 

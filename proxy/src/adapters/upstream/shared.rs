@@ -14,12 +14,12 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
-use super::alarm::Alarm;
 use super::answer::Answer;
+use super::ask::Patience;
 use super::connect::Forgiving;
-use super::connection::Patience;
 use super::head::{RequestFraming, RequestHead};
 use super::{BoxError, Failure};
+use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
 
 /// What an HTTP/2 upstream may send of one answer ahead of its reader, in bytes.

@@ -12,9 +12,8 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::BoxError;
-use super::alarm::Alarm;
-use super::connect::{SMALL, write_pieces};
 use super::head::{self, Fields as _, RequestFraming, RequestHead, Text};
+use crate::adapters::net::{Alarm, SMALL, write_pieces};
 
 /// Why a request could not be sent.
 pub(super) enum NotSent {

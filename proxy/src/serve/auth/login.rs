@@ -3,7 +3,7 @@
 use http::header::{HeaderValue, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::refuse;
+use super::admission::refuse;
 use super::visits::Visits;
 use crate::adapters::seal;
 use crate::adapters::telemetry::{Clean, audit};

@@ -1,29 +1,26 @@
 //! The proxy's own endpoints, all under `/api/v1/auth`; never forwarded.
 
 mod account;
+mod admission;
 mod backchannel;
 mod login;
 mod logout;
 mod sessions;
 mod visits;
 
-use std::sync::Arc;
-
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::adapters::stores::is_public_id;
-use crate::adapters::telemetry::audit::{self, Origin};
-use crate::domain::identity::{Identified, Identity};
 use crate::domain::path::AUTH_PREFIX;
-use crate::domain::policy::{Permit, Refusal};
-use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::rejection::{self, Rejection};
-use crate::serve::site::{SignIn, Site};
+use crate::serve::site::SignIn;
 use crate::serve::{headers, pages};
+
+pub(crate) use self::admission::admit;
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
@@ -159,29 +156,4 @@ fn asset(name: &str) -> Result<Response<Body>, Refused> {
     let mut response = rejection::bare(StatusCode::OK, Body::text(asset.body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
     Ok(response)
-}
-
-/// Leave to pass for a live session, if the policy of the moment names its user.
-pub(crate) fn admit(
-    site: &Site,
-    session: Arc<LoadedSession>,
-    origin: Origin<'_>,
-) -> Result<Permit<Arc<LoadedSession>>, Rejection> {
-    let who = Arc::clone(&session);
-    site.policy.admit(session).map_err(|why| refuse(who.identity(), why, true, origin))
-}
-
-/// Somebody whom the lists do not name: written to the log in the words that operators search for.
-fn refuse(who: &Identity, why: Refusal, has_session: bool, origin: Origin<'_>) -> Rejection {
-    let name = name(who).to_owned();
-    audit::not_allowed(&name, who.provider, &why.to_string(), origin);
-    Rejection::NotAllowed { who: name, has_session }
-}
-
-/// What a person knows themselves by: the vouched email, else the username, else the id.
-fn name(who: &Identity) -> &str {
-    [who.email_str(), who.username.as_str(), who.id.as_str()]
-        .into_iter()
-        .find(|name| !name.is_empty())
-        .unwrap_or_default()
 }

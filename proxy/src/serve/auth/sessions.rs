@@ -36,7 +36,7 @@ pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Respon
     if headers::prefers_html(&exchange.head.headers) {
         let page = SessionsPage {
             site: Some(&sign_in.host_text),
-            who: super::name(mine.identity()),
+            who: super::admission::name(mine.identity()),
             sessions: &rows,
             only: more.then_some(LISTED),
             stateless: sign_in.store.is_stateless(),

@@ -1,0 +1,197 @@
+//! One question on a connection: a request out, the head of its answer in. Both go on in the task that asks, so that no other task has
+//! to be woken.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::answer::{Answer, Tunnel};
+use super::connection::{Connection, Inlet};
+use super::head::{AnswerHead, RequestFraming, RequestHead};
+use super::shelf::Shelf;
+use super::upload::{self, NotSent, Upload};
+use super::{BoxError, Failure};
+
+/// How many interim answers may come before the answer itself, and how many bytes their heads may have together.
+const INTERIM_MOST: usize = 1000;
+const INTERIM_BYTES: usize = 256 * 1024;
+
+/// How long the upstream may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// `TIMEOUT_FIRST_BYTE`: from the last byte of the request to the head of the answer.
+    pub first_byte: Duration,
+    /// `TIMEOUT_BODY`: without taking a byte of the request.
+    pub body: Duration,
+}
+
+impl Connection {
+    /// Sends a request, and waits for the head of its answer. Once both have ended the connection goes back to `shelf`.
+    pub(super) async fn ask<B>(
+        mut self: Box<Self>,
+        head: &impl RequestHead,
+        framing: RequestFraming,
+        body: B,
+        patience: Patience,
+        now: Instant,
+        shelf: &Arc<Shelf>,
+    ) -> Result<Response<Answer>, Failure<B>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut upload = Upload::begin(std::mem::take(&mut self.buffer), head, framing, body);
+        let mut wait =
+            Wait { asked: head.method(), patience, seen: 0, interim: Interim::default(), began: now, sent: None };
+        let answer = std::future::poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut wait)).await?;
+        let arrived = Instant::now();
+        let rest = if wait.sent.is_some() {
+            self.buffer = upload.into_buffer();
+            None
+        } else {
+            Some(upload)
+        };
+        let (mut response, ()) = Response::new(()).into_parts();
+        response.status = answer.status;
+        response.headers = answer.headers;
+        if let Some(reason) = answer.reason {
+            response.extensions.insert(reason);
+        }
+        let body = if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            Answer::switched(Tunnel::new(self.inlet.stream, self.inlet.input.freeze(), self.held), arrived)
+        } else if let Some(rest) = rest {
+            // Answered early: the request goes on by itself, and the connection ends with the two.
+            let (reader, writer) = tokio::io::split(self.inlet.stream);
+            tokio::spawn(upload::finish(rest, writer, patience.body));
+            let inlet = Inlet { stream: reader, input: self.inlet.input, next: self.inlet.next };
+            Answer::half(inlet, answer.body, self.held, arrived)
+        } else {
+            Answer::whole(self, answer.body, answer.keep_alive.then(|| Arc::clone(shelf)), arrived)
+        };
+        Ok(Response::from_parts(response, body))
+    }
+
+    fn poll_answer<B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        upload: &mut Upload<B>,
+        wait: &mut Wait<'_>,
+    ) -> Poll<Result<AnswerHead, Failure<B>>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        if wait.sent.is_none() {
+            match upload.poll(cx, &mut self.inlet.stream) {
+                Poll::Pending => {}
+                // In one go: spares a look at the clock.
+                Poll::Ready(Ok(())) if upload.never_waited() => wait.sent = Some(wait.began),
+                Poll::Ready(Ok(())) => wait.sent = Some(Instant::now()),
+                Poll::Ready(Err(NotSent::Body(error))) => return Poll::Ready(Err(Failure::Body(error))),
+                Poll::Ready(Err(NotSent::Connection(error))) => return Poll::Ready(Err(Failure::Broken(error.into()))),
+            }
+        }
+        loop {
+            if !self.inlet.input.is_empty() {
+                let came = self.inlet.input.len();
+                let head = AnswerHead::take(&mut self.inlet.input, &mut wait.seen, wait.asked);
+                let interim = match head.map_err(|malformed| Failure::Broken(malformed.into()))? {
+                    Some(head) if !head.is_interim() => return Poll::Ready(Ok(head)),
+                    head => head,
+                };
+                // Something has come that is no answer yet. From an upstream that sends without a pause the alarm below never hears.
+                if let Some(limit) = wait.overdue() {
+                    return Poll::Ready(Err(Failure::Silent(limit)));
+                }
+                if interim.is_some() {
+                    // Interim answers (RFC 9110 §15.2) are for us alone.
+                    let counted = wait.interim.count(came - self.inlet.input.len());
+                    counted.map_err(|why| Failure::Broken(why.into()))?;
+                    continue;
+                }
+            }
+            match self.inlet.poll_fill(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(self.cut(io::ErrorKind::UnexpectedEof.into(), wait))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.cut(error, wait))),
+            }
+        }
+        match (wait.sent, upload.stuck_since()) {
+            (Some(sent), _) => {
+                ready!(self.alarm.poll(cx, sent + wait.patience.first_byte));
+                Poll::Ready(Err(Failure::Silent(wait.patience.first_byte)))
+            }
+            (None, Some(since)) => {
+                ready!(self.alarm.poll(cx, since + wait.patience.body));
+                Poll::Ready(Err(Failure::TakesNothing(wait.patience.body)))
+            }
+            // The client keeps us waiting; its body has a limit of its own.
+            (None, None) => Poll::Pending,
+        }
+    }
+
+    /// The connection ended before the head of the answer was there.
+    fn cut<B>(&self, error: io::Error, wait: &Wait<'_>) -> Failure<B> {
+        let closed = matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        );
+        if closed && wait.interim.number == 0 && self.inlet.input.is_empty() {
+            Failure::Closed(error)
+        } else {
+            Failure::Broken(error.into())
+        }
+    }
+}
+
+/// How far the wait for an answer has come.
+struct Wait<'h> {
+    asked: &'h Method,
+    patience: Patience,
+    /// How much of what came was looked at for the end of a head.
+    seen: usize,
+    interim: Interim,
+    began: Instant,
+    /// When the last byte of the request was sent.
+    sent: Option<Instant>,
+}
+
+impl Wait<'_> {
+    /// `TIMEOUT_FIRST_BYTE`, where it has passed.
+    fn overdue(&self) -> Option<Duration> {
+        let limit = self.patience.first_byte;
+        self.sent.filter(|sent| sent.elapsed() >= limit).map(|_| limit)
+    }
+}
+
+/// The interim answers that have come.
+#[derive(Default)]
+struct Interim {
+    number: usize,
+    bytes: usize,
+}
+
+impl Interim {
+    /// One more, of so many bytes.
+    ///
+    /// # Errors
+    /// Where it is one too many.
+    fn count(&mut self, bytes: usize) -> Result<(), &'static str> {
+        self.number += 1;
+        self.bytes += bytes;
+        if self.number > INTERIM_MOST || self.bytes > INTERIM_BYTES {
+            return Err("it sends interim answers (1xx) without end");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! Warm connections, last in first out, a list for each worker thread so that no two fight over one lock.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::Connection;
+
+/// How long a connection may lie unused. Less than the 5 s after which common servers (Node, uvicorn) close theirs, so that we
+/// seldom send a request into a connection that is being closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+
+/// Unused connections kept for each worker thread.
+const IDLE_MOST: usize = 512;
+
+/// Where connections lie between requests: a list for each worker, so that no two fight over one lock. One that is taken from
+/// another's list moves to the worker that takes it: were it still driven by the other, each byte on it would wake that one.
+pub(super) struct Shelf(Box<[Mutex<VecDeque<Idle>>]>);
+
+struct Idle {
+    connection: Box<Connection>,
+    since: Instant,
+}
+
+impl Shelf {
+    pub(super) fn new() -> Self {
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self((0..workers).map(|_| Mutex::default()).collect())
+    }
+
+    pub(super) fn take(&self, precious: bool, now: Instant) -> Option<Box<Connection>> {
+        self.take_own(precious, now).or_else(|| self.take_others(precious, now))
+    }
+
+    /// The one used last: what is seldom needed goes cold, and is closed.
+    fn take_own(&self, precious: bool, now: Instant) -> Option<Box<Connection>> {
+        let mut idle = self.list(worker())?.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(mut last) = idle.pop_back() {
+            if last.is_warm(now) && last.connection.is_quiet(precious) {
+                return Some(last.connection);
+            }
+        }
+        None
+    }
+
+    /// One that the other worker will miss least.
+    fn take_others(&self, precious: bool, now: Instant) -> Option<Box<Connection>> {
+        for step in 1..self.0.len() {
+            let mut idle = self.list(worker() + step)?.lock().unwrap_or_else(PoisonError::into_inner);
+            while let Some(mut first) = idle.pop_front() {
+                if first.is_warm(now) && first.connection.is_quiet(precious) {
+                    drop(idle);
+                    return first.connection.move_here().ok().map(Box::new);
+                }
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request. Only once the answer was read, and the request sent, to their ends.
+    pub(super) fn keep(&self, connection: Box<Connection>, now: Instant) {
+        let Some(own) = self.list(worker()) else { return };
+        let mut idle = own.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MOST {
+            idle.push_back(Idle { connection, since: now });
+        }
+    }
+
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        for list in &self.0 {
+            let mut idle = list.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|idle| idle.is_warm(now));
+        }
+    }
+
+    fn list(&self, number: usize) -> Option<&Mutex<VecDeque<Idle>>> {
+        self.0.get(number % self.0.len().max(1))
+    }
+}
+
+impl Idle {
+    fn is_warm(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < IDLE_LIMIT
+    }
+}
+
+/// A number for this thread, so that a worker finds the connections that it used last.
+fn worker() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static WORKER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    WORKER.with(|number| *number)
+}
