@@ -1,12 +1,36 @@
-//! CPU time of processes, from `/proc`.
+//! Which processors a program may use, and the CPU time of processes, from `/proc`.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 /// The kernel counts in hundredths of a second for every program on Linux (`USER_HZ`), whatever its own clock.
 const TICK: Duration = Duration::from_millis(10);
+
+/// A program that may use so many processors, and starts as many worker threads: both count the processors that they may use.
+pub(crate) fn limited(program: &Path, processors: usize) -> anyhow::Result<Command> {
+    let status = fs::read_to_string("/proc/self/status").context("there is no /proc: this needs Linux")?;
+    let ours = allowed(&status).context("/proc/self/status reads unlike proc(5)")?;
+    ensure!(processors <= ours.len(), "--threads {processors}: this machine lets us use {} processors", ours.len());
+    let list: Vec<String> = ours.iter().take(processors).map(ToString::to_string).collect();
+    let mut command = Command::new("taskset");
+    command.arg("--cpu-list").arg(list.join(",")).arg(program);
+    Ok(command)
+}
+
+/// The numbers in `Cpus_allowed_list: 0-2,5`.
+fn allowed(status: &str) -> Option<Vec<usize>> {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let mut numbers = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        numbers.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
+    }
+    Some(numbers)
+}
 
 /// Processes whose time is added up.
 pub(crate) struct Processes(Vec<u32>);
@@ -61,6 +85,19 @@ mod tests {
         let stat = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 150 25 9 9 20 0 3 0";
         assert_eq!(ppid(stat), Some(7));
         assert_eq!(times(stat), Some(175));
+    }
+
+    #[test]
+    fn a_program_sees_as_many_processors_as_it_may_use() {
+        let output = limited(Path::new("nproc"), 1).unwrap().output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "1");
+        assert!(limited(Path::new("nproc"), 100_000).unwrap_err().to_string().contains("--threads 100000"));
+    }
+
+    #[test]
+    fn processors_are_numbers_and_ranges() {
+        assert_eq!(allowed("Name: x\nCpus_allowed_list:\t0-2,5\n"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(allowed("Cpus_allowed_list:\t0-x\n"), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// The size of an answer's body in bytes.
     #[arg(long, default_value_t = 1024, value_parser = RangedU64ValueParser::<usize>::new().range(0..=524_288))]
     pub(crate) body: usize,
-    /// Worker threads of the proxy, and worker processes of nginx.
+    /// Worker threads of the proxy, and worker processes of nginx: so many processors may each of them use.
     #[arg(long, default_value_t = 2, value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub(crate) threads: usize,
     /// The proxy's program; without it the one beside this program.

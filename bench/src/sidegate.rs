@@ -10,7 +10,7 @@ use dev_idp::DevIdp;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::{http, nginx};
+use crate::{cpu, http, nginx};
 
 /// How long the proxy may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ impl Sidegate {
         })
         .await?;
         let log = folder.join(format!("{name}.log"));
-        let mut process = Command::new(program)
+        let mut process = Command::from(cpu::limited(program, threads)?)
             .env_clear()
             .env("OAUTH_ENABLED", "true")
             .env("OAUTH_PROVIDER", "github")
@@ -57,7 +57,6 @@ impl Sidegate {
             .env("UPSTREAM_URL", format!("http://127.0.0.1:{upstream}"))
             .env("LISTEN_ADDR", format!("127.0.0.1:{port}"))
             .env("ADMIN_ADDR", "127.0.0.1:0")
-            .env("TOKIO_WORKER_THREADS", threads.to_string())
             .stdin(Stdio::null())
             .stdout(fs::File::create(&log)?)
             .stderr(fs::OpenOptions::new().append(true).open(&log)?)

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 use crate::bodies;
 use crate::dialect::Dialect;
 use crate::grants::{GITHUB_TOKEN_LIFETIME, TOKEN_LIFETIME};
-use crate::provider::Provider;
 
 /// How long an honest answer may take, a slow sender's body included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -357,13 +356,13 @@ impl Control {
 }
 
 /// Counts, captures and, where it was told to, spoils the answer.
-pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
+pub(crate) async fn intercept(State(control): State<Control>, request: Request, next: Next) -> Response {
     let github = request.uri().path().starts_with("/login/oauth/");
     let fault = match Endpoint::of(request.uri().path()) {
         None => None,
-        Some(endpoint) => match provider.control.arrive(endpoint, &request) {
+        Some(endpoint) => match control.arrive(endpoint, &request) {
             Some(Fault::Hold) => {
-                provider.control.released(endpoint).await;
+                control.released(endpoint).await;
                 None
             }
             other => other,

@@ -74,6 +74,13 @@ struct Serve {
     allow_control: bool,
 }
 
+/// Says something on standard error. Where nobody reads it, nothing else goes wrong.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
@@ -83,7 +90,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dev-idp: {error:#}");
+            say!("dev-idp: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -115,23 +122,23 @@ async fn serve(settings: Serve) -> anyhow::Result<()> {
 }
 
 fn greet(idp: &DevIdp, allow_control: bool) {
-    eprintln!("WARNING: dev-idp is for development only. It asks for no password: anybody who can reach it");
-    eprintln!("         signs in as anybody.");
+    say!("WARNING: dev-idp is for development only. It asks for no password: anybody who can reach it");
+    say!("         signs in as anybody.");
     if !idp.addr().ip().is_loopback() {
-        eprintln!("************************************************************************************************");
-        eprintln!("* {} IS NOT A LOOPBACK ADDRESS: other machines may reach it. Whatever trusts this", idp.addr());
-        eprintln!("* provider is open to all of them. Set DEV_IDP_LISTEN_ADDR=127.0.0.1:9400, or publish the");
-        eprintln!("* container's port on the host's loopback only.");
-        eprintln!("************************************************************************************************");
+        say!("************************************************************************************************");
+        say!("* {} IS NOT A LOOPBACK ADDRESS: other machines may reach it. Whatever trusts this", idp.addr());
+        say!("* provider is open to all of them. Set DEV_IDP_LISTEN_ADDR=127.0.0.1:9400, or publish the");
+        say!("* container's port on the host's loopback only.");
+        say!("************************************************************************************************");
     }
     if allow_control {
-        eprintln!("WARNING: --allow-control: anybody who can reach it can make it fail and lie.");
+        say!("WARNING: --allow-control: anybody who can reach it can make it fail and lie.");
     }
-    eprintln!("Demo users:");
+    say!("Demo users:");
     for user in idp.users() {
-        eprintln!("  {:<8} {}: {}", user.id, user.name, user.remark);
+        say!("  {:<8} {}: {}", user.id, user.name, user.remark);
     }
-    eprintln!("dev-idp listening on http://{}", idp.addr());
+    say!("dev-idp listening on http://{}", idp.addr());
 }
 
 /// Plain HTTP by hand: a container without a shell has nothing else to ask with.

@@ -48,6 +48,6 @@ pub(crate) fn router(provider: Arc<Provider>, allow_control: bool) -> Router {
     }
     router
         .layer(DefaultBodyLimit::max(LONGEST_FORM))
-        .layer(middleware::from_fn_with_state(Arc::clone(&provider), control::intercept))
+        .layer(middleware::from_fn_with_state(provider.control.clone(), control::intercept))
         .with_state(provider)
 }

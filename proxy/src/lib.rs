@@ -16,6 +16,8 @@
 //! | 1 | `ports` | what we ask of the world |
 //! | 0 | `domain` | what is true: values only |
 
+#![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
+
 pub mod adapters;
 pub mod config;
 pub mod domain;

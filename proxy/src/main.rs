@@ -1,5 +1,7 @@
 //! The command line: serve, check, health, sessions; exit codes: 0 done, 1 failed, 2 wrong configuration.
 
+#![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,10 +20,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    let (command, sources) = match Sources::from_process() {
-        Ok(read) => read,
-        Err(error) => error.exit(),
+    telemetry::heed_panics();
+    let code = match Sources::from_process() {
+        Ok((command, sources)) => obey(command, sources),
+        Err(error) => explain(&error),
     };
+    telemetry::flush();
+    ExitCode::from(code)
+}
+
+/// What clap has to say: what is wrong with the command line, or the help that was asked for.
+fn explain(error: &clap::Error) -> u8 {
+    if error.use_stderr() {
+        telemetry::say(&error.render().to_string());
+    } else {
+        // Whoever asked for help and went away has it.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).unwrap_or(WRONG_CONFIGURATION)
+}
+
+fn obey(command: Command, sources: Sources) -> u8 {
     let outcome = match command {
         Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded)),
         Command::Check => config::load(&sources).map(|loaded| check(&loaded)),
@@ -29,14 +48,14 @@ fn main() -> ExitCode {
         Command::Sessions(task) => config::load(&sources).map(|loaded| sessions(&task, loaded)),
     };
     match outcome {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(())) => 0,
         Ok(Err(error)) => {
-            eprintln!("sidegate: {error:#}");
-            ExitCode::FAILURE
+            telemetry::say(&format!("sidegate: {error:#}"));
+            1
         }
         Err(faults) => {
-            eprintln!("sidegate: the configuration is wrong:\n{faults}");
-            ExitCode::from(WRONG_CONFIGURATION)
+            telemetry::say(&format!("sidegate: the configuration is wrong:\n{faults}"));
+            WRONG_CONFIGURATION
         }
     }
 }
@@ -117,12 +136,12 @@ fn tell(warnings: &[String], notes: &[String]) {
 #[expect(clippy::unnecessary_wraps, reason = "every command answers alike")]
 fn check(loaded: &Loaded) -> anyhow::Result<()> {
     for note in &loaded.notes {
-        eprintln!("note: {note}");
+        telemetry::say(&format!("note: {note}"));
     }
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        telemetry::say(&format!("warning: {warning}"));
     }
-    eprintln!("the configuration is valid");
+    telemetry::say("the configuration is valid");
     Ok(())
 }
 
@@ -136,8 +155,8 @@ fn sessions(task: &Task, loaded: Loaded) -> anyhow::Result<()> {
     let filter = "warn,sidegate::audit=info".to_owned();
     telemetry::init_logging(&LogSettings { filter, ..loaded.settings.log.clone() })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(operator::run(task, loaded.settings, &mut std::io::stdout()));
+    let outcome = runtime.block_on(operator::run(task, loaded.settings, &mut telemetry::Output(std::io::stdout())));
     runtime.shutdown_timeout(Duration::from_millis(100));
-    eprintln!("{}", outcome?);
+    telemetry::say(&outcome?);
     Ok(())
 }

@@ -26,6 +26,7 @@ mod imports;
 mod jwt_sessions;
 mod lasting;
 mod layers;
+mod log;
 mod logout;
 mod operator;
 mod own_sessions;

@@ -11,12 +11,16 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub mod audit;
 mod clean;
+mod lines;
 mod metrics;
 mod store_metrics;
 
 pub use clean::Clean;
-pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics};
+pub use lines::{Output, flush, heed_panics, lost_lines, say};
+pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
 pub use store_metrics::StoreMetrics;
+
+use self::lines::LogLine;
 
 /// `LOG_LEVEL` and `LOG_FORMAT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +88,8 @@ impl LogSettings {
 pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
     let terminal = std::io::stderr().is_terminal();
     match settings.format {
-        LogFormat::Json => json(settings.filter()?, std::io::stderr).try_init(),
-        LogFormat::Text => text(settings.filter()?, std::io::stderr, terminal).try_init(),
+        LogFormat::Json => json(settings.filter()?, || LogLine).try_init(),
+        LogFormat::Text => text(settings.filter()?, || LogLine, terminal).try_init(),
     }
     .map_err(|_| LogError::Twice)
 }

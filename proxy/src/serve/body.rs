@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::adapters::net::Alarm;
+use crate::adapters::telemetry::Side;
 use crate::adapters::upstream::{Answer, BrokenAnswer};
 use crate::serve::guard::Guard;
 use crate::serve::headers;
@@ -52,7 +53,7 @@ impl Body {
 
     /// An upstream's body, which may move no byte for `limit`.
     pub(crate) const fn streamed(answer: Answer, limit: Option<Duration>) -> Self {
-        Self { kind: Kind::Streamed(answer, Stall::new(limit)), in_flight: None, guard: None }
+        Self { kind: Kind::Streamed(answer, Stall::new(Side::Answer, limit)), in_flight: None, guard: None }
     }
 
     /// Breaks it off when the session that it is for ends.
@@ -81,6 +82,9 @@ where
     match Pin::new(body).poll_frame(cx) {
         Poll::Pending => {
             let limit = ready!(stall.poll(cx));
+            stall.side.note_body_cut();
+            let whose = if stall.side == Side::Request { "a request's body" } else { "an answer" };
+            tracing::info!("{whose} was cut off: it moved no byte for {limit:?} (TIMEOUT_BODY)");
             Poll::Ready(Some(Err(BodyError::Stalled(limit))))
         }
         Poll::Ready(Some(Ok(mut frame))) => {
@@ -140,7 +144,7 @@ impl RequestBody {
 
     /// A client's body, which may move no byte for `limit`.
     pub(crate) fn of(inner: Incoming, limit: Duration) -> Self {
-        Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Some(limit)))))
+        Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)))))
     }
 }
 
@@ -164,14 +168,15 @@ impl HttpBody for RequestBody {
 
 /// A limit on how long a body may move no byte. It costs nothing until the body first has to be waited for.
 struct Stall {
+    side: Side,
     limit: Option<Duration>,
     last_moved: Option<Instant>,
     alarm: Alarm,
 }
 
 impl Stall {
-    const fn new(limit: Option<Duration>) -> Self {
-        Self { limit, last_moved: None, alarm: Alarm::new() }
+    const fn new(side: Side, limit: Option<Duration>) -> Self {
+        Self { side, limit, last_moved: None, alarm: Alarm::new() }
     }
 
     const fn moved(&mut self) {

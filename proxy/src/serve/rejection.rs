@@ -1,5 +1,6 @@
 //! Every way we say no, and exactly what the caller sees.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{
@@ -32,7 +33,8 @@ pub(crate) enum Rejection {
     /// The provider did not say who it is.
     UserInfoFailed,
     /// Signed in at the provider, and not on the lists: whom the page names, and whether there is a session to end.
-    NotAllowed { who: String, has_session: bool },
+    /// and what the provider does not say of them.
+    NotAllowed { who: String, has_session: bool, missing: Vec<Missing> },
     /// The person pressed "cancel" at the provider.
     SignInCancelled,
     /// Any other error that the provider sends to the callback.
@@ -173,6 +175,32 @@ impl Rejection {
         self.answer().code
     }
 
+    /// Why, for the log.
+    fn reason(&self) -> Cow<'static, str> {
+        if let Self::Malformed(malformed) = self {
+            malformed.to_string().into()
+        } else if matches!(self, Self::CrossSite) {
+            "Origin or Sec-Fetch-Site names another site".into()
+        } else if matches!(self, Self::InvalidState) {
+            "no sign-in that this browser has begun within ten minutes fits the callback".into()
+        } else {
+            self.answer().message.into()
+        }
+    }
+
+    /// Whether a refusal that is the caller's own fault is worth a line by default: these are rare, and people ask about them.
+    const fn is_told(&self) -> bool {
+        matches!(
+            self,
+            Self::Malformed(_)
+                | Self::CrossSite
+                | Self::InvalidState
+                | Self::SignInCancelled
+                | Self::RequestTimeout
+                | Self::InvalidLogoutToken
+        )
+    }
+
     /// Whether the operator has something to mend, rather than the caller.
     fn is_ours(&self) -> bool {
         (self.answer().status.is_server_error() && !matches!(self, Self::Stateless))
@@ -234,10 +262,12 @@ impl Rejection {
     fn page(&self, answer: &Answer, asker: &Asker) -> Response<Body> {
         let to = &asker.return_to();
         let (again, other) = (Action::TryAgain(to), Action::SignInAsSomeoneElse(to));
-        let wrong_host;
+        let (wrong_host, denied);
         let (explanation, actions): (Option<&str>, &[Action<'_>]) = match self {
-            Self::NotAllowed { has_session: true, .. } => (Some(NOT_LISTED), &[other, Action::SignOut]),
-            Self::NotAllowed { .. } => (Some(NOT_LISTED), &[other]),
+            Self::NotAllowed { has_session, missing, .. } => {
+                denied = explain_denial(missing);
+                (Some(&denied), if *has_session { &[other, Action::SignOut] } else { &[other] })
+            }
             Self::SignInLoop => (Some(LOOP), &[again, Action::Start]),
             Self::WrongHost { asked, public } => {
                 wrong_host = explain_wrong_host(asked, public);
@@ -302,6 +332,37 @@ impl Rejection {
     }
 }
 
+/// What a provider may not say of a person, so that no list can name them by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// No address that counts.
+    Email,
+    /// No username that is nobody's to choose.
+    Username,
+    /// No group that was taken.
+    Groups,
+}
+
+impl Missing {
+    /// For the operator.
+    pub(crate) const fn in_the_log(self) -> &'static str {
+        match self {
+            Self::Email => {
+                "no email of this user counts: the provider vouches for none (a line of the sign-in says why)"
+            }
+            Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no claim that this user has",
+            Self::Groups => "no groups of this user are known",
+        }
+    }
+}
+
+fn explain_denial(missing: &[Missing]) -> String {
+    let unverified = missing.contains(&Missing::Email).then_some(UNVERIFIED);
+    [Some(NOT_LISTED), unverified].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+const UNVERIFIED: &str = "The sign-in service vouches for no email address of this account, so a rule for your address cannot let \
+     you in: verify your address there, and sign in again.";
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
 const LOOP: &str =
     "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
@@ -355,7 +416,9 @@ impl From<&SignInError> for Rejection {
             SignInError::Issuer(_) => Self::InvalidState,
             SignInError::TokenExchange(_) => Self::TokenExchangeFailed,
             SignInError::UserInfo(_) => Self::UserInfoFailed,
-            SignInError::NotAllowed { who, .. } => Self::NotAllowed { who: who.clone(), has_session: false },
+            SignInError::NotAllowed { who, .. } => {
+                Self::NotAllowed { who: who.clone(), has_session: false, missing: Vec::new() }
+            }
         }
     }
 }
@@ -407,10 +470,14 @@ impl Asker {
     pub(crate) fn note(&self, rejection: &Rejection, caller: &Caller) {
         let (code, path, client) = (rejection.code(), Clean(self.uri.path()), caller.client);
         let request_id = Clean(self.request_id.to_str().unwrap_or_default());
+        let reason = rejection.reason();
+        let reason = Clean(&reason);
         if rejection.is_ours() {
-            tracing::warn!(code, %path, %client, %request_id, "request failed");
+            tracing::warn!(code, %reason, %path, %client, %request_id, "request failed");
+        } else if rejection.is_told() {
+            tracing::info!(code, %reason, %path, %client, %request_id, "request refused");
         } else {
-            tracing::debug!(code, %path, %client, %request_id, "request refused");
+            tracing::debug!(code, %reason, %path, %client, %request_id, "request refused");
         }
     }
 }

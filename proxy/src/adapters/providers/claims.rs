@@ -3,6 +3,9 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::quote::quote;
+use crate::domain::identity::Email;
+
 /// Claims of an ID token, of UserInfo, or of nobody.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(transparent)]
@@ -42,6 +45,37 @@ impl Claims {
         }
     }
 
+    /// What of the claim is no list of texts, and so not taken; `None`: all of it is taken, or it is not there.
+    pub(super) fn left_out(&self, name: &str) -> Option<String> {
+        let taken = self.list(name).len();
+        match self.value(name)? {
+            Value::Array(items) if items.len() == taken => None,
+            Value::Array(items) => {
+                let odd = items.iter().find(|item| !item.is_string()).map_or("an empty text", kind);
+                let left_out = items.len() - taken.min(items.len());
+                Some(format!("{left_out} of the {} entries of `{name}` are not names: {odd}", items.len()))
+            }
+            Value::String(_) if taken > 0 => None,
+            odd => Some(format!("`{name}` is {}, where a list of names is expected", kind(odd))),
+        }
+    }
+
+    /// Why the `email` does not count; `None`: it does.
+    pub(super) fn unverified_email(&self) -> Option<String> {
+        let Some(email) = self.value("email") else {
+            return Some("the provider sent none: is the scope `email` in OAUTH_SCOPES?".to_owned());
+        };
+        let Some(address) = email.as_str() else { return Some(format!("it is {}, not text", kind(email))) };
+        if self.is_true("email_verified") {
+            return Email::parse(address).err().map(|_| format!("{} is no address", quote(address)));
+        }
+        Some(match self.value("email_verified") {
+            None => format!("the provider sent {} without `email_verified`", quote(address)),
+            Some(Value::Bool(false)) => format!("`email_verified` of {} is false", quote(address)),
+            Some(other) => format!("`email_verified` of {} is {}, not true", quote(address), kind(other)),
+        })
+    }
+
     /// Whether the claim is `true`, or the text `"true"`, which AWS Cognito sends for `email_verified`. Nothing else is:
     /// not `"True"`, not 1.
     pub(super) fn is_true(&self, name: &str) -> bool {
@@ -60,6 +94,18 @@ impl Claims {
             let fractional = value.as_f64()?;
             std::time::Duration::try_from_secs_f64(fractional).ok().map(|since| since.as_secs())
         })
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(text) if text.is_empty() => "an empty text",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -95,6 +141,34 @@ mod tests {
         assert_eq!(claims(json!({"g": "a"})).list("g"), ["a"]);
         for none in [json!(1), json!({"a": "b"}), json!(null), json!(""), json!(true)] {
             assert!(claims(json!({ "g": none })).list("g").is_empty(), "{none}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_is_named() {
+        let left = |groups: Value| claims(json!({ "g": groups })).left_out("g");
+        for taken in [json!(["a", "b"]), json!("a"), json!([]), json!(null)] {
+            assert_eq!(left(taken.clone()), None, "{taken}");
+        }
+        assert_eq!(left(json!(["a", 7])).unwrap(), "1 of the 2 entries of `g` are not names: a number");
+        assert_eq!(left(json!([true, "a", [1]])).unwrap(), "2 of the 3 entries of `g` are not names: true or false");
+        assert_eq!(left(json!({"a": 1})).unwrap(), "`g` is an object, where a list of names is expected");
+    }
+
+    #[test]
+    fn why_an_address_does_not_count_is_said() {
+        let why = |value| claims(value).unverified_email();
+        assert_eq!(why(json!({"email": "a@b.c", "email_verified": true})), None);
+        for (value, says) in [
+            (json!({}), "sent none"),
+            (json!({"email": ["a@b.c"], "email_verified": true}), "a list"),
+            (json!({"email": "a@b.c"}), "a@b.c without `email_verified`"),
+            (json!({"email": "a@b.c", "email_verified": false}), "`email_verified` of a@b.c is false"),
+            (json!({"email": "a@b.c", "email_verified": "yes"}), "is a text, not true"),
+            (json!({"email": "a", "email_verified": true}), "a is no address"),
+        ] {
+            let reason = why(value.clone()).unwrap();
+            assert!(reason.contains(says), "{value}: {reason}");
         }
     }
 

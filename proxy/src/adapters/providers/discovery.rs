@@ -42,6 +42,14 @@ impl Issuer {
         if ours { Ok(()) } else { Err("its issuer is not the provider") }
     }
 
+    /// How it is written, for people.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Exactly(issuer) => quote(issuer),
+            Self::TenantOf { authority } => quote(&of_tenant(authority, TENANT)),
+        }
+    }
+
     /// Whether a callback's `iss` (RFC 9207) is this issuer's; Entra's with any tenant, which the token then has to name.
     pub(super) fn sends(&self, issuer: &str) -> bool {
         match self {
@@ -163,6 +171,14 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// The address that is configured.
+    pub(super) fn issuer(&self) -> Url {
+        match self {
+            Self::Issuer(issuer) => issuer.clone(),
+            Self::Entra { authority, tenant } => super::http::below(authority, &format!("{tenant}/v2.0")),
+        }
+    }
+
     /// The document's address.
     pub(super) fn document(&self) -> Url {
         match self {

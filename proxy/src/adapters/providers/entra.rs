@@ -86,10 +86,21 @@ impl Entra {
             return Err(SignInError::UserInfo("Graph speaks of another account than the ID token".to_owned()));
         }
         let groups = self.groups(claims, access_token, occasion).await.map_err(unread)?;
+        let (named, personal) = (verdict == Verdict::Named, tenant.eq_ignore_ascii_case(PERSONAL));
+        let email = vouched(claims, &me, named, personal);
+        if email.is_none() {
+            tracing::info!("No email of {} counts: {}", quote(object_id), unvouched(&me, named, personal));
+        }
+        for name in ["groups", "roles"].into_iter().filter(|_| self.wants_groups) {
+            if let Some(why) = claims.left_out(name) {
+                let id = quote(object_id);
+                tracing::warn!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+            }
+        }
         Ok(Identity {
             provider: ProviderKind::Entra,
             id: object_id.to_owned(),
-            email: vouched(claims, &me, verdict == Verdict::Named, tenant.eq_ignore_ascii_case(PERSONAL)),
+            email,
             name: me.display_name.or_else(|| claims.text("name").map(ToOwned::to_owned)).unwrap_or_default(),
             username: Username::Vouched(me.user_principal_name),
             groups,
@@ -216,6 +227,19 @@ fn vouched(claims: &Claims, me: &Me, named: bool, personal: bool) -> Option<Emai
     let guest = me.user_principal_name.to_ascii_uppercase().contains("#EXT#");
     let principal = Some(me.user_principal_name.as_str()).filter(|_| !guest && !personal).and_then(parse);
     claimed.or(mail).or(principal)
+}
+
+/// Why no address counts.
+fn unvouched(me: &Me, named: bool, personal: bool) -> String {
+    let name = quote(&me.user_principal_name);
+    match (personal, named) {
+        (true, false) => "it is a personal account, whose address nobody vouches for".to_owned(),
+        (true, true) => "the ID token of this personal account has none".to_owned(),
+        (false, true) => format!("the account has no mail, and {name} is a guest's name or no address"),
+        (false, false) => format!(
+            "{name} is a guest's name or no address, and mail or email count only for a tenant that OAUTH_TENANT_ID names"
+        ),
+    }
 }
 
 /// The address that counts, where there is no new ID token: what Graph says by the same rules, and else what the old token vouched for.

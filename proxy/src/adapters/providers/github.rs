@@ -49,7 +49,14 @@ impl Github {
         let api = Api { http: &self.http, base: &self.api, token: access_token };
         let user = api.user().await?;
         let email = match api.addresses().await {
-            Ok(addresses) => vouched(&addresses),
+            Ok(addresses) => {
+                let email = vouched(&addresses);
+                if email.is_none() {
+                    let why = unvouched(&addresses);
+                    tracing::info!("No email of {} ({}) counts: {why}", quote(&user.login), user.id);
+                }
+                email
+            }
             Err(error) if error.is_forbidden() => {
                 tracing::warn!(
                     "The addresses of {} cannot be read, so no rule for an address lets them in: {error}; \
@@ -152,6 +159,15 @@ fn vouched(addresses: &[Address]) -> Option<Email> {
     Email::parse(&address.email).ok()
 }
 
+/// Why no address counts.
+fn unvouched(addresses: &[Address]) -> String {
+    match addresses.iter().find(|address| address.primary) {
+        Some(primary) if primary.verified => format!("the primary one, {}, is no address", quote(&primary.email)),
+        Some(primary) => format!("the primary one, {}, is not verified at GitHub", quote(&primary.email)),
+        None => format!("none of the {} at GitHub is the primary one", addresses.len()),
+    }
+}
+
 /// `org` and `org/team` of the organisations where the person's membership is active: an invitation alone makes nobody a member.
 fn active(memberships: Vec<Membership>, teams: Vec<Team>) -> Vec<String> {
     let active = memberships.into_iter().filter(|membership| membership.state == "active");
@@ -176,7 +192,9 @@ impl IdentityProvider for Github {
         match issuer {
             None => Ok(()),
             Some(issuer) if issuer == web || issuer == format!("{web}/login/oauth") => Ok(()),
-            Some(issuer) => Err(SignInError::Issuer(quote(issuer))),
+            Some(issuer) => {
+                Err(SignInError::Issuer(format!("it says {}, {web}/login/oauth is expected", quote(issuer))))
+            }
         }
     }
 

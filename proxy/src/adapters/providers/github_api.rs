@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::http::{CallError, CallFault, Http, below, followed};
+use super::quote::quote;
 use crate::domain::secret::Secret;
 
 /// More pages of 100 than anybody's lists fill.
@@ -86,6 +87,7 @@ impl Api<'_> {
         url.set_query(Some(query));
         for _ in 0..MOST_PAGES {
             let answer = self.http.get_as(&url, self.token, &HEADERS).await?;
+            note_left_out(path, &answer.headers);
             items.extend(answer.json::<Vec<T>>()?);
             match next(&answer.headers) {
                 None => return Ok(items),
@@ -93,6 +95,18 @@ impl Api<'_> {
             }
         }
         Err(CallFault::Endless(MOST_PAGES).at(self.base))
+    }
+}
+
+/// Organisations with single sign-on are left out of lists for an application that they have not authorized.
+fn note_left_out(path: &str, headers: &HeaderMap) {
+    let said = headers.get("x-github-sso").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if let Some(organizations) = said.strip_prefix("partial-results") {
+        tracing::warn!(
+            "GitHub left organisations out of {path} (X-GitHub-SSO: partial-results{}), so no rule for them lets the person in: \
+             they have single sign-on, and the person must authorize the application for them, or sign in there first",
+            quote(organizations)
+        );
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -145,23 +145,44 @@ impl Answer {
         if self.status != StatusCode::OK {
             return Err(self.refusal());
         }
-        serde_json::from_slice(&self.body).map_err(|error| {
+        let reader = &mut serde_json::Deserializer::from_slice(&self.body);
+        serde_path_to_error::deserialize(reader).map_err(|error| {
             // The parser's own words may quote what it read: only the place is told.
-            let place = |error: serde_json::Error| (error.line(), error.column());
             self.fault(match serde_json::from_slice::<IgnoredAny>(&self.body) {
-                Ok(_) => CallFault::Unexpected(place(error)),
-                Err(error) => CallFault::NotJson(place(error)),
+                Ok(_) => CallFault::Unexpected(field(&error)),
+                Err(error) => CallFault::NotJson((error.line(), error.column())),
             })
         })
     }
 
     /// This answer as an error, with the provider's own words where it gives any.
     pub(super) fn refusal(&self) -> CallError {
+        if self.status.is_redirection() {
+            return self.fault(CallFault::Moved(self.status, self.location()));
+        }
         self.fault(CallFault::Status(self.status, said(&self.body)))
+    }
+
+    /// Where it leads to, without the query, which may hold what is secret.
+    fn location(&self) -> String {
+        let location = self.headers.get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("nowhere");
+        quote(location.split(['?', '#']).next().unwrap_or_default())
     }
 
     fn fault(&self, fault: CallFault) -> CallError {
         CallError::new(Some(&self.host), fault)
+    }
+}
+
+/// Which field of an answer is not what is expected, and how.
+fn field(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let words = error.inner().to_string();
+    // Of the parser's words only those that are ours: the name of a field that is missing.
+    let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
+    match (missing, error.path().to_string()) {
+        (Some((name, _)), _) => format!("`{name}` is missing"),
+        (None, path) if path == "." => "it is of another kind as a whole".to_owned(),
+        (None, path) => format!("`{}` is of another kind", quote(&path)),
     }
 }
 
@@ -216,10 +237,12 @@ pub(super) enum CallFault {
     Broken(String),
     #[error("answered {0}{1}")]
     Status(StatusCode, String),
+    #[error("answered {0} with a redirect to {1}: redirects are not followed, so that address must be configured")]
+    Moved(StatusCode, String),
     #[error("sent an answer that is not JSON at line {}, column {}", .0.0, .0.1)]
     NotJson((usize, usize)),
-    #[error("sent JSON that is not what is expected there, at line {}, column {}", .0.0, .0.1)]
-    Unexpected((usize, usize)),
+    #[error("sent JSON that is not what is expected there: {0}")]
+    Unexpected(String),
     #[error("has an address that cannot be called")]
     Address,
     #[error("issued an access token that cannot be sent in a header")]

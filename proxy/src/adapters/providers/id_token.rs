@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::claims::Claims;
 use super::discovery::Issuer;
 use super::jwks::{KeySet, NoKey};
+use super::quote::quote;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
@@ -49,6 +50,17 @@ pub(super) enum Rejected {
     UnknownKey,
     #[error("{0}")]
     Invalid(&'static str),
+    #[error("{reason}: it says {found}, {expected} is expected")]
+    Issuer { reason: &'static str, found: String, expected: String },
+}
+
+/// Whether a token is the provider's; where not, both issuers are named.
+pub(super) fn check_issuer(claims: &Claims, issuer: &Issuer) -> Result<(), Rejected> {
+    issuer.check(claims).map_err(|reason| Rejected::Issuer {
+        reason,
+        found: claims.text("iss").map_or_else(|| "nothing".to_owned(), quote),
+        expected: issuer.shown(),
+    })
 }
 
 /// An ID token that verifies.
@@ -61,6 +73,7 @@ pub(super) struct IdToken {
 /// Verifies `token`: its signature, and its claims, times included, against `expected`.
 pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<IdToken, Rejected> {
     let Signed { claims, header, key_issuer } = signed(token, keys)?;
+    check_issuer(&claims, expected.issuer)?;
     check(&claims, header.alg, expected).map_err(Rejected::Invalid)?;
     Ok(IdToken { claims, key_issuer })
 }
@@ -105,7 +118,6 @@ fn check(claims: &Claims, algorithm: Algorithm, expected: &Expected<'_>) -> Resu
     if subject.len() > LONGEST_SUBJECT {
         return Err("its subject is longer than 255 bytes");
     }
-    expected.issuer.check(claims)?;
     check_audience(claims, expected.client_id)?;
     check_times(claims, expected.now.secs())?;
     if let Some(ours) = expected.nonce {

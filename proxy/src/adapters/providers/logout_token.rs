@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::claims::Claims;
 use super::discovery::Issuer;
-use super::id_token::{LEEWAY, LONGEST_SUBJECT, Rejected, Signed, check_audience, signed};
+use super::id_token::{LEEWAY, LONGEST_SUBJECT, Rejected, Signed, check_audience, check_issuer, signed};
 use super::jwks::KeySet;
 use crate::domain::time::Timestamp;
 
@@ -41,11 +41,11 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
     if !matches!(kind, None | Some("logout+jwt" | "jwt")) {
         return Err(Rejected::Invalid("its type is not that of a logout token"));
     }
+    check_issuer(&claims, expected.issuer)?;
     check(claims, expected).map_err(Rejected::Invalid)
 }
 
 fn check(claims: Claims, expected: &Expected<'_>) -> Result<Verified, &'static str> {
-    expected.issuer.check(&claims)?;
     check_audience(&claims, expected.client_id)?;
     let issued = check_times(&claims, expected.now.secs())?;
     let event = claims.value("events").and_then(|events| events.get(EVENT));

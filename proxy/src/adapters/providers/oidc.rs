@@ -9,6 +9,7 @@ use super::claims::Claims;
 use super::discovery::Place;
 use super::http::{CallError, Http};
 use super::logout_token;
+use super::quote::quote;
 use super::relying_party::{Refreshed, RelyingParty, Verified};
 use super::rereading::{in_time, with_new_tokens};
 use crate::domain::grant::Grant;
@@ -183,6 +184,10 @@ impl Wanted {
         // the other's address.
         let source = if token.has("email") && token.has("email_verified") { token } else { userinfo };
         let email = vouched(source);
+        let id = quote(token.text("sub").unwrap_or_default());
+        if let Some(why) = source.unverified_email() {
+            tracing::info!("The email of {id} does not count: {why}");
+        }
         let username = match self.username.as_deref() {
             // Without the claim there is no username at all: an empty one never matches a rule.
             Some("email") => email_as_username(email.as_ref()),
@@ -190,6 +195,9 @@ impl Wanted {
             None => Username::Displayed(either("preferred_username")),
         };
         let groups = if token.has("groups") { token } else { userinfo };
+        if let Some(why) = groups.left_out("groups").filter(|_| self.groups) {
+            tracing::warn!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+        }
         Identity {
             provider: ProviderKind::Oidc,
             id: token.text("sub").unwrap_or_default().to_owned(),

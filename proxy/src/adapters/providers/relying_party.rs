@@ -80,9 +80,14 @@ impl RelyingParty {
         match (sent, self.publication.current()) {
             (Some(sent), Some(published)) if published.issuer.sends(sent) => Ok(()),
             (Some(sent), None) if self.could_send(sent) => Ok(()),
-            (Some(sent), Some(_) | None) => Err(SignInError::Issuer(quote(sent))),
+            (Some(sent), published) => {
+                let ours = published.map_or_else(|| quote(trimmed(&self.place.issuer())), |known| known.issuer.shown());
+                Err(SignInError::Issuer(format!("it says {}, {ours} is expected", quote(sent))))
+            }
             (None, Some(published)) if published.document.authorization_response_iss_parameter_supported => {
-                Err(SignInError::Issuer("it names none, though discovery says that it does".to_owned()))
+                let ours = published.issuer.shown();
+                let reason = format!("it says none, though discovery says that it does; {ours} is expected");
+                Err(SignInError::Issuer(reason))
             }
             (None, Some(_)) => Ok(()),
             // Whether it must name one is not known: another replica sent the browser, and this one has not read discovery.
@@ -179,7 +184,7 @@ impl RelyingParty {
     ) -> Result<T, String> {
         match verify(published) {
             Ok(token) => Ok(token),
-            Err(rejected @ Rejected::Invalid(_)) => Err(rejected.to_string()),
+            Err(rejected @ (Rejected::Invalid(_) | Rejected::Issuer { .. })) => Err(rejected.to_string()),
             Err(Rejected::UnknownKey) => match self.publication.newer_keys(&self.http, published, now).await {
                 Ok(Some(newer)) => verify(&newer).map_err(|rejected| rejected.to_string()),
                 Ok(None) => Err(Rejected::UnknownKey.to_string()),

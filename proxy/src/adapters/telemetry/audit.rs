@@ -70,9 +70,23 @@ fn told(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'st
     );
 }
 
-/// Somebody was turned away: `User not allowed: ann@example.com`. `who` is the email, else the name or id; `reason` is ours or
-/// the provider's.
-pub fn not_allowed(who: &str, provider: ProviderKind, reason: &str, origin: Origin<'_>) {
+/// Somebody whom the lists do not name was turned away: `User not allowed: ann@example.com`. `who` is the email, else the name or id.
+pub fn not_allowed(who: &str, identity: &Identity, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "not_allowed",
+        provider = identity.provider.as_str(),
+        id = %Clean(&identity.id),
+        reason = %Clean(reason),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "User not allowed: {}",
+        Clean(who),
+    );
+}
+
+/// The provider signed in an account of a kind that may not (another tenant's); `who` is the name or id that it gives.
+pub fn account_not_allowed(who: &str, provider: ProviderKind, reason: &str, origin: Origin<'_>) {
     info!(
         target: TARGET,
         event = "not_allowed",
@@ -150,7 +164,7 @@ mod tests {
             enabled(ProviderKind::Github);
             token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
             user_info_failed(ProviderKind::Entra, "status 500", ORIGIN);
-            not_allowed("eve@example.com", ProviderKind::Oidc, "on no list", ORIGIN);
+            not_allowed("eve@example.com", &ann(), "on no list", ORIGIN);
         });
         let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(

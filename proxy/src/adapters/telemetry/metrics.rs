@@ -97,6 +97,7 @@ impl Metrics {
         let moments = Arc::new(Moments::default());
         registry.register_collector(Box::new(Arc::clone(&moments)));
         registry.register_collector(Box::new(Process));
+        registry.register_collector(Box::new(LostLines));
         registry.register("sidegate_build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
 
         let mut counter = |name: &str, help: &str| {
@@ -350,6 +351,46 @@ impl Collector for Process {
                 None,
                 MetricType::Counter,
             )?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bodies that were cut off by TIMEOUT_BODY: of requests, and of answers.
+static BODIES_CUT: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Request,
+    /// The upstream's.
+    Answer,
+}
+
+impl Side {
+    /// Counts a body of this side that was cut off since it moved no byte.
+    pub fn note_body_cut(self) {
+        let [requests, answers] = &BODIES_CUT;
+        let count = if self == Self::Request { requests } else { answers };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What is missing from the log, for as long as the process runs.
+#[derive(Debug)]
+struct LostLines;
+
+impl Collector for LostLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Lines of the log that could not be written, since its reader was too slow or away";
+        let lost = ConstCounter::new(super::lines::lost_lines());
+        lost.encode(encoder.encode_descriptor("sidegate_log_lines_lost", help, None, MetricType::Counter)?)?;
+        let help = "Bodies that were cut off since they moved no byte for TIMEOUT_BODY";
+        let mut encoder = encoder.encode_descriptor("sidegate_bodies_cut", help, None, MetricType::Counter)?;
+        for (side, count) in ["request", "answer"].into_iter().zip(&BODIES_CUT) {
+            let count = ConstCounter::new(count.load(Ordering::Relaxed));
+            count.encode(encoder.encode_family(&[("of", side)])?)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::adapters::telemetry::audit::{self, Origin};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::policy::{Permit, Refusal};
 use crate::ports::LoadedSession;
-use crate::serve::rejection::Rejection;
+use crate::serve::rejection::{Missing, Rejection};
 use crate::serve::site::Site;
 
 /// Leave to pass for a live session, if the policy of the moment names its user.
@@ -22,8 +22,25 @@ pub(crate) fn admit(
 /// Somebody whom the lists do not name: written to the log in the words that operators search for.
 pub(super) fn refuse(who: &Identity, why: Refusal, has_session: bool, origin: Origin<'_>) -> Rejection {
     let name = name(who).to_owned();
-    audit::not_allowed(&name, who.provider, &why.to_string(), origin);
-    Rejection::NotAllowed { who: name, has_session }
+    let missing = missing(who);
+    audit::not_allowed(&name, who, &format!("{why}{}", in_the_log(&missing)), origin);
+    Rejection::NotAllowed { who: name, has_session, missing }
+}
+
+/// What the lists could name this person by, and what the provider does not say of them: the commonest reason of a refusal.
+fn missing(who: &Identity) -> Vec<Missing> {
+    [
+        (who.email.is_none(), Missing::Email),
+        (who.username.vouched().is_none(), Missing::Username),
+        (who.groups.is_empty(), Missing::Groups),
+    ]
+    .into_iter()
+    .filter_map(|(missing, what)| missing.then_some(what))
+    .collect()
+}
+
+fn in_the_log(missing: &[Missing]) -> String {
+    missing.iter().map(|what| format!("; {}", what.in_the_log())).collect()
 }
 
 /// What a person knows themselves by: the vouched email, else the username, else the id.

@@ -141,10 +141,7 @@ async fn redeem(
         return match session::find(sign_in, cookies, now).await? {
             // A callback opened again, from the history or by going back: whoever is signed in stays so.
             Found::Somebody(..) => Ok(rejection::redirect(StatusCode::FOUND, "/")),
-            Found::Nobody | Found::Conflict => {
-                tracing::warn!(client = %exchange.caller.client, "Invalid OAuth state: no sign-in of this browser fits the callback");
-                Err(Rejection::InvalidState.into())
-            }
+            Found::Nobody | Found::Conflict => Err(Rejection::InvalidState.into()),
         };
     };
     let issuer = parameter(query, "iss").map_err(|_| Rejection::InvalidState)?;
@@ -216,7 +213,7 @@ fn fail(error: &SignInError, exchange: &Exchange, sign_in: &SignIn) -> Refused {
     match error {
         SignInError::TokenExchange(reason) => audit::token_exchange_failed(kind, reason, origin),
         SignInError::UserInfo(reason) => audit::user_info_failed(kind, reason, origin),
-        SignInError::NotAllowed { who, reason } => audit::not_allowed(who, kind, reason, origin),
+        SignInError::NotAllowed { who, reason } => audit::account_not_allowed(who, kind, reason, origin),
         SignInError::Unreachable(reason) => audit::refused("provider_unreachable", reason, origin),
         SignInError::Issuer(reason) => audit::refused("invalid_state", reason, origin),
     }
