@@ -202,7 +202,7 @@ mod tests {
         })
     }
 
-    fn judge(claims: Value) -> Result<(), &'static str> {
+    fn judge(claims: Value) -> Result<(), String> {
         let claims: Claims = serde_json::from_value(claims).unwrap();
         let issuer = Issuer::Exactly("https://idp.example".to_owned());
         let access_token = Secret::new("access");
@@ -213,7 +213,8 @@ mod tests {
             access_token: &access_token,
             now: Timestamp::from_secs(NOW),
         };
-        check(&claims, Algorithm::RS256, &expected)
+        check_issuer(&claims, &issuer).map_err(|rejected| rejected.to_string())?;
+        check(&claims, Algorithm::RS256, &expected).map_err(str::to_owned)
     }
 
     fn with(changes: Value) -> Value {
@@ -249,7 +250,7 @@ mod tests {
             (json!({"sub": 7}), "subject"),
             (json!({"sub": "s".repeat(256)}), "subject"),
             (json!({"iss": null}), "issuer"),
-            (json!({"iss": "https://idp.example/"}), "issuer"),
+            (json!({"iss": "https://idp.example/"}), "it says https://idp.example/, https://idp.example is expected"),
             (json!({"iss": ["https://idp.example"]}), "issuer"),
             (json!({"aud": null}), "audience"),
             (json!({"aud": "other"}), "audience"),

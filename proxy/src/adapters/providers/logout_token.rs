@@ -96,7 +96,7 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn judge(changes: Value) -> Result<Verified, &'static str> {
+    fn judge(changes: Value) -> Result<Verified, String> {
         let mut claims = json!({
             "iss": "https://idp.example", "sub": "s", "sid": "d", "aud": "client", "jti": "j",
             "iat": NOW, "exp": NOW + 120, "events": { EVENT: {} },
@@ -106,7 +106,9 @@ mod tests {
         }
         let issuer = Issuer::Exactly("https://idp.example".to_owned());
         let expected = Expected { issuer: &issuer, client_id: "client", now: Timestamp::from_secs(NOW) };
-        check(serde_json::from_value(claims).unwrap(), &expected)
+        let claims: Claims = serde_json::from_value(claims).unwrap();
+        check_issuer(&claims, &issuer).map_err(|rejected| rejected.to_string())?;
+        check(claims, &expected).map_err(str::to_owned)
     }
 
     #[test]
