@@ -47,17 +47,14 @@ impl Claims {
 
     /// What of the claim is no list of texts, and so not taken; `None`: all of it is taken, or it is not there.
     pub(super) fn left_out(&self, name: &str) -> Option<String> {
-        let taken = self.list(name).len();
-        match self.value(name)? {
-            Value::Array(items) if items.len() == taken => None,
-            Value::Array(items) => {
-                let odd = items.iter().find(|item| !item.is_string()).map_or("an empty text", kind);
-                let left_out = items.len() - taken.min(items.len());
-                Some(format!("{left_out} of the {} entries of `{name}` are not names: {odd}", items.len()))
-            }
-            Value::String(_) if taken > 0 => None,
-            odd => Some(format!("`{name}` is {}, where a list of names is expected", kind(odd))),
-        }
+        let (value, taken) = (self.value(name)?, self.list(name).len());
+        let Some(items) = value.as_array() else {
+            let odd = || format!("`{name}` is {}, where a list of names is expected", kind(value));
+            return (taken == 0).then(odd);
+        };
+        let left_out = items.len().saturating_sub(taken);
+        let odd = items.iter().find(|item| !item.is_string()).map_or("an empty text", kind);
+        (left_out > 0).then(|| format!("{left_out} of the {} entries of `{name}` are not names: {odd}", items.len()))
     }
 
     /// Why the `email` does not count; `None`: it does.
