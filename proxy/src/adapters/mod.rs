@@ -3,6 +3,7 @@
 pub mod assertion;
 pub mod certs;
 pub mod grants;
+pub mod machine;
 pub(crate) mod net;
 pub mod providers;
 pub mod seal;

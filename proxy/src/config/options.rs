@@ -228,8 +228,11 @@ options! {
         TRUSTED_PROXIES: List, Otherwise "nobody", example "10.0.0.0/8,192.0.2.7";
         /// The largest request head in bytes, from 8192 to 1048576; a larger one is answered 431.
         LIMIT_HEADER_BYTES: Bytes, Is "65536", example "65536";
-        /// Connections at a time; further ones wait in the kernel's queue.
+        /// Connections at a time, or as many as open files and LIMIT_MEMORY allow; further ones wait in the kernel's queue.
         LIMIT_CONNECTIONS: Count, Is "10000", example "10000";
+        /// What buffers, heads and streams of clients may take together, in bytes, from 16777216; near it the slowest are closed and new
+        /// connections wait, those signed in go on. 0 turns it off.
+        LIMIT_MEMORY: Bytes, Otherwise "three quarters of the cgroup's limit, else none", example "201326592";
         /// How long a client may take for a complete request head: on a new connection from accept, TLS handshake included.
         TIMEOUT_HEADER: Duration, Is "10s", example "10s";
         /// How long a connection with nothing in flight stays open.

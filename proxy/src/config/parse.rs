@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::options::{
-    ALL, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID,
+    ALL, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID,
     OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, SHUTDOWN_DELAY,
     SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
 };
@@ -33,6 +33,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
     let limits = Limits {
         header_bytes: reading.number(LIMIT_HEADER_BYTES, 8192..=1 << 20),
         connections: reading.number(LIMIT_CONNECTIONS, 1..=1_000_000),
+        memory: memory(reading),
     };
     let timeouts = timeouts(reading);
     let shutdown = shutdown(reading);
@@ -49,6 +50,18 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         timeouts,
         shutdown,
         log: log?,
+    })
+}
+
+/// The least that serves a handful of people.
+const MEMORY_LEAST: usize = 16 * 1024 * 1024;
+
+fn memory(reading: &mut Reading) -> Option<usize> {
+    reading.parsed(LIMIT_MEMORY, |text| {
+        text.parse()
+            .ok()
+            .filter(|bytes| *bytes == 0 || *bytes >= MEMORY_LEAST)
+            .ok_or_else(|| format!("must be a whole number of bytes, from {MEMORY_LEAST}, or 0"))
     })
 }
 

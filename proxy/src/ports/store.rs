@@ -9,6 +9,10 @@ use super::{LoadedSession, Pending};
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 
+/// How many sessions one person may have at a time: with a further sign-in their own oldest one ends. Whatever ends all of somebody's
+/// sessions therefore finds them all.
+pub const SESSIONS_OF_ONE: usize = 500;
+
 /// Where sessions are kept.
 ///
 /// A session's token is known to the browser alone; the store knows its [`SessionKey`], a hash. On every doubt a store answers

@@ -13,14 +13,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapters::certs::Certificates;
+use crate::adapters::machine;
 use crate::adapters::telemetry::{Held, LogSettings, Metrics, audit};
 use crate::serve::admin::{Admin, Phase};
+use crate::serve::crowd::Crowd;
 use crate::serve::drain::Drain;
+use crate::serve::memory::Memory;
 use crate::serve::rejection::CODES;
-use crate::serve::settings::{Settings, Shutdown, TlsFiles};
+use crate::serve::settings::{Limits, Settings, Shutdown, TlsFiles};
 use crate::serve::site::House;
 use crate::serve::workers::Workers;
-use crate::serve::{admin, background, clock, connection};
+use crate::serve::{admin, background, clock, connection, watch};
+
+/// How long somebody waits for a place, or for room in memory, before it is made.
+const PLACE_PAUSE: Duration = Duration::from_millis(50);
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+/// Open files that are neither a client's connection nor one to the upstream: listeners, store, provider, probes, files that are read.
+const FILES_BESIDE: u64 = 160;
 
 /// How long the accept loop rests when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +43,7 @@ const UNSENT_MOST: u32 = 128 * 1024;
 /// A proxy that is running.
 pub struct Running {
     house: Arc<House>,
+    crowd: Arc<Crowd>,
     admin: Arc<Admin>,
     certificates: Option<Arc<Certificates>>,
     addresses: Addresses,
@@ -48,12 +59,18 @@ pub struct Running {
 struct Fixed {
     shutdown: Shutdown,
     connections: usize,
+    memory: Option<usize>,
     log: LogSettings,
 }
 
 impl Fixed {
     fn of(settings: &Settings) -> Self {
-        Self { shutdown: settings.shutdown, connections: settings.limits.connections, log: settings.log.clone() }
+        Self {
+            shutdown: settings.shutdown,
+            connections: settings.limits.connections,
+            memory: settings.limits.memory,
+            log: settings.log.clone(),
+        }
     }
 }
 
@@ -80,6 +97,9 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
     let fixed = Fixed::of(&settings);
+    let memory = memory(&settings.limits);
+    let places = places(&settings.limits, machine::raise_open_files(), memory);
+    let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(memory)), metrics.connections_shed.clone()));
     let workers = Workers::start()?;
     let house = Arc::new(House::build(settings, Arc::clone(&metrics))?);
     if let Some(sign_in) = &house.site().sign_in {
@@ -101,15 +121,20 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(admin::serve(admin_listener, Arc::clone(&admin), std::future::pending())),
             tokio::spawn(background::sweep(Arc::clone(&house))),
             tokio::spawn(background::refresh_provider(Arc::clone(&house))),
+            tokio::spawn({
+                let crowd = Arc::clone(&crowd);
+                async move { crowd.keep_room().await }
+            }),
         ],
         house,
+        crowd,
         admin,
         certificates,
         addresses,
         fixed,
     };
     running.publish_certificate_end();
-    running.connections.spawn(running.accept(listener, workers));
+    running.connections.spawn(running.accept(listener, workers, places));
     running.admin.enter(Phase::Ready);
     tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
     Ok(running)
@@ -167,7 +192,7 @@ impl Running {
         }
         if self.fixed != Fixed::of(&settings) {
             tracing::warn!(
-                "LIMIT_CONNECTIONS, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL and LOG_FORMAT take effect at the next start"
+                "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL and LOG_FORMAT take effect at the next start"
             );
         }
         match (&self.certificates, &settings.tls) {
@@ -221,7 +246,12 @@ impl Running {
         }
     }
 
-    fn accept(&self, listener: TcpListener, workers: Workers) -> impl Future<Output = ()> + Send + 'static {
+    fn accept(
+        &self,
+        listener: TcpListener,
+        workers: Workers,
+        places: usize,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let acceptor = Acceptor {
             house: Arc::clone(&self.house),
             tls: self
@@ -230,12 +260,49 @@ impl Running {
                 .map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config()))),
             connections: self.connections.clone(),
             drain: self.drain.clone(),
-            room: Arc::new(Semaphore::new(self.fixed.connections)),
+            room: Arc::new(Semaphore::new(places)),
+            crowd: Arc::clone(&self.crowd),
             workers,
         };
         let stop = self.stop_accepting.clone();
         async move { acceptor.run(listener, &stop).await }
     }
+}
+
+/// `LIMIT_MEMORY`, else three quarters of what the system lets us have; `None`: without a limit.
+fn memory(limits: &Limits) -> Option<usize> {
+    let bytes = match limits.memory {
+        Some(0) => None,
+        Some(bytes) => Some(bytes),
+        None => machine::memory().map(|bytes| usize::try_from(bytes / 4 * 3).unwrap_or(usize::MAX)),
+    };
+    if let Some(bytes) = bytes {
+        tracing::info!(bytes, "the connections of clients may take so much memory together (LIMIT_MEMORY)");
+    }
+    bytes
+}
+
+/// How many connections are taken at a time: `LIMIT_CONNECTIONS`, or what open files and memory allow. Each may need a connection to the
+/// upstream as well, and half of the memory is for what they carry.
+fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>) -> usize {
+    let by_files = files.map_or(usize::MAX, |files| {
+        let left = files.saturating_sub(FILES_BESIDE).max(files / 2) / 2;
+        usize::try_from(left).unwrap_or(usize::MAX)
+    });
+    let by_memory = memory.map_or(usize::MAX, |bytes| bytes / 2 / watch::CONNECTION);
+    let places = limits.connections.min(by_files).min(by_memory).max(1);
+    if places < limits.connections {
+        let (why, mend) = if by_files <= by_memory {
+            ("so many files may be open", "raise the limit of open files (ulimit -Hn, LimitNOFILE)")
+        } else {
+            ("so much memory there is (LIMIT_MEMORY)", "give it more memory")
+        };
+        tracing::warn!(
+            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {mend}, or lower LIMIT_CONNECTIONS",
+            limits.connections
+        );
+    }
+    places
 }
 
 struct Acceptor {
@@ -244,6 +311,7 @@ struct Acceptor {
     connections: TaskTracker,
     drain: Drain,
     room: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
     workers: Workers,
 }
 
@@ -251,7 +319,7 @@ impl Acceptor {
     async fn run(&self, listener: TcpListener, stop: &CancellationToken) {
         loop {
             // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
-            let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return };
+            let Some(room) = self.place().await else { return };
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -265,11 +333,26 @@ impl Acceptor {
         }
     }
 
+    /// A place for one more connection, with room in memory. Where there is none, who has long been silent makes it.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = loop {
+            match tokio::time::timeout(PLACE_PAUSE, Arc::clone(&self.room).acquire_owned()).await {
+                Ok(place) => break place.ok()?,
+                Err(_) => self.crowd.make_places(),
+            }
+        };
+        while !self.crowd.memory().has_room(watch::CONNECTION) {
+            self.crowd.make_room();
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+        Some(place)
+    }
+
     /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
     async fn run_dry(&self, listener: TcpListener) -> io::Result<()> {
         let listener = listener.into_std()?;
         loop {
-            let Ok(room) = Arc::clone(&self.room).acquire_owned().await else { return Ok(()) };
+            let Some(room) = self.place().await else { return Ok(()) };
             let accepted = match listener.accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Ok((stream, _)) => stream.set_nonblocking(true).map(|()| stream),
@@ -292,10 +375,11 @@ impl Acceptor {
 
     fn serve(&self, stream: std::net::TcpStream, room: OwnedSemaphorePermit) {
         let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
+        let crowd = Arc::clone(&self.crowd);
         let connection = async move {
             let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));
             let served = match TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(stream, tls, house, drain).await,
+                Ok(stream) => connection::serve(stream, tls, house, &crowd, drain).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {
@@ -318,4 +402,21 @@ fn is_one_connections_own(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_open_files_and_memory() {
+        let limits = Limits { header_bytes: 65536, connections: 10_000, memory: None };
+        assert_eq!(places(&limits, None, None), 10_000);
+        assert_eq!(places(&limits, Some(1 << 20), None), 10_000);
+        assert_eq!(places(&limits, Some(1024), None), 432, "half is for the upstream, some for the rest");
+        assert_eq!(places(&limits, Some(64), None), 16);
+        assert_eq!(places(&limits, Some(1), None), 1);
+        assert_eq!(places(&limits, None, Some(192 << 20)), 6144);
+        assert_eq!(places(&Limits { connections: 20, ..limits }, Some(1024), Some(192 << 20)), 20);
+    }
 }

@@ -1,11 +1,12 @@
 //! `livez`, `readyz` and `metrics`, on a listener of their own.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,14 +18,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use crate::adapters::telemetry::{Clean, METRICS_CONTENT_TYPE, Metrics};
 
-/// More connections than these wait in the kernel's queue.
+/// Beyond so many connections the oldest silent one makes room for the next: a probe always gets through.
 const CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection carries one request and is over within this, however slowly its client reads.
@@ -126,25 +126,23 @@ fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes
 /// Answers on `listener` until `shutdown` is done. Shut it down last: a drain is to be seen from outside.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Future<Output = ()>) {
     let mut shutdown = pin!(shutdown);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     // Dropping it ends what is still open.
     let mut connections = JoinSet::new();
+    let mut open = VecDeque::new();
     loop {
-        let accepted = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, place)
-        };
         tokio::select! {
             () = &mut shutdown => return,
             Some(_) = connections.join_next() => {}
-            (accepted, place) = accepted => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let admin = Arc::clone(&admin);
-                    connections.spawn(async move {
-                        let _place = place;
+                    make_room(&mut open);
+                    let (admin, asked) = (Arc::clone(&admin), Arc::new(AtomicBool::new(false)));
+                    let has_asked = Arc::clone(&asked);
+                    let task = connections.spawn(async move {
                         // What goes wrong with a connection here is its client's affair.
-                        let _ = timeout(CONNECTION_TIMEOUT, connection(stream, &admin)).await;
+                        let _ = timeout(CONNECTION_TIMEOUT, connection(stream, &admin, &has_asked)).await;
                     });
+                    open.push_back(Open { task, asked });
                 }
                 Err(error) => {
                     warn!(%error, "the admin listener cannot accept a connection");
@@ -156,8 +154,29 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
     }
 }
 
-async fn connection(stream: TcpStream, admin: &Admin) -> hyper::Result<()> {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(admin.answer(&request)) });
+/// A connection that is open, and whether a request has come on it.
+struct Open {
+    task: AbortHandle,
+    asked: Arc<AtomicBool>,
+}
+
+/// Ends the oldest silent connection where there are too many; where all have asked, the oldest.
+fn make_room(open: &mut VecDeque<Open>) {
+    open.retain(|open| !open.task.is_finished());
+    if open.len() < CONNECTIONS {
+        return;
+    }
+    let oldest = open.iter().position(|open| !open.asked.load(Ordering::Relaxed)).unwrap_or_default();
+    if let Some(oldest) = open.remove(oldest) {
+        oldest.task.abort();
+    }
+}
+
+async fn connection(stream: TcpStream, admin: &Admin, asked: &AtomicBool) -> hyper::Result<()> {
+    let service = service_fn(|request| async move {
+        asked.store(true, Ordering::Relaxed);
+        Ok::<_, Infallible>(admin.answer(&request))
+    });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -348,16 +367,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_crowd_waits_outside() {
+    async fn a_silent_crowd_makes_room_for_a_probe() {
         let running = Running::start(&[]).await;
+        running.admin.enter(Phase::Ready);
         let mut crowd = Vec::new();
-        for _ in 0..CONNECTIONS {
-            crowd.push(TcpStream::connect(running.address).await.unwrap());
+        for number in 0..4 * CONNECTIONS {
+            let mut stream = TcpStream::connect(running.address).await.unwrap();
+            if number % 2 == 0 {
+                stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: half").await.unwrap();
+            }
+            crowd.push(stream);
+            if number % 8 == 0 {
+                ask_readiness(running.address).await.unwrap();
+            }
         }
-        let mut last = pin!(running.ask("GET /livez"));
-        timeout(Duration::from_millis(100), &mut last).await.unwrap_err();
-        crowd.pop();
-        assert!(last.await.starts_with("HTTP/1.1 200 "));
+        let mut closed = 0;
+        for stream in &mut crowd {
+            closed += usize::from(timeout(Duration::from_millis(1), stream.read(&mut [0])).await.is_ok());
+        }
+        assert!(closed >= 3 * CONNECTIONS, "the oldest went: {closed}");
     }
 
     #[test]

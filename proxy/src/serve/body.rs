@@ -1,6 +1,7 @@
 //! Bodies as the frames they came in, with back-pressure, and a limit on how long one may move no byte.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::adapters::telemetry::Side;
 use crate::adapters::upstream::{Answer, BrokenAnswer};
 use crate::serve::guard::Guard;
 use crate::serve::headers;
+use crate::serve::streams::{self, Pace, Tail};
 use crate::serve::watch::InFlight;
 
 /// Why a body ended early.
@@ -32,8 +34,17 @@ pub(crate) enum BodyError {
 /// What a client is answered with.
 pub(crate) struct Body {
     kind: Kind,
-    in_flight: Option<InFlight>,
+    held: Held,
     guard: Option<Box<Guard>>,
+}
+
+/// What keeps the connection from counting as idle until the body has gone.
+enum Held {
+    Not,
+    /// Until it was given: on HTTP/1 a connection that does not take it fails by itself.
+    Given(#[expect(dead_code, reason = "counts until it is dropped")] InFlight),
+    /// Until it was sent, with what was not given yet of the last piece.
+    Sent(Arc<Tail>, Bytes),
 }
 
 enum Kind {
@@ -44,7 +55,7 @@ enum Kind {
 impl Body {
     pub(crate) fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
-        Self { kind: Kind::Text((!text.is_empty()).then_some(text)), in_flight: None, guard: None }
+        Self { kind: Kind::Text((!text.is_empty()).then_some(text)), held: Held::Not, guard: None }
     }
 
     pub(crate) fn empty() -> Self {
@@ -53,7 +64,7 @@ impl Body {
 
     /// An upstream's body, which may move no byte for `limit`.
     pub(crate) const fn streamed(answer: Answer, limit: Option<Duration>) -> Self {
-        Self { kind: Kind::Streamed(answer, Stall::new(Side::Answer, limit)), in_flight: None, guard: None }
+        Self { kind: Kind::Streamed(answer, Stall::new(Side::Answer, limit)), held: Held::Not, guard: None }
     }
 
     /// Breaks it off when the session that it is for ends.
@@ -62,10 +73,54 @@ impl Body {
         self
     }
 
-    /// Keeps the connection from counting as idle until the body has ended.
-    pub(crate) fn held_by(mut self, in_flight: InFlight) -> Self {
-        self.in_flight = Some(in_flight);
+    /// Keeps the connection from counting as idle until the body has ended, and on HTTP/2 has its reader watched.
+    pub(crate) fn held_by(mut self, mut in_flight: InFlight) -> Self {
+        let may_rest = match &self.kind {
+            Kind::Text(_) => false,
+            Kind::Streamed(answer, stall) => {
+                in_flight.gives_answer(answer.size_hint().exact());
+                stall.limit.is_none()
+            }
+        };
+        self.held = if in_flight.is_http2() {
+            let pace = match (in_flight.was_let_in(), may_rest) {
+                (true, true) => Pace::MayRest,
+                (true, false) => Pace::Moves,
+                (false, _) => Pace::Ends,
+            };
+            Held::Sent(streams::watch_this_stream(pace, in_flight), Bytes::new())
+        } else {
+            Held::Given(in_flight)
+        };
         self
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Kind::Streamed(answer, stall) => poll_limited(answer, stall, cx),
+        }
+    }
+
+    /// The next frame; on HTTP/2 in pieces that tell when they have been sent.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Held::Sent(tail, rest) = &mut self.held
+            && !rest.is_empty()
+        {
+            return Poll::Ready(Some(Ok(Frame::data(Tail::piece(tail, rest)))));
+        }
+        let frame = ready!(self.poll_kind(cx));
+        let Held::Sent(tail, rest) = &mut self.held else { return Poll::Ready(frame) };
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| match frame.into_data() {
+                Ok(data) if data.is_empty() => Frame::data(data),
+                Ok(data) => {
+                    *rest = data;
+                    Frame::data(Tail::piece(tail, rest))
+                }
+                Err(frame) => frame,
+            })
+        }))
     }
 }
 
@@ -104,10 +159,7 @@ impl HttpBody for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match &mut self.kind {
-            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Kind::Streamed(answer, stall) => poll_limited(answer, stall, cx),
-        };
+        let frame = self.poll_piece(cx);
         if let Some(guard) = &mut self.guard
             && !matches!(frame, Poll::Ready(None))
             && guard.poll(frame.is_pending(), cx).is_ready()
@@ -120,6 +172,9 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
+        if matches!(&self.held, Held::Sent(_, rest) if !rest.is_empty()) {
+            return false;
+        }
         match &self.kind {
             Kind::Text(text) => text.is_none(),
             Kind::Streamed(answer, _) => answer.is_end_stream(),

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body::Body as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -15,19 +16,23 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::adapters::net;
 use crate::domain::caller::{Peer, Scheme};
+use crate::serve::crowd::Crowd;
 use crate::serve::drain::Drain;
 use crate::serve::handler;
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::site::House;
 use crate::serve::streams::StreamExecutor;
-use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, Watch};
+use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, UPLOADS_MOST, Watch};
 
 /// What one HTTP/2 stream may send ahead of being read, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
+/// What is read ahead of an HTTP/1 body, in bytes.
+const READ_BUFFER: u32 = 64 * 1024;
 /// HTTP/2 streams at once on a connection.
 const STREAMS: u32 = 100;
-/// All streams' windows together, so that unread uploads never hold up another stream.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS;
+/// All streams of a connection together: as much as sixteen uploads that nobody reads. More would let one client hold too much.
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+const _: () = assert!(CONNECTION_WINDOW as usize == UPLOADS_MOST, "what may be sent ahead is what is counted");
 /// What is held of an HTTP/2 answer that its reader is slow to take, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -36,6 +41,7 @@ pub(crate) async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     house: Arc<House>,
+    crowd: &Crowd,
     drain: Drain,
 ) -> io::Result<()> {
     let site = house.site();
@@ -43,15 +49,25 @@ pub(crate) async fn serve(
     drop(site);
     let address = stream.peer_addr()?;
     net::set_up(&stream)?;
+    let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
+    let _place = crowd.join(Arc::clone(&watch));
     let Some(acceptor) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
-        return http(stream, peer, house, limits, timeouts, Instant::now(), drain).await;
+        return http(stream, peer, house, limits, timeouts, watch, drain).await;
     };
-    let accepted = Instant::now();
+    watch.takes_tls();
     let handshake = tokio::time::timeout(timeouts.header, acceptor.accept(stream));
-    let stream = handshake.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream = tokio::select! {
+        biased;
+        stream = handshake => stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
+        () = watch.sent_away() => return Err(sent_away()),
+    };
     let peer = Peer { address, scheme: Scheme::Https };
-    http(stream, peer, house, limits, timeouts, accepted, drain).await
+    http(stream, peer, house, limits, timeouts, watch, drain).await
+}
+
+fn sent_away() -> io::Error {
+    io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
 async fn http<IO>(
@@ -60,18 +76,21 @@ async fn http<IO>(
     house: Arc<House>,
     limits: Limits,
     timeouts: Timeouts,
-    accepted: Instant,
+    watch: Arc<Watch>,
     drain: Drain,
 ) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let watch = Arc::new(Watch::new(accepted, timeouts));
     let guarded = Guarded::new(stream, Arc::clone(&watch));
     let service = service_fn({
         let watch = Arc::clone(&watch);
-        move |request| {
-            let in_flight = Watch::begin(&watch, request.version() == http::Version::HTTP_2);
+        move |request: http::Request<hyper::body::Incoming>| {
+            let http2 = request.version() == http::Version::HTTP_2;
+            let mut in_flight = Watch::begin(&watch, http2);
+            if !request.body().is_end_stream() {
+                in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
+            }
             handler::handle(Arc::clone(&house), peer, request, in_flight)
         }
     });
@@ -101,6 +120,7 @@ where
                     connection.as_mut().graceful_shutdown();
                 }
                 Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
+                Overdue::SentAway => return Err(sent_away()),
             },
         }
     }
@@ -114,6 +134,12 @@ enum End {
     Near,
     /// What is under way is the last.
     Told,
+}
+
+/// How much of a body of so many bytes may be read before it goes on: on HTTP/2 the stream's window, else a full buffer.
+fn ahead(http2: bool, length: Option<u64>) -> usize {
+    let most = if http2 { STREAM_WINDOW } else { READ_BUFFER };
+    length.map_or(most, |length| u32::try_from(length).unwrap_or(u32::MAX).min(most)) as usize
 }
 
 fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> {

@@ -20,7 +20,7 @@ use crate::serve::guard::Guard;
 use crate::serve::headers::{Forwarded, Trace};
 use crate::serve::rejection::Rejection;
 use crate::serve::watch::InFlight;
-use crate::serve::{headers, lasting, streams, tunnel};
+use crate::serve::{headers, lasting, tunnel};
 
 static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 
@@ -57,9 +57,6 @@ pub(crate) async fn forward(
     }
     let event_stream = is_event_stream(&answer.headers);
     let limit = (!event_stream).then_some(exchange.site.timeouts.body);
-    if exchange.head.version == Version::HTTP_2 && !event_stream {
-        streams::watch_this_stream();
-    }
     answer.version = Version::default();
     let session = permit.session().filter(|_| Guard::is_needed(body.size_hint().exact()));
     let guard = session.map(|session| {

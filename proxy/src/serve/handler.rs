@@ -50,6 +50,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
             }
         },
     };
+    in_flight.lets_in();
     forward::forward(permit, exchange, body, websocket, in_flight).await
 }
 

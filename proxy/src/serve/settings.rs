@@ -103,6 +103,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// `LIMIT_CONNECTIONS`: further connections wait in the kernel's queue.
     pub connections: usize,
+    /// `LIMIT_MEMORY`, in bytes; 0: without a limit; `None`: by what the system lets us have.
+    pub memory: Option<usize>,
 }
 
 /// How long each step may take.

@@ -1,25 +1,94 @@
 //! HTTP/2 streams as tasks, each ended when its reader takes no byte for too long.
 //!
-//! On HTTP/1 a reader that stalls stalls its connection's writes, which `connection` limits. On HTTP/2 it closes its own stream's
-//! window: the connection goes on, and nothing polls that answer's body any more. So the task itself is watched: a task that
-//! streams an answer and is not woken for the whole limit is dropped, which resets the stream (RFC 9113 §5.4.2).
+//! On HTTP/1 a reader that stalls stalls its connection's writes, which `watch` limits. On HTTP/2 it closes its own stream's
+//! window: the connection goes on, and nothing polls that answer's body any more. So the task itself is watched: a task that has
+//! an answer to give and is not woken for the whole limit is dropped, which resets the stream (RFC 9113 §5.4.2). Every answer is watched,
+//! ours too; only event streams of those who were let in may rest.
+//!
+//! A task ends once the last bytes of its answer are queued, which is before they are sent: a window of one byte is enough for that. So
+//! the bytes themselves tell when they have gone ([`Tail`]), and until then their task lingers.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep};
 
+use crate::serve::watch::InFlight;
+
+/// What is sent in one piece, in bytes: as much as a frame holds, so that each piece that is taken shows that its reader reads.
+const PIECE: usize = 16 * 1024;
+
 thread_local! {
-    /// What the stream whose task is being polled wants of its watch; set by [`watch_this_stream`].
-    static WATCHED: Cell<bool> = const { Cell::new(false) };
+    /// What the stream whose task is being polled has said of its answer.
+    static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
 }
 
-/// From the next poll on, the stream whose request is being handled must move: its answer has a body that is no event stream.
-pub(crate) fn watch_this_stream() {
-    WATCHED.set(true);
+struct Said {
+    pace: Pace,
+    tail: Arc<Tail>,
+}
+
+/// How an answer has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// An event stream of somebody who was let in.
+    MayRest,
+    /// An answer for somebody who was let in: some of it must be taken within each time limit.
+    Moves,
+    /// An answer for anybody else, which is one of ours, and short: all of it must be taken within the time limit.
+    Ends,
+}
+
+/// Says how the answer has to go of the stream whose request is being handled; from the next poll on it is watched.
+pub(crate) fn watch_this_stream(pace: Pace, in_flight: InFlight) -> Arc<Tail> {
+    let tail = Arc::new(Tail { in_flight, unsent: AtomicUsize::new(0), task: AtomicWaker::new() });
+    SAID.set(Some(Said { pace, tail: Arc::clone(&tail) }));
+    tail
+}
+
+/// What has been queued of an answer and not been sent. The request is in flight until that has gone.
+pub(crate) struct Tail {
+    in_flight: InFlight,
+    unsent: AtomicUsize,
+    task: AtomicWaker,
+}
+
+impl Tail {
+    /// The front of `data`, which tells when it has been sent.
+    pub(crate) fn piece(tail: &Arc<Self>, data: &mut Bytes) -> Bytes {
+        tail.unsent.fetch_add(1, Ordering::Relaxed);
+        let bytes = data.split_to(data.len().min(PIECE));
+        Bytes::from_owner(Piece { bytes, tail: Arc::clone(tail) })
+    }
+
+    fn is_sent(&self) -> bool {
+        self.unsent.load(Ordering::Acquire) == 0
+    }
+}
+
+struct Piece {
+    bytes: Bytes,
+    tail: Arc<Tail>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.tail.unsent.fetch_sub(1, Ordering::AcqRel);
+        self.tail.task.wake();
+    }
 }
 
 /// Runs a connection's streams.
@@ -40,21 +109,70 @@ where
 {
     fn execute(&self, stream: F) {
         tokio::spawn(WatchedStream {
-            stream: Box::pin(stream),
+            stream: Some(Box::pin(stream)),
             limit: self.limit,
-            watched: false,
-            last_polled: Instant::now(),
+            pace: Pace::MayRest,
+            tail: None,
+            since: Instant::now(),
+            yielded: false,
             alarm: None,
         });
     }
 }
 
 struct WatchedStream<F> {
-    stream: Pin<Box<F>>,
+    /// `None`: all of the answer is queued, and the task lingers.
+    stream: Option<Pin<Box<F>>>,
     limit: Duration,
-    watched: bool,
-    last_polled: Instant,
+    pace: Pace,
+    tail: Option<Arc<Tail>>,
+    /// When the limit began to run.
+    since: Instant,
+    yielded: bool,
     alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future<Output = ()>> WatchedStream<F> {
+    /// Whether the stream's own task is done.
+    fn poll_stream(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let Some(stream) = &mut self.stream else { return true };
+        let before = SAID.take();
+        let outcome = stream.as_mut().poll(cx);
+        let said = SAID.replace(before);
+        if let Some(Said { pace, tail }) = said {
+            (self.pace, self.tail, self.since) = (pace, Some(tail), now);
+        }
+        outcome.is_ready()
+    }
+
+    fn end(&self) {
+        match (&self.stream, &self.tail) {
+            (None, Some(tail)) => {
+                // The stream is closed as far as the library is concerned, so that it cannot be reset by itself.
+                tracing::debug!(
+                    "an HTTP/2 connection was closed: its reader left the end of an answer for {:?} (TIMEOUT_BODY)",
+                    self.limit
+                );
+                tail.in_flight.cuts_connection();
+            }
+            _ => tracing::debug!(
+                "an HTTP/2 stream was reset: its reader took nothing for {:?} (TIMEOUT_BODY)",
+                self.limit
+            ),
+        }
+    }
+
+    fn arm(&mut self, rung: bool, cx: &mut Context<'_>) {
+        if rung || self.alarm.is_none() {
+            let until = self.since + self.limit;
+            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            alarm.as_mut().reset(until);
+            // Registers the task; an alarm that rings this very moment wakes it at once.
+            if alarm.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
 }
 
 impl<F: Future<Output = ()>> Future for WatchedStream<F> {
@@ -64,26 +182,33 @@ impl<F: Future<Output = ()>> Future for WatchedStream<F> {
         let this = &mut *self;
         let now = Instant::now();
         let rung = this.alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
-        if rung && now >= this.last_polled + this.limit {
-            tracing::debug!("an HTTP/2 stream was reset: its reader took nothing for {:?} (TIMEOUT_BODY)", this.limit);
+        if now >= this.since + this.limit && (rung || this.pace == Pace::Ends) && this.pace != Pace::MayRest {
+            this.end();
             return Poll::Ready(());
         }
-        if !rung {
+        if !rung && this.pace != Pace::Ends {
             // Woken by the stream itself, which is how progress looks from here.
-            this.last_polled = now;
+            this.since = now;
         }
-        let before = WATCHED.replace(false);
-        let outcome = this.stream.as_mut().poll(cx);
-        this.watched |= WATCHED.replace(before);
-        if outcome.is_pending() && this.watched && (rung || this.alarm.is_none()) {
-            let until = this.last_polled + this.limit;
-            let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-            alarm.as_mut().reset(until);
-            // Registers the task; an alarm that rings this very moment wakes it at once.
-            if alarm.as_mut().poll(cx).is_ready() {
+        if this.poll_stream(now, cx) {
+            let Some(tail) = this.tail.clone() else { return Poll::Ready(()) };
+            if this.stream.take().is_some() && this.pace == Pace::MayRest {
+                // Its end is no event: from here on it is watched as any other.
+                this.pace = Pace::Moves;
+            }
+            tail.task.register(cx.waker());
+            if tail.is_sent() {
+                return Poll::Ready(());
+            }
+            if !std::mem::replace(&mut this.yielded, true) {
+                // Nearly always the connection sends it next.
                 cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
-        outcome
+        if this.pace != Pace::MayRest {
+            this.arm(rung, cx);
+        }
+        Poll::Pending
     }
 }

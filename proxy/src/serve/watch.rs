@@ -7,11 +7,35 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::adapters::net::{Alarm, write_pieces};
+use crate::serve::memory::{Memory, Share};
 use crate::serve::settings::Timeouts;
+
+/// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
+/// each further stream.
+pub(crate) const CONNECTION: usize = 16 * 1024;
+const TLS: usize = 32 * 1024;
+const HTTP2: usize = 64 * 1024;
+/// The most that a connection holds before anything was sent on it.
+pub(crate) const FIRST_BUFFERS: usize = CONNECTION + TLS + HTTP2;
+const STREAMS: usize = 8;
+const STREAM: usize = 8 * 1024;
+
+/// How much of a head the first buffers hold, in bytes; a larger one is counted.
+const HEAD: usize = 4 * 1024;
+/// How much of an answer is held that its reader is slow to take, in bytes, where it is no small one.
+const ANSWER: usize = 96 * 1024;
+const SMALL_ANSWER: u64 = 16 * 1024;
+
+/// What an HTTP/2 client may send ahead of being read, on all its streams together.
+pub(crate) const UPLOADS_MOST: usize = 4 * 1024 * 1024;
+
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI ";
 
 /// What a connection is doing, and until when it may. Written by the stream and the requests, read by [`Expiry`].
 pub(crate) struct Watch {
@@ -24,13 +48,47 @@ pub(crate) struct Watch {
     deadline: AtomicU64,
     /// Whether the deadline is for a head that is being read, rather than for an unused connection.
     reads_head: AtomicBool,
+    share: Share,
+    /// What the buffer of a head may grow to.
+    head_most: usize,
+    /// How many bytes of a head have come, and what is counted for it.
+    head_come: AtomicUsize,
+    head_counted: AtomicUsize,
+    /// What clients may still send ahead of being read on this connection.
+    uploads: AtomicUsize,
+    /// Beyond [`STREAMS`], how many streams are counted.
+    streams_counted: AtomicUsize,
+    /// Whether somebody was let in on this connection.
+    let_in: AtomicBool,
+    was_used: AtomicBool,
+    /// Whether it is to end for others' sake, and who is to hear of it.
+    goes: AtomicBool,
+    task: AtomicWaker,
+}
+
+/// How a connection stands: what decides whether it goes when there are too many.
+pub(crate) struct Standing {
+    /// Whether somebody was let in on it.
+    pub(crate) let_in: bool,
+    /// Whether a request was ever read on it.
+    pub(crate) was_used: bool,
+    /// Whether requests are in flight.
+    pub(crate) busy: bool,
+    /// For how long it has been at what it is doing, where it is not busy.
+    pub(crate) rests: Duration,
+    /// What it is counted with, in bytes.
+    pub(crate) held: usize,
+    /// Whether it is on its way out.
+    pub(crate) goes: bool,
 }
 
 const NEVER: u64 = u64::MAX;
 const SOON: u64 = NEVER - 1;
 
 impl Watch {
-    pub(crate) fn new(accepted: Instant, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(accepted: Instant, timeouts: Timeouts, head_most: usize, memory: Arc<Memory>) -> Self {
+        let share = Share::of(memory);
+        share.grow(CONNECTION);
         let watch = Self {
             began: accepted,
             timeouts,
@@ -39,30 +97,136 @@ impl Watch {
             upgraded: AtomicBool::new(false),
             deadline: AtomicU64::new(NEVER),
             reads_head: AtomicBool::new(true),
+            share,
+            head_most,
+            head_come: AtomicUsize::new(0),
+            head_counted: AtomicUsize::new(0),
+            uploads: AtomicUsize::new(0),
+            streams_counted: AtomicUsize::new(0),
+            let_in: AtomicBool::new(false),
+            was_used: AtomicBool::new(false),
+            goes: AtomicBool::new(false),
+            task: AtomicWaker::new(),
         };
         watch.deadline.store(millis(timeouts.header), Ordering::Relaxed);
         watch
     }
 
     pub(crate) fn begin(watch: &Arc<Self>, http2: bool) -> InFlight {
-        watch.in_flight.fetch_add(1, Ordering::Relaxed);
-        watch.http2.store(http2, Ordering::Relaxed);
+        let streams = watch.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        if http2 {
+            watch.becomes_http2();
+            watch.count_streams(streams);
+        }
+        watch.was_used.store(true, Ordering::Relaxed);
+        watch.head_come.store(0, Ordering::Relaxed);
         watch.reads_head.store(false, Ordering::Relaxed);
         watch.deadline.store(NEVER, Ordering::Relaxed);
-        InFlight(Arc::clone(watch))
+        InFlight { watch: Arc::clone(watch), let_in: AtomicBool::new(false), upload: 0, answer: 0 }
+    }
+
+    /// TLS ends here, which takes memory of its own.
+    pub(crate) fn takes_tls(&self) {
+        self.share.grow(TLS);
+    }
+
+    fn becomes_http2(&self) {
+        if !self.http2.load(Ordering::Relaxed) && !self.http2.swap(true, Ordering::Relaxed) {
+            self.share.grow(HTTP2);
+        }
+    }
+
+    fn count_streams(&self, streams: usize) {
+        let further = streams.saturating_sub(STREAMS);
+        let counted = self.streams_counted.load(Ordering::Relaxed);
+        if further > counted {
+            self.streams_counted.store(further, Ordering::Relaxed);
+            self.share.grow((further - counted) * STREAM);
+        }
+    }
+
+    /// Counts bytes of a head: a buffer that is full is doubled, and the old one lies beside the new one meanwhile.
+    fn count_head(&self, come: usize) {
+        let wanted = come.next_power_of_two() * 2;
+        let counted = self.head_counted.load(Ordering::Relaxed);
+        if wanted > counted {
+            self.head_counted.store(wanted, Ordering::Relaxed);
+            self.share.grow(wanted - counted);
+        }
+    }
+
+    /// Counts what clients may send ahead of being read: never more than the connection's own window.
+    fn count_upload(&self, bytes: usize, window: usize) {
+        let before = self.uploads.fetch_add(bytes, Ordering::Relaxed);
+        self.share.grow((before + bytes).min(window) - before.min(window));
+    }
+
+    fn discount_upload(&self, bytes: usize, window: usize) {
+        let before = self.uploads.fetch_sub(bytes, Ordering::Relaxed);
+        self.share.shrink(before.min(window) - before.saturating_sub(bytes).min(window));
+    }
+
+    /// How it stands now.
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        let limit = if self.reads_head.load(Ordering::Relaxed) { self.timeouts.header } else { self.timeouts.idle };
+        let deadline = self.deadline.load(Ordering::Relaxed);
+        let rests = match deadline {
+            NEVER | SOON => Duration::ZERO,
+            deadline => (now + limit).saturating_duration_since(self.began + Duration::from_millis(deadline)),
+        };
+        Standing {
+            let_in: self.let_in.load(Ordering::Relaxed),
+            was_used: self.was_used.load(Ordering::Relaxed),
+            busy: self.in_flight.load(Ordering::Relaxed) > 0,
+            rests,
+            held: self.share.held(),
+            goes: self.goes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the connection, for others' sake or because nobody takes what is sent on it.
+    pub(crate) fn send_away(&self) {
+        self.goes.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    /// Ends when the connection is to go. For the connection's own task, before it speaks HTTP.
+    pub(crate) fn sent_away(&self) -> impl Future<Output = ()> {
+        std::future::poll_fn(|cx| {
+            self.task.register(cx.waker());
+            if self.goes.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
     }
 
     fn end(&self) {
         if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            if self.head_counted.load(Ordering::Relaxed) > 0 {
+                self.share.shrink(self.head_counted.swap(0, Ordering::Relaxed));
+            }
+            if self.streams_counted.load(Ordering::Relaxed) > 0 {
+                self.share.shrink(self.streams_counted.swap(0, Ordering::Relaxed) * STREAM);
+            }
             self.reads_head.store(false, Ordering::Relaxed);
             self.deadline
                 .store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle)), Ordering::Relaxed);
         }
     }
 
-    /// The first byte of a later request has come. On HTTP/2 bytes come without requests, and prove nothing.
-    fn read_something(&self) {
-        let idle = self.in_flight.load(Ordering::Relaxed) == 0 && !self.reads_head.load(Ordering::Relaxed);
+    /// Bytes have come; perhaps the first of a later request. On HTTP/2 bytes come without requests, and prove nothing.
+    fn read_something(&self, bytes: &[u8]) {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let before = self.head_come.load(Ordering::Relaxed);
+        if before == 0 && bytes.starts_with(PREFACE) {
+            self.becomes_http2();
+        }
+        let come = before.saturating_add(bytes.len());
+        self.head_come.store(come, Ordering::Relaxed);
+        if come > HEAD && !self.upgraded.load(Ordering::Relaxed) {
+            self.count_head(come.min(self.head_most));
+        }
+        let idle = !self.reads_head.load(Ordering::Relaxed);
         if idle && !self.http2.load(Ordering::Relaxed) && !self.upgraded.load(Ordering::Relaxed) {
             self.reads_head.store(true, Ordering::Relaxed);
             // Nearly always the whole head has come: this spares a look at the clock.
@@ -83,24 +247,73 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// A request under way; the connection is not idle until it is dropped.
-pub(crate) struct InFlight(Arc<Watch>);
+pub(crate) struct InFlight {
+    watch: Arc<Watch>,
+    let_in: AtomicBool,
+    /// What its client may send ahead, and what may wait to be taken of its answer, in bytes.
+    upload: usize,
+    answer: usize,
+}
 
 impl InFlight {
     /// The connection becomes a tunnel: from here on its bytes are not HTTP, and may rest.
     pub(crate) fn becomes_tunnel(&self) {
-        self.0.upgraded.store(true, Ordering::Relaxed);
+        self.watch.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// Its sender was let in.
+    pub(crate) fn lets_in(&self) {
+        self.let_in.store(true, Ordering::Relaxed);
+        self.watch.let_in.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn was_let_in(&self) -> bool {
+        self.let_in.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.watch.http2.load(Ordering::Relaxed)
+    }
+
+    /// Its client may send so many bytes before they are read; on HTTP/2 all streams together no more than the connection's window.
+    pub(crate) fn expects_upload(&mut self, bytes: usize) {
+        // The first buffers hold so much anyway.
+        if bytes <= HEAD {
+            return;
+        }
+        self.watch.count_upload(bytes, UPLOADS_MOST);
+        self.upload += bytes;
+    }
+
+    /// Its answer passes bit by bit, and is so long; `None`: it is not known.
+    pub(crate) fn gives_answer(&mut self, length: Option<u64>) {
+        if self.answer == 0 && length.is_none_or(|length| length > SMALL_ANSWER) {
+            self.watch.share.grow(ANSWER);
+            self.answer = ANSWER;
+        }
+    }
+
+    /// Ends the whole connection.
+    pub(crate) fn cuts_connection(&self) {
+        self.watch.send_away();
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.end();
+        if self.upload > 0 {
+            self.watch.discount_upload(self.upload, UPLOADS_MOST);
+        }
+        self.watch.share.shrink(self.answer);
+        self.watch.end();
     }
 }
 
 pub(crate) enum Overdue {
     Idle,
     Head,
+    /// It goes for others' sake, or because nobody takes what is sent on it.
+    SentAway,
 }
 
 /// Ends when the connection has overstayed. It looks at the deadline each time the connection is polled, which costs one load.
@@ -108,11 +321,12 @@ pub(crate) struct Expiry<'w> {
     watch: &'w Watch,
     alarm: Option<Pin<Box<Sleep>>>,
     armed_for: Option<u64>,
+    registered: bool,
 }
 
 impl<'w> Expiry<'w> {
     pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None, armed_for: None }
+        Self { watch, alarm: None, armed_for: None, registered: false }
     }
 }
 
@@ -121,6 +335,14 @@ impl Future for Expiry<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Overdue> {
         let this = &mut *self;
+        if !this.registered {
+            // Once: a connection lives in one task.
+            this.registered = true;
+            this.watch.task.register(cx.waker());
+        }
+        if this.watch.goes.load(Ordering::Acquire) {
+            return Poll::Ready(Overdue::SentAway);
+        }
         loop {
             let deadline = match this.watch.deadline.load(Ordering::Relaxed) {
                 NEVER => return Poll::Pending,
@@ -203,8 +425,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.watch.read_something();
+        if let Some(come) = buf.filled().get(before..).filter(|come| !come.is_empty()) {
+            self.watch.read_something(come);
         }
         Poll::Ready(Ok(()))
     }

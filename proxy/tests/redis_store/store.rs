@@ -8,7 +8,7 @@ use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
 use sidegate::domain::session::{Authority, Device, Session, Whose};
 use sidegate::domain::time::Timestamp;
-use sidegate::ports::{Claim, SessionStore as _, StoreTerms};
+use sidegate::ports::{Claim, SESSIONS_OF_ONE, SessionStore as _, StoreTerms};
 use zeroize::Zeroizing;
 
 use crate::support::redis::is_installed;
@@ -139,6 +139,27 @@ async fn a_persons_sessions_are_found_on_every_replica_also_while_secrets_rotate
     both.all(later, |session| all.push(session.session().identity.id.clone())).await.unwrap();
     all.sort();
     assert_eq!(all, ["ann", "bob"]);
+}
+
+#[tokio::test]
+async fn one_persons_sign_ins_end_their_own_oldest_session_and_nobody_elses() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let other = store.begin(session("bob", now), now).await.unwrap();
+    let mut own = Vec::new();
+    for number in 0..SESSIONS_OF_ONE + 20 {
+        let then = now + Duration::from_millis(u64::try_from(number).unwrap());
+        own.push(store.begin(session("ann", then), then).await.unwrap());
+    }
+    let later = now + Duration::from_secs(2);
+    assert_eq!(store.of(person("ann"), later).await.unwrap().len(), SESSIONS_OF_ONE);
+    for (number, token) in own.iter().enumerate() {
+        assert_eq!(store.load(token, later).await.unwrap().is_some(), number >= 20, "{number}");
+    }
+    assert!(store.load(&other, later).await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ pub struct Plan {
     env: BTreeMap<String, String>,
     idp: Option<Arc<DevIdp>>,
     folder: TempDir,
+    /// What a shell sets before it starts the program: `ulimit -n 1024`.
+    limits: Option<&'static str>,
 }
 
 /// A running `sidegate`; killed when dropped.
@@ -34,7 +36,7 @@ pub struct Proxy {
 impl Proxy {
     /// In open mode.
     pub fn open(upstream: &Upstream) -> Plan {
-        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap() }
+        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap(), limits: None }
     }
 
     /// With sign-in by the development provider, as `github`, `entra` or `oidc`; everyone whom it signs in may pass.
@@ -67,7 +69,7 @@ impl Proxy {
             }
             other => panic!("no provider {other}"),
         }
-        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap() }
+        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap(), limits: None }
     }
 
     /// With sign-in by GitHub, ready to go.
@@ -163,6 +165,10 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            eprintln!("the end of the proxy's log:\n{}", &log[log.len().saturating_sub(4000)..]);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -188,6 +194,12 @@ impl Plan {
         self
     }
 
+    /// Starts it under limits of the system, as a shell sets them: `ulimit -n 1024`.
+    pub const fn under(mut self, limits: &'static str) -> Self {
+        self.limits = Some(limits);
+        self
+    }
+
     /// Takes a variable away.
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
@@ -196,7 +208,7 @@ impl Plan {
 
     /// Another replica of this one: the same settings, the same provider.
     pub fn twin(&self) -> Self {
-        Self { env: self.env.clone(), idp: self.idp.clone(), folder: TempDir::new().unwrap() }
+        Self { env: self.env.clone(), idp: self.idp.clone(), folder: TempDir::new().unwrap(), limits: None }
     }
 
     /// Writes a file into the proxy's folder, and sets a variable to its path.
@@ -215,6 +227,10 @@ impl Plan {
     /// The command, for a test that runs it in its own way.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        if let Some(limits) = self.limits {
+            command = Command::new("/bin/sh");
+            command.arg("-c").arg(format!("{limits} && exec \"$0\"")).arg(env!("CARGO_BIN_EXE_sidegate"));
+        }
         command.env_clear().envs(&self.env).stdin(Stdio::null());
         command
     }

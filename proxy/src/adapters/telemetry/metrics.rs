@@ -41,6 +41,8 @@ pub struct Metrics {
     pub sign_outs: Counter,
     /// Connections that clients hold open; count with [`Held`].
     pub downstream_connections: Gauge,
+    /// Connections of clients that were closed because there were too many, or they held too much.
+    pub connections_shed: Counter,
     /// Connections to upstreams; count with [`Held`].
     pub upstream_connections: Gauge,
     /// Connections to upstreams that could not be made.
@@ -111,6 +113,8 @@ impl Metrics {
         let upstream_retries =
             counter("sidegate_upstream_retries", "Requests that were sent to an upstream a second time");
         let upstream_timeouts = counter("sidegate_upstream_timeouts", "Upstreams that did not answer in time");
+        let connections_shed =
+            counter("sidegate_connections_shed", "Connections of clients that were closed to make room for others");
         let sessions_evicted = counter("sidegate_sessions_evicted", "Sessions that were given up for want of room");
         let sessions_held = Gauge::default();
         registry.register("sidegate_sessions_held", "Sessions in this replica's memory", sessions_held.clone());
@@ -129,6 +133,7 @@ impl Metrics {
             durations,
             sign_outs,
             downstream_connections: side("downstream"),
+            connections_shed,
             upstream_connections: side("upstream"),
             upstream_connect_errors,
             upstream_retries,
@@ -518,7 +523,9 @@ mod tests {
     fn the_rest_is_there_from_the_start() {
         let metrics = metrics();
         has(&metrics, concat!(r#"sidegate_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#));
-        for name in ["upstream_connect_errors", "upstream_retries", "upstream_timeouts", "sessions_evicted"] {
+        for name in
+            ["upstream_connect_errors", "upstream_retries", "upstream_timeouts", "sessions_evicted", "connections_shed"]
+        {
             has(&metrics, &format!("sidegate_{name}_total 0"));
         }
         has(&metrics, "sidegate_sessions_held 0");

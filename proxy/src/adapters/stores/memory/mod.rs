@@ -27,7 +27,8 @@ use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable, note_every,
+    BeginError, Claim, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable,
+    note_every,
 };
 
 /// A shelf for so many bytes, up to [`SHELVES_MOST`].
@@ -46,8 +47,8 @@ const LOOK_MOST: usize = 4096;
 /// How many sessions that seem unused are asked whether they were used lately, before one is given up.
 const REPRIEVES: usize = 64;
 
-/// How many sessions of one owner are told of.
-const OF_MOST: usize = 500;
+/// What part of the memory for packed sessions one person's may take, so that nobody's sign-ins end the sessions of others.
+const PERSONS_PART: usize = 16;
 
 /// Sessions by the hash of their token, so that the memory of the process shows no token.
 pub struct MemoryStore {
@@ -170,6 +171,35 @@ impl MemoryStore {
         }
     }
 
+    /// Ends a person's own longest unused sessions where one more would be too many, or take more than their share.
+    fn make_room_of_one(&self, session: &Session) {
+        let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
+        let size = |record: &[u8]| record.len() + shelf::BESIDE;
+        let mut own = Vec::new();
+        for shelf in self.all_shelves() {
+            own.extend(shelf.of(person).map(|kept| (kept.last_seen, kept.key, size(kept.record))));
+        }
+        let share = self.room.saturating_mul(self.shelves.len()) / PERSONS_PART;
+        let mut number = own.len() + 1;
+        let mut bytes = own.iter().map(|(.., size)| size).sum::<usize>() + size(&record::pack(session));
+        let is_too_much = |number: usize, bytes: usize| number > SESSIONS_OF_ONE || bytes > share;
+        if !is_too_much(number, bytes) {
+            return;
+        }
+        for (seen, key, _) in &mut own {
+            *seen = self.ready.get(key).map_or(*seen, |session| session.last_seen().max(*seen));
+        }
+        own.sort_unstable_by_key(|(seen, ..)| *seen);
+        for (_, key, size) in own {
+            if !is_too_much(number, bytes) {
+                return;
+            }
+            self.give_up(&mut self.shelf(key), key);
+            number -= 1;
+            bytes -= size;
+        }
+    }
+
     /// A session that came just now is never refused.
     fn is_full(&self, shelf: &Shelf) -> bool {
         shelf.bytes() > self.room && shelf.len() > 1
@@ -253,6 +283,7 @@ impl SessionStore for MemoryStore {
         let token = seal::random().map(SessionToken::from_random);
         Box::pin(ready(token.map_err(|error| BeginError::Internal(error.to_string())).inspect(|token| {
             let key = key::of(token);
+            self.make_room_of_one(&session);
             self.put(&mut self.shelf(key), key, &session, now, now);
         })))
     }
@@ -270,14 +301,14 @@ impl SessionStore for MemoryStore {
         let (owner, idle) = (self.owner(whose), self.idle());
         let mut found = Vec::new();
         for shelf in self.all_shelves() {
-            let sessions = shelf.of(owner).take(OF_MOST).filter_map(|kept| match self.ready.get(&kept.key) {
+            let sessions = shelf.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match self.ready.get(&kept.key) {
                 Some(session) => Some(session),
                 None => unpacked(&kept),
             });
             found.extend(sessions.filter(|session| session.session().is(whose) && session.is_live(idle, now)));
         }
         found.sort_unstable_by_key(|session| std::cmp::Reverse(session.session().created_at));
-        found.truncate(OF_MOST);
+        found.truncate(SESSIONS_OF_ONE);
         Box::pin(ready(Ok(found)))
     }
 
@@ -421,6 +452,40 @@ mod tests {
         assert!(store.hot(&token, Timestamp::from_secs(1119)).is_none(), "ended is ended");
     }
 
+    fn session_of(id: &str, now: Timestamp) -> Session {
+        let mut session = session(now);
+        session.identity.id = id.into();
+        session
+    }
+
+    #[tokio::test]
+    async fn one_persons_sign_ins_end_their_own_sessions_and_nobody_elses() {
+        for bytes in [1 << 20, 64 << 20] {
+            let mut now = Timestamp::from_secs(1000);
+            let store = MemoryStore::new(Duration::ZERO, bytes);
+            let mut others = Vec::new();
+            for number in 0..300 {
+                others.push(store.begin(session_of(&format!("other{number}"), now), now).await.unwrap());
+            }
+            let (mut own, mut used) = (Vec::new(), None);
+            for number in 0..4000 {
+                now = now + Duration::from_millis(2);
+                own.push(store.begin(session_of("loud", now), now).await.unwrap());
+                if number == 0 {
+                    used = own.first().cloned();
+                }
+                assert!(store.hot(used.as_ref().unwrap(), now).is_some(), "the one in use stays");
+            }
+            for other in &others {
+                assert!(store.hot(other, now).is_some(), "somebody else's session was ended");
+            }
+            let left = own.iter().filter(|token| store.hot(token, now).is_some()).count();
+            assert!(left <= SESSIONS_OF_ONE && left > 50, "{left}");
+            assert!(store.hot(own.last().unwrap(), now).is_some(), "the latest is there");
+            assert!(store.hot(&own[1], now).is_none(), "their longest unused went");
+        }
+    }
+
     #[tokio::test]
     async fn a_full_store_lets_the_longest_unused_go() {
         let mut now = Timestamp::from_secs(1000);
@@ -428,9 +493,9 @@ mod tests {
         let first = store.begin(session(now), now).await.unwrap();
         let second = store.begin(session(now), now).await.unwrap();
         let held = store.hot(&second, now).unwrap();
-        for _ in 0..8000 {
+        for number in 0..8000 {
             now = now + Duration::from_millis(200);
-            let latest = store.begin(session(now), now).await.unwrap();
+            let latest = store.begin(session_of(&number.to_string(), now), now).await.unwrap();
             assert!(store.hot(&first, now).is_some(), "the one in use stays");
             assert!(store.hot(&latest, now).is_some(), "a new sign-in is never refused");
         }

@@ -38,7 +38,9 @@ use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
-use crate::ports::{BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
+use crate::ports::{
+    BeginError, Claim, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable,
+};
 
 /// How long a leave to renew lasts.
 const LEAVE: Duration = Duration::from_secs(30);
@@ -46,8 +48,6 @@ const LEAVE: Duration = Duration::from_secs(30);
 const RENEWAL_TRIED: Duration = Duration::from_secs(10);
 /// The pause between two tries.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
-/// The most sessions that are listed of a person.
-const LISTED_MOST: usize = 500;
 /// How many sessions of a list are read at a time.
 const READ_AT_A_TIME: usize = 32;
 /// How often the same complaint is logged, in milliseconds.
@@ -251,8 +251,28 @@ impl RedisStore {
         let keep = scripts::keep(&name, &value, now.millis(), expires);
         writes.push((name, vec![keep]));
         self.confirmed(self.lanes.write(writes).await?);
+        if let Some(list) = terms.names.lists(&session).first() {
+            self.end_those_beyond(list).await;
+        }
         self.hot.insert(Arc::new(LoadedSession::new(key, session, now)), &value, reading, now.millis());
         Ok(token)
+    }
+
+    /// Ends the oldest sessions of a list that is too long: of a person, so that nobody fills the store by signing in.
+    async fn end_those_beyond(&self, list: &str) {
+        let mut cmd = redis::cmd("ZRANGE");
+        // The last of them count; what stands before is the oldest.
+        cmd.arg(list).arg(0).arg(-1 - i64::try_from(SESSIONS_OF_ONE).unwrap_or(i64::MAX - 1));
+        let Ok(keys) = self.line.call(&cmd).await else { return };
+        let keys: Vec<Vec<u8>> = redis::from_redis_value(keys).unwrap_or_default();
+        for key in keys.into_iter().filter_map(|key| key.try_into().ok()).map(SessionKey).take(READ_AT_A_TIME) {
+            let mut forget = redis::cmd("ZREM");
+            forget.arg(list).arg(&key.0);
+            // One that cannot be ended now stays on the list, and is tried again at the next sign-in.
+            if self.end_now(key).await.is_err() || self.line.call(&forget).await.is_err() {
+                return;
+            }
+        }
     }
 
     fn confirmed(&self, written: Written) {
@@ -276,7 +296,7 @@ impl RedisStore {
         let (terms, mut found) = (self.terms.load_full(), Vec::new());
         for list in terms.names.list(whose) {
             let mut cmd = redis::cmd("ZREVRANGEBYSCORE");
-            cmd.arg(&list).arg("+inf").arg(format!("({}", now.millis())).arg("LIMIT").arg(0).arg(LISTED_MOST);
+            cmd.arg(&list).arg("+inf").arg(format!("({}", now.millis())).arg("LIMIT").arg(0).arg(SESSIONS_OF_ONE);
             let keys = self.line.call(&cmd).await?;
             let keys: Vec<Vec<u8>> = redis::from_redis_value(keys).unwrap_or_default();
             let keys = keys.into_iter().filter_map(|key| key.try_into().ok()).map(SessionKey);
@@ -297,7 +317,7 @@ impl RedisStore {
         found.retain(|session| session.session().is(whose) && session.is_live(terms.idle, now));
         found.sort_unstable_by_key(|session| (std::cmp::Reverse(session.session().created_at), session.key()));
         found.dedup_by_key(|session| session.key());
-        found.truncate(LISTED_MOST);
+        found.truncate(SESSIONS_OF_ONE);
         Ok(found)
     }
 

@@ -1,0 +1,94 @@
+//! What the system lets this process have: open files, and memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// A limit as large as this is none: cgroup v1 writes the largest number of pages for "no limit".
+const NO_LIMIT: u64 = 1 << 60;
+
+/// Raises the limit of open files to the highest that this process may have, and says what it is then; `None`: there is none.
+pub fn raise_open_files() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum,
+        Err(error) => {
+            tracing::warn!("the limit of open files cannot be raised: {error}");
+            current
+        }
+    }
+}
+
+/// How many bytes of memory this process may have: the least of what its cgroup and its own limits say; `None`: nothing says.
+#[must_use]
+pub fn memory() -> Option<u64> {
+    let own = [Resource::As, Resource::Data].into_iter().filter_map(|resource| getrlimit(resource).current);
+    let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    own.chain(cgroup_memory(&membership, Path::new("/sys/fs/cgroup"))).filter(|bytes| *bytes < NO_LIMIT).min()
+}
+
+/// The least limit of the cgroup that `membership` (`/proc/self/cgroup`) names, and of those around it. In a container only the
+/// innermost may be seen, at the top.
+fn cgroup_memory(membership: &str, mounted: &Path) -> Option<u64> {
+    membership.lines().filter_map(|line| cgroup_of_line(line, mounted)).min()
+}
+
+fn cgroup_of_line(line: &str, mounted: &Path) -> Option<u64> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (controllers, path) = (parts.next()?, parts.next()?);
+    let (top, file) = if controllers.is_empty() {
+        (mounted.to_owned(), "memory.max")
+    } else if controllers.split(',').any(|controller| controller == "memory") {
+        (mounted.join("memory"), "memory.limit_in_bytes")
+    } else {
+        return None;
+    };
+    let own: PathBuf = top.join(path.trim_start_matches('/'));
+    own.ancestors()
+        .take_while(|folder| folder.starts_with(&top))
+        // `max` is no number: no limit.
+        .filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok())
+        .filter(|bytes| *bytes < NO_LIMIT)
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, file: &str, text: &str) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(file), text).unwrap();
+    }
+
+    #[test]
+    fn the_least_limit_around_a_cgroup_counts() {
+        let top = tempfile::TempDir::new().unwrap();
+        let top = top.path();
+        write(&top.join("pods/pod1/app"), "memory.max", "max\n");
+        write(&top.join("pods/pod1"), "memory.max", "268435456\n");
+        write(&top.join("pods"), "memory.max", "1073741824\n");
+        assert_eq!(cgroup_memory("0::/pods/pod1/app\n", top), Some(268_435_456));
+        assert_eq!(cgroup_memory("0::/pods\n", top), Some(1_073_741_824));
+        assert_eq!(cgroup_memory("0::/elsewhere\n", top), None);
+        // In a container: the path is that of the host, and the limit stands at the top.
+        write(top, "memory.max", "134217728");
+        assert_eq!(cgroup_memory("0::/kubepods/x/y\n", top), Some(134_217_728));
+    }
+
+    #[test]
+    fn version_1_is_read_too() {
+        let top = tempfile::TempDir::new().unwrap();
+        let top = top.path();
+        write(&top.join("memory/docker/x"), "memory.limit_in_bytes", "268435456\n");
+        write(&top.join("memory"), "memory.limit_in_bytes", "9223372036854771712\n");
+        let membership = "12:cpu,cpuacct:/docker/x\n4:memory:/docker/x\n0::/\n";
+        assert_eq!(cgroup_memory(membership, top), Some(268_435_456));
+        assert_eq!(cgroup_memory("4:memory:/\n", top), None);
+        assert_eq!(cgroup_memory("nonsense\n::\n", top), None);
+    }
+}

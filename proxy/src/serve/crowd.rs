@@ -1,0 +1,176 @@
+//! The connections of clients that are open, and which of them go where there are too many.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::time::Instant;
+
+use crate::serve::memory::Memory;
+use crate::serve::watch::{FIRST_BUFFERS, Standing, Watch};
+
+/// How long a connection may be silent before it goes for another's sake, while all places are taken.
+const SILENT: Duration = Duration::from_millis(500);
+/// How long one that carried a request may rest until then.
+const RESTED: Duration = Duration::from_secs(5);
+/// A connection this young that holds nothing but its first buffers is let be: it may be somebody who is about to sign in.
+const YOUNG: Duration = Duration::from_secs(1);
+/// Somebody let in who holds more than this, in bytes, goes before others have to wait.
+const LARGE: usize = 1024 * 1024;
+/// While all places are taken, one connection of so many goes at a time.
+const PART: usize = 16;
+/// How often memory is looked at while room is being made.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Connections that are open.
+pub(crate) struct Crowd {
+    memory: Arc<Memory>,
+    members: Mutex<HashMap<u64, Arc<Watch>>>,
+    next: AtomicU64,
+    shed: Counter,
+    warned: AtomicBool,
+}
+
+/// In which order connections go: those who were let in come last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Nobody who was let in, and nothing in flight: silent, or with half a head.
+    Silent,
+    /// Nobody who was let in, with requests that do not come to their end.
+    Strangers,
+    /// Somebody who was let in, with nothing in flight.
+    Resting,
+    /// Requests of somebody who was let in.
+    Busy,
+}
+
+impl Rank {
+    const fn of(standing: &Standing) -> Self {
+        match (standing.let_in, standing.busy) {
+            (false, false) => Self::Silent,
+            (false, true) => Self::Strangers,
+            (true, false) => Self::Resting,
+            (true, true) => Self::Busy,
+        }
+    }
+}
+
+/// A place in the crowd, until it is dropped.
+pub(crate) struct Place<'c> {
+    crowd: &'c Crowd,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.crowd.members().remove(&self.number);
+    }
+}
+
+impl Crowd {
+    /// `shed` counts connections that went for others' sake.
+    pub(crate) fn new(memory: Arc<Memory>, shed: Counter) -> Self {
+        Self { memory, members: Mutex::default(), next: AtomicU64::new(0), shed, warned: AtomicBool::new(false) }
+    }
+
+    pub(crate) const fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    pub(crate) fn join(&self, watch: Arc<Watch>) -> Place<'_> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.members().insert(number, watch);
+        Place { crowd: self, number }
+    }
+
+    fn members(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Watch>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of up to a rank, in the order in which they go; and how many bytes those hold who are on their way out.
+    fn queue(&self, last: Rank) -> (Vec<(Rank, Standing, Arc<Watch>)>, usize) {
+        let now = Instant::now();
+        let members = self.members();
+        let standing = members.values().map(|watch| {
+            let standing = watch.standing(now);
+            (Rank::of(&standing), standing, Arc::clone(watch))
+        });
+        let (leaving, mut queue): (Vec<_>, Vec<_>) = standing.partition(|(_, standing, _)| standing.goes);
+        drop(members);
+        let leaving = leaving.iter().map(|(_, standing, _)| standing.held).sum();
+        queue.retain(|(rank, ..)| *rank <= last);
+        // The longest at rest first; of those with requests in flight, the one that holds most.
+        queue.sort_by_key(|(rank, standing, _)| (*rank, std::cmp::Reverse((standing.rests, standing.held))));
+        (queue, leaving)
+    }
+
+    /// All places are taken: who has long been silent makes room.
+    pub(crate) fn make_places(&self) {
+        let most = self.members().len() / PART + 1;
+        let goes = |(rank, standing, _): &(Rank, Standing, Arc<Watch>)| match rank {
+            Rank::Silent if !standing.was_used => standing.rests >= SILENT,
+            Rank::Silent | Rank::Resting => standing.rests >= RESTED,
+            Rank::Strangers | Rank::Busy => false,
+        };
+        let (queue, _) = self.queue(Rank::Resting);
+        let gone: Vec<_> = queue.into_iter().filter(goes).take(most).collect();
+        for (_, _, watch) in &gone {
+            self.send_away(watch);
+        }
+        if !gone.is_empty() {
+            self.warn("all places are taken (LIMIT_CONNECTIONS, fitted to open files and LIMIT_MEMORY)");
+        }
+    }
+
+    /// Makes room in memory: who holds it longest without being let in goes first; of those let in, who holds most, where nobody else is
+    /// left.
+    pub(crate) fn make_room(&self) {
+        let excess = self.memory.excess();
+        if excess == 0 {
+            self.warned.store(false, Ordering::Relaxed);
+            return;
+        }
+        let overdraft = self.memory.overdraft();
+        let (queue, mut freed) = self.queue(Rank::Busy);
+        let mut gone = 0_usize;
+        for (rank, standing, watch) in queue {
+            let enough = if rank == Rank::Busy && standing.held < LARGE { overdraft } else { excess };
+            if freed >= enough {
+                break;
+            }
+            if rank == Rank::Silent && standing.rests < YOUNG && standing.held <= FIRST_BUFFERS {
+                continue;
+            }
+            freed = freed.saturating_add(standing.held);
+            gone += 1;
+            self.send_away(&watch);
+        }
+        if gone > 0 {
+            self.warn("the memory for connections is used up (LIMIT_MEMORY)");
+        }
+    }
+
+    fn send_away(&self, watch: &Watch) {
+        watch.send_away();
+        self.shed.inc();
+    }
+
+    /// Once for each time that there is too little room.
+    fn warn(&self, why: &str) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{why}: the slowest connections are closed; sidegate_connections_shed_total counts them");
+        }
+    }
+
+    /// Makes room whenever there is too little; for ever.
+    pub(crate) async fn keep_room(&self) {
+        loop {
+            self.memory.pressed().await;
+            self.make_room();
+            // Who was sent away goes a moment later.
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}

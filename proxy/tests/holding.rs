@@ -1,0 +1,359 @@
+//! What a stranger can hold: streams, connections, memory, open files. Whoever is signed in goes on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::support::client::full;
+use crate::support::h2::{self, H2};
+use crate::support::{HOST, PATIENCE, Plan, Proxy, Upstream, until};
+
+/// One of our own pages.
+const PAGE: &str = "/api/v1/auth/sign-in";
+
+/// Lets this process, which plays all the clients, open as many files as it may; how many.
+fn open_files() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.unwrap_or(u64::MAX)
+}
+
+fn quick(plan: Plan) -> Plan {
+    ["TIMEOUT_HEADER", "TIMEOUT_IDLE", "TIMEOUT_BODY", "TIMEOUT_FIRST_BYTE"]
+        .into_iter()
+        .fold(plan, |plan, name| plan.env(name, "1s"))
+}
+
+/// How a reader takes its answers.
+#[derive(Clone, Copy, Debug)]
+enum Taking {
+    /// Nothing, and the window is closed.
+    Nothing,
+    /// One byte is enough to have the rest queued.
+    OneByte,
+    /// A byte now and then.
+    Trickle,
+    /// All streams together may take nothing more.
+    NothingTogether,
+}
+
+#[tokio::test]
+async fn strangers_who_take_no_answer_do_not_shut_others_out() {
+    let upstream = Upstream::start().await;
+    for taking in [Taking::Nothing, Taking::OneByte, Taking::Trickle, Taking::NothingTogether] {
+        let plan = quick(Proxy::with_sign_in("github", &upstream).await).env("LIMIT_CONNECTIONS", "20");
+        let proxy = plan.start().await;
+        let window = match taking {
+            Taking::Nothing => 0,
+            Taking::OneByte | Taking::Trickle => 1,
+            Taking::NothingTogether => 1 << 20,
+        };
+        let mut connections = Vec::new();
+        for _ in 0..20 {
+            let connection = H2::connect(proxy.address, window).await;
+            // Enough of them use up the connection's window, which is 65535 bytes and is never widened.
+            for number in 0..30_u32 {
+                connection.get(2 * number + 1, PAGE, &[("accept", "text/html")]).await;
+            }
+            connections.push(connection);
+        }
+        let keeping = tokio::spawn({
+            let connections = connections.clone();
+            async move {
+                loop {
+                    for connection in &connections {
+                        connection.ping().await;
+                        if matches!(taking, Taking::Trickle) {
+                            for number in 0..30_u32 {
+                                connection.widen(2 * number + 1, 1).await;
+                            }
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        });
+        let began = Instant::now();
+        let served = async {
+            let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+            let request = format!("GET /api/v1/auth/status HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.read_u8().await.is_ok()
+        };
+        assert!(tokio::time::timeout(PATIENCE, served).await.expect("shut out"), "{taking:?}");
+        println!("{taking:?}: a new client was served after {:?}", began.elapsed());
+        until("every stranger is gone", async || connections.iter().all(|connection| connection.heard().closed)).await;
+        println!("{taking:?}: all were gone after {:?}", began.elapsed());
+        keeping.abort();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_reset_and_the_connection_goes_on() {
+    let upstream = Upstream::answering(|_| Response::new("x".repeat(20_000).into())).await;
+    let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "1s").start().await;
+    let connection = H2::connect(proxy.address, 0).await;
+    connection.get(1, "/x", &[]).await;
+    until("the stream is reset", async || connection.heard().reset == [1]).await;
+    connection.get(3, "/x", &[]).await;
+    connection.widen(3, 1 << 20).await;
+    until("the next is answered", async || connection.heard().data == 20_000).await;
+    assert!(!connection.heard().closed);
+}
+
+#[tokio::test]
+async fn requests_that_never_come_to_their_end_do_not_hold_a_connection() {
+    let upstream = Upstream::start().await;
+    let proxy = quick(Proxy::with_sign_in("github", &upstream).await).start().await;
+    // A body that never comes: our answer is there before it.
+    let unsent = H2::connect(proxy.address, 1 << 20).await;
+    for number in 0..50_u32 {
+        let head = h2::request("POST", "/x", &[("content-length", "1000000")]);
+        unsent.send(&h2::frame(h2::HEADERS, h2::END_HEADERS, 2 * number + 1, &head)).await;
+    }
+    // A head that never ends, as the first and behind a request.
+    let half = H2::connect(proxy.address, 1 << 20).await;
+    half.send(&h2::frame(h2::HEADERS, 0, 1, &h2::request("GET", "/x", &[]))).await;
+    let behind = H2::connect(proxy.address, 1 << 20).await;
+    behind.get(1, "/api/v1/auth/status", &[]).await;
+    until("it is answered", async || behind.heard().answered == [1]).await;
+    behind.send(&h2::frame(h2::HEADERS, 0, 3, &h2::request("GET", "/x", &[]))).await;
+    // Nothing but pings.
+    let pings = H2::connect(proxy.address, 1 << 20).await;
+    let all = [unsent, half, behind, pings];
+    until("all are closed", async || {
+        all[3].ping().await;
+        all.iter().all(|connection| connection.heard().closed)
+    })
+    .await;
+    assert_eq!(all[0].heard().answered.len(), 50);
+    assert!(upstream.received().is_empty());
+}
+
+#[tokio::test]
+async fn continuations_without_end_end_the_connection() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::with_sign_in("github", &upstream).await.start().await;
+    let connection = H2::connect(proxy.address, 1 << 20).await;
+    connection.send(&h2::frame(h2::HEADERS, 0, 1, &h2::request("GET", "/x", &[]))).await;
+    let more = h2::frame(9, 0, 1, &h2::fields(&[("x-a", "1")]));
+    until("it is closed", async || {
+        connection.send(&more.repeat(1000)).await;
+        connection.heard().closed
+    })
+    .await;
+}
+
+/// A signed-in person's requests, each on a connection of its own: how long each took, in order of size.
+async fn pace_of(proxy: &Proxy, cookie: &str, requests: usize) -> Vec<Duration> {
+    let mut took = Vec::new();
+    for _ in 0..requests {
+        let began = Instant::now();
+        let answer = proxy.send(Request::get("/small").header("cookie", cookie)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        took.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    took.sort_unstable();
+    took
+}
+
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// What strangers, or somebody signed in, fill our memory with.
+#[derive(Clone, Copy, Debug)]
+enum Filling {
+    /// HTTP/1 heads of which 60 KB were sent.
+    HalfHeads,
+    /// HTTP/2 heads of which 60 KB were sent.
+    HalfHeads2,
+    /// Our pages on streams without a window.
+    Unread,
+    /// Uploads of somebody signed in, over HTTP/2, to an upstream that does not read.
+    Uploads,
+    /// Large answers to somebody signed in, over HTTP/2, of whom each takes one byte.
+    Downloads,
+}
+
+/// Opens a connection that holds what it can; nothing where it was refused.
+async fn fill(address: SocketAddr, filling: Filling, cookie: &str) -> Option<Box<dyn std::any::Any + Send>> {
+    match filling {
+        Filling::HalfHeads => {
+            let mut stream = TcpStream::connect(address).await.ok()?;
+            let head = format!("GET /x HTTP/1.1\r\nHost: {HOST}\r\nX: {}", "x".repeat(60_000));
+            stream.write_all(head.as_bytes()).await.ok()?;
+            Some(Box::new(stream))
+        }
+        Filling::HalfHeads2 => {
+            let mut stream = TcpStream::connect(address).await.ok()?;
+            let value = "x".repeat(15_000);
+            let head = h2::request("GET", "/x", &[("x-a", &value)]);
+            let more = h2::fields(&[("x-a", &value)]);
+            let bytes = [
+                h2::preface(0),
+                h2::frame(h2::HEADERS, 0, 1, &head),
+                h2::frame(9, 0, 1, &more),
+                h2::frame(9, 0, 1, &more),
+                h2::frame(9, 0, 1, &more),
+            ];
+            stream.write_all(&bytes.concat()).await.ok()?;
+            Some(Box::new(stream))
+        }
+        Filling::Unread | Filling::Downloads => {
+            let connection = H2::connect(address, u32::from(matches!(filling, Filling::Downloads))).await;
+            for number in 0..100_u32 {
+                match filling {
+                    Filling::Downloads => connection.get(2 * number + 1, "/large", &[("cookie", cookie)]).await,
+                    _ => connection.get(2 * number + 1, PAGE, &[("accept", "text/html")]).await,
+                }
+            }
+            Some(Box::new(connection))
+        }
+        Filling::Uploads => {
+            let connection = H2::connect(address, 1 << 20).await;
+            let piece = [b'x'; 16_000];
+            for number in 0..100_u32 {
+                let head = h2::request("POST", "/unread", &[("cookie", cookie)]);
+                connection.send(&h2::frame(h2::HEADERS, h2::END_HEADERS, 2 * number + 1, &head)).await;
+            }
+            for round in 0..2500_u32 {
+                connection.send(&h2::frame(h2::DATA, 0, 2 * (round % 100) + 1, &piece)).await;
+                if round * 16_000 > 60_000 * 100 {
+                    break;
+                }
+            }
+            Some(Box::new(connection))
+        }
+    }
+}
+
+async fn holds_out(filling: Filling, connections: usize) {
+    open_files();
+    let upstream = Upstream::streaming(async |request| match request.uri().path() {
+        "/unread" => {
+            let _unread = request;
+            std::future::pending().await
+        }
+        "/large" => Response::new(full(vec![b'x'; 300_000])),
+        _ => Response::new(full("small")),
+    })
+    .await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.under("ulimit -d 262144").env("LOG_LEVEL", "info");
+    let proxy = plan.start().await;
+    assert!(proxy.log().contains("LIMIT_MEMORY"), "the limit is found");
+    let cookie = proxy.signed_in_as("ann").await.cookie_header();
+    let other = proxy.signed_in_as("ann").await.cookie_header();
+    let mut attack = JoinSet::new();
+    for _ in 0..8 {
+        let (address, cookie) = (proxy.address, cookie.clone());
+        attack.spawn(async move {
+            let mut held = Vec::new();
+            for _ in 0..connections / 8 {
+                let filled = tokio::time::timeout(Duration::from_secs(5), fill(address, filling, &cookie)).await;
+                held.push(filled.ok().flatten());
+            }
+            held
+        });
+    }
+    let took = pace_of(&proxy, &other, 100).await;
+    let held: Vec<_> = attack.join_all().await;
+    let after = pace_of(&proxy, &other, 20).await;
+    println!(
+        "{filling:?}: {connections} connections, at most {} MiB resident; signed in: median {:?}, p99 {:?}; afterwards p99 {:?}",
+        resident(proxy.pid()),
+        took[50],
+        took[98],
+        after[19],
+    );
+    drop(held);
+    // The program of the tests is not optimised, shares its cores with those who attack it, and with other tests.
+    let most = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+    assert!(took[50] < Duration::from_secs(1) && took[98] < most && after[19] < most, "{took:?} {after:?}");
+    assert!(resident(proxy.pid()) < 256, "it took {} MiB", resident(proxy.pid()));
+    assert_eq!(proxy.admin("/livez").await.status, 200, "{}", proxy.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_heads_fit_256_mib() {
+    holds_out(Filling::HalfHeads, 3000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_sent_heads_over_http2_fit_256_mib() {
+    holds_out(Filling::HalfHeads2, 3000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_pages_over_http2_fit_256_mib() {
+    holds_out(Filling::Unread, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_nobody_reads_fit_256_mib() {
+    holds_out(Filling::Uploads, 64).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_fit_256_mib() {
+    holds_out(Filling::Downloads, 32).await;
+}
+
+#[tokio::test]
+async fn somebody_signed_in_is_served_beside_more_silent_connections_than_open_files() {
+    open_files();
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.under("ulimit -n 1024");
+    let proxy = plan.start().await;
+    assert!(proxy.log().contains("LIMIT_CONNECTIONS is 10000, but only 432"), "{}", proxy.log());
+    let cookie = proxy.signed_in_as("ann").await.cookie_header();
+    let mut silent = Vec::new();
+    for _ in 0..1100 {
+        silent.push(TcpStream::connect(proxy.address).await.unwrap());
+    }
+    let began = Instant::now();
+    let first = proxy.send(Request::get("/x").header("cookie", &cookie)).await;
+    assert_eq!(first.status, 200, "{first:?}");
+    println!("1100 silent connections: served after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8));
+    let took = pace_of(&proxy, &cookie, 50).await;
+    assert!(took[48] < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_soft_limit_of_open_files_is_raised() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::open(&upstream).under("ulimit -Sn 100");
+    let proxy = plan.start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line}");
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_probes_from_the_admin_listener() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut silent = Vec::new();
+    for number in 0..200 {
+        let mut stream = TcpStream::connect(proxy.admin).await.unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"GET /readyz HTT").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    for _ in 0..48 {
+        let began = Instant::now();
+        assert_eq!(proxy.admin("/readyz").await.status, 200);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+}
