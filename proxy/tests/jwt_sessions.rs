@@ -94,6 +94,43 @@ async fn a_logout_holds_on_this_replica_and_in_this_browser_and_a_copy_lasts_els
 }
 
 #[tokio::test]
+async fn logouts_with_made_up_cookies_take_no_room_from_real_ones() {
+    let upstream = Upstream::start().await;
+    let proxy = plan(&upstream).await.start().await;
+    let ann = proxy.signed_in_as("ann").await;
+    for round in 0..20 {
+        let made_up: Vec<_> = (0..200).map(|n| format!("session_token={round}x{n}")).collect();
+        let answer = proxy.send(Request::post(LOGOUT).header("cookie", made_up.join("; "))).await;
+        assert_eq!(answer.status, 200, "nobody was signed in, and nobody is");
+    }
+    assert_eq!(with_token(&proxy, &token(&ann)).await.status, 200);
+    // Behind more made-up ones than are looked at elsewhere.
+    let made_up: String = (0..100).map(|n| format!("session_token={n}; ")).collect();
+    let cookie = format!("{made_up}session_token={}", token(&ann));
+    assert_eq!(proxy.send(Request::post(LOGOUT).header("cookie", cookie)).await.status, 200);
+    assert_eq!(with_token(&proxy, &token(&ann)).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_session_is_of_one_public_origin_and_one_client_id_but_of_any_client_secret() {
+    let upstream = Upstream::start().await;
+    let proxy = plan(&upstream).await.start().await;
+    let ann = token(&proxy.signed_in_as("ann").await);
+    for (name, value, status) in [
+        ("OAUTH_CLIENT_ID", "another-client", 401),
+        ("OAUTH_REDIRECT_URL", "http://localhost:8081/api/v1/auth/callback", 401),
+        ("OAUTH_REDIRECT_URL", "http://other.localhost:8080/api/v1/auth/callback", 401),
+        ("OAUTH_REDIRECT_URL", "https://localhost:8080/api/v1/auth/callback", 401),
+        ("OAUTH_CLIENT_SECRET", "another-secret", 200),
+        ("COOKIE_NAME", "session_token", 200),
+    ] {
+        let other = replica(&proxy, &upstream).await.env(name, value).start_alone().await;
+        let answer = other.get_as(&ann, "/api/v1/auth/me").await;
+        assert_eq!(answer.status, status, "{name}={value}");
+    }
+}
+
+#[tokio::test]
 async fn somebody_with_more_groups_than_a_cookie_holds_is_told_at_the_sign_in() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("entra", &upstream).await.env("SESSION_STORE", "jwt").env("SESSION_SECRET", SECRET);

@@ -173,6 +173,90 @@ async fn several_tabs_sign_in_at_once() {
 }
 
 #[tokio::test]
+async fn a_state_counts_once_of_twelve_callbacks_at_once_and_later() {
+    let upstream = Upstream::start().await;
+    for kind in ["github", "oidc"] {
+        let proxy = Proxy::with_sign_in(kind, &upstream).await.start().await;
+        let mut ann = Browser::of(&proxy);
+        let callback = ann.approved("/deep", "ann").await;
+        let cookies = ann.cookie_header();
+        let request = || http::Request::get(&callback).header("cookie", &cookies);
+        let answers = futures_util::future::join_all((0..12).map(|_| proxy.send(request()))).await;
+        let let_in = answers.iter().filter(|answer| answer.status == 302).count();
+        assert_eq!(let_in, 1, "{answers:?}");
+        for answer in answers.iter().filter(|answer| answer.status != 302) {
+            assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "invalid_state"));
+            assert!(!answer.set_cookies().iter().any(|set| set.starts_with("session_token=")));
+        }
+        assert_eq!(proxy.send(request()).await.code(), "invalid_state", "nor later, with its cookie kept");
+        // The provider was asked once: a code that comes twice is an error there, which the log would name.
+        assert!(!proxy.log().contains("OAuth token exchange failed"));
+        // Opened once more by whoever is signed in, it changes nothing.
+        let mut bob = proxy.signed_in_as("bob").await;
+        for cookie in cookies.split("; ") {
+            let (name, value) = cookie.split_once('=').unwrap();
+            bob.set_cookie(name, value);
+        }
+        assert_eq!(bob.open(&callback).await.location(), "/");
+        assert_eq!(bob.get("/api/v1/auth/me").await.json()["username"], "bob");
+        // One that the provider refused is used up too.
+        let refused = ann.begin("/").await;
+        let state = refused.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let path = format!("/api/v1/auth/callback?error=access_denied&state={state}");
+        let cookies = ann.cookie_header();
+        let twice = || http::Request::get(&path).header("cookie", &cookies);
+        assert_eq!(proxy.send(twice()).await.code(), "sign_in_cancelled");
+        assert_eq!(proxy.send(twice()).await.code(), "invalid_state");
+    }
+}
+
+#[tokio::test]
+async fn nine_session_cookies_are_a_conflict_and_a_logout_ends_all_of_them() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let ann = proxy.signed_in_as("ann").await;
+    let eve = proxy.signed_in_as("eve").await;
+    let (anns, eves) = (ann.cookie("session_token").unwrap(), eve.cookie("session_token").unwrap());
+    let send = |method: &str, path: &str, cookies: Vec<String>| {
+        let mut request = http::Request::builder().method(method).uri(path);
+        for cookie in cookies {
+            request = request.header("cookie", cookie);
+        }
+        proxy.send(request)
+    };
+    let planted = |count: usize| (0..count).map(|n| format!("session_token=planted-{n}"));
+    // The attacker's own session first, junk, and the real one last; in one field or in many.
+    let tossed: Vec<String> = std::iter::once(format!("session_token={eves}"))
+        .chain(planted(7))
+        .chain([format!("session_token={anns}")])
+        .collect();
+    for cookies in [tossed.clone(), vec![tossed.join("; ")], vec![tossed.join(";")]] {
+        for path in ["/x", "/api/v1/auth/me", "/api/v1/auth/session"] {
+            let answer = send("GET", path, cookies.clone()).await;
+            assert_eq!(answer.status, 401, "{path}");
+            assert!(answer.set_cookies().iter().any(|set| set.starts_with("session_token=;") && set.contains("Max-Age=0")));
+        }
+    }
+    assert!(upstream.received().is_empty());
+    let login = send("GET", "/api/v1/auth/login", tossed.clone()).await;
+    assert!(login.set_cookies().iter().any(|set| set.starts_with("session_token=;")), "{login:?}");
+    // Eight are looked at, the same one counts once, quoted or not.
+    let fine: Vec<String> = planted(7).chain([format!("session_token={anns}"), format!("session_token=\"{anns}\"")]).collect();
+    assert_eq!(send("GET", "/x", fine.clone()).await.status, 200);
+    assert_eq!(send("GET", "/x", vec![fine.join("; "), fine.join("; ")]).await.status, 200);
+    let logout = send("POST", "/api/v1/auth/logout", tossed).await;
+    assert_eq!(logout.status, 200);
+    for token in [anns, eves] {
+        assert_eq!(proxy.get_as(token, "/x").await.status, 401);
+    }
+    // More than are ended at once: it says so, and the cookie is cleared all the same.
+    let many: Vec<String> = vec![planted(400).collect::<Vec<_>>().join("; ")];
+    let logout = send("POST", "/api/v1/auth/logout", many).await;
+    assert_eq!((logout.status.as_u16(), logout.code().as_str()), (503, "session_store_unavailable"));
+    assert!(logout.set_cookies().iter().any(|set| set.starts_with("session_token=;")));
+}
+
+#[tokio::test]
 async fn a_browser_keeps_at_most_eight_attempts_of_six_kilobytes() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;

@@ -54,7 +54,8 @@ pub struct Lifetime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub [u8; 32]);
 
-/// Who vouched for a session: the provider's kind and address, hashed. Where these are others now, the session counts no more.
+/// Who vouched for a session, and to whom: the provider's kind and address, our client id there, and our public origin, hashed. Where these
+/// are others now, the session counts no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Authority(pub [u8; 8]);
 

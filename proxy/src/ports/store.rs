@@ -49,7 +49,11 @@ pub trait SessionStore: Send + Sync {
 
     /// Ends a session, on every replica. One that is not there has ended. Where the store does not confirm it, this replica holds the
     /// session for ended at once, and goes on trying.
-    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>>;
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>>;
+
+    /// Ends whatever a token names that [`SessionStore::load`] has found no live session for. Anybody can make up such tokens: what is
+    /// remembered of them must not take the room of sessions that were there.
+    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>>;
 
     /// The live sessions of a person, or of a session at the provider; at most some hundreds, the newest first.
     fn of<'a>(
@@ -72,6 +76,15 @@ pub trait SessionStore: Send + Sync {
 
     /// Gives the leave back without having renewed. Best effort: it runs out by itself.
     fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()>;
+
+    /// Takes the `state` of a sign-in, which counts once, and will not be good any more from `until` on: whether it had not been taken
+    /// before, on any replica where the store is shared. Of several that ask at once exactly one is told so.
+    fn take_state<'a>(
+        &'a self,
+        state: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>>;
 
     /// Whether `what`, which must count once only, was noted on any replica.
     fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>>;

@@ -1,5 +1,7 @@
 //! Our cookies: names, attributes, reading and writing.
 
+use std::collections::HashSet;
+
 use bytes::BytesMut;
 use cookie::{Cookie, SameSite};
 use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
@@ -17,6 +19,12 @@ const ATTEMPTS_BYTES: usize = 6 * 1024;
 
 /// How many different session cookies of one request are looked at.
 const TOKENS_MOST: usize = 8;
+
+/// How many different ones a logout ends: more than browsers keep for a site and its parent domains together.
+const ENDED_MOST: usize = 256;
+
+/// More different session cookies than are looked at: somebody has planted most of them, and none counts.
+pub(crate) struct TooManyTokens;
 
 /// The cookies of one public origin.
 pub(crate) struct Cookies {
@@ -46,17 +54,34 @@ impl Cookies {
     }
 
     /// The different session tokens that the browser sent, in order.
-    pub(crate) fn tokens(&self, headers: &HeaderMap) -> impl Iterator<Item = SessionToken> {
-        let (mut seen, mut count) = ([""; TOKENS_MOST], 0);
-        values(headers, &self.session.name).filter_map(move |text| {
-            let token = SessionToken::parse(text)?;
-            if seen.contains(&text) {
-                return None;
+    ///
+    /// # Errors
+    /// [`TooManyTokens`]: a sibling host can plant cookies with deeper paths, which browsers send first. Were only the first ones looked at,
+    /// the planted would be all that is seen, and nobody would notice that there are others.
+    pub(crate) fn tokens(&self, headers: &HeaderMap) -> Result<impl Iterator<Item = SessionToken>, TooManyTokens> {
+        let (mut found, mut count) = ([const { None::<SessionToken> }; TOKENS_MOST], 0);
+        for text in values(headers, &self.session.name) {
+            if found.iter().flatten().any(|token| token.expose() == text) {
+                continue;
             }
-            *seen.get_mut(count)? = text;
+            let Some(token) = SessionToken::parse(text) else { continue };
+            *found.get_mut(count).ok_or(TooManyTokens)? = Some(token);
             count += 1;
-            Some(token)
-        })
+        }
+        Ok(found.into_iter().flatten())
+    }
+
+    /// The same for a logout, which ends whatever was sent, and whether these are all.
+    pub(crate) fn tokens_to_end(&self, headers: &HeaderMap) -> (Vec<SessionToken>, bool) {
+        let (mut seen, mut tokens) = (HashSet::new(), Vec::new());
+        for text in values(headers, &self.session.name).filter(|text| seen.insert(*text)) {
+            let Some(token) = SessionToken::parse(text) else { continue };
+            if tokens.len() == ENDED_MOST {
+                return (tokens, false);
+            }
+            tokens.push(token);
+        }
+        (tokens, true)
     }
 
     /// What a session cookie takes beside its value, in bytes, however long it lasts.
@@ -350,10 +375,24 @@ mod tests {
     #[test]
     fn different_tokens_are_seen_once_each() {
         let own = cookies("http://localhost");
-        assert_eq!(own.tokens(&sent("session_token=a; x=1; session_token=b; session_token=a")).count(), 2);
-        assert_eq!(own.tokens(&sent("session_token=; session_token=\"a\"")).count(), 1);
-        let many: String = (0..50).map(|n| format!("session_token={n};")).collect();
-        assert_eq!(own.tokens(&sent(&many)).count(), TOKENS_MOST);
+        let count = |text: &str| own.tokens(&sent(text)).map_or(usize::MAX, Iterator::count);
+        assert_eq!(count("session_token=a; x=1; session_token=b; session_token=a"), 2);
+        assert_eq!(count("session_token=; session_token=\"a\""), 1);
+        let different = |count: usize| (0..count).map(|n| format!("session_token={n};")).collect::<String>();
+        assert_eq!(count(&different(TOKENS_MOST)), TOKENS_MOST);
+        assert_eq!(count(&different(TOKENS_MOST + 1)), usize::MAX, "which of them are planted nobody knows");
+        assert_eq!(count(&different(TOKENS_MOST).repeat(20)), TOKENS_MOST, "the same ones again are no others");
+        assert_eq!(count(&format!("{}session_token=a b", "session_token=!;".repeat(20))), 0, "no store made these");
+    }
+
+    #[test]
+    fn a_logout_gets_every_token_up_to_a_bound_and_is_told_beyond_it() {
+        let own = cookies("http://localhost");
+        let different = |count: usize| (0..count).map(|n| format!("session_token={n};")).collect::<String>();
+        let (tokens, are_all) = own.tokens_to_end(&sent(&format!("{}session_token=\"0\"", different(ENDED_MOST))));
+        assert!(tokens.len() == ENDED_MOST && are_all);
+        let (tokens, are_all) = own.tokens_to_end(&sent(&different(ENDED_MOST + 1)));
+        assert!(tokens.len() == ENDED_MOST && !are_all);
     }
 
     #[test]

@@ -60,8 +60,8 @@ pub(crate) async fn end_each(
 async fn end_batch(store: &Arc<dyn SessionStore>, batch: &[Arc<LoadedSession>]) -> Result<(), StoreUnavailable> {
     let mut ending = JoinSet::new();
     for session in batch {
-        let (store, key) = (Arc::clone(store), session.key());
-        ending.spawn(async move { store.end(key).await });
+        let (store, session) = (Arc::clone(store), Arc::clone(session));
+        ending.spawn(async move { store.end(&session).await });
     }
     let mut outcome = Ok(());
     while let Some(ended) = ending.join_next().await {

@@ -14,14 +14,19 @@ pub(crate) enum Found {
     Nobody,
     /// One live session.
     Somebody(Arc<LoadedSession>),
-    /// Two live sessions: somebody else has planted one (cookie tossing). Nobody is signed in, and both cookies are to go.
+    /// Two live sessions, or more cookies than are looked at: somebody else has planted some (cookie tossing). Nobody is signed in, and all
+    /// are to go.
     Conflict,
 }
 
 /// Looks up the session of a request. Unreadable cookies beside a good one do not count.
 pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
     let mut found = Found::Nobody;
-    for token in sign_in.cookies.tokens(headers) {
+    let Ok(tokens) = sign_in.cookies.tokens(headers) else {
+        tracing::warn!("a request has more session cookies than are looked at: none counts, since some may have been planted");
+        return Ok(Found::Conflict);
+    };
+    for token in tokens {
         let session = match sign_in.store.hot(&token, now) {
             Some(session) => Some(session),
             None => sign_in.store.load(&token, now).await?,

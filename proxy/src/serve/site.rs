@@ -92,7 +92,8 @@ pub(crate) struct SignIn {
 }
 
 impl SignIn {
-    /// Whether the provider of the moment has vouched for a session: after a change of provider the old one's sessions count no more.
+    /// Whether the provider of the moment has vouched for a session, to us: after a change of provider, client id or public origin the old
+    /// sessions count no more, nor do those of another deployment with the same secret.
     pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
         session.session().authority == self.authority
     }
@@ -136,7 +137,7 @@ impl House {
             && before.authority != sign_in.authority
         {
             tracing::warn!(
-                "the provider has changed: the sessions so far count no more, since the new one has not vouched for them"
+                "the provider, the client id or the public origin has changed: the sessions so far count no more, since they are not of these"
             );
         }
         self.site.store(Arc::new(site));

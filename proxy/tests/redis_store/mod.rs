@@ -63,6 +63,30 @@ async fn a_session_is_good_on_every_replica_and_after_a_restart_and_a_logout_hol
 }
 
 #[tokio::test]
+async fn a_pulse_that_another_publishes_keeps_no_ended_session_alive() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let (one, two) = two(at(&redis.url(), &upstream).await.env("SESSION_CACHE_TTL", "2s")).await;
+    let token = signed_in(&one, "ann").await;
+    assert_eq!(two.get_as(&token, "/x").await.status, 200);
+    let channels = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
+    let channels: Vec<String> = redis::from_redis_value(channels).unwrap();
+    for pulse in channels.iter().filter(|name| name.contains("pulse")) {
+        for at in ["18446744073709551615", "9223372036854775807", "99999999999"] {
+            redis.ask(&["PUBLISH", pulse, at]).await.unwrap();
+        }
+    }
+    // Ended behind everybody's back, with the store gone: what is in memory counts for SESSION_CACHE_TTL, and no longer.
+    redis.signal("STOP");
+    let began = Instant::now();
+    until("it counts no more", async || two.get_as(&token, "/x").await.status != 200).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    redis.signal("CONT");
+}
+
+#[tokio::test]
 async fn fifty_logouts_hold_on_the_other_replica_within_a_second() {
     if !is_installed() {
         return;

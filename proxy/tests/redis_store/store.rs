@@ -103,7 +103,7 @@ async fn one_replica_renews_at_a_time_and_the_others_hear_of_it() {
     let Claim::Granted(late) = one.claim(key, now).await.unwrap() else { panic!("it was given back") };
     one.release(&unused).await;
     assert!(matches!(two.claim(key, now).await.unwrap(), Claim::Taken), "only ours is given back");
-    two.end(key).await.unwrap();
+    two.end(&held).await.unwrap();
     assert!(!one.renew(&late, renewed, now).await.unwrap(), "a logout stays a logout");
     for store in [&one, &two] {
         assert!(store.load(&token, now).await.unwrap().is_none());
@@ -132,7 +132,7 @@ async fn a_persons_sessions_are_found_on_every_replica_also_while_secrets_rotate
     for nobody in [person("eve"), Whose::Person { authority: Authority([8; 8]), id: "ann" }] {
         assert!(both.of(nobody, later).await.unwrap().is_empty());
     }
-    old.end(old.key(&first)).await.unwrap();
+    old.end_unseen(&first).await.unwrap();
     until("one is left", async || both.of(person("ann"), later).await.unwrap().len() == 1).await;
     assert!(both.of(person("ann"), later + HOUR).await.unwrap().is_empty(), "expired is gone");
     let mut all = Vec::new();
@@ -180,6 +180,57 @@ async fn what_counts_once_counts_once_on_all_replicas_also_while_secrets_rotate(
 }
 
 #[tokio::test]
+async fn a_state_is_taken_once_over_all_replicas_also_by_many_at_once_and_while_secrets_rotate() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let stores = [
+        open(here(), &[1]).await,
+        open(here(), &[1]).await,
+        open(here(), &[2, 1]).await,
+        open(here(), &[1, 2]).await,
+        open(here(), &[2, 1, 3]).await,
+    ];
+    let now = now();
+    for round in 0..20 {
+        let state = format!("state {round}");
+        let asked = stores.iter().chain(&stores).map(|store| store.take_state(&state, now + HOUR, now));
+        let taken = futures_util::future::join_all(asked).await;
+        assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1, "{state}");
+    }
+}
+
+#[tokio::test]
+async fn what_others_publish_ends_no_session_and_proves_nothing() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    let held = store.hot(&token, now).unwrap();
+    let key: String = store.key(&token).0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let channels = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
+    let channels: Vec<String> = redis::from_redis_value(channels).unwrap();
+    let news = channels.iter().find(|name| name.ends_with("news")).unwrap();
+    let pulse = channels.iter().find(|name| name.contains("pulse")).unwrap();
+    let huge = "x".repeat(8 << 20);
+    for message in [&format!("e:{key}"), &format!("c:0000000000000001:{key}"), "e:", "e:zz", "", &huge] {
+        redis.ask(&["PUBLISH", news, message]).await.unwrap();
+    }
+    for message in ["18446744073709551615", "9999999999999", "", "x", &huge] {
+        redis.ask(&["PUBLISH", pulse, message]).await.unwrap();
+    }
+    until("the session still is there", async || store.load(&token, now).await.is_ok_and(|found| found.is_some())).await;
+    assert!(held.is_live(Duration::ZERO, now), "whoever holds it goes on");
+    until("news comes through again", async || store.trouble().is_none()).await;
+    store.end(&held).await.unwrap();
+    assert!(store.load(&token, now).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_told() {
     if !is_installed() {
         return;
@@ -193,7 +244,7 @@ async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_told() {
     assert_eq!(copied, Some(redis::Value::Int(3)), "the session and its two lists are there when the sign-in is done");
     let lost = store.begin(session("bob", now), now).await.unwrap();
     replica.signal("STOP");
-    assert!(store.end(store.key(&lost)).await.is_err(), "only the master has the logout");
+    assert!(store.end_unseen(&lost).await.is_err(), "only the master has the logout");
     assert!(store.load(&lost, now).await.unwrap().is_none(), "it holds here");
     assert!(store.trouble().unwrap().contains("1 logouts wait"));
     assert!(store.load(&token, now).await.unwrap().is_some());

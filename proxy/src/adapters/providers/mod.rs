@@ -115,15 +115,19 @@ impl ProviderSettings {
 }
 
 impl ProviderSettings {
-    /// Who vouches for people: its kind and address. Where that changes, what was vouched for before counts no more.
+    /// Who vouches for people, and to whom: the provider's kind and address, our client id there, and our public origin. Where one of these
+    /// changes, or is another deployment's with the same secret, what was vouched for before counts no more. The client's secret is no
+    /// part of it: it is changed without anybody being signed out.
     #[must_use]
     pub fn authority(&self) -> Authority {
-        let (kind, address) = match self {
-            Self::Github { web, .. } => (ProviderKind::Github, web),
-            Self::Entra { authority, .. } => (ProviderKind::Entra, authority),
-            Self::Oidc { issuer, .. } => (ProviderKind::Oidc, issuer),
+        let (kind, address, client) = match self {
+            Self::Github { web, client, .. } => (ProviderKind::Github, web, client),
+            Self::Entra { authority, client, .. } => (ProviderKind::Entra, authority, client),
+            Self::Oidc { issuer, client, .. } => (ProviderKind::Oidc, issuer, client),
         };
-        let hash = digest(&SHA256, format!("{} {address}", kind.as_str()).as_bytes());
+        let origin = client.redirect_url.origin().ascii_serialization();
+        // No part holds a line break, so that no two of them can be read as two others.
+        let hash = digest(&SHA256, format!("{}\n{address}\n{}\n{origin}", kind.as_str(), client.id).as_bytes());
         let mut authority = [0; 8];
         for (to, from) in authority.iter_mut().zip(hash.as_ref()) {
             *to = *from;

@@ -7,7 +7,7 @@ use super::admission::refuse;
 use super::visits::Visits;
 use crate::adapters::seal;
 use crate::adapters::telemetry::{Clean, audit};
-use crate::domain::login::{ATTEMPT_RANDOM, AttemptId, LoginAttempt};
+use crate::domain::login::{ATTEMPT_LIFETIME, ATTEMPT_RANDOM, AttemptId, LoginAttempt};
 use crate::domain::path::ReturnTo;
 use crate::domain::secret::Secret;
 use crate::domain::session::{Device, Session};
@@ -44,7 +44,7 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
         tracing::error!("sign-in is not possible: {}", Clean(&error.to_string()));
         Rejection::from(&error)
     })?;
-    let sealed = seal_json(sign_in, &sign_in.cookies.login_name(attempt.id()), &attempt)?;
+    let sealed = seal_json(sign_in, &seal_of(sign_in, attempt.id()), &attempt)?;
     let mut response = rejection::redirect(StatusCode::FOUND, to.as_str());
     append(&mut response, sign_in.cookies.set_login(cookies, attempt.id(), &sealed));
     append(&mut response, visits);
@@ -107,7 +107,7 @@ fn read_visits(sign_in: &SignIn, cookies: &HeaderMap) -> Option<Visits> {
 }
 
 fn write_visits(sign_in: &SignIn, visits: &Visits) -> Result<HeaderValue, Refused> {
-    let sealed = seal_json(sign_in, sign_in.cookies.visits_name(), visits)?;
+    let sealed = seal_json(sign_in, sign_in.cookies.visits_name().as_bytes(), visits)?;
     Ok(sign_in.cookies.set_visits(&sealed))
 }
 
@@ -137,7 +137,15 @@ async fn redeem(
     id: Option<&AttemptId>,
 ) -> Result<Response<Body>, Refused> {
     let (cookies, query, now) = (&exchange.head.headers, exchange.head.uri.query(), exchange.now);
-    let Some(attempt) = open_attempt(sign_in, cookies, state, id, now) else {
+    let attempt = match open_attempt(sign_in, cookies, state, id, now) {
+        // A state counts once: of callbacks that come at once one goes on, and none of the others reaches the provider.
+        Some(attempt) => {
+            let until = attempt.started_at + ATTEMPT_LIFETIME;
+            sign_in.store.take_state(attempt.state(), until, now).await?.then_some(attempt)
+        }
+        None => None,
+    };
+    let Some(attempt) = attempt else {
         return match session::find(sign_in, cookies, now).await? {
             // A callback opened again, from the history or by going back: whoever is signed in stays so.
             Found::Somebody(..) => Ok(rejection::redirect(StatusCode::FOUND, "/")),
@@ -176,7 +184,7 @@ fn open_attempt(
     now: Timestamp,
 ) -> Option<LoginAttempt> {
     let (state, id) = (state?, id?);
-    let opened = sign_in.sealer.open(sign_in.cookies.login_name(id).as_bytes(), sign_in.cookies.login(cookies, id)?)?;
+    let opened = sign_in.sealer.open(&seal_of(sign_in, id), sign_in.cookies.login(cookies, id)?)?;
     let attempt: LoginAttempt = serde_json::from_slice(&opened).ok()?;
     attempt.answers_to(state, now).then_some(attempt)
 }
@@ -191,7 +199,7 @@ async fn start_session(
     if let Found::Somebody(old) = session::find(sign_in, cookies, now).await?
         && now.since(old.session().created_at) >= REPLACED_AFTER
     {
-        sign_in.store.end(old.key()).await?;
+        sign_in.store.end(&old).await?;
     }
     let browser = cookies.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let device = Device::new(exchange.caller.client, browser);
@@ -220,9 +228,15 @@ fn fail(error: &SignInError, exchange: &Exchange, sign_in: &SignIn) -> Refused {
     Rejection::from(error).into()
 }
 
-fn seal_json(sign_in: &SignIn, name: &str, value: &impl serde::Serialize) -> Result<String, Refused> {
+/// What the seal of an attempt is bound to: its cookie, and who signs in for whom. Deployments that share a secret, and a reload that
+/// changes the provider, take no attempt of the other's.
+fn seal_of(sign_in: &SignIn, id: &AttemptId) -> Vec<u8> {
+    [sign_in.cookies.login_name(id).as_bytes(), b"\0", &sign_in.authority.0].concat()
+}
+
+fn seal_json(sign_in: &SignIn, name: &[u8], value: &impl serde::Serialize) -> Result<String, Refused> {
     let text = zeroize::Zeroizing::new(serde_json::to_vec(value).map_err(|error| internal(&error))?);
-    sign_in.sealer.seal(name.as_bytes(), &text).map_err(|error| internal(&error))
+    sign_in.sealer.seal(name, &text).map_err(|error| internal(&error))
 }
 
 fn internal(error: &dyn std::error::Error) -> Refused {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use http::header::SET_COOKIE;
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -22,6 +23,9 @@ use crate::serve::site::SignIn;
 
 const SIGNED_OUT: &str = "/api/v1/auth/signed-out";
 
+/// How many sessions of one request are ended at a time.
+const AT_ONCE: usize = 16;
+
 /// `POST logout`: ends every session that the browser sent, and clears the cookie; a form gets a page, a program JSON. With
 /// `?everywhere=true` the person's other sessions end as well, and the browser is led on to sign out at the provider, where that has a
 /// place for it.
@@ -35,7 +39,7 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
         outcome = outcome.and(end_others(exchange, sign_in, &sessions).await);
     }
     if let Err(error) = outcome {
-        tracing::error!("a logout was not confirmed, it is tried again: {error}");
+        tracing::error!("a logout was not confirmed: {error}");
         return Err(Refused(Rejection::LogoutUnconfirmed, cleared));
     }
     let onward = if everywhere { provider_logout(sign_in, &sessions) } else { None };
@@ -60,15 +64,28 @@ fn asks_everywhere(query: Option<&str>) -> bool {
         .any(|(name, value)| name == "everywhere" && value == "true")
 }
 
-/// Ends the sessions of all cookies that came along, live or not; gives those that were live, as far as that could be told.
+/// Ends the sessions of all cookies that came along, live or not; gives those that were live, as far as that could be told. Where more
+/// came than are ended, the outcome says so: the real one may be among the rest.
 async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSession>>, Result<(), StoreUnavailable>) {
-    let (mut sessions, mut outcome) = (Vec::new(), Ok(()));
-    for token in sign_in.cookies.tokens(&exchange.head.headers) {
-        let held = match sign_in.store.hot(&token, exchange.now) {
-            Some(held) => Some(held),
-            None => sign_in.store.load(&token, exchange.now).await.ok().flatten(),
-        };
-        outcome = outcome.and(sign_in.store.end(sign_in.store.key(&token)).await);
+    let (store, now) = (&sign_in.store, exchange.now);
+    let (tokens, are_all) = sign_in.cookies.tokens_to_end(&exchange.head.headers);
+    let too_many = || StoreUnavailable("it came with more session cookies than are ended at once".to_owned());
+    let (mut sessions, mut outcome) = (Vec::new(), are_all.then_some(()).ok_or_else(too_many));
+    let mut endings = stream::iter(tokens)
+        .map(async |token| {
+            let held = match store.hot(&token, now) {
+                Some(held) => Some(held),
+                None => store.load(&token, now).await.ok().flatten(),
+            };
+            let ended = match &held {
+                Some(held) => store.end(held).await,
+                None => store.end_unseen(&token).await,
+            };
+            (held, ended)
+        })
+        .buffered(AT_ONCE);
+    while let Some((held, ended)) = endings.next().await {
+        outcome = outcome.and(ended);
         if let Some(session) = held {
             audit::signed_out(session.identity(), exchange.origin());
             exchange.house.metrics.sign_outs.inc();

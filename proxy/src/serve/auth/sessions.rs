@@ -114,7 +114,7 @@ pub(super) async fn end_one(
         // A button pressed twice, or in an old page: the list no longer shows what is gone.
         return if for_people { Ok(see(LIST)) } else { Err(Rejection::NotFound.into()) };
     };
-    if let Err(error) = sign_in.store.end(session.key()).await {
+    if let Err(error) = sign_in.store.end(&session).await {
         return Err(Refused(error.into(), cleared.to_vec()));
     }
     if is_current {

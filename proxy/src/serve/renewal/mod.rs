@@ -296,7 +296,7 @@ impl Renewing {
         self.told(leave.session.session().identity.provider.as_str(), held.key());
         audit::sessions_ended(&leave.session.session().identity, 1, reason, None);
         held.end();
-        if let Err(error) = self.store.end(held.key()).await {
+        if let Err(error) = self.store.end(held).await {
             tracing::warn!("the end of a session is not confirmed yet, and is tried again: {error}");
         }
         self.store.release(leave).await;

@@ -12,6 +12,7 @@ use moka::sync::Cache;
 
 use self::token::{KeyRing, Rejected};
 use super::key::ByKey;
+use super::states::States;
 use super::{key, weight};
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
@@ -23,9 +24,6 @@ const COOKIE_MOST: usize = 4096;
 /// How many ended sessions are remembered until they would have expired, at some 80 bytes each.
 const ENDED_MOST: usize = 200_000;
 
-/// The longest `SESSION_TTL`: so long is remembered that a session ended, whose expiry nobody knows any more.
-const LASTS_MOST: Duration = Duration::from_secs(400 * 86_400);
-
 /// A session that was not used for so long is verified anew when it is.
 const UNUSED: Duration = Duration::from_secs(3600);
 
@@ -36,16 +34,16 @@ const UNUSED: Duration = Duration::from_secs(3600);
 pub struct JwtStore {
     verified: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
     rules: Mutex<Rules>,
+    states: States,
 }
 
 struct Rules {
     ring: Arc<KeyRing>,
     /// What a cookie takes beside the token.
     cookie_beside: usize,
-    /// Until when each would have lasted.
+    /// Until when each would have lasted. Only sessions that we have signed and that had not expired come in: what anybody can make up
+    /// would fill it.
     ended: HashMap<SessionKey, Timestamp>,
-    /// When they were last looked through.
-    swept_at: Timestamp,
 }
 
 impl JwtStore {
@@ -66,8 +64,8 @@ impl JwtStore {
                 ring,
                 cookie_beside: terms.cookie_beside,
                 ended: HashMap::new(),
-                swept_at: Timestamp::from_millis(0),
             }),
+            states: States::default(),
         })
     }
 
@@ -157,23 +155,25 @@ impl SessionStore for JwtStore {
         Box::pin(ready(self.sign(&session)))
     }
 
-    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
+        let key = session.key();
         let mut rules = self.rules();
-        let has_ended = rules.ended.contains_key(&key);
-        let has_room = has_ended || rules.ended.len() < ENDED_MOST;
-        if has_room && !has_ended {
-            let until = match self.verified.remove(&key) {
-                Some(session) => {
-                    session.end();
-                    session.session().expires_at
-                }
-                None => rules.swept_at + LASTS_MOST,
-            };
-            rules.ended.insert(key, until);
+        let has_room = rules.ended.contains_key(&key) || rules.ended.len() < ENDED_MOST;
+        if has_room {
+            rules.ended.insert(key, session.session().expires_at);
+            session.end();
+            if let Some(ready) = self.verified.remove(&key) {
+                ready.end();
+            }
         }
         let full =
             || StoreUnavailable(format!("it remembers {ENDED_MOST} ended sessions, and has no room for another"));
         Box::pin(ready(has_room.then_some(()).ok_or_else(full)))
+    }
+
+    /// It has expired, has ended, or was never signed here: no later request finds it either.
+    fn end_unseen<'a>(&'a self, _token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+        Box::pin(ready(Ok(())))
     }
 
     fn of<'a>(
@@ -199,6 +199,16 @@ impl SessionStore for JwtStore {
 
     fn release<'a>(&'a self, _leave: &'a Leave) -> Pending<'a, ()> {
         Box::pin(ready(()))
+    }
+
+    /// On this replica: another one has nothing to know it by.
+    fn take_state<'a>(
+        &'a self,
+        state: &'a str,
+        _until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.states.take(state, now))))
     }
 
     /// Nobody can end sessions from outside, so nothing counts even once.
@@ -233,7 +243,6 @@ impl SessionStore for JwtStore {
     fn sweep(&self, now: Timestamp) {
         let mut rules = self.rules();
         rules.ended.retain(|_, until| now < *until);
-        rules.swept_at = now;
         drop(rules);
         self.verified.run_pending_tasks();
     }
@@ -302,14 +311,14 @@ mod tests {
         let (store, other, now) = (store(), store(), Timestamp::from_secs(1000));
         let token = store.begin(session(0, now), now).await.unwrap();
         let held = store.load(&token, now).await.unwrap().unwrap();
-        store.end(held.key()).await.unwrap();
+        store.end(&held).await.unwrap();
         assert!(!held.is_live(Duration::ZERO, now), "whoever holds it is told");
         assert!(store.follow(&held, true, now).await.unwrap().is_none());
         for _ in 0..2 {
             assert!(store.load(&token, now).await.unwrap().is_none());
             store.sweep(now + HOUR.saturating_sub(Duration::from_secs(1)));
         }
-        store.end(held.key()).await.unwrap();
+        store.end(&held).await.unwrap();
         store.sweep(now);
         assert!(other.load(&token, now).await.unwrap().is_some(), "elsewhere a copy lasts");
         store.sweep(now + HOUR);
@@ -317,16 +326,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_nobody_holds_is_remembered_as_ended_for_as_long_as_any_lasts() {
+    async fn one_that_is_no_longer_held_ready_is_remembered_as_ended_until_it_expires() {
         let (store, now) = (store(), Timestamp::from_secs(1000));
-        let long = Session { expires_at: now + LASTS_MOST, ..session(0, now) };
-        let token = store.begin(long, now).await.unwrap();
-        store.sweep(now);
-        store.end(store.key(&token)).await.unwrap();
-        let last = now + LASTS_MOST.saturating_sub(Duration::from_secs(1));
-        store.sweep(last);
-        assert!(store.load(&token, last).await.unwrap().is_none());
-        store.sweep(now + LASTS_MOST);
+        let token = store.begin(session(0, now), now).await.unwrap();
+        let held = store.load(&token, now).await.unwrap().unwrap();
+        store.verified.invalidate_all();
+        store.end(&held).await.unwrap();
+        store.sweep(now + HOUR.saturating_sub(Duration::from_secs(1)));
+        assert!(store.load(&token, now).await.unwrap().is_none());
+        store.sweep(now + HOUR);
+        assert!(store.rules().ended.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_remembered_of_tokens_that_were_made_up_or_have_expired() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let token = store.begin(session(0, now), now).await.unwrap();
+        let others = JwtStore::new(MEMORY, &terms(&[9])).unwrap().begin(session(0, now), now).await.unwrap();
+        let made_up = [SessionToken::from_random([7; 32]), SessionToken::parse("x").unwrap(), others];
+        for (token, at) in made_up.iter().map(|token| (token, now)).chain([(&token, now + HOUR)]) {
+            assert!(store.load(token, at).await.unwrap().is_none());
+            store.end_unseen(token).await.unwrap();
+        }
         assert!(store.rules().ended.is_empty());
     }
 
@@ -340,14 +361,14 @@ mod tests {
             key[..8].copy_from_slice(&n.to_le_bytes());
             store.rules().ended.insert(SessionKey(key), now + Duration::from_secs(60));
         }
-        assert!(store.end(held.key()).await.is_err());
+        assert!(store.end(&held).await.is_err());
         assert!(store.trouble().is_some());
         assert!(store.load(&token, now).await.unwrap().is_some(), "not said to have ended, and not ended");
-        assert!(store.end(SessionKey([0; 32])).await.is_ok(), "one that is remembered has ended");
         store.sweep(now + Duration::from_secs(60));
         assert!(store.trouble().is_none());
-        store.end(held.key()).await.unwrap();
+        store.end(&held).await.unwrap();
         assert!(store.load(&token, now).await.unwrap().is_none());
+        assert!(store.end(&held).await.is_ok(), "one that is remembered has ended");
     }
 
     #[tokio::test]

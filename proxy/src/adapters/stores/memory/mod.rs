@@ -22,6 +22,7 @@ use self::leaves::Leaves;
 use self::once::Once;
 use self::shelf::{Kept, Owner, Owners, Shelf};
 use super::key::ByKey;
+use super::states::States;
 use super::{key, record, weight};
 use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
@@ -61,6 +62,7 @@ pub struct MemoryStore {
     evicted: AtomicU64,
     leaves: Leaves,
     once: Once,
+    states: States,
     hasher: RandomState,
 }
 
@@ -84,6 +86,7 @@ impl MemoryStore {
             evicted: AtomicU64::new(0),
             leaves: Leaves::default(),
             once: Once::default(),
+            states: States::default(),
             hasher: RandomState::new(),
         };
         store.set_idle(idle);
@@ -218,6 +221,10 @@ impl MemoryStore {
         }
     }
 
+    fn end_key(&self, key: SessionKey) {
+        self.take(&mut self.shelf(key), key);
+    }
+
     fn shelf(&self, key: SessionKey) -> MutexGuard<'_, Shelf> {
         // The first bytes find it on its shelf.
         let [.., last] = key.0;
@@ -288,8 +295,13 @@ impl SessionStore for MemoryStore {
         })))
     }
 
-    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
-        self.take(&mut self.shelf(key), key);
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
+        self.end_key(session.key());
+        Box::pin(ready(Ok(())))
+    }
+
+    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+        self.end_key(key::of(token));
         Box::pin(ready(Ok(())))
     }
 
@@ -346,6 +358,15 @@ impl SessionStore for MemoryStore {
     fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
         self.leaves.give_back(leave.session.key(), leave.ticket);
         Box::pin(ready(()))
+    }
+
+    fn take_state<'a>(
+        &'a self,
+        state: &'a str,
+        _until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.states.take(state, now))))
     }
 
     fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
@@ -437,7 +458,7 @@ mod tests {
         let two = store.begin(session(now), now).await.unwrap();
         assert!(store.hot(&one, now + HOUR.saturating_sub(Duration::from_secs(1))).is_some());
         assert!(store.hot(&one, now + HOUR).is_none());
-        store.end(store.key(&two)).await.unwrap();
+        store.end_unseen(&two).await.unwrap();
         assert!(store.load(&two, now).await.unwrap().is_none());
         assert!(store.hot(&SessionToken::from_random([3; 32]), now).is_none());
     }
@@ -578,7 +599,7 @@ mod tests {
                         }
                     }
                 });
-                scope.spawn(|| at_once(store.end(key)).unwrap());
+                scope.spawn(|| at_once(store.end_unseen(&token)).unwrap());
             });
             assert!(store.hot(&token, now).is_none(), "round {round}");
             assert!(store.ready.get(&key).is_none() && matches!(at_once(store.claim(key, now)), Ok(Claim::Ended)));
@@ -617,7 +638,7 @@ mod tests {
         assert_eq!(store.hot(&token, now).unwrap().session().renew_at, Some(now + HOUR));
         let Claim::Granted(late) = store.claim(key, now).await.unwrap() else { panic!("it was given back") };
         assert!(!store.renew(&leave, renewed.clone(), now).await.unwrap(), "a leave counts once");
-        store.end(key).await.unwrap();
+        store.end(&late.session).await.unwrap();
         assert!(!store.renew(&late, renewed, now).await.unwrap());
         assert!(store.hot(&token, now).is_none());
         assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
@@ -640,7 +661,7 @@ mod tests {
         assert!(store.follow(&held, false, Timestamp::from_secs(1119)).await.unwrap().is_none());
         let token = store.begin(session(now), now).await.unwrap();
         let held = store.hot(&token, now).unwrap();
-        store.end(held.key()).await.unwrap();
+        store.end(&held).await.unwrap();
         assert!(store.follow(&held, true, now).await.unwrap().is_none());
     }
 

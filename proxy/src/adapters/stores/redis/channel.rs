@@ -1,6 +1,9 @@
-//! The channel that tells every replica which sessions ended or changed, and the pulse that proves it.
+//! The channel that tells every replica which sessions ended or changed, and the pulse that proves it. Whoever shares the store may publish
+//! there too: what comes makes us read again at most, and only a pulse of our own proves anything.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -11,6 +14,7 @@ use super::dial::{Conn, within};
 use super::hot::Hot;
 use super::line::{Line, say};
 use super::names;
+use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::SessionKey;
 
@@ -18,6 +22,8 @@ use crate::domain::session::SessionKey;
 const PULSE: Duration = Duration::from_millis(300);
 /// Not hearing oneself for so long means that news does not come through.
 pub(super) const SILENCE_MOST: Duration = Duration::from_secs(1);
+/// How many pulses may be under way; older ones prove nothing any more.
+const PULSES_MOST: usize = 32;
 /// The pause before another try.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -32,6 +38,45 @@ pub(super) struct Channel {
     pub(super) pulse: String,
     /// Who we are, so that our own changes are not read again.
     pub(super) replica: u64,
+    /// The pulses that we have sent and not heard yet.
+    pub(super) pulses: Arc<Pulses>,
+}
+
+/// Pulses under way: what each is called, which nobody can guess, and when it was sent.
+#[derive(Default)]
+pub(super) struct Pulses(Mutex<VecDeque<([u8; 16], u64)>>);
+
+impl Pulses {
+    /// Notes one that is sent now, and gives its text. Nothing where this machine has no chance left.
+    fn send(&self, now: u64) -> Option<String> {
+        let name = seal::random::<16>().ok()?;
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.len() >= PULSES_MOST {
+            sent.pop_front();
+        }
+        sent.push_back((name, now));
+        Some(names::hex(&name))
+    }
+
+    /// When the pulse of this text was sent; `None` where we have not sent it, or have heard it or a later one before.
+    fn hear(&self, text: &[u8]) -> Option<u64> {
+        let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = sent.iter().position(|(name, _)| names::hex(name).as_bytes() == text)?;
+        sent.drain(..=at).last().map(|(_, sent)| sent)
+    }
+}
+
+/// The session that a piece of news is about, unless it is our own; `None` too for what no replica writes.
+fn about(payload: &[u8], ourselves: u64) -> Option<SessionKey> {
+    match std::str::from_utf8(payload).ok()?.split_once(':')? {
+        ("e", key) => names::read(key),
+        ("c", rest) => {
+            let (by, key) = rest.split_once(':')?;
+            names::read(key).filter(|_| u64::from_str_radix(by, 16) != Ok(ourselves))
+        }
+        // Of a later version.
+        _ => None,
+    }
 }
 
 /// A session has ended.
@@ -51,13 +96,13 @@ impl Channel {
         loop {
             let outcome = self.subscribe().await;
             let why = match outcome {
-                Ok((stream, generation)) => {
+                Ok((stream, unheard, generation)) => {
                     self.hot.subscribed();
                     self.metrics.channel.set(1);
                     if std::mem::take(&mut told) {
                         tracing::info!("news of ended sessions comes through again");
                     }
-                    let why = self.hear(stream, generation).await;
+                    let why = self.hear(stream, &unheard, generation).await;
                     self.metrics.channel.set(0);
                     why
                 }
@@ -79,7 +124,7 @@ impl Channel {
     }
 
     /// Subscribes at the node of the link, in a cluster at any that answers.
-    async fn subscribe(&self) -> Result<(PubSubStream, u64), String> {
+    async fn subscribe(&self) -> Result<(PubSubStream, Arc<AtomicUsize>, u64), String> {
         let link = self.line.link().ok_or("the store is away")?;
         let nodes = match &link.node {
             Some(node) => vec![node.clone()],
@@ -88,12 +133,13 @@ impl Channel {
         let mut failures = Vec::new();
         for node in nodes {
             let subscribed = async {
-                let (mut sink, stream) = self.line.dialer.listener(&node).await?.split();
+                let (listener, unheard) = self.line.dialer.listener(&node).await?;
+                let (mut sink, stream) = listener.split();
                 sink.subscribe(&[self.news.as_str(), self.pulse.as_str()]).await?;
-                Ok(stream)
+                Ok((stream, unheard))
             };
             match within(self.line.dialer.timeout * 2, subscribed).await {
-                Ok(stream) => return Ok((stream, link.generation)),
+                Ok((stream, unheard)) => return Ok((stream, unheard, link.generation)),
                 Err(error) => failures.push(format!("{node}: {}", say(&error))),
             }
         }
@@ -101,14 +147,17 @@ impl Channel {
     }
 
     /// Hears what comes until it ends, and says why it did.
-    async fn hear(&self, mut stream: PubSubStream, generation: u64) -> String {
+    async fn hear(&self, mut stream: PubSubStream, unheard: &AtomicUsize, generation: u64) -> String {
         let mut up = self.line.watch();
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = stream.next() => match message {
-                    Some(message) => self.take(message.get_channel_name(), message.get_payload_bytes()),
+                    Some(message) => {
+                        unheard.store(0, Ordering::Relaxed);
+                        self.take(message.get_channel_name(), message.get_payload_bytes());
+                    }
                     None => return "the connection ended".to_owned(),
                 },
                 _ = pulse.tick() => {
@@ -125,12 +174,13 @@ impl Channel {
         }
     }
 
-    /// Tells ourselves the time; what we hear of it later proves all that was told before it.
+    /// Sends ourselves a pulse; hearing it later proves that all has come that was told before it.
     fn beat(&self) {
-        let (line, channel, now) = (Arc::clone(&self.line), self.pulse.clone(), self.hot.now());
+        let Some(text) = self.pulses.send(self.hot.now()) else { return };
+        let (line, channel) = (Arc::clone(&self.line), self.pulse.clone());
         tokio::spawn(async move {
             let mut cmd = redis::cmd("PUBLISH");
-            cmd.arg(channel).arg(now);
+            cmd.arg(channel).arg(text);
             let Ok(link) = line.link_or_refuse() else { return };
             let mut conn = link.conn.clone();
             let published = async {
@@ -149,29 +199,66 @@ impl Channel {
     }
 
     fn take(&self, channel: &str, payload: &[u8]) {
-        let Ok(text) = std::str::from_utf8(payload) else { return };
         if channel == self.pulse {
-            if let Ok(at) = text.parse() {
-                self.hot.proven(at);
+            if let Some(sent) = self.pulses.hear(payload) {
+                self.hot.proven(sent);
             }
-            return;
+        } else if let Some(key) = about(payload, self.replica) {
+            // That it has ended is not taken from here: the store itself is asked, when it is next used.
+            self.hot.change(key);
         }
-        match text.split_once(':') {
-            Some(("e", key)) => {
-                if let Some(key) = names::read(key) {
-                    self.hot.end(key);
-                }
-            }
-            Some(("c", rest)) => {
-                let Some((by, key)) = rest.split_once(':') else { return };
-                if let Some(key) = names::read(key)
-                    && u64::from_str_radix(by, 16) != Ok(self.replica)
-                {
-                    self.hot.change(key);
-                }
-            }
-            // Of a later version.
-            Some(_) | None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: SessionKey = SessionKey([0xa5; 32]);
+
+    #[test]
+    fn only_pulses_that_we_have_sent_prove_anything_and_each_once() {
+        let pulses = Pulses::default();
+        let (one, two) = (pulses.send(100).unwrap(), pulses.send(400).unwrap());
+        let forged = ["", "400", "18446744073709551615", &"0".repeat(32), &two.to_uppercase()];
+        for text in forged.into_iter().filter(|text| **text != two) {
+            assert_eq!(pulses.hear(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(pulses.hear(two.as_bytes()), Some(400));
+        assert_eq!(pulses.hear(two.as_bytes()), None, "published once more by somebody else");
+        assert_eq!(pulses.hear(one.as_bytes()), None, "an older one proves nothing more");
+    }
+
+    #[test]
+    fn pulses_that_are_never_heard_take_bounded_memory() {
+        let pulses = Pulses::default();
+        let first = pulses.send(1).unwrap();
+        for at in 0..1000 {
+            pulses.send(at).unwrap();
+        }
+        assert_eq!(pulses.0.lock().unwrap().len(), PULSES_MOST);
+        assert_eq!(pulses.hear(first.as_bytes()), None);
+    }
+
+    #[test]
+    fn news_names_a_session_and_our_own_is_no_news() {
+        assert_eq!(about(ended(KEY).as_bytes(), 1), Some(KEY));
+        assert_eq!(about(changed(KEY, 2).as_bytes(), 1), Some(KEY));
+        assert_eq!(about(changed(KEY, 1).as_bytes(), 1), None);
+        for odd in ["", "e", "e:", "e:zz", "c:1", "c:1:", "x:1", "e:\u{e9}", &format!("e:{}0", names::hex(&KEY.0))] {
+            assert_eq!(about(odd.as_bytes(), 1), None, "{odd}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_published_is_read_or_passed_over(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let pulses = Pulses::default();
+            pulses.send(1).unwrap();
+            prop_assert_eq!(pulses.hear(&bytes), None);
+            let _ = about(&bytes, 1);
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,7 +18,7 @@ use redis::{
     RedisError, RedisResult, TlsCertificates, Value,
 };
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -41,6 +44,41 @@ pub(super) enum Conn {
     Node(MultiplexedConnection),
     /// To a cluster.
     Cluster(ClusterConnection),
+}
+
+/// What may arrive at a listener without a message being heard, in bytes: thousands of ours.
+const UNHEARD_MOST: usize = 1 << 20;
+
+/// A stream that ends when too much comes of one message.
+struct Counted {
+    stream: Box<dyn Stream>,
+    unheard: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let arrived = buf.filled().len() - before;
+        if self.unheard.fetch_add(arrived, Ordering::Relaxed) + arrived > UNHEARD_MOST {
+            return Poll::Ready(Err(io::Error::other("more came at once than any news takes")));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -89,8 +127,16 @@ impl Dialer {
     }
 
     /// A connection that hears what is published at a node.
-    pub(super) async fn listener(&self, host: &Host) -> RedisResult<PubSub> {
-        within(self.timeout, async { PubSub::new(&self.as_user(), self.stream(host).await?).await }).await
+    ///
+    /// With it comes how many bytes have arrived that were not heard yet, which the listener sets to 0 with each message: whoever may publish
+    /// can publish half a gigabyte at once, and it would all be gathered here.
+    pub(super) async fn listener(&self, host: &Host) -> RedisResult<(PubSub, Arc<AtomicUsize>)> {
+        let unheard = Arc::new(AtomicUsize::new(0));
+        let listen = async {
+            let stream = Counted { stream: self.stream(host).await?, unheard: Arc::clone(&unheard) };
+            PubSub::new(&self.as_user(), stream).await
+        };
+        Ok((within(self.timeout, listen).await?, unheard))
     }
 
     /// A connection to the cluster.

@@ -14,7 +14,7 @@ use super::terms::Terms;
 use crate::domain::session::SessionKey;
 use crate::ports::StoreUnavailable;
 
-/// How many are held; beyond it a logout fails without being tried again.
+/// How many are held of either origin; beyond it a logout fails without being tried again.
 const MOST: usize = 10_000;
 /// The pause between tries.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -22,8 +22,45 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The sessions.
 pub(super) struct Ends {
     lanes: Arc<Lanes>,
-    open: Mutex<HashSet<SessionKey>>,
+    open: Mutex<Open>,
     more: Notify,
+}
+
+#[derive(Default)]
+struct Open {
+    sessions: HashSet<SessionKey>,
+    unseen: HashSet<SessionKey>,
+}
+
+/// Why a session is to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// We had it in our hands.
+    Session,
+    /// A token named it that may be made up: such ones have room of their own, so that they take none from the others.
+    Unseen,
+}
+
+impl Open {
+    fn of(&mut self, origin: Origin) -> &mut HashSet<SessionKey> {
+        match origin {
+            Origin::Session => &mut self.sessions,
+            Origin::Unseen => &mut self.unseen,
+        }
+    }
+
+    fn holds(&self, key: SessionKey) -> bool {
+        self.sessions.contains(&key) || self.unseen.contains(&key)
+    }
+
+    fn len(&self) -> usize {
+        self.sessions.len() + self.unseen.len()
+    }
+
+    fn forget(&mut self, key: SessionKey) {
+        self.sessions.remove(&key);
+        self.unseen.remove(&key);
+    }
 }
 
 impl Ends {
@@ -33,7 +70,7 @@ impl Ends {
 
     /// Whether a session is held for ended.
     pub(super) fn holds(&self, key: SessionKey) -> bool {
-        self.open().contains(&key)
+        self.open().holds(key)
     }
 
     /// How many there are.
@@ -42,13 +79,14 @@ impl Ends {
     }
 
     /// Ends a session in the store. Held until that is confirmed, also where the caller does not wait for it.
-    pub(super) async fn end(&self, key: SessionKey, names: &Names) -> Result<(), StoreUnavailable> {
+    pub(super) async fn end(&self, key: SessionKey, origin: Origin, names: &Names) -> Result<(), StoreUnavailable> {
         {
             let mut open = self.open();
-            if open.len() >= MOST {
-                tracing::error!("{MOST} logouts wait for the session store: further ones are not tried again");
-            } else {
+            let open = open.of(origin);
+            if open.len() < MOST {
                 open.insert(key);
+            } else if !open.contains(&key) {
+                tracing::warn!("{MOST} logouts wait for the session store: a further one is not tried again");
             }
         }
         self.more.notify_one();
@@ -60,7 +98,7 @@ impl Ends {
         let command = scripts::end(&session, &names.leave(key), &names.news(), &channel::ended(key));
         match self.lanes.write(vec![(session, vec![command])]).await? {
             Written::Safely => {
-                self.open().remove(&key);
+                self.open().forget(key);
                 Ok(())
             }
             Written::ByMasterOnly => Err(StoreUnavailable("no replica confirmed the logout".to_owned())),
@@ -74,7 +112,10 @@ impl Ends {
                 self.more.notified().await;
             }
             tokio::time::sleep(PAUSE).await;
-            let keys: Vec<SessionKey> = self.open().iter().copied().collect();
+            let keys: Vec<SessionKey> = {
+                let open = self.open();
+                open.sessions.iter().chain(&open.unseen).copied().collect()
+            };
             for key in keys {
                 // While the store is away the first tells it for all.
                 if self.try_to_end(key, &terms().names).await.is_err() {
@@ -85,7 +126,7 @@ impl Ends {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, HashSet<SessionKey>> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,6 +24,8 @@ const NEWS_MOST: u64 = 100_000;
 pub(super) struct Hot {
     entries: Cache<SessionKey, Arc<Entry>, ByKey>,
     news: Cache<SessionKey, News>,
+    /// When news was given up for want of room: what was being read then may have missed some.
+    lost: Arc<AtomicU64>,
     channel: Channel,
     ttl: Duration,
     began: Instant,
@@ -65,6 +67,10 @@ struct Channel {
     proven: AtomicU64,
 }
 
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Hot {
     pub(super) fn new(bytes: u64, ttl: Duration) -> Self {
         let evicted = Arc::new(AtomicU64::new(0));
@@ -81,12 +87,23 @@ impl Hot {
                 }
             })
             .build_with_hasher(ByKey::default());
-        let news = Cache::builder().max_capacity(NEWS_MOST).time_to_live(NEWS_LAST).build();
-        Self { entries, news, channel: Channel::default(), ttl, began: Instant::now(), evicted }
+        let (lost, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
+        let given_up = Arc::clone(&lost);
+        let news = Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(NEWS_MOST)
+            .time_to_live(NEWS_LAST)
+            .eviction_listener(move |_, _, cause| {
+                if cause == RemovalCause::Size {
+                    given_up.store(millis(began).max(1), Ordering::Release);
+                }
+            })
+            .build();
+        Self { entries, news, lost, channel: Channel::default(), ttl, began, evicted }
     }
 
     fn clock(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.began)
     }
 
     /// To be taken before a session is read.
@@ -148,7 +165,13 @@ impl Hot {
                 return None;
             }
             Some(News::Changed(at)) if at >= read.at => entry.changed.store(at.max(1), Ordering::Release),
-            Some(News::Changed(_)) | None => {}
+            Some(News::Changed(_)) => {}
+            None => {
+                let lost = self.lost.load(Ordering::Acquire);
+                if lost != 0 && lost >= read.at {
+                    entry.changed.store(lost, Ordering::Release);
+                }
+            }
         }
         Some(entry)
     }
@@ -166,8 +189,12 @@ impl Hot {
         self.entries.invalidate(&key);
     }
 
-    /// A session changed somewhere else: it is to be read again.
+    /// A session changed or ended somewhere else, or somebody says so: it is to be read again.
     pub(super) fn change(&self, key: SessionKey) {
+        // What has ended here does not come back by somebody's word.
+        if self.has_ended(key) {
+            return;
+        }
         let now = self.clock().max(1);
         self.news.insert(key, News::Changed(now));
         if let Some(entry) = self.entries.get(&key) {
@@ -186,9 +213,9 @@ impl Hot {
         self.proven(self.clock());
     }
 
-    /// News that was told before `at` has come.
+    /// News that was told before `at` has come. Of the future nothing is known.
     pub(super) fn proven(&self, at: u64) {
-        self.channel.proven.fetch_max(at, Ordering::AcqRel);
+        self.channel.proven.fetch_max(at.min(self.clock()), Ordering::AcqRel);
     }
 
     /// The present, for [`Hot::proven`].
@@ -305,6 +332,33 @@ mod tests {
         assert!(hot.fresh(KEY).is_none());
         hot.proven(55_000);
         assert!(hot.fresh(KEY).is_some() && hot.for_want_of_better(KEY).is_some());
+    }
+
+    #[test]
+    fn nobody_proves_the_future_and_nobodys_word_brings_back_what_has_ended() {
+        let mut hot = hot();
+        hot.insert(loaded(KEY), b"", hot.reading(), 0).unwrap();
+        hot.proven(u64::MAX);
+        hot.began -= Duration::from_secs(60);
+        assert!(hot.fresh(KEY).is_none(), "a minute later it is not proven any more");
+        hot.end(KEY);
+        hot.change(KEY);
+        assert!(hot.has_ended(KEY));
+    }
+
+    #[test]
+    fn a_flood_of_news_takes_bounded_memory_and_what_was_read_meanwhile_is_read_again() {
+        let hot = hot();
+        let reading = hot.reading();
+        for n in 0..NEWS_MOST + 1000 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_le_bytes());
+            hot.change(SessionKey(key));
+        }
+        hot.sweep();
+        assert!(hot.news.entry_count() <= NEWS_MOST);
+        hot.insert(loaded(SessionKey([9; 32])), b"", reading, 0).unwrap();
+        assert!(hot.fresh(SessionKey([9; 32])).is_none(), "news of it may be among what was given up");
     }
 
     #[test]

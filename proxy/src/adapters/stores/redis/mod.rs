@@ -26,13 +26,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::channel::Channel;
 use self::dial::Dialer;
-use self::ends::Ends;
+use self::ends::{Ends, Origin};
 use self::hot::{Entry, Hot};
 use self::lanes::{Lanes, Write, Written};
 use self::line::Line;
 use self::seen::Seen;
 pub use self::settings::{Host, Layout, RedisPlace, RedisSettings};
 use self::terms::Terms;
+use super::states::States;
 use super::{key, record};
 use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
@@ -62,6 +63,7 @@ pub struct RedisStore {
     hot: Arc<Hot>,
     ends: Arc<Ends>,
     seen: Seen,
+    states: States,
     metrics: StoreMetrics,
     replica: u64,
     unreadable: Complaint,
@@ -99,6 +101,7 @@ impl RedisStore {
             news: terms.load().names.news(),
             pulse: terms.load().names.pulse(replica),
             replica,
+            pulses: Arc::default(),
         };
         let store = Self {
             prefix,
@@ -108,6 +111,7 @@ impl RedisStore {
             hot,
             ends,
             seen,
+            states: States::default(),
             metrics,
             replica,
             unreadable: Complaint::default(),
@@ -286,10 +290,10 @@ impl RedisStore {
         }
     }
 
-    async fn end_now(&self, key: SessionKey) -> Result<(), StoreUnavailable> {
+    async fn end_now(&self, key: SessionKey, origin: Origin) -> Result<(), StoreUnavailable> {
         self.hot.end(key);
         let terms = self.terms.load_full();
-        self.ends.end(key, &terms.names).await
+        self.ends.end(key, origin, &terms.names).await
     }
 
     async fn listed(&self, whose: Whose<'_>, now: Timestamp) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
@@ -408,6 +412,24 @@ impl RedisStore {
         Ok(false)
     }
 
+    /// In one step, so that of several replicas which ask at once one has it. While secrets rotate replicas name it differently, and what
+    /// they all do is in one order: whoever takes a name that another one knows too, has it before that one.
+    async fn take_state_now(&self, state: &str, until: Timestamp, now: Timestamp) -> Result<bool, StoreUnavailable> {
+        if !self.states.take(state, now) {
+            return Ok(false);
+        }
+        let mut names = self.terms.load_full().names.once(&format!("state {state}"));
+        names.sort_unstable();
+        for name in names {
+            let mut cmd = redis::cmd("SET");
+            cmd.arg(name).arg(1).arg("NX").arg("PXAT").arg(until.millis());
+            if matches!(self.line.call(&cmd).await?, Value::Nil) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn note(&self, what: &str, until: Timestamp) -> Result<(), StoreUnavailable> {
         let terms = self.terms.load_full();
         for name in terms.names.once(what) {
@@ -466,8 +488,22 @@ impl SessionStore for RedisStore {
         Box::pin(self.begin_now(session, now))
     }
 
-    fn end(&self, key: SessionKey) -> Pending<'_, Result<(), StoreUnavailable>> {
-        Box::pin(self.end_now(key))
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
+        session.end();
+        Box::pin(self.end_now(session.key(), Origin::Session))
+    }
+
+    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+        Box::pin(self.end_now(key::of(token), Origin::Unseen))
+    }
+
+    fn take_state<'a>(
+        &'a self,
+        state: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(self.take_state_now(state, until, now))
     }
 
     fn of<'a>(
