@@ -42,13 +42,13 @@ fn explain(error: &clap::Error) -> u8 {
 
 fn obey(command: Command, sources: Sources) -> u8 {
     let outcome = match command {
-        Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded)),
-        Command::Check => config::load(&sources).map(|loaded| check(&loaded)),
-        Command::Health => config::admin_address(&sources).map(health),
-        Command::Sessions(task) => config::load(&sources).map(|loaded| sessions(&task, loaded)),
+        Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded).map(|()| 0)),
+        Command::Check => config::load(&sources).map(check),
+        Command::Health => config::admin_address(&sources).map(|admin| health(admin).map(|()| 0)),
+        Command::Sessions(task) => config::load(&sources).map(|loaded| sessions(&task, loaded).map(|()| 0)),
     };
     match outcome {
-        Ok(Ok(())) => 0,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             telemetry::say(&format!("sidegate: {error:#}"));
             1
@@ -72,7 +72,7 @@ fn serve(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
 async fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let hangup = Hangup::heed();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let Loaded { settings, warnings, notes, files } = loaded;
+    let Loaded { settings, warnings, notes, files, .. } = loaded;
     tell(&warnings, &notes);
     let running = accept::start(settings).await?;
     tokio::select! {
@@ -109,7 +109,12 @@ fn take(running: &accept::Running, outcome: Result<Loaded, Faults>) {
         Ok(loaded) => {
             tell(&loaded.warnings, &loaded.notes);
             match running.reload(loaded.settings) {
-                Ok(()) => tracing::info!("the configuration was read again"),
+                Ok(()) if loaded.stale.is_empty() => tracing::info!("the configuration was read again"),
+                Ok(()) => {
+                    let stale = loaded.stale.join("; ");
+                    tracing::error!("the configuration was read again, but for what could not be read: {stale}");
+                    running.note_bad_configuration(&stale);
+                }
                 Err(error) => tracing::error!("the new configuration cannot be used, the old one stays: {error:#}"),
             }
         }
@@ -133,16 +138,27 @@ fn tell(warnings: &[String], notes: &[String]) {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "every command answers alike")]
-fn check(loaded: &Loaded) -> anyhow::Result<()> {
+/// The exit code: what a start would refuse is as wrong as what was found while reading.
+fn check(loaded: Loaded) -> anyhow::Result<u8> {
     for note in &loaded.notes {
         telemetry::say(&format!("note: {note}"));
     }
     for warning in &loaded.warnings {
         telemetry::say(&format!("warning: {warning}"));
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let rehearsed = {
+        // Nothing runs in it: what a start would connect to is not connected to.
+        let _inside = runtime.enter();
+        accept::rehearse(loaded.settings)
+    };
+    runtime.shutdown_background();
+    if let Err(error) = rehearsed {
+        telemetry::say(&format!("sidegate: the configuration is wrong:\n{error:#}"));
+        return Ok(WRONG_CONFIGURATION);
+    }
     telemetry::say("the configuration is valid");
-    Ok(())
+    Ok(0)
 }
 
 fn health(admin: std::net::SocketAddr) -> anyhow::Result<()> {

@@ -57,6 +57,127 @@ fn faults(env: &[&[(&str, &str)]]) -> Vec<String> {
     lines.collect()
 }
 
+#[test]
+fn a_fifo_in_any_files_place_is_a_fault_and_no_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for path in [fifo.to_str().unwrap(), folder.path().to_str().unwrap(), "/dev/zero"] {
+        for name in [
+            "SIDEGATE_CONFIG",
+            "OAUTH_ALLOWED_USERS_FILE",
+            "OAUTH_CLIENT_SECRET_FILE",
+            "SESSION_SECRET_FILE",
+            "SESSION_REDIS_URL_FILE",
+            "SESSION_REDIS_CA_FILE",
+            "OAUTH_CA_FILE",
+            "UPSTREAM_CA_FILE",
+            "ASSERTION_KEY_FILE",
+            "TLS_CERT_FILE",
+        ] {
+            let mut env = vec![(name, path)];
+            match name {
+                "OAUTH_CLIENT_SECRET_FILE" => env.push(("OAUTH_CLIENT_SECRET", "")),
+                "SESSION_REDIS_URL_FILE" => env.push(("SESSION_STORE", "redis")),
+                "SESSION_REDIS_CA_FILE" => {
+                    env.extend([
+                        ("SESSION_STORE", "redis"),
+                        ("SESSION_REDIS_URL", "rediss://r"),
+                        ("SESSION_SECRET", SECRET),
+                    ]);
+                }
+                "TLS_CERT_FILE" => env.push(("TLS_KEY_FILE", path)),
+                _ => {}
+            }
+            for args in [&["check"] as &[&str], &[]] {
+                let Run { code, text } = run(args, &[GITHUB, &env]);
+                assert_eq!(code, Some(2), "{name}={path}: {text}");
+                assert!(text.contains(name) && text.contains("not a regular file"), "{name}={path}: {text}");
+            }
+        }
+    }
+}
+
+/// Starts with these settings, and gives what a start says that fails at once; `None`: it is ready.
+fn start_fault(env: &[&[(&str, &str)]]) -> Option<String> {
+    use std::io::{BufRead as _, BufReader};
+
+    let variables: BTreeMap<&str, &str> = env.iter().copied().flatten().copied().collect();
+    let mut child = command(&[])
+        .envs([("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")])
+        .envs(variables)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    let mut ready = false;
+    for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
+        text += &line;
+        text.push('\n');
+        if line.contains("sidegate is ready") {
+            ready = true;
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    (!ready).then_some(text)
+}
+
+#[test]
+fn check_passes_what_a_start_passes_and_nothing_else() {
+    let oidc = |issuer: &'static str| vec![("OAUTH_PROVIDER", "oidc"), ("OAUTH_ISSUER_URL", issuer)];
+    let jwt = [("SESSION_STORE", "jwt"), ("SESSION_SECRET", SECRET)];
+    let redis =
+        |url: &'static str| vec![("SESSION_STORE", "redis"), ("SESSION_SECRET", SECRET), ("SESSION_REDIS_URL", url)];
+    let trials: Vec<(Vec<(&str, &str)>, bool)> = vec![
+        (vec![], true),
+        (oidc("http://idp.localhost:9400"), false),
+        (oidc("http://localhost.:9400"), false),
+        (oidc("http://localhost:9400"), true),
+        (oidc("http://LOCALHOST:9400"), true),
+        (oidc("http://127.0.0.1:9400"), true),
+        (oidc("http://127.1:9400"), true),
+        (oidc("http://[::1]:9400"), true),
+        (oidc("http://[::ffff:127.0.0.1]:9400"), true),
+        (oidc("http://[::ffff:10.0.0.1]:9400"), false),
+        (oidc("http://0.0.0.0:9400"), false),
+        (oidc("http://id.example.com"), false),
+        (oidc("https://id.example.com"), true),
+        (
+            vec![
+                ("OAUTH_PROVIDER", "entra"),
+                ("OAUTH_ENTRA_AUTHORITY", "http://login.localhost:1"),
+                ("OAUTH_GRAPH_URL", "http://localhost:1"),
+            ],
+            false,
+        ),
+        (vec![("OAUTH_GITHUB_URL", "http://git.localhost:1"), ("OAUTH_GITHUB_API_URL", "http://localhost:1")], false),
+        (vec![("UPSTREAM_URL", "https://app.example.com")], true),
+        (vec![("UPSTREAM_URL", "h2c://127.0.0.1:1")], true),
+        (vec![("UPSTREAM_URL", "unix:/run/app.sock")], true),
+        (vec![("UPSTREAM_URL", "https://[::1]:1")], true),
+        (vec![("UPSTREAM_URL", "https://_app:1")], true),
+        (vec![("COOKIE_NAME", "__Host-session")], true),
+        (vec![("COOKIE_NAME", "a b")], false),
+        (vec![("LOG_LEVEL", "info,hyper=debug")], true),
+        (vec![("LOG_LEVEL", "sidegate[{x=1}]=debug")], true),
+        (jwt.to_vec(), true),
+        (redis("redis://127.0.0.1:1"), true),
+        (redis("rediss://redis.example.com"), true),
+        (redis("rediss://[::1]:1"), true),
+        (redis("redis-cluster://127.0.0.1:1,127.0.0.1:2"), true),
+        (redis("rediss-cluster://redis.example.com:1"), true),
+        (redis("redis-sentinel://127.0.0.1:1/master/0"), true),
+    ];
+    for (more, sound) in trials {
+        let checked = check(&[GITHUB, &more]);
+        let started = start_fault(&[GITHUB, &more]);
+        assert_eq!(checked.code == Some(0), started.is_none(), "{more:?}: {} {started:?}", checked.text);
+        assert_eq!(checked.code, Some(if sound { 0 } else { 2 }), "{more:?}: {}", checked.text);
+    }
+}
+
 fn valid(env: &[&[(&str, &str)]]) -> String {
     let Run { code, text } = check(env);
     assert_eq!(code, Some(0), "{env:?}: {text}");

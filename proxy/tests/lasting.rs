@@ -101,6 +101,102 @@ async fn ending_a_session_from_another_browser_breaks_off_its_streams_within_5_s
     goes_on(&mut ours).await;
 }
 
+/// Takes the head of a request only; or all of it, and answers with a length, slowly; or begins to answer never.
+async fn slow() -> Upstream {
+    Upstream::streaming(async |request| {
+        let (mut sender, body) = pieces();
+        match request.uri().path() {
+            "/silent" => std::future::pending().await,
+            "/stuck" => {
+                std::mem::forget(request);
+                std::future::pending().await
+            }
+            "/upload" => {
+                let mut upload = request.into_body();
+                while let Some(Ok(_)) = next_data(&mut upload).await {}
+                Response::new(full("complete"))
+            }
+            _ => {
+                tokio::spawn(async move {
+                    for _ in 0..1000 {
+                        if sender.send_data(Bytes::from_static(b"data: tick\n\n")).await.is_err() {
+                            return;
+                        }
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                });
+                Response::builder().header("content-length", "12000").body(body).unwrap()
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_logout_ends_uploads_short_answers_that_take_long_and_requests_that_wait_within_5_seconds() {
+    let upstream = slow().await;
+    let proxy = Proxy::start(&upstream).await;
+    for version in BOTH {
+        let (mut ann, bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+        let (_short, mut answer) = open(&ann, &proxy, version, "/short").await;
+        let (_other, mut others) = open(&bob, &proxy, version, "/short").await;
+        let mut waiting = Vec::new();
+        for path in ["/silent", "/upload", "/stuck"] {
+            let mut client = Client::of(version, proxy.address).await;
+            let (mut sender, body) = pieces();
+            let request = Request::builder().method(if path == "/silent" { "GET" } else { "POST" }).uri(path);
+            let request = request.header("cookie", ann.cookie_header());
+            let body = if path == "/silent" { full("") } else { body };
+            tokio::spawn(async move {
+                // Slow but steady, or as much as is taken.
+                let piece = Bytes::from(vec![b'x'; if path == "/stuck" { 64 * 1024 } else { 100 }]);
+                while path != "/silent" && sender.send_data(piece.clone()).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(if path == "/stuck" { 1 } else { 50 })).await;
+                }
+                std::future::pending::<()>().await;
+            });
+            waiting.push((
+                path,
+                tokio::spawn(async move { client.send(request, body).await.map(|answer| answer.status()) }),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let began = Instant::now();
+        assert_eq!(ann.post("/api/v1/auth/logout").await.status, 200);
+        for (path, answer) in waiting {
+            let status = tokio::time::timeout(Duration::from_secs(15), answer).await.expect(path).unwrap();
+            assert!(began.elapsed() < SOON, "{version:?} {path} took {:?}", began.elapsed());
+            assert!(status.as_ref().map_or(true, |status| *status == 401), "{version:?} {path}: {status:?}");
+        }
+        broken_off(&mut answer).await;
+        assert!(began.elapsed() < SOON, "{version:?}: a short answer took {:?}", began.elapsed());
+        goes_on(&mut others).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_from_open_mode_to_sign_in_ends_what_nobody_had_open_within_5_seconds() {
+    let upstream = endless().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.without("OAUTH_ENABLED");
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "oauth_enabled = false").start_alone().await;
+    let mut streams = Vec::new();
+    for version in BOTH {
+        for path in ["/events", "/quiet/events", "/download"] {
+            streams.push((path, open(&Browser::of(&proxy), &proxy, version, path).await));
+        }
+    }
+    let (mut goes, _) = (streams.remove(0).1, ());
+    goes_on(&mut goes.1).await;
+    let began = Instant::now();
+    std::fs::write(proxy.folder().join("sidegate.toml"), "oauth_enabled = true").unwrap();
+    proxy.logs("the configuration was read again").await;
+    broken_off(&mut goes.1).await;
+    for (path, (_client, body)) in &mut streams {
+        broken_off(body).await;
+        assert!(began.elapsed() < SOON + Duration::from_secs(1), "{path} took {:?}", began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn a_reload_that_refuses_the_user_breaks_off_streams_within_5_seconds() {
     let upstream = endless().await;

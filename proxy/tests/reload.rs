@@ -186,6 +186,31 @@ async fn a_user_taken_off_the_list_loses_access_with_the_session_still_there() {
 }
 
 #[tokio::test]
+async fn a_fifo_in_a_lists_place_is_told_and_holds_up_no_other_reload() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "oauth_allowed_users = [\"ann\"]");
+    let proxy = plan.file("OAUTH_ALLOWED_USERS_FILE", "users", "bob\n").start().await;
+    let at = |name: &str| proxy.folder().join(name);
+    let (mut ann, mut bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+    std::fs::rename(at("fifo"), at("users")).unwrap();
+    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("it is a FIFO")).await;
+    assert_eq!(bob.get("/x").await.status, 200, "the last good list stays");
+    // Whoever is taken off elsewhere loses access all the same.
+    replace(&at("sidegate.toml"), "oauth_allowed_users = [\"eve\"]");
+    until("the other list takes effect", async || ann.fetch("/x").await.status == 403).await;
+    assert_eq!(bob.get("/x").await.status, 200);
+    after_reload(&proxy, || {
+        std::fs::remove_file(at("users")).unwrap();
+        replace(&at("users"), "carl\n");
+    })
+    .await;
+    until("the mended list takes effect", async || bob.fetch("/x").await.status == 403).await;
+    until("readyz has nothing to tell", async || proxy.admin("/readyz").await.text() == "ready\n").await;
+}
+
+#[tokio::test]
 async fn a_rotated_session_secret_keeps_the_sign_ins_that_are_under_way() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &upstream).await;

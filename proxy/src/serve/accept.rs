@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::certs::Certificates;
+use crate::adapters::certs::{Certificates, PemFiles};
 use crate::adapters::machine;
 use crate::adapters::telemetry::{Held, LogSettings, Metrics, audit};
 use crate::serve::admin::{Admin, Phase};
@@ -20,7 +20,7 @@ use crate::serve::crowd::Crowd;
 use crate::serve::drain::Drain;
 use crate::serve::memory::Memory;
 use crate::serve::rejection::CODES;
-use crate::serve::settings::{Limits, Settings, Shutdown, TlsFiles};
+use crate::serve::settings::{Limits, Settings, Shutdown};
 use crate::serve::site::House;
 use crate::serve::workers::Workers;
 use crate::serve::{admin, background, clock, connection, watch};
@@ -161,8 +161,18 @@ async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener
     })
 }
 
-fn load_certificates(files: &TlsFiles) -> anyhow::Result<Arc<Certificates>> {
-    Ok(Arc::new(Certificates::load(&files.certificate, &files.key, clock::now())?))
+fn load_certificates(files: &PemFiles) -> anyhow::Result<Arc<Certificates>> {
+    Ok(Arc::new(Certificates::load(files, clock::now())?))
+}
+
+/// Builds everything that a start builds and that needs nobody else, and throws it away: so `sidegate check` passes nothing that a start
+/// refuses. To be called inside a runtime; what is begun there connects only if that runs.
+///
+/// # Errors
+/// What would keep it from starting.
+pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
+    settings.tls.as_ref().map(load_certificates).transpose()?;
+    House::build(settings, Arc::new(Metrics::new(&CODES, &CODES))).map(drop)
 }
 
 impl Running {
@@ -185,25 +195,41 @@ impl Running {
         outcome
     }
 
+    /// All or nothing: everything is built before anything is swapped.
     fn try_reload(&self, settings: Settings) -> anyhow::Result<()> {
+        let shown = match (&self.certificates, &settings.tls) {
+            (Some(certificates), Some(files)) => Some((certificates, certificates.prepare(files)?)),
+            (Some(_), None) | (None, Some(_) | None) => None,
+        };
+        let stays = self.what_stays(&settings);
+        let next = self.house.prepare(settings)?;
+        self.house.take(next)?;
+        if let Some((certificates, next)) = shown {
+            certificates.show(next, clock::now());
+            self.publish_certificate_end();
+        }
+        for what in stays {
+            tracing::warn!("{what}");
+        }
+        Ok(())
+    }
+
+    /// What these settings change, and a reload does not.
+    fn what_stays(&self, settings: &Settings) -> Vec<&'static str> {
+        let mut stays = Vec::new();
         let moved = |was: SocketAddr, wanted: SocketAddr| wanted.port() != 0 && was != wanted;
         if moved(self.addresses.listen, settings.listen) || moved(self.addresses.admin, settings.admin) {
-            tracing::warn!("LISTEN_ADDR and ADMIN_ADDR take effect at the next start");
+            stays.push("LISTEN_ADDR and ADMIN_ADDR take effect at the next start");
         }
-        if self.fixed != Fixed::of(&settings) {
-            tracing::warn!(
-                "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL and LOG_FORMAT take effect at the next start"
+        if self.fixed != Fixed::of(settings) {
+            stays.push(
+                "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL and LOG_FORMAT take effect at the next start",
             );
         }
-        match (&self.certificates, &settings.tls) {
-            (Some(certificates), Some(files)) => {
-                certificates.reload(&files.certificate, &files.key, clock::now())?;
-                self.publish_certificate_end();
-            }
-            (None, None) => {}
-            (Some(_), None) | (None, Some(_)) => tracing::warn!("TLS is turned on or off at the next start"),
+        if self.certificates.is_some() != settings.tls.is_some() {
+            stays.push("TLS is turned on or off at the next start");
         }
-        self.house.reload(settings)
+        stays
     }
 
     /// Notes that a new configuration was bad; the old one stays in force.

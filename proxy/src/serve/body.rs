@@ -23,7 +23,7 @@ use crate::serve::watch::InFlight;
 pub(crate) enum BodyError {
     #[error("the body moved no byte for {0:?} (TIMEOUT_BODY)")]
     Stalled(Duration),
-    #[error("the session that the answer was for has ended")]
+    #[error("the session that it was for has ended")]
     SessionEnded,
     #[error(transparent)]
     Request(#[from] hyper::Error),
@@ -35,7 +35,7 @@ pub(crate) enum BodyError {
 pub(crate) struct Body {
     kind: Kind,
     held: Held,
-    guard: Option<Box<Guard>>,
+    guard: Option<Guard>,
 }
 
 /// What keeps the connection from counting as idle until the body has gone.
@@ -68,7 +68,7 @@ impl Body {
     }
 
     /// Breaks it off when the session that it is for ends.
-    pub(crate) fn guarded_by(mut self, guard: Option<Box<Guard>>) -> Self {
+    pub(crate) fn guarded_by(mut self, guard: Option<Guard>) -> Self {
         self.guard = guard;
         self
     }
@@ -98,7 +98,7 @@ impl Body {
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Kind::Streamed(answer, stall) => poll_limited(answer, stall, cx),
+            Kind::Streamed(answer, stall) => poll_limited(answer, stall, self.guard.as_ref(), cx),
         }
     }
 
@@ -128,6 +128,7 @@ impl Body {
 fn poll_limited<B>(
     body: &mut B,
     stall: &mut Stall,
+    guard: Option<&Guard>,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>>
 where
@@ -136,7 +137,7 @@ where
 {
     match Pin::new(body).poll_frame(cx) {
         Poll::Pending => {
-            let limit = ready!(stall.poll(cx));
+            let limit = ready!(stall.poll(cx, guard.and_then(Guard::wakes_at)));
             stall.side.note_body_cut();
             let whose = if stall.side == Side::Request { "a request's body" } else { "an answer" };
             tracing::info!("{whose} was cut off: it moved no byte for {limit:?} (TIMEOUT_BODY)");
@@ -190,16 +191,16 @@ impl HttpBody for Body {
 }
 
 /// What the upstream is sent.
-pub(crate) struct RequestBody(Option<(Incoming, Stall)>);
+pub(crate) struct RequestBody(Option<(Incoming, Stall, Guard)>);
 
 impl RequestBody {
     pub(crate) const fn empty() -> Self {
         Self(None)
     }
 
-    /// A client's body, which may move no byte for `limit`.
-    pub(crate) fn of(inner: Incoming, limit: Duration) -> Self {
-        Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)))))
+    /// A client's body, which may move no byte for `limit`, and goes on only while its guard lets it.
+    pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
+        Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)), guard())))
     }
 }
 
@@ -208,16 +209,21 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some((inner, stall)) = &mut self.0 else { return Poll::Ready(None) };
-        poll_limited(inner, stall, cx)
+        let Some((inner, stall, guard)) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = poll_limited(inner, stall, Some(guard), cx);
+        if !inner.is_end_stream() && guard.poll(frame.is_pending(), cx).is_ready() {
+            tracing::debug!("an upload was broken off: its session ended");
+            return Poll::Ready(Some(Err(BodyError::SessionEnded)));
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|(inner, _)| inner.is_end_stream())
+        self.0.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, _)| inner.size_hint())
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint())
     }
 }
 
@@ -238,10 +244,18 @@ impl Stall {
         self.last_moved = None;
     }
 
-    /// Ready with the limit once it has passed.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let Some(limit) = self.limit else { return Poll::Pending };
+    /// Ready with the limit once it has passed. Its alarm rings at `wake` too, where that is sooner, so that the body is looked at then.
+    fn poll(&mut self, cx: &mut Context<'_>, wake: Option<Instant>) -> Poll<Duration> {
+        let Some(limit) = self.limit else {
+            if let Some(wake) = wake {
+                let _ = self.alarm.poll(cx, wake);
+            }
+            return Poll::Pending;
+        };
         let since = *self.last_moved.get_or_insert_with(Instant::now);
+        if let Some(wake) = wake.filter(|wake| *wake < since + limit) {
+            ready!(self.alarm.poll(cx, wake));
+        }
         self.alarm.poll(cx, since + limit).map(|()| limit)
     }
 }

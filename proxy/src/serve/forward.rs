@@ -1,6 +1,7 @@
 //! To the upstream and back: stream bodies, hand over upgrades.
 
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::request::Parts;
@@ -14,9 +15,9 @@ use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{Answer, ConnectError, Failure, Fields, Patience, RequestFraming, RequestHead};
 use crate::domain::policy::Permit;
 use crate::ports::{LoadedSession, ReadyFields};
-use crate::serve::body::{Body, RequestBody};
+use crate::serve::body::{Body, BodyError, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::guard::Guard;
+use crate::serve::guard::{FRESH, Guard};
 use crate::serve::headers::{Forwarded, Trace};
 use crate::serve::rejection::Rejection;
 use crate::serve::watch::InFlight;
@@ -42,7 +43,9 @@ pub(crate) async fn forward(
         sign_in.cookies.strip_request(&mut head.headers);
     }
     let outgoing = Outgoing::of(&permit, exchange, websocket)?;
-    let (mut answer, body) = send(&outgoing, exchange, body, began).await?.into_parts();
+    let session = permit.session();
+    let (mut answer, body) =
+        while_admitted(send(&outgoing, exchange, body, session, began), exchange, session, began).await?.into_parts();
     exchange.house.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         let (Some(client), Some(upstream)) = (upgrade, body.into_tunnel()) else {
@@ -58,10 +61,7 @@ pub(crate) async fn forward(
     let event_stream = is_event_stream(&answer.headers);
     let limit = (!event_stream).then_some(exchange.site.timeouts.body);
     answer.version = Version::default();
-    let session = permit.session().filter(|_| Guard::is_needed(body.size_hint().exact()));
-    let guard = session.map(|session| {
-        Guard::until(lasting::ended(Arc::clone(&exchange.house), Arc::clone(session), Arc::default()), began)
-    });
+    let guard = (!body.is_end_stream()).then(|| Guard::of(&exchange.house, session, began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }
 
@@ -142,17 +142,46 @@ fn may_open_websocket(exchange: &Exchange) -> bool {
     headers::is_same_origin(&exchange.head.headers, origin)
 }
 
+/// Gives the answer up where its session ends, or nobody may pass any more, before its head has come. A request that is answered within a
+/// second costs nothing for it.
+async fn while_admitted<T>(
+    sending: impl Future<Output = Result<T, Refused>>,
+    exchange: &Exchange,
+    session: Option<&Arc<LoadedSession>>,
+    began: Instant,
+) -> Result<T, Refused> {
+    let (mut sending, mut ended) = (std::pin::pin!(sending), None);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
+            return Poll::Ready(outcome);
+        }
+        if ended.is_none() && began.elapsed() < FRESH {
+            // Whoever waits for the upstream wakes us by then.
+            return Poll::Pending;
+        }
+        let ended = ended.get_or_insert_with(|| {
+            Box::pin(lasting::ended(Arc::clone(&exchange.house), session.cloned(), Arc::default()))
+        });
+        ended.as_mut().poll(cx).map(|()| {
+            tracing::debug!("a request was given up: its session ended");
+            Err(Rejection::Unauthenticated.into())
+        })
+    })
+    .await
+}
+
 /// Sends the request, and once more where that is safe: it was never sent; or a connection that had been used before closed before
 /// the first byte of the answer, and the request has no body and may be repeated (RFC 9110 §9.2.2).
 async fn send(
     outgoing: &Outgoing<'_>,
     exchange: &Exchange,
     body: Incoming,
+    session: Option<&Arc<LoadedSession>>,
     now: Instant,
 ) -> Result<Response<Answer>, Refused> {
     let (upstream, timeouts, metrics) = (&exchange.site.upstream, exchange.site.timeouts, &exchange.house.metrics);
-    let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body };
-    let body = RequestBody::of(body, timeouts.body);
+    let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body, look: FRESH };
+    let body = RequestBody::of(body, timeouts.body, || Guard::of(&exchange.house, session, now, Some(0)));
     let framing = framing(outgoing.head, &body);
     let repeatable = body.is_end_stream() && is_idempotent(&outgoing.head.method);
     let unreachable = |error: ConnectError| {
@@ -184,6 +213,7 @@ fn framing(head: &Parts, body: &RequestBody) -> RequestFraming {
 
 fn refuse(failure: &Failure<RequestBody>, metrics: &Metrics) -> Refused {
     match failure {
+        Failure::Body(error) if has_session_ended(error.as_ref()) => Rejection::Unauthenticated.into(),
         // A request whose own body breaks off or stalls is its client's fault, not the upstream's.
         Failure::Body(_) => Rejection::RequestTimeout.into(),
         Failure::TakesNothing(_) | Failure::Silent(_) => {
@@ -193,6 +223,11 @@ fn refuse(failure: &Failure<RequestBody>, metrics: &Metrics) -> Refused {
         }
         Failure::Closed(_) | Failure::Unsent(_) | Failure::Broken(_) => upstream_failed(&failure.to_string()),
     }
+}
+
+fn has_session_ended(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| matches!(error.downcast_ref(), Some(BodyError::SessionEnded)))
 }
 
 fn upstream_failed(why: &str) -> Refused {

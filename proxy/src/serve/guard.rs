@@ -1,41 +1,68 @@
-//! What breaks off an answer that is under way for long.
+//! What breaks off an answer or an upload that is under way for long.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::ports::LoadedSession;
+use crate::serve::lasting;
+use crate::serve::site::House;
+
 /// An answer that is longer than this, in bytes, or of unknown length may be under way for long.
 const LONG: u64 = 256 * 1024;
 
-/// An answer that never keeps us waiting is not looked after before this age: most have ended by then.
-const FRESH: Duration = Duration::from_secs(1);
+/// Nothing is looked after before this age: most has ended by then.
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
 
-/// Breaks off an answer once something has ended: the session that it is for.
+/// Breaks off what is open on behalf of a session, or of nobody, once that may stay open no longer. Until it has lasted a while it costs
+/// nothing but the memory of whom it is for.
 pub(crate) struct Guard {
     began: Instant,
-    watches: bool,
-    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Whether it is known from the start that it will last.
+    lasts: bool,
+    state: State,
+}
+
+enum State {
+    Fresh(Arc<House>, Option<Arc<LoadedSession>>),
+    Watched(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 impl Guard {
-    /// Whether an answer of `length` bytes (`None`: it is not known) needs one; ordinary answers do not.
-    pub(crate) const fn is_needed(length: Option<u64>) -> bool {
-        match length {
-            Some(length) => length > LONG,
-            None => true,
+    /// For what began at `began` on behalf of `session`; `length`, in bytes, tells whether it lasts for sure (`None`: it is not known).
+    pub(crate) fn of(
+        house: &Arc<House>,
+        session: Option<&Arc<LoadedSession>>,
+        began: Instant,
+        length: Option<u64>,
+    ) -> Self {
+        let lasts = length.is_none_or(|length| length > LONG);
+        Self { began, lasts, state: State::Fresh(Arc::clone(house), session.cloned()) }
+    }
+
+    /// When to look again at the latest, where nothing comes meanwhile; `None`: it sees to that itself.
+    pub(crate) fn wakes_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Fresh(..) if !self.lasts => Some(self.began + FRESH),
+            State::Fresh(..) | State::Watched(_) => None,
         }
     }
 
-    /// For an answer that began just now. `end` is not asked before that has lasted a while.
-    pub(crate) fn until(end: impl Future<Output = ()> + Send + 'static, began: Instant) -> Box<Self> {
-        Box::new(Self { began, watches: false, end: Box::pin(end) })
-    }
-
-    /// Ready once the end has come. `waits`: whether the answer keeps us waiting at this moment.
+    /// Ready once the end has come. `waits`: whether it keeps us waiting at this moment.
     pub(crate) fn poll(&mut self, waits: bool, cx: &mut Context<'_>) -> Poll<()> {
-        self.watches = self.watches || waits || self.began.elapsed() >= FRESH;
-        if self.watches { self.end.as_mut().poll(cx) } else { Poll::Pending }
+        if let State::Fresh(house, session) = &self.state {
+            if !(self.lasts && waits) && self.began.elapsed() < FRESH {
+                return Poll::Pending;
+            }
+            let ended = lasting::ended(Arc::clone(house), session.clone(), Arc::default());
+            self.state = State::Watched(Box::pin(ended));
+        }
+        match &mut self.state {
+            State::Watched(end) => end.as_mut().poll(cx),
+            State::Fresh(..) => Poll::Pending,
+        }
     }
 }

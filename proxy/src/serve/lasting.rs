@@ -1,4 +1,5 @@
-//! What stays open on behalf of a session (WebSockets, event streams, long answers) ends when the session does.
+//! What stays open on behalf of a session (WebSockets, event streams, long answers, uploads) ends when the session does; on behalf of nobody,
+//! when nobody may pass any more.
 
 use std::io;
 use std::pin::Pin;
@@ -17,8 +18,15 @@ use crate::serve::site::House;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Ends when the session has, on whichever replica, or when the settings of the moment no longer admit its user. It follows a session that
-/// is renewed. `activity` tells of use by the client, without which the session may go idle although something is open.
-pub(crate) async fn ended(house: Arc<House>, mut session: Arc<LoadedSession>, activity: Arc<Activity>) {
+/// is renewed. `activity` tells of use by the client, without which the session may go idle although something is open. Without a session it
+/// ends when a reload has let people sign in.
+pub(crate) async fn ended(house: Arc<House>, session: Option<Arc<LoadedSession>>, activity: Arc<Activity>) {
+    let Some(mut session) = session else {
+        while house.site().policy.admit_anyone::<Arc<LoadedSession>>().is_some() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        return;
+    };
     let mut used = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;

@@ -23,7 +23,9 @@ pub(crate) enum Found {
 pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
     let mut found = Found::Nobody;
     let Ok(tokens) = sign_in.cookies.tokens(headers) else {
-        tracing::warn!("a request has more session cookies than are looked at: none counts, since some may have been planted");
+        tracing::warn!(
+            "a request has more session cookies than are looked at: none counts, since some may have been planted"
+        );
         return Ok(Found::Conflict);
     };
     for token in tokens {

@@ -1,12 +1,12 @@
 //! What this floor needs to know: a type that `config` builds, all of it checked.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
+use crate::adapters::certs::PemFiles;
 use crate::adapters::providers::ProviderSettings;
 use crate::adapters::stores::StoreSettings;
 use crate::adapters::telemetry::LogSettings;
@@ -23,7 +23,7 @@ pub struct Settings {
     /// `ADMIN_ADDR`; a change needs a restart.
     pub admin: SocketAddr,
     /// `TLS_CERT_FILE` and `TLS_KEY_FILE`, if TLS ends here.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<PemFiles>,
     /// Whether people sign in, and how.
     pub mode: Mode,
     /// Where requests go.
@@ -85,15 +85,6 @@ pub struct CookieSettings {
     pub domain: Option<String>,
     /// `COOKIE_SECURE`.
     pub secure: bool,
-}
-
-/// Certificate and key, in PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// `TLS_CERT_FILE`: the chain, leaf first.
-    pub certificate: PathBuf,
-    /// `TLS_KEY_FILE`.
-    pub key: PathBuf,
 }
 
 /// Bounds on what a client may ask for.

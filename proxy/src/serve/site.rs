@@ -1,6 +1,6 @@
 //! Everything a request needs, made at the start or at a reload, and swapped whole.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use prometheus_client::metrics::gauge::Gauge;
@@ -62,6 +62,21 @@ struct KeptProvider {
     provider: Arc<dyn IdentityProvider>,
 }
 
+/// A site that was built and is not in force.
+pub(crate) struct Next {
+    site: Site,
+    kept: Kept,
+    /// The store that goes on, and what it is told then.
+    terms: Option<(Arc<dyn SessionStore>, StoreTerms)>,
+}
+
+/// What the next reload may go on with.
+struct Kept {
+    upstream: (UpstreamSettings, Arc<Upstream<RequestBody>>),
+    /// In open mode those of before stay.
+    sign_in: Option<(KeptProvider, (StoreSettings, Arc<dyn SessionStore>))>,
+}
+
 /// The settings of the moment, ready for requests.
 pub(crate) struct Site {
     pub(crate) policy: Policy,
@@ -112,7 +127,8 @@ impl House {
             provider: Mutex::new(None),
             store: Mutex::new(None),
         };
-        let site = heirlooms.site(settings)?;
+        let Next { site, kept, .. } = heirlooms.next(settings)?;
+        heirlooms.keep(kept);
         Ok(Self {
             site: ArcSwap::from_pointee(site),
             metrics,
@@ -129,9 +145,21 @@ impl House {
         self.site.load_full()
     }
 
+    /// Builds the site of new settings, whole; nothing of it is in force yet.
+    pub(crate) fn prepare(&self, settings: Settings) -> anyhow::Result<Next> {
+        self.heirlooms.next(settings)
+    }
+
     /// Swaps the site; requests under way end with the old one.
-    pub(crate) fn reload(&self, settings: Settings) -> anyhow::Result<()> {
-        let site = self.heirlooms.site(settings)?;
+    ///
+    /// # Errors
+    /// Where the store that goes on does not take its new terms; then nothing is swapped.
+    pub(crate) fn take(&self, next: Next) -> anyhow::Result<()> {
+        let Next { site, kept, terms } = next;
+        if let Some((store, terms)) = terms {
+            store.reconfigure(&terms).map_err(anyhow::Error::msg)?;
+        }
+        self.heirlooms.keep(kept);
         let before = self.site();
         if let (Some(before), Some(sign_in)) = (&before.sign_in, &site.sign_in)
             && before.authority != sign_in.authority
@@ -168,26 +196,45 @@ impl House {
 }
 
 impl Heirlooms {
-    fn site(&self, settings: Settings) -> anyhow::Result<Site> {
+    fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
+        let (mut kept, mut terms) = (None, None);
         let (policy, sign_in) = match settings.mode {
             Mode::Open => (Policy::Open, None),
-            Mode::SignIn(sign_in) => {
-                let policy = Policy::SignedIn(Box::new(sign_in.allow.clone()));
-                (policy, Some(self.sign_in(*sign_in, upstream.origin().to_owned())?))
+            Mode::SignIn(settings) => {
+                let policy = Policy::SignedIn(Box::new(settings.allow.clone()));
+                let audience = upstream.origin().to_owned();
+                (policy, Some(self.sign_in(*settings, audience, &mut kept, &mut terms)?))
             }
         };
-        Ok(Site {
+        let kept = Kept { upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: kept };
+        let site = Site {
             policy,
             sign_in,
             upstream,
             trusted_proxies: settings.trusted_proxies,
             limits: settings.limits,
             timeouts: settings.timeouts,
-        })
+        };
+        Ok(Next { site, kept, terms })
     }
 
-    fn sign_in(&self, settings: SignInSettings, audience: String) -> anyhow::Result<SignIn> {
+    /// From now on this is what the next reload goes on with.
+    fn keep(&self, kept: Kept) {
+        *lock(&self.upstream) = Some(kept.upstream);
+        if let Some((provider, store)) = kept.sign_in {
+            *lock(&self.provider) = Some(provider);
+            *lock(&self.store) = Some(store);
+        }
+    }
+
+    fn sign_in(
+        &self,
+        settings: SignInSettings,
+        audience: String,
+        kept: &mut Option<(KeptProvider, (StoreSettings, Arc<dyn SessionStore>))>,
+        changed: &mut Option<(Arc<dyn SessionStore>, StoreTerms)>,
+    ) -> anyhow::Result<SignIn> {
         let mut secrets: Vec<&[u8]> = settings.secrets.iter().map(|secret| secret.0.as_slice()).collect();
         let signing = if !settings.assertion_keys.is_empty() {
             SigningKeys::from_pem(&settings.assertion_keys)?
@@ -205,7 +252,12 @@ impl Heirlooms {
         let cookies = Cookies::new(settings.cookie.clone(), origin);
         let authority = settings.provider.authority();
         let provider = self.provider(&settings)?;
-        let store = self.store(&settings, &secrets, cookies.beside_session())?;
+        let terms = StoreTerms {
+            idle: settings.lifetime.idle,
+            secrets: secrets.iter().map(|secret| Zeroizing::new(secret.to_vec())).collect(),
+            cookie_beside: cookies.beside_session(),
+        };
+        let store = self.store(&settings.store, terms, changed)?;
         let renewing = Renewing {
             house: Arc::clone(&self.renewals),
             provider: Arc::clone(&provider),
@@ -214,10 +266,15 @@ impl Heirlooms {
             authority,
             recheck: settings.recheck,
         };
-        Ok(SignIn {
+        let kept_provider = KeptProvider {
+            settings: settings.provider,
+            roots: settings.provider_roots,
+            provider: Arc::clone(&provider),
+        };
+        let sign_in = SignIn {
             authority,
             provider,
-            store,
+            store: Arc::clone(&store),
             renewing: Arc::new(renewing),
             cookies,
             sealer: Sealer::new(&secrets, "login")?,
@@ -226,56 +283,54 @@ impl Heirlooms {
             host_text,
             lifetime: settings.lifetime,
             public_origin: settings.public_origin,
-        })
+        };
+        // What goes on keeps the settings that it was opened with.
+        let opened = lock(&self.store).as_ref().filter(|(_, old)| Arc::ptr_eq(old, &store)).map(|(old, _)| old.clone());
+        *kept = Some((kept_provider, (opened.unwrap_or(settings.store), store)));
+        Ok(sign_in)
     }
 
     fn provider(&self, settings: &SignInSettings) -> anyhow::Result<Arc<dyn IdentityProvider>> {
-        let mut kept = self.provider.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.provider);
         let same = |kept: &&KeptProvider| kept.settings == settings.provider && kept.roots == settings.provider_roots;
-        if let Some(kept) = kept.as_ref().filter(same) {
-            return Ok(Arc::clone(&kept.provider));
+        match kept.as_ref().filter(same) {
+            Some(kept) => Ok(Arc::clone(&kept.provider)),
+            None => Ok(providers::connect(&settings.provider, &settings.provider_roots)?),
         }
-        let provider = providers::connect(&settings.provider, &settings.provider_roots)?;
-        let roots = settings.provider_roots.clone();
-        *kept = Some(KeptProvider { settings: settings.provider.clone(), roots, provider: Arc::clone(&provider) });
-        Ok(provider)
     }
 
+    /// The store that goes on, with the terms that it is to be told once everything else is built, or a new one.
     fn store(
         &self,
-        settings: &SignInSettings,
-        secrets: &[&[u8]],
-        cookie_beside: usize,
+        settings: &StoreSettings,
+        terms: StoreTerms,
+        changed: &mut Option<(Arc<dyn SessionStore>, StoreTerms)>,
     ) -> anyhow::Result<Arc<dyn SessionStore>> {
-        let secrets = secrets.iter().map(|secret| Zeroizing::new(secret.to_vec())).collect();
-        let terms = StoreTerms { idle: settings.lifetime.idle, secrets, cookie_beside };
-        let mut kept = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((old, store)) = kept.as_ref().filter(|(old, _)| old.serve(&settings.store)) {
-            if *old != settings.store {
+        if let Some((old, store)) = lock(&self.store).as_ref().filter(|(old, _)| old.serve(settings)) {
+            if old != settings {
                 tracing::warn!(
                     "SESSION_MEMORY_BYTES has changed: it counts from the next start, since sessions live as long as the store"
                 );
             }
-            store.reconfigure(&terms).map_err(anyhow::Error::msg)?;
+            *changed = Some((Arc::clone(store), terms));
             return Ok(Arc::clone(store));
         }
-        let store = stores::open(&settings.store, &terms, &self.store_metrics).map_err(anyhow::Error::msg)?;
-        *kept = Some((settings.store.clone(), Arc::clone(&store)));
-        Ok(store)
+        stores::open(settings, &terms, &self.store_metrics).map_err(anyhow::Error::msg)
     }
 
     fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {
-        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, upstream)) = kept.as_ref().filter(|(old, _)| old == settings) {
+        if let Some((_, upstream)) = lock(&self.upstream).as_ref().filter(|(old, _)| old == settings) {
             return Ok(Arc::clone(upstream));
         }
         let tls = match settings.address {
             UpstreamAddress::Https { .. } => Some(Arc::new(certs::client_config(&settings.roots, &[b"http/1.1"])?)),
             UpstreamAddress::Http { .. } | UpstreamAddress::H2c { .. } | UpstreamAddress::Unix(_) => None,
         };
-        let upstream =
-            Arc::new(Upstream::new(settings, tls, self.upstream_connections.clone()).map_err(anyhow::Error::msg)?);
-        *kept = Some((settings.clone(), Arc::clone(&upstream)));
-        Ok(upstream)
+        let upstream = Upstream::new(settings, tls, self.upstream_connections.clone());
+        Ok(Arc::new(upstream.map_err(anyhow::Error::msg)?))
     }
+}
+
+fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -37,12 +37,9 @@ pub(crate) fn open(
     exchange.house.tunnels.spawn(async move {
         let activity = Arc::new(Activity::default());
         let carried = carry(client, upstream, Arc::clone(&activity));
-        let ended = match session {
-            None => carried.await,
-            Some(session) => tokio::select! {
-                ended = carried => ended,
-                () = lasting::ended(house, session, activity) => Some("its session ended"),
-            },
+        let ended = tokio::select! {
+            ended = carried => ended,
+            () = lasting::ended(house, session, activity) => Some("its session ended"),
         };
         if let Some(why) = ended {
             tracing::debug!("a WebSocket was closed: {why}");

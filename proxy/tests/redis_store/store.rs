@@ -210,7 +210,8 @@ async fn what_others_publish_ends_no_session_and_proves_nothing() {
     let redis = Redis::start().await;
     let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
     let token = store.begin(session("ann", now), now).await.unwrap();
-    let held = store.hot(&token, now).unwrap();
+    until("news comes through", async || store.trouble().is_none()).await;
+    let held = store.load(&token, now).await.unwrap().unwrap();
     let key: String = store.key(&token).0.iter().map(|byte| format!("{byte:02x}")).collect();
     let channels = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
     let channels: Vec<String> = redis::from_redis_value(channels).unwrap();
@@ -223,7 +224,8 @@ async fn what_others_publish_ends_no_session_and_proves_nothing() {
     for message in ["18446744073709551615", "9999999999999", "", "x", &huge] {
         redis.ask(&["PUBLISH", pulse, message]).await.unwrap();
     }
-    until("the session still is there", async || store.load(&token, now).await.is_ok_and(|found| found.is_some())).await;
+    until("the session still is there", async || store.load(&token, now).await.is_ok_and(|found| found.is_some()))
+        .await;
     assert!(held.is_live(Duration::ZERO, now), "whoever holds it goes on");
     until("news comes through again", async || store.trouble().is_none()).await;
     store.end(&held).await.unwrap();

@@ -16,6 +16,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use self::validity::Validity;
 use crate::domain::time::Timestamp;
@@ -30,14 +31,6 @@ pub struct Certificates {
 /// Why certificate and key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
-    /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
     /// A file is not PEM.
     #[error("{}: not readable as PEM ({reason}): write it in PEM (`-----BEGIN …-----`)", path.display())]
     NotPem {
@@ -84,15 +77,33 @@ pub enum CertError {
     Tls(#[from] rustls::Error),
 }
 
+/// Certificate and key as they were read.
+#[derive(Clone)]
+pub struct PemFiles {
+    /// `TLS_CERT_FILE`: where the certificate stands.
+    pub certificate: PathBuf,
+    /// `TLS_KEY_FILE`: where the key stands.
+    pub key: PathBuf,
+    /// The server's own certificate first, in PEM.
+    pub chain: Vec<u8>,
+    /// The key, in PEM.
+    pub private: Zeroizing<Vec<u8>>,
+}
+
+/// A certificate that was read and can be shown; nobody is shown it yet.
+pub struct Next {
+    pair: Pair,
+    certificate: PathBuf,
+}
+
 impl Certificates {
-    /// Reads `chain` (PEM, the server's own certificate first) and `key` (PEM), and warns where the certificate is not valid at
-    /// `now` or will soon not be.
+    /// Reads certificate and key, and warns where the certificate is not valid at `now` or will soon not be.
     ///
     /// # Errors
     /// [`CertError`], naming the file and what is wrong with it.
-    pub fn load(chain: &Path, key: &Path, now: Timestamp) -> Result<Self, CertError> {
+    pub fn load(files: &PemFiles, now: Timestamp) -> Result<Self, CertError> {
         let provider = Arc::new(default_provider());
-        let shown = Arc::new(Shown(ArcSwap::from_pointee(Pair::read(chain, key, &provider)?)));
+        let shown = Arc::new(Shown(ArcSwap::from_pointee(Pair::read(files, &provider)?)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
@@ -101,19 +112,23 @@ impl Certificates {
         config.ticketer = Ticketer::new()?;
 
         let certificates = Self { shown, config: Arc::new(config) };
-        certificates.warn(chain, now);
+        certificates.warn(&files.certificate, now);
         Ok(certificates)
     }
 
-    /// Reads the files again; new connections are shown what they hold.
+    /// Reads what is to be shown next.
     ///
     /// # Errors
-    /// [`CertError`] as for [`Certificates::load`]; the old certificate stays.
-    pub fn reload(&self, chain: &Path, key: &Path, now: Timestamp) -> Result<(), CertError> {
-        let pair = Pair::read(chain, key, self.config.crypto_provider())?;
-        self.shown.0.store(Arc::new(pair));
-        self.warn(chain, now);
-        Ok(())
+    /// [`CertError`] as for [`Certificates::load`].
+    pub fn prepare(&self, files: &PemFiles) -> Result<Next, CertError> {
+        let pair = Pair::read(files, self.config.crypto_provider())?;
+        Ok(Next { pair, certificate: files.certificate.clone() })
+    }
+
+    /// From now on new connections are shown `next`.
+    pub fn show(&self, next: Next, now: Timestamp) {
+        self.shown.0.store(Arc::new(next.pair));
+        self.warn(&next.certificate, now);
     }
 
     /// The config to accept TLS connections with: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
@@ -162,15 +177,16 @@ struct Pair {
 }
 
 impl Pair {
-    fn read(chain: &Path, key: &Path, provider: &CryptoProvider) -> Result<Self, CertError> {
-        let certificates = certificates(chain)?;
+    fn read(files: &PemFiles, provider: &CryptoProvider) -> Result<Self, CertError> {
+        let (chain, key) = (files.certificate.as_path(), files.key.as_path());
+        let certificates = certificates(chain, &files.chain)?;
         let bad_certificate =
             |reason: &str| CertError::BadCertificate { path: chain.into(), reason: reason.to_owned() };
         let validity = certificates
             .first()
             .and_then(|leaf| Validity::of(leaf))
             .ok_or_else(|| bad_certificate("it is not an X.509 certificate with a period of validity"))?;
-        let certified = CertifiedKey::from_der(certificates, private_key(key)?, provider);
+        let certified = CertifiedKey::from_der(certificates, private_key(key, &files.private)?, provider);
         let certified = certified.map_err(|error| fault(&error, chain, key))?;
         Ok(Self { certified: Arc::new(certified), validity })
     }
@@ -189,33 +205,23 @@ fn fault(error: &rustls::Error, chain: &Path, key: &Path) -> CertError {
     }
 }
 
-/// The certificates of a PEM file; further roots for outgoing connections are read by it too.
-///
-/// # Errors
-/// [`CertError`] where the file cannot be read or has no certificate.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> {
-    let text = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&text)
+fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertError> {
+    let certificates = CertificateDer::pem_slice_iter(text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| CertError::NotPem { path: path.into(), reason: error.to_string() })?;
     if certificates.is_empty() { Err(CertError::NoCertificate(path.into())) } else { Ok(certificates) }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CertError> {
-    let text = zeroize::Zeroizing::new(read(path)?);
+fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, CertError> {
     // `ENCRYPTED PRIVATE KEY` of PKCS#8, and `Proc-Type: 4,ENCRYPTED` of the older format.
     if text.windows(9).any(|window| window == b"ENCRYPTED") {
         return Err(CertError::EncryptedKey(path.into()));
     }
-    match PrivateKeyDer::from_pem_slice(&text) {
+    match PrivateKeyDer::from_pem_slice(text) {
         Ok(key) => Ok(key),
         Err(pem::Error::NoItemsFound) => Err(CertError::NoKey(path.into())),
         Err(error) => Err(CertError::NotPem { path: path.into(), reason: error.to_string() }),
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, CertError> {
-    std::fs::read(path).map_err(|source| CertError::Unreadable { path: path.into(), source })
 }
 
 /// There is nothing to check another server's certificate against.
@@ -309,8 +315,14 @@ mod tests {
             self.dir.path().join("tls.key")
         }
 
+        fn pem(&self) -> PemFiles {
+            let (certificate, key) = (self.chain(), self.key());
+            let (chain, private) = (std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap());
+            PemFiles { certificate, key, chain, private: private.into() }
+        }
+
         fn load(&self) -> Result<Certificates, CertError> {
-            Certificates::load(&self.chain(), &self.key(), NOW)
+            Certificates::load(&self.pem(), NOW)
         }
 
         fn fault(&self) -> String {
@@ -359,19 +371,19 @@ mod tests {
     async fn a_changed_certificate_is_shown_without_a_restart() {
         let files = Files::new();
         let certificates = files.load().unwrap();
-        let first = super::certificates(&files.chain()).unwrap().remove(0);
+        let first = super::certificates(&files.chain(), &files.pem().chain).unwrap().remove(0);
         let connection = connect(&certificates, trusting(&first, &[b"h2"]), "one.example").await;
         assert_eq!(connection.alpn_protocol(), Some(b"h2".as_slice()));
         assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_3));
 
         let (chain, key) = issued("two.example");
         files.write(&chain.pem(), &key.serialize_pem());
-        certificates.reload(&files.chain(), &files.key(), NOW).unwrap();
+        certificates.show(certificates.prepare(&files.pem()).unwrap(), NOW);
         let connection = connect(&certificates, trusting(chain.der(), &[b"http/1.1"]), "two.example").await;
         assert_eq!(connection.alpn_protocol(), Some(b"http/1.1".as_slice()));
 
         files.write("", "");
-        certificates.reload(&files.chain(), &files.key(), NOW).unwrap_err();
+        assert!(certificates.prepare(&files.pem()).is_err());
         connect(&certificates, trusting(chain.der(), &[]), "two.example").await;
     }
 
@@ -379,7 +391,7 @@ mod tests {
     async fn clients_resume_their_sessions_by_ticket() {
         let files = Files::new();
         let certificates = files.load().unwrap();
-        let root = super::certificates(&files.chain()).unwrap().remove(0);
+        let root = super::certificates(&files.chain(), &files.pem().chain).unwrap().remove(0);
         let client = trusting(&root, &[]);
         let first = connect(&certificates, client.clone(), "one.example").await;
         assert!(matches!(first.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)));
@@ -392,7 +404,7 @@ mod tests {
         let files = Files::new();
         let certificates = files.load().unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(super::certificates(&files.chain()).unwrap().remove(0)).unwrap();
+        roots.add(super::certificates(&files.chain(), &files.pem().chain).unwrap().remove(0)).unwrap();
         let old = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(&[&TLS12])
             .unwrap()
@@ -429,17 +441,13 @@ mod tests {
         expect(&["tls.key", "encrypted", "openssl pkey"]);
         files.write(&chain, &issued("other.example").1.serialize_pem());
         expect(&["tls.key", "does not belong to", "tls.crt"]);
-        std::fs::remove_file(files.key()).unwrap();
-        expect(&["tls.key", "cannot read"]);
-        std::fs::remove_file(files.chain()).unwrap();
-        expect(&["tls.crt", "cannot read"]);
     }
 
     #[test]
     fn an_expired_certificate_is_used_and_told() {
         let files = Files::new();
         let late = Timestamp::from_secs(2_556_144_001);
-        let certificates = Certificates::load(&files.chain(), &files.key(), late).unwrap();
+        let certificates = Certificates::load(&files.pem(), late).unwrap();
         assert_eq!(certificates.trouble(late).unwrap(), "expired on 2051-01-01T00:00:00Z");
         assert_eq!(certificates.trouble(NOW), None);
         assert_eq!(certificates.not_after(), 2_556_144_000);

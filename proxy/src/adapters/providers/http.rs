@@ -272,12 +272,13 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     quote(&text)
 }
 
-/// Whether secrets may be sent to `url`: `https`, or a loopback host.
-pub(super) fn is_safe(url: &Url) -> bool {
+/// Whether secrets may be sent to `url`: `https`, or a loopback host. Names under `.localhost` are none: whether they lead to this machine
+/// is for its resolver to say, and many ask the network (RFC 6761 §6.3 only recommends that they do not).
+pub fn is_safe(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
         None => return false,
     };
     url.scheme() == "https" || (url.scheme() == "http" && loopback)
@@ -307,12 +308,25 @@ mod tests {
 
     #[test]
     fn plain_http_is_for_loopback_only() {
-        for safe in ["https://idp.example/x", "http://localhost:9400", "http://127.0.0.1:1", "http://[::1]:1"] {
+        for safe in [
+            "https://idp.example/x",
+            "http://localhost:9400",
+            "http://127.0.0.1:1",
+            "http://127.9.9.9:1",
+            "http://[::1]:1",
+            "http://[::ffff:127.0.0.1]:1",
+        ] {
             assert!(is_safe(&url(safe)), "{safe}");
         }
-        for unsafe_ in
-            ["http://idp.example", "http://localhost.evil.example", "ftp://localhost", "http://10.0.0.1", "data:x"]
-        {
+        for unsafe_ in [
+            "http://idp.example",
+            "http://localhost.evil.example",
+            "http://idp.localhost:9400",
+            "http://[::ffff:10.0.0.1]",
+            "ftp://localhost",
+            "http://10.0.0.1",
+            "data:x",
+        ] {
             assert!(!is_safe(&url(unsafe_)), "{unsafe_}");
         }
     }

@@ -30,6 +30,7 @@ use crate::domain::secret::Secret;
 use crate::domain::session::Authority;
 
 pub use self::connect::connect;
+pub use self::http::is_safe;
 
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]

@@ -66,7 +66,9 @@ mod tests {
         let first = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..12 {
-                scope.spawn(|| first.fetch_add(usize::from(states.take("a", now)), std::sync::atomic::Ordering::Relaxed));
+                scope.spawn(|| {
+                    first.fetch_add(usize::from(states.take("a", now)), std::sync::atomic::Ordering::Relaxed)
+                });
             }
         });
         assert_eq!(first.into_inner(), 1);

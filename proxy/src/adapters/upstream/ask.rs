@@ -29,6 +29,8 @@ pub struct Patience {
     pub first_byte: Duration,
     /// `TIMEOUT_BODY`: without taking a byte of the request.
     pub body: Duration,
+    /// The one who asks is woken once when it has lasted so long, to look after other things.
+    pub look: Duration,
 }
 
 impl Connection {
@@ -47,8 +49,15 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let mut upload = Upload::begin(std::mem::take(&mut self.buffer), head, framing, body);
-        let mut wait =
-            Wait { asked: head.method(), patience, seen: 0, interim: Interim::default(), began: now, sent: None };
+        let mut wait = Wait {
+            asked: head.method(),
+            patience,
+            seen: 0,
+            interim: Interim::default(),
+            began: now,
+            sent: None,
+            looked: false,
+        };
         let answer = std::future::poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut wait)).await?;
         let arrived = Instant::now();
         let rest = if wait.sent.is_some() {
@@ -123,17 +132,24 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.cut(error, wait))),
             }
         }
-        match (wait.sent, upload.stuck_since()) {
-            (Some(sent), _) => {
-                ready!(self.alarm.poll(cx, sent + wait.patience.first_byte));
-                Poll::Ready(Err(Failure::Silent(wait.patience.first_byte)))
-            }
-            (None, Some(since)) => {
-                ready!(self.alarm.poll(cx, since + wait.patience.body));
-                Poll::Ready(Err(Failure::TakesNothing(wait.patience.body)))
-            }
+        let limit = match (wait.sent, upload.stuck_since()) {
+            (Some(sent), _) => Some((sent + wait.patience.first_byte, Failure::Silent(wait.patience.first_byte))),
+            (None, Some(since)) => Some((since + wait.patience.body, Failure::TakesNothing(wait.patience.body))),
             // The client keeps us waiting; its body has a limit of its own.
-            (None, None) => Poll::Pending,
+            (None, None) => None,
+        };
+        // The alarm of a pooled connection mostly stands before that already, from the request before it.
+        let look = wait.began + wait.patience.look;
+        if !wait.looked && limit.as_ref().is_none_or(|(until, _)| look < *until) {
+            ready!(self.alarm.poll(cx, look));
+            wait.looked = true;
+        }
+        match limit {
+            Some((until, failure)) => {
+                ready!(self.alarm.poll(cx, until));
+                Poll::Ready(Err(failure))
+            }
+            None => Poll::Pending,
         }
     }
 
@@ -164,6 +180,8 @@ struct Wait<'h> {
     began: Instant,
     /// When the last byte of the request was sent.
     sent: Option<Instant>,
+    /// Whether the one who asks was woken to look after other things.
+    looked: bool,
 }
 
 impl Wait<'_> {

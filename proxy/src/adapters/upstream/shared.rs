@@ -79,13 +79,18 @@ where
         let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent));
         let request = request(head, framing, Tracked { body, progress: Arc::clone(&progress) });
         let mut sending = std::pin::pin!(self.0.try_send_request(request));
-        let mut alarm = Alarm::new();
+        let (mut alarm, look, mut looked) = (Alarm::new(), Instant::now() + patience.look, false);
         let waiting = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Ok(outcome));
             }
             let limit = if progress.is_done() { patience.first_byte } else { patience.body };
-            ready!(alarm.poll(cx, progress.last_moved() + limit));
+            let until = progress.last_moved() + limit;
+            if !looked && look < until {
+                ready!(alarm.poll(cx, look));
+                looked = true;
+            }
+            ready!(alarm.poll(cx, until));
             Poll::Ready(Err(()))
         });
         match waiting.await {

@@ -8,11 +8,12 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use zeroize::Zeroizing;
 
+use crate::adapters::certs::PemFiles;
 use crate::config::options::{ASSERTION_KEY_FILE, Knob, TLS_CERT_FILE, TLS_KEY_FILE};
 use crate::config::reading::Reading;
 use crate::domain::secret::Secret;
-use crate::serve::settings::TlsFiles;
 
 /// Further roots; none where the option is not set.
 pub(super) fn roots(reading: &mut Reading, knob: Knob) -> Vec<CertificateDer<'static>> {
@@ -42,7 +43,7 @@ fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static
 }
 
 /// The certificate and its key: both or none, and of each other.
-pub(super) fn tls(reading: &mut Reading) -> Option<TlsFiles> {
+pub(super) fn tls(reading: &mut Reading) -> Option<PemFiles> {
     let (certificate, key) = match (reading.path(TLS_CERT_FILE), reading.path(TLS_KEY_FILE)) {
         (Some(certificate), Some(key)) => (certificate, key),
         (None, None) => return None,
@@ -55,21 +56,23 @@ pub(super) fn tls(reading: &mut Reading) -> Option<TlsFiles> {
             return None;
         }
     };
-    let chain = reading.file(TLS_CERT_FILE, &certificate).and_then(|content| {
-        certificates(&content)
+    let (chain, private) = (reading.file(TLS_CERT_FILE, &certificate), reading.file(TLS_KEY_FILE, &key));
+    let private = private.map(Zeroizing::new);
+    let shown = chain.as_ref().and_then(|content| {
+        certificates(content)
             .map_err(|problem| reading.fault(TLS_CERT_FILE, format!("the file {} {problem}", certificate.display())))
             .ok()
     });
-    let private = reading.file(TLS_KEY_FILE, &key).and_then(|content| {
+    let signs = private.as_ref().and_then(|content| {
         let problem = "holds no private key in PEM that can be read; one that is encrypted cannot";
-        PrivateKeyDer::from_pem_slice(&content)
+        PrivateKeyDer::from_pem_slice(content)
             .map_err(|_| reading.fault(TLS_KEY_FILE, format!("the file {} {problem}", key.display())))
             .ok()
     });
-    if let Err(error) = CertifiedKey::from_der(chain?, private?, &default_provider()) {
+    if let Err(error) = CertifiedKey::from_der(shown?, signs?, &default_provider()) {
         reading.fault(TLS_KEY_FILE, format!("the key does not go with the certificate of TLS_CERT_FILE: {error}"));
     }
-    Some(TlsFiles { certificate, key })
+    Some(PemFiles { certificate, key, chain: chain?, private: private? })
 }
 
 /// The keys that sign assertions, each as PKCS #8 in PEM, whichever form they had.

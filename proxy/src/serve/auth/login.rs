@@ -137,31 +137,27 @@ async fn redeem(
     id: Option<&AttemptId>,
 ) -> Result<Response<Body>, Refused> {
     let (cookies, query, now) = (&exchange.head.headers, exchange.head.uri.query(), exchange.now);
-    let attempt = match open_attempt(sign_in, cookies, state, id, now) {
-        // A state counts once: of callbacks that come at once one goes on, and none of the others reaches the provider.
-        Some(attempt) => {
-            let until = attempt.started_at + ATTEMPT_LIFETIME;
-            sign_in.store.take_state(attempt.state(), until, now).await?.then_some(attempt)
-        }
-        None => None,
-    };
-    let Some(attempt) = attempt else {
-        return match session::find(sign_in, cookies, now).await? {
-            // A callback opened again, from the history or by going back: whoever is signed in stays so.
-            Found::Somebody(..) => Ok(rejection::redirect(StatusCode::FOUND, "/")),
-            Found::Nobody | Found::Conflict => Err(Rejection::InvalidState.into()),
-        };
+    let Some(attempt) = open_attempt(sign_in, cookies, state, id, now) else {
+        return stale(exchange, sign_in, "no sign-in of this browser fits the callback").await;
     };
     let issuer = parameter(query, "iss").map_err(|_| Rejection::InvalidState)?;
     sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error, exchange, sign_in))?;
-    if let Some(error) = parameter(query, "error").map_err(|_| Rejection::InvalidState)? {
+    let error = parameter(query, "error").map_err(|_| Rejection::InvalidState)?;
+    let code = parameter(query, "code").ok().flatten().filter(|code| !code.is_empty());
+    if error.is_none() && code.is_none() {
+        return Err(Rejection::InvalidState.into());
+    }
+    // A state counts once: of callbacks that come at once one goes on, and none of the others reaches the provider.
+    if !sign_in.store.take_state(attempt.state(), attempt.started_at + ATTEMPT_LIFETIME, now).await? {
+        return stale(exchange, sign_in, "this sign-in has come back before").await;
+    }
+    if let Some(error) = error {
         let description = parameter(query, "error_description").ok().flatten().unwrap_or_default();
         tracing::warn!("the provider sent an error to the callback: {} {}", Clean(&error), Clean(&description));
         let cancelled = error == "access_denied";
         return Err(if cancelled { Rejection::SignInCancelled } else { Rejection::ProviderError }.into());
     }
-    let code =
-        parameter(query, "code").ok().flatten().filter(|code| !code.is_empty()).ok_or(Rejection::InvalidState)?;
+    let code = code.ok_or(Rejection::InvalidState)?;
     let signed_in = sign_in
         .provider
         .sign_in(&Secret::new(code), &attempt, now)
@@ -174,6 +170,17 @@ async fn redeem(
     let mut response = rejection::redirect(StatusCode::FOUND, attempt.return_to.as_str());
     append(&mut response, set);
     Ok(response)
+}
+
+/// A callback opened again, from the history or by going back: whoever is signed in stays so.
+async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Response<Body>, Refused> {
+    match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+        Found::Somebody(..) => Ok(rejection::redirect(StatusCode::FOUND, "/")),
+        Found::Nobody | Found::Conflict => {
+            tracing::warn!(client = %exchange.caller.client, "Invalid OAuth state: {why}");
+            Err(Rejection::InvalidState.into())
+        }
+    }
 }
 
 fn open_attempt(

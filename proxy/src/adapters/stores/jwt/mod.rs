@@ -60,11 +60,7 @@ impl JwtStore {
                 .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
                 .time_to_idle(UNUSED)
                 .build_with_hasher(ByKey::default()),
-            rules: Mutex::new(Rules {
-                ring,
-                cookie_beside: terms.cookie_beside,
-                ended: HashMap::new(),
-            }),
+            rules: Mutex::new(Rules { ring, cookie_beside: terms.cookie_beside, ended: HashMap::new() }),
             states: States::default(),
         })
     }

@@ -1,0 +1,171 @@
+//! Files that the operator named, read so that none of them can hold us up: regular ones only, of a bounded size, within a time limit.
+
+use std::collections::HashSet;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+/// No file of a configuration is larger.
+const LARGEST: u64 = 8 << 20;
+
+/// How long a file may take: a network file system whose server is gone answers never.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Without it opening a FIFO waits until somebody opens its other end.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const O_NONBLOCK: i32 = 0o4000;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const O_NONBLOCK: i32 = 0x0004;
+
+/// Files whose reading has not come back yet: none is read by two threads, so that one that never answers takes one thread only.
+static UNDER_WAY: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+
+/// Reads a regular file, or what a link leads to.
+///
+/// # Errors
+/// Where it cannot be read, is something else than a regular file, is larger than 8 MiB, or takes longer than 5 s.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_within(PATIENCE, path, read_regular)
+}
+
+fn read_within(
+    patience: Duration,
+    path: &Path,
+    read: impl FnOnce(&Path) -> io::Result<Vec<u8>> + Send + 'static,
+) -> io::Result<Vec<u8>> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it was not read within {patience:?}"));
+    if !under_way(|paths| paths.insert(path.to_owned())) {
+        return Err(late());
+    }
+    let (tell, told) = mpsc::channel();
+    let owned = path.to_owned();
+    let reader = std::thread::Builder::new().name("file".to_owned()).spawn(move || {
+        let content = read(&owned);
+        under_way(|paths| paths.remove(&owned));
+        // Whoever asked may have gone.
+        let _ = tell.send(content);
+    });
+    if let Err(error) = reader {
+        under_way(|paths| paths.remove(path));
+        return Err(error);
+    }
+    told.recv_timeout(patience).unwrap_or_else(|_| Err(late()))
+}
+
+fn under_way<T>(act: impl FnOnce(&mut HashSet<PathBuf>) -> T) -> T {
+    act(&mut UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    // Before it is opened, since opening alone does something to some devices; and again, since it may be another one by then.
+    refuse_others(&std::fs::metadata(path)?)?;
+    let file: File = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    refuse_others(&metadata)?;
+    let mut content = Vec::with_capacity(usize::try_from(metadata.len().min(LARGEST)).unwrap_or_default());
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 8 MiB"));
+    }
+    Ok(content)
+}
+
+fn refuse_others(metadata: &Metadata) -> io::Result<()> {
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let what = if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and not a regular file")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_else_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("file"), "ann").unwrap();
+        symlink("file", at("link")).unwrap();
+        for name in ["file", "link"] {
+            assert_eq!(read(&at(name)).unwrap(), b"ann", "{name}");
+        }
+        assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+        symlink("fifo", at("link to a fifo")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let began = Instant::now();
+        for (path, what) in [
+            (at("fifo"), "FIFO"),
+            (at("link to a fifo"), "FIFO"),
+            (at("socket"), "socket"),
+            (folder.path().to_owned(), "directory"),
+            ("/dev/zero".into(), "device"),
+            ("/dev/null".into(), "device"),
+            (at("gone"), "No such file"),
+        ] {
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(what), "{}: {error}", path.display());
+        }
+        assert!(began.elapsed() < PATIENCE, "none was waited for");
+    }
+
+    #[test]
+    fn a_fifo_that_takes_a_files_place_just_then_is_opened_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path);
+            tell.send(opened.and_then(|file| refuse_others(&file.metadata()?)).is_err()).unwrap();
+        });
+        assert!(told.recv_timeout(PATIENCE).expect("it waits"), "it is no regular file");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        File::create(&path).unwrap().set_len(LARGEST + 1).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn a_file_that_never_answers_is_given_up_and_takes_one_thread_only() {
+        let path = Path::new("/nowhere/hung");
+        let (release, hung) = mpsc::channel::<()>();
+        let short = Duration::from_millis(20);
+        let slow = move |_: &Path| {
+            let _ = hung.recv();
+            Ok(Vec::new())
+        };
+        assert_eq!(read_within(short, path, slow).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        for _ in 0..3 {
+            let error = read_within(short, path, |_: &Path| panic!("a second thread")).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+        drop(release);
+        let deadline = Instant::now() + PATIENCE;
+        while read_within(PATIENCE, path, |_: &Path| Ok(b"back".to_vec())).is_err() {
+            assert!(Instant::now() < deadline, "it stays given up");
+            std::thread::yield_now();
+        }
+    }
+}
