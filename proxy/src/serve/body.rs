@@ -211,6 +211,9 @@ impl HttpBody for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some((inner, stall, guard)) = &mut self.0 else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
+        if frame.is_ready() {
+            guard.hears();
+        }
         if !inner.is_end_stream() && guard.poll(frame.is_pending(), cx).is_ready() {
             tracing::debug!("an upload was broken off: its session ended");
             return Poll::Ready(Some(Err(BodyError::SessionEnded)));

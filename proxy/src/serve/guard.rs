@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::ports::LoadedSession;
-use crate::serve::lasting;
+use crate::serve::lasting::{self, Activity};
 use crate::serve::site::House;
 
 /// An answer that is longer than this, in bytes, or of unknown length may be under way for long.
@@ -28,7 +28,7 @@ pub(crate) struct Guard {
 
 enum State {
     Fresh(Arc<House>, Option<Arc<LoadedSession>>),
-    Watched(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Watched(Pin<Box<dyn Future<Output = ()> + Send>>, Arc<Activity>),
 }
 
 impl Guard {
@@ -47,7 +47,14 @@ impl Guard {
     pub(crate) fn wakes_at(&self) -> Option<Instant> {
         match &self.state {
             State::Fresh(..) if !self.lasts => Some(self.began + FRESH),
-            State::Fresh(..) | State::Watched(_) => None,
+            State::Fresh(..) | State::Watched(..) => None,
+        }
+    }
+
+    /// The client has sent something: while it does, its session is in use.
+    pub(crate) fn hears(&self) {
+        if let State::Watched(_, activity) = &self.state {
+            activity.note();
         }
     }
 
@@ -57,11 +64,12 @@ impl Guard {
             if !(self.lasts && waits) && self.began.elapsed() < FRESH {
                 return Poll::Pending;
             }
-            let ended = lasting::ended(Arc::clone(house), session.clone(), Arc::default());
-            self.state = State::Watched(Box::pin(ended));
+            let activity = Arc::new(Activity::default());
+            let ended = lasting::ended(Arc::clone(house), session.clone(), Arc::clone(&activity));
+            self.state = State::Watched(Box::pin(ended), activity);
         }
         match &mut self.state {
-            State::Watched(end) => end.as_mut().poll(cx),
+            State::Watched(end, _) => end.as_mut().poll(cx),
             State::Fresh(..) => Poll::Pending,
         }
     }

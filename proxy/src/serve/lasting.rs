@@ -56,6 +56,10 @@ pub(crate) async fn ended(house: Arc<House>, session: Option<Arc<LoadedSession>>
 pub(crate) struct Activity(AtomicBool);
 
 impl Activity {
+    pub(crate) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     fn take(&self) -> bool {
         self.0.swap(false, Ordering::Relaxed)
     }
@@ -78,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
-            self.activity.0.store(true, Ordering::Relaxed);
+            self.activity.note();
         }
         read
     }
