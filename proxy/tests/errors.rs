@@ -242,6 +242,11 @@ async fn a_state_that_is_not_this_browsers_is_invalid_state_before_the_code_is_r
         assert_json(&victim.fetch(&callback).await, INVALID_STATE);
         let page = Browser::of(&proxy).open(&callback).await;
         assert_page(&page, INVALID_STATE, &["try-again", "sign-in-as-someone-else"]);
+        assert!(page.text().contains("<p>Your browser sent no cookie with it. Allow cookies"), "{}", page.text());
+        let mut with_cookies = Browser::of(&proxy);
+        with_cookies.set_cookie("theme", "dark");
+        let page = with_cookies.open(&callback).await.text();
+        assert!(!page.contains("sent no cookie") && page.contains("more than ten minutes ago"), "{page}");
         victim.begin("/").await;
         assert_json(&victim.fetch(&callback).await, INVALID_STATE);
         // The cookie of one attempt under the name of another.

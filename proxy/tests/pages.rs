@@ -1,5 +1,6 @@
 //! The proxy's own endpoints: exact bodies, methods and headers, and the pages for people.
 
+use dev_idp::Endpoint;
 use http::Request;
 use serde_json::json;
 
@@ -261,7 +262,7 @@ async fn a_navigation_is_led_to_sign_in_and_nothing_else_is() {
     const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;
-    let cases: [(&str, Headers, bool); 22] = [
+    let cases: [(&str, Headers, bool); 27] = [
         ("GET", &[HTML], true),
         ("HEAD", &[HTML], true),
         ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")], true),
@@ -278,8 +279,14 @@ async fn a_navigation_is_led_to_sign_in_and_nothing_else_is() {
         ("GET", &[HTML, ("sec-fetch-mode", "cors")], false),
         ("GET", &[HTML, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")], false),
         ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], false),
-        ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")], false),
+        // A service worker's `fetch(event.request)`.
+        ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")], true),
+        ("GET", &[HTML, ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")], false),
+        ("GET", &[HTML, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "image")], false),
         ("GET", &[HTML, ("sec-purpose", "prefetch;prerender")], false),
+        ("GET", &[HTML, ("sec-purpose", "PREFETCH;anonymous-client-ip")], false),
+        ("GET", &[HTML, ("sec-purpose", "prerender")], false),
+        ("GET", &[HTML, ("purpose", "Prefetch")], false),
         ("GET", &[HTML, ("purpose", "prefetch")], false),
         ("GET", &[HTML, ("x-moz", "prefetch")], false),
         ("GET", &[HTML, ("connection", "upgrade"), ("upgrade", "websocket")], false),
@@ -306,4 +313,66 @@ async fn a_navigation_is_led_to_sign_in_and_nothing_else_is() {
     let message = "Authentication required";
     assert_eq!(body, json!({ "error": "unauthenticated", "message": message, "login_url": "/api/v1/auth/login" }));
     assert_eq!(upstream.connections(), 0, "who is not let in does not reach the upstream");
+}
+
+#[tokio::test]
+async fn who_asks_for_me_or_session_is_never_led_to_sign_in() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    for path in ["/api/v1/auth/me", "/api/v1/auth/session"] {
+        let answer = Browser::of(&proxy).open(path).await;
+        assert_eq!((answer.status.as_u16(), answer.location().as_str()), (401, ""), "{path}");
+        assert!(answer.header("content-type").starts_with("text/html"), "{path}: {answer:?}");
+        assert!(answer.text().contains("id=\"sign-in\""), "{path} has no way on: {}", answer.text());
+        let answer = ask(&proxy, "GET", path, "application/json;q=0.9, text/html;q=0.1").await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (401, "application/json"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_gets_json_or_a_page_by_quality_to_the_thousandth() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    for (accept, kind) in [
+        ("application/json;q=0.9, text/html;q=0.1", "application/json"),
+        ("application/json;q=0.501, text/html;q=0.5", "application/json"),
+        ("application/json;q=0.5, text/html;q=0.501", "text/html; charset=utf-8"),
+        ("text/html;q=odd, application/json", "application/json"),
+        ("*/*", "application/json"),
+    ] {
+        let answer = ask(&proxy, "GET", "/api/v1/auth/nothing", accept).await;
+        assert_eq!((answer.status.as_u16(), answer.header("content-type")), (404, kind), "{accept}");
+    }
+}
+
+#[tokio::test]
+async fn a_prefetch_of_login_or_callback_is_503_and_changes_nothing() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut ann = Browser::of(&proxy);
+    let callback = ann.approved("/x", "ann").await;
+    let attempts = ann.attempts();
+    for (name, value) in [
+        ("sec-purpose", "prefetch"),
+        ("sec-purpose", "prefetch;prerender"),
+        ("sec-purpose", "Prefetch;anonymous-client-ip"),
+        ("sec-purpose", "prerender"),
+        ("purpose", "prefetch"),
+        ("purpose", "PREFETCH"),
+        ("x-moz", "prefetch"),
+    ] {
+        for path in ["/api/v1/auth/login?rd=/x", callback.as_str()] {
+            for method in ["GET", "HEAD"] {
+                let request =
+                    Request::builder().method(method).uri(path).header(name, value).header("accept", "text/html");
+                let answer = ann.send(request).await;
+                assert_eq!(answer.status, 503, "{name}: {value}, {method} {path}");
+                assert!(answer.set_cookies().is_empty(), "{answer:?}");
+                assert_eq!(answer.location(), "");
+            }
+        }
+    }
+    assert_eq!(ann.attempts(), attempts);
+    assert_eq!(proxy.idp().control().requests(Endpoint::Token), 0, "a code was redeemed");
+    assert_eq!(ann.open(&callback).await.location(), "/x", "the attempt is still good");
 }

@@ -269,14 +269,17 @@ async fn a_browser_keeps_at_most_eight_attempts_of_six_kilobytes() {
     let long = format!("/{}", "a".repeat(1800));
     for (rd, most) in [("/", 8), (long.as_str(), 2)] {
         let mut browser = Browser::of(&proxy);
-        let mut newest = String::new();
+        let (mut newest, mut begun) = (String::new(), Vec::new());
         for _ in 0..12 {
             newest = browser.approved(rd, "ann").await;
+            begun.extend(browser.attempts().into_iter().filter(|name| !begun.contains(name)).collect::<Vec<_>>());
             let held: usize =
                 browser.attempts().iter().map(|name| name.len() + browser.cookie(name).unwrap().len() + 1).sum();
             assert!(browser.attempts().len() <= 8 && held < 6 * 1024, "{} in {held} bytes", browser.attempts().len());
         }
         assert!(browser.attempts().len() >= most, "{} attempts are left", browser.attempts().len());
+        let left = browser.attempts();
+        assert_eq!(left, begun[12 - left.len()..], "the oldest go first, also within a second");
         assert_eq!(browser.open(&newest).await.status, 302, "the newest is kept");
     }
 }

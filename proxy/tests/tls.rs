@@ -161,11 +161,30 @@ async fn a_handshake_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn plain_http_is_not_served_where_tls_ends() {
+async fn plain_http_where_tls_ends_is_told_so() {
     let (upstream, issued) = (Upstream::start().await, Issued::new());
-    let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
-    let answer = proxy.raw(format!("GET /x HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")).await;
-    assert!(!answer.contains("HTTP/1.1 200") && !answer.contains("hello"), "{answer}");
+    let proxy = issued.shown_by(Proxy::open(&upstream)).env("TIMEOUT_HEADER", "1s").start().await;
+    let long = "a".repeat(100_000);
+    for request in [
+        format!("GET /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
+        format!("GET /x HTTP/1.0\r\nHost: {HOST}\r\nAccept: text/html\r\n\r\n"),
+        format!("post /{long} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
+        format!("POST /x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\n{long}"),
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+    ] {
+        let answer = proxy.raw(&request).await;
+        let start = &request[..20];
+        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{start}: {answer}");
+        assert!(answer.to_lowercase().contains("connection: close\r\n"), "{start}: {answer}");
+        assert!(answer.contains("This port speaks HTTPS"), "{start}: {answer}");
+    }
+    let answer = proxy.raw(format!("HEAD /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    // Neither HTTP nor TLS gets nothing, and a head that does not end is not waited for.
+    assert!(!proxy.raw("\x01\x02\x03\x04\x05\r\n\r\n").await.contains("HTTP/"));
+    let began = Instant::now();
+    let answer = proxy.raw("GET /x HTTP/1.1\r\nHost: a").await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{answer}");
     assert_eq!(upstream.connections(), 0);
 }
 

@@ -31,12 +31,14 @@ pub struct LoginAttempt {
 
 impl LoginAttempt {
     /// A new attempt, of 256 random bits each for state, nonce and code verifier (RFC 7636 §4.1, RFC 9700 §2.1).
+    ///
+    /// `turn` tells attempts of one millisecond apart: it grows by one with each.
     #[must_use]
-    pub fn begin(random: &[u8; ATTEMPT_RANDOM], return_to: ReturnTo, now: Timestamp) -> Self {
+    pub fn begin(random: &[u8; ATTEMPT_RANDOM], return_to: ReturnTo, turn: u16, now: Timestamp) -> Self {
         let (for_id, rest) = random.split_at(4);
         let (for_state, rest) = rest.split_at(32);
         let (for_nonce, for_verifier) = rest.split_at(32);
-        let id = AttemptId::new(for_id, now);
+        let id = AttemptId::new(for_id, turn, now);
         Self {
             state: format!("{}.{}", id.as_str(), URL_SAFE_NO_PAD.encode(for_state)),
             id,
@@ -78,21 +80,24 @@ impl LoginAttempt {
     }
 }
 
-/// Names an attempt in its cookie: eight hexadecimal digits of the time, eight of chance, so that names sort by age.
+/// Names an attempt in its cookie: hexadecimal digits, twelve of the time in milliseconds, four of the turn within one, eight of chance.
+/// So names sort by age, also those of many tabs that a browser opens at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttemptId(String);
 
 impl AttemptId {
-    fn new(random: &[u8], now: Timestamp) -> Self {
+    const LENGTH: usize = 24;
+
+    fn new(random: &[u8], turn: u16, now: Timestamp) -> Self {
         let chance = random.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        Self(format!("{:08x}{chance}", now.secs() & 0xffff_ffff))
+        Self(format!("{:012x}{turn:04x}{chance}", now.millis() & 0xffff_ffff_ffff))
     }
 
     /// Reads the id out of a cookie's name or the front of a `state`; `None` where it is not one of ours.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (text.len() == 16 && text.bytes().all(digit)).then(|| Self(text.to_owned()))
+        (text.len() == Self::LENGTH && text.bytes().all(digit)).then(|| Self(text.to_owned()))
     }
 
     /// The id at the front of a `state` parameter.
@@ -113,7 +118,7 @@ mod tests {
     use super::*;
 
     fn attempt(fill: u8, secs: u64) -> LoginAttempt {
-        LoginAttempt::begin(&[fill; ATTEMPT_RANDOM], ReturnTo::root(), Timestamp::from_secs(secs))
+        LoginAttempt::begin(&[fill; ATTEMPT_RANDOM], ReturnTo::root(), 0, Timestamp::from_secs(secs))
     }
 
     #[test]
@@ -131,6 +136,12 @@ mod tests {
         let (old, new) = (attempt(9, 1000), attempt(1, 1001));
         assert_eq!(AttemptId::of_state(old.state()).as_ref(), Some(old.id()));
         assert!(old.id() < new.id());
+        let at = |fill: u8, turn: u16, millis: u64| {
+            LoginAttempt::begin(&[fill; ATTEMPT_RANDOM], ReturnTo::root(), turn, Timestamp::from_millis(millis))
+        };
+        assert!(at(9, 0, 1_000_001).id() < at(1, 0, 1_000_002).id(), "within a second");
+        assert!(at(9, 1, 1_000_001).id() < at(1, 2, 1_000_001).id(), "within a millisecond");
+        assert_eq!(AttemptId::parse(old.id().as_str()).as_ref(), Some(old.id()));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::domain::caller::{Peer, Scheme};
 use crate::serve::crowd::Crowd;
 use crate::serve::drain::Drain;
 use crate::serve::handler;
+use crate::serve::plain;
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::site::House;
 use crate::serve::streams::StreamExecutor;
@@ -56,12 +57,19 @@ pub(crate) async fn serve(
         return http(stream, peer, house, limits, timeouts, watch, drain).await;
     };
     watch.takes_tls();
-    let handshake = tokio::time::timeout(timeouts.header, acceptor.accept(stream));
-    let stream = tokio::select! {
+    let handshake = async {
+        if plain::begins(&stream).await? {
+            return plain::refuse(stream).await.map(|()| None);
+        }
+        acceptor.accept(stream).await.map(Some)
+    };
+    let handshake = tokio::time::timeout(timeouts.header, handshake);
+    let shaken = tokio::select! {
         biased;
-        stream = handshake => stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
+        shaken = handshake => shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
         () = watch.sent_away() => return Err(sent_away()),
     };
+    let Some(stream) = shaken else { return Ok(()) };
     let peer = Peer { address, scheme: Scheme::Https };
     http(stream, peer, house, limits, timeouts, watch, drain).await
 }

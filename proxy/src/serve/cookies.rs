@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn at_most_eight_sign_ins_and_six_kilobytes_the_oldest_goes_first() {
         let own = cookies("https://a.example");
-        let attempt = |secs| LoginAttempt::begin(&[7; ATTEMPT_RANDOM], ReturnTo::root(), Timestamp::from_secs(secs));
+        let attempt = |secs| LoginAttempt::begin(&[7; ATTEMPT_RANDOM], ReturnTo::root(), 0, Timestamp::from_secs(secs));
         let text = |count: u64, size: usize| {
             let cookie = |n| format!("{}={}", own.login_name(attempt(n).id()), "x".repeat(size));
             (1..=count).map(cookie).collect::<Vec<_>>().join("; ")

@@ -22,6 +22,7 @@ mod headers;
 mod lasting;
 mod memory;
 mod pages;
+mod plain;
 mod query;
 mod rejection;
 mod renewal;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -47,6 +47,8 @@ pub(crate) enum Rejection {
     WrongHost { asked: String, public: String },
     /// Framing or target that two readers could read differently.
     Malformed(Malformed),
+    /// A browser looks ahead at what begins or ends a sign-in.
+    Prefetch,
     /// Nothing is there.
     NotFound,
     /// Something is there, for other methods.
@@ -76,7 +78,7 @@ pub(crate) enum Rejection {
 }
 
 /// Every code there is, for the metrics.
-pub(crate) const CODES: [&str; 22] = [
+pub(crate) const CODES: [&str; 23] = [
     "unauthenticated",
     "invalid_state",
     "token_exchange_failed",
@@ -87,6 +89,7 @@ pub(crate) const CODES: [&str; 22] = [
     "provider_unreachable",
     "sign_in_loop",
     "bad_request",
+    "prefetch_refused",
     "not_found",
     "method_not_allowed",
     "auth_disabled",
@@ -131,6 +134,9 @@ impl Rejection {
                 (StatusCode::BAD_REQUEST, "bad_request", "Sign-in works only on the public address")
             }
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request", "Bad request"),
+            Self::Prefetch => {
+                (StatusCode::SERVICE_UNAVAILABLE, "prefetch_refused", "Signing in is not fetched in advance")
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
             Self::AuthDisabled => (StatusCode::NOT_FOUND, "auth_disabled", "Authentication is disabled"),
@@ -203,7 +209,7 @@ impl Rejection {
 
     /// Whether the operator has something to mend, rather than the caller.
     fn is_ours(&self) -> bool {
-        (self.answer().status.is_server_error() && !matches!(self, Self::Stateless))
+        (self.answer().status.is_server_error() && !matches!(self, Self::Stateless | Self::Prefetch))
             || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
     }
 
@@ -273,8 +279,9 @@ impl Rejection {
                 wrong_host = explain_wrong_host(asked, public);
                 (Some(&wrong_host), &[])
             }
-            Self::InvalidState => (Some(STALE), &[again, other]),
-            Self::SignInCancelled => (None, &[again, other]),
+            Self::InvalidState if asker.cookies => (Some(STALE), &[again, other]),
+            Self::InvalidState => (Some(NO_COOKIES), &[again, other]),
+            Self::SignInCancelled | Self::Prefetch => (None, &[again, other]),
             Self::SessionTooLarge => (Some(TOO_LARGE), &[other]),
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError | Self::ProviderUnreachable => {
                 (Some(TRY_LATER), &[again, other])
@@ -315,7 +322,7 @@ impl Rejection {
             Self::InvalidState => "This sign-in is no longer valid",
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
             Self::NotAllowed { .. } => "You do not have access",
-            Self::SignInCancelled => "You did not sign in",
+            Self::SignInCancelled | Self::Prefetch => "You did not sign in",
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
             Self::WrongHost { .. } => "This is not the public address",
@@ -372,6 +379,8 @@ const LOOP_CHECKS: &[&str] = &[
     "For whoever runs the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
 ];
 const STALE: &str = "It was started more than ten minutes ago, in another browser, or it has been used before.";
+const NO_COOKIES: &str = "Your browser sent no cookie with it. Allow cookies for this site, and try again. If they are allowed, the sign-in was started more \
+     than ten minutes ago, in another browser, or it has been used before.";
 const UNCONFIRMED: &str = "This browser has forgotten your session, and it is being ended: this goes on by itself until the store answers. Until then, \
      whoever has a copy of it could still use it.";
 const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to whoever runs this site: the log has the mend.";
@@ -427,8 +436,10 @@ impl From<&SignInError> for Rejection {
 pub(crate) struct Asker {
     /// Whether pages are preferred to JSON.
     html: bool,
-    /// Whether a browser asks for a page to show.
+    /// Whether a browser asks for a page to show, and is led to the sign-in for it.
     navigates: bool,
+    /// Whether it sends cookies, be they ours or not.
+    cookies: bool,
     /// Whether the connection speaks HTTP/1.
     http1: bool,
     /// What was asked for.
@@ -439,13 +450,16 @@ pub(crate) struct Asker {
 }
 
 const LOGIN: &str = "/api/v1/auth/login";
+/// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
+const NEVER_LED_ON: [&str; 2] = ["/api/v1/auth/me", "/api/v1/auth/session"];
 
 impl Asker {
     /// Reads it off a request that is refused.
     pub(crate) fn of(head: &Parts, upgrades: bool, request_id: &HeaderValue, site: &Arc<Site>) -> Self {
         Self {
             html: headers::prefers_html(&head.headers),
-            navigates: headers::is_navigation(head) && !upgrades,
+            navigates: headers::is_navigation(head) && !upgrades && !NEVER_LED_ON.contains(&head.uri.path()),
+            cookies: head.headers.contains_key(COOKIE),
             http1: head.version < Version::HTTP_2,
             uri: head.uri.clone(),
             request_id: request_id.clone(),

@@ -1,5 +1,6 @@
 //! Everything a request needs, made at the start or at a reload, and swapped whole.
 
+use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -35,6 +36,8 @@ pub(crate) struct House {
     pub(crate) tunnels: TaskTracker,
     /// Sessions that are renewed beside requests.
     pub(crate) renewals: Arc<Renewals>,
+    /// How many sign-ins have begun, round and round: what tells those of one millisecond apart.
+    pub(crate) attempts: AtomicU16,
     /// Told after each reload.
     pub(crate) reloaded: Notify,
     heirlooms: Heirlooms,
@@ -134,6 +137,7 @@ impl House {
             metrics,
             tunnels: TaskTracker::new(),
             renewals,
+            attempts: AtomicU16::new(0),
             reloaded: Notify::new(),
             heirlooms,
             reload_failure: ArcSwapOption::empty(),

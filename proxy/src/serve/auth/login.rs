@@ -1,5 +1,7 @@
 //! Signing in: off to the provider, and back with a code.
 
+use std::sync::atomic::Ordering;
+
 use http::header::{HeaderValue, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, Response, StatusCode};
 
@@ -38,7 +40,8 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     let cookies = &exchange.head.headers;
     let visits = note_visit(exchange, sign_in, cookies).await?;
     let random = seal::random::<ATTEMPT_RANDOM>().map_err(|error| internal(&error))?;
-    let attempt = LoginAttempt::begin(&random, return_to, exchange.now);
+    let turn = exchange.house.attempts.fetch_add(1, Ordering::Relaxed);
+    let attempt = LoginAttempt::begin(&random, return_to, turn, exchange.now);
     let prompt = wants_choice.then_some(Prompt::SelectAccount);
     let to = sign_in.provider.authorization_url(&attempt, prompt).map_err(|error| {
         tracing::error!("sign-in is not possible: {}", Clean(&error.to_string()));

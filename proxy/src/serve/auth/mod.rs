@@ -45,6 +45,10 @@ async fn dispatch(exchange: &Exchange, body: Incoming) -> Result<Response<Body>,
     };
     let endpoint = endpoint.filter(there).ok_or(Rejection::NotFound)?;
     endpoint.check(&method)?;
+    // What nobody may ever see must not use up a sign-in, nor make the browser follow its redirect to the provider.
+    if matches!(endpoint, Endpoint::Login | Endpoint::Callback) && headers::is_prefetch(&exchange.head.headers) {
+        return Err(Rejection::Prefetch.into());
+    }
     match endpoint {
         Endpoint::Status => Ok(status(true)),
         Endpoint::Login => login::begin(exchange, sign_in).await,

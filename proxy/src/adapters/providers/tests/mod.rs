@@ -100,7 +100,7 @@ fn words_of(fault: &Fault) -> &'static str {
 
 fn attempt() -> LoginAttempt {
     let random: [u8; ATTEMPT_RANDOM] = std::array::from_fn(|place| u8::try_from(place).unwrap());
-    LoginAttempt::begin(&random, ReturnTo::root(), now())
+    LoginAttempt::begin(&random, ReturnTo::root(), 0, now())
 }
 
 fn parameter(url: &Url, name: &str) -> Option<String> {

@@ -186,7 +186,7 @@ async fn a_code_is_good_once_and_for_its_own_verifier() {
     bench.provider.sign_in(&once, &mine, now).await.unwrap();
     let reason = exchange_reason(bench.provider.sign_in(&once, &mine, now).await);
     assert!(reason.contains("invalid_grant"), "{reason}");
-    let other = LoginAttempt::begin(&[9; ATTEMPT_RANDOM], ReturnTo::root(), now);
+    let other = LoginAttempt::begin(&[9; ATTEMPT_RANDOM], ReturnTo::root(), 0, now);
     let reason = exchange_reason(bench.provider.sign_in(&code(), &other, now).await);
     assert!(reason.contains("invalid_grant"), "{reason}");
 }

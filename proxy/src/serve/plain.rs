@@ -1,0 +1,40 @@
+//! Plain HTTP on a port that speaks TLS: a sentence that says so, in place of a connection that breaks without a word.
+
+use std::io;
+
+use http::Method;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// How much of a request is read before it is answered, in bytes.
+const HEAD_MOST: usize = 16 * 1024;
+/// How much of what is still coming is taken and dropped: a socket that is closed on unread bytes takes its answer with it.
+const REST_MOST: u64 = 256 * 1024;
+
+const SENTENCE: &str =
+    "This port speaks HTTPS, and the request came as plain HTTP: write https:// in front of the address.\n";
+
+/// Whether a connection begins as plain HTTP does, in any version: with a letter. A TLS record begins with its type, 22.
+pub(crate) async fn begins(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(stream.peek(&mut first).await? == 1 && first.iter().all(u8::is_ascii_alphabetic))
+}
+
+/// Reads a head and answers 400. The caller limits how long that may take.
+pub(crate) async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let mut head = Vec::with_capacity(1024);
+    let ends =
+        |head: &[u8]| head.windows(4).any(|four| four == b"\r\n\r\n") || head.windows(2).any(|two| two == b"\n\n");
+    while head.len() < HEAD_MOST && !ends(&head) && stream.read_buf(&mut head).await? > 0 {}
+    let is_head = head.starts_with(Method::HEAD.as_str().as_bytes());
+    let length = SENTENCE.len();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\n\
+         cache-control: no-store\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n{}",
+        if is_head { "" } else { SENTENCE },
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(REST_MOST), &mut tokio::io::sink()).await?;
+    Ok(())
+}
