@@ -157,6 +157,23 @@ pub enum Lie {
     /// The token answer has this `token_type`.
     TokenType(String),
 
+    /// The token answer's named field has this value, at GitHub too.
+    TokenField(String, Value),
+    /// The token answer comes as a form.
+    TokenForm,
+    /// The token answer has this `Content-Type`; empty: none.
+    TokenContentType(String),
+    /// Discovery's named field has this value.
+    DiscoveryField(String, Value),
+    /// UserInfo answers with a signed token.
+    SignedUserInfo,
+    /// UserInfo answers with a token that is signed with another key, under the name of ours.
+    ForgedUserInfo,
+    /// Neither keys nor tokens name a key.
+    NoKeyNames,
+    /// The JWK set begins with another key of the same name, and with keys that nobody can use.
+    StrangeKeys,
+
     /// The callback gets no `iss`, though discovery advertises it.
     NoIssAtCallback,
     /// The callback gets another issuer's `iss`.

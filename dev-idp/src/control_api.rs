@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | `/_control/fail` | `{"endpoint":"token","fault":{"status":500},"times":2}`; also `{"slow":250}`, `"hold"`, `"malformed"`, `{"huge":8}`, `"cut"`, `{"refuse":"invalid_grant"}`; without `times` until cleared |
 //! | `/_control/clear` | `{"endpoint":"token"}` |
-//! | `/_control/lie` | `{"lie":"wrong_nonce"}`, `{"lie":{"claim":["tid","x"]}}`, `{"lie":{"missing_claim":"exp"}}` |
+//! | `/_control/lie` | `{"lie":"wrong_nonce"}`, `{"lie":{"claim":["tid","x"]}}`, `{"lie":{"missing_claim":"exp"}}`, `{"lie":{"token_field":["expires_in","3599"]}}` |
 //! | `/_control/reset` | `{}`: no faults, no lies, counts at zero, the clock right |
 //! | `/_control/rotate` | `{"old":"keep"}` or `"drop"` |
 //! | `/_control/advance` | `{"seconds":61}` |

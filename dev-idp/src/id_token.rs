@@ -105,6 +105,12 @@ pub(crate) fn issue_logout(provider: &Provider, mut claims: Claims) -> Result<St
     sign(&provider.keys.current(), kind.unwrap_or("logout+jwt"), &claims, &lies)
 }
 
+/// Signs what UserInfo answers; `forged`: with another key, under the name of ours.
+pub(crate) fn sign_userinfo(provider: &Provider, claims: Claims, forged: bool) -> Result<String, Unspecified> {
+    let lies = if forged { &[Lie::ForgedSignature][..] } else { &[] };
+    sign(&provider.keys.current(), "JWT", &claims, lies)
+}
+
 fn sign(key: &Key, kind: &str, claims: &Claims, lies: &[Lie]) -> Result<String, Unspecified> {
     if lies.contains(&Lie::AlgNone) {
         return Ok(format!("{}.", unsigned("none", kind, &key.kid, claims)));
@@ -122,7 +128,7 @@ fn sign(key: &Key, kind: &str, claims: &Claims, lies: &[Lie]) -> Result<String, 
     if lies.contains(&Lie::ForgedSignature) {
         return rs256(&Key::generate()?, kind, &key.kid, claims);
     }
-    rs256(key, kind, &key.kid, claims)
+    rs256(key, kind, if lies.contains(&Lie::NoKeyNames) { "" } else { &key.kid }, claims)
 }
 
 fn rs256(key: &Key, kind: &str, kid: &str, claims: &Claims) -> Result<String, Unspecified> {
@@ -134,7 +140,11 @@ fn rs256(key: &Key, kind: &str, kid: &str, claims: &Claims) -> Result<String, Un
 }
 
 fn unsigned(algorithm: &str, kind: &str, kid: &str, claims: &Claims) -> String {
-    let header = json!({ "typ": kind, "alg": algorithm, "kid": kid }).to_string();
+    let mut header = json!({ "typ": kind, "alg": algorithm });
+    if !kid.is_empty() {
+        header["kid"] = kid.into();
+    }
+    let header = header.to_string();
     let body = Value::Object(claims.clone()).to_string();
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body))
 }

@@ -44,7 +44,8 @@ impl Key {
         Ok(format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"))
     }
 
-    fn jwk(&self) -> Value {
+    /// The public half as a JWK.
+    pub(crate) fn jwk(&self) -> Value {
         let public = RsaPublicKeyComponents::<Vec<u8>>::from(self.pair.public_key());
         json!({
             "kty": "RSA",

@@ -33,6 +33,7 @@ mod id_token;
 mod idp;
 mod keys;
 mod logout;
+mod oddities;
 mod oidc;
 mod pages;
 mod params;

@@ -8,7 +8,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 
 use crate::provider::Provider;
-use crate::{authorize, control, control_api, entra, github, graph, oidc};
+use crate::{authorize, control, control_api, entra, github, graph, oddities, oidc};
 
 /// The longest form that is read, in bytes.
 const LONGEST_FORM: usize = 64 * 1024;
@@ -49,5 +49,6 @@ pub(crate) fn router(provider: Arc<Provider>, allow_control: bool) -> Router {
     router
         .layer(DefaultBodyLimit::max(LONGEST_FORM))
         .layer(middleware::from_fn_with_state(provider.control.clone(), control::intercept))
+        .layer(middleware::from_fn_with_state(Arc::clone(&provider), oddities::intercept))
         .with_state(provider)
 }

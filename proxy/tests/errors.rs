@@ -1,5 +1,7 @@
 //! Every refusal, from its real cause: what a program gets, and what a person gets.
 
+use std::time::{Duration, Instant};
+
 use dev_idp::{Endpoint, Fault, Lie};
 use http::Request;
 use serde_json::json;
@@ -216,6 +218,50 @@ async fn without_discovery_the_proxy_starts_and_login_is_provider_unreachable_un
     until("login works", async || proxy.get(LOGIN).await.status == 302).await;
     proxy.signed_in_as("ann").await;
     assert!(!proxy.admin("/readyz").await.text().contains("provider:"));
+}
+
+#[tokio::test]
+async fn login_waits_a_little_for_discovery_and_hurries_it() {
+    let upstream = Upstream::start().await;
+    for kind in ["oidc", "entra"] {
+        let plan = Proxy::with_sign_in(kind, &upstream).await;
+        plan.idp().control().fail(Endpoint::Discovery, Fault::Status(503));
+        let proxy = plan.start_alone().await;
+        let control = proxy.idp().control();
+        // By now it would be asked again after many seconds only, if nobody wanted to sign in.
+        control.arrived(Endpoint::Discovery, 3).await;
+        let began = Instant::now();
+        assert_json(&proxy.get(LOGIN).await, PROVIDER_UNREACHABLE);
+        assert!((2..6).contains(&began.elapsed().as_secs()), "{kind}: {:?}", began.elapsed());
+        // Strangers in numbers do not make us ask more often.
+        let (before, began) = (control.requests(Endpoint::Discovery), Instant::now());
+        let logins = (0..40).map(|_| proxy.get(LOGIN));
+        assert!(futures_util::future::join_all(logins).await.iter().all(|answer| answer.status == 502));
+        let most = began.elapsed().as_secs() + 2;
+        let asked = control.requests(Endpoint::Discovery) - before;
+        assert!(asked >= 1 && asked <= most, "{kind}: asked {asked} times in {:?}", began.elapsed());
+        control.clear(Endpoint::Discovery);
+        assert_eq!(proxy.get(LOGIN).await.status, 302, "{kind}: the first login after an outage");
+    }
+}
+
+#[tokio::test]
+async fn starting_lasts_until_the_provider_has_been_tried_and_five_seconds_at_most() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await;
+    let control = plan.idp().control();
+    control.fail(Endpoint::Discovery, Fault::Slow(Duration::from_secs(2)));
+    let began = Instant::now();
+    let proxy = plan.start_alone().await;
+    assert!(began.elapsed() >= Duration::from_secs(2), "ready before the provider was tried");
+    assert_eq!(proxy.get(LOGIN).await.status, 302);
+    let plan = Proxy::with_sign_in("oidc", &upstream).await;
+    plan.idp().control().fail(Endpoint::Discovery, Fault::Hold);
+    let began = Instant::now();
+    let proxy = plan.start_alone().await;
+    assert!((5..9).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_eq!(proxy.admin("/readyz").await.status, 200);
+    proxy.idp().control().clear(Endpoint::Discovery);
 }
 
 #[tokio::test]

@@ -63,6 +63,12 @@ pub trait IdentityProvider: Send + Sync {
     /// Fetches what the provider publishes (discovery, keys) where it is missing or old, and says when to come again.
     fn refresh(&self, now: Timestamp) -> Pending<'_, Duration>;
 
+    /// Waits until people can be sent to the provider, and asks for a `refresh` where that is missing. It may wait for ever.
+    fn ready(&self) -> Pending<'_, ()>;
+
+    /// Waits until somebody waits for `ready`: `refresh` is due before its time.
+    fn wanted(&self) -> Pending<'_, ()>;
+
     /// What keeps sign-ins from working, as far as is known without asking now; `None`: nothing.
     fn trouble(&self) -> Option<String>;
 }

@@ -119,6 +119,11 @@ pub trait SessionStore: Send + Sync {
         0
     }
 
+    /// Waits until the store has been tried once, whatever came of it.
+    fn tried(&self) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// What keeps the store from working, as far as is known; `None`: nothing.
     fn trouble(&self) -> Option<String>;
 }

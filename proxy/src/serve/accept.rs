@@ -32,6 +32,9 @@ const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Open files that are neither a client's connection nor one to the upstream: listeners, store, provider, probes, files that are read.
 const FILES_BESIDE: u64 = 160;
 
+/// How long the start waits for the provider and the store.
+const STARTING_MOST: Duration = Duration::from_secs(5);
+
 /// How long the accept loop rests when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -113,7 +116,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         }
     };
     let admin = Arc::new(Admin::new(Box::new(troubles), Arc::clone(&metrics)));
-    let running = Running {
+    let mut running = Running {
         stop_accepting: CancellationToken::new(),
         drain: Drain::default(),
         connections: TaskTracker::new(),
@@ -135,9 +138,24 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     running.publish_certificate_end();
     running.connections.spawn(running.accept(listener, workers, places));
-    running.admin.enter(Phase::Ready);
-    tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
+    let becoming_ready = become_ready(Arc::clone(&running.house), Arc::clone(&running.admin), addresses);
+    running.tasks.push(tokio::spawn(becoming_ready));
     Ok(running)
+}
+
+/// Ready once the provider and the store have each been tried, whatever came of it: who is sent here before would be refused for
+/// want of a connection that is being made.
+async fn become_ready(house: Arc<House>, admin: Arc<Admin>, addresses: Addresses) {
+    let tried = async {
+        if let Some(sign_in) = &house.site().sign_in {
+            tokio::join!(house.provider_tried.notified(), sign_in.store.tried());
+        }
+    };
+    // Away is not unready: after this time it is for `readyz` to say.
+    let _late = tokio::time::timeout(STARTING_MOST, tried).await;
+    if admin.become_ready() {
+        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
+    }
 }
 
 async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

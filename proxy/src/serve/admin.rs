@@ -46,7 +46,7 @@ pub struct Admin {
 /// Where in its life the proxy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Not yet listening.
+    /// Listening; the provider or the store has not been tried yet.
     Starting,
     /// Serving.
     Ready,
@@ -65,6 +65,12 @@ impl Admin {
     /// Enters a phase.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Enters [`Phase::Ready`], unless it is on the way out already. Whether it did.
+    pub fn become_ready(&self) -> bool {
+        let (from, to) = (Phase::Starting as u8, Phase::Ready as u8);
+        self.phase.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// The phase it is in.

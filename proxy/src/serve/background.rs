@@ -7,6 +7,9 @@ use crate::serve::clock;
 use crate::serve::site::House;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often a provider is asked at most because people want to sign in, while it could not be read.
+const WANTED_AT_MOST: Duration = Duration::from_secs(1);
+
 /// Closes idle connections to the upstream, and lets the session store do what is due; for ever.
 pub(crate) async fn sweep(house: Arc<House>) {
     let mut evicted = 0;
@@ -42,8 +45,18 @@ pub(crate) async fn refresh_provider(house: Arc<House>) {
             }
             known_trouble = trouble;
         }
+        house.provider_tried.notify_one();
+        // Who signs in may set off another try, but no stranger makes us ask more often than this.
+        let (provider, rest) = (&sign_in.provider, pause.saturating_sub(WANTED_AT_MOST));
+        let due = async {
+            tokio::time::sleep(pause.min(WANTED_AT_MOST)).await;
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = provider.wanted() => {}
+            }
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = due => {}
             () = reloaded => {}
         }
     }

@@ -38,6 +38,8 @@ pub(crate) struct House {
     pub(crate) renewals: Arc<Renewals>,
     /// How many sign-ins have begun, round and round: what tells those of one millisecond apart.
     pub(crate) attempts: AtomicU16,
+    /// Told when the provider has been asked, whatever it answered.
+    pub(crate) provider_tried: Notify,
     /// Told after each reload.
     pub(crate) reloaded: Notify,
     heirlooms: Heirlooms,
@@ -138,6 +140,7 @@ impl House {
             tunnels: TaskTracker::new(),
             renewals,
             attempts: AtomicU16::new(0),
+            provider_tried: Notify::new(),
             reloaded: Notify::new(),
             heirlooms,
             reload_failure: ArcSwapOption::empty(),

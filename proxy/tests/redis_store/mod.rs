@@ -62,6 +62,49 @@ async fn a_session_is_good_on_every_replica_and_after_a_restart_and_a_logout_hol
     }
 }
 
+/// Where a server can be reached that is 10 ms away, each way.
+async fn far_away(port: u16) -> u16 {
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+        let mut bytes = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if to.write_all(&bytes[..count]).await.is_err() {
+                return;
+            }
+        }
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let far = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (read, write) = near.into_split();
+                let (far_read, far_write) = TcpStream::connect(("127.0.0.1", port)).await.unwrap().into_split();
+                tokio::join!(carry(read, far_write), carry(far_read, write))
+            });
+        }
+    });
+    far
+}
+
+#[tokio::test]
+async fn who_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let near = at(&redis.url(), &upstream).await;
+    let far = near.twin().env("SESSION_REDIS_URL", format!("redis://127.0.0.1:{}", far_away(redis.port).await));
+    let near = near.start().await;
+    let token = signed_in(&near, "ann").await;
+    let far = far.start_alone().await;
+    let answer = far.get_as(&token, "/x").await;
+    assert_eq!(answer.status, 200, "the first request after `ready`: {answer:?}");
+}
+
 #[tokio::test]
 async fn a_pulse_that_another_publishes_keeps_no_ended_session_alive() {
     if !is_installed() {

@@ -32,17 +32,17 @@ impl Claims {
         self.value(name).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
 
-    /// The claim as strings: those of an array, or a single one. Anything else in it is nobody's group.
+    /// The claim as strings: one text, which is never split, or a list of texts, or of objects with a `name` or else an `id`. Anything
+    /// else in it is nobody's group.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
-        match self.value(name) {
-            Some(Value::Array(items)) => {
-                items.iter().filter_map(Value::as_str).filter(|text| !text.is_empty()).map(ToOwned::to_owned).collect()
-            }
-            Some(Value::String(text)) if !text.is_empty() => vec![text.clone()],
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) | None => {
-                Vec::new()
-            }
-        }
+        let items = match self.value(name) {
+            Some(Value::Array(items)) => items.as_slice(),
+            Some(text @ Value::String(_)) => std::slice::from_ref(text),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => &[],
+        };
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(ToOwned::to_owned);
+        let of_object = |item: &Value| ["name", "id"].into_iter().find_map(|name| item.get(name).and_then(text));
+        items.iter().filter_map(|item| text(item).or_else(|| of_object(item))).collect()
     }
 
     /// What of the claim is no list of texts, and so not taken; `None`: all of it is taken, or it is not there.
@@ -133,9 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_an_array_of_strings_or_one_string() {
+    fn groups_are_one_text_or_a_list_of_texts_or_objects() {
         assert_eq!(claims(json!({"g": ["a", 1, "", null, "b"]})).list("g"), ["a", "b"]);
         assert_eq!(claims(json!({"g": "a"})).list("g"), ["a"]);
+        assert_eq!(claims(json!({"g": "a, b;c d"})).list("g"), ["a, b;c d"], "one text is never split");
+        let objects = json!([{"name": "a", "id": "1"}, {"id": "2"}, {"name": "", "id": "3"}, {"name": 4}, {"id": 5}, {}, "b", ["c"]]);
+        assert_eq!(claims(json!({ "g": objects })).list("g"), ["a", "2", "3", "b"]);
         for none in [json!(1), json!({"a": "b"}), json!(null), json!(""), json!(true)] {
             assert!(claims(json!({ "g": none })).list("g").is_empty(), "{none}");
         }

@@ -12,7 +12,7 @@ use oauth2::{
     Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::ClientRegistration;
@@ -191,23 +191,57 @@ impl<'c> AsyncHttpClient<'c> for Http {
     }
 }
 
-/// Calls the token endpoint. An `error` at status 200 (GitHub) becomes 400, as RFC 6749 §5.2 has it; a failure that is
-/// not OAuth's own keeps its status, and so does whatever comes from a provider that is unwell or overrun (5xx, 429).
+/// Calls the token endpoint, and makes one form of what providers answer. An `error` at status 200 (GitHub) becomes 400, as RFC 6749 §5.2
+/// has it; a failure that is not OAuth's own keeps its status, and so does whatever comes from a provider that is unwell or overrun (5xx,
+/// 429).
 async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse, CallError> {
     let answer = Http::call(http, request).await?;
     let unwell = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
-    let refused = !unwell
-        && serde_json::from_slice::<Value>(&answer.body)
-            .is_ok_and(|body| body.get("error").is_some_and(Value::is_string));
-    if !refused && answer.status == StatusCode::OK {
-        answer.json::<Value>()?;
-    } else if !refused {
+    let fields = fields(&answer.body);
+    let refused = !unwell && fields.as_ref().is_some_and(|fields| fields.get("error").is_some_and(Value::is_string));
+    if !refused && answer.status != StatusCode::OK {
         return Err(answer.refusal());
     }
-    let mut response = Response::new(answer.body.to_vec());
+    let body = match fields {
+        Some(fields) if refused => told(fields, &["error", "error_description", "error_uri"]),
+        Some(mut fields) => {
+            let lasts = fields.remove("expires_in").as_ref().and_then(seconds);
+            let mut fields = told(fields, &["access_token", "token_type", "refresh_token", "id_token"]);
+            fields.extend(lasts.map(|lasts| ("expires_in".to_owned(), lasts.into())));
+            fields
+        }
+        None => answer.json()?,
+    };
+    let mut response = Response::new(Value::Object(body).to_string().into_bytes());
     *response.status_mut() = if refused { StatusCode::BAD_REQUEST } else { answer.status };
-    *response.headers_mut() = answer.headers;
     Ok(response)
+}
+
+/// The fields of an answer, in JSON or, as GitHub has it, as a form. What its `Content-Type` says does not matter: some send JSON as text, as
+/// JavaScript, or without a word.
+fn fields(body: &[u8]) -> Option<Map<String, Value>> {
+    if let Ok(fields) = serde_json::from_slice(body) {
+        return Some(fields);
+    }
+    let fields: Map<String, Value> = url::form_urlencoded::parse(body)
+        .map(|(name, value)| (name.into_owned(), Value::from(value.into_owned())))
+        .collect();
+    ["access_token", "error"].iter().any(|name| fields.contains_key(*name)).then_some(fields)
+}
+
+/// The fields of these names, less what says nothing. Others (`scope` comes as text and as a list) are not read.
+fn told(mut fields: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
+    fields.retain(|name, value| names.contains(&name.as_str()) && !value.is_null());
+    fields
+}
+
+/// How long a token lasts, in seconds: a number, whole or not, or the text of one. What is no time, has passed, or is nothing (0 stands for
+/// "for ever" at some) is not known, and a time beyond ten years is ten years.
+fn seconds(value: &Value) -> Option<u64> {
+    const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
+    let number =
+        value.as_f64().or_else(|| value.as_str()?.trim().parse().ok()).filter(|number: &f64| *number >= 1.0)?;
+    Some(Duration::from_secs_f64(number.min(LONGEST)).as_secs())
 }
 
 fn is_gone(error: &RequestTokenError<CallError, BasicErrorResponse>) -> bool {
@@ -232,5 +266,51 @@ fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {
             error.inner().column()
         ),
         RequestTokenError::Other(words) => format!("the token endpoint's answer is unusable: {}", quote(words)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_tokens_life_is_a_number_or_the_text_of_one() {
+        for (sent, known) in [
+            (json!(3600), Some(3600)),
+            (json!("3599"), Some(3599)),
+            (json!(" 60 "), Some(60)),
+            (json!(3600.5), Some(3600)),
+            (json!("3600.5"), Some(3600)),
+            (json!(1e300), Some(315_360_000)),
+            (json!(u64::MAX), Some(315_360_000)),
+            (json!("inf"), Some(315_360_000)),
+            (json!(0), None),
+            (json!(-1), None),
+            (json!("-3600"), None),
+            (json!("NaN"), None),
+            (json!("soon"), None),
+            (json!(""), None),
+            (json!(true), None),
+            (json!([3600]), None),
+            (json!({}), None),
+        ] {
+            assert_eq!(seconds(&sent), known, "{sent}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_json_or_a_form_and_nothing_else() {
+        assert_eq!(fields(br#"{"access_token":"a"}"#).unwrap()["access_token"], "a");
+        let form = fields(b"access_token=a%2Bb&scope=x%2Cy&token_type=bearer").unwrap();
+        assert_eq!((&form["access_token"], &form["token_type"]), (&json!("a+b"), &json!("bearer")));
+        assert_eq!(
+            fields(b"error=bad_verification_code&error_description=x").unwrap()["error"],
+            "bad_verification_code"
+        );
+        for not in [&b""[..], b"<html>access_token</html>", br#"{"access_token":"brok"#, b"[]", b"null", b"token=a"] {
+            assert!(fields(not).is_none(), "{}", String::from_utf8_lossy(not));
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What an OpenID Connect provider publishes about itself (OpenID Connect Discovery §3, §4), and who it says it is.
 
-use serde::Deserialize;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use url::Url;
 
 use super::claims::Claims;
@@ -91,18 +93,32 @@ pub(super) struct Document {
     pub(super) authorization_endpoint: Url,
     pub(super) token_endpoint: Url,
     pub(super) jwks_uri: Url,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     pub(super) userinfo_endpoint: Option<Url>,
     /// As text: one that is no address must not keep people from signing in.
     #[serde(default)]
     end_session_endpoint: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional")]
     token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    #[serde(default)]
-    pub(super) authorization_response_iss_parameter_supported: bool,
+    #[serde(default, deserialize_with = "optional")]
+    authorization_response_iss_parameter_supported: Option<bool>,
+}
+
+/// What a document may lack: `null` and empty text, which some providers send in its place, are as good as nothing.
+fn optional<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::String(text) if text.is_empty() => Ok(None),
+        value => T::deserialize(value).map(Some).map_err(D::Error::custom),
+    }
 }
 
 impl Document {
+    /// Whether the callback names its issuer (RFC 9207 §3).
+    pub(super) fn promises_issuer(&self) -> bool {
+        self.authorization_response_iss_parameter_supported.unwrap_or_default()
+    }
+
     /// Whether the client must authenticate in the form: Basic is the default (OpenID Connect Discovery §3), and what
     /// every server has to speak (RFC 6749 §2.3.1), unless only the other is listed.
     pub(super) fn takes_secret_in_form_only(&self) -> bool {

@@ -339,6 +339,14 @@ impl IdentityProvider for Entra {
         })
     }
 
+    fn ready(&self) -> Pending<'_, ()> {
+        Box::pin(self.party.ready())
+    }
+
+    fn wanted(&self) -> Pending<'_, ()> {
+        Box::pin(self.party.wanted())
+    }
+
     fn trouble(&self) -> Option<String> {
         let unresolved = self.unresolved.load_full().map(|reason| reason.as_ref().clone());
         self.party.trouble().or(unresolved)

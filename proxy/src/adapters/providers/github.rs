@@ -238,6 +238,14 @@ impl IdentityProvider for Github {
         Box::pin(std::future::ready(IDLE))
     }
 
+    fn ready(&self) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn wanted(&self) -> Pending<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     fn trouble(&self) -> Option<String> {
         None
     }

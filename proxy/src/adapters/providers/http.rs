@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, USER_AGENT};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -153,6 +153,16 @@ impl Answer {
                 Err(error) => CallFault::NotJson((error.line(), error.column())),
             })
         })
+    }
+
+    /// The answer as a signed token, where it says that it is one, or looks like one.
+    pub(super) fn jwt(&self) -> Option<&str> {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let says = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/jwt"));
+        let text = std::str::from_utf8(&self.body).ok()?.trim();
+        // Three parts, of which the first is a JSON object in base64url.
+        let looks = text.starts_with("ey") && text.bytes().filter(|byte| *byte == b'.').count() == 2;
+        (self.status == StatusCode::OK && (says || looks)).then_some(text)
     }
 
     /// This answer as an error, with the provider's own words where it gives any.

@@ -95,13 +95,21 @@ pub(super) fn signed(token: &str, keys: &KeySet) -> Result<Signed, Rejected> {
     if header.crit.is_some() {
         return Err(Rejected::Invalid("its header marks as critical what is not understood here"));
     }
-    let key = keys.select(header.kid.as_deref(), header.alg).map_err(|none| match none {
+    let candidates = keys.candidates(header.kid.as_deref(), header.alg).map_err(|none| match none {
         NoKey::Unknown => Rejected::UnknownKey,
         NoKey::Unsuitable(reason) => Rejected::Invalid(reason),
     })?;
-    let token = jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &signature_only(header.alg))
-        .map_err(|_| Rejected::Invalid("its signature does not verify"))?;
-    Ok(Signed { claims: Claims::from(token.claims), header, key_issuer: key.issuer.clone() })
+    let validation = signature_only(header.alg);
+    let verified = candidates.iter().find_map(|key| {
+        let token = jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &validation).ok()?;
+        Some((token.claims, key.issuer.clone()))
+    });
+    let Some((claims, key_issuer)) = verified else {
+        // Where no name says which key it is, newer ones may have it.
+        let is_named = header.kid.is_some() && candidates.iter().any(|key| key.id.is_some());
+        return Err(if is_named { Rejected::Invalid("its signature does not verify") } else { Rejected::UnknownKey });
+    };
+    Ok(Signed { claims: Claims::from(claims), header, key_issuer })
 }
 
 fn signature_only(algorithm: Algorithm) -> Validation {
@@ -144,6 +152,26 @@ pub(super) fn check_audience(claims: &Claims, client_id: &str) -> Result<(), &'s
         None if audiences.len() > 1 => Err("it has several audiences and no authorized party"),
         Some(_) | None => Ok(()),
     }
+}
+
+/// A signed answer of UserInfo (OpenID Connect Core §5.3.2): what it says of issuer, audience and times must hold, and it need not say it.
+pub(super) fn check_userinfo(claims: &Claims, issuer: &Issuer, client_id: &str, now: u64) -> Result<(), &'static str> {
+    if claims.has("iss") {
+        issuer.check(claims)?;
+    }
+    if claims.has("aud") {
+        check_audience(claims, client_id)?;
+    }
+    let latest = now.saturating_add(LEEWAY);
+    for name in ["iat", "nbf"] {
+        if claims.has(name) && claims.seconds(name).is_none_or(|begins| begins > latest) {
+            return Err("it is not valid yet; set this machine's clock, or the provider's");
+        }
+    }
+    if claims.has("exp") && claims.seconds("exp").is_none_or(|expires| now >= expires.saturating_add(LEEWAY)) {
+        return Err("it has expired; if it is fresh, set this machine's clock");
+    }
+    Ok(())
 }
 
 fn check_times(claims: &Claims, now: u64) -> Result<(), &'static str> {

@@ -7,6 +7,10 @@ use serde_json::Value;
 
 /// More keys than any provider publishes.
 const MOST_KEYS: usize = 200;
+/// How many keys are tried for one token.
+const MOST_TRIED: usize = 16;
+/// What is read of a key. The rest (certificates, extensions) is not needed, and if it is odd the key may still be good.
+const MEMBERS: [&str; 11] = ["kty", "n", "e", "crv", "x", "y", "kid", "alg", "use", "key_ops", "issuer"];
 
 /// Keys that verify signatures. What a provider publishes beside them (other uses, unknown kinds, secrets) is left out.
 #[derive(Default)]
@@ -16,7 +20,7 @@ pub(super) struct KeySet {
 
 /// One public key.
 pub(super) struct Key {
-    id: Option<String>,
+    pub(super) id: Option<String>,
     algorithm: Option<KeyAlgorithm>,
     parameters: AlgorithmParameters,
     /// Entra's addition: whose tokens the key may sign, with `{tenantid}` for any tenant's.
@@ -50,27 +54,32 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// The key named `id` that suits `algorithm`; for a token that names none, the only one that suits (OpenID Connect Core §10.1).
-    pub(super) fn select(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, NoKey> {
-        let suitable = |key: &&Key| key.suits(algorithm);
-        let Some(id) = id else {
-            let mut fitting = self.keys.iter().filter(suitable);
-            return match (fitting.next(), fitting.next()) {
-                (Some(key), None) => Ok(key),
-                (None, _) => Err(NoKey::Unknown),
-                (Some(_), Some(_)) => Err(NoKey::Unsuitable("names no key, and several would do")),
-            };
-        };
-        let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(id)).peekable();
-        if named.peek().is_none() {
-            return Err(NoKey::Unknown);
+    /// The keys that a token may be signed with: those named `id` that suit `algorithm`, and those without a name. Where several have one
+    /// name, or the token gives none, each is tried (OpenID Connect Core §10.1 wants names, RFC 7517 §4.5 does not).
+    pub(super) fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Vec<&Key>, NoKey> {
+        let (named, unnamed): (Vec<&Key>, Vec<&Key>) = self
+            .keys
+            .iter()
+            .filter(|key| id.is_none_or(|id| key.id.as_deref().is_none_or(|known| known == id)))
+            .partition(|key| key.id.is_some());
+        let is_named = id.is_some() && !named.is_empty();
+        let mut candidates: Vec<&Key> = named.into_iter().chain(unnamed).filter(|key| key.suits(algorithm)).collect();
+        candidates.truncate(MOST_TRIED);
+        match candidates.is_empty() {
+            false => Ok(candidates),
+            true if is_named => Err(NoKey::Unsuitable("names a key that is not for its algorithm")),
+            true => Err(NoKey::Unknown),
         }
-        named.find(suitable).ok_or(NoKey::Unsuitable("names a key that is not for its algorithm"))
     }
 }
 
 impl Key {
-    fn read(value: Value) -> Option<Self> {
+    fn read(mut value: Value) -> Option<Self> {
+        let absent = |value: &Value| value.is_null() || value.as_str() == Some("");
+        value.as_object_mut()?.retain(|name, value| {
+            let is_name = name != "kid" || value.is_string();
+            MEMBERS.contains(&name.as_str()) && !absent(value) && is_name
+        });
         let issuer = value.get("issuer").and_then(Value::as_str).map(ToOwned::to_owned);
         let jwk: Jwk = serde_json::from_value(value).ok()?;
         let signs = jwk.common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature);
@@ -138,23 +147,41 @@ mod tests {
             {"kty": "EC", "crv": "P-256", "kid": "ec", "x": "AQAB", "y": "AQAB"},
             {"kty": "strange", "kid": "odd"},
         ]));
-        assert!(keys.select(Some("a"), Algorithm::RS256).is_ok());
+        let found = |id, algorithm| keys.candidates(id, algorithm).map(|found| found.len());
+        assert_eq!(found(Some("a"), Algorithm::RS256), Ok(1));
         for (id, algorithm) in
             [("a", Algorithm::RS512), ("a", Algorithm::PS256), ("a", Algorithm::HS256), ("ec", Algorithm::ES384)]
         {
-            assert!(matches!(keys.select(Some(id), algorithm), Err(NoKey::Unsuitable(_))), "{id} {algorithm:?}");
+            assert!(matches!(found(Some(id), algorithm), Err(NoKey::Unsuitable(_))), "{id} {algorithm:?}");
         }
         for id in ["enc", "ops", "hmac", "odd", "nobody"] {
-            assert!(matches!(keys.select(Some(id), Algorithm::RS256), Err(NoKey::Unknown)), "{id}");
+            assert!(matches!(found(Some(id), Algorithm::RS256), Err(NoKey::Unknown)), "{id}");
         }
     }
 
     #[test]
-    fn a_token_without_a_key_id_needs_exactly_one_suitable_key() {
-        let one = set(json!([rsa(json!({"kid": "a"}))]));
-        assert!(one.select(None, Algorithm::RS256).is_ok());
-        assert!(matches!(one.select(None, Algorithm::ES256), Err(NoKey::Unknown)));
-        let two = set(json!([rsa(json!({"kid": "a"})), rsa(json!({"kid": "b"}))]));
-        assert!(matches!(two.select(None, Algorithm::RS256), Err(NoKey::Unsuitable(_))));
+    fn several_keys_of_one_name_or_of_none_are_all_candidates() {
+        let found = |keys: &KeySet, id, algorithm| keys.candidates(id, algorithm).map(|found| found.len());
+        let same = set(json!([rsa(json!({"kid": "a"})), rsa(json!({"kid": "a"})), rsa(json!({"kid": "b"}))]));
+        assert_eq!(found(&same, Some("a"), Algorithm::RS256), Ok(2));
+        assert_eq!(found(&same, None, Algorithm::RS256), Ok(3), "the token names none");
+        assert_eq!(found(&same, None, Algorithm::ES256), Err(NoKey::Unknown));
+        let unnamed =
+            set(json!([rsa(json!({})), rsa(json!({"kid": null})), rsa(json!({"kid": ""})), rsa(json!({"kid": 7}))]));
+        assert_eq!(found(&unnamed, Some("a"), Algorithm::RS256), Ok(4), "the keys have none");
+        let many = set(Value::from(vec![rsa(json!({})); 60]));
+        assert_eq!(found(&many, None, Algorithm::RS256), Ok(MOST_TRIED));
+    }
+
+    #[test]
+    fn what_is_odd_beside_or_about_a_key_does_not_hide_it() {
+        let keys = set(json!([
+            7, null, {}, {"kty": 3}, {"kty": "strange", "kid": "a"},
+            rsa(json!({"kid": "a", "alg": "RSA-OAEP"})),
+            rsa(json!({"kid": "a", "alg": "XX999"})),
+            rsa(json!({"kid": "a", "use": "tls"})),
+            rsa(json!({"kid": "a", "use": "", "alg": null, "x5c": "no list", "x5t": 7, "ext": true})),
+        ]));
+        assert_eq!(keys.candidates(Some("a"), Algorithm::RS256).map(|found| found.len()), Ok(1));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::ACCEPT;
 use url::Url;
 
 use super::ClientRegistration;
@@ -18,6 +20,9 @@ use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+
+/// Some providers sign what UserInfo answers (OpenID Connect Core §5.3.2).
+const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
 
 /// An OpenID Connect provider.
 pub(super) struct Oidc {
@@ -51,10 +56,11 @@ impl Oidc {
         claims: &Claims,
         grant: &mut Grant,
         userinfo_endpoint: Option<&Url>,
+        now: Timestamp,
     ) -> Result<Identity, Unread> {
         let userinfo = match userinfo_endpoint {
             Some(endpoint) if self.wanted.is_missing(claims) => {
-                self.userinfo(endpoint, &grant.access, claims.text("sub").unwrap_or_default()).await?
+                self.userinfo(endpoint, &grant.access, claims.text("sub").unwrap_or_default(), now).await?
             }
             Some(_) | None => Claims::default(),
         };
@@ -64,9 +70,19 @@ impl Oidc {
 
     /// OpenID Connect Core §5.3.2: UserInfo that speaks of another subject must not be used, or one person's token could
     /// be filled up with another's address.
-    async fn userinfo(&self, endpoint: &Url, access_token: &Secret, subject: &str) -> Result<Claims, Unread> {
-        let answer = self.party.http.get_as(endpoint, access_token, &[]).await;
-        let claims: Claims = answer.and_then(|answer| answer.json()).map_err(Unread::Call)?;
+    async fn userinfo(
+        &self,
+        endpoint: &Url,
+        access_token: &Secret,
+        subject: &str,
+        now: Timestamp,
+    ) -> Result<Claims, Unread> {
+        let answer =
+            self.party.http.get_as(endpoint, access_token, &[(ACCEPT, USERINFO)]).await.map_err(Unread::Call)?;
+        let claims: Claims = match answer.jwt() {
+            Some(token) => self.party.verify_userinfo(token, now).await.map_err(Unread::Signed)?,
+            None => answer.json().map_err(Unread::Call)?,
+        };
         match claims.text("sub") {
             Some(sub) if sub == subject => Ok(claims),
             Some(_) => Err(Unread::AnotherSubject),
@@ -78,7 +94,7 @@ impl Oidc {
         let Some(refresh_token) = &grant.refresh else {
             let mut grant = grant.clone();
             let endpoint = self.party.userinfo_endpoint();
-            let identity = in_time(self.reread(before, &mut grant, endpoint.as_ref())).await?;
+            let identity = in_time(self.reread(before, &mut grant, endpoint.as_ref(), now)).await?;
             return Ok(Renewed { identity: Ok(identity), grant });
         };
         let mut refreshed = self.party.refresh_tokens(grant, refresh_token, now).await?;
@@ -94,13 +110,13 @@ impl Oidc {
     ) -> Result<Identity, RenewError> {
         let endpoint = refreshed.userinfo_endpoint().cloned();
         let Some(id_token) = self.party.verify_refreshed(refreshed, now).await? else {
-            return self.reread(before, &mut refreshed.grant, endpoint.as_ref()).await;
+            return self.reread(before, &mut refreshed.grant, endpoint.as_ref(), now).await;
         };
         // OpenID Connect Core §12.2: the issuer was checked, the subject must be the same.
         if id_token.claims.text("sub") != Some(&before.id) {
             return Err(RenewError::Gone("the new ID token is of another subject".to_owned()));
         }
-        let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref()).await;
+        let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref(), now).await;
         identity.map_err(|unread| RenewError::NotNow(unread.to_string()))
     }
 
@@ -110,16 +126,19 @@ impl Oidc {
         before: &Identity,
         grant: &mut Grant,
         endpoint: Option<&Url>,
+        now: Timestamp,
     ) -> Result<Identity, RenewError> {
         let Some(endpoint) = endpoint else { return Ok(before.clone()) };
-        match self.userinfo(endpoint, &grant.access, &before.id).await {
+        match self.userinfo(endpoint, &grant.access, &before.id, now).await {
             Ok(claims) => {
                 self.wanted.note_told(&claims, grant);
                 Ok(self.wanted.reread(before, &claims, &grant.told_by_userinfo))
             }
             Err(Unread::Call(error)) if error.is_unauthorized() => Ok(before.clone()),
             Err(unread @ Unread::AnotherSubject) => Err(RenewError::Gone(unread.to_string())),
-            Err(unread @ (Unread::Call(_) | Unread::NoSubject)) => Err(RenewError::NotNow(unread.to_string())),
+            Err(unread @ (Unread::Call(_) | Unread::Signed(_) | Unread::NoSubject)) => {
+                Err(RenewError::NotNow(unread.to_string()))
+            }
         }
     }
 }
@@ -129,6 +148,8 @@ impl Oidc {
 enum Unread {
     #[error("UserInfo: {0}")]
     Call(CallError),
+    #[error("UserInfo, which came as a signed token: {0}")]
+    Signed(String),
     #[error("UserInfo speaks of another subject than the ID token")]
     AnotherSubject,
     #[error("UserInfo names no subject, and could be of another subject than the ID token")]
@@ -243,7 +264,7 @@ impl IdentityProvider for Oidc {
             let verified = self.party.redeem(code, attempt, now).await?;
             let provider_session = verified.provider_session();
             let Verified { id_token, mut grant, userinfo_endpoint } = verified;
-            let identity = self.identify(&id_token.claims, &mut grant, userinfo_endpoint.as_ref()).await;
+            let identity = self.identify(&id_token.claims, &mut grant, userinfo_endpoint.as_ref(), now).await;
             let identity = identity.map_err(|unread| SignInError::UserInfo(unread.to_string()))?;
             Ok(SignedIn { identity, grant: Some(grant), provider_session })
         })
@@ -272,6 +293,14 @@ impl IdentityProvider for Oidc {
 
     fn refresh(&self, _now: Timestamp) -> Pending<'_, Duration> {
         Box::pin(self.party.refresh())
+    }
+
+    fn ready(&self) -> Pending<'_, ()> {
+        Box::pin(self.party.ready())
+    }
+
+    fn wanted(&self) -> Pending<'_, ()> {
+        Box::pin(self.party.wanted())
     }
 
     fn trouble(&self) -> Option<String> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::backoff::Backoff;
 use super::discovery::{Document, Issuer, Place};
@@ -31,6 +31,10 @@ pub(super) struct Publication {
     trouble: ArcSwapOption<String>,
     /// Held while reading, so that there is one reader at a time.
     reader: Mutex<Reader>,
+    /// Told when somebody waits for a first reading.
+    wanted: Notify,
+    /// Told when the first reading is there.
+    there: Notify,
 }
 
 #[derive(Default)]
@@ -46,6 +50,8 @@ impl Publication {
             current: ArcSwapOption::empty(),
             trouble: ArcSwapOption::empty(),
             reader: Mutex::new(Reader::default()),
+            wanted: Notify::new(),
+            there: Notify::new(),
         }
     }
 
@@ -67,6 +73,23 @@ impl Publication {
     pub(super) async fn refresh(&self, http: &Http) -> Duration {
         let mut reader = self.reader.lock().await;
         self.read(http, &mut reader).await
+    }
+
+    /// Waits until somebody waits for a first reading.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Waits for a reading, and says that one is wanted: whoever calls [`Self::refresh`] again and again does so at once.
+    pub(super) async fn first_reading(&self) {
+        loop {
+            let there = self.there.notified();
+            if self.current.load().is_some() {
+                return;
+            }
+            self.wanted.notify_one();
+            there.await;
+        }
     }
 
     /// The last good reading, or a first one. Whoever finds somebody reading waits for that reading and takes what it gives.
@@ -109,6 +132,7 @@ impl Publication {
         match published(http, &self.place).await {
             Ok(published) => {
                 self.current.store(Some(Arc::new(published)));
+                self.there.notify_waiters();
                 self.trouble.store(None);
                 reader.backoff.succeeded();
                 FRESH

@@ -7,6 +7,7 @@ use oauth2::AuthType;
 use url::Url;
 
 use super::ClientRegistration;
+use super::claims::Claims;
 use super::code_flow::CodeFlow;
 use super::discovery::{Document, Place, trimmed};
 use super::http::Http;
@@ -84,7 +85,7 @@ impl RelyingParty {
                 let ours = published.map_or_else(|| quote(trimmed(&self.place.issuer())), |known| known.issuer.shown());
                 Err(SignInError::Issuer(format!("it says {}, {ours} is expected", quote(sent))))
             }
-            (None, Some(published)) if published.document.authorization_response_iss_parameter_supported => {
+            (None, Some(published)) if published.document.promises_issuer() => {
                 let ours = published.issuer.shown();
                 let reason = format!("it says none, though discovery says that it does; {ours} is expected");
                 Err(SignInError::Issuer(reason))
@@ -159,6 +160,18 @@ impl RelyingParty {
         Ok(Some(verified))
     }
 
+    /// Verifies a signed answer of UserInfo, as an ID token is.
+    pub(super) async fn verify_userinfo(&self, token: &str, now: Timestamp) -> Result<Claims, String> {
+        let published = self.published()?;
+        self.with_keys(&published, now, |published| {
+            let signed = id_token::signed(token, &published.keys)?;
+            id_token::check_userinfo(&signed.claims, &published.issuer, self.flow.client_id(), now.secs())
+                .map_err(Rejected::Invalid)?;
+            Ok(signed.claims)
+        })
+        .await
+    }
+
     async fn verify(
         &self,
         published: &Arc<Published>,
@@ -228,6 +241,16 @@ impl RelyingParty {
     /// Reads discovery and keys again.
     pub(super) async fn refresh(&self) -> Duration {
         self.publication.refresh(&self.http).await
+    }
+
+    /// Waits until discovery has been read, and sets a reading off.
+    pub(super) async fn ready(&self) {
+        self.publication.first_reading().await;
+    }
+
+    /// Waits until somebody waits for that.
+    pub(super) async fn wanted(&self) {
+        self.publication.wanted().await;
     }
 
     /// What keeps sign-ins from working.

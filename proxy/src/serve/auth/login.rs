@@ -26,6 +26,9 @@ use crate::serve::site::SignIn;
 /// Marks a request for `login` that we sent to the public origin ourselves.
 const SENT_HERE: &str = "sent";
 
+/// How long a sign-in waits for a provider that has not been read yet.
+const PROVIDER_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// A session that a new sign-in replaces is ended if it is older than this: a younger one belongs to another tab's sign-in just now.
 const REPLACED_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -39,6 +42,7 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     }
     let cookies = &exchange.head.headers;
     let visits = note_visit(exchange, sign_in, cookies).await?;
+    wait_for_provider(sign_in).await;
     let random = seal::random::<ATTEMPT_RANDOM>().map_err(|error| internal(&error))?;
     let turn = exchange.house.attempts.fetch_add(1, Ordering::Relaxed);
     let attempt = LoginAttempt::begin(&random, return_to, turn, exchange.now);
@@ -52,6 +56,12 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     append(&mut response, sign_in.cookies.set_login(cookies, attempt.id(), &sealed));
     append(&mut response, visits);
     Ok(response)
+}
+
+/// Right after a start, or an outage, what the provider publishes may be on its way: people wait for it a little, and hurry it.
+async fn wait_for_provider(sign_in: &SignIn) {
+    // Where it does not come in time, what comes next says why.
+    let _late = tokio::time::timeout(PROVIDER_WAIT, sign_in.provider.ready()).await;
 }
 
 /// On another host our cookies would not come along to the callback: the browser is sent to the public one, once.
@@ -143,6 +153,7 @@ async fn redeem(
     let Some(attempt) = open_attempt(sign_in, cookies, state, id, now) else {
         return stale(exchange, sign_in, "no sign-in of this browser fits the callback").await;
     };
+    wait_for_provider(sign_in).await;
     let issuer = parameter(query, "iss").map_err(|_| Rejection::InvalidState)?;
     sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error, exchange, sign_in))?;
     let error = parameter(query, "error").map_err(|_| Rejection::InvalidState)?;

@@ -3,6 +3,7 @@
 mod entra;
 mod github;
 mod logout;
+mod oddities;
 mod oidc;
 mod publication;
 mod renewal;

@@ -33,6 +33,8 @@ pub(super) struct Line {
     link: ArcSwapOption<Link>,
     /// The generation of the link; 0: there is none.
     up: watch::Sender<u64>,
+    /// Whether it has been tried, whatever came of it.
+    tried: watch::Sender<bool>,
     failures: AtomicU32,
     broken: Notify,
     generations: AtomicU64,
@@ -70,6 +72,7 @@ impl Line {
             probe,
             link: ArcSwapOption::empty(),
             up: watch::Sender::new(0),
+            tried: watch::Sender::new(false),
             failures: AtomicU32::new(0),
             broken: Notify::new(),
             generations: AtomicU64::new(0),
@@ -86,6 +89,13 @@ impl Line {
     /// Tells the generation of each new link, and 0 when there is none.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.up.subscribe()
+    }
+
+    /// Waits until it has been tried once.
+    pub(super) async fn tried(&self) {
+        let mut tried = self.tried.subscribe();
+        // It fails only where the sender is gone, which is ours.
+        let _ended = tried.wait_for(|tried| *tried).await;
     }
 
     /// Runs a command, within the deadline; nil where a key is of another type. Fails at once while the store is known to be away.
@@ -177,6 +187,7 @@ impl Line {
                     self.link.store(Some(Arc::clone(&link)));
                     self.metrics.reachable.set(1);
                     self.up.send_replace(link.generation);
+                    self.tried.send_replace(true);
                     self.tend(&link).await;
                     self.up.send_replace(0);
                     self.metrics.reachable.set(0);
@@ -188,6 +199,7 @@ impl Line {
                 }
                 Err(why) => {
                     why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
+                    self.tried.send_replace(true);
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!("the session store {shown} cannot be reached, and is tried again: {why}");
                     }

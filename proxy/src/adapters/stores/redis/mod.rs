@@ -566,6 +566,10 @@ impl SessionStore for RedisStore {
         self.hot.evicted()
     }
 
+    fn tried(&self) -> Pending<'_, ()> {
+        Box::pin(self.line.tried())
+    }
+
     fn trouble(&self) -> Option<String> {
         let waiting = || match self.ends.count() {
             0 => None,
