@@ -140,10 +140,10 @@ fn rs256(key: &Key, kind: &str, kid: &str, claims: &Claims) -> Result<String, Un
 }
 
 fn unsigned(algorithm: &str, kind: &str, kid: &str, claims: &Claims) -> String {
-    let mut header = json!({ "typ": kind, "alg": algorithm });
-    if !kid.is_empty() {
-        header["kid"] = kid.into();
-    }
+    let header = match kid {
+        "" => json!({ "typ": kind, "alg": algorithm }),
+        kid => json!({ "typ": kind, "alg": algorithm, "kid": kid }),
+    };
     let header = header.to_string();
     let body = Value::Object(claims.clone()).to_string();
     format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body))

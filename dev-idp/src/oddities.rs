@@ -19,7 +19,6 @@ use crate::provider::Provider;
 const LONGEST: usize = 1024 * 1024;
 
 /// The answer of `endpoint`, as odd as the lies ask for.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the other lies are told elsewhere")]
 pub(crate) async fn make(provider: &Provider, endpoint: Endpoint, answer: Response) -> Response {
     let mut answer = answer;
     for lie in provider.control.lies() {
@@ -30,7 +29,7 @@ pub(crate) async fn make(provider: &Provider, endpoint: Endpoint, answer: Respon
             (Endpoint::Token, Lie::TokenContentType(kind)) => of_type(answer, &kind),
             (Endpoint::UserInfo, Lie::SignedUserInfo) => signed(provider, answer, false).await,
             (Endpoint::UserInfo, Lie::ForgedUserInfo) => signed(provider, answer, true).await,
-            (Endpoint::Jwks, Lie::NoKeyNames) => changed_keys(answer, nameless).await,
+            (Endpoint::Jwks, Lie::NoKeyNames) => changed_keys(answer, |keys| nameless(keys)).await,
             (Endpoint::Jwks, Lie::StrangeKeys) => changed_keys(answer, with_strangers).await,
             _ => answer,
         };
@@ -83,7 +82,7 @@ async fn signed(provider: &Provider, answer: Response, forged: bool) -> Response
     }
 }
 
-async fn changed_keys(answer: Response, change: fn(&mut Vec<Value>)) -> Response {
+async fn changed_keys(answer: Response, change: impl FnOnce(&mut Vec<Value>)) -> Response {
     let (answer, mut object) = object(answer).await;
     if let Some(Value::Array(keys)) = object.get_mut("keys") {
         change(keys);
@@ -91,7 +90,7 @@ async fn changed_keys(answer: Response, change: fn(&mut Vec<Value>)) -> Response
     rewritten(answer, Value::Object(object).to_string())
 }
 
-fn nameless(keys: &mut Vec<Value>) {
+fn nameless(keys: &mut [Value]) {
     keys.iter_mut().filter_map(Value::as_object_mut).for_each(|key| drop(key.remove("kid")));
 }
 
@@ -104,10 +103,9 @@ fn with_strangers(keys: &mut Vec<Value>) {
         json!({ "kty": "oct", "kid": name, "k": "AQAB" }),
         Value::Null,
     ];
-    if let Ok(other) = Key::generate() {
-        let mut other = other.jwk();
-        other["kid"] = name;
-        strangers.push(other);
+    if let Ok(Value::Object(mut other)) = Key::generate().map(|other| other.jwk()) {
+        other.insert("kid".to_owned(), name);
+        strangers.push(Value::Object(other));
     }
     keys.splice(0..0, strangers);
 }

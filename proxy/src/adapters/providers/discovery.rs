@@ -106,11 +106,11 @@ pub(super) struct Document {
 
 /// What a document may lack: `null` and empty text, which some providers send in its place, are as good as nothing.
 fn optional<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(None),
-        Value::String(text) if text.is_empty() => Ok(None),
-        value => T::deserialize(value).map(Some).map_err(D::Error::custom),
+    let value = Value::deserialize(deserializer)?;
+    if value.is_null() || value.as_str() == Some("") {
+        return Ok(None);
     }
+    T::deserialize(value).map(Some).map_err(D::Error::custom)
 }
 
 impl Document {

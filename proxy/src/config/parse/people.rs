@@ -1,11 +1,14 @@
 //! Who may pass.
 
 use crate::config::options::{
-    OAUTH_ALLOWED_GROUPS, OAUTH_ALLOWED_USERS, OAUTH_ALLOWED_USERS_FILE, OAUTH_USERNAME_CLAIM,
+    Knob, OAUTH_ALLOWED_GROUPS, OAUTH_ALLOWED_USERS, OAUTH_ALLOWED_USERS_FILE, OAUTH_USERNAME_CLAIM,
 };
 use crate::config::reading::Reading;
 use crate::domain::identity::ProviderKind;
 use crate::domain::policy::{AllowLists, AllowedGroups, AllowedUsers};
+
+/// How many entries of one list advice is given on.
+const ADVICE_MOST: usize = 10;
 
 pub(super) fn read(reading: &mut Reading, kind: Option<ProviderKind>) -> AllowLists {
     let listed = reading.allow_list(OAUTH_ALLOWED_USERS);
@@ -18,6 +21,10 @@ pub(super) fn read(reading: &mut Reading, kind: Option<ProviderKind>) -> AllowLi
     let named: Vec<&str> = listed.iter().chain(&filed).flatten().map(String::as_str).collect();
     warn_of_everyone(reading, &lists, &named);
     warn_of_names_without_use(reading, kind, &named);
+    for (knob, entries) in [(OAUTH_ALLOWED_USERS, &listed), (OAUTH_ALLOWED_USERS_FILE, &filed)] {
+        warn_of_what_matches_nobody(reading, knob, entries.iter().flatten(), |entry| odd_user(kind, entry));
+    }
+    warn_of_what_matches_nobody(reading, OAUTH_ALLOWED_GROUPS, groups.iter().flatten(), odd_anywhere);
     lists
 }
 
@@ -115,9 +122,105 @@ fn warn_of_names_without_use(reading: &mut Reading, kind: Option<ProviderKind>, 
     }
 }
 
+/// Entries that were most likely meant otherwise: they are compared to the letter, and no user or group is called so.
+fn warn_of_what_matches_nobody<'a>(
+    reading: &mut Reading,
+    knob: Knob,
+    entries: impl Iterator<Item = &'a String>,
+    odd: impl Fn(&str) -> Option<&'static str>,
+) {
+    let odd: Vec<_> = entries.enumerate().filter_map(|(i, entry)| Some((i + 1, entry, odd(entry.trim())?))).collect();
+    for (n, entry, why) in odd.iter().take(ADVICE_MOST) {
+        reading.warn(format!(
+            "{}: entry {n} (`{}`) can match nobody: {why}",
+            knob.variable,
+            entry.trim().escape_debug()
+        ));
+    }
+    if let Some(more) = odd.len().checked_sub(ADVICE_MOST).filter(|more| *more > 0) {
+        reading.warn(format!("{}: {more} more of its entries can match nobody", knob.variable));
+    }
+}
+
+/// What is odd in any list.
+fn odd_anywhere(entry: &str) -> Option<&'static str> {
+    if entry.contains('"') || entry.starts_with('\'') || entry.ends_with('\'') {
+        Some("the quotes are part of it here; write it without them")
+    } else if entry.contains(';') {
+        Some("a semicolon separates nothing; write commas between entries, or in the file one entry a line")
+    } else {
+        None
+    }
+}
+
+fn odd_user(kind: Option<ProviderKind>, entry: &str) -> Option<&'static str> {
+    if let Some(why) = odd_anywhere(entry) {
+        return Some(why);
+    }
+    let (is_email, id) = (entry.contains('@'), entry.strip_prefix("id:").map(str::trim));
+    if is_email && id.is_none() {
+        return entry
+            .contains(char::is_whitespace)
+            .then_some("an address holds no blanks; write commas between entries");
+    }
+    match (kind?, id) {
+        (ProviderKind::Github, Some(id)) if !id.bytes().all(|b| b.is_ascii_digit()) => {
+            Some("GitHub's ids are numbers, such as `id:583231`; for a login write it without `id:`")
+        }
+        (ProviderKind::Entra, Some(id)) if !super::provider::is_guid(id) => {
+            Some("Entra's ids are object ids, such as `id:72f988bf-86f1-41af-91ab-2d7cd011db47`")
+        }
+        (ProviderKind::Github, None) if entry == "*" => None,
+        (ProviderKind::Github, None) if entry.contains('/') && is_github_group(entry) => {
+            Some("it is a team of an organisation; name it in OAUTH_ALLOWED_GROUPS")
+        }
+        (ProviderKind::Github, None)
+            if !entry.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) =>
+        {
+            Some("a GitHub login has letters, digits, `-` and `_` only")
+        }
+        (ProviderKind::Github | ProviderKind::Entra | ProviderKind::Oidc, _) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::trial::{github, warnings};
+
+    #[test]
+    fn entries_that_can_match_nobody_are_told() {
+        for (entry, word) in [
+            ("\"ann\"", "quotes"),
+            ("'ann'", "quotes"),
+            ("\"ann@example.com\"", "quotes"),
+            ("ann;bob", "semicolon"),
+            ("acme/ops", "OAUTH_ALLOWED_GROUPS"),
+            ("https://github.com/ann", "letters, digits"),
+            ("id:ann", "numbers"),
+            ("ann bob", "letters, digits"),
+            ("[ann]", "letters, digits"),
+        ] {
+            let told = warnings(github(&[("OAUTH_ALLOWED_USERS", &format!("carol,{entry}"))]));
+            let line = told.lines().find(|line| line.contains("OAUTH_ALLOWED_USERS: entry 2")).unwrap_or_default();
+            assert!(line.contains("can match nobody") && line.contains(word), "{entry}: {told}");
+        }
+        for good in ["ann", "ann-b", "ann_acme", "id:583231", "o'neil@example.com", "@example.com", "*"] {
+            let told = warnings(github(&[("OAUTH_ALLOWED_USERS", good)]));
+            assert!(!told.contains("can match nobody"), "{good}: {told}");
+        }
+        let many = warnings(github(&[("OAUTH_ALLOWED_USERS", &"a;b,".repeat(30))]));
+        assert_eq!(many.matches("can match nobody").count(), ADVICE_MOST + 1, "{many}");
+    }
+
+    #[test]
+    fn each_provider_has_its_own_ids() {
+        assert_eq!(odd_user(Some(ProviderKind::Entra), "id:72f988bf-86f1-41af-91ab-2d7cd011db47"), None);
+        assert!(odd_user(Some(ProviderKind::Entra), "id:ann").is_some());
+        assert_eq!(odd_user(Some(ProviderKind::Oidc), "id:ann"), None);
+        assert_eq!(odd_user(Some(ProviderKind::Oidc), "acme/ops"), None);
+        assert!(odd_user(Some(ProviderKind::Oidc), "ann;bob").is_some());
+    }
 
     #[test]
     fn a_github_group_is_an_organisation_or_one_of_its_teams() {
