@@ -7,6 +7,7 @@ pub mod identity;
 pub mod login;
 pub mod path;
 pub mod policy;
+pub mod readings;
 pub mod secret;
 pub mod session;
 pub mod time;

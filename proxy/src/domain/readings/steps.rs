@@ -1,0 +1,232 @@
+//! The steps in which servers differ when they read a path.
+
+/// One thing that some servers do to a path, and others do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Percent-decode everything.
+    Decode,
+    /// Percent-decode everything but slashes (Java's servers, and routers that match before they decode).
+    DecodeButSlashes,
+    /// Remove dot segments (RFC 3986 §5.2.4).
+    DotSegments,
+    /// Remove dot segments, `%2e` read as a dot there (WHATWG URL).
+    EncodedDotSegments,
+    /// Merge slashes.
+    Slashes,
+    /// Read a backslash as a slash.
+    Backslashes,
+    /// Cut each segment at `;` (Java's path parameters).
+    Parameters,
+    /// Cut the path at `?`.
+    Query,
+    /// Cut the path at `#`.
+    Fragment,
+    /// Cut the path at NUL, as a file system does.
+    Nul,
+    /// Drop a slash at the end of the path.
+    SlashAtEnd,
+    /// Drop the dots at the end of each segment (Windows).
+    DotsAtEnd,
+    /// Drop the blanks at the end of each segment (Windows).
+    BlanksAtEnd,
+    /// Read an overlong form of UTF-8 as what it hides.
+    Overlong,
+    /// Read what stands between two slashes at the front and the next one as a host (RFC 3986 §4.2).
+    Authority,
+}
+
+impl Step {
+    /// All of them.
+    pub(super) const ALL: [Self; 15] = [
+        Self::Decode,
+        Self::DecodeButSlashes,
+        Self::DotSegments,
+        Self::EncodedDotSegments,
+        Self::Slashes,
+        Self::Backslashes,
+        Self::Parameters,
+        Self::Query,
+        Self::Fragment,
+        Self::Nul,
+        Self::SlashAtEnd,
+        Self::DotsAtEnd,
+        Self::BlanksAtEnd,
+        Self::Overlong,
+        Self::Authority,
+    ];
+
+    /// Whether it takes one percent-encoding away: how often that is done is limited.
+    pub(super) const fn decodes(self) -> bool {
+        matches!(self, Self::Decode | Self::DecodeButSlashes)
+    }
+
+    /// The path after this step; `None` where it changes nothing.
+    pub(super) fn take(self, path: &[u8]) -> Option<Vec<u8>> {
+        let changed = match self {
+            Self::Decode => path.contains(&b'%').then(|| decode(path, true))?,
+            Self::DecodeButSlashes => path.contains(&b'%').then(|| decode(path, false))?,
+            Self::DotSegments => without_dot_segments(path, |segment| segment)?,
+            Self::EncodedDotSegments => path.contains(&b'%').then(|| without_encoded_dot_segments(path))??,
+            Self::Slashes => merge_slashes(path)?,
+            Self::Backslashes => {
+                path.contains(&b'\\').then(|| path.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect())?
+            }
+            Self::Parameters => path.contains(&b';').then(|| each_segment(path, |segment| cut(segment, b';')))?,
+            Self::Query => path.contains(&b'?').then(|| cut(path, b'?').to_vec())?,
+            Self::Fragment => path.contains(&b'#').then(|| cut(path, b'#').to_vec())?,
+            Self::Nul => path.contains(&0).then(|| cut(path, 0).to_vec())?,
+            Self::SlashAtEnd => path.strip_suffix(b"/").filter(|rest| !rest.is_empty())?.to_vec(),
+            Self::DotsAtEnd => {
+                path.contains(&b'.').then(|| each_segment(path, |segment| trim_end(segment, |b| b == b'.')))?
+            }
+            Self::BlanksAtEnd => {
+                let blank = |b: u8| b == b' ' || (b'\t'..=b'\r').contains(&b);
+                path.iter().any(|b| blank(*b)).then(|| each_segment(path, |segment| trim_end(segment, blank)))?
+            }
+            Self::Overlong => path.iter().any(|b| *b >= 0xc0).then(|| reveal_overlong(path))?,
+            Self::Authority => without_authority(path)?,
+        };
+        (changed != path).then_some(changed)
+    }
+}
+
+/// The byte whose two hexadecimal digits stand at the front, and what follows them.
+pub(super) fn encoded_byte(digits: &[u8]) -> Option<(u8, &[u8])> {
+    let ([high, low], rest) = digits.split_first_chunk::<2>()?;
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    Some((value(*high)? << 4 | value(*low)?, rest))
+}
+
+fn decode(path: &[u8], slashes_too: bool) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match encoded_byte(after).filter(|(byte, _)| first == b'%' && (slashes_too || *byte != b'/')) {
+            Some((byte, after)) => {
+                decoded.push(byte);
+                rest = after;
+            }
+            None => decoded.push(first),
+        }
+    }
+    decoded
+}
+
+/// What stands before the first `sign`.
+fn cut(text: &[u8], sign: u8) -> &[u8] {
+    text.split(|b| *b == sign).next().unwrap_or_default()
+}
+
+fn trim_end(mut text: &[u8], odd: impl Fn(u8) -> bool) -> &[u8] {
+    while let Some((last, rest)) = text.split_last().filter(|(last, _)| odd(**last)) {
+        let _ = last;
+        text = rest;
+    }
+    text
+}
+
+fn each_segment(path: &[u8], change: impl for<'s> Fn(&'s [u8]) -> &'s [u8]) -> Vec<u8> {
+    let mut changed = Vec::with_capacity(path.len());
+    for (at, segment) in path.split(|b| *b == b'/').enumerate() {
+        if at > 0 {
+            changed.push(b'/');
+        }
+        changed.extend_from_slice(change(segment));
+    }
+    changed
+}
+
+fn merge_slashes(path: &[u8]) -> Option<Vec<u8>> {
+    path.windows(2).any(|pair| pair == b"//").then(|| {
+        let mut merged = path.to_vec();
+        merged.dedup_by(|b, a| *a == b'/' && *b == b'/');
+        merged
+    })
+}
+
+/// Removes dot segments; `plain` gives a segment's text as it counts. Empty segments are segments: `/a//..` is `/a/`.
+fn without_dot_segments<'p>(path: &'p [u8], plain: impl Fn(&'p [u8]) -> &'p [u8]) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(b"/")?;
+    let is_dots = |segment: &'p [u8]| matches!(plain(segment), b"." | b"..");
+    if !rest.split(|b| *b == b'/').any(is_dots) {
+        return None;
+    }
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut ends_in_dots = false;
+    for segment in rest.split(|b| *b == b'/') {
+        ends_in_dots = is_dots(segment);
+        match plain(segment) {
+            b"." => {}
+            b".." => {
+                kept.pop();
+            }
+            _ => kept.push(segment),
+        }
+    }
+    let mut left = Vec::with_capacity(path.len());
+    for segment in &kept {
+        left.push(b'/');
+        left.extend_from_slice(segment);
+    }
+    if ends_in_dots || kept.is_empty() {
+        left.push(b'/');
+    }
+    Some(left)
+}
+
+fn without_encoded_dot_segments(path: &[u8]) -> Option<Vec<u8>> {
+    without_dot_segments(path, |segment| {
+        let dot = |text: &'_ [u8]| text == b"." || text.eq_ignore_ascii_case(b"%2e");
+        if dot(segment) {
+            return b".";
+        }
+        let two = (1..segment.len()).any(|at| segment.split_at_checked(at).is_some_and(|(a, b)| dot(a) && dot(b)));
+        if two && segment.len() <= 6 { b".." } else { segment }
+    })
+}
+
+/// Every overlong form of UTF-8, up to six bytes as in RFC 2279, as the shortest one of the same character.
+fn reveal_overlong(path: &[u8]) -> Vec<u8> {
+    let mut revealed = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match overlong(first, after) {
+            Some((hidden, after)) => {
+                revealed.extend_from_slice(hidden.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = after;
+            }
+            None => revealed.push(first),
+        }
+    }
+    revealed
+}
+
+fn overlong(first: u8, after: &[u8]) -> Option<(char, &[u8])> {
+    // How many bytes follow, the bits of the first one that count, and the least character that needs so many.
+    let (more, bits, least) = match first {
+        0xc0..=0xdf => (1, 0x1f, 0x80),
+        0xe0..=0xef => (2, 0x0f, 0x800),
+        0xf0..=0xf7 => (3, 0x07, 0x1_0000),
+        0xf8..=0xfb => (4, 0x03, 0x20_0000),
+        0xfc..=0xfd => (5, 0x01, 0x400_0000),
+        _ => return None,
+    };
+    let (next, rest) = after.split_at_checked(more)?;
+    let mut value = u32::from(first & bits);
+    for byte in next {
+        if byte & 0xc0 != 0x80 {
+            return None;
+        }
+        value = value << 6 | u32::from(byte & 0x3f);
+    }
+    (value < least).then_some(())?;
+    Some((char::from_u32(value)?, rest))
+}
+
+fn without_authority(path: &[u8]) -> Option<Vec<u8>> {
+    let behind = path.strip_prefix(b"//")?;
+    let at = behind.iter().position(|b| *b == b'/');
+    Some(at.and_then(|at| behind.get(at..)).unwrap_or(b"/").to_vec())
+}
