@@ -1,5 +1,7 @@
 //! Every way in which a common server reads a request's path.
 
+#[cfg(test)]
+mod recorded;
 mod steps;
 
 use std::collections::VecDeque;
@@ -89,6 +91,15 @@ impl<'a> Readings<'a> {
         let without_slash = self.written.strip_suffix('/');
         self.openable && self.others.iter().all(|reading| Some(reading.as_str()) == without_slash)
     }
+}
+
+/// A character as it counts for a server that takes no account of case: lower case, and the few that only one of the two
+/// cases of a letter leads to (`İ`, `ı`, the Kelvin sign, `ſ`) as that letter, since Go and Java take them for it.
+#[must_use]
+pub fn without_case(c: char) -> char {
+    let mut upper = c.to_uppercase();
+    let upper = upper.next().filter(|_| upper.next().is_none()).unwrap_or(c);
+    upper.to_lowercase().next().unwrap_or(upper)
 }
 
 fn below<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
@@ -267,6 +278,12 @@ mod tests {
             ("/public/%f0%80%80%ae./admin", "/admin"),
             ("//public/admin", "/admin"),
             ("/%2fhost/admin", "/admin"),
+            ("///host/admin", "/admin"),
+            ("///host/admin", "/host/admin"),
+            ("/\\/\\host/admin", "/admin"),
+            ("/%u0061dmin", "/admin"),
+            ("/public/%U002e%u002e%u002fadmin", "/admin"),
+            ("/%u00e9%ud800%u00", "/\u{e9}%ud800%u00"),
             ("/caf%C3%A9", "/caf\u{e9}"),
             ("/caf%E9", "/caf%E9"),
             ("/x%zz", "/x%zz"),
@@ -312,6 +329,12 @@ mod tests {
         assert!(path("/api/v1/x/../auth/me").may_be_below("/api/v1/auth"));
         assert!(!path("/api/v1/auth/me;x").is_plain());
         assert!(!path("/api/v1/%61uth").is_plain());
+    }
+
+    #[test]
+    fn case_counts_for_nothing_without_case() {
+        let fold = |text: &str| text.chars().map(without_case).collect::<String>();
+        assert_eq!(fold("/ADM\u{130}n/\u{131}\u{212a}\u{17f}\u{c9}\u{df}"), "/admin/iks\u{e9}\u{df}");
     }
 
     #[test]

@@ -8,10 +8,11 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::domain::caller::Peer;
-use crate::domain::path::{AUTH_PREFIX, CanonicalPath};
+use crate::domain::path::AUTH_PREFIX;
+use crate::domain::readings::Readings;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers::{self, Trace};
+use crate::serve::headers::{self, Malformed, Trace};
 use crate::serve::rejection::{Asker, Rejection};
 use crate::serve::session::{self, Found};
 use crate::serve::site::House;
@@ -30,12 +31,14 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     // From here on no header tells who it is, or how it came, that this caller may not say.
     headers::strip_request(&mut head.headers, caller.trusted);
 
-    let path = CanonicalPath::of(exchange.head.uri.path());
-    match path.below(AUTH_PREFIX) {
-        Some(_) if path.is_altered() => return Err(Rejection::NotFound.into()),
+    let path = Readings::of(exchange.head.uri.path()).map_err(Malformed::Path).map_err(Rejection::Malformed)?;
+    if path.may_be_below(AUTH_PREFIX) {
+        // An upstream never sees such a path, and our endpoints are read as they are written.
+        if !path.is_plain() {
+            return Err(Rejection::NotFound.into());
+        }
         // In a box, so that what signs people in does not enlarge the future of every request.
-        Some(_) => return Box::pin(auth::answer(exchange, body)).await,
-        None => {}
+        return Box::pin(auth::answer(exchange, body)).await;
     }
 
     let site = &exchange.site;

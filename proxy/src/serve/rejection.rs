@@ -290,6 +290,7 @@ impl Rejection {
             Self::Malformed(Malformed::Host | Malformed::HostSyntax) => {
                 (Some("There must be exactly one valid Host header."), &[])
             }
+            Self::Malformed(Malformed::Path(_)) => (Some("The address can be read in too many ways."), &[]),
             Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::LogoutUnconfirmed => (Some(UNCONFIRMED), &[Action::Start]),

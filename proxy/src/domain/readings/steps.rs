@@ -31,13 +31,17 @@ pub(super) enum Step {
     BlanksAtEnd,
     /// Read an overlong form of UTF-8 as what it hides.
     Overlong,
+    /// Read `%uXXXX` as a character (the `escape` of early JavaScript; Jetty where it is set to be lenient).
+    Unicode,
     /// Read what stands between two slashes at the front and the next one as a host (RFC 3986 §4.2).
     Authority,
+    /// The same, with any number of slashes before the host (WHATWG URL).
+    AuthorityBehindSlashes,
 }
 
 impl Step {
     /// All of them.
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Decode,
         Self::DecodeButSlashes,
         Self::DotSegments,
@@ -52,7 +56,9 @@ impl Step {
         Self::DotsAtEnd,
         Self::BlanksAtEnd,
         Self::Overlong,
+        Self::Unicode,
         Self::Authority,
+        Self::AuthorityBehindSlashes,
     ];
 
     /// Whether it takes one percent-encoding away: how often that is done is limited.
@@ -84,7 +90,12 @@ impl Step {
                 path.iter().any(|b| blank(*b)).then(|| each_segment(path, |segment| trim_end(segment, blank)))?
             }
             Self::Overlong => path.iter().any(|b| *b >= 0xc0).then(|| reveal_overlong(path))?,
-            Self::Authority => without_authority(path)?,
+            Self::Unicode => path.contains(&b'%').then(|| decode_unicode(path))?,
+            Self::Authority => without_authority(path.strip_prefix(b"//")?),
+            Self::AuthorityBehindSlashes => {
+                let host = path.strip_prefix(b"//")?.iter().position(|b| *b != b'/')?;
+                without_authority(path.get(host + 2..)?)
+            }
         };
         (changed != path).then_some(changed)
     }
@@ -225,8 +236,30 @@ fn overlong(first: u8, after: &[u8]) -> Option<(char, &[u8])> {
     Some((char::from_u32(value)?, rest))
 }
 
-fn without_authority(path: &[u8]) -> Option<Vec<u8>> {
-    let behind = path.strip_prefix(b"//")?;
-    let at = behind.iter().position(|b| *b == b'/');
-    Some(at.and_then(|at| behind.get(at..)).unwrap_or(b"/").to_vec())
+/// The characters of `%uXXXX`; half a surrogate pair stays as it is.
+fn decode_unicode(path: &[u8]) -> Vec<u8> {
+    let character = |after: &[u8]| {
+        let (digits, _) = after.strip_prefix(b"u").or_else(|| after.strip_prefix(b"U"))?.split_first_chunk::<4>()?;
+        let ((high, _), (low, _)) = (encoded_byte(digits)?, encoded_byte(digits.get(2..)?)?);
+        char::from_u32(u32::from(high) << 8 | u32::from(low))
+    };
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match character(after).filter(|_| first == b'%') {
+            Some(character) => {
+                decoded.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = after.get(5..).unwrap_or_default();
+            }
+            None => decoded.push(first),
+        }
+    }
+    decoded
+}
+
+/// What stands behind a host, which may be empty.
+fn without_authority(behind_slashes: &[u8]) -> Vec<u8> {
+    let at = behind_slashes.iter().position(|b| *b == b'/');
+    at.and_then(|at| behind_slashes.get(at..)).unwrap_or(b"/").to_vec()
 }

@@ -5,6 +5,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 
 use crate::domain::caller::{Caller, Scheme};
+use crate::domain::readings::TooManyReadings;
 
 pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
@@ -19,6 +20,8 @@ pub(crate) enum Malformed {
     HostMismatch,
     #[error("the only transfer coding understood is a single `chunked`")]
     TransferEncoding,
+    #[error(transparent)]
+    Path(TooManyReadings),
 }
 
 /// Checks what two readers could read differently, and makes `Host` the one name of the host.
