@@ -34,7 +34,7 @@ fn path_of(target: &'static str) -> &'static str {
     rest.find('/').map_or("/", |at| &rest[at..])
 }
 
-/// The servers that route without regard to case, by their own answer to `/ADMIN/x`: `UPSTREAM_IGNORE_CASE` is for them.
+/// The servers that route without regard to case, by their own answer to `/ADMIN/x`.
 fn ignores_case() -> Vec<bool> {
     rows().iter().find(|row| row.path == "/ADMIN/x").unwrap().served.iter().map(|served| *served == "admin").collect()
 }

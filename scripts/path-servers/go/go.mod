@@ -1,0 +1,3 @@
+module path-server
+
+go 1.19
