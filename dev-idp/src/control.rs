@@ -52,7 +52,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    fn of(path: &str) -> Option<Self> {
+    pub(crate) fn of(path: &str) -> Option<Self> {
         let api = path.strip_prefix("/api/v3").unwrap_or(path);
         match api {
             "/user" => return Some(Self::User),

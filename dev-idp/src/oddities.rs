@@ -18,8 +18,18 @@ use crate::provider::Provider;
 /// No answer of ours is longer, in bytes.
 const LONGEST: usize = 1024 * 1024;
 
+/// Makes the answers of endpoints as odd as the lies ask for.
+pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
+    let endpoint = Endpoint::of(request.uri().path());
+    let answer = next.run(request).await;
+    match endpoint {
+        Some(endpoint) => make(&provider, endpoint, answer).await,
+        None => answer,
+    }
+}
+
 /// The answer of `endpoint`, as odd as the lies ask for.
-pub(crate) async fn make(provider: &Provider, endpoint: Endpoint, answer: Response) -> Response {
+async fn make(provider: &Provider, endpoint: Endpoint, answer: Response) -> Response {
     let mut answer = answer;
     for lie in provider.control.lies() {
         answer = match (endpoint, lie) {

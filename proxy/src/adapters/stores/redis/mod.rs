@@ -273,7 +273,7 @@ impl RedisStore {
             let mut forget = redis::cmd("ZREM");
             forget.arg(list).arg(&key.0);
             // One that cannot be ended now stays on the list, and is tried again at the next sign-in.
-            if self.end_now(key).await.is_err() || self.line.call(&forget).await.is_err() {
+            if self.end_now(key, Origin::Session).await.is_err() || self.line.call(&forget).await.is_err() {
                 return;
             }
         }
