@@ -58,8 +58,10 @@ struct Heirlooms {
     /// The provider with what it has fetched, kept likewise.
     provider: Mutex<Option<KeptProvider>>,
     /// The session store, kept likewise, and while nobody signs in.
-    store: Mutex<Option<(StoreSettings, Arc<dyn SessionStore>)>>,
+    store: Mutex<Option<KeptStore>>,
 }
+
+type KeptStore = (StoreSettings, Arc<dyn SessionStore>);
 
 struct KeptProvider {
     settings: ProviderSettings,
@@ -79,7 +81,7 @@ pub(crate) struct Next {
 struct Kept {
     upstream: (UpstreamSettings, Arc<Upstream<RequestBody>>),
     /// In open mode those of before stay.
-    sign_in: Option<(KeptProvider, (StoreSettings, Arc<dyn SessionStore>))>,
+    sign_in: Option<(KeptProvider, KeptStore)>,
 }
 
 /// The settings of the moment, ready for requests.
@@ -239,7 +241,7 @@ impl Heirlooms {
         &self,
         settings: SignInSettings,
         audience: String,
-        kept: &mut Option<(KeptProvider, (StoreSettings, Arc<dyn SessionStore>))>,
+        kept: &mut Option<(KeptProvider, KeptStore)>,
         changed: &mut Option<(Arc<dyn SessionStore>, StoreTerms)>,
     ) -> anyhow::Result<SignIn> {
         let mut secrets: Vec<&[u8]> = settings.secrets.iter().map(|secret| secret.0.as_slice()).collect();

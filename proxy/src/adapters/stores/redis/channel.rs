@@ -62,7 +62,7 @@ impl Pulses {
     fn hear(&self, text: &[u8]) -> Option<u64> {
         let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = sent.iter().position(|(name, _)| names::hex(name).as_bytes() == text)?;
-        sent.drain(..=at).last().map(|(_, sent)| sent)
+        sent.drain(..=at).next_back().map(|(_, sent)| sent)
     }
 }
 
