@@ -185,11 +185,94 @@ async fn what_stands_behind_an_answer_never_becomes_the_next_one() {
         .await;
         let proxy = Proxy::open(&upstream).start().await;
         let mut client = Client::http1(proxy.address).await;
-        for number in 1..=40 {
-            let request = if number % 2 == 0 { Request::get("/x") } else { Request::post("/x") };
+        for number in 1..=120 {
+            let request = if number % 3 == 0 { Request::post("/x") } else { Request::get("/x") };
             let answer = client.send(request, full("")).await.unwrap();
-            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok");
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok", "{number}");
             until("all was sent", async || sent.load(Ordering::SeqCst) == number).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_where_none_may_be_never_becomes_the_next_answer() {
+    const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    for (method, head) in [
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\nContent-Length: 42\r\n\r\n"),
+        ("GET", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("GET", "HTTP/1.1 205 Reset Content\r\nContent-Length: 42\r\n\r\n"),
+    ] {
+        // The body is written only once the next request has come, so that nothing tells of it before.
+        let upstream = Upstream::raw(move |mut stream| async move {
+            assert!(read_head(&mut stream).await);
+            stream.write_all(head.as_bytes()).await.unwrap();
+            if read_head(&mut stream).await {
+                let _ = stream.write_all(EVIL.as_bytes()).await;
+            }
+        })
+        .await;
+        let proxy = Proxy::open(&upstream).start().await;
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            for _ in 0..2 {
+                let mut client = Client::of(version, proxy.address).await;
+                let request = Request::builder().method(method).uri("/x");
+                let answer = client.send(request, full("")).await.unwrap();
+                assert!(head.contains(answer.status().as_str()), "{method} {head:?} {version:?}: {answer:?}");
+                assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty(), "{head:?}");
+            }
+        }
+        assert_eq!(upstream.connections(), 4, "{method} {head:?}: a connection was used again");
+    }
+}
+
+#[tokio::test]
+async fn fields_that_a_status_forbids_are_dropped() {
+    for (head, kept) in [
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nX-Kept: yes\r\n\r\n", false),
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX-Kept: yes\r\n\r\n", false),
+        ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nX-Kept: yes\r\n\r\n0\r\n\r\n", false),
+        ("HTTP/1.1 205 Reset Content\r\nContent-Length: 5\r\nX-Kept: yes\r\n\r\nhello", false),
+        (
+            "HTTP/1.1 205 Reset Content\r\nTransfer-Encoding: chunked\r\nX-Kept: yes\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            false,
+        ),
+        ("HTTP/1.1 205 Reset Content\r\nX-Kept: yes\r\n\r\n", false),
+        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nX-Kept: yes\r\n\r\n", true),
+        ("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\nX-Kept: yes\r\n\r\n", true),
+    ] {
+        let upstream = answering(head.as_bytes(), false).await;
+        let proxy = Proxy::open(&upstream).start().await;
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let answer = Client::of(version, proxy.address).await.get("/x").await.unwrap();
+            assert_eq!(answer.headers()["x-kept"], "yes");
+            for name in ["transfer-encoding", "trailer"] {
+                assert!(!answer.headers().contains_key(name) || kept, "{name} {head:?} {version:?}");
+            }
+            let length = answer.headers().get("content-length").map(|length| length.to_str().unwrap().to_owned());
+            // Over HTTP/1.1 a 205 must say that it has no body (RFC 9110 §15.3.6).
+            let forbidden =
+                if answer.status() == 205 { length.is_some_and(|length| length != "0") } else { length.is_some() };
+            assert!(kept || !forbidden, "{head:?} {version:?}");
+            assert!(answer.into_body().collect().await.unwrap().to_bytes().is_empty(), "{head:?} {version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_fields_pass_and_more_are_refused_with_a_reason() {
+    for (fields, status) in [(99, 200), (150, 200), (1900, 200), (2100, 502)] {
+        let head = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "X-Many: 1\r\n".repeat(fields));
+        let upstream = answering(head.into_bytes().leak(), false).await;
+        let proxy = Proxy::open(&upstream).start().await;
+        let answer = proxy.raw("GET /x HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {}", &answer[..80]);
+        if status == 200 {
+            assert_eq!(answer.to_ascii_lowercase().matches("x-many: 1").count(), fields);
+        } else {
+            proxy.logs("its head has more than 2000 fields").await;
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::{Request, Version};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -303,8 +304,82 @@ async fn connect_and_trace_do_not_pass() {
     for request in [
         format!("TRACE / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
         format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\nConnection: close\r\n\r\n"),
+        format!("trace / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
+        format!("TrAcE / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
+        format!("connect / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
     ] {
         expect_fate(&proxy, &upstream, &messages, request.as_bytes(), &Fate::RefusedWith(405)).await;
+    }
+    for method in ["TRACE", "trace", "connect"] {
+        let answer =
+            Client::http2(proxy.address).await.send(Request::builder().method(method).uri("/"), full("")).await;
+        assert_eq!(answer.unwrap().status(), 405, "{method} over HTTP/2");
+    }
+}
+
+#[tokio::test]
+async fn a_target_is_a_path_or_a_star_for_options() {
+    let (upstream, messages) = recording().await;
+    let proxy = Proxy::open(&upstream).env("TIMEOUT_IDLE", "1s").start().await;
+    for request in [
+        format!("GET * HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
+        format!("POST * HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        format!("options * HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
+        format!("GET {HOST} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"),
+    ] {
+        expect_fate(&proxy, &upstream, &messages, request.as_bytes(), &Fate::RefusedWith(400)).await;
+    }
+    let first_line = || messages.lock().unwrap().last().unwrap().lines().next().unwrap().to_owned();
+    for (request, line) in [
+        (format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"), "OPTIONS * HTTP/1.1"),
+        (format!("GET http://{HOST}?x=1 HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"), "GET /?x=1 HTTP/1.1"),
+        (format!("GET http://{HOST} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"), "GET / HTTP/1.1"),
+    ] {
+        let answer = proxy.raw(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{request}: {answer}");
+        assert_eq!(first_line(), line);
+    }
+    // Over HTTP/2, where `:path` may be no more than a query.
+    let Client::Http2(mut sender) = Client::http2(proxy.address).await else { unreachable!() };
+    let request = Request::get(format!("http://{HOST}?x=2")).body(full("")).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    assert_eq!(first_line(), "GET /?x=2 HTTP/1.1");
+}
+
+#[tokio::test]
+async fn head_gets_no_body_of_ours() {
+    let upstream = Upstream::start().await;
+    let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let open = Proxy::open(&upstream).env("UPSTREAM_URL", format!("http://{refused}")).start().await;
+    let signing = Proxy::start(&upstream).await;
+    for (proxy, path, accept, status) in [
+        (&open, "/x", "*/*", 502),
+        (&open, "/api/v1/auth/status", "*/*", 200),
+        (&open, "/api/v1/auth/me", "*/*", 404),
+        (&signing, "/x", "*/*", 401),
+        (&signing, "/x", "text/html", 302),
+        (&signing, "/api/v1/auth/status", "*/*", 200),
+        (&signing, "/api/v1/auth/jwks", "*/*", 200),
+        (&signing, "/api/v1/auth/sign-in", "text/html", 200),
+        (&signing, "/api/v1/auth/nothing", "text/html", 404),
+        (&signing, "/api/v1/auth/logout", "*/*", 405),
+        (&signing, "/api/v1/auth/me", "*/*", 401),
+    ] {
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let ask = async |method: &str| {
+                let request = Request::builder().method(method).uri(path).header("accept", accept);
+                let answer = Client::of(version, proxy.address).await.send(request, full("")).await.unwrap();
+                let (head, body) = answer.into_parts();
+                (head, body.collect().await.unwrap().to_bytes())
+            };
+            let ((head, body), (of_get, text)) = (ask("HEAD").await, ask("GET").await);
+            assert_eq!((head.status.as_u16(), body.len()), (status, 0), "{path} {version:?}");
+            if of_get.status == head.status && !text.is_empty() {
+                let length = head.headers.get("content-length").map(|length| length.to_str().unwrap().to_owned());
+                let here = text.len().to_string();
+                assert!(accept != "*/*" || length.is_none_or(|length| length == here), "{path} {version:?}");
+            }
+        }
     }
 }
 

@@ -308,6 +308,133 @@ async fn a_trusted_proxy_is_believed_and_appended_to() {
 }
 
 #[tokio::test]
+async fn of_a_list_a_trusted_proxy_is_believed_as_far_as_hops_are_trusted() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).env("TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8").start().await;
+    for (hops, host, proto, port, expected) in [
+        ("198.51.100.1", "evil, pub.example", "https, http", "1, 80", ["pub.example", "http", "80"]),
+        ("198.51.100.1, 10.0.0.2", "pub.example, inner", "https,http", "443,80", ["pub.example", "https", "443"]),
+        (
+            "198.51.100.1, 10.0.0.2",
+            "evil, pub.example, inner",
+            "http,https,http",
+            "1,8443,80",
+            ["pub.example", "https", "8443"],
+        ),
+        (
+            "198.51.100.1, 10.0.0.3, 10.0.0.2",
+            "pub.example, inner",
+            "https,http",
+            "443,80",
+            ["pub.example", "https", "443"],
+        ),
+        ("198.51.100.1, 10.0.0.2", ", inner", "x,http", "0,80", [HOST, "http", "80"]),
+        ("198.51.100.1", "a b", "gopher", "99999", [HOST, "http", "80"]),
+    ] {
+        let lines = format!(
+            "X-Forwarded-For: {hops}\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Port: {port}\r\n"
+        );
+        send(&proxy, &lines).await;
+        let told =
+            ["x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"].map(|name| upstream.last().header(name));
+        assert_eq!(told, expected, "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn behind_two_proxies_that_make_lists_sign_in_works() {
+    let upstream = Upstream::start().await;
+    let proxy =
+        Proxy::with_sign_in("github", &upstream).await.env("TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8").start().await;
+    let request = Request::get("/api/v1/auth/login?rd=/x")
+        .header("host", "inner:8080")
+        .header("accept", "text/html")
+        .header("x-forwarded-for", "198.51.100.1, 10.0.0.2")
+        .header("x-forwarded-proto", "http,http")
+        .header("x-forwarded-host", format!("{HOST}, inner"));
+    let answer = proxy.send(request).await;
+    assert_eq!(answer.status, 302, "{answer:?}");
+    assert!(answer.location().starts_with(&proxy.idp().origin()), "{}", answer.location());
+}
+
+#[tokio::test]
+async fn nothing_that_is_read_or_written_here_can_be_named_away() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::with_sign_in("github", &upstream).await.env("TRUSTED_PROXIES", "127.0.0.1").start().await;
+    for lines in [
+        "Connection: close, origin, sec-fetch-site\r\nSec-Fetch-Site: cross-site\r\nOrigin: https://evil.example\r\n",
+        "Connection: close, Sec-Fetch-Site\r\nSec-Fetch-Site: cross-site\r\n",
+        "Connection: close\r\nConnection: Origin\r\nOrigin: https://evil.example\r\n",
+    ] {
+        let request = format!("POST /api/v1/auth/logout HTTP/1.1\r\nHost: {HOST}\r\n{lines}Content-Length: 0\r\n\r\n");
+        let answer = proxy.raw(request).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{lines:?}: {answer}");
+    }
+    let proxy = Proxy::open(&upstream).env("TRUSTED_PROXIES", "127.0.0.1").start().await;
+    let names = [
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("Forwarded", "for=192.0.2.1"),
+        ("Authorization", "Basic eA=="),
+        ("Cookie", "a=1"),
+        ("Origin", "https://app.example"),
+        ("Sec-Fetch-Mode", "cors"),
+        ("X-Request-Id", "abc"),
+        ("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("Content-Type", "text/plain"),
+    ];
+    for (name, value) in names {
+        send(&proxy, &format!("{name}: {value}\r\nConnection: {name}\r\n")).await;
+        let told = upstream.last().header(&name.to_ascii_lowercase());
+        assert!(told.starts_with(value), "{name}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_leads_to_another_path_is_dropped_and_the_clients_address_is_true() {
+    let upstream = Upstream::start().await;
+    let rerouting = [
+        "X-Original-URL",
+        "X-Original-Uri",
+        "X-Original-Host",
+        "X-Original-Method",
+        "X-Rewrite-URL",
+        "X-Override-URL",
+        "X-HTTP-Host-Override",
+        "x_original_url",
+        "X.Rewrite.URL",
+    ];
+    let addresses =
+        ["X-Real-IP", "True-Client-IP", "X-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Cluster-Client-IP"];
+    let strangers = Proxy::open(&upstream).start().await;
+    let trusting = Proxy::open(&upstream).env("TRUSTED_PROXIES", "127.0.0.1").start().await;
+    for name in rerouting {
+        for proxy in [&strangers, &trusting] {
+            send(proxy, &format!("{name}: /admin\r\n")).await;
+            assert_eq!(names(&upstream.last()), expected(&[]), "{name}");
+        }
+    }
+    for name in addresses {
+        for spelling in spellings(&name.to_ascii_lowercase()) {
+            send(&strangers, &format!("{spelling}: 192.0.2.66\r\n")).await;
+            assert_eq!(names(&upstream.last()), expected(&[]), "{spelling}");
+        }
+        send(&trusting, &format!("{name}: 192.0.2.66\r\nX-Forwarded-For: 192.0.2.1\r\n")).await;
+        assert_eq!(upstream.last().header(&name.to_ascii_lowercase()), "192.0.2.1", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn blanks_at_either_end_of_a_value_are_encoded() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut user = dev_idp::users::User::new("blank");
+    user.name = "  Ann B ".into();
+    proxy.idp().put_user(user);
+    proxy.signed_in_as("blank").await.get("/").await;
+    assert_eq!(upstream.last().header("x-forwarded-name"), "%20%20Ann B%20");
+}
+
+#[tokio::test]
 async fn a_well_formed_request_id_and_trace_are_kept_and_others_made() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
@@ -390,8 +517,23 @@ async fn http2_cookie_fields_are_joined_before_anything_reads_them() {
 #[tokio::test]
 async fn an_upstream_cannot_set_our_cookies() {
     let upstream = Upstream::answering(|_| {
-        let cookies =
-            ["a=1; Path=/", "session_token=evil; Path=/", " session_token = evil", "sidegate_login_00=evil", "b=2"];
+        let cookies = [
+            "a=1; Path=/",
+            "session_token=evil; Path=/",
+            " session_token = evil",
+            "sidegate_login_00=evil",
+            "=session_token=evil; Path=/",
+            " = session_token=evil",
+            "==session_token=evil",
+            "session_token",
+            "=session_token",
+            "session_token\t=evil",
+            "\"session_token\"=evil",
+            "=sidegate_login_00=evil",
+            "=sidegate_visits=evil",
+            "=c; Path=/",
+            "b=2",
+        ];
         let answer = cookies.iter().fold(Response::builder(), |answer, cookie| answer.header("set-cookie", *cookie));
         answer.body(Full::new(Bytes::from("ok"))).unwrap()
     })
@@ -399,7 +541,7 @@ async fn an_upstream_cannot_set_our_cookies() {
     let proxy = Proxy::start(&upstream).await;
     let mut ann: Browser<'_> = proxy.signed_in_as("ann").await;
     let token = ann.cookie("session_token").unwrap().to_owned();
-    assert_eq!(ann.get("/").await.set_cookies(), ["a=1; Path=/", "b=2"]);
+    assert_eq!(ann.get("/").await.set_cookies(), ["a=1; Path=/", "=c; Path=/", "b=2"]);
     assert_eq!(ann.cookie("session_token"), Some(token.as_str()));
 }
 

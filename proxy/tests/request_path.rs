@@ -168,7 +168,7 @@ async fn answers_without_a_body_keep_their_headers() {
     drop(unmodified);
     let plain = client.get("/x").await.unwrap();
     assert_eq!(plain.into_body().collect().await.unwrap().to_bytes(), "ok", "the connections are still in step");
-    assert_eq!(upstream.connections(), 1);
+    assert_eq!(upstream.connections(), 2, "after HEAD a connection is not used again");
 }
 
 #[tokio::test]
@@ -702,6 +702,99 @@ async fn interim_answers_do_not_take_the_place_of_the_answer() {
     .await;
     let proxy = Proxy::open(&upstream).start().await;
     assert_eq!(proxy.get("/x").await.text(), "ok");
+}
+
+#[tokio::test]
+async fn interim_answers_reach_a_client_that_knows_them() {
+    const HINTS: &str = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nContent-Length: 3\r\n\
+                         Connection: x-hop\r\nX-Hop: 1\r\n\r\n";
+    // The answer comes only once the client has what came before it.
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let released = Arc::clone(&go_on);
+    let upstream = Upstream::raw(move |mut stream| {
+        let released = Arc::clone(&released);
+        async move {
+            while read_head(&mut stream).await.is_some() {
+                stream.write_all(HINTS.as_bytes()).await.unwrap();
+                released.notified().await;
+                stream.write_all(OK.as_bytes()).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(b"GET /x HTTP/1.1\r\nHost: app.localhost\r\n\r\n").await.unwrap();
+        let early = read_until(&mut stream, "</a.css>\r\n\r\n").await;
+        assert_eq!(early, "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+        go_on.notify_one();
+        let answer = read_until(&mut stream, "\r\n\r\nok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    // An HTTP/1.0 client never gets one (RFC 9110 §15.2); over HTTP/2 the answer comes all the same.
+    go_on.notify_one();
+    let old = proxy.raw("GET /x HTTP/1.0\r\nHost: app.localhost\r\n\r\n").await;
+    assert!(old.contains(" 200 OK") && !old.contains("HTTP/1.1 10"), "{old}");
+    go_on.notify_one();
+    assert_eq!(Client::http2(proxy.address).await.get("/x").await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn interim_answers_that_come_with_the_answer_stand_before_it() {
+    let (upstream, _) = scripted(|_| {
+        ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", true)
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let request = "GET /x HTTP/1.1\r\nHost: app.localhost\r\n\r\n";
+    let answer = proxy
+        .raw(format!("{request}{request}GET /x HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n"))
+        .await;
+    let statuses: Vec<_> =
+        answer.lines().filter(|line| line.contains("HTTP/1.1 ")).map(|line| line.trim_start_matches("ok")).collect();
+    assert_eq!(statuses.len(), 6, "{answer}");
+    for pair in statuses.chunks(2) {
+        assert_eq!(pair, ["HTTP/1.1 103 Early Hints", "HTTP/1.1 200 OK"], "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn signs_that_browsers_encode_pass_encoded() {
+    let (upstream, heads) = scripted(|_| (OK, true)).await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    for (sent, told) in [
+        ("/x?q=\"a\"<b>", "/x?q=%22a%22%3Cb%3E"),
+        ("/<x>`y\"{}|^?`{}|^", "/%3Cx%3E%60y\"{}|^?`{}|^"),
+        ("/x?plain=%22", "/x?plain=%22"),
+    ] {
+        stream.write_all(format!("GET {sent} HTTP/1.1\r\nHost: app.localhost\r\n\r\n").as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, "\r\n\r\nok").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{sent}: {answer}");
+        let line = heads.lock().unwrap().last().unwrap().lines().next().unwrap().to_owned();
+        assert_eq!(line, format!("GET {told} HTTP/1.1"));
+    }
+}
+
+#[tokio::test]
+async fn what_the_parser_refuses_is_refused_with_a_reason() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    for (request, status) in [
+        ("GET /a b HTTP/1.1\r\nHost: app.localhost\r\n\r\n".to_owned(), 400),
+        ("GET /x HTTP/1.1\r\nHost : app.localhost\r\n\r\n".to_owned(), 400),
+        ("GET /x HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), 400),
+        (format!("GET /x HTTP/1.1\r\nHost: app.localhost\r\nX: {}\r\n\r\n", "x".repeat(70_000)), 431),
+    ] {
+        let answer = proxy.raw(&request).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        assert_eq!(body["error"], "bad_request", "{head}");
+        assert!(body["message"].as_str().is_some_and(|text| text.len() > 20));
+    }
+    assert!(upstream.received().is_empty());
 }
 
 #[tokio::test]

@@ -227,6 +227,28 @@ async fn an_upstream_that_declines_is_heard() {
 }
 
 #[tokio::test]
+async fn a_switch_to_another_protocol_than_the_websocket_is_502() {
+    for lines in [
+        "Connection: Upgrade\r\nUpgrade: foo\r\n",
+        "Connection: Upgrade\r\nUpgrade: websocket, foo\r\n",
+        "Connection: Upgrade\r\n",
+    ] {
+        let upstream = Upstream::raw(move |mut stream| async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        })
+        .await;
+        let proxy = Proxy::open(&upstream).start().await;
+        let mut stream = upgrade(&proxy, "", "").await;
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{lines:?}: {answer}");
+        proxy.logs("it switched to another protocol than was asked for").await;
+    }
+}
+
+#[tokio::test]
 async fn a_switch_of_protocols_that_nobody_asked_for_is_502() {
     let upstream = Upstream::raw(|mut stream| async move {
         read_until(&mut stream, "\r\n\r\n").await;

@@ -72,48 +72,58 @@ pub struct Caller {
     pub client: IpAddr,
     /// How the client's own request travelled.
     pub scheme: Scheme,
+    /// How many hops are trusted: the peer, and each trusted address from the right of `X-Forwarded-For`.
+    pub hops: usize,
 }
 
 impl Caller {
     /// Judges a request by its connection and, only where the peer is trusted, by what the peer says of it:
-    /// `forwarded_for` is every `X-Forwarded-For` value in order, `forwarded_proto` the `X-Forwarded-Proto` value.
+    /// `forwarded_for` and `forwarded_proto` are every `X-Forwarded-For` and `X-Forwarded-Proto` value in order.
     #[must_use]
     pub fn judge<'a>(
         peer: Peer,
         proxies: &TrustedProxies,
         forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
-        forwarded_proto: Option<&str>,
+        forwarded_proto: impl IntoIterator<Item = &'a str, IntoIter: DoubleEndedIterator>,
     ) -> Self {
         let address = peer.address.ip().to_canonical();
         if !proxies.contain(address) {
-            return Self { peer: address, trusted: false, client: address, scheme: peer.scheme };
+            return Self { peer: address, trusted: false, client: address, scheme: peer.scheme, hops: 0 };
         }
-        let scheme = match forwarded_proto.map(str::trim) {
+        let (client, hops) = first_untrusted(address, proxies, forwarded_for);
+        let scheme = match entry(forwarded_proto.into_iter(), hops) {
             Some(proto) if proto.eq_ignore_ascii_case("https") => Scheme::Https,
             Some(proto) if proto.eq_ignore_ascii_case("http") => Scheme::Http,
             Some(_) | None => peer.scheme,
         };
-        let client = first_untrusted(address, proxies, forwarded_for);
-        Self { peer: address, trusted: true, client, scheme }
+        Self { peer: address, trusted: true, client, scheme, hops }
     }
 }
 
+/// What the farthest trusted hop says in a list to which each hop adds an entry: the entry as far from the right as hops are trusted,
+/// and with fewer entries the first. What stands left of it was written by somebody whom nobody vouches for.
+#[must_use]
+pub fn entry<'a>(values: impl DoubleEndedIterator<Item = &'a str>, hops: usize) -> Option<&'a str> {
+    values.rev().flat_map(|value| value.rsplit(',')).map(str::trim).take(hops).last()
+}
+
 /// Reads the hops from the nearest on: each trusted one vouches for the next. Text that is no address ends the walk,
-/// since what stands behind it was written by somebody whom nobody vouches for.
+/// since what stands behind it was written by somebody whom nobody vouches for. With the client, how many hops are trusted.
 fn first_untrusted<'a>(
     peer: IpAddr,
     proxies: &TrustedProxies,
     forwarded_for: impl DoubleEndedIterator<Item = &'a str>,
-) -> IpAddr {
-    let mut client = peer;
+) -> (IpAddr, usize) {
+    let (mut client, mut trusted) = (peer, 1);
     for hop in forwarded_for.rev().flat_map(|value| value.rsplit(',')) {
         let Some(address) = parse_hop(hop.trim()) else { break };
         client = address;
         if !proxies.contain(address) {
             break;
         }
+        trusted += 1;
     }
-    client
+    (client, trusted)
 }
 
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
@@ -164,5 +174,55 @@ mod tests {
     fn a_trusted_peer_tells_the_scheme() {
         assert_eq!(judge("10.0.0.1", &[], Some("HTTPS")).scheme, Scheme::Https);
         assert_eq!(judge("10.0.0.1", &[], Some("gopher")).scheme, Scheme::Http);
+    }
+
+    #[test]
+    fn of_a_list_the_entry_of_the_farthest_trusted_hop_counts() {
+        let scheme = |hops: &[&str], proto: &str| judge("10.0.0.1", hops, Some(proto)).scheme;
+        assert_eq!(scheme(&["198.51.100.1, 10.0.0.2"], "https,http"), Scheme::Https);
+        assert_eq!(scheme(&["198.51.100.1, 10.0.0.2"], "https, http, http"), Scheme::Http, "the first is a stranger's");
+        assert_eq!(scheme(&["198.51.100.1"], "https,http"), Scheme::Http, "only the peer is trusted");
+        assert_eq!(scheme(&["198.51.100.1, 10.0.0.3, 10.0.0.2"], "https,http"), Scheme::Https, "fewer: the first");
+        assert_eq!(scheme(&["198.51.100.1, 10.0.0.2"], ",http"), Scheme::Http, "none: the connection's own");
+        let picked = |values: &[&'static str], hops| entry(values.iter().copied(), hops);
+        assert_eq!(picked(&["a, b", "c"], 2), Some("b"), "fields make one list");
+        assert_eq!(picked(&["a"], 5), Some("a"));
+        assert_eq!(picked(&[], 1), None);
+    }
+
+    /// The cases of oauth2-proxy's tests for addresses behind trusted proxies. Where that gives up at text which is no address, the
+    /// nearest hop that a trusted one vouches for counts here: it is a trusted proxy's own, never one that a stranger wrote.
+    #[test]
+    fn chains_from_the_tests_of_another_proxy() {
+        let networks = ["192.0.2.0/24", "2001:db8:1::/48"].map(|network| network.parse().unwrap());
+        let proxies = TrustedProxies::new(networks.into());
+        let client = |peer: &str, values: &[&str]| {
+            let peer = Peer { address: peer.parse().unwrap(), scheme: Scheme::Http };
+            Caller::judge(peer, &proxies, values.iter().copied(), None).client.to_string()
+        };
+        for (why, values, expected) in [
+            ("a forged entry at the left", &["10.0.0.5, 198.51.100.23"][..], "198.51.100.23"),
+            ("trusted hops between", &["198.51.100.23, 192.0.2.20, 192.0.2.21"], "198.51.100.23"),
+            ("all are trusted", &["192.0.2.30, 192.0.2.20"], "192.0.2.30"),
+            ("several fields", &["10.0.0.5", "198.51.100.23, 192.0.2.20", "192.0.2.21"], "198.51.100.23"),
+            ("blanks and ports", &[" 198.51.100.23:1234 ,\t192.0.2.20:443 "], "198.51.100.23"),
+            ("IPv6", &["2001:db8:2::23, 2001:db8:1::20"], "2001:db8:2::23"),
+            ("IPv6 with ports", &[" [2001:db8:2::23]:1234 , [2001:db8:1::20]:443, 192.0.2.20"], "2001:db8:2::23"),
+            ("the first that is not trusted", &["10.0.0.5, 198.51.100.22, 198.51.100.23, 192.0.2.20"], "198.51.100.23"),
+            ("nonsense beyond it", &["invalid, 198.51.100.23, 192.0.2.20"], "198.51.100.23"),
+            ("no field", &[], "192.0.2.10"),
+            ("an empty field", &[""], "192.0.2.10"),
+            ("blanks only", &[" \t"], "192.0.2.10"),
+            ("nonsense at the right", &["10.0.0.5, invalid"], "192.0.2.10"),
+            ("nonsense between", &["10.0.0.5, invalid, 192.0.2.20"], "192.0.2.20"),
+            ("nonsense behind trusted hops", &["invalid, 192.0.2.20"], "192.0.2.20"),
+            ("an empty entry between", &["10.0.0.5,,192.0.2.20"], "192.0.2.20"),
+            ("an empty last field", &["10.0.0.5", ""], "192.0.2.10"),
+            ("four numbers that are no address", &["10000.10000.10000.10000"], "192.0.2.10"),
+        ] {
+            assert_eq!(client("192.0.2.10:443", values), expected, "{why}");
+        }
+        assert_eq!(client("[2001:db8:1::10]:443", &["[2001:db8:2::23]:1234, 2001:db8:1::20"]), "2001:db8:2::23");
+        assert_eq!(client("[2001:470::1]:48290", &["127.0.0.1"]), "2001:470::1", "a stranger is not asked");
     }
 }

@@ -112,6 +112,151 @@ mod tests {
         }
     }
 
+    /// The cases of oauth2-proxy's tests for redirects, with the one public origin here as the domain that is allowed.
+    #[test]
+    fn redirects_from_the_tests_of_another_proxy() {
+        for (rd, to) in [
+            ("", "/"),
+            ("/redirect", "/redirect"),
+            ("//redirect", "/"),
+            ("https://app.example.com/redirect", "/redirect"),
+            ("http://app.example.com/redirect", "/"),
+            ("https://baz.app.example.com/redirect", "/"),
+            ("https://app.example.com.evil.corp/redirect", "/"),
+            ("https://evil.corp/redirect?rd=app.example.com", "/"),
+            ("https://evil.corp:3838/redirect", "/"),
+            ("https://app.example.com:3838/redirect", "/"),
+            ("/\\evil.com", "/"),
+            ("/ /evil.com", "/%20/evil.com"),
+            ("/ \\evil.com", "/"),
+            ("/\t/evil.com", "/"),
+            ("/\t\\evil.com", "/"),
+            ("/\u{b}/evil.com", "/"),
+            ("/\u{b}\\evil.com", "/"),
+            ("/\n/evil.com", "/"),
+            ("/\n\\evil.com", "/"),
+            ("/\r/evil.com", "/"),
+            ("/\r\\evil.com", "/"),
+            ("/\t/\t\\evil.com", "/"),
+            ("/\t\t/\t/evil.com", "/"),
+            ("/\t\t\\\t/evil.com", "/"),
+            ("/\t\t/\t\t\\evil.com", "/"),
+            ("/./\\evil.com", "/"),
+            ("/./../../\\evil.com", "/"),
+            ("app.example.com/redirect", "/"),
+        ] {
+            assert_eq!(returns(rd), to, "{rd:?}");
+        }
+    }
+
+    /// Open redirects that oauth2-proxy is tested with, as they stand and decoded once: wherever each leads, it is a path here.
+    #[test]
+    fn open_redirects_from_the_tests_of_another_proxy_lead_nowhere_else() {
+        let base = Url::parse("https://app.example.com/").unwrap();
+        for raw in [
+            r"%19Jav%09asc%09ript:https%20://a.example/%250Aconfirm%25281%2529",
+            r".a.example",
+            r"/%09/javascript:alert(1)",
+            r"/%2f%2fa.example",
+            r"/%5ca.example",
+            r"/%5cjavascript:alert(1);",
+            r"//%09/a.example",
+            r"//%5ca.example",
+            r"//%5cjavascript:alert(1);",
+            r"///%5ca.example",
+            r"////%5ca.example",
+            r"/////a.example/",
+            r"////a.example/",
+            r"////a.example/%2e%2e%2f",
+            r"////a.example/%2f..",
+            r"///\;@a.example",
+            r"///a.example/",
+            r"///a.example/%2e%2e%2f",
+            r"///a.example/%2f..",
+            r"//;@a.example",
+            r"//a.example/",
+            r"//a.example/%2e%2e%2f",
+            r"//a.example/%2f..",
+            r"//google%00.com",
+            r"//https:///a.example/%2e%2e",
+            r"//https://a.example//",
+            r"//javascript:alert(1);",
+            r"//localdomain%E3%80%82pw",
+            r"/ReceiveAutoRedirect/false?desiredLocationUrl=http://xssposed.org",
+            r"/\/a.example/",
+            r"/http://%67%6f%6f%67%6c%65%2e%63%6f%6d",
+            r"/https:/%5ca.example/",
+            r"/https://%5ca.example",
+            r"/https:///a.example/%2f%2e%2e",
+            r"/https://a.example/",
+            r"/https://a.example/%2e%2e%2f",
+            r"/https://a.example/%2f..",
+            r"/x:1/:///%01javascript:alert(document.cookie)/",
+            r"<>javascript:alert(1);",
+            r"Javas%26%2399;ript:alert(1)",
+            r"\152\141\166\141\163\143\162\151\160\164\072alert(1)",
+            r"\u006A\u0061\u0076\u0061\u0073\u0063\u0072\u0069\u0070\u0074\u003aalert(1)",
+            r"data:text/html;base64,PHNjcmlwdD5hbGVydCgiWFNTIik8L3NjcmlwdD4=",
+            r"http://%67%6f%6f%67%6c%65%2e%63%6f%6d",
+            r"http://b.example",
+            r"http://00330.3856078",
+            r"http://0xd8.0x3a.0xd6.0xce",
+            r"http://0xd83ad6ce",
+            r"http://3H6k7lIAiqjfNeN@b.example",
+            r"http://3H6k7lIAiqjfNeN@00330.3856078",
+            r"http://3H6k7lIAiqjfNeN@0xd8.0x3a.0xd6.0xce",
+            r"http://3H6k7lIAiqjfNeN@0xd83ad6ce",
+            r"http://3H6k7lIAiqjfNeN@[::b.example]",
+            r"http://;@a.example",
+            r"http://XY>.7d8T\205pZM@00330.0x3a.54990",
+            r"http://XY>.7d8T\205pZM@0xd8.072.54990",
+            r"http://XY>.7d8T\205pZM@0xd8.3856078",
+            r"http://XY>.7d8T\205pZM@3627734734",
+            r"http://XY>.7d8T\205pZM@[::ffff:b.example]",
+            r"http://[::ffff:b.example]",
+            r"http://a.example@00330.3856078",
+            r"http://a.example@0xd8.0x3a.0xd6.0xce",
+            r"http://a.example@0xd83ad6ce",
+            r"http:b.example",
+            r"http:00330.3856078",
+            r"http:0xd8.0x3a.0xd6.0xce",
+            r"http:0xd83ad6ce",
+            r"http:3H6k7lIAiqjfNeN@b.example",
+            r"http:3H6k7lIAiqjfNeN@00330.3856078",
+            r"http:3H6k7lIAiqjfNeN@0xd8.0x3a.0xd6.0xce",
+            r"http:3H6k7lIAiqjfNeN@0xd83ad6ce",
+            r"http:3H6k7lIAiqjfNeN@[::b.example]",
+            r"http:XY>.7d8T\205pZM@b.example",
+            r"http:XY>.7d8T\205pZM@00330.3856078",
+            r"http:XY>.7d8T\205pZM@0xd8.0x3a.0xd6.0xce",
+            r"http:XY>.7d8T\205pZM@0xd83ad6ce",
+            r"http:XY>.7d8T\205pZM@[::b.example]",
+            r"http:[::b.example]",
+            r"http:a.example@00330.0x3a.54990",
+            r"http:a.example@0xd8.072.54990",
+            r"http:a.example@0xd8.3856078",
+            r"http:a.example@3627734734",
+            r"https://%5ca.example",
+            r"https:///a.example/%2f%2e%2e",
+            r"https://a.example/",
+            r"https://a.example/%2f%2e%2e",
+            r"https://a.example//",
+            r"jaVAscript://a.example//%0d%0aalert(1);//",
+            r"java%09script:alert(1)",
+            r"java%0d%0ascript%0d%0a:alert(0)",
+            r"javascripT://anything%0D%0A%0D%0Awindow.alert(document.cookie)",
+            r"javascript://a.example?%a0alert%281%29",
+            r"javascript:alert(1)",
+        ] {
+            let decoded = percent_decode_str(raw).decode_utf8_lossy();
+            for rd in [raw, &*decoded] {
+                let to = returns(rd);
+                assert!(to.starts_with('/') && !to.starts_with("//") && !to.contains('\\'), "{rd:?}: {to}");
+                assert_eq!(base.join(&to).unwrap().origin(), base.origin(), "{rd:?}: {to}");
+            }
+        }
+    }
+
     #[test]
     fn our_own_endpoints_are_no_place_to_return_to() {
         for bad in [

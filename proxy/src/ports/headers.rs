@@ -23,7 +23,7 @@ impl ReadyFields {
     /// the vouched email, else the id; the preferred username may be one for display only.
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
-        let groups: Vec<String> = identity.groups.iter().map(|group| encode(group, GROUP)).collect();
+        let groups: Vec<String> = identity.groups.iter().map(|group| encode(group, ITEM)).collect();
         let text = |text: &str| value(&encode(text, TEXT));
         let fields = [
             ("x-forwarded-user", text(identity.principal())),
@@ -51,11 +51,17 @@ impl ReadyFields {
 
 /// What is percent-encoded in an identity header: `%`, control characters and (by the crate) all bytes beyond ASCII.
 const TEXT: &AsciiSet = &CONTROLS.add(b'%');
-/// In a group also the comma, which separates groups.
-const GROUP: &AsciiSet = &TEXT.add(b',');
+/// In an item of a list also the comma, which separates items.
+const ITEM: &AsciiSet = &TEXT.add(b',');
 
+/// The one way to write a value of an identity, or ([`ITEM`]) an item of a list. Blanks at either end are encoded as well: readers of
+/// header fields cut them (RFC 9110 §5.5), and `ann ` would become `ann`, who is somebody else.
 fn encode(text: &str, set: &'static AsciiSet) -> String {
-    utf8_percent_encode(text, set).to_string()
+    let inner = text.trim_matches(' ');
+    let before = text.len() - text.trim_start_matches(' ').len();
+    let after = text.len() - inner.len() - before;
+    let inner = utf8_percent_encode(inner, set);
+    format!("{}{inner}{}", "%20".repeat(before), "%20".repeat(after))
 }
 
 /// Encoded text is printable ASCII, so it always is a header's value.
@@ -88,5 +94,32 @@ mod tests {
         assert_eq!(std::str::from_utf8(ready.text()).unwrap(), text);
         let fields = ready.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
         assert_eq!(fields.collect::<String>(), text);
+    }
+
+    #[test]
+    fn blanks_at_either_end_are_encoded() {
+        for (text, encoded) in [
+            ("ann ", "ann%20"),
+            ("  ann b  ", "%20%20ann b%20%20"),
+            ("\tann\t", "%09ann%09"),
+            (" \t ", "%20%09%20"),
+            ("  ", "%20%20"),
+            (" ", "%20"),
+            ("", ""),
+            ("\u{a0}ann", "%C2%A0ann"),
+        ] {
+            assert_eq!(encode(text, TEXT), encoded, "{text:?}");
+            assert_eq!(encode(text, ITEM), encoded, "{text:?}");
+        }
+        let groups = vec![" ops".into(), "ops ".into(), "a b".into()];
+        let name = "Ann ".into();
+        let (provider, username) = (ProviderKind::Oidc, Username::Displayed(" ann".into()));
+        let ready = ReadyFields::of(&Identity { provider, id: "1 ".into(), email: None, name, username, groups });
+        let text = std::str::from_utf8(ready.text()).unwrap();
+        assert!(text.contains("x-forwarded-groups: %20ops,ops%20,a b\r\n"), "{text}");
+        assert!(
+            text.contains("-user-id: 1%20\r\n") && text.contains("-name: Ann%20\r\n") && text.contains(": %20ann\r\n"),
+            "{text}"
+        );
     }
 }

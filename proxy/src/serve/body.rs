@@ -67,6 +67,22 @@ impl Body {
         Self { kind: Kind::Streamed(answer, Stall::new(Side::Answer, limit)), held: Held::Not, guard: None }
     }
 
+    /// How long our own text is, in bytes; `None` for what comes from the upstream.
+    pub(crate) fn length_of_text(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Text(text) => Some(text.as_ref().map_or(0, Bytes::len)),
+            Kind::Streamed(..) => None,
+        }
+    }
+
+    /// The same without our own text, for an answer that has none.
+    pub(crate) fn without_text(mut self) -> Self {
+        if let Kind::Text(text) = &mut self.kind {
+            *text = None;
+        }
+        self
+    }
+
     /// Breaks it off when the session that it is for ends.
     pub(crate) fn guarded_by(mut self, guard: Option<Guard>) -> Self {
         self.guard = guard;

@@ -95,8 +95,9 @@ where
         let watch = Arc::clone(&watch);
         move |request: http::Request<hyper::body::Incoming>| {
             let http2 = request.version() == http::Version::HTTP_2;
-            let mut in_flight = Watch::begin(&watch, http2);
-            if !request.body().is_end_stream() {
+            let has_body = !request.body().is_end_stream();
+            let mut in_flight = Watch::begin(&watch, http2, has_body);
+            if has_body {
                 in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
             }
             handler::handle(Arc::clone(&house), peer, request, in_flight)

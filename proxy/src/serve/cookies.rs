@@ -186,10 +186,12 @@ impl Cookies {
         };
     }
 
-    /// Drops an upstream's `Set-Cookie` for our names: it could sign somebody in as another.
+    /// Drops an upstream's `Set-Cookie` for our names: it could sign somebody in as another. A cookie without a name counts by its
+    /// value, since that alone is what browsers send back: `=session_token=x` comes as `session_token=x` (RFC 6265bis §5.6, §5.8.3).
     pub(crate) fn strip_response(&self, headers: &mut HeaderMap) {
         let ours = |value: &HeaderValue| {
-            self.is_ours(name_of(value.as_bytes().split(|b| *b == b';').next().unwrap_or_default()))
+            let pair = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+            self.is_ours(plain_name(name_of(strip_nameless(pair))))
         };
         if !headers.get_all(SET_COOKIE).iter().any(ours) {
             return;
@@ -248,6 +250,20 @@ fn value(cookie: &Cookie<'_>) -> HeaderValue {
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     // Pair by pair: another application's cookie that is no UTF-8 must not hide ours.
     raw_pairs(headers).filter_map(|pair| read_pair(pair))
+}
+
+/// A pair without the blanks and `=` before it, behind which what is taken for a name may hide.
+fn strip_nameless(pair: &[u8]) -> &[u8] {
+    let start = pair.iter().position(|b| *b > b' ' && *b != b'=' && *b != 0x7f).unwrap_or(pair.len());
+    pair.get(start..).unwrap_or_default()
+}
+
+/// A name without the signs at its ends that browsers or servers leave away: blanks, control characters, quotes.
+fn plain_name(name: &[u8]) -> &[u8] {
+    let odd = |b: &u8| *b <= b' ' || *b == 0x7f || *b == b'"';
+    let start = name.iter().position(|b| !odd(b)).unwrap_or(name.len());
+    let end = name.iter().rposition(|b| !odd(b)).map_or(start, |last| last + 1);
+    name.get(start..end).unwrap_or_default()
 }
 
 fn raw_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {

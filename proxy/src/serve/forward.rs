@@ -20,6 +20,7 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::guard::{FRESH, Guard};
 use crate::serve::headers::{Forwarded, Trace};
 use crate::serve::rejection::Rejection;
+use crate::serve::site::Site;
 use crate::serve::watch::InFlight;
 use crate::serve::{headers, lasting, tunnel};
 
@@ -42,12 +43,16 @@ pub(crate) async fn forward(
     if let Some(sign_in) = &site.sign_in {
         sign_in.cookies.strip_request(&mut head.headers);
     }
-    let outgoing = Outgoing::of(&permit, exchange, websocket)?;
+    let outgoing = Outgoing::of(&permit, exchange, websocket, in_flight)?;
     let session = permit.session();
     let (mut answer, body) =
         while_admitted(send(&outgoing, exchange, body, session, began), exchange, session, began).await?.into_parts();
     exchange.house.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nothing else was asked for, and whatever else came would be a tunnel that nobody looks into (RFC 9110 §7.8).
+        if !headers::switches_to_websocket(&answer.headers) {
+            return Err(upstream_failed("it switched to another protocol than was asked for"));
+        }
         let (Some(client), Some(upstream)) = (upgrade, body.into_tunnel()) else {
             return Err(upstream_failed("it switched protocols unasked"));
         };
@@ -55,12 +60,17 @@ pub(crate) async fn forward(
         return Ok(tunnel::open(client, upstream, answer.headers, permit, exchange));
     }
     headers::strip_response(&mut answer.headers);
+    headers::strip_forbidden(&mut answer.headers, answer.status);
     if let Some(sign_in) = &exchange.site.sign_in {
         sign_in.cookies.strip_response(&mut answer.headers);
     }
     let event_stream = is_event_stream(&answer.headers);
     let limit = (!event_stream).then_some(exchange.site.timeouts.body);
     answer.version = Version::default();
+    if answer.status == StatusCode::RESET_CONTENT {
+        // It has no content (RFC 9110 §15.3.6): what there is all the same ends here, and the connection with it.
+        return Ok(Response::from_parts(answer, Body::empty()));
+    }
     let guard = (!body.is_end_stream()).then(|| Guard::of(&exchange.house, session, began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }
@@ -75,10 +85,17 @@ struct Outgoing<'e> {
     trusted: bool,
     identity: Option<(&'e ReadyFields, HeaderValue)>,
     websocket: bool,
+    in_flight: &'e InFlight,
+    site: &'e Site,
 }
 
 impl<'e> Outgoing<'e> {
-    fn of(permit: &'e Permit<Arc<LoadedSession>>, exchange: &'e Exchange, websocket: bool) -> Result<Self, Refused> {
+    fn of(
+        permit: &'e Permit<Arc<LoadedSession>>,
+        exchange: &'e Exchange,
+        websocket: bool,
+        in_flight: &'e InFlight,
+    ) -> Result<Self, Refused> {
         let Exchange { head, caller, site, now, trace, .. } = exchange;
         let identity = match (&site.sign_in, permit.session()) {
             (Some(sign_in), Some(session)) => {
@@ -92,7 +109,7 @@ impl<'e> Outgoing<'e> {
         };
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let forwarded = Forwarded::of(&head.headers, caller);
-        Ok(Self { head, target, trace, forwarded, trusted: caller.trusted, identity, websocket })
+        Ok(Self { head, target, trace, forwarded, trusted: caller.trusted, identity, websocket, in_flight, site })
     }
 }
 
@@ -103,6 +120,19 @@ impl RequestHead for Outgoing<'_> {
 
     fn target(&self) -> &str {
         self.target
+    }
+
+    fn hear_interim(&self, status: StatusCode, mut headers: HeaderMap) {
+        // `100` is the answer to our own `Expect`; an HTTP/1.0 client knows none (RFC 9110 §15.2), and over HTTP/2 hyper sends none.
+        if self.head.version != Version::HTTP_11 || status == StatusCode::CONTINUE {
+            return;
+        }
+        headers::strip_response(&mut headers);
+        headers::strip_forbidden(&mut headers, status);
+        if let Some(sign_in) = &self.site.sign_in {
+            sign_in.cookies.strip_response(&mut headers);
+        }
+        self.in_flight.interim().hear(status, &headers);
     }
 
     fn tell(&self, fields: &mut impl Fields) {
@@ -189,7 +219,7 @@ async fn send(
         tracing::warn!("{error}");
         Refused::from(Rejection::UpstreamUnreachable)
     };
-    let lease = upstream.checkout(!repeatable, now).await.map_err(unreachable)?;
+    let lease = upstream.checkout(now).await.map_err(unreachable)?;
     let reused = lease.is_reused();
     let again = match lease.send(outgoing, framing, body, patience).await {
         Ok(answer) => return Ok(answer),

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::UPGRADE;
+use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
@@ -23,7 +23,8 @@ use crate::serve::{auth, clock, forward};
 async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
     let Exchange { head, upgrades, caller, .. } = exchange;
     headers::check(head).map_err(Rejection::Malformed)?;
-    if matches!(head.method, Method::TRACE | Method::CONNECT) {
+    // In any case: servers that fold the case of a method would take `trace` for `TRACE`.
+    if ["TRACE", "CONNECT"].iter().any(|name| head.method.as_str().eq_ignore_ascii_case(name)) {
         return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
     }
     headers::join_cookies(&mut head.headers);
@@ -39,6 +40,9 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         }
         // In a box, so that what signs people in does not enlarge the future of every request.
         return Box::pin(auth::answer(exchange, body)).await;
+    }
+    if exchange.caller.trusted {
+        headers::settle_trusted(&mut exchange.head.headers, exchange.caller.client);
     }
 
     let site = &exchange.site;
@@ -70,6 +74,8 @@ pub(crate) fn handle(
             Ok(response) => response,
             Err(refused) => refuse(&exchange, refused),
         };
+        in_flight.interim().end();
+        let response = if exchange.head.method == Method::HEAD { without_body(response) } else { response };
         Ok(response.map(|body| body.held_by(in_flight)))
     }
 }
@@ -81,6 +87,15 @@ fn begin(house: Arc<House>, peer: Peer, request: Request<Incoming>) -> (Exchange
     let trace = Trace::of(&mut head.headers);
     let upgrades = head.headers.contains_key(UPGRADE);
     (Exchange { head, upgrades, caller, now: clock::now(), trace, house, site }, body)
+}
+
+/// The answer to `HEAD`: the head that `GET` would get (RFC 9110 §9.3.2). HTTP/2 knows no other end of it than that of the stream.
+fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.length_of_text().filter(|length| *length > 0) {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Response::from_parts(head, body.without_text())
 }
 
 fn refuse(exchange: &Exchange, Refused(rejection, cookies): Refused) -> Response<Body> {

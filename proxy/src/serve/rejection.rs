@@ -291,7 +291,7 @@ impl Rejection {
                 (Some("There must be exactly one valid Host header."), &[])
             }
             Self::Malformed(Malformed::Path(_)) => (Some("The address can be read in too many ways."), &[]),
-            Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding) => (None, &[]),
+            Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding | Malformed::Target) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::LogoutUnconfirmed => (Some(UNCONFIRMED), &[Action::Start]),
             Self::NotFound

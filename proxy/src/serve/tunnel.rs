@@ -26,6 +26,7 @@ pub(crate) fn open(
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     headers::strip_response(&mut answered);
+    headers::strip_forbidden(&mut answered, StatusCode::SWITCHING_PROTOCOLS);
     *response.headers_mut() = answered;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::adapters::net::{Alarm, write_pieces};
+use crate::serve::interim::Interim;
 use crate::serve::memory::{Memory, Share};
+use crate::serve::parser;
 use crate::serve::settings::Timeouts;
 
 /// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
@@ -48,6 +51,9 @@ pub(crate) struct Watch {
     deadline: AtomicU64,
     /// Whether the deadline is for a head that is being read, rather than for an unused connection.
     reads_head: AtomicBool,
+    /// Whether each request so far came without a body and after the answer before it: then it is certain where the next one begins.
+    in_step: AtomicBool,
+    interim: Interim,
     share: Share,
     /// What the buffer of a head may grow to.
     head_most: usize,
@@ -97,6 +103,8 @@ impl Watch {
             upgraded: AtomicBool::new(false),
             deadline: AtomicU64::new(NEVER),
             reads_head: AtomicBool::new(true),
+            in_step: AtomicBool::new(true),
+            interim: Interim::new(),
             share,
             head_most,
             head_come: AtomicUsize::new(0),
@@ -112,7 +120,10 @@ impl Watch {
         watch
     }
 
-    pub(crate) fn begin(watch: &Arc<Self>, http2: bool) -> InFlight {
+    pub(crate) fn begin(watch: &Arc<Self>, http2: bool, has_body: bool) -> InFlight {
+        if http2 || has_body {
+            watch.in_step.store(false, Ordering::Relaxed);
+        }
         let streams = watch.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         if http2 {
             watch.becomes_http2();
@@ -215,6 +226,7 @@ impl Watch {
     /// Bytes have come; perhaps the first of a later request. On HTTP/2 bytes come without requests, and prove nothing.
     fn read_something(&self, bytes: &[u8]) {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
+            self.in_step.store(false, Ordering::Relaxed);
             return;
         }
         let before = self.head_come.load(Ordering::Relaxed);
@@ -232,6 +244,20 @@ impl Watch {
             // Nearly always the whole head has come: this spares a look at the clock.
             self.deadline.store(SOON, Ordering::Relaxed);
         }
+    }
+
+    /// Whether what is read now is the first of a request, for certain.
+    fn begins_request(&self) -> bool {
+        self.in_step.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether hyper's next message, where it writes one, answers no request that we were handed: it refuses a head.
+    fn refuses_head(&self) -> bool {
+        self.reads_head.load(Ordering::Relaxed)
+            && self.in_flight.load(Ordering::Relaxed) == 0
+            && self.interim.is_between()
+            && !self.http2.load(Ordering::Relaxed)
+            && !self.upgraded.load(Ordering::Relaxed)
     }
 
     /// From now on the time for a head runs.
@@ -296,6 +322,11 @@ impl InFlight {
     /// Ends the whole connection.
     pub(crate) fn cuts_connection(&self) {
         self.watch.send_away();
+    }
+
+    /// Interim answers to the request, where its connection speaks HTTP/1.1.
+    pub(crate) fn interim(&self) -> &Interim {
+        &self.watch.interim
     }
 }
 
@@ -398,17 +429,37 @@ impl Future for Rest<'_> {
     }
 }
 
+/// How much of a connection's first request is read at once, in bytes.
+const AHEAD: usize = 4096;
+
 /// The connection's bytes, with a limit on how long the peer may refuse to take any.
 pub(crate) struct Guarded<IO> {
     stream: IO,
     watch: Arc<Watch>,
     write_alarm: Alarm,
     write_waits: Option<Instant>,
+    /// Whether nothing was read yet of the request whose head is being read.
+    at_request: bool,
+    /// What was read before hyper asked for it.
+    ahead: BytesMut,
+    /// What is to be written before anything else: interim answers, or a refusal in place of hyper's.
+    first: BytesMut,
+    /// Whether hyper has refused a head: what it writes was said in our words.
+    refused: bool,
 }
 
 impl<IO> Guarded<IO> {
-    pub(crate) const fn new(stream: IO, watch: Arc<Watch>) -> Self {
-        Self { stream, watch, write_alarm: Alarm::new(), write_waits: None }
+    pub(crate) fn new(stream: IO, watch: Arc<Watch>) -> Self {
+        Self {
+            stream,
+            watch,
+            write_alarm: Alarm::new(),
+            write_waits: None,
+            at_request: true,
+            ahead: BytesMut::new(),
+            first: BytesMut::new(),
+            refused: false,
+        }
     }
 
     fn check<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -421,12 +472,71 @@ impl<IO> Guarded<IO> {
     }
 }
 
+impl<IO: AsyncWrite + Unpin> Guarded<IO> {
+    /// Writes what comes before anything of hyper's.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(interim) = self.watch.interim.take() {
+            self.first.extend_from_slice(&interim);
+        }
+        while !self.first.is_empty() {
+            let outcome = Pin::new(&mut self.stream).poll_write(cx, &self.first);
+            let written = ready!(self.check(cx, outcome))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.first.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What is to be done before hyper's bytes are written. Ready with `true` where they are not to be written at all.
+    fn poll_before(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<bool>> {
+        if !self.refused
+            && self.watch.refuses_head()
+            && let Some(explained) = parser::explain_refusal(bytes)
+        {
+            self.first.extend_from_slice(&explained);
+            self.refused = true;
+        }
+        ready!(self.poll_first(cx))?;
+        self.watch.interim.set_between(false);
+        Poll::Ready(Ok(self.refused))
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Guarded<IO> {
+    /// Reads the first bytes of a request where hyper asks for few at a time, as it does to tell HTTP/2 by them.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut room = [0; AHEAD];
+        let mut read = ReadBuf::new(&mut room);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.at_request = false;
+        if !read.filled().is_empty() {
+            self.watch.read_something(read.filled());
+            let encoded = if self.watch.begins_request() { parser::encode_signs(read.filled()) } else { None };
+            self.ahead.extend_from_slice(encoded.as_deref().unwrap_or(read.filled()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() && self.at_request && buf.remaining() < AHEAD {
+            ready!(self.poll_ahead(cx))?;
+        }
+        if !self.ahead.is_empty() {
+            let here = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(here));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if let Some(come) = buf.filled().get(before..).filter(|come| !come.is_empty()) {
             self.watch.read_something(come);
+            if std::mem::replace(&mut self.at_request, false) && self.watch.begins_request() {
+                encode_signs(buf, before);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -434,6 +544,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if ready!(self.poll_before(cx, buf))? {
+            return Poll::Ready(Ok(buf.len()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.check(cx, outcome)
     }
@@ -443,6 +556,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if ready!(self.poll_before(cx, bufs.first().map_or(&[], |piece| piece)))? {
+            return Poll::Ready(Ok(bufs.iter().map(|piece| piece.len()).sum()));
+        }
         let outcome = write_pieces(Pin::new(&mut self.stream), cx, bufs);
         self.check(cx, outcome)
     }
@@ -452,6 +568,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper flushes once it has written all that it had.
+        self.watch.interim.set_between(true);
+        self.at_request |=
+            self.watch.in_flight.load(Ordering::Relaxed) == 0 && !self.watch.reads_head.load(Ordering::Relaxed);
+        ready!(self.poll_first(cx))?;
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
         self.check(cx, outcome)
     }
@@ -459,5 +580,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.check(cx, outcome)
+    }
+}
+
+/// Encodes in what was just read, behind `before`, the signs that the parser refuses, where there is room for it.
+fn encode_signs(buf: &mut ReadBuf<'_>, before: usize) {
+    let Some(encoded) = buf.filled().get(before..).and_then(parser::encode_signs) else { return };
+    if encoded.len() <= buf.capacity() - before {
+        buf.set_filled(before);
+        buf.put_slice(&encoded);
     }
 }

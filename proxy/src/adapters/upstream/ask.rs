@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -49,16 +49,8 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let mut upload = Upload::begin(std::mem::take(&mut self.buffer), head, framing, body);
-        let mut wait = Wait {
-            asked: head.method(),
-            patience,
-            seen: 0,
-            interim: Interim::default(),
-            began: now,
-            sent: None,
-            looked: false,
-        };
-        let answer = std::future::poll_fn(|cx| self.poll_answer(cx, &mut upload, &mut wait)).await?;
+        let mut wait = Wait { patience, seen: 0, interim: Interim::default(), began: now, sent: None, looked: false };
+        let answer = std::future::poll_fn(|cx| self.poll_answer(cx, head, &mut upload, &mut wait)).await?;
         let arrived = Instant::now();
         let rest = if wait.sent.is_some() {
             self.buffer = upload.into_buffer();
@@ -89,8 +81,9 @@ impl Connection {
     fn poll_answer<B>(
         &mut self,
         cx: &mut Context<'_>,
+        request: &impl RequestHead,
         upload: &mut Upload<B>,
-        wait: &mut Wait<'_>,
+        wait: &mut Wait,
     ) -> Poll<Result<AnswerHead, Failure<B>>>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -109,7 +102,7 @@ impl Connection {
         loop {
             if !self.inlet.input.is_empty() {
                 let came = self.inlet.input.len();
-                let head = AnswerHead::take(&mut self.inlet.input, &mut wait.seen, wait.asked);
+                let head = AnswerHead::take(&mut self.inlet.input, &mut wait.seen, request.method());
                 let interim = match head.map_err(|malformed| Failure::Broken(malformed.into()))? {
                     Some(head) if !head.is_interim() => return Poll::Ready(Ok(head)),
                     head => head,
@@ -118,10 +111,10 @@ impl Connection {
                 if let Some(limit) = wait.overdue() {
                     return Poll::Ready(Err(Failure::Silent(limit)));
                 }
-                if interim.is_some() {
-                    // Interim answers (RFC 9110 §15.2) are for us alone.
+                if let Some(interim) = interim {
                     let counted = wait.interim.count(came - self.inlet.input.len());
                     counted.map_err(|why| Failure::Broken(why.into()))?;
+                    request.hear_interim(interim.status, interim.headers);
                     continue;
                 }
             }
@@ -154,7 +147,7 @@ impl Connection {
     }
 
     /// The connection ended before the head of the answer was there.
-    fn cut<B>(&self, error: io::Error, wait: &Wait<'_>) -> Failure<B> {
+    fn cut<B>(&self, error: io::Error, wait: &Wait) -> Failure<B> {
         let closed = matches!(
             error.kind(),
             io::ErrorKind::UnexpectedEof
@@ -171,8 +164,7 @@ impl Connection {
 }
 
 /// How far the wait for an answer has come.
-struct Wait<'h> {
-    asked: &'h Method,
+struct Wait {
     patience: Patience,
     /// How much of what came was looked at for the end of a head.
     seen: usize,
@@ -184,7 +176,7 @@ struct Wait<'h> {
     looked: bool,
 }
 
-impl Wait<'_> {
+impl Wait {
     /// `TIMEOUT_FIRST_BYTE`, where it has passed.
     fn overdue(&self) -> Option<Duration> {
         let limit = self.patience.first_byte;

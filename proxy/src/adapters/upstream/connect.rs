@@ -112,10 +112,10 @@ impl Forgiving {
         Ok(Self { stream, deaf: self.deaf })
     }
 
-    /// Whether it is open and nothing has come, as far as the runtime knows; `careful` asks the kernel itself as well, since an end
-    /// that has just come may not have been heard of yet.
-    pub(super) fn is_quiet(&mut self, careful: bool) -> bool {
-        !self.deaf && self.stream.is_silent() && !(careful && self.stream.has_news())
+    /// Whether it is open and nothing has come. The kernel itself is asked: what has just come the runtime may not have heard of yet,
+    /// and bytes behind an answer would be read as the next one.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        !self.deaf && self.stream.is_silent() && !self.stream.has_news()
     }
 
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
@@ -186,16 +186,12 @@ enum Stream {
 }
 
 impl Stream {
-    /// Whether nothing can be read, as far as the runtime knows.
+    /// Whether nothing is held that the kernel no longer knows of: TLS may have to take in what is no data, a session ticket, say.
     fn is_silent(&mut self) -> bool {
-        let waits = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        let mut byte = [0];
         match self {
-            Self::Tcp(stream) => waits(stream.try_read(&mut byte)),
-            Self::Unix(stream) => waits(stream.try_read(&mut byte)),
-            // It may have to take in what is no data: a session ticket, say.
+            Self::Tcp(_) | Self::Unix(_) => true,
             Self::Tls(stream) => Pin::new(stream)
-                .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte))
+                .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut [0]))
                 .is_pending(),
         }
     }

@@ -51,9 +51,9 @@ impl Connection {
         Box::new(Self { inlet, buffer: Vec::new(), alarm: Alarm::new(), held })
     }
 
-    /// Whether it is open and nothing has come on it, as far as is known; `careful` asks the kernel itself.
-    pub(super) fn is_quiet(&mut self, careful: bool) -> bool {
-        self.inlet.input.is_empty() && self.inlet.stream.is_quiet(careful)
+    /// Whether it is open and nothing has come on it.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.inlet.input.is_empty() && self.inlet.stream.is_quiet()
     }
 
     /// The same connection, driven by the worker that calls this.

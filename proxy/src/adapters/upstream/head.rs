@@ -12,8 +12,10 @@ use crate::ports::ReadyFields;
 
 /// The longest head of an answer, in bytes.
 const HEAD_MOST: usize = 256 * 1024;
-/// The most header fields of an answer.
-const FIELDS_MOST: usize = 100;
+/// The most header fields of an answer: the bytes are what bounds a head, and this only keeps the table of its fields small.
+const FIELDS_MOST: usize = 2000;
+/// For so many there is room on the stack.
+const FIELDS_FEW: usize = 100;
 /// Room for as many is made at once: the map of an answer's fields is where the client's next request is read into.
 const FIELDS_USUAL: usize = 24;
 
@@ -27,6 +29,9 @@ pub trait RequestHead {
 
     /// Tells every field but those that frame the body.
     fn tell(&self, fields: &mut impl Fields);
+
+    /// Hears of an interim answer to the request: any 1xx but `101`.
+    fn hear_interim(&self, status: StatusCode, headers: HeaderMap);
 }
 
 /// Where fields are told to.
@@ -123,13 +128,19 @@ impl AnswerHead {
     }
 
     fn parse(text: &Bytes, asked: &Method) -> Result<Self, Malformed> {
-        let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MOST];
+        let mut few = [const { MaybeUninit::uninit() }; FIELDS_FEW];
+        let mut many;
+        let fields: &mut [_] = if memchr::memchr_iter(b'\n', text).count() <= FIELDS_FEW {
+            &mut few
+        } else {
+            many = vec![MaybeUninit::uninit(); FIELDS_MOST];
+            &mut many
+        };
         let mut parsed = httparse::Response::new(&mut []);
-        let outcome =
-            httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, &mut fields);
+        let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, fields);
         match outcome {
             Ok(httparse::Status::Complete(length)) if length == text.len() => {}
-            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("its head has too many fields")),
+            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("its head has more than 2000 fields")),
             Ok(_) | Err(_) => return Err(Malformed("its head is not HTTP/1.1")),
         }
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
@@ -172,7 +183,12 @@ impl AnswerHead {
             Some(length) => Decoder::length(length),
             None => Decoder::until_closed(),
         };
-        Ok(Self { status, reason, headers, body, keep_alive: stays && !closes })
+        // A body where none may be comes as if it were the next answer, if a server sends one all the same.
+        let tempts = *asked == Method::HEAD
+            || (bodiless && coded)
+            || (matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT)
+                && length.is_some_and(|length| length > 0));
+        Ok(Self { status, reason, headers, body, keep_alive: stays && !closes && !tempts })
     }
 }
 
@@ -313,10 +329,27 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_does_not_stay_where_a_body_may_follow_that_must_not() {
+        let stays = |text: &str, method: Method| take(text.as_bytes(), &method).unwrap().unwrap().keep_alive;
+        assert!(!stays("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD));
+        assert!(!stays("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", Method::GET));
+        assert!(!stays("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET));
+        assert!(!stays("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET));
+        assert!(stays("HTTP/1.1 204 No Content\r\n\r\n", Method::GET));
+        assert!(
+            stays("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Method::GET),
+            "the length that GET had"
+        );
+    }
+
+    #[test]
     fn heads_are_bounded() {
         let mut long = BytesMut::from(&b"HTTP/1.1 200 OK\r\nX: "[..]);
         long.resize(HEAD_MOST + 1, b'x');
         assert!(AnswerHead::take(&mut long, &mut 0, &Method::GET).is_err());
+        for fields in [FIELDS_FEW - 1, FIELDS_FEW, FIELDS_FEW + 1, FIELDS_MOST] {
+            assert_eq!(head(&"X: 1\r\n".repeat(fields)).headers.len(), fields);
+        }
         let many = "X: 1\r\n".repeat(FIELDS_MOST + 1);
         assert!(take(format!("HTTP/1.1 200 OK\r\n{many}\r\n").as_bytes(), &Method::GET).is_err());
     }

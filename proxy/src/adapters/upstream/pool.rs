@@ -69,13 +69,12 @@ where
         self.failure.load().as_deref().cloned()
     }
 
-    /// A connection to send one request on: a warm one, else a new one. A request that cannot be repeated is `precious`: for it the
-    /// warm one is looked at more closely.
+    /// A connection to send one request on: a warm one, else a new one.
     ///
     /// # Errors
     /// [`ConnectError`] where no connection was had in time.
-    pub async fn checkout(&self, precious: bool, now: Instant) -> Result<Lease<B>, ConnectError> {
-        let warm = if self.multiplexed { None } else { self.shelf.take(precious, now) };
+    pub async fn checkout(&self, now: Instant) -> Result<Lease<B>, ConnectError> {
+        let warm = if self.multiplexed { None } else { self.shelf.take(now) };
         match warm {
             Some(connection) => Ok(self.lease(Way::Own(connection), true, now)),
             None => self.connect_new().await,

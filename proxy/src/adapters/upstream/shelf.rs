@@ -31,15 +31,15 @@ impl Shelf {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    pub(super) fn take(&self, precious: bool, now: Instant) -> Option<Box<Connection>> {
-        self.take_own(precious, now).or_else(|| self.take_others(precious, now))
+    pub(super) fn take(&self, now: Instant) -> Option<Box<Connection>> {
+        self.take_own(now).or_else(|| self.take_others(now))
     }
 
     /// The one used last: what is seldom needed goes cold, and is closed.
-    fn take_own(&self, precious: bool, now: Instant) -> Option<Box<Connection>> {
+    fn take_own(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.list(worker())?.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(mut last) = idle.pop_back() {
-            if last.is_warm(now) && last.connection.is_quiet(precious) {
+            if last.is_warm(now) && last.connection.is_quiet() {
                 return Some(last.connection);
             }
         }
@@ -47,11 +47,11 @@ impl Shelf {
     }
 
     /// One that the other worker will miss least.
-    fn take_others(&self, precious: bool, now: Instant) -> Option<Box<Connection>> {
+    fn take_others(&self, now: Instant) -> Option<Box<Connection>> {
         for step in 1..self.0.len() {
             let mut idle = self.list(worker() + step)?.lock().unwrap_or_else(PoisonError::into_inner);
             while let Some(mut first) = idle.pop_front() {
-                if first.is_warm(now) && first.connection.is_quiet(precious) {
+                if first.is_warm(now) && first.connection.is_quiet() {
                     drop(idle);
                     return first.connection.move_here().ok().map(Box::new);
                 }

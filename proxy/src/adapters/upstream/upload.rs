@@ -222,7 +222,7 @@ mod tests {
     use std::convert::Infallible;
 
     use http::header::{HeaderName, HeaderValue};
-    use http::{HeaderMap, Method};
+    use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
     use crate::adapters::upstream::Fields;
@@ -230,6 +230,8 @@ mod tests {
     struct Head;
 
     impl RequestHead for Head {
+        fn hear_interim(&self, _: StatusCode, _: HeaderMap) {}
+
         fn method(&self) -> &Method {
             &Method::POST
         }

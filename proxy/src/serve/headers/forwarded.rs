@@ -1,11 +1,12 @@
 //! How a request came: read from whom we trust, and told to the upstream.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::host::{X_FORWARDED_HOST, host_value};
+use super::host::{X_FORWARDED_HOST, host_value, told};
 use super::strip::FORWARDED_TRUTH;
 use crate::adapters::upstream::Fields;
 use crate::domain::caller::{Caller, Peer, TrustedProxies};
@@ -19,16 +20,15 @@ pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) 
     if !proxies.contain(peer.address.ip()) {
         return Caller::judge(peer, proxies, std::iter::empty(), None);
     }
-    let texts = headers.get_all(&X_FORWARDED_FOR).iter().map(|value| value.to_str().unwrap_or_default());
-    let proto = headers.get(&X_FORWARDED_PROTO).and_then(|value| value.to_str().ok());
-    Caller::judge(peer, proxies, texts, proto)
+    let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default());
+    Caller::judge(peer, proxies, texts(&X_FORWARDED_FOR), texts(&X_FORWARDED_PROTO))
 }
 
 /// How a request came to us, for the upstream: appended to what a trusted proxy says, else written anew.
 pub(crate) struct Forwarded<'h> {
     hops: HeaderValue,
     proto: HeaderValue,
-    host: Option<&'h HeaderValue>,
+    host: Option<Cow<'h, HeaderValue>>,
     port: HeaderValue,
 }
 
@@ -37,21 +37,21 @@ impl<'h> Forwarded<'h> {
     pub(crate) fn of(headers: &'h HeaderMap, caller: &Caller) -> Self {
         let host = host_value(headers, caller);
         let mut hops = String::with_capacity(64);
-        let mut told = None;
         if caller.trusted {
             for said in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
                 hops.push_str(said);
                 hops.push_str(", ");
             }
-            told = headers.get(&X_FORWARDED_PORT).and_then(|value| value.to_str().ok()?.trim().parse::<u16>().ok());
         }
         push_address(&mut hops, caller.peer);
-        let port = told.or(host.and_then(|(_, port)| port));
+        let port = told(headers, &X_FORWARDED_PORT, caller).and_then(|port| port.parse().ok().filter(|port| *port > 0));
+        let (host, named) = host.unzip();
+        let port = port.or(named.flatten());
         Self {
             // Addresses, and what came as a header's value.
             hops: HeaderValue::try_from(hops).unwrap_or_else(|_| HeaderValue::from_static("")),
             proto: HeaderValue::from_static(caller.scheme.as_str()),
-            host: host.map(|(value, _)| value),
+            host,
             port: port_value(port.unwrap_or_else(|| caller.scheme.default_port())),
         }
     }
@@ -60,7 +60,7 @@ impl<'h> Forwarded<'h> {
     pub(crate) fn tell(&self, fields: &mut impl Fields) {
         fields.field(&X_FORWARDED_FOR, &self.hops);
         fields.field(&X_FORWARDED_PROTO, &self.proto);
-        if let Some(host) = self.host {
+        if let Some(host) = &self.host {
             fields.field(&X_FORWARDED_HOST, host);
         }
         fields.field(&X_FORWARDED_PORT, &self.port);
@@ -109,7 +109,7 @@ mod tests {
 
     fn caller(trusted: bool) -> Caller {
         let peer = "192.0.2.9".parse().unwrap();
-        Caller { peer, trusted, client: peer, scheme: Scheme::Http }
+        Caller { peer, trusted, client: peer, scheme: Scheme::Http, hops: usize::from(trusted) }
     }
 
     #[test]
@@ -136,5 +136,12 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.9");
         assert_eq!(headers["x-forwarded-host"], "app.example");
         assert_eq!(headers["x-forwarded-port"], "443");
+        let lists =
+            [("x-forwarded-host", "evil, a.example, b"), ("x-forwarded-port", "1, 8443, 80"), ("host", "inner")];
+        let headers = told(&head(Version::HTTP_11, "/", &lists).headers, &Caller { hops: 2, ..caller(true) });
+        assert!(headers["x-forwarded-host"] == "a.example" && headers["x-forwarded-port"] == "8443", "{headers:?}");
+        let nonsense = [("x-forwarded-host", "a b"), ("x-forwarded-port", "99999"), ("host", "inner:81")];
+        let headers = told(&head(Version::HTTP_11, "/", &nonsense).headers, &caller(true));
+        assert!(headers["x-forwarded-host"] == "inner:81" && headers["x-forwarded-port"] == "81", "{headers:?}");
     }
 }

@@ -1,10 +1,13 @@
 //! The one host that a request is for, and the one length that its body has: what two readers could read differently is refused.
 
-use http::Version;
+use std::borrow::Cow;
+
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Uri, Version};
 
-use crate::domain::caller::{Caller, Scheme};
+use crate::domain::caller::{self, Caller, Scheme};
 use crate::domain::readings::TooManyReadings;
 
 pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -22,6 +25,8 @@ pub(crate) enum Malformed {
     TransferEncoding,
     #[error(transparent)]
     Path(TooManyReadings),
+    #[error("the target must be a path; `*` is for OPTIONS only")]
+    Target,
 }
 
 /// Checks what two readers could read differently, and makes `Host` the one name of the host.
@@ -32,6 +37,7 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
     {
         return Err(Malformed::TransferEncoding);
     }
+    check_target(head)?;
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -57,6 +63,25 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
         (None, None) if head.version == Version::HTTP_10 => Ok(()),
         (None, None) => Err(Malformed::Host),
     }
+}
+
+/// Refuses a target that names no path (RFC 9112 §3.2), and gives one that only has a query (`http://host?x`) the path that it means:
+/// left as `?x`, servers would read it in different ways (RFC 9110 §4.2.3).
+fn check_target(head: &mut Parts) -> Result<(), Malformed> {
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Malformed::Target);
+    }
+    if head.method != Method::CONNECT && head.uri.scheme().is_none() && head.uri.authority().is_some() {
+        return Err(Malformed::Target);
+    }
+    let bare = head.uri.path_and_query().map(PathAndQuery::as_str).filter(|text| text.starts_with('?'));
+    if let Some(bare) = bare {
+        let whole = PathAndQuery::try_from(format!("/{bare}")).map_err(|_| Malformed::Target)?;
+        let mut parts = head.uri.clone().into_parts();
+        parts.path_and_query = Some(whole);
+        head.uri = Uri::from_parts(parts).map_err(|_| Malformed::Target)?;
+    }
+    Ok(())
 }
 
 /// A host, and a port where one is named.
@@ -109,16 +134,33 @@ fn same_port(a: HostPort<'_>, b: HostPort<'_>, scheme: Option<&str>) -> bool {
 
 /// The host that the client asked for, as a trusted proxy tells or as `Host` has it.
 pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
-    host_value(headers, caller)?.0.to_str().ok().map(str::trim)
+    match told_host(headers, caller) {
+        Some((told, _)) => Some(told),
+        None => headers.get(HOST)?.to_str().ok().map(str::trim),
+    }
 }
 
-/// The same, and the port where it names one. `Host` has passed [`check`].
-pub(super) fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a HeaderValue, Option<u16>)> {
-    if let Some(told) = caller.trusted.then(|| headers.get(&X_FORWARDED_HOST)).flatten() {
-        return Some((told, authority(told.as_bytes().trim_ascii()).ok()?.port));
+/// The same as a field's value, and the port where it names one. `Host` has passed [`check`].
+pub(super) fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(Cow<'a, HeaderValue>, Option<u16>)> {
+    if let Some((told, port)) = told_host(headers, caller) {
+        return Some((Cow::Owned(HeaderValue::from_str(told).ok()?), port));
     }
     let host = headers.get(HOST)?;
-    Some((host, host.as_bytes().rsplit(|b| *b == b':').next().and_then(port_number)))
+    Some((Cow::Borrowed(host), host.as_bytes().rsplit(|b| *b == b':').next().and_then(port_number)))
+}
+
+/// The host that trusted proxies tell of, where it is one, and its port.
+fn told_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a str, Option<u16>)> {
+    let told = told(headers, &X_FORWARDED_HOST, caller)?;
+    Some((told, authority(told.as_bytes()).ok()?.port))
+}
+
+/// What trusted proxies tell in a field that may be a list.
+pub(super) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName, caller: &Caller) -> Option<&'a str> {
+    if !caller.trusted {
+        return None;
+    }
+    caller::entry(headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()), caller.hops)
 }
 
 /// The origin that a browser would name for this request: for open mode, where no public origin is known.
@@ -154,6 +196,44 @@ mod tests {
         let mut from_authority = head(Version::HTTP_2, "https://a.example:8443/x", &[]);
         check(&mut from_authority).unwrap();
         assert_eq!(from_authority.headers[HOST], "a.example:8443");
+    }
+
+    #[test]
+    fn a_target_is_a_path() {
+        let target = |method: &str, uri: &str, version| {
+            let mut head = head(version, uri, &[("host", "a")]);
+            head.method = method.parse().unwrap();
+            check(&mut head).map(|()| head.uri.path_and_query().unwrap().as_str().to_owned())
+        };
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            assert_eq!(target("GET", "http://a?x", version).as_deref(), Ok("/?x"));
+            assert_eq!(target("GET", "http://a", version).as_deref(), Ok("/"));
+            assert_eq!(target("OPTIONS", "*", version).as_deref(), Ok("*"));
+            for method in ["GET", "HEAD", "POST", "options"] {
+                assert_eq!(target(method, "*", version), Err(Malformed::Target), "{method}");
+            }
+        }
+        assert_eq!(target("GET", "?x", Version::HTTP_2).as_deref(), Ok("/?x"));
+        assert_eq!(target("GET", "a:80", Version::HTTP_11), Err(Malformed::Target));
+    }
+
+    #[test]
+    fn of_a_list_of_hosts_the_one_that_the_farthest_trusted_proxy_tells_counts() {
+        let peer = "192.0.2.9".parse().unwrap();
+        let caller = |hops| Caller { peer, trusted: hops > 0, client: peer, scheme: Scheme::Http, hops };
+        let told = |hops: usize, said: &str| {
+            let headers = head(Version::HTTP_11, "/", &[("host", "inner:81"), ("x-forwarded-host", said)]).headers;
+            let (value, port) = host_value(&headers, &caller(hops)).unwrap();
+            assert_eq!(host(&headers, &caller(hops)), value.to_str().ok());
+            (value.to_str().unwrap().to_owned(), port)
+        };
+        assert_eq!(told(0, "evil"), ("inner:81".into(), Some(81)));
+        assert_eq!(told(1, "a, b:82"), ("b:82".into(), Some(82)));
+        assert_eq!(told(2, "evil, a , b"), ("a".into(), None));
+        assert_eq!(told(3, "a, b"), ("a".into(), None));
+        for unusable in ["a b", "", ",", "a, ", "u@a"] {
+            assert_eq!(told(1, unusable), ("inner:81".into(), Some(81)), "{unusable:?}");
+        }
     }
 
     #[test]

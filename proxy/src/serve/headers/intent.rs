@@ -26,6 +26,13 @@ pub(crate) fn is_websocket(head: &Parts) -> bool {
         && lists(&head.headers, &CONNECTION, "upgrade")
 }
 
+/// Whether an answer of `101` says that it switches to the WebSocket that was asked for, and to nothing else.
+pub(crate) fn switches_to_websocket(headers: &HeaderMap) -> bool {
+    let mut said = headers.get_all(UPGRADE).iter();
+    let websocket = said.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    websocket && said.next().is_none()
+}
+
 /// Whether a browser asks for a page to show: only then is it led to the sign-in. A service worker that passes a navigation on
 /// (`fetch(event.request)`) keeps its mode, and has no destination.
 pub(crate) fn is_navigation(head: &Parts) -> bool {

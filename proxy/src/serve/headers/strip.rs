@@ -1,6 +1,9 @@
 //! What a message may not say beyond this hop: hop-by-hop fields, and whatever speaks of who somebody is or how the request came.
 
-use http::header::{CONNECTION, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE};
+use std::net::IpAddr;
+
+use http::StatusCode;
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 
 /// Names that a client may never supply, whoever it is: an upstream believes them.
 const IDENTITY: [&str; 16] = [
@@ -20,6 +23,26 @@ const IDENTITY: [&str; 16] = [
     "x-webauth-user",
     "x-forwarded-access-token",
     "x-forwarded-prefix",
+];
+
+/// Names that some servers take in place of the request's own path or host. A request that was judged by the one would be answered
+/// as the other. Beside them every `X-Original-…` and `X-Rewrite-…`.
+const REROUTING: [&str; 3] = ["x-override-url", "x-http-host-override", "x-host"];
+const REROUTING_PREFIXES: [&str; 2] = ["x-original-", "x-rewrite-"];
+
+/// Names by which proxies tell the client's address beside `X-Forwarded-For`. A proxy that does not know one passes on what its own
+/// client made up, so they are never believed.
+const CLIENT_ADDRESS: [&str; 10] = [
+    "x-real-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-proxyuser-ip",
 ];
 
 /// The four that a trusted proxy may set, in their one right spelling.
@@ -43,6 +66,17 @@ fn is_forwarding(name: &str) -> bool {
     starts_folded(name, "x-forwarded-") || same_folded(name, FORWARDED.as_str())
 }
 
+/// Whether `name` would have the upstream answer another path or host than the one that was judged.
+fn is_rerouting(name: &str) -> bool {
+    REROUTING_PREFIXES.iter().any(|prefix| starts_folded(name, prefix))
+        || REROUTING.iter().any(|known| same_folded(name, known))
+}
+
+/// Whether `name` tells an address of the client in another way than `X-Forwarded-For`.
+fn is_client_address(name: &str) -> bool {
+    CLIENT_ADDRESS.iter().any(|known| same_folded(name, known))
+}
+
 fn same_folded(name: &str, known: &str) -> bool {
     name.len() == known.len() && starts_folded(name, known)
 }
@@ -60,19 +94,33 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     headers.remove(CONNECTION);
     let true_of_proxies = |name: &str| FORWARDED_TRUTH.contains(&name) || name == "forwarded";
     let forwards = |name: &str| is_forwarding(name) && !(trusted && true_of_proxies(name));
+    let addresses = |name: &str| is_client_address(name) && !(trusted && CLIENT_ADDRESS.contains(&name));
     // By its first letter, since most names are none of ours.
     remove_all(headers, |name| match name.as_bytes().first() {
-        Some(b'x') => is_identity(name) || forwards(name),
+        Some(b'x') => is_identity(name) || forwards(name) || (!trusted && is_rerouting(name)) || addresses(name),
         Some(b'r') => is_identity(name),
-        Some(b'f') => forwards(name),
+        Some(b'f') => forwards(name) || addresses(name),
         Some(b'p') => name.starts_with("proxy-") && name != "proxy-status",
-        Some(b'c' | b'k' | b't' | b'u') => is_hop_by_hop(name),
+        Some(b'c' | b't') => is_hop_by_hop(name) || addresses(name),
+        Some(b'k' | b'u') => is_hop_by_hop(name),
         Some(b'h') => name == "http2-settings",
         Some(_) | None => false,
     });
     // Of `TE` only this is true of our own hop as well: we pass trailers on.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Puts right what only a trusted proxy may say, before the upstream is told: what would lead it to another path or host goes, and
+/// where the proxy tells the client's address in a way of its own, that way tells the address that `X-Forwarded-For` comes to.
+pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
+    remove_all(headers, is_rerouting);
+    let told: Vec<HeaderName> = headers.keys().filter(|name| is_client_address(name.as_str())).cloned().collect();
+    if let Some(value) = (!told.is_empty()).then(|| HeaderValue::from_str(&client.to_string()).ok()).flatten() {
+        for name in told {
+            headers.insert(name, value.clone());
+        }
     }
 }
 
@@ -89,10 +137,39 @@ pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// What `Connection` cannot take away, whoever lists it.
-const KEPT: [&str; 6] = ["host", "content-length", "cookie", "trailer", "x-request-id", "traceparent"];
+/// What `Connection` cannot take away, whoever lists it: all that frames or routes a message, that a decision reads, or that we write.
+/// Otherwise a stranger behind a trusted proxy could hide where a request comes from.
+const KEPT: [&str; 20] = [
+    "host",
+    "cookie",
+    "set-cookie",
+    "origin",
+    "referer",
+    "authorization",
+    "www-authenticate",
+    "accept",
+    "forwarded",
+    "purpose",
+    "trailer",
+    "expect",
+    "location",
+    "traceparent",
+    "tracestate",
+    "x-request-id",
+    "x-purpose",
+    "x-moz",
+    "x-sidegate-assertion",
+    "user-agent",
+];
+const KEPT_PREFIXES: [&str; 5] = ["content-", "sec-", "x-forwarded-", "x-original-", "access-control-"];
 
-/// Removes what `Connection` lists, but for the fields that frame or route the message, which are never a hop's own.
+fn is_kept(name: &str) -> bool {
+    KEPT.contains(&name)
+        || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || CLIENT_ADDRESS.contains(&name)
+}
+
+/// Removes what `Connection` lists, but for what is never a hop's own.
 fn strip_listed(headers: &mut HeaderMap) {
     // What nearly every request and answer says names no other field.
     let plain = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive" | b"Close");
@@ -105,7 +182,7 @@ fn strip_listed(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(|name| !KEPT.contains(&name.as_str()))
+        .filter(|name| !is_kept(name.as_str()))
         .collect();
     for name in listed {
         headers.remove(name);
@@ -119,12 +196,22 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
     remove_all(headers, is_hop_by_hop);
 }
 
+/// Takes out of an answer the length that its status forbids (RFC 9110 §8.6, §15.3.6): over HTTP/2 clients break the stream at one.
+pub(crate) fn strip_forbidden(headers: &mut HeaderMap, status: StatusCode) {
+    if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(TRAILER);
+    }
+}
+
 /// Takes out of trailers what may not stand there (RFC 9110 §6.5.1) or what a client may not say.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     let doomed = |text: &str| {
         is_identity(text)
             || is_forwarding(text)
             || is_hop_by_hop(text)
+            || is_rerouting(text)
+            || is_client_address(text)
             || matches!(
                 text,
                 "content-length" | "host" | "trailer" | "cookie" | "set-cookie" | "authorization" | "content-encoding"
@@ -195,5 +282,50 @@ mod tests {
         };
         assert!(left(false).is_empty());
         assert_eq!(left(true), ["forwarded", "x-forwarded-for"]);
+    }
+
+    #[test]
+    fn what_leads_elsewhere_never_reaches_the_upstream_and_addresses_are_true() {
+        let client = "203.0.113.7".parse().unwrap();
+        let left = |name: &str, trusted| {
+            let mut headers = head(Version::HTTP_11, "/", &[(name, "10.9.9.9"), (name, "/admin")]).headers;
+            strip_request(&mut headers, trusted);
+            if trusted {
+                settle_trusted(&mut headers, client);
+            }
+            headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let more = ["x-original-url", "x-original-uri", "x-original-host", "x-original-forwarded-for", "x-rewrite-url"];
+        for name in REROUTING.into_iter().chain(more) {
+            for spelling in [name.to_owned(), name.replace('-', "_"), name.replace('-', ".")] {
+                assert!(left(&spelling, false).is_empty() && left(&spelling, true).is_empty(), "{spelling}");
+            }
+        }
+        for name in CLIENT_ADDRESS {
+            assert!(left(name, false).is_empty(), "{name}");
+            assert_eq!(left(name, true), ["203.0.113.7"], "{name}");
+            for spelling in [name.replace('-', "_"), name.replace('-', ".")] {
+                assert!(left(&spelling, false).is_empty() && left(&spelling, true).is_empty(), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn connection_names_away_nothing_that_is_read_or_written_here() {
+        let kept = [
+            "origin",
+            "sec-fetch-site",
+            "sec-websocket-key",
+            "x-forwarded-for",
+            "content-length",
+            "content-type",
+            "x-real-ip",
+        ];
+        for name in KEPT.into_iter().filter(|name| *name != "x-sidegate-assertion").chain(kept) {
+            let mut headers = head(Version::HTTP_11, "/", &[(name, "1"), ("connection", name), ("x-hop", "1")]).headers;
+            headers.append(CONNECTION, HeaderValue::from_static("close, X-Hop"));
+            strip_request(&mut headers, true);
+            assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), [name]);
+        }
     }
 }
