@@ -1,7 +1,7 @@
 //! The connections of clients that are open, and which of them go where there are too many.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ const YOUNG: Duration = Duration::from_secs(1);
 const LARGE: usize = 1024 * 1024;
 /// While all places are taken, one connection of so many goes at a time.
 const PART: usize = 16;
+/// How often the log says that connections are closed to make room.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// How often memory is looked at while room is being made.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -30,7 +32,7 @@ pub(crate) struct Crowd {
     members: Mutex<HashMap<u64, Arc<Watch>>>,
     next: AtomicU64,
     shed: Counter,
-    warned: AtomicBool,
+    warned: Mutex<Option<Instant>>,
 }
 
 /// In which order connections go: those who were let in come last.
@@ -72,7 +74,7 @@ impl Drop for Place<'_> {
 impl Crowd {
     /// `shed` counts connections that went for others' sake.
     pub(crate) fn new(memory: Arc<Memory>, shed: Counter) -> Self {
-        Self { memory, members: Mutex::default(), next: AtomicU64::new(0), shed, warned: AtomicBool::new(false) }
+        Self { memory, members: Mutex::default(), next: AtomicU64::new(0), shed, warned: Mutex::new(None) }
     }
 
     pub(crate) const fn memory(&self) -> &Arc<Memory> {
@@ -129,7 +131,6 @@ impl Crowd {
     pub(crate) fn make_room(&self) {
         let excess = self.memory.excess();
         if excess == 0 {
-            self.warned.store(false, Ordering::Relaxed);
             return;
         }
         let overdraft = self.memory.overdraft();
@@ -157,9 +158,12 @@ impl Crowd {
         self.shed.inc();
     }
 
-    /// Once for each time that there is too little room.
+    /// Not more often than [`WARN_EVERY`].
     fn warn(&self, why: &str) {
-        if !self.warned.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|last| now.duration_since(last) >= WARN_EVERY) {
+            *warned = Some(now);
             tracing::warn!("{why}: the slowest connections are closed; sidegate_connections_shed_total counts them");
         }
     }
