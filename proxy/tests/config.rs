@@ -584,6 +584,12 @@ fn check_opens_no_socket() {
         OIDC,
         &[("LISTEN_ADDR", &listen), ("ADMIN_ADDR", &admin), ("OAUTH_ISSUER_URL", &issuer), ("UPSTREAM_URL", &upstream)],
     ]);
+    let redis = upstream.replace("http://", "redis://");
+    for store in
+        [redis.clone(), redis.replace("redis:", "redis-cluster:"), redis.replace("redis:", "redis-sentinel:") + "/m/0"]
+    {
+        valid(&[GITHUB, &[("SESSION_STORE", "redis"), ("SESSION_SECRET", SECRET), ("SESSION_REDIS_URL", &store)]]);
+    }
     for listener in taken.iter().chain(&others) {
         listener.set_nonblocking(true).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);

@@ -118,9 +118,9 @@ async fn a_session_is_of_one_public_origin_and_one_client_id_but_of_any_client_s
     let ann = token(&proxy.signed_in_as("ann").await);
     for (name, value, status) in [
         ("OAUTH_CLIENT_ID", "another-client", 401),
-        ("OAUTH_REDIRECT_URL", "http://localhost:8081/api/v1/auth/callback", 401),
-        ("OAUTH_REDIRECT_URL", "http://other.localhost:8080/api/v1/auth/callback", 401),
-        ("OAUTH_REDIRECT_URL", "https://localhost:8080/api/v1/auth/callback", 401),
+        ("OAUTH_REDIRECT_URL", "http://app.localhost:81/api/v1/auth/callback", 401),
+        ("OAUTH_REDIRECT_URL", "http://other.localhost/api/v1/auth/callback", 401),
+        ("OAUTH_REDIRECT_URL", "https://app.localhost/api/v1/auth/callback", 401),
         ("OAUTH_CLIENT_SECRET", "another-secret", 200),
         ("COOKIE_NAME", "session_token", 200),
     ] {

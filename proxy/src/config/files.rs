@@ -36,15 +36,16 @@ impl Files {
         self.seen.keys().map(PathBuf::as_path)
     }
 
-    /// Reads a file, and remembers what stood in it.
-    pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
+    /// Reads a file that `variable` names, and remembers what stood in it.
+    pub(super) fn read(&mut self, variable: &str, path: &Path) -> io::Result<Vec<u8>> {
         let read = read(path).map(|content| Arc::new(Zeroizing::new(content)));
         self.seen.insert(path.to_owned(), read.as_ref().ok().map(|content| hash(content)));
         let content = match (read, self.before.get(path)) {
             (Ok(content), _) => content,
             (Err(error), None) => return Err(error),
             (Err(error), Some(before)) => {
-                let text = format!("cannot read the file {}: {error}: the old one stays in force", path.display());
+                let text =
+                    format!("{variable}: cannot read the file {}: {error}: the old one stays in force", path.display());
                 if !self.stale.contains(&text) {
                     self.stale.push(text);
                 }
@@ -106,18 +107,21 @@ mod tests {
         let path = folder.path().join("list");
         std::fs::write(&path, "ann").unwrap();
         let mut files = Files::default();
-        files.read(&path).unwrap();
+        files.read("LIST", &path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let mut again = Files::over(&files);
-        assert_eq!(again.read(&path).unwrap(), b"ann");
+        assert_eq!(again.read("LIST", &path).unwrap(), b"ann");
         assert_eq!(again.look_again(), again, "it is not read again and again");
         let stale = again.take_stale();
         assert!(stale.len() == 1 && stale[0].contains("the old one stays"), "{stale:?}");
         let mut later = Files::over(&again);
-        assert_eq!(later.read(&path).unwrap(), b"ann");
+        assert_eq!(later.read("LIST", &path).unwrap(), b"ann");
         std::fs::write(&path, "bob").unwrap();
-        assert_eq!(later.read(&path).unwrap(), b"bob");
-        assert!(Files::default().read(&folder.path().join("other")).is_err(), "at the start nothing was there before");
+        assert_eq!(later.read("LIST", &path).unwrap(), b"bob");
+        assert!(
+            Files::default().read("LIST", &folder.path().join("other")).is_err(),
+            "at the start nothing was there before"
+        );
         assert!(!format!("{later:?}").contains("bob"));
     }
 
@@ -127,7 +131,7 @@ mod tests {
         let path = folder.path().join("list");
         std::fs::write(&path, "ann").unwrap();
         let mut files = Files::default();
-        files.read(&path).unwrap();
+        files.read("LIST", &path).unwrap();
         std::fs::write(&path, "ann").unwrap();
         assert_eq!(files.look_again(), files);
         std::fs::write(&path, "bob").unwrap();

@@ -108,7 +108,7 @@ impl Raw {
         let Some(Written::Text(path)) = self.get(SIDEGATE_CONFIG) else { return None };
         let path = PathBuf::from(path.trim());
         let table = files
-            .read(&path)
+            .read(SIDEGATE_CONFIG.variable, &path)
             .map_err(|error| format!("cannot read the file {}: {error}", path.display()))
             .and_then(|content| parse_toml(&path, &content));
         match table {

@@ -193,7 +193,7 @@ impl Reading {
 
     /// A file's content.
     pub(super) fn file(&mut self, knob: Knob, path: &Path) -> Option<Vec<u8>> {
-        match self.files.read(path) {
+        match self.files.read(knob.variable, path) {
             Ok(content) => Some(content),
             Err(error) => {
                 self.fault(knob, format!("cannot read the file {}: {error}", path.display()));

@@ -164,7 +164,10 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::adapters::providers::ProviderSettings;
     use crate::config::trial;
+    use crate::serve::accept;
+    use crate::serve::settings::Mode;
 
     const NEVER: Duration = Duration::from_secs(3600);
 
@@ -246,7 +249,7 @@ mod tests {
             fs::rename(&fifo, &secret).unwrap();
             hear(told, "it is a FIFO, and not a regular file: the old one stays in force").await;
             config("debug").unwrap();
-            hear(told, "debug cannot read the file").await;
+            hear(told, "debug SESSION_SECRET_FILE: cannot read the file").await;
             fs::remove_file(&secret).unwrap();
             fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
             while told.recv().await.unwrap() != "debug" {}
@@ -322,6 +325,56 @@ mod tests {
             assert_eq!(told.recv().await.unwrap(), "info");
         })
         .await;
+    }
+
+    /// Whether clients who believe this certificate alone are shown it.
+    async fn shows(running: &accept::Running, certificate: &rcgen::Certificate) -> bool {
+        let config = crate::adapters::certs::client_config(&[certificate.der().clone()], &[]).unwrap();
+        let stream = tokio::net::TcpStream::connect(running.addresses().listen).await.unwrap();
+        let name = "one.example".try_into().unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_all_or_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [chain, key] = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
+        let issue = || {
+            let pair = rcgen::KeyPair::generate().unwrap();
+            let certificate =
+                rcgen::CertificateParams::new(["one.example".to_owned()]).unwrap().self_signed(&pair).unwrap();
+            fs::write(&chain, certificate.pem()).unwrap();
+            fs::write(&key, pair.serialize_pem()).unwrap();
+            certificate
+        };
+        let settings = |issuer: &str| {
+            let (chain, key) = (chain.to_str().unwrap(), key.to_str().unwrap());
+            let more = [
+                ("OAUTH_PROVIDER", "oidc"),
+                ("OAUTH_ISSUER_URL", "http://localhost:1"),
+                ("OAUTH_ALLOWED_USERS", "@example.com"),
+                ("LISTEN_ADDR", "127.0.0.1:0"),
+                ("ADMIN_ADDR", "127.0.0.1:0"),
+                ("TLS_CERT_FILE", chain),
+                ("TLS_KEY_FILE", key),
+            ];
+            let mut settings = trial::github(&more).unwrap().settings;
+            if let Mode::SignIn(sign_in) = &mut settings.mode
+                && let ProviderSettings::Oidc { issuer: ours, .. } = &mut sign_in.provider
+            {
+                *ours = issuer.parse().unwrap();
+            }
+            settings
+        };
+        let old = issue();
+        let running = accept::start(settings("http://localhost:1")).await.unwrap();
+        assert!(shows(&running, &old).await);
+        let new = issue();
+        // What only the building refuses.
+        assert!(running.reload(settings("http://idp.example:1")).is_err());
+        assert!(shows(&running, &old).await && !shows(&running, &new).await, "nothing of it was taken");
+        running.reload(settings("http://localhost:2")).unwrap();
+        assert!(shows(&running, &new).await && !shows(&running, &old).await);
     }
 
     #[test]

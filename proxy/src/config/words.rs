@@ -186,15 +186,18 @@ mod tests {
         for good in [
             "https://github.com",
             "http://localhost:9400",
-            "http://idp.localhost",
             "http://127.8.0.1",
             "http://[::1]:1",
+            "http://[::ffff:127.0.0.1]:1",
         ] {
             assert!(provider_url(good).is_ok(), "{good}");
         }
         for bad in [
             "http://github.com",
             "http://localhost.example.com",
+            "http://idp.localhost",
+            "http://localhost.",
+            "http://[::ffff:10.0.0.1]",
             "http://128.0.0.1",
             "ftp://localhost",
             "https://a:b@github.com",
