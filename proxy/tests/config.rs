@@ -289,6 +289,12 @@ const TABLE: &[Row] = &[
     ("OAUTH_ENTRA_AUTHORITY", ENTRA, &["https://login.microsoftonline.us"], &["http://login.example.com"]),
     ("OAUTH_GRAPH_URL", ENTRA, &["https://graph.microsoft.us"], &["http://graph.example.com"]),
     ("OAUTH_CA_FILE", &[], &["file:tls.crt"], &["/nowhere/ca", "file:empty", "file:tls.key"]),
+    (
+        "OAUTH_PROXY",
+        &[],
+        &["http://proxy.example.com:3128", "https://ann:hush@proxy", "none"],
+        &["socks5://proxy:1080", "http://proxy/x"],
+    ),
     ("SESSION_STORE", REDIS, &["memory", "redis", "jwt"], &["disk"]),
     (
         "SESSION_REDIS_URL",

@@ -165,6 +165,9 @@ options! {
         OAUTH_GRAPH_URL: Url, Is "https://graph.microsoft.com", example "https://graph.microsoft.us";
         /// Further roots for the connection to the provider, in PEM, beside those of the system. Reread when it changes.
         OAUTH_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/provider-ca.pem";
+        /// The HTTP proxy on the way to the provider, `http://user:password@host:port` or `https://…`; `none`: there is none, whatever the
+        /// environment says. Without it HTTPS_PROXY and NO_PROXY count. A provider on a loopback host is always called directly.
+        OAUTH_PROXY: Word, Otherwise "`HTTPS_PROXY`, but for what `NO_PROXY` names", example "http://proxy.example.com:3128";
     }
     "Sessions" {
         /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart; `redis`, shared by all replicas, which

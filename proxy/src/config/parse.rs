@@ -81,10 +81,12 @@ fn mode(reading: &mut Reading) -> Option<Mode> {
     let people = people::read(reading, kind);
     let provider = provider::read(reading, kind, redirect_url.clone(), people.groups.as_ref());
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
+    let way_out = provider::way_out(reading, provider.as_ref());
     let public_origin = provider::origin_of(&redirect_url?);
     Some(Mode::SignIn(Box::new(SignInSettings {
         provider: provider?,
         provider_roots,
+        way_out,
         public_origin,
         allow: people,
         store: store?,

@@ -54,6 +54,8 @@ impl Found {
 #[derive(Default)]
 pub(super) struct Raw {
     found: BTreeMap<&'static str, Found>,
+    /// `HTTPS_PROXY` and `NO_PROXY`, or their names in lower case, as all programs read them.
+    pub(super) environment_proxy: Option<(String, String)>,
     /// What is wrong already.
     pub(super) faults: Vec<Fault>,
     /// Names that nobody knows.
@@ -67,6 +69,12 @@ impl Raw {
     pub(super) fn read(sources: &Sources, files: &mut Files) -> Self {
         let mut raw = Self::default();
         raw.judge_names(sources);
+        let first = |names: [&str; 2]| {
+            let texts = names.iter().filter_map(|name| sources.env.get(OsStr::new(name))?.to_str());
+            texts.map(str::trim).find(|text| !text.is_empty()).map(str::to_owned)
+        };
+        raw.environment_proxy = first(["HTTPS_PROXY", "https_proxy"])
+            .map(|proxy| (proxy, first(["NO_PROXY", "no_proxy"]).unwrap_or_default()));
         let mut file = raw.read_file(sources, files);
         for knob in ALL.iter().filter(|knob| **knob != SIDEGATE_CONFIG) {
             raw.find(*knob, sources, file.as_mut());

@@ -36,6 +36,11 @@ impl Reading {
         Self { raw, files, faults, warnings, notes: Vec::new() }
     }
 
+    /// The proxy that the environment names for all programs, and what is called without it.
+    pub(super) fn environment_proxy(&self) -> Option<(String, String)> {
+        self.raw.environment_proxy.clone()
+    }
+
     pub(super) fn is_set(&self, knob: Knob) -> bool {
         self.raw.get(knob).is_some()
     }

@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::adapters::certs::PemFiles;
-use crate::adapters::providers::ProviderSettings;
+use crate::adapters::providers::{ProviderSettings, WayOut};
 use crate::adapters::stores::StoreSettings;
 use crate::adapters::telemetry::LogSettings;
 use crate::adapters::upstream::UpstreamSettings;
@@ -54,6 +54,8 @@ pub struct SignInSettings {
     pub provider: ProviderSettings,
     /// `OAUTH_CA_FILE`: further roots for the connection to the provider.
     pub provider_roots: Vec<CertificateDer<'static>>,
+    /// `OAUTH_PROXY`, else `HTTPS_PROXY`: the proxy on the way to the provider.
+    pub way_out: Option<WayOut>,
     /// Scheme and host of `OAUTH_REDIRECT_URL`, with path `/`.
     pub public_origin: Url,
     /// Who may pass.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::adapters::assertion::{Assertions, SigningKeys};
 use crate::adapters::certs;
 use crate::adapters::grants::GrantSealer;
-use crate::adapters::providers::{self, ProviderSettings};
+use crate::adapters::providers::{self, ProviderSettings, WayOut};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
 use crate::adapters::telemetry::{Metrics, StoreMetrics};
@@ -66,6 +66,7 @@ type KeptStore = (StoreSettings, Arc<dyn SessionStore>);
 struct KeptProvider {
     settings: ProviderSettings,
     roots: Vec<CertificateDer<'static>>,
+    way_out: Option<WayOut>,
     provider: Arc<dyn IdentityProvider>,
 }
 
@@ -278,6 +279,7 @@ impl Heirlooms {
         let kept_provider = KeptProvider {
             settings: settings.provider,
             roots: settings.provider_roots,
+            way_out: settings.way_out,
             provider: Arc::clone(&provider),
         };
         let sign_in = SignIn {
@@ -301,10 +303,14 @@ impl Heirlooms {
 
     fn provider(&self, settings: &SignInSettings) -> anyhow::Result<Arc<dyn IdentityProvider>> {
         let kept = lock(&self.provider);
-        let same = |kept: &&KeptProvider| kept.settings == settings.provider && kept.roots == settings.provider_roots;
+        let same = |kept: &&KeptProvider| {
+            kept.settings == settings.provider
+                && kept.roots == settings.provider_roots
+                && kept.way_out == settings.way_out
+        };
         match kept.as_ref().filter(same) {
             Some(kept) => Ok(Arc::clone(&kept.provider)),
-            None => Ok(providers::connect(&settings.provider, &settings.provider_roots)?),
+            None => Ok(providers::connect(&settings.provider, &settings.provider_roots, settings.way_out.clone())?),
         }
     }
 

@@ -8,18 +8,20 @@ use super::entra::Entra;
 use super::github::Github;
 use super::http::{Http, is_safe};
 use super::oidc::Oidc;
+use super::way_out::WayOut;
 use super::{ConnectError, ProviderSettings};
 use crate::ports::IdentityProvider;
 
 /// Makes the provider ready to be used. It calls nobody yet: `refresh` does that for the first time.
 ///
-/// Connections trust the system's roots and `extra_roots` (`OAUTH_CA_FILE`).
+/// Connections trust the system's roots and `extra_roots` (`OAUTH_CA_FILE`), and go by `way_out` (`OAUTH_PROXY`).
 ///
 /// # Errors
 /// [`ConnectError`], where an address or the roots cannot be used.
 pub fn connect(
     settings: &ProviderSettings,
     extra_roots: &[CertificateDer<'static>],
+    way_out: Option<WayOut>,
 ) -> Result<Arc<dyn IdentityProvider>, ConnectError> {
     // Whoever was first has installed the same one.
     let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
@@ -27,7 +29,7 @@ pub fn connect(
     if let Some(address) = addresses.iter().find(|address| !is_safe(address)) {
         return Err(ConnectError::Address(address.origin().ascii_serialization()));
     }
-    let http = Http::new(extra_roots, addresses.iter().any(|address| address.scheme() == "https"))?;
+    let http = Http::new(extra_roots, addresses.iter().any(|address| address.scheme() == "https"), way_out)?;
     Ok(match settings.clone() {
         ProviderSettings::Github { client, web, api, groups } => Arc::new(Github::new(http, client, web, api, &groups)),
         ProviderSettings::Entra { client, authority, graph, tenants, wants_groups } => {

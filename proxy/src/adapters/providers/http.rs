@@ -19,6 +19,7 @@ use url::{Host, Url};
 
 use super::ConnectError;
 use super::quote::quote;
+use super::way_out::{Connector, WayOut};
 use crate::domain::secret::Secret;
 
 /// How long a connection may take to be made.
@@ -36,12 +37,16 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidegate/", env!("C
 /// A client for calls to one provider. Redirects are never followed: they could lead a secret to another host, or us to a host within.
 #[derive(Clone)]
 pub(super) struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 impl Http {
-    /// A client that trusts the system's roots and `extra_roots`.
-    pub(super) fn new(extra_roots: &[CertificateDer<'static>], needs_tls: bool) -> Result<Self, ConnectError> {
+    /// A client that trusts the system's roots and `extra_roots`, and takes the way out that is given.
+    pub(super) fn new(
+        extra_roots: &[CertificateDer<'static>],
+        needs_tls: bool,
+        way_out: Option<WayOut>,
+    ) -> Result<Self, ConnectError> {
         let mut roots = RootCertStore::empty();
         if needs_tls {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -62,8 +67,9 @@ impl Http {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT));
         // Plain HTTP is for loopback hosts only, which `is_safe` sees to wherever an address comes in.
+        let way = Connector::new(tcp, tls.clone(), way_out);
         let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(way);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -285,13 +291,17 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 /// Whether secrets may be sent to `url`: `https`, or a loopback host. Names under `.localhost` are none: whether they lead to this machine
 /// is for its resolver to say, and many ask the network (RFC 6761 §6.3 only recommends that they do not).
 pub fn is_safe(url: &Url) -> bool {
-    let loopback = match url.host() {
+    url.host().is_some() && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
+}
+
+/// Whether the host of `url` is this machine for sure.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => return false,
-    };
-    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+        None => false,
+    }
 }
 
 /// `base` with `path` behind its own path, so that `https://ghe.example/api/v3` stays in front.

@@ -21,6 +21,7 @@ mod rereading;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod way_out;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
@@ -31,6 +32,7 @@ use crate::domain::session::Authority;
 
 pub use self::connect::connect;
 pub use self::http::is_safe;
+pub use self::way_out::WayOut;
 
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +107,12 @@ pub enum ProviderSettings {
 }
 
 impl ProviderSettings {
+    /// Whether anything beyond this machine is called.
+    #[must_use]
+    pub fn leaves_this_machine(&self) -> bool {
+        self.addresses().into_iter().any(|address| !way_out::is_this_machine(address))
+    }
+
     /// The addresses that are called.
     fn addresses(&self) -> Vec<&Url> {
         match self {

@@ -2,11 +2,11 @@
 
 use url::Url;
 
-use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants};
+use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants, WayOut};
 use crate::config::options::{
     Knob, OAUTH_ALLOWED_GROUPS, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENTRA_AUTHORITY,
-    OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL, OAUTH_GRAPH_URL, OAUTH_ISSUER_URL, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
-    OAUTH_SCOPES, OAUTH_TENANT_ID, OAUTH_USERNAME_CLAIM,
+    OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL, OAUTH_GRAPH_URL, OAUTH_ISSUER_URL, OAUTH_PROVIDER, OAUTH_PROXY,
+    OAUTH_REDIRECT_URL, OAUTH_SCOPES, OAUTH_TENANT_ID, OAUTH_USERNAME_CLAIM,
 };
 use crate::config::reading::Reading;
 use crate::config::words;
@@ -73,6 +73,32 @@ pub(super) fn read(
         ProviderKind::Github => github(reading, client, groups),
         ProviderKind::Entra => entra(reading, client, groups.is_some()),
         ProviderKind::Oidc => oidc(reading, client, groups.is_some()),
+    }
+}
+
+/// The proxy on the way to the provider: `OAUTH_PROXY`, else what the environment says for all programs.
+pub(super) fn way_out(reading: &mut Reading, provider: Option<&ProviderSettings>) -> Option<WayOut> {
+    if reading.is_set(OAUTH_PROXY) {
+        // It was meant for this way alone, so no exception of other programs counts.
+        return reading.parsed(OAUTH_PROXY, |text| match text {
+            "none" => Ok(None),
+            text => WayOut::new(text, "").map(Some),
+        })?;
+    }
+    let (proxy, exceptions) =
+        reading.environment_proxy().filter(|_| provider.is_none_or(ProviderSettings::leaves_this_machine))?;
+    match WayOut::new(&proxy, &exceptions) {
+        Ok(way) => {
+            reading.note(format!("the provider is reached through the proxy {} (HTTPS_PROXY)", way.shown()));
+            Some(way)
+        }
+        Err(problem) => {
+            reading.fault(
+                OAUTH_PROXY,
+                format!("is not set, and HTTPS_PROXY {problem}; `none` calls the provider directly"),
+            );
+            None
+        }
     }
 }
 
@@ -268,6 +294,31 @@ mod tests {
 
     fn tenants_of(text: &str) -> Result<Tenants, String> {
         parse_tenants(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_way_out_is_our_own_proxy_or_everybodys() {
+        use crate::config::trial::{faults, github, sign_in};
+
+        let shown = |more: &[(&str, &str)]| sign_in(github(more)).way_out.map(|way| way.shown().to_owned());
+        let everybodys = ("HTTPS_PROXY", "http://ann:hush@all:3128");
+        assert_eq!(shown(&[]), None);
+        assert_eq!(shown(&[everybodys]).as_deref(), Some("all:3128"));
+        assert_eq!(shown(&[("https_proxy", "low:1")]).as_deref(), Some("low:1"));
+        assert_eq!(shown(&[everybodys, ("https_proxy", "low:1")]).as_deref(), Some("all:3128"));
+        assert_eq!(shown(&[("HTTPS_PROXY", " "), ("https_proxy", "low:1")]).as_deref(), Some("low:1"));
+        assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", "https://own")]).as_deref(), Some("own:443"));
+        assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", "none")]), None);
+        assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", "")]).as_deref(), Some("all:3128"), "empty is unset");
+        let fault = faults(github(&[("HTTPS_PROXY", "socks5://ann:hush@all:1080")]));
+        assert!(fault.contains("OAUTH_PROXY") && fault.contains("HTTPS_PROXY") && fault.contains("`none`"), "{fault}");
+        assert!(!fault.contains("hush"), "{fault}");
+        let here = [
+            ("HTTPS_PROXY", "socks5://all:1080"),
+            ("OAUTH_GITHUB_URL", "http://localhost:9400"),
+            ("OAUTH_GITHUB_API_URL", "http://localhost:9400/api/v3"),
+        ];
+        assert_eq!(shown(&here), None, "who calls nobody beyond this machine needs no proxy");
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn outcomes(tenants: Tenants) -> Vec<(&'static str, Option<String>)> {
     let mut outcomes = Vec::new();
     for user in ["ann", "bob", "eve", "gus", "pat", "mallory", "zoe"] {
         // The address of one tenant does not offer another's users: they come by `common`, as an attacker's browser may.
-        let common = connect(&settings(&bench.idp.origin(), Tenants::Common), &[]).unwrap();
+        let common = connect(&settings(&bench.idp.origin(), Tenants::Common), &[], None).unwrap();
         common.refresh(bench.now).await;
         let attempt = attempt();
         let address = common.authorization_url(&attempt, None).unwrap();

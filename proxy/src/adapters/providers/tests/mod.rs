@@ -41,7 +41,7 @@ impl Bench {
     /// Starts; nothing has been read.
     async fn unread(settings: impl FnOnce(&str) -> ProviderSettings) -> Self {
         let idp = DevIdp::start(Options::default()).await.unwrap();
-        let provider = connect(&settings(&idp.origin()), &[]).unwrap();
+        let provider = connect(&settings(&idp.origin()), &[], None).unwrap();
         Self { idp, provider, now: now() }
     }
 
@@ -181,11 +181,11 @@ async fn a_provider_that_is_not_there_is_named() {
 #[test]
 fn an_address_in_the_clear_is_refused() {
     let settings = oidc::settings("http://idp.example");
-    assert!(connect(&settings, &[]).is_err_and(|error| error.to_string().contains("http://idp.example")));
+    assert!(connect(&settings, &[], None).is_err_and(|error| error.to_string().contains("http://idp.example")));
 }
 
 #[test]
 fn a_root_that_is_no_certificate_is_refused() {
     let settings = oidc::settings("http://127.0.0.1:1");
-    assert!(connect(&settings, &[vec![1, 2, 3].into()]).is_err());
+    assert!(connect(&settings, &[vec![1, 2, 3].into()], None).is_err());
 }

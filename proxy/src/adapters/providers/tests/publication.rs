@@ -50,7 +50,7 @@ async fn a_good_reading_is_kept_through_failures() {
 async fn a_document_for_another_issuer_is_refused() {
     let idp =
         DevIdp::start(Options { public_url: Some("http://127.0.0.1:1".into()), ..Options::default() }).await.unwrap();
-    let provider = connect(&oidc::settings(&format!("http://{}", idp.addr())), &[]).unwrap();
+    let provider = connect(&oidc::settings(&format!("http://{}", idp.addr())), &[], None).unwrap();
     provider.refresh(now()).await;
     let trouble = provider.trouble().unwrap();
     assert!(trouble.contains("the issuer is http://127.0.0.1:1/oidc"), "{trouble}");
@@ -59,7 +59,7 @@ async fn a_document_for_another_issuer_is_refused() {
 #[tokio::test]
 async fn a_callback_to_a_replica_that_has_read_nothing_is_served() {
     let bench = Bench::with(oidc::settings).await;
-    let fresh = connect(&oidc::settings(&bench.idp.origin()), &[]).unwrap();
+    let fresh = connect(&oidc::settings(&bench.idp.origin()), &[], None).unwrap();
     let attempt = attempt();
     let callback = bench.callback(&attempt, "ann").unwrap();
     assert!(matches!(fresh.check_issuer(None), Err(SignInError::Unreachable(_))));

@@ -23,7 +23,7 @@ async fn refreshing(kind: &str) -> Bench {
 
 /// A provider that gives none.
 async fn plain(kind: &str) -> Bench {
-    Bench::with(|origin| with_scopes(kind, origin, &[])).await
+    Bench::with(|origin| with_scopes(kind, origin, &[], None)).await
 }
 
 fn with_scopes(kind: &str, origin: &str, more: &[&str]) -> ProviderSettings {
@@ -239,12 +239,12 @@ async fn a_tenant_that_may_not_come_in_any_more_ends_it() {
     let mut settings = with_scopes("entra", &bench.idp.origin(), &["offline_access"]);
     let ProviderSettings::Entra { tenants, .. } = &mut settings else { panic!("it is Entra") };
     *tenants = Tenants::Named(vec![dev_idp::users::FABRIKAM.to_owned(), CONTOSO.to_owned()]);
-    let both = connect(&settings, &[]).unwrap();
+    let both = connect(&settings, &[], None).unwrap();
     both.refresh(bench.now).await;
     let grant = both.renew(&who, &grant, bench.now).await.unwrap().grant;
     let ProviderSettings::Entra { tenants, .. } = &mut settings else { panic!("it is Entra") };
     *tenants = Tenants::Consumers;
-    let others = connect(&settings, &[]).unwrap();
+    let others = connect(&settings, &[], None).unwrap();
     others.refresh(bench.now).await;
     assert!(gone(others.renew(&who, &grant, bench.now).await).contains("OAUTH_TENANT_ID"));
 }

@@ -1,0 +1,173 @@
+//! The way out to a provider: straight, or through an HTTP proxy by `CONNECT` (RFC 9110 §9.3.6).
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower_service::Service;
+use url::Url;
+
+use super::http::is_loopback;
+use crate::domain::secret::Secret;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// A proxy, and what is called without it. It may hold a password, and cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WayOut {
+    proxy: Secret,
+    shown: String,
+    exceptions: String,
+}
+
+impl WayOut {
+    /// The proxy at `proxy`, but for the hosts that `exceptions` names, in the form of `NO_PROXY`: domains with all below them, addresses,
+    /// networks, `*`.
+    ///
+    /// # Errors
+    /// What is wrong with it, without its text.
+    pub fn new(proxy: &str, exceptions: &str) -> Result<Self, String> {
+        // Without a scheme it is an HTTP proxy, as curl has it.
+        let text = if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
+        let url = Url::parse(&text).map_err(|error| format!("is not a URL ({error})"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("must be an HTTP proxy: it begins with http:// or https://".to_owned());
+        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or("names no host")?;
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err("must end with its host and port: no path, no `?`, no `#`".to_owned());
+        }
+        let port = url.port_or_known_default().unwrap_or_default();
+        let way = Self {
+            shown: format!("{host}:{port}"),
+            proxy: Secret::new(url.as_str()),
+            exceptions: exceptions.to_owned(),
+        };
+        // The library has a reading of its own: what it cannot use must not become a way past the proxy.
+        let anywhere = Matcher::builder().https(url.as_str()).build();
+        anywhere
+            .intercept(&Uri::from_static("https://provider.invalid/"))
+            .map(|_| way)
+            .ok_or_else(|| "cannot be used".to_owned())
+    }
+
+    /// Its host and port, without name and password.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// Makes connections to a provider.
+#[derive(Clone)]
+pub(super) struct Connector {
+    tcp: HttpConnector,
+    to_proxy: HttpsConnector<HttpConnector>,
+    proxy: Option<Arc<(Matcher, String)>>,
+}
+
+impl Connector {
+    pub(super) fn new(tcp: HttpConnector, tls: ClientConfig, way_out: Option<WayOut>) -> Self {
+        let to_proxy = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp.clone());
+        let proxy = way_out.map(|way| {
+            let matcher = Matcher::builder().https(way.proxy.expose().to_owned()).no(way.exceptions).build();
+            Arc::new((matcher, way.shown))
+        });
+        Self { tcp, to_proxy, proxy }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let proxy = self.proxy.as_ref().filter(|_| !Url::parse(&to.to_string()).is_ok_and(|url| is_this_machine(&url)));
+        let found = proxy.and_then(|proxy| Some((proxy.0.intercept(&to)?, proxy.1.clone())));
+        let Some((found, shown)) = found else {
+            let straight = self.tcp.call(to);
+            return Box::pin(async move { Ok(MaybeHttpsStream::Http(straight.await?)) });
+        };
+        let mut tunnel = Tunnel::new(found.uri().clone(), self.to_proxy.clone());
+        if let Some(name_and_password) = found.basic_auth() {
+            tunnel = tunnel.with_auth(name_and_password.clone());
+        }
+        let through = tunnel.call(to);
+        Box::pin(async move {
+            through.await.map_err(|source| Box::new(Closed { proxy: shown, source: Box::new(source) }) as BoxError)
+        })
+    }
+}
+
+/// Whether it is a host that no proxy could reach for us: a loopback one, or a name under `.localhost`.
+pub(super) fn is_this_machine(url: &Url) -> bool {
+    is_loopback(url) || url.domain().is_some_and(|name| name.trim_end_matches('.').ends_with(".localhost"))
+}
+
+/// The way through the proxy is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("through the proxy {proxy}")]
+struct Closed {
+    proxy: String,
+    source: BoxError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_reached_without_a_proxy() {
+        let is_here = |url: &str| is_this_machine(&Url::parse(url).unwrap());
+        for here in [
+            "https://localhost",
+            "http://127.9.9.9:1",
+            "https://[::1]",
+            "https://[::ffff:127.0.0.1]",
+            "https://idp.localhost",
+        ] {
+            assert!(is_here(here), "{here}");
+        }
+        for there in ["https://localhost.example.com", "https://10.0.0.1", "https://notlocalhost", "https://[::2]"] {
+            assert!(!is_here(there), "{there}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_an_http_url_with_host_and_port() {
+        for (good, shown) in [
+            ("http://proxy.example.com:3128", "proxy.example.com:3128"),
+            ("http://ann:hush%40@proxy:3128/", "proxy:3128"),
+            ("https://proxy", "proxy:443"),
+            ("proxy:3128", "proxy:3128"),
+            ("http://[::1]:3128", "[::1]:3128"),
+        ] {
+            assert_eq!(WayOut::new(good, "").map(|way| way.shown).as_deref(), Ok(shown), "{good}");
+        }
+        for bad in
+            ["socks5://proxy:1080", "http://", "http://proxy/path", "http://proxy?x", "http://a b", "", "ftp://proxy"]
+        {
+            let fault = WayOut::new(bad, "").err().unwrap_or_else(|| panic!("{bad} was taken"));
+            assert!(bad.is_empty() || !fault.contains(bad), "{fault}");
+        }
+    }
+}
