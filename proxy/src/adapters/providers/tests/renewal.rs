@@ -23,7 +23,7 @@ async fn refreshing(kind: &str) -> Bench {
 
 /// A provider that gives none.
 async fn plain(kind: &str) -> Bench {
-    Bench::with(|origin| with_scopes(kind, origin, &[], None)).await
+    Bench::with(|origin| with_scopes(kind, origin, &[])).await
 }
 
 fn with_scopes(kind: &str, origin: &str, more: &[&str]) -> ProviderSettings {
