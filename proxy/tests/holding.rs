@@ -213,7 +213,9 @@ async fn fill(address: SocketAddr, filling: Filling, cookie: &str) -> Option<Box
             for number in 0..100_u32 {
                 match filling {
                     Filling::Downloads => connection.get(2 * number + 1, "/large", &[("cookie", cookie)]).await,
-                    _ => connection.get(2 * number + 1, PAGE, &[("accept", "text/html")]).await,
+                    Filling::HalfHeads | Filling::HalfHeads2 | Filling::Unread | Filling::Uploads => {
+                        connection.get(2 * number + 1, PAGE, &[("accept", "text/html")]).await
+                    }
                 }
             }
             Some(Box::new(connection))

@@ -248,7 +248,7 @@ mod tests {
             r"javascript://a.example?%a0alert%281%29",
             r"javascript:alert(1)",
         ] {
-            let decoded = percent_decode_str(raw).decode_utf8_lossy();
+            let decoded = percent_encoding::percent_decode_str(raw).decode_utf8_lossy();
             for rd in [raw, &*decoded] {
                 let to = returns(rd);
                 assert!(to.starts_with('/') && !to.starts_with("//") && !to.contains('\\'), "{rd:?}: {to}");
