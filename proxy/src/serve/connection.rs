@@ -109,6 +109,7 @@ where
     let mut rest = pin!(Rest::of(&watch));
     let mut drained = pin!(drain.begun());
     let mut end = End::NotYet;
+    let mut asked_again = false;
     loop {
         tokio::select! {
             biased;
@@ -129,6 +130,11 @@ where
                     connection.as_mut().graceful_shutdown();
                 }
                 Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
+                Overdue::SentAway if !asked_again => {
+                    // What came meanwhile is read first: somebody may have sent a request while we were too busy to see it.
+                    asked_again = true;
+                    tokio::task::yield_now().await;
+                }
                 Overdue::SentAway => return Err(sent_away()),
             },
         }

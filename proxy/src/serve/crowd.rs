@@ -118,8 +118,8 @@ impl Crowd {
         };
         let (queue, _) = self.queue(Rank::Resting);
         let gone: Vec<_> = queue.into_iter().filter(goes).take(most).collect();
-        for (_, _, watch) in &gone {
-            self.send_away(watch);
+        for (rank, _, watch) in &gone {
+            self.send_away(*rank, watch);
         }
         if !gone.is_empty() {
             self.warn("all places are taken (LIMIT_CONNECTIONS, fitted to open files and LIMIT_MEMORY)");
@@ -146,15 +146,18 @@ impl Crowd {
             }
             freed = freed.saturating_add(standing.held);
             gone += 1;
-            self.send_away(&watch);
+            self.send_away(rank, &watch);
         }
         if gone > 0 {
             self.warn("the memory for connections is used up (LIMIT_MEMORY)");
         }
     }
 
-    fn send_away(&self, watch: &Watch) {
-        watch.send_away();
+    fn send_away(&self, rank: Rank, watch: &Watch) {
+        match rank {
+            Rank::Silent | Rank::Resting => watch.send_away_unused(),
+            Rank::Strangers | Rank::Busy => watch.send_away(),
+        }
         self.shed.inc();
     }
 

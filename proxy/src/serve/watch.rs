@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -68,9 +68,14 @@ pub(crate) struct Watch {
     let_in: AtomicBool,
     was_used: AtomicBool,
     /// Whether it is to end for others' sake, and who is to hear of it.
-    goes: AtomicBool,
+    goes: AtomicU8,
     task: AtomicWaker,
 }
+
+/// Whether a connection is to end for others' sake: not; unless a request has come meanwhile; whatever is in flight.
+const STAYS: u8 = 0;
+const GOES_UNUSED: u8 = 1;
+const GOES: u8 = 2;
 
 /// How a connection stands: what decides whether it goes when there are too many.
 pub(crate) struct Standing {
@@ -113,7 +118,7 @@ impl Watch {
             streams_counted: AtomicUsize::new(0),
             let_in: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
-            goes: AtomicBool::new(false),
+            goes: AtomicU8::new(STAYS),
             task: AtomicWaker::new(),
         };
         watch.deadline.store(millis(timeouts.header), Ordering::Relaxed);
@@ -191,21 +196,39 @@ impl Watch {
             busy: self.in_flight.load(Ordering::Relaxed) > 0,
             rests,
             held: self.share.held(),
-            goes: self.goes.load(Ordering::Relaxed),
+            goes: self.goes.load(Ordering::Relaxed) != STAYS,
         }
     }
 
     /// Ends the connection, for others' sake or because nobody takes what is sent on it.
     pub(crate) fn send_away(&self) {
-        self.goes.store(true, Ordering::Release);
+        self.goes.store(GOES, Ordering::Release);
         self.task.wake();
+    }
+
+    /// Ends the connection for others' sake, unless a request has come on it: we may have been too slow to read it.
+    pub(crate) fn send_away_unused(&self) {
+        let _unless_it_goes_already =
+            self.goes.compare_exchange(STAYS, GOES_UNUSED, Ordering::AcqRel, Ordering::Relaxed);
+        self.task.wake();
+    }
+
+    /// Whether it is to go now; one that is in use after all stays.
+    fn goes_now(&self) -> bool {
+        match self.goes.load(Ordering::Acquire) {
+            STAYS => false,
+            GOES_UNUSED if self.in_flight.load(Ordering::Relaxed) > 0 => {
+                self.goes.compare_exchange(GOES_UNUSED, STAYS, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            }
+            _ => true,
+        }
     }
 
     /// Ends when the connection is to go. For the connection's own task, before it speaks HTTP.
     pub(crate) fn sent_away(&self) -> impl Future<Output = ()> {
         std::future::poll_fn(|cx| {
             self.task.register(cx.waker());
-            if self.goes.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+            if self.goes_now() { Poll::Ready(()) } else { Poll::Pending }
         })
     }
 
@@ -371,7 +394,7 @@ impl Future for Expiry<'_> {
             this.registered = true;
             this.watch.task.register(cx.waker());
         }
-        if this.watch.goes.load(Ordering::Acquire) {
+        if this.watch.goes_now() {
             return Poll::Ready(Overdue::SentAway);
         }
         loop {

@@ -490,7 +490,8 @@ mod tests {
             }
             let (mut own, mut used) = (Vec::new(), None);
             for number in 0..4000 {
-                now = now + Duration::from_millis(2);
+                // A use is known to the second: within one, which session is used is not.
+                now = now + Duration::from_millis(20);
                 own.push(store.begin(session_of("loud", now), now).await.unwrap());
                 if number == 0 {
                     used = own.first().cloned();
