@@ -197,7 +197,11 @@ async fn no_secret_reaches_the_log_a_page_or_the_upstream() {
         // Failures tell the most: a code used twice, and a token in the wrong place.
         let mut replay = Browser::of(&proxy);
         replay.set_cookie(&attempt, &sealed);
-        let page = replay.open(&callback).await;
+        assert_eq!(replay.open(&callback).await.status, 400);
+        let authorize = url::Url::parse(&replay.begin("/x").await).unwrap();
+        let state = authorize.query_pairs().find(|(name, _)| name == "state").unwrap().1.into_owned();
+        let before = callback.split("state=").nth(1).unwrap().split('&').next().unwrap();
+        let page = replay.open(&callback.replace(before, &state)).await;
         assert_eq!(page.status, 502);
         ann.post(LOGOUT).await;
         assert_eq!(ann.get("/x").await.status, 401);

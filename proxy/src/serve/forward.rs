@@ -17,7 +17,7 @@ use crate::domain::policy::Permit;
 use crate::ports::{LoadedSession, ReadyFields};
 use crate::serve::body::{Body, BodyError, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::guard::{FRESH, Guard};
+use crate::serve::guard::{FRESH, Guard, Watch};
 use crate::serve::headers::{Forwarded, Trace};
 use crate::serve::rejection::Rejection;
 use crate::serve::site::Site;
@@ -71,7 +71,7 @@ pub(crate) async fn forward(
         // It has no content (RFC 9110 §15.3.6): what there is all the same ends here, and the connection with it.
         return Ok(Response::from_parts(answer, Body::empty()));
     }
-    let guard = (!body.is_end_stream()).then(|| Guard::of(&exchange.house, session, began, body.size_hint().exact()));
+    let guard = (!body.is_end_stream()).then(|| Guard::of(watch(exchange), session, began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }
 
@@ -172,6 +172,11 @@ fn may_open_websocket(exchange: &Exchange) -> bool {
     headers::is_same_origin(&exchange.head.headers, origin)
 }
 
+fn watch(exchange: &Exchange) -> Arc<dyn Watch> {
+    let house = Arc::clone(&exchange.house);
+    house
+}
+
 /// Gives the answer up where its session ends, or nobody may pass any more, before its head has come. A request that is answered within a
 /// second costs nothing for it.
 async fn while_admitted<T>(
@@ -211,7 +216,7 @@ async fn send(
 ) -> Result<Response<Answer>, Refused> {
     let (upstream, timeouts, metrics) = (&exchange.site.upstream, exchange.site.timeouts, &exchange.house.metrics);
     let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body, look: FRESH };
-    let body = RequestBody::of(body, timeouts.body, || Guard::of(&exchange.house, session, now, Some(0)));
+    let body = RequestBody::of(body, timeouts.body, || Guard::of(watch(exchange), session, now, Some(0)));
     let framing = framing(outgoing.head, &body);
     let repeatable = body.is_end_stream() && is_idempotent(&outgoing.head.method);
     let unreachable = |error: ConnectError| {

@@ -4,7 +4,6 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,10 +11,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::ports::LoadedSession;
 use crate::serve::clock;
+use crate::serve::guard::{Activity, End, Watch};
 use crate::serve::site::House;
 
 /// How often the session is looked at: what is open is closed well within 5 s of its session's end.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+impl Watch for House {
+    fn end(self: Arc<Self>, session: Option<Arc<LoadedSession>>, activity: Arc<Activity>) -> End {
+        Box::pin(ended(self, session, activity))
+    }
+}
 
 /// Ends when the session has, on whichever replica, or when the settings of the moment no longer admit its user. It follows a session that
 /// is renewed. `activity` tells of use by the client, without which the session may go idle although something is open. Without a session it
@@ -48,20 +54,6 @@ pub(crate) async fn ended(house: Arc<House>, session: Option<Arc<LoadedSession>>
         if session.is_due(now) {
             sign_in.renewing.remind(&session, now);
         }
-    }
-}
-
-/// Whether the client has sent anything since it was last asked.
-#[derive(Default)]
-pub(crate) struct Activity(AtomicBool);
-
-impl Activity {
-    pub(crate) fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
     }
 }
 

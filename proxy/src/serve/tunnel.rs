@@ -12,8 +12,9 @@ use crate::domain::policy::Permit;
 use crate::ports::LoadedSession;
 use crate::serve::body::Body;
 use crate::serve::exchange::Exchange;
+use crate::serve::guard::Activity;
 use crate::serve::headers;
-use crate::serve::lasting::{self, Activity, Heard};
+use crate::serve::lasting::{self, Heard};
 
 /// Answers `101`, and copies bytes both ways from then on.
 pub(crate) fn open(

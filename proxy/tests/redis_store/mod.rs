@@ -247,6 +247,7 @@ async fn who_dumps_the_store_learns_nothing() {
         let words: &[&str] = match kind.as_str() {
             "hash" => &["HGETALL", key],
             "zset" => &["ZRANGE", key, "0", "-1", "WITHSCORES"],
+            "string" => &["MGET", key],
             other => panic!("a {other}"),
         };
         let parts: Vec<Vec<u8>> = redis::from_redis_value(redis.ask(words).await.unwrap()).unwrap();
