@@ -32,6 +32,8 @@ struct Asked {
     nonce: Option<String>,
     challenge: Option<String>,
     prompt: Prompt,
+    /// Whether the client asks how long ago the person signed in.
+    wants_auth_time: bool,
     hint: Option<String>,
 }
 
@@ -188,6 +190,7 @@ fn parse(provider: &Provider, dialect: Dialect, origin: String, params: &Params)
         nonce: params.find("nonce").map(str::to_owned),
         challenge: None,
         prompt: Prompt::Remembered,
+        wants_auth_time: params.find("max_age").is_some(),
         hint: params.find("login_hint").or_else(|| params.find("login")).map(str::to_owned),
     };
     match check(&mut asked, params) {
@@ -222,6 +225,8 @@ fn check(asked: &mut Asked, params: &Params) -> Result<(), (&'static str, &'stat
         (None, Some(_)) => return Err(("invalid_request", "code_challenge is missing")),
     };
     asked.prompt = match params.find("prompt") {
+        // Nobody remembers when: whoever asks for a sign-in of late gets a new one.
+        None if asked.wants_auth_time => Prompt::Always,
         None => Prompt::Remembered,
         Some("none") => Prompt::Never,
         Some(words) if words.split(' ').all(|word| matches!(word, "login" | "select_account" | "consent")) => {
@@ -249,6 +254,7 @@ fn consent(provider: &Provider, asked: &Asked, user: &User) -> String {
         user: user.id.clone(),
         scopes: asked.scopes.clone(),
         nonce: asked.nonce.clone(),
+        auth_time: asked.wants_auth_time.then(|| provider.clock.now()),
     };
     let binding = Binding {
         redirect_url: asked.redirect_url.clone(),

@@ -29,6 +29,8 @@ pub(crate) struct Grant {
     pub(crate) user: String,
     pub(crate) scopes: Vec<String>,
     pub(crate) nonce: Option<String>,
+    /// When the person signed in, where the client asked for it (`max_age`, OpenID Connect Core §3.1.2.1).
+    pub(crate) auth_time: Option<u64>,
 }
 
 impl Grant {
@@ -252,7 +254,14 @@ mod tests {
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
     fn grant() -> Grant {
-        Grant { id: random(8), dialect: Dialect::Oidc, user: "ann".into(), scopes: vec![], nonce: None }
+        Grant {
+            id: random(8),
+            dialect: Dialect::Oidc,
+            user: "ann".into(),
+            scopes: vec![],
+            nonce: None,
+            auth_time: None,
+        }
     }
 
     fn binding() -> Binding {

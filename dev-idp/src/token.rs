@@ -135,7 +135,12 @@ fn issue(provider: &Provider, dialect: &Dialect, origin: &str, grant: Grant, fre
     // A refreshed ID token has no nonce (OpenID Connect Core §12.2).
     let nonce = grant.nonce.as_deref().filter(|_| fresh);
     let id_token = claims
-        .map(|claims| id_token::issue(provider, claims, nonce, &access_token))
+        .map(|mut claims| {
+            if let Some(auth_time) = grant.auth_time {
+                claims.insert("auth_time".to_owned(), serde_json::json!(auth_time));
+            }
+            id_token::issue(provider, claims, nonce, &access_token)
+        })
         .transpose()
         .map_err(|_| Denied::Signing)?;
     Ok(Issued { grant, access_token, expires_in, refresh_token, id_token })

@@ -1,4 +1,4 @@
-//! The command line: serve, check, health, sessions; exit codes: 0 done, 1 failed, 2 wrong configuration.
+//! The command line: serve, check, explain, health, sessions; exit codes: 0 done, 1 failed, 2 wrong configuration.
 
 #![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
 
@@ -9,7 +9,7 @@ use sidegate::adapters::telemetry::{self, LogSettings};
 use sidegate::config::reload::{self, Hangup};
 use sidegate::config::{self, Command, Faults, Loaded, Sources};
 use sidegate::serve::operator::{self, Task};
-use sidegate::serve::{accept, admin};
+use sidegate::serve::{accept, admin, explain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A request takes some twenty small pieces of memory and gives them back on the same thread, which is what this one is quick at.
@@ -23,14 +23,14 @@ fn main() -> ExitCode {
     telemetry::heed_panics();
     let code = match Sources::from_process() {
         Ok((command, sources)) => obey(command, sources),
-        Err(error) => explain(&error),
+        Err(error) => usage(&error),
     };
     telemetry::flush();
     ExitCode::from(code)
 }
 
 /// What clap has to say: what is wrong with the command line, or the help that was asked for.
-fn explain(error: &clap::Error) -> u8 {
+fn usage(error: &clap::Error) -> u8 {
     if error.use_stderr() {
         telemetry::say(&error.render().to_string());
     } else {
@@ -43,7 +43,8 @@ fn explain(error: &clap::Error) -> u8 {
 fn obey(command: Command, sources: Sources) -> u8 {
     let outcome = match command {
         Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded).map(|()| 0)),
-        Command::Check => config::load(&sources).map(check),
+        Command::Check { print } => config::load(&sources).map(|loaded| check(loaded, print)),
+        Command::Explain(asked) => config::load(&sources).map(|loaded| explanation(&asked, loaded)),
         Command::Health => config::admin_address(&sources).map(|admin| health(admin).map(|()| 0)),
         Command::Sessions(task) => config::load(&sources).map(|loaded| sessions(&task, loaded).map(|()| 0)),
     };
@@ -139,12 +140,21 @@ fn tell(warnings: &[String], notes: &[String]) {
 }
 
 /// The exit code: what a start would refuse is as wrong as what was found while reading.
-fn check(loaded: Loaded) -> anyhow::Result<u8> {
+fn check(loaded: Loaded, print: bool) -> anyhow::Result<u8> {
+    if print {
+        let mut out = telemetry::Output(std::io::stdout());
+        for line in &loaded.effective {
+            std::io::Write::write_all(&mut out, format!("{line}\n").as_bytes())?;
+        }
+    }
     for note in &loaded.notes {
         telemetry::say(&format!("note: {note}"));
     }
     for warning in &loaded.warnings {
         telemetry::say(&format!("warning: {warning}"));
+    }
+    for advice in &loaded.advice {
+        telemetry::say(&format!("advice: {advice}"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let rehearsed = {
@@ -159,6 +169,18 @@ fn check(loaded: Loaded) -> anyhow::Result<u8> {
     }
     telemetry::say("the configuration is valid");
     Ok(0)
+}
+
+/// The exit code: 0 where it is let in, 1 where not, 2 where it cannot be asked.
+fn explanation(asked: &explain::Asked, loaded: Loaded) -> anyhow::Result<u8> {
+    match explain::run(asked, loaded.settings, &mut telemetry::Output(std::io::stdout())) {
+        Ok(is_let_in) => Ok(u8::from(!is_let_in)),
+        Err(error) if error.is::<explain::WrongQuestion>() => {
+            telemetry::say(&format!("sidegate: {error}"));
+            Ok(WRONG_CONFIGURATION)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn health(admin: std::net::SocketAddr) -> anyhow::Result<()> {

@@ -38,6 +38,7 @@ mod reload;
 mod renewal;
 mod request_path;
 mod rolling_restart;
+mod rules;
 mod sessions;
 mod shutdown;
 mod sign_in;

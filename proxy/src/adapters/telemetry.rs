@@ -13,11 +13,13 @@ pub mod audit;
 mod clean;
 mod lines;
 mod metrics;
+mod rule_metrics;
 mod store_metrics;
 
 pub use clean::Clean;
 pub use lines::{Output, flush, heed_panics, lost_lines, say};
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
+pub use rule_metrics::{RuleCounters, RuleMetrics};
 pub use store_metrics::StoreMetrics;
 
 use self::lines::LogLine;

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
 use super::options::{ALL, Fallback, Kind, Knob};
+use super::words;
+use crate::serve::explain::{Asked, Somebody};
 use crate::serve::operator::{Task, Who};
 
 /// What `sidegate` is asked to do.
@@ -15,7 +19,12 @@ pub enum Command {
     /// Serve requests.
     Serve,
     /// Say whether the configuration is valid, and go.
-    Check,
+    Check {
+        /// Whether it is printed, with where each value comes from.
+        print: bool,
+    },
+    /// Say who may do what, and why, and go.
+    Explain(Box<Asked>),
     /// Ask the running `sidegate` whether it is ready, and go.
     Health,
     /// See people's sessions, or end them, and go.
@@ -54,7 +63,8 @@ impl Sources {
     ) -> Result<(Command, Self), clap::Error> {
         let matches = command_line().try_get_matches_from(args)?;
         let (command, deepest) = match matches.subcommand() {
-            Some(("check", inner)) => (Command::Check, inner),
+            Some(("check", inner)) => (Command::Check { print: inner.get_flag("print") }, inner),
+            Some(("explain", inner)) => (Command::Explain(Box::new(asked(inner))), inner),
             Some(("health", inner)) => (Command::Health, inner),
             Some(("sessions", inner)) => sessions(inner).unwrap_or((Command::Serve, &matches)),
             Some(_) | None => (Command::Serve, &matches),
@@ -66,6 +76,60 @@ impl Sources {
         let flags = ALL.iter().filter_map(given).collect();
         Ok((command, Self { flags, env: env.into_iter().collect(), terminal }))
     }
+}
+
+/// What `explain` is asked.
+fn asked(matches: &ArgMatches) -> Asked {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let texts = |name: &str| matches.get_many::<String>(name).into_iter().flatten().cloned().collect();
+    let is_somebody = ["who-user", "who-email", "who-id"].iter().any(|name| matches.contains_id(name));
+    let who = is_somebody.then(|| Somebody {
+        user: text("who-user"),
+        email: text("who-email"),
+        id: text("who-id"),
+        groups: texts("who-groups"),
+        provider: text("who-provider"),
+        claims: texts("who-claim"),
+        signed_in: matches.get_one::<Duration>("who-signed-in").copied().unwrap_or_default(),
+    });
+    Asked {
+        who,
+        host: text("ask-host"),
+        method: text("ask-method").unwrap_or_else(|| "GET".to_owned()),
+        path: text("ask-path").unwrap_or_else(|| "/".to_owned()),
+        from: matches.get_one::<IpAddr>("ask-from").copied().unwrap_or(NOWHERE),
+        json: matches.get_flag("json"),
+    }
+}
+
+/// An address of no network (RFC 5737), for who does not say where from.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+fn explain_command() -> clap::Command {
+    let arg = |id: &'static str, long: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(id).long(long).value_name(value).help(help)
+    };
+    clap::Command::new("explain")
+        .about("Say whether a request would be let in, by which rule and why: exit code 0 or 1")
+        .after_help("Without --user, --email and --id it is asked by nobody who is known.")
+        .arg(arg("who-user", "user", "NAME", "The username, or an email, as in the lists"))
+        .arg(arg("who-email", "email", "EMAIL", "The email that the provider vouches for"))
+        .arg(arg("who-id", "id", "ID", "The provider's id"))
+        .arg(arg("who-groups", "groups", "LIST", "The groups, with commas between them").value_delimiter(','))
+        .arg(arg("who-provider", "provider", "NAME", "The provider, where there are several"))
+        .arg(arg("who-claim", "claim", "NAME=VALUE", "A claim; may be given several times").action(ArgAction::Append))
+        .arg(
+            arg("who-signed-in", "signed-in", "DURATION", "How long ago the person signed in [default: just now]")
+                .value_parser(words::duration),
+        )
+        .arg(arg("ask-host", "host", "HOST", "The host that is asked for [default: the public one]"))
+        .arg(arg("ask-method", "method", "METHOD", "The method [default: GET]"))
+        .arg(arg("ask-path", "path", "PATH", "The path as it stands in the request [default: /]"))
+        .arg(
+            arg("ask-from", "from", "ADDRESS", "The caller's address [default: 192.0.2.1, which is nobody's]")
+                .value_parser(clap::value_parser!(IpAddr)),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("The answer as one JSON object"))
 }
 
 /// Which of the commands about sessions; clap has seen to it that there is one.
@@ -111,7 +175,15 @@ pub fn command_line() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("An authentication reverse proxy: people sign in with GitHub, Entra ID or OpenID Connect, and only then reach your application.")
         .after_help(after_help())
-        .subcommand(clap::Command::new("check").about("Say whether the configuration is valid, without starting"))
+        .subcommand(
+            clap::Command::new("check").about("Say whether the configuration is valid, without starting").arg(
+                Arg::new("print")
+                    .long("print")
+                    .action(ArgAction::SetTrue)
+                    .help("Print it too, with where each value comes from; secrets as ***"),
+            ),
+        )
+        .subcommand(explain_command())
         .subcommand(clap::Command::new("health").about("Ask the running sidegate whether it is ready: exit code 0 or 1"))
         .subcommand(sessions_command())
         .args(ALL.iter().filter_map(arg))
@@ -171,11 +243,35 @@ mod tests {
     fn flags_stand_before_and_behind_a_command() {
         for args in [["sidegate", "--session-ttl", "1h", "check"], ["sidegate", "check", "--session-ttl", "1h"]] {
             let (command, sources) = read(&args).ok().unwrap();
-            assert_eq!(command, Command::Check);
+            assert_eq!(command, Command::Check { print: false });
             assert_eq!(sources.flags.get("SESSION_TTL").unwrap(), "1h");
         }
         assert_eq!(read(&["sidegate"]).ok().unwrap().0, Command::Serve);
         assert_eq!(read(&["sidegate", "health"]).ok().unwrap().0, Command::Health);
+    }
+
+    #[test]
+    fn a_question_is_read_whole_and_nobody_asks_without_a_name() {
+        let asked = |args: &[&str]| match read(&[&["sidegate", "explain"], args].concat()) {
+            Ok((Command::Explain(asked), _)) => Ok(*asked),
+            Ok((other, _)) => panic!("{other:?}"),
+            Err(error) => Err(error.exit_code()),
+        };
+        let nobody = asked(&["--path", "/x?y", "--host", "a.example", "--method", "POST", "--from", "::1"]).unwrap();
+        assert_eq!(nobody.who, None);
+        assert_eq!((nobody.path.as_str(), nobody.method.as_str(), nobody.json), ("/x?y", "POST", false));
+        let args =
+            ["--user", "ann", "--groups", "a,b", "--claim", "x=y", "--claim", "z=1", "--signed-in", "20m", "--json"];
+        let ann = asked(&args).unwrap();
+        let who = ann.who.unwrap();
+        assert_eq!(
+            (who.groups, who.claims, who.signed_in),
+            (vec!["a".to_owned(), "b".to_owned()], vec!["x=y".to_owned(), "z=1".to_owned()], Duration::from_secs(1200),)
+        );
+        assert!(ann.json && ann.path == "/" && ann.method == "GET");
+        for wrong in [["--signed-in", "soon"], ["--from", "here"], ["--paths", "/"]] {
+            assert_eq!(asked(&wrong), Err(2), "{wrong:?}");
+        }
     }
 
     #[test]

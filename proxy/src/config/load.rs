@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::advice;
 use super::command::Sources;
 use super::faults::Faults;
 use super::files::Files;
@@ -18,6 +19,10 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// What was added or derived: to be logged for information.
     pub notes: Vec<String>,
+    /// What could be better, and is no reason for a warning at each start.
+    pub advice: Vec<String>,
+    /// Each setting and rule in force, with where it comes from; secrets as `***`.
+    pub effective: Vec<String>,
     /// Which files could not be read now, and count as they were before; none at the start, where that is a fault.
     pub stale: Vec<String>,
     /// Every file that was read, for [`super::reload::watch`].
@@ -39,12 +44,17 @@ pub(super) fn load_over(sources: &Sources, in_force: &Files) -> Result<Loaded, F
     if raw.lacks_file {
         return Err(Faults::new(raw.faults, files));
     }
+    let mut effective = raw.effective();
     let mut reading = Reading::new(raw, files);
     let settings = parse::settings(&mut reading, sources.terminal);
     let Reading { faults, warnings, notes, mut files, .. } = reading;
+    let advice = settings.as_ref().map(advice::on).unwrap_or_default();
+    effective.extend(settings.iter().flat_map(|settings| &settings.rules).map(advice::print));
     let stale = files.take_stale();
     match settings {
-        Some(settings) if faults.is_empty() => Ok(Loaded { settings, warnings, notes, stale, files }),
+        Some(settings) if faults.is_empty() => {
+            Ok(Loaded { settings, warnings, notes, advice, effective, stale, files })
+        }
         Some(_) | None => Err(Faults::new(faults, files)),
     }
 }
@@ -135,7 +145,7 @@ mod tests {
         };
         assert!(load("sesion_ttl = \"1h\"").contains("did you mean `session_ttl`?"));
         assert!(load("session-ttl = \"1h\"").contains("did you mean `session_ttl`?"));
-        assert!(load("[[routes]]\npath = \"/\"").contains("routes"));
+        assert!(load("[[upstreams]]\nname = \"x\"").contains("upstreams"));
         assert!(load("[oauth]\nenabled = true").contains("unknown key"));
         assert!(load("oauth_bearer_audiences = \"api\"").contains("not built into this version"));
         assert!(load("sidegate_config = \"x\"").contains("unknown key"));

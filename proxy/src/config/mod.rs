@@ -1,5 +1,6 @@
 //! Floor 4, what the operator wrote: flags, environment and file, into the settings of the floors below.
 
+mod advice;
 mod command;
 mod faults;
 mod files;
@@ -10,6 +11,7 @@ mod parse;
 mod raw;
 mod reading;
 pub mod reload;
+mod tables;
 #[cfg(test)]
 mod trial;
 mod words;

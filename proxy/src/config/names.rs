@@ -6,7 +6,7 @@ use super::options::ALL;
 const LATER: &[&str] = &[OAUTH_BEARER_AUDIENCES];
 
 /// Sections of the file that a later version knows.
-const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "routes", "upstreams"];
+const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "tokens", "upstreams"];
 
 const OAUTH_BEARER_AUDIENCES: &str = "OAUTH_BEARER_AUDIENCES";
 
@@ -72,7 +72,7 @@ fn is_anothers(name: &str) -> bool {
 }
 
 /// The known name that is at most two typing errors away.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|known| (strsim::osa_distance(name, known), known))
         .filter(|(edits, _)| *edits <= 2)

@@ -5,8 +5,10 @@ pub(super) mod network;
 pub(super) mod people;
 pub(super) mod provider;
 mod redis;
+mod routes;
 pub(super) mod session;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -14,11 +16,14 @@ use tracing_subscriber::EnvFilter;
 use super::options::{
     ALL, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID,
     OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, SHUTDOWN_DELAY,
-    SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
+    SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
 };
 use super::reading::{Reading, Zero};
 use super::words;
 use crate::adapters::telemetry::{LogFormat, LogSettings};
+use crate::domain::identity::ProviderKind;
+use crate::domain::policy::{AllowLists, AllowedGroups};
+use crate::domain::rules::{Entry, Rule};
 use crate::serve::settings::{Limits, Mode, Settings, Shutdown, SignInSettings, Timeouts};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -27,7 +32,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings> {
     let network = network::read(reading);
     let upstream = network::upstream(reading, network.as_ref());
-    let mode = mode(reading);
+    let (mode, rules) = mode(reading);
     let tls = keys::tls(reading);
     let trusted_proxies = network::trusted_proxies(reading);
     let limits = Limits {
@@ -44,6 +49,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         admin: network.admin,
         tls,
         mode: mode?,
+        rules,
         upstream: upstream?,
         trusted_proxies,
         limits,
@@ -65,21 +71,35 @@ fn memory(reading: &mut Reading) -> Option<usize> {
     })
 }
 
-fn mode(reading: &mut Reading) -> Option<Mode> {
+/// Whether people sign in, and the rules, which may name the provider.
+fn mode(reading: &mut Reading) -> (Option<Mode>, Vec<Rule>) {
+    let enabled = reading.parsed(OAUTH_ENABLED, words::switch);
+    let ignores_case = reading.parsed(UPSTREAM_IGNORE_CASE, words::switch).unwrap_or_default();
+    let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
+    let rules = routes::read(reading, &routes::Known { provider, ignores_case });
+    (sign_in_or_open(reading, enabled, provider, &rules), rules)
+}
+
+fn sign_in_or_open(
+    reading: &mut Reading,
+    enabled: Option<bool>,
+    kind: Option<ProviderKind>,
+    rules: &[Rule],
+) -> Option<Mode> {
     let lifetime = session::lifetime(reading);
     let recheck = session::recheck(reading);
     let secrets = session::secrets(reading);
     let store = session::store(reading, lifetime);
     let assertion_keys = keys::assertion_keys(reading);
-    if !reading.parsed(OAUTH_ENABLED, words::switch)? {
+    if !enabled? {
         warn_of_open_mode(reading);
         return Some(Mode::Open);
     }
-    let kind = provider::kind(reading);
     let redirect_url = provider::redirect_url(reading);
     let cookie = session::cookie(reading, redirect_url.as_ref());
     let people = people::read(reading, kind);
-    let provider = provider::read(reading, kind, redirect_url.clone(), people.groups.as_ref());
+    let asked = provider::Asked { groups: groups(&people, rules), claims: claims(rules) };
+    let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
     let way_out = provider::way_out(reading, provider.as_ref());
     let public_origin = provider::origin_of(&redirect_url?);
@@ -96,6 +116,22 @@ fn mode(reading: &mut Reading) -> Option<Mode> {
         cookie: cookie?,
         assertion_keys,
     })))
+}
+
+/// The groups that the lists or rules name.
+fn groups(people: &AllowLists, rules: &[Rule]) -> Option<AllowedGroups> {
+    let named: Vec<&str> = rules.iter().flat_map(Rule::entries).filter_map(Entry::group).collect();
+    let by_rules = (!named.is_empty()).then(|| AllowedGroups::parse(named));
+    match (people.groups.clone(), by_rules) {
+        (Some(listed), Some(named)) => Some(listed.and(named)),
+        (listed, named) => listed.or(named),
+    }
+}
+
+/// The claims that rules name, each once.
+fn claims(rules: &[Rule]) -> Vec<String> {
+    let named: BTreeSet<&str> = rules.iter().flat_map(Rule::entries).filter_map(Entry::claim).collect();
+    named.into_iter().map(str::to_owned).collect()
 }
 
 fn warn_of_open_mode(reading: &mut Reading) {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::command::Sources;
 use super::faults::Fault;
 use super::files::Files;
 use super::names::{self, Remark};
-use super::options::{ALL, Kind, Knob, SIDEGATE_CONFIG};
+use super::options::{ALL, Fallback, Kind, Knob, SIDEGATE_CONFIG};
+use super::tables::{self, Tables};
 
 /// What an option was given, and where. It may hold a secret, and cannot be printed.
 pub(super) struct Found {
@@ -30,7 +32,27 @@ enum Origin {
     File(PathBuf),
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => write!(f, "flag"),
+            Self::Environment => write!(f, "environment"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 impl Written {
+    fn shown(&self, kind: Kind) -> String {
+        if kind == Kind::Secret {
+            return "***".to_owned();
+        }
+        match self {
+            Self::Text(text) => text.trim().to_owned(),
+            Self::Array(items) => items.join(","),
+        }
+    }
+
     fn is_blank(&self) -> bool {
         match self {
             Self::Text(text) => text.trim().is_empty(),
@@ -60,6 +82,8 @@ pub(super) struct Raw {
     pub(super) faults: Vec<Fault>,
     /// Names that nobody knows.
     pub(super) warnings: Vec<String>,
+    /// `[[routes]]`, where the file has some.
+    pub(super) routes: Option<Tables>,
     /// Whether a file was named that cannot be read as one, so that nothing can be said of what is missing.
     pub(super) lacks_file: bool,
 }
@@ -80,6 +104,21 @@ impl Raw {
             raw.find(*knob, sources, file.as_mut());
         }
         raw
+    }
+
+    /// Each option with its value and where that comes from, in the order of the documentation; secrets as `***`.
+    pub(super) fn effective(&self) -> Vec<String> {
+        let line = |knob: &Knob| -> Option<String> {
+            let (value, source) = match (self.found.get(knob.variable), knob.fallback) {
+                (Some(found), _) => (found.written.shown(knob.kind), found.origin.to_string()),
+                (None, Fallback::Is(text)) => (text.to_owned(), "default".to_owned()),
+                (None, Fallback::Otherwise(_)) => return None,
+            };
+            let line = format!("{} = {value}  ({source})", knob.variable);
+            // One setting stays one harmless line.
+            Some(line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+        };
+        ALL.iter().filter_map(line).collect()
     }
 
     /// What the option was given, unless that is blank.
@@ -118,9 +157,12 @@ impl Raw {
         let table = files
             .read(SIDEGATE_CONFIG.variable, &path)
             .map_err(|error| format!("cannot read the file {}: {error}", path.display()))
-            .and_then(|content| parse_toml(&path, &content));
+            .and_then(|content| parse_toml(&path, content));
         match table {
-            Ok(table) => {
+            Ok((mut table, text)) => {
+                if table.remove(ROUTES).is_some() {
+                    self.read_routes(&path, &text);
+                }
                 let known = |key: &str| ALL.iter().any(|knob| knob.key().as_deref() == Some(key));
                 for key in table.keys().filter(|key| !known(key)) {
                     let name = format!("{key} ({})", path.display());
@@ -133,6 +175,16 @@ impl Raw {
                 let fault = self.fault(SIDEGATE_CONFIG, problem);
                 self.faults.push(fault);
                 None
+            }
+        }
+    }
+
+    fn read_routes(&mut self, path: &Path, text: &str) {
+        match tables::read(text, ROUTES) {
+            Ok(tables) => self.routes = Some(Tables { path: path.to_owned(), tables }),
+            Err((line, problem)) => {
+                let name = format!("{ROUTES} ({}, line {line})", path.display());
+                self.faults.push(Fault { name, problem, example: None });
             }
         }
     }
@@ -180,23 +232,27 @@ impl Raw {
     }
 }
 
+/// The file's tables of rules.
+const ROUTES: &str = "routes";
+
 struct FileTable {
     path: PathBuf,
     table: toml::Table,
 }
 
 /// The parser's own message would quote the line, in which a secret may stand.
-fn parse_toml(path: &Path, content: &[u8]) -> Result<toml::Table, String> {
-    let text = std::str::from_utf8(content).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    toml::from_str(text).map_err(|error: toml::de::Error| {
+fn parse_toml(path: &Path, content: Vec<u8>) -> Result<(toml::Table, String), String> {
+    let text = String::from_utf8(content).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    let table = toml::from_str(&text).map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         format!(
             "{} is not TOML: line {line}: text stands in quotes, a key stands once, and arrays in brackets",
             path.display()
         )
-    })
+    })?;
+    Ok((table, text))
 }
 
 fn written(value: toml::Value, kind: Kind) -> Result<Written, &'static str> {

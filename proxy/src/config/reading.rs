@@ -8,12 +8,14 @@ use super::faults::Fault;
 use super::files::Files;
 use super::options::{Fallback, Kind, Knob};
 use super::raw::{Raw, Written};
+use super::tables::Tables;
 use super::words;
 use crate::domain::secret::Secret;
 
 /// What has been read so far, and what is to be said of it. After a fault, what is returned is never used.
 pub(super) struct Reading {
     raw: Raw,
+    pub(super) routes: Option<Tables>,
     pub(super) files: Files,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<String>,
@@ -33,7 +35,8 @@ impl Reading {
     pub(super) fn new(mut raw: Raw, files: Files) -> Self {
         let faults = std::mem::take(&mut raw.faults);
         let warnings = std::mem::take(&mut raw.warnings);
-        Self { raw, files, faults, warnings, notes: Vec::new() }
+        let routes = raw.routes.take();
+        Self { raw, routes, files, faults, warnings, notes: Vec::new() }
     }
 
     /// The proxy that the environment names for all programs, and what is called without it.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::claims::Claims;
+
 /// The kind of identity provider that vouched for an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -123,6 +125,9 @@ pub struct Identity {
     pub username: Username,
     /// Groups in the provider's own terms; empty where no rule asks for them and the provider does not send them.
     pub groups: Vec<String>,
+    /// The claims that rules name.
+    #[serde(default)]
+    pub claims: Claims,
 }
 
 impl Identity {
@@ -175,6 +180,7 @@ mod tests {
             name: "Ann".into(),
             username,
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         }
     }
 

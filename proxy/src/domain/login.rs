@@ -27,6 +27,9 @@ pub struct LoginAttempt {
     pub return_to: ReturnTo,
     /// When the attempt began.
     pub started_at: Timestamp,
+    /// How long ago the person may have proved who they are; `None`: however long.
+    #[serde(default)]
+    pub max_age: Option<Duration>,
 }
 
 impl LoginAttempt {
@@ -46,7 +49,15 @@ impl LoginAttempt {
             verifier: URL_SAFE_NO_PAD.encode(for_verifier),
             return_to,
             started_at: now,
+            max_age: None,
         }
+    }
+
+    /// The same attempt, for somebody who is to prove anew who they are.
+    #[must_use]
+    pub const fn within(mut self, max_age: Option<Duration>) -> Self {
+        self.max_age = max_age;
+        self
     }
 
     /// Which of the browser's attempts this is; public.

@@ -2,12 +2,16 @@
 
 pub mod browser;
 pub mod caller;
+pub mod claims;
 pub mod grant;
 pub mod identity;
+pub mod judge;
 pub mod login;
 pub mod path;
 pub mod policy;
+pub mod principal;
 pub mod readings;
+pub mod rules;
 pub mod secret;
 pub mod session;
 pub mod time;

@@ -29,6 +29,29 @@ impl ReturnTo {
         Self::checked(rd, public_origin).unwrap_or_else(Self::root)
     }
 
+    /// The same where one instance serves several hosts: `rd` may lead to any `https` host that `is_ours` takes, too.
+    #[must_use]
+    pub fn parse_among(rd: &str, public_origin: &Url, is_ours: impl Fn(&str) -> bool) -> Self {
+        Self::checked(rd, public_origin).or_else(|| Self::elsewhere(rd, is_ours)).unwrap_or_else(Self::root)
+    }
+
+    fn elsewhere(rd: &str, is_ours: impl Fn(&str) -> bool) -> Option<Self> {
+        let odd = |c: char| c.is_control() || c == '\\';
+        // Only what names its host plainly: a browser that reads the address in another way would lead to another one.
+        if rd.len() > RETURN_LIMIT || rd.contains(odd) || !rd.starts_with("https://") || rd.starts_with("https:///") {
+            return None;
+        }
+        let target = Url::parse(rd).ok()?;
+        let plain = target.port().is_none() && target.username().is_empty() && target.password().is_none();
+        if !plain || !target.domain().is_some_and(is_ours) {
+            return None;
+        }
+        // Our own endpoints are no place to return to there either.
+        Self::checked(target.path(), &target)?;
+        let text = String::from(target);
+        (text.len() <= RETURN_LIMIT).then_some(Self(text))
+    }
+
     fn checked(rd: &str, public_origin: &Url) -> Option<Self> {
         // Browsers drop tabs and line breaks inside a URL and read `\` as `/`: `/\t/evil.example` would leave the origin.
         let odd = |c: char| c.is_control() || c == '\\';
@@ -254,6 +277,35 @@ mod tests {
                 assert!(to.starts_with('/') && !to.starts_with("//") && !to.contains('\\'), "{rd:?}: {to}");
                 assert_eq!(base.join(&to).unwrap().origin(), base.origin(), "{rd:?}: {to}");
             }
+        }
+    }
+
+    #[test]
+    fn another_host_of_ours_is_a_place_to_return_to_and_no_other() {
+        let base = Url::parse("https://app.example.com/").unwrap();
+        let returns = |rd: &str| ReturnTo::parse_among(rd, &base, |host| host == "grafana.example.com").0;
+        for good in ["https://grafana.example.com/", "https://grafana.example.com/d/x?y=1#z", "/x"] {
+            assert_eq!(returns(good), good);
+        }
+        assert_eq!(returns("https://GRAFANA.example.com:443"), "https://grafana.example.com/");
+        for bad in [
+            "http://grafana.example.com/",
+            "https://grafana.example.com:8443/",
+            "https://u@grafana.example.com/",
+            "https://u:p@grafana.example.com/",
+            "https://grafana.example.com.evil.example/",
+            "https://evil.example/?grafana.example.com",
+            "https://evil.example\\@grafana.example.com/",
+            "https:///grafana.example.com/",
+            "https:grafana.example.com/",
+            "//grafana.example.com/",
+            "https://grafana.example.com/\t",
+            "https://grafana.example.com/api/v1/auth/logout",
+            "https://grafana.example.com/api/v1/%61uth/login",
+            "https://grafana.example.com//evil.example/api",
+            "https://other.example.com/",
+        ] {
+            assert_eq!(returns(bad), "/", "{bad:?}");
         }
     }
 

@@ -1,9 +1,9 @@
-//! Who may pass: a permit, or a refusal with its reason. Nothing is forwarded without a permit, and only this file can make one.
+//! Lists of those who may pass: users and groups, as operators name them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use super::identity::{Email, Identified, Identity, ProviderKind};
+use super::identity::{Email, Identity, ProviderKind};
 
 /// Who the operator lets in. Lists add up: whoever is named in any of them may pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,9 @@ impl AllowLists {
         (self.users.is_none() && self.groups.is_none()) || self.users.as_ref().is_some_and(|users| users.everyone)
     }
 
-    fn name(&self, who: &Identity) -> bool {
+    /// Whether a list names that person, or none narrows who may pass.
+    #[must_use]
+    pub fn name(&self, who: &Identity) -> bool {
         self.admit_everyone()
             || self.users.as_ref().is_some_and(|users| users.name(who))
             || self.groups.as_ref().is_some_and(|groups| groups.name(who))
@@ -147,13 +149,23 @@ impl AllowedGroups {
         Self { exact, folded }
     }
 
+    /// Both lists in one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.exact.extend(other.exact);
+        self.folded.extend(other.folded);
+        self
+    }
+
     /// The groups named, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.exact.iter().map(String::as_str)
     }
 
-    /// GitHub's organisations and teams, and GUIDs, are unique without regard to case; an app role or another provider's group need not be.
-    fn name(&self, who: &Identity) -> bool {
+    /// Whether one of the person's groups is named. GitHub's organisations and teams, and GUIDs, are unique without regard to case; an app
+    /// role or another provider's group need not be.
+    #[must_use]
+    pub fn name(&self, who: &Identity) -> bool {
         who.groups.iter().any(|group| {
             let folds = who.provider == ProviderKind::Github || is_guid(group);
             if folds { self.folded.contains(&*folded(group)) } else { self.exact.contains(group) }
@@ -178,66 +190,6 @@ fn is_guid(text: &str) -> bool {
         })
 }
 
-/// Who may pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Open mode (`OAUTH_ENABLED` is off): everything is forwarded, nobody is known.
-    Open,
-    /// Only who has signed in and is on the lists now.
-    SignedIn(Box<AllowLists>),
-}
-
-/// Leave to forward one request. Its field is private: no other file can make one.
-#[derive(Debug)]
-pub struct Permit<S>(Grant<S>);
-
-#[derive(Debug)]
-enum Grant<S> {
-    WithoutSession,
-    Session(S),
-}
-
-impl<S> Permit<S> {
-    /// On whose behalf; `None` is "allowed without a session", never "not allowed".
-    pub const fn session(&self) -> Option<&S> {
-        match &self.0 {
-            Grant::WithoutSession => None,
-            Grant::Session(session) => Some(session),
-        }
-    }
-}
-
-/// Why someone who is signed in may not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Lists are set, and none names the person.
-    #[error("neither OAUTH_ALLOWED_USERS nor OAUTH_ALLOWED_GROUPS names this user")]
-    NotListed,
-}
-
-impl Policy {
-    /// Leave to pass without knowing who it is: only in open mode.
-    #[must_use]
-    pub const fn admit_anyone<S>(&self) -> Option<Permit<S>> {
-        match self {
-            Self::Open => Some(Permit(Grant::WithoutSession)),
-            Self::SignedIn(_) => None,
-        }
-    }
-
-    /// Leave to pass for the person of `session`.
-    ///
-    /// # Errors
-    /// [`Refusal`] where the lists do not name that person at this moment.
-    pub fn admit<S: Identified>(&self, session: S) -> Result<Permit<S>, Refusal> {
-        match self {
-            Self::Open => Ok(Permit(Grant::WithoutSession)),
-            Self::SignedIn(lists) if lists.name(session.identity()) => Ok(Permit(Grant::Session(session))),
-            Self::SignedIn(_) => Err(Refusal::NotListed),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,17 +203,18 @@ mod tests {
             name: "Ann".into(),
             username: Username::Vouched("Ann".into()),
             groups: vec!["Acme/Platform".into(), "ABCDEF01-2345-6789-abcd-ef0123456789".into()],
+            claims: crate::domain::claims::Claims::default(),
         }
     }
 
     fn users(list: &str, who: &Identity) -> bool {
         let lists = AllowLists { users: Some(AllowedUsers::parse(list.split(',')).unwrap()), groups: None };
-        Policy::SignedIn(Box::new(lists)).admit(who.clone()).is_ok()
+        lists.name(who)
     }
 
     fn groups(list: &str, who: &Identity) -> bool {
         let lists = AllowLists { users: None, groups: Some(AllowedGroups::parse(list.split(','))) };
-        Policy::SignedIn(Box::new(lists)).admit(who.clone()).is_ok()
+        lists.name(who)
     }
 
     #[test]
@@ -316,18 +269,15 @@ mod tests {
             users: Some(AllowedUsers::parse(list.split(',')).unwrap()),
             groups: Some(AllowedGroups::parse(["acme/platform"])),
         };
-        assert!(Policy::SignedIn(Box::new(both("bob"))).admit(who.clone()).is_ok());
+        assert!(both("bob").name(&who));
         assert!(!users("", &who));
         assert!(!groups("", &who));
         assert!(users("*", &who));
     }
 
     #[test]
-    fn without_lists_everyone_who_signed_in_passes_but_nobody_else() {
-        let policy = Policy::SignedIn(Box::default());
-        assert!(policy.admit(ann(ProviderKind::Github)).is_ok());
-        assert!(policy.admit_anyone::<Identity>().is_none());
-        assert!(Policy::Open.admit_anyone::<Identity>().is_some());
+    fn without_lists_everyone_who_signed_in_passes() {
+        assert!(AllowLists::default().name(&ann(ProviderKind::Github)));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::grant::SealedGrant;
-use super::identity::{Identified, Identity};
+use super::identity::{Identified, Identity, ProviderKind};
+use super::principal::{Known, Principal, Proof};
 use super::secret::Secret;
 use super::time::Timestamp;
 
@@ -121,6 +122,8 @@ pub struct Session {
     pub grant: Option<SealedGrant>,
     /// When the provider is to be asked again; `None`: it cannot be.
     pub renew_at: Option<Timestamp>,
+    /// When the person proved to the provider who they are (`auth_time`), where it says so.
+    pub auth_time: Option<Timestamp>,
 }
 
 impl Session {
@@ -136,6 +139,7 @@ impl Session {
             provider_session: None,
             grant: None,
             renew_at: None,
+            auth_time: None,
         }
     }
 
@@ -157,6 +161,33 @@ impl Session {
     }
 }
 
+/// When somebody who signed in at `signed_in_at` last proved who they are. GitHub does not say when somebody signed in there, and asks for
+/// no password again: the sign-in here is what counts.
+#[must_use]
+pub const fn proved_at(
+    provider: ProviderKind,
+    signed_in_at: Timestamp,
+    auth_time: Option<Timestamp>,
+) -> Option<Timestamp> {
+    match provider {
+        ProviderKind::Github => Some(signed_in_at),
+        ProviderKind::Entra | ProviderKind::Oidc => auth_time,
+    }
+}
+
+impl Known for Session {
+    fn principal(&self) -> Principal<'_> {
+        let proved_at = proved_at(self.identity.provider, self.created_at, self.auth_time);
+        Principal {
+            identity: &self.identity,
+            provider: self.identity.provider.as_str(),
+            by: Proof::Session,
+            proved_at,
+            claims: &self.identity.claims,
+        }
+    }
+}
+
 impl Identified for Session {
     fn identity(&self) -> &Identity {
         &self.identity
@@ -166,7 +197,7 @@ impl Identified for Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::identity::{ProviderKind, Username};
+    use crate::domain::identity::Username;
 
     fn session(lifetime: Lifetime) -> Session {
         let identity = Identity {
@@ -176,6 +207,7 @@ mod tests {
             name: String::new(),
             username: Username::Vouched("ann".into()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         };
         let device = Device::new([192, 0, 2, 1].into(), "");
         Session::begin(identity, Authority([0; 8]), device, lifetime.absolute, Timestamp::from_secs(1000))

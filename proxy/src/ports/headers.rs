@@ -83,6 +83,7 @@ mod tests {
             name: "Zo\u{eb} <b>, 100%".into(),
             username: Username::Displayed("zoe".into()),
             groups: vec!["a,b".into(), "c d".into(), "\u{7f}".into()],
+            claims: crate::domain::claims::Claims::default(),
         });
         let text = "x-forwarded-user: a%0D%0AX-Forwarded-User: root\r\n\
                     x-forwarded-email: \r\n\

@@ -8,6 +8,7 @@ use http::HeaderValue;
 
 use super::ReadyFields;
 use crate::domain::identity::{Identified, Identity};
+use crate::domain::principal::{Known, Principal};
 use crate::domain::session::{Session, SessionKey};
 use crate::domain::time::Timestamp;
 
@@ -106,6 +107,12 @@ impl LoadedSession {
     #[must_use]
     pub const fn assertion(&self) -> &ArcSwapOption<IssuedAssertion> {
         &self.assertion
+    }
+}
+
+impl Known for LoadedSession {
+    fn principal(&self) -> Principal<'_> {
+        self.session.principal()
     }
 }
 

@@ -113,6 +113,8 @@ pub struct SignedIn {
     pub grant: Option<Grant>,
     /// The provider's own session (`sid`), where it names one.
     pub provider_session: Option<String>,
+    /// When the person proved to the provider who they are (`auth_time`), where it says so.
+    pub auth_time: Option<Timestamp>,
 }
 
 /// What asking again brought.

@@ -103,6 +103,11 @@ impl Cookies {
         }
     }
 
+    /// The domain that the session cookie is for; `None`: the public host alone.
+    pub(crate) fn domain(&self) -> Option<&str> {
+        self.session.domain.as_deref()
+    }
+
     /// Expires the session cookie, for this host and for every parent domain: one set there by somebody else goes with it.
     pub(crate) fn clear_session(&self) -> &[HeaderValue] {
         &self.clearing

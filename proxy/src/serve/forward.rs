@@ -13,12 +13,14 @@ use tokio::time::Instant;
 
 use crate::adapters::telemetry::Metrics;
 use crate::adapters::upstream::{Answer, ConnectError, Failure, Fields, Patience, RequestFraming, RequestHead};
-use crate::domain::policy::Permit;
+use crate::domain::judge::Permit;
 use crate::ports::{LoadedSession, ReadyFields};
 use crate::serve::body::{Body, BodyError, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::guard::{FRESH, Guard, Watch};
+use crate::serve::guard::{FRESH, Guard};
 use crate::serve::headers::{Forwarded, Trace};
+use crate::serve::lasting::Open;
+use crate::serve::question::Question;
 use crate::serve::rejection::Rejection;
 use crate::serve::site::Site;
 use crate::serve::watch::InFlight;
@@ -44,9 +46,8 @@ pub(crate) async fn forward(
         sign_in.cookies.strip_request(&mut head.headers);
     }
     let outgoing = Outgoing::of(&permit, exchange, websocket, in_flight)?;
-    let session = permit.session();
     let (mut answer, body) =
-        while_admitted(send(&outgoing, exchange, body, session, began), exchange, session, began).await?.into_parts();
+        while_admitted(send(&outgoing, exchange, body, &permit, began), exchange, &permit, began).await?.into_parts();
     exchange.house.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nothing else was asked for, and whatever else came would be a tunnel that nobody looks into (RFC 9110 §7.8).
@@ -57,7 +58,7 @@ pub(crate) async fn forward(
             return Err(upstream_failed("it switched protocols unasked"));
         };
         in_flight.becomes_tunnel();
-        return Ok(tunnel::open(client, upstream, answer.headers, permit, exchange));
+        return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, &permit), exchange));
     }
     headers::strip_response(&mut answer.headers);
     headers::strip_forbidden(&mut answer.headers, answer.status);
@@ -71,8 +72,13 @@ pub(crate) async fn forward(
         // It has no content (RFC 9110 §15.3.6): what there is all the same ends here, and the connection with it.
         return Ok(Response::from_parts(answer, Body::empty()));
     }
-    let guard = (!body.is_end_stream()).then(|| Guard::of(watch(exchange), session, began, body.size_hint().exact()));
+    let guard = (!body.is_end_stream()).then(|| Guard::of(opened(exchange, &permit), began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
+}
+
+/// What the request opens, to be asked again while it lasts.
+fn opened(exchange: &Exchange, permit: &Permit<Arc<LoadedSession>>) -> Open {
+    Open::of(&exchange.house, Question::of(&exchange.head, &exchange.caller), permit)
 }
 
 /// The head that the upstream is sent: what the client says, less what it may not say, then how the request came and who it is.
@@ -161,20 +167,20 @@ impl RequestHead for Outgoing<'_> {
 
 /// A WebSocket carries cookies from any site and knows no preflight, so its origin must be ours (RFC 6455 §10.2).
 fn may_open_websocket(exchange: &Exchange) -> bool {
+    let Exchange { head, caller, site, .. } = exchange;
+    let asked = headers::host(&head.headers, caller).unwrap_or_default();
     let own;
-    let origin = match &exchange.site.sign_in {
-        Some(sign_in) => sign_in.origin_text.as_str(),
-        None => {
-            own = headers::own_origin(&exchange.head.headers, &exchange.caller).unwrap_or_default();
+    let origin = match &site.sign_in {
+        // Another host that rules are about has an origin of its own.
+        Some(sign_in) if sign_in.is_public_host(asked) || !site.rules.are_about_host(asked) => {
+            sign_in.origin_text.as_str()
+        }
+        Some(_) | None => {
+            own = headers::own_origin(&head.headers, caller).unwrap_or_default();
             &own
         }
     };
-    headers::is_same_origin(&exchange.head.headers, origin)
-}
-
-fn watch(exchange: &Exchange) -> Arc<dyn Watch> {
-    let house = Arc::clone(&exchange.house);
-    house
+    headers::is_same_origin(&head.headers, origin)
 }
 
 /// Gives the answer up where its session ends, or nobody may pass any more, before its head has come. A request that is answered within a
@@ -182,7 +188,7 @@ fn watch(exchange: &Exchange) -> Arc<dyn Watch> {
 async fn while_admitted<T>(
     sending: impl Future<Output = Result<T, Refused>>,
     exchange: &Exchange,
-    session: Option<&Arc<LoadedSession>>,
+    permit: &Permit<Arc<LoadedSession>>,
     began: Instant,
 ) -> Result<T, Refused> {
     let (mut sending, mut ended) = (std::pin::pin!(sending), None);
@@ -194,9 +200,7 @@ async fn while_admitted<T>(
             // Whoever waits for the upstream wakes us by then.
             return Poll::Pending;
         }
-        let ended = ended.get_or_insert_with(|| {
-            Box::pin(lasting::ended(Arc::clone(&exchange.house), session.cloned(), Arc::default()))
-        });
+        let ended = ended.get_or_insert_with(|| Box::pin(lasting::ended(opened(exchange, permit), Arc::default())));
         ended.as_mut().poll(cx).map(|()| {
             tracing::debug!("a request was given up: its session ended");
             Err(Rejection::Unauthenticated.into())
@@ -211,12 +215,12 @@ async fn send(
     outgoing: &Outgoing<'_>,
     exchange: &Exchange,
     body: Incoming,
-    session: Option<&Arc<LoadedSession>>,
+    permit: &Permit<Arc<LoadedSession>>,
     now: Instant,
 ) -> Result<Response<Answer>, Refused> {
     let (upstream, timeouts, metrics) = (&exchange.site.upstream, exchange.site.timeouts, &exchange.house.metrics);
     let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body, look: FRESH };
-    let body = RequestBody::of(body, timeouts.body, || Guard::of(watch(exchange), session, now, Some(0)));
+    let body = RequestBody::of(body, timeouts.body, || Guard::of(opened(exchange, permit), now, Some(0)));
     let framing = framing(outgoing.head, &body);
     let repeatable = body.is_end_stream() && is_idempotent(&outgoing.head.method);
     let unreachable = |error: ConnectError| {

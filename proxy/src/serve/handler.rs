@@ -14,7 +14,6 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers::{self, Malformed, Trace};
 use crate::serve::rejection::{Asker, Rejection};
-use crate::serve::session::{self, Found};
 use crate::serve::site::House;
 use crate::serve::watch::InFlight;
 use crate::serve::{auth, clock, forward};
@@ -44,19 +43,10 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     if exchange.caller.trusted {
         headers::settle_trusted(&mut exchange.head.headers, exchange.caller.client);
     }
-
-    let site = &exchange.site;
-    let permit = match (site.policy.admit_anyone(), &site.sign_in) {
-        (Some(permit), _) => permit,
-        (None, None) => return Err(Rejection::Unauthenticated.into()),
-        (None, Some(sign_in)) => match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-            Found::Somebody(session) => auth::admit(site, session, exchange.origin())?,
-            Found::Nobody => return Err(Rejection::Unauthenticated.into()),
-            Found::Conflict => {
-                return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
-            }
-        },
-    };
+    let permit = auth::admit(exchange, &path).await?;
+    if exchange.site.rules.name_methods() {
+        headers::strip_method_overrides(&mut exchange.head.headers);
+    }
     in_flight.lets_in();
     forward::forward(permit, exchange, body, websocket, in_flight).await
 }
@@ -99,7 +89,8 @@ fn without_body(response: Response<Body>) -> Response<Body> {
 }
 
 fn refuse(exchange: &Exchange, Refused(rejection, cookies): Refused) -> Response<Body> {
-    let asker = Asker::of(&exchange.head, exchange.upgrades, &exchange.trace.request_id, &exchange.site);
+    let Exchange { head, upgrades, caller, trace, site, .. } = exchange;
+    let asker = Asker::of(head, *upgrades, &trace.request_id, caller, site);
     asker.note(&rejection, &exchange.caller);
     exchange.house.metrics.refused(rejection.code());
     rejection.respond(&asker, cookies)

@@ -1,95 +1,78 @@
 //! What stays open on behalf of a session (WebSockets, event streams, long answers, uploads) ends when the session does; on behalf of nobody,
 //! when nobody may pass any more.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
+use crate::domain::judge::Permit;
+use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
+use crate::serve::activity::Activity;
 use crate::serve::clock;
-use crate::serve::guard::{Activity, End, Watch};
-use crate::serve::site::House;
+use crate::serve::guard::Ending;
+use crate::serve::question::Question;
+use crate::serve::site::{House, Site};
 
 /// How often the session is looked at: what is open is closed well within 5 s of its session's end.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-impl Watch for House {
-    fn end(self: Arc<Self>, session: Option<Arc<LoadedSession>>, activity: Arc<Activity>) -> End {
-        Box::pin(ended(self, session, activity))
+/// Something that stays open: what was asked, and on whose behalf.
+#[derive(Clone)]
+pub(crate) struct Open {
+    house: Arc<House>,
+    question: Question,
+    session: Option<Arc<LoadedSession>>,
+}
+
+impl Open {
+    /// What a request has opened, with leave.
+    pub(crate) fn of(house: &Arc<House>, question: Question, permit: &Permit<Arc<LoadedSession>>) -> Self {
+        Self { house: Arc::clone(house), question, session: permit.session().cloned() }
+    }
+
+    /// Whether the rules of the moment still let it in, on the same behalf.
+    fn is_let_in(&self, site: &Site, now: Timestamp) -> bool {
+        match self.question.ask_again(&site.rules, self.session.as_deref(), now) {
+            Some(Ok(permit)) => permit.session().is_some() || self.session.is_none() || site.sign_in.is_none(),
+            Some(Err(_)) | None => false,
+        }
     }
 }
 
-/// Ends when the session has, on whichever replica, or when the settings of the moment no longer admit its user. It follows a session that
-/// is renewed. `activity` tells of use by the client, without which the session may go idle although something is open. Without a session it
-/// ends when a reload has let people sign in.
-pub(crate) async fn ended(house: Arc<House>, session: Option<Arc<LoadedSession>>, activity: Arc<Activity>) {
-    let Some(mut session) = session else {
-        while house.site().policy.admit_anyone::<Arc<LoadedSession>>().is_some() {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        return;
-    };
+impl Ending for Open {
+    fn end(&self, activity: Arc<Activity>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(ended(self.clone(), activity))
+    }
+}
+
+/// Ends when the session has, on whichever replica, or when the rules of the moment no longer let in what was asked. It follows a session
+/// that is renewed. `activity` tells of use by the client, without which the session may go idle although something is open.
+pub(crate) async fn ended(mut open: Open, activity: Arc<Activity>) {
     let mut used = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let site = house.site();
-        // In open mode whatever is open may stay so.
-        let Some(sign_in) = &site.sign_in else { continue };
-        let now = clock::now();
-        used |= activity.take();
-        match sign_in.store.follow(&session, used, now).await {
-            Ok(Some(current)) => (session, used) = (current, false),
-            Ok(None) => return,
-            // Nothing is closed because the store is away, but for what is known without it.
-            Err(_) if session.is_live(Duration::ZERO, now) => {}
-            Err(_) => return,
+        let (site, now) = (open.house.site(), clock::now());
+        if let (Some(sign_in), Some(session)) = (&site.sign_in, open.session.clone()) {
+            used |= activity.take();
+            match sign_in.store.follow(&session, used, now).await {
+                Ok(Some(current)) => (open.session, used) = (Some(current), false),
+                Ok(None) => return,
+                // Nothing is closed because the store is away, but for what is known without it.
+                Err(_) if session.is_live(Duration::ZERO, now) => {}
+                Err(_) => return,
+            }
         }
-        if !sign_in.vouches_for(&session) || site.policy.admit(Arc::clone(&session)).is_err() {
+        if !open.is_let_in(&site, now) {
+            return;
+        }
+        // In open mode whatever is open may stay so.
+        let (Some(sign_in), Some(session)) = (&site.sign_in, &open.session) else { continue };
+        if !sign_in.vouches_for(session) {
             return;
         }
         if session.is_due(now) {
-            sign_in.renewing.remind(&session, now);
+            sign_in.renewing.remind(session, now);
         }
-    }
-}
-
-/// A client's side of a tunnel, which notes when bytes come.
-pub(crate) struct Heard<S> {
-    stream: S,
-    activity: Arc<Activity>,
-}
-
-impl<S> Heard<S> {
-    pub(crate) const fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.activity.note();
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod accept;
 pub mod admin;
+pub mod explain;
 pub mod operator;
 pub mod settings;
 
+mod activity;
 mod auth;
 mod background;
 mod body;
@@ -26,6 +28,7 @@ mod pages;
 mod parser;
 mod plain;
 mod query;
+mod question;
 mod rejection;
 mod renewal;
 mod session;

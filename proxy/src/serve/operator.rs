@@ -238,6 +238,7 @@ mod tests {
             name: "Ann".into(),
             username: Username::Displayed("ann".into()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE,
@@ -14,6 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
+use crate::domain::rules::HostName;
 use crate::ports::{BeginError, SignInError, StoreUnavailable};
 use crate::serve::body::Body;
 use crate::serve::headers::{self, Malformed};
@@ -33,8 +35,9 @@ pub(crate) enum Rejection {
     /// The provider did not say who it is.
     UserInfoFailed,
     /// Signed in at the provider, and not on the lists: whom the page names, and whether there is a session to end.
-    /// and what the provider does not say of them.
-    NotAllowed { who: String, has_session: bool, missing: Vec<Missing> },
+    NotAllowed { who: String, has_session: bool, denial: Denial },
+    /// A rule asks for a later sign-in than the session's.
+    StepUp { max_age: Duration },
     /// The person pressed "cancel" at the provider.
     SignInCancelled,
     /// Any other error that the provider sends to the callback.
@@ -77,6 +80,35 @@ pub(crate) enum Rejection {
     Internal,
 }
 
+/// By which rule somebody is not let in, and why, as the page tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Denial {
+    /// The rule's name; `None`: no rule is about it.
+    pub(crate) rule: Option<String>,
+    pub(crate) reason: &'static str,
+    /// Whether another account, or another word of the operator's, would help.
+    pub(crate) may_be_mended: bool,
+    /// What the provider does not say of the person.
+    pub(crate) missing: Vec<Missing>,
+}
+
+impl Denial {
+    const BY_THE_PROVIDER: &'static str = "accounts of this kind are not";
+
+    fn explain(&self) -> String {
+        let by = self
+            .rule
+            .as_ref()
+            .map(|rule| format!("The rule \u{201c}{rule}\u{201d} does not let you in: {}.", self.reason));
+        let unverified = self.missing.contains(&Missing::Email).then(|| UNVERIFIED.to_owned());
+        by.into_iter()
+            .chain(self.may_be_mended.then(|| NOT_LISTED.to_owned()))
+            .chain(unverified)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
 /// Every code there is, for the metrics.
 pub(crate) const CODES: [&str; 23] = [
     "unauthenticated",
@@ -115,7 +147,9 @@ impl Rejection {
     /// The one table from error to answer.
     const fn answer(&self) -> Answer {
         let (status, code, message) = match self {
-            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated", "Authentication required"),
+            Self::Unauthenticated | Self::StepUp { .. } => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "Authentication required")
+            }
             Self::InvalidState => (StatusCode::BAD_REQUEST, "invalid_state", "Invalid OAuth state"),
             Self::TokenExchangeFailed => (StatusCode::BAD_GATEWAY, "token_exchange_failed", "Token exchange failed"),
             Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, "user_info_failed", "Failed to get user info"),
@@ -216,9 +250,9 @@ impl Rejection {
     /// The answer for one caller.
     pub(crate) fn respond(&self, asker: &Asker, cookies: Vec<HeaderValue>) -> Response<Body> {
         let answer = self.answer();
-        let sent_to_sign_in = asker.navigates && matches!(self, Self::Unauthenticated);
+        let sent_to_sign_in = asker.navigates && matches!(self, Self::Unauthenticated | Self::StepUp { .. });
         let mut response = if sent_to_sign_in {
-            redirect(StatusCode::FOUND, &asker.login_url())
+            redirect(StatusCode::FOUND, &asker.login_url(self.max_age()))
         } else if asker.html {
             self.page(&answer, asker)
         } else {
@@ -241,6 +275,11 @@ impl Rejection {
         response
     }
 
+    /// How long ago the sign-in may be that would help.
+    const fn max_age(&self) -> Option<Duration> {
+        if let Self::StepUp { max_age } = self { Some(*max_age) } else { None }
+    }
+
     /// When to come again, in seconds.
     const fn retry_after(&self) -> Option<&'static str> {
         if matches!(self, Self::SignInLoop) {
@@ -259,8 +298,8 @@ impl Rejection {
 
     fn json(&self, answer: &Answer) -> serde_json::Value {
         let mut body = serde_json::json!({ "error": answer.code, "message": answer.message });
-        if let (Self::Unauthenticated, Some(fields)) = (self, body.as_object_mut()) {
-            fields.insert("login_url".into(), LOGIN.into());
+        if let (Self::Unauthenticated | Self::StepUp { .. }, Some(fields)) = (self, body.as_object_mut()) {
+            fields.insert("login_url".into(), with_max_age(LOGIN.to_owned(), '?', self.max_age()).into());
         }
         body
     }
@@ -270,9 +309,16 @@ impl Rejection {
         let (again, other) = (Action::TryAgain(to), Action::SignInAsSomeoneElse(to));
         let (wrong_host, denied);
         let (explanation, actions): (Option<&str>, &[Action<'_>]) = match self {
-            Self::NotAllowed { has_session, missing, .. } => {
-                denied = explain_denial(missing);
-                (Some(&denied), if *has_session { &[other, Action::SignOut] } else { &[other] })
+            Self::NotAllowed { has_session, denial, .. } => {
+                denied = denial.explain();
+                (
+                    Some(&denied),
+                    match (denial.may_be_mended, has_session) {
+                        (true, true) => &[other, Action::SignOut],
+                        (true, false) => &[other],
+                        (false, _) => &[Action::Start],
+                    },
+                )
             }
             Self::SignInLoop => (Some(LOOP), &[again, Action::Start]),
             Self::WrongHost { asked, public } => {
@@ -287,10 +333,13 @@ impl Rejection {
                 (Some(TRY_LATER), &[again, other])
             }
             Self::Unauthenticated => (None, &[Action::SignIn(to)]),
+            Self::StepUp { .. } => (Some(TOO_OLD), &[again]),
             Self::Malformed(Malformed::Host | Malformed::HostSyntax) => {
                 (Some("There must be exactly one valid Host header."), &[])
             }
-            Self::Malformed(Malformed::Path(_)) => (Some("The address can be read in too many ways."), &[]),
+            Self::Malformed(Malformed::Path(_) | Malformed::Upstreams) => {
+                (Some("The address can be read in too many ways."), &[])
+            }
             Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding | Malformed::Target) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::LogoutUnconfirmed => (Some(UNCONFIRMED), &[Action::Start]),
@@ -320,6 +369,7 @@ impl Rejection {
     const fn title(&self) -> &'static str {
         match self {
             Self::Unauthenticated => "Please sign in",
+            Self::StepUp { .. } => "Please sign in again",
             Self::InvalidState => "This sign-in is no longer valid",
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
             Self::NotAllowed { .. } => "You do not have access",
@@ -364,14 +414,10 @@ impl Missing {
     }
 }
 
-fn explain_denial(missing: &[Missing]) -> String {
-    let unverified = missing.contains(&Missing::Email).then_some(UNVERIFIED);
-    [Some(NOT_LISTED), unverified].into_iter().flatten().collect::<Vec<_>>().join(" ")
-}
-
 const UNVERIFIED: &str = "The sign-in service vouches for no email address of this account, so a rule for your address cannot let \
      you in: verify your address there, and sign in again.";
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
+const TOO_OLD: &str = "What you asked for needs a sign-in that is not long ago.";
 const LOOP: &str =
     "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
 const LOOP_CHECKS: &[&str] = &[
@@ -412,6 +458,12 @@ impl From<BeginError> for Rejection {
     }
 }
 
+impl From<Malformed> for Rejection {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
 impl From<StoreUnavailable> for Rejection {
     fn from(error: StoreUnavailable) -> Self {
         tracing::error!("{error}");
@@ -427,7 +479,9 @@ impl From<&SignInError> for Rejection {
             SignInError::TokenExchange(_) => Self::TokenExchangeFailed,
             SignInError::UserInfo(_) => Self::UserInfoFailed,
             SignInError::NotAllowed { who, .. } => {
-                Self::NotAllowed { who: who.clone(), has_session: false, missing: Vec::new() }
+                let denial =
+                    Denial { rule: None, reason: Denial::BY_THE_PROVIDER, may_be_mended: true, missing: Vec::new() };
+                Self::NotAllowed { who: who.clone(), has_session: false, denial }
             }
         }
     }
@@ -447,6 +501,8 @@ pub(crate) struct Asker {
     uri: Uri,
     /// For support.
     request_id: HeaderValue,
+    /// The host that was asked for, where it is one of those that rules name.
+    host: Option<String>,
     site: Arc<Site>,
 }
 
@@ -454,10 +510,28 @@ const LOGIN: &str = "/api/v1/auth/login";
 /// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
 const NEVER_LED_ON: [&str; 2] = ["/api/v1/auth/me", "/api/v1/auth/session"];
 
+/// The parameter of `login` that says how long ago a sign-in may be, in seconds.
+pub(crate) const MAX_AGE: &str = "max_age";
+
+fn with_max_age(mut url: String, sign: char, max_age: Option<Duration>) -> String {
+    if let Some(max_age) = max_age {
+        url.push_str(&format!("{sign}{MAX_AGE}={}", max_age.as_secs()));
+    }
+    url
+}
+
 impl Asker {
     /// Reads it off a request that is refused.
-    pub(crate) fn of(head: &Parts, upgrades: bool, request_id: &HeaderValue, site: &Arc<Site>) -> Self {
+    pub(crate) fn of(
+        head: &Parts,
+        upgrades: bool,
+        request_id: &HeaderValue,
+        caller: &Caller,
+        site: &Arc<Site>,
+    ) -> Self {
+        let host = if site.rules.is_empty() { None } else { headers::host(&head.headers, caller) };
         Self {
+            host: host.map(|host| HostName::of(host).as_str().to_owned()),
             html: headers::prefers_html(&head.headers),
             navigates: headers::is_navigation(head) && !upgrades && !NEVER_LED_ON.contains(&head.uri.path()),
             cookies: head.headers.contains_key(COOKIE),
@@ -470,15 +544,20 @@ impl Asker {
 
     /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
     fn return_to(&self) -> ReturnTo {
-        let Some(sign_in) = &self.site.sign_in else { return ReturnTo::root() };
         if self.uri.path() == LOGIN {
-            return query::wanted(self.uri.query(), &sign_in.public_origin);
+            return query::wanted(self.uri.query(), &self.site);
         }
-        ReturnTo::parse(self.uri.path_and_query().map_or("/", PathAndQuery::as_str), &sign_in.public_origin)
+        let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        // Sign-in is on the public host: whoever asked for another one of ours is led back there.
+        match self.host.as_deref().filter(|host| self.site.may_lead_back_to(host)) {
+            Some(host) => self.site.return_to(&format!("https://{host}{path}")),
+            None => self.site.return_to(path),
+        }
     }
 
-    fn login_url(&self) -> String {
-        format!("{LOGIN}?rd={}", utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC))
+    fn login_url(&self, max_age: Option<Duration>) -> String {
+        let url = format!("{LOGIN}?rd={}", utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
+        with_max_age(url, '&', max_age)
     }
 
     /// Writes a refusal to the log, at the level of whose fault it is.

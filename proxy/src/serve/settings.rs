@@ -13,6 +13,7 @@ use crate::adapters::telemetry::LogSettings;
 use crate::adapters::upstream::UpstreamSettings;
 use crate::domain::caller::TrustedProxies;
 use crate::domain::policy::AllowLists;
+use crate::domain::rules::Rule;
 use crate::domain::secret::Secret;
 use crate::domain::session::Lifetime;
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub tls: Option<PemFiles>,
     /// Whether people sign in, and how.
     pub mode: Mode,
+    /// `[[routes]]`, in the order of the file.
+    pub rules: Vec<Rule>,
     /// Where requests go.
     pub upstream: UpstreamSettings,
     /// `TRUSTED_PROXIES`.

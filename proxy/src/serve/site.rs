@@ -17,10 +17,11 @@ use crate::adapters::grants::GrantSealer;
 use crate::adapters::providers::{self, ProviderSettings, WayOut};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
-use crate::adapters::telemetry::{Metrics, StoreMetrics};
+use crate::adapters::telemetry::{Metrics, RuleCounters, RuleMetrics, StoreMetrics};
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::caller::TrustedProxies;
-use crate::domain::policy::Policy;
+use crate::domain::path::ReturnTo;
+use crate::domain::rules::{HostName, Openness, Rules};
 use crate::domain::session::{Authority, Lifetime};
 use crate::ports::{IdentityProvider, LoadedSession, SessionStore, StoreTerms};
 use crate::serve::body::RequestBody;
@@ -52,6 +53,7 @@ struct Heirlooms {
     renewals: Arc<Renewals>,
     upstream_connections: Gauge,
     store_metrics: StoreMetrics,
+    rule_metrics: RuleMetrics,
     signing: SigningKeys,
     /// The upstream's pool, kept while its settings are the same.
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
@@ -87,12 +89,30 @@ struct Kept {
 
 /// The settings of the moment, ready for requests.
 pub(crate) struct Site {
-    pub(crate) policy: Policy,
+    pub(crate) rules: Rules,
+    pub(crate) rule_metrics: RuleCounters,
     pub(crate) sign_in: Option<SignIn>,
     pub(crate) upstream: Arc<Upstream<RequestBody>>,
     pub(crate) trusted_proxies: TrustedProxies,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+}
+
+impl Site {
+    /// Where a sign-in leads back to: a path of the public origin, or an address of another host that it serves.
+    pub(crate) fn return_to(&self, rd: &str) -> ReturnTo {
+        let Some(sign_in) = &self.sign_in else { return ReturnTo::root() };
+        ReturnTo::parse_among(rd, &sign_in.public_origin, |host| self.may_lead_back_to(host))
+    }
+
+    /// Whether a sign-in may lead back to that host: a rule names it, and it is sent the session's cookie. The public host is a path's.
+    pub(crate) fn may_lead_back_to(&self, host: &str) -> bool {
+        let Some(sign_in) = &self.sign_in else { return false };
+        let is_sent_cookie = sign_in.cookies.domain().is_some_and(|domain| {
+            host == domain || host.strip_suffix(domain).is_some_and(|front| front.ends_with('.'))
+        });
+        is_sent_cookie && !sign_in.is_public_host(host) && self.rules.name_host(host)
+    }
 }
 
 /// How people sign in; `None` in open mode.
@@ -115,6 +135,11 @@ pub(crate) struct SignIn {
 }
 
 impl SignIn {
+    /// Whether that is the public origin's host, whatever the port.
+    pub(crate) fn is_public_host(&self, host: &str) -> bool {
+        self.public_origin.host_str() == Some(HostName::of(host).as_str())
+    }
+
     /// Whether the provider of the moment has vouched for a session, to us: after a change of provider, client id or public origin the old
     /// sessions count no more, nor do those of another deployment with the same secret.
     pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
@@ -130,6 +155,7 @@ impl House {
             renewals: Arc::clone(&renewals),
             upstream_connections: metrics.upstream_connections.clone(),
             store_metrics: metrics.store.clone(),
+            rule_metrics: metrics.rules.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
@@ -209,17 +235,19 @@ impl Heirlooms {
     fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
         let (mut kept, mut terms) = (None, None);
-        let (policy, sign_in) = match settings.mode {
-            Mode::Open => (Policy::Open, None),
+        let (openness, sign_in) = match settings.mode {
+            Mode::Open => (Openness::Open, None),
             Mode::SignIn(settings) => {
-                let policy = Policy::SignedIn(Box::new(settings.allow.clone()));
+                let openness = Openness::SignIn(Box::new(settings.allow.clone()));
                 let audience = upstream.origin().to_owned();
-                (policy, Some(self.sign_in(*settings, audience, &mut kept, &mut terms)?))
+                (openness, Some(self.sign_in(*settings, audience, &mut kept, &mut terms)?))
             }
         };
         let kept = Kept { upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: kept };
+        let rules = Rules::new(openness, settings.rules);
         let site = Site {
-            policy,
+            rule_metrics: self.rule_metrics.of(&rules),
+            rules,
             sign_in,
             upstream,
             trusted_proxies: settings.trusted_proxies,

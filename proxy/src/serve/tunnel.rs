@@ -8,20 +8,18 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use crate::adapters::upstream::Tunnel;
-use crate::domain::policy::Permit;
-use crate::ports::LoadedSession;
+use crate::serve::activity::{Activity, Heard};
 use crate::serve::body::Body;
 use crate::serve::exchange::Exchange;
-use crate::serve::guard::Activity;
 use crate::serve::headers;
-use crate::serve::lasting::{self, Heard};
+use crate::serve::lasting::{self, Open};
 
 /// Answers `101`, and copies bytes both ways from then on.
 pub(crate) fn open(
     client: OnUpgrade,
     upstream: Tunnel,
     mut answered: HeaderMap,
-    permit: Permit<Arc<LoadedSession>>,
+    open: Open,
     exchange: &Exchange,
 ) -> Response<Body> {
     let mut response = Response::new(Body::empty());
@@ -34,14 +32,12 @@ pub(crate) fn open(
     if let Some(sign_in) = &exchange.site.sign_in {
         sign_in.cookies.strip_response(response.headers_mut());
     }
-    let house = Arc::clone(&exchange.house);
-    let session = permit.session().cloned();
     exchange.house.tunnels.spawn(async move {
         let activity = Arc::new(Activity::default());
         let carried = carry(client, upstream, Arc::clone(&activity));
         let ended = tokio::select! {
             ended = carried => ended,
-            () = lasting::ended(house, session, activity) => Some("its session ended"),
+            () = lasting::ended(open, activity) => Some("its session ended, or the rules let it in no more"),
         };
         if let Some(why) = ended {
             tracing::debug!("a WebSocket was closed: {why}");

@@ -62,6 +62,7 @@ fn session(id: &str, at: Timestamp) -> Session {
         name: "Ann".into(),
         username: Username::Vouched("ann".into()),
         groups: Vec::new(),
+        claims: sidegate::domain::claims::Claims::default(),
     };
     let device = Device::new([192, 0, 2, 1].into(), "Firefox");
     Session { provider_session: Some(format!("sid-{id}")), ..Session::begin(identity, US, device, HOUR, at) }

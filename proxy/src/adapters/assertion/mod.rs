@@ -164,6 +164,7 @@ mod tests {
             name: "Ann Zo\u{eb}".into(),
             username: Username::Vouched("ann".into()),
             groups: vec!["a,b".into(), "c".into()],
+            claims: crate::domain::claims::Claims::default(),
         }
     }
 

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::quote::quote;
+use crate::domain::claims as domain;
 use crate::domain::identity::Email;
 
 /// Claims of an ID token, of UserInfo, or of nobody.
@@ -103,6 +104,18 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+impl Claims {
+    /// The claims that rules name, each as its texts; of `self`, and of `other` where it is not here.
+    pub(super) fn named(&self, names: &[String], other: &Self) -> domain::Claims {
+        let mut found = domain::Claims::default();
+        for name in names {
+            let source = if self.has(name) { self } else { other };
+            found.set(name, source.list(name));
+        }
+        found
     }
 }
 

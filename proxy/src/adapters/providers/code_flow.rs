@@ -116,9 +116,19 @@ impl CodeFlow {
         if let Some(nonce) = nonce {
             request = request.add_extra_param("nonce", nonce);
         }
-        match prompt {
-            Some(Prompt::SelectAccount) => request = request.add_extra_param("prompt", "select_account"),
-            None => {}
+        // OpenID Connect Core §3.1.2.1. GitHub knows neither: there the sign-in here is what counts.
+        let max_age = attempt.max_age.filter(|_| nonce.is_some());
+        if let Some(max_age) = max_age {
+            request = request.add_extra_param("max_age", max_age.as_secs().to_string());
+        }
+        let prompt = match (prompt, max_age) {
+            (Some(Prompt::SelectAccount), Some(_)) => Some("login select_account"),
+            (Some(Prompt::SelectAccount), None) => Some("select_account"),
+            (None, Some(_)) => Some("login"),
+            (None, None) => None,
+        };
+        if let Some(prompt) = prompt {
+            request = request.add_extra_param("prompt", prompt);
         }
         request.url().0
     }

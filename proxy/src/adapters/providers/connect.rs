@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 
-use super::entra::Entra;
+use super::entra::{self, Entra};
 use super::github::Github;
 use super::http::{Http, is_safe};
-use super::oidc::Oidc;
+use super::oidc::{self, Oidc};
 use super::way_out::WayOut;
 use super::{ConnectError, ProviderSettings};
 use crate::ports::IdentityProvider;
@@ -32,11 +32,17 @@ pub fn connect(
     let http = Http::new(extra_roots, addresses.iter().any(|address| address.scheme() == "https"), way_out)?;
     Ok(match settings.clone() {
         ProviderSettings::Github { client, web, api, groups } => Arc::new(Github::new(http, client, web, api, &groups)),
-        ProviderSettings::Entra { client, authority, graph, tenants, wants_groups } => {
-            Arc::new(Entra::new(http, client, tenants, authority, graph, wants_groups))
-        }
-        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups } => {
-            Arc::new(Oidc::new(http, client, issuer, username_claim, wants_groups))
+        ProviderSettings::Entra { client, authority, graph, tenants, wants_groups, claims } => Arc::new(Entra::new(
+            http,
+            client,
+            tenants,
+            authority,
+            graph,
+            entra::Wanted { groups: wants_groups, claims },
+        )),
+        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups, claims } => {
+            let wanted = oidc::Wanted { username: username_claim, groups: wants_groups, claims };
+            Arc::new(Oidc::new(http, client, issuer, wanted))
         }
     })
 }

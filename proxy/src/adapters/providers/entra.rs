@@ -35,9 +35,17 @@ pub(super) struct Entra {
     party: RelyingParty,
     tenants: TenantList,
     graph: Graph,
-    wants_groups: bool,
+    wanted: Wanted,
     unresolved: ArcSwapOption<String>,
     backoff: Mutex<Backoff>,
+}
+
+/// What rules ask for beside the identity.
+pub(super) struct Wanted {
+    /// Groups, so that an overage is read from Graph.
+    pub(super) groups: bool,
+    /// Claims of the ID token.
+    pub(super) claims: Vec<String>,
 }
 
 impl Entra {
@@ -47,7 +55,7 @@ impl Entra {
         tenants: Tenants,
         authority: Url,
         graph: Url,
-        wants_groups: bool,
+        wanted: Wanted,
     ) -> Self {
         let reads = |scope: &String| scope.rsplit('/').next().is_some_and(|name| name.eq_ignore_ascii_case(USER_READ));
         if !registration.scopes.iter().any(reads) {
@@ -58,7 +66,7 @@ impl Entra {
             party: RelyingParty::new(http, registration, tenants.place()),
             tenants,
             graph: Graph::new(graph),
-            wants_groups,
+            wanted,
             unresolved: ArcSwapOption::empty(),
             backoff: Mutex::new(Backoff::default()),
         }
@@ -104,6 +112,7 @@ impl Entra {
             name: me.display_name.or_else(|| claims.text("name").map(ToOwned::to_owned)).unwrap_or_default(),
             username: Username::Vouched(me.user_principal_name),
             groups,
+            claims: claims.named(&self.wanted.claims, &Claims::default()),
         })
     }
 
@@ -130,7 +139,7 @@ impl Entra {
         access_token: &Secret,
         occasion: Occasion,
     ) -> Result<Vec<String>, CallError> {
-        let mut groups = if self.wants_groups && is_overage(claims) {
+        let mut groups = if self.wanted.groups && is_overage(claims) {
             match self.graph.groups(&self.party.http, access_token).await {
                 Ok(groups) => groups,
                 Err(error) if occasion == Occasion::SignIn || error.is_forbidden() => {
@@ -195,7 +204,7 @@ impl Entra {
             return Err(RenewError::Gone("Graph speaks of another account".to_owned()));
         }
         let mut groups = before.groups.clone();
-        if self.wants_groups && groups.iter().any(|group| is_guid(group)) {
+        if self.wanted.groups && groups.iter().any(|group| is_guid(group)) {
             match self.graph.groups(&self.party.http, access_token).await {
                 Ok(now) => {
                     let now: HashSet<String> = now.iter().map(|group| group.to_ascii_lowercase()).collect();
@@ -288,9 +297,10 @@ impl IdentityProvider for Entra {
         Box::pin(async move {
             let verified = self.party.redeem(code, attempt, now).await?;
             let provider_session = verified.provider_session();
+            let auth_time = verified.auth_time(now);
             let Verified { id_token, grant, .. } = verified;
             let identity = self.identify(&id_token, &grant.access, Occasion::SignIn).await?;
-            Ok(SignedIn { identity, grant: Some(grant), provider_session })
+            Ok(SignedIn { identity, grant: Some(grant), provider_session, auth_time })
         })
     }
 
@@ -410,6 +420,7 @@ mod tests {
             name: String::new(),
             username: Username::Vouched("upn@contoso.example".into()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         };
         let email =
             |before: &Identity, me: &Me, named| revouched(before, me, named).map(String::from).unwrap_or_default();

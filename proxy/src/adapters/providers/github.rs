@@ -75,6 +75,7 @@ impl Github {
             name: user.name.unwrap_or_default(),
             username: Username::Vouched(user.login),
             groups,
+            claims: crate::domain::claims::Claims::default(),
         })
     }
 
@@ -213,7 +214,7 @@ impl IdentityProvider for Github {
             let grant = tokens.grant(None, now);
             let identity = self.read(&grant.access, Occasion::SignIn).await;
             let identity = identity.map_err(|error| SignInError::UserInfo(format!("GitHub: {error}")))?;
-            Ok(SignedIn { identity, grant: Some(grant), provider_session: None })
+            Ok(SignedIn { identity, grant: Some(grant), provider_session: None, auth_time: None })
         })
     }
 

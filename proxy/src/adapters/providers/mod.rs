@@ -92,6 +92,8 @@ pub enum ProviderSettings {
         tenants: Tenants,
         /// Whether a rule asks for groups, so that an overage is read from Graph.
         wants_groups: bool,
+        /// The claims that rules name.
+        claims: Vec<String>,
     },
     /// Any OpenID Connect provider.
     Oidc {
@@ -103,6 +105,8 @@ pub enum ProviderSettings {
         username_claim: Option<String>,
         /// Whether a rule asks for groups, so that they are looked for at UserInfo where the ID token lacks them.
         wants_groups: bool,
+        /// The claims that rules name.
+        claims: Vec<String>,
     },
 }
 
@@ -124,6 +128,25 @@ impl ProviderSettings {
 }
 
 impl ProviderSettings {
+    /// Which kind of provider it is.
+    #[must_use]
+    pub const fn kind(&self) -> ProviderKind {
+        match self {
+            Self::Github { .. } => ProviderKind::Github,
+            Self::Entra { .. } => ProviderKind::Entra,
+            Self::Oidc { .. } => ProviderKind::Oidc,
+        }
+    }
+
+    /// Whether the usernames that it gives take part in lists and rules.
+    #[must_use]
+    pub const fn vouches_for_usernames(&self) -> bool {
+        match self {
+            Self::Github { .. } | Self::Entra { .. } => true,
+            Self::Oidc { username_claim, .. } => username_claim.is_some(),
+        }
+    }
+
     /// Who vouches for people, and to whom: the provider's kind and address, our client id there, and our public origin. Where one of these
     /// changes, or is another deployment's with the same secret, what was vouched for before counts no more. The client's secret is no
     /// part of it: it is changed without anybody being signed out.

@@ -31,23 +31,16 @@ pub(super) struct Oidc {
 }
 
 /// Which claims make an identity here.
-struct Wanted {
-    username: Option<String>,
-    groups: bool,
+pub(super) struct Wanted {
+    pub(super) username: Option<String>,
+    pub(super) groups: bool,
+    /// What rules name.
+    pub(super) claims: Vec<String>,
 }
 
 impl Oidc {
-    pub(super) fn new(
-        http: Http,
-        registration: ClientRegistration,
-        issuer: Url,
-        username_claim: Option<String>,
-        wants_groups: bool,
-    ) -> Self {
-        Self {
-            party: RelyingParty::new(http, registration, Place::Issuer(issuer)),
-            wanted: Wanted { username: username_claim, groups: wants_groups },
-        }
+    pub(super) fn new(http: Http, registration: ClientRegistration, issuer: Url, wanted: Wanted) -> Self {
+        Self { party: RelyingParty::new(http, registration, Place::Issuer(issuer)), wanted }
     }
 
     /// Who the claims of an ID token speak of, filled up from UserInfo, and what that told.
@@ -160,7 +153,10 @@ impl Wanted {
     /// Whether the ID token lacks something that UserInfo may know.
     fn is_missing(&self, claims: &Claims) -> bool {
         let groups = self.groups && !claims.has("groups");
-        groups || ["email", "email_verified", "name", self.username()].into_iter().any(|name| !claims.has(name))
+        let named = self.claims.iter().any(|name| !claims.has(name));
+        groups
+            || named
+            || ["email", "email_verified", "name", self.username()].into_iter().any(|name| !claims.has(name))
     }
 
     /// The claim that the username comes from.
@@ -170,7 +166,8 @@ impl Wanted {
 
     /// Notes which of the claims that count here UserInfo tells.
     fn note_told(&self, userinfo: &Claims, grant: &mut Grant) {
-        for name in ["email", "email_verified", "name", self.username(), "groups"] {
+        let names = ["email", "email_verified", "name", self.username(), "groups"];
+        for name in names.into_iter().chain(self.claims.iter().map(String::as_str)) {
             if userinfo.has(name) && !grant.told_by_userinfo.iter().any(|told| told == name) {
                 grant.told_by_userinfo.push(name.to_owned());
             }
@@ -196,7 +193,11 @@ impl Wanted {
             None => Username::Displayed(text("preferred_username", before.username.as_str())),
         };
         let groups = if tells("groups") { userinfo.list("groups") } else { before.groups.clone() };
-        Identity { email, name: text("name", &before.name), username, groups, ..before.clone() }
+        let mut claims = before.claims.clone();
+        for name in self.claims.iter().filter(|name| tells(name)) {
+            claims.set(name, userinfo.list(name));
+        }
+        Identity { email, name: text("name", &before.name), username, groups, claims, ..before.clone() }
     }
 
     fn identity(&self, token: &Claims, userinfo: &Claims) -> Identity {
@@ -226,6 +227,7 @@ impl Wanted {
             name: either("name"),
             username,
             groups: groups.list("groups"),
+            claims: token.named(&self.claims, userinfo),
         }
     }
 }
@@ -263,10 +265,11 @@ impl IdentityProvider for Oidc {
         Box::pin(async move {
             let verified = self.party.redeem(code, attempt, now).await?;
             let provider_session = verified.provider_session();
+            let auth_time = verified.auth_time(now);
             let Verified { id_token, mut grant, userinfo_endpoint } = verified;
             let identity = self.identify(&id_token.claims, &mut grant, userinfo_endpoint.as_ref(), now).await;
             let identity = identity.map_err(|unread| SignInError::UserInfo(unread.to_string()))?;
-            Ok(SignedIn { identity, grant: Some(grant), provider_session })
+            Ok(SignedIn { identity, grant: Some(grant), provider_session, auth_time })
         })
     }
 
@@ -315,7 +318,7 @@ mod tests {
     use super::*;
 
     fn identity(username: Option<&str>, token: Value, userinfo: Value) -> Identity {
-        let wanted = Wanted { username: username.map(ToOwned::to_owned), groups: true };
+        let wanted = Wanted { username: username.map(ToOwned::to_owned), groups: true, claims: Vec::new() };
         wanted.identity(&serde_json::from_value(token).unwrap(), &serde_json::from_value(userinfo).unwrap())
     }
 
@@ -358,7 +361,7 @@ mod tests {
 
     #[test]
     fn what_userinfo_has_told_counts_by_its_last_word_and_what_it_never_told_stands() {
-        let wanted = Wanted { username: Some("upn".to_owned()), groups: true };
+        let wanted = Wanted { username: Some("upn".to_owned()), groups: true, claims: Vec::new() };
         let token =
             json!({"sub": "s", "email": "a@b.c", "email_verified": true, "name": "Ann", "upn": "ann", "groups": ["a"]});
         let before = wanted.identity(&serde_json::from_value(token).unwrap(), &Claims::default());

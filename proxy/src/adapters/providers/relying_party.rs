@@ -42,6 +42,11 @@ pub(super) struct Verified {
 }
 
 impl Verified {
+    /// When the person proved who they are. A moment to come counts as this one.
+    pub(super) fn auth_time(&self, now: Timestamp) -> Option<Timestamp> {
+        self.id_token.claims.seconds("auth_time").map(|secs| Timestamp::from_secs(secs).min(now))
+    }
+
     /// The provider's own session, where the ID token names it (OpenID Connect Back-Channel Logout 1.0 §2.1).
     pub(super) fn provider_session(&self) -> Option<String> {
         self.id_token.claims.text("sid").filter(|sid| sid.len() <= LONGEST_SESSION).map(ToOwned::to_owned)

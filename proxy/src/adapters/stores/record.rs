@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::domain::claims::Claims;
 use crate::domain::grant::SealedGrant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device, Session};
@@ -12,6 +13,10 @@ use crate::domain::time::Timestamp;
 
 /// The first byte of a record. Another field, another order or another type is another version: [`Written`] never changes under it.
 const VERSION: u8 = 1;
+
+/// The first byte of a record with [`More`] behind what version 1 has. A session that has nothing of it is written as version 1, so that
+/// an earlier Sidegate beside this one reads it.
+const VERSION_WITH_MORE: u8 = 2;
 
 /// What a record takes beside its texts and its grant: the version, four moments, the authority, the device's address, lengths.
 const BESIDE: usize = 96;
@@ -21,7 +26,7 @@ const BESIDE: usize = 96;
 pub enum Unreadable {
     /// A later Sidegate wrote it, or an earlier one.
     #[error(
-        "the session was written as version {0}, and this Sidegate reads version {VERSION}: its owner signs in again"
+        "the session was written as version {0}, and this Sidegate reads versions up to {VERSION_WITH_MORE}: its owner signs in again"
     )]
     Version(u8),
     /// It is not what this version writes.
@@ -52,6 +57,37 @@ struct Written<'a> {
     renew_after: Option<u64>,
 }
 
+/// What rules look at beside that.
+#[derive(Serialize, Deserialize)]
+struct More<'a> {
+    /// Milliseconds of the Unix epoch.
+    auth_time: Option<u64>,
+    #[serde(borrow)]
+    claims: Vec<(&'a str, Vec<&'a str>)>,
+}
+
+impl<'a> More<'a> {
+    fn of(session: &'a Session) -> Option<Self> {
+        let claims: Vec<_> = session
+            .identity
+            .claims
+            .iter()
+            .map(|(name, texts)| (name, texts.iter().map(String::as_str).collect()))
+            .collect();
+        let auth_time = session.auth_time.map(Timestamp::millis);
+        (auth_time.is_some() || !claims.is_empty()).then_some(Self { auth_time, claims })
+    }
+
+    fn read(self, session: &mut Session) {
+        let mut claims = Claims::default();
+        for (name, texts) in self.claims {
+            claims.set(name, texts.into_iter().map(str::to_owned).collect());
+        }
+        session.identity.claims = claims;
+        session.auth_time = self.auth_time.map(Timestamp::from_millis);
+    }
+}
+
 /// Writes a session down.
 #[must_use]
 pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
@@ -74,10 +110,16 @@ pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
         renew_after: session.renew_at.map(|renew_at| after(session, renew_at)),
     };
     // Room for all of it from the start: a buffer that grows would leave names behind in freed memory.
-    let mut record = Zeroizing::new(Vec::with_capacity(room(&written)));
-    record.push(VERSION);
+    let more = More::of(session);
+    let mut record = Zeroizing::new(Vec::with_capacity(room(&written, more.as_ref())));
+    record.push(if more.is_some() { VERSION_WITH_MORE } else { VERSION });
     // A writer that grows refuses nothing; were it to, the record would be unreadable, and its owner would sign in again.
     if let Ok(whole) = postcard::to_extend(&written, std::mem::take(&mut *record)) {
+        *record = whole;
+    }
+    if let Some(more) = more
+        && let Ok(whole) = postcard::to_extend(&more, std::mem::take(&mut *record))
+    {
         *record = whole;
     }
     record
@@ -89,13 +131,20 @@ pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
 /// [`Unreadable`], for any other bytes.
 pub fn unpack(record: &[u8]) -> Result<Session, Unreadable> {
     let (version, rest) = record.split_first().ok_or(Unreadable::Damaged)?;
-    if *version != VERSION {
+    if !matches!(*version, VERSION | VERSION_WITH_MORE) {
         return Err(Unreadable::Version(*version));
     }
-    match postcard::take_from_bytes::<Written<'_>>(rest) {
-        Ok((written, [])) => written.read(),
-        Ok(_) | Err(_) => Err(Unreadable::Damaged),
-    }
+    let damaged = |_: postcard::Error| Unreadable::Damaged;
+    let (written, rest) = postcard::take_from_bytes::<Written<'_>>(rest).map_err(damaged)?;
+    let mut session = written.read()?;
+    let rest = if *version == VERSION_WITH_MORE {
+        let (more, rest) = postcard::take_from_bytes::<More<'_>>(rest).map_err(damaged)?;
+        more.read(&mut session);
+        rest
+    } else {
+        rest
+    };
+    if rest.is_empty() { Ok(session) } else { Err(Unreadable::Damaged) }
 }
 
 impl Written<'_> {
@@ -123,6 +172,7 @@ impl Written<'_> {
                     Username::Displayed(username)
                 },
                 groups: self.groups.into_iter().map(str::to_owned).collect(),
+                claims: Claims::default(),
             },
             authority: Authority(self.authority),
             created_at,
@@ -131,6 +181,7 @@ impl Written<'_> {
             provider_session: self.provider_session.map(str::to_owned),
             grant: self.grant.map(|grant| SealedGrant(grant.into())),
             renew_at,
+            auth_time: None,
         })
     }
 }
@@ -156,15 +207,19 @@ fn after(session: &Session, moment: Timestamp) -> u64 {
     moment.millis().saturating_sub(session.created_at.millis())
 }
 
-/// At least as many bytes as `written` takes.
-fn room(written: &Written<'_>) -> usize {
+/// At least as many bytes as both take.
+fn room(written: &Written<'_>, more: Option<&More<'_>>) -> usize {
     const LENGTH: usize = 5;
     let texts = [written.id, written.name, written.username, written.browser]
         .into_iter()
         .chain(written.email)
         .chain(written.provider_session)
         .chain(written.groups.iter().copied());
-    BESIDE + texts.map(|text| LENGTH + text.len()).sum::<usize>() + written.grant.map_or(0, <[u8]>::len)
+    let claims = more.iter().flat_map(|more| &more.claims);
+    let claims: usize = claims
+        .map(|(name, texts)| 2 * LENGTH + name.len() + texts.iter().map(|text| LENGTH + text.len()).sum::<usize>())
+        .sum();
+    BESIDE + claims + texts.map(|text| LENGTH + text.len()).sum::<usize>() + written.grant.map_or(0, <[u8]>::len)
 }
 
 #[cfg(test)]
@@ -183,6 +238,7 @@ mod tests {
             name: "Ann Example".into(),
             username: Username::Vouched("ann@example.com".into()),
             groups: vec!["a".into(), String::new(), "\u{e9}".into()],
+            claims: crate::domain::claims::Claims::default(),
         };
         let device = Device::new([192, 0, 2, 1].into(), "Firefox");
         let begun = Session::begin(
@@ -210,11 +266,33 @@ mod tests {
         assert!(record.len() < 150, "{} bytes", record.len());
     }
 
+    fn with_more() -> Session {
+        let mut claims = Claims::default();
+        claims.set("department", vec!["finance".into()]);
+        claims.set("roles", vec!["a".into(), "b".repeat(300)]);
+        let identity = Identity { claims, ..session().identity };
+        Session { identity, auth_time: Some(Timestamp::from_secs(990)), ..session() }
+    }
+
+    #[test]
+    fn what_rules_look_at_comes_back_and_a_session_without_it_is_written_as_before() {
+        let whole = with_more();
+        let record = pack(&whole);
+        assert_eq!((record[0], unpack(&record).unwrap()), (VERSION_WITH_MORE, whole.clone()));
+        let only_time = Session { identity: session().identity, ..whole };
+        assert_eq!(unpack(&pack(&only_time)).unwrap(), only_time);
+        assert_eq!(pack(&session())[0], VERSION);
+        for len in 1..record.len() {
+            assert_eq!(unpack(&record[..len]), Err(Unreadable::Damaged), "cut to {len}");
+        }
+        assert_eq!(unpack(&[record.as_slice(), &[0]].concat()), Err(Unreadable::Damaged));
+    }
+
     #[test]
     fn another_version_is_told_from_damage() {
         let mut record = pack(&session()).to_vec();
-        record[0] = VERSION + 1;
-        assert_eq!(unpack(&record), Err(Unreadable::Version(VERSION + 1)));
+        record[0] = VERSION_WITH_MORE + 1;
+        assert_eq!(unpack(&record), Err(Unreadable::Version(VERSION_WITH_MORE + 1)));
         assert_eq!(unpack(&[0]), Err(Unreadable::Version(0)));
         assert_eq!(unpack(&[]), Err(Unreadable::Damaged));
     }
@@ -251,10 +329,12 @@ mod tests {
         let device = Device::new([0xffff_u16; 8].into(), "b");
         let long =
             Session { identity, device, created_at: Timestamp::from_millis(1), expires_at: farthest, ..session() };
-        for session in [session(), Session { renew_at: Some(farthest), ..long }] {
+        for session in [session(), Session { renew_at: Some(farthest), ..long }, with_more()] {
             let record = pack(&session);
-            let written = postcard::from_bytes(&record[1..]).unwrap();
-            assert!(record.len() <= room(&written) && record.capacity() == room(&written));
+            let (written, rest) = postcard::take_from_bytes(&record[1..]).unwrap();
+            let more = (record[0] == VERSION_WITH_MORE).then(|| postcard::from_bytes(rest).unwrap());
+            let room = room(&written, more.as_ref());
+            assert!(record.len() <= room && record.capacity() == room);
         }
     }
 

@@ -13,11 +13,15 @@ const TEXT: usize = 32;
 /// Some more than a ready session takes, in bytes. Each text is held three times, in the session and twice in its ready fields, and the
 /// assertion holds most of them once more.
 pub(super) fn of(session: &LoadedSession) -> u32 {
-    let Identity { id, name, username, email: _, groups, provider: _ } = &session.session().identity;
+    let Identity { id, name, username, email: _, groups, claims, provider: _ } = &session.session().identity;
     let email = session.session().identity.email_str();
     let identity: usize = [id.as_str(), name.as_str(), username.as_str(), email].map(str::len).iter().sum();
     let groups: usize = groups.iter().map(|group| TEXT + group.len()).sum();
     let grant = session.session().grant.as_ref().map_or(0, |SealedGrant(bytes)| bytes.len());
-    let bytes = BESIDE + 4 * (identity + groups) + grant;
+    let claims: usize = claims
+        .iter()
+        .map(|(name, texts)| TEXT + name.len() + texts.iter().map(|text| TEXT + text.len()).sum::<usize>())
+        .sum();
+    let bytes = BESIDE + 4 * (identity + groups) + claims + grant;
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }

@@ -70,21 +70,6 @@ fn told(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'st
     );
 }
 
-/// Somebody whom the lists do not name was turned away: `User not allowed: ann@example.com`. `who` is the email, else the name or id.
-pub fn not_allowed(who: &str, identity: &Identity, reason: &str, origin: Origin<'_>) {
-    info!(
-        target: TARGET,
-        event = "not_allowed",
-        provider = identity.provider.as_str(),
-        id = %Clean(&identity.id),
-        reason = %Clean(reason),
-        client = %origin.client,
-        request_id = %Clean(origin.request_id),
-        "User not allowed: {}",
-        Clean(who),
-    );
-}
-
 /// The provider signed in an account of a kind that may not (another tenant's); `who` is the name or id that it gives.
 pub fn account_not_allowed(who: &str, provider: ProviderKind, reason: &str, origin: Origin<'_>) {
     info!(
@@ -96,6 +81,31 @@ pub fn account_not_allowed(who: &str, provider: ProviderKind, reason: &str, orig
         request_id = %Clean(origin.request_id),
         "User not allowed: {}",
         Clean(who),
+    );
+}
+
+/// By which rule somebody is turned away, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Denied<'a> {
+    /// The rule's name, or its number.
+    pub rule: &'a str,
+    /// The reason.
+    pub reason: &'a str,
+}
+
+/// Somebody, or nobody known, was turned away by the rules: `User not allowed: ann@example.com`.
+pub fn denied(who: &str, identity: Option<&Identity>, by: Denied<'_>, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "not_allowed",
+        provider = identity.map(|identity| identity.provider.as_str()),
+        id = identity.map(|identity| tracing::field::display(Clean(&identity.id))),
+        rule = %Clean(by.rule),
+        reason = %Clean(by.reason),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "User not allowed: {}",
+        Clean(if who.is_empty() { "(nobody is signed in)" } else { who }),
     );
 }
 
@@ -155,6 +165,7 @@ mod tests {
             name: "Ann".into(),
             username: Username::Vouched("ann\u{1b}[2K".into()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         }
     }
 
@@ -164,7 +175,7 @@ mod tests {
             enabled(ProviderKind::Github);
             token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
             user_info_failed(ProviderKind::Entra, "status 500", ORIGIN);
-            not_allowed("eve@example.com", &ann(), "on no list", ORIGIN);
+            denied("eve@example.com", Some(&ann()), Denied { rule: "-", reason: "on no list" }, ORIGIN);
         });
         let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(

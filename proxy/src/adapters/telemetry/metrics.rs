@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::rule_metrics::RuleMetrics;
 use super::store_metrics::StoreMetrics;
 use crate::domain::time::Timestamp;
 
@@ -57,6 +58,8 @@ pub struct Metrics {
     pub sessions_evicted: Counter,
     /// Calls to the session store, and what memory spares of them.
     pub store: StoreMetrics,
+    /// What the rules decide.
+    pub rules: RuleMetrics,
     reloads: [Counter; 2],
     moments: Arc<Moments>,
 }
@@ -120,6 +123,7 @@ impl Metrics {
         registry.register("sidegate_sessions_held", "Sessions in this replica's memory", sessions_held.clone());
 
         let store = StoreMetrics::new(&mut registry);
+        let rules = RuleMetrics::new(&mut registry);
         let outcome = |outcome, code| requests.get_or_create_owned(&[("outcome", outcome), ("code", code)]);
         let side = |side| connections.get_or_create_owned(&[("side", side)]);
         Self {
@@ -141,6 +145,7 @@ impl Metrics {
             sessions_held,
             sessions_evicted,
             store,
+            rules,
             reloads: ["failed", "succeeded"].map(|result| reloads.get_or_create_owned(&[("result", result)])),
             moments,
             registry,

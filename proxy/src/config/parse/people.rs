@@ -83,7 +83,7 @@ fn groups(reading: &mut Reading, kind: Option<ProviderKind>, entries: &[String])
     AllowedGroups::parse(entries.iter().map(String::as_str))
 }
 
-fn is_github_group(entry: &str) -> bool {
+pub(super) fn is_github_group(entry: &str) -> bool {
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
     };

@@ -56,12 +56,22 @@ pub(super) fn origin_of(redirect_url: &Url) -> Url {
     origin
 }
 
+/// What lists and rules ask of the provider beyond who somebody is.
+pub(super) struct Asked {
+    /// The groups that they name; `None`: none.
+    pub(super) groups: Option<AllowedGroups>,
+    /// The claims that they name.
+    pub(super) claims: Vec<String>,
+}
+
 pub(super) fn read(
     reading: &mut Reading,
     kind: Option<ProviderKind>,
     redirect_url: Option<Url>,
-    groups: Option<&AllowedGroups>,
+    asked: Asked,
 ) -> Option<ProviderSettings> {
+    let Asked { groups, claims } = asked;
+    let groups = groups.as_ref();
     let id = client_id(reading);
     let secret = client_secret(reading);
     let kind = kind?;
@@ -71,8 +81,8 @@ pub(super) fn read(
         (|| Some(ClientRegistration { id: id?, secret: secret?, redirect_url: redirect_url?, scopes: scopes? }))();
     match kind {
         ProviderKind::Github => github(reading, client, groups),
-        ProviderKind::Entra => entra(reading, client, groups.is_some()),
-        ProviderKind::Oidc => oidc(reading, client, groups.is_some()),
+        ProviderKind::Entra => entra(reading, client, groups.is_some(), claims),
+        ProviderKind::Oidc => oidc(reading, client, groups.is_some(), claims),
     }
 }
 
@@ -142,7 +152,12 @@ fn github(
     Some(ProviderSettings::Github { client: client?, web: web?, api: api?, groups })
 }
 
-fn entra(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups: bool) -> Option<ProviderSettings> {
+fn entra(
+    reading: &mut Reading,
+    client: Option<ClientRegistration>,
+    wants_groups: bool,
+    claims: Vec<String>,
+) -> Option<ProviderSettings> {
     for (alone, missing) in [(OAUTH_ENTRA_AUTHORITY, OAUTH_GRAPH_URL), (OAUTH_GRAPH_URL, OAUTH_ENTRA_AUTHORITY)] {
         if reading.differs(alone) && !reading.differs(missing) {
             reading.warn(format!(
@@ -166,10 +181,16 @@ fn entra(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups
         graph: graph?,
         tenants: tenants?,
         wants_groups,
+        claims,
     })
 }
 
-fn oidc(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups: bool) -> Option<ProviderSettings> {
+fn oidc(
+    reading: &mut Reading,
+    client: Option<ClientRegistration>,
+    wants_groups: bool,
+    claims: Vec<String>,
+) -> Option<ProviderSettings> {
     let username_claim = reading.text(OAUTH_USERNAME_CLAIM);
     reading.required(OAUTH_ISSUER_URL, "OAUTH_PROVIDER is oidc")?;
     let issuer = reading.parsed(OAUTH_ISSUER_URL, |text| {
@@ -179,7 +200,7 @@ fn oidc(reading: &mut Reading, client: Option<ClientRegistration>, wants_groups:
         }
         Ok(url)
     });
-    Some(ProviderSettings::Oidc { client: client?, issuer: issuer?, username_claim, wants_groups })
+    Some(ProviderSettings::Oidc { client: client?, issuer: issuer?, username_claim, wants_groups, claims })
 }
 
 /// What belongs to another provider: a fault where it was meant to narrow who may pass or to name who they are, else a warning.
@@ -273,7 +294,7 @@ fn scopes(reading: &mut Reading, kind: ProviderKind, wants_groups: bool) -> Opti
                 need(
                     "read:org",
                     &["write:org", "admin:org"],
-                    &format!("because {} names organisations", OAUTH_ALLOWED_GROUPS.variable),
+                    &format!("because {} or a rule names organisations", OAUTH_ALLOWED_GROUPS.variable),
                 );
             }
         }

@@ -40,7 +40,7 @@ pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc
             return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
         }
     };
-    super::admit(&exchange.site, Arc::clone(&session), exchange.origin())?;
+    super::admit_session(&exchange.site, &session, exchange.origin())?;
     Ok(session)
 }
 
@@ -62,7 +62,7 @@ pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Bo
     let page = SignInPage {
         site: Some(&sign_in.host_text),
         provider: pages::provider_name(sign_in.provider.kind()),
-        return_to: &query::wanted(exchange.head.uri.query(), &sign_in.public_origin),
+        return_to: &query::wanted(exchange.head.uri.query(), &exchange.site),
         notice: None,
     };
     rejection::html(StatusCode::OK, pages::sign_in(&page))

@@ -1,30 +1,42 @@
-//! The policy asked about a person; a refusal is written to the log.
+//! The judgement asked about a request or a person; a refusal is written to the log.
 
 use std::sync::Arc;
 
-use crate::adapters::telemetry::audit::{self, Origin};
+use crate::adapters::telemetry::audit::{self, Denied, Origin};
 use crate::domain::identity::{Identified, Identity};
-use crate::domain::policy::{Permit, Refusal};
+use crate::domain::judge::{Permit, Refusal, Why, judge};
+use crate::domain::principal::{Known, Principal};
+use crate::domain::readings::Readings;
+use crate::domain::rules::NO_RULE;
 use crate::ports::LoadedSession;
-use crate::serve::rejection::{Missing, Rejection};
+use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::headers::Malformed;
+use crate::serve::question;
+use crate::serve::rejection::{Denial, Missing, Rejection};
+use crate::serve::session::{self, Found};
 use crate::serve::site::Site;
 
-/// Leave to pass for a live session, if the policy of the moment names its user.
-pub(crate) fn admit(
-    site: &Site,
-    session: Arc<LoadedSession>,
-    origin: Origin<'_>,
-) -> Result<Permit<Arc<LoadedSession>>, Rejection> {
-    let who = Arc::clone(&session);
-    site.policy.admit(session).map_err(|why| refuse(who.identity(), why, true, origin))
-}
-
-/// Somebody whom the lists do not name: written to the log in the words that operators search for.
-pub(super) fn refuse(who: &Identity, why: Refusal, has_session: bool, origin: Origin<'_>) -> Rejection {
-    let name = name(who).to_owned();
-    let missing = missing(who);
-    audit::not_allowed(&name, who, &format!("{why}{}", in_the_log(&missing)), origin);
-    Rejection::NotAllowed { who: name, has_session, missing }
+/// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
+pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Permit<Arc<LoadedSession>>, Refused> {
+    let site = &exchange.site;
+    let (mut session, mut cookies) = (None, Vec::new());
+    if let Some(sign_in) = &site.sign_in {
+        match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+            Found::Somebody(found) => session = Some(found),
+            Found::Nobody => {}
+            // Nobody is signed in: what needs no session is open all the same.
+            Found::Conflict => cookies = sign_in.cookies.clear_session().to_vec(),
+        }
+    }
+    let who = session.clone();
+    let ask = question::ask(&exchange.head, &exchange.caller, &site.rules, path, exchange.now);
+    match judge(&site.rules, &ask, session) {
+        Ok(permit) => {
+            site.rule_metrics.permitted(permit.rule());
+            Ok(permit)
+        }
+        Err(refusal) => Err(Refused(refuse(exchange, &refusal, who.as_deref()), cookies)),
+    }
 }
 
 /// What the lists could name this person by, and what the provider does not say of them: the commonest reason of a refusal.
@@ -41,6 +53,69 @@ fn missing(who: &Identity) -> Vec<Missing> {
 
 fn in_the_log(missing: &[Missing]) -> String {
     missing.iter().map(|what| format!("; {}", what.in_the_log())).collect()
+}
+
+/// What a refused request is answered, and what the log is told of it.
+fn refuse(exchange: &Exchange, refusal: &Refusal, session: Option<&LoadedSession>) -> Rejection {
+    let site = &exchange.site;
+    let rule = site.rules.name(refusal.rule);
+    site.rule_metrics.refused(refusal, rule);
+    match refusal.why {
+        Why::Unauthenticated => Rejection::Unauthenticated,
+        Why::TooOld { max_age } => Rejection::StepUp { max_age },
+        Why::ManyUpstreams => Malformed::Upstreams.into(),
+        Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
+            denied(session.map(Identified::identity), rule, &refusal.why, session.is_some(), exchange.origin())
+        }
+    }
+}
+
+/// Whether a session of that person may be, by the lists and rules of the moment.
+pub(crate) fn admit_session(site: &Site, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
+    admit_person(site, &session.principal(), true, origin)
+}
+
+/// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.
+pub(super) fn admit_person(
+    site: &Site,
+    who: &Principal<'_>,
+    has_session: bool,
+    origin: Origin<'_>,
+) -> Result<(), Rejection> {
+    if site.rules.could_let_in(who) {
+        return Ok(());
+    }
+    Err(denied(Some(who.identity), NO_RULE, &Why::NotListed, has_session, origin))
+}
+
+/// Somebody whom the rules do not let in: written to the log in the words that operators search for.
+pub(super) fn denied(
+    who: Option<&Identity>,
+    rule: &str,
+    why: &Why,
+    has_session: bool,
+    origin: Origin<'_>,
+) -> Rejection {
+    let name = who.map(name).unwrap_or_default().to_owned();
+    // What the provider does not say of a person is the commonest reason that no list names them.
+    let missing = if why.is_about_lists() { who.map(missing).unwrap_or_default() } else { Vec::new() };
+    let reason = format!("{why}{}", in_the_log(&missing));
+    audit::denied(&name, who, Denied { rule, reason: &reason }, origin);
+    let rule = (rule != NO_RULE).then(|| rule.to_owned());
+    let denial = Denial { rule, reason: in_short(why), may_be_mended: *why != Why::Nobody, missing };
+    Rejection::NotAllowed { who: name, has_session, denial }
+}
+
+/// The reason as the page tells it: what the person may know, and the operator needs.
+const fn in_short(why: &Why) -> &'static str {
+    match why {
+        Why::NotListed | Why::NotNamed => "your account is not on its list",
+        Why::Lacks(_) => "your account lacks something that it requires",
+        Why::TooOld { .. } => "your sign-in is too old for it",
+        Why::Unauthenticated => "nobody is signed in",
+        Why::Nobody => "it lets nobody in",
+        Why::ManyUpstreams => "the address can be read in several ways",
+    }
 }
 
 /// What a person knows themselves by: the vouched email, else the username, else the id.

@@ -1,25 +1,29 @@
 //! Signing in: off to the provider, and back with a code.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::{HeaderValue, SET_COOKIE, USER_AGENT};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::admission::refuse;
+use super::admission;
 use super::visits::Visits;
 use crate::adapters::seal;
 use crate::adapters::telemetry::{Clean, audit};
+use crate::domain::judge::Why;
 use crate::domain::login::{ATTEMPT_LIFETIME, ATTEMPT_RANDOM, AttemptId, LoginAttempt};
 use crate::domain::path::ReturnTo;
+use crate::domain::principal::{Principal, Proof};
+use crate::domain::rules::NO_RULE;
 use crate::domain::secret::Secret;
-use crate::domain::session::{Device, Session};
+use crate::domain::session::{Device, Session, proved_at};
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, SignInError, SignedIn};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::headers;
 use crate::serve::query::{self, parameter};
-use crate::serve::rejection::{self, Rejection};
+use crate::serve::rejection::{self, MAX_AGE, Rejection};
 use crate::serve::session::{self, Found};
 use crate::serve::site::SignIn;
 
@@ -30,14 +34,15 @@ const SENT_HERE: &str = "sent";
 const PROVIDER_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// A session that a new sign-in replaces is ended if it is older than this: a younger one belongs to another tab's sign-in just now.
-const REPLACED_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+const REPLACED_AFTER: Duration = Duration::from_secs(60);
 
 /// `GET login?rd=/path`: off to the provider.
 pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let query = exchange.head.uri.query();
-    let return_to = query::wanted(query, &sign_in.public_origin);
+    let return_to = query::wanted(query, &exchange.site);
     let wants_choice = parameter(query, "prompt").ok().flatten().as_deref() == Some("select_account");
-    if let Some(response) = send_to_public_origin(exchange, sign_in, &return_to, wants_choice)? {
+    let max_age = max_age(query);
+    if let Some(response) = send_to_public_origin(exchange, sign_in, &return_to, wants_choice, max_age)? {
         return Ok(response);
     }
     let cookies = &exchange.head.headers;
@@ -45,7 +50,7 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     wait_for_provider(sign_in).await;
     let random = seal::random::<ATTEMPT_RANDOM>().map_err(|error| internal(&error))?;
     let turn = exchange.house.attempts.fetch_add(1, Ordering::Relaxed);
-    let attempt = LoginAttempt::begin(&random, return_to, turn, exchange.now);
+    let attempt = LoginAttempt::begin(&random, return_to, turn, exchange.now).within(max_age);
     let prompt = wants_choice.then_some(Prompt::SelectAccount);
     let to = sign_in.provider.authorization_url(&attempt, prompt).map_err(|error| {
         tracing::error!("sign-in is not possible: {}", Clean(&error.to_string()));
@@ -64,12 +69,20 @@ async fn wait_for_provider(sign_in: &SignIn) {
     let _late = tokio::time::timeout(PROVIDER_WAIT, sign_in.provider.ready()).await;
 }
 
+/// How long ago the person may have signed in, where a rule that says so has sent the browser here.
+fn max_age(query: Option<&str>) -> Option<Duration> {
+    let text = parameter(query, MAX_AGE).ok().flatten()?;
+    // The rule is asked again after the sign-in: whoever changes this gets in nowhere.
+    text.parse().ok().map(Duration::from_secs)
+}
+
 /// On another host our cookies would not come along to the callback: the browser is sent to the public one, once.
 fn send_to_public_origin(
     exchange: &Exchange,
     sign_in: &SignIn,
     return_to: &ReturnTo,
     wants_choice: bool,
+    max_age: Option<Duration>,
 ) -> Result<Option<Response<Body>>, Refused> {
     let asked = headers::host(&exchange.head.headers, &exchange.caller).unwrap_or_default();
     if is_host(asked, sign_in) {
@@ -84,6 +97,9 @@ fn send_to_public_origin(
     to.query_pairs_mut().append_pair("rd", return_to.as_str()).append_pair(SENT_HERE, "1");
     if wants_choice {
         to.query_pairs_mut().append_pair("prompt", "select_account");
+    }
+    if let Some(max_age) = max_age {
+        to.query_pairs_mut().append_pair(MAX_AGE, &max_age.as_secs().to_string());
     }
     Ok(Some(rejection::redirect(StatusCode::FOUND, to.as_str())))
 }
@@ -177,9 +193,7 @@ async fn redeem(
         .sign_in(&Secret::new(code), &attempt, now)
         .await
         .map_err(|error| fail(&error, exchange, sign_in))?;
-    if let Err(why) = exchange.site.policy.admit(&signed_in.identity) {
-        return Err(refuse(&signed_in.identity, why, false, exchange.origin()).into());
-    }
+    admit(exchange, &signed_in, attempt.max_age)?;
     let set = start_session(exchange, sign_in, signed_in).await?;
     let mut response = rejection::redirect(StatusCode::FOUND, attempt.return_to.as_str());
     append(&mut response, set);
@@ -195,6 +209,25 @@ async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Respo
             Err(Rejection::InvalidState.into())
         }
     }
+}
+
+/// Whether a session may begin, and the person has proved who they are as lately as it was asked for.
+fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -> Result<(), Refused> {
+    let (site, identity, origin) = (&exchange.site, &signed_in.identity, exchange.origin());
+    let who = Principal {
+        identity,
+        provider: identity.provider.as_str(),
+        by: Proof::Session,
+        proved_at: proved_at(identity.provider, exchange.now, signed_in.auth_time),
+        claims: &identity.claims,
+    };
+    admission::admit_person(site, &who, false, origin)?;
+    let Some(max_age) = max_age else { return Ok(()) };
+    // A provider that asks for no password again would send the browser round for ever.
+    if who.proved_at.is_none_or(|at| exchange.now.since(at) > max_age) {
+        return Err(admission::denied(Some(identity), NO_RULE, &Why::TooOld { max_age }, false, origin).into());
+    }
+    Ok(())
 }
 
 fn open_attempt(
@@ -224,9 +257,10 @@ async fn start_session(
     }
     let browser = cookies.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let device = Device::new(exchange.caller.client, browser);
-    let SignedIn { identity, grant, provider_session } = signed_in;
+    let SignedIn { identity, grant, provider_session, auth_time } = signed_in;
     let mut session = Session::begin(identity.clone(), sign_in.authority, device, sign_in.lifetime.absolute, now);
     session.provider_session = provider_session;
+    session.auth_time = auth_time;
     sign_in.renewing.begin_with(&mut session, grant, now).map_err(|error| internal(&error))?;
     let token = sign_in.store.begin(session, now).await?;
     audit::signed_in(&identity, exchange.origin());

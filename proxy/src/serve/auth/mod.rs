@@ -20,7 +20,7 @@ use crate::serve::rejection::{self, Rejection};
 use crate::serve::site::SignIn;
 use crate::serve::{headers, pages};
 
-pub(crate) use self::admission::admit;
+pub(crate) use self::admission::{admit, admit_session};
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {

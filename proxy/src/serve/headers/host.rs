@@ -27,6 +27,8 @@ pub(crate) enum Malformed {
     Path(TooManyReadings),
     #[error("the target must be a path; `*` is for OPTIONS only")]
     Target,
+    #[error("servers read the path differently, and the rules lead the readings to different upstreams")]
+    Upstreams,
 }
 
 /// Checks what two readers could read differently, and makes `Host` the one name of the host.

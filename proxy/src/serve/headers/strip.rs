@@ -124,6 +124,12 @@ pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
     }
 }
 
+/// Takes out what would make a server take another method than the request's, in any spelling.
+pub(crate) fn strip_method_overrides(headers: &mut HeaderMap) {
+    const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+    remove_all(headers, |name| OVERRIDES.iter().any(|known| same_folded(name, known)));
+}
+
 fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
     for name in names {

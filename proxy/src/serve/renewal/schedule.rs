@@ -112,6 +112,7 @@ mod tests {
             name: String::new(),
             username: crate::domain::identity::Username::Displayed(String::new()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         };
         let device = crate::domain::session::Device::new([127, 0, 0, 1].into(), "");
         let authority = crate::domain::session::Authority([0; 8]);

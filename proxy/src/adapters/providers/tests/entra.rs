@@ -26,6 +26,7 @@ fn settings(origin: &str, tenants: Tenants) -> ProviderSettings {
         graph: url(origin),
         tenants,
         wants_groups: true,
+        claims: Vec::new(),
     }
 }
 
@@ -218,7 +219,7 @@ async fn groups_that_cannot_be_read_are_nobodys_and_roles_stay() {
 async fn groups_that_no_rule_asks_for_are_not_read_from_graph() {
     let bench = Bench::with(|origin| match contoso(origin) {
         ProviderSettings::Entra { client, authority, graph, tenants, .. } => {
-            ProviderSettings::Entra { client, authority, graph, tenants, wants_groups: false }
+            ProviderSettings::Entra { client, authority, graph, tenants, wants_groups: false, claims: Vec::new() }
         }
         other @ (ProviderSettings::Github { .. } | ProviderSettings::Oidc { .. }) => other,
     })

@@ -17,6 +17,7 @@ fn with_claim(origin: &str, username_claim: Option<&str>) -> ProviderSettings {
         issuer: url(&format!("{origin}/oidc")),
         username_claim: username_claim.map(ToOwned::to_owned),
         wants_groups: true,
+        claims: Vec::new(),
     }
 }
 
@@ -194,11 +195,12 @@ async fn a_code_is_good_once_and_for_its_own_verifier() {
 #[tokio::test]
 async fn a_wrong_secret_is_told_in_the_providers_words() {
     let bench = Bench::with(|origin| match settings(origin) {
-        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups } => ProviderSettings::Oidc {
+        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups, claims } => ProviderSettings::Oidc {
             client: ClientRegistration { secret: Secret::new("wr0ng"), ..client },
             issuer,
             username_claim,
             wants_groups,
+            claims,
         },
         other @ (ProviderSettings::Github { .. } | ProviderSettings::Entra { .. }) => other,
     })

@@ -282,6 +282,7 @@ mod tests {
             name: "Ann".into(),
             username: Username::Vouched("ann".into()),
             groups: (0..groups).map(|n| format!("00000000-0000-0000-0000-{n:012}")).collect(),
+            claims: crate::domain::claims::Claims::default(),
         };
         Session::begin(identity, Authority([1; 8]), Device::new([192, 0, 2, 1].into(), "Firefox"), HOUR, now)
     }

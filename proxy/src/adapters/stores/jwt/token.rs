@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::adapters::seal::{self, CryptoFailure};
+use crate::domain::claims::Claims as Theirs;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device, Session};
 use crate::domain::time::Timestamp;
@@ -57,6 +58,11 @@ struct Claims {
     ip: IpAddr,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     ua: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auth_time: Option<u64>,
+    /// The provider's claims that rules name.
+    #[serde(default, skip_serializing_if = "Theirs::is_empty")]
+    theirs: Theirs,
 }
 
 /// Why a token is no session of ours: whoever has it signs in again.
@@ -140,7 +146,7 @@ impl Key {
 
 impl Claims {
     fn of(session: &Session) -> Result<Self, CryptoFailure> {
-        let Identity { provider, id, email, name, username, groups } = session.identity.clone();
+        let Identity { provider, id, email, name, username, groups, claims } = session.identity.clone();
         Ok(Self {
             v: VERSION,
             jti: URL_SAFE_NO_PAD.encode(seal::random::<NONCE_LEN>()?),
@@ -156,6 +162,8 @@ impl Claims {
             groups,
             ip: session.device.address,
             ua: session.device.browser.clone(),
+            auth_time: session.auth_time.map(Timestamp::secs),
+            theirs: claims,
         })
     }
 
@@ -171,6 +179,7 @@ impl Claims {
             name: self.name,
             username: vouched(self.preferred_username),
             groups: self.groups,
+            claims: self.theirs,
         };
         is_whole.then(|| Session {
             identity,
@@ -181,6 +190,7 @@ impl Claims {
             provider_session: None,
             grant: None,
             renew_at: None,
+            auth_time: self.auth_time.map(Timestamp::from_secs),
         })
     }
 }
@@ -209,6 +219,7 @@ mod tests {
             name: "Ann \"\u{e9}\"".into(),
             username: Username::Vouched("ann".into()),
             groups: vec!["a".into(), "b,c".into()],
+            claims: crate::domain::claims::Claims::default(),
         };
         let device = Device::new([192, 0, 2, 1].into(), "Firefox");
         Session::begin(identity, Authority([7; 8]), device, Duration::from_secs(3600), Timestamp::from_secs(1000))

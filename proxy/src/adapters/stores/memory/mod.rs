@@ -447,6 +447,7 @@ mod tests {
             name: "Ann".into(),
             username: Username::Vouched("ann".into()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         };
         Session::begin(identity, US, Device::new([192, 0, 2, 1].into(), "Firefox"), HOUR, now)
     }

@@ -273,6 +273,7 @@ mod tests {
             name: String::new(),
             username: Username::Vouched("ann".into()),
             groups: Vec::new(),
+            claims: crate::domain::claims::Claims::default(),
         };
         let now = Timestamp::from_secs(1);
         let device = Device::new([192, 0, 2, 1].into(), "");

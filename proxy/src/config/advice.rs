@@ -1,0 +1,124 @@
+//! What could be better in a configuration that is sound, and how a rule reads in one line.
+
+use crate::domain::rules::{Access, Entry, HostPattern, Rule};
+use crate::serve::settings::{Mode, Settings};
+
+/// Advice on sound settings.
+pub(super) fn on(settings: &Settings) -> Vec<String> {
+    let rules = &settings.rules;
+    let mut advice = Vec::new();
+    for (at, public) in rules.iter().enumerate().filter(|(_, rule)| rule.access == Access::Public) {
+        // An exception to a rule below it is meant; one that only overlaps it may open what that one is to close.
+        let opens = |below: &&Rule| below.access != Access::Public && public.overlaps(below) && !below.hides(public);
+        for closed in rules.iter().skip(at + 1).filter(opens) {
+            advice.push(format!(
+                "the public rule `{}` (line {}) stands above `{}` (line {}) and opens part of what that one is about: put it below, or \
+                 make its path narrower",
+                public.name, public.line, closed.name, closed.line
+            ));
+        }
+    }
+    if let Mode::SignIn(sign_in) = &settings.mode
+        && let Some(domain) = &sign_in.cookie.domain
+    {
+        let public = sign_in.public_origin.host_str();
+        let is_elsewhere = |rule: &Rule| match &rule.host {
+            HostPattern::One(host) => Some(host.as_str()) != public,
+            HostPattern::Below(_) => true,
+            HostPattern::Every => false,
+        };
+        if !rules.iter().any(is_elsewhere) {
+            advice.push(format!(
+                "COOKIE_DOMAIN is {domain}, and no rule names another host than the public one: without it the session cookie is sent to \
+                 that host alone"
+            ));
+        }
+    }
+    advice
+}
+
+/// A rule in one line, with where it stands.
+pub(super) fn print(rule: &Rule) -> String {
+    let list = |items: Vec<&str>| format!("[{}]", items.join(", "));
+    let entries = |entries: &[Entry]| list(entries.iter().map(Entry::as_str).collect());
+    let mut parts = vec![format!("rule {}:", rule.name)];
+    match &rule.host {
+        HostPattern::Every => {}
+        HostPattern::One(host) => parts.push(format!("host {host}")),
+        HostPattern::Below(domain) => parts.push(format!("host *.{domain}")),
+    }
+    if let Some(path) = &rule.path {
+        parts.push(format!("path {}", path.as_str()));
+    }
+    if !rule.methods.is_empty() {
+        parts.push(format!("methods {}", list(rule.methods.iter().map(String::as_str).collect())));
+    }
+    if !rule.from.is_empty() {
+        let from: Vec<String> = rule.from.iter().map(ToString::to_string).collect();
+        parts.push(format!("from {}", list(from.iter().map(String::as_str).collect())));
+    }
+    match &rule.access {
+        Access::People(people) => parts.push(format!("allow {}", entries(people.entries()))),
+        Access::Public => parts.push("allow public".to_owned()),
+        Access::SignedIn => parts.push("allow signed-in".to_owned()),
+        Access::Listed => parts.push("allow listed".to_owned()),
+        Access::Nobody => parts.push("allow nobody".to_owned()),
+    }
+    if !rule.require.is_empty() {
+        parts.push(format!("require {}", entries(&rule.require)));
+    }
+    if let Some(max_age) = rule.max_age {
+        parts.push(format!("max_age {}", super::words::say(max_age)));
+    }
+    format!("{}  (line {})", parts.join(" "), rule.line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::config::trial::{GITHUB, sources};
+    use crate::config::{Loaded, load};
+
+    fn loaded(routes: &str, env: &[(&str, &str)]) -> Loaded {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        fs::write(&path, routes).unwrap();
+        load(&sources(&["--config", path.to_str().unwrap()], &[GITHUB, env]))
+            .unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    #[test]
+    fn a_public_rule_that_cuts_into_a_closed_one_is_told() {
+        let advice = |routes: &str| loaded(routes, &[]).advice.join("\n");
+        let told = advice(
+            "[[routes]]\nname = \"styles\"\npath = \"/**/*.css\"\nallow = \"public\"\n[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"",
+        );
+        assert!(told.contains("`styles` (line 1) stands above `2` (line 5)"), "{told}");
+        let exception = "[[routes]]\npath = \"/admin/public/**\"\nallow = \"public\"\n[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"";
+        assert_eq!(advice(exception), "");
+        let apart =
+            "[[routes]]\npath = \"/a/**\"\nallow = \"public\"\n[[routes]]\npath = \"/b/**\"\nallow = \"nobody\"";
+        assert_eq!(advice(apart), "");
+    }
+
+    #[test]
+    fn a_cookie_domain_without_another_host_is_wider_than_needed() {
+        let domain: &[(&str, &str)] = &[("COOKIE_DOMAIN", "example.com")];
+        assert!(loaded("", domain).advice.join("").contains("COOKIE_DOMAIN is example.com"));
+        assert!(loaded("[[routes]]\nhost = \"grafana.example.com\"", domain).advice.is_empty());
+    }
+
+    #[test]
+    fn what_is_in_force_is_printed_with_its_sources_and_no_secret() {
+        let routes = "session_ttl = \"8h\"\n[[routes]]\nname = \"x\"\nhost = \"*.a.example\"\npath = \"/a\"\nmethods = [\"GET\"]\n\
+                      from = [\"10.0.0.0/8\"]\nallow = [\"ann\", \"group:acme\"]\nrequire = [\"id:1\"]\nmax_age = \"15m\"";
+        let text = loaded(routes, &[("OAUTH_CLIENT_SECRET", "canary")]).effective.join("\n");
+        assert!(text.contains("OAUTH_PROVIDER = github  (environment)"), "{text}");
+        assert!(text.contains("OAUTH_CLIENT_SECRET = ***  (environment)") && !text.contains("canary"), "{text}");
+        assert!(text.contains("LOG_LEVEL = info  (default)"), "{text}");
+        assert!(text.contains("SESSION_TTL = 8h  (") && text.contains("s.toml)"), "{text}");
+        let rule = "rule x: host *.a.example path /a methods [GET] from [10.0.0.0/8] allow [ann, group:acme] require [id:1] max_age 15m  (line 2)";
+        assert!(text.contains(rule), "{text}");
+    }
+}

@@ -1,0 +1,527 @@
+//! The rules: `[[routes]]` of the file, each fault with its line.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::people::is_github_group;
+use crate::config::faults::Fault;
+use crate::config::names::nearest;
+use crate::config::reading::Reading;
+use crate::config::tables::{Item, Table, Tables, Value};
+use crate::config::words;
+use crate::domain::identity::ProviderKind;
+use crate::domain::path::AUTH_PREFIX;
+use crate::domain::rules::{Access, Entry, HostPattern, NO_RULE, PathPattern, People, Rule, WORDS};
+
+/// The longest name of a rule, in bytes: it stands in every metric.
+const NAME_LIMIT: usize = 64;
+
+const KEYS: [&str; 9] = ["name", "host", "path", "methods", "from", "allow", "require", "max_age", "upstream"];
+
+/// Methods that are meant where one is written with a typing error or in small letters.
+const METHODS: [&str; 14] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "REPORT",
+];
+
+/// What rules may name.
+pub(super) struct Known {
+    /// The provider and its kind; `None` in open mode, or where it is not known what it is.
+    pub(super) provider: Option<ProviderKind>,
+    /// `UPSTREAM_IGNORE_CASE`.
+    pub(super) ignores_case: bool,
+}
+
+/// The rules, in the file's order. Whatever is wrong with them is a fault.
+pub(super) fn read(reading: &mut Reading, known: &Known) -> Vec<Rule> {
+    let Some(Tables { path, tables }) = reading.routes.take() else { return Vec::new() };
+    let mut rules: Vec<Option<Rule>> = Vec::with_capacity(tables.len());
+    for (number, table) in (1..).zip(tables) {
+        let mut one = One { path: &path, line: table.line, known, faults: Vec::new(), warnings: Vec::new() };
+        let rule = one.rule(number, table);
+        let earlier = |name: &str| rules.iter().flatten().find(|other| other.name == name);
+        if let Some(other) = earlier(&rule.name) {
+            let problem = format!("is also the name of the rule in line {}: each rule has its own", other.line);
+            one.fault("name", rule.line, problem, None);
+        }
+        let hidden_by = rules.iter().flatten().find(|earlier| earlier.hides(&rule));
+        if let (true, Some(earlier)) = (one.faults.is_empty(), hidden_by) {
+            let problem = format!(
+                "is never reached: the rule `{}` in line {} matches all that this one does; put this one above it, or remove it",
+                earlier.name, earlier.line
+            );
+            one.faults.push(Fault {
+                name: format!("routes ({}, line {})", path.display(), rule.line),
+                problem,
+                example: None,
+            });
+        }
+        rules.push(one.faults.is_empty().then_some(rule));
+        reading.faults.append(&mut one.faults);
+        reading.warnings.append(&mut one.warnings);
+    }
+    rules.into_iter().flatten().collect()
+}
+
+/// One rule that is being read.
+struct One<'a> {
+    path: &'a Path,
+    line: usize,
+    known: &'a Known,
+    faults: Vec<Fault>,
+    warnings: Vec<String>,
+}
+
+impl One<'_> {
+    fn fault(&mut self, key: &str, line: usize, problem: impl Into<String>, example: Option<&str>) {
+        let name = format!("routes.{key} ({}, line {line})", self.path.display());
+        self.faults.push(Fault { name, problem: problem.into(), example: example.map(str::to_owned) });
+    }
+
+    fn rule(&mut self, number: usize, mut table: Table) -> Rule {
+        let rule = Rule {
+            name: self.name(&mut table).unwrap_or_else(|| number.to_string()),
+            line: self.line,
+            host: self.host(&mut table).unwrap_or_default(),
+            path: self.path(&mut table),
+            ignores_case: self.known.ignores_case,
+            methods: self.methods(&mut table),
+            from: self.from(&mut table),
+            ..Rule::default()
+        };
+        let allow = table.take("allow");
+        let access_line = allow.as_ref().map_or(self.line, |item| item.line);
+        let access = allow.and_then(|item| self.access(item)).unwrap_or_default();
+        let require_line = table.take("require").map(|item| (item.line, self.entries("require", item)));
+        let max_age = table.take("max_age").map(|item| (item.line, self.max_age(item)));
+        if access == Access::Public {
+            let beside = "stands beside `allow = \"public\"`, which asks nobody who they are";
+            if let Some((line, _)) = &require_line {
+                self.fault(
+                    "require",
+                    *line,
+                    format!("{beside}: name whom the rule lets in in `allow`"),
+                    Some("allow = \"signed-in\""),
+                );
+            }
+            if let Some((line, _)) = &max_age {
+                self.fault(
+                    "max_age",
+                    *line,
+                    format!("{beside}, nor when they signed in"),
+                    Some("allow = \"signed-in\""),
+                );
+            }
+        }
+        let upstream = self.upstream(&mut table);
+        self.unknown_keys(&table);
+        let rule = Rule {
+            access,
+            require: require_line.map(|(_, entries)| entries).unwrap_or_default(),
+            max_age: max_age.and_then(|(_, max_age)| max_age),
+            upstream,
+            ..rule
+        };
+        self.judge_entries(&rule, access_line);
+        rule
+    }
+
+    fn name(&mut self, table: &mut Table) -> Option<String> {
+        let item = table.take("name")?;
+        let line = item.line;
+        let name = self.text("name", item)?;
+        let problem = if name.trim() != name || name.is_empty() || name.len() > NAME_LIMIT {
+            format!("must be a text of 1 to {NAME_LIMIT} bytes without blanks at its ends")
+        } else if name.contains(char::is_control) {
+            "holds a control character".to_owned()
+        } else if name == NO_RULE || name.bytes().all(|b| b.is_ascii_digit()) {
+            format!("is what a rule without a name, or no rule at all (`{NO_RULE}`), is called: choose a word")
+        } else {
+            return Some(name);
+        };
+        self.fault("name", line, problem, Some("name = \"reports\""));
+        None
+    }
+
+    fn host(&mut self, table: &mut Table) -> Option<HostPattern> {
+        let item = table.take("host")?;
+        let line = item.line;
+        let text = self.text("host", item)?;
+        HostPattern::parse(text.trim())
+            .map_err(|why| self.fault("host", line, why.to_string(), Some("host = \"app.example.com\"")))
+            .ok()
+    }
+
+    fn path(&mut self, table: &mut Table) -> Option<PathPattern> {
+        let item = table.take("path")?;
+        let line = item.line;
+        let text = self.text("path", item)?;
+        match PathPattern::parse(&text) {
+            Ok(pattern) if pattern.is_below(AUTH_PREFIX) => {
+                let problem = format!("never matches: no rule is about {AUTH_PREFIX}, where Sidegate answers itself");
+                self.fault("path", line, problem, None);
+                None
+            }
+            Ok(pattern) => Some(pattern),
+            Err(why) => {
+                self.fault("path", line, why.to_string(), Some("path = \"/reports/**\""));
+                None
+            }
+        }
+    }
+
+    fn methods(&mut self, table: &mut Table) -> Vec<String> {
+        let Some(item) = table.take("methods") else { return Vec::new() };
+        let mut methods = Vec::new();
+        for (text, line) in self.texts("methods", item, "methods = [\"GET\", \"POST\"]") {
+            let upper = text.trim().to_ascii_uppercase();
+            let token = !upper.is_empty()
+                && upper.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+            let problem = if METHODS.contains(&upper.as_str()) {
+                methods.push(upper);
+                continue;
+            } else if matches!(upper.as_str(), "TRACE" | "CONNECT") {
+                "names a method that Sidegate never passes on".to_owned()
+            } else if let Some(meant) = nearest(&upper, METHODS.into_iter()).filter(|_| upper.len() > 2) {
+                format!("names no known method; did you mean `{meant}`?")
+            } else if token && upper.bytes().any(|b| b.is_ascii_alphabetic()) {
+                methods.push(upper);
+                continue;
+            } else {
+                "is not a method".to_owned()
+            };
+            self.fault("methods", line, problem, Some("methods = [\"GET\", \"POST\"]"));
+        }
+        methods
+    }
+
+    fn from(&mut self, table: &mut Table) -> Vec<ipnet::IpNet> {
+        let Some(item) = table.take("from") else { return Vec::new() };
+        let example = "from = [\"10.0.0.0/8\", \"::1\"]";
+        let mut networks = Vec::new();
+        for (text, line) in self.texts("from", item, example) {
+            match words::network(text.trim()) {
+                Some(network) => networks.push(network),
+                None => self.fault("from", line, "is not a network or an address", Some(example)),
+            }
+        }
+        networks
+    }
+
+    fn access(&mut self, item: Item) -> Option<Access> {
+        let example = "allow = [\"ann\", \"@example.com\", \"group:acme/platform\"]";
+        let line = item.line;
+        let word = match &item.value {
+            Value::Text(word) => word.as_str(),
+            Value::Texts(_) | Value::Other(_) => {
+                let entries = self.entries("allow", item);
+                return Some(Access::People(Box::new(People::new(entries))));
+            }
+        };
+        Some(match word {
+            "public" => Access::Public,
+            "signed-in" => Access::SignedIn,
+            "listed" => Access::Listed,
+            "nobody" => Access::Nobody,
+            other => {
+                let lower = other.trim().to_ascii_lowercase().replace(['_', ' '], "-");
+                let problem = match nearest(&lower, WORDS.into_iter()) {
+                    Some(meant) => format!("is an unknown word; did you mean `{meant}`?"),
+                    None => "is none of the words `public`, `signed-in`, `listed` and `nobody`; people stand in a list, in brackets".to_owned(),
+                };
+                self.fault("allow", line, problem, Some(example));
+                return None;
+            }
+        })
+    }
+
+    fn entries(&mut self, key: &str, item: Item) -> Vec<Entry> {
+        let example = match key {
+            "require" => "require = [\"group:acme\"]",
+            _ => "allow = [\"ann\", \"@example.com\", \"group:acme/platform\"]",
+        };
+        let mut entries = Vec::new();
+        for (text, line) in self.texts(key, item, example) {
+            match Entry::parse(&text) {
+                Ok(entry) => {
+                    self.judge_entry(key, line, &entry);
+                    entries.push(entry);
+                }
+                Err(why) => self.fault(key, line, why.to_string(), Some(example)),
+            }
+        }
+        entries
+    }
+
+    /// What an entry says of the provider that there is.
+    fn judge_entry(&mut self, key: &str, line: usize, entry: &Entry) {
+        let Some(kind) = self.known.provider else { return };
+        let provider = kind.as_str();
+        if let Some(named) = entry.provider().filter(|named| *named != provider) {
+            let meant = nearest(&named.to_ascii_lowercase(), std::iter::once(provider));
+            let mend = meant.map_or_else(
+                || format!("the one there is, is `{provider}`"),
+                |meant| format!("did you mean `{meant}`?"),
+            );
+            self.fault(key, line, format!("names the provider `{named}`, which is not known; {mend}"), None);
+        }
+        if kind == ProviderKind::Github
+            && let Some(group) = entry.group().filter(|group| !is_github_group(group))
+        {
+            let problem = format!("`group:{group}` is neither an organisation `org` nor a team `org/team` of GitHub");
+            self.fault(key, line, problem, Some("group:acme/platform"));
+        }
+    }
+
+    /// What makes entries that are right in themselves match nobody.
+    fn judge_entries(&mut self, rule: &Rule, line: usize) {
+        if self.known.provider == Some(ProviderKind::Github) && rule.entries().any(|entry| entry.claim().is_some()) {
+            self.warnings.push(format!(
+                "routes ({}, line {line}): the rule `{}` names a claim, and GitHub sends none: such an entry matches nobody",
+                self.path.display(),
+                rule.name
+            ));
+        }
+    }
+
+    fn max_age(&mut self, item: Item) -> Option<Duration> {
+        let line = item.line;
+        let text = self.text("max_age", item)?;
+        let range = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
+        match words::duration(text.trim()) {
+            Ok(age) if range.contains(&age) => Some(age),
+            Ok(_) => {
+                self.fault("max_age", line, "must be from 1s to 366d", Some("max_age = \"15m\""));
+                None
+            }
+            Err(problem) => {
+                self.fault("max_age", line, problem, Some("max_age = \"15m\""));
+                None
+            }
+        }
+    }
+
+    /// No upstream has a name yet, so a rule can name none.
+    fn upstream(&mut self, table: &mut Table) -> Option<String> {
+        let item = table.take("upstream")?;
+        let line = item.line;
+        let name = self.text("upstream", item)?;
+        let problem = format!(
+            "names the upstream `{name}`, which is not known: leave it out, and the rule leads to UPSTREAM_URL"
+        );
+        self.fault("upstream", line, problem, None);
+        None
+    }
+
+    fn unknown_keys(&mut self, table: &Table) {
+        let unknown: Vec<(String, usize)> = table.rest().map(|item| (item.key.clone(), item.line)).collect();
+        for (key, line) in unknown {
+            let plain = key.to_ascii_lowercase().replace('-', "_");
+            let problem = match nearest(&plain, KEYS.into_iter()) {
+                Some(meant) => format!("is an unknown key; did you mean `{meant}`?"),
+                None => format!("is an unknown key; a rule has {}", KEYS.join(", ")),
+            };
+            self.fault(&key, line, problem, None);
+        }
+    }
+
+    fn text(&mut self, key: &str, item: Item) -> Option<String> {
+        let kind = match item.value {
+            Value::Text(text) => return Some(text),
+            Value::Texts(_) => "array",
+            Value::Other(kind) => kind,
+        };
+        self.fault(
+            key,
+            item.line,
+            format!("is an {kind}, and takes one text in quotes").replace("an string", "a string"),
+            None,
+        );
+        None
+    }
+
+    /// A list, which must not be empty. One text alone is a list of one.
+    fn texts(&mut self, key: &str, item: Item, example: &str) -> Vec<(String, usize)> {
+        match item.value {
+            Value::Texts(texts) if texts.is_empty() => {
+                let problem = if key == "allow" {
+                    "is an empty list, which lets nobody in: write `allow = \"nobody\"` if that is meant"
+                } else {
+                    "is an empty list: leave the key out, or name something"
+                };
+                self.fault(key, item.line, problem, Some(example));
+                Vec::new()
+            }
+            Value::Texts(texts) => texts,
+            Value::Text(text) => vec![(text, item.line)],
+            Value::Other(_) => {
+                self.fault(key, item.line, "takes an array of texts in quotes", Some(example));
+                Vec::new()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::trial::{GITHUB, sources};
+    use crate::config::{Faults, Loaded, load};
+
+    fn loads(routes: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        fs::write(&path, routes).unwrap();
+        load(&sources(&["--config", path.to_str().unwrap()], &[GITHUB, env]))
+    }
+
+    fn faults(routes: &str) -> Vec<String> {
+        let all = loads(routes, &[]).err().unwrap_or_else(|| panic!("no fault in {routes}")).to_string();
+        all.lines().map(str::to_owned).collect()
+    }
+
+    fn rules(routes: &str) -> Vec<Rule> {
+        loads(routes, &[]).unwrap_or_else(|faults| panic!("{faults}")).settings.rules
+    }
+
+    #[test]
+    fn a_rule_has_what_is_written() {
+        let rules = rules(
+            r#"
+            [[routes]]
+            name = "reports"
+            host = "*.example.com"
+            path = "/reports/**"
+            methods = ["get", "PURGE"]
+            from = ["10.1.2.3/8", "::1"]
+            allow = ["ann", "@example.com", "id:5", "group:acme/platform", "provider:github", "claim:department=finance"]
+            require = ["group:acme"]
+            max_age = "15m"
+
+            [[routes]]
+            "#,
+        );
+        let [reports, rest] = rules.as_slice() else { panic!("{rules:?}") };
+        assert_eq!((reports.name.as_str(), reports.line), ("reports", 2));
+        assert_eq!(reports.host, HostPattern::Below("example.com".into()));
+        assert_eq!(reports.path.as_ref().unwrap().as_str(), "/reports/**");
+        assert_eq!(reports.methods, ["GET", "PURGE"]);
+        assert_eq!(reports.from.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+        assert_eq!(reports.entries().count(), 7);
+        assert_eq!(reports.max_age, Some(Duration::from_secs(900)));
+        assert_eq!((rest.name.as_str(), &rest.access, rest.path.is_none()), ("2", &Access::Listed, true));
+    }
+
+    #[test]
+    fn each_fault_has_its_line_and_what_would_be_right() {
+        for (rule, line, says) in [
+            ("[[routes]]\npaths = \"/x\"", 2, "did you mean `path`?"),
+            ("[[routes]]\nallow-list = [\"ann\"]", 2, "unknown key; a rule has name"),
+            ("[[routes]]\nmethod = [\"GET\"]", 2, "did you mean `methods`?"),
+            ("[[routes]]\n\npath = \"x\"", 3, "does not begin with `/`"),
+            ("[[routes]]\npath = \"/x**\"", 2, "within a segment"),
+            ("[[routes]]\npath = \"/x?y\"", 2, "the path alone"),
+            ("[[routes]]\npath = 7", 2, "takes one text"),
+            ("[[routes]]\npath = [\"/a\"]", 2, "takes one text"),
+            ("[[routes]]\npath = \"/api/v1/auth/me\"", 2, "never matches"),
+            ("[[routes]]\nhost = \"https://x\"", 2, "host's name alone"),
+            ("[[routes]]\nhost = \"a.*.b\"", 2, "`*.example.com`"),
+            ("[[routes]]\nmethods = []", 2, "empty list"),
+            ("[[routes]]\nmethods = [\"GET\",\n\"PSOT\"]", 3, "did you mean `POST`?"),
+            ("[[routes]]\nmethods = [\"TRACE\"]", 2, "never passes on"),
+            ("[[routes]]\nmethods = [\"G T\"]", 2, "method"),
+            ("[[routes]]\nfrom = [\"10.0.0.0/33\"]", 2, "not a network"),
+            ("[[routes]]\nfrom = []", 2, "empty list"),
+            ("[[routes]]\nallow = []", 2, "allow = \"nobody\""),
+            ("[[routes]]\nallow = \"pubic\"", 2, "did you mean `public`?"),
+            ("[[routes]]\nallow = \"signed_in\"", 2, "did you mean `signed-in`?"),
+            ("[[routes]]\nallow = \"ann@example.com\"", 2, "in brackets"),
+            ("[[routes]]\nallow = [\"public\"]", 2, "without brackets"),
+            ("[[routes]]\nallow = [\n\"ann\",\n\"grp:x\"]", 4, "prefix that is not known"),
+            ("[[routes]]\nallow = [\"*\"]", 2, "signed-in"),
+            ("[[routes]]\nallow = [\"provider:githb/ann\"]", 2, "did you mean `github`?"),
+            ("[[routes]]\nallow = [\"provider:corp\"]", 2, "the one there is, is `github`"),
+            ("[[routes]]\nallow = [\"group:a/b/c\"]", 2, "neither an organisation"),
+            ("[[routes]]\nallow = [\"claim:x\"]", 2, "claim:NAME=VALUE"),
+            ("[[routes]]\nallow = [1]", 2, "array of texts"),
+            ("[[routes]]\nrequire = []", 2, "empty list"),
+            ("[[routes]]\nallow = \"public\"\nrequire = [\"ann\"]", 3, "asks nobody"),
+            ("[[routes]]\nallow = \"public\"\nmax_age = \"1m\"", 3, "nor when they signed in"),
+            ("[[routes]]\nmax_age = \"soon\"", 2, "not a duration"),
+            ("[[routes]]\nmax_age = \"0\"", 2, "from 1s"),
+            ("[[routes]]\nmax_age = 15", 2, "takes one text"),
+            ("[[routes]]\nupstream = \"grafana\"", 2, "upstream `grafana`, which is not known"),
+            ("[[routes]]\nname = \"\"", 2, "1 to 64 bytes"),
+            ("[[routes]]\nname = \"7\"", 2, "choose a word"),
+            ("[[routes]]\nname = \"x\"\npath = \"/a\"\n[[routes]]\nname = \"x\"", 4, "in line 1"),
+            ("[[routes]]\npath = \"/a/**\"\n[[routes]]\npath = \"/a/b\"", 3, "rule `1` in line 1 matches all"),
+            ("[[routes]]\nallow = \"nobody\"\n\n[[routes]]\nhost = \"x\"\nmethods = [\"GET\"]", 4, "never reached"),
+            ("[routes]\nallow = \"nobody\"", 1, "two brackets"),
+            ("routes = 1", 1, "two brackets"),
+        ] {
+            let found = faults(rule);
+            assert_eq!(found.len(), 1, "{rule}: {found:?}");
+            let place = format!("s.toml, line {line})");
+            assert!(found[0].contains(&place) && found[0].contains(says), "{rule}: {}", found[0]);
+        }
+    }
+
+    #[test]
+    fn all_faults_show_at_once() {
+        let found = faults(
+            "[[routes]]\npath = \"x\"\nallow = \"al\"\n[[routes]]\nhots = \"a\"\nfrom = [\"y\"]\nmax_age = \"z\"",
+        );
+        assert_eq!(found.len(), 5, "{found:?}");
+    }
+
+    #[test]
+    fn rules_that_only_look_alike_are_no_fault() {
+        let found = rules(
+            r#"
+            [[routes]]
+            path = "/a"
+            [[routes]]
+            path = "/a/**"
+            methods = ["GET"]
+            [[routes]]
+            path = "/a/**"
+            methods = ["GET", "POST"]
+            [[routes]]
+            path = "/a/**"
+            from = ["10.0.0.0/8"]
+            [[routes]]
+            path = "/a/**"
+            host = "x.example"
+            [[routes]]
+            path = "/a/**"
+            "#,
+        );
+        assert_eq!(found.len(), 6);
+    }
+
+    #[test]
+    fn open_mode_takes_rules_and_names_no_provider() {
+        let open = loads("[[routes]]\nallow = [\"provider:x/ann\"]", &[("OAUTH_ENABLED", "false")]);
+        assert_eq!(open.unwrap_or_else(|faults| panic!("{faults}")).settings.rules.len(), 1);
+    }
+
+    #[test]
+    fn organisations_are_asked_for_where_a_rule_names_one() {
+        let loaded = loads("[[routes]]\nallow = [\"group:acme/ops\"]", &[]).unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(loaded.notes.iter().any(|note| note.contains("read:org")), "{:?}", loaded.notes);
+    }
+}

@@ -1,0 +1,269 @@
+//! The judgement: a permit by a rule, or a refusal with its reason. Nothing is forwarded without a permit, and only this file can make one.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::principal::{Known, Principal};
+use super::readings::Readings;
+use super::rules::{Access, HostName, Openness, Rule, RuleId, Rules};
+use super::time::Timestamp;
+
+/// What is asked, whoever carries it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// The host that is asked for, as `Host` has it.
+    pub host: &'a str,
+    /// The host that a trusted proxy says was asked for, where it is said.
+    pub forwarded_host: Option<&'a str>,
+    /// The method.
+    pub method: &'a str,
+    /// The path in all its readings.
+    pub path: &'a Readings<'a>,
+    /// The caller's address.
+    pub from: IpAddr,
+    /// The moment.
+    pub now: Timestamp,
+}
+
+/// Leave to forward one request. Its fields are private: no other file can make one.
+#[derive(Debug)]
+pub struct Permit<S> {
+    session: Option<S>,
+    rule: Option<RuleId>,
+    because: Because,
+}
+
+impl<S> Permit<S> {
+    /// On whose behalf; `None` is "let in without a session", never "not let in".
+    pub const fn session(&self) -> Option<&S> {
+        self.session.as_ref()
+    }
+
+    /// The rule that lets the request in; `None`: no rule is about it.
+    pub const fn rule(&self) -> Option<RuleId> {
+        self.rule
+    }
+
+    /// Why it is let in.
+    pub const fn because(&self) -> Because {
+        self.because
+    }
+}
+
+/// Why a request is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// Nobody signs in.
+    OpenMode,
+    /// The rule is for everyone.
+    Public,
+    /// The rule is for everyone who has signed in.
+    SignedIn,
+    /// The allow lists name the person.
+    Listed,
+    /// The rule's own list names the person.
+    Named,
+}
+
+impl Because {
+    /// In the operator's words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenMode => "open mode: everything is forwarded",
+            Self::Public => "the rule is public",
+            Self::SignedIn => "the rule lets in everyone who has signed in",
+            Self::Listed => "the allow lists name the person, or there are none",
+            Self::Named => "the rule's `allow` names the person",
+        }
+    }
+}
+
+/// Why a request is not let in, and by which rule; `None`: no rule is about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The rule that refuses it.
+    pub rule: Option<RuleId>,
+    /// The reason.
+    pub why: Why,
+}
+
+/// Why a request is not let in, in the operator's terms.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Why {
+    /// The person proved who they are too long ago: signing in again may help.
+    #[error("the sign-in is older than the rule's `max_age`, or nobody has said when it was")]
+    TooOld {
+        /// What the rule allows.
+        max_age: Duration,
+    },
+    /// Nobody is signed in: signing in may help.
+    #[error("nobody is signed in")]
+    Unauthenticated,
+    /// The lists do not name the person.
+    #[error("no allow list names this person")]
+    NotListed,
+    /// The rule's own list does not.
+    #[error("the rule's `allow` does not name this person")]
+    NotNamed,
+    /// The person lacks what the rule requires.
+    #[error("the rule requires `{0}`, which does not name this person")]
+    Lacks(String),
+    /// The rule lets nobody in.
+    #[error("the rule lets nobody in")]
+    Nobody,
+    /// Servers read the path differently, and rules lead those readings to different upstreams.
+    #[error("servers read this path differently, and the rules lead the readings to different upstreams")]
+    ManyUpstreams,
+}
+
+impl Why {
+    /// The reason in one word, for metrics and for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooOld { .. } => "too_old",
+            Self::Unauthenticated => "unauthenticated",
+            Self::NotListed => "not_listed",
+            Self::NotNamed => "not_named",
+            Self::Lacks(_) => "lacks_required",
+            Self::Nobody => "nobody",
+            Self::ManyUpstreams => "many_upstreams",
+        }
+    }
+
+    /// Whether the person lacks what a list could name them by.
+    #[must_use]
+    pub const fn is_about_lists(&self) -> bool {
+        matches!(self, Self::NotListed | Self::NotNamed | Self::Lacks(_))
+    }
+
+    /// Which of several reasons counts: the one that is the hardest to mend.
+    const fn weight(&self) -> u8 {
+        match self {
+            Self::TooOld { .. } => 0,
+            Self::Unauthenticated => 1,
+            Self::NotListed | Self::NotNamed | Self::Lacks(_) => 2,
+            Self::Nobody => 3,
+            Self::ManyUpstreams => 4,
+        }
+    }
+}
+
+/// Judges what is asked by `who` (`None`: nobody known). It is let in only where the rules let it in under every reading of its path, for
+/// each host that it may be for, and by each method that it may be taken for.
+///
+/// # Errors
+/// [`Refusal`], with the reason that is the hardest to mend.
+pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<Permit<S>, Refusal> {
+    let deciding = Deciding::of(rules, ask);
+    if let Some(rule) = deciding.leads_elsewhere(rules) {
+        return Err(Refusal { rule, why: Why::ManyUpstreams });
+    }
+    let principal = who.as_ref().map(Known::principal);
+    let verdict = |rule| verdict(rules, rule, ask, principal.as_ref()).map_err(|why| Refusal { rule, why });
+    let mut outcome = verdict(deciding.first);
+    for other in &deciding.others {
+        outcome = match (outcome, verdict(*other)) {
+            (Err(kept), Err(refusal)) if refusal.why.weight() > kept.why.weight() => Err(refusal),
+            (Err(kept), _) => Err(kept),
+            (Ok(_), Err(refusal)) => Err(refusal),
+            // What is public under one reading only is on behalf of the person.
+            (Ok(Because::Public), Ok(because)) => Ok(because),
+            (Ok(because), Ok(_)) => Ok(because),
+        };
+    }
+    let because = outcome?;
+    let counts = match because {
+        Because::OpenMode => false,
+        // Whom nothing would let in any more is nobody, where a session is not needed.
+        Because::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
+        Because::SignedIn | Because::Listed | Because::Named => true,
+    };
+    Ok(Permit { rule: deciding.first, because, session: who.filter(|_| counts) })
+}
+
+/// The rules that decide under some reading: the one of the first, and the others, each once.
+struct Deciding {
+    first: Option<RuleId>,
+    others: Vec<Option<RuleId>>,
+}
+
+impl Deciding {
+    fn of(rules: &Rules, ask: &Ask<'_>) -> Self {
+        if rules.is_empty() {
+            return Self { first: None, others: Vec::new() };
+        }
+        let host = HostName::of(ask.host);
+        let forwarded = ask.forwarded_host.map(HostName::of).filter(|other| *other != host);
+        // An upstream may take `delete` for `DELETE`.
+        let upper = ask.method.bytes().any(|b| b.is_ascii_lowercase()).then(|| ask.method.to_ascii_uppercase());
+        let mut found: Option<Self> = None;
+        for reading in ask.path.iter() {
+            let path = rules.path(reading);
+            for host in [Some(&host), forwarded.as_ref()].into_iter().flatten() {
+                for method in [Some(ask.method), upper.as_deref()].into_iter().flatten() {
+                    let rule = rules.first(host, &path, method, ask.from);
+                    match &mut found {
+                        None => found = Some(Self { first: rule, others: Vec::new() }),
+                        Some(Self { first, others }) if *first != rule && !others.contains(&rule) => others.push(rule),
+                        Some(_) => {}
+                    }
+                }
+            }
+        }
+        found.unwrap_or(Self { first: None, others: Vec::new() })
+    }
+}
+
+impl Deciding {
+    /// A rule that leads to another upstream than one before it. One that lets nobody in leads nowhere.
+    fn leads_elsewhere(&self, rules: &Rules) -> Option<Option<RuleId>> {
+        if self.others.is_empty() {
+            return None;
+        }
+        let leads = |id: &Option<RuleId>| {
+            let rule = id.and_then(|id| rules.get(id));
+            let is_closed =
+                rule.is_some_and(|rule| rule.access == Access::Nobody) && *rules.openness() != Openness::Open;
+            (!is_closed).then(|| (*id, rule.and_then(|rule| rule.upstream.as_deref())))
+        };
+        let mut leading = std::iter::once(&self.first).chain(&self.others).filter_map(leads);
+        let (_, first) = leading.next()?;
+        leading.find(|(_, upstream)| *upstream != first).map(|(rule, _)| rule)
+    }
+}
+
+/// What one rule says, or the lists where no rule is about it.
+fn verdict(rules: &Rules, rule: Option<RuleId>, ask: &Ask<'_>, who: Option<&Principal<'_>>) -> Result<Because, Why> {
+    let Openness::SignIn(lists) = rules.openness() else { return Ok(Because::OpenMode) };
+    let rule: Option<&Rule> = rule.and_then(|id| rules.get(id));
+    let access = rule.map_or(&Access::Listed, |rule| &rule.access);
+    match access {
+        Access::Nobody => return Err(Why::Nobody),
+        Access::Public if ask.path.may_be_opened() => return Ok(Because::Public),
+        Access::Public | Access::SignedIn | Access::Listed | Access::People(_) => {}
+    }
+    let who = who.ok_or(Why::Unauthenticated)?;
+    let because = match access {
+        Access::SignedIn => Because::SignedIn,
+        Access::People(people) if people.name(who) => Because::Named,
+        Access::People(_) => return Err(Why::NotNamed),
+        Access::Public | Access::Listed | Access::Nobody if lists.name(who.identity) => Because::Listed,
+        Access::Public | Access::Listed | Access::Nobody => return Err(Why::NotListed),
+    };
+    if let Some(lacking) = rule.and_then(|rule| rule.lacks(who)) {
+        return Err(Why::Lacks(lacking.as_str().to_owned()));
+    }
+    if let Some(max_age) = rule.and_then(|rule| rule.max_age)
+        && who.proved_at.is_none_or(|at| ask.now.since(at) > max_age)
+    {
+        return Err(Why::TooOld { max_age });
+    }
+    Ok(because)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,364 @@
+//! Lists of people in rules: users, groups, claims, of any provider or of one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::domain::policy::{AllowedGroups, AllowedUsers, BadEntry};
+use crate::domain::principal::Principal;
+
+/// One entry of a rule's `allow` or `require`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    written: String,
+    provider: Option<String>,
+    whom: Whom,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Whom {
+    /// Everybody of the provider.
+    Everyone,
+    /// A user as in the lists.
+    User(AllowedUsers),
+    /// A group as in the lists.
+    Group(String, AllowedGroups),
+    /// A claim with that text.
+    Claim { name: String, text: String },
+}
+
+/// An entry that could never match, or not as meant.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum BadRuleEntry {
+    /// Nothing.
+    #[error("an entry is empty")]
+    Empty,
+    /// As in the lists.
+    #[error(transparent)]
+    User(BadEntry),
+    /// A prefix that nobody knows.
+    #[error("`{entry}` begins with a prefix that is not known{}; known are id:, group:, claim: and provider:", did_you_mean(.meant.as_ref()))]
+    Prefix {
+        /// The entry.
+        entry: String,
+        /// The prefix that is near.
+        meant: Option<&'static str>,
+    },
+    /// `*` has two meanings here.
+    #[error(
+        "`*` is no entry of a rule: write `allow = \"signed-in\"` for everyone who has signed in, or `allow = \"public\"` for everyone"
+    )]
+    Everyone,
+    /// One of the four words in brackets.
+    #[error("`{0}` is a word and no entry: write `allow = \"{0}\"`, without brackets")]
+    Word(String),
+    /// `group:` with nothing behind it.
+    #[error("`{0}` names no group: write `group:` and the group, such as `group:acme/platform`")]
+    Group(String),
+    /// `claim:` without a name or a value.
+    #[error("`{0}` is not a claim with its value: write `claim:NAME=VALUE`, such as `claim:department=finance`")]
+    Claim(String),
+    /// `provider:` without a name.
+    #[error("`{0}` names no provider: write `provider:NAME`, or `provider:NAME/` and an entry")]
+    Provider(String),
+}
+
+fn did_you_mean(meant: Option<&&'static str>) -> String {
+    meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default()
+}
+
+/// The words that stand for a list.
+pub const WORDS: [&str; 4] = ["public", "signed-in", "listed", "nobody"];
+
+const PREFIXES: [&str; 4] = ["id:", "group:", "claim:", "provider:"];
+
+impl Entry {
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// [`BadRuleEntry`]: it could never match, or not as meant.
+    pub fn parse(text: &str) -> Result<Self, BadRuleEntry> {
+        let written = text.trim();
+        if WORDS.contains(&written) {
+            return Err(BadRuleEntry::Word(written.to_owned()));
+        }
+        let Some(rest) = written.strip_prefix("provider:") else {
+            return Ok(Self { written: written.to_owned(), provider: None, whom: Whom::parse(written)? });
+        };
+        let (provider, inner) = rest.split_once('/').map_or((rest, None), |(provider, inner)| (provider, Some(inner)));
+        if provider.is_empty() || inner == Some("") {
+            return Err(BadRuleEntry::Provider(written.to_owned()));
+        }
+        let whom = inner.map_or(Ok(Whom::Everyone), Whom::parse)?;
+        Ok(Self { written: written.to_owned(), provider: Some(provider.to_owned()), whom })
+    }
+
+    /// The entry as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.written
+    }
+
+    /// The provider that it names.
+    #[must_use]
+    pub fn provider(&self) -> Option<&str> {
+        self.provider.as_deref()
+    }
+
+    /// The group that it names.
+    #[must_use]
+    pub fn group(&self) -> Option<&str> {
+        if let Whom::Group(name, _) = &self.whom { Some(name) } else { None }
+    }
+
+    /// The claim that it names.
+    #[must_use]
+    pub fn claim(&self) -> Option<&str> {
+        if let Whom::Claim { name, .. } = &self.whom { Some(name) } else { None }
+    }
+
+    /// Whether it names that person.
+    #[must_use]
+    pub fn names(&self, who: &Principal<'_>) -> bool {
+        if self.provider.as_deref().is_some_and(|provider| provider != who.provider) {
+            return false;
+        }
+        match &self.whom {
+            Whom::Everyone => true,
+            Whom::User(users) => users.name(who.identity),
+            Whom::Group(_, groups) => groups.name(who.identity),
+            Whom::Claim { name, text } => who.claims.hold(name, text),
+        }
+    }
+}
+
+impl Whom {
+    fn parse(text: &str) -> Result<Self, BadRuleEntry> {
+        let bad = |why: fn(String) -> BadRuleEntry| Err(why(text.to_owned()));
+        match text {
+            "" => return Err(BadRuleEntry::Empty),
+            "*" => return Err(BadRuleEntry::Everyone),
+            _ => {}
+        }
+        if let Some(group) = text.strip_prefix("group:") {
+            let group = group.trim();
+            let is_group = !group.is_empty() && group != "*";
+            return if is_group {
+                Ok(Self::Group(group.to_owned(), AllowedGroups::parse([group])))
+            } else {
+                bad(BadRuleEntry::Group)
+            };
+        }
+        if let Some(claim) = text.strip_prefix("claim:") {
+            return match claim.split_once('=') {
+                Some((name, value)) if !name.trim().is_empty() && !value.is_empty() => {
+                    Ok(Self::Claim { name: name.trim().to_owned(), text: value.to_owned() })
+                }
+                Some(_) | None => bad(BadRuleEntry::Claim),
+            };
+        }
+        if text.starts_with("provider:") {
+            return bad(BadRuleEntry::Provider);
+        }
+        if let Some((front, _)) = text.split_once(':')
+            && !text.starts_with("id:")
+        {
+            let front = format!("{}:", front.trim().to_ascii_lowercase());
+            let near = |known: &&&str| {
+                front == **known
+                    || (front.len() > 2 && (known.starts_with(front.trim_end_matches(':')) || one_edit(&front, known)))
+            };
+            let meant = PREFIXES.iter().find(near).copied();
+            return Err(BadRuleEntry::Prefix { entry: text.to_owned(), meant });
+        }
+        AllowedUsers::parse([text])
+            .map(Self::User)
+            .map_err(|faults| faults.into_iter().next().map_or(BadRuleEntry::Empty, BadRuleEntry::User))
+    }
+}
+
+/// Whether one letter more, less or other makes one text the other, or two that have changed places.
+fn one_edit(a: &str, b: &str) -> bool {
+    let same_front = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let rest = |text: &str, skip: usize| text.as_bytes().get(same_front + skip..).unwrap_or_default().to_vec();
+    let swapped = {
+        let mut bytes = rest(a, 0);
+        if bytes.len() >= 2 {
+            bytes.swap(0, 1);
+        }
+        bytes
+    };
+    rest(a, 1) == rest(b, 1) || rest(a, 1) == rest(b, 0) || rest(a, 0) == rest(b, 1) || swapped == rest(b, 0)
+}
+
+/// A rule's `allow` as a list: whoever an entry names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct People {
+    entries: Vec<Entry>,
+    of_any: Names,
+    of_one: BTreeMap<String, Names>,
+}
+
+/// The entries of one provider or of all, put together so that many cost what one does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Names {
+    everyone: bool,
+    users: AllowedUsers,
+    groups: Option<AllowedGroups>,
+    claims: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl People {
+    /// Whoever one of the entries names.
+    #[must_use]
+    pub fn new(entries: Vec<Entry>) -> Self {
+        let mut people = Self::default();
+        for entry in &entries {
+            let names = match &entry.provider {
+                None => &mut people.of_any,
+                Some(provider) => people.of_one.entry(provider.clone()).or_default(),
+            };
+            match &entry.whom {
+                Whom::Everyone => names.everyone = true,
+                Whom::User(users) => names.users = std::mem::take(&mut names.users).and(users.clone()),
+                Whom::Group(_, groups) => {
+                    names.groups = Some(names.groups.take().unwrap_or_default().and(groups.clone()));
+                }
+                Whom::Claim { name, text } => {
+                    names.claims.entry(name.clone()).or_default().insert(text.clone());
+                }
+            }
+        }
+        people.entries = entries;
+        people
+    }
+
+    /// The entries, in the order in which they are written.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Whether an entry names that person.
+    #[must_use]
+    pub fn name(&self, who: &Principal<'_>) -> bool {
+        self.of_any.name(who) || self.of_one.get(who.provider).is_some_and(|names| names.name(who))
+    }
+}
+
+impl Names {
+    fn name(&self, who: &Principal<'_>) -> bool {
+        self.everyone
+            || self.users.name(who.identity)
+            || self.groups.as_ref().is_some_and(|groups| groups.name(who.identity))
+            || self.claims.iter().any(|(name, texts)| who.claims.texts(name).iter().any(|text| texts.contains(text)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claims::Claims;
+    use crate::domain::identity::{Email, Identity, ProviderKind, Username};
+    use crate::domain::principal::Proof;
+
+    fn ann(provider: ProviderKind) -> Identity {
+        Identity {
+            provider,
+            id: "42".into(),
+            email: Some(Email::parse("Ann@Example.com").unwrap()),
+            name: "Ann".into(),
+            username: Username::Vouched("Ann".into()),
+            groups: vec!["Acme/Platform".into()],
+            claims: Claims::default(),
+        }
+    }
+
+    #[test]
+    fn entries_name_whom_they_say() {
+        let mut claims = Claims::default();
+        claims.set("department", vec!["finance".into()]);
+        claims.set("roles", vec!["a".into(), "b=c".into()]);
+        for (kind, entry, names) in [
+            (ProviderKind::Github, "ann", true),
+            (ProviderKind::Oidc, "ann", false),
+            (ProviderKind::Oidc, "Ann", true),
+            (ProviderKind::Oidc, "ANN@example.com", true),
+            (ProviderKind::Oidc, "@example.com", true),
+            (ProviderKind::Oidc, "@sub.example.com", false),
+            (ProviderKind::Oidc, "id:42", true),
+            (ProviderKind::Oidc, "id:4", false),
+            (ProviderKind::Github, "group:acme/platform", true),
+            (ProviderKind::Oidc, "group:acme/platform", false),
+            (ProviderKind::Oidc, "group:Acme/Platform", true),
+            (ProviderKind::Oidc, "Acme/Platform", false),
+            (ProviderKind::Oidc, "provider:corp", true),
+            (ProviderKind::Oidc, "provider:other", false),
+            (ProviderKind::Oidc, "provider:corp/Ann", true),
+            (ProviderKind::Oidc, "provider:corp/@example.com", true),
+            (ProviderKind::Oidc, "provider:corp/group:Acme/Platform", true),
+            (ProviderKind::Oidc, "provider:other/Ann", false),
+            (ProviderKind::Oidc, "provider:corp/bob", false),
+            (ProviderKind::Oidc, "claim:department=finance", true),
+            (ProviderKind::Oidc, "claim:department=Finance", false),
+            (ProviderKind::Oidc, "claim:department=fin", false),
+            (ProviderKind::Oidc, "claim:roles=b=c", true),
+            (ProviderKind::Oidc, "claim:roles=b", false),
+            (ProviderKind::Oidc, "claim:missing=x", false),
+            (ProviderKind::Oidc, "provider:corp/claim:roles=a", true),
+            (ProviderKind::Oidc, "provider:other/claim:roles=a", false),
+        ] {
+            let identity = ann(kind);
+            let who = Principal {
+                identity: &identity,
+                provider: "corp",
+                by: Proof::Session,
+                proved_at: None,
+                claims: &claims,
+            };
+            let parsed = Entry::parse(entry).unwrap();
+            assert_eq!(parsed.names(&who), names, "{entry}");
+            assert_eq!(People::new(vec![Entry::parse("zoe").unwrap(), parsed]).name(&who), names, "{entry} in a list");
+        }
+    }
+
+    #[test]
+    fn entries_that_could_never_match_are_faults() {
+        for bad in [
+            "",
+            " ",
+            "*",
+            "public",
+            "nobody",
+            "signed-in",
+            "listed",
+            "group:",
+            "group: ",
+            "group:*",
+            "claim:x",
+            "claim:=y",
+            "claim:x=",
+            "provider:",
+            "provider:/ann",
+            "provider:corp/",
+            "provider:corp/provider:x",
+            "provider:corp/*",
+            "provider:corp/",
+            "a@b@c",
+            "@",
+            "id:",
+            "*@example.com",
+            "grp:acme",
+            "Group:acme",
+            "user:ann",
+            "provider:corp/grp:x",
+        ] {
+            assert!(Entry::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        for (bad, meant) in
+            [("gropu:x", "group:"), ("Group:x", "group:"), ("claims:a=b", "claim:"), ("prov:x", "provider:")]
+        {
+            assert!(Entry::parse(bad).unwrap_err().to_string().contains(&format!("did you mean `{meant}`?")), "{bad}");
+        }
+    }
+}

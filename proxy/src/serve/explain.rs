@@ -1,0 +1,363 @@
+//! Operators ask who may do what, and why: the answer is that of the very function that judges requests.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::domain::claims::Claims;
+use crate::domain::identity::{Email, Identity, ProviderKind, Username};
+use crate::domain::judge::{Ask, Refusal, Why, judge};
+use crate::domain::path::AUTH_PREFIX;
+use crate::domain::principal::{Principal, Proof};
+use crate::domain::readings::Readings;
+use crate::domain::rules::{Openness, RuleId, Rules};
+use crate::domain::time::Timestamp;
+use crate::serve::clock;
+use crate::serve::settings::{Mode, Settings};
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Who asks; `None`: nobody who is known.
+    pub who: Option<Somebody>,
+    /// The host; `None`: the public one.
+    pub host: Option<String>,
+    /// The method.
+    pub method: String,
+    /// The path as it stands in a request, with or without a query.
+    pub path: String,
+    /// The caller's address.
+    pub from: IpAddr,
+    /// Whether the answer is for programs.
+    pub json: bool,
+}
+
+/// Somebody, as an operator describes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Somebody {
+    /// The username, or an email.
+    pub user: Option<String>,
+    /// The vouched email.
+    pub email: Option<String>,
+    /// The provider's id.
+    pub id: Option<String>,
+    /// The groups.
+    pub groups: Vec<String>,
+    /// The name of the provider; `None`: the one there is.
+    pub provider: Option<String>,
+    /// Claims, each `NAME=VALUE`.
+    pub claims: Vec<String>,
+    /// How long ago they signed in.
+    pub signed_in: Duration,
+}
+
+/// Why there is no answer: the question is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongQuestion(String);
+
+/// The answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether it is let in.
+    pub is_permit: bool,
+    /// The rule that decides, with its line; `None`: no rule does.
+    pub rule: Option<(String, usize)>,
+    /// Why.
+    pub reason: String,
+    /// The path in all its readings.
+    pub readings: Vec<String>,
+}
+
+impl Answer {
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "decision": if self.is_permit { "permit" } else { "refuse" },
+            "rule": self.rule.as_ref().map(|(name, _)| name),
+            "line": self.rule.as_ref().map(|(_, line)| line),
+            "reason": self.reason,
+            "readings": self.readings,
+        })
+    }
+
+    fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}: {}", if self.is_permit { "permit" } else { "refuse" }, self.reason)?;
+        match &self.rule {
+            Some((name, line)) => writeln!(out, "rule:     {name} (line {line})")?,
+            None => writeln!(out, "rule:     none")?,
+        }
+        for (i, reading) in self.readings.iter().enumerate() {
+            // A path may hold a terminal's escape.
+            let plain: String = reading
+                .chars()
+                .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+                .collect();
+            writeln!(out, "{} {plain}", if i == 0 { "readings:" } else { "         " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Answers a question, and says whether what is asked is let in.
+///
+/// # Errors
+/// [`WrongQuestion`] where it cannot be asked; [`io::Error`] where the answer cannot be written.
+pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<bool, anyhow::Error> {
+    let answer = answer(asked, settings)?;
+    if asked.json {
+        writeln!(out, "{}", answer.json())?;
+    } else {
+        answer.tell(out)?;
+    }
+    Ok(answer.is_permit)
+}
+
+/// The answer to a question.
+///
+/// # Errors
+/// [`WrongQuestion`] where it cannot be asked.
+pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion> {
+    let (openness, provider, public_host) = match settings.mode {
+        Mode::Open => (Openness::Open, None, None),
+        Mode::SignIn(sign_in) => {
+            let host = sign_in.public_origin.host_str().map(str::to_owned);
+            let usernames = sign_in.provider.vouches_for_usernames();
+            let provider = (sign_in.provider.kind(), usernames);
+            (Openness::SignIn(Box::new(sign_in.allow)), Some(provider), host)
+        }
+    };
+    let rules = Rules::new(openness, settings.rules);
+    let now = clock::now();
+    let who = match (&asked.who, provider) {
+        (Some(somebody), Some((kind, usernames))) => Some(somebody.identity(kind, usernames)?),
+        (Some(_), None) | (None, _) => None,
+    };
+    let principal = who.as_ref().map(|(identity, ago)| Principal {
+        identity,
+        provider: identity.provider.as_str(),
+        by: Proof::Session,
+        proved_at: Some(Timestamp::from_millis(
+            now.millis().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+        )),
+        claims: &identity.claims,
+    });
+    let host = asked.host.clone().or(public_host).unwrap_or_default();
+    Ok(decide(&rules, asked, &host, principal, now))
+}
+
+fn decide(rules: &Rules, asked: &Asked, host: &str, who: Option<Principal<'_>>, now: Timestamp) -> Answer {
+    let refused = |reason: &str, readings: Vec<String>| Answer {
+        is_permit: false,
+        rule: None,
+        reason: reason.to_owned(),
+        readings,
+    };
+    if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(&asked.method)) {
+        return refused("this method is never passed on", Vec::new());
+    }
+    let path = match Readings::of(path_of(&asked.path)) {
+        Ok(path) => path,
+        Err(too_many) => return refused(&too_many.to_string(), Vec::new()),
+    };
+    let readings: Vec<String> = path.iter().map(str::to_owned).collect();
+    if path.may_be_below(AUTH_PREFIX) {
+        return if path.is_plain() {
+            let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
+            Answer { is_permit: true, rule: None, reason, readings }
+        } else {
+            refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
+        };
+    }
+    let ask = Ask { host, forwarded_host: None, method: &asked.method, path: &path, from: asked.from, now };
+    let told = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
+    match judge(rules, &ask, who) {
+        Ok(permit) => Answer {
+            is_permit: true,
+            rule: told(permit.rule()),
+            reason: permit.because().as_str().to_owned(),
+            readings,
+        },
+        Err(Refusal { rule, why }) => {
+            let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
+            Answer { is_permit: false, rule: told(rule), reason, readings }
+        }
+    }
+}
+
+/// What of a request's target is its path.
+fn path_of(target: &str) -> &str {
+    target.split_once(['?', '#']).map_or(target, |(path, _)| path)
+}
+
+impl Somebody {
+    /// The person, and how long ago they signed in.
+    fn identity(&self, kind: ProviderKind, usernames: bool) -> Result<(Identity, Duration), WrongQuestion> {
+        let wrong = |what: String| Err(WrongQuestion(what));
+        if let Some(other) = self.provider.as_deref().filter(|name| *name != kind.as_str()) {
+            return wrong(format!("--provider: `{other}` is not known; the one there is, is `{}`", kind.as_str()));
+        }
+        // As in the lists: what has an `@` is an email.
+        let as_email = self.user.as_deref().filter(|user| user.contains('@'));
+        let email = match self.email.as_deref().or(as_email) {
+            Some(text) => match Email::parse(text) {
+                Ok(email) => Some(email),
+                Err(error) => return wrong(format!("--email: {error}")),
+            },
+            None => None,
+        };
+        let by_id = self.user.as_deref().and_then(|user| user.strip_prefix("id:"));
+        let user = self.user.clone().filter(|_| by_id.is_none()).unwrap_or_default();
+        let username = if usernames { Username::Vouched(user) } else { Username::Displayed(user) };
+        let mut claims = Claims::default();
+        for claim in &self.claims {
+            let Some((name, text)) = claim.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+                return wrong(format!("--claim: `{claim}` is not NAME=VALUE"));
+            };
+            let texts = claims.texts(name).iter().cloned().chain([text.to_owned()]).collect();
+            claims.set(name, texts);
+        }
+        let identity = Identity {
+            provider: kind,
+            id: self.id.as_deref().or(by_id).unwrap_or_default().to_owned(),
+            email,
+            name: String::new(),
+            username,
+            groups: self.groups.clone(),
+            claims,
+        };
+        Ok((identity, self.signed_in))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use http::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::caller::{Caller, Peer, Scheme, TrustedProxies};
+    use crate::domain::policy::{AllowLists, AllowedUsers};
+    use crate::domain::rules::{Access, Entry, HostPattern, PathPattern, People, Rule};
+    use crate::serve::question;
+
+    fn some_rule() -> impl Strategy<Value = Rule> {
+        let host = prop::sample::select(vec!["", "a.x", "*.x"]);
+        let path = prop::sample::select(vec!["/**", "/a/**", "/a", "/*", "/b/*", "/**/c", "/A/*"]);
+        let methods = prop::sample::select(vec![vec![], vec!["GET".to_owned()], vec!["DELETE".to_owned()]]);
+        let people = People::new(vec![Entry::parse("ann").unwrap(), Entry::parse("group:acme/ops").unwrap()]);
+        let access = prop::sample::select(vec![
+            Access::Public,
+            Access::SignedIn,
+            Access::Listed,
+            Access::Nobody,
+            Access::People(Box::new(people)),
+        ]);
+        let max_age = prop::sample::select(vec![None, Some(Duration::from_secs(900))]);
+        let from = prop::sample::select(vec![vec![], vec!["10.0.0.0/8".parse().unwrap()]]);
+        (host, path, methods, access, max_age, from).prop_map(|(host, path, methods, access, max_age, from)| Rule {
+            name: format!("{path}{host}"),
+            host: HostPattern::parse(host).unwrap_or_default(),
+            path: Some(PathPattern::parse(path).unwrap()),
+            methods,
+            access,
+            max_age,
+            from,
+            ..Rule::default()
+        })
+    }
+
+    fn somebody(user: &str, groups: &[&str], signed_in: u64) -> Somebody {
+        Somebody {
+            user: Some(user.to_owned()),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            signed_in: Duration::from_secs(signed_in),
+            ..Somebody::default()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        // Fifty questions to each set of rules: 100,000 in all.
+        #[test]
+        fn what_is_explained_is_what_a_request_meets(
+            rules in prop::collection::vec(some_rule(), 0..8),
+            questions in prop::collection::vec((
+                prop::sample::select(vec!["a.x", "b.x:80", "c"]),
+                prop::sample::select(vec!["GET", "HEAD", "DELETE", "delete", "POST"]),
+                "/[abcAC./%25e;]{0,8}",
+                prop::sample::select(vec!["10.0.0.1", "192.0.2.1"]),
+                prop::sample::select(vec![None, Some(("ann", 60)), Some(("ops", 60)), Some(("ops", 5000)), Some(("zoe", 1))]),
+            ), 50),
+        ) {
+            let lists = AllowLists { users: Some(AllowedUsers::parse(["ann"]).unwrap()), groups: None };
+            let rules = Rules::new(Openness::SignIn(Box::new(lists)), rules);
+            let now = Timestamp::from_secs(1_000_000);
+            for (host, method, path, from, who) in questions {
+                // What HTTP does not take never comes to be judged.
+                let Ok(request) = Request::builder().method(method).uri(&path).header("host", host).body(()) else { continue };
+                let head = request.into_parts().0;
+                let who = who.map(|(name, ago)| {
+                    let groups: &[&str] = if name == "ops" { &["acme/ops"] } else { &[] };
+                    somebody(name, groups, ago).identity(ProviderKind::Github, true).unwrap()
+                });
+                let principal = who.as_ref().map(|(identity, ago)| Principal {
+                    identity,
+                    provider: "github",
+                    by: Proof::Session,
+                    proved_at: Some(Timestamp::from_secs(now.secs() - ago.as_secs())),
+                    claims: &identity.claims,
+                });
+                let asked = Asked {
+                    who: None,
+                    host: None,
+                    method: method.to_owned(),
+                    path: path.clone(),
+                    from: from.parse().unwrap(),
+                    json: false,
+                };
+                let explained = decide(&rules, &asked, host, principal, now);
+                let peer = Peer { address: SocketAddr::new(from.parse().unwrap(), 1), scheme: Scheme::Http };
+                let caller = Caller::judge(peer, &TrustedProxies::default(), std::iter::empty(), None);
+                let Ok(readings) = Readings::of(head.uri.path()) else {
+                    prop_assert!(!explained.is_permit);
+                    continue;
+                };
+                let met = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
+                prop_assert_eq!(met.is_ok(), explained.is_permit, "{} {}{}", method, host, path);
+                let decided = met.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
+                let name = explained.rule.map(|(name, _)| name);
+                prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_person_is_described_in_the_words_of_the_lists() {
+        let somebody = Somebody {
+            user: Some("ann@example.com".into()),
+            claims: vec!["roles=a".into(), "roles=b=c".into()],
+            ..Somebody::default()
+        };
+        let (identity, _) = somebody.identity(ProviderKind::Oidc, false).unwrap();
+        assert_eq!(identity.email_str(), "ann@example.com");
+        assert_eq!(identity.username.vouched(), None);
+        assert_eq!(identity.claims.texts("roles"), ["a", "b=c"]);
+        let by_id = Somebody { user: Some("id:7".into()), ..Somebody::default() };
+        assert_eq!(by_id.identity(ProviderKind::Github, true).unwrap().0.id, "7");
+        for wrong in [
+            Somebody { provider: Some("corp".into()), ..Somebody::default() },
+            Somebody { email: Some("ann".into()), ..Somebody::default() },
+            Somebody { claims: vec!["x".into()], ..Somebody::default() },
+        ] {
+            assert!(wrong.identity(ProviderKind::Github, true).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a request asks of the judgement: at once, and again while something stays open for it.
+
+use std::net::IpAddr;
+
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
+use http::{Method, Uri};
+
+use crate::domain::caller::Caller;
+use crate::domain::judge::{Ask, Permit, Refusal, judge};
+use crate::domain::principal::Known;
+use crate::domain::readings::Readings;
+use crate::domain::rules::Rules;
+use crate::domain::time::Timestamp;
+use crate::serve::headers;
+
+/// What a request asks, with its path in all readings.
+pub(crate) fn ask<'a>(
+    head: &'a Parts,
+    caller: &'a Caller,
+    rules: &Rules,
+    path: &'a Readings<'a>,
+    now: Timestamp,
+) -> Ask<'a> {
+    let mut ask = Ask { host: "", forwarded_host: None, method: head.method.as_str(), path, from: caller.client, now };
+    // Without rules nobody looks at them.
+    if !rules.is_empty() {
+        ask.host = text(head.headers.get(HOST));
+        ask.forwarded_host = if caller.trusted { headers::host(&head.headers, caller) } else { None };
+    }
+    ask
+}
+
+fn text(value: Option<&HeaderValue>) -> &str {
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// What a request asked, kept for as long as its answer lasts: each part is a handle of the request's own bytes.
+#[derive(Clone)]
+pub(crate) struct Question {
+    uri: Uri,
+    method: Method,
+    host: Option<HeaderValue>,
+    forwarded_host: Option<HeaderValue>,
+    from: IpAddr,
+}
+
+impl Question {
+    /// What the request with this head asks.
+    pub(crate) fn of(head: &Parts, caller: &Caller) -> Self {
+        let forwarded_host = if caller.trusted { headers::host(&head.headers, caller) } else { None };
+        Self {
+            uri: head.uri.clone(),
+            method: head.method.clone(),
+            host: head.headers.get(HOST).cloned(),
+            forwarded_host: forwarded_host.and_then(|host| HeaderValue::from_str(host).ok()),
+            from: caller.client,
+        }
+    }
+
+    /// Asks it again, of the rules of the moment; `None`: its path cannot be asked about.
+    pub(crate) fn ask_again<S: Known>(
+        &self,
+        rules: &Rules,
+        who: Option<S>,
+        now: Timestamp,
+    ) -> Option<Result<Permit<S>, Refusal>> {
+        let path = Readings::of(self.uri.path()).ok()?;
+        let ask = Ask {
+            host: text(self.host.as_ref()),
+            forwarded_host: self.forwarded_host.as_ref().map(|host| text(Some(host))),
+            method: self.method.as_str(),
+            path: &path,
+            from: self.from,
+            now,
+        };
+        Some(judge(rules, &ask, who))
+    }
+}
