@@ -99,7 +99,7 @@ impl Entra {
         if email.is_none() {
             tracing::info!("No email of {} counts: {}", quote(object_id), unvouched(&me, named, personal));
         }
-        for name in ["groups", "roles"].into_iter().filter(|_| self.wants_groups) {
+        for name in ["groups", "roles"].into_iter().filter(|_| self.wanted.groups) {
             if let Some(why) = claims.left_out(name) {
                 let id = quote(object_id);
                 tracing::warn!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
