@@ -58,14 +58,14 @@ async fn a_public_path_is_open_to_everyone_and_says_who_it_is_where_somebody_is_
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let forged = Request::get("/assets/a.css").header("x-forwarded-user", "root").header("remote-user", "root");
-    assert_eq!(proxy.send(forged).await.status, 200);
+    assert_eq!(proxy.send(forged).await.status.as_u16(), 200);
     let seen = upstream.last();
     assert_eq!((seen.header("x-forwarded-user"), seen.header("remote-user")), (String::new(), String::new()));
     let mut ann = proxy.signed_in_as("ann").await;
-    assert_eq!(ann.get("/assets/a.css").await.status, 200);
+    assert_eq!(ann.get("/assets/a.css").await.status.as_u16(), 200);
     assert_eq!(upstream.last().header("x-forwarded-user"), "ann");
     // A cookie that is nobody's session is nobody's.
-    assert_eq!(proxy.get_as("made-up", "/assets/a.css").await.status, 200);
+    assert_eq!(proxy.get_as("made-up", "/assets/a.css").await.status.as_u16(), 200);
     assert_eq!(upstream.last().header("x-forwarded-user"), "");
 }
 
@@ -86,11 +86,11 @@ async fn what_a_public_rule_does_not_open_never_reaches_the_upstream() {
         "/",
     ] {
         let answer = proxy.get(path).await;
-        assert!([401, 403].contains(&answer.status), "{path}: {answer:?}");
+        assert!([401, 403].contains(&answer.status.as_u16()), "{path}: {answer:?}");
     }
     assert!(upstream.received().is_empty());
     let too_many = format!("/{}", "a;b//%2e%2e%5c%252f;d/./x%23y%3fz%00.%20/".repeat(3));
-    assert_eq!(proxy.get(&too_many).await.status, 400);
+    assert_eq!(proxy.get(&too_many).await.status.as_u16(), 400);
 }
 
 #[tokio::test]
@@ -98,18 +98,22 @@ async fn a_rules_own_list_lets_in_whom_it_names_and_nobody_else() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
-    assert_eq!(ann.get("/team/x").await.status, 200, "she is in acme/platform, which the rule made the proxy ask for");
+    assert_eq!(
+        ann.get("/team/x").await.status.as_u16(),
+        200,
+        "she is in acme/platform, which the rule made the proxy ask for"
+    );
     // Whom some rule could let in may sign in.
     let mut bob = proxy.signed_in_as("bob").await;
-    assert_eq!(bob.get("/team/x").await.status, 200);
-    assert_eq!(bob.get("/wiki/x").await.status, 200);
-    assert_eq!(bob.get("/api/v1/auth/me").await.status, 200);
+    assert_eq!(bob.get("/team/x").await.status.as_u16(), 200);
+    assert_eq!(bob.get("/wiki/x").await.status.as_u16(), 200);
+    assert_eq!(bob.get("/api/v1/auth/me").await.status.as_u16(), 200);
     let refused = bob.fetch("/").await;
-    assert_eq!((refused.status, refused.code().as_str()), (403, "not_allowed"));
-    assert_eq!(bob.send(Request::post("/wiki/x")).await.status, 403, "the rule is for GET");
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (403, "not_allowed"));
+    assert_eq!(bob.send(Request::post("/wiki/x")).await.status.as_u16(), 403, "the rule is for GET");
     // `signed-in` lets anybody's sign-in begin a session.
     let mut eve = proxy.signed_in_as("eve").await;
-    assert_eq!((eve.get("/wiki/x").await.status, eve.get("/team/x").await.status), (200, 403));
+    assert_eq!((eve.get("/wiki/x").await.status.as_u16(), eve.get("/team/x").await.status.as_u16()), (200, 403));
     proxy.logs("User not allowed: eve").await;
 }
 
@@ -120,7 +124,7 @@ async fn nobody_signs_in_whom_neither_a_list_nor_a_rule_could_let_in() {
     let proxy = with_rules(rules, &upstream).await.start().await;
     let mut eve = Browser::of(&proxy);
     let answer = eve.sign_in("eve").await;
-    assert_eq!((answer.status, eve.cookie("session_token")), (403, None));
+    assert_eq!((answer.status.as_u16(), eve.cookie("session_token")), (403, None));
     proxy.signed_in_as("bob").await;
 }
 
@@ -130,10 +134,10 @@ async fn a_refusal_tells_its_rule_and_its_reason_on_the_page_in_the_log_and_in_t
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let mut eve = proxy.signed_in_as("eve").await;
     let page = eve.open("/team/x").await;
-    assert_eq!(page.status, 403);
+    assert_eq!(page.status.as_u16(), 403);
     assert!(page.text().contains("team") && page.text().contains("your account is not on its list"), "{}", page.text());
     let closed = proxy.get("/closed/x").await;
-    assert_eq!((closed.status, closed.code().as_str()), (403, "not_allowed"), "no sign-in would help");
+    assert_eq!((closed.status.as_u16(), closed.code().as_str()), (403, "not_allowed"), "no sign-in would help");
     until("the refusals are in the log", async || {
         let log = proxy.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -161,9 +165,9 @@ async fn a_navigation_is_sent_to_sign_in_and_comes_back_and_anything_else_is_tol
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let mut browser = Browser::of(&proxy);
     let away = browser.open("/team/x?y=1").await;
-    assert_eq!((away.status, away.location().as_str()), (302, "/api/v1/auth/login?rd=%2Fteam%2Fx%3Fy%3D1"));
+    assert_eq!((away.status.as_u16(), away.location().as_str()), (302, "/api/v1/auth/login?rd=%2Fteam%2Fx%3Fy%3D1"));
     let told = proxy.get("/team/x").await;
-    assert_eq!((told.status, told.json()["login_url"].clone()), (401, json!("/api/v1/auth/login")));
+    assert_eq!((told.status.as_u16(), told.json()["login_url"].clone()), (401, json!("/api/v1/auth/login")));
 }
 
 #[tokio::test]
@@ -172,16 +176,19 @@ async fn an_old_sign_in_is_sent_to_sign_in_again_and_comes_back() {
     let rules = "[[routes]]\nname = \"deploy\"\npath = \"/deploy/**\"\nallow = [\"ann\"]\nmax_age = \"2s\"";
     let proxy = with_rules(rules, &upstream).await.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
-    assert_eq!(ann.get("/deploy/x").await.status, 200);
-    until("the sign-in is old", async || ann.fetch("/deploy/x").await.status == 401).await;
+    assert_eq!(ann.get("/deploy/x").await.status.as_u16(), 200);
+    until("the sign-in is old", async || ann.fetch("/deploy/x").await.status.as_u16() == 401).await;
     assert_eq!(ann.fetch("/deploy/x").await.json()["login_url"], "/api/v1/auth/login?max_age=2");
-    assert_eq!(ann.get("/x").await.status, 200, "elsewhere it is not too old");
+    assert_eq!(ann.get("/x").await.status.as_u16(), 200, "elsewhere it is not too old");
     let away = ann.open("/deploy/x").await;
-    assert_eq!((away.status, away.location().as_str()), (302, "/api/v1/auth/login?rd=%2Fdeploy%2Fx&max_age=2"));
+    assert_eq!(
+        (away.status.as_u16(), away.location().as_str()),
+        (302, "/api/v1/auth/login?rd=%2Fdeploy%2Fx&max_age=2")
+    );
     let authorize = ann.open(&away.location()).await.location();
     let back = ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
-    assert_eq!((back.status, back.location().as_str()), (302, "/deploy/x"));
-    assert_eq!(ann.get("/deploy/x").await.status, 200);
+    assert_eq!((back.status.as_u16(), back.location().as_str()), (302, "/deploy/x"));
+    assert_eq!(ann.get("/deploy/x").await.status.as_u16(), 200);
 }
 
 #[tokio::test]
@@ -197,7 +204,7 @@ async fn a_provider_that_does_not_say_when_somebody_signed_in_is_no_way_round_ma
     let mut ann = proxy.signed_in_as("ann").await;
     let step_up = async |ann: &mut Browser<'_>| {
         let away = ann.open("/deploy/x").await;
-        assert_eq!(away.status, 302, "no auth_time that counts: {away:?}");
+        assert_eq!(away.status.as_u16(), 302, "no auth_time that counts: {away:?}");
         let authorize = ann.open(&away.location()).await.location();
         assert!(authorize.contains("max_age=900") && authorize.contains("prompt=login"), "{authorize}");
         ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await
@@ -211,12 +218,12 @@ async fn a_provider_that_does_not_say_when_somebody_signed_in_is_no_way_round_ma
     ] {
         proxy.idp().control().lie(lie.clone());
         let back = step_up(&mut ann).await;
-        assert_eq!(back.status, 403, "{lie:?} and no loop");
+        assert_eq!(back.status.as_u16(), 403, "{lie:?} and no loop");
         proxy.idp().control().honest();
     }
     let back = step_up(&mut ann).await;
-    assert_eq!((back.status, back.location().as_str()), (302, "/deploy/x"));
-    assert_eq!(ann.get("/deploy/x").await.status, 200);
+    assert_eq!((back.status.as_u16(), back.location().as_str()), (302, "/deploy/x"));
+    assert_eq!(ann.get("/deploy/x").await.status.as_u16(), 200);
 }
 
 #[tokio::test]
@@ -243,8 +250,8 @@ async fn claims_that_rules_name_are_kept_by_every_store() {
         ] {
             proxy.idp().control().lie(Lie::Claim("department".into(), claim.clone()));
             let mut ann = proxy.signed_in_as("ann").await;
-            assert_eq!(ann.get("/money/x").await.status, status, "{store}: {claim}");
-            assert_eq!(ann.get("/x").await.status, 200);
+            assert_eq!(ann.get("/money/x").await.status.as_u16(), status, "{store}: {claim}");
+            assert_eq!(ann.get("/x").await.status.as_u16(), 200);
             proxy.idp().control().honest();
         }
     }
@@ -276,7 +283,7 @@ async fn a_wrong_rule_stops_the_start_and_changes_nothing_at_a_reload() {
     std::fs::write(proxy.folder().join("sidegate.toml"), "[[routes]]\nallow = \"pubic\"").unwrap();
     proxy.signal("HUP");
     proxy.logs("the old one stays").await;
-    assert_eq!(proxy.get("/assets/x").await.status, 200);
+    assert_eq!(proxy.get("/assets/x").await.status.as_u16(), 200);
     assert!(proxy.admin("/readyz").await.text().contains("did you mean `public`?"));
 }
 
@@ -285,11 +292,11 @@ async fn headers_that_name_another_method_are_dropped_where_a_rule_names_methods
     let upstream = Upstream::start().await;
     let ask = || Request::get("/assets/x").header("x-http-method-override", "DELETE").header("x_http_method", "PUT");
     let proxy = with_rules(RULES, &upstream).await.start().await;
-    assert_eq!(proxy.send(ask()).await.status, 200);
+    assert_eq!(proxy.send(ask()).await.status.as_u16(), 200);
     let seen = upstream.last();
     assert_eq!((seen.header("x-http-method-override"), seen.header("x_http_method")), (String::new(), String::new()));
     let without = with_rules("[[routes]]\npath = \"/assets/**\"\nallow = \"public\"", &upstream).await.start().await;
-    assert_eq!(without.send(ask()).await.status, 200);
+    assert_eq!(without.send(ask()).await.status.as_u16(), 200);
     assert_eq!(upstream.last().header("x-http-method-override"), "DELETE");
 }
 
@@ -310,7 +317,7 @@ async fn a_rule_for_a_host_opens_that_host_and_both_hosts_must_be_let_in() {
         if let Some(forwarded) = forwarded {
             request = request.header("x-forwarded-host", forwarded);
         }
-        assert_eq!(proxy.send(request).await.status, status, "{host} {forwarded:?}");
+        assert_eq!(proxy.send(request).await.status.as_u16(), status, "{host} {forwarded:?}");
     }
 }
 
@@ -439,9 +446,9 @@ async fn explain_agrees_with_the_request_path() {
         let method = ["GET", "POST"][n % 2];
         let args = ["--path", &path, "--method", method];
         let is_permit = |answer: &Value| answer["decision"] == "permit";
-        let status = proxy.send(Request::builder().method(method).uri(&path)).await.status;
+        let status = proxy.send(Request::builder().method(method).uri(&path)).await.status.as_u16();
         assert_eq!(status == 200, is_permit(&explained(&twin, &args)), "nobody {method} {path}: {status}");
-        let status = ann.send(Request::builder().method(method).uri(&path)).await.status;
+        let status = ann.send(Request::builder().method(method).uri(&path)).await.status.as_u16();
         let whose = [&args[..], &["--user", "ann", "--groups", "acme,acme/platform"]].concat();
         assert_eq!(status == 200, is_permit(&explained(&twin, &whose)), "ann {method} {path}: {status}");
     }
@@ -451,7 +458,7 @@ async fn explain_agrees_with_the_request_path() {
 async fn rules_in_open_mode_close_nothing() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).file("SIDEGATE_CONFIG", "sidegate.toml", RULES).start().await;
-    assert_eq!(proxy.get("/closed/x").await.status, 200);
+    assert_eq!(proxy.get("/closed/x").await.status.as_u16(), 200);
 }
 
 #[test]
@@ -491,19 +498,22 @@ async fn the_examples_of_the_readme_do_what_they_say() {
     };
     let proxy = start(&assets).await;
     let (mut ann, mut bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
-    assert_eq!((proxy.get("/assets/a.css").await.status, proxy.get("/").await.status), (200, 401));
-    assert_eq!((ann.get("/admin/x").await.status, bob.get("/admin/x").await.status), (200, 403));
-    assert_eq!((bob.get("/").await.status, proxy.send(Request::post("/assets/x")).await.status), (200, 401));
+    assert_eq!((proxy.get("/assets/a.css").await.status.as_u16(), proxy.get("/").await.status.as_u16()), (200, 401));
+    assert_eq!((ann.get("/admin/x").await.status.as_u16(), bob.get("/admin/x").await.status.as_u16()), (200, 403));
+    assert_eq!(
+        (bob.get("/").await.status.as_u16(), proxy.send(Request::post("/assets/x")).await.status.as_u16()),
+        (200, 401)
+    );
 
     let proxy = start(&api).await;
     let (mut ann, mut eve) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("eve").await);
     let writes = || Request::post("/api/x");
-    assert_eq!((eve.get("/api/x").await.status, eve.send(writes()).await.status), (200, 403));
-    assert_eq!((ann.get("/api/x").await.status, ann.send(writes()).await.status), (200, 200));
+    assert_eq!((eve.get("/api/x").await.status.as_u16(), eve.send(writes()).await.status.as_u16()), (200, 403));
+    assert_eq!((ann.get("/api/x").await.status.as_u16(), ann.send(writes()).await.status.as_u16()), (200, 200));
 
     let proxy = start(&deploy).await;
     let (mut ann, mut zoe) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("zoe").await);
-    assert_eq!((ann.get("/deploy/x").await.status, zoe.get("/deploy/x").await.status), (200, 403));
+    assert_eq!((ann.get("/deploy/x").await.status.as_u16(), zoe.get("/deploy/x").await.status.as_u16()), (200, 403));
     let plan = with_rules(&deploy, &upstream).await;
     let old = ["--path", "/deploy/x", "--user", "ann", "--groups", "acme,acme/platform", "--signed-in", "20m"];
     assert!(explained(&plan, &old)["reason"].as_str().unwrap().contains("older than the rule's `max_age`"));

@@ -115,7 +115,15 @@ mod tests {
         let groups = vec![" ops".into(), "ops ".into(), "a b".into()];
         let name = "Ann ".into();
         let (provider, username) = (ProviderKind::Oidc, Username::Displayed(" ann".into()));
-        let ready = ReadyFields::of(&Identity { provider, id: "1 ".into(), email: None, name, username, groups });
+        let ready = ReadyFields::of(&Identity {
+            provider,
+            id: "1 ".into(),
+            email: None,
+            name,
+            username,
+            groups,
+            claims: crate::domain::claims::Claims::default(),
+        });
         let text = std::str::from_utf8(ready.text()).unwrap();
         assert!(text.contains("x-forwarded-groups: %20ops,ops%20,a b\r\n"), "{text}");
         assert!(

@@ -12,7 +12,8 @@ pub(crate) use intent::{
     is_navigation, is_prefetch, is_same_origin, is_websocket, prefers_html, switches_to_websocket,
 };
 pub(crate) use strip::{
-    join_cookies, settle_trusted, strip_forbidden, strip_method_overrides, strip_request, strip_response, strip_trailers,
+    join_cookies, settle_trusted, strip_forbidden, strip_method_overrides, strip_request, strip_response,
+    strip_trailers,
 };
 pub(crate) use trace::Trace;
 
