@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sidegate::adapters::grants::GrantSealer;
 use sidegate::domain::grant::Grant;
+use sidegate::domain::claims::Claims;
 use sidegate::domain::identity::{Email, Identity, ProviderKind, Username};
 use sidegate::domain::secret::Secret;
 use sidegate::domain::session::{Authority, Device, Session};
@@ -38,6 +39,7 @@ impl People {
             email: Some(Email::parse(&format!("{login}@example.com")).context("that is no address")?),
             name: format!("Firstname Lastname {number}"),
             username: Username::Vouched(login),
+            claims: Claims::default(),
             groups: Vec::new(),
         };
         let address = std::net::Ipv4Addr::from_bits(0x0a00_0000 | (u32::try_from(number & 0x00ff_ffff)?));

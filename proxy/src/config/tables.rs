@@ -102,7 +102,9 @@ fn read_value(value: &DeValue<'_>, lines: &Lines) -> Value {
                 .collect::<Option<_>>()
                 .map_or(Value::Other("array of other things than texts"), Value::Texts)
         }
-        other => Value::Other(other.type_str()),
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
+            Value::Other(value.type_str())
+        }
     }
 }
 

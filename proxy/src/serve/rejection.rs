@@ -35,7 +35,7 @@ pub(crate) enum Rejection {
     /// The provider did not say who it is.
     UserInfoFailed,
     /// Signed in at the provider, and not on the lists: whom the page names, and whether there is a session to end.
-    NotAllowed { who: String, has_session: bool, denial: Denial },
+    NotAllowed { who: String, has_session: bool, denial: Box<Denial> },
     /// A rule asks for a later sign-in than the session's.
     StepUp { max_age: Duration },
     /// The person pressed "cancel" at the provider.
@@ -481,7 +481,7 @@ impl From<&SignInError> for Rejection {
             SignInError::NotAllowed { who, .. } => {
                 let denial =
                     Denial { rule: None, reason: Denial::BY_THE_PROVIDER, may_be_mended: true, missing: Vec::new() };
-                Self::NotAllowed { who: who.clone(), has_session: false, denial }
+                Self::NotAllowed { who: who.clone(), has_session: false, denial: Box::new(denial) }
             }
         }
     }

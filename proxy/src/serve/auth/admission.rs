@@ -103,7 +103,7 @@ pub(super) fn denied(
     audit::denied(&name, who, Denied { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
     let denial = Denial { rule, reason: in_short(why), may_be_mended: *why != Why::Nobody, missing };
-    Rejection::NotAllowed { who: name, has_session, denial }
+    Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }
 }
 
 /// The reason as the page tells it: what the person may know, and the operator needs.
