@@ -44,7 +44,19 @@ pub struct Identity {
     pub provider: String,
 }
 
+/// Who is asking by the proxy's signature, among a request's extensions; where it is there, headers do not count.
+#[derive(Clone, Debug)]
+pub(crate) struct Verified(pub(crate) Option<Identity>);
+
 impl Identity {
+    /// Who is asking: by the proxy's signature where that is looked at, else by its headers.
+    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+        match parts.extensions.get::<Verified>() {
+            Some(Verified(identity)) => identity.clone(),
+            None => Self::from_headers(&parts.headers),
+        }
+    }
+
     /// The identity in a request's headers; `None` where the proxy runs in open mode, or lets a route be public.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let user = decoded(headers, "X-Forwarded-User");
@@ -86,7 +98,7 @@ impl<S: Sync> FromRequestParts<S> for SignedIn {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(Identity::from_headers(&parts.headers)))
+        Ok(Self(Identity::of(parts)))
     }
 }
 

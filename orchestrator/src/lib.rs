@@ -4,6 +4,7 @@
 //! main -> config -> start -> serve -> routes -> api | web
 //!                                               api -> fleet -> kube
 //!                                               api -> store
+//! routes -> entrance, which every request passes first
 //! ```
 //!
 //! `api` answers programs, one file a resource; `web` answers people. `fleet` knows the clusters and their Flux objects,
@@ -15,6 +16,7 @@ pub mod api;
 pub mod clock;
 pub mod config;
 pub mod demo;
+pub mod entrance;
 pub mod fleet;
 pub mod health;
 pub mod identity;
@@ -30,8 +32,11 @@ pub mod web;
 use axum::Router;
 
 use api::App;
+use axum::middleware;
+use entrance::Entrance;
 
-/// Every address that the orchestrator answers.
-pub fn routes(app: App) -> Router {
-    Router::new().merge(web::routes()).merge(api::routes(app)).fallback(web::not_found)
+/// Every address that the orchestrator answers, behind its entrance.
+pub fn routes(app: App, entrance: Entrance) -> Router {
+    let inside = Router::new().merge(web::routes()).merge(api::routes(app)).fallback(web::not_found);
+    inside.layer(middleware::from_fn_with_state(entrance, entrance::check))
 }

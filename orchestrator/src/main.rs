@@ -1,13 +1,15 @@
 //! The command line: serve, or ask how the running one is.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use orchestrator::api::App;
-use orchestrator::config::{Cli, Command, DemoApi, Settings};
+use orchestrator::config::{AssertionSettings, Cli, Command, DemoApi, Settings};
 use orchestrator::demo::{self, Demo};
+use orchestrator::entrance::{Assertion, Entrance, Expected, Hosts};
 use orchestrator::fleet::{Fleet, Tuning};
 use orchestrator::serve::{self, Limits};
 use orchestrator::store::Store;
@@ -58,8 +60,10 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tokio::spawn(upkeep::run(store.clone()));
     let ending = CancellationToken::new();
+    let addr = listener.local_addr()?;
+    let entrance = entrance(settings.hosts, settings.assertion, addr);
     let app = App::new(fleet, store.clone(), ending.clone(), settings.in_cluster);
-    tracing::info!("the orchestrator listens on http://{}", listener.local_addr()?);
+    tracing::info!("the orchestrator listens on http://{addr}");
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -68,13 +72,24 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         tracing::info!("ending: requests in flight may finish");
         ending.cancel();
     };
-    serve::run(listener, routes(app.clone()), Limits::default(), stop).await;
+    serve::run(listener, routes(app.clone(), entrance), Limits::default(), stop).await;
     // An action goes on where its caller went away; it has seconds at most.
     if tokio::time::timeout(LAST_ACTIONS, app.rest()).await.is_err() {
         tracing::warn!("an action was still under way at the end");
     }
     store.close().await;
     Ok(())
+}
+
+fn entrance(hosts: Hosts, assertion: Option<AssertionSettings>, addr: SocketAddr) -> Entrance {
+    if hosts.is_every() {
+        tracing::warn!("ORCHESTRATOR_HOSTS is *: a page whose name is pointed at this address can read and change everything");
+    }
+    let hosts = hosts.with_own(addr.ip());
+    let assertion = assertion.map(|AssertionSettings { keys, issuer, audience }| {
+        Assertion::new(keys, Expected { issuer, audience, hosts: hosts.clone(), port: addr.port() })
+    });
+    Entrance::new(hosts, assertion)
 }
 
 /// The simulated clusters live as long as what is given back.

@@ -4,6 +4,7 @@
 mod answers;
 mod api;
 mod databases;
+mod entrance;
 mod fleet;
 mod layers;
 mod logs;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use orchestrator::api::App;
 use orchestrator::demo::{Demo, Options, World};
+use orchestrator::entrance::Entrance;
 use orchestrator::fleet::{Fleet, Tuning};
 use orchestrator::serve::Limits;
 use orchestrator::store::Store;
@@ -59,7 +60,7 @@ impl Service {
         start::load(&store, &fleet, false).await.unwrap();
         let ending = CancellationToken::new();
         let app = App::new(fleet, store.clone(), ending.clone(), false);
-        let orchestrator = Orchestrator::start_with(routes(app), Limits::default()).await;
+        let orchestrator = Orchestrator::start_with(routes(app, Entrance::default()), Limits::default()).await;
         let document = Document(orchestrator.ask("GET /api/v1/openapi.json", &[]).await.json());
         Self { orchestrator, store, demo, ending, document, _database: None }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use orchestrator::entrance::Entrance;
 use orchestrator::serve::{self, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -65,7 +66,7 @@ async fn the_drain_ends_even_if_a_request_does_not() {
 #[tokio::test]
 async fn a_head_that_never_ends_is_cut_off() {
     let limits = Limits { header_read: Duration::from_millis(100), ..Limits::default() };
-    let orchestrator = Orchestrator::start_with(orchestrator::routes(app().await), limits).await;
+    let orchestrator = Orchestrator::start_with(orchestrator::routes(app().await, Entrance::default()), limits).await;
     let mut slow = orchestrator.connect().await;
     slow.write_all(b"GET / HTTP/1.1\r\nHost: loc").await.unwrap();
     let mut rest = Vec::new();
@@ -75,7 +76,7 @@ async fn a_head_that_never_ends_is_cut_off() {
 #[tokio::test]
 async fn a_connection_beyond_the_limit_waits_for_a_place() {
     let limits = Limits { connections: 1, ..Limits::default() };
-    let orchestrator = Orchestrator::start_with(orchestrator::routes(app().await), limits).await;
+    let orchestrator = Orchestrator::start_with(orchestrator::routes(app().await, Entrance::default()), limits).await;
     let mut first = orchestrator.connect().await;
     first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut byte = [0];

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use orchestrator::api::App;
+use orchestrator::entrance::Entrance;
 use orchestrator::fleet::{Fleet, Tuning};
 use orchestrator::routes;
 use orchestrator::serve::{self, Limits};
@@ -27,7 +28,7 @@ pub(crate) struct Orchestrator {
 
 impl Orchestrator {
     pub(crate) async fn start() -> Self {
-        Self::start_with(routes(app().await), Limits::default()).await
+        Self::start_with(routes(app().await, Entrance::default()), Limits::default()).await
     }
 
     pub(crate) async fn start_with(routes: axum::Router, limits: Limits) -> Self {

@@ -45,7 +45,7 @@ impl<S: Sync> FromRequestParts<S> for Actor {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let identity = Identity::from_headers(&parts.headers);
+        let identity = Identity::of(parts);
         let (name, id, email) = identity.map_or_else(
             || (ANONYMOUS.to_owned(), String::new(), String::new()),
             |identity| (clean(&identity.user), clean(&identity.user_id), clean(&identity.email)),

@@ -34,6 +34,12 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     /// A body that is not JSON.
     NotJson,
+    /// The request names a host that is not ours.
+    WrongHost(String),
+    /// Nobody is signed in, as far as the proxy's signature says; and why.
+    Unauthenticated(&'static str),
+    /// The keys that would tell are not to be had.
+    KeysUnavailable,
     /// Another site's page asks.
     CrossSite,
     /// The body is too long.
@@ -67,6 +73,20 @@ impl ApiError {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
                 "The body must be JSON, with Content-Type: application/json".into(),
+            ),
+            Self::WrongHost(host) => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "wrong_host",
+                format!(
+                    "The orchestrator does not answer to the host `{host}`: add the host that people open to ORCHESTRATOR_HOSTS"
+                )
+                .into(),
+            ),
+            Self::Unauthenticated(reason) => (StatusCode::UNAUTHORIZED, "unauthenticated", (*reason).into()),
+            Self::KeysUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "keys_unavailable",
+                "The keys of ORCHESTRATOR_ASSERTION_JWKS cannot be read, so that nobody can be known; the log says why".into(),
             ),
             Self::CrossSite => {
                 (StatusCode::FORBIDDEN, "cross_site", "A page of another site may change nothing here".into())

@@ -39,6 +39,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// `activity`, and `resync` where some were missed and lists had better be asked for again.
 #[utoipa::path(get, operation_id = "subscribe", path = "/api/v1/events", tag = "events", responses(
     (status = 200, content_type = "text/event-stream", body = String),
+    (status = "4XX", body = Refusal),
     (status = 503, body = Refusal),
 ))]
 async fn subscribe(State(app): State<App>, actor: Actor, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {

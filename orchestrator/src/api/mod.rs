@@ -30,7 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use error::ApiError;
+pub(crate) use error::ApiError;
 use journal::Journal;
 use openapi::{Document, Head};
 use streams::Streams;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
 
+use crate::entrance::{Hosts, Source as KeySource};
 use crate::secret::Secret;
 use crate::store::{Key, Location};
 use secrets::Source;
@@ -83,6 +84,20 @@ pub struct Raw {
         require_equals = true
     )]
     pub behind_proxy: Option<String>,
+    /// The hosts that requests may name beside loopback ones, with commas: flux.example.com, *.example.com, 192.0.2.7, or the URL
+    /// that people open; * is every host [default: loopback names]
+    #[arg(long, global = true, env = "ORCHESTRATOR_HOSTS", value_name = "LIST")]
+    pub hosts: Option<String>,
+    /// Believe only an identity that the proxy has signed, by these keys: a file, or the URL of the proxy's /api/v1/auth/jwks
+    #[arg(long, global = true, env = "ORCHESTRATOR_ASSERTION_JWKS", value_name = "PATH|URL")]
+    pub assertion_jwks: Option<String>,
+    /// Who has to have signed it: the proxy's public origin [default: any origin on a host of ORCHESTRATOR_HOSTS]
+    #[arg(long, global = true, env = "ORCHESTRATOR_ASSERTION_ISSUER", value_name = "URL")]
+    pub assertion_issuer: Option<String>,
+    /// Whom it has to be for: the origin of the proxy's UPSTREAM_URL, or the upstream's name [default: a loopback address with
+    /// the port that is listened on]
+    #[arg(long, global = true, env = "ORCHESTRATOR_ASSERTION_AUDIENCE", value_name = "WORD")]
+    pub assertion_audience: Option<String>,
     /// Show the cluster that this program runs in, by its pod's service account [default: false]
     #[arg(
         long,
@@ -118,6 +133,10 @@ pub struct Raw {
 pub struct Settings {
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The hosts that requests may name.
+    pub hosts: Hosts,
+    /// Which signed identities count; without one, the proxy's headers are believed.
+    pub assertion: Option<AssertionSettings>,
     /// Where the database is.
     pub database: Location,
     /// The keys that open what is sealed there; the first seals.
@@ -128,6 +147,17 @@ pub struct Settings {
     pub demo: bool,
 }
 
+/// Which signed identities count.
+#[derive(Debug)]
+pub struct AssertionSettings {
+    /// Where the keys are.
+    pub keys: KeySource,
+    /// The issuer, where it is fixed.
+    pub issuer: Option<String>,
+    /// The audience, where it is fixed.
+    pub audience: Option<String>,
+}
+
 impl Settings {
     /// Reads the options as typed.
     ///
@@ -136,6 +166,8 @@ impl Settings {
     pub fn parse(raw: &Raw) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let listen = listen(raw, &mut faults);
+        let hosts = hosts(raw, &mut faults);
+        let assertion = assertion(raw, &hosts, &mut faults);
         let in_cluster = truth("IN_CLUSTER (--in-cluster)", raw.in_cluster.as_deref(), &mut faults);
         let (url, file) = (raw.database_url.as_ref(), raw.database_url_file.as_deref());
         let url = Source { name: "DATABASE_URL", value: url, file }.read(&mut faults);
@@ -152,7 +184,7 @@ impl Settings {
         }
         match (listen, database) {
             (Some(listen), Some(database)) if faults.is_empty() => {
-                Ok(Self { listen, database, keys, in_cluster, demo: raw.demo })
+                Ok(Self { listen, hosts, assertion, database, keys, in_cluster, demo: raw.demo })
             }
             (_, _) => Err(Faults(faults)),
         }
@@ -184,6 +216,43 @@ fn listen(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {
         ));
     }
     listen
+}
+
+fn hosts(raw: &Raw, faults: &mut Vec<String>) -> Hosts {
+    Hosts::parse(raw.hosts.as_deref().unwrap_or_default()).unwrap_or_else(|bad| {
+        faults.push(format!("ORCHESTRATOR_HOSTS (--hosts): {bad}"));
+        Hosts::default()
+    })
+}
+
+fn assertion(raw: &Raw, hosts: &Hosts, faults: &mut Vec<String>) -> Option<AssertionSettings> {
+    let private = matches!(typed(raw.behind_proxy.as_deref()), Some("true" | "1"));
+    let issuer = typed(raw.assertion_issuer.as_deref()).map(|issuer| issuer.trim_end_matches('/').to_owned());
+    let audience = typed(raw.assertion_audience.as_deref()).map(str::to_owned);
+    let Some(source) = typed(raw.assertion_jwks.as_deref()) else {
+        if issuer.is_some() || audience.is_some() {
+            faults.push(
+                "ORCHESTRATOR_ASSERTION_JWKS (--assertion-jwks): missing, while ORCHESTRATOR_ASSERTION_ISSUER or \
+                 ORCHESTRATOR_ASSERTION_AUDIENCE is set; for example http://127.0.0.1:8080/api/v1/auth/jwks"
+                    .into(),
+            );
+        }
+        return None;
+    };
+    if hosts.is_every() && issuer.is_none() {
+        faults.push(
+            "ORCHESTRATOR_ASSERTION_ISSUER (--assertion-issuer): needed where ORCHESTRATOR_HOSTS is *; the proxy's public \
+             origin, for example https://flux.example.com"
+                .into(),
+        );
+    }
+    match KeySource::parse(source, private) {
+        Ok(keys) => Some(AssertionSettings { keys, issuer, audience }),
+        Err(bad) => {
+            faults.push(format!("ORCHESTRATOR_ASSERTION_JWKS (--assertion-jwks): {bad}"));
+            None
+        }
+    }
 }
 
 fn listen_addr(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {

@@ -1,0 +1,161 @@
+//! The identity that the proxy has signed: an ES256 JWT in `X-Sidegate-Assertion`.
+
+use jsonwebtoken::{Algorithm, Validation};
+use serde::Deserialize;
+use url::Url;
+
+use super::hosts::Hosts;
+use super::keys::Keys;
+use super::keys::Source;
+use crate::api::ApiError;
+use crate::identity::Identity;
+
+/// How far the proxy's clock may be from ours, in seconds.
+const LEEWAY: u64 = 30;
+/// How long an assertion may be, in bytes; a head of a request could not be much longer.
+const TOKEN_MOST: usize = 64 * 1024;
+
+/// Which assertions are for us.
+#[derive(Debug)]
+pub struct Expected {
+    /// The proxy's public origin; without one, any origin on a host that is answered to.
+    pub issuer: Option<String>,
+    /// What the proxy calls us; without one, a loopback address or our own with the port that is listened on.
+    pub audience: Option<String>,
+    /// The hosts that are answered to.
+    pub hosts: Hosts,
+    /// The port that is listened on.
+    pub port: u16,
+}
+
+/// Verifies assertions.
+#[derive(Debug)]
+pub struct Assertion {
+    keys: Keys,
+    expected: Expected,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    aud: Audience,
+    sub: String,
+    #[serde(default)]
+    provider: String,
+    #[serde(default)]
+    email: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    preferred_username: String,
+    #[serde(default)]
+    groups: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Assertion {
+    /// Verifies by the keys that are found at `source`.
+    #[must_use]
+    pub fn new(source: Source, expected: Expected) -> Self {
+        // Refused where one is installed already, which is as good.
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        Self { keys: Keys::new(source), expected }
+    }
+
+    /// Who is asking, by this assertion.
+    ///
+    /// # Errors
+    /// [`ApiError::Unauthenticated`] where it does not hold; [`ApiError::KeysUnavailable`] where the keys cannot be had.
+    pub(super) async fn verify(&self, token: &str) -> Result<Identity, ApiError> {
+        let refused = ApiError::Unauthenticated;
+        if token.len() > TOKEN_MOST {
+            return Err(refused("the X-Sidegate-Assertion is too long"));
+        }
+        let head = jsonwebtoken::decode_header(token).map_err(|_| refused("the X-Sidegate-Assertion is not a JWT"))?;
+        if head.alg != Algorithm::ES256 {
+            return Err(refused("the X-Sidegate-Assertion is not signed by ES256"));
+        }
+        let keys = self.keys.of(head.kid.as_deref()).await?;
+        let mut rules = Validation::new(Algorithm::ES256);
+        rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        rules.leeway = LEEWAY;
+        rules.validate_nbf = true;
+        // Looked at below: what counts depends on where we are.
+        rules.validate_aud = false;
+        let mut outcome = Err(refused("the X-Sidegate-Assertion is signed by a key that is not in ORCHESTRATOR_ASSERTION_JWKS"));
+        for key in &keys {
+            match jsonwebtoken::decode::<Claims>(token, key, &rules) {
+                Ok(decoded) => {
+                    outcome = Ok(decoded.claims);
+                    break;
+                }
+                Err(error) => {
+                    use jsonwebtoken::errors::ErrorKind as K;
+                    outcome = Err(refused(match error.kind() {
+                        K::ExpiredSignature => "the X-Sidegate-Assertion has expired: compare the clocks of both machines",
+                        K::ImmatureSignature => "the X-Sidegate-Assertion is of the future: compare the clocks of both machines",
+                        K::InvalidSignature => {
+                            "the signature of the X-Sidegate-Assertion is not by a key of ORCHESTRATOR_ASSERTION_JWKS"
+                        }
+                        _ => "the X-Sidegate-Assertion lacks a claim, or has one of a form that does not count",
+                    }));
+                }
+            }
+        }
+        let claims = outcome?;
+        self.expected(&claims)?;
+        identity(claims).ok_or(refused("the X-Sidegate-Assertion names nobody"))
+    }
+
+    fn expected(&self, claims: &Claims) -> Result<(), ApiError> {
+        let issued = match &self.expected.issuer {
+            Some(issuer) => claims.iss == *issuer,
+            None => origin(&claims.iss).is_some_and(|(host, _)| self.expected.hosts.lists(&host)),
+        };
+        if !issued {
+            return Err(ApiError::Unauthenticated(
+                "the X-Sidegate-Assertion is of another issuer than ORCHESTRATOR_ASSERTION_ISSUER and ORCHESTRATOR_HOSTS say",
+            ));
+        }
+        let for_us = |audience: &String| match &self.expected.audience {
+            Some(expected) => audience == expected,
+            None => origin(audience)
+                .is_some_and(|(host, port)| port == Some(self.expected.port) && self.expected.hosts.is_own(&host)),
+        };
+        let meant = match &claims.aud {
+            Audience::One(audience) => for_us(audience),
+            Audience::Several(audiences) => audiences.iter().any(for_us),
+        };
+        if meant {
+            return Ok(());
+        }
+        Err(ApiError::Unauthenticated(
+            "the X-Sidegate-Assertion is for another audience: set ORCHESTRATOR_ASSERTION_AUDIENCE to the origin of the proxy's \
+             UPSTREAM_URL, or to the upstream's name",
+        ))
+    }
+}
+
+/// Host and port of an origin.
+fn origin(text: &str) -> Option<(String, Option<u16>)> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    Some((url.host_str()?.to_owned(), url.port_or_known_default()))
+}
+
+/// The user is named as in `X-Forwarded-User`: by the username where nobody can choose their own, else by the address, else by id.
+fn identity(claims: Claims) -> Option<Identity> {
+    let Claims { sub, provider, email, name, preferred_username, groups, .. } = claims;
+    if sub.is_empty() {
+        return None;
+    }
+    let vouched = matches!(provider.as_str(), "github" | "entra");
+    let candidates = [if vouched { preferred_username.as_str() } else { "" }, email.as_str(), sub.as_str()];
+    let user = candidates.into_iter().find(|name| !name.is_empty())?.to_owned();
+    Some(Identity { user, email, preferred_username, groups, user_id: sub, name, provider })
+}
