@@ -48,7 +48,47 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub(crate) struct Verified(pub(crate) Option<Identity>);
 
+/// How clusters are asked as a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impersonation {
+    /// Every cluster, whatever its own setting.
+    pub everywhere: bool,
+    /// What comes before the names of people and groups.
+    pub prefix: String,
+    /// Which of a person's names counts.
+    pub by: Naming,
+}
+
+/// A name of a person. There is no falling back from one to another: a name of one kind could be somebody else's of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// The username, where the provider lets nobody choose their own: GitHub and Entra.
+    Username,
+    /// The address that the provider vouches for.
+    Email,
+    /// The provider's id.
+    Id,
+}
+
+impl Naming {
+    /// That name; empty where there is none.
+    #[must_use]
+    pub fn of(self, identity: &Identity) -> &str {
+        match self {
+            Self::Username if identity.has_vouched_username() => &identity.preferred_username,
+            Self::Username => "",
+            Self::Email => &identity.email,
+            Self::Id => &identity.user_id,
+        }
+    }
+}
+
 impl Identity {
+    /// Whether the username is one that nobody can choose for themselves.
+    pub(crate) fn has_vouched_username(&self) -> bool {
+        matches!(self.provider.as_str(), "github" | "entra")
+    }
+
     /// Who is asking: by the proxy's signature where that is looked at, else by its headers.
     pub(crate) fn of(parts: &Parts) -> Option<Self> {
         match parts.extensions.get::<Verified>() {

@@ -53,16 +53,20 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let listener = serve::bind(settings.listen).await?;
     let store = Store::open(&settings.database, &settings.keys).await?;
     let fleet = Fleet::start(Tuning::default());
-    start::load(&store, &fleet, settings.in_cluster).await.context("cannot read the registered clusters")?;
-    let _demo = if settings.demo { Some(simulate(&store, &fleet).await?) } else { None };
+    let impersonate = settings.impersonation.as_ref().is_some_and(|impersonation| impersonation.everywhere);
+    start::load(&store, &fleet, settings.in_cluster, impersonate)
+        .await
+        .context("cannot read the registered clusters")?;
+    let _demo = if settings.demo { Some(simulate(&store, &fleet, impersonate).await?) } else { None };
     if settings.in_cluster {
-        start::register_here(&store, &fleet).await.context("cannot register the cluster that this runs in")?;
+        tokio::spawn(start::register_here(store.clone(), fleet.clone(), impersonate, Duration::from_secs(2)));
     }
     tokio::spawn(upkeep::run(store.clone()));
     let ending = CancellationToken::new();
     let addr = listener.local_addr()?;
     let entrance = entrance(settings.hosts, settings.assertion, addr);
-    let app = App::new(fleet, store.clone(), ending.clone(), settings.in_cluster);
+    let app =
+        App::new(fleet, store.clone(), ending.clone(), settings.in_cluster).with_impersonation(settings.impersonation);
     tracing::info!("the orchestrator listens on http://{addr}");
     let stop = async {
         tokio::select! {
@@ -83,7 +87,9 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 
 fn entrance(hosts: Hosts, assertion: Option<AssertionSettings>, addr: SocketAddr) -> Entrance {
     if hosts.is_every() {
-        tracing::warn!("ORCHESTRATOR_HOSTS is *: a page whose name is pointed at this address can read and change everything");
+        tracing::warn!(
+            "ORCHESTRATOR_HOSTS is *: a page whose name is pointed at this address can read and change everything"
+        );
     }
     let hosts = hosts.with_own(addr.ip());
     let assertion = assertion.map(|AssertionSettings { keys, issuer, audience }| {
@@ -93,10 +99,10 @@ fn entrance(hosts: Hosts, assertion: Option<AssertionSettings>, addr: SocketAddr
 }
 
 /// The simulated clusters live as long as what is given back.
-async fn simulate(store: &Store, fleet: &Fleet) -> anyhow::Result<Demo> {
+async fn simulate(store: &Store, fleet: &Fleet, impersonate: bool) -> anyhow::Result<Demo> {
     let demo = Demo::start(demo::Options::default()).await.context("cannot simulate clusters")?;
     for (name, kubeconfig) in demo.kubeconfigs() {
-        start::register_simulated(store, fleet, &name, kubeconfig)
+        start::register_simulated(store, fleet, &name, kubeconfig, impersonate)
             .await
             .context("cannot register a simulated cluster")?;
     }

@@ -72,6 +72,7 @@ impl Metrics {
             let count = match status {
                 Status::Failed => counts.failed,
                 Status::Progressing => counts.progressing,
+                Status::Terminating => counts.terminating,
                 Status::Unknown => counts.unknown,
                 Status::Suspended => counts.suspended,
                 Status::Ready => counts.ready,

@@ -1,5 +1,7 @@
 //! What is done once at the start: the registered clusters are looked after again.
 
+use std::time::Duration;
+
 use crate::clock;
 use crate::fleet::{self, ClusterId, Fleet};
 use crate::secret::Secret;
@@ -9,14 +11,16 @@ use crate::store::{self, Store, StoreError, new_id};
 const NOBODY: &str = "orchestrator";
 /// What the cluster that the program runs in is called until somebody renames it.
 const HERE: &str = "in-cluster";
+/// The longest pause between two tries to reach it.
+const RETRY_MOST: Duration = Duration::from_secs(60);
 /// How the addresses of simulated clusters begin.
 const LOOPBACK: &str = "http://127.0.0.1:";
 
-/// Hands every registered cluster to the fleet. One whose kubeconfig cannot be opened stays out, and a log line says why.
+/// Hands every registered cluster to the fleet, with `impersonate` as one that decides by person. One whose kubeconfig cannot be opened stays out, and a log line says why.
 ///
 /// # Errors
 /// Where the database does not answer.
-pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool) -> Result<(), StoreError> {
+pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool, impersonate: bool) -> Result<(), StoreError> {
     for cluster in store.clusters().await? {
         let Ok(id) = cluster.id.parse() else { continue };
         let connection = match cluster.connection {
@@ -37,25 +41,41 @@ pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool) -> Result<(), 
                 continue;
             }
         };
-        fleet.add(id, &cluster.name, &connection).await;
+        fleet.add_with(id, &cluster.name, &connection, impersonate || cluster.impersonate).await;
     }
     Ok(())
 }
 
-/// Registers the cluster that the program runs in, unless it is already.
-///
-/// # Errors
-/// Where the database does not answer.
-pub async fn register_here(store: &Store, fleet: &Fleet) -> Result<(), StoreError> {
+/// Registers the cluster that the program runs in, unless it is already, as soon as it answers: its API may come up later than
+/// this program.
+pub async fn register_here(store: Store, fleet: Fleet, impersonate: bool, retry: Duration) {
+    let mut pause = retry;
+    loop {
+        match try_here(&store, &fleet, impersonate).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the cluster that this runs in cannot be registered; it is tried again")
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MOST);
+    }
+}
+
+/// Whether it is registered now.
+async fn try_here(store: &Store, fleet: &Fleet, impersonate: bool) -> Result<bool, StoreError> {
     let clusters = store.clusters().await?;
     if clusters.iter().any(|cluster| cluster.connection == store::Connection::InCluster) {
-        return Ok(());
+        return Ok(true);
     }
     match fleet.check(&fleet::Connection::InCluster).await {
-        Ok(reached) => register(store, fleet, HERE, reached, &fleet::Connection::InCluster).await,
+        Ok(reached) => {
+            register(store, fleet, HERE, reached, &fleet::Connection::InCluster, impersonate).await.map(|()| true)
+        }
         Err(reason) => {
-            tracing::error!(%reason, "the cluster that this runs in does not answer; register it once it does");
-            Ok(())
+            tracing::error!(%reason, "the cluster that this runs in does not answer; it is tried again");
+            Ok(false)
         }
     }
 }
@@ -69,6 +89,7 @@ pub async fn register_simulated(
     fleet: &Fleet,
     name: &str,
     kubeconfig: Secret,
+    impersonate: bool,
 ) -> Result<(), StoreError> {
     let clusters = store.clusters().await?;
     // Never a person's cluster that happens to have the name.
@@ -83,7 +104,7 @@ pub async fn register_simulated(
     let connection = fleet::Connection::Kubeconfig { kubeconfig, context: None };
     // It answers from within this very program.
     match fleet.check(&connection).await {
-        Ok(reached) => register(store, fleet, name, reached, &connection).await,
+        Ok(reached) => register(store, fleet, name, reached, &connection, impersonate).await,
         Err(reason) => {
             tracing::error!(name, %reason, "a simulated cluster does not answer");
             Ok(())
@@ -97,6 +118,7 @@ async fn register(
     name: &str,
     reached: fleet::Reached,
     connection: &fleet::Connection,
+    impersonate: bool,
 ) -> Result<(), StoreError> {
     let (kind, kubeconfig) = match connection {
         fleet::Connection::Kubeconfig { kubeconfig, .. } => (store::Connection::Kubeconfig, Some(kubeconfig)),
@@ -110,6 +132,7 @@ async fn register(
         server: reached.server,
         created_at: clock::now(),
         created_by: NOBODY.to_owned(),
+        impersonate: false,
     };
     match store.add_cluster(&cluster, kubeconfig).await {
         Ok(()) => {}
@@ -120,7 +143,7 @@ async fn register(
         Err(error) => return Err(error),
     }
     if let Ok(id) = cluster.id.parse::<ClusterId>() {
-        fleet.add(id, name, connection).await;
+        fleet.add_with(id, name, connection, impersonate).await;
     }
     tracing::info!(name, server = cluster.server, "registered a cluster");
     Ok(())

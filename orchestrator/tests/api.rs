@@ -328,12 +328,52 @@ async fn without_its_record_nothing_is_done(database: &Database) {
 }
 
 #[tokio::test]
+async fn a_kubeconfig_is_replaced_in_place_and_a_wrong_one_is_not_taken() {
+    let service = Service::alone().await;
+    let id = service.register("staging").await;
+    let path = format!("clusters/{id}");
+    let before = service.get(&path).await;
+    let good = service.demo.kubeconfig("staging").expose().to_owned();
+    let wrong = good.replace("token: demo", "token: x-demo");
+    let (status, refusal) = service.send("PATCH", &path, json!({"kubeconfig": wrong})).await;
+    assert_eq!((status, &refusal["error"]), (403, &json!("cluster_forbids")));
+    assert!(!refusal.to_string().contains("x-demo"));
+    let (status, after) = service.send("PATCH", &path, json!({"kubeconfig": good, "name": "stage"})).await;
+    assert_eq!((status, &after["name"], &after["server"]), (200, &json!("stage"), &before["server"]), "{after}");
+    let other = service.demo.kubeconfig("production-eu").expose().to_owned();
+    let (_, moved) = service.send("PATCH", &path, json!({"kubeconfig": other})).await;
+    assert!(moved["server"].as_str().unwrap().ends_with("production-eu"), "{moved}");
+    let count = service.world("production-eu").count();
+    service.until(&format!("{path}/flux/stats"), |stats| stats["total"] == count).await;
+    assert_eq!(service.store.kubeconfig(&id).await.unwrap().expose(), other);
+    for wrong in [json!({}), json!({"context": "a"}), json!({"impersonate": true}), json!({"kubeconfig": 7})] {
+        assert!(matches!(service.send("PATCH", &path, wrong.clone()).await.0, 400 | 422), "{wrong}");
+    }
+    let log = service.get("activities?action=replace").await;
+    let outcomes: Vec<_> =
+        log["items"].as_array().unwrap().iter().map(|item| item["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["succeeded", "succeeded", "failed"]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_registered_twice_is_said_to_be() {
+    let service = Service::alone().await;
+    service.register("staging").await;
+    let mut again = service.registration("staging");
+    again["name"] = "twin".into();
+    let (status, twin) = service.send("POST", "clusters", again).await;
+    assert_eq!((status, &twin["same_as"]), (201, &json!("staging")), "{twin}");
+    let log = service.get("activities?action=register").await;
+    assert!(log["items"][0]["message"].as_str().unwrap().contains("staging has the same address"), "{log}");
+}
+
+#[tokio::test]
 async fn a_demonstration_on_a_database_replaces_its_own_clusters_and_nobody_elses() {
     let service = Service::alone().await;
     let anns = service.register("staging").await;
     let fleet = Fleet::start(Tuning::default());
     let simulate = async |name| {
-        start::register_simulated(&service.store, &fleet, name, service.demo.kubeconfig(name)).await.unwrap();
+        start::register_simulated(&service.store, &fleet, name, service.demo.kubeconfig(name), false).await.unwrap();
         let clusters = service.store.clusters().await.unwrap();
         clusters.into_iter().find(|cluster| cluster.name == name).unwrap()
     };

@@ -38,15 +38,30 @@ async fn raw(orchestrator: &Orchestrator, head: &str) -> Answer {
 #[tokio::test]
 async fn a_name_that_a_stranger_pointed_at_us_reaches_nothing_by_any_method() {
     let orchestrator = listing("").await;
-    for target in ["GET /", "GET /api/v1/whoami", "GET /api/v1/events", "GET /metrics", "GET /nothing", "HEAD /",
-        "GET /assets/x/style.css", "POST /api/v1/clusters", "DELETE /api/v1/clusters/x", "OPTIONS /api/v1/clusters",
-        "GET /api/v1/clusters/healthz", "GET //healthz", "GET /api/v1/openapi.json"]
-    {
+    for target in [
+        "GET /",
+        "GET /api/v1/whoami",
+        "GET /api/v1/events",
+        "GET /metrics",
+        "GET /nothing",
+        "HEAD /",
+        "GET /assets/x/style.css",
+        "POST /api/v1/clusters",
+        "DELETE /api/v1/clusters/x",
+        "OPTIONS /api/v1/clusters",
+        "GET /api/v1/clusters/healthz",
+        "GET //healthz",
+        "GET /api/v1/openapi.json",
+    ] {
         for host in ["evil.example", "evil.example:8081", "192.0.2.7", "localhost.evil.example", "ann@localhost", ""] {
-            let answer = raw(&orchestrator, &format!("{target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n")).await;
+            let answer =
+                raw(&orchestrator, &format!("{target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n")).await;
             assert_eq!(answer.status(), 421, "{target} {host}");
             if !target.starts_with("HEAD") {
-                assert!(answer.body.contains("ORCHESTRATOR_HOSTS") && answer.json()["error"] == "wrong_host", "{target}");
+                assert!(
+                    answer.body.contains("ORCHESTRATOR_HOSTS") && answer.json()["error"] == "wrong_host",
+                    "{target}"
+                );
             }
         }
     }
@@ -82,13 +97,13 @@ async fn probes_are_answered_under_any_name_and_say_nothing() {
     }
 }
 
-struct Signer {
+pub(crate) struct Signer {
     kid: &'static str,
     pair: EcdsaKeyPair,
 }
 
 impl Signer {
-    fn new(kid: &'static str) -> Self {
+    pub(crate) fn new(kid: &'static str) -> Self {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
         Self { kid, pair }
@@ -106,7 +121,7 @@ impl Signer {
         format!("{signed}.{}", BASE64.encode(signature.as_ref()))
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         self.sign_with(&json!({"typ": "JWT", "alg": "ES256", "kid": self.kid}), claims)
     }
 }
@@ -115,7 +130,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn ann() -> Value {
+pub(crate) fn ann() -> Value {
     json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "583231", "iat": now(), "exp": now() + 300, "provider": "github",
            "email": "ann@example.com", "name": "Ann", "preferred_username": "ann", "groups": ["acme/ops"]})
 }
@@ -137,7 +152,7 @@ fn set(signers: &[&Signer]) -> String {
     json!({"keys": signers.iter().map(|signer| signer.jwk()).collect::<Vec<_>>()}).to_string()
 }
 
-fn in_file(signers: &[&Signer]) -> tempfile::NamedTempFile {
+pub(crate) fn in_file(signers: &[&Signer]) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), set(signers)).unwrap();
     file
@@ -153,7 +168,10 @@ async fn with_keys_the_signed_identity_counts_and_plain_headers_do_not() {
 
     let lines: Vec<&str> = forged.into_iter().chain([assertion.as_str()]).collect();
     let whoami = orchestrator.ask("GET /api/v1/whoami", &lines).await.json();
-    assert_eq!((&whoami["user"], &whoami["user_id"], &whoami["groups"]), (&json!("ann"), &json!("583231"), &json!(["acme/ops"])));
+    assert_eq!(
+        (&whoami["user"], &whoami["user_id"], &whoami["groups"]),
+        (&json!("ann"), &json!("583231"), &json!(["acme/ops"]))
+    );
     assert!(!whoami.to_string().contains("eve") && !whoami.to_string().contains("admins"), "{whoami}");
     assert!(orchestrator.ask("GET /", &lines).await.body.contains("Ann"));
 
@@ -231,7 +249,9 @@ async fn an_oidc_username_that_anybody_may_choose_names_nobody() {
     let signer = Signer::new("one");
     let file = in_file(&[&signer]);
     let orchestrator = with(verifying(file.path().to_str().unwrap())).await;
-    for (provider, email, user) in [("oidc", "ann@example.com", "ann@example.com"), ("oidc", "", "583231"), ("entra", "", "ann")] {
+    for (provider, email, user) in
+        [("oidc", "ann@example.com", "ann@example.com"), ("oidc", "", "583231"), ("entra", "", "ann")]
+    {
         let mut claims = but("provider", json!(provider));
         claims["email"] = email.into();
         let line = format!("X-Sidegate-Assertion: {}", signer.sign(&claims));
@@ -285,7 +305,9 @@ async fn keys_behind_a_url_are_waited_for_and_read_again_as_they_change() {
 
 #[test]
 fn keys_come_from_a_file_or_over_a_connection_that_nobody_else_can_speak_on() {
-    for good in ["/run/jwks.json", "jwks.json", "https://flux.example.com/x", "http://127.0.0.1:8080/x", "http://localhost/x"] {
+    for good in
+        ["/run/jwks.json", "jwks.json", "https://flux.example.com/x", "http://127.0.0.1:8080/x", "http://localhost/x"]
+    {
         assert!(Source::parse(good, false).is_ok(), "{good}");
     }
     for bad in ["http://sidegate:8080/x", "ftp://x/y", "https://ann:x@flux.example.com/x", "http://"] {

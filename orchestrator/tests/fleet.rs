@@ -658,6 +658,145 @@ async fn a_kubeconfig_that_cannot_be_used_makes_a_cluster_that_says_why() {
     assert!(reason.contains("not a kubeconfig") && !reason.contains("hidden"), "{reason}");
 }
 
+/// Of the simulated Kustomization `apps`: what its controller would say of a change that it cannot make.
+fn break_it(trial: &Trial) {
+    trial.world().change(Kind::Kustomization, "flux-system", "apps", |object| {
+        object["spec"]["path"] = "./not-there".into();
+        object["metadata"]["generation"] = 3.into();
+        object["status"]["conditions"] = json!([
+            {"type": "Reconciling", "status": "True", "reason": "ProgressingWithRetry", "message": "retrying", "observedGeneration": 3},
+            {"type": "Ready", "status": "False", "reason": "ArtifactFailed", "message": "path not found: ./not-there",
+             "observedGeneration": 3},
+        ]);
+    });
+}
+
+#[tokio::test]
+async fn an_update_that_fails_is_failed_within_a_second_although_the_whole_status_is_of_before() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+    let begun = Instant::now();
+    break_it(&trial);
+    let (_, summary) = change_of(&mut changes, "apps").await;
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert_eq!((summary.status, summary.message.as_str()), (Status::Failed, "path not found: ./not-there"));
+    let failed = trial.fleet.list(&Filter { status: Some(Status::Failed), ..Filter::default() }, ALL);
+    assert!(failed.items.iter().any(|object| object.name == "apps"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn what_is_being_deleted_says_so() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+    trial.world().change(Kind::Kustomization, "flux-system", "apps", |object| {
+        object["metadata"]["deletionTimestamp"] = "2026-01-31T10:00:00Z".into();
+    });
+    assert_eq!(change_of(&mut changes, "apps").await.1.status, Status::Terminating);
+    assert_eq!(trial.fleet.stats(None).unwrap().by_status.terminating, 1);
+}
+
+#[tokio::test]
+async fn one_oddly_shaped_object_hides_nothing_of_its_kind() {
+    let trial = Trial::unconnected().await;
+    for (name, spec) in [("odd", json!({"dependsOn": "x"})), ("odder", json!(["x"]))] {
+        let object = json!({"metadata": {"name": name, "namespace": "flux-system"}, "spec": spec});
+        trial.world().create(Kind::Kustomization, "flux-system", name, object);
+    }
+    trial.connect().await;
+    assert_eq!((trial.all().total, trial.health().reason), (trial.world().count(), None));
+    let odd = trial.find(Kind::Kustomization, "odd").unwrap();
+    assert!(odd.message.starts_with("unreadable: spec.dependsOn"), "{}", odd.message);
+    assert!(trial.message(Kind::Kustomization, "odder").starts_with("unreadable: spec "));
+    trial.fleet.detail(trial.id, Kind::Kustomization, "flux-system", "odd").await.unwrap();
+}
+
+#[tokio::test]
+async fn values_that_are_nested_very_deeply_cost_only_the_yaml() {
+    let trial = Trial::start().await;
+    let mut values = json!({"end": 1});
+    for _ in 0..150 {
+        values = json!({ "a": values });
+    }
+    trial.world().change(Kind::HelmRelease, "podinfo", "podinfo", |object| object["spec"]["values"] = values.clone());
+    let detail = trial.fleet.detail(trial.id, Kind::HelmRelease, "podinfo", "podinfo").await.unwrap();
+    assert!(detail.yaml.contains("not shown") && !detail.conditions.is_empty(), "{}", detail.yaml);
+    trial.fleet.resync(trial.id).unwrap();
+    trial.until_up(trial.id).await;
+    assert!(trial.find(Kind::HelmRelease, "podinfo").is_some());
+}
+
+#[tokio::test]
+async fn an_object_that_goes_while_its_page_is_read_does_not_come_back() {
+    let trial = Trial::start().await;
+    let mut changes = trial.fleet.subscribe();
+    // So that the watch tells of the deletion before the events are there.
+    trial.world().faults().be_slow(Duration::from_millis(400));
+    let (fleet, id) = (trial.fleet.clone(), trial.id);
+    let reading = tokio::spawn(async move { fleet.detail(id, Kind::HelmRelease, "podinfo", "podinfo").await });
+    // The object is read after 400 ms, its events after 800.
+    tokio::time::sleep(Duration::from_millis(550)).await;
+    trial.world().faults().be_slow(Duration::ZERO);
+    trial.world().delete(Kind::HelmRelease, "podinfo", "podinfo");
+    assert!(change_of(&mut changes, "podinfo").await.0);
+    let _ = reading.await.unwrap();
+    assert!(trial.find(Kind::HelmRelease, "podinfo").is_none(), "a ghost");
+}
+
+#[tokio::test]
+async fn events_that_may_not_be_read_are_not_said_to_be_none() {
+    let trial = Trial::start().await;
+    let read = || trial.fleet.detail(trial.id, Kind::Kustomization, "flux-system", "apps");
+    assert_eq!(read().await.unwrap().events_fault, None);
+    trial.world().faults().hide_events(true);
+    let fault = read().await.unwrap().events_fault.unwrap();
+    assert!(fault.contains("events is forbidden"), "{fault}");
+}
+
+#[tokio::test]
+async fn every_kind_that_may_not_be_read_is_named() {
+    let trial = Trial::unconnected().await;
+    trial.world().faults().hide(Kind::Bucket, true);
+    trial.world().faults().hide(Kind::HelmChart, true);
+    trial.connect().await;
+    let reason = trial.health().reason.unwrap();
+    assert!(reason.contains("Bucket: ") && reason.contains("HelmChart: "), "{reason}");
+}
+
+#[tokio::test]
+async fn a_kustomization_has_a_history_and_no_secret_that_nobody_applied() {
+    let trial = Trial::start().await;
+    trial.act(Kind::Kustomization, "flux-system", "apps", Action::Reconcile { with_source: false }).await.unwrap();
+    trial.until(|trial| trial.find(Kind::Kustomization, "apps").unwrap().status == Status::Ready).await;
+    let detail = trial.fleet.detail(trial.id, Kind::Kustomization, "flux-system", "apps").await.unwrap();
+    assert!(
+        detail.history[0].outcome == "ReconciliationSucceeded" && detail.history[0].times > 0,
+        "{:?}",
+        detail.history
+    );
+    assert!(!detail.inventory.iter().any(|entry| entry.kind == "Secret"), "{:?}", detail.inventory);
+    let release = trial.fleet.detail(trial.id, Kind::HelmRelease, "podinfo", "podinfo").await.unwrap();
+    assert_eq!((release.history[0].number, release.history[0].revision.as_str()), (3, "6.9.2"));
+}
+
+#[tokio::test]
+async fn a_tree_that_is_too_large_shows_flux_and_each_branch_by_itself() {
+    let mut trial = Trial::unconnected().await;
+    let options = Options { pace: Duration::ZERO, objects: Some(750), ..Options::default() };
+    trial.demo = Demo::start(options).await.unwrap();
+    trial.connect().await;
+    // 300 Kustomizations that applied 20 objects each.
+    let whole = trial.fleet.tree(trial.id, None).unwrap();
+    assert!(whole.truncated && whole.nodes.len() == 750 && whole.nodes.iter().all(|node| node.flux));
+    let branch = whole.nodes.iter().find(|node| node.kind == "Kustomization").unwrap();
+    assert_eq!(branch.hidden, 20);
+    let root = ObjectRef { kind: Kind::Kustomization, namespace: branch.namespace.clone(), name: branch.name.clone() };
+    let own = trial.fleet.tree(trial.id, Some(&root)).unwrap();
+    assert!(
+        own.nodes.iter().filter(|node| !node.flux).count() == 20
+            && own.nodes.iter().all(|node| node.hidden == 0 || node.id != branch.id)
+    );
+}
+
 #[tokio::test]
 async fn the_demo_lives() {
     let demo = Demo::start(Options { pace: Duration::from_millis(5), ..Options::default() }).await.unwrap();

@@ -12,7 +12,7 @@ const FLOORS: [(&str, &[&str]); 8] = [
     ("api", &["clock", "fleet", "identity", "metrics", "secret", "store"]),
     ("web", &["api", "identity"]),
     ("entrance", &["api", "identity"]),
-    ("config", &["entrance", "secret", "store"]),
+    ("config", &["entrance", "identity", "secret", "store"]),
 ];
 
 #[test]

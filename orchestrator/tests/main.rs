@@ -6,6 +6,7 @@ mod api;
 mod databases;
 mod entrance;
 mod fleet;
+mod impersonation;
 mod layers;
 mod logs;
 mod objects;

@@ -181,3 +181,40 @@ async fn a_change_in_a_cluster_is_told_within_a_second() {
     let event = events.next("object", |event| event["removed"] == true).await;
     assert_eq!(event["summary"]["name"], "apps");
 }
+
+#[tokio::test]
+async fn a_release_is_forced_or_reset_by_fluxs_own_annotations_and_nothing_else_is() {
+    let (service, id) = with_staging().await;
+    let release = format!("clusters/{id}/flux/helmrelease/podinfo/podinfo/reconcile");
+    for (how, annotation) in [("force", "reconcile.fluxcd.io/forceAt"), ("reset", "reconcile.fluxcd.io/resetAt")] {
+        let (status, _) = service.send("POST", &release, json!({how: true})).await;
+        let object = service.world("staging").object(Kind::HelmRelease, "podinfo", "podinfo").unwrap();
+        let annotations = &object["metadata"]["annotations"];
+        assert!(status == 200 && annotations[annotation].is_string(), "{annotations}");
+        assert_eq!(annotations[annotation], annotations["reconcile.fluxcd.io/requestedAt"], "{how}");
+        let (status, refusal) =
+            service.send("POST", &format!("clusters/{id}/{ROOT}/reconcile"), json!({how: true})).await;
+        assert_eq!((status, &refusal["error"]), (422, &json!("invalid")));
+    }
+    assert_eq!(service.send("POST", &release, json!({"force": true, "reset": true})).await.0, 422);
+}
+
+#[tokio::test]
+async fn all_that_failed_is_looked_at_again_and_each_stands_in_the_log() {
+    let (service, id) = with_staging().await;
+    let failed = service.get("resources?status=failed").await["total"].as_u64().unwrap();
+    assert!(failed > 1);
+    let (status, asked) = service.send("POST", "resources/reconcile", json!({"cluster": id})).await;
+    assert_eq!((status, &asked["asked"], &asked["refused"]), (200, &json!(failed), &json!([])), "{asked}");
+    assert_eq!(service.get("activities?action=reconcile").await["total"], failed);
+    service.until("resources?status=failed", |list| list["total"] == failed).await;
+    service.world("staging").faults().forbid_changes(true);
+    let (_, asked) = service.send("POST", "resources/reconcile", json!({"kind": "kustomization"})).await;
+    assert!(
+        asked["asked"] == 0 && asked["refused"][0]["message"].as_str().unwrap().contains("cannot patch"),
+        "{asked}"
+    );
+    for wrong in [json!({"kind": "Secret"}), json!({"cluster": "x"}), json!({"status": "ready"})] {
+        assert_eq!(service.send("POST", "resources/reconcile", wrong).await.0, 400);
+    }
+}

@@ -57,12 +57,24 @@ impl Service {
 
     pub(crate) async fn with(store: Store, demo: Demo) -> Self {
         let fleet = Fleet::start(Tuning::default());
-        start::load(&store, &fleet, false).await.unwrap();
+        start::load(&store, &fleet, false, false).await.unwrap();
         let ending = CancellationToken::new();
         let app = App::new(fleet, store.clone(), ending.clone(), false);
         let orchestrator = Orchestrator::start_with(routes(app, Entrance::default()), Limits::default()).await;
         let document = Document(orchestrator.ask("GET /api/v1/openapi.json", &[]).await.json());
         Self { orchestrator, store, demo, ending, document, _database: None }
+    }
+
+    /// One that was started elsewhere.
+    pub(crate) fn of(orchestrator: Orchestrator, store: Store, demo: Demo, document: Value) -> Self {
+        Self {
+            orchestrator,
+            store,
+            demo,
+            ending: CancellationToken::new(),
+            document: Document(document),
+            _database: None,
+        }
     }
 
     /// As a signal does: event streams end, then the server does.

@@ -42,6 +42,7 @@ fn cluster(id: &str, name: &str) -> Cluster {
         server: "https://k8s.example.com:6443".into(),
         created_at: clock::now(),
         created_by: "ann".into(),
+        impersonate: false,
     }
 }
 

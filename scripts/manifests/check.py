@@ -100,7 +100,7 @@ def role_findings(role):
         expect(findings, "*" not in words, "a rule allows everything of something")
         expect(findings, "secrets" not in rule["resources"], "secrets can be read")
         expect(findings, set(rule["verbs"]) <= {"get", "list", "watch", "patch"}, "allows more than to see and to patch")
-        flux = all(group.endswith(".toolkit.fluxcd.io") for group in rule["apiGroups"])
+        flux = all(group.endswith((".toolkit.fluxcd.io", "fluxcd.controlplane.io")) for group in rule["apiGroups"])
         expect(findings, flux or "patch" not in rule["verbs"], "what is not Flux's can be changed")
     return findings
 

@@ -15,8 +15,9 @@ use super::actor::Actor;
 use super::error::{ApiError, Refusal};
 use super::input::{Body, InCluster, Parameters, page};
 use super::journal::Done;
+use super::viewer::Looking;
 use crate::clock;
-use crate::fleet::{self, ClusterId, FleetError, Health, HealthState, Listing, Stats};
+use crate::fleet::{self, ClusterId, FleetError, Health, HealthState, Listing, Stats, Viewer, Views};
 use crate::secret::Secret;
 use crate::store::{self, new_id};
 
@@ -26,7 +27,7 @@ const NAME_MOST: usize = 63;
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list, register))
-        .routes(routes!(show, rename, remove))
+        .routes(routes!(show, change, remove))
         .routes(routes!(health))
         .routes(routes!(sync))
         .routes(routes!(stats))
@@ -52,19 +53,35 @@ struct Cluster {
     created_at: OffsetDateTime,
     /// Who registered it.
     created_by: String,
+    /// Whether it decides by person: whoever looks sees, and does, what its own rules let them.
+    impersonate: bool,
+    /// Why whoever asks may see nothing of it, where that is so.
+    hidden: Option<String>,
+    /// Another registered cluster with the same address, by its name.
+    same_as: Option<String>,
     /// How it is.
     health: Health,
-    /// How many Flux objects it has.
+    /// How many Flux objects it has, of those that may be seen.
     stats: Stats,
 }
 
 impl Cluster {
-    fn of(app: &App, cluster: store::Cluster) -> Self {
+    async fn one(app: &App, viewer: &Viewer, cluster: store::Cluster) -> Result<Self, ApiError> {
+        let all = app.store.clusters().await?;
+        let views = app.fleet.views(viewer, cluster.id.parse().ok()).await;
+        Ok(Self::of(app, &views, &all, cluster))
+    }
+
+    fn of(app: &App, views: &Views, all: &[store::Cluster], cluster: store::Cluster) -> Self {
         let id = cluster.id.parse().ok();
-        let stats = id.and_then(|id| app.fleet.stats(Some(id)).ok()).unwrap_or_default();
+        let stats = id.and_then(|id| app.fleet.stats_seen(views, Some(id)).ok()).unwrap_or_default();
+        let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
         Self {
             health: id.map_or_else(closed, |id| health_of(app, id)),
             stats,
+            impersonate: id.is_some_and(|id| app.fleet.asks_as_person(id)),
+            hidden: id.and_then(|id| views.reason(id)).map(str::to_owned),
+            same_as: same.map(|other| other.name.clone()),
             id: cluster.id,
             name: cluster.name,
             connection: cluster.connection.word(),
@@ -105,13 +122,15 @@ struct Paging {
 ))]
 async fn list(
     State(app): State<App>,
+    Looking(viewer): Looking,
     Parameters(paging): Parameters<Paging>,
 ) -> Result<Json<Listing<Cluster>>, ApiError> {
     let (limit, offset) = page(paging.limit, paging.offset)?;
     let all = app.store.clusters().await?;
     let total = all.len();
-    let part = all.into_iter().skip(offset as usize).take(limit as usize);
-    Ok(Json(Listing { items: part.map(|cluster| Cluster::of(&app, cluster)).collect(), total }))
+    let views = app.fleet.views(&viewer, None).await;
+    let part = all.iter().skip(offset as usize).take(limit as usize).cloned();
+    Ok(Json(Listing { items: part.map(|cluster| Cluster::of(&app, &views, &all, cluster)).collect(), total }))
 }
 
 /// A cluster to be registered: with a kubeconfig, or the one that the orchestrator runs in.
@@ -128,6 +147,9 @@ struct Registration {
     /// Instead of a kubeconfig: the cluster that the orchestrator runs in.
     #[serde(default)]
     in_cluster: bool,
+    /// Whether the cluster is to decide by person; where ORCHESTRATOR_IMPERSONATE is true, all do.
+    #[serde(default)]
+    impersonate: bool,
 }
 
 /// Registers a cluster: its kubeconfig is checked, reached and kept sealed.
@@ -139,17 +161,30 @@ struct Registration {
 async fn register(
     State(app): State<App>,
     actor: Actor,
+    Looking(viewer): Looking,
     Body(registration): Body<Registration>,
 ) -> Result<impl IntoResponse, ApiError> {
     let name = name(&registration.name)?;
+    let impersonate = registration.impersonate;
+    possible(&app, impersonate)?;
     let connection = connection(&app, registration)?;
     let id = new_id().map_err(|error| ApiError::Store(error.into()))?;
     let mut deed = actor.deed("register");
     (deed.cluster, deed.cluster_name) = (Some(id.clone()), Some(name.clone()));
-    let work = add(app.clone(), id, name, connection, actor.name);
+    let work = add(app.clone(), id, name, connection, impersonate, actor.name);
     let cluster = app.journal.doing(deed, work).await?;
     let location = format!("/api/v1/clusters/{}", cluster.id);
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Cluster::of(&app, cluster))))
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Cluster::one(&app, &viewer, cluster).await?)))
+}
+
+fn possible(app: &App, impersonate: bool) -> Result<(), ApiError> {
+    if impersonate && app.impersonation.is_none() {
+        return Err(ApiError::Invalid(
+            "impersonate: without ORCHESTRATOR_ASSERTION_JWKS nobody is known for sure, so that no cluster can decide by person"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 fn connection(app: &App, registration: Registration) -> Result<fleet::Connection, ApiError> {
@@ -173,6 +208,7 @@ async fn add(
     id: String,
     name: String,
     connection: fleet::Connection,
+    impersonate: bool,
     created_by: String,
 ) -> Result<Done<store::Cluster>, ApiError> {
     let reached = app.fleet.check(&connection).await?;
@@ -188,10 +224,15 @@ async fn add(
         server: reached.server,
         created_at: clock::now(),
         created_by,
+        impersonate,
     };
     app.store.add_cluster(&cluster, kubeconfig).await?;
-    app.fleet.add(super::input::cluster(&cluster.id)?, &cluster.name, &connection).await;
-    let message = format!("Kubernetes {}", reached.version);
+    let by_person = app.impersonates(impersonate);
+    app.fleet.add_with(super::input::cluster(&cluster.id)?, &cluster.name, &connection, by_person).await;
+    let all = app.store.clusters().await.unwrap_or_default();
+    let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
+    let same = same.map(|other| format!("; {} has the same address", other.name)).unwrap_or_default();
+    let message = format!("Kubernetes {}{same}", reached.version);
     Ok(Done { value: cluster, message })
 }
 
@@ -215,9 +256,13 @@ fn name(text: &str) -> Result<String, ApiError> {
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
 ))]
-async fn show(State(app): State<App>, InCluster(id): InCluster) -> Result<Json<Cluster>, ApiError> {
+async fn show(
+    State(app): State<App>,
+    InCluster(id): InCluster,
+    Looking(viewer): Looking,
+) -> Result<Json<Cluster>, ApiError> {
     let cluster = found(&app, id).await?;
-    Ok(Json(Cluster::of(&app, cluster)))
+    Cluster::one(&app, &viewer, cluster).await.map(Json)
 }
 
 async fn found(app: &App, id: ClusterId) -> Result<store::Cluster, ApiError> {
@@ -232,40 +277,127 @@ async fn found(app: &App, id: ClusterId) -> Result<store::Cluster, ApiError> {
     })
 }
 
-/// What is to change.
+/// What is to change; what is not given stays.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Renaming {
+struct Changes {
     /// What to call it: 1 to 63 characters.
-    name: String,
+    name: Option<String>,
+    /// Another kubeconfig, to take the place of the one that is kept, as when a token is renewed.
+    #[schema(value_type = Option<String>)]
+    kubeconfig: Option<Secret>,
+    /// The context of that kubeconfig; without one, its current one.
+    context: Option<String>,
+    /// `true` has the cluster decide by person from now on. That cannot be taken back here: whoever could, could act by the
+    /// orchestrator's own account again.
+    impersonate: Option<bool>,
 }
 
-/// Gives a cluster another name.
-#[utoipa::path(patch, operation_id = "renameCluster", path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), request_body = Renaming,
+/// Gives a cluster another name or kubeconfig, or has it decide by person.
+#[utoipa::path(patch, operation_id = "changeCluster", path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), request_body = Changes,
     responses(
         (status = 200, body = Cluster),
         (status = "4XX", body = Refusal),
         (status = "5XX", body = Refusal),
     ))]
-async fn rename(
+async fn change(
     State(app): State<App>,
     InCluster(id): InCluster,
     actor: Actor,
-    Body(renaming): Body<Renaming>,
+    Looking(viewer): Looking,
+    Body(changes): Body<Changes>,
 ) -> Result<Json<Cluster>, ApiError> {
-    let name = name(&renaming.name)?;
-    let cluster = found(&app, id).await?;
-    let mut deed = actor.deed("rename");
-    (deed.cluster, deed.cluster_name) = (Some(cluster.id.clone()), Some(name.clone()));
-    let at = app.clone();
-    let renamed = app.journal.doing(deed, async move {
-        at.store.rename_cluster(&cluster.id, &name).await?;
-        gone_is_well(at.fleet.rename(id, &name))?;
-        let message = format!("It was {}", cluster.name);
-        Ok(Done { value: store::Cluster { name, ..cluster }, message })
-    });
-    let renamed = renamed.await?;
-    Ok(Json(Cluster::of(&app, renamed)))
+    let name = changes.name.as_deref().map(name).transpose()?;
+    let mut cluster = found(&app, id).await?;
+    let impersonate = match changes.impersonate {
+        Some(false) if app.impersonates(cluster.impersonate) => {
+            return Err(ApiError::Invalid(
+                "impersonate: it cannot be taken back; remove the cluster and register it again with its kubeconfig"
+                    .into(),
+            ));
+        }
+        Some(wanted) => wanted && !cluster.impersonate,
+        None => false,
+    };
+    possible(&app, impersonate)?;
+    if changes.kubeconfig.is_some() && cluster.connection == store::Connection::InCluster {
+        return Err(ApiError::Invalid("kubeconfig: the cluster that the orchestrator runs in has none".into()));
+    }
+    if changes.context.is_some() && changes.kubeconfig.is_none() {
+        return Err(ApiError::Invalid("context: it is chosen together with a kubeconfig".into()));
+    }
+    if name.is_none() && changes.kubeconfig.is_none() && changes.impersonate.is_none() {
+        return Err(ApiError::Invalid("give a name, a kubeconfig, or impersonate".into()));
+    }
+    let begin = |word: &'static str, cluster: &store::Cluster| {
+        let mut deed = actor.deed(word);
+        (deed.cluster, deed.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name.clone()));
+        deed
+    };
+    // Each is written down as what it is; the first that fails ends it.
+    if let Some(kubeconfig) = changes.kubeconfig {
+        let context = changes.context.filter(|context| !context.is_empty());
+        let connection = fleet::Connection::Kubeconfig { kubeconfig, context };
+        let work = replace(app.clone(), id, cluster.clone(), connection);
+        cluster = app.journal.doing(begin("replace", &cluster), work).await?;
+    }
+    if impersonate {
+        let work = become_personal(app.clone(), id, cluster.clone());
+        cluster = app.journal.doing(begin("impersonate", &cluster), work).await?;
+    }
+    if let Some(name) = name {
+        let mut deed = begin("rename", &cluster);
+        deed.cluster_name = Some(name.clone());
+        cluster = app.journal.doing(deed, rename(app.clone(), id, cluster, name)).await?;
+    }
+    Cluster::one(&app, &viewer, cluster).await.map(Json)
+}
+
+/// Puts another kubeconfig in a cluster's place, once it has been found to lead somewhere.
+async fn replace(
+    app: App,
+    id: ClusterId,
+    before: store::Cluster,
+    connection: fleet::Connection,
+) -> Result<Done<store::Cluster>, ApiError> {
+    let reached = app.fleet.check(&connection).await?;
+    let fleet::Connection::Kubeconfig { kubeconfig, .. } = &connection else { return Err(ApiError::Internal) };
+    app.store.replace_kubeconfig(&before.id, kubeconfig, reached.context.as_deref(), &reached.server).await?;
+    app.fleet.add_with(id, &before.name, &connection, app.impersonates(before.impersonate)).await;
+    let moved = if reached.server == before.server { String::new() } else { format!("; it was at {}", before.server) };
+    let message = format!("Kubernetes {} at {}{moved}", reached.version, reached.server);
+    Ok(Done { value: store::Cluster { context: reached.context, server: reached.server, ..before }, message })
+}
+
+async fn become_personal(app: App, id: ClusterId, before: store::Cluster) -> Result<Done<store::Cluster>, ApiError> {
+    app.store.impersonate(&before.id).await?;
+    let cluster = store::Cluster { impersonate: true, ..before };
+    look_after_anew(&app, id, &cluster).await?;
+    Ok(Done::silently(cluster))
+}
+
+async fn rename(
+    app: App,
+    id: ClusterId,
+    before: store::Cluster,
+    name: String,
+) -> Result<Done<store::Cluster>, ApiError> {
+    app.store.rename_cluster(&before.id, &name).await?;
+    gone_is_well(app.fleet.rename(id, &name))?;
+    let message = format!("It was {}", before.name);
+    Ok(Done { value: store::Cluster { name, ..before }, message })
+}
+
+async fn look_after_anew(app: &App, id: ClusterId, cluster: &store::Cluster) -> Result<(), ApiError> {
+    let connection = match cluster.connection {
+        store::Connection::Kubeconfig => fleet::Connection::Kubeconfig {
+            kubeconfig: app.store.kubeconfig(&cluster.id).await?,
+            context: cluster.context.clone(),
+        },
+        store::Connection::InCluster => fleet::Connection::InCluster,
+    };
+    app.fleet.add_with(id, &cluster.name, &connection, app.impersonates(cluster.impersonate)).await;
+    Ok(())
 }
 
 /// Removes a cluster and its kubeconfig from here; in the cluster itself nothing changes.
@@ -326,8 +458,13 @@ async fn sync(State(app): State<App>, InCluster(id): InCluster, actor: Actor) ->
     (status = "4XX", body = Refusal),
     (status = "5XX", body = Refusal),
 ))]
-async fn stats(State(app): State<App>, InCluster(id): InCluster) -> Result<Json<Stats>, ApiError> {
-    Ok(Json(app.fleet.stats(Some(id))?))
+async fn stats(
+    State(app): State<App>,
+    InCluster(id): InCluster,
+    Looking(viewer): Looking,
+) -> Result<Json<Stats>, ApiError> {
+    let views = app.fleet.views(&viewer, Some(id)).await;
+    Ok(Json(app.fleet.stats_seen(&views, Some(id))?))
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ use super::App;
 use super::actor::Actor;
 use super::error::{ApiError, Refusal};
 use super::streams::Place;
-use crate::fleet::Change;
+use super::viewer::Looking;
+use crate::fleet::{Change, Fleet, Viewer};
 use crate::store::Activity;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -42,11 +43,18 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     (status = "4XX", body = Refusal),
     (status = 503, body = Refusal),
 ))]
-async fn subscribe(State(app): State<App>, actor: Actor, headers: HeaderMap) -> Result<impl IntoResponse, ApiError> {
+async fn subscribe(
+    State(app): State<App>,
+    actor: Actor,
+    Looking(viewer): Looking,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, ApiError> {
     let person = actor.known().then_some(actor.name);
     let place = app.streams.take(person).ok_or(ApiError::TooManyStreams)?;
     let listener = Listener {
         changes: app.fleet.subscribe(),
+        fleet: app.fleet.clone(),
+        viewer,
         activities: app.journal.subscribe(),
         ending: app.ending.clone(),
         lifetime: Box::pin(tokio::time::sleep(LIFETIME)),
@@ -67,11 +75,21 @@ fn greeting(again: bool) -> Event {
 
 struct Listener {
     changes: Receiver<Arc<Change>>,
+    fleet: Fleet,
+    viewer: Viewer,
     activities: Receiver<Arc<Activity>>,
     ending: CancellationToken,
     lifetime: Pin<Box<Sleep>>,
     pending: Option<Event>,
     _place: Place,
+}
+
+/// Something that has happened.
+enum News {
+    /// Said as it is.
+    Told(Event),
+    /// To be said to whoever may see it.
+    Changed(Arc<Change>),
 }
 
 fn listen(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -85,18 +103,34 @@ fn listen(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 impl Listener {
+    /// What is told next; what may not be seen is passed over.
     async fn next(&mut self) -> Option<Event> {
+        loop {
+            let change = match self.news().await? {
+                News::Told(event) => return Some(event),
+                News::Changed(change) => change,
+            };
+            if let Change::Object { cluster, summary, .. } = change.as_ref()
+                && !self.fleet.shows(&self.viewer, *cluster, summary.kind, &summary.namespace).await
+            {
+                continue;
+            }
+            return Some(told(&change));
+        }
+    }
+
+    async fn news(&mut self) -> Option<News> {
         tokio::select! {
             () = self.ending.cancelled() => None,
             () = self.lifetime.as_mut() => None,
             change = self.changes.recv() => match change {
-                Ok(change) => Some(told(&change)),
-                Err(RecvError::Lagged(_)) => Some(resync(&json!({}))),
+                Ok(change) => Some(News::Changed(change)),
+                Err(RecvError::Lagged(_)) => Some(News::Told(resync(&json!({})))),
                 Err(RecvError::Closed) => None,
             },
             activity = self.activities.recv() => match activity {
-                Ok(activity) => Some(event("activity", &*activity)),
-                Err(RecvError::Lagged(_)) => Some(resync(&json!({}))),
+                Ok(activity) => Some(News::Told(event("activity", &*activity))),
+                Err(RecvError::Lagged(_)) => Some(News::Told(resync(&json!({})))),
                 Err(RecvError::Closed) => None,
             },
         }

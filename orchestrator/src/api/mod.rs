@@ -15,6 +15,7 @@ mod probes;
 mod resources;
 mod settings;
 mod streams;
+mod viewer;
 mod whoami;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::fleet::Fleet;
+use crate::identity::Impersonation;
 use crate::metrics::Metrics;
 use crate::store::Store;
 pub(crate) use error::ApiError;
@@ -45,6 +47,7 @@ pub struct App {
     streams: Streams,
     ending: CancellationToken,
     in_cluster: bool,
+    impersonation: Option<Impersonation>,
 }
 
 impl App {
@@ -53,7 +56,27 @@ impl App {
     #[must_use]
     pub fn new(fleet: Fleet, store: Store, ending: CancellationToken, in_cluster: bool) -> Self {
         let journal = Journal::new(store.clone());
-        Self { fleet, store, journal, metrics: Arc::default(), streams: Streams::default(), ending, in_cluster }
+        Self {
+            fleet,
+            store,
+            journal,
+            metrics: Arc::default(),
+            streams: Streams::default(),
+            ending,
+            in_cluster,
+            impersonation: None,
+        }
+    }
+
+    /// The same, with clusters that can be asked as the person who asks.
+    #[must_use]
+    pub fn with_impersonation(self, impersonation: Option<Impersonation>) -> Self {
+        Self { impersonation, ..self }
+    }
+
+    /// Whether a cluster is to decide by person.
+    fn impersonates(&self, cluster: bool) -> bool {
+        cluster || self.impersonation.as_ref().is_some_and(|impersonation| impersonation.everywhere)
     }
 
     /// Waits until no action is under way any more.

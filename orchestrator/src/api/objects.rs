@@ -2,7 +2,9 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -10,12 +12,18 @@ use utoipa_axum::routes;
 use super::App;
 use super::actor::Actor;
 use super::error::{ApiError, Refusal};
-use super::input::{AtObject, BodyIfAny};
+use super::input::{AtObject, BodyIfAny, given, read};
 use super::journal::Done;
-use crate::fleet::{Action, ObjectDetail, ObjectRef, ObjectSummary, Tree};
+use super::viewer::Looking;
+use crate::fleet::{Action, Filter, ObjectDetail, ObjectRef, ObjectSummary, Page, Sort, Status, Tree, Viewer};
+
+/// How many objects are looked at again by one request, and how many at a time.
+const FAILED_MOST: usize = 200;
+const FAILED_AT_ONCE: usize = 8;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(reconcile_failed))
         .routes(routes!(show))
         .routes(routes!(tree))
         .routes(routes!(reconcile))
@@ -27,17 +35,18 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[utoipa::path(get, operation_id = "showObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectDetail), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn show(State(app): State<App>, at: AtObject) -> Result<Json<ObjectDetail>, ApiError> {
-    Ok(Json(app.fleet.detail(at.cluster, at.kind, &at.namespace, &at.name).await?))
+async fn show(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<ObjectDetail>, ApiError> {
+    Ok(Json(app.fleet.detail_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
 }
 
 /// Where an object comes from, and what it applied.
 #[utoipa::path(get, operation_id = "objectTree", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/tree", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Tree), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn tree(State(app): State<App>, at: AtObject) -> Result<Json<Tree>, ApiError> {
+async fn tree(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Tree>, ApiError> {
     let root = ObjectRef { kind: at.kind, namespace: at.namespace, name: at.name };
-    Ok(Json(app.fleet.tree(at.cluster, Some(&root))?))
+    let views = app.fleet.views(&viewer, Some(at.cluster)).await;
+    Ok(Json(app.fleet.tree_seen(&views, at.cluster, Some(&root))?))
 }
 
 /// How to reconcile.
@@ -47,6 +56,12 @@ struct Reconciliation {
     /// Whether the object's source is to be looked at first; without it, no.
     #[serde(default)]
     with_source: bool,
+    /// Of a HelmRelease: whether it is to be installed or upgraded although nothing has changed.
+    #[serde(default)]
+    force: bool,
+    /// Of a HelmRelease: whether the failures that were counted are to be forgotten.
+    #[serde(default)]
+    reset: bool,
 }
 
 /// Has the object's controller look at it now.
@@ -58,33 +73,135 @@ async fn reconcile(
     State(app): State<App>,
     at: AtObject,
     actor: Actor,
-    BodyIfAny(Reconciliation { with_source }): BodyIfAny<Reconciliation>,
+    Looking(viewer): Looking,
+    BodyIfAny(how): BodyIfAny<Reconciliation>,
 ) -> Result<Json<ObjectSummary>, ApiError> {
-    act(app, at, actor, Action::Reconcile { with_source }).await
+    let action = match (how.with_source, how.force, how.reset) {
+        (with_source, false, false) => Action::Reconcile { with_source },
+        (false, true, false) => Action::Force,
+        (false, false, true) => Action::Reset,
+        (_, _, _) => return Err(ApiError::Invalid("give one of with_source, force and reset".into())),
+    };
+    act(app, at, actor, viewer, action).await
+}
+
+/// Which of the objects that failed.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Failed {
+    /// Only those of the cluster with this id.
+    cluster: Option<String>,
+    /// Only those of this kind; case does not count.
+    kind: Option<String>,
+    /// Only those of this namespace.
+    namespace: Option<String>,
+}
+
+/// What came of it.
+#[derive(Serialize, ToSchema)]
+struct Asked {
+    /// How many are looked at again.
+    asked: usize,
+    /// Those that are not, and why.
+    refused: Vec<NotAsked>,
+    /// How many more have failed: ask again for them.
+    left: usize,
+}
+
+/// An object that is not looked at again.
+#[derive(Serialize, ToSchema)]
+struct NotAsked {
+    /// Its cluster's name.
+    cluster_name: String,
+    /// Itself.
+    object: ObjectRef,
+    /// Why not.
+    message: String,
+}
+
+/// Has the controllers of all objects that failed look at them now, 200 at most.
+#[utoipa::path(post, operation_id = "reconcileFailed", path = "/api/v1/resources/reconcile", tag = "objects",
+    request_body = Option<Failed>,
+    responses((status = 200, body = Asked), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
+async fn reconcile_failed(
+    State(app): State<App>,
+    actor: Actor,
+    Looking(viewer): Looking,
+    BodyIfAny(which): BodyIfAny<Failed>,
+) -> Result<Json<Asked>, ApiError> {
+    let filter = Filter {
+        cluster: read("cluster", which.cluster)?,
+        kind: read("kind", which.kind)?,
+        namespace: given(which.namespace),
+        status: Some(Status::Failed),
+        text: None,
+    };
+    let views = app.fleet.views(&viewer, filter.cluster).await;
+    let failed = app.fleet.list_seen(&views, &filter, Page { limit: FAILED_MOST, offset: 0, sort: Sort::Name });
+    let left = failed.total.saturating_sub(failed.items.len());
+    let asked = failed.items.into_iter().map(|object| {
+        let (app, actor, viewer) = (app.clone(), actor.clone(), viewer.clone());
+        async move {
+            let at = AtObject {
+                cluster: object.cluster,
+                kind: object.kind,
+                namespace: object.namespace.clone(),
+                name: object.name.clone(),
+            };
+            let outcome = act(app, at, actor, viewer, Action::Reconcile { with_source: false }).await;
+            outcome.err().map(|error| NotAsked {
+                cluster_name: object.cluster_name,
+                object: ObjectRef { kind: object.kind, namespace: object.namespace, name: object.name },
+                message: error.message(),
+            })
+        }
+    });
+    let outcomes: Vec<Option<NotAsked>> = stream::iter(asked).buffer_unordered(FAILED_AT_ONCE).collect().await;
+    let all = outcomes.len();
+    let refused: Vec<NotAsked> = outcomes.into_iter().flatten().collect();
+    Ok(Json(Asked { asked: all - refused.len(), refused, left }))
 }
 
 /// Has the object's controller leave it alone.
 #[utoipa::path(post, operation_id = "suspendObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/suspend", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectSummary), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn suspend(State(app): State<App>, at: AtObject, actor: Actor) -> Result<Json<ObjectSummary>, ApiError> {
-    act(app, at, actor, Action::Suspend).await
+async fn suspend(
+    State(app): State<App>,
+    at: AtObject,
+    actor: Actor,
+    Looking(viewer): Looking,
+) -> Result<Json<ObjectSummary>, ApiError> {
+    act(app, at, actor, viewer, Action::Suspend).await
 }
 
 /// Has the object's controller look after it again.
 #[utoipa::path(post, operation_id = "resumeObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/resume", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectSummary), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn resume(State(app): State<App>, at: AtObject, actor: Actor) -> Result<Json<ObjectSummary>, ApiError> {
-    act(app, at, actor, Action::Resume).await
+async fn resume(
+    State(app): State<App>,
+    at: AtObject,
+    actor: Actor,
+    Looking(viewer): Looking,
+) -> Result<Json<ObjectSummary>, ApiError> {
+    act(app, at, actor, viewer, Action::Resume).await
 }
 
-async fn act(app: App, at: AtObject, actor: Actor, action: Action) -> Result<Json<ObjectSummary>, ApiError> {
+pub(super) async fn act(
+    app: App,
+    at: AtObject,
+    actor: Actor,
+    viewer: Viewer,
+    action: Action,
+) -> Result<Json<ObjectSummary>, ApiError> {
     // A cluster that is not there has nothing that could be done to it, and no name to be remembered by.
     let cluster = app.store.cluster(&at.cluster.to_string()).await?;
     let (word, message) = match action {
         Action::Reconcile { with_source: true } => ("reconcile", "With its source"),
         Action::Reconcile { with_source: false } => ("reconcile", ""),
+        Action::Force => ("reconcile", "Forced"),
+        Action::Reset => ("reconcile", "With its failures forgotten"),
         Action::Suspend => ("suspend", ""),
         Action::Resume => ("resume", ""),
     };
@@ -94,7 +211,7 @@ async fn act(app: App, at: AtObject, actor: Actor, action: Action) -> Result<Jso
     deed.name = Some(at.name.clone());
     let fleet = app.fleet.clone();
     let done = app.journal.doing(deed, async move {
-        let value = fleet.act(at.cluster, at.kind, &at.namespace, &at.name, action).await?;
+        let value = fleet.act_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name, action).await?;
         Ok(Done { value, message: message.into() })
     });
     done.await.map(Json)

@@ -10,7 +10,8 @@ use utoipa_axum::routes;
 use super::App;
 use super::error::{ApiError, Refusal};
 use super::input::{InCluster, Parameters, given, page, read};
-use crate::fleet::{ClusterId, Filter, Listing, ObjectSummary, Page, Sort, Tree};
+use super::viewer::Looking;
+use crate::fleet::{ClusterId, Filter, Listing, ObjectSummary, Page, Sort, Tree, Viewer};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(all)).routes(routes!(of_cluster)).routes(routes!(tree))
@@ -26,7 +27,7 @@ struct Choice {
     kind: Option<String>,
     /// A namespace.
     namespace: Option<String>,
-    /// `ready`, `progressing`, `failed`, `suspended` or `unknown`.
+    /// `ready`, `progressing`, `failed`, `suspended`, `terminating` or `unknown`.
     status: Option<String>,
     /// Words that all occur in name, namespace, kind, cluster, revision or message; case does not count.
     q: Option<String>,
@@ -45,9 +46,10 @@ struct Choice {
 ))]
 async fn all(
     State(app): State<App>,
+    Looking(viewer): Looking,
     Parameters(choice): Parameters<Choice>,
 ) -> Result<Json<Listing<ObjectSummary>>, ApiError> {
-    chosen(&app, choice, None)
+    chosen(&app, &viewer, choice, None).await
 }
 
 /// The Flux objects of one cluster.
@@ -58,13 +60,19 @@ async fn all(
 async fn of_cluster(
     State(app): State<App>,
     InCluster(id): InCluster,
+    Looking(viewer): Looking,
     Parameters(choice): Parameters<Choice>,
 ) -> Result<Json<Listing<ObjectSummary>>, ApiError> {
     app.fleet.health(id)?;
-    chosen(&app, choice, Some(id))
+    chosen(&app, &viewer, choice, Some(id)).await
 }
 
-fn chosen(app: &App, choice: Choice, within: Option<ClusterId>) -> Result<Json<Listing<ObjectSummary>>, ApiError> {
+async fn chosen(
+    app: &App,
+    viewer: &Viewer,
+    choice: Choice,
+    within: Option<ClusterId>,
+) -> Result<Json<Listing<ObjectSummary>>, ApiError> {
     let cluster = read("cluster", choice.cluster)?;
     if let (Some(within), Some(cluster)) = (within, cluster)
         && within != cluster
@@ -85,7 +93,8 @@ fn chosen(app: &App, choice: Choice, within: Option<ClusterId>) -> Result<Json<L
         Some("updated") => Sort::Updated,
         Some(_) => return Err(ApiError::BadRequest("sort: name, status or updated".into())),
     };
-    Ok(Json(app.fleet.list(&filter, Page { limit: limit as usize, offset: offset as usize, sort })))
+    let views = app.fleet.views(viewer, filter.cluster).await;
+    Ok(Json(app.fleet.list_seen(&views, &filter, Page { limit: limit as usize, offset: offset as usize, sort })))
 }
 
 /// What comes from what in a cluster, from its sources to what was applied.
@@ -93,6 +102,11 @@ fn chosen(app: &App, choice: Choice, within: Option<ClusterId>) -> Result<Json<L
     (status = 200, body = Tree),
     (status = "4XX", body = Refusal),
 ))]
-async fn tree(State(app): State<App>, InCluster(id): InCluster) -> Result<Json<Tree>, ApiError> {
-    Ok(Json(app.fleet.tree(id, None)?))
+async fn tree(
+    State(app): State<App>,
+    InCluster(id): InCluster,
+    Looking(viewer): Looking,
+) -> Result<Json<Tree>, ApiError> {
+    let views = app.fleet.views(&viewer, Some(id)).await;
+    Ok(Json(app.fleet.tree_seen(&views, id, None)?))
 }

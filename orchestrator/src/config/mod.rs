@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use clap::{Parser, Subcommand};
 
 use crate::entrance::{Hosts, Source as KeySource};
+use crate::identity::{Impersonation, Naming};
 use crate::secret::Secret;
 use crate::store::{Key, Location};
 use secrets::Source;
@@ -98,6 +99,24 @@ pub struct Raw {
     /// the port that is listened on]
     #[arg(long, global = true, env = "ORCHESTRATOR_ASSERTION_AUDIENCE", value_name = "WORD")]
     pub assertion_audience: Option<String>,
+    /// Act in every cluster as the person who clicks, so that the cluster's RBAC decides; needs ORCHESTRATOR_ASSERTION_JWKS
+    /// [default: false, and a choice for each cluster]
+    #[arg(
+        long,
+        global = true,
+        env = "ORCHESTRATOR_IMPERSONATE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        require_equals = true
+    )]
+    pub impersonate: Option<String>,
+    /// What comes before the names of people and groups in clusters, such as flux: [default: nothing]
+    #[arg(long, global = true, env = "ORCHESTRATOR_IMPERSONATE_PREFIX", value_name = "WORD")]
+    pub impersonate_prefix: Option<String>,
+    /// By what clusters know a person: username (GitHub, Entra), email or id [default: username]
+    #[arg(long, global = true, env = "ORCHESTRATOR_IMPERSONATE_USER", value_name = "WORD")]
+    pub impersonate_user: Option<String>,
     /// Show the cluster that this program runs in, by its pod's service account [default: false]
     #[arg(
         long,
@@ -137,6 +156,8 @@ pub struct Settings {
     pub hosts: Hosts,
     /// Which signed identities count; without one, the proxy's headers are believed.
     pub assertion: Option<AssertionSettings>,
+    /// How clusters are asked as a person; without one, they cannot be.
+    pub impersonation: Option<Impersonation>,
     /// Where the database is.
     pub database: Location,
     /// The keys that open what is sealed there; the first seals.
@@ -168,6 +189,7 @@ impl Settings {
         let listen = listen(raw, &mut faults);
         let hosts = hosts(raw, &mut faults);
         let assertion = assertion(raw, &hosts, &mut faults);
+        let impersonation = impersonation(raw, assertion.is_some(), &mut faults);
         let in_cluster = truth("IN_CLUSTER (--in-cluster)", raw.in_cluster.as_deref(), &mut faults);
         let (url, file) = (raw.database_url.as_ref(), raw.database_url_file.as_deref());
         let url = Source { name: "DATABASE_URL", value: url, file }.read(&mut faults);
@@ -184,7 +206,7 @@ impl Settings {
         }
         match (listen, database) {
             (Some(listen), Some(database)) if faults.is_empty() => {
-                Ok(Self { listen, hosts, assertion, database, keys, in_cluster, demo: raw.demo })
+                Ok(Self { listen, hosts, assertion, impersonation, database, keys, in_cluster, demo: raw.demo })
             }
             (_, _) => Err(Faults(faults)),
         }
@@ -253,6 +275,36 @@ fn assertion(raw: &Raw, hosts: &Hosts, faults: &mut Vec<String>) -> Option<Asser
             None
         }
     }
+}
+
+fn impersonation(raw: &Raw, signed: bool, faults: &mut Vec<String>) -> Option<Impersonation> {
+    let everywhere = truth("ORCHESTRATOR_IMPERSONATE (--impersonate)", raw.impersonate.as_deref(), faults);
+    if everywhere && !signed && typed(raw.assertion_jwks.as_deref()).is_none() {
+        faults.push(
+            "ORCHESTRATOR_ASSERTION_JWKS (--assertion-jwks): needed with ORCHESTRATOR_IMPERSONATE, since whoever can reach the \
+             orchestrator could write plain headers; for example http://127.0.0.1:8080/api/v1/auth/jwks"
+                .into(),
+        );
+    }
+    // Blanks within it would be part of the names that RBAC has to repeat.
+    let prefix = raw.impersonate_prefix.clone().unwrap_or_default();
+    if prefix.chars().any(|char| char.is_whitespace() || char.is_control()) || prefix.starts_with("system:") {
+        faults.push(
+            "ORCHESTRATOR_IMPERSONATE_PREFIX (--impersonate-prefix): has blanks, or begins with Kubernetes' own `system:`; for \
+             example flux:"
+                .into(),
+        );
+    }
+    let by = match typed(raw.impersonate_user.as_deref()) {
+        None | Some("username") => Naming::Username,
+        Some("email") => Naming::Email,
+        Some("id") => Naming::Id,
+        Some(_) => {
+            faults.push("ORCHESTRATOR_IMPERSONATE_USER (--impersonate-user): none of username, email, id".into());
+            Naming::Username
+        }
+    };
+    signed.then_some(Impersonation { everywhere, prefix, by })
 }
 
 fn listen_addr(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::fleet::Kind;
 
+use super::access::Caller;
 use super::answer::{failure, gone, json as answer, refusal};
 use super::kinds::Resource;
 use super::world::{Key, Refusal, World};
@@ -54,10 +55,40 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response<Body>
     if bearer.and_then(|value| value.strip_prefix("Bearer ")) != Some(&*api.token) {
         return refusal(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized");
     }
-    route(world, rest, request).await
+    match Caller::of(request.headers()) {
+        Ok(caller) => route(world, &caller, rest, request).await,
+        Err(reason) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", reason),
+    }
 }
 
-async fn route(world: &Arc<World>, path: &[&str], request: Request) -> Response<Body> {
+/// What Kubernetes says to who may not.
+fn forbidden(caller: &Caller, verb: &str, resource: &str, group: &str, namespace: Option<&str>) -> Response<Body> {
+    let place =
+        namespace.map_or_else(|| "at the cluster scope".to_owned(), |within| format!("in the namespace \"{within}\""));
+    let name = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    let message = format!(
+        "{name} is forbidden: User \"{}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {place}",
+        caller.name()
+    );
+    refusal(StatusCode::FORBIDDEN, "Forbidden", &message)
+}
+
+/// Answers what the caller itself may do.
+async fn review(world: &World, caller: &Caller, request: Request) -> Response<Body> {
+    world.faults().count_review();
+    let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await.unwrap_or_default();
+    let Ok(mut review) = serde_json::from_slice::<Value>(&body) else {
+        return refusal(StatusCode::BAD_REQUEST, "BadRequest", "the body is no review");
+    };
+    let text = |name: &str| review["spec"]["resourceAttributes"][name].as_str().unwrap_or_default().to_owned();
+    let namespace = Some(text("namespace")).filter(|namespace| !namespace.is_empty());
+    let allowed = world.access().allows(caller, &text("verb"), &text("resource"), namespace.as_deref());
+    review["status"] =
+        json!({"allowed": allowed, "reason": if allowed { "RBAC: allowed by a RoleBinding" } else { "" }});
+    answer(StatusCode::CREATED, &review)
+}
+
+async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Request) -> Response<Body> {
     let query = Query::of(request.uri().query().unwrap_or_default());
     match path {
         ["version"] => answer(
@@ -65,21 +96,32 @@ async fn route(world: &Arc<World>, path: &[&str], request: Request) -> Response<
             &json!({"major": "1", "minor": "34", "gitVersion": world.kubernetes_version(), "platform": "linux/amd64"}),
         ),
         ["api"] => answer(StatusCode::OK, &json!({"kind": "APIVersions", "versions": ["v1"]})),
-        ["api", "v1", "namespaces", namespace, "events"] => events(world, namespace, &query),
+        ["api", "v1", "namespaces", namespace, "events"] => {
+            // Later than the object that they are about: they are many.
+            world.faults().delay().await;
+            if world.access().allows(caller, "list", "events", Some(namespace)) && !world.faults().hides_events() {
+                events(world, namespace, &query)
+            } else {
+                forbidden(caller, "list", "events", "", Some(namespace))
+            }
+        }
+        ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] if request.method() == Method::POST => {
+            review(world, caller, request).await
+        }
         ["apis"] => answer(StatusCode::OK, &groups(world)),
         ["apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions", name] => definition(world, name),
         ["apis", group, version] => group_resources(world, group, version),
         ["apis", group, version, plural] => match resource(world, group, version, plural) {
-            Some(found) => collection(world, &found, version, None, &query),
+            Some(found) => collection(world, caller, &found, version, None, &query),
             None => missing(),
         },
         ["apis", group, version, "namespaces", namespace, plural] => match resource(world, group, version, plural) {
-            Some(found) => collection(world, &found, version, Some(namespace), &query),
+            Some(found) => collection(world, caller, &found, version, Some(namespace), &query),
             None => missing(),
         },
         ["apis", group, version, "namespaces", namespace, plural, name] => {
             match resource(world, group, version, plural) {
-                Some(found) => object(world, &found, version, namespace, name, request).await,
+                Some(found) => object(world, caller, &found, version, namespace, name, request).await,
                 None => missing(),
             }
         }
@@ -183,18 +225,15 @@ fn events(world: &World, namespace: &str, query: &Query) -> Response<Body> {
 
 fn collection(
     world: &Arc<World>,
+    caller: &Caller,
     resource: &Resource,
     version: &str,
     namespace: Option<&str>,
     query: &Query,
 ) -> Response<Body> {
-    if world.faults().hides(resource.kind) {
-        let (plural, group) = (resource.plural, resource.kind.group());
-        let message = format!(
-            "{plural}.{group} is forbidden: User \"system:serviceaccount:demo:viewer\" cannot list resource \"{plural}\" \
-             in API group \"{group}\" at the cluster scope"
-        );
-        return refusal(StatusCode::FORBIDDEN, "Forbidden", &message);
+    let (plural, group) = (resource.plural, resource.kind.group());
+    if world.faults().hides(resource.kind) || !world.access().allows(caller, "list", plural, namespace) {
+        return forbidden(caller, "list", plural, group, namespace);
     }
     if query.value("watch").is_some_and(|value| value == "true" || value == "1") {
         return watch(world, resource, version, namespace, query);
@@ -372,12 +411,18 @@ fn line(what: &str, object: &Value) -> String {
 
 async fn object(
     world: &World,
+    caller: &Caller,
     resource: &Resource,
     version: &str,
     namespace: &str,
     name: &str,
     request: Request,
 ) -> Response<Body> {
+    let verb = if request.method() == Method::PATCH { "patch" } else { "get" };
+    // Before it is looked at what is there, as Kubernetes does.
+    if !world.access().allows(caller, verb, resource.plural, Some(namespace)) {
+        return forbidden(caller, verb, resource.plural, resource.kind.group(), Some(namespace));
+    }
     let Ok(key) = world.has(resource.kind, namespace, name) else {
         let (plural, group) = (resource.plural, resource.kind.group());
         let message = format!("{plural}.{group} \"{name}\" not found");

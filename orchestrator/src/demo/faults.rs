@@ -17,10 +17,12 @@ pub struct Faults {
     unreliable: AtomicBool,
     forbidden: AtomicBool,
     conflict: AtomicBool,
+    no_events: AtomicBool,
     hidden: Mutex<BTreeSet<Kind>>,
     slow_ms: AtomicU64,
     watches: AtomicUsize,
     lists: AtomicUsize,
+    reviews: AtomicUsize,
     cut: watch::Sender<u64>,
 }
 
@@ -32,10 +34,12 @@ impl Default for Faults {
             unreliable: AtomicBool::default(),
             forbidden: AtomicBool::default(),
             conflict: AtomicBool::default(),
+            no_events: AtomicBool::default(),
             hidden: Mutex::default(),
             slow_ms: AtomicU64::default(),
             watches: AtomicUsize::default(),
             lists: AtomicUsize::default(),
+            reviews: AtomicUsize::default(),
             cut: watch::Sender::new(0),
         }
     }
@@ -72,6 +76,11 @@ impl Faults {
         };
     }
 
+    /// From now on events may not be read; or they may again.
+    pub fn hide_events(&self, hidden: bool) {
+        self.no_events.store(hidden, Ordering::SeqCst);
+    }
+
     /// From now on changes meet a conflict; or all is well again.
     pub fn conflict(&self, conflict: bool) {
         self.conflict.store(conflict, Ordering::SeqCst);
@@ -97,6 +106,15 @@ impl Faults {
         self.lists.load(Ordering::SeqCst)
     }
 
+    /// How many times it was asked what somebody may do.
+    pub fn reviews(&self) -> usize {
+        self.reviews.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn count_review(&self) {
+        self.reviews.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
     }
@@ -115,6 +133,10 @@ impl Faults {
 
     pub(super) fn hides(&self, kind: Kind) -> bool {
         self.hidden.lock().unwrap_or_else(PoisonError::into_inner).contains(&kind)
+    }
+
+    pub(super) fn hides_events(&self) -> bool {
+        self.no_events.load(Ordering::SeqCst)
     }
 
     pub(super) fn conflicts(&self) -> bool {

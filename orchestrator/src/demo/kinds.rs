@@ -12,7 +12,7 @@ pub(super) struct Resource {
 }
 
 /// As a cluster with a current Flux serves them.
-const CURRENT: [Resource; 7] = [
+const CURRENT: [Resource; 16] = [
     Resource { kind: Kind::Kustomization, plural: "kustomizations", versions: &["v1"] },
     Resource { kind: Kind::HelmRelease, plural: "helmreleases", versions: &["v2"] },
     Resource { kind: Kind::GitRepository, plural: "gitrepositories", versions: &["v1"] },
@@ -20,10 +20,19 @@ const CURRENT: [Resource; 7] = [
     Resource { kind: Kind::HelmRepository, plural: "helmrepositories", versions: &["v1"] },
     Resource { kind: Kind::HelmChart, plural: "helmcharts", versions: &["v1"] },
     Resource { kind: Kind::Bucket, plural: "buckets", versions: &["v1"] },
+    Resource { kind: Kind::ImageRepository, plural: "imagerepositories", versions: &["v1"] },
+    Resource { kind: Kind::ImagePolicy, plural: "imagepolicies", versions: &["v1"] },
+    Resource { kind: Kind::ImageUpdateAutomation, plural: "imageupdateautomations", versions: &["v1"] },
+    Resource { kind: Kind::Receiver, plural: "receivers", versions: &["v1"] },
+    Resource { kind: Kind::Alert, plural: "alerts", versions: &["v1beta3"] },
+    Resource { kind: Kind::Provider, plural: "providers", versions: &["v1beta3"] },
+    Resource { kind: Kind::ExternalArtifact, plural: "externalartifacts", versions: &["v1"] },
+    Resource { kind: Kind::FluxInstance, plural: "fluxinstances", versions: &["v1"] },
+    Resource { kind: Kind::ResourceSet, plural: "resourcesets", versions: &["v1"] },
 ];
 
 /// As a cluster with an older Flux serves them: some in a beta only.
-const OLDER: [Resource; 7] = [
+const OLDER: [Resource; 16] = [
     Resource { kind: Kind::Kustomization, plural: "kustomizations", versions: &["v1", "v1beta2"] },
     Resource { kind: Kind::HelmRelease, plural: "helmreleases", versions: &["v2", "v2beta2"] },
     Resource { kind: Kind::GitRepository, plural: "gitrepositories", versions: &["v1", "v1beta2"] },
@@ -31,10 +40,19 @@ const OLDER: [Resource; 7] = [
     Resource { kind: Kind::HelmRepository, plural: "helmrepositories", versions: &["v1", "v1beta2"] },
     Resource { kind: Kind::HelmChart, plural: "helmcharts", versions: &["v1", "v1beta2"] },
     Resource { kind: Kind::Bucket, plural: "buckets", versions: &["v1beta2"] },
+    Resource { kind: Kind::ImageRepository, plural: "imagerepositories", versions: &["v1beta2"] },
+    Resource { kind: Kind::ImagePolicy, plural: "imagepolicies", versions: &["v1beta2"] },
+    Resource { kind: Kind::ImageUpdateAutomation, plural: "imageupdateautomations", versions: &["v1beta2"] },
+    Resource { kind: Kind::Receiver, plural: "receivers", versions: &["v1"] },
+    Resource { kind: Kind::Alert, plural: "alerts", versions: &["v1beta3"] },
+    Resource { kind: Kind::Provider, plural: "providers", versions: &["v1beta3"] },
+    Resource { kind: Kind::ExternalArtifact, plural: "externalartifacts", versions: &["v1"] },
+    Resource { kind: Kind::FluxInstance, plural: "fluxinstances", versions: &["v1"] },
+    Resource { kind: Kind::ResourceSet, plural: "resourcesets", versions: &["v1"] },
 ];
 
 /// What a cluster serves.
-pub(super) fn served(older: bool) -> [Resource; 7] {
+pub(super) fn served(older: bool) -> [Resource; 16] {
     if older { OLDER } else { CURRENT }
 }
 

@@ -113,9 +113,19 @@ fn revision(object: &Value, kind: Kind) -> Option<String> {
     let pointer = match kind {
         Kind::Kustomization => "/status/lastAppliedRevision",
         Kind::HelmRelease => "/status/lastAttemptedRevision",
-        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::HelmChart | Kind::Bucket => {
-            "/status/artifact/revision"
-        }
+        Kind::GitRepository
+        | Kind::OciRepository
+        | Kind::HelmRepository
+        | Kind::HelmChart
+        | Kind::Bucket
+        | Kind::ExternalArtifact => "/status/artifact/revision",
+        Kind::FluxInstance | Kind::ResourceSet => "/status/lastAppliedRevision",
+        Kind::ImageRepository
+        | Kind::ImagePolicy
+        | Kind::ImageUpdateAutomation
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider => return None,
     };
     object.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
 }
@@ -144,7 +154,16 @@ pub(super) fn new_revision(kind: Kind, before: &str) -> String {
             let (minor, patch) = before.rsplit_once('.').unwrap_or(("1.0", "0"));
             format!("{minor}.{}", patch.parse::<u32>().unwrap_or(0) + 1)
         }
-        Kind::Kustomization => before.to_owned(),
+        Kind::Kustomization
+        | Kind::ExternalArtifact
+        | Kind::ImageRepository
+        | Kind::ImagePolicy
+        | Kind::ImageUpdateAutomation
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider
+        | Kind::FluxInstance
+        | Kind::ResourceSet => before.to_owned(),
     }
 }
 
@@ -173,6 +192,15 @@ fn failure_reason(kind: Kind) -> &'static str {
         Kind::HelmRepository => "IndexationFailed",
         Kind::HelmChart => "ChartPullError",
         Kind::Bucket => "BucketOperationFailed",
+        Kind::ImageRepository => "ReadOperationFailed",
+        Kind::ImageUpdateAutomation => "GitOperationFailed",
+        Kind::ExternalArtifact
+        | Kind::ImagePolicy
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider
+        | Kind::FluxInstance
+        | Kind::ResourceSet => "ReconciliationFailed",
     }
 }
 
@@ -185,5 +213,14 @@ fn mishap(kind: Kind) -> &'static str {
         Kind::HelmRepository => "failed to fetch Helm repository index: 502 Bad Gateway",
         Kind::HelmChart => "failed to download chart for remote reference: 502 Bad Gateway",
         Kind::Bucket => "failed to list objects: Access Denied",
+        Kind::ImageRepository => "scan failed: GET tags: TOOMANYREQUESTS",
+        Kind::ImageUpdateAutomation => "failed to push to remote: authorization failed",
+        Kind::ExternalArtifact
+        | Kind::ImagePolicy
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider
+        | Kind::FluxInstance
+        | Kind::ResourceSet => "the server was unable to return a response in the time allotted",
     }
 }

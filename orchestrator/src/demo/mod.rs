@@ -1,13 +1,14 @@
 //! A simulated Kubernetes API on loopback: clusters with Flux objects that move through plausible states.
 //!
 //! It speaks enough of Kubernetes for the code that talks to real clusters to talk to it: discovery, lists by pages,
-//! watches with bookmarks and `410 Gone`, merge patches, events. It obeys Flux's annotations and `spec.suspend`, and
+//! watches with bookmarks and `410 Gone`, merge patches, events, impersonation and access reviews. It obeys Flux's annotations and `spec.suspend`, and
 //! can be told to misbehave.
 #![expect(
     clippy::indexing_slicing,
     reason = "of JSON: reading what is not there gives null, and objects have the form in which they are made here"
 )]
 
+mod access;
 mod answer;
 mod api;
 mod faults;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::secret::Secret;
 use crate::serve::{self, Limits};
 
+pub use access::Binding;
 pub use faults::Faults;
 pub use world::World;
 

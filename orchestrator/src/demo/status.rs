@@ -27,7 +27,19 @@ pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str)
                 newest["lastDeployed"] = now.into();
             }
         }
-        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::HelmChart | Kind::Bucket => {
+        Kind::FluxInstance | Kind::ResourceSet => object["status"]["lastAppliedRevision"] = revision.into(),
+        Kind::ImageRepository
+        | Kind::ImagePolicy
+        | Kind::ImageUpdateAutomation
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider => {}
+        Kind::GitRepository
+        | Kind::OciRepository
+        | Kind::HelmRepository
+        | Kind::HelmChart
+        | Kind::Bucket
+        | Kind::ExternalArtifact => {
             object["status"]["artifact"]["revision"] = revision.into();
             object["status"]["artifact"]["lastUpdateTime"] = now.into();
         }
@@ -36,6 +48,7 @@ pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str)
     remove_condition(object, "Reconciling");
     remove_condition(object, "Stalled");
     condition(object, "Ready", "True", reason, &message, now);
+    remember(object, reason, now);
     done(object);
 }
 
@@ -43,7 +56,9 @@ pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str)
 pub(super) fn fail(object: &mut Value, now: &str, reason: &str, message: &str) {
     remove_condition(object, "Reconciling");
     condition(object, "Ready", "False", reason, message, now);
-    done(object);
+    remember(object, reason, now);
+    // The condition alone speaks of this generation: the whole status stays at the last success.
+    handled(object);
 }
 
 /// What its controller says when all is well.
@@ -64,7 +79,15 @@ pub(super) fn success(kind: Kind, object: &Value, revision: &str) -> (&'static s
             let chart = object.pointer("/spec/chart").and_then(Value::as_str).unwrap_or_default();
             ("ChartPullSucceeded", format!("pulled '{chart}' chart with version '{revision}'"))
         }
-        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::Bucket => {
+        Kind::ImageRepository
+        | Kind::ImagePolicy
+        | Kind::ImageUpdateAutomation
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider
+        | Kind::FluxInstance
+        | Kind::ResourceSet => ("Succeeded", "reconciled".to_owned()),
+        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::Bucket | Kind::ExternalArtifact => {
             ("Succeeded", format!("stored artifact for revision '{revision}'"))
         }
     }
@@ -72,6 +95,35 @@ pub(super) fn success(kind: Kind, object: &Value, revision: &str) -> (&'static s
 
 fn done(object: &mut Value) {
     object["status"]["observedGeneration"] = object["metadata"]["generation"].clone();
+    handled(object);
+}
+
+/// A Kustomization keeps a history of what it reconciled, one entry for each digest and outcome.
+fn remember(object: &mut Value, outcome: &str, now: &str) {
+    if object["kind"] != "Kustomization" {
+        return;
+    }
+    let revision = object["status"]["lastAttemptedRevision"].as_str().unwrap_or_default().to_owned();
+    let digest = format!("sha256:{:0>64}", revision.rsplit(':').next().unwrap_or_default());
+    if !object["status"]["history"].is_array() {
+        object["status"]["history"] = json!([]);
+    }
+    let Some(history) = object["status"]["history"].as_array_mut() else { return };
+    let same = |entry: &Value| entry["digest"] == digest && entry["lastReconciledStatus"] == outcome;
+    if let Some(entry) = history.first_mut().filter(|entry| same(entry)) {
+        entry["lastReconciled"] = now.into();
+        entry["totalReconciliations"] = (entry["totalReconciliations"].as_u64().unwrap_or(0) + 1).into();
+        return;
+    }
+    let entry = json!({
+        "digest": digest, "firstReconciled": now, "lastReconciled": now, "lastReconciledDuration": "1.5s",
+        "lastReconciledStatus": outcome, "totalReconciliations": 1, "metadata": {"revision": revision},
+    });
+    history.insert(0, entry);
+    history.truncate(5);
+}
+
+fn handled(object: &mut Value) {
     if let Some(requested) = object.pointer(REQUESTED).cloned() {
         object["status"]["lastHandledReconcileAt"] = requested;
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::fleet::Kind;
 
+use super::access::{Access, Binding};
 use super::faults::Faults;
 use super::kinds::{self, Resource};
 
@@ -26,6 +27,7 @@ pub struct World {
     name: String,
     older: bool,
     faults: Faults,
+    access: Access,
     state: Mutex<State>,
     newest: watch::Sender<u64>,
 }
@@ -80,6 +82,7 @@ impl World {
             name: name.to_owned(),
             older: name == "staging",
             faults: Faults::default(),
+            access: Access::default(),
             state: Mutex::new(state),
             newest: watch::Sender::new(1000),
         };
@@ -99,6 +102,20 @@ impl World {
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// Lets somebody do something, when it is asked to act as them. Without a binding nobody may do anything.
+    pub fn bind(&self, binding: Binding) {
+        self.access.bind(binding);
+    }
+
+    /// Takes all that was given to a user or a group away.
+    pub fn unbind(&self, subject: &str) {
+        self.access.unbind(subject);
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.access
     }
 
     /// How many objects of Flux there are.
@@ -304,8 +321,15 @@ fn controller(kind: Kind) -> &'static str {
     match kind {
         Kind::Kustomization => "kustomize-controller",
         Kind::HelmRelease => "helm-controller",
-        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::HelmChart | Kind::Bucket => {
-            "source-controller"
-        }
+        Kind::GitRepository
+        | Kind::OciRepository
+        | Kind::HelmRepository
+        | Kind::HelmChart
+        | Kind::Bucket
+        | Kind::ExternalArtifact => "source-controller",
+        Kind::ImageRepository | Kind::ImagePolicy => "image-reflector-controller",
+        Kind::ImageUpdateAutomation => "image-automation-controller",
+        Kind::Receiver | Kind::Alert | Kind::Provider => "notification-controller",
+        Kind::FluxInstance | Kind::ResourceSet => "flux-operator",
     }
 }

@@ -1,14 +1,14 @@
 //! The identity that the proxy has signed: an ES256 JWT in `X-Sidegate-Assertion`.
 
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
 use url::Url;
 
 use super::hosts::Hosts;
-use super::keys::Keys;
-use super::keys::Source;
+use super::keys::{Keys, Source};
 use crate::api::ApiError;
-use crate::identity::Identity;
+use crate::identity::{Identity, Naming};
 
 /// How far the proxy's clock may be from ours, in seconds.
 const LEEWAY: u64 = 30;
@@ -88,24 +88,15 @@ impl Assertion {
         rules.validate_nbf = true;
         // Looked at below: what counts depends on where we are.
         rules.validate_aud = false;
-        let mut outcome = Err(refused("the X-Sidegate-Assertion is signed by a key that is not in ORCHESTRATOR_ASSERTION_JWKS"));
+        let mut outcome =
+            Err(refused("the X-Sidegate-Assertion is signed by a key that is not in ORCHESTRATOR_ASSERTION_JWKS"));
         for key in &keys {
             match jsonwebtoken::decode::<Claims>(token, key, &rules) {
                 Ok(decoded) => {
                     outcome = Ok(decoded.claims);
                     break;
                 }
-                Err(error) => {
-                    use jsonwebtoken::errors::ErrorKind as K;
-                    outcome = Err(refused(match error.kind() {
-                        K::ExpiredSignature => "the X-Sidegate-Assertion has expired: compare the clocks of both machines",
-                        K::ImmatureSignature => "the X-Sidegate-Assertion is of the future: compare the clocks of both machines",
-                        K::InvalidSignature => {
-                            "the signature of the X-Sidegate-Assertion is not by a key of ORCHESTRATOR_ASSERTION_JWKS"
-                        }
-                        _ => "the X-Sidegate-Assertion lacks a claim, or has one of a form that does not count",
-                    }));
-                }
+                Err(error) => outcome = Err(refused(words(error.kind()))),
             }
         }
         let claims = outcome?;
@@ -142,6 +133,19 @@ impl Assertion {
     }
 }
 
+/// Why an assertion does not hold.
+fn words(kind: &ErrorKind) -> &'static str {
+    if matches!(kind, ErrorKind::ExpiredSignature) {
+        "the X-Sidegate-Assertion has expired: compare the clocks of both machines"
+    } else if matches!(kind, ErrorKind::ImmatureSignature) {
+        "the X-Sidegate-Assertion is of the future: compare the clocks of both machines"
+    } else if matches!(kind, ErrorKind::InvalidSignature) {
+        "the signature of the X-Sidegate-Assertion is not by a key of ORCHESTRATOR_ASSERTION_JWKS"
+    } else {
+        "the X-Sidegate-Assertion lacks a claim, or has one of a form that does not count"
+    }
+}
+
 /// Host and port of an origin.
 fn origin(text: &str) -> Option<(String, Option<u16>)> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
@@ -154,8 +158,9 @@ fn identity(claims: Claims) -> Option<Identity> {
     if sub.is_empty() {
         return None;
     }
-    let vouched = matches!(provider.as_str(), "github" | "entra");
-    let candidates = [if vouched { preferred_username.as_str() } else { "" }, email.as_str(), sub.as_str()];
-    let user = candidates.into_iter().find(|name| !name.is_empty())?.to_owned();
-    Some(Identity { user, email, preferred_username, groups, user_id: sub, name, provider })
+    let mut identity =
+        Identity { user: String::new(), email, preferred_username, groups, user_id: sub, name, provider };
+    let names = [Naming::Username, Naming::Email, Naming::Id].map(|naming| naming.of(&identity));
+    identity.user = names.into_iter().find(|name| !name.is_empty())?.to_owned();
+    Some(identity)
 }

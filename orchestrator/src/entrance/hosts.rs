@@ -85,7 +85,8 @@ impl Named {
             return false;
         }
         if self.below {
-            return ip.is_none() && host.strip_suffix(&self.host).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
+            return ip.is_none()
+                && host.strip_suffix(&self.host).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
         }
         self.host == host || ip.is_some_and(|ip| address(&self.host) == Some(ip))
     }
@@ -127,7 +128,12 @@ fn split(authority: &str) -> Option<(String, Option<u16>)> {
 
 fn address(host: &str) -> Option<IpAddr> {
     let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    inner.unwrap_or(host).parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() == inner.is_some()).map(|ip| ip.to_canonical())
+    inner
+        .unwrap_or(host)
+        .parse::<IpAddr>()
+        .ok()
+        .filter(|ip| ip.is_ipv6() == inner.is_some())
+        .map(|ip| ip.to_canonical())
 }
 
 #[cfg(test)]
@@ -137,13 +143,31 @@ mod tests {
     #[test]
     fn loopback_names_count_by_themselves_and_no_other_does() {
         let hosts = Hosts::default();
-        for own in ["localhost", "LOCALHOST:8081", "localhost.", "app.localhost:1", "127.0.0.1", "127.9.9.9:80", "[::1]:8081"] {
+        for own in
+            ["localhost", "LOCALHOST:8081", "localhost.", "app.localhost:1", "127.0.0.1", "127.9.9.9:80", "[::1]:8081"]
+        {
             assert!(hosts.lists(own), "{own}");
         }
         for strange in [
-            "", "evil.example", "evil.example:8081", "localhost.evil.example", "notlocalhost", "127.0.0.1.evil.example",
-            "192.0.2.7", "0.0.0.0", "[::]", "[::1", "::1", "ann@localhost", "localhost:80:80", "localhost:x", "localhost/",
-            "localhost:99999", "localhost evil.example", ".localhost.evil", "127.1.evil.example",
+            "",
+            "evil.example",
+            "evil.example:8081",
+            "localhost.evil.example",
+            "notlocalhost",
+            "127.0.0.1.evil.example",
+            "192.0.2.7",
+            "0.0.0.0",
+            "[::]",
+            "[::1",
+            "::1",
+            "ann@localhost",
+            "localhost:80:80",
+            "localhost:x",
+            "localhost/",
+            "localhost:99999",
+            "localhost evil.example",
+            ".localhost.evil",
+            "127.1.evil.example",
         ] {
             assert!(!hosts.lists(strange), "{strange}");
         }
@@ -151,16 +175,28 @@ mod tests {
 
     #[test]
     fn listed_hosts_count_as_they_are_listed() {
-        let hosts = Hosts::parse("flux.example.com, *.dev.example.com,only.example.com:8443,192.0.2.7,[2001:db8::7]").unwrap();
+        let hosts =
+            Hosts::parse("flux.example.com, *.dev.example.com,only.example.com:8443,192.0.2.7,[2001:db8::7]").unwrap();
         for own in [
-            "flux.example.com", "Flux.Example.com.:444", "a.dev.example.com", "a.b.dev.example.com:1", "only.example.com:8443",
-            "192.0.2.7:8081", "[2001:DB8:0::7]", "localhost",
+            "flux.example.com",
+            "Flux.Example.com.:444",
+            "a.dev.example.com",
+            "a.b.dev.example.com:1",
+            "only.example.com:8443",
+            "192.0.2.7:8081",
+            "[2001:DB8:0::7]",
+            "localhost",
         ] {
             assert!(hosts.lists(own), "{own}");
         }
-        for strange in
-            ["dev.example.com", "adev.example.com", ".dev.example.com", "only.example.com", "x.flux.example.com", "192.0.2.8"]
-        {
+        for strange in [
+            "dev.example.com",
+            "adev.example.com",
+            ".dev.example.com",
+            "only.example.com",
+            "x.flux.example.com",
+            "192.0.2.8",
+        ] {
             assert!(!hosts.lists(strange), "{strange}");
         }
     }

@@ -13,7 +13,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::{EllipticCurve, Jwk, AlgorithmParameters, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use tokio::time::Instant;
 use url::Url;
 
@@ -46,7 +46,9 @@ pub enum BadSource {
     #[error("neither a file nor a URL; for example http://127.0.0.1:8080/api/v1/auth/jwks")]
     Form,
     /// Somebody in between could put their own keys in.
-    #[error("over plain http somebody in between could put keys of their own in: use https, a loopback address, or, where only the proxy shares the network, ORCHESTRATOR_BEHIND_PROXY=true")]
+    #[error(
+        "over plain http somebody in between could put keys of their own in: use https, a loopback address, or, where only the proxy shares the network, ORCHESTRATOR_BEHIND_PROXY=true"
+    )]
     Plain,
 }
 
@@ -181,7 +183,9 @@ impl Keys {
             let body = Limited::new(answer.into_body(), SET_MOST).collect().await;
             body.map(http_body_util::Collected::to_bytes).map_err(|_| "the answer broke off, or is too long".to_owned())
         };
-        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))?
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -191,7 +195,8 @@ impl Keys {
 
 async fn file(path: PathBuf) -> Result<Bytes, String> {
     let read = tokio::task::spawn_blocking(move || contents(&path));
-    let contents = tokio::time::timeout(PATIENCE, read).await.map_err(|_| "the file cannot be read in time".to_owned())?;
+    let contents =
+        tokio::time::timeout(PATIENCE, read).await.map_err(|_| "the file cannot be read in time".to_owned())?;
     contents.map_err(|error| error.to_string())?.map(Bytes::from).map_err(|error| error.to_string())
 }
 
@@ -214,12 +219,9 @@ fn keys(bytes: &[u8]) -> Result<Vec<Key>, String> {
     let set: Set = serde_json::from_slice(bytes).map_err(|_| "not a JWK set".to_owned())?;
     let usable = set.keys.into_iter().take(KEYS_MOST).filter_map(|key| {
         let jwk: Jwk = serde_json::from_value(key).ok()?;
-        let curve = match &jwk.algorithm {
-            AlgorithmParameters::EllipticCurve(parameters) => &parameters.curve,
-            _ => return None,
-        };
+        let AlgorithmParameters::EllipticCurve(parameters) = &jwk.algorithm else { return None };
         let signs = jwk.common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
-        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| *curve == EllipticCurve::P256 && signs)?;
+        let key = DecodingKey::from_jwk(&jwk).ok().filter(|_| parameters.curve == EllipticCurve::P256 && signs)?;
         Some((jwk.common.key_id, key))
     });
     let usable: Vec<Key> = usable.collect();

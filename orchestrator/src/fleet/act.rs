@@ -15,6 +15,11 @@ use super::held::Key;
 use super::model::{Action, Change, Kind, ObjectSummary};
 use super::tree;
 
+/// Has a HelmRelease be installed or upgraded once, whatever has changed.
+const FORCE_AT: &str = "reconcile.fluxcd.io/forceAt";
+/// Has the failures of a HelmRelease be forgotten.
+const RESET_AT: &str = "reconcile.fluxcd.io/resetAt";
+
 /// How long a source has to be looked at before the object is, all the same.
 const SOURCE: Duration = Duration::from_secs(4);
 
@@ -29,20 +34,57 @@ pub(super) async fn act(
     action: Action,
     changes: broadcast::Receiver<Arc<Change>>,
 ) -> Result<ObjectSummary, Fault> {
+    let kind = key.0;
+    let refused = match action {
+        Action::Force | Action::Reset if kind != Kind::HelmRelease => "only a HelmRelease can be forced or reset",
+        Action::Reconcile { .. } if !kind.is_reconciled_on_request() => {
+            "its controller looks at it by itself, and not on request"
+        }
+        Action::Suspend | Action::Resume if !kind.can_be_suspended() => "objects of this kind cannot be suspended",
+        Action::Reconcile { .. } | Action::Force | Action::Reset | Action::Suspend | Action::Resume => "",
+    };
+    if !refused.is_empty() {
+        return Err(Fault::Refused(format!("{kind}: {refused}")));
+    }
     match action {
         Action::Suspend => change(cluster, client, key, &suspend(true)).await,
         Action::Resume => change(cluster, client, key, &suspend(false)).await,
+        Action::Force => look_again(cluster, client, key, Some(FORCE_AT)).await,
+        Action::Reset => look_again(cluster, client, key, Some(RESET_AT)).await,
         Action::Reconcile { with_source } => {
-            let suspended = cluster.objects().get(key).is_some_and(|held| held.suspended);
-            if suspended {
-                return Err(Fault::Refused("it is suspended: resume it, and it will be reconciled".to_owned()));
-            }
+            refuse_suspended(cluster, key)?;
             if with_source {
                 source_first(cluster, client, key, changes).await?;
             }
-            change(cluster, client, key, &request().1).await
+            look_again(cluster, client, key, None).await
         }
     }
+}
+
+// As far as is known; the cluster itself has the last word.
+fn refuse_suspended(cluster: &Cluster, key: &Key) -> Result<(), Fault> {
+    let suspended = cluster.objects().get(key).is_some_and(|held| held.suspended);
+    if suspended {
+        return Err(Fault::Refused("it is suspended: resume it, and it will be reconciled".to_owned()));
+    }
+    Ok(())
+}
+
+/// Asks for a look; how it is meant stands in another annotation, with the same mark.
+async fn look_again(
+    cluster: &Cluster,
+    client: &Client,
+    key: &Key,
+    manner: Option<&str>,
+) -> Result<ObjectSummary, Fault> {
+    refuse_suspended(cluster, key)?;
+    let (mark, mut patch) = request();
+    if let (Some(manner), Some(annotations)) =
+        (manner, patch.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut))
+    {
+        annotations.insert(manner.to_owned(), mark.into());
+    }
+    change(cluster, client, key, &patch).await
 }
 
 fn suspend(suspend: bool) -> Value {
@@ -87,7 +129,8 @@ async fn source_first(
 
 async fn change(cluster: &Cluster, client: &Client, key: &Key, patch: &Value) -> Result<ObjectSummary, Fault> {
     let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
-    let served = cluster.served(kind).ok_or_else(|| Fault::NotFound(format!("{kind} {namespace}/{name}")))?;
+    let served =
+        cluster.served(kind).ok_or_else(|| Fault::NotFound(format!("{kind} {namespace}/{name} is not there")))?;
     let seen: Seen = client.change(&served.path(namespace, name), patch).await?;
-    Ok(cluster.changed(kind, &seen))
+    Ok(cluster.refreshed(kind, &seen))
 }

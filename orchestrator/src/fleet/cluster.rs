@@ -14,6 +14,7 @@ use crate::kube::{Access, Client, Fault, KubeconfigFault, Seen, Served};
 use super::held::{Held, Key};
 use super::model::{Change, ClusterId, Health, HealthState, Kind, ObjectSummary};
 use super::tuning::Tuning;
+use super::view::{Answers, Viewer};
 use super::words::Words;
 
 /// How many objects may change at once before readers are told to ask again instead.
@@ -41,6 +42,10 @@ pub(super) struct Cluster {
     pub(super) again: Notify,
     /// Places to list at: here, and in the whole fleet.
     pub(super) places: [Arc<Semaphore>; 2],
+    /// What it has said of what people may see.
+    pub(super) answers: Answers,
+    /// Whether it is asked as the person who asks us.
+    as_person: bool,
     name: RwLock<Arc<str>>,
     objects: RwLock<BTreeMap<Key, Held>>,
     connection: Mutex<State>,
@@ -68,6 +73,7 @@ impl Cluster {
         id: ClusterId,
         name: &str,
         access: Result<Access, KubeconfigFault>,
+        as_person: bool,
         shared: &Shared,
     ) -> Arc<Self> {
         let (client, health) = match access {
@@ -81,12 +87,31 @@ impl Cluster {
             words: Arc::clone(&shared.words),
             again: Notify::new(),
             places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.places)],
+            answers: Answers::default(),
+            as_person,
             name: RwLock::new(name.into()),
             objects: RwLock::new(BTreeMap::new()),
             connection: Mutex::new(State { health, served: BTreeMap::new(), kinds: BTreeMap::new() }),
             changes: shared.changes.clone(),
             ending: shared.ending.child_token(),
         })
+    }
+
+    /// Whether it decides by person.
+    pub(super) fn asks_as_person(&self) -> bool {
+        self.as_person
+    }
+
+    /// The client that asks for a viewer.
+    pub(super) fn client_for(&self, viewer: &Viewer) -> Result<Option<Client>, Fault> {
+        let Some(client) = &self.client else { return Ok(None) };
+        match viewer {
+            Viewer::Person(person) if self.as_person => match person {
+                Ok(person) => Ok(Some(client.acting_as(person.headers()))),
+                Err(reason) => Err(Fault::Forbidden(reason.clone())),
+            },
+            Viewer::Person(_) | Viewer::Program => Ok(Some(client.clone())),
+        }
     }
 
     /// Ends all that is done for it.
@@ -211,6 +236,18 @@ impl Cluster {
         summary
     }
 
+    /// An object as it was read on its own. It may have gone meanwhile: then it is not taken up again, and what is said is what
+    /// was read.
+    pub(super) fn refreshed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
+        let key = self.key(kind, seen.namespace(), seen.name());
+        if self.objects().contains_key(&key) {
+            return self.changed(kind, seen);
+        }
+        let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
+        let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
+        held.summary(self.id, &self.name(), &key)
+    }
+
     /// An object is gone.
     pub(super) fn removed(&self, kind: Kind, seen: &Seen) {
         let key = self.key(kind, seen.namespace(), seen.name());
@@ -242,10 +279,12 @@ impl Cluster {
             return;
         }
         let reading = state.kinds.values().any(|reading| matches!(reading, Reading::Pending));
-        let trouble = state.kinds.values().find_map(|reading| match reading {
-            Reading::Failing(reason) => Some(reason.clone()),
+        let troubles = state.kinds.values().filter_map(|reading| match reading {
+            Reading::Failing(reason) => Some(reason.as_str()),
             Reading::Pending | Reading::Done => None,
         });
+        let troubles: Vec<&str> = troubles.collect();
+        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
         health.state = if reading { HealthState::Connecting } else { HealthState::Up };
         health.reason = trouble.or_else(|| {
             state.served.is_empty().then(|| "Flux is not installed: none of its kinds are served".to_owned())

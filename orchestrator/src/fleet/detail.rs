@@ -1,23 +1,25 @@
 //! One object in full, read from its cluster at the moment of asking.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::kube::{Client, Fault, Seen, segment};
+use crate::kube::{Client, Fault, Release, Seen, segment};
 
 use super::cluster::Cluster;
 use super::held;
-use super::model::{Condition, Event, InventoryEntry, Kind, ObjectDetail, bounded};
+use super::model::{Condition, Event, InventoryEntry, Kind, ObjectDetail, Past, bounded};
 use super::plain;
 
 /// How many events are shown.
 const EVENTS_MOST: usize = 50;
 /// How many things that were applied are shown.
 const INVENTORY_MOST: usize = 10_000;
+/// How many entries of a history are shown.
+const HISTORY_MOST: usize = 20;
+/// What is shown of an object that cannot be held.
+const TOO_DEEP: &str = "# not shown: its values are nested more than 128 deep\n";
 /// Repeats the whole object, with all that is left out elsewhere.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -32,23 +34,62 @@ pub(super) async fn read(
     namespace: &str,
     name: &str,
 ) -> Result<ObjectDetail, Fault> {
-    let gone = || Fault::NotFound(format!("{kind} {namespace}/{name}"));
+    let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
     let served = cluster.served(kind).ok_or_else(gone)?;
     let path = served.path(namespace, name);
-    let (object, events) = tokio::join!(client.ask::<Value>(&path), events(client, kind, namespace, name));
-    let object = object?;
-    let seen: Seen = Seen::deserialize(&object)
-        .map_err(|_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned()))?;
-    let summary = cluster.changed(kind, &seen);
+    let object = async {
+        let read = client.ask_bytes(&path).await.and_then(|bytes| {
+            let strange = |_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
+            let seen: Seen = serde_json::from_slice(&bytes).map_err(strange)?;
+            // What is nested too deeply to be held is still an object.
+            Ok((seen, serde_json::from_slice::<Value>(&bytes).ok()))
+        });
+        // At once, and only if it is still there: it may be deleted while its events are read.
+        read.map(|(seen, object)| (cluster.refreshed(kind, &seen), seen, object))
+    };
+    let (object, events) = tokio::join!(object, events(client, kind, namespace, name));
+    let (summary, seen, object) = object?;
+    let (events, events_fault) = match events {
+        Ok(events) => (events, None),
+        Err(fault) => (Vec::new(), Some(fault.to_string())),
+    };
+    let annotations = seen.annotations.iter().filter(|(name, _)| *name != LAST_APPLIED);
     Ok(ObjectDetail {
         summary,
         conditions: seen.status.conditions.iter().map(condition).collect(),
-        events: events.unwrap_or_default(),
-        inventory: inventory(&seen),
-        labels: texts(&object, "/metadata/labels"),
-        annotations: texts(&object, "/metadata/annotations"),
-        yaml: plain::yaml(object),
+        attempted: held::attempted(kind, &seen),
+        history: seen.status.history.iter().take(HISTORY_MOST).map(|entry| past(kind, entry)).collect(),
+        events,
+        events_fault,
+        inventory: inventory(kind, &seen),
+        labels: seen.labels.clone(),
+        annotations: annotations.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        yaml: object.map_or_else(|| TOO_DEEP.to_owned(), plain::yaml),
     })
+}
+
+fn past(kind: Kind, entry: &Release) -> Past {
+    let time = |text: &Option<String>| text.as_deref().and_then(clock::parse);
+    if kind == Kind::HelmRelease {
+        return Past {
+            revision: bounded(&entry.chart_version).to_owned(),
+            outcome: bounded(&entry.status).to_owned(),
+            digest: bounded(&entry.digest).to_owned(),
+            number: entry.version,
+            times: 0,
+            first: time(&entry.first_deployed),
+            last: time(&entry.last_deployed),
+        };
+    }
+    Past {
+        revision: bounded(entry.metadata.get("revision").map(String::as_str).unwrap_or_default()).to_owned(),
+        outcome: bounded(&entry.last_reconciled_status).to_owned(),
+        digest: bounded(&entry.digest).to_owned(),
+        number: 0,
+        times: entry.total_reconciliations,
+        first: time(&entry.first_reconciled),
+        last: time(&entry.last_reconciled),
+    }
 }
 
 fn condition(condition: &crate::kube::Condition) -> Condition {
@@ -61,14 +102,8 @@ fn condition(condition: &crate::kube::Condition) -> Condition {
     }
 }
 
-fn inventory(seen: &Seen) -> Vec<InventoryEntry> {
-    held::entries(seen).take(INVENTORY_MOST).filter_map(|(version, id)| held::entry(&version, &id)).collect()
-}
-
-fn texts(object: &Value, pointer: &str) -> BTreeMap<String, String> {
-    let texts = object.pointer(pointer).and_then(Value::as_object).into_iter().flatten();
-    let texts = texts.filter(|(name, _)| *name != LAST_APPLIED);
-    texts.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+fn inventory(kind: Kind, seen: &Seen) -> Vec<InventoryEntry> {
+    held::entries(kind, seen).take(INVENTORY_MOST).filter_map(|(version, id)| held::entry(&version, &id)).collect()
 }
 
 async fn events(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Vec<Event>, Fault> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::kube::{Chart, Reference, Seen};
+use crate::kube::{Chart, Condition, Reference, Release, Seen};
 
 use super::model::{ClusterId, InventoryEntry, Kind, ObjectRef, ObjectSummary, Status, bounded};
 use super::words::Words;
@@ -45,13 +45,19 @@ pub(super) struct Held {
 
 impl Held {
     pub(super) fn new(kind: Kind, seen: &Seen, api_version: &Arc<str>, words: &Words) -> Self {
-        let fixed = kind == Kind::HelmRepository && seen.spec.variant.as_deref() == Some("oci");
-        let status = status(seen, fixed);
+        let registry = kind == Kind::HelmRepository && seen.spec.variant.as_deref() == Some("oci");
+        // Current versions of these have no status at all.
+        let silent = matches!(kind, Kind::Alert | Kind::Provider) && seen.status.conditions.is_empty();
+        let fixed = registry || silent;
+        let status = status(kind, seen, fixed);
         let ready = seen.condition("Ready");
-        let message = match ready {
-            Some(ready) => bounded(&ready.message),
-            None if fixed => "an OCI registry: charts are pulled from it as they are needed",
-            None => "",
+        let unreadable = seen.odd.map(|odd| format!("unreadable: {} is not of the form that Flux gives it", odd.0));
+        let message = match (&unreadable, ready) {
+            (Some(reason), _) => reason.as_str(),
+            (None, Some(_)) if status == Status::Terminating => "it is being deleted",
+            (None, Some(ready)) => bounded(&ready.message),
+            (None, None) if registry => "an OCI registry: charts are pulled from it as they are needed",
+            (None, None) => "",
         };
         Self {
             status,
@@ -66,7 +72,7 @@ impl Held {
                 .map(clock::millis),
             api_version: Arc::clone(api_version),
             message: words.one(message),
-            revision: revision(kind, seen).map(|revision| words.one(bounded(revision))),
+            revision: revision(kind, seen).map(|revision| words.one(bounded(&revision))),
             source: source(kind, seen, words),
             chart: chart(kind, seen, words),
             depends_on: seen
@@ -79,7 +85,7 @@ impl Held {
                     (words.one(namespace), words.one(&other.name))
                 })
                 .collect(),
-            inventory: inventory(seen),
+            inventory: inventory(kind, seen),
             handled: seen.status.last_handled_reconcile_at.as_deref().map(Into::into),
         }
     }
@@ -143,9 +149,10 @@ pub(super) fn entry(version: &str, id: &str) -> Option<InventoryEntry> {
 
 /// What an object has applied, as Flux writes it; of a release whose controller keeps no inventory, the record of
 /// the installation.
-pub(super) fn entries(seen: &Seen) -> impl Iterator<Item = (String, String)> + '_ {
+pub(super) fn entries(kind: Kind, seen: &Seen) -> impl Iterator<Item = (String, String)> + '_ {
     let kept = seen.status.inventory.iter().flat_map(|inventory| &inventory.entries);
-    let record = seen.status.history.first().filter(|_| seen.status.inventory.is_none()).map(|release| {
+    let newest = seen.status.history.first().filter(|_| kind == Kind::HelmRelease && seen.status.inventory.is_none());
+    let record = newest.filter(|release| !release.name.is_empty()).map(|release| {
         let namespace = seen.status.storage_namespace.as_deref().unwrap_or_else(|| seen.namespace());
         let (name, number) = (&release.name, release.version);
         ("v1".to_owned(), format!("{namespace}_sh.helm.release.v1.{name}.v{number}__Secret"))
@@ -153,9 +160,9 @@ pub(super) fn entries(seen: &Seen) -> impl Iterator<Item = (String, String)> + '
     kept.map(|entry| (entry.v.clone(), entry.id.clone())).chain(record)
 }
 
-fn inventory(seen: &Seen) -> Box<str> {
+fn inventory(kind: Kind, seen: &Seen) -> Box<str> {
     let mut lines = String::new();
-    for (version, id) in entries(seen).take(INVENTORY_MOST) {
+    for (version, id) in entries(kind, seen).take(INVENTORY_MOST) {
         // Both are words; anything else is not from Flux.
         if !version.contains(char::is_whitespace) && !id.contains(char::is_whitespace) {
             lines.push_str(&version);
@@ -167,49 +174,106 @@ fn inventory(seen: &Seen) -> Box<str> {
     lines.into_boxed_str()
 }
 
-fn status(seen: &Seen, fixed: bool) -> Status {
+/// As Flux's own tools derive it (kstatus): deletion first, then what its conditions say of this generation. Each condition
+/// has a generation of its own: controllers raise the one of the whole status only when they succeed.
+fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
+    if seen.deleting {
+        return Status::Terminating;
+    }
+    if seen.odd.is_some() {
+        return Status::Unknown;
+    }
     if seen.spec.suspend {
         return Status::Suspended;
     }
     if fixed {
         return Status::Ready;
     }
+    // A request that nobody has seen to yet: whatever was said was said before it.
+    let handled = kind.is_reconciled_on_request();
+    let asked = handled && seen.requested.is_some() && seen.requested != seen.status.last_handled_reconcile_at;
+    let current = |condition: &Condition| {
+        let whole = Some(seen.status.observed_generation).filter(|generation| *generation > 0);
+        condition.observed_generation.or(whole).is_none_or(|generation| generation >= seen.generation)
+    };
+    let says = |topic: &str, status: &str| {
+        seen.condition(topic).is_some_and(|condition| condition.status == status && current(condition))
+    };
     let Some(ready) = seen.condition("Ready") else {
+        if says("Stalled", "True") {
+            return Status::Failed;
+        }
         let begun = !seen.status.conditions.is_empty() || seen.status.observed_generation > 0;
         return if begun { Status::Progressing } else { Status::Unknown };
     };
-    // A request that nobody has seen to yet, or a change: whatever was said was said of something else.
-    let asked = seen.requested.is_some() && seen.requested != seen.status.last_handled_reconcile_at;
-    let changed = seen.status.observed_generation > 0 && seen.status.observed_generation < seen.generation;
-    match ready.status.as_str() {
-        "False" if !asked && !changed => Status::Failed,
-        "True" if !asked && !changed => Status::Ready,
-        _ => Status::Progressing,
+    if asked {
+        return Status::Progressing;
     }
+    if says("Stalled", "True") || says("Ready", "False") {
+        // Also while it is tried again.
+        return Status::Failed;
+    }
+    if ready.status == "True" && current(ready) && !says("Reconciling", "True") {
+        return Status::Ready;
+    }
+    Status::Progressing
 }
 
-fn revision(kind: Kind, seen: &Seen) -> Option<&str> {
+/// What has been applied, installed or fetched: never what was only tried.
+fn revision(kind: Kind, seen: &Seen) -> Option<String> {
     let status = &seen.status;
     let found = match kind {
-        Kind::Kustomization => status.last_applied_revision.as_ref().or(status.last_attempted_revision.as_ref()),
-        Kind::HelmRelease => status
-            .history
-            .first()
-            .map(|release| &release.chart_version)
-            .or(status.last_applied_revision.as_ref())
-            .or(status.last_attempted_revision.as_ref()),
-        Kind::GitRepository | Kind::OciRepository | Kind::HelmRepository | Kind::HelmChart | Kind::Bucket => {
-            status.artifact.as_ref().map(|artifact| &artifact.revision)
+        Kind::Kustomization | Kind::ResourceSet | Kind::FluxInstance => status.last_applied_revision.clone(),
+        Kind::HelmRelease => {
+            let good = |release: &&Release| matches!(release.status.as_str(), "" | "deployed" | "superseded");
+            let installed = status.history.iter().find(good).map(|release| release.chart_version.clone());
+            installed.or_else(|| status.last_applied_revision.clone())
         }
+        Kind::ImagePolicy => status
+            .latest_ref
+            .as_ref()
+            .filter(|image| !image.tag.is_empty())
+            .map(|image| format!("{}:{}", image.name, image.tag)),
+        Kind::GitRepository
+        | Kind::OciRepository
+        | Kind::HelmRepository
+        | Kind::HelmChart
+        | Kind::Bucket
+        | Kind::ExternalArtifact => status.artifact.as_ref().map(|artifact| artifact.revision.clone()),
+        Kind::ImageRepository | Kind::ImageUpdateAutomation | Kind::Receiver | Kind::Alert | Kind::Provider => None,
     };
-    found.map(String::as_str).filter(|revision| !revision.is_empty())
+    found.filter(|revision| !revision.is_empty())
+}
+
+/// What was tried last, where that is not what has been applied.
+pub(super) fn attempted(kind: Kind, seen: &Seen) -> Option<String> {
+    let tried = match kind {
+        Kind::HelmRelease => {
+            let tried = seen.status.history.first().map(|release| &release.chart_version);
+            tried.or(seen.status.last_attempted_revision.as_ref())
+        }
+        Kind::Kustomization | Kind::ResourceSet | Kind::FluxInstance => seen.status.last_attempted_revision.as_ref(),
+        Kind::GitRepository
+        | Kind::OciRepository
+        | Kind::HelmRepository
+        | Kind::HelmChart
+        | Kind::Bucket
+        | Kind::ExternalArtifact
+        | Kind::ImageRepository
+        | Kind::ImagePolicy
+        | Kind::ImageUpdateAutomation
+        | Kind::Receiver
+        | Kind::Alert
+        | Kind::Provider => None,
+    };
+    tried.filter(|tried| !tried.is_empty() && revision(kind, seen).as_ref() != Some(*tried)).cloned()
 }
 
 /// When it changed last, as far as it tells.
 fn updated(seen: &Seen) -> OffsetDateTime {
     let said = [
         seen.status.artifact.as_ref().and_then(|artifact| artifact.last_update_time.as_deref()),
-        seen.status.history.first().and_then(|release| release.last_deployed.as_deref()),
+        seen.status.history.first().and_then(|entry| entry.last_deployed.as_deref()),
     ];
     let said = said.into_iter().flatten().filter_map(clock::parse);
     let conditions = seen.status.conditions.iter().filter_map(|condition| condition.since());
@@ -219,14 +283,17 @@ fn updated(seen: &Seen) -> OffsetDateTime {
 fn source(kind: Kind, seen: &Seen, words: &Words) -> Option<Key> {
     let reference = match (kind, &seen.spec.chart) {
         (Kind::HelmRelease, Some(Chart::Template { spec })) => Some(&spec.source_ref),
-        _ => seen.spec.source_ref.as_ref().or(seen.spec.chart_ref.as_ref()),
+        _ => seen.spec.source_ref.as_ref().or(seen.spec.chart_ref.as_ref()).or(seen.spec.image_ref.as_ref()),
     };
-    reference.and_then(|reference| resolve(reference, seen.namespace(), words))
+    // A policy names its repository without a kind.
+    let unnamed = if kind == Kind::ImagePolicy { Kind::ImageRepository } else { Kind::GitRepository };
+    reference.and_then(|reference| resolve(reference, unnamed, seen.namespace(), words))
 }
 
-fn resolve(reference: &Reference, namespace: &str, words: &Words) -> Option<Key> {
+fn resolve(reference: &Reference, unnamed: Kind, namespace: &str, words: &Words) -> Option<Key> {
     let namespace = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(namespace);
-    Some((reference.kind.parse().ok()?, words.one(namespace), words.one(&reference.name)))
+    let kind = if reference.kind.is_empty() { unnamed } else { reference.kind.parse().ok()? };
+    Some((kind, words.one(namespace), words.one(&reference.name)))
 }
 
 fn chart(kind: Kind, seen: &Seen, words: &Words) -> Option<Key> {
@@ -259,20 +326,180 @@ mod tests {
                 "lastTransitionTime": "2026-01-31T10:00:00Z"}])
     }
 
+    /// The status of an object of generation 2; conditions are `(type, status, reason, generation)`.
+    fn status_of(kind: Kind, conditions: &[(&str, &str, &str, i64)], observed: i64) -> Status {
+        let conditions: Vec<Value> = conditions
+            .iter()
+            .map(|(topic, status, reason, generation)| {
+                let mut condition = json!({"type": topic, "status": status, "reason": reason, "message": "M"});
+                if *generation > 0 {
+                    condition["observedGeneration"] = (*generation).into();
+                }
+                condition
+            })
+            .collect();
+        let metadata = json!({"name": "a", "namespace": "b", "generation": 2});
+        let status = json!({"conditions": conditions, "observedGeneration": observed});
+        held(kind, json!({"metadata": metadata, "spec": {}, "status": status})).status
+    }
+
     #[test]
-    fn the_status_is_what_the_controller_says_of_this_generation_and_request() {
-        let status = |conditions: Value, generation: i64, handled: &str| {
+    fn statuses_of_every_controller_mean_what_fluxs_own_tools_say() {
+        use Kind as K;
+        use Status::{Failed, Progressing, Ready, Unknown};
+        for (kind, conditions, observed, expected) in [
+            // kustomize-controller: a new path that is not there; the whole status stays at the last success.
+            (K::Kustomization, &[("Ready", "False", "ArtifactFailed", 2)][..], 1, Failed),
+            (
+                K::Kustomization,
+                &[("Reconciling", "True", "ProgressingWithRetry", 2), ("Ready", "False", "BuildFailed", 2)],
+                1,
+                Failed,
+            ),
+            (
+                K::Kustomization,
+                &[("Reconciling", "True", "Progressing", 2), ("Ready", "Unknown", "Progressing", 2)],
+                1,
+                Progressing,
+            ),
+            (K::Kustomization, &[("Ready", "True", "ReconciliationSucceeded", 2)], 2, Ready),
+            (K::Kustomization, &[("Ready", "True", "ReconciliationSucceeded", 1)], 1, Progressing),
+            (K::Kustomization, &[("Ready", "False", "HealthCheckFailed", 1)], 1, Progressing),
+            (K::Kustomization, &[("Ready", "False", "DependencyNotReady", 2)], -1, Failed),
+            // helm-controller
+            (
+                K::HelmRelease,
+                &[
+                    ("Stalled", "True", "RetriesExceeded", 2),
+                    ("Ready", "False", "UpgradeFailed", 2),
+                    ("Released", "False", "UpgradeFailed", 2),
+                ],
+                2,
+                Failed,
+            ),
+            (
+                K::HelmRelease,
+                &[("Reconciling", "True", "Progressing", 2), ("Ready", "Unknown", "Progressing", 2)],
+                1,
+                Progressing,
+            ),
+            (
+                K::HelmRelease,
+                &[("Ready", "True", "UpgradeSucceeded", 2), ("Released", "True", "UpgradeSucceeded", 2)],
+                2,
+                Ready,
+            ),
+            // source-controller
+            (
+                K::GitRepository,
+                &[("Reconciling", "True", "Progressing", 2), ("Ready", "True", "Succeeded", 1)],
+                1,
+                Progressing,
+            ),
+            (
+                K::GitRepository,
+                &[
+                    ("FetchFailed", "True", "GitOperationFailed", 2),
+                    ("Ready", "False", "GitOperationFailed", 2),
+                    ("ArtifactInStorage", "True", "Succeeded", 1),
+                ],
+                1,
+                Failed,
+            ),
+            (K::OciRepository, &[("Stalled", "True", "URLInvalid", 2), ("Ready", "False", "URLInvalid", 2)], 2, Failed),
+            (
+                K::HelmRepository,
+                &[("Reconciling", "True", "Progressing", 2), ("Ready", "True", "Succeeded", 2)],
+                1,
+                Progressing,
+            ),
+            (K::HelmChart, &[("Stalled", "True", "InvalidChartReference", 2)], -1, Failed),
+            (K::Bucket, &[("Ready", "True", "Succeeded", 2), ("Stalled", "True", "X", 1)], 2, Ready),
+            // image controllers, notification-controller, flux-operator
+            (K::ImageRepository, &[("Ready", "False", "ReadOperationFailed", 2)], 1, Failed),
+            (K::ImagePolicy, &[("Ready", "True", "Succeeded", 2)], 2, Ready),
+            (K::ImageUpdateAutomation, &[("Ready", "False", "GitOperationFailed", 2)], 1, Failed),
+            (K::Receiver, &[("Ready", "True", "Succeeded", 2)], 2, Ready),
+            (K::Alert, &[][..], 0, Ready),
+            (K::Provider, &[][..], 0, Ready),
+            (K::FluxInstance, &[("Ready", "False", "BuildFailed", 2)], 0, Failed),
+            (
+                K::ResourceSet,
+                &[("Ready", "Unknown", "Progressing", 2), ("Reconciling", "True", "Progressing", 2)],
+                0,
+                Progressing,
+            ),
+            // Conditions without a generation of their own: that of the whole status counts.
+            (K::Kustomization, &[("Ready", "True", "R", 0)], 1, Progressing),
+            (K::Kustomization, &[("Ready", "False", "R", 0)], 1, Progressing),
+            (K::Kustomization, &[("Ready", "False", "R", 0)], 2, Failed),
+            (K::ExternalArtifact, &[("Ready", "True", "R", 0)], 0, Ready),
+            (K::Kustomization, &[], 2, Progressing),
+            (K::Kustomization, &[], 0, Unknown),
+        ] {
+            assert_eq!(status_of(kind, conditions, observed), expected, "{kind} {conditions:?} {observed}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_being_deleted_is_that_whatever_else_it_is() {
+        for spec in [json!({}), json!({"suspend": true})] {
+            let metadata =
+                json!({"name": "a", "namespace": "b", "generation": 2, "deletionTimestamp": "2026-01-31T10:00:00Z"});
+            let object = json!({"metadata": metadata, "spec": spec, "status": {"conditions": ready("False")}});
+            assert_eq!(held(Kind::Kustomization, object).status, Status::Terminating);
+        }
+    }
+
+    #[test]
+    fn a_request_that_nobody_has_seen_to_is_progress_where_the_kind_knows_requests() {
+        let status = |kind: Kind, condition: &str, handled: &str| {
+            let annotations = json!({"reconcile.fluxcd.io/requestedAt": "later"});
+            let metadata = json!({"name": "a", "namespace": "b", "generation": 1, "annotations": annotations});
             let status =
-                json!({"conditions": conditions, "observedGeneration": generation, "lastHandledReconcileAt": handled});
-            kustomization(json!({}), status).status
+                json!({"conditions": ready(condition), "observedGeneration": 1, "lastHandledReconcileAt": handled});
+            held(kind, json!({"metadata": metadata, "status": status})).status
         };
-        assert_eq!(status(ready("True"), 2, "later"), Status::Ready);
-        assert_eq!(status(ready("False"), 2, "later"), Status::Failed);
-        assert_eq!(status(ready("Unknown"), 2, "later"), Status::Progressing);
-        assert_eq!(status(ready("True"), 1, "later"), Status::Progressing);
-        assert_eq!(status(ready("False"), 2, "before"), Status::Progressing);
-        assert_eq!(status(json!([]), 2, "later"), Status::Progressing);
-        assert_eq!(status(json!([]), 0, "later"), Status::Unknown);
+        assert_eq!(status(Kind::Kustomization, "False", "before"), Status::Progressing);
+        assert_eq!(status(Kind::Kustomization, "False", "later"), Status::Failed);
+        assert_eq!(status(Kind::Kustomization, "True", "later"), Status::Ready);
+        assert_eq!(status(Kind::ImagePolicy, "True", "before"), Status::Ready);
+    }
+
+    #[test]
+    fn the_history_of_a_kustomization_is_no_release_and_what_was_only_tried_is_no_revision() {
+        let history = json!([{"digest": "sha256:aa", "lastReconciledStatus": "BuildFailed", "totalReconciliations": 3,
+                              "firstReconciled": "2026-01-31T10:00:00Z", "lastReconciled": "2026-01-31T11:00:00Z",
+                              "metadata": {"revision": "main@sha1:bb"}}]);
+        let tried = kustomization(json!({}), json!({"history": history, "lastAttemptedRevision": "main@sha1:bb"}));
+        assert_eq!((tried.applied().count(), tried.revision), (0, None));
+
+        let failed = json!([{"name": "a", "version": 2, "chartVersion": "2.0.0", "status": "failed"},
+                            {"name": "a", "version": 1, "chartVersion": "1.0.0", "status": "superseded"}]);
+        let metadata = json!({"name": "a", "namespace": "b"});
+        let release = held(Kind::HelmRelease, json!({"metadata": metadata, "status": {"history": failed}}));
+        assert_eq!(release.revision.as_deref(), Some("1.0.0"));
+    }
+
+    #[test]
+    fn an_oddly_shaped_object_is_unreadable_and_says_why() {
+        let held = kustomization(json!({"dependsOn": "x"}), json!({"conditions": ready("True")}));
+        assert_eq!(held.status, Status::Unknown);
+        assert!(held.message.contains("unreadable") && held.message.contains("spec.dependsOn"), "{}", held.message);
+    }
+
+    #[test]
+    fn a_policy_comes_from_its_repository_and_an_external_artifact_can_be_a_source() {
+        let metadata = json!({"name": "a", "namespace": "b"});
+        let policy = held(
+            Kind::ImagePolicy,
+            json!({"metadata": metadata, "spec": {"imageRepositoryRef": {"name": "r"}},
+                                                    "status": {"latestRef": {"name": "x/y", "tag": "1.2"}}}),
+        );
+        assert_eq!(policy.source, Some((Kind::ImageRepository, "b".into(), "r".into())));
+        assert_eq!(policy.revision.as_deref(), Some("x/y:1.2"));
+        let applied = kustomization(json!({"sourceRef": {"kind": "ExternalArtifact", "name": "e"}}), json!({}));
+        assert_eq!(applied.source.map(|source| source.0), Some(Kind::ExternalArtifact));
     }
 
     #[test]

@@ -6,11 +6,13 @@ mod cluster;
 mod detail;
 mod held;
 mod model;
+mod person;
 mod plain;
 mod query;
 mod session;
 mod tree;
 mod tuning;
+mod view;
 mod watching;
 mod words;
 
@@ -27,7 +29,9 @@ pub use crate::kube::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 use cluster::{Cluster, Shared};
 use held::Key;
 pub use model::*;
+pub use person::{NotAPerson, Person};
 pub use tuning::Tuning;
+pub use view::{Viewer, Views};
 
 /// How many changes a subscriber may lag behind before it misses some.
 const CHANGES_KEPT: usize = 4096;
@@ -55,9 +59,9 @@ impl Drop for Inner {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FleetError {
     /// There is no such cluster or object.
-    #[error("{what} is not there")]
+    #[error("{what}")]
     NotFound {
-        /// What was looked for.
+        /// What is not there, in a sentence.
         what: String,
     },
     /// The cluster does not answer.
@@ -130,8 +134,13 @@ impl Fleet {
     /// Looks after a cluster from now on; one with the same id is replaced. A connection that is not taken makes a
     /// cluster that is down and says why.
     pub async fn add(&self, id: ClusterId, name: &str, connection: &Connection) {
+        self.add_with(id, name, connection, false).await;
+    }
+
+    /// The same; with `as_person`, what people see and do there is what the cluster lets them.
+    pub async fn add_with(&self, id: ClusterId, name: &str, connection: &Connection, as_person: bool) {
         let access = Access::new(connection).await;
-        let cluster = Cluster::new(id, name, access, &self.0.shared);
+        let cluster = Cluster::new(id, name, access, as_person, &self.0.shared);
         session::begin(&cluster);
         let replaced = self.write(|clusters| clusters.insert(id, Arc::clone(&cluster)));
         if let Some(replaced) = replaced {
@@ -189,7 +198,34 @@ impl Fleet {
     /// The objects that a filter lets through, a page of them.
     #[must_use]
     pub fn list(&self, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
-        query::list(&self.chosen(filter.cluster), filter, page)
+        self.list_seen(&Views::default(), filter, page)
+    }
+
+    /// The same, of what may be seen.
+    #[must_use]
+    pub fn list_seen(&self, views: &Views, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
+        query::list(&self.chosen(filter.cluster), views, filter, page)
+    }
+
+    /// What a viewer may see of a cluster, or of all of them. A cluster that decides by person is asked, unless it has answered
+    /// within the last minute.
+    pub async fn views(&self, viewer: &Viewer, cluster: Option<ClusterId>) -> Views {
+        view::of(&self.chosen(cluster), viewer).await
+    }
+
+    /// Whether a viewer may see an object.
+    pub async fn shows(&self, viewer: &Viewer, id: ClusterId, kind: Kind, namespace: &str) -> bool {
+        match self.cluster(id) {
+            Ok(cluster) => view::shows(&cluster, viewer, kind, namespace).await,
+            // It is gone, and there is nobody to ask.
+            Err(_) => matches!(viewer, Viewer::Program),
+        }
+    }
+
+    /// Whether a cluster decides by person.
+    #[must_use]
+    pub fn asks_as_person(&self, id: ClusterId) -> bool {
+        self.cluster(id).is_ok_and(|cluster| cluster.asks_as_person())
     }
 
     /// All that is to be shown of one object, read from its cluster now.
@@ -203,8 +239,23 @@ impl Fleet {
         namespace: &str,
         name: &str,
     ) -> Result<ObjectDetail, FleetError> {
+        self.detail_for(&Viewer::Program, id, kind, namespace, name).await
+    }
+
+    /// The same, asked for by a viewer.
+    ///
+    /// # Errors
+    /// As [`Self::detail`]; and where the cluster does not let the viewer see it.
+    pub async fn detail_for(
+        &self,
+        viewer: &Viewer,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<ObjectDetail, FleetError> {
         let cluster = self.cluster(id)?;
-        let client = known(&cluster, &cluster.key(kind, namespace, name))?;
+        let client = known(&cluster, viewer, &cluster.key(kind, namespace, name))?;
         self.within(detail::read(&cluster, &client, kind, namespace, name)).await
     }
 
@@ -213,12 +264,23 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`].
     pub fn tree(&self, id: ClusterId, root: Option<&ObjectRef>) -> Result<Tree, FleetError> {
+        self.tree_seen(&Views::default(), id, root)
+    }
+
+    /// The same, of what may be seen.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`]; [`FleetError::Forbidden`] where the root may not be seen.
+    pub fn tree_seen(&self, views: &Views, id: ClusterId, root: Option<&ObjectRef>) -> Result<Tree, FleetError> {
         let cluster = self.cluster(id)?;
         let root = root.map(|root| cluster.key(root.kind, &root.namespace, &root.name));
         let objects = cluster.objects();
         match &root {
+            Some(key) if !views.shows(id, key) => Err(FleetError::Forbidden {
+                reason: format!("the cluster does not let you list {} in {}", key.0, key.1),
+            }),
             Some(key) if !objects.contains_key(key) => Err(no_object(key)),
-            Some(_) | None => Ok(tree::tree(&objects, root.as_ref())),
+            Some(_) | None => Ok(tree::tree(&objects, root.as_ref(), |key| views.shows(id, key))),
         }
     }
 
@@ -227,8 +289,16 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`].
     pub fn stats(&self, id: Option<ClusterId>) -> Result<Stats, FleetError> {
+        self.stats_seen(&Views::default(), id)
+    }
+
+    /// The same, of what may be seen.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn stats_seen(&self, views: &Views, id: Option<ClusterId>) -> Result<Stats, FleetError> {
         id.map_or(Ok(()), |id| self.cluster(id).map(drop))?;
-        Ok(query::stats(&self.chosen(id)))
+        Ok(query::stats(&self.chosen(id), views))
     }
 
     /// Does something to an object; what comes back is how it is right after.
@@ -243,14 +313,32 @@ impl Fleet {
         name: &str,
         action: Action,
     ) -> Result<ObjectSummary, FleetError> {
+        self.act_for(&Viewer::Program, id, kind, namespace, name, action).await
+    }
+
+    /// The same, asked for by a viewer.
+    ///
+    /// # Errors
+    /// As [`Self::act`]; and where the cluster does not let the viewer do it.
+    pub async fn act_for(
+        &self,
+        viewer: &Viewer,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        action: Action,
+    ) -> Result<ObjectSummary, FleetError> {
         let cluster = self.cluster(id)?;
         let key = cluster.key(kind, namespace, name);
-        let client = known(&cluster, &key)?;
+        let client = known(&cluster, viewer, &key)?;
         let patience = match action {
             Action::Reconcile { with_source: true } => self.0.shared.tuning.patience.max(WITH_SOURCES),
-            Action::Reconcile { with_source: false } | Action::Suspend | Action::Resume => {
-                self.0.shared.tuning.patience
-            }
+            Action::Reconcile { with_source: false }
+            | Action::Force
+            | Action::Reset
+            | Action::Suspend
+            | Action::Resume => self.0.shared.tuning.patience,
         };
         within(patience, act::act(&cluster, &client, &key, action, self.subscribe())).await
     }
@@ -301,7 +389,7 @@ async fn reach(access: Access) -> Result<Reached, Fault> {
 }
 
 fn no_cluster(id: ClusterId) -> FleetError {
-    FleetError::NotFound { what: format!("the cluster {id}") }
+    FleetError::NotFound { what: format!("there is no cluster {id}") }
 }
 
 async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, FleetError> {
@@ -312,11 +400,15 @@ async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Faul
 }
 
 // Only what was seen in the cluster is asked for: no name that somebody makes up gets into an address.
-fn known(cluster: &Cluster, key: &Key) -> Result<Client, FleetError> {
-    let known = cluster.objects().contains_key(key);
-    cluster.client.clone().filter(|_| known).ok_or_else(|| no_object(key))
+// Where the cluster decides by person it is asked all the same, so that its refusal tells nobody what is there: names are
+// escaped on the way.
+fn known(cluster: &Cluster, viewer: &Viewer, key: &Key) -> Result<Client, FleetError> {
+    let client = cluster.client_for(viewer)?;
+    let by_person = cluster.asks_as_person() && matches!(viewer, Viewer::Person(_));
+    let known = by_person || cluster.objects().contains_key(key);
+    client.filter(|_| known).ok_or_else(|| no_object(key))
 }
 
 fn no_object((kind, namespace, name): &Key) -> FleetError {
-    FleetError::NotFound { what: format!("{kind} {namespace}/{name}") }
+    FleetError::NotFound { what: format!("{kind} {namespace}/{name} is not there") }
 }

@@ -67,7 +67,9 @@ pub enum Status {
     Failed,
     /// Its controller is at work, or has been asked to be.
     Progressing,
-    /// Nobody has said anything about it yet.
+    /// It has been asked to go, and something has to be done before it does.
+    Terminating,
+    /// Nobody has said anything about it yet, or what is said cannot be read.
     Unknown,
     /// It is to be left alone.
     Suspended,
@@ -77,9 +79,10 @@ pub enum Status {
 
 impl Status {
     /// All of them, the most urgent one first.
-    pub const ALL: [Self; 5] = [Self::Failed, Self::Progressing, Self::Unknown, Self::Suspended, Self::Ready];
+    pub const ALL: [Self; 6] =
+        [Self::Failed, Self::Progressing, Self::Terminating, Self::Unknown, Self::Suspended, Self::Ready];
     /// Their words, in the order of [`Self::ALL`].
-    pub const WORDS: [&str; 5] = ["failed", "progressing", "unknown", "suspended", "ready"];
+    pub const WORDS: [&str; 6] = ["failed", "progressing", "terminating", "unknown", "suspended", "ready"];
 
     /// The word for it in JSON and in addresses.
     #[must_use]
@@ -87,6 +90,7 @@ impl Status {
         match self {
             Self::Failed => "failed",
             Self::Progressing => "progressing",
+            Self::Terminating => "terminating",
             Self::Unknown => "unknown",
             Self::Suspended => "suspended",
             Self::Ready => "ready",
@@ -132,11 +136,29 @@ pub enum Kind {
     HelmChart,
     /// Reads an object store.
     Bucket,
+    /// Holds what another program has made.
+    ExternalArtifact,
+    /// Looks for the tags of an image.
+    ImageRepository,
+    /// Chooses one of an image's tags.
+    ImagePolicy,
+    /// Writes chosen tags into a repository.
+    ImageUpdateAutomation,
+    /// Takes in what others tell Flux.
+    Receiver,
+    /// Says what is to be told.
+    Alert,
+    /// Knows how something is told.
+    Provider,
+    /// Installs Flux itself.
+    FluxInstance,
+    /// Makes objects from templates.
+    ResourceSet,
 }
 
 impl Kind {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 16] = [
         Self::Kustomization,
         Self::HelmRelease,
         Self::GitRepository,
@@ -144,6 +166,15 @@ impl Kind {
         Self::HelmRepository,
         Self::HelmChart,
         Self::Bucket,
+        Self::ExternalArtifact,
+        Self::ImageRepository,
+        Self::ImagePolicy,
+        Self::ImageUpdateAutomation,
+        Self::Receiver,
+        Self::Alert,
+        Self::Provider,
+        Self::FluxInstance,
+        Self::ResourceSet,
     ];
 
     /// The name that Kubernetes has for it.
@@ -157,6 +188,15 @@ impl Kind {
             Self::HelmRepository => "HelmRepository",
             Self::HelmChart => "HelmChart",
             Self::Bucket => "Bucket",
+            Self::ExternalArtifact => "ExternalArtifact",
+            Self::ImageRepository => "ImageRepository",
+            Self::ImagePolicy => "ImagePolicy",
+            Self::ImageUpdateAutomation => "ImageUpdateAutomation",
+            Self::Receiver => "Receiver",
+            Self::Alert => "Alert",
+            Self::Provider => "Provider",
+            Self::FluxInstance => "FluxInstance",
+            Self::ResourceSet => "ResourceSet",
         }
     }
 
@@ -166,10 +206,28 @@ impl Kind {
         match self {
             Self::Kustomization => "kustomize.toolkit.fluxcd.io",
             Self::HelmRelease => "helm.toolkit.fluxcd.io",
-            Self::GitRepository | Self::OciRepository | Self::HelmRepository | Self::HelmChart | Self::Bucket => {
-                "source.toolkit.fluxcd.io"
-            }
+            Self::GitRepository
+            | Self::OciRepository
+            | Self::HelmRepository
+            | Self::HelmChart
+            | Self::Bucket
+            | Self::ExternalArtifact => "source.toolkit.fluxcd.io",
+            Self::ImageRepository | Self::ImagePolicy | Self::ImageUpdateAutomation => "image.toolkit.fluxcd.io",
+            Self::Receiver | Self::Alert | Self::Provider => "notification.toolkit.fluxcd.io",
+            Self::FluxInstance | Self::ResourceSet => "fluxcd.controlplane.io",
         }
+    }
+
+    /// Whether its controller looks at an object when it is asked to by the annotation, and says when it has.
+    #[must_use]
+    pub const fn is_reconciled_on_request(self) -> bool {
+        !matches!(self, Self::ExternalArtifact | Self::ImagePolicy | Self::Alert | Self::Provider)
+    }
+
+    /// Whether `spec.suspend` has its controller leave an object alone.
+    #[must_use]
+    pub const fn can_be_suspended(self) -> bool {
+        !matches!(self, Self::ExternalArtifact | Self::ImagePolicy | Self::FluxInstance | Self::ResourceSet)
     }
 }
 
@@ -295,8 +353,14 @@ pub struct ObjectDetail {
     pub summary: ObjectSummary,
     /// What its controller says, by topic.
     pub conditions: Vec<Condition>,
+    /// What was tried last, where that is not what has been applied.
+    pub attempted: Option<String>,
+    /// What was reconciled or installed before, the newest first, where it keeps a history.
+    pub history: Vec<Past>,
     /// What happened to it lately, the newest first.
     pub events: Vec<Event>,
+    /// Why there are no events to be shown, where they could not be read.
+    pub events_fault: Option<String>,
     /// What it has applied or installed.
     pub inventory: Vec<InventoryEntry>,
     /// Itself, without what only Kubernetes reads and without what looks like a secret.
@@ -322,6 +386,29 @@ pub struct Condition {
     #[serde(serialize_with = "optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_transition: Option<OffsetDateTime>,
+}
+
+/// An entry of an object's history: a reconciliation of a Kustomization, or an installation of a HelmRelease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Past {
+    /// What was applied or installed.
+    pub revision: String,
+    /// How it went, in the controller's word, such as `ReconciliationSucceeded` or `deployed`.
+    pub outcome: String,
+    /// The digest of what was applied, or of the installation.
+    pub digest: String,
+    /// The number of the installation; 0 where there is none.
+    pub number: u64,
+    /// How many times the same was reconciled; 0 where that is not counted.
+    pub times: u64,
+    /// When it began.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub first: Option<OffsetDateTime>,
+    /// When it was last.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last: Option<OffsetDateTime>,
 }
 
 /// Something that happened to an object.
@@ -386,6 +473,8 @@ pub struct TreeNode {
     pub message: String,
     /// Whether it is an object of Flux.
     pub flux: bool,
+    /// How many of the objects that it applied are not in this tree; they are in its own.
+    pub hidden: u32,
 }
 
 /// A way in a tree.
@@ -422,6 +511,8 @@ pub struct Counts {
     pub ready: u64,
     /// Those whose controller is at work.
     pub progressing: u64,
+    /// Those that are being deleted.
+    pub terminating: u64,
     /// Those that failed.
     pub failed: u64,
     /// Those that are to be left alone.
@@ -437,6 +528,7 @@ impl Counts {
         match status {
             Status::Failed => self.failed += 1,
             Status::Progressing => self.progressing += 1,
+            Status::Terminating => self.terminating += 1,
             Status::Unknown => self.unknown += 1,
             Status::Suspended => self.suspended += 1,
             Status::Ready => self.ready += 1,
@@ -475,6 +567,10 @@ pub enum Action {
         /// Whether its source is to be looked at first.
         with_source: bool,
     },
+    /// Have the controller of a HelmRelease install or upgrade it now, whether anything has changed or not.
+    Force,
+    /// Have the controller of a HelmRelease forget the failures that it has counted, and look at it now.
+    Reset,
     /// Have its controller leave it alone.
     Suspend,
     /// Have its controller look after it again.

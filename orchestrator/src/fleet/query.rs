@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::cluster::{Cluster, of_kind};
 use super::held::{Held, Key};
 use super::model::{Filter, Kind, Listing, ObjectSummary, Page, Sort, Stats, Status};
+use super::view::Views;
 
 /// How many words of a search count.
 const WORDS_MOST: usize = 8;
 
 /// A page of what a filter lets through.
-pub(super) fn list(clusters: &[Arc<Cluster>], filter: &Filter, page: Page) -> Listing<ObjectSummary> {
+pub(super) fn list(clusters: &[Arc<Cluster>], views: &Views, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
     let words: Vec<String> =
         filter.text.iter().flat_map(|text| text.split_whitespace()).take(WORDS_MOST).map(str::to_lowercase).collect();
     let mut found = Vec::new();
@@ -21,6 +22,7 @@ pub(super) fn list(clusters: &[Arc<Cluster>], filter: &Filter, page: Page) -> Li
         let all = Kind::ALL.into_iter().filter(|kind| filter.kind.is_none_or(|wanted| wanted == *kind));
         let within =
             all.flat_map(|kind| of_kind(&objects, kind)).filter(|(key, held)| passes(key, held, &name, filter, &words));
+        let within = within.filter(|(key, _)| views.shows(cluster.id, key));
         found.extend(within.map(|(key, held)| Found {
             number,
             key: key.clone(),
@@ -77,10 +79,13 @@ fn contains(text: &str, lower: &str) -> bool {
 }
 
 /// How many objects there are.
-pub(super) fn stats(clusters: &[Arc<Cluster>]) -> Stats {
+pub(super) fn stats(clusters: &[Arc<Cluster>], views: &Views) -> Stats {
     let mut stats = Stats::default();
     for cluster in clusters {
-        cluster.objects().iter().for_each(|((kind, ..), held)| stats.count(*kind, held.status));
+        let whole = views.is_whole(cluster.id);
+        let objects = cluster.objects();
+        let seen = objects.iter().filter(|(key, _)| whole || views.shows(cluster.id, key));
+        seen.for_each(|((kind, ..), held)| stats.count(*kind, held.status));
     }
     stats
 }

@@ -53,7 +53,7 @@ async fn look_after(cluster: Arc<Cluster>, client: Client) {
 }
 
 /// What is looked for in a cluster: a kind, its name and its group.
-pub(super) fn wanted() -> [(Kind, &'static str, &'static str); 7] {
+pub(super) fn wanted() -> [(Kind, &'static str, &'static str); 16] {
     Kind::ALL.map(|kind| (kind, kind.name(), kind.group()))
 }
 

@@ -9,17 +9,27 @@ use super::model::{InventoryEntry, Kind, Relation, Tree, TreeEdge, TreeNode};
 const NODES_MOST: usize = 2000;
 
 /// The tree of all objects, or of those that one object comes from and leads to.
-pub(super) fn tree(objects: &BTreeMap<Key, Held>, root: Option<&Key>) -> Tree {
-    let graph = Graph::of(objects);
+///
+/// Only what `shows` lets through is in it, and what that applied.
+pub(super) fn tree(objects: &BTreeMap<Key, Held>, root: Option<&Key>, shows: impl Fn(&Key) -> bool) -> Tree {
+    let graph = Graph::of(objects, shows);
     let shown = match root {
         Some(root) => graph.around(&id_of(root)),
         None => graph.first(),
     };
     let truncated = graph.truncated || (root.is_none() && shown.len() < graph.nodes.len()) || shown.len() >= NODES_MOST;
+    let mut hidden: BTreeMap<String, u32> = BTreeMap::new();
+    for (from, to, relation) in &graph.edges {
+        if *relation == Relation::Applies && shown.contains(from) && !shown.contains(to) {
+            *hidden.entry(from.clone()).or_default() += 1;
+        }
+    }
     let edges = graph.edges.iter().filter(|(from, to, _)| shown.contains(from) && shown.contains(to));
     let edges = edges.map(|(from, to, relation)| TreeEdge { from: from.clone(), to: to.clone(), relation: *relation });
     let edges = edges.collect();
-    let nodes = graph.nodes.into_iter().filter(|(id, _)| shown.contains(id)).map(|(_, node)| node).collect();
+    let nodes = graph.nodes.into_iter().filter(|(id, _)| shown.contains(id));
+    let nodes =
+        nodes.map(|(id, node)| TreeNode { hidden: hidden.get(&id).copied().unwrap_or_default(), ..node }).collect();
     Tree { nodes, edges, truncated }
 }
 
@@ -33,17 +43,17 @@ struct Graph {
 const APPLIED_MOST: usize = 50_000;
 
 impl Graph {
-    fn of(objects: &BTreeMap<Key, Held>) -> Self {
+    fn of(objects: &BTreeMap<Key, Held>, shows: impl Fn(&Key) -> bool) -> Self {
         let mut graph = Self { nodes: BTreeMap::new(), edges: BTreeSet::new(), truncated: false };
-        for (key, held) in objects {
+        for (key, held) in objects.iter().filter(|(key, _)| shows(key)) {
             graph.nodes.insert(id_of(key), flux_node(key, held));
         }
         let mut applied = 0;
-        for (key, held) in objects {
+        for (key, held) in objects.iter().filter(|(key, _)| shows(key)) {
             let id = id_of(key);
             match (&held.source, &held.chart) {
                 // By way of the chart, where that is there to be seen.
-                (Some(source), Some(chart)) if objects.contains_key(chart) => {
+                (Some(source), Some(chart)) if graph.nodes.contains_key(&id_of(chart)) => {
                     graph.lead(id_of(chart), id.clone(), Relation::Chart);
                     graph.lead(id_of(source), id_of(chart), Relation::Source);
                 }
@@ -76,10 +86,11 @@ impl Graph {
         }
     }
 
-    /// As many as are shown, those of Flux before what they applied.
+    /// All, or where these are too many those of Flux alone: what they applied is seen by opening one of them.
     fn first(&self) -> BTreeSet<String> {
-        let of = |flux: bool| self.nodes.iter().filter(move |(_, node)| node.flux == flux);
-        of(true).chain(of(false)).take(NODES_MOST).map(|(id, _)| id.clone()).collect()
+        let all = self.nodes.len() <= NODES_MOST;
+        let shown = self.nodes.iter().filter(|(_, node)| all || node.flux);
+        shown.take(NODES_MOST).map(|(id, _)| id.clone()).collect()
     }
 
     /// What a node comes from, and what comes from it.
@@ -124,12 +135,13 @@ fn flux_node(key: &Key, held: &Held) -> TreeNode {
         status: Some(held.status),
         message: held.message.to_string(),
         flux: true,
+        hidden: 0,
     }
 }
 
 fn applied_node(id: String, entry: InventoryEntry) -> TreeNode {
     let InventoryEntry { kind, namespace, name, .. } = entry;
-    TreeNode { id, kind, namespace, name, status: None, message: String::new(), flux: false }
+    TreeNode { id, kind, namespace, name, status: None, message: String::new(), flux: false, hidden: 0 }
 }
 
 fn id_of((kind, namespace, name): &Key) -> String {

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Method, Request, header};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, header};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ConfigExt};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
 
@@ -48,14 +49,18 @@ impl Access {
     pub(crate) async fn new(connection: &Connection) -> Result<Self, KubeconfigFault> {
         let checked = kubeconfig::read(connection).await?;
         let client = client(&checked.config).map_err(|error| refused(&error))?;
-        Ok(Self { client: Client(client), server: checked.server, context: checked.context })
+        Ok(Self {
+            client: Client { kube: client, headers: Arc::default() },
+            server: checked.server,
+            context: checked.context,
+        })
     }
 }
 
 // What is left to go wrong is in the credentials; the error itself may quote them.
 fn refused(error: &kube::Error) -> KubeconfigFault {
     if matches!(error, kube::Error::RustlsTls(_)) {
-        return KubeconfigFault::BadPem { what: "client-certificate-data or client-key-data" };
+        return KubeconfigFault::BadPair;
     }
     KubeconfigFault::Unusable
 }
@@ -145,7 +150,11 @@ where
 
 /// A client of one cluster's API. A clone is the same one.
 #[derive(Clone)]
-pub(crate) struct Client(kube::Client);
+pub(crate) struct Client {
+    kube: kube::Client,
+    /// What goes along with each question that is not a watch: whom the cluster is to act as.
+    headers: Arc<HeaderMap>,
+}
 
 /// How an object is to be changed.
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -155,7 +164,25 @@ pub(crate) const FIELD_MANAGER: &str = "flux-orchestrator";
 impl Client {
     /// Kubernetes' own client, for watches.
     pub(crate) fn inner(&self) -> kube::Client {
-        self.0.clone()
+        self.kube.clone()
+    }
+
+    /// The same, with these fields in each question.
+    pub(crate) fn acting_as(&self, headers: HeaderMap) -> Self {
+        Self { kube: self.kube.clone(), headers: Arc::new(headers) }
+    }
+
+    /// Makes what is described, at `path`, and reads what it has become.
+    ///
+    /// # Errors
+    /// Why not; the deadline is the caller's.
+    pub(crate) async fn create<T: DeserializeOwned>(&self, path: &str, object: &impl Serialize) -> Result<T, Fault> {
+        let body = serde_json::to_vec(object).map_err(|error| Fault::from(kube::Error::SerdeError(error)))?;
+        let request = Request::post(path)
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body));
+        self.exchange(request).await
     }
 
     /// Asks for what is at `path`, with a query, and reads it.
@@ -165,6 +192,15 @@ impl Client {
     pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
         let request = Request::get(path).header(header::ACCEPT, "application/json").body(Body::empty());
         self.exchange(request).await
+    }
+
+    /// The same, as it comes.
+    ///
+    /// # Errors
+    /// Why not; the deadline is the caller's.
+    pub(crate) async fn ask_bytes(&self, path: &str) -> Result<Bytes, Fault> {
+        let request = Request::get(path).header(header::ACCEPT, "application/json").body(Body::empty());
+        self.send(request).await
     }
 
     /// Changes what is at `path`, and reads what it has become.
@@ -191,15 +227,23 @@ impl Client {
     }
 
     async fn exchange<T: DeserializeOwned>(&self, request: http::Result<Request<Body>>) -> Result<T, Fault> {
-        let request = request.map_err(|_| Fault::Refused("the address is not one that can be asked".to_owned()))?;
-        let answer = self.0.send(request).await?;
+        let bytes = self.send(request).await?;
+        serde_json::from_slice(&bytes).map_err(|error| kube::Error::SerdeError(error).into())
+    }
+
+    async fn send(&self, request: http::Result<Request<Body>>) -> Result<Bytes, Fault> {
+        let mut request = request.map_err(|_| Fault::Refused("the address is not one that can be asked".to_owned()))?;
+        for (name, value) in self.headers.iter() {
+            request.headers_mut().append(name, value.clone());
+        }
+        let answer = self.kube.send(request).await?;
         let status = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
         if !status.is_success() {
             let said = serde_json::from_slice::<Said>(&bytes).unwrap_or_default();
             return Err(Fault::of_status(status.as_u16(), &said.message));
         }
-        serde_json::from_slice(&bytes).map_err(|error| kube::Error::SerdeError(error).into())
+        Ok(bytes)
     }
 }
 

@@ -33,15 +33,15 @@ pub(crate) enum Fault {
 impl Fault {
     /// What an answer with this status and message means.
     pub(crate) fn of_status(code: u16, message: &str) -> Self {
-        let said = || if message.is_empty() { format!("the cluster answered {code}") } else { words(message) };
+        let said = || if message.is_empty() { String::new() } else { format!(": {}", words(message)) };
         match code {
             401 => Self::Forbidden("the cluster does not accept the credentials (401)".to_owned()),
-            403 => Self::Forbidden(format!("the cluster does not allow it: {}", said())),
-            404 => Self::NotFound(said()),
-            409 => Self::Conflict(said()),
-            410 => Self::Gone(said()),
-            429 | 500..=599 => Self::Unreachable(format!("the cluster answered {code}: {}", said())),
-            _ => Self::Refused(format!("the cluster answered {code}: {}", said())),
+            403 => Self::Forbidden(format!("the cluster does not allow it (403){}", said())),
+            404 => Self::NotFound(format!("the cluster does not have it (404){}", said())),
+            409 => Self::Conflict(format!("somebody else changed it meanwhile (409){}", said())),
+            410 => Self::Gone(format!("the cluster has forgotten that version (410){}", said())),
+            429 | 500..=599 => Self::Unreachable(format!("the cluster answered {code}{}", said())),
+            _ => Self::Refused(format!("the cluster refuses it ({code}){}", said())),
         }
     }
 
@@ -61,7 +61,7 @@ impl From<kube::Error> for Fault {
         }
         let cause = deepest(&error);
         if let Some(alert) = certificate_alert(cause) {
-            let alert = alert.as_str().map_or_else(|| format!("{alert:?}"), ToOwned::to_owned);
+            let alert = alert.as_str().unwrap_or("its alert has no name");
             return Self::Forbidden(format!(
                 "the cluster does not accept the client certificate, or wants one ({alert})"
             ));
@@ -88,9 +88,7 @@ fn deepest(error: &kube::Error) -> &(dyn Error + 'static) {
 /// What the cluster holds against our certificate: it says so by an alert as soon as hands were shaken.
 fn certificate_alert(cause: &(dyn Error + 'static)) -> Option<AlertDescription> {
     use AlertDescription as A;
-    let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let inner = wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| cause.downcast_ref());
-    let Some(rustls::Error::AlertReceived(alert)) = inner else { return None };
+    let Some(rustls::Error::AlertReceived(alert)) = tls_error(cause) else { return None };
     let about_certificate = [
         A::CertificateRequired,
         A::BadCertificate,
@@ -106,9 +104,34 @@ fn certificate_alert(cause: &(dyn Error + 'static)) -> Option<AlertDescription> 
     about_certificate.contains(alert).then_some(*alert)
 }
 
+fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| cause.downcast_ref())
+}
+
+/// What is amiss with the cluster's certificate, and what mends it; the library's own text is for programmers.
+fn server_certificate(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as C;
+    let rustls::Error::InvalidCertificate(amiss) = error else { return None };
+    Some(if matches!(amiss, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. }) {
+        "the cluster's certificate is not valid now: it has expired, or one of the clocks is wrong"
+    } else if matches!(amiss, C::NotValidForName | C::NotValidForNameContext { .. }) {
+        "the cluster's certificate is for other names than the server's: use one of its names, or set tls-server-name"
+    } else if matches!(amiss, C::UnknownIssuer | C::BadSignature) {
+        "the cluster's certificate is not signed by the authority in certificate-authority-data"
+    } else if format!("{amiss:?}").contains("CaUsedAsEndEntity") {
+        "the cluster shows a certificate authority's own certificate: give it a server certificate that the authority signed"
+    } else {
+        "the cluster's certificate is not one that a server may show"
+    })
+}
+
 fn reason(cause: &(dyn Error + 'static)) -> String {
     if let Some(fault) = cause.downcast_ref::<BodyFault>() {
         return fault.to_string();
+    }
+    if let Some(words) = tls_error(cause).and_then(server_certificate) {
+        return words.to_owned();
     }
     match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionRefused) => "nothing listens at the cluster's address".to_owned(),
@@ -134,6 +157,27 @@ mod tests {
         let fault = Fault::of_status(403, &format!("user\n\u{1b}[31m{}", "x".repeat(1000)));
         let Fault::Forbidden(said) = fault else { panic!("{fault:?}") };
         assert!(said.len() < 400 && !said.contains(char::is_control), "{said}");
+    }
+
+    #[test]
+    fn a_refusal_without_words_says_its_number_once() {
+        for code in [400, 403, 404, 409, 410, 418, 500] {
+            let said = Fault::of_status(code, "").to_string();
+            assert_eq!(said.matches(&code.to_string()).count(), 1, "{said}");
+            assert!(!said.ends_with(": ") && !said.contains("is not there"), "{said}");
+        }
+        assert!(Fault::of_status(404, "apps \"x\" not found").to_string().ends_with("(404): apps \"x\" not found"));
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_accepted_is_explained_without_the_librarys_words() {
+        use rustls::CertificateError as C;
+        for (amiss, said) in
+            [(C::UnknownIssuer, "certificate-authority-data"), (C::Expired, "expired"), (C::NotValidForName, "names")]
+        {
+            let words = server_certificate(&rustls::Error::InvalidCertificate(amiss)).unwrap();
+            assert!(words.contains(said) && words.contains("certificate"), "{words}");
+        }
     }
 
     #[test]

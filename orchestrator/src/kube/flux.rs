@@ -2,9 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use kube::core::{ApiResource, DynamicResourceScope, ObjectMeta};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::clock;
@@ -18,12 +23,22 @@ pub(crate) const REQUESTED_AT: &str = "reconcile.fluxcd.io/requestedAt";
 pub(crate) struct Seen {
     metadata: ObjectMeta,
     pub(crate) created: Option<OffsetDateTime>,
+    /// Whether it has been asked to go, and something still has to be done before it does.
+    pub(crate) deleting: bool,
     pub(crate) generation: i64,
     /// When it was asked for last, as whoever asked wrote it.
     pub(crate) requested: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) spec: Spec,
     pub(crate) status: Status,
+    /// The first field that is not of the form that Flux gives it.
+    pub(crate) odd: Option<Odd>,
 }
+
+/// The name of a field that is not of its form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Odd(pub(crate) &'static str);
 
 impl Seen {
     pub(crate) fn namespace(&self) -> &str {
@@ -45,23 +60,22 @@ impl Seen {
 }
 
 /// What an object asks for.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Spec {
-    #[serde(deserialize_with = "or_default")]
     pub(crate) suspend: bool,
     pub(crate) source_ref: Option<Reference>,
     pub(crate) chart_ref: Option<Reference>,
     pub(crate) chart: Option<Chart>,
-    #[serde(rename = "type")]
+    pub(crate) image_ref: Option<Reference>,
     pub(crate) variant: Option<String>,
-    #[serde(deserialize_with = "or_default")]
     pub(crate) depends_on: Vec<Dependency>,
 }
 
 /// Another object, by name.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Reference {
+    /// Empty where the field that it stands in means one kind only.
+    #[serde(default)]
     pub(crate) kind: String,
     pub(crate) name: String,
     pub(crate) namespace: Option<String>,
@@ -90,22 +104,19 @@ pub(crate) struct ChartSpec {
 }
 
 /// What an object's controller says.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
-    #[serde(deserialize_with = "or_default")]
     pub(crate) conditions: Vec<Condition>,
-    #[serde(deserialize_with = "or_default")]
     pub(crate) observed_generation: i64,
     pub(crate) last_applied_revision: Option<String>,
     pub(crate) last_attempted_revision: Option<String>,
     pub(crate) last_handled_reconcile_at: Option<String>,
     pub(crate) artifact: Option<Artifact>,
     pub(crate) inventory: Option<Inventory>,
-    #[serde(deserialize_with = "or_default")]
     pub(crate) history: Vec<Release>,
     pub(crate) helm_chart: Option<String>,
     pub(crate) storage_namespace: Option<String>,
+    pub(crate) latest_ref: Option<ImageRef>,
 }
 
 /// One of its topics.
@@ -119,6 +130,8 @@ pub(crate) struct Condition {
     pub(crate) reason: String,
     #[serde(default)]
     pub(crate) message: String,
+    /// The generation of the object that it speaks of.
+    pub(crate) observed_generation: Option<i64>,
     last_transition_time: Option<String>,
 }
 
@@ -152,23 +165,184 @@ pub(crate) struct Entry {
     pub(crate) v: String,
 }
 
-/// One installation of a chart.
+/// One entry of a history: an installation of a chart, or a reconciliation of a Kustomization.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Release {
     pub(crate) name: String,
     pub(crate) version: u64,
     pub(crate) chart_version: String,
+    /// How the installation is: `deployed`, `superseded`, `failed`, ….
+    pub(crate) status: String,
+    pub(crate) digest: String,
+    pub(crate) first_deployed: Option<String>,
     pub(crate) last_deployed: Option<String>,
+    pub(crate) first_reconciled: Option<String>,
+    pub(crate) last_reconciled: Option<String>,
+    pub(crate) last_reconciled_status: String,
+    pub(crate) total_reconciliations: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// The image that a policy has chosen.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ImageRef {
+    pub(crate) name: String,
+    pub(crate) tag: String,
 }
 
 #[derive(Deserialize)]
 struct Wire {
     metadata: Meta,
-    #[serde(default, deserialize_with = "or_default")]
-    spec: Spec,
-    #[serde(default, deserialize_with = "or_default")]
-    status: Status,
+    #[serde(default)]
+    spec: Map<SpecWire>,
+    #[serde(default)]
+    status: Map<StatusWire>,
+}
+
+/// A field that should be a map; what else it is does not hide the object.
+enum Map<T> {
+    Read(T),
+    Odd,
+}
+
+impl<T: Default> Default for Map<T> {
+    fn default() -> Self {
+        Self::Read(T::default())
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Map<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(MapVisitor(PhantomData))
+    }
+}
+
+struct MapVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for MapVisitor<T> {
+    type Value = Map<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Map<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Map::Read)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Map<T>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Map::Odd)
+    }
+
+    fn visit_unit<E>(self) -> Result<Map<T>, E> {
+        Ok(Map::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Map<T>, E> {
+        Ok(Map::Odd)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Map<T>, E> {
+        Ok(Map::Odd)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Map<T>, E> {
+        Ok(Map::Odd)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Map<T>, E> {
+        Ok(Map::Odd)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Map<T>, E> {
+        Ok(Map::Odd)
+    }
+}
+
+// Each field as it comes: what is not of its form is found out afterwards, one by one.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SpecWire {
+    suspend: Value,
+    source_ref: Value,
+    chart_ref: Value,
+    chart: Value,
+    image_repository_ref: Value,
+    #[serde(rename = "type")]
+    variant: Value,
+    depends_on: Value,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct StatusWire {
+    conditions: Value,
+    observed_generation: Value,
+    last_applied_revision: Value,
+    last_attempted_revision: Value,
+    last_handled_reconcile_at: Value,
+    artifact: Value,
+    inventory: Value,
+    history: Value,
+    helm_chart: Value,
+    storage_namespace: Value,
+    latest_ref: Value,
+}
+
+/// Reads fields, and remembers the first that is not of its form.
+struct Fields(Option<&'static str>);
+
+impl Fields {
+    fn read<T: DeserializeOwned + Default>(&mut self, value: Value, name: &'static str) -> T {
+        // Some programs write `null` for what is not there.
+        if value.is_null() {
+            return T::default();
+        }
+        serde_json::from_value(value).unwrap_or_else(|_| {
+            self.0.get_or_insert(name);
+            T::default()
+        })
+    }
+
+    fn spec(&mut self, wire: Map<SpecWire>) -> Spec {
+        let Map::Read(wire) = wire else {
+            self.0.get_or_insert("spec");
+            return Spec::default();
+        };
+        Spec {
+            suspend: self.read(wire.suspend, "spec.suspend"),
+            source_ref: self.read(wire.source_ref, "spec.sourceRef"),
+            chart_ref: self.read(wire.chart_ref, "spec.chartRef"),
+            chart: self.read(wire.chart, "spec.chart"),
+            image_ref: self.read(wire.image_repository_ref, "spec.imageRepositoryRef"),
+            variant: self.read(wire.variant, "spec.type"),
+            depends_on: self.read(wire.depends_on, "spec.dependsOn"),
+        }
+    }
+
+    fn status(&mut self, wire: Map<StatusWire>) -> Status {
+        let Map::Read(wire) = wire else {
+            self.0.get_or_insert("status");
+            return Status::default();
+        };
+        Status {
+            conditions: self.read(wire.conditions, "status.conditions"),
+            observed_generation: self.read(wire.observed_generation, "status.observedGeneration"),
+            last_applied_revision: self.read(wire.last_applied_revision, "status.lastAppliedRevision"),
+            last_attempted_revision: self.read(wire.last_attempted_revision, "status.lastAttemptedRevision"),
+            last_handled_reconcile_at: self.read(wire.last_handled_reconcile_at, "status.lastHandledReconcileAt"),
+            artifact: self.read(wire.artifact, "status.artifact"),
+            inventory: self.read(wire.inventory, "status.inventory"),
+            history: self.read(wire.history, "status.history"),
+            helm_chart: self.read(wire.helm_chart, "status.helmChart"),
+            storage_namespace: self.read(wire.storage_namespace, "status.storageNamespace"),
+            latest_ref: self.read(wire.latest_ref, "status.latestRef"),
+        }
+    }
 }
 
 /// Some programs write `null` for what is not there.
@@ -185,19 +359,27 @@ struct Meta {
     resource_version: Option<String>,
     generation: i64,
     creation_timestamp: Option<String>,
+    deletion_timestamp: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
 }
 
 impl From<Wire> for Seen {
     fn from(Wire { metadata, spec, status }: Wire) -> Self {
-        let Meta { name, namespace, resource_version, generation, creation_timestamp, annotations } = metadata;
+        let Meta { name, namespace, resource_version, generation, creation_timestamp, .. } = metadata;
+        let mut fields = Fields(None);
+        let annotations = metadata.annotations.unwrap_or_default();
         Self {
             metadata: ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() },
             created: creation_timestamp.as_deref().and_then(clock::parse),
+            deleting: metadata.deletion_timestamp.is_some(),
             generation,
-            requested: annotations.and_then(|mut annotations| annotations.remove(REQUESTED_AT)),
-            spec,
-            status,
+            requested: annotations.get(REQUESTED_AT).cloned(),
+            labels: metadata.labels.unwrap_or_default(),
+            annotations,
+            spec: fields.spec(spec),
+            status: fields.status(status),
+            odd: fields.0.map(Odd),
         }
     }
 }
@@ -250,8 +432,28 @@ mod tests {
 
     #[test]
     fn the_chart_of_a_release_is_to_be_made_and_that_of_a_chart_has_a_name() {
-        let of = |chart| Spec::deserialize(&json!({"chart": chart})).unwrap().chart.unwrap();
+        let of = |chart| serde_json::from_value::<Chart>(chart).unwrap();
         assert!(matches!(of(json!({"spec": {"sourceRef": {"kind": "Bucket", "name": "b"}}})), Chart::Template { .. }));
         assert!(matches!(of(json!("podinfo")), Chart::Name(_)));
+    }
+
+    #[test]
+    fn an_oddly_shaped_object_is_read_as_far_as_it_can_be_and_the_field_is_named() {
+        let metadata = json!({"name": "a", "namespace": "b"});
+        for (spec, status, odd) in [
+            (json!({}), json!({}), None),
+            (json!("x"), json!({}), Some("spec")),
+            (json!([1, {"a": 2}]), json!(7), Some("spec")),
+            (json!({"dependsOn": "x"}), json!({}), Some("spec.dependsOn")),
+            (json!({"suspend": "yes"}), json!({"conditions": {}}), Some("spec.suspend")),
+            (json!({}), json!({"conditions": [{"type": 7}]}), Some("status.conditions")),
+            (json!({}), json!({"inventory": {"entries": [{"v": "v1"}]}}), Some("status.inventory")),
+            (json!({}), json!(-1.5), Some("status")),
+        ] {
+            // As text, as it comes from a cluster.
+            let text = json!({"metadata": metadata, "spec": spec, "status": status}).to_string();
+            let seen: Seen = serde_json::from_str(&text).unwrap();
+            assert_eq!((seen.name(), seen.odd), ("a", odd.map(Odd)), "{text}");
+        }
     }
 }

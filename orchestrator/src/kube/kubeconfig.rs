@@ -1,6 +1,7 @@
 //! Kubeconfigs from people: what is taken, and what is refused with the reason.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
@@ -8,6 +9,9 @@ use crate::secret::Secret;
 
 /// How long a kubeconfig may be, in bytes.
 pub const KUBECONFIG_MOST: usize = 256 * 1024;
+
+/// Where Kubernetes puts the files of a pod's service account.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How a cluster is reached.
 #[derive(Clone, Debug)]
@@ -91,12 +95,26 @@ pub enum KubeconfigFault {
         /// The field.
         what: &'static str,
     },
+    /// A certificate and a key that are not one pair.
+    #[error("client-certificate-data and client-key-data do not belong together, or one of them is not base64 of PEM")]
+    BadPair,
+    /// A value that cannot be sent in a header.
+    #[error(
+        "{what} holds a line break, or another character that cannot be sent: write it on one line, without quotes inside"
+    )]
+    BadValue {
+        /// The field.
+        what: &'static str,
+    },
     /// Kubernetes' client refuses it for another reason.
     #[error("the kubeconfig cannot be used: its cluster, user or context is incomplete")]
     Unusable,
     /// There is no service account here.
-    #[error("this program does not run in a Kubernetes pod with a service account's token")]
-    NotInCluster,
+    #[error("this program does not run in a Kubernetes pod with a service account: {missing}")]
+    NotInCluster {
+        /// What is not there.
+        missing: String,
+    },
 }
 
 /// How a cluster is reached, checked.
@@ -115,11 +133,80 @@ pub(super) async fn read(connection: &Connection) -> Result<Checked, KubeconfigF
     match connection {
         Connection::Kubeconfig { kubeconfig, context } => checked(kubeconfig, context.as_deref()).await,
         Connection::InCluster => {
-            let config = kube::Config::incluster_env().map_err(|_| KubeconfigFault::NotInCluster)?;
+            account(Path::new(ACCOUNT))?;
+            let missing = "the variables KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name an address, or ca.crt \
+                           holds no certificate";
+            let config = kube::Config::incluster_env()
+                .map_err(|_| KubeconfigFault::NotInCluster { missing: missing.to_owned() })?;
             let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
             Ok(Checked { config, server, context: None })
         }
     }
+}
+
+/// Whether all files of a service account are there, and the token is one that can be sent.
+fn account(folder: &Path) -> Result<(), KubeconfigFault> {
+    for name in ["token", "ca.crt", "namespace"] {
+        let path = folder.join(name);
+        let text = std::fs::read_to_string(&path).map_err(|error| KubeconfigFault::NotInCluster {
+            missing: format!("{} cannot be read ({})", path.display(), error.kind()),
+        })?;
+        if text.trim().is_empty() {
+            return Err(KubeconfigFault::NotInCluster { missing: format!("{} is empty", path.display()) });
+        }
+        if name == "token" && !can_be_sent(&text) {
+            return Err(KubeconfigFault::BadValue { what: "the service account's token" });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a text can be the value of a header field as it is.
+fn can_be_sent(text: &str) -> bool {
+    text.trim() == text && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+}
+
+/// What of a user goes into header fields. The library holds some of it as secrets, and fails on them much later.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Sent {
+    users: Vec<SentUser>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct SentUser {
+    name: String,
+    user: Option<SentFields>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct SentFields {
+    token: Option<String>,
+    username: Option<String>,
+    #[serde(rename = "as")]
+    acts_as: Option<String>,
+    #[serde(rename = "as-groups")]
+    groups: Option<Vec<String>>,
+}
+
+fn refuse_values(text: &str, user: &str) -> Result<(), KubeconfigFault> {
+    // Its form has been found good by the library's own reading.
+    let sent: Sent = serde_saphyr::from_str(text).map_err(|_| KubeconfigFault::Unusable)?;
+    let Some(fields) = sent.users.into_iter().find(|entry| entry.name == user).and_then(|entry| entry.user) else {
+        return Ok(());
+    };
+    let groups = fields.groups.unwrap_or_default();
+    let values = [(&fields.token, "token"), (&fields.username, "username"), (&fields.acts_as, "as")];
+    let single = values.into_iter().filter_map(|(value, what)| Some((value.as_ref()?, what)));
+    let all = single.chain(groups.iter().map(|group| (group, "as-groups")));
+    for (value, what) in all {
+        if !can_be_sent(value) {
+            return Err(KubeconfigFault::BadValue { what });
+        }
+    }
+    Ok(())
 }
 
 async fn checked(kubeconfig: &Secret, context: Option<&str>) -> Result<Checked, KubeconfigFault> {
@@ -133,6 +220,7 @@ async fn checked(kubeconfig: &Secret, context: Option<&str>) -> Result<Checked, 
     refuse_cluster(cluster)?;
     if let Some(user) = chosen.user.as_deref() {
         refuse_user(find_user(&parsed, user)?)?;
+        refuse_values(text, user)?;
     }
     let server = cluster.server.clone().unwrap_or_default().trim_end_matches('/').to_owned();
     let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
@@ -292,6 +380,40 @@ mod tests {
         }
         let fault = refusal(&format!("{server}\n    certificate-authority: /hidden"), "token: hidden").await;
         assert!(matches!(fault, KubeconfigFault::NamesFile { what: "certificate-authority", .. }), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_value_that_cannot_be_sent_is_named_and_not_quoted() {
+        let server = "server: https://cluster.example.com:6443";
+        for (user, what) in [
+            ("token: \"hidden\\n\"", "token"),
+            ("token: \"hid\\nden\"", "token"),
+            ("token: |\n      hidden", "token"),
+            ("token: \"hidden\\0\"", "token"),
+            ("token: hidd\u{e9}n", "token"),
+            ("{username: \"hidden\\r\", password: x}", "username"),
+            ("{token: t, as: \"hidden\\n\"}", "as"),
+            ("{token: t, as: a, as-groups: [\"hidden\\n\"]}", "as-groups"),
+        ] {
+            let fault = refusal(server, user).await;
+            assert_eq!(fault, KubeconfigFault::BadValue { what }, "{user}");
+            assert!(!fault.to_string().contains("hidden"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn each_missing_file_of_a_service_account_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [("token", "t"), ("ca.crt", "c"), ("namespace", "n")] {
+            let fault = account(folder.path()).unwrap_err().to_string();
+            assert!(fault.contains(name), "{fault}");
+            std::fs::write(folder.path().join(name), "").unwrap();
+            assert!(account(folder.path()).unwrap_err().to_string().contains("is empty"));
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        assert_eq!(account(folder.path()), Ok(()));
+        std::fs::write(folder.path().join("token"), "hidden\n").unwrap();
+        assert!(matches!(account(folder.path()), Err(KubeconfigFault::BadValue { .. })));
     }
 
     #[tokio::test]

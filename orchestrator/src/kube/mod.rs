@@ -11,6 +11,6 @@ mod watch;
 pub(crate) use client::{Access, Client};
 pub(crate) use discovery::{Served, discover, segment};
 pub(crate) use fault::Fault;
-pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Seen};
+pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 pub(crate) use watch::{Sight, Watch};

@@ -28,6 +28,8 @@ pub struct Cluster {
     pub created_at: OffsetDateTime,
     /// Who registered it.
     pub created_by: String,
+    /// Whether it decides by person.
+    pub impersonate: bool,
 }
 
 /// How a cluster is reached.
@@ -57,7 +59,7 @@ impl Store {
     /// Where the database does not answer.
     pub async fn clusters(&self) -> Result<Vec<Cluster>, StoreError> {
         let all = sqlx::query_as(
-            "SELECT id, name, connection, context, server, created_at, created_by FROM clusters ORDER BY name, id",
+            "SELECT id, name, connection, context, server, created_at, created_by, impersonate FROM clusters ORDER BY name, id",
         );
         within(all.fetch_all(&self.0.reading)).await
     }
@@ -68,7 +70,7 @@ impl Store {
     /// [`StoreError::NotFound`], or where the database does not answer.
     pub async fn cluster(&self, id: &str) -> Result<Cluster, StoreError> {
         let one = sqlx::query_as(
-            "SELECT id, name, connection, context, server, created_at, created_by FROM clusters WHERE id = $1",
+            "SELECT id, name, connection, context, server, created_at, created_by, impersonate FROM clusters WHERE id = $1",
         );
         within(one.bind(id).fetch_optional(&self.0.reading)).await?.ok_or(StoreError::NotFound)
     }
@@ -80,8 +82,8 @@ impl Store {
     pub async fn add_cluster(&self, cluster: &Cluster, kubeconfig: Option<&Secret>) -> Result<(), StoreError> {
         let sealed = kubeconfig.map(|text| self.0.sealer.seal(&cluster.id, text)).transpose()?;
         let insert = sqlx::query(
-            "INSERT INTO clusters (id, name, connection, kubeconfig, context, server, created_at, created_by) \
-             SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE (SELECT COUNT(*) FROM clusters) < $9",
+            "INSERT INTO clusters (id, name, connection, kubeconfig, context, server, created_at, created_by, \
+             impersonate) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE (SELECT COUNT(*) FROM clusters) < $10",
         )
         .bind(&cluster.id)
         .bind(&cluster.name)
@@ -91,6 +93,7 @@ impl Store {
         .bind(&cluster.server)
         .bind(clock::millis(cluster.created_at))
         .bind(&cluster.created_by)
+        .bind(i64::from(cluster.impersonate))
         .bind(CLUSTERS_MOST);
         let done = within(insert.execute(&self.0.writing)).await.map_err(name_taken)?;
         if done.rows_affected() == 0 { Err(StoreError::TooManyClusters) } else { Ok(()) }
@@ -104,6 +107,34 @@ impl Store {
         let update = sqlx::query("UPDATE clusters SET name = $1 WHERE id = $2").bind(name).bind(id);
         let done = within(update.execute(&self.0.writing)).await.map_err(name_taken)?;
         found(done.rows_affected())
+    }
+
+    /// Has a cluster decide by person from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or where the database does not answer.
+    pub async fn impersonate(&self, id: &str) -> Result<(), StoreError> {
+        let update = sqlx::query("UPDATE clusters SET impersonate = 1 WHERE id = $1").bind(id);
+        found(within(update.execute(&self.0.writing)).await?.rows_affected())
+    }
+
+    /// Puts another kubeconfig in the place of a cluster's, sealed.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no cluster with a kubeconfig, or where the database does not answer.
+    pub async fn replace_kubeconfig(
+        &self,
+        id: &str,
+        kubeconfig: &Secret,
+        context: Option<&str>,
+        server: &str,
+    ) -> Result<(), StoreError> {
+        let sealed = self.0.sealer.seal(id, kubeconfig)?;
+        let update = sqlx::query(
+            "UPDATE clusters SET kubeconfig = $1, context = $2, server = $3 WHERE id = $4 AND kubeconfig IS NOT NULL",
+        );
+        let update = update.bind(sealed).bind(context).bind(server).bind(id);
+        found(within(update.execute(&self.0.writing)).await?.rows_affected())
     }
 
     /// Removes a cluster and its kubeconfig.
@@ -162,6 +193,7 @@ impl<'r> FromRow<'r, AnyRow> for Cluster {
             server: row.try_get("server")?,
             created_at: clock::from_millis(row.try_get("created_at")?),
             created_by: row.try_get("created_by")?,
+            impersonate: row.try_get::<i64, _>("impersonate")? != 0,
         })
     }
 }

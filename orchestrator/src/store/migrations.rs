@@ -5,7 +5,10 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 /// All steps, oldest first. A step that was published is never changed: a change is a step of its own.
 pub(super) fn all() -> Migrator {
-    let steps = [(1, "clusters, settings, activities", include_str!("migrations/0001_first.sql"))];
+    let steps = [
+        (1, "clusters, settings, activities", include_str!("migrations/0001_first.sql")),
+        (2, "clusters that decide by person", include_str!("migrations/0002_impersonate.sql")),
+    ];
     let steps = steps.map(|(version, what, sql)| {
         Migration::new(version, what.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });

@@ -4,7 +4,7 @@ import { h, s } from "./dom.js";
 import { mark } from "./marks.js";
 import { STATUSES, count, number, title } from "./words.js";
 
-const ORDER = ["ready", "progressing", "suspended", "unknown", "failed"];
+const ORDER = ["ready", "progressing", "terminating", "suspended", "unknown", "failed"];
 const RADIUS = 54;
 
 // A ring of all objects by status, and beside it the words and numbers, each a way to those objects.

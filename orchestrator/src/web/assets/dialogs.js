@@ -75,6 +75,25 @@ export function rename(cluster) {
   name.select();
 }
 
+// Another kubeconfig in the place of the one that is kept, as when a token is renewed.
+export function renew(cluster) {
+  const text = h("textarea", {
+    name: "kubeconfig", rows: 7, required: true, spellcheck: "false", autocomplete: "off", autocapitalize: "off", wrap: "off",
+    placeholder: "apiVersion: v1\nkind: Config\n…",
+  });
+  const context = h("input", { name: "context", autocomplete: "off", placeholder: "the current one" });
+  form(`Replace the credentials of ${cluster.name}`, "Replace", "Reaching the cluster…", [
+    h("label", { class: "field" }, h("span", null, "Kubeconfig"), text),
+    h("label", { class: "field" }, h("span", null, "Context (optional)"), context),
+    h("p", { class: "hint" }, "It is tried before it takes the place of the one that is kept. Where it does not work, nothing changes."),
+  ], async () => {
+    await send("PATCH", path("clusters", cluster.id), { kubeconfig: text.value, ...(context.value.trim() && { context: context.value.trim() }) });
+    text.value = "";
+    await clusters.refresh();
+  });
+  text.focus();
+}
+
 export function remove(cluster) {
   form(`Remove ${cluster.name}?`, "Remove", "Removing…", [
     h("p", null, "The orchestrator forgets this cluster and its credentials. Nothing changes in the cluster itself, and what was done to it stays in the activity log."),

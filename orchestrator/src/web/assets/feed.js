@@ -12,6 +12,8 @@ const VERBS = {
   resume: ["resumed", "resume"],
   register: ["registered", "register"],
   rename: ["renamed", "rename"],
+  replace: ["replaced the credentials of", "replace the credentials of"],
+  impersonate: ["had people decided on by", "have people decided on by"],
   remove: ["removed", "remove"],
   sync: ["synchronised", "synchronise"],
   settings: ["changed the settings", "change the settings"],

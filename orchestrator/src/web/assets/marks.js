@@ -8,6 +8,7 @@ const SHAPES = {
   progressing: () => [s("circle", { cx: 8, cy: 8, r: 6, class: "ring faint" }), s("path", { d: "M8 2a6 6 0 0 1 6 6", class: "ring turning" })],
   failed: () => [s("path", { d: "M5 .8h6L15.200 5v6L11 15.200H5L.8 11V5z", class: "solid" }), s("path", { d: "M5.500 5.500l5 5m0-5l-5 5", class: "cut" })],
   suspended: () => [s("circle", { cx: 8, cy: 8, r: 6, class: "ring" }), s("path", { d: "M6.200 5.500v5m3.600-5v5", class: "ring" })],
+  terminating: () => [s("circle", { cx: 8, cy: 8, r: 6, class: "ring" }), s("path", { d: "M4.500 8h7", class: "ring" })],
   unknown: () => [s("circle", { cx: 8, cy: 8, r: 6, class: "ring dashed" })],
 };
 

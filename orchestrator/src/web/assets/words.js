@@ -9,10 +9,16 @@ const DAY = new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", 
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const STEPS = [["second", 60], ["minute", 60], ["hour", 24], ["day", 30], ["month", 12], ["year", Infinity]];
 
-export const STATUSES = ["failed", "progressing", "suspended", "unknown", "ready"];
+export const STATUSES = ["failed", "progressing", "terminating", "suspended", "unknown", "ready"];
 export const KINDS = [
-  "Kustomization", "HelmRelease", "GitRepository", "OCIRepository", "HelmRepository", "HelmChart", "Bucket",
+  "Kustomization", "HelmRelease", "GitRepository", "OCIRepository", "HelmRepository", "HelmChart", "Bucket", "ExternalArtifact",
+  "ImageRepository", "ImagePolicy", "ImageUpdateAutomation", "Receiver", "Alert", "Provider", "FluxInstance", "ResourceSet",
 ];
+// What its controller does not look at when it is asked to, and what cannot be suspended.
+const UNASKED = ["ExternalArtifact", "ImagePolicy", "Alert", "Provider"];
+const UNSUSPENDED = ["ExternalArtifact", "ImagePolicy", "FluxInstance", "ResourceSet"];
+export const canReconcile = (kind) => !UNASKED.includes(kind);
+export const canSuspend = (kind) => !UNSUSPENDED.includes(kind);
 
 export const number = (value) => NUMBER.format(value ?? 0);
 export const count = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;

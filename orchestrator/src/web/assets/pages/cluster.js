@@ -3,14 +3,14 @@
 import { path, query, read, send } from "../api.js";
 import { kinds, ring } from "../charts.js";
 import * as clusters from "../clusters.js";
-import { remove, rename } from "../dialogs.js";
+import { remove, rename, renew } from "../dialogs.js";
 import { h, replace, settled, sync } from "../dom.js";
 import * as live from "../live.js";
 import { reached } from "../marks.js";
 import { go } from "../router.js";
 import { key, row, table } from "../table.js";
 import { treeFigure } from "../tree.js";
-import { ago, number } from "../words.js";
+import { ago, count, number } from "../words.js";
 import { missing } from "./missing.js";
 
 const TROUBLES = 10;
@@ -28,8 +28,11 @@ export async function cluster(context) {
   const charts = h("div", { class: "charts" });
   const reason = h("p", { class: "refusal", role: "status" });
   const said = h("p", { class: "said", role: "status" });
+  const hidden = h("p", { class: "lead", role: "status", id: "hidden" });
+  const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn. Open one to see what leads to it and what it applied.");
   const { whole, body } = table("Objects that have failed", false);
-  const troubled = h("section", { "aria-labelledby": "attention" }, h("h2", { id: "attention" }, "Needs attention"), whole);
+  const troubled = h("section", { "aria-labelledby": "attention" }, h("h2", { id: "attention" }, "Needs attention"), whole,
+    h("p", null, h("button", { type: "button", id: "reconcile-failed", click: retry }, "Reconcile all that failed")));
   const drawing = treeFigure(id);
   const refresh = h("button", { type: "button", click: resync }, "Synchronise");
   draw();
@@ -39,16 +42,17 @@ export async function cluster(context) {
       h("div", null, h("p", { class: "crumbs" }, h("a", { href: "/" }, "Clusters")), name),
       h("div", { class: "actions" }, refresh,
         h("button", { type: "button", click: () => rename(current) }, "Rename"),
+        current.connection === "kubeconfig" && h("button", { type: "button", click: () => renew(current) }, "Replace credentials"),
         h("button", { type: "button", click: () => remove(current) }, "Remove"))),
-    said, reason, facts, charts, troubled,
-    h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From sources to what they feed"), drawing.figure),
+    said, reason, hidden, facts, charts, troubled,
+    h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From sources to what they feed"), truncated, drawing.figure),
     h("p", null, h("a", { href: `/resources${query({ cluster: id })}` }, "All objects of this cluster"))));
-  drawing.update(tree);
+  drawTree(tree);
 
   const again = settled(async () => {
     const [failing, tree] = await Promise.all([troubles(id, signal), fluxTree(id, signal)]);
     drawTroubles(failing);
-    drawing.update(tree);
+    drawTree(tree);
   }, signal, 500, 2000);
   live.on("object", (event) => event.summary?.cluster === id && again(), signal);
   live.on("resync", again, signal);
@@ -60,8 +64,15 @@ export async function cluster(context) {
     draw();
   }, signal);
 
+  function drawTree(tree) {
+    drawing.update({ nodes: tree.nodes, edges: tree.edges });
+    truncated.hidden = !tree.cut;
+  }
+
   function draw() {
     const { health = {}, stats = {} } = current;
+    hidden.textContent = current.hidden ?? "";
+    hidden.hidden = !hidden.textContent;
     name.textContent = current.name;
     reason.textContent = health.reason ?? "";
     reason.hidden = !reason.textContent;
@@ -71,6 +82,8 @@ export async function cluster(context) {
       fact("Kubernetes", health.version ?? "–"),
       fact("Flux", health.flux_version ?? "–"),
       fact("Server", h("code", null, current.server || "–")),
+      current.impersonate && fact("Access", "each person's own"),
+      current.same_as && fact("Same address as", current.same_as),
       current.context && fact("Context", h("code", null, current.context)),
       fact("Registered", current.created_by ? [h("bdi", null, current.created_by), ", "] : null, ago(current.created_at)));
     const look = JSON.stringify(stats);
@@ -85,6 +98,19 @@ export async function cluster(context) {
   function drawTroubles({ items }) {
     troubled.hidden = !items.length;
     sync(body, items, key, row(false));
+  }
+
+  async function retry(event) {
+    const button = event.target;
+    button.disabled = true;
+    try {
+      const { asked, refused, left } = await send("POST", "resources/reconcile", { cluster: id }, signal);
+      const not = refused.length ? `; ${count(refused.length, "was", "were")} refused: ${refused[0].message}` : "";
+      said.textContent = `Asked Flux to look at ${count(asked, "object")} again${not}${left ? `; ${number(left)} more have failed` : ""}.`;
+    } catch (error) {
+      said.textContent = error.message;
+    }
+    button.disabled = false;
   }
 
   async function resync() {
@@ -103,10 +129,10 @@ const troubles = (id, signal) => read(`${path("clusters", id)}/resources${query(
 
 // What was applied is on the pages of those that applied it; here it would hide the tree.
 async function fluxTree(id, signal) {
-  const { nodes, edges } = await read(`${path("clusters", id)}/resources/tree`, signal);
+  const { nodes, edges, truncated } = await read(`${path("clusters", id)}/resources/tree`, signal);
   const flux = nodes.filter((node) => node.flux);
   const there = new Set(flux.map((node) => node.id));
-  return { nodes: flux, edges: edges.filter((edge) => there.has(edge.from) && there.has(edge.to)) };
+  return { nodes: flux, edges: edges.filter((edge) => there.has(edge.from) && there.has(edge.to)), cut: truncated && flux.length >= 2000 };
 }
 
 function fact(term, ...what) {

@@ -7,7 +7,7 @@ import * as live from "../live.js";
 import { mark, status } from "../marks.js";
 import { objectAt, to } from "../router.js";
 import { around, treeFigure } from "../tree.js";
-import { ago, clock, count, isFlux, number, revision } from "../words.js";
+import { ago, canReconcile, canSuspend, clock, count, isFlux, number, revision } from "../words.js";
 import { missing } from "./missing.js";
 
 const INVENTORY_SHOWN = 12;
@@ -33,10 +33,11 @@ export async function object(context) {
   const buttons = h("div", { class: "actions" });
   const parts = h("div", { class: "parts" });
   const drawing = treeFigure(id, tree?.root);
-  const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn.");
+  const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn. Open one of them to see its own.");
   const treePart = h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From source to what was applied"), drawing.figure, truncated);
   const withSource = h("input", { type: "checkbox", id: "with-source" });
   let awaited = null;
+  let gone = false;
   const open = new Set();
   draw();
   show(`${name} (${detail.kind})`, h("div", { class: "page" }, head, buttons, said, treePart, parts));
@@ -54,11 +55,12 @@ export async function object(context) {
       if (tree?.nodes.some((node) => node.flux && node.name === other.name && node.kind === other.kind)) again();
       return;
     }
-    if (event.removed) return void (said.textContent = "This object was removed from the cluster.");
+    if (event.removed) return end("This object was removed from the cluster.");
     arrive(other);
     again();
   }, signal);
   live.on("resync", again, signal);
+  live.on("cluster_removed", (event) => event.cluster === id && end("The orchestrator looks after this cluster no longer: what is shown is of before."), signal);
 
   async function nearby() {
     const whole = await read(`${at}/tree`, signal);
@@ -84,9 +86,19 @@ export async function object(context) {
     said.textContent = words[action] ?? (summary.status === "failed" ? "Reconciliation has failed; the reason is above." : `Reconciled at ${clock(Date.now())}.`);
   }
 
+  // Nothing can be done to it any more, and nothing that is shown is of now.
+  function end(words) {
+    gone = true;
+    awaited = null;
+    said.textContent = words;
+    said.className = "said refusal";
+    detail = { ...detail, status: "unknown", message: "" };
+    drawHead();
+  }
+
   function draw() {
     drawHead();
-    replace(parts, conditions(detail), inventory(detail, id, open), events(detail), text(detail, open));
+    replace(parts, conditions(detail), inventory(detail, id, open), past(detail), events(detail), text(detail, open));
     for (const fold of parts.querySelectorAll("details")) {
       fold.addEventListener("toggle", () => (fold.open ? open.add(fold.id) : open.delete(fold.id)));
     }
@@ -109,6 +121,7 @@ export async function object(context) {
       h("dl", { class: "facts" },
         fact("Namespace", namespace),
         fact("Revision", revision(detail.revision)),
+        detail.attempted && fact("Tried last", revision(detail.attempted)),
         detail.source && fact("Source", h("a", { href: objectAt({ cluster: id, ...detail.source }) }, `${detail.source.kind} ${detail.source.name}`)),
         fact("In this state", ago(detail.ready_since ?? detail.updated_at)),
         fact("Version", h("code", null, detail.api_version))));
@@ -116,15 +129,21 @@ export async function object(context) {
   }
 
   function drawButtons() {
-    const look = `${detail.suspended} ${Boolean(detail.source)}`;
+    const look = `${gone} ${detail.suspended} ${Boolean(detail.source)}`;
     if (buttons.look === look) return;
     buttons.look = look;
+    if (gone) return replace(buttons);
+    const reconciles = canReconcile(detail.kind);
     replace(buttons,
-      h("button", { type: "button", id: "reconcile", class: "primary", disabled: detail.suspended, click: () => act("reconcile", { with_source: withSource.checked }) }, "Reconcile"),
-      detail.source && h("label", { class: "check" }, withSource, h("span", null, "with its source")),
-      detail.suspended
+      reconciles && h("button", { type: "button", id: "reconcile", class: "primary", disabled: detail.suspended, click: () => act("reconcile", { with_source: withSource.checked }) }, "Reconcile"),
+      detail.kind === "HelmRelease" && [
+        h("button", { type: "button", id: "force", disabled: detail.suspended, title: "Install or upgrade although nothing has changed", click: () => act("reconcile", { force: true }) }, "Force"),
+        h("button", { type: "button", id: "reset", disabled: detail.suspended, title: "Forget the failures that were counted, and look again", click: () => act("reconcile", { reset: true }) }, "Reset"),
+      ],
+      reconciles && detail.source && h("label", { class: "check" }, withSource, h("span", null, "with its source")),
+      canSuspend(detail.kind) && (detail.suspended
         ? h("button", { type: "button", id: "resume", click: () => act("resume") }, "Resume")
-        : h("button", { type: "button", id: "suspend", click: () => act("suspend") }, "Suspend"));
+        : h("button", { type: "button", id: "suspend", click: () => act("suspend") }, "Suspend")));
   }
 
   async function act(action, body) {
@@ -186,7 +205,19 @@ function inventory({ inventory }, cluster, open) {
       h("summary", null, `${number(rest.length)} more`), h("ul", { class: "inventory" }, rest.map(entry))));
 }
 
-function events({ events }) {
+// What was reconciled or installed before.
+function past({ history }) {
+  if (!history?.length) return null;
+  const good = (outcome) => /succeeded|deployed|superseded/i.test(outcome);
+  return part("history", "History", h("ul", { class: "conditions" }, history.map((one) => h("li", null,
+    mark(good(one.outcome) ? "ready" : "failed", one.outcome),
+    h("div", null, h("p", null, h("b", null, one.number ? `Release ${one.number} ` : ""), revision(one.revision || one.digest),
+      h("span", { class: "quiet" }, ` ${one.outcome}${one.times > 1 ? `, ${number(one.times)} times` : ""}`))),
+    ago(one.last)))));
+}
+
+function events({ events, events_fault: fault }) {
+  if (fault) return part("events", "Events", h("p", { class: "quiet" }, `Events cannot be shown: ${fault}`));
   return part("events", "Events", events?.length
     ? h("ul", { class: "conditions" }, events.map((one) => h("li", null,
       mark(one.type === "Warning" ? "failed" : "ready", one.type),

@@ -1,0 +1,35 @@
+//! Who looks, as clusters that decide by person know them: an argument of handlers.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::App;
+use crate::fleet::{Person, Viewer};
+use crate::identity::{Impersonation, Verified};
+
+/// Who looks.
+pub(super) struct Looking(pub(super) Viewer);
+
+impl FromRequestParts<App> for Looking {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let verified = parts.extensions.get::<Verified>();
+        Ok(Self(Viewer::Person(person(verified, app.impersonation.as_ref()))))
+    }
+}
+
+/// Only what the proxy has signed counts here: headers could be anybody's.
+fn person(verified: Option<&Verified>, how: Option<&Impersonation>) -> Result<Person, String> {
+    let (Some(Verified(identity)), Some(how)) = (verified, how) else {
+        return Err(
+            "this cluster decides by person, and without ORCHESTRATOR_ASSERTION_JWKS nobody is known for sure".into()
+        );
+    };
+    let Some(identity) = identity else {
+        return Err("this cluster decides by person, and nobody is signed in".into());
+    };
+    Person::new(how.by.of(identity), &identity.groups, &how.prefix).map_err(|reason| reason.to_string())
+}

@@ -1,0 +1,242 @@
+//! What a person may see of a cluster, as the cluster says.
+//!
+//! What is held was read by the orchestrator's own account. Where a cluster decides by person, it is asked whether that person may
+//! list a kind, in all namespaces or in one, and the answer counts for a minute. Without an answer nothing is shown.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout};
+
+use crate::kube::{Client, Fault};
+
+use super::cluster::Cluster;
+use super::held::Key;
+use super::model::{ClusterId, Kind};
+use super::person::Person;
+
+/// How long an answer counts.
+const COUNTS: Duration = Duration::from_secs(60);
+/// How many questions are asked of a cluster at a time.
+const ASKED_AT_ONCE: usize = 16;
+/// Of how many clusters at a time.
+const CLUSTERS_AT_ONCE: usize = 32;
+/// How long all questions about one cluster may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many answers are kept of a cluster.
+const ANSWERS_MOST: usize = 100_000;
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// Who looks: the program itself, or a person, who may be nobody.
+#[derive(Clone, Debug, Default)]
+pub enum Viewer {
+    /// Nobody has to be asked: for numbers that name nothing.
+    #[default]
+    Program,
+    /// A person; where they are nobody, the reason.
+    Person(Result<Person, String>),
+}
+
+/// What may be seen of clusters.
+#[derive(Debug, Default)]
+pub struct Views(BTreeMap<ClusterId, View>);
+
+/// What may be seen of one cluster, where that is not all.
+#[derive(Debug, Default)]
+struct View {
+    kinds: BTreeSet<Kind>,
+    places: BTreeSet<(Kind, String)>,
+    /// Why that is nothing.
+    reason: Option<String>,
+}
+
+impl Views {
+    /// Whether an object may be seen.
+    pub(super) fn shows(&self, cluster: ClusterId, (kind, namespace, _): &Key) -> bool {
+        self.0.get(&cluster).is_none_or(|view| view.shows(*kind, namespace))
+    }
+
+    /// Whether all of a cluster may be seen.
+    pub(super) fn is_whole(&self, cluster: ClusterId) -> bool {
+        !self.0.contains_key(&cluster)
+    }
+
+    /// Why nothing of a cluster may be seen.
+    #[must_use]
+    pub fn reason(&self, cluster: ClusterId) -> Option<&str> {
+        self.0.get(&cluster).and_then(|view| view.reason.as_deref())
+    }
+}
+
+impl View {
+    fn shows(&self, kind: Kind, namespace: &str) -> bool {
+        self.kinds.contains(&kind) || self.places.contains(&(kind, namespace.to_owned()))
+    }
+}
+
+/// What clusters have answered about people: of a kind in a namespace, or in all (empty).
+#[derive(Default)]
+pub(super) struct Answers(Mutex<HashMap<(Person, Kind, String), (bool, Instant)>>);
+
+impl Answers {
+    fn known(&self, person: &Person, kind: Kind, namespace: &str) -> Option<bool> {
+        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answers.get(&(person.clone(), kind, namespace.to_owned()));
+        answer.filter(|(_, asked)| asked.elapsed() < COUNTS).map(|(allowed, _)| *allowed)
+    }
+
+    fn keep(&self, person: &Person, kind: Kind, namespace: &str, allowed: bool, asked: Instant) {
+        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= ANSWERS_MOST {
+            answers.retain(|_, (_, asked)| asked.elapsed() < COUNTS);
+        }
+        if answers.len() < ANSWERS_MOST {
+            answers.insert((person.clone(), kind, namespace.to_owned()), (allowed, asked));
+        }
+    }
+}
+
+/// What a viewer may see of these clusters.
+pub(super) async fn of(clusters: &[Arc<Cluster>], viewer: &Viewer) -> Views {
+    let Viewer::Person(person) = viewer else { return Views::default() };
+    let deciding: Vec<Arc<Cluster>> = clusters.iter().filter(|cluster| cluster.asks_as_person()).cloned().collect();
+    let views = deciding.into_iter().map(|cluster| async move {
+        let view = match person {
+            Ok(person) => view(&cluster, person).await,
+            Err(reason) => View { reason: Some(reason.clone()), ..View::default() },
+        };
+        (cluster.id, view)
+    });
+    let views: Vec<(ClusterId, View)> = stream::iter(views).buffer_unordered(CLUSTERS_AT_ONCE).collect().await;
+    Views(views.into_iter().collect())
+}
+
+/// Whether a viewer may see an object of this kind and namespace.
+pub(super) async fn shows(cluster: &Cluster, viewer: &Viewer, kind: Kind, namespace: &str) -> bool {
+    let Viewer::Person(person) = viewer else { return true };
+    if !cluster.asks_as_person() {
+        return true;
+    }
+    let (Ok(person), Some(client)) = (person, &cluster.client) else { return false };
+    let asked = async {
+        ask(cluster, client, person, kind, "").await.unwrap_or(false)
+            || ask(cluster, client, person, kind, namespace).await.unwrap_or(false)
+    };
+    timeout(PATIENCE, asked).await.unwrap_or(false)
+}
+
+/// Never more than was asked for: an object of a kind or a namespace that comes in meanwhile is not in it.
+async fn view(cluster: &Cluster, person: &Person) -> View {
+    let mut namespaces: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
+    for (kind, namespace, _) in cluster.objects().keys() {
+        let of_kind = namespaces.entry(*kind).or_default();
+        if !of_kind.contains(&**namespace) {
+            of_kind.insert(namespace.to_string());
+        }
+    }
+    let Some(client) = &cluster.client else { return View::default() };
+    let deadline = Instant::now() + PATIENCE;
+    let kinds: Vec<(Kind, String)> = namespaces.keys().map(|kind| (*kind, String::new())).collect();
+    let (allowed, mut fault) = review(cluster, client, person, kinds, deadline).await;
+    let kinds: BTreeSet<Kind> = allowed.into_iter().map(|(kind, _)| kind).collect();
+    let places: Vec<(Kind, String)> = namespaces
+        .iter()
+        .filter(|(kind, _)| !kinds.contains(kind))
+        .flat_map(|(kind, within)| within.iter().map(|namespace| (*kind, namespace.clone())))
+        .collect();
+    let (allowed, later) =
+        if fault.is_some() { (Vec::new(), None) } else { review(cluster, client, person, places, deadline).await };
+    fault = fault.or(later);
+    let places: BTreeSet<(Kind, String)> = allowed.into_iter().collect();
+    let nothing = kinds.is_empty() && places.is_empty() && !namespaces.is_empty();
+    let reason = nothing.then(|| match fault {
+        Some(fault) => format!("{} may see nothing here: the cluster does not say what they may list ({fault})", person.user()),
+        None => format!(
+            "{} may list no object of Flux in any namespace of this cluster: its administrators grant that by a RoleBinding",
+            person.user()
+        ),
+    });
+    View { kinds, places, reason }
+}
+
+/// Those of the questions that are answered by yes, and the first fault.
+async fn review(
+    cluster: &Cluster,
+    client: &Client,
+    person: &Person,
+    questions: Vec<(Kind, String)>,
+    deadline: Instant,
+) -> (Vec<(Kind, String)>, Option<Fault>) {
+    let asked = questions.into_iter().map(|(kind, namespace)| async move {
+        let answer = tokio::time::timeout_at(deadline, ask(cluster, client, person, kind, &namespace)).await;
+        ((kind, namespace), answer.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))))
+    });
+    let mut answers = std::pin::pin!(stream::iter(asked).buffer_unordered(ASKED_AT_ONCE));
+    let (mut allowed, mut fault) = (Vec::new(), None);
+    while let Some((question, answer)) = answers.next().await {
+        match answer {
+            Ok(true) => allowed.push(question),
+            Ok(false) => {}
+            Err(reason) => fault = fault.or(Some(reason)),
+        }
+    }
+    (allowed, fault)
+}
+
+async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
+    if let Some(known) = cluster.answers.known(person, kind, namespace) {
+        return Ok(known);
+    }
+    let Some(served) = cluster.served(kind) else { return Ok(false) };
+    // From before the question: an answer is never older than it is taken for.
+    let asked = Instant::now();
+    let attributes = Attributes { namespace, verb: "list", group: &served.group, resource: &served.plural };
+    let review = Review {
+        api_version: "authorization.k8s.io/v1",
+        kind: "SelfSubjectAccessReview",
+        spec: Spec { resource_attributes: attributes },
+    };
+    let answer: Reviewed = client.acting_as(person.headers()).create(REVIEWS, &review).await?;
+    let allowed = answer.status.allowed && !answer.status.denied;
+    cluster.answers.keep(person, kind, namespace, allowed, asked);
+    Ok(allowed)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Review<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    spec: Spec<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    resource_attributes: Attributes<'a>,
+}
+
+#[derive(Serialize)]
+struct Attributes<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    namespace: &'a str,
+    verb: &'static str,
+    group: &'a str,
+    resource: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Reviewed {
+    status: ReviewStatus,
+}
+
+#[derive(Deserialize)]
+struct ReviewStatus {
+    allowed: bool,
+    #[serde(default)]
+    denied: bool,
+}

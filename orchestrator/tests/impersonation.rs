@@ -1,0 +1,252 @@
+//! Clusters that decide by person: what ann and bob see and do is what their bindings there let them.
+
+use std::time::Duration;
+
+use orchestrator::api::App;
+use orchestrator::demo::{Binding, Demo, Options, World};
+use orchestrator::entrance::{Assertion, Entrance, Expected, Hosts, Source};
+use orchestrator::fleet::{Fleet, Kind, Tuning};
+use orchestrator::identity::{Impersonation, Naming};
+use orchestrator::routes;
+use orchestrator::serve::Limits;
+use orchestrator::store::{Location, Store};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::entrance::{Signer, ann, in_file};
+use crate::service::Service;
+
+const SHOP: &str = "flux/kustomization/shop/shop-backend";
+
+/// The service of which every cluster decides by person, and the key that signs people in.
+struct Trial {
+    service: Service,
+    signer: Signer,
+    id: String,
+    _keys: tempfile::NamedTempFile,
+}
+
+impl Trial {
+    async fn start() -> Self {
+        Self::with(Options { pace: Duration::ZERO, ..Options::default() }).await
+    }
+
+    async fn with(options: Options) -> Self {
+        let signer = Signer::new("one");
+        let file = in_file(&[&signer]);
+        let hosts = Hosts::default();
+        let source = Source::parse(file.path().to_str().unwrap(), false).unwrap();
+        let expected = Expected {
+            issuer: Some("https://flux.example.com".into()),
+            audience: Some("http://orchestrator:8081".into()),
+            hosts: hosts.clone(),
+            port: 8081,
+        };
+        let entrance = Entrance::new(hosts, Some(Assertion::new(source, expected)));
+        let impersonation = Impersonation { everywhere: true, prefix: "flux:".into(), by: Naming::Username };
+        let store = Store::open(&Location::Memory, &[]).await.unwrap();
+        let app = App::new(Fleet::start(Tuning::default()), store.clone(), CancellationToken::new(), false)
+            .with_impersonation(Some(impersonation));
+        let orchestrator = crate::support::Orchestrator::start_with(routes(app, entrance), Limits::default()).await;
+        let line = assertion(&signer, &ann());
+        let document = orchestrator.ask("GET /api/v1/openapi.json", &[&line]).await.json();
+        let service = Service::of(orchestrator, store, Demo::start(options).await.unwrap(), document);
+        let mut trial = Self { service, signer, id: String::new(), _keys: file };
+        let name = trial.service.demo.kubeconfigs()[0].0.clone();
+        let (status, cluster) = trial.ask(&ann(), "POST", "clusters", Some(trial.service.registration(&name))).await;
+        assert_eq!((status, &cluster["impersonate"]), (201, &json!(true)), "{cluster}");
+        trial.id = cluster["id"].as_str().unwrap().to_owned();
+        let path = format!("clusters/{}/health", trial.id);
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while trial.ask(&ann(), "GET", &path, None).await.1["state"] != "up" {
+            assert!(std::time::Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        trial
+    }
+
+    fn world(&self) -> &World {
+        let name = self.service.demo.kubeconfigs()[0].0.clone();
+        self.service.world(&name)
+    }
+
+    fn bind(&self, subject: &str, namespace: Option<&str>, verbs: &[&'static str]) {
+        self.world().bind(Binding {
+            subject: subject.into(),
+            namespace: namespace.map(str::to_owned),
+            verbs: verbs.to_vec(),
+            resources: vec!["*"],
+        });
+    }
+
+    async fn ask(&self, claims: &Value, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let line = assertion(&self.signer, claims);
+        self.service.call(method, path, body.as_ref(), &[&line]).await
+    }
+
+    async fn seen(&self, claims: &Value) -> Vec<String> {
+        let (status, list) = self.ask(claims, "GET", "resources?limit=500", None).await;
+        assert_eq!(status, 200, "{list}");
+        let items = list["items"].as_array().unwrap();
+        assert_eq!(list["total"], items.len());
+        items.iter().map(|item| item["namespace"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn assertion(signer: &Signer, claims: &Value) -> String {
+    format!("X-Sidegate-Assertion: {}", signer.sign(claims))
+}
+
+fn person(name: &str, groups: &[&str]) -> Value {
+    let mut claims = ann();
+    (claims["preferred_username"], claims["groups"]) = (name.into(), json!(groups));
+    claims
+}
+
+#[tokio::test]
+async fn two_people_see_and_do_what_their_bindings_let_them_and_both_stand_in_the_log() {
+    let trial = Trial::start().await;
+    let (ann, bob) = (person("ann", &[]), person("bob", &["acme/readers"]));
+    trial.bind("flux:ann", Some("shop"), &["get", "list", "patch"]);
+    trial.bind("flux:acme/readers", Some("shop"), &["get", "list"]);
+    trial.bind("flux:acme/readers", Some("monitoring"), &["get", "list"]);
+
+    let seen = trial.seen(&ann).await;
+    assert!(seen.len() == 3 && seen.iter().all(|namespace| namespace == "shop"), "{seen:?}");
+    let seen = trial.seen(&bob).await;
+    assert!(
+        seen.contains(&"monitoring".into()) && seen.contains(&"shop".into()) && !seen.contains(&"flux-system".into())
+    );
+    let (_, stats) = trial.ask(&ann, "GET", &format!("clusters/{}/flux/stats", trial.id), None).await;
+    assert_eq!(stats["total"], 3);
+    let (_, clusters) = trial.ask(&ann, "GET", "clusters", None).await;
+    assert_eq!((&clusters["items"][0]["stats"]["total"], &clusters["items"][0]["hidden"]), (&json!(3), &Value::Null));
+    let (_, tree) = trial.ask(&ann, "GET", &format!("clusters/{}/resources/tree", trial.id), None).await;
+    let nodes = tree["nodes"].as_array().unwrap();
+    assert!(nodes.iter().all(|node| node["namespace"] == "shop"), "{tree}");
+
+    let object = format!("clusters/{}/{SHOP}", trial.id);
+    assert_eq!(trial.ask(&ann, "GET", &object, None).await.0, 200);
+    assert_eq!(trial.ask(&ann, "POST", &format!("{object}/reconcile"), None).await.0, 200);
+    assert_eq!(trial.ask(&bob, "GET", &object, None).await.0, 200);
+    let (status, refusal) = trial.ask(&bob, "POST", &format!("{object}/suspend"), None).await;
+    assert_eq!((status, &refusal["error"]), (403, &json!("cluster_forbids")));
+    let message = refusal["message"].as_str().unwrap();
+    assert!(message.contains("User \"flux:bob\" cannot patch resource \"kustomizations\""), "{message}");
+    assert_ne!(trial.world().object(Kind::Kustomization, "shop", "shop-backend").unwrap()["spec"]["suspend"], true);
+
+    let (_, log) = trial.ask(&ann, "GET", "activities", None).await;
+    let text = log.to_string();
+    assert!(text.contains("\"ann\"") && text.contains("\"bob\""), "{text}");
+}
+
+#[tokio::test]
+async fn what_may_not_be_seen_is_not_told_apart_from_what_is_not_there() {
+    let trial = Trial::start().await;
+    let ann = person("ann", &[]);
+    trial.bind("flux:ann", Some("shop"), &["*"]);
+    let mut answers = Vec::new();
+    for name in ["apps", "nothing"] {
+        let path = format!("clusters/{}/flux/kustomization/flux-system/{name}", trial.id);
+        let (status, refusal) = trial.ask(&ann, "GET", &path, None).await;
+        answers.push((status, refusal["message"].as_str().unwrap().replace(name, "")));
+        let (status, _) = trial.ask(&ann, "GET", &format!("{path}/tree"), None).await;
+        assert_eq!(status, 403, "{name}");
+    }
+    assert!(answers[0].0 == 403 && answers[0] == answers[1], "{answers:?}");
+}
+
+#[tokio::test]
+async fn who_may_see_nothing_sees_that_and_why() {
+    let trial = Trial::start().await;
+    for (claims, reason) in [
+        (person("eve", &[]), "flux:eve may list no object"),
+        (person("system:admin", &["system:masters"]), "Kubernetes' own"),
+        (person("", &[]), "gives no name"),
+        (person("eve", &["system:masters"]), "flux:eve may list no object"),
+    ] {
+        assert!(trial.seen(&claims).await.is_empty());
+        let (_, cluster) = trial.ask(&claims, "GET", &format!("clusters/{}", trial.id), None).await;
+        let hidden = cluster["hidden"].as_str().unwrap_or_default();
+        assert!(hidden.contains(reason), "{cluster}");
+        let (status, _) = trial.ask(&claims, "POST", &format!("clusters/{}/{SHOP}/suspend", trial.id), None).await;
+        assert_eq!(status, 403);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_counts_for_a_minute_and_without_one_nothing_is_shown() {
+    let trial = Trial::start().await;
+    let (ann, bob) = (person("ann", &[]), person("bob", &[]));
+    trial.bind("flux:ann", None, &["list"]);
+    trial.bind("flux:bob", None, &["list"]);
+    let all = trial.world().count();
+    assert_eq!(trial.seen(&ann).await.len(), all);
+    let asked = trial.world().faults().reviews();
+    assert!(asked > 0);
+    assert_eq!(trial.seen(&ann).await.len(), all);
+    assert_eq!(trial.world().faults().reviews(), asked, "what was answered a moment ago was asked again");
+    trial.world().faults().break_down(true);
+    assert!(trial.seen(&bob).await.is_empty());
+    let (_, cluster) = trial.ask(&bob, "GET", &format!("clusters/{}", trial.id), None).await;
+    assert!(cluster["hidden"].as_str().unwrap().contains("does not say"), "{cluster}");
+}
+
+#[tokio::test]
+async fn impersonation_cannot_be_switched_off_by_whoever_it_limits() {
+    let trial = Trial::start().await;
+    let path = format!("clusters/{}", trial.id);
+    let (status, refusal) = trial.ask(&ann(), "PATCH", &path, Some(json!({"impersonate": false}))).await;
+    assert_eq!(status, 422, "{refusal}");
+    let name = trial.service.demo.kubeconfigs()[1].0.clone();
+    let mut registration = trial.service.registration(&name);
+    registration["impersonate"] = false.into();
+    let (_, cluster) = trial.ask(&ann(), "POST", "clusters", Some(registration)).await;
+    assert_eq!(cluster["impersonate"], true, "everywhere means everywhere");
+}
+
+#[tokio::test]
+async fn without_signed_identities_no_cluster_can_decide_by_person() {
+    let service = Service::alone().await;
+    let id = service.register("staging").await;
+    let (status, refusal) = service.send("PATCH", &format!("clusters/{id}"), json!({"impersonate": true})).await;
+    assert!(status == 422 && refusal.to_string().contains("ORCHESTRATOR_ASSERTION_JWKS"), "{refusal}");
+}
+
+#[tokio::test]
+async fn events_tell_only_what_may_be_seen() {
+    let trial = Trial::start().await;
+    let ann = person("ann", &[]);
+    trial.bind("flux:ann", Some("shop"), &["list"]);
+    let line = assertion(&trial.signer, &ann);
+    let mut events = trial.service.listen(&[&line]).await;
+    events.line("retry: ").await.unwrap();
+    for (namespace, name) in [("flux-system", "apps"), ("shop", "shop-backend")] {
+        trial.world().change(Kind::Kustomization, namespace, name, |object| object["spec"]["suspend"] = json!(true));
+    }
+    // Told in their order: the first that comes is not the first that happened.
+    let event = events.next("object", |_| true).await;
+    assert_eq!(event["summary"]["name"], "shop-backend");
+}
+
+#[tokio::test]
+async fn fifty_people_list_many_objects_in_time() {
+    let trial = Trial::with(Options {
+        pace: Duration::ZERO,
+        objects: Some(1000),
+        clusters: vec!["a".into()],
+        ..Options::default()
+    })
+    .await;
+    trial.bind("flux:team", Some("team-1"), &["list"]);
+    let mut slowest = Duration::ZERO;
+    for number in 0..50 {
+        let claims = person(&format!("person-{number}"), &["team"]);
+        assert!(!trial.seen(&claims).await.is_empty());
+        let begun = std::time::Instant::now();
+        assert!(trial.seen(&claims).await.iter().all(|namespace| namespace == "team-1"));
+        slowest = slowest.max(begun.elapsed());
+    }
+    eprintln!("the slowest list of 50 people: {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
