@@ -92,6 +92,25 @@ async fn health_follows_the_program_and_a_signal_ends_it_with_success() {
 }
 
 #[tokio::test]
+async fn hosts_are_named_and_health_asks_by_one_that_always_counts() {
+    let mut command = orchestrator(&["--listen", "0.0.0.0:0", "--behind-proxy=true"]);
+    command.env("ORCHESTRATOR_HOSTS", "https://flux.example.com/api/v1/auth/callback");
+    let (_child, addr, _) = started_as(&mut command).await;
+    let addr = addr.replace("0.0.0.0", "127.0.0.1");
+    for (host, status) in
+        [("flux.example.com", 200), ("localhost:8080", 200), ("evil.example", 421), ("orchestrator:8081", 421)]
+    {
+        let mut stream = TcpStream::connect(&addr).await.unwrap();
+        let request = format!("GET /api/v1/clusters HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert_eq!(timeout(PATIENCE, Answer::read(&mut stream)).await.unwrap().status(), status, "{host}");
+    }
+    let listen = format!("0.0.0.0:{}", addr.rsplit(':').next().unwrap());
+    let mut health = orchestrator(&["health", "--listen", &listen, "--behind-proxy=true"]);
+    assert_eq!(outcome(&mut health).await, (Some(0), String::new()));
+}
+
+#[tokio::test]
 async fn health_knows_the_address_from_the_environment() {
     let (_child, addr) = started().await;
     let mut command = orchestrator(&["health"]);

@@ -374,6 +374,34 @@ mod tests {
     }
 
     #[test]
+    fn hosts_keys_and_impersonation_are_checked_together() {
+        let word = |text: &str| Some(text.to_owned());
+        let faults = |raw: &Raw| Settings::parse(raw).map_err(|faults| faults.to_string()).err().unwrap_or_default();
+        let keys = Raw { assertion_jwks: word("http://127.0.0.1:8080/api/v1/auth/jwks"), ..Raw::default() };
+        let impersonate = Raw { impersonate: word("true"), impersonate_prefix: word("flux:"), ..Raw::default() };
+        for (raw, named) in [
+            (Raw { hosts: word("a b"), ..Raw::default() }, "ORCHESTRATOR_HOSTS"),
+            (Raw { assertion_jwks: word("http://sidegate:8080/x"), ..Raw::default() }, "ORCHESTRATOR_ASSERTION_JWKS"),
+            (Raw { assertion_issuer: word("https://a"), ..Raw::default() }, "ORCHESTRATOR_ASSERTION_JWKS"),
+            (
+                Raw { hosts: word("*"), assertion_jwks: word("/jwks"), ..Raw::default() },
+                "ORCHESTRATOR_ASSERTION_ISSUER",
+            ),
+            (impersonate, "ORCHESTRATOR_ASSERTION_JWKS"),
+            (Raw { impersonate: word("perhaps"), ..Raw::default() }, "ORCHESTRATOR_IMPERSONATE"),
+            (Raw { impersonate_prefix: word("system:"), ..Raw::default() }, "ORCHESTRATOR_IMPERSONATE_PREFIX"),
+            (Raw { impersonate_user: word("name"), ..Raw::default() }, "ORCHESTRATOR_IMPERSONATE_USER"),
+        ] {
+            assert!(faults(&raw).contains(named), "{named}: {}", faults(&raw));
+        }
+        let settings =
+            Settings::parse(&Raw { impersonate: word("true"), impersonate_prefix: word("flux:"), ..keys }).unwrap();
+        let expected = Impersonation { everywhere: true, prefix: "flux:".into(), by: Naming::Username };
+        assert_eq!(settings.impersonation, Some(expected));
+        assert!(settings.assertion.is_some());
+    }
+
+    #[test]
     fn all_faults_are_told_at_once_and_no_secret_in_them() {
         let raw = Raw {
             listen: Some("8081".into()),
