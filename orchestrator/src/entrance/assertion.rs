@@ -161,6 +161,7 @@ fn identity(claims: Claims) -> Option<Identity> {
     let mut identity =
         Identity { user: String::new(), email, preferred_username, groups, user_id: sub, name, provider };
     let names = [Naming::Username, Naming::Email, Naming::Id].map(|naming| naming.of(&identity));
-    identity.user = names.into_iter().find(|name| !name.is_empty())?.to_owned();
+    let user = names.iter().find(|name| !name.is_empty()).map(|name| (*name).to_owned())?;
+    identity.user = user;
     Some(identity)
 }

@@ -80,7 +80,10 @@ impl View {
 
 /// What clusters have answered about people: of a kind in a namespace, or in all (empty).
 #[derive(Default)]
-pub(super) struct Answers(Mutex<HashMap<(Person, Kind, String), (bool, Instant)>>);
+pub(super) struct Answers(Mutex<HashMap<Question, (bool, Instant)>>);
+
+/// Who asks for what kind in which namespace; all of them, where it is empty.
+type Question = (Person, Kind, String);
 
 impl Answers {
     fn known(&self, person: &Person, kind: Kind, namespace: &str) -> Option<bool> {
