@@ -65,8 +65,9 @@ impl<'a> Readings<'a> {
         self.written
     }
 
-    /// Whether a `"public"` rule may open the path. It opens none that holds a dot segment, a doubled slash, a backslash, a `;`, or an
-    /// encoded dot, slash, backslash, percent sign, `;` or control character, or that is not UTF-8 once decoded, whatever its readings.
+    /// Whether a `"public"` rule may open the path. It opens none that holds a segment of dots or blanks alone, a doubled slash, a
+    /// backslash, a `;`, or an encoded dot, slash, backslash, percent sign, `;` or control character, or that is not UTF-8 once decoded,
+    /// whatever its readings.
     #[must_use]
     pub const fn may_be_opened(&self) -> bool {
         self.openable
@@ -122,8 +123,7 @@ fn is_plain(raw: &str) -> bool {
 
 fn is_openable(raw: &str) -> bool {
     let odd = |c: char| c.is_control() || c == '\\' || c == ';';
-    if !raw.starts_with('/') || raw.contains("//") || raw.contains(odd) || raw.split('/').any(|s| s == "." || s == "..")
-    {
+    if !raw.starts_with('/') || raw.contains("//") || raw.contains(odd) {
         return false;
     }
     let mut rest = raw.as_bytes();
@@ -142,8 +142,9 @@ fn is_openable(raw: &str) -> bool {
         decoded.push(byte);
         rest = after;
     }
-    // What is not UTF-8 may hide a slash in an overlong form.
-    std::str::from_utf8(&decoded).is_ok_and(|text| !text.contains(char::is_control))
+    // What is not UTF-8 may hide a slash in an overlong form. Of dots and blanks alone nothing stays on Windows, not even a name.
+    let vanishes = |segment: &str| !segment.is_empty() && segment.trim_end_matches(['.', ' ']).is_empty();
+    std::str::from_utf8(&decoded).is_ok_and(|text| !text.contains(char::is_control) && !text.split('/').any(vanishes))
 }
 
 /// A text that was reached, and how often it was decoded on the shortest way.
@@ -306,13 +307,37 @@ mod tests {
             "/a%3fb",
             "/.well-known/x",
             "/a..b",
-            "/...",
+            "/a...",
         ] {
             assert!(Readings::of(open).unwrap().may_be_opened(), "{open}");
         }
         for closed in [
-            "/a/../b", "/a/..", "/./a", "/a//b", "//a", "/a\\b", "/a%2eb", "/a%2Fb", "/a%5cb", "/a%25b", "/a%00b",
-            "/a;b", "/a%3bb", "/a%0ab", "/a%", "/a%zz", "/%%32%65", "/a%ff", "/a%c0%ae", "/%C2%85", "/\u{85}", "*", "",
+            "/a/../b",
+            "/a/..",
+            "/...",
+            "/a/%20/b",
+            "/a/..%20/b",
+            "/./a",
+            "/a//b",
+            "//a",
+            "/a\\b",
+            "/a%2eb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a%25b",
+            "/a%00b",
+            "/a;b",
+            "/a%3bb",
+            "/a%0ab",
+            "/a%",
+            "/a%zz",
+            "/%%32%65",
+            "/a%ff",
+            "/a%c0%ae",
+            "/%C2%85",
+            "/\u{85}",
+            "*",
+            "",
             "a",
         ] {
             assert!(!Readings::of(closed).unwrap().may_be_opened(), "{closed}");
