@@ -21,5 +21,7 @@
 pub mod adapters;
 pub mod config;
 pub mod domain;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ports;
 pub mod serve;

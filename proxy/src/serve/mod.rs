@@ -18,6 +18,8 @@ mod drain;
 mod ending;
 mod exchange;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guard;
 mod handler;
 mod headers;

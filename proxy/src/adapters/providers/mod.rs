@@ -6,6 +6,8 @@ mod code_flow;
 mod connect;
 mod discovery;
 mod entra;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod github;
 mod github_api;
 mod graph;

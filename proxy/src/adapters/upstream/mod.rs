@@ -5,6 +5,8 @@ mod ask;
 mod connect;
 mod connection;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod head;
 mod pool;
 mod shared;

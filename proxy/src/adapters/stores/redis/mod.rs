@@ -4,6 +4,8 @@ mod channel;
 mod cluster;
 mod dial;
 mod ends;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod hot;
 mod lanes;
 mod line;

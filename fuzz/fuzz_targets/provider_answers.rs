@@ -1,0 +1,4 @@
+//! `provider_answers` of `proxy/src/fuzzing.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sidegate::fuzzing::run("provider_answers", bytes));

@@ -1,0 +1,4 @@
+//! `redis_replies` of `proxy/src/fuzzing.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sidegate::fuzzing::run("redis_replies", bytes));

@@ -1,0 +1,36 @@
+//! What is fuzzed of Redis: whatever it answers or publishes is read or left out.
+
+use redis::Value;
+
+use super::cluster::ClusterMap;
+use super::names;
+use super::sentinel::Replication;
+use crate::adapters::stores::record;
+
+/// What Redis sends, by its own protocol; and the same bytes as what a session's key holds.
+pub(crate) fn redis_replies(bytes: &[u8]) {
+    if let Ok(answer) = redis::parse_redis_value(bytes) {
+        let map = ClusterMap::read(answer.clone());
+        assert!(map.masters().len() <= map.nodes().len());
+        let _ = map.replicas("sidegate:{session}");
+        let _ = Replication::of(answer.clone());
+        if let Value::BulkString(held) = &answer {
+            session(held);
+        }
+    }
+    session(bytes);
+    if let Some(key) = std::str::from_utf8(bytes).ok().and_then(names::read) {
+        assert_eq!(bytes.len(), 64);
+        assert!(names::hex(&key.0).eq_ignore_ascii_case(&String::from_utf8_lossy(bytes)));
+    }
+}
+
+fn session(held: &[u8]) {
+    if let Ok(session) = record::unpack(held) {
+        let again = record::unpack(&record::pack(&session));
+        assert!(
+            again.is_ok_and(|again| again.identity == session.identity),
+            "a session that was read cannot be written"
+        );
+    }
+}
