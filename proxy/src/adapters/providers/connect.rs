@@ -8,7 +8,7 @@ use super::entra::{self, Entra};
 use super::github::Github;
 use super::http::{Http, is_safe};
 use super::oidc::{self, Oidc};
-use super::way_out::WayOut;
+use super::way_out::{WayOut, is_this_machine};
 use super::{ConnectError, ProviderSettings};
 use crate::ports::IdentityProvider;
 
@@ -45,4 +45,10 @@ pub fn connect(
             Arc::new(Oidc::new(http, client, issuer, wanted))
         }
     })
+}
+
+/// Whether the provider is called beyond this machine.
+#[must_use]
+pub fn leaves_this_machine(settings: &ProviderSettings) -> bool {
+    settings.addresses().into_iter().any(|address| !is_this_machine(address))
 }

@@ -15,11 +15,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::ConnectError;
 use super::quote::quote;
-use super::way_out::{Connector, WayOut};
+use super::way_out::{Connector, WayOut, is_loopback};
 use crate::domain::secret::Secret;
 
 /// How long a connection may take to be made.
@@ -292,16 +292,6 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 /// is for its resolver to say, and many ask the network (RFC 6761 §6.3 only recommends that they do not).
 pub fn is_safe(url: &Url) -> bool {
     url.host().is_some() && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
-}
-
-/// Whether the host of `url` is this machine for sure.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => false,
-    }
 }
 
 /// `base` with `path` behind its own path, so that `https://ghe.example/api/v3` stays in front.

@@ -32,7 +32,7 @@ use crate::domain::identity::ProviderKind;
 use crate::domain::secret::Secret;
 use crate::domain::session::Authority;
 
-pub use self::connect::connect;
+pub use self::connect::{connect, leaves_this_machine};
 pub use self::http::is_safe;
 pub use self::way_out::WayOut;
 
@@ -113,12 +113,6 @@ pub enum ProviderSettings {
 }
 
 impl ProviderSettings {
-    /// Whether anything beyond this machine is called.
-    #[must_use]
-    pub fn leaves_this_machine(&self) -> bool {
-        self.addresses().into_iter().any(|address| !way_out::is_this_machine(address))
-    }
-
     /// The addresses that are called.
     fn addresses(&self) -> Vec<&Url> {
         match self {

@@ -14,9 +14,8 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
-use url::Url;
+use url::{Host, Url};
 
-use super::http::is_loopback;
 use crate::domain::secret::Secret;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -115,6 +114,16 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             through.await.map_err(|source| Box::new(Closed { proxy: shown, source: Box::new(source) }) as BoxError)
         })
+    }
+}
+
+/// Whether the host of `url` is this machine for sure.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants, WayOut};
+use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants, WayOut, leaves_this_machine};
 use crate::config::options::{
     Knob, OAUTH_ALLOWED_GROUPS, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENTRA_AUTHORITY,
     OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL, OAUTH_GRAPH_URL, OAUTH_ISSUER_URL, OAUTH_PROVIDER, OAUTH_PROXY,
@@ -95,8 +95,7 @@ pub(super) fn way_out(reading: &mut Reading, provider: Option<&ProviderSettings>
             text => WayOut::new(text, "").map(Some),
         })?;
     }
-    let (proxy, exceptions) =
-        reading.environment_proxy().filter(|_| provider.is_none_or(ProviderSettings::leaves_this_machine))?;
+    let (proxy, exceptions) = reading.environment_proxy().filter(|_| provider.is_none_or(leaves_this_machine))?;
     match WayOut::new(&proxy, &exceptions) {
         Ok(way) => {
             reading.note(format!("the provider is reached through the proxy {} (HTTPS_PROXY)", way.shown()));
