@@ -174,6 +174,8 @@ pub enum Lie {
     /// The JWK set begins with another key of the same name, and with keys that nobody can use.
     StrangeKeys,
 
+    /// GitHub's lists say that organisations with single sign-on were left out.
+    PartialLists,
     /// The callback gets no `iss`, though discovery advertises it.
     NoIssAtCallback,
     /// The callback gets another issuer's `iss`.

@@ -231,6 +231,10 @@ fn list(
     if let Some(link) = link.and_then(|link| HeaderValue::from_str(&link).ok()) {
         response.headers_mut().insert(header::LINK, link);
     }
+    if provider.control.lies().contains(&Lie::PartialLists) {
+        let left_out = HeaderValue::from_static("partial-results; organizations=21955855,20582480");
+        response.headers_mut().insert("x-github-sso", left_out);
+    }
     response
 }
 

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use sidegate::adapters::telemetry::{self, LogSettings};
+use sidegate::adapters::telemetry::{self, Clean, LogSettings};
 use sidegate::config::reload::{self, Hangup};
 use sidegate::config::{self, Command, Faults, Loaded, Sources};
 use sidegate::serve::operator::{self, Task};
@@ -109,8 +109,11 @@ fn take(running: &accept::Running, outcome: Result<Loaded, Faults>) {
     match outcome {
         Ok(loaded) => {
             tell(&loaded.warnings, &loaded.notes);
+            let changes = if loaded.changes.is_empty() { "nothing".to_owned() } else { loaded.changes.join(", ") };
             match running.reload(loaded.settings) {
-                Ok(()) if loaded.stale.is_empty() => tracing::info!("the configuration was read again"),
+                Ok(()) if loaded.stale.is_empty() => {
+                    tracing::info!("the configuration was read again; changed: {}", Clean(&changes));
+                }
                 Ok(()) => {
                     let stale = loaded.stale.join("; ");
                     tracing::error!("the configuration was read again, but for what could not be read: {stale}");

@@ -33,6 +33,7 @@ mod operator;
 mod own_sessions;
 mod pages;
 mod policy;
+mod reasons;
 mod redis_store;
 mod reload;
 mod renewal;

@@ -1,12 +1,16 @@
 //! Logs, metrics, audit events.
 
+use std::fmt::{self, Debug};
 use std::io::IsTerminal as _;
 use std::str::FromStr as _;
 
 use tracing::Subscriber;
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub mod audit;
@@ -116,8 +120,40 @@ fn text<W>(filter: EnvFilter, writer: W, terminal: bool) -> Box<dyn Subscriber +
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let fields = debug_fn(write_field).delimited(" ");
+    let builder = tracing_subscriber::fmt().fmt_fields(fields).with_env_filter(filter).with_writer(writer);
     if terminal { Box::new(builder.finish()) } else { Box::new(builder.with_ansi(false).finish()) }
+}
+
+/// A field as `name=1` or `name="text"`: quoted, so that text with blanks or `=` in it cannot pass for further fields.
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    let (name, text) = (field.name(), format!("{value:?}"));
+    if name == "message" {
+        return writer.write_str(&text);
+    }
+    if writer.has_ansi_escapes() {
+        write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?;
+    } else {
+        write!(writer, "{name}=")?;
+    }
+    let is_number = text.parse::<f64>().is_ok() || text == "true" || text == "false";
+    if is_number || is_quoted(&text) {
+        writer.write_str(&text)
+    } else {
+        write!(writer, "\"{}\"", text.replace('"', "\\\""))
+    }
+}
+
+/// Whether it is one quoted text as a whole: what was given as text, and not as something to be displayed, is.
+fn is_quoted(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
+    let mut escaped = false;
+    let ends_within = inner.chars().any(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    });
+    !ends_within && !escaped
 }
 
 #[cfg(test)]
@@ -187,6 +223,20 @@ mod tests {
         let text = lines.text();
         assert!(text.contains("it runs") && text.contains("answer=42"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+
+    #[test]
+    fn text_values_are_quoted_and_cannot_pass_for_other_fields() {
+        let lines = Lines::default();
+        tracing::subscriber::with_default(text(filter("info"), lines.make(), false), || {
+            info!(count = 3, ready = true, code = "a b", who = %Clean("ann id=7 \"x\""), none = %Clean(""), "it runs");
+            info!(who = %Clean("\"a\" id=\"7\""), "again");
+        });
+        let text = lines.text();
+        let expected = r#"it runs count=3 ready=true code="a b" who="ann id=7 \"x\"" none="""#;
+        let (first, second) = text.trim_end().split_once('\n').unwrap();
+        assert!(first.ends_with(expected), "{text}");
+        assert!(second.ends_with(r#"again who="\"a\" id=\"7\"""#), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The files that a configuration was read from, each with a hash of what stood in it, so that a change is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -56,6 +56,22 @@ impl Files {
         Ok(content.to_vec())
     }
 
+    /// What differs from the configuration in force: keys of the file `config`, by their variables, and other files by their paths.
+    pub(super) fn changes(&self, config: Option<&Path>) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (path, now) in &self.contents {
+            match self.before.get(path) {
+                Some(before) if before == now => {}
+                Some(before) if Some(path.as_path()) == config => changes.extend(changed_keys(before, now)),
+                Some(_) | None => changes.push(path.display().to_string()),
+            }
+        }
+        changes.extend(
+            self.before.keys().filter(|path| !self.contents.contains_key(*path)).map(|path| path.display().to_string()),
+        );
+        changes
+    }
+
     /// Which files could not be read, and count as they were before.
     pub(super) fn take_stale(&mut self) -> Vec<String> {
         std::mem::take(&mut self.stale)
@@ -74,6 +90,15 @@ impl Files {
         }
         self
     }
+}
+
+/// The variables of the keys that differ; never what they hold, which may be secret.
+fn changed_keys(before: &[u8], now: &[u8]) -> Vec<String> {
+    let table =
+        |content: &[u8]| std::str::from_utf8(content).ok().and_then(|text| toml::from_str::<toml::Table>(text).ok());
+    let (before, now) = (table(before).unwrap_or_default(), table(now).unwrap_or_default());
+    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    keys.into_iter().filter(|key| before.get(*key) != now.get(*key)).map(|key| key.to_ascii_uppercase()).collect()
 }
 
 impl PartialEq for Files {
@@ -123,6 +148,30 @@ mod tests {
             "at the start nothing was there before"
         );
         assert!(!format!("{later:?}").contains("bob"));
+    }
+
+    #[test]
+    fn what_changed_is_named_without_what_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let (config, list) = (folder.path().join("sidegate.toml"), folder.path().join("list"));
+        let write = |text: &str, names: &str| {
+            std::fs::write(&config, text).unwrap();
+            std::fs::write(&list, names).unwrap();
+        };
+        let read = |over: &Files| {
+            let mut files = Files::over(over);
+            files.read(&config).unwrap();
+            files.read(&list).unwrap();
+            files
+        };
+        write("session_ttl = \"1h\"\nsession_secret = \"canary\"\nlog_level = \"info\"", "ann");
+        let first = read(&Files::default());
+        assert!(read(&first).changes(Some(&config)).is_empty());
+        write("# a remark\nsession_ttl = \"2h\"\nsession_secret = \"other\"\ncookie_name = \"x\"", "ann");
+        let second = read(&first);
+        assert_eq!(second.changes(Some(&config)), ["COOKIE_NAME", "LOG_LEVEL", "SESSION_SECRET", "SESSION_TTL"]);
+        write("# a remark\nsession_ttl = \"2h\"\nsession_secret = \"other\"\ncookie_name = \"x\"", "bob");
+        assert_eq!(read(&second).changes(Some(&config)), [list.display().to_string()]);
     }
 
     #[test]

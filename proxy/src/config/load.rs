@@ -25,6 +25,8 @@ pub struct Loaded {
     pub effective: Vec<String>,
     /// Which files could not be read now, and count as they were before; none at the start, where that is a fault.
     pub stale: Vec<String>,
+    /// What differs from the configuration in force: variables, and paths of files.
+    pub changes: Vec<String>,
     /// Every file that was read, for [`super::reload::watch`].
     pub files: Files,
 }
@@ -45,15 +47,17 @@ pub(super) fn load_over(sources: &Sources, in_force: &Files) -> Result<Loaded, F
         return Err(Faults::new(raw.faults, files));
     }
     let mut effective = raw.effective();
+    let config = raw.config_file();
     let mut reading = Reading::new(raw, files);
     let settings = parse::settings(&mut reading, sources.terminal);
     let Reading { faults, warnings, notes, mut files, .. } = reading;
     let advice = settings.as_ref().map(advice::on).unwrap_or_default();
     effective.extend(settings.iter().flat_map(|settings| &settings.rules).map(advice::print));
     let stale = files.take_stale();
+    let changes = files.changes(config.as_deref());
     match settings {
         Some(settings) if faults.is_empty() => {
-            Ok(Loaded { settings, warnings, notes, advice, effective, stale, files })
+            Ok(Loaded { settings, warnings, notes, advice, effective, stale, changes, files })
         }
         Some(_) | None => Err(Faults::new(faults, files)),
     }

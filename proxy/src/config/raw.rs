@@ -121,6 +121,14 @@ impl Raw {
         ALL.iter().filter_map(line).collect()
     }
 
+    /// The file that was named, if any.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        match self.get(SIDEGATE_CONFIG) {
+            Some(Written::Text(path)) => Some(PathBuf::from(path.trim())),
+            Some(Written::Array(_)) | None => None,
+        }
+    }
+
     /// What the option was given, unless that is blank.
     pub(super) fn get(&self, knob: Knob) -> Option<&Written> {
         self.found.get(knob.variable).map(|found| &found.written).filter(|written| !written.is_blank())
@@ -152,8 +160,7 @@ impl Raw {
 
     fn read_file(&mut self, sources: &Sources, files: &mut Files) -> Option<FileTable> {
         self.find(SIDEGATE_CONFIG, sources, None);
-        let Some(Written::Text(path)) = self.get(SIDEGATE_CONFIG) else { return None };
-        let path = PathBuf::from(path.trim());
+        let path = self.config_file()?;
         let table = files
             .read(SIDEGATE_CONFIG.variable, &path)
             .map_err(|error| format!("cannot read the file {}: {error}", path.display()))

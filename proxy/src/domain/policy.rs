@@ -99,6 +99,18 @@ impl AllowedUsers {
         Ok(())
     }
 
+    /// How many entries it has, `*` aside.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.emails.len() + self.domains.len() + self.ids.len() + self.usernames.len()
+    }
+
+    /// Whether it has no entry but perhaps `*`.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Both lists in one.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {

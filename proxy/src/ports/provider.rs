@@ -84,7 +84,7 @@ pub enum Prompt {
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
     /// The provider cannot be reached, or has not been yet.
-    #[error("the provider cannot be reached: {0}")]
+    #[error("{0}")]
     Unreachable(String),
     /// The callback's `iss` is not the provider's.
     #[error("the callback's issuer is not the provider's: {0}")]

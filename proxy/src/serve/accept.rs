@@ -14,13 +14,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::certs::{Certificates, PemFiles};
 use crate::adapters::machine;
-use crate::adapters::telemetry::{Held, LogSettings, Metrics, audit};
+use crate::adapters::telemetry::{Clean, Held, LogSettings, Metrics, audit};
+use crate::domain::policy::AllowedUsers;
 use crate::serve::admin::{Admin, Phase};
 use crate::serve::crowd::Crowd;
 use crate::serve::drain::Drain;
 use crate::serve::memory::Memory;
 use crate::serve::rejection::CODES;
-use crate::serve::settings::{Limits, Settings, Shutdown};
+use crate::serve::settings::{Limits, Mode, Settings, Shutdown};
 use crate::serve::site::House;
 use crate::serve::workers::Workers;
 use crate::serve::{admin, background, clock, connection, watch};
@@ -100,6 +101,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
     let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
     let fixed = Fixed::of(&settings);
+    tell_what_is_served(&settings);
     let memory = memory(&settings.limits);
     let places = places(&settings.limits, machine::raise_open_files(), memory);
     let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(memory)), metrics.connections_shed.clone()));
@@ -156,6 +158,26 @@ async fn become_ready(house: Arc<House>, admin: Arc<Admin>, addresses: Addresses
     if admin.become_ready() {
         tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
     }
+}
+
+/// What a start serves, and for whom: the first thing that is asked when something does not work.
+fn tell_what_is_served(settings: &Settings) {
+    let upstream = Clean(&settings.upstream.address.origin()).to_string();
+    let Mode::SignIn(sign_in) = &settings.mode else {
+        tracing::info!(upstream, "sidegate starts in open mode: everything is forwarded without authentication");
+        return;
+    };
+    let allow = &sign_in.allow;
+    tracing::info!(
+        upstream,
+        public_url = %sign_in.public_origin,
+        provider = sign_in.provider.kind().as_str(),
+        store = sign_in.store.name(),
+        everyone = allow.admit_everyone(),
+        allowed_users = allow.users.as_ref().map_or(0, AllowedUsers::len),
+        allowed_groups = allow.groups.as_ref().map_or(0, |groups| groups.iter().count()),
+        "sidegate starts",
+    );
 }
 
 async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {

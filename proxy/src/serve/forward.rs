@@ -11,8 +11,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::adapters::telemetry::Metrics;
-use crate::adapters::upstream::{Answer, ConnectError, Failure, Fields, Patience, RequestFraming, RequestHead};
+use crate::adapters::telemetry::Clean;
+use crate::adapters::upstream::{Answer, Failure, Fields, NoConnection, Patience, RequestFraming, RequestHead};
 use crate::domain::judge::Permit;
 use crate::ports::{LoadedSession, ReadyFields};
 use crate::serve::body::{Body, BodyError, RequestBody};
@@ -55,7 +55,7 @@ pub(crate) async fn forward(
             return Err(upstream_failed("it switched to another protocol than was asked for"));
         }
         let (Some(client), Some(upstream)) = (upgrade, body.into_tunnel()) else {
-            return Err(upstream_failed("it switched protocols unasked"));
+            return Err(upstream_failed("it switched protocols unasked", exchange));
         };
         in_flight.becomes_tunnel();
         return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, &permit), exchange));
@@ -223,9 +223,14 @@ async fn send(
     let body = RequestBody::of(body, timeouts.body, || Guard::of(opened(exchange, permit), now, Some(0)));
     let framing = framing(outgoing.head, &body);
     let repeatable = body.is_end_stream() && is_idempotent(&outgoing.head.method);
-    let unreachable = |error: ConnectError| {
+    let unreachable = |NoConnection { error, is_first }: NoConnection| {
         metrics.upstream_connect_errors.inc();
-        tracing::warn!("{error}");
+        let (_, request_id) = told(exchange);
+        if is_first {
+            tracing::warn!(%request_id, "{error}; until it can be reached again, further failures are only counted");
+        } else {
+            tracing::debug!(%request_id, "{error}");
+        }
         Refused::from(Rejection::UpstreamUnreachable)
     };
     let lease = upstream.checkout(now).await.map_err(unreachable)?;
@@ -234,11 +239,11 @@ async fn send(
         Ok(answer) => return Ok(answer),
         Err(Failure::Unsent(body)) => body,
         Err(Failure::Closed(_)) if reused && repeatable => RequestBody::empty(),
-        Err(failure) => return Err(refuse(&failure, metrics)),
+        Err(failure) => return Err(refuse(&failure, exchange)),
     };
     metrics.upstream_retries.inc();
     let lease = upstream.connect_new().await.map_err(unreachable)?;
-    lease.send(outgoing, framing, again, patience).await.map_err(|failure| refuse(&failure, metrics))
+    lease.send(outgoing, framing, again, patience).await.map_err(|failure| refuse(&failure, exchange))
 }
 
 /// Frames the request by what its body is, not by what its headers said.
@@ -250,17 +255,18 @@ fn framing(head: &Parts, body: &RequestBody) -> RequestFraming {
     body.size_hint().exact().map_or(RequestFraming::Chunked, RequestFraming::Length)
 }
 
-fn refuse(failure: &Failure<RequestBody>, metrics: &Metrics) -> Refused {
+fn refuse(failure: &Failure<RequestBody>, exchange: &Exchange) -> Refused {
     match failure {
         Failure::Body(error) if has_session_ended(error.as_ref()) => Rejection::Unauthenticated.into(),
         // A request whose own body breaks off or stalls is its client's fault, not the upstream's.
         Failure::Body(_) => Rejection::RequestTimeout.into(),
         Failure::TakesNothing(_) | Failure::Silent(_) => {
-            metrics.upstream_timeouts.inc();
-            tracing::warn!("the upstream gave no answer: {failure}");
+            exchange.house.metrics.upstream_timeouts.inc();
+            let (path, request_id) = told(exchange);
+            tracing::warn!(%path, %request_id, "the upstream gave no answer: {failure}");
             Rejection::UpstreamTimeout.into()
         }
-        Failure::Closed(_) | Failure::Unsent(_) | Failure::Broken(_) => upstream_failed(&failure.to_string()),
+        Failure::Closed(_) | Failure::Unsent(_) | Failure::Broken(_) => upstream_failed(&failure.to_string(), exchange),
     }
 }
 
@@ -269,8 +275,15 @@ fn has_session_ended(error: &(dyn std::error::Error + 'static)) -> bool {
         .any(|error| matches!(error.downcast_ref(), Some(BodyError::SessionEnded)))
 }
 
-fn upstream_failed(why: &str) -> Refused {
-    tracing::warn!("the upstream broke off before it had answered: {why}");
+/// What a line about a request's failure names: cause and request stand together.
+fn told(exchange: &Exchange) -> (Clean<'_>, Clean<'_>) {
+    let request_id = exchange.trace.request_id.to_str().unwrap_or_default();
+    (Clean(exchange.head.uri.path()), Clean(request_id))
+}
+
+fn upstream_failed(why: &str, exchange: &Exchange) -> Refused {
+    let (path, request_id) = told(exchange);
+    tracing::warn!(%path, %request_id, "the upstream broke off before it had answered: {why}");
     Rejection::UpstreamUnreachable.into()
 }
 

@@ -243,7 +243,10 @@ impl Rejection {
 
     /// Whether the operator has something to mend, rather than the caller.
     fn is_ours(&self) -> bool {
-        (self.answer().status.is_server_error() && !matches!(self, Self::Stateless | Self::Prefetch))
+        // What the upstream did is told where it is known, together with the request's id.
+        let is_told = matches!(self, Self::UpstreamUnreachable | Self::UpstreamTimeout);
+        let is_theirs = is_told || matches!(self, Self::Stateless | Self::Prefetch);
+        (self.answer().status.is_server_error() && !is_theirs)
             || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
     }
 

@@ -261,9 +261,25 @@ fn is_gone(error: &RequestTokenError<CallError, BasicErrorResponse>) -> bool {
     }
 }
 
+/// What nobody who signs in can mend, and keeps everybody out.
+fn tell_operator(refusal: &BasicErrorResponse) {
+    let code = refusal.error().as_ref();
+    let mend = match code {
+        "invalid_client" | "unauthorized_client" | "incorrect_client_credentials" => {
+            "OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET must be those of the application as it is registered there, and the secret \
+             must not have expired"
+        }
+        "redirect_uri_mismatch" => "OAUTH_REDIRECT_URL must be registered there, to the letter",
+        _ => return,
+    };
+    let words = refusal.error_description().map(|words| format!(": {}", quote(words))).unwrap_or_default();
+    tracing::error!("nobody can sign in: the provider refuses this application ({}{words}): {mend}", quote(code));
+}
+
 fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {
     match error {
         RequestTokenError::ServerResponse(refusal) => {
+            tell_operator(refusal);
             let code = quote(refusal.error().as_ref());
             let words = refusal.error_description().map(|words| format!(": {}", quote(words))).unwrap_or_default();
             format!("the token endpoint answered {code}{words}")

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, USER_AGENT};
-use http::{HeaderMap, Request, StatusCode};
+use http::uri::Scheme;
+use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -89,7 +90,7 @@ impl Http {
         token: &Secret,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<Answer, CallError> {
-        let fault = |_| CallError::new(url.host_str(), CallFault::Token);
+        let fault = |_| CallError::at(url, CallFault::Token);
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(fault)?;
         bearer.set_sensitive(true);
         self.fetch(url, Some(bearer), headers).await
@@ -101,9 +102,8 @@ impl Http {
         bearer: Option<HeaderValue>,
         headers: &[(HeaderName, HeaderValue)],
     ) -> Result<Answer, CallError> {
-        let mut request = Request::get(url.as_str())
-            .body(Vec::new())
-            .map_err(|_| CallError::new(url.host_str(), CallFault::Address))?;
+        let mut request =
+            Request::get(url.as_str()).body(Vec::new()).map_err(|_| CallError::at(url, CallFault::Address))?;
         if let Some(bearer) = bearer {
             request.headers_mut().insert(AUTHORIZATION, bearer);
         }
@@ -113,7 +113,7 @@ impl Http {
 
     /// Sends `request` and reads the answer, whatever its status.
     pub(super) async fn call(&self, request: Request<Vec<u8>>) -> Result<Answer, CallError> {
-        let host = request.uri().host().map(ToOwned::to_owned);
+        let place = place_of(request.uri());
         let mut request = request.map(|body| Full::new(Bytes::from(body)));
         request.headers_mut().insert(USER_AGENT, AGENT);
         request.headers_mut().entry(ACCEPT).or_insert(JSON);
@@ -122,8 +122,8 @@ impl Http {
             Err(_) => Err(CallFault::TimedOut),
         };
         match answer {
-            Ok((status, headers, body)) => Ok(Answer { host: host.unwrap_or_default(), status, headers, body }),
-            Err(fault) => Err(CallError::new(host.as_deref(), fault)),
+            Ok((status, headers, body)) => Ok(Answer { place, status, headers, body }),
+            Err(fault) => Err(CallError { place, fault }),
         }
     }
 
@@ -139,7 +139,7 @@ impl Http {
 
 /// What a provider answered, at most 1 MiB of it.
 pub(super) struct Answer {
-    host: String,
+    place: String,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
@@ -186,7 +186,7 @@ impl Answer {
     }
 
     fn fault(&self, fault: CallFault) -> CallError {
-        CallError::new(Some(&self.host), fault)
+        CallError { place: self.place.clone(), fault }
     }
 }
 
@@ -202,6 +202,12 @@ fn field(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     }
 }
 
+/// Host, port and path.
+fn place_of(uri: &Uri) -> String {
+    let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTP) { 80 } else { 443 });
+    quote(&format!("{}:{port}{}", uri.host().unwrap_or("the provider"), uri.path()))
+}
+
 /// A provider's own words for its refusal, in GitHub's, Graph's or OAuth's form.
 fn said(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
@@ -210,17 +216,18 @@ fn said(body: &[u8]) -> String {
     words.map(|words| format!(" ({})", quote(words))).unwrap_or_default()
 }
 
-/// A call that failed. It names the host and what went wrong; never the path, the query, or what was sent.
+/// A call that failed. It names host, port and path, and what went wrong; never the query, or what was sent.
 #[derive(Debug, thiserror::Error)]
-#[error("{host} {fault}")]
+#[error("{place} {fault}")]
 pub(super) struct CallError {
-    host: String,
+    place: String,
     pub(super) fault: CallFault,
 }
 
 impl CallError {
-    fn new(host: Option<&str>, fault: CallFault) -> Self {
-        Self { host: quote(host.unwrap_or("the provider")), fault }
+    fn at(url: &Url, fault: CallFault) -> Self {
+        let port = url.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
+        Self { place: quote(&format!("{}{port}{}", url.host_str().unwrap_or("the provider"), url.path())), fault }
     }
 
     /// Whether the provider says that this token may not read it, and would say so again.
@@ -272,7 +279,7 @@ pub(super) enum CallFault {
 impl CallFault {
     /// This fault at the host of `url`.
     pub(super) fn at(self, url: &Url) -> CallError {
-        CallError::new(url.host_str(), self)
+        CallError::at(url, self)
     }
 }
 

@@ -36,6 +36,16 @@ pub enum StoreSettings {
 }
 
 impl StoreSettings {
+    /// The value of `SESSION_STORE`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Memory { .. } => "memory",
+            Self::Redis(_) => "redis",
+            Self::Jwt { .. } => "jwt",
+        }
+    }
+
     /// Whether a store that was opened with these settings goes on where `wanted` is what the operator wants now.
     #[must_use]
     pub fn serve(&self, wanted: &Self) -> bool {

@@ -83,9 +83,11 @@ impl Lines {
             let rest = text.get(written..).unwrap_or_default();
             if !rest.is_empty() {
                 self.lose(rest);
-            } else if self.lost() > known {
-                told(self.lost() - known);
-                known = self.lost();
+            } else if self.lost() > known && self.waiting().text.len() < MOST / 2 {
+                // Not while the queue is full, or this line would be lost too.
+                let lost = self.lost();
+                told(lost - known);
+                known = lost;
             }
             text.clear();
         }

@@ -23,7 +23,7 @@ pub use answer::{Answer, BrokenAnswer, Tunnel};
 pub use ask::Patience;
 pub use connect::ConnectError;
 pub use head::{Fields, RequestFraming, RequestHead};
-pub use pool::{Lease, Upstream};
+pub use pool::{Lease, NoConnection, Upstream};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

@@ -1,9 +1,8 @@
 //! The upstream, and leave to send a request to it on a warm connection or a new one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
@@ -29,8 +28,26 @@ pub struct Upstream<B> {
     connect_timeout: Duration,
     shelf: Arc<Shelf>,
     shared: tokio::sync::Mutex<Option<Shared<B>>>,
-    failure: ArcSwapOption<String>,
+    outage: Mutex<Option<Outage>>,
     connections: Gauge,
+}
+
+/// A time in which no connection can be had.
+struct Outage {
+    why: String,
+    since: Instant,
+    failed: u64,
+}
+
+/// Why no connection was had.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct NoConnection {
+    /// What went wrong.
+    #[source]
+    pub error: ConnectError,
+    /// Whether this is the first failure since a connection was had.
+    pub is_first: bool,
 }
 
 impl<B> Upstream<B>
@@ -54,7 +71,7 @@ where
             connect_timeout: settings.connect_timeout,
             shelf: Arc::new(Shelf::new()),
             shared: tokio::sync::Mutex::new(None),
-            failure: ArcSwapOption::empty(),
+            outage: Mutex::new(None),
             connections,
         })
     }
@@ -66,14 +83,14 @@ where
 
     /// Why the last attempt to connect failed; `None`: it did not.
     pub fn trouble(&self) -> Option<String> {
-        self.failure.load().as_deref().cloned()
+        self.outage().as_ref().map(|outage| outage.why.clone())
     }
 
     /// A connection to send one request on: a warm one, else a new one.
     ///
     /// # Errors
-    /// [`ConnectError`] where no connection was had in time.
-    pub async fn checkout(&self, now: Instant) -> Result<Lease<B>, ConnectError> {
+    /// [`NoConnection`] where none was had in time.
+    pub async fn checkout(&self, now: Instant) -> Result<Lease<B>, NoConnection> {
         let warm = if self.multiplexed { None } else { self.shelf.take(now) };
         match warm {
             Some(connection) => Ok(self.lease(Way::Own(connection), true, now)),
@@ -84,8 +101,8 @@ where
     /// A connection that nobody has used yet, for a request that met a dying one.
     ///
     /// # Errors
-    /// [`ConnectError`] where no connection was had in time.
-    pub async fn connect_new(&self) -> Result<Lease<B>, ConnectError> {
+    /// [`NoConnection`] where none was had in time.
+    pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
         // In boxes, so that what connects does not enlarge the future of every request.
         if self.multiplexed {
             return Box::pin(self.stream_of_shared()).await;
@@ -103,16 +120,17 @@ where
         Lease { way, reused, since, shelf: Arc::clone(&self.shelf) }
     }
 
-    async fn stream_of_shared(&self) -> Result<Lease<B>, ConnectError> {
+    async fn stream_of_shared(&self) -> Result<Lease<B>, NoConnection> {
         // Whoever waits for another's attempt to connect waits no longer than for one of its own.
         let Ok(mut shared) = tokio::time::timeout(self.connect_timeout, self.shared.lock()).await else {
-            return Err(self.timed_out());
+            return Err(self.failed(self.timed_out()));
         };
         if let Some(open) = shared.as_ref().filter(|shared| !shared.is_closed()) {
             return Ok(self.lease(Way::Shared(open.clone()), true, Instant::now()));
         }
         let begun = Shared::begin(self.connect().await?, Held::by(&self.connections)).await;
-        let new = begun.map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })?;
+        let new =
+            begun.map_err(|source| self.failed(ConnectError::Handshake { origin: self.origin.clone(), source }))?;
         *shared = Some(new.clone());
         Ok(self.lease(Way::Shared(new), false, Instant::now()))
     }
@@ -121,18 +139,37 @@ where
         ConnectError::TimedOut { origin: self.origin.clone(), seconds: self.connect_timeout.as_secs_f32() }
     }
 
-    async fn connect(&self) -> Result<Forgiving, ConnectError> {
+    fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, error: ConnectError) -> NoConnection {
+        let (why, mut outage) = (error.to_string(), self.outage());
+        let is_first = outage.is_none();
+        let (since, failed) =
+            outage.as_ref().map_or_else(|| (Instant::now(), 0), |outage| (outage.since, outage.failed));
+        *outage = Some(Outage { why, since, failed: failed + 1 });
+        NoConnection { error, is_first }
+    }
+
+    /// One line says that it is over, and how many requests it cost.
+    fn succeeded(&self) {
+        if let Some(Outage { since, failed, .. }) = self.outage().take() {
+            let seconds = since.elapsed().as_secs_f32();
+            tracing::info!(failed, seconds, "the upstream {} can be reached again", self.origin);
+        }
+    }
+
+    async fn connect(&self) -> Result<Forgiving, NoConnection> {
         let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),
             Err(_) => Err(self.timed_out()),
         };
-        match &outcome {
-            Ok(_) if self.failure.load().is_none() => {}
-            Ok(_) => self.failure.store(None),
-            Err(error) => self.failure.store(Some(Arc::new(error.to_string()))),
+        if outcome.is_ok() {
+            self.succeeded();
         }
-        outcome
+        outcome.map_err(|error| self.failed(error))
     }
 }
 

@@ -183,7 +183,9 @@ async fn redeem(
     }
     if let Some(error) = error {
         let description = parameter(query, "error_description").ok().flatten().unwrap_or_default();
-        tracing::warn!("the provider sent an error to the callback: {} {}", Clean(&error), Clean(&description));
+        let request_id = Clean(exchange.origin().request_id);
+        let (code, description) = (Clean(&error), Clean(&description));
+        tracing::warn!(%request_id, "the provider sent an error to the callback: {code} {description}");
         let cancelled = error == "access_denied";
         return Err(if cancelled { Rejection::SignInCancelled } else { Rejection::ProviderError }.into());
     }

@@ -57,7 +57,10 @@ async fn a_further_root_is_believed_and_a_stranger_is_not() {
     let wary = connect(&settings, &[other.cert.der().clone()], None).unwrap();
     wary.refresh(now()).await;
     let trouble = wary.trouble().unwrap();
-    assert!(trouble.contains("localhost cannot be reached") && trouble.contains("certificate"), "{trouble}");
+    assert!(
+        trouble.contains("localhost:") && trouble.contains("cannot be reached") && trouble.contains("certificate"),
+        "{trouble}"
+    );
 }
 
 /// An HTTP proxy that knows every name as this machine, wants a password, and notes what it is asked.

@@ -1,0 +1,208 @@
+//! The log says why: what keeps somebody out, what is wrong with a provider or an application, and what a reload has changed.
+
+use bytes::Bytes;
+use dev_idp::Lie;
+use http::{Request, Response};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::support::client::pieces;
+use crate::support::{Browser, HOST, Proxy, Upstream, until};
+
+/// The lines of a level that hold a text.
+fn lines(proxy: &Proxy, level: &str, text: &str) -> Vec<Value> {
+    let lines = proxy.log();
+    let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["level"] == level && line.to_string().contains(text)).collect()
+}
+
+/// The page that somebody is turned away with.
+async fn turned_away(proxy: &Proxy, user: &str) -> String {
+    let answer = Browser::of(proxy).sign_in(user).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    answer.text()
+}
+
+#[tokio::test]
+async fn an_email_that_nobody_vouches_for_is_named_in_the_log_and_on_the_page() {
+    let upstream = Upstream::start().await;
+    let oidc = Proxy::with_sign_in("oidc", &upstream).await.env("OAUTH_ALLOWED_USERS", "ann@example.com");
+    let (email, verified) = (json!("ann@example.com"), json!(false));
+    for lie in [
+        Lie::Claim("email".into(), email.clone()),
+        Lie::Claim("email_verified".into(), verified.clone()),
+        Lie::UserInfoClaim("email".into(), email),
+        Lie::UserInfoClaim("email_verified".into(), verified),
+    ] {
+        oidc.idp().control().lie(lie);
+    }
+    let proxy = oidc.start().await;
+    let page = turned_away(&proxy, "ann").await;
+    assert!(page.contains("vouches for no email address of this account"), "{page}");
+    proxy.logs("`email_verified` of ann@example.com is false").await;
+    let refusal = lines(&proxy, "INFO", "User not allowed").pop().unwrap();
+    assert!(refusal["reason"].as_str().unwrap().contains("no email of this user counts"), "{refusal}");
+    assert_eq!(refusal["id"], "oidc-ann");
+}
+
+#[tokio::test]
+async fn groups_of_another_shape_are_named() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "ops");
+    plan.idp().control().lie(Lie::Claim("groups".into(), json!([{"role": "ops"}, "dev"])));
+    let proxy = plan.start().await;
+    turned_away(&proxy, "ann").await;
+    proxy.logs("1 of the 2 entries of `groups` are not names: an object").await;
+}
+
+#[tokio::test]
+async fn organisations_that_github_leaves_out_are_named() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "no-such-org");
+    plan.idp().control().lie(Lie::PartialLists);
+    let proxy = plan.start().await;
+    turned_away(&proxy, "ann").await;
+    proxy.logs("partial-results; organizations=21955855,20582480").await;
+}
+
+#[tokio::test]
+async fn both_issuers_are_shown_where_they_differ() {
+    let upstream = Upstream::start().await;
+    for lie in [Lie::WrongIssuer, Lie::WrongIssAtCallback] {
+        let plan = Proxy::with_sign_in("oidc", &upstream).await;
+        let ours = format!("{}/oidc is expected", plan.idp().origin());
+        plan.idp().control().lie(lie.clone());
+        let proxy = plan.start().await;
+        assert!(Browser::of(&proxy).sign_in("ann").await.status.as_u16() >= 400);
+        proxy.logs(&ours).await;
+        let found = lines(&proxy, "INFO", &ours);
+        assert!(found.iter().any(|line| line.to_string().contains("it says http")), "{lie:?}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_field_of_discovery_that_is_of_another_type_is_named() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await;
+    plan.idp().control().lie(Lie::DiscoveryField("jwks_uri".into(), json!(7)));
+    let proxy = plan.start_alone().await;
+    let named = async || proxy.admin("/readyz").await.text().contains("`jwks_uri` is of another kind");
+    until("readyz names the field", named).await;
+}
+
+/// A provider whose discovery leads elsewhere.
+#[tokio::test]
+async fn a_redirect_that_discovery_answers_is_shown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let answer =
+                "HTTP/1.1 301 Moved\r\nlocation: https://idp.example/new?secret=1\r\ncontent-length: 0\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await.env("OAUTH_ISSUER_URL", format!("http://{address}"));
+    let proxy = plan.start_alone().await;
+    let named = async || proxy.admin("/readyz").await.text().contains("a redirect to https://idp.example/new:");
+    until("readyz shows where it leads to", named).await;
+    assert!(!proxy.admin("/readyz").await.text().contains("secret"), "a query is shown");
+    // It was reached: an answer is not "cannot be reached", and says where it was asked for.
+    let text = proxy.admin("/readyz").await.text();
+    assert!(text.contains(&format!("{address}/.well-known/openid-configuration answered 301")), "{text}");
+}
+
+#[tokio::test]
+async fn a_wrong_client_secret_is_an_error() {
+    let upstream = Upstream::start().await;
+    for kind in ["github", "oidc", "entra"] {
+        let plan = Proxy::with_sign_in(kind, &upstream).await.env("OAUTH_CLIENT_SECRET", "another");
+        let proxy = plan.start().await;
+        assert_eq!(Browser::of(&proxy).sign_in("ann").await.status, 502);
+        proxy.logs("nobody can sign in: the provider refuses this application").await;
+        assert_eq!(lines(&proxy, "ERROR", "OAUTH_CLIENT_SECRET must be").len(), 1, "{kind}: {}", proxy.log());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_is_told_and_counted() {
+    let upstream = Upstream::streaming(|_| async {
+        let (mut sender, body) = pieces();
+        tokio::spawn(async move {
+            sender.send_data(Bytes::from_static(b"first")).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        Response::new(body)
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "300ms").start().await;
+    let raw = proxy.raw("GET /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(raw.contains("first") && !raw.contains("never"), "{raw}");
+    proxy.logs("an answer was cut off: it moved no byte for 300ms (TIMEOUT_BODY)").await;
+    assert_eq!(lines(&proxy, "INFO", "TIMEOUT_BODY").len(), 1);
+    let metrics = proxy.admin("/metrics").await.text();
+    assert!(metrics.contains("sidegate_bodies_cut_total{of=\"answer\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
+    let upstream = Upstream::start().await;
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::open(&upstream).env("UPSTREAM_URL", format!("http://{address}")).start().await;
+    for number in 0..5 {
+        let request = Request::get("/x").header("x-request-id", format!("request-{number}"));
+        assert_eq!(proxy.send(request).await.status, 502);
+    }
+    let told = lines(&proxy, "WARN", &format!("cannot connect to the upstream http://{address}"));
+    assert_eq!((told.len(), &told[0]["request_id"]), (1, &json!("request-0")), "{told:?}");
+    assert!(lines(&proxy, "WARN", "request-").len() == 1, "one line a failed request is too many: {}", proxy.log());
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/x").await.status, 204);
+    }
+    let over = lines(&proxy, "INFO", "can be reached again");
+    assert_eq!((over.len(), &over[0]["failed"]), (1, &json!(5)), "{over:?}");
+    let metrics = proxy.admin("/metrics").await.text();
+    assert!(metrics.contains("sidegate_upstream_connect_errors_total 5"), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_start_and_a_reload_say_what_is_served_and_what_changed() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let plan = plan
+        .file("OAUTH_ALLOWED_USERS_FILE", "users", "ann\nbob\n")
+        .file("SIDEGATE_CONFIG", "sidegate.toml", "session_ttl = \"1h\"\ntimeout_body = \"50s\"\n")
+        .env("OAUTH_ALLOWED_GROUPS", "acme");
+    let proxy = plan.start().await;
+    let start = lines(&proxy, "INFO", "sidegate starts").pop().unwrap();
+    for (field, value) in [
+        ("upstream", json!(format!("http://{}", upstream.address))),
+        ("public_url", json!(format!("http://{}/", HOST))),
+        ("provider", json!("github")),
+        ("store", json!("memory")),
+        ("everyone", json!(false)),
+        ("allowed_users", json!(2)),
+        ("allowed_groups", json!(1)),
+    ] {
+        assert_eq!(start[field], value, "{start}");
+    }
+    let (config, users) = (proxy.folder().join("sidegate.toml"), proxy.folder().join("users"));
+    std::fs::write(&config, "session_ttl = \"2h\"\ntimeout_body = \"50s\"\n").unwrap();
+    proxy.logs("the configuration was read again; changed: SESSION_TTL").await;
+    std::fs::write(&users, "ann\n").unwrap();
+    proxy.logs(&format!("the configuration was read again; changed: {}", users.display())).await;
+    proxy.signal("HUP");
+    proxy.logs("the configuration was read again; changed: nothing").await;
+}
