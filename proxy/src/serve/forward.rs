@@ -52,7 +52,7 @@ pub(crate) async fn forward(
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nothing else was asked for, and whatever else came would be a tunnel that nobody looks into (RFC 9110 §7.8).
         if !headers::switches_to_websocket(&answer.headers) {
-            return Err(upstream_failed("it switched to another protocol than was asked for"));
+            return Err(upstream_failed("it switched to another protocol than was asked for", exchange));
         }
         let (Some(client), Some(upstream)) = (upgrade, body.into_tunnel()) else {
             return Err(upstream_failed("it switched protocols unasked", exchange));
