@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sidegate::adapters::grants::GrantSealer;
-use sidegate::domain::grant::Grant;
 use sidegate::domain::claims::Claims;
+use sidegate::domain::grant::Grant;
 use sidegate::domain::identity::{Email, Identity, ProviderKind, Username};
 use sidegate::domain::secret::Secret;
 use sidegate::domain::session::{Authority, Device, Session};

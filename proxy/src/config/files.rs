@@ -160,8 +160,8 @@ mod tests {
         };
         let read = |over: &Files| {
             let mut files = Files::over(over);
-            files.read(&config).unwrap();
-            files.read(&list).unwrap();
+            files.read("SIDEGATE_CONFIG", &config).unwrap();
+            files.read("OAUTH_ALLOWED_USERS_FILE", &list).unwrap();
             files
         };
         write("session_ttl = \"1h\"\nsession_secret = \"canary\"\nlog_level = \"info\"", "ann");
