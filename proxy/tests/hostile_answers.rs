@@ -263,7 +263,7 @@ async fn fields_that_a_status_forbids_are_dropped() {
 
 #[tokio::test]
 async fn many_fields_pass_and_more_are_refused_with_a_reason() {
-    for (fields, status) in [(99, 200), (150, 200), (1900, 200), (2100, 502)] {
+    for (fields, status) in [(99, 200), (150, 200), (499, 200), (501, 502)] {
         let head = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 2\r\n\r\nok", "X-Many: 1\r\n".repeat(fields));
         let upstream = answering(head.into_bytes().leak(), false).await;
         let proxy = Proxy::open(&upstream).start().await;
@@ -272,7 +272,7 @@ async fn many_fields_pass_and_more_are_refused_with_a_reason() {
         if status == 200 {
             assert_eq!(answer.to_ascii_lowercase().matches("x-many: 1").count(), fields);
         } else {
-            proxy.logs("its head has more than 2000 fields").await;
+            proxy.logs("its head has more than 500 fields").await;
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::ports::ReadyFields;
 /// The longest head of an answer, in bytes.
 const HEAD_MOST: usize = 256 * 1024;
 /// The most header fields of an answer: the bytes are what bounds a head, and this only keeps the table of its fields small.
-const FIELDS_MOST: usize = 2000;
+const FIELDS_MOST: usize = 500;
 /// For so many there is room on the stack.
 const FIELDS_FEW: usize = 100;
 /// Room for as many is made at once: the map of an answer's fields is where the client's next request is read into.
@@ -140,7 +140,7 @@ impl AnswerHead {
         let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, fields);
         match outcome {
             Ok(httparse::Status::Complete(length)) if length == text.len() => {}
-            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("its head has more than 2000 fields")),
+            Err(httparse::Error::TooManyHeaders) => return Err(Malformed("its head has more than 500 fields")),
             Ok(_) | Err(_) => return Err(Malformed("its head is not HTTP/1.1")),
         }
         let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
