@@ -475,6 +475,7 @@ async fn the_document_has_every_route_of_the_contract_and_every_route_of_it_answ
         ("GET", "/api/v1/events".into()),
         ("GET", "/api/v1/openapi.json".into()),
         ("GET", "/api/v1/resources".into()),
+        ("POST", "/api/v1/resources/reconcile".into()),
         ("GET", "/api/v1/settings".into()),
         ("PUT", "/api/v1/settings".into()),
         ("GET", "/api/v1/whoami".into()),
