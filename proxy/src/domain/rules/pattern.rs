@@ -252,7 +252,11 @@ impl Glob {
 /// Without regard to case, whatever the alphabet: what one server takes for the same name as another must fold to one text.
 #[must_use]
 pub(super) fn fold(text: &str) -> String {
-    if text.is_ascii() { text.to_ascii_lowercase() } else { text.to_uppercase().to_lowercase() }
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    // The Turkish capital I with a dot has two characters in lower case, but is a plain i in Go: Caddy takes `/adm%C4%B0n` for `/admin`.
+    text.to_uppercase().to_lowercase().replace("i\u{307}", "i")
 }
 
 /// Decodes what stands percent-encoded because it may not stand otherwise in a request's path (RFC 3986 §3.3), so that `/caf%C3%A9`
@@ -382,6 +386,7 @@ mod tests {
         assert!(!reference::matches(&pattern, "/ADMIN/\u{e9}x", false));
         assert_eq!(fold("\u{212a}"), "k", "the Kelvin sign");
         assert_eq!(fold("\u{17f}"), "s", "the long s");
+        assert_eq!(fold("/adm\u{130}n/\u{131}"), "/admin/i", "the Turkish letters");
     }
 
     #[test]
