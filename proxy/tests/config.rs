@@ -454,7 +454,7 @@ fn an_unknown_key_of_the_file_is_a_fault_that_asks_whether_another_was_meant() {
     assert!(text.starts_with("sesion_ttl (") && text.contains("did you mean `session_ttl`?"), "{text}");
     let text = judge("quite_another = 1\nlog_lvel = \"info\"\n");
     assert_eq!(text.lines().count(), 2, "{text}");
-    for section in ["[[routes]]", "[[providers]]", "[[upstreams]]", "[identity_headers]"] {
+    for section in ["[[tokens]]", "[[providers]]", "[[upstreams]]", "[identity_headers]"] {
         let text = judge(&format!("{section}\npath = \"/x\"\n"));
         assert!(text.contains("unknown key"), "{section}: {text}");
     }

@@ -350,7 +350,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("ann", "a.x", "GET", "/closed%252f..", "closed closed"),
     ("-", "a.x", "GET", "/public/%2f", "sign-in assets"),
     ("-", "a.x", "GET", "/public/..", "sign-in assets"),
-    ("-", "a.x", "GET", "/public/...", "no assets"),
+    ("-", "a.x", "GET", "/public/...", "sign-in assets"),
     ("-", "a.x", "GET", "/public/a..b", "no assets"),
     ("-", "a.x", "GET", "/public/.well-known", "no assets"),
     ("-", "a.x", "GET", "/public/a.", "no assets"),
