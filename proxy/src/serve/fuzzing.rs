@@ -66,7 +66,10 @@ pub(crate) fn cookies(bytes: &[u8]) {
     }
     ours.strip_request(&mut headers);
     ours.strip_response(&mut headers);
-    let is_ours = |name: &[u8]| name == b"session_token" || name.starts_with(b"__Host-sidegate_");
+    let is_ours = |name: &[u8]| {
+        [&b"session_token"[..], b"__Host-sidegate_visits"].contains(&name)
+            || name.starts_with(b"__Host-sidegate_login_")
+    };
     let name = |pair: &[u8]| pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii().to_vec();
     for value in headers.get_all(COOKIE) {
         assert!(

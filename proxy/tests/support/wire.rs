@@ -53,14 +53,24 @@ impl Answer {
 
 /// Sends one request on a connection of its own.
 pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
+    try_send(address, request).await.unwrap()
+}
+
+/// The same, where the connection may be closed before the answer has come.
+pub async fn try_send(address: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
     let exchange = async {
         let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        let response = sender.send_request(request).await.unwrap();
+        let response = sender.send_request(request).await?;
         let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap();
-        Answer { status: head.status, headers: head.headers, trailers: body.trailers().cloned(), body: body.to_bytes() }
+        let body = body.collect().await?;
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            trailers: body.trailers().cloned(),
+            body: body.to_bytes(),
+        })
     };
     tokio::time::timeout(PATIENCE, exchange).await.expect("no answer in time")
 }

@@ -4,8 +4,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use crate::domain::judge::Refusal;
-use crate::domain::rules::{RuleId, Rules};
+use crate::domain::judge::{Refusal, Why};
+use crate::domain::rules::{NO_RULE, RuleId, Rules};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -23,7 +23,7 @@ impl RuleMetrics {
         let metrics = Self::default();
         registry.register(
             "sidegate_rule_permits",
-            "Requests that a rule let in, by its name or number",
+            "Requests that were let in, by the rule (its name or number; - is none)",
             metrics.permits.clone(),
         );
         registry.register(
@@ -38,27 +38,36 @@ impl RuleMetrics {
     #[must_use]
     pub fn of(&self, rules: &Rules) -> RuleCounters {
         let permit = |rule: &str| self.permits.get_or_create_owned(&vec![("rule", rule.to_owned())]);
-        RuleCounters { permits: rules.iter().map(|rule| permit(&rule.name)).collect(), refusals: self.refusals.clone() }
+        let counters = RuleCounters {
+            permits: rules.iter().map(|rule| permit(&rule.name)).collect(),
+            no_rule: permit(NO_RULE),
+            refusals: self.refusals.clone(),
+        };
+        // There from the start, so that a rise from nothing is seen.
+        drop(counters.refusal(NO_RULE, Why::NotListed.code()));
+        counters
     }
 }
 
 /// The counters of the rules of the moment. A label's values are the operator's own names.
 pub struct RuleCounters {
     permits: Vec<Counter>,
+    no_rule: Counter,
     refusals: Family<Labels, Counter>,
 }
 
 impl RuleCounters {
+    fn refusal(&self, rule: &str, reason: &str) -> Counter {
+        self.refusals.get_or_create_owned(&vec![("rule", rule.to_owned()), ("reason", reason.to_owned())])
+    }
+
     /// A request was let in.
     pub fn permitted(&self, rule: Option<RuleId>) {
-        if let Some(counter) = rule.and_then(|rule| self.permits.get(rule.place())) {
-            counter.inc();
-        }
+        rule.and_then(|rule| self.permits.get(rule.place())).unwrap_or(&self.no_rule).inc();
     }
 
     /// A request was not let in, by the rule of that name.
     pub fn refused(&self, refusal: &Refusal, rule: &str) {
-        let reason = refusal.why.code().to_owned();
-        self.refusals.get_or_create_owned(&vec![("rule", rule.to_owned()), ("reason", reason)]).inc();
+        self.refusal(rule, refusal.why.code()).inc();
     }
 }

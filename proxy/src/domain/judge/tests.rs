@@ -162,6 +162,8 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("fin", "a.x", "GET", "/public/a.css", "as assets"),
     ("-", "a.x", "GET", "/publicity", "sign-in -"),
     ("-", "a.x", "GET", "/Public/a", "sign-in -"),
+    ("-", "a.x", "GET", "/publicly/a", "sign-in -"),
+    ("-", "a.x", "GET", "/a/public/a", "sign-in -"),
     ("-", "a.x", "GET", "/publi%63/a", "sign-in -"),
     ("-", "a.x", "GET", "/public/./a", "sign-in assets"),
     ("-", "a.x", "GET", "/public/x/../a", "sign-in assets"),
