@@ -57,14 +57,15 @@ pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer 
 }
 
 /// The same, where the connection may be closed before the answer has come.
-pub async fn try_send(address: SocketAddr, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
+pub async fn try_send(address: SocketAddr, request: Request<Full<Bytes>>) -> std::io::Result<Answer> {
+    let broken = |error: hyper::Error| std::io::Error::other(error);
     let exchange = async {
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
-        let response = sender.send_request(request).await?;
+        let response = sender.send_request(request).await.map_err(broken)?;
         let (head, body) = response.into_parts();
-        let body = body.collect().await?;
+        let body = body.collect().await.map_err(broken)?;
         Ok(Answer {
             status: head.status,
             headers: head.headers,
