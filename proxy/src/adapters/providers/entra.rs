@@ -234,7 +234,7 @@ fn vouched(claims: &Claims, me: &Me, named: bool, personal: bool) -> Option<Emai
     let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
     let mail = me.mail.as_deref().filter(|_| named && !personal).and_then(parse);
     let guest = me.user_principal_name.to_ascii_uppercase().contains("#EXT#");
-    let principal = Some(me.user_principal_name.as_str()).filter(|_| !guest && !personal).and_then(parse);
+    let principal = if guest || personal { None } else { parse(&me.user_principal_name) };
     claimed.or(mail).or(principal)
 }
 

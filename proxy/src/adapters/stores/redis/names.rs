@@ -102,8 +102,8 @@ pub(super) fn read(text: &str) -> Option<SessionKey> {
     if text.len() != 64 {
         return None;
     }
-    for (to, pair) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let [high, low] = pair else { return None };
+    let (pairs, _) = text.as_bytes().as_chunks::<2>();
+    for (to, [high, low]) in key.iter_mut().zip(pairs) {
         *to = digit(*high)? << 4 | digit(*low)?;
     }
     Some(SessionKey(key))
