@@ -23,12 +23,18 @@ pub fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// How many bytes of memory this process may have: the least of what its cgroup and its own limits say; `None`: nothing says.
+/// How many bytes of memory may be given out: three quarters of the cgroup's limit, or half of the process's own, whichever is less; `None`:
+/// there is no limit. In the process's own (`ulimit -v`, `-d`) memory counts that is set aside and not used.
 #[must_use]
-pub fn memory() -> Option<u64> {
+pub fn spare_memory() -> Option<u64> {
     let own = [Resource::As, Resource::Data].into_iter().filter_map(|resource| getrlimit(resource).current);
     let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    own.chain(cgroup_memory(&membership, Path::new("/sys/fs/cgroup"))).filter(|bytes| *bytes < NO_LIMIT).min()
+    let cgroup = cgroup_memory(&membership, Path::new("/sys/fs/cgroup"));
+    spare(own.filter(|bytes| *bytes < NO_LIMIT).min(), cgroup.filter(|bytes| *bytes < NO_LIMIT))
+}
+
+fn spare(own: Option<u64>, cgroup: Option<u64>) -> Option<u64> {
+    [own.map(|bytes| bytes / 2), cgroup.map(|bytes| bytes / 4 * 3)].into_iter().flatten().min()
 }
 
 /// The least limit of the cgroup that `membership` (`/proc/self/cgroup`) names, and of those around it. In a container only the
@@ -78,6 +84,14 @@ mod tests {
         // In a container: the path is that of the host, and the limit stands at the top.
         write(top, "memory.max", "134217728");
         assert_eq!(cgroup_memory("0::/kubepods/x/y\n", top), Some(134_217_728));
+    }
+
+    #[test]
+    fn the_least_of_what_is_spare_counts() {
+        assert_eq!(spare(None, None), None);
+        assert_eq!(spare(Some(256), None), Some(128));
+        assert_eq!(spare(None, Some(256)), Some(192));
+        assert_eq!((spare(Some(400), Some(256)), spare(Some(256), Some(256))), (Some(192), Some(128)));
     }
 
     #[test]

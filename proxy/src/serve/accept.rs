@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +29,10 @@ use crate::serve::{admin, background, clock, connection, watch};
 /// How long somebody waits for a place, or for room in memory, before it is made.
 const PLACE_PAUSE: Duration = Duration::from_millis(50);
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+/// How many connections wait in the kernel's queue to be accepted; it may be set to take fewer (`net.core.somaxconn`). Whoever comes
+/// beyond that tries again after a second.
+const BACKLOG: u32 = 4096;
 
 /// Open files that are neither a client's connection nor one to the upstream: listeners, store, provider, probes, files that are read.
 const FILES_BESIDE: u64 = 160;
@@ -93,8 +97,7 @@ pub struct Addresses {
 /// What keeps it from starting, and how to mend it.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(&CODES, &CODES));
-    let (listener, admin_listener) =
-        (bind("LISTEN_ADDR", settings.listen).await?, bind("ADMIN_ADDR", settings.admin).await?);
+    let (listener, admin_listener) = (bind("LISTEN_ADDR", settings.listen)?, bind("ADMIN_ADDR", settings.admin)?);
     // Accepted connections inherit it.
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
@@ -180,12 +183,12 @@ fn tell_what_is_served(settings: &Settings) {
     );
 }
 
-async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the system has many reasons; three of them have a mend worth naming"
     )]
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+    listen(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("{variable}: {address} is in use by another program: stop it, or choose another port")
         }
@@ -199,6 +202,14 @@ async fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener
         }
         _ => anyhow::anyhow!("{variable}: cannot listen on {address}: {error}"),
     })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn load_certificates(files: &PemFiles) -> anyhow::Result<Arc<Certificates>> {
@@ -335,12 +346,12 @@ impl Running {
     }
 }
 
-/// `LIMIT_MEMORY`, else three quarters of what the system lets us have; `None`: without a limit.
+/// `LIMIT_MEMORY`, else what the system lets us have to spare; `None`: without a limit.
 fn memory(limits: &Limits) -> Option<usize> {
     let bytes = match limits.memory {
         Some(0) => None,
         Some(bytes) => Some(bytes),
-        None => machine::memory().map(|bytes| usize::try_from(bytes / 4 * 3).unwrap_or(usize::MAX)),
+        None => machine::spare_memory().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
     };
     if let Some(bytes) = bytes {
         tracing::info!(bytes, "the connections of clients may take so much memory together (LIMIT_MEMORY)");

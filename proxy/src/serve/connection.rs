@@ -37,6 +37,9 @@ const _: () = assert!(CONNECTION_WINDOW as usize == UPLOADS_MOST, "what may be s
 /// What is held of an HTTP/2 answer that its reader is slow to take, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// How long a connection on which nothing was read yet is given before it goes for others' sake: its request may wait to be read.
+const TO_BE_READ: Duration = Duration::from_millis(20);
+
 /// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
 pub(crate) async fn serve(
     stream: TcpStream,
@@ -133,7 +136,11 @@ where
                 Overdue::SentAway if !asked_again => {
                     // What came meanwhile is read first: somebody may have sent a request while we were too busy to see it.
                     asked_again = true;
-                    tokio::task::yield_now().await;
+                    if watch.has_read_something() {
+                        tokio::task::yield_now().await;
+                    } else {
+                        tokio::time::sleep(TO_BE_READ).await;
+                    }
                 }
                 Overdue::SentAway => return Err(sent_away()),
             },

@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::serve::memory::Memory;
-use crate::serve::watch::{FIRST_BUFFERS, Standing, Watch};
+use crate::serve::watch::{Standing, Watch};
 
 /// How long a connection may be silent before it goes for another's sake, while all places are taken.
 const SILENT: Duration = Duration::from_millis(500);
@@ -103,8 +103,10 @@ impl Crowd {
         drop(members);
         let leaving = leaving.iter().map(|(_, standing, _)| standing.held).sum();
         queue.retain(|(rank, ..)| *rank <= last);
-        // The longest at rest first; of those with requests in flight, the one that holds most.
-        queue.sort_by_key(|(rank, standing, _)| (*rank, std::cmp::Reverse((standing.rests, standing.held))));
+        // Those who sent much first; of them the longest at rest; of those with requests in flight, the one that holds most.
+        queue.sort_by_key(|(rank, standing, _)| {
+            (*rank, std::cmp::Reverse((standing.grown && !standing.busy, standing.rests, standing.held)))
+        });
         (queue, leaving)
     }
 
@@ -129,19 +131,27 @@ impl Crowd {
     /// Makes room in memory: who holds it longest without being let in goes first; of those let in, who holds most, where nobody else is
     /// left.
     pub(crate) fn make_room(&self) {
-        let excess = self.memory.excess();
-        if excess == 0 {
+        let (excess, wanted) = (self.memory.excess(), self.memory.wanted());
+        if excess + wanted == 0 {
             return;
         }
         let overdraft = self.memory.overdraft();
         let (queue, mut freed) = self.queue(Rank::Busy);
         let mut gone = 0_usize;
         for (rank, standing, watch) in queue {
-            let enough = if rank == Rank::Busy && standing.held < LARGE { overdraft } else { excess };
+            let enough = match rank {
+                // What has not come to its end makes room for what may.
+                Rank::Silent => excess + wanted,
+                Rank::Busy if standing.held < LARGE => overdraft,
+                Rank::Strangers | Rank::Resting | Rank::Busy => excess,
+            };
             if freed >= enough {
+                if rank == Rank::Silent {
+                    continue;
+                }
                 break;
             }
-            if rank == Rank::Silent && standing.rests < YOUNG && standing.held <= FIRST_BUFFERS {
+            if rank == Rank::Silent && standing.rests < YOUNG && !standing.grown {
                 continue;
             }
             freed = freed.saturating_add(standing.held);

@@ -1,24 +1,39 @@
 //! What the connections of clients take of memory together: a budget in bytes, and each connection's part of it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
-/// The part of the budget above which room is made: eighths.
+/// The part of the budget above which room is made, and what strangers' heads may take: eighths. The rest is for new connections, and for
+/// those who were let in.
 const FULL_EIGHTHS: usize = 7;
+/// How much is freed at a time for heads that wait: this part of the budget.
+const FREED_AT_A_TIME: usize = 16;
 
 /// The budget of the process (`LIMIT_MEMORY`). It is counted by what may grow (heads, windows, answers under way), not by each byte.
 pub(crate) struct Memory {
     limit: usize,
     taken: AtomicUsize,
+    /// How many bytes those wait for who may not take them now.
+    wanted: AtomicUsize,
     pressed: Notify,
+    freed: Arc<Notify>,
 }
 
 impl Memory {
     /// `None`: without a limit.
     pub(crate) fn new(limit: Option<usize>) -> Self {
-        Self { limit: limit.unwrap_or(usize::MAX), taken: AtomicUsize::new(0), pressed: Notify::new() }
+        Self {
+            limit: limit.unwrap_or(usize::MAX),
+            taken: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
+            pressed: Notify::new(),
+            freed: Arc::default(),
+        }
     }
 
     /// Whether `bytes` more fit.
@@ -34,6 +49,11 @@ impl Memory {
     /// How many bytes are taken beyond the limit itself.
     pub(crate) fn overdraft(&self) -> usize {
         self.taken.load(Ordering::Relaxed).saturating_sub(self.limit)
+    }
+
+    /// How many bytes are to be given back by connections that nobody was let in on: what others wait for, a part at a time.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::SeqCst).min(self.limit / FREED_AT_A_TIME)
     }
 
     /// Ends once room is to be made.
@@ -52,8 +72,22 @@ impl Memory {
         }
     }
 
+    /// Takes them only where they fit below the mark.
+    fn try_take(&self, bytes: usize) -> bool {
+        let fits = |taken: usize| taken.checked_add(bytes).filter(|after| *after <= self.mark());
+        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+    }
+
     fn give_back(&self, bytes: usize) {
-        self.taken.fetch_sub(bytes, Ordering::Relaxed);
+        self.taken.fetch_sub(bytes, Ordering::SeqCst);
+        self.pass_on();
+    }
+
+    /// Wakes the one that waits longest.
+    fn pass_on(&self) {
+        if self.wanted.load(Ordering::SeqCst) > 0 {
+            self.freed.notify_one();
+        }
     }
 }
 
@@ -76,6 +110,21 @@ impl Share {
         }
     }
 
+    /// Takes them only where they fit.
+    pub(crate) fn try_grow(&self, bytes: usize) -> bool {
+        let taken = self.memory.try_take(bytes);
+        if taken {
+            self.held.fetch_add(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Ends once there was room for so many bytes, and they were taken.
+    pub(crate) fn wait(&self, bytes: usize) -> Waiting {
+        self.memory.wanted.fetch_add(bytes, Ordering::SeqCst);
+        Waiting { memory: Arc::clone(&self.memory), bytes, freed: None }
+    }
+
     pub(crate) fn shrink(&self, bytes: usize) {
         if bytes > 0 {
             self.held.fetch_sub(bytes, Ordering::Relaxed);
@@ -91,6 +140,37 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.memory.give_back(self.held());
+    }
+}
+
+/// Somebody who waits for room. First come, first served.
+pub(crate) struct Waiting {
+    memory: Arc<Memory>,
+    bytes: usize,
+    freed: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Waiting {
+    /// Ready once `share`, which began to wait, has taken what it waited for.
+    pub(crate) fn poll(&mut self, share: &Share, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if share.try_grow(self.bytes) {
+                // There may be room for one more.
+                self.memory.pass_on();
+                return Poll::Ready(());
+            }
+            self.memory.pressed.notify_one();
+            let memory = &self.memory;
+            let freed = self.freed.get_or_insert_with(|| Box::pin(Arc::clone(&memory.freed).notified_owned()));
+            ready!(freed.as_mut().poll(cx));
+            self.freed = None;
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.memory.wanted.fetch_sub(self.bytes, Ordering::SeqCst);
     }
 }
 
@@ -111,6 +191,28 @@ mod tests {
         assert_eq!(share.held(), 650);
         drop(share);
         assert!(memory.has_room(800));
+    }
+
+    #[tokio::test]
+    async fn who_waits_takes_what_is_given_back_and_the_longest_first() {
+        let memory = Arc::new(Memory::new(Some(800)));
+        let [full, first, second] = [(); 3].map(|()| Share::of(Arc::clone(&memory)));
+        assert!(full.try_grow(700), "seven eighths");
+        assert!(!first.try_grow(1));
+        let (mut waits, mut waits_too) = (first.wait(40), second.wait(10));
+        assert_eq!(memory.wanted(), 50);
+        let poll = async |waiting: &mut Waiting, share: &Share| {
+            std::future::poll_fn(|cx| Poll::Ready(waiting.poll(share, cx).is_ready())).await
+        };
+        assert!(!poll(&mut waits, &first).await && !poll(&mut waits_too, &second).await);
+        full.shrink(45);
+        assert!(poll(&mut waits, &first).await);
+        drop(waits);
+        assert_eq!((memory.wanted(), first.held()), (10, 40));
+        assert!(!poll(&mut waits_too, &second).await, "five are left");
+        drop(full);
+        std::future::poll_fn(|cx| waits_too.poll(&second, cx)).await;
+        assert_eq!(second.held(), 10);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::adapters::net::{Alarm, write_pieces};
 use crate::serve::interim::Interim;
-use crate::serve::memory::{Memory, Share};
+use crate::serve::memory::{Memory, Share, Waiting};
 use crate::serve::parser;
 use crate::serve::settings::Timeouts;
 
@@ -23,8 +23,6 @@ use crate::serve::settings::Timeouts;
 pub(crate) const CONNECTION: usize = 16 * 1024;
 const TLS: usize = 32 * 1024;
 const HTTP2: usize = 64 * 1024;
-/// The most that a connection holds before anything was sent on it.
-pub(crate) const FIRST_BUFFERS: usize = CONNECTION + TLS + HTTP2;
 const STREAMS: usize = 8;
 const STREAM: usize = 8 * 1024;
 
@@ -60,6 +58,8 @@ pub(crate) struct Watch {
     /// How many bytes of a head have come, and what is counted for it.
     head_come: AtomicUsize,
     head_counted: AtomicUsize,
+    /// What is to be taken, for what has come, before more is read.
+    owed: AtomicUsize,
     /// What clients may still send ahead of being read on this connection.
     uploads: AtomicUsize,
     /// Beyond [`STREAMS`], how many streams are counted.
@@ -89,6 +89,8 @@ pub(crate) struct Standing {
     pub(crate) rests: Duration,
     /// What it is counted with, in bytes.
     pub(crate) held: usize,
+    /// Whether a long head or many streams were sent on it.
+    pub(crate) grown: bool,
     /// Whether it is on its way out.
     pub(crate) goes: bool,
 }
@@ -114,6 +116,7 @@ impl Watch {
             head_most,
             head_come: AtomicUsize::new(0),
             head_counted: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
             uploads: AtomicUsize::new(0),
             streams_counted: AtomicUsize::new(0),
             let_in: AtomicBool::new(false),
@@ -134,6 +137,7 @@ impl Watch {
             watch.becomes_http2();
             watch.count_streams(streams);
         }
+        watch.share.grow(watch.owed.swap(0, Ordering::Relaxed));
         watch.was_used.store(true, Ordering::Relaxed);
         watch.head_come.store(0, Ordering::Relaxed);
         watch.reads_head.store(false, Ordering::Relaxed);
@@ -148,7 +152,16 @@ impl Watch {
 
     fn becomes_http2(&self) {
         if !self.http2.load(Ordering::Relaxed) && !self.http2.swap(true, Ordering::Relaxed) {
-            self.share.grow(HTTP2);
+            self.grow_or_owe(HTTP2);
+        }
+    }
+
+    /// For what a stranger sends there must be room; who was let in goes on, and others make it.
+    fn grow_or_owe(&self, bytes: usize) {
+        if self.let_in.load(Ordering::Relaxed) {
+            self.share.grow(bytes);
+        } else if !self.share.try_grow(bytes) {
+            self.owed.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
@@ -167,7 +180,7 @@ impl Watch {
         let counted = self.head_counted.load(Ordering::Relaxed);
         if wanted > counted {
             self.head_counted.store(wanted, Ordering::Relaxed);
-            self.share.grow(wanted - counted);
+            self.grow_or_owe(wanted - counted);
         }
     }
 
@@ -190,7 +203,9 @@ impl Watch {
             NEVER | SOON => Duration::ZERO,
             deadline => (now + limit).saturating_duration_since(self.began + Duration::from_millis(deadline)),
         };
+        let grown = self.head_counted.load(Ordering::Relaxed) + self.streams_counted.load(Ordering::Relaxed) > 0;
         Standing {
+            grown,
             let_in: self.let_in.load(Ordering::Relaxed),
             was_used: self.was_used.load(Ordering::Relaxed),
             busy: self.in_flight.load(Ordering::Relaxed) > 0,
@@ -211,6 +226,19 @@ impl Watch {
         let _unless_it_goes_already =
             self.goes.compare_exchange(STAYS, GOES_UNUSED, Ordering::AcqRel, Ordering::Relaxed);
         self.task.wake();
+    }
+
+    /// What was decided about an unused connection does not hold for one on which somebody was let in.
+    fn stays_after_all(&self) {
+        if self.goes.load(Ordering::Relaxed) == GOES_UNUSED {
+            let _unless_it_goes_anyway =
+                self.goes.compare_exchange(GOES_UNUSED, STAYS, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something has come on it that is not yet a whole head.
+    pub(crate) fn has_read_something(&self) -> bool {
+        self.head_come.load(Ordering::Relaxed) > 0
     }
 
     /// Whether it is to go now; one that is in use after all stays.
@@ -314,6 +342,7 @@ impl InFlight {
     pub(crate) fn lets_in(&self) {
         self.let_in.store(true, Ordering::Relaxed);
         self.watch.let_in.store(true, Ordering::Relaxed);
+        self.watch.stays_after_all();
     }
 
     pub(crate) fn was_let_in(&self) -> bool {
@@ -469,6 +498,8 @@ pub(crate) struct Guarded<IO> {
     first: BytesMut,
     /// Whether hyper has refused a head: what it writes was said in our words.
     refused: bool,
+    /// Where what has come needs memory that is not to be had now.
+    room: Option<Waiting>,
 }
 
 impl<IO> Guarded<IO> {
@@ -482,7 +513,20 @@ impl<IO> Guarded<IO> {
             ahead: BytesMut::new(),
             first: BytesMut::new(),
             refused: false,
+            room: None,
         }
+    }
+
+    /// Ready once there is room for what has come: until then no more of it is read.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let owed = self.watch.owed.load(Ordering::Relaxed);
+        if owed > 0 {
+            let room = self.room.get_or_insert_with(|| self.watch.share.wait(owed));
+            ready!(room.poll(&self.watch.share, cx));
+            self.room = None;
+            self.watch.owed.fetch_sub(owed, Ordering::Relaxed);
+        }
+        Poll::Ready(())
     }
 
     fn check<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -548,6 +592,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
         if self.ahead.is_empty() && self.at_request && buf.remaining() < AHEAD {
             ready!(self.poll_ahead(cx))?;
         }
+        ready!(self.poll_room(cx));
         if !self.ahead.is_empty() {
             let here = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead.split_to(here));

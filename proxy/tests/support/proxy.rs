@@ -20,7 +20,7 @@ pub struct Plan {
     idp: Option<Arc<DevIdp>>,
     folder: TempDir,
     /// What a shell sets before it starts the program: `ulimit -n 1024`.
-    limits: Option<&'static str>,
+    limits: Option<String>,
 }
 
 /// A running `sidegate`; killed when dropped.
@@ -195,8 +195,8 @@ impl Plan {
     }
 
     /// Starts it under limits of the system, as a shell sets them: `ulimit -n 1024`.
-    pub const fn under(mut self, limits: &'static str) -> Self {
-        self.limits = Some(limits);
+    pub fn under(mut self, limits: impl Into<String>) -> Self {
+        self.limits = Some(limits.into());
         self
     }
 
@@ -227,7 +227,7 @@ impl Plan {
     /// The command, for a test that runs it in its own way.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidegate"));
-        if let Some(limits) = self.limits {
+        if let Some(limits) = &self.limits {
             command = Command::new("/bin/sh");
             command.arg("-c").arg(format!("{limits} && exec \"$0\"")).arg(env!("CARGO_BIN_EXE_sidegate"));
         }

@@ -132,7 +132,7 @@ fn the_readings_of_the_corpus_are_as_recorded() {
             Ok(readings) => {
                 let opened = if readings.may_be_opened() { "may be opened" } else { "closed" };
                 let others: Vec<String> =
-                    readings.iter().skip(1).map(|reading| reading.escape_debug().to_string()).collect();
+                    readings.iter().skip(1).map(|reading| reading.escape_default().to_string()).collect();
                 writeln!(now, "{}\t{opened}\t{}", row.path, others.join("\t")).unwrap();
             }
             Err(error) => writeln!(now, "{}\trefused\t{error}", row.path).unwrap(),
