@@ -10,7 +10,8 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
-//! | 4 | `config` | what the operator wrote |
+//! | 5 | `config` | what the operator wrote |
+//! | 4 | `run` | the process: start, reload, drain, the operator's commands |
 //! | 3 | `serve` | the way of a request |
 //! | 2 | `adapters` | the world: providers, stores, upstreams, keys, certificates, logs |
 //! | 1 | `ports` | what we ask of the world |
@@ -24,4 +25,5 @@ pub mod domain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod ports;
+pub mod run;
 pub mod serve;

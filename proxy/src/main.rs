@@ -8,8 +8,8 @@ use std::time::Duration;
 use sidegate::adapters::telemetry::{self, Clean, LogSettings};
 use sidegate::config::reload::{self, Hangup};
 use sidegate::config::{self, Command, Faults, Loaded, Sources};
-use sidegate::serve::operator::{self, Task};
-use sidegate::serve::{accept, admin, explain};
+use sidegate::run::operator::{self, Task};
+use sidegate::run::{self, Running, admin, explain};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A request takes some twenty small pieces of memory and gives them back on the same thread, which is what this one is quick at.
@@ -75,7 +75,7 @@ async fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Loaded { settings, warnings, notes, files, .. } = loaded;
     tell(&warnings, &notes);
-    let running = accept::start(settings).await?;
+    let running = run::start(settings).await?;
     tokio::select! {
         () = reload::watch(hangup, sources, files, |outcome| take(&running, outcome)) => {}
         () = ended(&mut terminate, &mut interrupt) => {}
@@ -105,7 +105,7 @@ async fn asked_again(terminate: &mut Signal, interrupt: &mut Signal) {
     ended(terminate, interrupt).await;
 }
 
-fn take(running: &accept::Running, outcome: Result<Loaded, Faults>) {
+fn take(running: &Running, outcome: Result<Loaded, Faults>) {
     match outcome {
         Ok(loaded) => {
             tell(&loaded.warnings, &loaded.notes);
@@ -163,7 +163,7 @@ fn check(loaded: Loaded, print: bool) -> anyhow::Result<u8> {
     let rehearsed = {
         // Nothing runs in it: what a start would connect to is not connected to.
         let _inside = runtime.enter();
-        accept::rehearse(loaded.settings)
+        run::rehearse(loaded.settings)
     };
     runtime.shutdown_background();
     if let Err(error) = rehearsed {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::imports::{self, Source, rings};
 
 /// The floors, from the ground up: the first part of a module's path, and its floor.
-const FLOORS: [(&str, usize); 5] = [("domain", 0), ("ports", 1), ("adapters", 2), ("serve", 3), ("config", 4)];
+const FLOORS: [(&str, usize); 6] =
+    [("domain", 0), ("ports", 1), ("adapters", 2), ("serve", 3), ("run", 4), ("config", 5)];
 
 /// What the ground floor may take from outside: values and their text forms.
 const VALUES: [&str; 11] =

@@ -10,8 +10,8 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use super::options::{ALL, Fallback, Kind, Knob};
 use super::words;
-use crate::serve::explain::{Asked, Somebody};
-use crate::serve::operator::{Task, Who};
+use crate::run::explain::{Asked, Somebody};
+use crate::run::operator::{Task, Who};
 
 /// What `sidegate` is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

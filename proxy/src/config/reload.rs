@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::adapters::providers::ProviderSettings;
     use crate::config::trial;
-    use crate::serve::accept;
+    use crate::run::{self, Running};
     use crate::serve::settings::Mode;
 
     const NEVER: Duration = Duration::from_secs(3600);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     /// Whether clients who believe this certificate alone are shown it.
-    async fn shows(running: &accept::Running, certificate: &rcgen::Certificate) -> bool {
+    async fn shows(running: &Running, certificate: &rcgen::Certificate) -> bool {
         let config = crate::adapters::certs::client_config(&[certificate.der().clone()], &[]).unwrap();
         let stream = tokio::net::TcpStream::connect(running.addresses().listen).await.unwrap();
         let name = "one.example".try_into().unwrap();
@@ -367,7 +367,7 @@ mod tests {
             settings
         };
         let old = issue();
-        let running = accept::start(settings("http://localhost:1")).await.unwrap();
+        let running = run::start(settings("http://localhost:1")).await.unwrap();
         assert!(shows(&running, &old).await);
         let new = issue();
         // What only the building refuses.

@@ -8,9 +8,9 @@ use http::request::Parts;
 use crate::adapters::telemetry::audit::Origin;
 use crate::domain::caller::Caller;
 use crate::domain::time::Timestamp;
-use crate::serve::headers::Trace;
-use crate::serve::rejection::Rejection;
-use crate::serve::site::{House, Site};
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::app::{App, Snapshot};
+use crate::serve::request::headers::Trace;
 
 /// One request on its way: what every step looks at.
 pub(crate) struct Exchange {
@@ -20,8 +20,8 @@ pub(crate) struct Exchange {
     pub(crate) caller: Caller,
     pub(crate) now: Timestamp,
     pub(crate) trace: Trace,
-    pub(crate) house: Arc<House>,
-    pub(crate) site: Arc<Site>,
+    pub(crate) app: Arc<App>,
+    pub(crate) snapshot: Arc<Snapshot>,
 }
 
 impl Exchange {

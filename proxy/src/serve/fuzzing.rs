@@ -7,8 +7,8 @@ use url::Url;
 
 use crate::domain::caller::{Peer, Scheme, TrustedProxies};
 use crate::domain::login::AttemptId;
-use crate::serve::cookies::Cookies;
-use crate::serve::headers::{self, Forwarded};
+use crate::serve::request::cookies::Cookies;
+use crate::serve::request::headers::{self, Forwarded};
 use crate::serve::settings::CookieSettings;
 
 /// Header lines, by a stranger and by a trusted proxy.

@@ -10,13 +10,15 @@ use hyper::body::Incoming;
 use crate::domain::caller::Peer;
 use crate::domain::path::AUTH_PREFIX;
 use crate::domain::readings::Readings;
+use crate::serve::answer::rejection::{Asker, Rejection};
+use crate::serve::app::App;
+use crate::serve::auth;
 use crate::serve::body::Body;
+use crate::serve::clock;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers::{self, Malformed, Trace};
-use crate::serve::rejection::{Asker, Rejection};
-use crate::serve::site::House;
+use crate::serve::forward;
+use crate::serve::request::headers::{self, Malformed, Trace};
 use crate::serve::watch::InFlight;
-use crate::serve::{auth, clock, forward};
 
 /// The way of a request, from its head to the head of its answer.
 async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
@@ -44,7 +46,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         headers::settle_trusted(&mut exchange.head.headers, exchange.caller.client);
     }
     let permit = auth::admit(exchange, &path).await?;
-    if exchange.site.rules.name_methods() {
+    if exchange.snapshot.rules.name_methods() {
         headers::strip_method_overrides(&mut exchange.head.headers);
     }
     in_flight.lets_in();
@@ -53,12 +55,12 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
 
 /// Answers one request, whatever comes of it.
 pub(crate) fn handle(
-    house: Arc<House>,
+    app: Arc<App>,
     peer: Peer,
     request: Request<Incoming>,
     in_flight: InFlight,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    let (mut exchange, body) = begin(house, peer, request);
+    let (mut exchange, body) = begin(app, peer, request);
     async move {
         let response = match answer(&mut exchange, body, &in_flight).await {
             Ok(response) => response,
@@ -70,13 +72,13 @@ pub(crate) fn handle(
     }
 }
 
-fn begin(house: Arc<House>, peer: Peer, request: Request<Incoming>) -> (Exchange, Incoming) {
+fn begin(app: Arc<App>, peer: Peer, request: Request<Incoming>) -> (Exchange, Incoming) {
     let (mut head, body) = request.into_parts();
-    let site = house.site();
-    let caller = headers::caller(&head.headers, peer, &site.trusted_proxies);
+    let snapshot = app.snapshot();
+    let caller = headers::caller(&head.headers, peer, &snapshot.trusted_proxies);
     let trace = Trace::of(&mut head.headers);
     let upgrades = head.headers.contains_key(UPGRADE);
-    (Exchange { head, upgrades, caller, now: clock::now(), trace, house, site }, body)
+    (Exchange { head, upgrades, caller, now: clock::now(), trace, app, snapshot }, body)
 }
 
 /// The answer to `HEAD`: the head that `GET` would get (RFC 9110 §9.3.2). HTTP/2 knows no other end of it than that of the stream.
@@ -89,9 +91,9 @@ fn without_body(response: Response<Body>) -> Response<Body> {
 }
 
 fn refuse(exchange: &Exchange, Refused(rejection, cookies): Refused) -> Response<Body> {
-    let Exchange { head, upgrades, caller, trace, site, .. } = exchange;
-    let asker = Asker::of(head, *upgrades, &trace.request_id, caller, site);
+    let Exchange { head, upgrades, caller, trace, snapshot, .. } = exchange;
+    let asker = Asker::of(head, *upgrades, &trace.request_id, caller, snapshot);
     asker.note(&rejection, &exchange.caller);
-    exchange.house.metrics.refused(rejection.code());
+    exchange.app.metrics.refused(rejection.code());
     rejection.respond(&asker, cookies)
 }

@@ -1,41 +1,27 @@
 //! Floor 3, the way of a request.
+//!
+//! | step | module |
+//! | --- | --- |
+//! | a connection is accepted, within limits | `listener`, `watch` |
+//! | what a request says, and what it may not say | `request` |
+//! | who asks, and whether they may | `auth`, then `domain::judge` |
+//! | the way to the upstream and back | `forward`, `body` |
+//! | an answer of our own | `answer` |
+//! | sessions that are renewed beside requests | `renewal` |
 
-pub mod accept;
-pub mod admin;
-pub mod explain;
-pub mod operator;
 pub mod settings;
 
-mod activity;
-mod auth;
-mod background;
-mod body;
-mod clock;
-mod connection;
-mod cookies;
-mod crowd;
-mod drain;
-mod ending;
+pub(crate) mod answer;
+pub(crate) mod app;
+pub(crate) mod auth;
+pub(crate) mod body;
+pub(crate) mod clock;
 mod exchange;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod guard;
 mod handler;
-mod headers;
-mod interim;
-mod lasting;
-mod memory;
-mod pages;
-mod parser;
-mod plain;
-mod query;
-mod question;
-mod rejection;
-mod renewal;
-mod session;
-mod site;
-mod streams;
-mod tunnel;
-mod watch;
-mod workers;
+pub(crate) mod listener;
+pub(crate) mod renewal;
+pub(crate) mod request;
+pub(crate) mod watch;

@@ -83,7 +83,7 @@ fn rule(name: &str, path: &str, access: Access) -> Rule {
     }
 }
 
-fn house() -> Rules {
+fn app() -> Rules {
     let on = |host: &str, rule: Rule| Rule { host: HostPattern::parse(host).unwrap(), ..rule };
     let for_methods = |methods: &[&str], rule: Rule| Rule {
         methods: methods.iter().map(|method| (*method).to_owned()).collect(),
@@ -367,7 +367,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
 
 #[test]
 fn what_is_said_row_by_row() {
-    let rules = house();
+    let rules = app();
     let mut wrong = Vec::new();
     for (who, host, method, path, expected) in ROWS {
         let said = say(&rules, who, host, method, path, "192.0.2.1");
@@ -381,7 +381,7 @@ fn what_is_said_row_by_row() {
 
 #[test]
 fn where_the_caller_is() {
-    let rules = house();
+    let rules = app();
     for (from, expected) in [
         ("10.1.2.3", "no inside"),
         ("192.0.2.1", "closed outside"),

@@ -7,18 +7,19 @@ use std::sync::Arc;
 
 use crate::domain::identity::{Identified, Identity};
 use crate::ports::LoadedSession;
+use crate::serve::answer::pages::{self, SignInPage};
+use crate::serve::answer::query;
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
+use crate::serve::auth::session::{self, Found};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::pages::{self, SignInPage};
-use crate::serve::query;
-use crate::serve::rejection::{self, Rejection};
-use crate::serve::session::{self, Found};
-use crate::serve::site::SignIn;
 
 /// `GET me`.
 pub(super) async fn me(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let session = current(exchange, sign_in).await?;
-    Ok(rejection::json(StatusCode::OK, &Value::Object(fields(session.identity()))))
+    Ok(reply::json(StatusCode::OK, &Value::Object(fields(session.identity()))))
 }
 
 /// `GET session`: what `me` says, with groups and times.
@@ -29,7 +30,7 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
     fields.insert("groups".into(), json!(session.identity.groups));
     fields.insert("created_at".into(), session.created_at.rfc3339().into());
     fields.insert("expires_at".into(), session.expires_at.rfc3339().into());
-    Ok(rejection::json(StatusCode::OK, &Value::Object(fields)))
+    Ok(reply::json(StatusCode::OK, &Value::Object(fields)))
 }
 
 pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
@@ -40,7 +41,7 @@ pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc
             return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
         }
     };
-    super::admit_session(&exchange.site, &session, exchange.origin())?;
+    super::admit_session(&exchange.snapshot, &session, exchange.origin())?;
     Ok(session)
 }
 
@@ -62,15 +63,15 @@ pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Bo
     let page = SignInPage {
         site: Some(&sign_in.host_text),
         provider: pages::provider_name(sign_in.provider.kind()),
-        return_to: &query::wanted(exchange.head.uri.query(), &exchange.site),
+        return_to: &query::wanted(exchange.head.uri.query(), &exchange.snapshot),
         notice: None,
     };
-    rejection::html(StatusCode::OK, pages::sign_in(&page))
+    reply::html(StatusCode::OK, pages::sign_in(&page))
 }
 
 /// `GET jwks`: the assertion's public keys, which verifiers may keep for five minutes.
 pub(super) fn jwks(sign_in: &SignIn) -> Response<Body> {
-    let mut response = rejection::bare(StatusCode::OK, Body::text(sign_in.assertions.jwks().clone()));
+    let mut response = reply::bare(StatusCode::OK, Body::text(sign_in.assertions.jwks().clone()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));

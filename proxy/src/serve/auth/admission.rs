@@ -9,18 +9,18 @@ use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
 use crate::ports::LoadedSession;
+use crate::serve::answer::rejection::{Denial, Missing, Rejection};
+use crate::serve::app::Snapshot;
+use crate::serve::auth::session::{self, Found};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers::Malformed;
-use crate::serve::question;
-use crate::serve::rejection::{Denial, Missing, Rejection};
-use crate::serve::session::{self, Found};
-use crate::serve::site::Site;
+use crate::serve::request::headers::Malformed;
+use crate::serve::request::question;
 
 /// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
 pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Permit<Arc<LoadedSession>>, Refused> {
-    let site = &exchange.site;
+    let snapshot = &exchange.snapshot;
     let (mut session, mut cookies) = (None, Vec::new());
-    if let Some(sign_in) = &site.sign_in {
+    if let Some(sign_in) = &snapshot.sign_in {
         match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
             Found::Somebody(found) => session = Some(found),
             Found::Nobody => {}
@@ -29,10 +29,10 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
         }
     }
     let who = session.clone();
-    let ask = question::ask(&exchange.head, &exchange.caller, &site.rules, path, exchange.now);
-    match judge(&site.rules, &ask, session) {
+    let ask = question::ask(&exchange.head, &exchange.caller, &snapshot.rules, path, exchange.now);
+    match judge(&snapshot.rules, &ask, session) {
         Ok(permit) => {
-            site.rule_metrics.permitted(permit.rule());
+            snapshot.rule_metrics.permitted(permit.rule());
             Ok(permit)
         }
         Err(refusal) => Err(Refused(refuse(exchange, &refusal, who.as_deref()), cookies)),
@@ -57,9 +57,9 @@ fn in_the_log(missing: &[Missing]) -> String {
 
 /// What a refused request is answered, and what the log is told of it.
 fn refuse(exchange: &Exchange, refusal: &Refusal, session: Option<&LoadedSession>) -> Rejection {
-    let site = &exchange.site;
-    let rule = site.rules.name(refusal.rule);
-    site.rule_metrics.refused(refusal, rule);
+    let snapshot = &exchange.snapshot;
+    let rule = snapshot.rules.name(refusal.rule);
+    snapshot.rule_metrics.refused(refusal, rule);
     match refusal.why {
         Why::Unauthenticated => Rejection::Unauthenticated,
         Why::TooOld { max_age } => Rejection::StepUp { max_age },
@@ -71,18 +71,18 @@ fn refuse(exchange: &Exchange, refusal: &Refusal, session: Option<&LoadedSession
 }
 
 /// Whether a session of that person may be, by the lists and rules of the moment.
-pub(crate) fn admit_session(site: &Site, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
-    admit_person(site, &session.principal(), true, origin)
+pub(crate) fn admit_session(snapshot: &Snapshot, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
+    admit_person(snapshot, &session.principal(), true, origin)
 }
 
 /// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.
 pub(super) fn admit_person(
-    site: &Site,
+    snapshot: &Snapshot,
     who: &Principal<'_>,
     has_session: bool,
     origin: Origin<'_>,
 ) -> Result<(), Rejection> {
-    if site.rules.could_let_in(who) {
+    if snapshot.rules.could_let_in(who) {
         return Ok(());
     }
     Err(denied(Some(who.identity), NO_RULE, &Why::NotListed, has_session, origin))

@@ -13,11 +13,12 @@ use crate::domain::identity::{Identified as _, ProviderKind};
 use crate::domain::secret::Secret;
 use crate::domain::session::Whose;
 use crate::ports::LogoutToken;
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
+use crate::serve::auth::ending;
 use crate::serve::body::Body;
-use crate::serve::ending;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::rejection::{self, Rejection};
-use crate::serve::site::SignIn;
 
 /// The longest form that is read, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -61,7 +62,7 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
         }
         None => tracing::info!("a logout token of the provider named no session that is known here"),
     }
-    Ok(rejection::bare(StatusCode::OK, Body::empty()))
+    Ok(reply::bare(StatusCode::OK, Body::empty()))
 }
 
 async fn read(headers: &HeaderMap, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Rejection> {

@@ -19,13 +19,14 @@ use crate::domain::secret::Secret;
 use crate::domain::session::{Device, Session, proved_at};
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, SignInError, SignedIn};
+use crate::serve::answer::query::{self, parameter};
+use crate::serve::answer::rejection::{MAX_AGE, Rejection};
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
+use crate::serve::auth::session::{self, Found};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers;
-use crate::serve::query::{self, parameter};
-use crate::serve::rejection::{self, MAX_AGE, Rejection};
-use crate::serve::session::{self, Found};
-use crate::serve::site::SignIn;
+use crate::serve::request::headers;
 
 /// Marks a request for `login` that we sent to the public origin ourselves.
 const SENT_HERE: &str = "sent";
@@ -39,7 +40,7 @@ const REPLACED_AFTER: Duration = Duration::from_secs(60);
 /// `GET login?rd=/path`: off to the provider.
 pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let query = exchange.head.uri.query();
-    let return_to = query::wanted(query, &exchange.site);
+    let return_to = query::wanted(query, &exchange.snapshot);
     let wants_choice = parameter(query, "prompt").ok().flatten().as_deref() == Some("select_account");
     let max_age = max_age(query);
     if let Some(response) = send_to_public_origin(exchange, sign_in, &return_to, wants_choice, max_age)? {
@@ -49,7 +50,7 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     let visits = note_visit(exchange, sign_in, cookies).await?;
     wait_for_provider(sign_in).await;
     let random = seal::random::<ATTEMPT_RANDOM>().map_err(|error| internal(&error))?;
-    let turn = exchange.house.attempts.fetch_add(1, Ordering::Relaxed);
+    let turn = exchange.app.attempts.fetch_add(1, Ordering::Relaxed);
     let attempt = LoginAttempt::begin(&random, return_to, turn, exchange.now).within(max_age);
     let prompt = wants_choice.then_some(Prompt::SelectAccount);
     let to = sign_in.provider.authorization_url(&attempt, prompt).map_err(|error| {
@@ -57,7 +58,7 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
         Rejection::from(&error)
     })?;
     let sealed = seal_json(sign_in, &seal_of(sign_in, attempt.id()), &attempt)?;
-    let mut response = rejection::redirect(StatusCode::FOUND, to.as_str());
+    let mut response = reply::redirect(StatusCode::FOUND, to.as_str());
     append(&mut response, sign_in.cookies.set_login(cookies, attempt.id(), &sealed));
     append(&mut response, visits);
     Ok(response)
@@ -101,7 +102,7 @@ fn send_to_public_origin(
     if let Some(max_age) = max_age {
         to.query_pairs_mut().append_pair(MAX_AGE, &max_age.as_secs().to_string());
     }
-    Ok(Some(rejection::redirect(StatusCode::FOUND, to.as_str())))
+    Ok(Some(reply::redirect(StatusCode::FOUND, to.as_str())))
 }
 
 /// Cookies know no ports, but the return after sign-in does: both must be the same.
@@ -151,7 +152,7 @@ pub(super) async fn callback(exchange: &Exchange, sign_in: &SignIn) -> Result<Re
             Ok(response)
         }
         Err(Refused(rejection, mut cookies)) => {
-            exchange.house.metrics.sign_in(rejection.code());
+            exchange.app.metrics.sign_in(rejection.code());
             cookies.extend(cleared);
             Err(Refused(rejection, cookies))
         }
@@ -197,7 +198,7 @@ async fn redeem(
         .map_err(|error| fail(&error, exchange, sign_in))?;
     admit(exchange, &signed_in, attempt.max_age)?;
     let set = start_session(exchange, sign_in, signed_in).await?;
-    let mut response = rejection::redirect(StatusCode::FOUND, attempt.return_to.as_str());
+    let mut response = reply::redirect(StatusCode::FOUND, attempt.return_to.as_str());
     append(&mut response, set);
     Ok(response)
 }
@@ -205,7 +206,7 @@ async fn redeem(
 /// A callback opened again, from the history or by going back: whoever is signed in stays so.
 async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Response<Body>, Refused> {
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-        Found::Somebody(..) => Ok(rejection::redirect(StatusCode::FOUND, "/")),
+        Found::Somebody(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
         Found::Nobody | Found::Conflict => {
             tracing::warn!(client = %exchange.caller.client, "Invalid OAuth state: {why}");
             Err(Rejection::InvalidState.into())
@@ -215,7 +216,7 @@ async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Respo
 
 /// Whether a session may begin, and the person has proved who they are as lately as it was asked for.
 fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -> Result<(), Refused> {
-    let (site, identity, origin) = (&exchange.site, &signed_in.identity, exchange.origin());
+    let (snapshot, identity, origin) = (&exchange.snapshot, &signed_in.identity, exchange.origin());
     let who = Principal {
         identity,
         provider: identity.provider.as_str(),
@@ -223,7 +224,7 @@ fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -
         proved_at: proved_at(identity.provider, exchange.now, signed_in.auth_time),
         claims: &identity.claims,
     };
-    admission::admit_person(site, &who, false, origin)?;
+    admission::admit_person(snapshot, &who, false, origin)?;
     let Some(max_age) = max_age else { return Ok(()) };
     // A provider that asks for no password again would send the browser round for ever.
     if who.proved_at.is_none_or(|at| exchange.now.since(at) > max_age) {
@@ -266,7 +267,7 @@ async fn start_session(
     sign_in.renewing.begin_with(&mut session, grant, now).map_err(|error| internal(&error))?;
     let token = sign_in.store.begin(session, now).await?;
     audit::signed_in(&identity, exchange.origin());
-    exchange.house.metrics.sign_in("succeeded");
+    exchange.app.metrics.sign_in("succeeded");
     let mut visits = read_visits(sign_in, cookies).unwrap_or_default();
     visits.note_sign_in();
     Ok(vec![sign_in.cookies.set_session(&token, sign_in.lifetime.absolute.as_secs()), write_visits(sign_in, &visits)?])

@@ -13,13 +13,14 @@ use crate::domain::identity::Identified as _;
 use crate::domain::secret::Secret;
 use crate::domain::session::Whose;
 use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::serve::answer::pages::{self, SignedOutPage};
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
+use crate::serve::auth::ending;
 use crate::serve::body::Body;
-use crate::serve::ending;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers;
-use crate::serve::pages::{self, SignedOutPage};
-use crate::serve::rejection::{self, Rejection};
-use crate::serve::site::SignIn;
+use crate::serve::request::headers;
 
 const SIGNED_OUT: &str = "/api/v1/auth/signed-out";
 
@@ -44,13 +45,13 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     }
     let onward = if everywhere { provider_logout(sign_in, &sessions) } else { None };
     let mut response = if headers::prefers_html(request) {
-        rejection::redirect(StatusCode::SEE_OTHER, onward.as_ref().map_or(SIGNED_OUT, Url::as_str))
+        reply::redirect(StatusCode::SEE_OTHER, onward.as_ref().map_or(SIGNED_OUT, Url::as_str))
     } else {
         let mut body = json!({ "message": "Logged out successfully" });
         if let (Some(onward), Some(fields)) = (onward, body.as_object_mut()) {
             fields.insert("logout_url".into(), onward.as_str().into());
         }
-        rejection::json(StatusCode::OK, &body)
+        reply::json(StatusCode::OK, &body)
     };
     for cookie in cleared {
         response.headers_mut().append(SET_COOKIE, cookie);
@@ -88,7 +89,7 @@ async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSess
         outcome = outcome.and(ended);
         if let Some(session) = held {
             audit::signed_out(session.identity(), exchange.origin());
-            exchange.house.metrics.sign_outs.inc();
+            exchange.app.metrics.sign_outs.inc();
             sessions.push(session);
         }
     }
@@ -144,5 +145,5 @@ pub(super) fn signed_out_page(sign_in: &SignIn) -> Response<Body> {
         provider: pages::provider_name(sign_in.provider.kind()),
         provider_logout: onward.as_ref(),
     };
-    rejection::html(StatusCode::OK, pages::signed_out(&page))
+    reply::html(StatusCode::OK, pages::signed_out(&page))
 }

@@ -3,8 +3,10 @@
 mod account;
 mod admission;
 mod backchannel;
+pub(crate) mod ending;
 mod login;
 mod logout;
+pub(crate) mod session;
 mod sessions;
 mod visits;
 
@@ -14,18 +16,20 @@ use hyper::body::Incoming;
 
 use crate::adapters::stores::is_public_id;
 use crate::domain::path::AUTH_PREFIX;
+use crate::serve::answer::pages;
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::rejection::{self, Rejection};
-use crate::serve::site::SignIn;
-use crate::serve::{headers, pages};
+use crate::serve::request::headers;
 
 pub(crate) use self::admission::{admit, admit_session};
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
     let response = dispatch(exchange, body).await?;
-    exchange.house.metrics.answered(response.status());
+    exchange.app.metrics.answered(response.status());
     Ok(response)
 }
 
@@ -33,7 +37,7 @@ async fn dispatch(exchange: &Exchange, body: Incoming) -> Result<Response<Body>,
     let method = exchange.head.method.clone();
     let path = exchange.head.uri.path().strip_prefix(AUTH_PREFIX).unwrap_or_default();
     let endpoint = Endpoint::named(path.strip_prefix('/').unwrap_or_default());
-    let Some(sign_in) = &exchange.site.sign_in else {
+    let Some(sign_in) = &exchange.snapshot.sign_in else {
         return match endpoint {
             Some(endpoint @ Endpoint::Status) => endpoint.check(&method).map(|()| status(false)),
             Some(_) | None => Err(Rejection::AuthDisabled.into()),
@@ -152,12 +156,12 @@ fn refuse_cross_site(headers: &HeaderMap, method: &Method, sign_in: &SignIn) -> 
 }
 
 fn status(enabled: bool) -> Response<Body> {
-    rejection::json(StatusCode::OK, &serde_json::json!({ "enabled": enabled }))
+    reply::json(StatusCode::OK, &serde_json::json!({ "enabled": enabled }))
 }
 
 fn asset(name: &str) -> Result<Response<Body>, Refused> {
     let asset = pages::asset(name).ok_or(Rejection::NotFound)?;
-    let mut response = rejection::bare(StatusCode::OK, Body::text(asset.body));
+    let mut response = reply::bare(StatusCode::OK, Body::text(asset.body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
     Ok(response)
 }

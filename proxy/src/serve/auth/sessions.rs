@@ -14,13 +14,14 @@ use crate::domain::identity::Identified as _;
 use crate::domain::session::Whose;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::serve::answer::pages::{self, SessionRow, SessionsPage};
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
+use crate::serve::auth::ending;
 use crate::serve::body::Body;
-use crate::serve::ending;
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::headers;
-use crate::serve::pages::{self, SessionRow, SessionsPage};
-use crate::serve::rejection::{self, Rejection};
-use crate::serve::site::SignIn;
+use crate::serve::request::headers;
 
 /// How many sessions a list shows: the newest.
 const LISTED: usize = 100;
@@ -41,10 +42,10 @@ pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Respon
             only: more.then_some(LISTED),
             stateless: sign_in.store.is_stateless(),
         };
-        return Ok(rejection::html(StatusCode::OK, pages::sessions(&page)));
+        return Ok(reply::html(StatusCode::OK, pages::sessions(&page)));
     }
     let sessions: Vec<_> = all.iter().zip(&rows).map(|(session, row)| fields(session, row)).collect();
-    Ok(rejection::json(StatusCode::OK, &json!({ "sessions": sessions })))
+    Ok(reply::json(StatusCode::OK, &json!({ "sessions": sessions })))
 }
 
 /// The newest sessions of a person, with this one among them, and whether there are more.
@@ -119,14 +120,14 @@ pub(super) async fn end_one(
     }
     if is_current {
         audit::signed_out(mine.identity(), exchange.origin());
-        exchange.house.metrics.sign_outs.inc();
+        exchange.app.metrics.sign_outs.inc();
     } else {
         audit::sessions_ended(mine.identity(), 1, "the person ended it", Some(exchange.origin()));
     }
     let mut response = if for_people {
         see(if is_current { SIGNED_OUT } else { LIST })
     } else {
-        rejection::json(StatusCode::OK, &json!({ "message": "Session ended" }))
+        reply::json(StatusCode::OK, &json!({ "message": "Session ended" }))
     };
     for cookie in cleared {
         response.headers_mut().append(SET_COOKIE, cookie.clone());
@@ -151,9 +152,9 @@ pub(super) async fn end_others(
     if by_form && headers::prefers_html(&exchange.head.headers) {
         return Ok(see(LIST));
     }
-    Ok(rejection::json(StatusCode::OK, &json!({ "message": "Other sessions ended", "ended": ended })))
+    Ok(reply::json(StatusCode::OK, &json!({ "message": "Other sessions ended", "ended": ended })))
 }
 
 fn see(path: &str) -> Response<Body> {
-    rejection::redirect(StatusCode::SEE_OTHER, path)
+    reply::redirect(StatusCode::SEE_OTHER, path)
 }

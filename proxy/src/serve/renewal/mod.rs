@@ -74,9 +74,9 @@ impl Renewals {
     }
 }
 
-/// How sessions of one site are renewed.
+/// How sessions are renewed, under one configuration.
 pub(crate) struct Renewing {
-    pub(crate) house: Arc<Renewals>,
+    pub(crate) renewals: Arc<Renewals>,
     pub(crate) provider: Arc<dyn IdentityProvider>,
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) grants: GrantSealer,
@@ -139,18 +139,18 @@ impl Renewing {
         awaited: bool,
         now: Timestamp,
     ) -> Option<CancellationToken> {
-        let (house, key) = (&self.house, session.key());
-        let mut flights = house.flights();
+        let (renewals, key) = (&self.renewals, session.key());
+        let mut flights = renewals.flights();
         if let Some(flight) = flights.get(&key) {
             return Some(flight.clone());
         }
-        if let Err(until) = house.rests().ask(key, self.authority, now) {
+        if let Err(until) = renewals.rests().ask(key, self.authority, now) {
             session.postpone(until);
             return None;
         }
-        let Ok(room) = Arc::clone(&house.room).try_acquire_owned() else {
-            house.rests().ask_no_more(self.authority);
-            house.metrics.renewal("deferred");
+        let Ok(room) = Arc::clone(&renewals.room).try_acquire_owned() else {
+            renewals.rests().ask_no_more(self.authority);
+            renewals.metrics.renewal("deferred");
             session.postpone(now + Duration::from_secs(1) + spread(Duration::from_secs(2)));
             return None;
         };
@@ -159,12 +159,13 @@ impl Renewing {
         }
         let flight = CancellationToken::new();
         flights.insert(key, flight.clone());
-        let landing = Landing { house: Arc::clone(house), authority: self.authority, key, flight: flight.clone() };
+        let landing =
+            Landing { renewals: Arc::clone(renewals), authority: self.authority, key, flight: flight.clone() };
         let (renewing, session) = (Arc::clone(self), Arc::clone(session));
-        house.tasks.spawn(async move {
+        renewals.tasks.spawn(async move {
             let (_room, _landing) = (room, landing);
             let outcome = renewing.renew(&session, awaited).await;
-            renewing.house.metrics.renewal(outcome);
+            renewing.renewals.metrics.renewal(outcome);
         });
         Some(flight)
     }
@@ -305,7 +306,7 @@ impl Renewing {
     /// Lets the session be for a while, and the provider too where it fails again and again. Says until when.
     fn put_off(&self, held: &LoadedSession, session: &Session, grant: &Grant, reason: &str) -> Timestamp {
         let pause = schedule::pause(session, grant, self.recheck);
-        let rest = self.house.rests().failed(held.key(), self.authority, pause, clock::now(), fastrand::f64());
+        let rest = self.renewals.rests().failed(held.key(), self.authority, pause, clock::now(), fastrand::f64());
         held.postpone(rest.until);
         let reason = Clean(reason);
         if rest.is_news {
@@ -324,7 +325,7 @@ impl Renewing {
 
     /// The provider has answered, whatever it said.
     fn told(&self, provider: &'static str, key: SessionKey) {
-        if self.house.rests().succeeded(key, self.authority) {
+        if self.renewals.rests().succeeded(key, self.authority) {
             tracing::info!(provider, "sessions are renewed again");
         }
     }
@@ -340,7 +341,7 @@ impl Renewing {
 
 /// A renewal under way; when it is dropped, however it ended, whoever waits goes on.
 struct Landing {
-    house: Arc<Renewals>,
+    renewals: Arc<Renewals>,
     authority: Authority,
     key: SessionKey,
     flight: CancellationToken,
@@ -348,8 +349,8 @@ struct Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.house.flights().remove(&self.key);
-        self.house.rests().ask_no_more(self.authority);
+        self.renewals.flights().remove(&self.key);
+        self.renewals.rests().ask_no_more(self.authority);
         self.flight.cancel();
     }
 }

@@ -6,7 +6,7 @@ use http::HeaderMap;
 
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
-use crate::serve::site::SignIn;
+use crate::serve::app::SignIn;
 
 /// What a request's cookies lead to.
 pub(crate) enum Found {

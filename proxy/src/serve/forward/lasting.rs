@@ -8,11 +8,11 @@ use std::time::Duration;
 use crate::domain::judge::Permit;
 use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
-use crate::serve::activity::Activity;
+use crate::serve::app::{App, Snapshot};
+use crate::serve::body::activity::Activity;
+use crate::serve::body::guard::Ending;
 use crate::serve::clock;
-use crate::serve::guard::Ending;
-use crate::serve::question::Question;
-use crate::serve::site::{House, Site};
+use crate::serve::request::question::Question;
 
 /// How often the session is looked at: what is open is closed well within 5 s of its session's end.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -20,21 +20,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Something that stays open: what was asked, and on whose behalf.
 #[derive(Clone)]
 pub(crate) struct Open {
-    house: Arc<House>,
+    app: Arc<App>,
     question: Question,
     session: Option<Arc<LoadedSession>>,
 }
 
 impl Open {
     /// What a request has opened, with leave.
-    pub(crate) fn of(house: &Arc<House>, question: Question, permit: &Permit<Arc<LoadedSession>>) -> Self {
-        Self { house: Arc::clone(house), question, session: permit.session().cloned() }
+    pub(crate) fn of(app: &Arc<App>, question: Question, permit: &Permit<Arc<LoadedSession>>) -> Self {
+        Self { app: Arc::clone(app), question, session: permit.session().cloned() }
     }
 
     /// Whether the rules of the moment still let it in, on the same behalf.
-    fn is_let_in(&self, site: &Site, now: Timestamp) -> bool {
-        match self.question.ask_again(&site.rules, self.session.as_deref(), now) {
-            Some(Ok(permit)) => permit.session().is_some() || self.session.is_none() || site.sign_in.is_none(),
+    fn is_let_in(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        match self.question.ask_again(&snapshot.rules, self.session.as_deref(), now) {
+            Some(Ok(permit)) => permit.session().is_some() || self.session.is_none() || snapshot.sign_in.is_none(),
             Some(Err(_)) | None => false,
         }
     }
@@ -52,8 +52,8 @@ pub(crate) async fn ended(mut open: Open, activity: Arc<Activity>) {
     let mut used = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let (site, now) = (open.house.site(), clock::now());
-        if let (Some(sign_in), Some(session)) = (&site.sign_in, open.session.clone()) {
+        let (snapshot, now) = (open.app.snapshot(), clock::now());
+        if let (Some(sign_in), Some(session)) = (&snapshot.sign_in, open.session.clone()) {
             used |= activity.take();
             match sign_in.store.follow(&session, used, now).await {
                 Ok(Some(current)) => (open.session, used) = (Some(current), false),
@@ -63,11 +63,11 @@ pub(crate) async fn ended(mut open: Open, activity: Arc<Activity>) {
                 Err(_) => return,
             }
         }
-        if !open.is_let_in(&site, now) {
+        if !open.is_let_in(&snapshot, now) {
             return;
         }
         // In open mode whatever is open may stay so.
-        let (Some(sign_in), Some(session)) = (&site.sign_in, &open.session) else { continue };
+        let (Some(sign_in), Some(session)) = (&snapshot.sign_in, &open.session) else { continue };
         if !sign_in.vouches_for(session) {
             return;
         }

@@ -12,7 +12,7 @@ use crate::domain::principal::Known;
 use crate::domain::readings::Readings;
 use crate::domain::rules::Rules;
 use crate::domain::time::Timestamp;
-use crate::serve::headers;
+use crate::serve::request::headers;
 
 /// What a request asks, with its path in all readings.
 pub(crate) fn ask<'a>(

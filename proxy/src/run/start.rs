@@ -1,12 +1,12 @@
-//! Bind, accept, limit, drain.
+//! Starts, reloads and drains.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -14,34 +14,27 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::certs::{Certificates, PemFiles};
 use crate::adapters::machine;
-use crate::adapters::telemetry::{Clean, Held, LogSettings, Metrics, audit};
+use crate::adapters::telemetry::{Clean, LogSettings, Metrics, audit};
 use crate::domain::policy::AllowedUsers;
-use crate::serve::admin::{Admin, Phase};
-use crate::serve::crowd::Crowd;
-use crate::serve::drain::Drain;
-use crate::serve::memory::Memory;
-use crate::serve::rejection::CODES;
+use crate::run::admin::{self, Admin, Phase};
+use crate::run::background;
+use crate::run::kept::Kept;
+use crate::serve::answer::rejection::CODES;
+use crate::serve::app::App;
+use crate::serve::clock;
+use crate::serve::listener::accept::{Acceptor, places};
+use crate::serve::listener::crowd::Crowd;
+use crate::serve::listener::drain::Drain;
+use crate::serve::listener::workers::Workers;
 use crate::serve::settings::{Limits, Mode, Settings, Shutdown};
-use crate::serve::site::House;
-use crate::serve::workers::Workers;
-use crate::serve::{admin, background, clock, connection, watch};
-
-/// How long somebody waits for a place, or for room in memory, before it is made.
-const PLACE_PAUSE: Duration = Duration::from_millis(50);
-const ROOM_PAUSE: Duration = Duration::from_millis(5);
+use crate::serve::watch::memory::Memory;
 
 /// How many connections wait in the kernel's queue to be accepted; it may be set to take fewer (`net.core.somaxconn`). Whoever comes
 /// beyond that tries again after a second.
 const BACKLOG: u32 = 4096;
 
-/// Open files that are neither a client's connection nor one to the upstream: listeners, store, provider, probes, files that are read.
-const FILES_BESIDE: u64 = 160;
-
 /// How long the start waits for the provider and the store.
 const STARTING_MOST: Duration = Duration::from_secs(5);
-
-/// How long the accept loop rests when the system has no file descriptor left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the kernel may hold of an answer before it is sent, in bytes. Without it some MiB gather there, and a reader that is slow
 /// but steady looks as if it took nothing for as long as those last (`TIMEOUT_BODY`).
@@ -50,7 +43,8 @@ const UNSENT_MOST: u32 = 128 * 1024;
 
 /// A proxy that is running.
 pub struct Running {
-    house: Arc<House>,
+    app: Arc<App>,
+    kept: Kept,
     crowd: Arc<Crowd>,
     admin: Arc<Admin>,
     certificates: Option<Arc<Certificates>>,
@@ -96,7 +90,7 @@ pub struct Addresses {
 /// # Errors
 /// What keeps it from starting, and how to mend it.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
-    let metrics = Arc::new(Metrics::new(&CODES, &CODES));
+    let metrics = Arc::new(Metrics::new(CODES, CODES));
     let (listener, admin_listener) = (bind("LISTEN_ADDR", settings.listen)?, bind("ADMIN_ADDR", settings.admin)?);
     // Accepted connections inherit it.
     #[cfg(target_os = "linux")]
@@ -109,15 +103,16 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let places = places(&settings.limits, machine::raise_open_files(), memory);
     let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(memory)), metrics.connections_shed.clone()));
     let workers = Workers::start()?;
-    let house = Arc::new(House::build(settings, Arc::clone(&metrics))?);
-    if let Some(sign_in) = &house.site().sign_in {
+    let (app, kept) = Kept::start(settings, Arc::clone(&metrics))?;
+    let app = Arc::new(app);
+    if let Some(sign_in) = &app.snapshot().sign_in {
         audit::enabled(sign_in.provider.kind());
     }
     let troubles = {
-        let (house, certificates) = (Arc::clone(&house), certificates.clone());
+        let (app, certificates) = (Arc::clone(&app), certificates.clone());
         move || {
             let certificate = certificates.as_ref().and_then(|certificates| certificates.trouble(clock::now()));
-            house.troubles().into_iter().chain(certificate.map(|why| format!("certificate: {why}"))).collect()
+            app.troubles().into_iter().chain(certificate.map(|why| format!("certificate: {why}"))).collect()
         }
     };
     let admin = Arc::new(Admin::new(Box::new(troubles), Arc::clone(&metrics)));
@@ -127,14 +122,15 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         connections: TaskTracker::new(),
         tasks: vec![
             tokio::spawn(admin::serve(admin_listener, Arc::clone(&admin), std::future::pending())),
-            tokio::spawn(background::sweep(Arc::clone(&house))),
-            tokio::spawn(background::refresh_provider(Arc::clone(&house))),
+            tokio::spawn(background::sweep(Arc::clone(&app))),
+            tokio::spawn(background::refresh_provider(Arc::clone(&app))),
             tokio::spawn({
                 let crowd = Arc::clone(&crowd);
                 async move { crowd.keep_room().await }
             }),
         ],
-        house,
+        app,
+        kept,
         crowd,
         admin,
         certificates,
@@ -143,17 +139,17 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     running.publish_certificate_end();
     running.connections.spawn(running.accept(listener, workers, places));
-    let becoming_ready = become_ready(Arc::clone(&running.house), Arc::clone(&running.admin), addresses);
+    let becoming_ready = become_ready(Arc::clone(&running.app), Arc::clone(&running.admin), addresses);
     running.tasks.push(tokio::spawn(becoming_ready));
     Ok(running)
 }
 
 /// Ready once the provider and the store have each been tried, whatever came of it: who is sent here before would be refused for
 /// want of a connection that is being made.
-async fn become_ready(house: Arc<House>, admin: Arc<Admin>, addresses: Addresses) {
+async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
     let tried = async {
-        if let Some(sign_in) = &house.site().sign_in {
-            tokio::join!(house.provider_tried.notified(), sign_in.store.tried());
+        if let Some(sign_in) = &app.snapshot().sign_in {
+            tokio::join!(app.provider_tried.notified(), sign_in.store.tried());
         }
     };
     // Away is not unready: after this time it is for `readyz` to say.
@@ -223,7 +219,7 @@ fn load_certificates(files: &PemFiles) -> anyhow::Result<Arc<Certificates>> {
 /// What would keep it from starting.
 pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
     settings.tls.as_ref().map(load_certificates).transpose()?;
-    House::build(settings, Arc::new(Metrics::new(&CODES, &CODES))).map(drop)
+    Kept::start(settings, Arc::new(Metrics::new(CODES, CODES))).map(drop)
 }
 
 impl Running {
@@ -239,9 +235,9 @@ impl Running {
     /// What is wrong with them; the old ones stay in force.
     pub fn reload(&self, settings: Settings) -> anyhow::Result<()> {
         let outcome = self.try_reload(settings);
-        self.house.metrics.reloaded(outcome.is_ok(), clock::now());
+        self.app.metrics.reloaded(outcome.is_ok(), clock::now());
         if let Err(error) = &outcome {
-            self.house.note_reload_failure(format!("{error:#}"));
+            self.app.note_reload_failure(format!("{error:#}"));
         }
         outcome
     }
@@ -253,8 +249,8 @@ impl Running {
             (Some(_), None) | (None, Some(_) | None) => None,
         };
         let stays = self.what_stays(&settings);
-        let next = self.house.prepare(settings)?;
-        self.house.take(next)?;
+        let next = self.kept.next(settings)?;
+        self.kept.take(&self.app, next)?;
         if let Some((certificates, next)) = shown {
             certificates.show(next, clock::now());
             self.publish_certificate_end();
@@ -285,8 +281,8 @@ impl Running {
 
     /// Notes that a new configuration was bad; the old one stays in force.
     pub fn note_bad_configuration(&self, reason: &str) {
-        self.house.metrics.reloaded(false, clock::now());
-        self.house.note_reload_failure(reason.to_owned());
+        self.app.metrics.reloaded(false, clock::now());
+        self.app.note_reload_failure(reason.to_owned());
     }
 
     /// Ends: not ready at once; goes on accepting for `SHUTDOWN_DELAY`; lets what is in flight end for up to `SHUTDOWN_TIMEOUT`.
@@ -298,17 +294,17 @@ impl Running {
         self.stop_accepting.cancel();
         self.drain.begin();
         self.connections.close();
-        self.house.tunnels.close();
+        self.app.tunnels.close();
         let ended = async {
             self.connections.wait().await;
-            self.house.tunnels.wait().await;
-            self.house.renewals.settle().await;
+            self.app.tunnels.wait().await;
+            self.app.renewals.settle().await;
         };
         let clean = tokio::time::timeout(self.fixed.shutdown.timeout, ended).await.is_ok();
         if clean {
             tracing::info!("drained: everything in flight has ended");
         } else {
-            let left = self.connections.len() + self.house.tunnels.len() + self.house.renewals.under_way();
+            let left = self.connections.len() + self.app.tunnels.len() + self.app.renewals.under_way();
             tracing::warn!(left, "SHUTDOWN_TIMEOUT has passed: what is left is cut off");
         }
         for task in &self.tasks {
@@ -319,7 +315,7 @@ impl Running {
 
     fn publish_certificate_end(&self) {
         if let Some(certificates) = &self.certificates {
-            self.house.metrics.certificate_ends(certificates.not_after());
+            self.app.metrics.certificate_ends(certificates.not_after());
         }
     }
 
@@ -330,7 +326,7 @@ impl Running {
         places: usize,
     ) -> impl Future<Output = ()> + Send + 'static {
         let acceptor = Acceptor {
-            house: Arc::clone(&self.house),
+            app: Arc::clone(&self.app),
             tls: self
                 .certificates
                 .as_ref()
@@ -357,143 +353,4 @@ fn memory(limits: &Limits) -> Option<usize> {
         tracing::info!(bytes, "the connections of clients may take so much memory together (LIMIT_MEMORY)");
     }
     bytes
-}
-
-/// How many connections are taken at a time: `LIMIT_CONNECTIONS`, or what open files and memory allow. Each may need a connection to the
-/// upstream as well, and half of the memory is for what they carry.
-fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>) -> usize {
-    let by_files = files.map_or(usize::MAX, |files| {
-        let left = files.saturating_sub(FILES_BESIDE).max(files / 2) / 2;
-        usize::try_from(left).unwrap_or(usize::MAX)
-    });
-    let by_memory = memory.map_or(usize::MAX, |bytes| bytes / 2 / watch::CONNECTION);
-    let places = limits.connections.min(by_files).min(by_memory).max(1);
-    if places < limits.connections {
-        let (why, mend) = if by_files <= by_memory {
-            ("so many files may be open", "raise the limit of open files (ulimit -Hn, LimitNOFILE)")
-        } else {
-            ("so much memory there is (LIMIT_MEMORY)", "give it more memory")
-        };
-        tracing::warn!(
-            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {mend}, or lower LIMIT_CONNECTIONS",
-            limits.connections
-        );
-    }
-    places
-}
-
-struct Acceptor {
-    house: Arc<House>,
-    tls: Option<TlsAcceptor>,
-    connections: TaskTracker,
-    drain: Drain,
-    room: Arc<Semaphore>,
-    crowd: Arc<Crowd>,
-    workers: Workers,
-}
-
-impl Acceptor {
-    async fn run(&self, listener: TcpListener, stop: &CancellationToken) {
-        loop {
-            // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
-            let Some(room) = self.place().await else { return };
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                // Released from this thread's reactor, to be taken into a worker's.
-                accepted = listener.accept() => accepted.and_then(|(stream, _)| stream.into_std()),
-            };
-            self.take(accepted, room).await;
-        }
-        if let Err(error) = self.run_dry(listener).await {
-            tracing::warn!("who had just connected could not be served: {error}");
-        }
-    }
-
-    /// A place for one more connection, with room in memory. Where there is none, who has long been silent makes it.
-    async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let place = loop {
-            match tokio::time::timeout(PLACE_PAUSE, Arc::clone(&self.room).acquire_owned()).await {
-                Ok(place) => break place.ok()?,
-                Err(_) => self.crowd.make_places(),
-            }
-        };
-        while !self.crowd.memory().has_room(watch::CONNECTION) {
-            self.crowd.make_room();
-            tokio::time::sleep(ROOM_PAUSE).await;
-        }
-        Some(place)
-    }
-
-    /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
-    async fn run_dry(&self, listener: TcpListener) -> io::Result<()> {
-        let listener = listener.into_std()?;
-        loop {
-            let Some(room) = self.place().await else { return Ok(()) };
-            let accepted = match listener.accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Ok((stream, _)) => stream.set_nonblocking(true).map(|()| stream),
-                Err(error) => Err(error),
-            };
-            self.take(accepted, room).await;
-        }
-    }
-
-    async fn take(&self, accepted: io::Result<std::net::TcpStream>, room: OwnedSemaphorePermit) {
-        match accepted {
-            Ok(stream) => self.serve(stream, room),
-            Err(error) if is_one_connections_own(&error) => {}
-            Err(error) => {
-                tracing::error!("connections cannot be accepted: {error}; check the limit of open files (ulimit -n)");
-                tokio::time::sleep(EXHAUSTED_PAUSE).await;
-            }
-        }
-    }
-
-    fn serve(&self, stream: std::net::TcpStream, room: OwnedSemaphorePermit) {
-        let (house, tls, drain) = (Arc::clone(&self.house), self.tls.clone(), self.drain.clone());
-        let crowd = Arc::clone(&self.crowd);
-        let connection = async move {
-            let (_room, _held) = (room, Held::by(&house.metrics.downstream_connections));
-            let served = match TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(stream, tls, house, &crowd, drain).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                tracing::debug!("a connection ended: {error}");
-            }
-        };
-        match self.workers.next() {
-            Some(worker) => self.connections.spawn_on(connection, worker),
-            None => self.connections.spawn(connection),
-        };
-    }
-}
-
-/// Errors of `accept` that are about the connection, not about us.
-fn is_one_connections_own(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_fit_open_files_and_memory() {
-        let limits = Limits { header_bytes: 65536, connections: 10_000, memory: None };
-        assert_eq!(places(&limits, None, None), 10_000);
-        assert_eq!(places(&limits, Some(1 << 20), None), 10_000);
-        assert_eq!(places(&limits, Some(1024), None), 432, "half is for the upstream, some for the rest");
-        assert_eq!(places(&limits, Some(64), None), 16);
-        assert_eq!(places(&limits, Some(1), None), 1);
-        assert_eq!(places(&limits, None, Some(192 << 20)), 6144);
-        assert_eq!(places(&Limits { connections: 20, ..limits }, Some(1024), Some(192 << 20)), 20);
-    }
 }

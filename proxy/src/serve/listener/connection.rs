@@ -16,13 +16,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::adapters::net;
 use crate::domain::caller::{Peer, Scheme};
-use crate::serve::crowd::Crowd;
-use crate::serve::drain::Drain;
+use crate::serve::app::App;
 use crate::serve::handler;
-use crate::serve::plain;
+use crate::serve::listener::crowd::Crowd;
+use crate::serve::listener::drain::Drain;
+use crate::serve::listener::plain;
 use crate::serve::settings::{Limits, Timeouts};
-use crate::serve::site::House;
-use crate::serve::streams::StreamExecutor;
+use crate::serve::watch::streams::StreamExecutor;
 use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, UPLOADS_MOST, Watch};
 
 /// What one HTTP/2 stream may send ahead of being read, in bytes.
@@ -44,20 +44,20 @@ const TO_BE_READ: Duration = Duration::from_millis(20);
 pub(crate) async fn serve(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    house: Arc<House>,
+    app: Arc<App>,
     crowd: &Crowd,
     drain: Drain,
 ) -> io::Result<()> {
-    let site = house.site();
-    let (limits, timeouts) = (site.limits, site.timeouts);
-    drop(site);
+    let snapshot = app.snapshot();
+    let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
+    drop(snapshot);
     let address = stream.peer_addr()?;
     net::set_up(&stream)?;
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
     let _place = crowd.join(Arc::clone(&watch));
     let Some(acceptor) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
-        return http(stream, peer, house, limits, timeouts, watch, drain).await;
+        return http(stream, peer, app, limits, timeouts, watch, drain).await;
     };
     watch.takes_tls();
     let handshake = async {
@@ -74,7 +74,7 @@ pub(crate) async fn serve(
     };
     let Some(stream) = shaken else { return Ok(()) };
     let peer = Peer { address, scheme: Scheme::Https };
-    http(stream, peer, house, limits, timeouts, watch, drain).await
+    http(stream, peer, app, limits, timeouts, watch, drain).await
 }
 
 fn sent_away() -> io::Error {
@@ -84,7 +84,7 @@ fn sent_away() -> io::Error {
 async fn http<IO>(
     stream: IO,
     peer: Peer,
-    house: Arc<House>,
+    app: Arc<App>,
     limits: Limits,
     timeouts: Timeouts,
     watch: Arc<Watch>,
@@ -103,7 +103,7 @@ where
             if has_body {
                 in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
             }
-            handler::handle(Arc::clone(&house), peer, request, in_flight)
+            handler::handle(Arc::clone(&app), peer, request, in_flight)
         }
     });
     let builder = builder(limits, timeouts);

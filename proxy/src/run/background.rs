@@ -3,36 +3,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::serve::app::App;
 use crate::serve::clock;
-use crate::serve::site::House;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often a provider is asked at most because people want to sign in, while it could not be read.
 const WANTED_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Closes idle connections to the upstream, and lets the session store do what is due; for ever.
-pub(crate) async fn sweep(house: Arc<House>) {
+pub(crate) async fn sweep(app: Arc<App>) {
     let mut evicted = 0;
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        let site = house.site();
-        site.upstream.sweep();
-        let Some(sign_in) = &site.sign_in else { continue };
+        let snapshot = app.snapshot();
+        snapshot.upstream.sweep();
+        let Some(sign_in) = &snapshot.sign_in else { continue };
         sign_in.store.sweep(clock::now());
-        house.metrics.sessions_held.set(i64::try_from(sign_in.store.held()).unwrap_or(i64::MAX));
+        app.metrics.sessions_held.set(i64::try_from(sign_in.store.held()).unwrap_or(i64::MAX));
         let now_evicted = sign_in.store.evicted();
-        house.metrics.sessions_evicted.inc_by(now_evicted.saturating_sub(evicted));
+        app.metrics.sessions_evicted.inc_by(now_evicted.saturating_sub(evicted));
         evicted = now_evicted;
     }
 }
 
 /// Keeps what the provider publishes fresh; for ever, and anew after each reload.
-pub(crate) async fn refresh_provider(house: Arc<House>) {
+pub(crate) async fn refresh_provider(app: Arc<App>) {
     let mut known_trouble: Option<String> = None;
     loop {
-        let reloaded = house.reloaded.notified();
-        let site = house.site();
-        let Some(sign_in) = &site.sign_in else {
+        let reloaded = app.reloaded.notified();
+        let snapshot = app.snapshot();
+        let Some(sign_in) = &snapshot.sign_in else {
             reloaded.await;
             continue;
         };
@@ -45,7 +45,7 @@ pub(crate) async fn refresh_provider(house: Arc<House>) {
             }
             known_trouble = trouble;
         }
-        house.provider_tried.notify_one();
+        app.provider_tried.notify_one();
         // Who signs in may set off another try, but no stranger makes us ask more often than this.
         let (provider, rest) = (&sign_in.provider, pause.saturating_sub(WANTED_AT_MOST));
         let due = async {

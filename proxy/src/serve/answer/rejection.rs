@@ -4,9 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE,
-};
+use http::header::{ALLOW, CONNECTION, COOKIE, HeaderValue, RETRY_AFTER, SET_COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, Version};
@@ -17,11 +15,12 @@ use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::domain::rules::HostName;
 use crate::ports::{BeginError, SignInError, StoreUnavailable};
+use crate::serve::answer::pages::{self, Action, MessagePage};
+use crate::serve::answer::query;
+use crate::serve::answer::reply;
+use crate::serve::app::Snapshot;
 use crate::serve::body::Body;
-use crate::serve::headers::{self, Malformed};
-use crate::serve::pages::{self, Action, MessagePage};
-use crate::serve::query;
-use crate::serve::site::Site;
+use crate::serve::request::headers::{self, Malformed};
 
 /// A request that is not answered as it asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,37 +108,58 @@ impl Denial {
     }
 }
 
-/// Every code there is, for the metrics.
-pub(crate) const CODES: [&str; 23] = [
-    "unauthenticated",
-    "invalid_state",
-    "token_exchange_failed",
-    "user_info_failed",
-    "not_allowed",
-    "sign_in_cancelled",
-    "provider_error",
-    "provider_unreachable",
-    "sign_in_loop",
-    "bad_request",
-    "prefetch_refused",
-    "not_found",
-    "method_not_allowed",
-    "auth_disabled",
-    "cross_site",
-    "session_store_unavailable",
-    "session_too_large",
-    "sessions_not_kept",
-    "invalid_request",
-    "request_timeout",
-    "upstream_unreachable",
-    "upstream_timeout",
-    "internal_error",
-];
+/// Defines the codes and the list of them from one table.
+macro_rules! codes {
+    ($($code:ident = $text:literal),+ $(,)?) => {
+        /// What a refusal is called, in answers, logs and metrics.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Code {
+            $($code),+
+        }
+
+        impl Code {
+            const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$code => $text),+
+                }
+            }
+        }
+
+        /// Every code there is, for the metrics.
+        pub(crate) const CODES: &[&str] = &[$(Code::$code.as_str()),+];
+    };
+}
+
+codes! {
+    Unauthenticated = "unauthenticated",
+    InvalidState = "invalid_state",
+    TokenExchangeFailed = "token_exchange_failed",
+    UserInfoFailed = "user_info_failed",
+    NotAllowed = "not_allowed",
+    SignInCancelled = "sign_in_cancelled",
+    ProviderError = "provider_error",
+    ProviderUnreachable = "provider_unreachable",
+    SignInLoop = "sign_in_loop",
+    BadRequest = "bad_request",
+    PrefetchRefused = "prefetch_refused",
+    NotFound = "not_found",
+    MethodNotAllowed = "method_not_allowed",
+    AuthDisabled = "auth_disabled",
+    CrossSite = "cross_site",
+    SessionStoreUnavailable = "session_store_unavailable",
+    SessionTooLarge = "session_too_large",
+    SessionsNotKept = "sessions_not_kept",
+    InvalidRequest = "invalid_request",
+    RequestTimeout = "request_timeout",
+    UpstreamUnreachable = "upstream_unreachable",
+    UpstreamTimeout = "upstream_timeout",
+    InternalError = "internal_error",
+}
 
 /// What a caller is told, beside the status.
 struct Answer {
     status: StatusCode,
-    code: &'static str,
+    code: Code,
     message: &'static str,
 }
 
@@ -148,63 +168,63 @@ impl Rejection {
     const fn answer(&self) -> Answer {
         let (status, code, message) = match self {
             Self::Unauthenticated | Self::StepUp { .. } => {
-                (StatusCode::UNAUTHORIZED, "unauthenticated", "Authentication required")
+                (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "Authentication required")
             }
-            Self::InvalidState => (StatusCode::BAD_REQUEST, "invalid_state", "Invalid OAuth state"),
-            Self::TokenExchangeFailed => (StatusCode::BAD_GATEWAY, "token_exchange_failed", "Token exchange failed"),
-            Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, "user_info_failed", "Failed to get user info"),
-            Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, "not_allowed", "You are not authorized"),
-            Self::SignInCancelled => (StatusCode::FORBIDDEN, "sign_in_cancelled", "Sign-in was cancelled"),
+            Self::InvalidState => (StatusCode::BAD_REQUEST, Code::InvalidState, "Invalid OAuth state"),
+            Self::TokenExchangeFailed => (StatusCode::BAD_GATEWAY, Code::TokenExchangeFailed, "Token exchange failed"),
+            Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, Code::UserInfoFailed, "Failed to get user info"),
+            Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, Code::NotAllowed, "You are not authorized"),
+            Self::SignInCancelled => (StatusCode::FORBIDDEN, Code::SignInCancelled, "Sign-in was cancelled"),
             Self::ProviderError => {
-                (StatusCode::BAD_GATEWAY, "provider_error", "The identity provider reported an error")
+                (StatusCode::BAD_GATEWAY, Code::ProviderError, "The identity provider reported an error")
             }
             Self::ProviderUnreachable => {
-                (StatusCode::BAD_GATEWAY, "provider_unreachable", "The identity provider cannot be reached")
+                (StatusCode::BAD_GATEWAY, Code::ProviderUnreachable, "The identity provider cannot be reached")
             }
             Self::SignInLoop => {
-                (StatusCode::TOO_MANY_REQUESTS, "sign_in_loop", "Your browser does not send the session cookie back")
+                (StatusCode::TOO_MANY_REQUESTS, Code::SignInLoop, "Your browser does not send the session cookie back")
             }
             Self::WrongHost { .. } => {
-                (StatusCode::BAD_REQUEST, "bad_request", "Sign-in works only on the public address")
+                (StatusCode::BAD_REQUEST, Code::BadRequest, "Sign-in works only on the public address")
             }
-            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request", "Bad request"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, Code::BadRequest, "Bad request"),
             Self::Prefetch => {
-                (StatusCode::SERVICE_UNAVAILABLE, "prefetch_refused", "Signing in is not fetched in advance")
+                (StatusCode::SERVICE_UNAVAILABLE, Code::PrefetchRefused, "Signing in is not fetched in advance")
             }
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
-            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
-            Self::AuthDisabled => (StatusCode::NOT_FOUND, "auth_disabled", "Authentication is disabled"),
-            Self::CrossSite => (StatusCode::FORBIDDEN, "cross_site", "Cross-site request refused"),
+            Self::NotFound => (StatusCode::NOT_FOUND, Code::NotFound, "Not found"),
+            Self::MethodNotAllowed(_) => (StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, "Method not allowed"),
+            Self::AuthDisabled => (StatusCode::NOT_FOUND, Code::AuthDisabled, "Authentication is disabled"),
+            Self::CrossSite => (StatusCode::FORBIDDEN, Code::CrossSite, "Cross-site request refused"),
             Self::StoreUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "session_store_unavailable", "The session store is unavailable")
+                (StatusCode::SERVICE_UNAVAILABLE, Code::SessionStoreUnavailable, "The session store is unavailable")
             }
             Self::LogoutUnconfirmed => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "session_store_unavailable",
+                Code::SessionStoreUnavailable,
                 "The session store did not confirm that you are signed out",
             ),
             Self::SessionTooLarge => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "session_too_large", "Your session does not fit into a cookie")
+                (StatusCode::INTERNAL_SERVER_ERROR, Code::SessionTooLarge, "Your session does not fit into a cookie")
             }
             Self::RequestTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request's body took too long")
+                (StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, "The request's body took too long")
             }
             Self::UpstreamUnreachable => {
-                (StatusCode::BAD_GATEWAY, "upstream_unreachable", "The application cannot be reached")
+                (StatusCode::BAD_GATEWAY, Code::UpstreamUnreachable, "The application cannot be reached")
             }
             Self::UpstreamTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The application took too long to answer")
+                (StatusCode::GATEWAY_TIMEOUT, Code::UpstreamTimeout, "The application took too long to answer")
             }
             Self::InvalidLogoutToken => {
-                (StatusCode::BAD_REQUEST, "invalid_request", "This is no logout token that counts")
+                (StatusCode::BAD_REQUEST, Code::InvalidRequest, "This is no logout token that counts")
             }
             Self::Stateless => (
                 StatusCode::NOT_IMPLEMENTED,
-                "sessions_not_kept",
+                Code::SessionsNotKept,
                 "This site keeps sessions in browsers only, so it cannot end one that is elsewhere",
             ),
             Self::Internal => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong in the proxy")
+                (StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, "Something went wrong in the proxy")
             }
         };
         Answer { status, code, message }
@@ -212,7 +232,7 @@ impl Rejection {
 
     /// The code, for the log and the metrics.
     pub(crate) const fn code(&self) -> &'static str {
-        self.answer().code
+        self.answer().code.as_str()
     }
 
     /// Why, for the log.
@@ -255,11 +275,11 @@ impl Rejection {
         let answer = self.answer();
         let sent_to_sign_in = asker.navigates && matches!(self, Self::Unauthenticated | Self::StepUp { .. });
         let mut response = if sent_to_sign_in {
-            redirect(StatusCode::FOUND, &asker.login_url(self.max_age()))
+            reply::redirect(StatusCode::FOUND, &asker.login_url(self.max_age()))
         } else if asker.html {
             self.page(&answer, asker)
         } else {
-            json(answer.status, &self.json(&answer))
+            reply::json(answer.status, &self.json(&answer))
         };
         let headers = response.headers_mut();
         for cookie in cookies {
@@ -300,7 +320,7 @@ impl Rejection {
     }
 
     fn json(&self, answer: &Answer) -> serde_json::Value {
-        let mut body = serde_json::json!({ "error": answer.code, "message": answer.message });
+        let mut body = serde_json::json!({ "error": answer.code.as_str(), "message": answer.message });
         if let (Self::Unauthenticated | Self::StepUp { .. }, Some(fields)) = (self, body.as_object_mut()) {
             fields.insert("login_url".into(), with_max_age(LOGIN.to_owned(), '?', self.max_age()).into());
         }
@@ -356,8 +376,8 @@ impl Rejection {
             | Self::Internal => (None, &[Action::Start]),
         };
         let page = MessagePage {
-            site: asker.site.sign_in.as_ref().map(|sign_in| sign_in.host_text.as_str()),
-            code: answer.code,
+            site: asker.snapshot.sign_in.as_ref().map(|sign_in| sign_in.host_text.as_str()),
+            code: answer.code.as_str(),
             title: self.title(),
             sentence: answer.message,
             explanation,
@@ -366,7 +386,7 @@ impl Rejection {
             request_id: asker.request_id.to_str().ok(),
             actions,
         };
-        html(answer.status, pages::message(&page))
+        reply::html(answer.status, pages::message(&page))
     }
 
     const fn title(&self) -> &'static str {
@@ -506,7 +526,7 @@ pub(crate) struct Asker {
     request_id: HeaderValue,
     /// The host that was asked for, where it is one of those that rules name.
     host: Option<String>,
-    site: Arc<Site>,
+    snapshot: Arc<Snapshot>,
 }
 
 const LOGIN: &str = "/api/v1/auth/login";
@@ -530,9 +550,9 @@ impl Asker {
         upgrades: bool,
         request_id: &HeaderValue,
         caller: &Caller,
-        site: &Arc<Site>,
+        snapshot: &Arc<Snapshot>,
     ) -> Self {
-        let host = if site.rules.is_empty() { None } else { headers::host(&head.headers, caller) };
+        let host = if snapshot.rules.is_empty() { None } else { headers::host(&head.headers, caller) };
         Self {
             host: host.map(|host| HostName::of(host).as_str().to_owned()),
             html: headers::prefers_html(&head.headers),
@@ -541,20 +561,20 @@ impl Asker {
             http1: head.version < Version::HTTP_2,
             uri: head.uri.clone(),
             request_id: request_id.clone(),
-            site: Arc::clone(site),
+            snapshot: Arc::clone(snapshot),
         }
     }
 
     /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
     fn return_to(&self) -> ReturnTo {
         if self.uri.path() == LOGIN {
-            return query::wanted(self.uri.query(), &self.site);
+            return query::wanted(self.uri.query(), &self.snapshot);
         }
         let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         // Sign-in is on the public host: whoever asked for another one of ours is led back there.
-        match self.host.as_deref().filter(|host| self.site.may_lead_back_to(host)) {
-            Some(host) => self.site.return_to(&format!("https://{host}{path}")),
-            None => self.site.return_to(path),
+        match self.host.as_deref().filter(|host| self.snapshot.may_lead_back_to(host)) {
+            Some(host) => self.snapshot.return_to(&format!("https://{host}{path}")),
+            None => self.snapshot.return_to(path),
         }
     }
 
@@ -577,41 +597,4 @@ impl Asker {
             tracing::debug!(code, %reason, %path, %client, %request_id, "request refused");
         }
     }
-}
-
-/// A redirect; never 307 or 308, which would repeat a method and its body elsewhere.
-pub(crate) fn redirect(status: StatusCode, to: &str) -> Response<Body> {
-    let mut response = bare(status, Body::empty());
-    if let Ok(location) = HeaderValue::from_str(to) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    response
-}
-
-/// An answer in JSON.
-pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    let mut response = bare(status, Body::text(body.to_string()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// A page for people.
-pub(crate) fn html(status: StatusCode, page: String) -> Response<Body> {
-    let mut response = bare(status, Body::text(page));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(http::header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(pages::CONTENT_SECURITY_POLICY));
-    headers.insert(http::header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    response
-}
-
-/// An answer of our own, with the headers that all of them carry.
-pub(crate) fn bare(status: StatusCode, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(http::header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));
-    response
 }

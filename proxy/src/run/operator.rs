@@ -16,8 +16,9 @@ use crate::domain::browser;
 use crate::domain::identity::{Identified as _, Identity};
 use crate::domain::policy::AllowedUsers;
 use crate::ports::{LoadedSession, SessionStore, StoreTerms};
+use crate::serve::auth::ending;
+use crate::serve::clock;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
-use crate::serve::{clock, ending};
 
 /// How long the store may take to be reached.
 const PATIENCE: Duration = Duration::from_secs(5);

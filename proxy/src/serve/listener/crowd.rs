@@ -8,7 +8,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
-use crate::serve::memory::Memory;
+use crate::serve::watch::memory::Memory;
 use crate::serve::watch::{Standing, Watch};
 
 /// How long a connection may be silent before it goes for another's sake, while all places are taken.

@@ -1,5 +1,10 @@
 //! How long a connection may do what it is doing: read a head, rest, or wait for its peer to take bytes.
 
+mod interim;
+pub(crate) mod memory;
+pub(crate) mod parser;
+pub(crate) mod streams;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use crate::adapters::net::{Alarm, write_pieces};
-use crate::serve::interim::Interim;
-use crate::serve::memory::{Memory, Share, Waiting};
-use crate::serve::parser;
 use crate::serve::settings::Timeouts;
+use crate::serve::watch::interim::Interim;
+use crate::serve::watch::memory::{Memory, Share, Waiting};
 
 /// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
 /// each further stream.

@@ -193,10 +193,10 @@ pub(crate) struct Asset {
 #[must_use]
 pub(crate) fn asset(name: &str) -> Option<Asset> {
     let (content_type, body): (_, &[u8]) = match name {
-        "sidegate.css" => ("text/css; charset=utf-8", include_bytes!("../../assets/sidegate.css")),
-        "icon.svg" => ("image/svg+xml", include_bytes!("../../assets/icon.svg")),
-        "gate-open.svg" => ("image/svg+xml", include_bytes!("../../assets/gate-open.svg")),
-        "gate-closed.svg" => ("image/svg+xml", include_bytes!("../../assets/gate-closed.svg")),
+        "sidegate.css" => ("text/css; charset=utf-8", include_bytes!("../../../assets/sidegate.css")),
+        "icon.svg" => ("image/svg+xml", include_bytes!("../../../assets/icon.svg")),
+        "gate-open.svg" => ("image/svg+xml", include_bytes!("../../../assets/gate-open.svg")),
+        "gate-closed.svg" => ("image/svg+xml", include_bytes!("../../../assets/gate-closed.svg")),
         _ => return None,
     };
     Some(Asset { content_type, body })

@@ -1,5 +1,8 @@
 //! To the upstream and back: stream bodies, hand over upgrades.
 
+pub(crate) mod lasting;
+mod tunnel;
+
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -15,16 +18,16 @@ use crate::adapters::telemetry::Clean;
 use crate::adapters::upstream::{Answer, Failure, Fields, NoConnection, Patience, RequestFraming, RequestHead};
 use crate::domain::judge::Permit;
 use crate::ports::{LoadedSession, ReadyFields};
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::app::Snapshot;
+use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, BodyError, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::guard::{FRESH, Guard};
-use crate::serve::headers::{Forwarded, Trace};
-use crate::serve::lasting::Open;
-use crate::serve::question::Question;
-use crate::serve::rejection::Rejection;
-use crate::serve::site::Site;
+use crate::serve::forward::lasting::Open;
+use crate::serve::request::headers;
+use crate::serve::request::headers::{Forwarded, Trace};
+use crate::serve::request::question::Question;
 use crate::serve::watch::InFlight;
-use crate::serve::{headers, lasting, tunnel};
 
 static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 
@@ -41,14 +44,14 @@ pub(crate) async fn forward(
     }
     let began = Instant::now();
     let upgrade = websocket.then(|| exchange.head.extensions.remove::<hyper::upgrade::OnUpgrade>()).flatten();
-    let Exchange { head, site, .. } = &mut *exchange;
-    if let Some(sign_in) = &site.sign_in {
+    let Exchange { head, snapshot, .. } = &mut *exchange;
+    if let Some(sign_in) = &snapshot.sign_in {
         sign_in.cookies.strip_request(&mut head.headers);
     }
     let outgoing = Outgoing::of(&permit, exchange, websocket, in_flight)?;
     let (mut answer, body) =
         while_admitted(send(&outgoing, exchange, body, &permit, began), exchange, &permit, began).await?.into_parts();
-    exchange.house.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
+    exchange.app.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nothing else was asked for, and whatever else came would be a tunnel that nobody looks into (RFC 9110 §7.8).
         if !headers::switches_to_websocket(&answer.headers) {
@@ -62,11 +65,11 @@ pub(crate) async fn forward(
     }
     headers::strip_response(&mut answer.headers);
     headers::strip_forbidden(&mut answer.headers, answer.status);
-    if let Some(sign_in) = &exchange.site.sign_in {
+    if let Some(sign_in) = &exchange.snapshot.sign_in {
         sign_in.cookies.strip_response(&mut answer.headers);
     }
     let event_stream = is_event_stream(&answer.headers);
-    let limit = (!event_stream).then_some(exchange.site.timeouts.body);
+    let limit = (!event_stream).then_some(exchange.snapshot.timeouts.body);
     answer.version = Version::default();
     if answer.status == StatusCode::RESET_CONTENT {
         // It has no content (RFC 9110 §15.3.6): what there is all the same ends here, and the connection with it.
@@ -78,7 +81,7 @@ pub(crate) async fn forward(
 
 /// What the request opens, to be asked again while it lasts.
 fn opened(exchange: &Exchange, permit: &Permit<Arc<LoadedSession>>) -> Open {
-    Open::of(&exchange.house, Question::of(&exchange.head, &exchange.caller), permit)
+    Open::of(&exchange.app, Question::of(&exchange.head, &exchange.caller), permit)
 }
 
 /// The head that the upstream is sent: what the client says, less what it may not say, then how the request came and who it is.
@@ -92,7 +95,7 @@ struct Outgoing<'e> {
     identity: Option<(&'e ReadyFields, HeaderValue)>,
     websocket: bool,
     in_flight: &'e InFlight,
-    site: &'e Site,
+    snapshot: &'e Snapshot,
 }
 
 impl<'e> Outgoing<'e> {
@@ -102,8 +105,8 @@ impl<'e> Outgoing<'e> {
         websocket: bool,
         in_flight: &'e InFlight,
     ) -> Result<Self, Refused> {
-        let Exchange { head, caller, site, now, trace, .. } = exchange;
-        let identity = match (&site.sign_in, permit.session()) {
+        let Exchange { head, caller, snapshot, now, trace, .. } = exchange;
+        let identity = match (&snapshot.sign_in, permit.session()) {
             (Some(sign_in), Some(session)) => {
                 let assertion = sign_in.assertions.header(session, *now).map_err(|error| {
                     tracing::error!("{error}: the request was not forwarded");
@@ -115,7 +118,7 @@ impl<'e> Outgoing<'e> {
         };
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let forwarded = Forwarded::of(&head.headers, caller);
-        Ok(Self { head, target, trace, forwarded, trusted: caller.trusted, identity, websocket, in_flight, site })
+        Ok(Self { head, target, trace, forwarded, trusted: caller.trusted, identity, websocket, in_flight, snapshot })
     }
 }
 
@@ -135,7 +138,7 @@ impl RequestHead for Outgoing<'_> {
         }
         headers::strip_response(&mut headers);
         headers::strip_forbidden(&mut headers, status);
-        if let Some(sign_in) = &self.site.sign_in {
+        if let Some(sign_in) = &self.snapshot.sign_in {
             sign_in.cookies.strip_response(&mut headers);
         }
         self.in_flight.interim().hear(status, &headers);
@@ -167,12 +170,12 @@ impl RequestHead for Outgoing<'_> {
 
 /// A WebSocket carries cookies from any site and knows no preflight, so its origin must be ours (RFC 6455 §10.2).
 fn may_open_websocket(exchange: &Exchange) -> bool {
-    let Exchange { head, caller, site, .. } = exchange;
+    let Exchange { head, caller, snapshot, .. } = exchange;
     let asked = headers::host(&head.headers, caller).unwrap_or_default();
     let own;
-    let origin = match &site.sign_in {
+    let origin = match &snapshot.sign_in {
         // Another host that rules are about has an origin of its own.
-        Some(sign_in) if sign_in.is_public_host(asked) || !site.rules.are_about_host(asked) => {
+        Some(sign_in) if sign_in.is_public_host(asked) || !snapshot.rules.are_about_host(asked) => {
             sign_in.origin_text.as_str()
         }
         Some(_) | None => {
@@ -218,7 +221,8 @@ async fn send(
     permit: &Permit<Arc<LoadedSession>>,
     now: Instant,
 ) -> Result<Response<Answer>, Refused> {
-    let (upstream, timeouts, metrics) = (&exchange.site.upstream, exchange.site.timeouts, &exchange.house.metrics);
+    let (upstream, timeouts, metrics) =
+        (&exchange.snapshot.upstream, exchange.snapshot.timeouts, &exchange.app.metrics);
     let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body, look: FRESH };
     let body = RequestBody::of(body, timeouts.body, || Guard::of(opened(exchange, permit), now, Some(0)));
     let framing = framing(outgoing.head, &body);
@@ -261,7 +265,7 @@ fn refuse(failure: &Failure<RequestBody>, exchange: &Exchange) -> Refused {
         // A request whose own body breaks off or stalls is its client's fault, not the upstream's.
         Failure::Body(_) => Rejection::RequestTimeout.into(),
         Failure::TakesNothing(_) | Failure::Silent(_) => {
-            exchange.house.metrics.upstream_timeouts.inc();
+            exchange.app.metrics.upstream_timeouts.inc();
             let (path, request_id) = told(exchange);
             tracing::warn!(%path, %request_id, "the upstream gave no answer: {failure}");
             Rejection::UpstreamTimeout.into()

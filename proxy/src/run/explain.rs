@@ -245,7 +245,7 @@ mod tests {
     use crate::domain::caller::{Caller, Peer, Scheme, TrustedProxies};
     use crate::domain::policy::{AllowLists, AllowedUsers};
     use crate::domain::rules::{Access, Entry, HostPattern, PathPattern, People, Rule};
-    use crate::serve::question;
+    use crate::serve::request::question;
 
     fn some_rule() -> impl Strategy<Value = Rule> {
         let host = prop::sample::select(vec!["", "a.x", "*.x"]);

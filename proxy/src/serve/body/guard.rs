@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::serve::activity::Activity;
+use crate::serve::body::activity::Activity;
 
 /// An answer that is longer than this, in bytes, or of unknown length may be under way for long.
 const LONG: u64 = 256 * 1024;

@@ -8,11 +8,11 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use crate::adapters::upstream::Tunnel;
-use crate::serve::activity::{Activity, Heard};
 use crate::serve::body::Body;
+use crate::serve::body::activity::{Activity, Heard};
 use crate::serve::exchange::Exchange;
-use crate::serve::headers;
-use crate::serve::lasting::{self, Open};
+use crate::serve::forward::lasting::{self, Open};
+use crate::serve::request::headers;
 
 /// Answers `101`, and copies bytes both ways from then on.
 pub(crate) fn open(
@@ -29,10 +29,10 @@ pub(crate) fn open(
     *response.headers_mut() = answered;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if let Some(sign_in) = &exchange.site.sign_in {
+    if let Some(sign_in) = &exchange.snapshot.sign_in {
         sign_in.cookies.strip_response(response.headers_mut());
     }
-    exchange.house.tunnels.spawn(async move {
+    exchange.app.tunnels.spawn(async move {
         let activity = Arc::new(Activity::default());
         let carried = carry(client, upstream, Arc::clone(&activity));
         let ended = tokio::select! {

@@ -1,5 +1,8 @@
 //! Bodies as the frames they came in, with back-pressure, and a limit on how long one may move no byte.
 
+pub(crate) mod activity;
+pub(crate) mod guard;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,10 +16,10 @@ use tokio::time::Instant;
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Side;
 use crate::adapters::upstream::{Answer, BrokenAnswer};
-use crate::serve::guard::Guard;
-use crate::serve::headers;
-use crate::serve::streams::{self, Pace, Tail};
+use crate::serve::body::guard::Guard;
+use crate::serve::request::headers;
 use crate::serve::watch::InFlight;
+use crate::serve::watch::streams::{self, Pace, Tail};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,11 @@
 //! Reading a request's query, of which nobody may read another value than we do.
 
 use crate::domain::path::ReturnTo;
-use crate::serve::site::Site;
+use crate::serve::app::Snapshot;
 
 /// Where `rd` leads to after a sign-in; `/` where it is missing, there twice, or not safe.
-pub(crate) fn wanted(query: Option<&str>, site: &Site) -> ReturnTo {
-    site.return_to(&parameter(query, "rd").ok().flatten().unwrap_or_default())
+pub(crate) fn wanted(query: Option<&str>, snapshot: &Snapshot) -> ReturnTo {
+    snapshot.return_to(&parameter(query, "rd").ok().flatten().unwrap_or_default())
 }
 
 /// The one value of a query parameter: `None` where it is missing, an error where it is there twice.

@@ -1,0 +1,10 @@
+//! Floor 4, the process: start, reload, drain, what runs beside requests, and the operator's commands.
+
+pub mod admin;
+mod background;
+pub mod explain;
+mod kept;
+pub mod operator;
+mod start;
+
+pub use start::{Addresses, Running, rehearse, start};

@@ -1,0 +1,6 @@
+//! Answers of our own: refusals, pages, JSON, redirects.
+
+pub(crate) mod pages;
+pub(crate) mod query;
+pub(crate) mod rejection;
+pub(crate) mod reply;

@@ -1,0 +1,170 @@
+//! Accepts connections, as many as there is room for.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::adapters::telemetry::Held;
+use crate::serve::app::App;
+use crate::serve::listener::connection;
+use crate::serve::listener::crowd::Crowd;
+use crate::serve::listener::drain::Drain;
+use crate::serve::listener::workers::Workers;
+use crate::serve::settings::Limits;
+use crate::serve::watch;
+
+/// How long somebody waits for a place, or for room in memory, before it is made.
+const PLACE_PAUSE: Duration = Duration::from_millis(50);
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+/// Open files that are neither a client's connection nor one to the upstream: listeners, store, provider, probes, files that are read.
+const FILES_BESIDE: u64 = 160;
+
+/// How long the accept loop rests when the system has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections are taken at a time: `LIMIT_CONNECTIONS`, or what open files and memory allow. Each may need a connection to the
+/// upstream as well, and half of the memory is for what they carry.
+pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>) -> usize {
+    let by_files = files.map_or(usize::MAX, |files| {
+        let left = files.saturating_sub(FILES_BESIDE).max(files / 2) / 2;
+        usize::try_from(left).unwrap_or(usize::MAX)
+    });
+    let by_memory = memory.map_or(usize::MAX, |bytes| bytes / 2 / watch::CONNECTION);
+    let places = limits.connections.min(by_files).min(by_memory).max(1);
+    if places < limits.connections {
+        let (why, mend) = if by_files <= by_memory {
+            ("so many files may be open", "raise the limit of open files (ulimit -Hn, LimitNOFILE)")
+        } else {
+            ("so much memory there is (LIMIT_MEMORY)", "give it more memory")
+        };
+        tracing::warn!(
+            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {mend}, or lower LIMIT_CONNECTIONS",
+            limits.connections
+        );
+    }
+    places
+}
+
+/// Accepts connections, and gives each to a worker.
+pub(crate) struct Acceptor {
+    pub(crate) app: Arc<App>,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) connections: TaskTracker,
+    pub(crate) drain: Drain,
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) workers: Workers,
+}
+
+impl Acceptor {
+    pub(crate) async fn run(&self, listener: TcpListener, stop: &CancellationToken) {
+        loop {
+            // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
+            let Some(room) = self.place().await else { return };
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                // Released from this thread's reactor, to be taken into a worker's.
+                accepted = listener.accept() => accepted.and_then(|(stream, _)| stream.into_std()),
+            };
+            self.take(accepted, room).await;
+        }
+        if let Err(error) = self.run_dry(listener).await {
+            tracing::warn!("who had just connected could not be served: {error}");
+        }
+    }
+
+    /// A place for one more connection, with room in memory. Where there is none, who has long been silent makes it.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = loop {
+            match tokio::time::timeout(PLACE_PAUSE, Arc::clone(&self.room).acquire_owned()).await {
+                Ok(place) => break place.ok()?,
+                Err(_) => self.crowd.make_places(),
+            }
+        };
+        while !self.crowd.memory().has_room(watch::CONNECTION) {
+            self.crowd.make_room();
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+        Some(place)
+    }
+
+    /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
+    async fn run_dry(&self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        loop {
+            let Some(room) = self.place().await else { return Ok(()) };
+            let accepted = match listener.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok((stream, _)) => stream.set_nonblocking(true).map(|()| stream),
+                Err(error) => Err(error),
+            };
+            self.take(accepted, room).await;
+        }
+    }
+
+    async fn take(&self, accepted: io::Result<std::net::TcpStream>, room: OwnedSemaphorePermit) {
+        match accepted {
+            Ok(stream) => self.serve(stream, room),
+            Err(error) if is_one_connections_own(&error) => {}
+            Err(error) => {
+                tracing::error!("connections cannot be accepted: {error}; check the limit of open files (ulimit -n)");
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+
+    fn serve(&self, stream: std::net::TcpStream, room: OwnedSemaphorePermit) {
+        let (app, tls, drain) = (Arc::clone(&self.app), self.tls.clone(), self.drain.clone());
+        let crowd = Arc::clone(&self.crowd);
+        let connection = async move {
+            let (_room, _held) = (room, Held::by(&app.metrics.downstream_connections));
+            let served = match TcpStream::from_std(stream) {
+                Ok(stream) => connection::serve(stream, tls, app, &crowd, drain).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = served {
+                tracing::debug!("a connection ended: {error}");
+            }
+        };
+        match self.workers.next() {
+            Some(worker) => self.connections.spawn_on(connection, worker),
+            None => self.connections.spawn(connection),
+        };
+    }
+}
+
+/// Errors of `accept` that are about the connection, not about us.
+fn is_one_connections_own(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_open_files_and_memory() {
+        let limits = Limits { header_bytes: 65536, connections: 10_000, memory: None };
+        assert_eq!(places(&limits, None, None), 10_000);
+        assert_eq!(places(&limits, Some(1 << 20), None), 10_000);
+        assert_eq!(places(&limits, Some(1024), None), 432, "half is for the upstream, some for the rest");
+        assert_eq!(places(&limits, Some(64), None), 16);
+        assert_eq!(places(&limits, Some(1), None), 1);
+        assert_eq!(places(&limits, None, Some(192 << 20)), 6144);
+        assert_eq!(places(&Limits { connections: 20, ..limits }, Some(1024), Some(192 << 20)), 20);
+    }
+}

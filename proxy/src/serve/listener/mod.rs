@@ -1,0 +1,8 @@
+//! Connections of clients: accepted within limits, served by a worker each, ended when we drain.
+
+pub(crate) mod accept;
+mod connection;
+pub(crate) mod crowd;
+pub(crate) mod drain;
+mod plain;
+pub(crate) mod workers;
