@@ -17,7 +17,7 @@ use crate::adapters::grants::GrantSealer;
 use crate::adapters::providers::{self, ProviderSettings, WayOut};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
-use crate::adapters::telemetry::{Metrics, RuleCounters, RuleMetrics, StoreMetrics};
+use crate::adapters::telemetry::{Metrics, RuleCounters, RuleMetrics, StoreMetrics, audit};
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::caller::TrustedProxies;
 use crate::domain::path::ReturnTo;
@@ -204,6 +204,12 @@ impl House {
                 "the provider, the client id or the public origin has changed: the sessions so far count no more, since they are not of these"
             );
         }
+        let (was, is) = (before.sign_in.as_ref(), site.sign_in.as_ref());
+        match (was.map(|sign_in| sign_in.provider.kind()), is.map(|sign_in| sign_in.provider.kind())) {
+            (was, Some(kind)) if was != Some(kind) => audit::enabled(kind),
+            (Some(_), None) => audit::disabled(),
+            (Some(_) | None, Some(_)) | (None, None) => {}
+        }
         self.site.store(Arc::new(site));
         self.reload_failure.store(None);
         self.reloaded.notify_waiters();
@@ -261,6 +267,9 @@ impl Heirlooms {
     fn keep(&self, kept: Kept) {
         *lock(&self.upstream) = Some(kept.upstream);
         if let Some((provider, store)) = kept.sign_in {
+            if !matches!(store.0, StoreSettings::Redis(_)) {
+                self.store_metrics.shared(false);
+            }
             *lock(&self.provider) = Some(provider);
             *lock(&self.store) = Some(store);
         }
