@@ -30,7 +30,7 @@ pub mod upkeep;
 pub mod web;
 
 /// A target of `fuzz/`: any bytes as a kubeconfig.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub use kube::kubeconfigs as fuzz_kubeconfigs;
 
 use axum::Router;

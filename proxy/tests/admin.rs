@@ -200,6 +200,23 @@ async fn counts_move_with_what_happens() {
     until("it is gone", async || metrics(&proxy).await.of("sidegate_connections{side=\"downstream\"}") == 0.0).await;
 }
 
+/// An alert on a store that is away must not fire where there is none.
+#[tokio::test]
+async fn where_there_is_no_shared_store_none_is_away() {
+    let upstream = Upstream::start().await;
+    for proxy in [Proxy::start(&upstream).await, Proxy::open(&upstream).start().await] {
+        let metrics = metrics(&proxy).await;
+        assert_eq!((metrics.of("sidegate_store_reachable"), metrics.of("sidegate_store_channel")), (1.0, 1.0));
+    }
+    let away = Proxy::with_sign_in("github", &upstream)
+        .await
+        .env("SESSION_STORE", "redis")
+        .env("SESSION_REDIS_URL", "redis://127.0.0.1:1")
+        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
+    let proxy = away.start().await;
+    assert_eq!(metrics(&proxy).await.of("sidegate_store_reachable"), 0.0);
+}
+
 #[tokio::test]
 async fn the_metrics_are_those_that_the_documentation_lists() {
     let upstream = Upstream::start().await;

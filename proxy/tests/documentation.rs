@@ -102,7 +102,9 @@ fn the_tables_of_settings_say_what_the_program_says() {
         assert!(help.starts_with(meaning.trim_end_matches('.')), "{}:\n{help}\n{meaning}", knob.variable);
 
         let cells = row(&details, knob.variable);
-        let [_, _, flag, example, _] = cells.as_slice() else { panic!("configuration.md has no row of {}", knob.variable) };
+        let [_, _, flag, example, _] = cells.as_slice() else {
+            panic!("configuration.md has no row of {}", knob.variable)
+        };
         assert_eq!(*flag, knob.flag().map_or("—".to_owned(), |flag| format!("--{flag}")), "{}", knob.variable);
         assert_eq!(*example, plain(knob.example), "the example of {} in configuration.md", knob.variable);
     }
@@ -123,7 +125,9 @@ fn links(text: &str) -> Vec<String> {
 /// The anchors of a page, as GitHub makes them of its headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let outside = text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n");
-    let headings = outside.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let headings = outside
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, '-' | '_' | ' ');
     headings.map(|text| text.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
 }
@@ -176,5 +180,8 @@ fn the_front_page_says_which_rust_is_needed() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let version = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap().trim_matches('"');
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    assert!(readme.contains(&format!("Rust {version} or later")), "README.md does not say that Rust {version} is needed");
+    assert!(
+        readme.contains(&format!("Rust {version} or later")),
+        "README.md does not say that Rust {version} is needed"
+    );
 }

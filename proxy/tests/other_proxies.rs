@@ -73,7 +73,8 @@ async fn targets_that_another_proxy_opens_or_not_are_opened_here_or_not() {
     let cookie = format!("cookie: {}\r\n", ann.cookie_header());
     let ask = async |target: &str, cookie: &str| {
         let before = upstream.received().len();
-        let head = format!("POST {target} HTTP/1.1\r\nhost: {HOST}\r\n{cookie}content-length: 0\r\nconnection: close\r\n\r\n");
+        let head =
+            format!("POST {target} HTTP/1.1\r\nhost: {HOST}\r\n{cookie}content-length: 0\r\nconnection: close\r\n\r\n");
         let answer = proxy.raw(head).await;
         let arrived = upstream.received().get(before).map(|received| received.uri.to_string());
         (answer.split(' ').nth(1).unwrap_or_default().to_owned(), arrived)
@@ -111,7 +112,13 @@ async fn callers_that_another_proxy_lets_in_by_their_address_are_let_in_here_or_
         ("another field", ten, proxies, &["x-real-ip: 10.0.0.5"], false),
         ("nonsense", ten, proxies, &["x-forwarded-for: adsfljk29242as!!"], false),
         ("a forged entry at the left", ten, proxies, &["x-forwarded-for: 10.0.0.5, 198.51.100.23"], false),
-        ("a forged field", ten, proxies, &["x-forwarded-for: 10.0.0.5", "x-forwarded-for: 198.51.100.23, 192.0.2.20"], false),
+        (
+            "a forged field",
+            ten,
+            proxies,
+            &["x-forwarded-for: 10.0.0.5", "x-forwarded-for: 198.51.100.23, 192.0.2.20"],
+            false,
+        ),
         (
             "several proxies",
             ten,

@@ -523,5 +523,8 @@ async fn the_examples_of_the_documentation_do_what_they_say() {
 
     let proxy = start(&preflight).await;
     let options = async |path| proxy.send(Request::options(path)).await.status.as_u16();
-    assert_eq!((options("/api/x").await, options("/x").await, proxy.get("/api/x").await.status.as_u16()), (200, 401, 401));
+    assert_eq!(
+        (options("/api/x").await, options("/x").await, proxy.get("/api/x").await.status.as_u16()),
+        (200, 401, 401)
+    );
 }

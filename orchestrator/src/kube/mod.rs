@@ -14,7 +14,7 @@ pub(crate) use client::{Access, Client};
 pub(crate) use discovery::{Served, discover, segment};
 pub(crate) use fault::Fault;
 pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::kubeconfigs;
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 pub(crate) use watch::{Sight, Watch};

@@ -52,7 +52,9 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
         });
     }
     if let Some((_, table)) = TABLES.iter().find(|(variable, _)| *variable == name) {
-        return Some(Remark::Warning(format!("{name} is not known, so it changes nothing: rules stand in the file, as {table}")));
+        return Some(Remark::Warning(format!(
+            "{name} is not known, so it changes nothing: rules stand in the file, as {table}"
+        )));
     }
     if SHARED_FAMILIES.iter().any(|family| name.starts_with(family)) {
         let meant = nearest(name, ALL.iter().map(|knob| knob.variable));

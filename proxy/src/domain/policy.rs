@@ -86,7 +86,8 @@ impl AllowedUsers {
             self.ids.insert(id.trim().to_owned());
         } else if let Some(domain) = entry.strip_prefix('@') {
             // `@.example.com` would be meant for all domains below, and match none.
-            if domain.is_empty() || domain.starts_with('.') || domain.contains(|c: char| c == '@' || c.is_whitespace()) {
+            if domain.is_empty() || domain.starts_with('.') || domain.contains(|c: char| c == '@' || c.is_whitespace())
+            {
                 return Err(BadEntry::Address(entry.to_owned()));
             }
             self.domains.insert(domain.to_ascii_lowercase());

@@ -419,9 +419,15 @@ impl Missing {
             Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no claim that this user has",
             Self::Groups => "no groups of this user are known",
             Self::Omitted(Omission::Email) => "an email does not count",
-            Self::Omitted(Omission::EmailUnreadable) => "the addresses could not be read (a line of the sign-in says why)",
-            Self::Omitted(Omission::GroupsOfAnotherForm) => "some groups came in a form that is not understood (a line of the sign-in says which)",
-            Self::Omitted(Omission::GroupsUnreadable) => "the groups could not be read (a line of the sign-in says why)",
+            Self::Omitted(Omission::EmailUnreadable) => {
+                "the addresses could not be read (a line of the sign-in says why)"
+            }
+            Self::Omitted(Omission::GroupsOfAnotherForm) => {
+                "some groups came in a form that is not understood (a line of the sign-in says which)"
+            }
+            Self::Omitted(Omission::GroupsUnreadable) => {
+                "the groups could not be read (a line of the sign-in says why)"
+            }
             Self::Omitted(Omission::SingleSignOn) => {
                 "GitHub left organisations with single sign-on out (a line of the sign-in says which)"
             }
@@ -443,9 +449,11 @@ impl Missing {
 
 const UNVERIFIED: &str = "The sign-in service vouches for no email address of this account, so a rule for your address cannot let \
      you in: verify your address there, and sign in again.";
-const EMAIL_UNREADABLE: &str = "The sign-in service did not let your email addresses be read, so a rule for your address cannot let you in.";
+const EMAIL_UNREADABLE: &str =
+    "The sign-in service did not let your email addresses be read, so a rule for your address cannot let you in.";
 const GROUPS_OF_ANOTHER_FORM: &str = "The sign-in service sent some of your groups in a form that is not understood here, so a rule for those cannot let you in.";
-const GROUPS_UNREADABLE: &str = "The sign-in service did not let your groups be read, so a rule for a group cannot let you in.";
+const GROUPS_UNREADABLE: &str =
+    "The sign-in service did not let your groups be read, so a rule for a group cannot let you in.";
 const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have single sign-on: sign in to them there, or authorize \
      this application for them, and sign in here again.";
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";

@@ -26,7 +26,9 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+use crate::ports::{
+    IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 
 /// The delegated permission that reading one's own account takes. Without it there is no user principal name.
 const USER_READ: &str = "User.Read";

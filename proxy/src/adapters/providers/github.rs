@@ -19,7 +19,9 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+use crate::ports::{
+    IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 
 /// How many organisations and teams an identity holds; those that the rules name come first.
 const MOST_GROUPS: usize = 1000;
@@ -94,7 +96,8 @@ impl Github {
         }
         let memberships = readable(api.memberships().await, "organisations", login, occasion, api.omissions)?;
         let with_teams = !memberships.is_empty() && self.wanted.iter().any(|group| group.contains('/'));
-        let teams = if with_teams { readable(api.teams().await, "teams", login, occasion, api.omissions)? } else { Vec::new() };
+        let teams =
+            if with_teams { readable(api.teams().await, "teams", login, occasion, api.omissions)? } else { Vec::new() };
         let mut groups = active(memberships, teams);
         groups.sort_by_key(|group| !self.wanted.contains(&group.to_ascii_lowercase()));
         groups.truncate(MOST_GROUPS);

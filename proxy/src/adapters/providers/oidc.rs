@@ -20,7 +20,9 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+use crate::ports::{
+    IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 
 /// Some providers sign what UserInfo answers (OpenID Connect Core §5.3.2).
 const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
@@ -112,8 +114,7 @@ impl Oidc {
             return Err(RenewError::Gone("the new ID token is of another subject".to_owned()));
         }
         let omissions = Omissions::default();
-        let identity =
-            self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref(), now, &omissions).await;
+        let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref(), now, &omissions).await;
         omissions.log();
         identity.map_err(|unread| RenewError::NotNow(unread.to_string()))
     }

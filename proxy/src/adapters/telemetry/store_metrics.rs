@@ -51,8 +51,14 @@ impl StoreMetrics {
             refused: call("refused"),
             hits: lookup("memory"),
             misses: lookup("store"),
-            reachable: gauge("sidegate_store_reachable", "1 while the shared session store answers, and where there is none"),
-            channel: gauge("sidegate_store_channel", "1 while news of ended sessions is listened to, and where there is none"),
+            reachable: gauge(
+                "sidegate_store_reachable",
+                "1 while the shared session store answers, and where there is none",
+            ),
+            channel: gauge(
+                "sidegate_store_channel",
+                "1 while news of ended sessions is listened to, and where there is none",
+            ),
         };
         metrics.shared(false);
         metrics

@@ -108,7 +108,8 @@ pub(super) fn denied(
 ) -> Rejection {
     let name = who.map(name).unwrap_or_default().to_owned();
     // What the provider does not say of a person is the commonest reason that no list names them.
-    let missing = if why.is_about_lists() { who.map(|who| missing(who, omitted)).unwrap_or_default() } else { Vec::new() };
+    let missing =
+        if why.is_about_lists() { who.map(|who| missing(who, omitted)).unwrap_or_default() } else { Vec::new() };
     let reason = format!("{why}{}", in_the_log(&missing));
     audit::denied(&name, who, Denied { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
