@@ -29,6 +29,10 @@ pub mod store;
 pub mod upkeep;
 pub mod web;
 
+/// A target of `fuzz/`: any bytes as a kubeconfig.
+#[cfg(any(test, feature = "fuzzing"))]
+pub use kube::kubeconfigs as fuzz_kubeconfigs;
+
 use axum::Router;
 
 use api::App;

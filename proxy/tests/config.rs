@@ -474,6 +474,15 @@ fn variables_a_letter_or_two_off_are_faults_further_ones_warnings_and_those_of_o
         assert!(text.starts_with(typed) && text.contains(&format!("did you mean {meant}?")), "{text}");
     }
     assert!(valid(&[GITHUB, &[("OAUTH_QUITE_ANOTHER", "x")]]).contains("warning: OAUTH_QUITE_ANOTHER"));
+    for (unknown, says) in [
+        ("ROUTES", "[[routes]]"),
+        ("PUBLIC_PATHS", "[[routes]]"),
+        ("UPSTREAM_URLS", "did you mean UPSTREAM_URL?"),
+        ("TRUSTED_PROXY", "changes nothing"),
+    ] {
+        let text = valid(&[GITHUB, &[(unknown, "x")]]);
+        assert!(text.contains(&format!("warning: {unknown} is not known")) && text.contains(says), "{text}");
+    }
     let plain = valid(&[GITHUB]);
     let others: &[(&str, &str)] = &[
         ("SESSION_MANAGER", "local/x"),

@@ -30,6 +30,7 @@ mod layers;
 mod log;
 mod logout;
 mod operator;
+mod other_proxies;
 mod own_sessions;
 mod pages;
 mod policy;

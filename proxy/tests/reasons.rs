@@ -1,13 +1,14 @@
 //! The log says why: what keeps somebody out, what is wrong with a provider or an application, and what a reload has changed.
 
 use bytes::Bytes;
-use dev_idp::Lie;
+use dev_idp::{Endpoint, Fault, Lie};
 use http::{Request, Response};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::support::client::pieces;
+use crate::support::wire::Answer;
 use crate::support::{Browser, HOST, Proxy, Upstream, until};
 
 /// The lines of a level that hold a text.
@@ -17,11 +18,32 @@ fn lines(proxy: &Proxy, level: &str, text: &str) -> Vec<Value> {
     lines.filter(|line| line["level"] == level && line.to_string().contains(text)).collect()
 }
 
+/// The request that people are turned away with here.
+const REQUEST: &str = "0123456789abcdef0123456789abcdef";
+
+/// The answer to a callback that is called as above.
+async fn called_back(browser: &mut Browser<'_>, callback: &str) -> Answer {
+    let path = callback.strip_prefix(&format!("http://{HOST}")).unwrap();
+    browser.send(Request::get(path).header("accept", "text/html").header("x-request-id", REQUEST)).await
+}
+
 /// The page that somebody is turned away with.
 async fn turned_away(proxy: &Proxy, user: &str) -> String {
-    let answer = Browser::of(proxy).sign_in(user).await;
+    let mut browser = Browser::of(proxy);
+    let authorize = browser.begin("/").await;
+    let callback = proxy.idp().approve(&authorize, user).unwrap();
+    let answer = called_back(&mut browser, &callback).await;
     assert_eq!(answer.status, 403, "{answer:?}");
-    answer.text()
+    let page = answer.text();
+    assert!(page.contains(REQUEST), "the page names another request: {page}");
+    page
+}
+
+/// Whether a line with this text names the request that the page names.
+async fn logs_with_the_request(proxy: &Proxy, level: &str, text: &str) {
+    proxy.logs(text).await;
+    let found = lines(proxy, level, text);
+    assert!(found.iter().any(|line| line["request_id"] == REQUEST), "{found:?}");
 }
 
 #[tokio::test]
@@ -40,7 +62,7 @@ async fn an_email_that_nobody_vouches_for_is_named_in_the_log_and_on_the_page() 
     let proxy = oidc.start().await;
     let page = turned_away(&proxy, "ann").await;
     assert!(page.contains("vouches for no email address of this account"), "{page}");
-    proxy.logs("`email_verified` of ann@example.com is false").await;
+    logs_with_the_request(&proxy, "INFO", "`email_verified` of ann@example.com is false").await;
     let refusal = lines(&proxy, "INFO", "User not allowed").pop().unwrap();
     assert!(refusal["reason"].as_str().unwrap().contains("no email of this user counts"), "{refusal}");
     assert_eq!(refusal["id"], "oidc-ann");
@@ -52,8 +74,27 @@ async fn groups_of_another_shape_are_named() {
     let plan = Proxy::with_sign_in("oidc", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "ops");
     plan.idp().control().lie(Lie::Claim("groups".into(), json!([{"role": "ops"}, "dev"])));
     let proxy = plan.start().await;
-    turned_away(&proxy, "ann").await;
-    proxy.logs("1 of the 2 entries of `groups` are not names: an object").await;
+    let page = turned_away(&proxy, "ann").await;
+    assert!(page.contains("sent some of your groups in a form that is not understood"), "{page}");
+    logs_with_the_request(&proxy, "WARN", "1 of the 2 entries of `groups` are not names: an object").await;
+    logs_with_the_request(&proxy, "INFO", "some groups came in a form that is not understood").await;
+}
+
+#[tokio::test]
+async fn groups_and_addresses_that_may_not_be_read_are_named() {
+    let upstream = Upstream::start().await;
+    for (endpoint, in_the_log, on_the_page) in [
+        (Endpoint::Memberships, "ask for the scope read:org", "did not let your groups be read"),
+        (Endpoint::Emails, "ask for the scope user:email", "did not let your email addresses be read"),
+    ] {
+        let plan = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "no-such-org");
+        plan.idp().control().fail(endpoint, Fault::Status(403));
+        let proxy = plan.start().await;
+        let page = turned_away(&proxy, "ann").await;
+        assert!(page.contains(on_the_page), "{page}");
+        assert!(!page.contains("vouches for no email address"), "{page}");
+        logs_with_the_request(&proxy, "WARN", in_the_log).await;
+    }
 }
 
 #[tokio::test]
@@ -62,8 +103,38 @@ async fn organisations_that_github_leaves_out_are_named() {
     let plan = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "no-such-org");
     plan.idp().control().lie(Lie::PartialLists);
     let proxy = plan.start().await;
-    turned_away(&proxy, "ann").await;
-    proxy.logs("partial-results; organizations=21955855,20582480").await;
+    let page = turned_away(&proxy, "ann").await;
+    assert!(page.contains("GitHub left out organisations of yours that have single sign-on"), "{page}");
+    logs_with_the_request(&proxy, "WARN", "partial-results; organizations=21955855,20582480").await;
+}
+
+/// What ends at the callback says so under the id of the page.
+#[tokio::test]
+async fn every_end_of_a_sign_in_is_logged_with_the_id_that_its_page_shows() {
+    let upstream = Upstream::start().await;
+    let ended = async |lies: &[Lie], code: &str, in_the_log: &str| {
+        let plan = Proxy::with_sign_in("oidc", &upstream).await;
+        lies.iter().for_each(|lie| plan.idp().control().lie(lie.clone()));
+        let proxy = plan.start().await;
+        let mut browser = Browser::of(&proxy);
+        let authorize = browser.begin("/").await;
+        let callback = proxy.idp().approve(&authorize, "ann").unwrap();
+        if code == "invalid_state" {
+            browser = Browser::of(&proxy);
+        }
+        let answer = called_back(&mut browser, &callback).await;
+        let page = answer.text();
+        assert!(page.contains(code) && page.contains(REQUEST), "{code}: {} {page}", answer.status);
+        proxy.logs(in_the_log).await;
+        let told = proxy.log().lines().filter(|line| line.contains(in_the_log)).all(|line| line.contains(REQUEST));
+        assert!(told, "{code}: {}", proxy.log());
+    };
+    ended(&[], "invalid_state", "Invalid OAuth state").await;
+    ended(&[Lie::ErrorAtCallback("access_denied".into())], "sign_in_cancelled", "access_denied").await;
+    ended(&[Lie::ErrorAtCallback("server_error".into())], "provider_error", "server_error").await;
+    ended(&[Lie::ForgedSignature], "token_exchange_failed", "OAuth token exchange failed").await;
+    ended(&[Lie::MissingClaim("name".into()), Lie::OtherSubAtUserInfo], "user_info_failed", "Failed to get user info")
+        .await;
 }
 
 #[tokio::test]

@@ -57,6 +57,26 @@ async fn sighup_reads_again_though_nothing_changed_and_sessions_stay() {
 }
 
 #[tokio::test]
+async fn a_reload_that_turns_sign_in_on_or_off_is_an_audit_event() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.without("OAUTH_ENABLED");
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "oauth_enabled = false").start_alone().await;
+    let events = || {
+        let lines: Vec<Value> = proxy.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let audit = lines.into_iter().filter(|line| line["target"] == "sidegate::audit");
+        audit.map(|line| line["event"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(events(), [""; 0]);
+    let file = proxy.folder().join("sidegate.toml");
+    after_reload(&proxy, || replace(&file, "oauth_enabled = true")).await;
+    proxy.logs("OAuth enabled with provider: github").await;
+    after_reload(&proxy, || replace(&file, "oauth_enabled = true\nsession_ttl = \"8h\"")).await;
+    after_reload(&proxy, || replace(&file, "oauth_enabled = false")).await;
+    proxy.logs("OAuth disabled: everything is forwarded without authentication").await;
+    assert_eq!(events(), ["enabled", "disabled"]);
+}
+
+#[tokio::test]
 async fn sighup_during_the_start_does_not_end_it() {
     let upstream = Upstream::start().await;
     let plan = Proxy::open(&upstream);

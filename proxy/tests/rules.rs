@@ -481,17 +481,19 @@ fn check_prints_what_is_in_force() {
     assert!(text.contains("rule team: path /team/** allow [group:acme/platform, bob]  (line 12)"), "{text}");
 }
 
-/// The examples of README's section on rules, as they stand there.
-fn examples() -> Vec<String> {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let section = readme.split("\n## Rules\n").nth(1).unwrap().split("\n## ").next().unwrap();
+/// The examples of rules that a page has, as they stand there.
+fn examples(page: &str, heading: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("{}/../{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
     section.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
-async fn the_examples_of_the_readme_do_what_they_say() {
+async fn the_examples_of_the_documentation_do_what_they_say() {
     let upstream = Upstream::start().await;
-    let [assets, api, deploy] = examples().try_into().unwrap();
+    let [assets] = examples("README.md", "Rules").try_into().unwrap();
+    let [api, deploy] = examples("docs/rules.md", "Examples").try_into().unwrap();
+    let [preflight] = examples("docs/deployment.md", "CORS preflights").try_into().unwrap();
     // Ann is in acme and in acme/platform, zoe is in acme, bob is in neither.
     let start = async |rules: &str| {
         let plan = with_rules(rules, &upstream).await.env("OAUTH_ALLOWED_USERS", "ann,bob,zoe");
@@ -518,4 +520,11 @@ async fn the_examples_of_the_readme_do_what_they_say() {
     let plan = with_rules(&deploy, &upstream).await;
     let old = ["--path", "/deploy/x", "--user", "ann", "--groups", "acme,acme/platform", "--signed-in", "20m"];
     assert!(explained(&plan, &old)["reason"].as_str().unwrap().contains("older than the rule's `max_age`"));
+
+    let proxy = start(&preflight).await;
+    let options = async |path| proxy.send(Request::options(path)).await.status.as_u16();
+    assert_eq!(
+        (options("/api/x").await, options("/x").await, proxy.get("/api/x").await.status.as_u16()),
+        (200, 401, 401)
+    );
 }

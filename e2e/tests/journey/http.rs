@@ -40,3 +40,18 @@ pub(crate) fn exchange(port: u16, method: &str, path: &str, fields: &str, body: 
     answer.take(length.unwrap_or(u64::MAX)).read_to_string(&mut body)?;
     Ok(Answer { status: head[9..12].parse().unwrap(), head, body })
 }
+
+/// Answers one request with this text, and closes.
+pub(crate) fn answer(stream: TcpStream, body: &str) {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        match reader.read_line(&mut head) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+    let length = body.len();
+    let _gone =
+        write!(reader.into_inner(), "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+}

@@ -1,4 +1,4 @@
-//! The journey of a person: open, sign in, be told no, look after clusters, sign out; and that of a newcomer: `make run`.
+//! The journey of a person: open, sign in, be told no, look after clusters, sign out; and that of a newcomer: README.md, `make run`.
 //!
 //! All three programs run as they are shipped, and a real Chromium goes through them.
 #![allow(
@@ -13,6 +13,7 @@
 mod browser;
 mod http;
 mod make_run;
+mod newcomer;
 mod orchestrate;
 mod programs;
 mod refused;

@@ -76,6 +76,12 @@ impl Program {
         assert!(status.success(), "{} cannot be sent {signal}", self.name);
     }
 
+    /// To all processes of its group: it was spawned with one of its own.
+    pub(crate) fn signal_all(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, "--", &format!("-{}", self.child.id())]).status().unwrap();
+        assert!(status.success(), "{} cannot be sent {signal}", self.name);
+    }
+
     /// Waits for the end; false where it does not come.
     pub(crate) fn ends_in_time(&mut self) -> bool {
         within(PATIENCE, || !self.running())

@@ -40,6 +40,10 @@ fn parse(url: &Secret) -> Option<Location> {
         return sound
             .then(|| if path == ":memory:" { Location::Memory } else { Location::Sqlite(path.as_ref().into()) });
     }
+    // A plain path, as the default is written.
+    if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
+        return (!text.contains('\0')).then(|| Location::Sqlite(text.into()));
+    }
     let parsed = Url::parse(text).ok()?;
     matches!(parsed.scheme(), "postgres" | "postgresql").then(|| Location::Postgres(Secret::new(text.to_owned())))
 }
@@ -107,7 +111,13 @@ mod tests {
         for url in ["postgres://u:p@h/db", "postgresql:///db?host=/run/postgresql"] {
             assert!(matches!(located(url), Some(Location::Postgres(_))), "{url}");
         }
-        for (url, path) in [("sqlite:///a/b.db", "/a/b.db"), ("sqlite:c.db", "c.db"), ("sqlite://d%20e.db", "d e.db")] {
+        for (url, path) in [
+            ("sqlite:///a/b.db", "/a/b.db"),
+            ("sqlite:c.db", "c.db"),
+            ("sqlite://d%20e.db", "d e.db"),
+            (FILE_DEFAULT, FILE_DEFAULT),
+            ("/a/b.db", "/a/b.db"),
+        ] {
             assert!(matches!(located(url), Some(Location::Sqlite(found)) if found == Path::new(path)), "{url}");
         }
         for url in ["mysql://h/db", "orchestrator.db", "sqlite:", "sqlite:a.db?mode=ro", "postgres"] {

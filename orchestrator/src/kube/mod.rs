@@ -5,6 +5,8 @@ mod client;
 mod discovery;
 mod fault;
 mod flux;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod kubeconfig;
 mod watch;
 
@@ -12,5 +14,7 @@ pub(crate) use client::{Access, Client};
 pub(crate) use discovery::{Served, discover, segment};
 pub(crate) use fault::Fault;
 pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use fuzzing::kubeconfigs;
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 pub(crate) use watch::{Sight, Watch};

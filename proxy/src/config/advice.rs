@@ -18,6 +18,15 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
             ));
         }
     }
+    for rule in rules.iter().filter(|rule| rule.access == Access::Public) {
+        for network in rule.from.iter().filter(|network| settings.trusted_proxies.overlap(network)) {
+            advice.push(format!(
+                "the public rule `{}` (line {}) opens to {network}, where some of TRUSTED_PROXIES are: a request that such a proxy sends \
+                 without a usable X-Forwarded-For counts as its own; have it always send that, or leave its address out",
+                rule.name, rule.line
+            ));
+        }
+    }
     if let Mode::SignIn(sign_in) = &settings.mode
         && let Some(domain) = &sign_in.cookie.domain
     {
@@ -107,6 +116,16 @@ mod tests {
         let domain: &[(&str, &str)] = &[("COOKIE_DOMAIN", "example.com")];
         assert!(loaded("", domain).advice.join("").contains("COOKIE_DOMAIN is example.com"));
         assert!(loaded("[[routes]]\nhost = \"grafana.example.com\"", domain).advice.is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_opens_to_the_networks_of_trusted_proxies_is_told() {
+        let rule = "[[routes]]\nname = \"inside\"\nfrom = [\"10.0.0.0/8\"]\nallow = \"public\"";
+        let advice = |proxies: &str| loaded(rule, &[("TRUSTED_PROXIES", proxies)]).advice.join("\n");
+        for overlapping in ["10.1.2.3", "10.9.0.0/16", "0.0.0.0/0"] {
+            assert!(advice(overlapping).contains("`inside` (line 1) opens to 10.0.0.0/8"), "{overlapping}");
+        }
+        assert_eq!(advice("192.0.2.1,::1"), "");
     }
 
     #[test]

@@ -10,6 +10,18 @@ const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "tokens", "up
 
 const OAUTH_BEARER_AUDIENCES: &str = "OAUTH_BEARER_AUDIENCES";
 
+/// Variables that would be lists of rules or upstreams: these stand in the file only.
+const TABLES: [(&str, &str); 4] = [
+    ("ROUTES", "[[routes]]"),
+    ("PUBLIC_PATHS", "[[routes]] with `allow = \"public\"`"),
+    ("PUBLIC_ROUTES", "[[routes]] with `allow = \"public\"`"),
+    ("ALLOWED_ROUTES", "[[routes]]"),
+];
+
+/// Beginnings of our names that other programs use too, so that one that is not known is told and no fault.
+const SHARED_FAMILIES: [&str; 8] =
+    ["ASSERTION_", "COOKIE_", "LIMIT_", "SHUTDOWN_", "SIDEGATE_", "TIMEOUT_", "TRUSTED_", "UPSTREAM_"];
+
 /// What is to be said of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Remark {
@@ -38,6 +50,16 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
         } else {
             Remark::Fault(format!("is not known; did you mean {meant}?"))
         });
+    }
+    if let Some((_, table)) = TABLES.iter().find(|(variable, _)| *variable == name) {
+        return Some(Remark::Warning(format!(
+            "{name} is not known, so it changes nothing: rules stand in the file, as {table}"
+        )));
+    }
+    if SHARED_FAMILIES.iter().any(|family| name.starts_with(family)) {
+        let meant = nearest(name, ALL.iter().map(|knob| knob.variable));
+        let hint = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        return Some(Remark::Warning(format!("{name} is not known, so it changes nothing{hint}")));
     }
     has_our_prefix(name).then(|| Remark::Warning(format!("{name} is not known, so it changes nothing")))
 }
@@ -124,6 +146,23 @@ mod tests {
             "OAUTH_ENABLED",
         ] {
             assert_eq!(judge_variable(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_seems_to_be_ours_is_never_passed_over_in_silence() {
+        let warning = |name: &str| match judge_variable(name) {
+            Some(Remark::Warning(text)) => text,
+            Some(Remark::Fault(text)) => panic!("{name} is a fault: {text}"),
+            None => panic!("nothing is said of {name}"),
+        };
+        assert!(warning("ROUTES").contains("[[routes]]"));
+        assert!(warning("PUBLIC_PATHS").contains("allow = \"public\""));
+        assert!(warning("UPSTREAM_URLS").contains("did you mean UPSTREAM_URL?"));
+        assert!(warning("TRUSTED_PROXY").contains("so it changes nothing"));
+        assert!(warning("COOKIE_DOMAINS").contains("COOKIE_DOMAIN?"));
+        for others in ["UPSTREAM_SERVICE_HOST", "LIMIT_PORT", "LOG_FILE", "TLS_DIR"] {
+            assert_eq!(judge_variable(others), None, "{others}");
         }
     }
 

@@ -50,6 +50,12 @@ impl TrustedProxies {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
+
+    /// Whether one of these networks shares addresses with that one.
+    #[must_use]
+    pub fn overlap(&self, other: &IpNet) -> bool {
+        self.0.iter().any(|network| network.contains(other) || other.contains(network))
+    }
 }
 
 /// The far end of a connection.

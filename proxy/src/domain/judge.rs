@@ -28,6 +28,54 @@ pub struct Ask<'a> {
 }
 
 /// Leave to forward one request. Its fields are private: no other file can make one.
+///
+/// ```
+/// use sidegate::domain::judge::{Because, Permit};
+///
+/// fn because(permit: Permit<()>) -> Because {
+///     permit.because()
+/// }
+/// ```
+///
+/// Not by writing one down:
+///
+/// ```compile_fail,E0451
+/// use sidegate::domain::judge::{Because, Permit};
+///
+/// fn forged() -> Permit<()> {
+///     Permit { session: None, rule: None, because: Because::OpenMode }
+/// }
+/// ```
+///
+/// nor by changing one that was given for another request:
+///
+/// ```compile_fail,E0616
+/// use sidegate::domain::judge::Permit;
+///
+/// fn for_somebody_else<S>(mut permit: Permit<S>, session: S) -> Permit<S> {
+///     permit.session = Some(session);
+///     permit
+/// }
+/// ```
+///
+/// nor by using one twice:
+///
+/// ```compile_fail,E0382
+/// use sidegate::domain::judge::Permit;
+///
+/// fn twice<S>(permit: Permit<S>) -> [Permit<S>; 2] {
+///     [permit, permit]
+/// }
+/// ```
+///
+/// nor out of nothing:
+///
+/// ```compile_fail,E0277
+/// use sidegate::domain::judge::Permit;
+///
+/// fn of<P: Default + Clone>() {}
+/// of::<Permit<()>>();
+/// ```
 #[derive(Debug)]
 pub struct Permit<S> {
     session: Option<S>,

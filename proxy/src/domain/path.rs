@@ -172,6 +172,55 @@ mod tests {
         }
     }
 
+    /// The rest of those cases, of several domains that are allowed: here only hosts that a rule names to the letter, with https and its
+    /// own port, whatever stands below or beside them.
+    #[test]
+    fn redirects_to_other_hosts_from_the_tests_of_another_proxy() {
+        let ours = ["foo.bar", "baz.bar.foo", "port.bar", "www.whitelisteddomain.tld", "foo.wildcard.bar"];
+        let origin = Url::parse("https://app.example.com/").unwrap();
+        let returns = |rd: &str| ReturnTo::parse_among(rd, &origin, |host| ours.contains(&host)).as_str().to_owned();
+        for kept in [
+            "/redirect",
+            "https://foo.bar/redirect",
+            "https://baz.bar.foo/redirect",
+            "https://foo.wildcard.bar/redirect",
+            "https://www.whitelisteddomain.tld/a?b=c#d",
+        ] {
+            assert_eq!(returns(kept), kept);
+        }
+        for elsewhere in [
+            "",
+            "//redirect",
+            "//foo.bar/redirect",
+            "http://foo.bar/redirect",
+            "http://baz.foo.bar/redirect",
+            "https://baz.foo.bar/redirect",
+            "http://baz.bar.foo/redirect",
+            "https://bar.foo/redirect",
+            "https://wildcard.bar/redirect",
+            "http://foo.bar.evil.corp/redirect",
+            "https://foo.bar.evil.corp/redirect",
+            "https://evilfoo.bar/redirect",
+            "http://evil.corp/redirect?rd=foo.bar",
+            "https://evil.corp/redirect?rd=foo.bar",
+            "https://evil.corp:3838/redirect",
+            "https://foo.bar:3838/redirect",
+            "https://baz.bar.foo:3838/redirect",
+            "https://port.bar:8080/redirect",
+            "https://foo.bar@evil.corp/redirect",
+            "https://ann@foo.bar/redirect",
+            "https://evil.corp\\@foo.bar/redirect",
+            "https:/foo.bar/redirect",
+            "https:foo.bar/redirect",
+            "https:///foo.bar/redirect",
+            "https://foo.bar/api/v1/auth/logout",
+            "foo.bar/redirect",
+            "proxy.wildcard.bar/redirect",
+        ] {
+            assert_eq!(returns(elsewhere), "/", "{elsewhere}");
+        }
+    }
+
     /// Open redirects that oauth2-proxy is tested with, as they stand and decoded once: wherever each leads, it is a path here.
     #[test]
     fn open_redirects_from_the_tests_of_another_proxy_lead_nowhere_else() {

@@ -85,7 +85,9 @@ impl AllowedUsers {
             }
             self.ids.insert(id.trim().to_owned());
         } else if let Some(domain) = entry.strip_prefix('@') {
-            if domain.is_empty() || domain.contains(|c: char| c == '@' || c.is_whitespace()) {
+            // `@.example.com` would be meant for all domains below, and match none.
+            if domain.is_empty() || domain.starts_with('.') || domain.contains(|c: char| c == '@' || c.is_whitespace())
+            {
                 return Err(BadEntry::Address(entry.to_owned()));
             }
             self.domains.insert(domain.to_ascii_lowercase());
@@ -292,9 +294,55 @@ mod tests {
         assert!(AllowLists::default().name(&ann(ProviderKind::Github)));
     }
 
+    /// The cases of oauth2-proxy's tests for lists of addresses and domains; a domain with a dot in front, which there stands for all
+    /// below it, is a fault here.
+    #[test]
+    fn addresses_and_domains_from_the_tests_of_another_proxy() {
+        let passes = |email: &str, list: &[&str]| {
+            let who = Identity { email: Email::parse(email).ok(), ..ann(ProviderKind::Oidc) };
+            AllowedUsers::parse(list.iter().copied()).unwrap().name(&who)
+        };
+        let two = ["xyzzy@example.com", "plugh@example.com", "@example0.com", "@example1.com"];
+        let subdomains = ["@us.example.com", "@de.example.com", "@example.com"];
+        let capitals = ["Foo.Bar@Example.Com", "@Frobozz.Com"];
+        for (email, list, expected) in [
+            ("xyzzy@example.com", &two[..], true),
+            ("plugh@example.com", &two, true),
+            ("xyzzy.plugh@example.com", &two, false),
+            ("foo.bar@example0.com", &two, true),
+            ("baz.quux@example1.com", &two, true),
+            ("foo@bar.example0.com", &two, false),
+            ("xyzzy@us.example.com", &subdomains, true),
+            ("xyzzy@de.example.com", &subdomains, true),
+            ("xyzzy@example.com", &subdomains, true),
+            ("global@au.example.com", &subdomains, false),
+            ("something@fooexample.com", &["@example.com"], false),
+            ("something@evilhackmycompany.com", &["@mycompany.com"], false),
+            ("something@ext.evilhackmycompany.com", &["@mycompany.com"], false),
+            ("foo.bar@example.com", &[], false),
+            ("foo.bar@example.com", &["foo.bar@example.com"], true),
+            ("baz.quux@example.com", &["foo.bar@example.com"], false),
+            ("foo.bar@example.com", &["@example.com"], true),
+            ("foo.bar@example.com", &capitals, true),
+            ("Foo.Bar@Example.Com", &capitals, true),
+            ("foo.bar@frobozz.com", &capitals, true),
+            ("foo.bar@Frobozz.Com", &capitals, true),
+            ("foo.bar@example.com", &["   foo.bar@example.com   "], true),
+            ("foo.bar@example.com", &["   foo.bar@example.com"], true),
+            ("foo@evilcompany.com", &["@company.com"], false),
+            ("attacker@evil.com@company.com", &["@company.com"], false),
+            ("foo.bar@example.com", &["*"], true),
+        ] {
+            assert_eq!(passes(email, list), expected, "{email} {list:?}");
+        }
+        for list in ["@.example.com", "@*.example.com", "*.example.com"] {
+            assert!(AllowedUsers::parse([list]).is_err(), "{list}");
+        }
+    }
+
     #[test]
     fn entries_that_could_never_match_are_faults() {
-        let faults = AllowedUsers::parse(["a@b@c", "@", "id:", "group:x", "*@example.com", "ann"]).unwrap_err();
-        assert_eq!(faults.len(), 5);
+        let faults = AllowedUsers::parse(["a@b@c", "@", "id:", "group:x", "*@example.com", "@.example.com", "ann"]);
+        assert_eq!(faults.unwrap_err().len(), 6);
     }
 }

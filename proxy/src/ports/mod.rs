@@ -10,7 +10,9 @@ use std::pin::Pin;
 
 pub use headers::ReadyFields;
 pub use loaded::{IssuedAssertion, LoadedSession, note_every};
-pub use provider::{IdentityProvider, LogoutToken, Prompt, RenewError, Renewed, SignInError, SignedIn};
+pub use provider::{
+    IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 pub use store::{BeginError, Claim, Leave, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable};
 
 /// An answer that has to be waited for.

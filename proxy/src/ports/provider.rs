@@ -115,6 +115,32 @@ pub struct SignedIn {
     pub provider_session: Option<String>,
     /// When the person proved to the provider who they are (`auth_time`), where it says so.
     pub auth_time: Option<Timestamp>,
+    /// What the provider says of the person and does not count.
+    pub omitted: Vec<Omitted>,
+}
+
+/// What a provider says of a person and does not count here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Omitted {
+    /// What it is.
+    pub what: Omission,
+    /// Why it does not count, for the log: it names the person, and may quote the provider.
+    pub reason: String,
+}
+
+/// Of what kind it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Omission {
+    /// No address is vouched for.
+    Email,
+    /// The addresses could not be read.
+    EmailUnreadable,
+    /// Some groups came in another form than that of names.
+    GroupsOfAnotherForm,
+    /// The groups could not be read.
+    GroupsUnreadable,
+    /// GitHub leaves out organisations whose single sign-on the application has not been through.
+    SingleSignOn,
 }
 
 /// What asking again brought.

@@ -127,6 +127,9 @@ impl Kept {
     fn keep(&self, built: Built) {
         *lock(&self.upstream) = Some(built.upstream);
         if let Some((provider, store)) = built.sign_in {
+            if !matches!(store.0, StoreSettings::Redis(_)) {
+                self.store_metrics.shared(false);
+            }
             *lock(&self.provider) = Some(provider);
             *lock(&self.store) = Some(store);
         }

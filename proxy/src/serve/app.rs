@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::adapters::assertion::Assertions;
 use crate::adapters::seal::Sealer;
-use crate::adapters::telemetry::{Metrics, RuleCounters};
+use crate::adapters::telemetry::{Metrics, RuleCounters, audit};
 use crate::adapters::upstream::Upstream;
 use crate::domain::caller::TrustedProxies;
 use crate::domain::path::ReturnTo;
@@ -127,6 +127,12 @@ impl App {
             tracing::warn!(
                 "the provider, the client id or the public origin has changed: the sessions so far count no more, since they are not of these"
             );
+        }
+        let (was, is) = (before.sign_in.as_ref(), next.sign_in.as_ref());
+        match (was.map(|sign_in| sign_in.provider.kind()), is.map(|sign_in| sign_in.provider.kind())) {
+            (was, Some(kind)) if was != Some(kind) => audit::enabled(kind),
+            (Some(_), None) => audit::disabled(),
+            (Some(_) | None, Some(_)) | (None, None) => {}
         }
         self.snapshot.store(Arc::new(next));
         self.reload_failure.store(None);

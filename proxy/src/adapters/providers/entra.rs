@@ -15,6 +15,7 @@ use super::graph::{self, Graph, Me};
 use super::http::{CallError, Http};
 use super::id_token::IdToken;
 use super::logout_token;
+use super::omissions::Omissions;
 use super::quote::quote;
 use super::relying_party::{Refreshed, RelyingParty, Verified};
 use super::rereading::{Occasion, in_time, with_new_tokens};
@@ -25,7 +26,9 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+use crate::ports::{
+    IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 
 /// The delegated permission that reading one's own account takes. Without it there is no user principal name.
 const USER_READ: &str = "User.Read";
@@ -77,6 +80,7 @@ impl Entra {
         id_token: &IdToken,
         access_token: &Secret,
         occasion: Occasion,
+        omissions: &Omissions,
     ) -> Result<Identity, SignInError> {
         let claims = &id_token.claims;
         let tenant = claims.text("tid").unwrap_or_default();
@@ -93,16 +97,18 @@ impl Entra {
         if !me.is(object_id) {
             return Err(SignInError::UserInfo("Graph speaks of another account than the ID token".to_owned()));
         }
-        let groups = self.groups(claims, access_token, occasion).await.map_err(unread)?;
+        let groups = self.groups(claims, access_token, occasion, omissions).await.map_err(unread)?;
         let (named, personal) = (verdict == Verdict::Named, tenant.eq_ignore_ascii_case(PERSONAL));
         let email = vouched(claims, &me, named, personal);
         if email.is_none() {
-            tracing::info!("No email of {} counts: {}", quote(object_id), unvouched(&me, named, personal));
+            let reason = format!("No email of {} counts: {}", quote(object_id), unvouched(&me, named, personal));
+            omissions.note(Omission::Email, reason);
         }
         for name in ["groups", "roles"].into_iter().filter(|_| self.wanted.groups) {
             if let Some(why) = claims.left_out(name) {
                 let id = quote(object_id);
-                tracing::warn!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+                let reason = format!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+                omissions.note(Omission::GroupsOfAnotherForm, reason);
             }
         }
         Ok(Identity {
@@ -138,16 +144,15 @@ impl Entra {
         claims: &Claims,
         access_token: &Secret,
         occasion: Occasion,
+        omissions: &Omissions,
     ) -> Result<Vec<String>, CallError> {
         let mut groups = if self.wanted.groups && is_overage(claims) {
             match self.graph.groups(&self.party.http, access_token).await {
                 Ok(groups) => groups,
                 Err(error) if occasion == Occasion::SignIn || error.is_forbidden() => {
-                    let reason = graph::reason(&error);
-                    tracing::warn!(
-                        "The groups of {} cannot be read, so no group rule lets them in: {reason}",
-                        quote(claims.text("oid").unwrap_or_default())
-                    );
+                    let (id, why) = (quote(claims.text("oid").unwrap_or_default()), graph::reason(&error));
+                    let reason = format!("The groups of {id} cannot be read, so no group rule lets them in: {why}");
+                    omissions.note(Omission::GroupsUnreadable, reason);
                     Vec::new()
                 }
                 Err(error) => return Err(error),
@@ -181,7 +186,9 @@ impl Entra {
         if id_token.claims.text("oid") != Some(&before.id) {
             return Err(RenewError::Gone("the new ID token is of another account".to_owned()));
         }
-        let identity = self.identify(&id_token, &refreshed.grant.access, Occasion::Renewal).await;
+        let omissions = Omissions::default();
+        let identity = self.identify(&id_token, &refreshed.grant.access, Occasion::Renewal, &omissions).await;
+        omissions.log();
         identity.map_err(|error| match error {
             SignInError::NotAllowed { reason, .. } => RenewError::Gone(reason),
             SignInError::Unreachable(_)
@@ -299,8 +306,10 @@ impl IdentityProvider for Entra {
             let provider_session = verified.provider_session();
             let auth_time = verified.auth_time(now);
             let Verified { id_token, grant, .. } = verified;
-            let identity = self.identify(&id_token, &grant.access, Occasion::SignIn).await?;
-            Ok(SignedIn { identity, grant: Some(grant), provider_session, auth_time })
+            let omissions = Omissions::default();
+            let identity = self.identify(&id_token, &grant.access, Occasion::SignIn, &omissions).await?;
+            let omitted = omissions.into_all();
+            Ok(SignedIn { identity, grant: Some(grant), provider_session, auth_time, omitted })
         })
     }
 

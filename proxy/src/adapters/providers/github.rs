@@ -11,6 +11,7 @@ use super::code_flow::CodeFlow;
 use super::discovery::trimmed;
 use super::github_api::{Address, Api, Membership, Team};
 use super::http::{CallError, Http, below};
+use super::omissions::Omissions;
 use super::quote::quote;
 use super::rereading::{Occasion, in_time, with_new_tokens};
 use crate::domain::grant::Grant;
@@ -18,7 +19,9 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+use crate::ports::{
+    IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 
 /// How many organisations and teams an identity holds; those that the rules name come first.
 const MOST_GROUPS: usize = 1000;
@@ -45,24 +48,31 @@ impl Github {
     }
 
     /// Who the access token is of, by GitHub's API.
-    async fn read(&self, access_token: &Secret, occasion: Occasion) -> Result<Identity, CallError> {
-        let api = Api { http: &self.http, base: &self.api, token: access_token };
+    async fn read(
+        &self,
+        access_token: &Secret,
+        occasion: Occasion,
+        omissions: &Omissions,
+    ) -> Result<Identity, CallError> {
+        let api = Api { http: &self.http, base: &self.api, token: access_token, omissions };
         let user = api.user().await?;
         let email = match api.addresses().await {
             Ok(addresses) => {
                 let email = vouched(&addresses);
                 if email.is_none() {
                     let why = unvouched(&addresses);
-                    tracing::info!("No email of {} ({}) counts: {why}", quote(&user.login), user.id);
+                    let reason = format!("No email of {} ({}) counts: {why}", quote(&user.login), user.id);
+                    omissions.note(Omission::Email, reason);
                 }
                 email
             }
             Err(error) if error.is_forbidden() => {
-                tracing::warn!(
+                let reason = format!(
                     "The addresses of {} cannot be read, so no rule for an address lets them in: {error}; \
                      ask for the scope user:email in OAUTH_SCOPES",
                     quote(&user.login)
                 );
+                omissions.note(Omission::EmailUnreadable, reason);
                 None
             }
             Err(error) => return Err(error),
@@ -84,9 +94,10 @@ impl Github {
         if self.wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let memberships = readable(api.memberships().await, "organisations", login, occasion)?;
+        let memberships = readable(api.memberships().await, "organisations", login, occasion, api.omissions)?;
         let with_teams = !memberships.is_empty() && self.wanted.iter().any(|group| group.contains('/'));
-        let teams = if with_teams { readable(api.teams().await, "teams", login, occasion)? } else { Vec::new() };
+        let teams =
+            if with_teams { readable(api.teams().await, "teams", login, occasion, api.omissions)? } else { Vec::new() };
         let mut groups = active(memberships, teams);
         groups.sort_by_key(|group| !self.wanted.contains(&group.to_ascii_lowercase()));
         groups.truncate(MOST_GROUPS);
@@ -108,7 +119,10 @@ impl Github {
 
     /// Who the access token is of now, which must be the same account. GitHub answers 401 to a token that was revoked.
     async fn reread(&self, before: &Identity, access_token: &Secret, age: Age) -> Result<Identity, RenewError> {
-        let identity = self.read(access_token, Occasion::Renewal).await.map_err(|error| {
+        let omissions = Omissions::default();
+        let read = self.read(access_token, Occasion::Renewal, &omissions).await;
+        omissions.log();
+        let identity = read.map_err(|error| {
             let revoked = age == Age::Old && error.is_unauthorized();
             let gone = revoked || (error.is_forbidden() && error.says("suspended"));
             let reason = format!("GitHub: {error}");
@@ -140,16 +154,18 @@ fn readable<T>(
     what: &str,
     login: &str,
     occasion: Occasion,
+    omissions: &Omissions,
 ) -> Result<Vec<T>, CallError> {
     list.or_else(|error| {
         if occasion == Occasion::Renewal && !error.is_forbidden() {
             return Err(error);
         }
-        tracing::warn!(
+        let reason = format!(
             "The {what} of {} cannot be read, so no rule for them lets the person in: {error}; \
              ask for the scope read:org in OAUTH_SCOPES, and let the organisation approve the application",
             quote(login)
         );
+        omissions.note(Omission::GroupsUnreadable, reason);
         Ok(Vec::new())
     })
 }
@@ -212,9 +228,11 @@ impl IdentityProvider for Github {
                 .await
                 .map_err(SignInError::TokenExchange)?;
             let grant = tokens.grant(None, now);
-            let identity = self.read(&grant.access, Occasion::SignIn).await;
+            let omissions = Omissions::default();
+            let identity = self.read(&grant.access, Occasion::SignIn, &omissions).await;
             let identity = identity.map_err(|error| SignInError::UserInfo(format!("GitHub: {error}")))?;
-            Ok(SignedIn { identity, grant: Some(grant), provider_session: None, auth_time: None })
+            let omitted = omissions.into_all();
+            Ok(SignedIn { identity, grant: Some(grant), provider_session: None, auth_time: None, omitted })
         })
     }
 

@@ -7,8 +7,10 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::http::{CallError, CallFault, Http, below, followed};
+use super::omissions::Omissions;
 use super::quote::quote;
 use crate::domain::secret::Secret;
+use crate::ports::Omission;
 
 /// More pages of 100 than anybody's lists fill.
 const MOST_PAGES: usize = 50;
@@ -24,6 +26,7 @@ pub(super) struct Api<'a> {
     /// `https://api.github.com`, or an Enterprise Server's, which ends in `/api/v3`.
     pub(super) base: &'a Url,
     pub(super) token: &'a Secret,
+    pub(super) omissions: &'a Omissions,
 }
 
 /// `GET /user`.
@@ -87,7 +90,7 @@ impl Api<'_> {
         url.set_query(Some(query));
         for _ in 0..MOST_PAGES {
             let answer = self.http.get_as(&url, self.token, &HEADERS).await?;
-            note_left_out(path, &answer.headers);
+            self.note_left_out(path, &answer.headers);
             items.extend(answer.json::<Vec<T>>()?);
             match next(&answer.headers) {
                 None => return Ok(items),
@@ -96,17 +99,18 @@ impl Api<'_> {
         }
         Err(CallFault::Endless(MOST_PAGES).at(self.base))
     }
-}
 
-/// Organisations with single sign-on are left out of lists for an application that they have not authorized.
-fn note_left_out(path: &str, headers: &HeaderMap) {
-    let said = headers.get("x-github-sso").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if let Some(organizations) = said.strip_prefix("partial-results") {
-        tracing::warn!(
-            "GitHub left organisations out of {path} (X-GitHub-SSO: partial-results{}), so no rule for them lets the person in: \
-             they have single sign-on, and the person must authorize the application for them, or sign in there first",
-            quote(organizations)
-        );
+    /// Organisations with single sign-on are left out of lists for an application that they have not authorized.
+    fn note_left_out(&self, path: &str, headers: &HeaderMap) {
+        let said = headers.get("x-github-sso").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if let Some(organizations) = said.strip_prefix("partial-results") {
+            let reason = format!(
+                "GitHub left organisations out of {path} (X-GitHub-SSO: partial-results{}), so no rule for them lets the person in: \
+                 they have single sign-on, and the person must authorize the application for them, or sign in there first",
+                quote(organizations)
+            );
+            self.omissions.note(Omission::SingleSignOn, reason);
+        }
     }
 }
 

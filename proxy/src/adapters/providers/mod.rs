@@ -16,6 +16,7 @@ mod id_token;
 mod jwks;
 mod logout_token;
 mod oidc;
+mod omissions;
 mod publication;
 mod quote;
 mod relying_party;
@@ -34,6 +35,7 @@ use crate::domain::session::Authority;
 
 pub use self::connect::{connect, leaves_this_machine};
 pub use self::http::is_safe;
+pub use self::omissions::log as log_omitted;
 pub use self::way_out::WayOut;
 
 /// Why a provider cannot be used at all.

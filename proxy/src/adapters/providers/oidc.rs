@@ -11,6 +11,7 @@ use super::claims::Claims;
 use super::discovery::Place;
 use super::http::{CallError, Http};
 use super::logout_token;
+use super::omissions::Omissions;
 use super::quote::quote;
 use super::relying_party::{Refreshed, RelyingParty, Verified};
 use super::rereading::{in_time, with_new_tokens};
@@ -19,7 +20,9 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::ports::{IdentityProvider, LogoutToken, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn};
+use crate::ports::{
+    IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
+};
 
 /// Some providers sign what UserInfo answers (OpenID Connect Core §5.3.2).
 const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
@@ -50,6 +53,7 @@ impl Oidc {
         grant: &mut Grant,
         userinfo_endpoint: Option<&Url>,
         now: Timestamp,
+        omissions: &Omissions,
     ) -> Result<Identity, Unread> {
         let userinfo = match userinfo_endpoint {
             Some(endpoint) if self.wanted.is_missing(claims) => {
@@ -58,7 +62,7 @@ impl Oidc {
             Some(_) | None => Claims::default(),
         };
         self.wanted.note_told(&userinfo, grant);
-        Ok(self.wanted.identity(claims, &userinfo))
+        Ok(self.wanted.identity(claims, &userinfo, omissions))
     }
 
     /// OpenID Connect Core §5.3.2: UserInfo that speaks of another subject must not be used, or one person's token could
@@ -109,7 +113,9 @@ impl Oidc {
         if id_token.claims.text("sub") != Some(&before.id) {
             return Err(RenewError::Gone("the new ID token is of another subject".to_owned()));
         }
-        let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref(), now).await;
+        let omissions = Omissions::default();
+        let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref(), now, &omissions).await;
+        omissions.log();
         identity.map_err(|unread| RenewError::NotNow(unread.to_string()))
     }
 
@@ -200,7 +206,7 @@ impl Wanted {
         Identity { email, name: text("name", &before.name), username, groups, claims, ..before.clone() }
     }
 
-    fn identity(&self, token: &Claims, userinfo: &Claims) -> Identity {
+    fn identity(&self, token: &Claims, userinfo: &Claims, omissions: &Omissions) -> Identity {
         let either = |name: &str| token.text(name).or_else(|| userinfo.text(name)).unwrap_or_default().to_owned();
         // An address and the word that it is verified count only from one source: joined from two, one would vouch for
         // the other's address.
@@ -208,7 +214,7 @@ impl Wanted {
         let email = vouched(source);
         let id = quote(token.text("sub").unwrap_or_default());
         if let Some(why) = source.unverified_email() {
-            tracing::info!("The email of {id} does not count: {why}");
+            omissions.note(Omission::Email, format!("The email of {id} does not count: {why}"));
         }
         let username = match self.username.as_deref() {
             // Without the claim there is no username at all: an empty one never matches a rule.
@@ -218,7 +224,8 @@ impl Wanted {
         };
         let groups = if token.has("groups") { token } else { userinfo };
         if let Some(why) = groups.left_out("groups").filter(|_| self.groups) {
-            tracing::warn!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+            let reason = format!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+            omissions.note(Omission::GroupsOfAnotherForm, reason);
         }
         Identity {
             provider: ProviderKind::Oidc,
@@ -267,9 +274,12 @@ impl IdentityProvider for Oidc {
             let provider_session = verified.provider_session();
             let auth_time = verified.auth_time(now);
             let Verified { id_token, mut grant, userinfo_endpoint } = verified;
-            let identity = self.identify(&id_token.claims, &mut grant, userinfo_endpoint.as_ref(), now).await;
+            let omissions = Omissions::default();
+            let identity =
+                self.identify(&id_token.claims, &mut grant, userinfo_endpoint.as_ref(), now, &omissions).await;
             let identity = identity.map_err(|unread| SignInError::UserInfo(unread.to_string()))?;
-            Ok(SignedIn { identity, grant: Some(grant), provider_session, auth_time })
+            let omitted = omissions.into_all();
+            Ok(SignedIn { identity, grant: Some(grant), provider_session, auth_time, omitted })
         })
     }
 
@@ -319,7 +329,8 @@ mod tests {
 
     fn identity(username: Option<&str>, token: Value, userinfo: Value) -> Identity {
         let wanted = Wanted { username: username.map(ToOwned::to_owned), groups: true, claims: Vec::new() };
-        wanted.identity(&serde_json::from_value(token).unwrap(), &serde_json::from_value(userinfo).unwrap())
+        let (token, userinfo) = (serde_json::from_value(token).unwrap(), serde_json::from_value(userinfo).unwrap());
+        wanted.identity(&token, &userinfo, &Omissions::default())
     }
 
     fn email(token: Value, userinfo: Value) -> String {
@@ -364,7 +375,8 @@ mod tests {
         let wanted = Wanted { username: Some("upn".to_owned()), groups: true, claims: Vec::new() };
         let token =
             json!({"sub": "s", "email": "a@b.c", "email_verified": true, "name": "Ann", "upn": "ann", "groups": ["a"]});
-        let before = wanted.identity(&serde_json::from_value(token).unwrap(), &Claims::default());
+        let token = serde_json::from_value(token).unwrap();
+        let before = wanted.identity(&token, &Claims::default(), &Omissions::default());
         let reread = |userinfo: Value, told: &[&str]| {
             let told: Vec<String> = told.iter().map(ToString::to_string).collect();
             wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &told)

@@ -70,7 +70,10 @@ pub fn open(
 ) -> Result<Arc<dyn SessionStore>, String> {
     match settings {
         StoreSettings::Memory { bytes } => Ok(Arc::new(MemoryStore::new(terms.idle, *bytes))),
-        StoreSettings::Redis(settings) => Ok(RedisStore::open(settings, terms, metrics)?),
+        StoreSettings::Redis(settings) => {
+            metrics.shared(true);
+            Ok(RedisStore::open(settings, terms, metrics)?)
+        }
         StoreSettings::Jwt { bytes } => Ok(Arc::new(JwtStore::new(*bytes, terms)?)),
     }
 }

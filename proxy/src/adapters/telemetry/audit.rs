@@ -26,6 +26,11 @@ pub fn enabled(provider: ProviderKind) {
     info!(target: TARGET, event = "enabled", provider, "OAuth enabled with provider: {provider}");
 }
 
+/// Nobody signs in any more, after a reload.
+pub fn disabled() {
+    info!(target: TARGET, event = "disabled", "OAuth disabled: everything is forwarded without authentication");
+}
+
 /// Somebody signed in.
 pub fn signed_in(identity: &Identity, origin: Origin<'_>) {
     told("signed_in", identity, origin, "Signed in");

@@ -45,14 +45,29 @@ impl StoreMetrics {
         };
         let call = |outcome| calls.get_or_create_owned(&[("outcome", outcome)]);
         let lookup = |found| lookups.get_or_create_owned(&[("found", found)]);
-        Self {
+        let metrics = Self {
             succeeded: call("succeeded"),
             failed: call("failed"),
             refused: call("refused"),
             hits: lookup("memory"),
             misses: lookup("store"),
-            reachable: gauge("sidegate_store_reachable", "1 while the shared session store answers"),
-            channel: gauge("sidegate_store_channel", "1 while news of ended sessions is listened to"),
-        }
+            reachable: gauge(
+                "sidegate_store_reachable",
+                "1 while the shared session store answers, and where there is none",
+            ),
+            channel: gauge(
+                "sidegate_store_channel",
+                "1 while news of ended sessions is listened to, and where there is none",
+            ),
+        };
+        metrics.shared(false);
+        metrics
+    }
+
+    /// Says whether there is a shared store: one that has not been reached yet is not there; where there is none, none is missed.
+    pub fn shared(&self, shared: bool) {
+        let found = i64::from(!shared);
+        self.reachable.set(found);
+        self.channel.set(found);
     }
 }

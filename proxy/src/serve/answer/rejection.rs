@@ -14,7 +14,7 @@ use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::domain::rules::HostName;
-use crate::ports::{BeginError, SignInError, StoreUnavailable};
+use crate::ports::{BeginError, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::pages::{self, Action, MessagePage};
 use crate::serve::answer::query;
 use crate::serve::answer::reply;
@@ -99,10 +99,13 @@ impl Denial {
             .rule
             .as_ref()
             .map(|rule| format!("The rule \u{201c}{rule}\u{201d} does not let you in: {}.", self.reason));
-        let unverified = self.missing.contains(&Missing::Email).then(|| UNVERIFIED.to_owned());
+        // Where the addresses could not be read, it is not that the person should verify one.
+        let unreadable = self.missing.contains(&Missing::Omitted(Omission::EmailUnreadable));
+        let told = self.missing.iter().filter(|what| !(unreadable && **what == Missing::Email));
+        let missing = told.filter_map(|what| what.on_the_page()).map(ToOwned::to_owned);
         by.into_iter()
             .chain(self.may_be_mended.then(|| NOT_LISTED.to_owned()))
-            .chain(unverified)
+            .chain(missing)
             .collect::<Vec<_>>()
             .join(" ")
     }
@@ -422,6 +425,8 @@ pub(crate) enum Missing {
     Username,
     /// No group that was taken.
     Groups,
+    /// Something that it said at the sign-in just now, and that does not count.
+    Omitted(Omission),
 }
 
 impl Missing {
@@ -433,12 +438,44 @@ impl Missing {
             }
             Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no claim that this user has",
             Self::Groups => "no groups of this user are known",
+            Self::Omitted(Omission::Email) => "an email does not count",
+            Self::Omitted(Omission::EmailUnreadable) => {
+                "the addresses could not be read (a line of the sign-in says why)"
+            }
+            Self::Omitted(Omission::GroupsOfAnotherForm) => {
+                "some groups came in a form that is not understood (a line of the sign-in says which)"
+            }
+            Self::Omitted(Omission::GroupsUnreadable) => {
+                "the groups could not be read (a line of the sign-in says why)"
+            }
+            Self::Omitted(Omission::SingleSignOn) => {
+                "GitHub left organisations with single sign-on out (a line of the sign-in says which)"
+            }
+        }
+    }
+
+    /// For the person, in a sentence; `None`: it would tell them nothing that they can do.
+    const fn on_the_page(self) -> Option<&'static str> {
+        match self {
+            Self::Email | Self::Omitted(Omission::Email) => Some(UNVERIFIED),
+            Self::Omitted(Omission::EmailUnreadable) => Some(EMAIL_UNREADABLE),
+            Self::Omitted(Omission::GroupsOfAnotherForm) => Some(GROUPS_OF_ANOTHER_FORM),
+            Self::Omitted(Omission::GroupsUnreadable) => Some(GROUPS_UNREADABLE),
+            Self::Omitted(Omission::SingleSignOn) => Some(SINGLE_SIGN_ON),
+            Self::Username | Self::Groups => None,
         }
     }
 }
 
 const UNVERIFIED: &str = "The sign-in service vouches for no email address of this account, so a rule for your address cannot let \
      you in: verify your address there, and sign in again.";
+const EMAIL_UNREADABLE: &str =
+    "The sign-in service did not let your email addresses be read, so a rule for your address cannot let you in.";
+const GROUPS_OF_ANOTHER_FORM: &str = "The sign-in service sent some of your groups in a form that is not understood here, so a rule for those cannot let you in.";
+const GROUPS_UNREADABLE: &str =
+    "The sign-in service did not let your groups be read, so a rule for a group cannot let you in.";
+const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have single sign-on: sign in to them there, or authorize \
+     this application for them, and sign in here again.";
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
 const TOO_OLD: &str = "What you asked for needs a sign-in that is not long ago.";
 const LOOP: &str =

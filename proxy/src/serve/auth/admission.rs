@@ -8,7 +8,7 @@ use crate::domain::judge::{Permit, Refusal, Why, judge};
 use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
-use crate::ports::LoadedSession;
+use crate::ports::{LoadedSession, Omission, Omitted};
 use crate::serve::answer::rejection::{Denial, Missing, Rejection};
 use crate::serve::app::Snapshot;
 use crate::serve::auth::session::{self, Found};
@@ -40,15 +40,23 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
 }
 
 /// What the lists could name this person by, and what the provider does not say of them: the commonest reason of a refusal.
-fn missing(who: &Identity) -> Vec<Missing> {
-    [
+/// `omitted`: what it said at the sign-in just now, and does not count.
+fn missing(who: &Identity, omitted: &[Omitted]) -> Vec<Missing> {
+    let not_counted = omitted.iter().map(|omitted| omitted.what).filter(|what| *what != Omission::Email);
+    let not_said = [
         (who.email.is_none(), Missing::Email),
         (who.username.vouched().is_none(), Missing::Username),
         (who.groups.is_empty(), Missing::Groups),
     ]
     .into_iter()
-    .filter_map(|(missing, what)| missing.then_some(what))
-    .collect()
+    .filter_map(|(missing, what)| missing.then_some(what));
+    let mut all: Vec<Missing> = not_said.collect();
+    for what in not_counted.map(Missing::Omitted) {
+        if !all.contains(&what) {
+            all.push(what);
+        }
+    }
+    all
 }
 
 fn in_the_log(missing: &[Missing]) -> String {
@@ -65,32 +73,34 @@ fn refuse(exchange: &Exchange, refusal: &Refusal, session: Option<&LoadedSession
         Why::TooOld { max_age } => Rejection::StepUp { max_age },
         Why::ManyUpstreams => Malformed::Upstreams.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
-            denied(session.map(Identified::identity), rule, &refusal.why, session.is_some(), exchange.origin())
+            denied(session.map(Identified::identity), &[], rule, &refusal.why, session.is_some(), exchange.origin())
         }
     }
 }
 
 /// Whether a session of that person may be, by the lists and rules of the moment.
 pub(crate) fn admit_session(snapshot: &Snapshot, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
-    admit_person(snapshot, &session.principal(), true, origin)
+    admit_person(snapshot, &session.principal(), &[], true, origin)
 }
 
 /// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.
 pub(super) fn admit_person(
     snapshot: &Snapshot,
     who: &Principal<'_>,
+    omitted: &[Omitted],
     has_session: bool,
     origin: Origin<'_>,
 ) -> Result<(), Rejection> {
     if snapshot.rules.could_let_in(who) {
         return Ok(());
     }
-    Err(denied(Some(who.identity), NO_RULE, &Why::NotListed, has_session, origin))
+    Err(denied(Some(who.identity), omitted, NO_RULE, &Why::NotListed, has_session, origin))
 }
 
 /// Somebody whom the rules do not let in: written to the log in the words that operators search for.
 pub(super) fn denied(
     who: Option<&Identity>,
+    omitted: &[Omitted],
     rule: &str,
     why: &Why,
     has_session: bool,
@@ -98,7 +108,8 @@ pub(super) fn denied(
 ) -> Rejection {
     let name = who.map(name).unwrap_or_default().to_owned();
     // What the provider does not say of a person is the commonest reason that no list names them.
-    let missing = if why.is_about_lists() { who.map(missing).unwrap_or_default() } else { Vec::new() };
+    let missing =
+        if why.is_about_lists() { who.map(|who| missing(who, omitted)).unwrap_or_default() } else { Vec::new() };
     let reason = format!("{why}{}", in_the_log(&missing));
     audit::denied(&name, who, Denied { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());

@@ -8,6 +8,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::admission;
 use super::visits::Visits;
+use crate::adapters::providers::log_omitted;
 use crate::adapters::seal;
 use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::judge::Why;
@@ -54,7 +55,8 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     let attempt = LoginAttempt::begin(&random, return_to, turn, exchange.now).within(max_age);
     let prompt = wants_choice.then_some(Prompt::SelectAccount);
     let to = sign_in.provider.authorization_url(&attempt, prompt).map_err(|error| {
-        tracing::error!("sign-in is not possible: {}", Clean(&error.to_string()));
+        let request_id = Clean(exchange.origin().request_id);
+        tracing::error!(%request_id, "sign-in is not possible: {}", Clean(&error.to_string()));
         Rejection::from(&error)
     })?;
     let sealed = seal_json(sign_in, &seal_of(sign_in, attempt.id()), &attempt)?;
@@ -123,6 +125,7 @@ async fn note_visit(exchange: &Exchange, sign_in: &SignIn, cookies: &HeaderMap) 
     if visits.note_visit(exchange.now) {
         tracing::warn!(
             client = %exchange.caller.client,
+            request_id = %Clean(exchange.origin().request_id),
             "a browser signs in again and again because its session cookie does not come back: see COOKIE_DOMAIN and COOKIE_SECURE"
         );
         return Err(Rejection::SignInLoop.into());
@@ -186,7 +189,7 @@ async fn redeem(
         let description = parameter(query, "error_description").ok().flatten().unwrap_or_default();
         let request_id = Clean(exchange.origin().request_id);
         let (code, description) = (Clean(&error), Clean(&description));
-        tracing::warn!(%request_id, "the provider sent an error to the callback: {code} {description}");
+        tracing::warn!(client = %exchange.caller.client, %request_id, "the provider sent an error to the callback: {code} {description}");
         let cancelled = error == "access_denied";
         return Err(if cancelled { Rejection::SignInCancelled } else { Rejection::ProviderError }.into());
     }
@@ -196,6 +199,7 @@ async fn redeem(
         .sign_in(&Secret::new(code), &attempt, now)
         .await
         .map_err(|error| fail(&error, exchange, sign_in))?;
+    log_omitted(&signed_in.omitted, Some(exchange.origin()));
     admit(exchange, &signed_in, attempt.max_age)?;
     let set = start_session(exchange, sign_in, signed_in).await?;
     let mut response = reply::redirect(StatusCode::FOUND, attempt.return_to.as_str());
@@ -208,7 +212,8 @@ async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Respo
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Somebody(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
         Found::Nobody | Found::Conflict => {
-            tracing::warn!(client = %exchange.caller.client, "Invalid OAuth state: {why}");
+            let request_id = Clean(exchange.origin().request_id);
+            tracing::warn!(client = %exchange.caller.client, %request_id, "Invalid OAuth state: {why}");
             Err(Rejection::InvalidState.into())
         }
     }
@@ -224,11 +229,11 @@ fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -
         proved_at: proved_at(identity.provider, exchange.now, signed_in.auth_time),
         claims: &identity.claims,
     };
-    admission::admit_person(snapshot, &who, false, origin)?;
+    admission::admit_person(snapshot, &who, &signed_in.omitted, false, origin)?;
     let Some(max_age) = max_age else { return Ok(()) };
     // A provider that asks for no password again would send the browser round for ever.
     if who.proved_at.is_none_or(|at| exchange.now.since(at) > max_age) {
-        return Err(admission::denied(Some(identity), NO_RULE, &Why::TooOld { max_age }, false, origin).into());
+        return Err(admission::denied(Some(identity), &[], NO_RULE, &Why::TooOld { max_age }, false, origin).into());
     }
     Ok(())
 }
@@ -260,7 +265,7 @@ async fn start_session(
     }
     let browser = cookies.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let device = Device::new(exchange.caller.client, browser);
-    let SignedIn { identity, grant, provider_session, auth_time } = signed_in;
+    let SignedIn { identity, grant, provider_session, auth_time, .. } = signed_in;
     let mut session = Session::begin(identity.clone(), sign_in.authority, device, sign_in.lifetime.absolute, now);
     session.provider_session = provider_session;
     session.auth_time = auth_time;

@@ -304,3 +304,20 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
         .and_then(|value| value.as_bytes().get(..EVENT_STREAM.len()))
         .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does not compile where `forward` goes without a permit, or takes one only to look at: no permit, no forward. That nobody can
+    /// make one is shown at [`Permit`].
+    #[expect(dead_code, reason = "its types are what is tested")]
+    async fn forward_takes_a_permit(
+        permit: Permit<Arc<LoadedSession>>,
+        exchange: &mut Exchange,
+        body: Incoming,
+        in_flight: &InFlight,
+    ) -> Result<Response<Body>, Refused> {
+        forward(permit, exchange, body, false, in_flight).await
+    }
+}
