@@ -9,7 +9,7 @@ mod kubeconfig;
 mod watch;
 
 pub(crate) use client::{Access, Client};
-pub(crate) use discovery::{Served, discover, segment};
+pub(crate) use discovery::{Place, Served, discover, places, segment};
 pub(crate) use fault::Fault;
 pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
