@@ -12,6 +12,7 @@ mod impersonation;
 #[path = "../../proxy/tests/imports.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the proxy's test of its floors uses all of it")]
 mod imports;
+mod kubernetes;
 mod layers;
 mod lines;
 mod logs;

@@ -54,7 +54,7 @@ export function applied(cluster, at, signal) {
         item.pods.length > 0 && h("ul", { class: "pods" }, item.pods.map((pod) => podRow(item, pod))),
         item.more_pods && h("p", { class: "quiet" }, "It has more pods than are shown."),
         item.pods_fault && h("p", { class: "quiet" }, `Its pods cannot be shown: ${item.pods_fault}`)),
-      h("span", { class: "quiet" }, word(item.status)));
+      h("span", { class: "how" }, word(item.status)));
   }
 
   function podRow(item, pod) {
@@ -106,7 +106,7 @@ export function controllers(cluster, signal) {
         ? h("ul", { class: "conditions" }, items.map((one) => h("li", null, tell(one.status),
           h("div", null, h("p", null, one.name, " ", h("code", null, one.version ?? one.flux_version ?? "")),
             one.status !== "ready" && one.message && h("p", { class: "message" }, one.message)),
-          h("span", { class: "quiet" }, one.namespace))))
+          h("span", { class: "how" }, one.namespace))))
         : h("p", { class: "quiet" }, "No Deployment is labelled as a part of Flux (app.kubernetes.io/part-of=flux)."));
     } catch (error) {
       if (!signal.aborted) replace(list, h("p", { class: "quiet" }, `Its controllers cannot be shown: ${error.message}`));

@@ -224,9 +224,8 @@ function changed(difference) {
   if (!difference) return null;
   const { from, to, parts, compare } = difference;
   return h("div", { class: "difference", id: "difference" },
-    h("p", null, "From ", revision(from), " to ", revision(to), ": ",
-      parts.length ? "" : "nothing that was built from it is different.",
-      compare && h("a", { href: compare, rel: "noopener noreferrer" }, `Compare the commits on ${new URL(compare).host}`)),
+    h("p", null, "From ", revision(from), " to ", revision(to), parts.length ? "" : ": nothing that was built from it is different",
+      compare && ["; ", h("a", { href: compare, rel: "noopener noreferrer" }, `compare the commits on ${new URL(compare).host}`)]),
     parts.length > 0 && h("dl", null, parts.map((one) => h("div", null, h("dt", null, title(one.name)),
       h("dd", null, h("del", null, brief(one.before) || "none"), " ", h("ins", null, brief(one.after) || "none"))))));
 }
