@@ -32,6 +32,7 @@ mod graph;
 mod id_token;
 mod idp;
 mod keys;
+pub mod lines;
 mod logout;
 mod oddities;
 mod oidc;

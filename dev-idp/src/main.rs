@@ -1,5 +1,7 @@
 //! The `dev-idp` program: the command line, what it prints, signals and exit codes.
 
+#![warn(clippy::print_stderr, reason = "what is said goes through the queue of lines")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use dev_idp::{DevIdp, Options};
+use dev_idp::{DevIdp, Options, lines};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long `health` waits for an answer.
@@ -74,24 +76,44 @@ struct Serve {
     allow_control: bool,
 }
 
-/// Says something on standard error. Where nobody reads it, nothing else goes wrong.
+/// Says something on standard error.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => {
+        lines::say(&format!($($text)*))
+    };
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    lines::heed_panics();
+    let code = match Cli::try_parse() {
+        Ok(cli) => obey(cli),
+        Err(error) => usage(&error),
+    };
+    lines::flush();
+    ExitCode::from(code)
+}
+
+/// What clap has to say: what is wrong with the command line, or the help that was asked for.
+fn usage(error: &clap::Error) -> u8 {
+    if error.use_stderr() {
+        lines::say(&error.render().to_string());
+    } else {
+        // Whoever asked for help and went away has it.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).unwrap_or(1)
+}
+
+fn obey(cli: Cli) -> u8 {
     let done = match cli.command {
         Some(Command::Health { listen }) => health(listen.listen),
         None => serve(cli.serve),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             say!("dev-idp: {error:#}");
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod fleet;
 pub mod health;
 pub mod identity;
 pub(crate) mod kube;
+pub mod lines;
 pub mod metrics;
 pub mod secret;
 pub mod serve;

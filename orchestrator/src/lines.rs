@@ -81,9 +81,11 @@ impl Lines {
             let rest = text.get(written..).unwrap_or_default();
             if !rest.is_empty() {
                 self.lose(rest);
-            } else if self.lost() > known {
-                told(self.lost() - known);
-                known = self.lost();
+            } else if self.lost() > known && self.waiting().text.len() < MOST / 2 {
+                // Not while the queue is full, or this line would be lost too.
+                let lost = self.lost();
+                told(lost - known);
+                known = lost;
             }
             text.clear();
         }
@@ -139,7 +141,10 @@ fn standard_error() -> &'static Lines {
 }
 
 fn tell_lost(lost: u64) {
-    tracing::warn!(lost, "{lost} lines of the log could not be written and are lost: whoever reads it was too slow, or away");
+    tracing::warn!(
+        lost,
+        "{lost} lines of the log could not be written and are lost: whoever reads it was too slow, or away"
+    );
 }
 
 /// Says something on standard error beside the log: what a command found, why the program ends.

@@ -1,6 +1,8 @@
 //! The command line: serve, or ask how the running one is.
 
-use std::io::{IsTerminal, Write};
+#![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
+
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,10 +12,10 @@ use orchestrator::api::App;
 use orchestrator::config::{AssertionSettings, Cli, Command, DemoApi, Settings};
 use orchestrator::demo::{self, Demo};
 use orchestrator::entrance::{Assertion, Entrance, Expected, Hosts};
-use orchestrator::fleet::{Fleet, Tuning};
+use orchestrator::fleet::{Connection, Fleet, Tuning};
 use orchestrator::serve::{self, Limits};
 use orchestrator::store::Store;
-use orchestrator::{health, routes, start, upkeep};
+use orchestrator::{health, lines, routes, start, upkeep};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -21,31 +23,67 @@ use tracing_subscriber::EnvFilter;
 /// What is logged. Not what the client of Kubernetes has to say: it quotes whatever a cluster answers, at any length; the
 /// fleet says what matters of it.
 const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
+/// When the cluster that this runs in is tried again after it did not answer, the first time.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// How long actions that are under way are waited for when all requests have ended.
 const LAST_ACTIONS: Duration = Duration::from_secs(10);
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let cli = Cli::read();
-    let outcome = match cli.command {
-        Some(Command::Health) => match Settings::parse_listen(&cli.raw) {
-            Ok(listen) => health::ask(listen).await,
-            Err(faults) => return fail(&faults, 2),
-        },
-        Some(Command::DemoApi(options)) => simulate_only(options).await,
-        None => match Settings::parse(&cli.raw) {
-            Ok(settings) => run(settings).await,
-            Err(faults) => return fail(&faults, 2),
-        },
+/// What a wrong configuration ends with.
+const WRONG_CONFIGURATION: u8 = 2;
+
+fn main() -> ExitCode {
+    lines::heed_panics();
+    let code = match Cli::read() {
+        Ok(cli) => obey(cli),
+        Err(error) => usage(&error),
     };
-    outcome.map_or_else(|error| fail(&format!("{error:#}"), 1), |()| ExitCode::SUCCESS)
+    lines::flush();
+    ExitCode::from(code)
+}
+
+/// What clap has to say: what is wrong with the command line, or the help that was asked for.
+fn usage(error: &clap::Error) -> u8 {
+    if error.use_stderr() {
+        lines::say(&error.render().to_string());
+    } else {
+        // Whoever asked for help and went away has it.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).unwrap_or(WRONG_CONFIGURATION)
+}
+
+fn obey(cli: Cli) -> u8 {
+    let outcome = match cli.command {
+        Some(Command::Health) => Settings::parse_listen(&cli.raw).map(|listen| wait_for(health::ask(listen))),
+        Some(Command::DemoApi(options)) => Ok(wait_for(simulate_only(options))),
+        None => Settings::parse(&cli.raw).map(|settings| wait_for(run(settings))),
+    };
+    match outcome {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            lines::say(&format!("orchestrator: {error:#}"));
+            1
+        }
+        Err(faults) => {
+            lines::say(&format!("orchestrator: {faults}"));
+            WRONG_CONFIGURATION
+        }
+    }
+}
+
+fn wait_for(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // What is cut off is cut off: a blocked look-up must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
 }
 
 async fn run(settings: Settings) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(LOGGED))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(lines::LogLine::default)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     // Before listening: a signal that comes between would end the program without a drain.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -59,7 +97,8 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         .context("cannot read the registered clusters")?;
     let _demo = if settings.demo { Some(simulate(&store, &fleet, impersonate).await?) } else { None };
     if settings.in_cluster {
-        tokio::spawn(start::register_here(store.clone(), fleet.clone(), impersonate, Duration::from_secs(2)));
+        let (store, fleet) = (store.clone(), fleet.clone());
+        tokio::spawn(start::register_here(store, fleet, Connection::InCluster, impersonate, FIRST_RETRY));
     }
     tokio::spawn(upkeep::run(store.clone()));
     let ending = CancellationToken::new();
@@ -119,16 +158,10 @@ async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
     })
     .await
     .context("cannot simulate clusters")?;
-    let mut out = std::io::stdout();
+    let mut out = io::stdout();
     for (name, kubeconfig) in demo.kubeconfigs() {
         writeln!(out, "{}", serde_json::json!({"name": name, "kubeconfig": kubeconfig.expose()}))?;
     }
     out.flush()?;
     tokio::signal::ctrl_c().await.context("cannot listen for SIGINT")
-}
-
-fn fail(reason: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // Where standard error is closed there is nobody to tell; the exit code still says it.
-    let _ = writeln!(std::io::stderr(), "orchestrator: {reason}");
-    ExitCode::from(code)
 }

@@ -1,5 +1,6 @@
 //! What Prometheus reads.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::fleet::{Fleet, HealthState, Status};
+use crate::lines;
 
 /// The `Content-Type` of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,6 +31,7 @@ pub struct Metrics {
     clusters: Family<Label<1>, Gauge>,
     objects: Family<Label<1>, Gauge>,
     streams: Gauge,
+    lost_lines: Counter,
 }
 
 impl Default for Metrics {
@@ -45,8 +48,11 @@ impl Default for Metrics {
         registry.register("objects", "Flux objects, by status", objects.clone());
         let streams = Gauge::default();
         registry.register("event_streams", "Open event streams", streams.clone());
+        let lost_lines = Counter::default();
+        let help = "Lines of the log that could not be written, because nobody read them in time or at all";
+        registry.register("log_lines_lost", help, lost_lines.clone());
         registry.register("build", "What runs here", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry, requests, durations, clusters, objects, streams }
+        Self { registry, requests, durations, clusters, objects, streams, lost_lines }
     }
 }
 
@@ -80,6 +86,7 @@ impl Metrics {
             self.objects.get_or_create(&[("status", status.word().to_owned())]).set(signed(count));
         }
         self.streams.set(signed(streams));
+        self.lost_lines.inner().store(lines::lost_lines(), Ordering::Relaxed);
     }
 
     /// All of it in the OpenMetrics text format, which goes with [`CONTENT_TYPE`].

@@ -41,17 +41,19 @@ pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool, impersonate: b
                 continue;
             }
         };
-        fleet.add_with(id, &cluster.name, &connection, impersonate || cluster.impersonate).await;
+        let manner =
+            fleet::Manner { as_person: impersonate || cluster.impersonate, namespaces: cluster.namespaces.clone() };
+        fleet.add_with(id, &cluster.name, &connection, &manner).await;
     }
     Ok(())
 }
 
-/// Registers the cluster that the program runs in, unless it is already, as soon as it answers: its API may come up later than
-/// this program.
-pub async fn register_here(store: Store, fleet: Fleet, impersonate: bool, retry: Duration) {
+/// Registers the cluster that the program runs in, reached by `here`, unless it is already, as soon as it answers: its API may come up
+/// later than this program. The first pause between two tries is `retry`; it doubles to a minute.
+pub async fn register_here(store: Store, fleet: Fleet, here: fleet::Connection, impersonate: bool, retry: Duration) {
     let mut pause = retry;
     loop {
-        match try_here(&store, &fleet, impersonate).await {
+        match try_here(&store, &fleet, &here, impersonate).await {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => {
@@ -64,15 +66,18 @@ pub async fn register_here(store: Store, fleet: Fleet, impersonate: bool, retry:
 }
 
 /// Whether it is registered now.
-async fn try_here(store: &Store, fleet: &Fleet, impersonate: bool) -> Result<bool, StoreError> {
+async fn try_here(
+    store: &Store,
+    fleet: &Fleet,
+    here: &fleet::Connection,
+    impersonate: bool,
+) -> Result<bool, StoreError> {
     let clusters = store.clusters().await?;
     if clusters.iter().any(|cluster| cluster.connection == store::Connection::InCluster) {
         return Ok(true);
     }
-    match fleet.check(&fleet::Connection::InCluster).await {
-        Ok(reached) => {
-            register(store, fleet, HERE, reached, &fleet::Connection::InCluster, impersonate).await.map(|()| true)
-        }
+    match fleet.check(here).await {
+        Ok(reached) => register(store, fleet, HERE, reached, here, impersonate).await.map(|()| true),
         Err(reason) => {
             tracing::error!(%reason, "the cluster that this runs in does not answer; it is tried again");
             Ok(false)
@@ -133,6 +138,7 @@ async fn register(
         created_at: clock::now(),
         created_by: NOBODY.to_owned(),
         impersonate: false,
+        namespaces: Vec::new(),
     };
     match store.add_cluster(&cluster, kubeconfig).await {
         Ok(()) => {}
@@ -143,7 +149,8 @@ async fn register(
         Err(error) => return Err(error),
     }
     if let Ok(id) = cluster.id.parse::<ClusterId>() {
-        fleet.add_with(id, name, connection, impersonate).await;
+        let manner = fleet::Manner { as_person: impersonate, namespaces: Vec::new() };
+        fleet.add_with(id, name, connection, &manner).await;
     }
     tracing::info!(name, server = cluster.server, "registered a cluster");
     Ok(())

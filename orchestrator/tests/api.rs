@@ -462,8 +462,11 @@ async fn the_document_has_every_route_of_the_contract_and_every_route_of_it_answ
         ("DELETE", "/api/v1/clusters/{id}".into()),
         ("GET", "/api/v1/clusters/{id}".into()),
         ("PATCH", "/api/v1/clusters/{id}".into()),
+        ("GET", "/api/v1/clusters/{id}/flux/controllers".into()),
         ("GET", "/api/v1/clusters/{id}/flux/stats".into()),
         ("GET", object.into()),
+        ("GET", format!("{object}/applied")),
+        ("GET", format!("{object}/applied/log")),
         ("POST", format!("{object}/reconcile")),
         ("POST", format!("{object}/resume")),
         ("POST", format!("{object}/suspend")),
@@ -490,6 +493,11 @@ async fn the_document_has_every_route_of_the_contract_and_every_route_of_it_answ
     let unique: std::collections::BTreeSet<_> = operations.iter().collect();
     assert_eq!((operations.len(), unique.len()), (expected.len(), expected.len()), "{operations:?}");
 
+    for (method, path) in &routes {
+        let responses = &service.document().0["paths"][path][method.to_lowercase()]["responses"];
+        let by_address = path == "/healthz" || path == "/readyz";
+        assert_eq!(responses["421"].is_object(), !by_address, "{method} {path}: {responses}");
+    }
     for (method, path) in routes.into_iter().filter(|(_, path)| !path.ends_with("/events")) {
         let target = path
             .replace("{id}", &"0".repeat(32))

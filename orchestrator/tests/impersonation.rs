@@ -141,6 +141,43 @@ async fn two_people_see_and_do_what_their_bindings_let_them_and_both_stand_in_th
 }
 
 #[tokio::test]
+async fn what_was_applied_and_the_logs_of_pods_are_read_as_the_person() {
+    let trial = Trial::start().await;
+    let (ann, bob) = (person("ann", &[]), person("bob", &[]));
+    trial.bind("flux:ann", Some("shop"), &["get", "list"]);
+    trial.world().bind(Binding {
+        subject: "flux:bob".into(),
+        namespace: Some("shop".into()),
+        verbs: vec!["get", "list"],
+        resources: vec!["kustomizations", "deployments"],
+    });
+    let applied = format!("clusters/{}/{SHOP}/applied", trial.id);
+    let deployment = |answer: &Value| {
+        let mut items = answer["items"].as_array().unwrap().clone();
+        items.retain(|item| item["kind"] == "Deployment");
+        items.remove(0)
+    };
+    let (_, answer) = trial.ask(&ann, "GET", &applied, None).await;
+    let seen = deployment(&answer);
+    assert_eq!((&seen["status"], seen["pods"].as_array().unwrap().len()), (&json!("ready"), 2), "{answer}");
+    let (_, answer) = trial.ask(&bob, "GET", &applied, None).await;
+    let refused = deployment(&answer)["pods_fault"].to_string();
+    assert!(refused.contains("flux:bob") && refused.contains("cannot list resource"), "{answer}");
+    let service = answer["items"].as_array().unwrap().iter().find(|item| item["kind"] == "Service").unwrap();
+    assert_eq!(service["status"], "unknown", "{service}");
+
+    let pod = seen["pods"][0]["name"].as_str().unwrap();
+    let log =
+        format!("{applied}/log?workload_kind=Deployment&workload=backend&within=shop&pod={pod}&container=backend");
+    assert_eq!(trial.ask(&ann, "GET", &log, None).await.0, 200);
+    let (status, refusal) = trial.ask(&bob, "GET", &log, None).await;
+    assert_eq!((status, &refusal["error"]), (403, &json!("cluster_forbids")), "{refusal}");
+    // Flux's own controllers as well.
+    let controllers = format!("clusters/{}/flux/controllers", trial.id);
+    assert_eq!(trial.ask(&ann, "GET", &controllers, None).await.0, 403);
+}
+
+#[tokio::test]
 async fn what_may_not_be_seen_is_not_told_apart_from_what_is_not_there() {
     let trial = Trial::start().await;
     let ann = person("ann", &[]);

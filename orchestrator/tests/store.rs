@@ -43,6 +43,7 @@ fn cluster(id: &str, name: &str) -> Cluster {
         created_at: clock::now(),
         created_by: "ann".into(),
         impersonate: false,
+        namespaces: vec!["shop".into(), "team-a".into()],
     }
 }
 

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::actor::Actor;
 use super::error::{ApiError, Refusal};
-use super::input::{Body, InCluster, Parameters, page};
+use super::input::{Body, InCluster, Parameters, is_name, page};
 use super::journal::Done;
 use super::viewer::Looking;
 use crate::clock;
@@ -23,6 +23,8 @@ use crate::store::{self, new_id};
 
 /// How many characters a cluster's name may have.
 const NAME_MOST: usize = 63;
+/// How many namespaces of a cluster may be named: each is watched for each kind.
+const NAMESPACES_MOST: usize = 20;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -55,6 +57,8 @@ struct Cluster {
     created_by: String,
     /// Whether it decides by person: whoever looks sees, and does, what its own rules let them.
     impersonate: bool,
+    /// The only namespaces that are looked at; none means all.
+    namespaces: Vec<String>,
     /// Why whoever asks may see nothing of it, where that is so.
     hidden: Option<String>,
     /// Another registered cluster with the same address, by its name.
@@ -89,6 +93,7 @@ impl Cluster {
             context: cluster.context,
             created_at: cluster.created_at,
             created_by: cluster.created_by,
+            namespaces: cluster.namespaces,
         }
     }
 }
@@ -150,6 +155,9 @@ struct Registration {
     /// Whether the cluster is to decide by person; where ORCHESTRATOR_IMPERSONATE is true, all do.
     #[serde(default)]
     impersonate: bool,
+    /// The only namespaces to look at, at most 20, where the credentials suffice for no more.
+    #[serde(default)]
+    namespaces: Vec<String>,
 }
 
 /// Registers a cluster: its kubeconfig is checked, reached and kept sealed.
@@ -165,13 +173,13 @@ async fn register(
     Body(registration): Body<Registration>,
 ) -> Result<impl IntoResponse, ApiError> {
     let name = name(&registration.name)?;
-    let impersonate = registration.impersonate;
-    possible(&app, impersonate)?;
+    let choice = Choice { impersonate: registration.impersonate, namespaces: namespaces(&registration.namespaces)? };
+    possible(&app, choice.impersonate)?;
     let connection = connection(&app, registration)?;
     let id = new_id().map_err(|error| ApiError::Store(error.into()))?;
     let mut deed = actor.deed("register");
     (deed.cluster, deed.cluster_name) = (Some(id.clone()), Some(name.clone()));
-    let work = add(app.clone(), id, name, connection, impersonate, actor.name);
+    let work = add(app.clone(), id, name, connection, choice, actor.name);
     let cluster = app.journal.doing(deed, work).await?;
     let location = format!("/api/v1/clusters/{}", cluster.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Cluster::one(&app, &viewer, cluster).await?)))
@@ -208,7 +216,7 @@ async fn add(
     id: String,
     name: String,
     connection: fleet::Connection,
-    impersonate: bool,
+    choice: Choice,
     created_by: String,
 ) -> Result<Done<store::Cluster>, ApiError> {
     let reached = app.fleet.check(&connection).await?;
@@ -224,16 +232,40 @@ async fn add(
         server: reached.server,
         created_at: clock::now(),
         created_by,
-        impersonate,
+        impersonate: choice.impersonate,
+        namespaces: choice.namespaces,
     };
     app.store.add_cluster(&cluster, kubeconfig).await?;
-    let by_person = app.impersonates(impersonate);
-    app.fleet.add_with(super::input::cluster(&cluster.id)?, &cluster.name, &connection, by_person).await;
+    let id = super::input::cluster(&cluster.id)?;
+    app.fleet.add_with(id, &cluster.name, &connection, &manner(&app, &cluster)).await;
     let all = app.store.clusters().await.unwrap_or_default();
     let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
     let same = same.map(|other| format!("; {} has the same address", other.name)).unwrap_or_default();
     let message = format!("Kubernetes {}{same}", reached.version);
     Ok(Done { value: cluster, message })
+}
+
+/// How a cluster is to be looked at.
+struct Choice {
+    impersonate: bool,
+    namespaces: Vec<String>,
+}
+
+fn manner(app: &App, cluster: &store::Cluster) -> fleet::Manner {
+    fleet::Manner { as_person: app.impersonates(cluster.impersonate), namespaces: cluster.namespaces.clone() }
+}
+
+/// Names of namespaces, each once.
+fn namespaces(given: &[String]) -> Result<Vec<String>, ApiError> {
+    let mut names: Vec<String> = given.iter().map(|name| name.trim().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    if names.len() > NAMESPACES_MOST || !names.iter().all(|name| is_name(name) && !name.contains('.')) {
+        return Err(ApiError::Invalid(format!(
+            "namespaces: at most {NAMESPACES_MOST} names that Kubernetes allows, such as shop; none means all"
+        )));
+    }
+    Ok(names)
 }
 
 /// A name that people can read and tell from others.
@@ -291,9 +323,11 @@ struct Changes {
     /// `true` has the cluster decide by person from now on. That cannot be taken back here: whoever could, could act by the
     /// orchestrator's own account again.
     impersonate: Option<bool>,
+    /// The only namespaces to look at from now on, at most 20; an empty list means all.
+    namespaces: Option<Vec<String>>,
 }
 
-/// Gives a cluster another name or kubeconfig, or has it decide by person.
+/// Gives a cluster another name, kubeconfig or choice of namespaces, or has it decide by person.
 #[utoipa::path(patch, operation_id = "changeCluster", path = "/api/v1/clusters/{id}", tag = "clusters", params(("id" = String, Path)), request_body = Changes,
     responses(
         (status = 200, body = Cluster),
@@ -308,6 +342,7 @@ async fn change(
     Body(changes): Body<Changes>,
 ) -> Result<Json<Cluster>, ApiError> {
     let name = changes.name.as_deref().map(name).transpose()?;
+    let namespaces = changes.namespaces.as_deref().map(namespaces).transpose()?;
     let mut cluster = found(&app, id).await?;
     let impersonate = match changes.impersonate {
         Some(false) if app.impersonates(cluster.impersonate) => {
@@ -326,8 +361,10 @@ async fn change(
     if changes.context.is_some() && changes.kubeconfig.is_none() {
         return Err(ApiError::Invalid("context: it is chosen together with a kubeconfig".into()));
     }
-    if name.is_none() && changes.kubeconfig.is_none() && changes.impersonate.is_none() {
-        return Err(ApiError::Invalid("give a name, a kubeconfig, or impersonate".into()));
+    let nothing =
+        name.is_none() && namespaces.is_none() && changes.kubeconfig.is_none() && changes.impersonate.is_none();
+    if nothing {
+        return Err(ApiError::Invalid("give a name, a kubeconfig, namespaces, or impersonate".into()));
     }
     let begin = |word: &'static str, cluster: &store::Cluster| {
         let mut deed = actor.deed(word);
@@ -340,6 +377,10 @@ async fn change(
         let connection = fleet::Connection::Kubeconfig { kubeconfig, context };
         let work = replace(app.clone(), id, cluster.clone(), connection);
         cluster = app.journal.doing(begin("replace", &cluster), work).await?;
+    }
+    if let Some(namespaces) = namespaces.filter(|namespaces| *namespaces != cluster.namespaces) {
+        let work = narrow(app.clone(), id, cluster.clone(), namespaces);
+        cluster = app.journal.doing(begin("narrow", &cluster), work).await?;
     }
     if impersonate {
         let work = become_personal(app.clone(), id, cluster.clone());
@@ -363,7 +404,7 @@ async fn replace(
     let reached = app.fleet.check(&connection).await?;
     let fleet::Connection::Kubeconfig { kubeconfig, .. } = &connection else { return Err(ApiError::Internal) };
     app.store.replace_kubeconfig(&before.id, kubeconfig, reached.context.as_deref(), &reached.server).await?;
-    app.fleet.add_with(id, &before.name, &connection, app.impersonates(before.impersonate)).await;
+    app.fleet.add_with(id, &before.name, &connection, &manner(&app, &before)).await;
     let moved = if reached.server == before.server { String::new() } else { format!("; it was at {}", before.server) };
     let message = format!("Kubernetes {} at {}{moved}", reached.version, reached.server);
     Ok(Done { value: store::Cluster { context: reached.context, server: reached.server, ..before }, message })
@@ -374,6 +415,19 @@ async fn become_personal(app: App, id: ClusterId, before: store::Cluster) -> Res
     let cluster = store::Cluster { impersonate: true, ..before };
     look_after_anew(&app, id, &cluster).await?;
     Ok(Done::silently(cluster))
+}
+
+async fn narrow(
+    app: App,
+    id: ClusterId,
+    before: store::Cluster,
+    namespaces: Vec<String>,
+) -> Result<Done<store::Cluster>, ApiError> {
+    app.store.narrow(&before.id, &namespaces).await?;
+    let cluster = store::Cluster { namespaces, ..before };
+    look_after_anew(&app, id, &cluster).await?;
+    let message = if cluster.namespaces.is_empty() { "All".to_owned() } else { cluster.namespaces.join(", ") };
+    Ok(Done { value: cluster, message })
 }
 
 async fn rename(
@@ -396,7 +450,7 @@ async fn look_after_anew(app: &App, id: ClusterId, cluster: &store::Cluster) -> 
         },
         store::Connection::InCluster => fleet::Connection::InCluster,
     };
-    app.fleet.add_with(id, &cluster.name, &connection, app.impersonates(cluster.impersonate)).await;
+    app.fleet.add_with(id, &cluster.name, &connection, &manner(app, cluster)).await;
     Ok(())
 }
 

@@ -125,7 +125,7 @@ pub(super) fn cluster(id: &str) -> Result<ClusterId, ApiError> {
 }
 
 /// RFC 1123 subdomains, as Kubernetes names objects.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
         && text.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'))

@@ -2,6 +2,8 @@
 
 mod activities;
 mod actor;
+mod app;
+mod applied;
 mod clusters;
 mod error;
 mod events;
@@ -18,72 +20,16 @@ mod streams;
 mod viewer;
 mod whoami;
 
-use std::sync::Arc;
-
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
-use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::fleet::Fleet;
-use crate::identity::Impersonation;
-use crate::metrics::Metrics;
-use crate::store::Store;
+pub use app::App;
 pub(crate) use error::ApiError;
-use journal::Journal;
 use openapi::{Document, Head};
-use streams::Streams;
-
-/// What the handlers work with. A clone is the same one.
-#[derive(Clone)]
-pub struct App {
-    fleet: Fleet,
-    store: Store,
-    journal: Journal,
-    metrics: Arc<Metrics>,
-    streams: Streams,
-    ending: CancellationToken,
-    in_cluster: bool,
-    impersonation: Option<Impersonation>,
-}
-
-impl App {
-    /// `ending` is cancelled when the end begins: event streams then end at once. `in_cluster` lets the cluster that the
-    /// program runs in be registered.
-    #[must_use]
-    pub fn new(fleet: Fleet, store: Store, ending: CancellationToken, in_cluster: bool) -> Self {
-        let journal = Journal::new(store.clone());
-        Self {
-            fleet,
-            store,
-            journal,
-            metrics: Arc::default(),
-            streams: Streams::default(),
-            ending,
-            in_cluster,
-            impersonation: None,
-        }
-    }
-
-    /// The same, with clusters that can be asked as the person who asks.
-    #[must_use]
-    pub fn with_impersonation(self, impersonation: Option<Impersonation>) -> Self {
-        Self { impersonation, ..self }
-    }
-
-    /// Whether a cluster is to decide by person.
-    fn impersonates(&self, cluster: bool) -> bool {
-        cluster || self.impersonation.as_ref().is_some_and(|impersonation| impersonation.everywhere)
-    }
-
-    /// Waits until no action is under way any more.
-    pub async fn rest(&self) {
-        self.journal.rest().await;
-    }
-}
 
 pub(crate) fn routes(app: App) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(Head::openapi())
@@ -91,13 +37,14 @@ pub(crate) fn routes(app: App) -> Router {
         .merge(clusters::routes())
         .merge(resources::routes())
         .merge(objects::routes())
+        .merge(applied::routes())
         .merge(activities::routes())
         .merge(settings::routes())
         .merge(events::routes())
         .merge(whoami::routes())
         .merge(openapi::routes())
         .split_for_parts();
-    let document = Document(document.to_json().unwrap_or_default().into());
+    let document = Document::new(&document);
     router
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(input::BODY_MOST))

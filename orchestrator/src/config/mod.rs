@@ -2,6 +2,7 @@
 
 mod database;
 mod secrets;
+mod typed;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use crate::identity::{Impersonation, Naming};
 use crate::secret::Secret;
 use crate::store::{Key, Location};
 use secrets::Source;
+use typed::{truth, typed};
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8081";
 
@@ -31,16 +33,18 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line and the environment; on `--help` or a wrong flag it ends the program.
-    #[must_use]
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// What is wrong with the command line, or the help that it asks for.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub fn read() -> Self {
-        let mut cli = Self::parse();
+    pub fn read() -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse()?;
         // Not by a flag: what stands on a command line, every user of the machine reads.
         let secret = |name| std::env::var(name).ok().map(Secret::new);
         cli.raw.database_url = secret("DATABASE_URL");
         cli.raw.encryption_key = secret("ENCRYPTION_KEY");
-        cli
+        Ok(cli)
     }
 }
 
@@ -316,21 +320,6 @@ fn listen_addr(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {
         ));
     }
     addr
-}
-
-fn truth(name: &str, word: Option<&str>, faults: &mut Vec<String>) -> bool {
-    match typed(word) {
-        Some("true" | "1") => true,
-        None | Some("false" | "0") => false,
-        Some(_) => {
-            faults.push(format!("{name}: neither true nor false; for example true"));
-            false
-        }
-    }
-}
-
-fn typed(value: Option<&str>) -> Option<&str> {
-    value.map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// Everything that is wrong with the options.

@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use zeroize::Zeroizing;
 
-use super::typed;
+use super::typed::typed;
 use crate::secret::Secret;
 
 /// The longest file that is read, in bytes.

@@ -20,6 +20,8 @@ use crate::fleet::Kind;
 use super::access::Caller;
 use super::answer::{failure, gone, json as answer, refusal};
 use super::kinds::Resource;
+use super::query::Query;
+use super::things;
 use super::world::{Key, Refusal, World};
 
 const LIST_DEFAULT: usize = 500;
@@ -90,6 +92,12 @@ async fn review(world: &World, caller: &Caller, request: Request) -> Response<Bo
 
 async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Request) -> Response<Body> {
     let query = Query::of(request.uri().query().unwrap_or_default());
+    if request.method() == Method::GET
+        && !path.ends_with(&["events"])
+        && let Some(answer) = things::answered(world, caller, path, &query)
+    {
+        return answer;
+    }
     match path {
         ["version"] => answer(
             StatusCode::OK,
@@ -232,7 +240,8 @@ fn collection(
     query: &Query,
 ) -> Response<Body> {
     let (plural, group) = (resource.plural, resource.kind.group());
-    if world.faults().hides(resource.kind) || !world.access().allows(caller, "list", plural, namespace) {
+    let confined = namespace.is_none() && world.faults().confines();
+    if confined || world.faults().hides(resource.kind) || !world.access().allows(caller, "list", plural, namespace) {
         return forbidden(caller, "list", plural, group, namespace);
     }
     if query.value("watch").is_some_and(|value| value == "true" || value == "1") {
@@ -514,19 +523,6 @@ fn merge(target: &mut Value, patch: &Value) {
             (false, Some(target)) => merge(target.entry(name.clone()).or_insert(Value::Null), value),
             (_, None) => {}
         }
-    }
-}
-
-/// A request's query.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of(query: &str) -> Self {
-        Self(url::form_urlencoded::parse(query.as_bytes()).into_owned().collect())
-    }
-
-    fn value(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Faults {
     forbidden: AtomicBool,
     conflict: AtomicBool,
     no_events: AtomicBool,
+    no_applied: AtomicBool,
+    confined: AtomicBool,
     hidden: Mutex<BTreeSet<Kind>>,
     slow_ms: AtomicU64,
     watches: AtomicUsize,
@@ -35,6 +37,8 @@ impl Default for Faults {
             forbidden: AtomicBool::default(),
             conflict: AtomicBool::default(),
             no_events: AtomicBool::default(),
+            no_applied: AtomicBool::default(),
+            confined: AtomicBool::default(),
             hidden: Mutex::default(),
             slow_ms: AtomicU64::default(),
             watches: AtomicUsize::default(),
@@ -74,6 +78,24 @@ impl Faults {
         } else {
             kinds.remove(&kind)
         };
+    }
+
+    /// From now on nothing may be listed over all namespaces at once; or it may again.
+    pub fn confine(&self, confined: bool) {
+        self.confined.store(confined, Ordering::SeqCst);
+    }
+
+    pub(super) fn confines(&self) -> bool {
+        self.confined.load(Ordering::SeqCst)
+    }
+
+    /// From now on what was applied may not be read; or it may again.
+    pub fn hide_applied(&self, hidden: bool) {
+        self.no_applied.store(hidden, Ordering::SeqCst);
+    }
+
+    pub(super) fn hides_applied(&self) -> bool {
+        self.no_applied.load(Ordering::SeqCst)
     }
 
     /// From now on events may not be read; or they may again.

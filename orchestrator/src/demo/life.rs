@@ -64,7 +64,7 @@ fn go_on(world: &World, key: &Key, stage: Stage) -> Option<Stage> {
 /// Whether there is anything to work on: not in what is suspended, or has no status of its own.
 fn begin(world: &World, key: &Key) -> bool {
     let Some(object) = world.find(key) else { return false };
-    if object["spec"]["suspend"] == true || object["spec"]["type"] == "oci" {
+    if rests(key.0, &object) {
         return false;
     }
     let mut object = object.as_ref().clone();
@@ -73,9 +73,15 @@ fn begin(world: &World, key: &Key) -> bool {
     true
 }
 
+/// What no controller works on, or none that says anything.
+fn rests(kind: Kind, object: &Value) -> bool {
+    let silent = matches!(kind, Kind::Alert | Kind::Provider | Kind::ExternalArtifact);
+    silent || object["spec"]["suspend"] == true || object["spec"]["type"] == "oci"
+}
+
 fn finish(world: &World, key: &Key, by_itself: bool) {
     let Some(object) = world.find(key) else { return };
-    if object["spec"]["suspend"] == true || object["spec"]["type"] == "oci" {
+    if rests(key.0, &object) {
         return;
     }
     let mut object = object.as_ref().clone();

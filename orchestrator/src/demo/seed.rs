@@ -104,6 +104,7 @@ impl Seed {
                 ("apps/v1", "Deployment", "flux-system", "source-controller"),
                 ("apps/v1", "Deployment", "flux-system", "kustomize-controller"),
                 ("apps/v1", "Deployment", "flux-system", "helm-controller"),
+                ("apps/v1", "Deployment", "flux-system", "notification-controller"),
             ],
         );
         self.kustomization(
@@ -209,6 +210,8 @@ impl Seed {
         self.release("monitoring", "loki", ("monitoring", "prometheus-community"), "6.40.0");
         self.release_by_reference("podinfo", "podinfo", "podinfo", "6.9.2");
 
+        self.beside();
+
         self.change("tenants", |object| object["spec"]["suspend"] = true.into());
         if cluster != "production-eu" {
             self.hopeless("loki", "UpgradeFailed", "Helm upgrade failed: values don't meet the specifications of the schema: loki.schemaConfig is required");
@@ -220,6 +223,57 @@ impl Seed {
                 "kustomize build failed: accumulating resources: open ingress.yaml: no such file or directory",
             );
         }
+    }
+
+    /// The kinds that few clusters have: images, notifications, and what installs Flux itself.
+    fn beside(&mut self) {
+        let image = "registry.example.com/shop/backend";
+        let digest = new_revision(Kind::Bucket, "");
+        self.plain(Kind::ImageRepository, "backend", json!({"image": image, "interval": "5m0s"}), |status| {
+            status["lastScanResult"] = json!({"tagCount": 42, "latestTags": ["3.4.1", "3.4.0"]});
+        });
+        let policy = json!({"imageRepositoryRef": {"name": "backend"}, "policy": {"semver": {"range": "3.x"}}});
+        self.plain(Kind::ImagePolicy, "backend", policy, |status| {
+            status["latestRef"] = json!({"name": image, "tag": "3.4.1"});
+        });
+        let update = json!({"interval": "30m0s", "sourceRef": {"kind": "GitRepository", "name": "flux-system"},
+                            "git": {"commit": {"author": {"name": "flux", "email": "flux@example.com"}}, "push": {"branch": "main"}}});
+        self.plain(Kind::ImageUpdateAutomation, "flux-system", update, |_| {});
+        let receiver = json!({"type": "github", "events": ["push"], "secretRef": {"name": "receiver"},
+                              "resources": [{"kind": "GitRepository", "name": "flux-system"}]});
+        self.plain(Kind::Receiver, "github", receiver, |status| status["webhookPath"] = "/hook/0a1b2c".into());
+        let provider = json!({"type": "slack", "channel": "on-call", "secretRef": {"name": "slack"}});
+        let silent = self.object(Kind::Provider, "flux-system", "slack", provider);
+        self.put(Kind::Provider, "flux-system", "slack", without_status(silent));
+        let alert = json!({"providerRef": {"name": "slack"}, "eventSeverity": "error",
+                           "eventSources": [{"kind": "Kustomization", "name": "*"}]});
+        let silent = self.object(Kind::Alert, "flux-system", "on-call", alert);
+        self.put(Kind::Alert, "flux-system", "on-call", without_status(silent));
+        let made = json!({"sourceRef": {"apiVersion": "source.extensions.fluxcd.io/v1beta1", "kind": "ArtifactGenerator", "name": "shop"}});
+        self.plain(Kind::ExternalArtifact, "shop-rendered", made, |status| {
+            status["artifact"] = json!({"revision": format!("latest@{digest}"), "digest": digest, "size": 9216});
+        });
+        let instance = json!({"distribution": {"version": "2.7.x", "registry": "ghcr.io/fluxcd"},
+                              "components": ["source-controller", "kustomize-controller", "helm-controller", "notification-controller"]});
+        self.plain(Kind::FluxInstance, "flux", instance, |status| {
+            status["lastAppliedRevision"] = format!("v2.7.2@{digest}").into();
+        });
+        let set = json!({"inputs": [{"team": "a"}], "resourcesTemplate": "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: team-<< inputs.team >>\n"});
+        self.plain(Kind::ResourceSet, "teams", set, |status| {
+            status["lastAppliedRevision"] = digest.clone().into();
+            status["inventory"]["entries"] = json!([{"id": "_team-a__Namespace", "v": "v1"}]);
+        });
+    }
+
+    /// An object in `flux-system` of which all is well.
+    fn plain(&mut self, kind: Kind, name: &str, spec: Value, more: impl FnOnce(&mut Value)) {
+        let mut object = self.object(kind, "flux-system", name, spec);
+        more(&mut object["status"]);
+        let pointer =
+            if kind == Kind::ExternalArtifact { "/status/artifact/revision" } else { "/status/lastAppliedRevision" };
+        let revision = object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        status::succeed(kind, &mut object, &self.past(1), &revision);
+        self.put(kind, "flux-system", name, object);
     }
 
     fn many(&mut self, cluster: &str, many: usize) {
@@ -322,6 +376,10 @@ impl Seed {
                 json!({"id": format!("{namespace}_{name}_{group}_{kind}"), "v": version})
             })
             .collect();
+        if matches!(source, Kind::GitRepository) {
+            let earlier = new_revision(source, &revision);
+            status::succeed(Kind::Kustomization, &mut object, &self.past(26), &earlier);
+        }
         status::succeed(Kind::Kustomization, &mut object, &self.past(1), &revision);
         self.put(Kind::Kustomization, namespace, name, object);
     }
@@ -355,11 +413,15 @@ impl Seed {
 
     fn release_of(&mut self, namespace: &str, name: &str, spec: Value, version: &str) {
         let mut object = self.object(Kind::HelmRelease, namespace, name, spec);
-        let deployed = self.past(10);
+        let (deployed, earlier) = (self.past(10), self.past(200));
         object["status"]["storageNamespace"] = namespace.into();
         object["status"]["history"] = json!([{
             "name": name, "namespace": namespace, "version": 3, "status": "deployed", "chartName": name,
             "chartVersion": version, "appVersion": version, "firstDeployed": deployed, "lastDeployed": deployed,
+            "digest": new_revision(Kind::Bucket, ""), "configDigest": new_revision(Kind::Bucket, ""),
+        }, {
+            "name": name, "namespace": namespace, "version": 2, "status": "superseded", "chartName": name,
+            "chartVersion": earlier_version(version), "appVersion": earlier_version(version), "firstDeployed": deployed, "lastDeployed": earlier,
             "digest": new_revision(Kind::Bucket, ""), "configDigest": new_revision(Kind::Bucket, ""),
         }]);
         status::succeed(Kind::HelmRelease, &mut object, &self.past(1), version);
@@ -410,6 +472,24 @@ impl Seed {
             status::fail(object, &now, reason, message);
         });
     }
+}
+
+/// The version before `1.18.2`: `1.18.1`, or `1.17.9` before `1.18.0`.
+fn earlier_version(version: &str) -> String {
+    let numbers: Vec<u32> = version.split('.').filter_map(|number| number.parse().ok()).collect();
+    match numbers.as_slice() {
+        [major, minor, 0] => format!("{major}.{}.9", minor.saturating_sub(1)),
+        [major, minor, patch] => format!("{major}.{minor}.{}", patch - 1),
+        _ => version.to_owned(),
+    }
+}
+
+/// Current versions of some kinds have no status at all.
+fn without_status(mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    object
 }
 
 fn uid() -> String {

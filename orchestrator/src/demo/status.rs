@@ -104,7 +104,7 @@ fn remember(object: &mut Value, outcome: &str, now: &str) {
         return;
     }
     let revision = object["status"]["lastAttemptedRevision"].as_str().unwrap_or_default().to_owned();
-    let digest = format!("sha256:{:0>64}", revision.rsplit(':').next().unwrap_or_default());
+    let digest = format!("sha256:{:0<64}", revision.rsplit(':').next().unwrap_or_default());
     if !object["status"]["history"].is_array() {
         object["status"]["history"] = json!([]);
     }

@@ -13,6 +13,7 @@ use crate::fleet::Kind;
 use super::access::{Access, Binding};
 use super::faults::Faults;
 use super::kinds::{self, Resource};
+use super::workloads::{Set, Thing};
 
 /// How many changes a watch can go back.
 const LOG_MOST: usize = 1000;
@@ -28,6 +29,7 @@ pub struct World {
     older: bool,
     faults: Faults,
     access: Access,
+    things: Mutex<Set>,
     state: Mutex<State>,
     newest: watch::Sender<u64>,
 }
@@ -83,6 +85,7 @@ impl World {
             older: name == "staging",
             faults: Faults::default(),
             access: Access::default(),
+            things: Mutex::default(),
             state: Mutex::new(state),
             newest: watch::Sender::new(1000),
         };
@@ -116,6 +119,45 @@ impl World {
 
     pub(super) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Makes something that was applied be like this, or not be there.
+    pub fn set_applied(&self, group: &str, kind: &str, namespace: &str, name: &str, object: Option<Value>) {
+        let thing = (group.to_owned(), kind.to_owned(), namespace.to_owned(), name.to_owned());
+        self.things.lock().unwrap_or_else(PoisonError::into_inner).put(thing, object);
+    }
+
+    /// Something that some object of Flux has applied.
+    pub(super) fn applied(&self, thing: &Thing) -> Option<Value> {
+        let (group, kind, namespace, name) = thing;
+        let id = format!("{namespace}_{name}_{group}_{kind}");
+        let names_it = |object: &Arc<Value>| {
+            let entries = object.pointer("/status/inventory/entries").and_then(Value::as_array);
+            entries.into_iter().flatten().any(|entry| entry["id"] == id)
+        };
+        self.state()
+            .objects
+            .values()
+            .any(names_it)
+            .then(|| self.things.lock().unwrap_or_else(PoisonError::into_inner).find(thing))
+            .flatten()
+    }
+
+    /// All that was applied of a kind, in a namespace or in all.
+    pub(super) fn all_applied(&self, group: &str, kind: &str, namespace: Option<&str>) -> Vec<Value> {
+        let ending = format!("_{group}_{kind}");
+        let things: BTreeSet<Thing> = self
+            .state()
+            .objects
+            .values()
+            .filter_map(|object| object.pointer("/status/inventory/entries")?.as_array())
+            .flatten()
+            .filter_map(|entry| entry["id"].as_str()?.strip_suffix(&ending)?.split_once('_'))
+            .filter(|(within, _)| namespace.is_none_or(|wanted| wanted == *within))
+            .map(|(within, name)| (group.to_owned(), kind.to_owned(), within.to_owned(), name.to_owned()))
+            .collect();
+        let set = self.things.lock().unwrap_or_else(PoisonError::into_inner);
+        things.iter().filter_map(|thing| set.find(thing)).collect()
     }
 
     /// How many objects of Flux there are.

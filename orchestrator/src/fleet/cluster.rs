@@ -11,16 +11,22 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::kube::{Access, Client, Fault, KubeconfigFault, Seen, Served};
 
+use super::answers::Answers;
 use super::held::{Held, Key};
 use super::model::{Change, ClusterId, Health, HealthState, Kind, ObjectSummary};
+use super::person::{Manner, Viewer};
 use super::tuning::Tuning;
-use super::view::{Answers, Viewer};
 use super::words::Words;
 
 /// How many objects may change at once before readers are told to ask again instead.
 const TOLD_MOST: usize = 200;
 /// How many kinds of one cluster are listed at a time.
 const LISTED_AT_ONCE: usize = 2;
+/// How many people may have all that an object applied be read at a time.
+const LOOKS_AT_ONCE: usize = 2;
+
+/// Where a kind is listed and watched: in one namespace, or in all.
+pub(super) type Scope = Option<Arc<str>>;
 
 /// What all clusters of a fleet share.
 pub(super) struct Shared {
@@ -42,10 +48,14 @@ pub(super) struct Cluster {
     pub(super) again: Notify,
     /// Places to list at: here, and in the whole fleet.
     pub(super) places: [Arc<Semaphore>; 2],
+    /// Places to look at all that an object applied.
+    pub(super) looks: Semaphore,
     /// What it has said of what people may see.
     pub(super) answers: Answers,
     /// Whether it is asked as the person who asks us.
     as_person: bool,
+    /// The only namespaces that are looked at; none means all.
+    namespaces: Box<[Arc<str>]>,
     name: RwLock<Arc<str>>,
     objects: RwLock<BTreeMap<Key, Held>>,
     connection: Mutex<State>,
@@ -57,7 +67,7 @@ struct State {
     health: Health,
     served: BTreeMap<Kind, Served>,
     /// Of each served kind: whether its objects are there, or why not.
-    kinds: BTreeMap<Kind, Reading>,
+    kinds: BTreeMap<(Kind, Scope), Reading>,
 }
 
 /// How far the reading of a kind is.
@@ -73,7 +83,7 @@ impl Cluster {
         id: ClusterId,
         name: &str,
         access: Result<Access, KubeconfigFault>,
-        as_person: bool,
+        manner: &Manner,
         shared: &Shared,
     ) -> Arc<Self> {
         let (client, health) = match access {
@@ -87,8 +97,10 @@ impl Cluster {
             words: Arc::clone(&shared.words),
             again: Notify::new(),
             places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.places)],
+            looks: Semaphore::new(LOOKS_AT_ONCE),
             answers: Answers::default(),
-            as_person,
+            as_person: manner.as_person,
+            namespaces: manner.namespaces.iter().map(|namespace| shared.words.one(namespace)).collect(),
             name: RwLock::new(name.into()),
             objects: RwLock::new(BTreeMap::new()),
             connection: Mutex::new(State { health, served: BTreeMap::new(), kinds: BTreeMap::new() }),
@@ -100,6 +112,14 @@ impl Cluster {
     /// Whether it decides by person.
     pub(super) fn asks_as_person(&self) -> bool {
         self.as_person
+    }
+
+    /// Where each kind is listed and watched.
+    pub(super) fn scopes(&self) -> Vec<Scope> {
+        if self.namespaces.is_empty() {
+            return vec![None];
+        }
+        self.namespaces.iter().cloned().map(Some).collect()
     }
 
     /// The client that asks for a viewer.
@@ -140,7 +160,9 @@ impl Cluster {
     pub(super) fn connected(&self, answer: &Answer, flux: Option<String>, served: BTreeMap<Kind, Served>) {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).retain(|(kind, ..), _| served.contains_key(kind));
         let mut state = self.state();
-        state.kinds = served.keys().map(|kind| (*kind, Reading::Pending)).collect();
+        let scopes = self.scopes();
+        let all = served.keys().flat_map(|kind| scopes.iter().map(|scope| ((*kind, scope.clone()), Reading::Pending)));
+        state.kinds = all.collect();
         state.served = served;
         state.health.flux_version = flux;
         self.judge(&mut state, Some(answer));
@@ -159,24 +181,25 @@ impl Cluster {
     }
 
     /// The objects of a kind cannot be read at the moment.
-    pub(super) fn troubled(&self, kind: Kind, fault: &Fault) {
+    pub(super) fn troubled(&self, kind: Kind, scope: &Scope, fault: &Fault) {
         let mut state = self.state();
-        self.read(&mut state, kind, Reading::Failing(format!("{kind}: {fault}")));
+        let place = scope.as_deref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+        self.read(&mut state, kind, scope, Reading::Failing(format!("{kind}{place}: {fault}")));
     }
 
     /// The objects of a kind are being read without trouble.
-    pub(super) fn untroubled(&self, kind: Kind) {
+    pub(super) fn untroubled(&self, kind: Kind, scope: &Scope) {
         let mut state = self.state();
-        if matches!(state.kinds.get(&kind), Some(Reading::Failing(_))) {
-            self.read(&mut state, kind, Reading::Done);
+        if matches!(state.kinds.get(&(kind, scope.clone())), Some(Reading::Failing(_))) {
+            self.read(&mut state, kind, scope, Reading::Done);
         }
     }
 
-    /// All objects of a kind, as they are now.
-    pub(super) fn listed(&self, kind: Kind, fresh: BTreeMap<Key, Held>) {
+    /// All objects of a kind within a scope, as they are now.
+    pub(super) fn listed(&self, kind: Kind, scope: &Scope, fresh: BTreeMap<Key, Held>) {
         let mut state = self.state();
-        let first = matches!(state.kinds.get(&kind), Some(Reading::Pending));
-        let differences = self.replace(kind, fresh);
+        let first = matches!(state.kinds.get(&(kind, scope.clone())), Some(Reading::Pending));
+        let differences = self.replace(kind, scope, fresh);
         if first {
             // Told all at once, with the last kind.
         } else if differences.len() > TOLD_MOST {
@@ -184,23 +207,24 @@ impl Cluster {
         } else {
             differences.into_iter().for_each(|change| self.tell(change));
         }
-        self.read(&mut state, kind, Reading::Done);
+        self.read(&mut state, kind, scope, Reading::Done);
     }
 
     // Notes how far a kind is; the last one of a first reading brings all of them to the readers.
-    fn read(&self, state: &mut State, kind: Kind, reading: Reading) {
-        let first = matches!(state.kinds.insert(kind, reading), Some(Reading::Pending));
+    fn read(&self, state: &mut State, kind: Kind, scope: &Scope, reading: Reading) {
+        let first = matches!(state.kinds.insert((kind, scope.clone()), reading), Some(Reading::Pending));
         self.judge(state, None);
         if first && !state.kinds.values().any(|reading| matches!(reading, Reading::Pending)) {
             self.tell(Change::Reloaded { cluster: self.id });
         }
     }
 
-    fn replace(&self, kind: Kind, mut fresh: BTreeMap<Key, Held>) -> Vec<Change> {
+    fn replace(&self, kind: Kind, scope: &Scope, mut fresh: BTreeMap<Key, Held>) -> Vec<Change> {
         let name = self.name();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         let mut differences = Vec::new();
-        let before: Vec<Key> = of_kind(&objects, kind).map(|(key, _)| key.clone()).collect();
+        let within = |key: &Key| scope.as_ref().is_none_or(|namespace| *namespace == key.1);
+        let before: Vec<Key> = of_kind(&objects, kind).map(|(key, _)| key).filter(|key| within(key)).cloned().collect();
         for key in before {
             if !fresh.contains_key(&key)
                 && let Some(held) = objects.remove(&key)

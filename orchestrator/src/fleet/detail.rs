@@ -5,19 +5,18 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::clock;
-use crate::kube::{Client, Fault, Release, Seen, segment};
+use crate::kube::{Client, Fault, Seen, segment};
 
 use super::cluster::Cluster;
 use super::held;
-use super::model::{Condition, Event, InventoryEntry, Kind, ObjectDetail, Past, bounded};
+use super::history;
+use super::model::{Condition, Event, InventoryEntry, Kind, ObjectDetail, bounded};
 use super::plain;
 
 /// How many events are shown.
 const EVENTS_MOST: usize = 50;
 /// How many things that were applied are shown.
 const INVENTORY_MOST: usize = 10_000;
-/// How many entries of a history are shown.
-const HISTORY_MOST: usize = 20;
 /// What is shown of an object that cannot be held.
 const TOO_DEEP: &str = "# not shown: its values are nested more than 128 deep\n";
 /// Repeats the whole object, with all that is left out elsewhere.
@@ -47,7 +46,8 @@ pub(super) async fn read(
         // At once, and only if it is still there: it may be deleted while its events are read.
         read.map(|(seen, object)| (cluster.refreshed(kind, &seen), seen, object))
     };
-    let (object, events) = tokio::join!(object, events(client, kind, namespace, name));
+    let (object, events, repository) =
+        tokio::join!(object, events(client, kind, namespace, name), repository(cluster, client, kind, namespace, name));
     let (summary, seen, object) = object?;
     let (events, events_fault) = match events {
         Ok(events) => (events, None),
@@ -58,7 +58,8 @@ pub(super) async fn read(
         summary,
         conditions: seen.status.conditions.iter().map(condition).collect(),
         attempted: held::attempted(kind, &seen),
-        history: seen.status.history.iter().take(HISTORY_MOST).map(|entry| past(kind, entry)).collect(),
+        history: history::past(kind, &seen.status.history),
+        difference: history::difference(kind, &seen.status.history, repository.as_deref()),
         events,
         events_fault,
         inventory: inventory(kind, &seen),
@@ -66,30 +67,6 @@ pub(super) async fn read(
         annotations: annotations.map(|(name, value)| (name.clone(), value.clone())).collect(),
         yaml: object.map_or_else(|| TOO_DEEP.to_owned(), plain::yaml),
     })
-}
-
-fn past(kind: Kind, entry: &Release) -> Past {
-    let time = |text: &Option<String>| text.as_deref().and_then(clock::parse);
-    if kind == Kind::HelmRelease {
-        return Past {
-            revision: bounded(&entry.chart_version).to_owned(),
-            outcome: bounded(&entry.status).to_owned(),
-            digest: bounded(&entry.digest).to_owned(),
-            number: entry.version,
-            times: 0,
-            first: time(&entry.first_deployed),
-            last: time(&entry.last_deployed),
-        };
-    }
-    Past {
-        revision: bounded(entry.metadata.get("revision").map(String::as_str).unwrap_or_default()).to_owned(),
-        outcome: bounded(&entry.last_reconciled_status).to_owned(),
-        digest: bounded(&entry.digest).to_owned(),
-        number: 0,
-        times: entry.total_reconciliations,
-        first: time(&entry.first_reconciled),
-        last: time(&entry.last_reconciled),
-    }
 }
 
 fn condition(condition: &crate::kube::Condition) -> Condition {
@@ -104,6 +81,17 @@ fn condition(condition: &crate::kube::Condition) -> Condition {
 
 fn inventory(kind: Kind, seen: &Seen) -> Vec<InventoryEntry> {
     held::entries(kind, seen).take(INVENTORY_MOST).filter_map(|(version, id)| held::entry(&version, &id)).collect()
+}
+
+/// The address of the Git repository that a Kustomization's manifests come from, if whoever asks may read it.
+async fn repository(cluster: &Cluster, client: &Client, kind: Kind, namespace: &str, name: &str) -> Option<String> {
+    if kind != Kind::Kustomization {
+        return None;
+    }
+    let source = cluster.objects().get(&cluster.key(kind, namespace, name))?.source.clone()?;
+    let served = cluster.served(source.0).filter(|_| source.0 == Kind::GitRepository)?;
+    let object: Value = client.ask(&served.path(&source.1, &source.2)).await.ok()?;
+    object.pointer("/spec/url").and_then(Value::as_str).map(str::to_owned)
 }
 
 async fn events(client: &Client, kind: Kind, namespace: &str, name: &str) -> Result<Vec<Event>, Fault> {

@@ -1,13 +1,19 @@
 //! The clusters that are looked after: what is known of them and of their Flux objects, live, and what can be done.
 
 mod act;
+mod answers;
+mod applied;
 mod backoff;
 mod cluster;
+mod controllers;
 mod detail;
 mod held;
+mod history;
+mod kstatus;
 mod model;
 mod person;
 mod plain;
+mod pods;
 mod query;
 mod session;
 mod tree;
@@ -29,9 +35,10 @@ pub use crate::kube::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 use cluster::{Cluster, Shared};
 use held::Key;
 pub use model::*;
-pub use person::{NotAPerson, Person};
+pub use person::{Manner, NotAPerson, Person, Viewer};
+pub use pods::Container;
 pub use tuning::Tuning;
-pub use view::{Viewer, Views};
+pub use view::Views;
 
 /// How many changes a subscriber may lag behind before it misses some.
 const CHANGES_KEPT: usize = 4096;
@@ -134,13 +141,13 @@ impl Fleet {
     /// Looks after a cluster from now on; one with the same id is replaced. A connection that is not taken makes a
     /// cluster that is down and says why.
     pub async fn add(&self, id: ClusterId, name: &str, connection: &Connection) {
-        self.add_with(id, name, connection, false).await;
+        self.add_with(id, name, connection, &Manner::default()).await;
     }
 
-    /// The same; with `as_person`, what people see and do there is what the cluster lets them.
-    pub async fn add_with(&self, id: ClusterId, name: &str, connection: &Connection, as_person: bool) {
+    /// The same, looked at in a manner of its own.
+    pub async fn add_with(&self, id: ClusterId, name: &str, connection: &Connection, manner: &Manner) {
         let access = Access::new(connection).await;
-        let cluster = Cluster::new(id, name, access, as_person, &self.0.shared);
+        let cluster = Cluster::new(id, name, access, manner, &self.0.shared);
         session::begin(&cluster);
         let replaced = self.write(|clusters| clusters.insert(id, Arc::clone(&cluster)));
         if let Some(replaced) = replaced {
@@ -257,6 +264,53 @@ impl Fleet {
         let cluster = self.cluster(id)?;
         let client = known(&cluster, viewer, &cluster.key(kind, namespace, name))?;
         self.within(detail::read(&cluster, &client, kind, namespace, name)).await
+    }
+
+    /// How what an object has applied is, read from its cluster now, within 12 s.
+    ///
+    /// # Errors
+    /// As [`Self::detail_for`].
+    pub async fn applied_for(
+        &self,
+        viewer: &Viewer,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Applied, FleetError> {
+        let cluster = self.cluster(id)?;
+        let key = cluster.key(kind, namespace, name);
+        let client = known(&cluster, viewer, &key)?;
+        Ok(applied::read(&cluster, &client, &key).await?)
+    }
+
+    /// The last lines of a container's log: of a pod of a workload that the object has applied.
+    ///
+    /// # Errors
+    /// As [`Self::detail_for`]; [`FleetError::NotFound`] where it is not such a pod.
+    pub async fn log_for(
+        &self,
+        viewer: &Viewer,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        of: &Container,
+    ) -> Result<String, FleetError> {
+        let cluster = self.cluster(id)?;
+        let key = cluster.key(kind, namespace, name);
+        let client = known(&cluster, viewer, &key)?;
+        within(applied::PATIENCE, applied::log(&cluster, &client, &key, of)).await
+    }
+
+    /// Flux's own controllers in a cluster.
+    ///
+    /// # Errors
+    /// As [`Self::detail_for`].
+    pub async fn controllers_for(&self, viewer: &Viewer, id: ClusterId) -> Result<Vec<Controller>, FleetError> {
+        let cluster = self.cluster(id)?;
+        let client = cluster.client_for(viewer)?.ok_or_else(|| no_way(&cluster))?;
+        self.within(controllers::read(&client)).await
     }
 
     /// What comes from what in a cluster: around one object, or all of it.
@@ -386,6 +440,11 @@ async fn reach(access: Access) -> Result<Reached, Fault> {
     let served = crate::kube::discover(&access.client, &session::wanted()).await?;
     let flux_kinds = served.into_keys().collect();
     Ok(Reached { server: access.server, context: access.context, version, latency_ms, flux_kinds })
+}
+
+/// Its kubeconfig was not taken.
+fn no_way(cluster: &Cluster) -> FleetError {
+    FleetError::Unreachable { reason: cluster.health().reason.unwrap_or_default() }
 }
 
 fn no_cluster(id: ClusterId) -> FleetError {

@@ -17,6 +17,25 @@ pub struct Person {
     groups: Vec<String>,
 }
 
+/// Who looks: the program itself, or a person, who may be nobody.
+#[derive(Clone, Debug, Default)]
+pub enum Viewer {
+    /// Nobody has to be asked: for numbers that name nothing.
+    #[default]
+    Program,
+    /// A person; where they are nobody, the reason.
+    Person(Result<Person, String>),
+}
+
+/// How a cluster is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Whether what people see and do there is what the cluster lets them.
+    pub as_person: bool,
+    /// The only namespaces that are looked at, where the credentials suffice for no more; none means all.
+    pub namespaces: Vec<String>,
+}
+
 /// Why a person is nobody in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPerson {

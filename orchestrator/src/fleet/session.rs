@@ -65,7 +65,9 @@ async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> 
     // Dropped with the session, and the watches with it.
     let mut watches = JoinSet::new();
     for (kind, served) in &served {
-        watches.spawn(watching::watch(Arc::clone(cluster), client.clone(), *kind, served.clone()));
+        for scope in cluster.scopes() {
+            watches.spawn(watching::watch(Arc::clone(cluster), client.clone(), *kind, scope, served.clone()));
+        }
     }
     let mut looked = Instant::now();
     loop {

@@ -3,8 +3,8 @@
 //! What is held was read by the orchestrator's own account. Where a cluster decides by person, it is asked whether that person may
 //! list a kind, in all namespaces or in one, and the answer counts for a minute. Without an answer nothing is shown.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -17,29 +17,15 @@ use crate::kube::{Client, Fault};
 use super::cluster::Cluster;
 use super::held::Key;
 use super::model::{ClusterId, Kind};
-use super::person::Person;
+use super::person::{Person, Viewer};
 
-/// How long an answer counts.
-const COUNTS: Duration = Duration::from_secs(60);
 /// How many questions are asked of a cluster at a time.
 const ASKED_AT_ONCE: usize = 16;
 /// Of how many clusters at a time.
 const CLUSTERS_AT_ONCE: usize = 32;
 /// How long all questions about one cluster may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many answers are kept of a cluster.
-const ANSWERS_MOST: usize = 100_000;
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-
-/// Who looks: the program itself, or a person, who may be nobody.
-#[derive(Clone, Debug, Default)]
-pub enum Viewer {
-    /// Nobody has to be asked: for numbers that name nothing.
-    #[default]
-    Program,
-    /// A person; where they are nobody, the reason.
-    Person(Result<Person, String>),
-}
 
 /// What may be seen of clusters.
 #[derive(Debug, Default)]
@@ -75,31 +61,6 @@ impl Views {
 impl View {
     fn shows(&self, kind: Kind, namespace: &str) -> bool {
         self.kinds.contains(&kind) || self.places.contains(&(kind, namespace.to_owned()))
-    }
-}
-
-/// What clusters have answered about people: of a kind in a namespace, or in all (empty).
-#[derive(Default)]
-pub(super) struct Answers(Mutex<HashMap<Question, (bool, Instant)>>);
-
-/// Who asks for what kind in which namespace; all of them, where it is empty.
-type Question = (Person, Kind, String);
-
-impl Answers {
-    fn known(&self, person: &Person, kind: Kind, namespace: &str) -> Option<bool> {
-        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = answers.get(&(person.clone(), kind, namespace.to_owned()));
-        answer.filter(|(_, asked)| asked.elapsed() < COUNTS).map(|(allowed, _)| *allowed)
-    }
-
-    fn keep(&self, person: &Person, kind: Kind, namespace: &str, allowed: bool, asked: Instant) {
-        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if answers.len() >= ANSWERS_MOST {
-            answers.retain(|_, (_, asked)| asked.elapsed() < COUNTS);
-        }
-        if answers.len() < ANSWERS_MOST {
-            answers.insert((person.clone(), kind, namespace.to_owned()), (allowed, asked));
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use crate::kube::{Client, Fault, Served, Sight, Watch};
 
 use super::backoff::Backoff;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Scope};
 use super::held::{Held, Key};
 use super::model::Kind;
 
@@ -25,9 +25,9 @@ const SETTLED: Duration = Duration::from_secs(12);
 /// How many faults in a row are told of: a watch that was cut off once goes on by itself.
 const FAULTS_TOLD: u32 = 2;
 
-/// Watches a kind; ends when the cluster serves it no longer.
-pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, served: Served) {
-    let mut watch = Watch::new(&client, kind.name(), &served);
+/// Watches a kind within a scope; ends when the cluster serves it no longer.
+pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, scope: Scope, served: Served) {
+    let mut watch = Watch::new(&client, kind.name(), &served, scope.as_deref());
     let mut backoff = Backoff::new(RETRY);
     let api_version = cluster.words.one(&served.api_version());
     let mut fresh: BTreeMap<Key, Held> = BTreeMap::new();
@@ -51,7 +51,7 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, ser
                 continue;
             }
             Some(Ok(Sight::Complete)) => {
-                cluster.listed(kind, std::mem::take(&mut fresh));
+                cluster.listed(kind, &scope, std::mem::take(&mut fresh));
                 places.clear();
             }
             Some(Ok(Sight::Changed(seen))) => drop(cluster.changed(kind, &seen)),
@@ -62,7 +62,7 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, ser
             Some(Err(fault)) => {
                 places.clear();
                 faults += 1;
-                trouble(&cluster, kind, &fault, faults);
+                trouble(&cluster, kind, &scope, &fault, faults);
                 sleep(backoff.next()).await;
                 continue;
             }
@@ -70,12 +70,12 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, ser
         if faults > 0 {
             faults = 0;
             backoff.reset();
-            cluster.untroubled(kind);
+            cluster.untroubled(kind, &scope);
         }
     }
 }
 
-fn trouble(cluster: &Cluster, kind: Kind, fault: &Fault, faults: u32) {
+fn trouble(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32) {
     tracing::debug!(cluster = %cluster.id, %kind, reason = %fault, "a watch is interrupted");
     let told = match fault {
         Fault::Forbidden(_) | Fault::Refused(_) => true,
@@ -84,7 +84,7 @@ fn trouble(cluster: &Cluster, kind: Kind, fault: &Fault, faults: u32) {
         Fault::Gone(_) | Fault::NotFound(_) | Fault::Conflict(_) => false,
     };
     if told {
-        cluster.troubled(kind, fault);
+        cluster.troubled(kind, scope, fault);
     }
 }
 

@@ -89,6 +89,47 @@ pub(crate) async fn discover<K: Ord + Copy>(
     Ok(found.into_iter().map(|(kind, (_, served))| (kind, served)).collect())
 }
 
+/// A kind of any group, as a cluster serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its kind.
+    pub(crate) kind: String,
+    /// The way to its collection: of all namespaces, or of a kind that has none.
+    root: String,
+    plural: String,
+    namespaced: bool,
+}
+
+impl Place {
+    /// The address of one object.
+    pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
+        let within = if self.namespaced { format!("/namespaces/{}", segment(namespace)) } else { String::new() };
+        format!("{}{within}/{}/{}", self.root, self.plural, segment(name))
+    }
+}
+
+/// Asks for all kinds of a version of a group; the core group's name is empty.
+///
+/// # Errors
+/// Where the cluster does not say.
+pub(crate) async fn places(client: &Client, group: &str, version: &str) -> Result<Vec<Place>, Fault> {
+    let root = if group.is_empty() {
+        format!("/api/{}", segment(version))
+    } else {
+        format!("/apis/{}/{}", segment(group), segment(version))
+    };
+    let list: APIResourceList = client.ask(&root).await?;
+    let whole = list.resources.into_iter().filter(|resource| !resource.name.contains('/'));
+    Ok(whole
+        .map(|resource| Place {
+            kind: resource.kind,
+            root: root.clone(),
+            plural: segment(&resource.name),
+            namespaced: resource.namespaced,
+        })
+        .collect())
+}
+
 // Kubernetes' own order of versions: stable ones first, then betas, then alphas, each by number.
 fn rank(version: &str) -> (u8, u32, u32) {
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
@@ -115,5 +156,9 @@ mod tests {
     fn a_name_cannot_lead_elsewhere() {
         let served = Served { group: "g".into(), version: "v1".into(), plural: "things".into() };
         assert_eq!(served.path("a/../b", "c?d"), "/apis/g/v1/namespaces/a%2F%2E%2E%2Fb/things/c%3Fd");
+        let place =
+            |namespaced| Place { kind: "T".into(), root: "/api/v1".into(), plural: "things".into(), namespaced };
+        assert_eq!(place(true).path("..", "c?d"), "/api/v1/namespaces/%2E%2E/things/c%3Fd");
+        assert_eq!(place(false).path("..", "c/d"), "/api/v1/things/c%2Fd");
     }
 }

@@ -171,7 +171,11 @@ pub(crate) struct Entry {
 pub(crate) struct Release {
     pub(crate) name: String,
     pub(crate) version: u64,
+    pub(crate) chart_name: String,
     pub(crate) chart_version: String,
+    pub(crate) app_version: String,
+    /// Of the values that it was installed with.
+    pub(crate) config_digest: String,
     /// How the installation is: `deployed`, `superseded`, `failed`, ….
     pub(crate) status: String,
     pub(crate) digest: String,

@@ -35,14 +35,14 @@ pub(crate) enum Sight {
     Removed(Box<Seen>),
 }
 
-/// A watch of one kind in all namespaces.
+/// A watch of one kind, in one namespace or in all.
 pub(crate) struct Watch {
     events: BoxStream<'static, watcher::Result<watcher::Event<Seen>>>,
     listing: bool,
 }
 
 impl Watch {
-    pub(crate) fn new(client: &Client, kind: &str, served: &Served) -> Self {
+    pub(crate) fn new(client: &Client, kind: &str, served: &Served, namespace: Option<&str>) -> Self {
         let resource = ApiResource {
             group: served.group.clone(),
             version: served.version.clone(),
@@ -51,7 +51,11 @@ impl Watch {
             plural: served.plural.clone(),
         };
         let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
-        let events = watcher(Api::all_with(client.inner(), &resource), config).boxed();
+        let objects = match namespace {
+            Some(namespace) => Api::namespaced_with(client.inner(), namespace, &resource),
+            None => Api::all_with(client.inner(), &resource),
+        };
+        let events = watcher(objects, config).boxed();
         Self { events, listing: false }
     }
 

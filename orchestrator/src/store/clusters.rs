@@ -30,6 +30,8 @@ pub struct Cluster {
     pub created_by: String,
     /// Whether it decides by person.
     pub impersonate: bool,
+    /// The only namespaces that are looked at; none means all.
+    pub namespaces: Vec<String>,
 }
 
 /// How a cluster is reached.
@@ -59,7 +61,8 @@ impl Store {
     /// Where the database does not answer.
     pub async fn clusters(&self) -> Result<Vec<Cluster>, StoreError> {
         let all = sqlx::query_as(
-            "SELECT id, name, connection, context, server, created_at, created_by, impersonate FROM clusters ORDER BY name, id",
+            "SELECT id, name, connection, context, server, created_at, created_by, impersonate, \
+             namespaces FROM clusters ORDER BY name, id",
         );
         within(all.fetch_all(&self.0.reading)).await
     }
@@ -70,7 +73,8 @@ impl Store {
     /// [`StoreError::NotFound`], or where the database does not answer.
     pub async fn cluster(&self, id: &str) -> Result<Cluster, StoreError> {
         let one = sqlx::query_as(
-            "SELECT id, name, connection, context, server, created_at, created_by, impersonate FROM clusters WHERE id = $1",
+            "SELECT id, name, connection, context, server, created_at, created_by, impersonate, \
+             namespaces FROM clusters WHERE id = $1",
         );
         within(one.bind(id).fetch_optional(&self.0.reading)).await?.ok_or(StoreError::NotFound)
     }
@@ -83,7 +87,8 @@ impl Store {
         let sealed = kubeconfig.map(|text| self.0.sealer.seal(&cluster.id, text)).transpose()?;
         let insert = sqlx::query(
             "INSERT INTO clusters (id, name, connection, kubeconfig, context, server, created_at, created_by, \
-             impersonate) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE (SELECT COUNT(*) FROM clusters) < $10",
+             impersonate, namespaces) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 WHERE (SELECT COUNT(*) FROM clusters) \
+             < $11",
         )
         .bind(&cluster.id)
         .bind(&cluster.name)
@@ -94,6 +99,7 @@ impl Store {
         .bind(clock::millis(cluster.created_at))
         .bind(&cluster.created_by)
         .bind(i64::from(cluster.impersonate))
+        .bind(cluster.namespaces.join(","))
         .bind(CLUSTERS_MOST);
         let done = within(insert.execute(&self.0.writing)).await.map_err(name_taken)?;
         if done.rows_affected() == 0 { Err(StoreError::TooManyClusters) } else { Ok(()) }
@@ -115,6 +121,16 @@ impl Store {
     /// [`StoreError::NotFound`], or where the database does not answer.
     pub async fn impersonate(&self, id: &str) -> Result<(), StoreError> {
         let update = sqlx::query("UPDATE clusters SET impersonate = 1 WHERE id = $1").bind(id);
+        found(within(update.execute(&self.0.writing)).await?.rows_affected())
+    }
+
+    /// Has only these namespaces of a cluster be looked at; none means all.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or where the database does not answer.
+    pub async fn narrow(&self, id: &str, namespaces: &[String]) -> Result<(), StoreError> {
+        let update =
+            sqlx::query("UPDATE clusters SET namespaces = $1 WHERE id = $2").bind(namespaces.join(",")).bind(id);
         found(within(update.execute(&self.0.writing)).await?.rows_affected())
     }
 
@@ -175,6 +191,10 @@ fn name_taken(error: StoreError) -> StoreError {
     error
 }
 
+fn names(text: &str) -> Vec<String> {
+    text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
 fn found(rows: u64) -> Result<(), StoreError> {
     if rows == 0 { Err(StoreError::NotFound) } else { Ok(()) }
 }
@@ -194,6 +214,7 @@ impl<'r> FromRow<'r, AnyRow> for Cluster {
             created_at: clock::from_millis(row.try_get("created_at")?),
             created_by: row.try_get("created_by")?,
             impersonate: row.try_get::<i64, _>("impersonate")? != 0,
+            namespaces: names(row.try_get("namespaces")?),
         })
     }
 }

@@ -14,9 +14,10 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 28] = files![
+const FILES: [(&str, &str); 29] = files![
     "api.js",
     "app.js",
+    "applied.js",
     "charts.js",
     "clusters.js",
     "corner.js",

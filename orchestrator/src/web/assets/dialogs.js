@@ -27,6 +27,7 @@ export function register() {
     placeholder: "apiVersion: v1\nkind: Config\n…",
   });
   const context = h("input", { name: "context", autocomplete: "off", placeholder: "the current one" });
+  const namespaces = namespaceField([]);
   const file = h("input", { type: "file", id: "kubeconfig-file", class: "unseen", change: choose });
   const chosen = h("span", { class: "quiet" }, "or choose a file:");
   const own = h("input", { type: "checkbox", name: "in_cluster", change: () => (credentials.hidden = own.checked) });
@@ -40,11 +41,13 @@ export function register() {
     h("label", { class: "field" }, h("span", null, "Name"), name),
     credentials,
     h("label", { class: "check" }, own, h("span", null, "The cluster that the orchestrator runs in")),
+    namespaces.field,
   ], async () => {
     const body = own.checked
       ? { name: name.value.trim(), in_cluster: true }
       : { name: name.value.trim(), kubeconfig: text.value, ...(context.value.trim() && { context: context.value.trim() }) };
     if (!own.checked && !text.value.trim()) throw new Error("Paste a kubeconfig, or choose a file that is one.");
+    if (namespaces.names().length) body.namespaces = namespaces.names();
     const cluster = await send("POST", "clusters", body);
     text.value = "";
     await clusters.refresh();
@@ -63,6 +66,25 @@ export function register() {
     text.value = await picked.text();
     chosen.textContent = `From ${picked.name}`;
   }
+}
+
+// Which namespaces are looked at, as text with commas.
+function namespaceField(named) {
+  const input = h("input", { name: "namespaces", autocomplete: "off", autocapitalize: "off", spellcheck: "false", placeholder: "all", value: named.join(", ") });
+  const field = h("label", { class: "field" }, h("span", null, "Namespaces (only where the credentials suffice for no more, with commas)"), input);
+  return { field, input, names: () => input.value.split(/[\s,]+/).filter(Boolean) };
+}
+
+export function narrow(cluster) {
+  const namespaces = namespaceField(cluster.namespaces ?? []);
+  form(`Namespaces of ${cluster.name}`, "Save", "Saving…", [
+    namespaces.field,
+    h("p", { class: "hint" }, "Without any, the objects of all namespaces are read, which needs leave to list them in the whole cluster."),
+  ], async () => {
+    await send("PATCH", path("clusters", cluster.id), { namespaces: namespaces.names() });
+    await clusters.refresh();
+  });
+  namespaces.input.select();
 }
 
 export function rename(cluster) {

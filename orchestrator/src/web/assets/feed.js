@@ -13,6 +13,7 @@ const VERBS = {
   register: ["registered", "register"],
   rename: ["renamed", "rename"],
   replace: ["replaced the credentials of", "replace the credentials of"],
+  narrow: ["chose the namespaces of", "choose the namespaces of"],
   impersonate: ["had people decided on by", "have people decided on by"],
   remove: ["removed", "remove"],
   sync: ["synchronised", "synchronise"],

@@ -1,9 +1,10 @@
 // One cluster: how it is reached, its objects by status and kind, and the tree of them.
 
 import { path, query, read, send } from "../api.js";
+import { controllers } from "../applied.js";
 import { kinds, ring } from "../charts.js";
 import * as clusters from "../clusters.js";
-import { remove, rename, renew } from "../dialogs.js";
+import { narrow, remove, rename, renew } from "../dialogs.js";
 import { h, replace, settled, sync } from "../dom.js";
 import * as live from "../live.js";
 import { reached } from "../marks.js";
@@ -43,9 +44,11 @@ export async function cluster(context) {
       h("div", { class: "actions" }, refresh,
         h("button", { type: "button", click: () => rename(current) }, "Rename"),
         current.connection === "kubeconfig" && h("button", { type: "button", click: () => renew(current) }, "Replace credentials"),
+        h("button", { type: "button", click: () => narrow(current) }, "Namespaces"),
         h("button", { type: "button", click: () => remove(current) }, "Remove"))),
     said, reason, hidden, facts, charts, troubled,
     h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From sources to what they feed"), truncated, drawing.figure),
+    controllers(id, signal),
     h("p", null, h("a", { href: `/resources${query({ cluster: id })}` }, "All objects of this cluster"))));
   drawTree(tree);
 
@@ -83,6 +86,7 @@ export async function cluster(context) {
       fact("Flux", health.flux_version ?? "–"),
       fact("Server", h("code", null, current.server || "–")),
       current.impersonate && fact("Access", "each person's own"),
+      current.namespaces?.length > 0 && fact("Namespaces", current.namespaces.join(", ")),
       current.same_as && fact("Same address as", current.same_as),
       current.context && fact("Context", h("code", null, current.context)),
       fact("Registered", current.created_by ? [h("bdi", null, current.created_by), ", "] : null, ago(current.created_at)));

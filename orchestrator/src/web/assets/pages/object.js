@@ -1,13 +1,14 @@
 // One Flux object: how it is and why, what can be done to it, where it comes from and what it has applied.
 
 import { path, read, send } from "../api.js";
+import { applied } from "../applied.js";
 import * as clusters from "../clusters.js";
 import { h, replace, settled } from "../dom.js";
 import * as live from "../live.js";
 import { mark, status } from "../marks.js";
 import { objectAt, to } from "../router.js";
 import { around, treeFigure } from "../tree.js";
-import { ago, canReconcile, canSuspend, clock, count, isFlux, number, revision } from "../words.js";
+import { ago, brief, canReconcile, canSuspend, clock, count, isFlux, number, revision, title } from "../words.js";
 import { missing } from "./missing.js";
 
 const INVENTORY_SHOWN = 12;
@@ -35,12 +36,13 @@ export async function object(context) {
   const drawing = treeFigure(id, tree?.root);
   const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn. Open one of them to see its own.");
   const treePart = h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From source to what was applied"), drawing.figure, truncated);
+  const health = applied(id, at, signal);
   const withSource = h("input", { type: "checkbox", id: "with-source" });
   let awaited = null;
   let gone = false;
   const open = new Set();
   draw();
-  show(`${name} (${detail.kind})`, h("div", { class: "page" }, head, buttons, said, treePart, parts));
+  show(`${name} (${detail.kind})`, h("div", { class: "page" }, head, buttons, said, treePart, health, parts));
   drawTree();
 
   const again = settled(async () => {
@@ -98,6 +100,7 @@ export async function object(context) {
 
   function draw() {
     drawHead();
+    health.hidden = !detail.inventory?.length;
     replace(parts, conditions(detail), inventory(detail, id, open), past(detail), events(detail), text(detail, open));
     for (const fold of parts.querySelectorAll("details")) {
       fold.addEventListener("toggle", () => (fold.open ? open.add(fold.id) : open.delete(fold.id)));
@@ -206,14 +209,25 @@ function inventory({ inventory }, cluster, open) {
 }
 
 // What was reconciled or installed before.
-function past({ history }) {
+function past({ history, difference }) {
   if (!history?.length) return null;
   const good = (outcome) => /succeeded|deployed|superseded/i.test(outcome);
-  return part("history", "History", h("ul", { class: "conditions" }, history.map((one) => h("li", null,
+  return part("history", "History", changed(difference), h("ul", { class: "conditions" }, history.map((one) => h("li", null,
     mark(good(one.outcome) ? "ready" : "failed", one.outcome),
     h("div", null, h("p", null, h("b", null, one.number ? `Release ${one.number} ` : ""), revision(one.revision || one.digest),
       h("span", { class: "quiet" }, ` ${one.outcome}${one.times > 1 ? `, ${number(one.times)} times` : ""}`))),
     ago(one.last)))));
+}
+
+// What is different between the last two revisions.
+function changed(difference) {
+  if (!difference) return null;
+  const { from, to, parts, compare } = difference;
+  return h("div", { class: "difference", id: "difference" },
+    h("p", null, "From ", revision(from), " to ", revision(to), parts.length ? "" : ": nothing that was built from it is different",
+      compare && ["; ", h("a", { href: compare, rel: "noopener noreferrer" }, `compare the commits on ${new URL(compare).host}`)]),
+    parts.length > 0 && h("dl", null, parts.map((one) => h("div", null, h("dt", null, title(one.name)),
+      h("dd", null, h("del", null, brief(one.before) || "none"), " ", h("ins", null, brief(one.after) || "none"))))));
 }
 
 function events({ events, events_fault: fault }) {

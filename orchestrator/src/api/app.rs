@@ -1,0 +1,61 @@
+//! What the handlers work with.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::Fleet;
+use crate::identity::Impersonation;
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+use super::journal::Journal;
+use super::streams::Streams;
+
+/// What the handlers work with. A clone is the same one.
+#[derive(Clone)]
+pub struct App {
+    pub(super) fleet: Fleet,
+    pub(super) store: Store,
+    pub(super) journal: Journal,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) streams: Streams,
+    pub(super) ending: CancellationToken,
+    pub(super) in_cluster: bool,
+    pub(super) impersonation: Option<Impersonation>,
+}
+
+impl App {
+    /// `ending` is cancelled when the end begins: event streams then end at once. `in_cluster` lets the cluster that the
+    /// program runs in be registered.
+    #[must_use]
+    pub fn new(fleet: Fleet, store: Store, ending: CancellationToken, in_cluster: bool) -> Self {
+        let journal = Journal::new(store.clone());
+        Self {
+            fleet,
+            store,
+            journal,
+            metrics: Arc::default(),
+            streams: Streams::default(),
+            ending,
+            in_cluster,
+            impersonation: None,
+        }
+    }
+
+    /// The same, with clusters that can be asked as the person who asks.
+    #[must_use]
+    pub fn with_impersonation(self, impersonation: Option<Impersonation>) -> Self {
+        Self { impersonation, ..self }
+    }
+
+    /// Whether a cluster is to decide by person.
+    pub(super) fn impersonates(&self, cluster: bool) -> bool {
+        cluster || self.impersonation.as_ref().is_some_and(|impersonation| impersonation.everywhere)
+    }
+
+    /// Waits until no action is under way any more.
+    pub async fn rest(&self) {
+        self.journal.rest().await;
+    }
+}

@@ -1,0 +1,18 @@
+//! Options as they are typed.
+
+/// Whether an option says yes; `name` is what it is called in a fault.
+pub(super) fn truth(name: &str, word: Option<&str>, faults: &mut Vec<String>) -> bool {
+    match typed(word) {
+        Some("true" | "1") => true,
+        None | Some("false" | "0") => false,
+        Some(_) => {
+            faults.push(format!("{name}: neither true nor false; for example true"));
+            false
+        }
+    }
+}
+
+/// What somebody has typed; an empty option counts as unset.
+pub(super) fn typed(value: Option<&str>) -> Option<&str> {
+    value.map(str::trim).filter(|value| !value.is_empty())
+}

@@ -1,0 +1,379 @@
+//! How an object of any kind is, by the rules of Kubernetes' own library for that (kstatus), which Flux waits by.
+
+use std::fmt::Display;
+
+use serde_json::Value;
+use time::{Duration, OffsetDateTime};
+
+use crate::clock;
+
+use super::model::{AppliedStatus, bounded};
+
+/// How long a pod may wait for its node before that counts as a failure.
+const SCHEDULED_WITHIN: Duration = Duration::seconds(15);
+
+/// How it is, and why.
+pub(super) type Judgement = (AppliedStatus, String);
+
+/// What an object says of itself.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'a>(pub(super) &'a Value);
+
+impl<'a> Said<'a> {
+    pub(super) fn text(self, pointer: &str) -> &'a str {
+        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn number(self, pointer: &str) -> Option<i64> {
+        self.0.pointer(pointer).and_then(Value::as_i64)
+    }
+
+    fn count(self, pointer: &str) -> i64 {
+        self.number(pointer).unwrap_or(0)
+    }
+
+    pub(super) fn list(self, pointer: &str) -> impl Iterator<Item = Self> {
+        self.0.pointer(pointer).and_then(Value::as_array).into_iter().flatten().map(Self)
+    }
+
+    /// A condition whose status is that.
+    fn condition(self, topic: &str, status: &str) -> Option<Self> {
+        let says = |condition: &Self| condition.text("/type") == topic && condition.text("/status") == status;
+        self.list("/status/conditions").find(says)
+    }
+}
+
+fn ready(message: impl Display) -> Judgement {
+    (AppliedStatus::Ready, message.to_string())
+}
+
+fn progressing(message: impl Display) -> Judgement {
+    (AppliedStatus::Progressing, message.to_string())
+}
+
+fn failed(message: impl Display) -> Judgement {
+    (AppliedStatus::Failed, message.to_string())
+}
+
+/// How an object of this group and kind is at that moment.
+pub(super) fn judge(group: &str, kind: &str, object: &Value, now: OffsetDateTime) -> Judgement {
+    let said = Said(object);
+    let (status, message) = generic(said).unwrap_or_else(|| match (group, kind) {
+        ("apps", "Deployment") => deployment(said),
+        ("apps", "StatefulSet") => stateful_set(said),
+        ("apps", "DaemonSet") => daemon_set(said),
+        ("apps", "ReplicaSet") => replica_set(said),
+        ("batch", "Job") => job(said),
+        ("", "Pod") => pod(said, now),
+        ("", "PersistentVolumeClaim") => claim(said),
+        ("", "Service") => service(said),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition(said),
+        ("", "ConfigMap" | "Secret") | ("batch", "CronJob") | ("policy", "PodDisruptionBudget") => ready(""),
+        _ => by_ready(said),
+    });
+    (status, bounded(&message).to_owned())
+}
+
+/// What holds for every kind, as far as the object keeps to Kubernetes' conventions.
+fn generic(said: Said<'_>) -> Option<Judgement> {
+    if said.0.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
+        return Some((AppliedStatus::Terminating, "it is being deleted".to_owned()));
+    }
+    let observed = said.number("/status/observedGeneration");
+    if observed.is_some() && observed != said.number("/metadata/generation") {
+        return Some(progressing("its controller has not seen to the last change"));
+    }
+    if let Some(stalled) = said.condition("Stalled", "True") {
+        return Some(failed(stalled.text("/message")));
+    }
+    said.condition("Reconciling", "True").map(|reconciling| progressing(reconciling.text("/message")))
+}
+
+fn by_ready(said: Said<'_>) -> Judgement {
+    let Some(condition) = said.list("/status/conditions").find(|condition| condition.text("/type") == "Ready") else {
+        return ready("");
+    };
+    let message = condition.text("/message");
+    if condition.text("/status") == "True" { ready(message) } else { progressing(message) }
+}
+
+fn of(what: &str, there: i64, wanted: i64) -> Option<Judgement> {
+    (there < wanted).then(|| progressing(format_args!("{there} of {wanted} {what}")))
+}
+
+fn deployment(said: Said<'_>) -> Judgement {
+    let deadline = said.number("/spec/progressDeadlineSeconds").unwrap_or(i64::from(i32::MAX));
+    let mut progressed = deadline == i64::from(i32::MAX);
+    for condition in said.list("/status/conditions").filter(|condition| condition.text("/type") == "Progressing") {
+        match condition.text("/reason") {
+            "ProgressDeadlineExceeded" => return failed(condition.text("/message")),
+            "NewReplicaSetAvailable" if condition.text("/status") == "True" => progressed = true,
+            _ => {}
+        }
+    }
+    let wanted = said.number("/spec/replicas").unwrap_or(1);
+    let (all, updated) = (said.count("/status/replicas"), said.count("/status/updatedReplicas"));
+    of("replicas", all, wanted)
+        .or_else(|| of("replicas updated", updated, wanted))
+        .or_else(|| (all > wanted).then(|| progressing(format_args!("{} replicas of before end", all - wanted))))
+        .or_else(|| of("replicas available", said.count("/status/availableReplicas"), updated))
+        .or_else(|| of("replicas ready", said.count("/status/readyReplicas"), wanted))
+        .or_else(|| (!progressed).then(|| progressing("the new replicas are not available yet")))
+        .or_else(|| said.condition("Available", "True").is_none().then(|| progressing("not available")))
+        .unwrap_or_else(|| ready(format_args!("{all} of {wanted} replicas")))
+}
+
+fn stateful_set(said: Said<'_>) -> Judgement {
+    if said.text("/spec/updateStrategy/type") == "OnDelete" {
+        return ready("its pods are updated when they are deleted");
+    }
+    let wanted = said.number("/spec/replicas").unwrap_or(1);
+    let (all, updated) = (said.count("/status/replicas"), said.count("/status/updatedReplicas"));
+    let begun = of("replicas", all, wanted)
+        .or_else(|| of("replicas ready", said.count("/status/readyReplicas"), wanted))
+        .or_else(|| (all > wanted).then(|| progressing(format_args!("{} replicas of before end", all - wanted))));
+    if let Some(begun) = begun {
+        return begun;
+    }
+    if let Some(partition) = said.number("/spec/updateStrategy/rollingUpdate/partition") {
+        let to_update = wanted.saturating_sub(partition);
+        return of("replicas updated", updated, to_update)
+            .unwrap_or_else(|| ready(format_args!("{updated} replicas updated")));
+    }
+    let same = said.text("/status/currentRevision") == said.text("/status/updateRevision");
+    of("replicas current", said.count("/status/currentReplicas"), wanted)
+        .or_else(|| (!same).then(|| progressing("the new replicas are not all current yet")))
+        .unwrap_or_else(|| ready(format_args!("{all} of {wanted} replicas")))
+}
+
+fn daemon_set(said: Said<'_>) -> Judgement {
+    let wanted = said.number("/status/desiredNumberScheduled");
+    let (Some(wanted), Some(_)) = (wanted, said.number("/status/observedGeneration")) else {
+        return progressing("its controller has not seen to it yet");
+    };
+    of("pods", said.count("/status/currentNumberScheduled"), wanted)
+        .or_else(|| of("pods updated", said.count("/status/updatedNumberScheduled"), wanted))
+        .or_else(|| of("pods available", said.count("/status/numberAvailable"), wanted))
+        .or_else(|| of("pods ready", said.count("/status/numberReady"), wanted))
+        .unwrap_or_else(|| ready(format_args!("{wanted} pods")))
+}
+
+fn replica_set(said: Said<'_>) -> Judgement {
+    if let Some(failure) = said.condition("ReplicaFailure", "True") {
+        return progressing(failure.text("/message"));
+    }
+    let wanted = said.number("/spec/replicas").unwrap_or(1);
+    let all = said.count("/status/replicas");
+    of("replicas labelled", said.count("/status/fullyLabeledReplicas"), wanted)
+        .or_else(|| of("replicas available", said.count("/status/availableReplicas"), wanted))
+        .or_else(|| of("replicas ready", said.count("/status/readyReplicas"), wanted))
+        .or_else(|| (all > wanted).then(|| progressing(format_args!("{} replicas end", all - wanted))))
+        .unwrap_or_else(|| ready(format_args!("{all} of {wanted} replicas")))
+}
+
+fn job(said: Said<'_>) -> Judgement {
+    if said.condition("Complete", "True").is_some() {
+        return ready("completed");
+    }
+    if let Some(failure) = said.condition("Failed", "True") {
+        return failed(failure.text("/message"));
+    }
+    if said.condition("Suspended", "True").is_some() {
+        return ready("suspended");
+    }
+    if said.text("/status/startTime").is_empty() {
+        return progressing("not started");
+    }
+    ready(format_args!("running: {} active, {} failed", said.count("/status/active"), said.count("/status/failed")))
+}
+
+/// As kstatus has it, except that a pod that has ended without success is failed.
+fn pod(said: Said<'_>, now: OffsetDateTime) -> Judgement {
+    let waiting = || said.list("/status/containerStatuses").chain(said.list("/status/initContainerStatuses"));
+    let stuck = waiting().find_map(|container| {
+        let reason = container.text("/state/waiting/reason");
+        let stuck =
+            ["CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"];
+        stuck.contains(&reason).then(|| failed(format_args!("{}: {reason}", container.text("/name"))))
+    });
+    match said.text("/status/phase") {
+        "Succeeded" => ready("completed"),
+        "Failed" => failed(match said.text("/status/message") {
+            "" => "ended without success",
+            message => message,
+        }),
+        "Running" if said.condition("Ready", "True").is_some() => ready(""),
+        "Running" => stuck.unwrap_or_else(|| progressing("running, but not ready")),
+        "Pending" => {
+            if let Some(unscheduled) = said.condition("PodScheduled", "False") {
+                let created = clock::parse(said.text("/metadata/creationTimestamp"));
+                let late = created.is_none_or(|created| now - created > SCHEDULED_WITHIN);
+                if unscheduled.text("/reason") == "Unschedulable" && late {
+                    return failed(unscheduled.text("/message"));
+                }
+                return progressing("not scheduled yet");
+            }
+            stuck.unwrap_or_else(|| progressing("starting"))
+        }
+        _ => progressing("nobody has seen to it yet"),
+    }
+}
+
+fn claim(said: Said<'_>) -> Judgement {
+    match said.text("/status/phase") {
+        "Bound" => ready("bound"),
+        phase => progressing(format_args!("not bound: {phase}")),
+    }
+}
+
+fn service(said: Said<'_>) -> Judgement {
+    if said.text("/spec/type") == "LoadBalancer" && said.text("/spec/clusterIP").is_empty() {
+        return progressing("it has no address yet");
+    }
+    ready("")
+}
+
+fn definition(said: Said<'_>) -> Judgement {
+    if let Some(refused) = said.condition("NamesAccepted", "False") {
+        return failed(refused.text("/message"));
+    }
+    if said.condition("Established", "True").is_some() {
+        return ready("established");
+    }
+    match said.condition("Established", "False") {
+        Some(refused) if refused.text("/reason") != "Installing" => failed(refused.text("/message")),
+        Some(_) | None => progressing("being installed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(group: &str, kind: &str, object: &Value) -> AppliedStatus {
+        judge(group, kind, object, clock::parse("2026-01-31T10:00:00Z").unwrap()).0
+    }
+
+    fn deployed(spec: Value, mut status: Value) -> Value {
+        status["observedGeneration"] = 3.into();
+        json!({"metadata": {"generation": 3}, "spec": spec, "status": status})
+    }
+
+    #[test]
+    fn each_kind_is_judged_as_flux_waits_for_it() {
+        use AppliedStatus::{Failed, Progressing, Ready, Terminating};
+        let available = json!([{"type": "Available", "status": "True"},
+                               {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]);
+        let whole = |wanted: i64| json!({"replicas": wanted, "updatedReplicas": wanted, "readyReplicas": wanted, "availableReplicas": wanted, "conditions": available});
+        let with = |mut status: Value, name: &str, value: Value| {
+            status[name] = value;
+            status
+        };
+        let spec = json!({"replicas": 2, "progressDeadlineSeconds": 600});
+        let late = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "late"}]);
+        let condition = |topic: &str, status: &str| json!({"status": {"conditions": [{"type": topic, "status": status, "reason": "R"}]}});
+        let cases = [
+            ("apps", "Deployment", deployed(spec.clone(), whole(2)), Ready),
+            ("apps", "Deployment", deployed(spec.clone(), with(whole(2), "readyReplicas", 1.into())), Progressing),
+            ("apps", "Deployment", deployed(spec.clone(), with(whole(2), "availableReplicas", 1.into())), Progressing),
+            ("apps", "Deployment", deployed(spec.clone(), with(whole(2), "updatedReplicas", 1.into())), Progressing),
+            ("apps", "Deployment", deployed(spec.clone(), whole(3)), Progressing),
+            ("apps", "Deployment", deployed(spec.clone(), with(whole(2), "conditions", late)), Failed),
+            ("apps", "Deployment", deployed(json!({"replicas": 0}), whole(0)), Ready),
+            (
+                "apps",
+                "Deployment",
+                json!({"metadata": {"generation": 4}, "status": {"observedGeneration": 3}}),
+                Progressing,
+            ),
+            ("apps", "Deployment", json!({"metadata": {"deletionTimestamp": "2026-01-31T10:00:00Z"}}), Terminating),
+            (
+                "apps",
+                "StatefulSet",
+                deployed(spec.clone(), json!({"replicas": 2, "readyReplicas": 2, "currentReplicas": 2})),
+                Ready,
+            ),
+            (
+                "apps",
+                "StatefulSet",
+                deployed(spec.clone(), json!({"replicas": 2, "readyReplicas": 1, "currentReplicas": 2})),
+                Progressing,
+            ),
+            (
+                "apps",
+                "StatefulSet",
+                deployed(
+                    spec.clone(),
+                    json!({"replicas": 2, "readyReplicas": 2, "currentReplicas": 2, "currentRevision": "a", "updateRevision": "b"}),
+                ),
+                Progressing,
+            ),
+            ("apps", "StatefulSet", json!({"spec": {"updateStrategy": {"type": "OnDelete"}}}), Ready),
+            ("apps", "DaemonSet", json!({"metadata": {"generation": 1}}), Progressing),
+            (
+                "apps",
+                "DaemonSet",
+                deployed(
+                    json!({}),
+                    json!({"desiredNumberScheduled": 2, "currentNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 2, "numberReady": 2}),
+                ),
+                Ready,
+            ),
+            (
+                "apps",
+                "DaemonSet",
+                deployed(
+                    json!({}),
+                    json!({"desiredNumberScheduled": 2, "currentNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 1}),
+                ),
+                Progressing,
+            ),
+            ("batch", "Job", condition("Complete", "True"), Ready),
+            ("batch", "Job", condition("Failed", "True"), Failed),
+            ("batch", "Job", json!({"status": {"startTime": "2026-01-31T10:00:00Z"}}), Ready),
+            ("batch", "Job", json!({}), Progressing),
+            ("", "PersistentVolumeClaim", json!({"status": {"phase": "Bound"}}), Ready),
+            ("", "PersistentVolumeClaim", json!({"status": {"phase": "Pending"}}), Progressing),
+            ("", "Service", json!({"spec": {"type": "LoadBalancer"}}), Progressing),
+            ("", "Service", json!({"spec": {"type": "LoadBalancer", "clusterIP": "10.0.0.1"}}), Ready),
+            ("", "ConfigMap", json!({}), Ready),
+            ("apiextensions.k8s.io", "CustomResourceDefinition", condition("Established", "True"), Ready),
+            ("apiextensions.k8s.io", "CustomResourceDefinition", condition("NamesAccepted", "False"), Failed),
+            ("apiextensions.k8s.io", "CustomResourceDefinition", json!({}), Progressing),
+            ("cert-manager.io", "Certificate", condition("Ready", "True"), Ready),
+            ("cert-manager.io", "Certificate", condition("Ready", "False"), Progressing),
+            ("cert-manager.io", "Certificate", condition("Stalled", "True"), Failed),
+            ("cert-manager.io", "Certificate", condition("Reconciling", "True"), Progressing),
+            ("example.com", "Thing", json!("not even an object"), Ready),
+        ];
+        for (group, kind, object, expected) in cases {
+            assert_eq!(status(group, kind, &object), expected, "{group}/{kind} {object}");
+        }
+    }
+
+    #[test]
+    fn a_pod_says_why_it_does_not_run() {
+        use AppliedStatus::{Failed, Progressing, Ready};
+        let waiting = |phase: &str, reason: &str| json!({"status": {"phase": phase, "containerStatuses": [{"name": "app", "state": {"waiting": {"reason": reason}}}]}});
+        let unscheduled = |created: &str| {
+            json!({"metadata": {"creationTimestamp": created}, "status": {"phase": "Pending",
+            "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node"}]}})
+        };
+        for (pod, expected) in [
+            (json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}), Ready),
+            (json!({"status": {"phase": "Running"}}), Progressing),
+            (waiting("Running", "CrashLoopBackOff"), Failed),
+            (waiting("Pending", "ImagePullBackOff"), Failed),
+            (waiting("Pending", "ContainerCreating"), Progressing),
+            (unscheduled("2026-01-31T09:59:00Z"), Failed),
+            (unscheduled("2026-01-31T09:59:55Z"), Progressing),
+            (json!({"status": {"phase": "Succeeded"}}), Ready),
+            (json!({"status": {"phase": "Failed"}}), Failed),
+            (json!({}), Progressing),
+        ] {
+            assert_eq!(status("", "Pod", &pod), expected, "{pod}");
+        }
+    }
+}
