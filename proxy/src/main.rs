@@ -1,4 +1,4 @@
-//! The command line: serve, check, explain, health, sessions; exit codes: 0 done, 1 failed, 2 wrong configuration.
+//! The command line: serve, check, explain, simulate, health, sessions; exit codes: 0 done, 1 failed, 2 wrong configuration.
 
 #![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
 
@@ -9,7 +9,7 @@ use sidegate::adapters::telemetry::{self, Clean, LogSettings};
 use sidegate::config::reload::{self, Hangup};
 use sidegate::config::{self, Command, Faults, Loaded, Sources};
 use sidegate::run::operator::{self, Task};
-use sidegate::run::{self, Running, admin, explain};
+use sidegate::run::{self, Running, admin, explain, simulate};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A request takes some twenty small pieces of memory and gives them back on the same thread, which is what this one is quick at.
@@ -45,6 +45,7 @@ fn obey(command: Command, sources: Sources) -> u8 {
         Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded).map(|()| 0)),
         Command::Check { print } => config::load(&sources).map(|loaded| check(loaded, print)),
         Command::Explain(asked) => config::load(&sources).map(|loaded| explanation(&asked, loaded)),
+        Command::Simulate(asked) => config::load(&sources).map(|loaded| simulation(&asked, loaded)),
         Command::Health => config::admin_address(&sources).map(|admin| health(admin).map(|()| 0)),
         Command::Sessions(task) => config::load(&sources).map(|loaded| sessions(&task, loaded).map(|()| 0)),
     };
@@ -183,6 +184,23 @@ fn explanation(asked: &explain::Asked, loaded: Loaded) -> anyhow::Result<u8> {
             Ok(WRONG_CONFIGURATION)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// The exit code: 0 where nothing changes, 1 where something does, 2 where it cannot be asked.
+fn simulation(asked: &simulate::Asked, loaded: Loaded) -> anyhow::Result<u8> {
+    let filter = "warn".to_owned();
+    telemetry::init_logging(&LogSettings { filter, ..loaded.settings.log.clone() })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(simulate::run(asked, loaded.settings, &mut telemetry::Output(std::io::stdout())));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match outcome {
+        Ok(changes) => Ok(u8::from(changes)),
+        // Not 1, which says that something changes.
+        Err(error) => {
+            telemetry::say(&format!("sidegate: {error:#}"));
+            Ok(WRONG_CONFIGURATION)
+        }
     }
 }
 

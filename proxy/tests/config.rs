@@ -236,6 +236,7 @@ const TABLE: &[Row] = &[
     ("ADMIN_ADDR", &[], &["10.1.2.3:9091", "[fd00::5]:9091", ":9091"], &["9091", "http://127.0.0.1:9091"]),
     ("LOG_LEVEL", &[], &["error", "warn", "info", "debug", "trace", "info,sidegate=debug"], &["inof", "sidegate=loud"]),
     ("LOG_FORMAT", &[], &["json", "text"], &["xml"]),
+    ("AUDIT", &[], &["default", "all", "ALL"], &["none", "true"]),
     ("OAUTH_ENABLED", &[], &["true", "false", "TRUE"], &["ture", "maybe"]),
     ("OAUTH_PROVIDER", &[], &["github"], &["gitlab"]),
     ("OAUTH_PROVIDER", ENTRA, &["entra", "azure"], &["azur"]),

@@ -44,6 +44,7 @@ mod rules;
 mod sessions;
 mod shutdown;
 mod sign_in;
+mod simulate;
 mod streaming;
 mod support;
 mod tls;

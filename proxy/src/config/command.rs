@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
@@ -12,6 +13,7 @@ use super::options::{ALL, Fallback, Kind, Knob};
 use super::words;
 use crate::run::explain::{Asked, Somebody};
 use crate::run::operator::{Task, Who};
+use crate::run::simulate;
 
 /// What `sidegate` is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum Command {
     },
     /// Say who may do what, and why, and go.
     Explain(Box<Asked>),
+    /// Say what a new configuration would change, and go.
+    Simulate(simulate::Asked),
     /// Ask the running `sidegate` whether it is ready, and go.
     Health,
     /// See people's sessions, or end them, and go.
@@ -65,6 +69,14 @@ impl Sources {
         let (command, deepest) = match matches.subcommand() {
             Some(("check", inner)) => (Command::Check { print: inner.get_flag("print") }, inner),
             Some(("explain", inner)) => (Command::Explain(Box::new(asked(inner))), inner),
+            Some(("simulate", inner)) => {
+                let asked = simulate::Asked {
+                    audit: inner.get_one::<PathBuf>("audit").cloned(),
+                    sessions: inner.get_flag("live-sessions"),
+                    json: inner.get_flag("json"),
+                };
+                (Command::Simulate(asked), inner)
+            }
             Some(("health", inner)) => (Command::Health, inner),
             Some(("sessions", inner)) => sessions(inner).unwrap_or((Command::Serve, &matches)),
             Some(_) | None => (Command::Serve, &matches),
@@ -132,6 +144,24 @@ fn explain_command() -> clap::Command {
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("The answer as one JSON object"))
 }
 
+fn simulate_command() -> clap::Command {
+    let switch = |id: &'static str, long: &'static str, help: &'static str| {
+        Arg::new(id).long(long).action(ArgAction::SetTrue).help(help)
+    };
+    clap::Command::new("simulate")
+        .about("Say who would lose or gain access under this configuration: exit code 1 where anything changes, else 0")
+        .after_help("Name the new configuration with --config. The log is what a sidegate with AUDIT=all and LOG_FORMAT=json has written.")
+        .arg(
+            Arg::new("audit")
+                .long("audit")
+                .value_name("FILE")
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("The audit log whose decisions are made again; - is standard input"),
+        )
+        .arg(switch("live-sessions", "sessions", "Look at the sessions that live, on a store that is shared (SESSION_STORE=redis)"))
+        .arg(switch("json", "json", "The answer as one JSON object"))
+}
+
 /// Which of the commands about sessions; clap has seen to it that there is one.
 fn sessions(matches: &ArgMatches) -> Option<(Command, &ArgMatches)> {
     let (name, inner) = matches.subcommand()?;
@@ -184,6 +214,7 @@ pub fn command_line() -> clap::Command {
             ),
         )
         .subcommand(explain_command())
+        .subcommand(simulate_command())
         .subcommand(clap::Command::new("health").about("Ask the running sidegate whether it is ready: exit code 0 or 1"))
         .subcommand(sessions_command())
         .args(ALL.iter().filter_map(arg))

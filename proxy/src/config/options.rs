@@ -67,6 +67,10 @@ impl Knob {
         if self.variable == SIDEGATE_CONFIG.variable {
             return Some("config".to_owned());
         }
+        // `--audit` is the file that `simulate` reads.
+        if self.variable == AUDIT.variable {
+            return Some("audit-lines".to_owned());
+        }
         (self.kind != Kind::Secret).then(|| self.variable.to_ascii_lowercase().replace('_', "-"))
     }
 
@@ -120,6 +124,8 @@ options! {
         LOG_LEVEL: Word, Is "info", example "info";
         /// How log lines look: `text` for people, `json` for machines. A change needs a restart.
         LOG_FORMAT: Word, Otherwise "text on a terminal, json otherwise", example "json";
+        /// Which decisions have an audit line: `default` (sign-ins, refusals, changes) or `all` (each request that is judged).
+        AUDIT: Word, Is "default", example "all";
     }
     "Sign-in" {
         /// Whether people sign in. Off is open mode: everything is forwarded without authentication, and identity headers of

@@ -14,9 +14,10 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::options::{
-    ALL, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID,
-    OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, SHUTDOWN_DELAY,
-    SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
+    ALL, AUDIT, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE,
+    OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
+    SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
+    UPSTREAM_IGNORE_CASE,
 };
 use super::reading::{Reading, Zero};
 use super::words;
@@ -55,6 +56,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         limits,
         timeouts,
         shutdown,
+        audit_all: audit_all?,
         log: log?,
     })
 }
@@ -169,6 +171,17 @@ fn shutdown(reading: &mut Reading) -> Shutdown {
     Shutdown {
         delay: within(SHUTDOWN_DELAY, Duration::from_secs(600)),
         timeout: within(SHUTDOWN_TIMEOUT, Duration::from_secs(3600)),
+    }
+}
+
+fn audit_all(reading: &mut Reading) -> Option<bool> {
+    match reading.text(AUDIT).map(|text| text.to_ascii_lowercase()).as_deref() {
+        Some("default") => Some(false),
+        Some("all") => Some(true),
+        Some(_) | None => {
+            reading.fault(AUDIT, "must be `default` or `all`");
+            None
+        }
     }
 }
 

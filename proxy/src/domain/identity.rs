@@ -17,6 +17,9 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Github, Self::Entra, Self::Oidc];
+
     /// The name that people configure and see: `github`, `entra` or `oidc`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

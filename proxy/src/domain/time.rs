@@ -23,6 +23,13 @@ impl Timestamp {
         Self(secs.saturating_mul(1000))
     }
 
+    /// The moment that a text of RFC 3339 names, not before the epoch.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub const fn millis(self) -> u64 {

@@ -122,16 +122,14 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
 /// # Errors
 /// [`WrongQuestion`] where it cannot be asked.
 pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion> {
-    let (openness, provider, public_host) = match settings.mode {
-        Mode::Open => (Openness::Open, None, None),
+    let rules = rules(&settings);
+    let (provider, public_host) = match settings.mode {
+        Mode::Open => (None, None),
         Mode::SignIn(sign_in) => {
             let host = sign_in.public_origin.host_str().map(str::to_owned);
-            let usernames = sign_in.provider.vouches_for_usernames();
-            let provider = (sign_in.provider.kind(), usernames);
-            (Openness::SignIn(Box::new(sign_in.allow)), Some(provider), host)
+            (Some((sign_in.provider.kind(), sign_in.provider.vouches_for_usernames())), host)
         }
     };
-    let rules = Rules::new(openness, settings.rules);
     let now = clock::now();
     let who = match (&asked.who, provider) {
         (Some(somebody), Some((kind, usernames))) => Some(somebody.identity(kind, usernames)?),
@@ -147,20 +145,47 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion
         claims: &identity.claims,
     });
     let host = asked.host.clone().or(public_host).unwrap_or_default();
-    Ok(decide(&rules, asked, &host, principal, now))
+    let question = Question {
+        host: &host,
+        forwarded_host: None,
+        method: &asked.method,
+        path: path_of(&asked.path),
+        from: asked.from,
+    };
+    Ok(decide(&rules, &question, principal, now))
 }
 
-fn decide(rules: &Rules, asked: &Asked, host: &str, who: Option<Principal<'_>>, now: Timestamp) -> Answer {
+/// The rules and lists of a configuration.
+pub(super) fn rules(settings: &Settings) -> Rules {
+    let openness = match &settings.mode {
+        Mode::Open => Openness::Open,
+        Mode::SignIn(sign_in) => Openness::SignIn(Box::new(sign_in.allow.clone())),
+    };
+    Rules::new(openness, settings.rules.clone())
+}
+
+/// What is asked about, as a request would ask it.
+pub(super) struct Question<'a> {
+    pub(super) host: &'a str,
+    pub(super) forwarded_host: Option<&'a str>,
+    pub(super) method: &'a str,
+    /// Without its query.
+    pub(super) path: &'a str,
+    pub(super) from: IpAddr,
+}
+
+/// The answer that the judgement gives.
+pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<'_>>, now: Timestamp) -> Answer {
     let refused = |reason: &str, readings: Vec<String>| Answer {
         is_permit: false,
         rule: None,
         reason: reason.to_owned(),
         readings,
     };
-    if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(&asked.method)) {
+    if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(asked.method)) {
         return refused("this method is never passed on", Vec::new());
     }
-    let path = match Readings::of(path_of(&asked.path)) {
+    let path = match Readings::of(asked.path) {
         Ok(path) => path,
         Err(too_many) => return refused(&too_many.to_string(), Vec::new()),
     };
@@ -173,7 +198,8 @@ fn decide(rules: &Rules, asked: &Asked, host: &str, who: Option<Principal<'_>>, 
             refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
         };
     }
-    let ask = Ask { host, forwarded_host: None, method: &asked.method, path: &path, from: asked.from, now };
+    let Question { host, forwarded_host, method, from, .. } = *asked;
+    let ask = Ask { host, forwarded_host, method, path: &path, from, now };
     let told = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
     match judge(rules, &ask, who) {
         Ok(permit) => Answer {
@@ -315,15 +341,9 @@ mod tests {
                     proved_at: Some(Timestamp::from_secs(now.secs() - ago.as_secs())),
                     claims: &identity.claims,
                 });
-                let asked = Asked {
-                    who: None,
-                    host: None,
-                    method: method.to_owned(),
-                    path: path.clone(),
-                    from: from.parse().unwrap(),
-                    json: false,
-                };
-                let explained = decide(&rules, &asked, host, principal, now);
+                let asked =
+                    Question { host, forwarded_host: None, method, path: path_of(&path), from: from.parse().unwrap() };
+                let explained = decide(&rules, &asked, principal, now);
                 let peer = Peer { address: SocketAddr::new(from.parse().unwrap(), 1), scheme: Scheme::Http };
                 let caller = Caller::judge(peer, &TrustedProxies::default(), std::iter::empty(), None);
                 let Ok(readings) = Readings::of(head.uri.path()) else {

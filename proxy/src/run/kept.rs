@@ -114,6 +114,7 @@ impl Kept {
         let snapshot = Snapshot {
             rule_metrics: self.rule_metrics.of(&rules),
             rules,
+            audit_all: settings.audit_all,
             sign_in,
             upstream,
             trusted_proxies: settings.trusted_proxies,

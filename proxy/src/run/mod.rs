@@ -5,6 +5,7 @@ mod background;
 pub mod explain;
 mod kept;
 pub mod operator;
+pub mod simulate;
 mod start;
 
 pub use start::{Addresses, Running, rehearse, start};

@@ -15,6 +15,7 @@ use crate::adapters::telemetry::{Clean, Metrics, audit};
 use crate::domain::browser;
 use crate::domain::identity::{Identified as _, Identity};
 use crate::domain::policy::AllowedUsers;
+use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, SessionStore, StoreTerms};
 use crate::serve::auth::ending;
 use crate::serve::clock;
@@ -93,6 +94,30 @@ pub async fn run(task: &Task, settings: Settings, out: &mut (dyn Write + Send)) 
         Task::List { who, json } => list(&store, who.as_ref(), *json, out).await,
         Task::Revoke { who } => revoke(store, who).await,
     }
+}
+
+/// Calls `seen` with each live session, once.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn each_session(
+    settings: Settings,
+    now: Timestamp,
+    mut seen: impl FnMut(&LoadedSession),
+) -> anyhow::Result<()> {
+    let Mode::SignIn(sign_in) = settings.mode else {
+        bail!("nobody signs in: OAUTH_ENABLED is off");
+    };
+    let store = open(&sign_in)?;
+    store.reach(PATIENCE).await?;
+    let mut known = HashSet::new();
+    let walked = store.all(now, |session| {
+        if known.insert(session.key()) {
+            seen(&session);
+        }
+    });
+    walked.await.context("not all sessions were looked at: run it again")?;
+    Ok(())
 }
 
 fn open(settings: &SignInSettings) -> anyhow::Result<Arc<RedisStore>> {

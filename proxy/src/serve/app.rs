@@ -43,6 +43,8 @@ pub(crate) struct App {
 pub(crate) struct Snapshot {
     pub(crate) rules: Rules,
     pub(crate) rule_metrics: RuleCounters,
+    /// Whether each decision has an audit line.
+    pub(crate) audit_all: bool,
     pub(crate) sign_in: Option<SignIn>,
     pub(crate) upstream: Arc<Upstream<RequestBody>>,
     pub(crate) trusted_proxies: TrustedProxies,

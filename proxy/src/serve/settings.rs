@@ -39,6 +39,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// `SHUTDOWN_…`.
     pub shutdown: Shutdown,
+    /// `AUDIT`: whether each decision has a line, rather than what changes something and what is refused.
+    pub audit_all: bool,
     /// `LOG_…`; a change needs a restart.
     pub log: LogSettings,
 }

@@ -4,10 +4,12 @@
 
 use std::net::IpAddr;
 
+use tracing::field::display;
 use tracing::info;
 
 use super::Clean;
 use crate::domain::identity::{Identity, ProviderKind};
+use crate::domain::time::Timestamp;
 
 const TARGET: &str = "sidegate::audit";
 
@@ -53,8 +55,8 @@ pub fn sessions_ended(identity: &Identity, count: usize, reason: &str, origin: O
         email = %Clean(identity.email_str()),
         count,
         reason = %Clean(reason),
-        client = origin.map(|origin| tracing::field::display(origin.client)),
-        request_id = origin.map(|origin| tracing::field::display(Clean(origin.request_id))),
+        client = origin.map(|origin| display(origin.client)),
+        request_id = origin.map(|origin| display(Clean(origin.request_id))),
         "Sessions ended: {}",
         Clean(identity.principal()),
     );
@@ -89,29 +91,99 @@ pub fn account_not_allowed(who: &str, provider: ProviderKind, reason: &str, orig
     );
 }
 
-/// By which rule somebody is turned away, and why.
+/// By which rule something is decided, and why.
 #[derive(Clone, Copy, Debug)]
-pub struct Denied<'a> {
+pub struct Verdict<'a> {
     /// The rule's name, or its number.
     pub rule: &'a str,
     /// The reason.
     pub reason: &'a str,
 }
 
-/// Somebody, or nobody known, was turned away by the rules: `User not allowed: ann@example.com`.
-pub fn denied(who: &str, identity: Option<&Identity>, by: Denied<'_>, origin: Origin<'_>) {
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The host, as `Host` has it.
+    pub host: &'a str,
+    /// The host that a trusted proxy says was asked for.
+    pub forwarded_host: Option<&'a str>,
+    /// The method.
+    pub method: &'a str,
+    /// The path, without its query.
+    pub path: &'a str,
+}
+
+/// Who asks, with all that rules look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Person<'a> {
+    /// The identity.
+    pub identity: &'a Identity,
+    /// When they proved who they are, where it is known.
+    pub proved_at: Option<Timestamp>,
+}
+
+/// Somebody, or nobody known, was turned away by the rules: `User not allowed: ann@example.com`. `asked` is `None` where it was about the
+/// session itself.
+pub fn denied(who: &str, person: Option<Person<'_>>, asked: Option<Asked<'_>>, by: Verdict<'_>, origin: Origin<'_>) {
+    let who = Clean(if who.is_empty() { "(nobody is signed in)" } else { who });
+    decision("not_allowed", false, person, asked, by, origin, format_args!("User not allowed: {who}"));
+}
+
+/// A request was judged, with `AUDIT=all`.
+pub fn decided(permitted: bool, person: Option<Person<'_>>, asked: Asked<'_>, by: Verdict<'_>, origin: Origin<'_>) {
+    let what = if permitted { "Permitted" } else { "Refused" };
+    let (method, path) = (Clean(asked.method), Clean(asked.path));
+    decision("decision", permitted, person, Some(asked), by, origin, format_args!("{what}: {method} {path}"));
+}
+
+/// Everything that a decision was made of, so that `sidegate simulate` can make it again under other rules.
+fn decision(
+    event: &'static str,
+    permitted: bool,
+    person: Option<Person<'_>>,
+    asked: Option<Asked<'_>>,
+    by: Verdict<'_>,
+    origin: Origin<'_>,
+    message: std::fmt::Arguments<'_>,
+) {
+    let identity = person.map(|person| person.identity);
     info!(
         target: TARGET,
-        event = "not_allowed",
-        provider = identity.map(|identity| identity.provider.as_str()),
-        id = identity.map(|identity| tracing::field::display(Clean(&identity.id))),
+        event,
+        decision = if permitted { "permit" } else { "refuse" },
         rule = %Clean(by.rule),
         reason = %Clean(by.reason),
+        method = asked.map(|asked| display(Clean(asked.method))),
+        host = asked.map(|asked| display(Clean(asked.host))),
+        forwarded_host = asked.and_then(|asked| asked.forwarded_host).map(|host| display(Clean(host))),
+        path = asked.map(|asked| display(Clean(asked.path))),
+        provider = identity.map(|identity| identity.provider.as_str()),
+        id = identity.map(|identity| display(Clean(&identity.id))),
+        username = identity.and_then(|identity| identity.username.vouched()).map(|username| display(Clean(username))),
+        email = identity.and_then(|identity| identity.email.as_ref()).map(|email| display(Clean(email.as_str()))),
+        groups = identity.map(|identity| &identity.groups).filter(|groups| !groups.is_empty()).map(ascii_json),
+        claims = identity.map(|identity| &identity.claims).filter(|claims| !claims.is_empty()).map(ascii_json),
+        signed_in_at = person.and_then(|person| person.proved_at).map(Timestamp::rfc3339),
         client = %origin.client,
         request_id = %Clean(origin.request_id),
-        "User not allowed: {}",
-        Clean(if who.is_empty() { "(nobody is signed in)" } else { who }),
+        "{message}",
     );
+}
+
+/// JSON of visible ASCII only, which says the same: it can be printed as it is.
+fn ascii_json(value: &impl serde::Serialize) -> String {
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() && !c.is_ascii_control() {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
 }
 
 /// An authorization code was not redeemed, or the ID token did not verify: `OAuth token exchange failed: …`.
@@ -180,7 +252,7 @@ mod tests {
             enabled(ProviderKind::Github);
             token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
             user_info_failed(ProviderKind::Entra, "status 500", ORIGIN);
-            denied("eve@example.com", Some(&ann()), Denied { rule: "-", reason: "on no list" }, ORIGIN);
+            denied("eve@example.com", None, None, Verdict { rule: "-", reason: "on no list" }, ORIGIN);
         });
         let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(
@@ -193,6 +265,31 @@ mod tests {
             ]
         );
         assert!(lines.iter().all(|line| line["target"] == "sidegate::audit" && line["level"] == "INFO"));
+    }
+
+    #[test]
+    fn a_decision_says_all_that_it_was_made_of_and_is_printed_safely() {
+        let mut claims = crate::domain::claims::Claims::default();
+        claims.set("roles", vec!["a\u{202e}".into()]);
+        let ann = Identity { groups: vec!["a,b".into(), "d\u{e9}\u{1f600}".into()], claims, ..ann() };
+        let person = Person { identity: &ann, proved_at: Some(Timestamp::from_secs(0)) };
+        let asked = Asked { host: "a.example", forwarded_host: None, method: "GET", path: "/x\u{1b}" };
+        let by = Verdict { rule: "admin", reason: "because" };
+        let lines = logged("info", || {
+            decided(true, Some(person), asked, by, ORIGIN);
+            decided(false, None, asked, by, ORIGIN);
+        });
+        let line = &lines[0];
+        assert_eq!((&line["decision"], &line["event"]), (&"permit".into(), &"decision".into()));
+        assert_eq!(line["path"], r"/x\u{1b}");
+        let groups = line["groups"].as_str().unwrap();
+        assert!(groups.is_ascii(), "{groups}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(groups).unwrap(), ann.groups);
+        let claims = line["claims"].as_str().unwrap();
+        assert!(claims.is_ascii() && claims.contains(r"\u202e"), "{claims}");
+        assert_eq!(line["signed_in_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(lines[1]["decision"], "refuse");
+        assert!(lines[1].get("groups").is_none() && lines[1].get("id").is_none(), "{}", lines[1]);
     }
 
     #[test]

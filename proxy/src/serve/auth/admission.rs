@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::adapters::telemetry::audit::{self, Denied, Origin};
-use crate::domain::identity::{Identified, Identity};
-use crate::domain::judge::{Permit, Refusal, Why, judge};
+use http::header::HOST;
+
+use crate::adapters::telemetry::audit::{self, Asked, Origin, Person, Verdict};
+use crate::domain::identity::Identity;
+use crate::domain::judge::{Ask, Permit, Refusal, Why, judge};
 use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
@@ -13,7 +15,7 @@ use crate::serve::answer::rejection::{Denial, Missing, Rejection};
 use crate::serve::app::Snapshot;
 use crate::serve::auth::session::{self, Found};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::request::headers::Malformed;
+use crate::serve::request::headers::{self, Malformed};
 use crate::serve::request::question;
 
 /// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
@@ -33,9 +35,13 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
     match judge(&snapshot.rules, &ask, session) {
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
+            if snapshot.audit_all {
+                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
+                audit::decided(true, who.as_deref().map(person), asked(exchange, &ask), by, exchange.origin());
+            }
             Ok(permit)
         }
-        Err(refusal) => Err(Refused(refuse(exchange, &refusal, who.as_deref()), cookies)),
+        Err(refusal) => Err(Refused(refuse(exchange, &ask, &refusal, who.as_deref()), cookies)),
     }
 }
 
@@ -64,18 +70,37 @@ fn in_the_log(missing: &[Missing]) -> String {
 }
 
 /// What a refused request is answered, and what the log is told of it.
-fn refuse(exchange: &Exchange, refusal: &Refusal, session: Option<&LoadedSession>) -> Rejection {
+fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option<&LoadedSession>) -> Rejection {
     let snapshot = &exchange.snapshot;
     let rule = snapshot.rules.name(refusal.rule);
     snapshot.rule_metrics.refused(refusal, rule);
+    let person = session.map(person);
+    if snapshot.audit_all && matches!(refusal.why, Why::Unauthenticated | Why::TooOld { .. } | Why::ManyUpstreams) {
+        let by = Verdict { rule, reason: &refusal.why.to_string() };
+        audit::decided(false, person, asked(exchange, ask), by, exchange.origin());
+    }
     match refusal.why {
         Why::Unauthenticated => Rejection::Unauthenticated,
         Why::TooOld { max_age } => Rejection::StepUp { max_age },
         Why::ManyUpstreams => Malformed::Upstreams.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
-            denied(session.map(Identified::identity), &[], rule, &refusal.why, session.is_some(), exchange.origin())
+            denied(person, Some(asked(exchange, ask)), &[], rule, &refusal.why, session.is_some(), exchange.origin())
         }
     }
+}
+
+fn person(session: &LoadedSession) -> Person<'_> {
+    let principal = session.principal();
+    Person { identity: principal.identity, proved_at: principal.proved_at }
+}
+
+/// What the audit log says of what is asked.
+fn asked<'a>(exchange: &'a Exchange, ask: &Ask<'a>) -> Asked<'a> {
+    let (headers, caller) = (&exchange.head.headers, &exchange.caller);
+    // Without rules the judgement is not told the host.
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let forwarded_host = if caller.trusted { headers::host(headers, caller) } else { None };
+    Asked { host, forwarded_host, method: ask.method, path: ask.path.as_written() }
 }
 
 /// Whether a session of that person may be, by the lists and rules of the moment.
@@ -94,24 +119,27 @@ pub(super) fn admit_person(
     if snapshot.rules.could_let_in(who) {
         return Ok(());
     }
-    Err(denied(Some(who.identity), omitted, NO_RULE, &Why::NotListed, has_session, origin))
+    let person = Person { identity: who.identity, proved_at: who.proved_at };
+    Err(denied(Some(person), None, omitted, NO_RULE, &Why::NotListed, has_session, origin))
 }
 
 /// Somebody whom the rules do not let in: written to the log in the words that operators search for.
 pub(super) fn denied(
-    who: Option<&Identity>,
+    person: Option<Person<'_>>,
+    asked: Option<Asked<'_>>,
     omitted: &[Omitted],
     rule: &str,
     why: &Why,
     has_session: bool,
     origin: Origin<'_>,
 ) -> Rejection {
+    let who = person.map(|person| person.identity);
     let name = who.map(name).unwrap_or_default().to_owned();
     // What the provider does not say of a person is the commonest reason that no list names them.
     let missing =
         if why.is_about_lists() { who.map(|who| missing(who, omitted)).unwrap_or_default() } else { Vec::new() };
     let reason = format!("{why}{}", in_the_log(&missing));
-    audit::denied(&name, who, Denied { rule, reason: &reason }, origin);
+    audit::denied(&name, person, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
     let denial = Denial { rule, reason: in_short(why), may_be_mended: *why != Why::Nobody, missing };
     Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }

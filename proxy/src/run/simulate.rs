@@ -1,0 +1,483 @@
+//! Operators ask what a new configuration would change: the decisions of an audit log are made again, and live sessions are looked at.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Read as _, Write};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::adapters::telemetry::Clean;
+use crate::domain::claims::Claims;
+use crate::domain::identity::{Email, Identified as _, Identity, ProviderKind, Username};
+use crate::domain::principal::{Known as _, Principal, Proof};
+use crate::domain::rules::Rules;
+use crate::domain::time::Timestamp;
+use crate::run::explain::{self, Answer, Question};
+use crate::run::operator;
+use crate::serve::clock;
+use crate::serve::settings::Settings;
+
+/// The longest line that is read, in bytes. A decision takes the length of its path and of its person's groups.
+const LINE_MOST: u64 = 1024 * 1024;
+/// How many people, by rule, are told apart. Those beyond are counted only.
+const CHANGES_MOST: usize = 100_000;
+
+/// What an operator asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Where the audit log is; `-` is standard input.
+    pub audit: Option<PathBuf>,
+    /// Whether the sessions that live are looked at, on a store that is shared.
+    pub sessions: bool,
+    /// Whether the answer is for programs.
+    pub json: bool,
+}
+
+/// Which way access changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Change {
+    Lost,
+    Gained,
+}
+
+/// A person, as the answer names them; empty: nobody who was signed in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Who {
+    provider: String,
+    id: String,
+    name: String,
+}
+
+impl Who {
+    fn of(identity: &Identity) -> Self {
+        let name = [identity.email_str(), identity.username.as_str()].into_iter().find(|name| !name.is_empty());
+        Self {
+            provider: identity.provider.as_str().to_owned(),
+            id: identity.id.clone(),
+            name: name.unwrap_or(&identity.id).to_owned(),
+        }
+    }
+}
+
+/// What changes for one person by one rule.
+struct Changed {
+    line: Option<usize>,
+    reason: String,
+    times: u64,
+    /// The first of them; `None`: a session as such.
+    example: Option<String>,
+}
+
+/// What was found.
+#[derive(Default)]
+struct Found {
+    changes: BTreeMap<(Change, Who, Option<String>), Changed>,
+    /// Changes that found no room.
+    further: u64,
+    decisions: u64,
+    sessions: u64,
+    unreadable: u64,
+}
+
+/// A line of the audit log, as far as it is about a decision.
+#[derive(Deserialize)]
+struct Line {
+    decision: Option<String>,
+    method: Option<String>,
+    host: Option<String>,
+    forwarded_host: Option<String>,
+    path: Option<String>,
+    provider: Option<String>,
+    id: Option<String>,
+    username: Option<String>,
+    email: Option<String>,
+    groups: Option<String>,
+    claims: Option<String>,
+    signed_in_at: Option<String>,
+    client: Option<IpAddr>,
+    timestamp: Option<String>,
+}
+
+/// Answers, and says whether anything changes.
+///
+/// # Errors
+/// Where it cannot be asked, the log cannot be read or has no decisions, the store does not answer, or the answer cannot be written.
+pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
+    if asked.audit.is_none() && !asked.sessions {
+        bail!("simulate needs --audit FILE, --sessions, or both");
+    }
+    let rules = explain::rules(&settings);
+    let mut found = Found::default();
+    if let Some(path) = &asked.audit {
+        read_log(path, &rules, &mut found)?;
+    }
+    if asked.sessions {
+        let now = clock::now();
+        operator::each_session(settings, now, |session| {
+            found.session(&rules, session.identity(), &session.principal())
+        })
+        .await?;
+    }
+    if asked.json {
+        writeln!(out, "{}", found.json())?
+    } else {
+        found.tell(out)?
+    }
+    Ok(!found.changes.is_empty())
+}
+
+fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Found) -> anyhow::Result<()> {
+    let unread = || format!("--audit: {} cannot be read", path.display());
+    let log: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(io::BufReader::new(std::fs::File::open(path).with_context(unread)?))
+    };
+    found.log(rules, log).with_context(unread)?;
+    if found.decisions == 0 {
+        bail!(
+            "--audit: no decision is in it. Decisions are written with AUDIT=all and LOG_FORMAT=json; without AUDIT=all, refusals only"
+        );
+    }
+    Ok(())
+}
+
+impl Found {
+    /// Makes the decisions of a log again.
+    fn log(&mut self, rules: &Rules, mut log: impl BufRead) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        loop {
+            bytes.clear();
+            if log.by_ref().take(LINE_MOST).read_until(b'\n', &mut bytes)? == 0 {
+                return Ok(());
+            }
+            if bytes.len() as u64 == LINE_MOST && bytes.last() != Some(&b'\n') {
+                // The rest of a line that nobody wrote so long.
+                log.skip_until(b'\n')?;
+                self.unreadable += 1;
+                continue;
+            }
+            match serde_json::from_slice::<Line>(&bytes) {
+                Ok(line) if line.decision.is_some() => {
+                    if self.decide(rules, &line).is_none() {
+                        self.unreadable += 1;
+                    }
+                }
+                // Another line of the log.
+                Ok(_) => {}
+                Err(_) => self.unreadable += 1,
+            }
+        }
+    }
+
+    /// Makes one decision again; `None` where the line does not say all that it was made of.
+    fn decide(&mut self, rules: &Rules, line: &Line) -> Option<()> {
+        let was_permitted = match line.decision.as_deref()? {
+            "permit" => true,
+            "refuse" => false,
+            _ => return None,
+        };
+        let identity = match &line.provider {
+            Some(provider) => {
+                Some(line.identity(ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider)?)?)
+            }
+            None => None,
+        };
+        let now = Timestamp::parse(line.timestamp.as_deref()?)?;
+        let principal = identity.as_ref().map(|identity| Principal {
+            identity,
+            provider: identity.provider.as_str(),
+            by: Proof::Session,
+            proved_at: line.signed_in_at.as_deref().and_then(Timestamp::parse),
+            claims: &identity.claims,
+        });
+        let who = identity.as_ref().map(Who::of).unwrap_or_default();
+        let Some(path) = &line.path else {
+            // It was about a session as such.
+            let principal = principal?;
+            self.decisions += 1;
+            self.session_was(rules, was_permitted, who, &principal);
+            return Some(());
+        };
+        let (method, host) = (whole(line.method.as_deref()?)?, whole(line.host.as_deref()?)?);
+        let question = Question {
+            host,
+            forwarded_host: match &line.forwarded_host {
+                Some(host) => Some(whole(host)?),
+                None => None,
+            },
+            method,
+            path: whole(path)?,
+            from: line.client?,
+        };
+        self.decisions += 1;
+        let answer = explain::decide(rules, &question, principal, now);
+        if answer.is_permit != was_permitted {
+            self.note(answer, who, Some(format!("{method} {host}{path}")));
+        }
+        Some(())
+    }
+
+    /// Looks at a session that lives.
+    fn session(&mut self, rules: &Rules, identity: &Identity, principal: &Principal<'_>) {
+        self.sessions += 1;
+        self.session_was(rules, true, Who::of(identity), principal);
+    }
+
+    fn session_was(&mut self, rules: &Rules, was_permitted: bool, who: Who, principal: &Principal<'_>) {
+        let is_permit = rules.could_let_in(principal);
+        if is_permit != was_permitted {
+            let reason =
+                if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
+            let answer = Answer { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
+            self.note(answer, who, None);
+        }
+    }
+
+    fn note(&mut self, answer: Answer, who: Who, example: Option<String>) {
+        let change = if answer.is_permit { Change::Gained } else { Change::Lost };
+        let (rule, line) = answer.rule.map_or((None, None), |(name, line)| (Some(name), Some(line)));
+        let key = (change, who, rule);
+        if self.changes.len() >= CHANGES_MOST && !self.changes.contains_key(&key) {
+            self.further += 1;
+            return;
+        }
+        let changed =
+            self.changes.entry(key).or_insert(Changed { line, reason: answer.reason, times: 0, example: None });
+        changed.times += 1;
+        changed.example = changed.example.take().or(example);
+    }
+
+    fn json(&self) -> Value {
+        let of = |wanted: Change| -> Vec<Value> {
+            let changes = self.changes.iter().filter(|((change, ..), _)| *change == wanted);
+            changes
+                .map(|((_, who, rule), changed)| {
+                    json!({
+                        "person": (!who.name.is_empty()).then_some(&who.name),
+                        "provider": (!who.provider.is_empty()).then_some(&who.provider),
+                        "id": (!who.id.is_empty()).then_some(&who.id),
+                        "rule": rule,
+                        "line": changed.line,
+                        "reason": changed.reason,
+                        "times": changed.times,
+                        "example": changed.example,
+                    })
+                })
+                .collect()
+        };
+        json!({
+            "lost": of(Change::Lost),
+            "gained": of(Change::Gained),
+            "decisions": self.decisions,
+            "sessions": self.sessions,
+            "unreadable": self.unreadable,
+            "further": self.further,
+        })
+    }
+
+    fn tell(&self, out: &mut (dyn Write + Send)) -> io::Result<()> {
+        for ((change, who, rule), changed) in &self.changes {
+            let what = match change {
+                Change::Lost => "lost:  ",
+                Change::Gained => "gained:",
+            };
+            let who = if who.name.is_empty() {
+                "nobody signed in".to_owned()
+            } else {
+                format!("{} ({} id {})", Clean(&who.name), who.provider, Clean(&who.id))
+            };
+            let rule = match (rule, changed.line) {
+                (Some(rule), Some(line)) => format!("rule {} (line {line})", Clean(rule)),
+                (Some(rule), None) => format!("rule {}", Clean(rule)),
+                (None, _) => "no rule".to_owned(),
+            };
+            let times = match (&changed.example, changed.times) {
+                (None, _) => "every access".to_owned(),
+                (Some(example), 1) => Clean(example).to_string(),
+                (Some(example), times) => format!("{times} requests, the first {}", Clean(example)),
+            };
+            writeln!(out, "{what} {who}: {times}; {rule}: {}", Clean(&changed.reason))?;
+        }
+        let changes = self.changes.len() as u64 + self.further;
+        let changes = if changes == 0 { "nothing changes".to_owned() } else { format!("{changes} changes") };
+        write!(out, "{changes} over {} decisions and {} sessions", self.decisions, self.sessions)?;
+        if self.unreadable > 0 {
+            write!(out, "; {} lines could not be read, and are not in it", self.unreadable)?;
+        }
+        writeln!(out)
+    }
+}
+
+/// A text of the log, where it is the whole text: one that was cut or escaped there is not what it stands for.
+fn whole(text: &str) -> Option<&str> {
+    (!text.ends_with('\u{2026}') && !text.contains('\\')).then_some(text)
+}
+
+impl Line {
+    fn identity(&self, provider: ProviderKind) -> Option<Identity> {
+        let text = |text: &Option<String>| match text {
+            Some(text) => whole(text).map(str::to_owned),
+            None => Some(String::new()),
+        };
+        let email = match &self.email {
+            Some(email) => Some(Email::parse(whole(email)?).ok()?),
+            None => None,
+        };
+        Some(Identity {
+            provider,
+            id: text(&self.id)?,
+            email,
+            name: String::new(),
+            username: Username::Vouched(text(&self.username)?),
+            groups: match &self.groups {
+                Some(groups) => serde_json::from_str(groups).ok()?,
+                None => Vec::new(),
+            },
+            claims: match &self.claims {
+                Some(claims) => serde_json::from_str(claims).ok()?,
+                None => Claims::default(),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::policy::{AllowLists, AllowedUsers};
+    use crate::domain::rules::{Access, Entry, Openness, PathPattern, People, Rule};
+
+    fn rules() -> Rules {
+        let lists = AllowLists { users: Some(AllowedUsers::parse(["ann", "bob"]).unwrap()), groups: None };
+        let rule = |name: &str, path: &str, access| Rule {
+            name: name.to_owned(),
+            line: 7,
+            path: Some(PathPattern::parse(path).unwrap()),
+            access,
+            max_age: None,
+            ..Rule::default()
+        };
+        let admins = People::new(vec![Entry::parse("group:ops").unwrap(), Entry::parse("claim:role=admin").unwrap()]);
+        let fresh = Rule { max_age: Some(Duration::from_secs(60)), ..rule("fresh", "/fresh", Access::Listed) };
+        let rules = vec![
+            rule("admin", "/admin/**", Access::People(Box::new(admins))),
+            rule("open", "/open/**", Access::Public),
+            fresh,
+        ];
+        Rules::new(Openness::SignIn(Box::new(lists)), rules)
+    }
+
+    fn line(decision: &str, path: &str, who: &str) -> String {
+        format!(
+            r#"{{"timestamp":"2026-01-01T00:10:00Z","event":"decision","decision":"{decision}","method":"GET","host":"a.example","path":"{path}","client":"192.0.2.1"{who}}}"#
+        )
+    }
+
+    const ANN: &str = r#","provider":"github","id":"1","username":"ann","email":"ann@example.com""#;
+    const OPS: &str = r#","provider":"github","id":"3","username":"zoe","groups":"[\"ops\"]""#;
+
+    fn found(log: &str) -> Found {
+        let mut found = Found::default();
+        found.log(&rules(), log.as_bytes()).unwrap();
+        found
+    }
+
+    #[test]
+    fn decisions_that_stay_as_they_are_change_nothing() {
+        let log = [
+            line("permit", "/", ANN),
+            line("refuse", "/", ""),
+            line("permit", "/open/x", ""),
+            line("permit", "/admin/x", OPS),
+            line("refuse", "/", OPS),
+            r#"{"timestamp":"2026-01-01T00:10:00Z","event":"signed_in","provider":"github"}"#.to_owned(),
+        ];
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.unreadable, found.changes.len()), (5, 0, 0));
+    }
+
+    #[test]
+    fn who_loses_and_who_gains_is_told_by_person_and_rule() {
+        let ago = r#","signed_in_at":"2026-01-01T00:00:00Z""#;
+        let log = [
+            line("permit", "/admin/a", ANN),
+            line("permit", "/admin/b", ANN),
+            line("refuse", "/open/x", ""),
+            line("refuse", "/admin/x", &format!(r#"{ANN},"claims":"[[\"role\",[\"admin\"]]]""#)),
+            line("permit", "/fresh", &format!("{ANN}{ago}")),
+            format!(r#"{{"timestamp":"2026-01-01T00:10:00Z","decision":"permit"{OPS},"client":"::1"}}"#),
+            format!(r#"{{"timestamp":"2026-01-01T00:10:00Z","decision":"refuse"{ANN},"client":"::1"}}"#),
+        ];
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.unreadable), (7, 0));
+        let json = found.json();
+        assert_eq!(json["lost"].as_array().unwrap().len(), 2, "{json:#}");
+        let lost = &json["lost"][0];
+        assert_eq!(
+            (&lost["person"], &lost["rule"], &lost["line"]),
+            (&json!("ann@example.com"), &json!("admin"), &json!(7))
+        );
+        assert_eq!((&lost["times"], &lost["example"]), (&json!(2), &json!("GET a.example/admin/a")));
+        assert_eq!(json["lost"][1]["rule"], "fresh");
+        let gained: Vec<_> = json["gained"].as_array().unwrap().iter().map(|one| &one["rule"]).collect();
+        assert_eq!(gained, [&json!("open"), &Value::Null, &json!("admin")], "{json:#}");
+        assert_eq!(json["gained"][0]["person"], Value::Null);
+        let mut told = Vec::new();
+        found.tell(&mut told).unwrap();
+        let told = String::from_utf8(told).unwrap();
+        assert!(told.contains("lost:   ann@example.com (github id 1): 2 requests, the first GET a.example/admin/a; rule admin (line 7): the rule's `allow` does not name this person"), "{told}");
+        assert!(
+            told.contains("gained: nobody signed in: GET a.example/open/x; rule open (line 7): the rule is public"),
+            "{told}"
+        );
+        assert!(told.ends_with("5 changes over 7 decisions and 0 sessions\n"), "{told}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_counted_and_not_guessed() {
+        let long = "x".repeat(2 * LINE_MOST as usize);
+        let log = [
+            "not JSON".to_owned(),
+            line("permit", r"/a\\\\n", ANN),
+            line("permit", "/a\u{2026}", ANN),
+            line("maybe", "/", ANN),
+            line("permit", "/", r#","provider":"corp""#),
+            line("permit", "/", &format!(r#"{ANN},"groups":"ops""#)),
+            r#"{"decision":"permit","timestamp":"soon","path":"/"}"#.to_owned(),
+            long,
+            line("permit", "/", ANN),
+        ];
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.unreadable, found.changes.len()), (1, 8, 0));
+    }
+
+    #[test]
+    fn sessions_that_nothing_names_any_more_lose_every_access() {
+        let line: Line = serde_json::from_str(&line("permit", "/", OPS)).unwrap();
+        let mut zoe = line.identity(ProviderKind::Github).unwrap();
+        let mut found = Found::default();
+        for groups in [vec!["ops".to_owned()], Vec::new()] {
+            zoe.groups = groups;
+            let principal = Principal {
+                identity: &zoe,
+                provider: "github",
+                by: Proof::Session,
+                proved_at: None,
+                claims: &zoe.claims,
+            };
+            found.session(&rules(), &zoe, &principal);
+        }
+        assert_eq!((found.sessions, found.changes.len()), (2, 1));
+        let mut told = Vec::new();
+        found.tell(&mut told).unwrap();
+        assert!(
+            String::from_utf8(told).unwrap().starts_with("lost:   zoe (github id 3): every access; no rule: no list")
+        );
+    }
+}

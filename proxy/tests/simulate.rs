@@ -1,0 +1,142 @@
+//! `AUDIT=all`, and `sidegate simulate`: what a new configuration would change, over what the log says and over live sessions.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::support::proxy::Plan;
+use crate::support::redis::is_installed;
+use crate::support::{HOST, Proxy, Redis, Upstream};
+
+const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
+
+async fn with_lists(upstream: &Upstream) -> Plan {
+    Proxy::with_sign_in("github", upstream).await.env("OAUTH_ALLOWED_USERS", "ann,bob")
+}
+
+async fn simulate(plan: &Plan, arguments: &[&str]) -> Output {
+    let mut command = plan.command();
+    command.arg("simulate").args(arguments);
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn every_decision_has_a_line_with_audit_all_and_simulate_makes_it_again() {
+    let upstream = Upstream::start().await;
+    let plan = with_lists(&upstream).await.env("AUDIT", "all").env("LOG_LEVEL", "info");
+    let new = plan.twin().file(
+        "SIDEGATE_CONFIG",
+        "new.toml",
+        "[[routes]]\nname = \"assets\"\npath = \"/assets/**\"\nallow = \"public\"\n\n\
+         [[routes]]\nname = \"admin\"\nhost = \"app.example.com\"\npath = \"/admin/**\"\nallow = [\"bob\"]\n",
+    );
+    let same = plan.twin();
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    for path in ["/", "/admin/users?token=canary", "/admin/users"] {
+        assert_eq!(ann.get(path).await.status, 200);
+    }
+    assert_eq!(proxy.get("/assets/app.css").await.status, 401);
+    proxy.logs("Refused: GET /assets/app.css").await;
+    let log = proxy.log();
+    assert!(!log.contains("canary"), "a query is in the log");
+    let decisions: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["event"] == "decision")
+        .collect();
+    let said: Vec<_> = decisions.iter().map(|line| (&line["decision"], &line["path"], &line["username"])).collect();
+    let (permit, refuse, who) = (json!("permit"), json!("refuse"), json!("ann"));
+    assert_eq!(
+        said,
+        [
+            (&permit, &json!("/"), &who),
+            (&permit, &json!("/admin/users"), &who),
+            (&permit, &json!("/admin/users"), &who),
+            (&refuse, &json!("/assets/app.css"), &Value::Null),
+        ]
+    );
+    assert_eq!((&decisions[0]["host"], &decisions[0]["method"]), (&json!(HOST), &json!("GET")));
+
+    let file = proxy.folder().join("audit.log");
+    std::fs::write(&file, log.replace(HOST, "app.example.com")).unwrap();
+    let audit = ["--audit", file.to_str().unwrap()];
+    let unchanged = simulate(&same, &audit).await;
+    assert_eq!(unchanged.status.code(), Some(0), "{unchanged:?}");
+    assert_eq!(text(&unchanged.stdout), "nothing changes over 4 decisions and 0 sessions\n");
+    let changed = simulate(&new, &[audit[0], audit[1], "--json"]).await;
+    assert_eq!(changed.status.code(), Some(1), "{changed:?}");
+    let changed: Value = serde_json::from_slice(&changed.stdout).unwrap();
+    let (lost, gained) = (changed["lost"].as_array().unwrap(), changed["gained"].as_array().unwrap());
+    assert_eq!((lost.len(), gained.len()), (1, 1), "{changed:#}");
+    assert_eq!((&lost[0]["rule"], &lost[0]["line"], &lost[0]["times"]), (&json!("admin"), &json!(6), &json!(2)));
+    assert_eq!(lost[0]["person"], decisions[0]["email"]);
+    assert_eq!((&gained[0]["rule"], &gained[0]["person"]), (&json!("assets"), &Value::Null));
+}
+
+#[tokio::test]
+async fn without_audit_all_only_refusals_of_people_have_a_line() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let rules = "[[routes]]\npath = \"/admin/**\"\nallow = [\"bob\"]\n";
+    let plan = plan.env("LOG_LEVEL", "info").file("SIDEGATE_CONFIG", "sidegate.toml", rules);
+    let open = plan.twin();
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    ann.get("/").await;
+    assert_eq!(ann.get("/admin/x").await.status, 403);
+    proxy.logs("User not allowed").await;
+    let log = proxy.log();
+    assert!(!log.contains("\"decision\":\"permit\""), "{log}");
+    let file = proxy.folder().join("audit.log");
+    std::fs::write(&file, log).unwrap();
+    let changed = simulate(&open, &["--audit", file.to_str().unwrap()]).await;
+    assert_eq!(changed.status.code(), Some(1));
+    let told = text(&changed.stdout);
+    assert!(told.starts_with("gained: ann@"), "{told}");
+    assert!(told.contains(&format!("GET {HOST}/admin/x")), "{told}");
+}
+
+#[tokio::test]
+async fn sessions_that_nothing_would_let_in_any_more_are_told() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = with_lists(&upstream).await.env("SESSION_STORE", "redis").env("SESSION_REDIS_URL", redis.url());
+    let plan = plan.env("SESSION_SECRET", SECRET);
+    let (same, new) = (plan.twin(), plan.twin().env("OAUTH_ALLOWED_USERS", "bob"));
+    let proxy = plan.start().await;
+    let (_ann, _bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+    let unchanged = simulate(&same, &["--sessions"]).await;
+    assert_eq!(text(&unchanged.stdout), "nothing changes over 0 decisions and 2 sessions\n", "{unchanged:?}");
+    let changed = simulate(&new, &["--sessions"]).await;
+    assert_eq!(changed.status.code(), Some(1), "{changed:?}");
+    let told = text(&changed.stdout);
+    assert!(told.starts_with("lost:   ann@") && told.contains("every access"), "{told}");
+    assert!(!told.contains("bob"), "{told}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_is_told_with_its_mend_and_is_no_answer() {
+    let upstream = Upstream::start().await;
+    let plan = with_lists(&upstream).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("other.log");
+    std::fs::write(&file, "{\"message\":\"sidegate is ready\"}\n").unwrap();
+    for (arguments, mend) in [
+        (&[][..], "--audit FILE, --sessions"),
+        (&["--audit", "/no/such/file"], "/no/such/file"),
+        (&["--audit", file.to_str().unwrap()], "AUDIT=all"),
+        (&["--sessions"], "SESSION_STORE is `memory`"),
+    ] {
+        let output = simulate(&plan, arguments).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert!(text(&output.stderr).contains(mend), "{arguments:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
+}
