@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::Clean;
 use crate::domain::identity::{Identity, ProviderKind};
+use crate::domain::principal::Principal;
 
 const TARGET: &str = "sidegate::audit";
 
@@ -99,18 +100,32 @@ pub struct Denied<'a> {
 }
 
 /// Somebody, or nobody known, was turned away by the rules: `User not allowed: ann@example.com`.
-pub fn denied(who: &str, identity: Option<&Identity>, by: Denied<'_>, origin: Origin<'_>) {
+pub fn denied(name: &str, who: Option<&Principal<'_>>, by: Denied<'_>, origin: Origin<'_>) {
     info!(
         target: TARGET,
         event = "not_allowed",
-        provider = identity.map(|identity| identity.provider.as_str()),
-        id = identity.map(|identity| tracing::field::display(Clean(&identity.id))),
+        provider = who.map(|who| who.provider),
+        id = who.map(|who| tracing::field::display(Clean(&who.identity.id))),
         rule = %Clean(by.rule),
         reason = %Clean(by.reason),
         client = %origin.client,
         request_id = %Clean(origin.request_id),
         "User not allowed: {}",
-        Clean(if who.is_empty() { "(nobody is signed in)" } else { who }),
+        Clean(if name.is_empty() { "(nobody is signed in)" } else { name }),
+    );
+}
+
+/// A bearer token was not accepted, or not for this; `outcome` is one of a few words. Nothing of the token is told but names that it claims.
+pub fn token_refused(outcome: &'static str, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "token_refused",
+        outcome,
+        reason = %Clean(reason),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "Bearer token refused: {}",
+        Clean(reason),
     );
 }
 
@@ -158,6 +173,7 @@ mod tests {
     use super::super::tests::logged;
     use super::*;
     use crate::domain::identity::{Email, Username};
+    use crate::domain::principal::Proof;
 
     const ORIGIN: Origin<'static> =
         Origin { client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), request_id: "r-1" };
@@ -176,11 +192,15 @@ mod tests {
 
     #[test]
     fn operators_find_the_lines_they_search_for() {
+        let ann = ann();
+        let principal =
+            Principal { identity: &ann, provider: "github", by: Proof::Session, proved_at: None, claims: &ann.claims };
         let lines = logged("info", || {
             enabled(ProviderKind::Github);
             token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
             user_info_failed(ProviderKind::Entra, "status 500", ORIGIN);
-            denied("eve@example.com", Some(&ann()), Denied { rule: "-", reason: "on no list" }, ORIGIN);
+            denied("eve@example.com", Some(&principal), Denied { rule: "-", reason: "on no list" }, ORIGIN);
+            token_refused("invalid", "ci: it has expired", ORIGIN);
         });
         let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(
@@ -190,6 +210,7 @@ mod tests {
                 "OAuth token exchange failed: bad_verification_code",
                 "Failed to get user info: status 500",
                 "User not allowed: eve@example.com",
+                "Bearer token refused: ci: it has expired",
             ]
         );
         assert!(lines.iter().all(|line| line["target"] == "sidegate::audit" && line["level"] == "INFO"));

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use crate::adapters::telemetry::audit::{self, Denied, Origin};
-use crate::domain::identity::{Identified, Identity};
+use crate::domain::identity::Identity;
 use crate::domain::judge::{Permit, Refusal, Why, judge};
 use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
 use crate::ports::{LoadedSession, Omission, Omitted};
+use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::rejection::{Denial, Missing, Rejection};
 use crate::serve::app::Snapshot;
+use crate::serve::auth::bearer;
 use crate::serve::auth::session::{self, Found};
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::Malformed;
@@ -21,6 +23,9 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
     let snapshot = &exchange.snapshot;
     let (mut session, mut cookies) = (None, Vec::new());
     if let Some(sign_in) = &snapshot.sign_in {
+        session = bearer::find(exchange, sign_in).await?;
+    }
+    if let Some(sign_in) = snapshot.sign_in.as_ref().filter(|_| session.is_none()) {
         match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
             Found::Somebody(found) => session = Some(found),
             Found::Nobody => {}
@@ -69,18 +74,24 @@ fn refuse(exchange: &Exchange, refusal: &Refusal, session: Option<&LoadedSession
     let rule = snapshot.rules.name(refusal.rule);
     snapshot.rule_metrics.refused(refusal, rule);
     match refusal.why {
+        Why::TooOld { max_age } if session.is_some_and(LoadedSession::is_token) => {
+            bearer::note(exchange, "too_old", &format!("{}, by the rule {rule}", refusal.why));
+            Rejection::Token(Challenge::TooOld { max_age })
+        }
         Why::Unauthenticated => Rejection::Unauthenticated,
         Why::TooOld { max_age } => Rejection::StepUp { max_age },
         Why::ManyUpstreams => Malformed::Upstreams.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
-            denied(session.map(Identified::identity), &[], rule, &refusal.why, session.is_some(), exchange.origin())
+            let has_session = session.is_some_and(|session| !session.is_token());
+            let who = session.map(Known::principal);
+            denied(who.as_ref(), &[], rule, &refusal.why, has_session, exchange.origin())
         }
     }
 }
 
 /// Whether a session of that person may be, by the lists and rules of the moment.
 pub(crate) fn admit_session(snapshot: &Snapshot, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
-    admit_person(snapshot, &session.principal(), &[], true, origin)
+    admit_person(snapshot, &session.principal(), &[], !session.is_token(), origin)
 }
 
 /// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.
@@ -94,22 +105,25 @@ pub(super) fn admit_person(
     if snapshot.rules.could_let_in(who) {
         return Ok(());
     }
-    Err(denied(Some(who.identity), omitted, NO_RULE, &Why::NotListed, has_session, origin))
+    Err(denied(Some(who), omitted, NO_RULE, &Why::NotListed, has_session, origin))
 }
 
 /// Somebody whom the rules do not let in: written to the log in the words that operators search for.
 pub(super) fn denied(
-    who: Option<&Identity>,
+    who: Option<&Principal<'_>>,
     omitted: &[Omitted],
     rule: &str,
     why: &Why,
     has_session: bool,
     origin: Origin<'_>,
 ) -> Rejection {
-    let name = who.map(name).unwrap_or_default().to_owned();
+    let name = who.map(|who| name(who.identity)).unwrap_or_default().to_owned();
     // What the provider does not say of a person is the commonest reason that no list names them.
-    let missing =
-        if why.is_about_lists() { who.map(|who| missing(who, omitted)).unwrap_or_default() } else { Vec::new() };
+    let missing = if why.is_about_lists() {
+        who.map(|who| missing(who.identity, omitted)).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     let reason = format!("{why}{}", in_the_log(&missing));
     audit::denied(&name, who, Denied { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());

@@ -233,7 +233,7 @@ fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -
     let Some(max_age) = max_age else { return Ok(()) };
     // A provider that asks for no password again would send the browser round for ever.
     if who.proved_at.is_none_or(|at| exchange.now.since(at) > max_age) {
-        return Err(admission::denied(Some(identity), &[], NO_RULE, &Why::TooOld { max_age }, false, origin).into());
+        return Err(admission::denied(Some(&who), &[], NO_RULE, &Why::TooOld { max_age }, false, origin).into());
     }
     Ok(())
 }
