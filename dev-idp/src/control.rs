@@ -45,6 +45,8 @@ pub enum Endpoint {
     Teams,
     /// GitHub's `/user/memberships/orgs`.
     Memberships,
+    /// GitHub's `/applications/{client_id}/token`.
+    CheckToken,
     /// Graph's `/me`.
     GraphMe,
     /// Graph's `/me/transitiveMemberOf`.
@@ -61,6 +63,7 @@ impl Endpoint {
             "/user/teams" => return Some(Self::Teams),
             "/user/memberships/orgs" => return Some(Self::Memberships),
             "/v1.0/me" => return Some(Self::GraphMe),
+            _ if api.starts_with("/applications/") => return Some(Self::CheckToken),
             _ => {}
         }
         let by_suffix = [
@@ -174,6 +177,8 @@ pub enum Lie {
     /// The JWK set begins with another key of the same name, and with keys that nobody can use.
     StrangeKeys,
 
+    /// GitHub says that a token was issued to this application.
+    OfApplication(String),
     /// GitHub's lists say that organisations with single sign-on were left out.
     PartialLists,
     /// The callback gets no `iss`, though discovery advertises it.

@@ -13,6 +13,7 @@
 //! | `/_control/seen` | `{"endpoint":"user"}`: answers `{"requests":1,"last":{…},"refreshes":0}` |
 //! | `/_control/tokens` | `{"lifetime":60}`, `{"expiring_github":true}` |
 //! | `/_control/revoke` | `{"user":"ann"}`: her codes and tokens end, and she may sign in again |
+//! | `/_control/access-token` | `{"claims":{"aud":"https://app.example.com","sub":"ci"}}`: answers `{"token":"…"}`, a JWT of the OpenID Connect provider; lies count for it too |
 //! | `/_control/logout-token` | `{"user":"ann"}`, `{"user":"ann","to":"http://127.0.0.1:8080/api/v1/auth/backchannel-logout"}`: answers `{"token":"…","status":200}`; lies about claims and signatures count for it too |
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::control::{Endpoint, Fault, Lie};
+use crate::id_token;
 use crate::keys::OldKey;
 use crate::logout;
 use crate::provider::{Origin, Provider};
@@ -44,6 +46,7 @@ pub(crate) fn router() -> Router<Arc<Provider>> {
         .route("/_control/seen", post(seen))
         .route("/_control/tokens", post(tokens))
         .route("/_control/revoke", post(revoke))
+        .route("/_control/access-token", post(access_token))
         .route("/_control/logout-token", post(logout_token))
 }
 
@@ -152,6 +155,19 @@ struct Of {
 async fn revoke(State(provider): Shared, Json(order): Json<Of>) -> StatusCode {
     provider.grants().revoke_user(&order.user);
     StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccessOrder {
+    claims: serde_json::Map<String, serde_json::Value>,
+}
+
+async fn access_token(State(provider): Shared, Origin(origin): Origin, Json(order): Json<AccessOrder>) -> Response {
+    match id_token::issue_access(&provider, &origin, order.claims) {
+        Ok(token) => Json(json!({ "token": token })).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Map, Value, json};
@@ -111,6 +111,45 @@ pub(crate) async fn user(State(provider): State<Arc<Provider>>, headers: HeaderM
         "updated_at": "2026-01-01T00:00:00Z",
     });
     with_scopes(&grant, bodies::json(StatusCode::OK, &body))
+}
+
+/// `POST /applications/{client_id}/token`: whether a token was issued to the application, and whose it is.
+pub(crate) async fn check(
+    State(provider): State<Arc<Provider>>,
+    Path(client_id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if !token::is_client(&provider, &headers) {
+        return message(StatusCode::UNAUTHORIZED, "Bad credentials");
+    }
+    let Some(token) = serde_json::from_slice::<Value>(&body)
+        .ok()
+        .and_then(|body| body.get("access_token").and_then(Value::as_str).map(ToOwned::to_owned))
+    else {
+        return message(StatusCode::UNPROCESSABLE_ENTITY, "Invalid request.\n\n\"access_token\" wasn't supplied.");
+    };
+    let now = provider.clock.now();
+    let grant = provider.grants().access(&token, now).filter(|grant| grant.dialect == Dialect::GitHub);
+    let user = grant.as_ref().and_then(|grant| provider.user(&grant.user));
+    let account = user.and_then(|user| user.github).filter(|_| client_id == provider.client_id);
+    let (Some(grant), Some(account)) = (grant, account) else {
+        return message(StatusCode::NOT_FOUND, "Not Found");
+    };
+    let issued_to = provider
+        .control
+        .lies()
+        .iter()
+        .find_map(|lie| if let Lie::OfApplication(other) = lie { Some(other.clone()) } else { None });
+    let body = json!({
+        "id": number(&token),
+        "token": token,
+        "scopes": grant.scopes,
+        "app": { "name": "sidegate", "url": "", "client_id": issued_to.unwrap_or(client_id) },
+        "user": { "login": account.login, "id": account.id },
+        "expires_at": null,
+    });
+    bodies::json(StatusCode::OK, &body)
 }
 
 /// `GET /user/emails`.

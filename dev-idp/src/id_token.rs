@@ -105,6 +105,27 @@ pub(crate) fn issue_logout(provider: &Provider, mut claims: Claims) -> Result<St
     sign(&provider.keys.current(), kind.unwrap_or("logout+jwt"), &claims, &lies)
 }
 
+/// Completes the claims of an access token in the form of RFC 9068 and signs them; what `claims` says stands, and the lies about claims
+/// and signatures count for it too.
+pub(crate) fn issue_access(provider: &Provider, origin: &str, mut claims: Claims) -> Result<String, Unspecified> {
+    let now = provider.clock.now();
+    for (name, value) in [
+        ("iss", json!(format!("{origin}/oidc"))),
+        ("sub", json!(provider.client_id)),
+        ("iat", json!(now)),
+        ("exp", json!(now.saturating_add(TOKEN_LIFETIME))),
+        ("jti", json!(random(16))),
+    ] {
+        claims.entry(name).or_insert(value);
+    }
+    let lies = provider.control.lies();
+    for lie in &lies {
+        distort(&mut claims, lie, &provider.client_id, now);
+    }
+    let kind = lies.iter().find_map(|lie| if let Lie::Kind(kind) = lie { Some(kind.as_str()) } else { None });
+    sign(&provider.keys.current(), kind.unwrap_or("at+jwt"), &claims, &lies)
+}
+
 /// Signs what UserInfo answers; `forged`: with another key, under the name of ours.
 pub(crate) fn sign_userinfo(provider: &Provider, claims: Claims, forged: bool) -> Result<String, Unspecified> {
     let lies = if forged { &[Lie::ForgedSignature][..] } else { &[] };

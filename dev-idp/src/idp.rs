@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::control::Control;
 use crate::dialect::Dialect;
 use crate::grants::Grants;
+use crate::id_token;
 use crate::keys::{Keys, OldKey};
 use crate::logout;
 use crate::params::Params;
@@ -164,6 +165,13 @@ impl DevIdp {
     /// makes another one. Lies about claims and signatures count for it too. `None`: there is no such user.
     pub fn logout_token(&self, user: &str) -> Option<String> {
         logout::token(&self.provider, &self.origin(), user)
+    }
+
+    /// An access token of the OpenID Connect provider in the form of RFC 9068, for the client itself unless `claims`, a JSON object, says
+    /// otherwise: what it names stands, such as `aud`. Lies about claims and signatures count for it too. `None`: it cannot be signed, or
+    /// `claims` is no object.
+    pub fn access_token(&self, claims: &serde_json::Value) -> Option<String> {
+        id_token::issue_access(&self.provider, &self.origin(), claims.as_object()?.clone()).ok()
     }
 
     /// Allows one more redirect URL.

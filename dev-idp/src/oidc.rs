@@ -14,6 +14,7 @@ use crate::bodies;
 use crate::claims;
 use crate::control::Lie;
 use crate::dialect::Dialect;
+use crate::grants::TOKEN_LIFETIME;
 use crate::id_token::verified_as_text;
 use crate::pages;
 use crate::params::Params;
@@ -35,7 +36,7 @@ pub(crate) async fn discovery(Origin(origin): Origin) -> Response {
         "authorization_response_iss_parameter_supported": true,
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-        "grant_types_supported": ["authorization_code", "refresh_token"],
+        "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
         "subject_types_supported": ["public"],
@@ -65,6 +66,14 @@ pub(crate) async fn token(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    match token::client_credentials(&provider, &origin, &headers, &body) {
+        Ok(None) => {}
+        Ok(Some(token)) => {
+            let body = json!({ "token_type": "Bearer", "access_token": token, "expires_in": TOKEN_LIFETIME });
+            return bodies::json(StatusCode::OK, &body);
+        }
+        Err(denied) => return refused(&denied),
+    }
     match token::exchange(&provider, &Dialect::Oidc, &origin, &headers, &body) {
         Ok(issued) => granted(&provider, issued),
         Err(denied) => refused(&denied),

@@ -37,6 +37,7 @@ pub(crate) fn router(provider: Arc<Provider>, allow_control: bool) -> Router {
         .route("/oidc/end_session", get(oidc::end_session).post(oidc::end_session));
     for api in ["", "/api/v3"] {
         router = router
+            .route(&format!("{api}/applications/{{client_id}}/token"), post(github::check))
             .route(&format!("{api}/user"), get(github::user))
             .route(&format!("{api}/user/emails"), get(github::emails))
             .route(&format!("{api}/user/orgs"), get(github::orgs))

@@ -28,7 +28,7 @@ pub(crate) enum Denied {
     Client,
     #[error("{0}")]
     Request(String),
-    #[error("grant_type must be authorization_code or refresh_token")]
+    #[error("grant_type must be authorization_code, refresh_token or, with OpenID Connect, client_credentials")]
     GrantType,
     #[error(transparent)]
     Grant(#[from] Refusal),
@@ -92,6 +92,33 @@ fn basic(value: &str) -> Option<(String, String)> {
     let text = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, secret) = text.split_once(':')?;
     Some((form_decode(id), form_decode(secret)))
+}
+
+/// An access token for the client itself (RFC 6749 §4.4), for the audience that it names (`audience`, or RFC 8707's `resource`); `None`:
+/// it asks for something else.
+pub(crate) fn client_credentials(
+    provider: &Provider,
+    origin: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Option<String>, Denied> {
+    let params = Params::parse(body).map_err(Denied::Request)?;
+    if params.find("grant_type") != Some("client_credentials") {
+        return Ok(None);
+    }
+    authenticate(provider, headers, &params)?;
+    let audience =
+        params.find("audience").or_else(|| params.find("resource")).ok_or_else(|| missing("audience or resource"))?;
+    let mut claims = claims::Claims::new();
+    claims.insert("aud".to_owned(), serde_json::json!(audience));
+    claims.insert("client_id".to_owned(), serde_json::json!(provider.client_id));
+    id_token::issue_access(provider, origin, claims).map(Some).map_err(|_| Denied::Signing)
+}
+
+/// Whether these headers are the client's own, by Basic.
+pub(crate) fn is_client(provider: &Provider, headers: &HeaderMap) -> bool {
+    let named = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(basic);
+    named.is_some_and(|(id, secret)| id == provider.client_id && secret == provider.client_secret)
 }
 
 fn redeem(provider: &Provider, dialect: &Dialect, params: &Params) -> Result<Grant, Denied> {

@@ -331,6 +331,8 @@ const TABLE: &[Row] = &[
         &["http://app:80", "https://app", "h2c://app:50051", "unix:/run/app.sock"],
         &["app:80", "http://app/path", "unix:app.sock", "http://127.0.0.1:8080"],
     ),
+    ("OAUTH_BEARER_AUDIENCES", OIDC, &["https://app.example.com", "api,other"], &[]),
+    ("OAUTH_BEARER_GITHUB", &[], &["true", "false"], &["perhaps"]),
     ("UPSTREAM_IGNORE_CASE", &[], &["true", "false"], &["perhaps"]),
     ("UPSTREAM_CA_FILE", &[("UPSTREAM_URL", "https://app")], &["file:tls.crt"], &["/nowhere/ca", "file:users"]),
     ("ASSERTION_KEY_FILE", &[], &["file:tls.key", "file:tls.key,file:other.key"], &["/nowhere/key", "file:tls.crt"]),

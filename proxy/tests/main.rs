@@ -29,6 +29,7 @@ mod lasting;
 mod layers;
 mod log;
 mod logout;
+mod machines;
 mod operator;
 mod other_proxies;
 mod own_sessions;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::Output;
 use std::time::Duration;
 
-use dev_idp::Lie;
+use dev_idp::{DevIdp, Lie, Options};
 use http::{Request, Version};
 use serde_json::{Value, json};
 
@@ -492,7 +492,7 @@ fn examples(page: &str, heading: &str) -> Vec<String> {
 async fn the_examples_of_the_documentation_do_what_they_say() {
     let upstream = Upstream::start().await;
     let [assets] = examples("README.md", "Rules").try_into().unwrap();
-    let [api, deploy] = examples("docs/rules.md", "Examples").try_into().unwrap();
+    let [api, ci, deploy] = examples("docs/rules.md", "Examples").try_into().unwrap();
     let [preflight] = examples("docs/deployment.md", "CORS preflights").try_into().unwrap();
     // Ann is in acme and in acme/platform, zoe is in acme, bob is in neither.
     let start = async |rules: &str| {
@@ -512,6 +512,27 @@ async fn the_examples_of_the_documentation_do_what_they_say() {
     let (mut ann, mut eve) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("eve").await);
     let writes = || Request::post("/api/x");
     assert_eq!((eve.get("/api/x").await.status.as_u16(), eve.send(writes()).await.status.as_u16()), (200, 403));
+    assert_eq!((ann.get("/api/x").await.status.as_u16(), ann.send(writes()).await.status.as_u16()), (200, 200));
+
+    // The issuer is another one here: ours.
+    let actions = DevIdp::start(Options::default()).await.unwrap();
+    let issuer = format!("{}/oidc", actions.origin());
+    let proxy = start(&ci.replace("https://token.actions.githubusercontent.com", &issuer)).await;
+    let workflow = |repository: &str| {
+        let claims = json!({ "aud": "https://app.example.com", "sub": "workflow", "repository": repository });
+        format!("Bearer {}", actions.access_token(&claims).unwrap())
+    };
+    let (ours, theirs) = (workflow("acme/app"), workflow("evil/app"));
+    for (request, token, status) in [
+        (Request::get("/api/x"), &ours, 200),
+        (Request::post("/api/x"), &ours, 403),
+        (Request::get("/x"), &ours, 403),
+        (Request::get("/api/x"), &theirs, 403),
+    ] {
+        let answer = proxy.send(request.header("authorization", token)).await;
+        assert_eq!(answer.status.as_u16(), status, "{answer:?}");
+    }
+    let mut ann = proxy.signed_in_as("ann").await;
     assert_eq!((ann.get("/api/x").await.status.as_u16(), ann.send(writes()).await.status.as_u16()), (200, 200));
 
     let proxy = start(&deploy).await;

@@ -1,6 +1,6 @@
 //! What could be better in a configuration that is sound, and how a rule reads in one line.
 
-use crate::domain::rules::{Access, Entry, HostPattern, Rule};
+use crate::domain::rules::{Access, Entry, HostPattern, Rule, TokenLists};
 use crate::serve::settings::{Mode, Settings};
 
 /// Advice on sound settings.
@@ -43,7 +43,35 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
             ));
         }
     }
+    if let Mode::SignIn(sign_in) = &settings.mode
+        && !sign_in.token_lists.is_empty()
+    {
+        advice.extend(rules.iter().filter_map(|rule| on_tokens(rule, &sign_in.token_lists)));
+    }
     advice
+}
+
+/// Advice on a rule that lets in people without saying whose word for them counts, where several are trusted.
+fn on_tokens(rule: &Rule, sections: &TokenLists) -> Option<String> {
+    let names: Vec<&str> = sections.keys().map(String::as_str).collect();
+    let (names, place) = (names.join("`, `"), format!("the rule `{}` (line {})", rule.name, rule.line));
+    // An entry of `require` that names a provider leaves no doubt.
+    if rule.require.iter().any(|entry| entry.provider().is_some()) {
+        return None;
+    }
+    if rule.access == Access::SignedIn {
+        return Some(format!(
+            "{place} is for everyone who has signed in, and so for every token that `{names}` of [[tokens]] accepts too: name them in \
+             `allow` where that is not meant"
+        ));
+    }
+    let Access::People(people) = &rule.access else { return None };
+    let open = people.entries().iter().find(|entry| entry.provider().is_none())?;
+    Some(format!(
+        "{place} names `{}` without its provider, so tokens of `{names}` that say so count too: write `provider:NAME/{}`",
+        open.as_str(),
+        open.as_str()
+    ))
 }
 
 /// A rule in one line, with where it stands.
@@ -109,6 +137,23 @@ mod tests {
         let apart =
             "[[routes]]\npath = \"/a/**\"\nallow = \"public\"\n[[routes]]\npath = \"/b/**\"\nallow = \"nobody\"";
         assert_eq!(advice(apart), "");
+    }
+
+    #[test]
+    fn a_rule_that_does_not_say_whose_person_it_means_is_told_where_several_issuers_are_trusted() {
+        let tokens = "[[tokens]]\nname = \"ci\"\nissuer = \"https://ci.example\"\naudiences = [\"app\"]\n[[routes]]\n";
+        let advice = |rule: &str| loaded(&format!("{tokens}{rule}"), &[]).advice.join("\n");
+        assert!(advice("allow = \"signed-in\"").contains("every token that `ci` of [[tokens]] accepts"));
+        assert!(advice("allow = [\"provider:ci\", \"ann\"]").contains("names `ann` without its provider"));
+        for clear in [
+            "allow = [\"provider:ci/claim:a=b\", \"provider:github/ann\"]",
+            "allow = \"signed-in\"\nrequire = [\"provider:github\"]",
+            "allow = \"listed\"",
+            "allow = \"public\"",
+        ] {
+            assert_eq!(advice(clear), "", "{clear}");
+        }
+        assert!(loaded("[[routes]]\nallow = [\"ann\"]", &[]).advice.is_empty());
     }
 
     #[test]

@@ -2,13 +2,8 @@
 
 use super::options::ALL;
 
-/// Names that a later version knows.
-const LATER: &[&str] = &[OAUTH_BEARER_AUDIENCES];
-
 /// Sections of the file that a later version knows.
-const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "tokens", "upstreams"];
-
-const OAUTH_BEARER_AUDIENCES: &str = "OAUTH_BEARER_AUDIENCES";
+const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "upstreams"];
 
 /// Variables that would be lists of rules or upstreams: these stand in the file only.
 const TABLES: [(&str, &str); 4] = [
@@ -36,13 +31,7 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
     if ALL.iter().any(|knob| knob.variable == name) || is_anothers(name) {
         return None;
     }
-    if name == OAUTH_BEARER_AUDIENCES {
-        return Some(Remark::Fault("bearer tokens are not built into this version yet: remove it".to_owned()));
-    }
-    if LATER.contains(&name) {
-        return Some(Remark::Warning(format!("{name} is not used by this version, so it changes nothing")));
-    }
-    let ours = ALL.iter().map(|knob| knob.variable).chain(LATER.iter().copied());
+    let ours = ALL.iter().map(|knob| knob.variable);
     if let Some(meant) = nearest(&name.to_ascii_uppercase(), ours.filter(|known| has_our_prefix(known))) {
         // `OAUTH2_…` is what other programs of the same environment are told with.
         return Some(if name.starts_with("OAUTH2_") {
@@ -66,7 +55,7 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
 
 /// Judges a key of the file that is no option's.
 pub(super) fn judge_key(key: &str) -> String {
-    if LATER_SECTIONS.contains(&key) || LATER.contains(&key.to_ascii_uppercase().as_str()) {
+    if LATER_SECTIONS.contains(&key) {
         return "is an unknown key: it is not built into this version yet; remove it".to_owned();
     }
     match nearest(&key.to_ascii_lowercase().replace('-', "_"), KEYS.iter().map(String::as_str)) {
@@ -164,10 +153,5 @@ mod tests {
         for others in ["UPSTREAM_SERVICE_HOST", "LIMIT_PORT", "LOG_FILE", "TLS_DIR"] {
             assert_eq!(judge_variable(others), None, "{others}");
         }
-    }
-
-    #[test]
-    fn what_would_open_another_way_in_is_never_ignored() {
-        assert!(fault("OAUTH_BEARER_AUDIENCES").is_some());
     }
 }

@@ -171,6 +171,12 @@ options! {
         OAUTH_GRAPH_URL: Url, Is "https://graph.microsoft.com", example "https://graph.microsoft.us";
         /// Further roots for the connection to the provider, in PEM, beside those of the system. Reread when it changes.
         OAUTH_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/provider-ca.pem";
+        /// With `oidc` and `entra`: what access tokens of the provider must name as their audience to be accepted in `Authorization: Bearer`.
+        /// With the client id among them, its ID tokens are accepted too. Further issuers stand in `[[tokens]]`.
+        OAUTH_BEARER_AUDIENCES: List, Otherwise "no tokens of the provider are accepted", example "https://app.example.com";
+        /// With `github`: whether tokens that GitHub issued to this application are accepted in `Authorization: Bearer`. GitHub is asked
+        /// about each once a minute.
+        OAUTH_BEARER_GITHUB: Switch, Is "false", example "true";
         /// The HTTP proxy on the way to the provider, `http://user:password@host:port` or `https://…`; `none`: there is none, whatever the
         /// environment says. Without it HTTPS_PROXY and NO_PROXY count. A provider on a loopback host is always called directly.
         OAUTH_PROXY: Word, Otherwise "`HTTPS_PROXY`, but for what `NO_PROXY` names", example "http://proxy.example.com:3128";

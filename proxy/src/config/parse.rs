@@ -7,6 +7,7 @@ pub(super) mod provider;
 mod redis;
 mod routes;
 pub(super) mod session;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,14 +79,17 @@ fn mode(reading: &mut Reading) -> (Option<Mode>, Vec<Rule>) {
     let enabled = reading.parsed(OAUTH_ENABLED, words::switch);
     let ignores_case = reading.parsed(UPSTREAM_IGNORE_CASE, words::switch).unwrap_or_default();
     let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
-    let rules = routes::read(reading, &routes::Known { provider, ignores_case });
-    (sign_in_or_open(reading, enabled, provider, &rules), rules)
+    let sections = tokens::sections(reading);
+    let tokens = sections.iter().map(|section| section.name.clone()).collect();
+    let rules = routes::read(reading, &routes::Known { provider, tokens, ignores_case });
+    (sign_in_or_open(reading, enabled, provider, sections, &rules), rules)
 }
 
 fn sign_in_or_open(
     reading: &mut Reading,
     enabled: Option<bool>,
     kind: Option<ProviderKind>,
+    sections: Vec<tokens::Section>,
     rules: &[Rule],
 ) -> Option<Mode> {
     let lifetime = session::lifetime(reading);
@@ -95,18 +99,33 @@ fn sign_in_or_open(
     let assertion_keys = keys::assertion_keys(reading);
     if !enabled? {
         warn_of_open_mode(reading);
+        tokens::warn_of_open_mode(reading, &sections);
         return Some(Mode::Open);
     }
     let redirect_url = provider::redirect_url(reading);
     let cookie = session::cookie(reading, redirect_url.as_ref());
     let people = people::read(reading, kind);
-    let asked = provider::Asked { groups: groups(&people, rules), claims: claims(rules) };
+    // What is said of tokens alone, the provider is not asked for.
+    let is_of_provider = |entry: &&Entry| !sections.iter().any(|section| entry.provider() == Some(&section.name));
+    let entries: Vec<&Entry> = rules.iter().flat_map(Rule::entries).filter(is_of_provider).collect();
+    let asked = provider::Asked { groups: groups(&people, &entries), claims: claims(&entries) };
     let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
     let way_out = provider::way_out(reading, provider.as_ref());
+    let around = tokens::Around {
+        kind,
+        provider: provider.as_ref(),
+        roots: &provider_roots,
+        way_out: way_out.as_ref(),
+        lasts: lifetime.absolute,
+        rules,
+    };
+    let (bearer, token_lists) = tokens::read(reading, sections, &around);
     let public_origin = provider::origin_of(&redirect_url?);
     Some(Mode::SignIn(Box::new(SignInSettings {
         provider: provider?,
+        bearer,
+        token_lists,
         provider_roots,
         way_out,
         public_origin,
@@ -121,8 +140,8 @@ fn sign_in_or_open(
 }
 
 /// The groups that the lists or rules name.
-fn groups(people: &AllowLists, rules: &[Rule]) -> Option<AllowedGroups> {
-    let named: Vec<&str> = rules.iter().flat_map(Rule::entries).filter_map(Entry::group).collect();
+fn groups(people: &AllowLists, entries: &[&Entry]) -> Option<AllowedGroups> {
+    let named: Vec<&str> = entries.iter().filter_map(|entry| entry.group()).collect();
     let by_rules = (!named.is_empty()).then(|| AllowedGroups::parse(named));
     match (people.groups.clone(), by_rules) {
         (Some(listed), Some(named)) => Some(listed.and(named)),
@@ -131,8 +150,8 @@ fn groups(people: &AllowLists, rules: &[Rule]) -> Option<AllowedGroups> {
 }
 
 /// The claims that rules name, each once.
-fn claims(rules: &[Rule]) -> Vec<String> {
-    let named: BTreeSet<&str> = rules.iter().flat_map(Rule::entries).filter_map(Entry::claim).collect();
+fn claims(entries: &[&Entry]) -> Vec<String> {
+    let named: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.claim()).collect();
     named.into_iter().map(str::to_owned).collect()
 }
 

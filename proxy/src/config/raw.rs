@@ -84,6 +84,8 @@ pub(super) struct Raw {
     pub(super) warnings: Vec<String>,
     /// `[[routes]]`, where the file has some.
     pub(super) routes: Option<Tables>,
+    /// `[[tokens]]`, likewise.
+    pub(super) tokens: Option<Tables>,
     /// Whether a file was named that cannot be read as one, so that nothing can be said of what is missing.
     pub(super) lacks_file: bool,
 }
@@ -168,7 +170,10 @@ impl Raw {
         match table {
             Ok((mut table, text)) => {
                 if table.remove(ROUTES).is_some() {
-                    self.read_routes(&path, &text);
+                    self.routes = self.read_tables(ROUTES, &path, &text);
+                }
+                if table.remove(TOKENS).is_some() {
+                    self.tokens = self.read_tables(TOKENS, &path, &text);
                 }
                 let known = |key: &str| ALL.iter().any(|knob| knob.key().as_deref() == Some(key));
                 for key in table.keys().filter(|key| !known(key)) {
@@ -186,12 +191,13 @@ impl Raw {
         }
     }
 
-    fn read_routes(&mut self, path: &Path, text: &str) {
-        match tables::read(text, ROUTES) {
-            Ok(tables) => self.routes = Some(Tables { path: path.to_owned(), tables }),
+    fn read_tables(&mut self, name: &str, path: &Path, text: &str) -> Option<Tables> {
+        match tables::read(text, name) {
+            Ok(tables) => Some(Tables { path: path.to_owned(), tables }),
             Err((line, problem)) => {
-                let name = format!("{ROUTES} ({}, line {line})", path.display());
+                let name = format!("{name} ({}, line {line})", path.display());
                 self.faults.push(Fault { name, problem, example: None });
+                None
             }
         }
     }
@@ -241,6 +247,8 @@ impl Raw {
 
 /// The file's tables of rules.
 const ROUTES: &str = "routes";
+/// The file's tables of issuers of bearer tokens.
+const TOKENS: &str = "tokens";
 
 struct FileTable {
     path: PathBuf,

@@ -16,10 +16,13 @@ use crate::domain::secret::Secret;
 pub(super) struct Reading {
     raw: Raw,
     pub(super) routes: Option<Tables>,
+    pub(super) tokens: Option<Tables>,
     pub(super) files: Files,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// What is in force beside options and rules, a line each.
+    pub(super) effective: Vec<String>,
 }
 
 /// Whether `0` is a value of a duration.
@@ -35,8 +38,8 @@ impl Reading {
     pub(super) fn new(mut raw: Raw, files: Files) -> Self {
         let faults = std::mem::take(&mut raw.faults);
         let warnings = std::mem::take(&mut raw.warnings);
-        let routes = raw.routes.take();
-        Self { raw, routes, files, faults, warnings, notes: Vec::new() }
+        let (routes, tokens) = (raw.routes.take(), raw.tokens.take());
+        Self { raw, routes, tokens, files, faults, warnings, notes: Vec::new(), effective: Vec::new() }
     }
 
     /// The proxy that the environment names for all programs, and what is called without it.

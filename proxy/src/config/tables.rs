@@ -31,6 +31,8 @@ pub(super) enum Value {
     Text(String),
     /// An array of texts, each with its line.
     Texts(Vec<(String, usize)>),
+    /// `true` or `false`.
+    Switch(bool),
     /// Something else, in TOML's word for it.
     Other(&'static str),
 }
@@ -102,7 +104,8 @@ fn read_value(value: &DeValue<'_>, lines: &Lines) -> Value {
                 .collect::<Option<_>>()
                 .map_or(Value::Other("array of other things than texts"), Value::Texts)
         }
-        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
+        DeValue::Boolean(is) => Value::Switch(*is),
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
             Value::Other(value.type_str())
         }
     }

@@ -299,7 +299,7 @@ fn verdict(rules: &Rules, rule: Option<RuleId>, ask: &Ask<'_>, who: Option<&Prin
         Access::SignedIn => Because::SignedIn,
         Access::People(people) if people.name(who) => Because::Named,
         Access::People(_) => return Err(Why::NotNamed),
-        Access::Public | Access::Listed | Access::Nobody if lists.name(who.identity) => Because::Listed,
+        Access::Public | Access::Listed | Access::Nobody if rules.list(lists, who) => Because::Listed,
         Access::Public | Access::Listed | Access::Nobody => return Err(Why::NotListed),
     };
     if let Some(lacking) = rule.and_then(|rule| rule.lacks(who)) {

@@ -21,12 +21,17 @@ impl AllowLists {
         (self.users.is_none() && self.groups.is_none()) || self.users.as_ref().is_some_and(|users| users.everyone)
     }
 
+    /// Whether a list names that person. Where there is none, it names nobody.
+    #[must_use]
+    pub fn name_outright(&self, who: &Identity) -> bool {
+        self.users.as_ref().is_some_and(|users| users.name(who))
+            || self.groups.as_ref().is_some_and(|groups| groups.name(who))
+    }
+
     /// Whether a list names that person, or none narrows who may pass.
     #[must_use]
     pub fn name(&self, who: &Identity) -> bool {
-        self.admit_everyone()
-            || self.users.as_ref().is_some_and(|users| users.name(who))
-            || self.groups.as_ref().is_some_and(|groups| groups.name(who))
+        self.admit_everyone() || self.name_outright(who)
     }
 }
 

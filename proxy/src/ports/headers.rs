@@ -19,10 +19,10 @@ impl ReadyFields {
         Self { text: text.flatten().copied().collect(), fields }
     }
 
-    /// What they say of an identity; a field is empty where there is nothing to say. User is the username where the policy may use it, else
+    /// What they say of an identity that `provider` vouches for; a field is empty where there is nothing to say. User is the username where the policy may use it, else
     /// the vouched email, else the id; the preferred username may be one for display only.
     #[must_use]
-    pub fn of(identity: &Identity) -> Self {
+    pub fn of(identity: &Identity, provider: &str) -> Self {
         let groups: Vec<String> = identity.groups.iter().map(|group| encode(group, ITEM)).collect();
         let text = |text: &str| value(&encode(text, TEXT));
         let fields = [
@@ -32,7 +32,7 @@ impl ReadyFields {
             ("x-forwarded-groups", value(&groups.join(","))),
             ("x-forwarded-user-id", text(&identity.id)),
             ("x-forwarded-name", text(&identity.name)),
-            ("x-forwarded-provider", HeaderValue::from_static(identity.provider.as_str())),
+            ("x-forwarded-provider", text(provider)),
         ];
         Self::new(fields.map(|(name, value)| (HeaderName::from_static(name), value)).into())
     }
@@ -76,15 +76,18 @@ mod tests {
 
     #[test]
     fn identity_headers_are_percent_encoded() {
-        let ready = ReadyFields::of(&Identity {
-            provider: ProviderKind::Oidc,
-            id: "a\r\nX-Forwarded-User: root".into(),
-            email: None,
-            name: "Zo\u{eb} <b>, 100%".into(),
-            username: Username::Displayed("zoe".into()),
-            groups: vec!["a,b".into(), "c d".into(), "\u{7f}".into()],
-            claims: crate::domain::claims::Claims::default(),
-        });
+        let ready = ReadyFields::of(
+            &Identity {
+                provider: ProviderKind::Oidc,
+                id: "a\r\nX-Forwarded-User: root".into(),
+                email: None,
+                name: "Zo\u{eb} <b>, 100%".into(),
+                username: Username::Displayed("zoe".into()),
+                groups: vec!["a,b".into(), "c d".into(), "\u{7f}".into()],
+                claims: crate::domain::claims::Claims::default(),
+            },
+            "oidc",
+        );
         let text = "x-forwarded-user: a%0D%0AX-Forwarded-User: root\r\n\
                     x-forwarded-email: \r\n\
                     x-forwarded-preferred-username: zoe\r\n\
@@ -115,15 +118,18 @@ mod tests {
         let groups = vec![" ops".into(), "ops ".into(), "a b".into()];
         let name = "Ann ".into();
         let (provider, username) = (ProviderKind::Oidc, Username::Displayed(" ann".into()));
-        let ready = ReadyFields::of(&Identity {
-            provider,
-            id: "1 ".into(),
-            email: None,
-            name,
-            username,
-            groups,
-            claims: crate::domain::claims::Claims::default(),
-        });
+        let ready = ReadyFields::of(
+            &Identity {
+                provider,
+                id: "1 ".into(),
+                email: None,
+                name,
+                username,
+                groups,
+                claims: crate::domain::claims::Claims::default(),
+            },
+            "oidc",
+        );
         let text = std::str::from_utf8(ready.text()).unwrap();
         assert!(text.contains("x-forwarded-groups: %20ops,ops%20,a b\r\n"), "{text}");
         assert!(

@@ -1,5 +1,6 @@
 //! A session with all that a request needs of it, made once.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use http::HeaderValue;
 
 use super::ReadyFields;
 use crate::domain::identity::{Identified, Identity};
-use crate::domain::principal::{Known, Principal};
+use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::session::{Session, SessionKey};
 use crate::domain::time::Timestamp;
 
@@ -16,6 +17,8 @@ use crate::domain::time::Timestamp;
 pub struct LoadedSession {
     key: SessionKey,
     session: Session,
+    /// Who vouches for it, where that is a bearer token and no session of ours.
+    token_of: Option<Arc<str>>,
     headers: ReadyFields,
     last_seen: AtomicU64,
     /// When the provider is to be asked again, in milliseconds; the largest number: never.
@@ -32,7 +35,8 @@ impl LoadedSession {
     pub fn new(key: SessionKey, session: Session, last_seen: Timestamp) -> Self {
         Self {
             key,
-            headers: ReadyFields::of(&session.identity),
+            token_of: None,
+            headers: ReadyFields::of(&session.identity, session.identity.provider.as_str()),
             due: AtomicU64::new(session.renew_at.map_or(u64::MAX, Timestamp::millis)),
             session,
             last_seen: AtomicU64::new(last_seen.millis()),
@@ -40,6 +44,25 @@ impl LoadedSession {
             ended: AtomicBool::new(false),
             assertion: ArcSwapOption::empty(),
         }
+    }
+
+    /// Makes what a bearer token says ready for requests, by the name of who issued it. No store knows it.
+    #[must_use]
+    pub fn of_token(key: SessionKey, session: Session, issuer: Arc<str>, now: Timestamp) -> Self {
+        let headers = ReadyFields::of(&session.identity, &issuer);
+        Self { headers, token_of: Some(issuer), ..Self::new(key, session, now) }
+    }
+
+    /// Whether it is a bearer token, and no session of ours.
+    #[must_use]
+    pub const fn is_token(&self) -> bool {
+        self.token_of.is_some()
+    }
+
+    /// The name by which rules, logs and upstreams know who vouches for it.
+    #[must_use]
+    pub fn provider(&self) -> &str {
+        self.token_of.as_deref().unwrap_or_else(|| self.session.identity.provider.as_str())
     }
 
     /// What the store knows it by.
@@ -112,7 +135,14 @@ impl LoadedSession {
 
 impl Known for LoadedSession {
     fn principal(&self) -> Principal<'_> {
-        self.session.principal()
+        let principal = self.session.principal();
+        match &self.token_of {
+            None => principal,
+            // Only what the token says of a sign-in counts: nobody signed in here.
+            Some(issuer) => {
+                Principal { provider: issuer, by: Proof::Bearer, proved_at: self.session.auth_time, ..principal }
+            }
+        }
     }
 }
 

@@ -61,3 +61,32 @@ pub(crate) async fn refresh_provider(app: Arc<App>) {
         }
     }
 }
+
+/// How often the issuers of bearer tokens are asked at most.
+const KEYS_AT_MOST: Duration = Duration::from_secs(1);
+
+/// Keeps the keys of the issuers of bearer tokens fresh; for ever, and anew after each reload.
+pub(crate) async fn refresh_keys(app: Arc<App>) {
+    let mut known_troubles: Vec<String> = Vec::new();
+    loop {
+        let reloaded = app.reloaded.notified();
+        let snapshot = app.snapshot();
+        let Some(bearers) = snapshot.sign_in.as_ref().and_then(|sign_in| sign_in.bearers.as_ref()) else {
+            reloaded.await;
+            continue;
+        };
+        let pause = bearers.refresh(clock::now()).await.max(KEYS_AT_MOST);
+        let troubles = bearers.troubles();
+        for why in troubles.iter().filter(|why| !known_troubles.contains(why)) {
+            tracing::error!("the keys of an issuer of bearer tokens cannot be read: {why}");
+        }
+        if troubles.is_empty() && !known_troubles.is_empty() {
+            tracing::info!("the keys of all issuers of bearer tokens can be read again");
+        }
+        known_troubles = troubles;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = reloaded => {}
+        }
+    }
+}

@@ -13,10 +13,10 @@ use crate::domain::judge::{Ask, Refusal, Why, judge};
 use crate::domain::path::AUTH_PREFIX;
 use crate::domain::principal::{Principal, Proof};
 use crate::domain::readings::Readings;
-use crate::domain::rules::{Openness, RuleId, Rules};
+use crate::domain::rules::{Openness, RuleId, Rules, TokenLists};
 use crate::domain::time::Timestamp;
 use crate::serve::clock;
-use crate::serve::settings::{Mode, Settings};
+use crate::serve::settings::{Mode, Settings, SignInSettings};
 
 /// What an operator asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,22 +123,24 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
 /// [`WrongQuestion`] where it cannot be asked.
 pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion> {
     let rules = rules(&settings);
-    let (provider, public_host) = match settings.mode {
-        Mode::Open => (None, None),
+    let (vouchers, public_host) = match &settings.mode {
+        Mode::Open => (Vec::new(), None),
         Mode::SignIn(sign_in) => {
-            let host = sign_in.public_origin.host_str().map(str::to_owned);
-            (Some((sign_in.provider.kind(), sign_in.provider.vouches_for_usernames())), host)
+            (Voucher::all(sign_in), sign_in.public_origin.host_str().map(str::to_owned))
         }
     };
     let now = clock::now();
-    let who = match (&asked.who, provider) {
-        (Some(somebody), Some((kind, usernames))) => Some(somebody.identity(kind, usernames)?),
-        (Some(_), None) | (None, _) => None,
+    let who = match &asked.who {
+        Some(somebody) if !vouchers.is_empty() => {
+            let voucher = somebody.voucher(&vouchers)?;
+            Some((somebody.identity(voucher)?, somebody.signed_in, voucher))
+        }
+        Some(_) | None => None,
     };
-    let principal = who.as_ref().map(|(identity, ago)| Principal {
+    let principal = who.as_ref().map(|(identity, ago, voucher)| Principal {
         identity,
-        provider: identity.provider.as_str(),
-        by: Proof::Session,
+        provider: &voucher.name,
+        by: voucher.by,
         proved_at: Some(Timestamp::from_millis(
             now.millis().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
         )),
@@ -157,11 +159,21 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion
 
 /// The rules and lists of a configuration.
 pub(super) fn rules(settings: &Settings) -> Rules {
-    let openness = match &settings.mode {
-        Mode::Open => Openness::Open,
-        Mode::SignIn(sign_in) => Openness::SignIn(Box::new(sign_in.allow.clone())),
+    let (openness, token_lists) = match &settings.mode {
+        Mode::Open => (Openness::Open, TokenLists::new()),
+        Mode::SignIn(sign_in) => {
+            (Openness::SignIn(Box::new(sign_in.allow.clone())), sign_in.token_lists.clone())
+        }
     };
-    Rules::new(openness, settings.rules.clone())
+    Rules::new(openness, settings.rules.clone()).with_token_lists(token_lists)
+}
+
+/// The names by which rules call whoever vouches for people and machines; none in open mode.
+pub(super) fn providers(settings: &Settings) -> Vec<String> {
+    match &settings.mode {
+        Mode::Open => Vec::new(),
+        Mode::SignIn(sign_in) => Voucher::all(sign_in).into_iter().map(|voucher| voucher.name).collect(),
+    }
 }
 
 /// What is asked about, as a request would ask it.
@@ -220,13 +232,56 @@ fn path_of(target: &str) -> &str {
     target.split_once(['?', '#']).map_or(target, |(path, _)| path)
 }
 
+/// Somebody who vouches for people: the provider, or an issuer of bearer tokens.
+struct Voucher {
+    name: String,
+    kind: ProviderKind,
+    /// Whether the usernames that it gives take part in lists and rules.
+    usernames: bool,
+    by: Proof,
+}
+
+impl Voucher {
+    /// The provider, and the sections of `[[tokens]]`.
+    fn all(sign_in: &SignInSettings) -> Vec<Self> {
+        let provider = Self {
+            name: sign_in.provider.kind().as_str().to_owned(),
+            kind: sign_in.provider.kind(),
+            usernames: sign_in.provider.vouches_for_usernames(),
+            by: Proof::Session,
+        };
+        let issuers = sign_in.bearer.iter().flat_map(|bearer| &bearer.issuers);
+        let sections = issuers.filter(|issuer| issuer.name != provider.name).map(|issuer| Self {
+            name: issuer.name.clone(),
+            kind: ProviderKind::Oidc,
+            usernames: issuer.names.username.is_some(),
+            by: Proof::Bearer,
+        });
+        let sections: Vec<Self> = sections.collect();
+        std::iter::once(provider).chain(sections).collect()
+    }
+}
+
 impl Somebody {
-    /// The person, and how long ago they signed in.
-    fn identity(&self, kind: ProviderKind, usernames: bool) -> Result<(Identity, Duration), WrongQuestion> {
+    /// Who vouches for the person: the one that is named, else the provider.
+    fn voucher<'v>(&self, vouchers: &'v [Voucher]) -> Result<&'v Voucher, WrongQuestion> {
+        let wanted = |voucher: &&Voucher| self.provider.as_deref().is_none_or(|name| name == voucher.name);
+        vouchers.iter().find(wanted).ok_or_else(|| {
+            let names: Vec<String> = vouchers.iter().map(|voucher| format!("`{}`", voucher.name)).collect();
+            let known = match names.as_slice() {
+                [one] => format!("the one there is, is {one}"),
+                all => format!("there are {}", all.join(", ")),
+            };
+            WrongQuestion(format!(
+                "--provider: `{}` is not known; {known}",
+                self.provider.as_deref().unwrap_or_default()
+            ))
+        })
+    }
+
+    /// The person.
+    fn identity(&self, voucher: &Voucher) -> Result<Identity, WrongQuestion> {
         let wrong = |what: String| Err(WrongQuestion(what));
-        if let Some(other) = self.provider.as_deref().filter(|name| *name != kind.as_str()) {
-            return wrong(format!("--provider: `{other}` is not known; the one there is, is `{}`", kind.as_str()));
-        }
         // As in the lists: what has an `@` is an email.
         let as_email = self.user.as_deref().filter(|user| user.contains('@'));
         let email = match self.email.as_deref().or(as_email) {
@@ -238,7 +293,7 @@ impl Somebody {
         };
         let by_id = self.user.as_deref().and_then(|user| user.strip_prefix("id:"));
         let user = self.user.clone().filter(|_| by_id.is_none()).unwrap_or_default();
-        let username = if usernames { Username::Vouched(user) } else { Username::Displayed(user) };
+        let username = if voucher.usernames { Username::Vouched(user) } else { Username::Displayed(user) };
         let mut claims = Claims::default();
         for claim in &self.claims {
             let Some((name, text)) = claim.split_once('=').filter(|(name, _)| !name.is_empty()) else {
@@ -247,16 +302,15 @@ impl Somebody {
             let texts = claims.texts(name).iter().cloned().chain([text.to_owned()]).collect();
             claims.set(name, texts);
         }
-        let identity = Identity {
-            provider: kind,
+        Ok(Identity {
+            provider: voucher.kind,
             id: self.id.as_deref().or(by_id).unwrap_or_default().to_owned(),
             email,
             name: String::new(),
             username,
             groups: self.groups.clone(),
             claims,
-        };
-        Ok((identity, self.signed_in))
+        })
     }
 }
 
@@ -272,6 +326,10 @@ mod tests {
     use crate::domain::policy::{AllowLists, AllowedUsers};
     use crate::domain::rules::{Access, Entry, HostPattern, PathPattern, People, Rule};
     use crate::serve::request::question;
+
+    fn voucher(kind: ProviderKind, usernames: bool) -> Voucher {
+        Voucher { name: kind.as_str().to_owned(), kind, usernames, by: Proof::Session }
+    }
 
     fn some_rule() -> impl Strategy<Value = Rule> {
         let host = prop::sample::select(vec!["", "a.x", "*.x"]);
@@ -332,7 +390,8 @@ mod tests {
                 let head = request.into_parts().0;
                 let who = who.map(|(name, ago)| {
                     let groups: &[&str] = if name == "ops" { &["acme/ops"] } else { &[] };
-                    somebody(name, groups, ago).identity(ProviderKind::Github, true).unwrap()
+                    let somebody = somebody(name, groups, ago);
+                    (somebody.identity(&voucher(ProviderKind::Github, true)).unwrap(), somebody.signed_in)
                 });
                 let principal = who.as_ref().map(|(identity, ago)| Principal {
                     identity,
@@ -366,18 +425,20 @@ mod tests {
             claims: vec!["roles=a".into(), "roles=b=c".into()],
             ..Somebody::default()
         };
-        let (identity, _) = somebody.identity(ProviderKind::Oidc, false).unwrap();
+        let identity = somebody.identity(&voucher(ProviderKind::Oidc, false)).unwrap();
         assert_eq!(identity.email_str(), "ann@example.com");
         assert_eq!(identity.username.vouched(), None);
         assert_eq!(identity.claims.texts("roles"), ["a", "b=c"]);
         let by_id = Somebody { user: Some("id:7".into()), ..Somebody::default() };
-        assert_eq!(by_id.identity(ProviderKind::Github, true).unwrap().0.id, "7");
+        assert_eq!(by_id.identity(&voucher(ProviderKind::Github, true)).unwrap().id, "7");
         for wrong in [
-            Somebody { provider: Some("corp".into()), ..Somebody::default() },
             Somebody { email: Some("ann".into()), ..Somebody::default() },
             Somebody { claims: vec!["x".into()], ..Somebody::default() },
         ] {
-            assert!(wrong.identity(ProviderKind::Github, true).is_err(), "{wrong:?}");
+            assert!(wrong.identity(&voucher(ProviderKind::Github, true)).is_err(), "{wrong:?}");
         }
+        let strange = Somebody { provider: Some("corp".into()), ..Somebody::default() };
+        let told = strange.voucher(&[voucher(ProviderKind::Github, true)]).err().unwrap();
+        assert_eq!(told.to_string(), "--provider: `corp` is not known; the one there is, is `github`");
     }
 }

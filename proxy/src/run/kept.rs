@@ -9,12 +9,13 @@ use zeroize::Zeroizing;
 use crate::adapters::assertion::{Assertions, SigningKeys};
 use crate::adapters::certs;
 use crate::adapters::grants::GrantSealer;
+use crate::adapters::providers::bearer::{BearerSettings, Bearers};
 use crate::adapters::providers::{self, ProviderSettings, WayOut};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
 use crate::adapters::telemetry::{Metrics, RuleMetrics, StoreMetrics};
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
-use crate::domain::rules::{Openness, Rules};
+use crate::domain::rules::{Openness, Rules, TokenLists};
 use crate::ports::{IdentityProvider, SessionStore, StoreTerms};
 use crate::serve::app::{App, SignIn, Snapshot};
 use crate::serve::body::RequestBody;
@@ -35,6 +36,8 @@ pub(crate) struct Kept {
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
     /// The provider with what it has fetched, kept likewise.
     provider: Mutex<Option<KeptProvider>>,
+    /// The issuers of bearer tokens with their keys, and the tokens that were verified lately, kept likewise.
+    bearers: Mutex<Option<Arc<Bearers>>>,
     /// The session store, kept likewise, and while nobody signs in.
     store: Mutex<Option<KeptStore>>,
 }
@@ -61,6 +64,7 @@ struct Built {
     upstream: (UpstreamSettings, Arc<Upstream<RequestBody>>),
     /// In open mode those of before stay.
     sign_in: Option<(KeptProvider, KeptStore)>,
+    bearers: Option<Arc<Bearers>>,
 }
 
 impl Kept {
@@ -76,6 +80,7 @@ impl Kept {
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             provider: Mutex::new(None),
+            bearers: Mutex::new(None),
             store: Mutex::new(None),
         };
         let Next { snapshot, built, .. } = kept.next(settings)?;
@@ -101,16 +106,19 @@ impl Kept {
     pub(crate) fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
         let (mut built, mut terms) = (None, None);
+        let mut token_lists = TokenLists::new();
         let (openness, sign_in) = match settings.mode {
             Mode::Open => (Openness::Open, None),
-            Mode::SignIn(settings) => {
+            Mode::SignIn(mut settings) => {
+                token_lists = std::mem::take(&mut settings.token_lists);
                 let openness = Openness::SignIn(Box::new(settings.allow.clone()));
                 let audience = upstream.origin().to_owned();
                 (openness, Some(self.sign_in(*settings, audience, &mut built, &mut terms)?))
             }
         };
-        let built = Built { upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built };
-        let rules = Rules::new(openness, settings.rules);
+        let bearers = sign_in.as_ref().and_then(|sign_in| sign_in.bearers.clone());
+        let built = Built { upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built, bearers };
+        let rules = Rules::new(openness, settings.rules).with_token_lists(token_lists);
         let snapshot = Snapshot {
             rule_metrics: self.rule_metrics.of(&rules),
             rules,
@@ -127,6 +135,7 @@ impl Kept {
     /// From now on this is what the next reload goes on with.
     fn keep(&self, built: Built) {
         *lock(&self.upstream) = Some(built.upstream);
+        *lock(&self.bearers) = built.bearers;
         if let Some((provider, store)) = built.sign_in {
             if !matches!(store.0, StoreSettings::Redis(_)) {
                 self.store_metrics.shared(false);
@@ -160,6 +169,7 @@ impl Kept {
         let cookies = Cookies::new(settings.cookie.clone(), origin);
         let authority = settings.provider.authority();
         let provider = self.provider(&settings)?;
+        let bearers = settings.bearer.as_ref().map(|settings| self.bearers(settings)).transpose()?;
         let terms = StoreTerms {
             idle: settings.lifetime.idle,
             secrets: secrets.iter().map(|secret| Zeroizing::new(secret.to_vec())).collect(),
@@ -183,6 +193,7 @@ impl Kept {
         let sign_in = SignIn {
             authority,
             provider,
+            bearers,
             store: Arc::clone(&store),
             renewing: Arc::new(renewing),
             cookies,
@@ -197,6 +208,14 @@ impl Kept {
         let opened = lock(&self.store).as_ref().filter(|(_, old)| Arc::ptr_eq(old, &store)).map(|(old, _)| old.clone());
         *built = Some((kept_provider, (opened.unwrap_or(settings.store), store)));
         Ok(sign_in)
+    }
+
+    /// With other settings there are other ones, which remember no token.
+    fn bearers(&self, settings: &BearerSettings) -> anyhow::Result<Arc<Bearers>> {
+        match lock(&self.bearers).as_ref().filter(|kept| kept.is_of(settings)) {
+            Some(kept) => Ok(Arc::clone(kept)),
+            None => Ok(Arc::new(Bearers::new(settings)?)),
+        }
     }
 
     fn provider(&self, settings: &SignInSettings) -> anyhow::Result<Arc<dyn IdentityProvider>> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::adapters::telemetry::Clean;
 use crate::domain::claims::Claims;
-use crate::domain::identity::{Email, Identified as _, Identity, ProviderKind, Username};
+use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::principal::{Known as _, Principal, Proof};
 use crate::domain::rules::Rules;
 use crate::domain::time::Timestamp;
@@ -52,10 +52,11 @@ struct Who {
 }
 
 impl Who {
-    fn of(identity: &Identity) -> Self {
+    fn of(who: &Principal<'_>) -> Self {
+        let identity = who.identity;
         let name = [identity.email_str(), identity.username.as_str()].into_iter().find(|name| !name.is_empty());
         Self {
-            provider: identity.provider.as_str().to_owned(),
+            provider: who.provider.to_owned(),
             id: identity.id.clone(),
             name: name.unwrap_or(&identity.id).to_owned(),
         }
@@ -74,6 +75,8 @@ struct Changed {
 /// What was found.
 #[derive(Default)]
 struct Found {
+    /// Who vouches for people and machines under the new configuration.
+    providers: Vec<String>,
     changes: BTreeMap<(Change, Who, Option<String>), Changed>,
     /// Changes that found no room.
     further: u64,
@@ -91,6 +94,7 @@ struct Line {
     forwarded_host: Option<String>,
     path: Option<String>,
     provider: Option<String>,
+    by: Option<String>,
     id: Option<String>,
     username: Option<String>,
     email: Option<String>,
@@ -110,14 +114,14 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
         bail!("simulate needs --audit FILE, --sessions, or both");
     }
     let rules = explain::rules(&settings);
-    let mut found = Found::default();
+    let mut found = Found { providers: explain::providers(&settings), ..Found::default() };
     if let Some(path) = &asked.audit {
         read_log(path, &rules, &mut found)?;
     }
     if asked.sessions {
         let now = clock::now();
         operator::each_session(settings, now, |session| {
-            found.session(&rules, session.identity(), &session.principal())
+            found.session(&rules, &session.principal())
         })
         .await?;
     }
@@ -187,14 +191,20 @@ impl Found {
             None => None,
         };
         let now = Timestamp::parse(line.timestamp.as_deref()?)?;
-        let principal = identity.as_ref().map(|identity| Principal {
+        let by = match line.by.as_deref() {
+            Some("session") => Proof::Session,
+            Some("bearer") => Proof::Bearer,
+            None if identity.is_none() => Proof::Session,
+            Some(_) | None => return None,
+        };
+        let principal = identity.as_ref().map(|(provider, identity)| Principal {
             identity,
-            provider: identity.provider.as_str(),
-            by: Proof::Session,
+            provider,
+            by,
             proved_at: line.signed_in_at.as_deref().and_then(Timestamp::parse),
             claims: &identity.claims,
         });
-        let who = identity.as_ref().map(Who::of).unwrap_or_default();
+        let who = principal.as_ref().map(Who::of).unwrap_or_default();
         let Some(path) = &line.path else {
             // It was about a session as such.
             let principal = principal?;
@@ -214,6 +224,7 @@ impl Found {
             from: line.client?,
         };
         self.decisions += 1;
+        let principal = principal.filter(|who| self.vouches_for(who));
         let answer = explain::decide(rules, &question, principal, now);
         if answer.is_permit != was_permitted {
             self.note(answer, who, Some(format!("{method} {host}{path}")));
@@ -222,13 +233,18 @@ impl Found {
     }
 
     /// Looks at a session that lives.
-    fn session(&mut self, rules: &Rules, identity: &Identity, principal: &Principal<'_>) {
+    fn session(&mut self, rules: &Rules, principal: &Principal<'_>) {
         self.sessions += 1;
-        self.session_was(rules, true, Who::of(identity), principal);
+        self.session_was(rules, true, Who::of(principal), principal);
+    }
+
+    /// Whether sessions and tokens of that provider count under the new configuration.
+    fn vouches_for(&self, who: &Principal<'_>) -> bool {
+        self.providers.iter().any(|name| name == who.provider)
     }
 
     fn session_was(&mut self, rules: &Rules, was_permitted: bool, who: Who, principal: &Principal<'_>) {
-        let is_permit = rules.could_let_in(principal);
+        let is_permit = self.vouches_for(principal) && rules.could_let_in(principal);
         if is_permit != was_permitted {
             let reason =
                 if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
@@ -318,7 +334,9 @@ fn whole(text: &str) -> Option<&str> {
 }
 
 impl Line {
-    fn identity(&self, provider: ProviderKind) -> Option<Identity> {
+    fn identity(&self, provider: &str) -> Option<Identity> {
+        // Rules go by the name; sections of `[[tokens]]` are of this kind.
+        let provider = ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider).unwrap_or(ProviderKind::Oidc);
         let text = |text: &Option<String>| match text {
             Some(text) => whole(text).map(str::to_owned),
             None => Some(String::new()),
@@ -379,11 +397,11 @@ mod tests {
         )
     }
 
-    const ANN: &str = r#","provider":"github","id":"1","username":"ann","email":"ann@example.com""#;
-    const OPS: &str = r#","provider":"github","id":"3","username":"zoe","groups":"[\"ops\"]""#;
+    const ANN: &str = r#","provider":"github","by":"session","id":"1","username":"ann","email":"ann@example.com""#;
+    const OPS: &str = r#","provider":"github","by":"session","id":"3","username":"zoe","groups":"[\"ops\"]""#;
 
     fn found(log: &str) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { providers: vec!["github".into()], ..Found::default() };
         found.log(&rules(), log.as_bytes()).unwrap();
         found
     }
@@ -440,6 +458,16 @@ mod tests {
     }
 
     #[test]
+    fn whom_nobody_of_the_new_configuration_vouches_for_is_nobody() {
+        let corp = ANN.replace("github", "corp");
+        let log = [line("permit", "/", &corp), line("permit", "/open/x", &corp)];
+        let json = found(&log.join("\n")).json();
+        let lost = json["lost"].as_array().unwrap();
+        assert_eq!(lost.len(), 1, "{json:#}");
+        assert_eq!((&lost[0]["provider"], &lost[0]["reason"]), (&json!("corp"), &json!("unauthenticated")));
+    }
+
+    #[test]
     fn what_cannot_be_read_back_is_counted_and_not_guessed() {
         let long = "x".repeat(2 * LINE_MOST as usize);
         let log = [
@@ -447,7 +475,7 @@ mod tests {
             line("permit", r"/a\\\\n", ANN),
             line("permit", "/a\u{2026}", ANN),
             line("maybe", "/", ANN),
-            line("permit", "/", r#","provider":"corp""#),
+            line("permit", "/", r#","provider":"github","id":"1""#),
             line("permit", "/", &format!(r#"{ANN},"groups":"ops""#)),
             r#"{"decision":"permit","timestamp":"soon","path":"/"}"#.to_owned(),
             long,
@@ -460,8 +488,8 @@ mod tests {
     #[test]
     fn sessions_that_nothing_names_any_more_lose_every_access() {
         let line: Line = serde_json::from_str(&line("permit", "/", OPS)).unwrap();
-        let mut zoe = line.identity(ProviderKind::Github).unwrap();
-        let mut found = Found::default();
+        let mut zoe = line.identity("github").unwrap();
+        let mut found = Found { providers: vec!["github".into()], ..Found::default() };
         for groups in [vec!["ops".to_owned()], Vec::new()] {
             zoe.groups = groups;
             let principal = Principal {
@@ -471,7 +499,7 @@ mod tests {
                 proved_at: None,
                 claims: &zoe.claims,
             };
-            found.session(&rules(), &zoe, &principal);
+            found.session(&rules(), &principal);
         }
         assert_eq!((found.sessions, found.changes.len()), (2, 1));
         let mut told = Vec::new();

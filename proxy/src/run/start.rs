@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::certs::{Certificates, PemFiles};
 use crate::adapters::machine;
+use crate::adapters::providers::bearer::BearerSettings;
 use crate::adapters::telemetry::{Clean, LogSettings, Metrics, audit};
 use crate::domain::policy::AllowedUsers;
 use crate::run::admin::{self, Admin, Phase};
@@ -124,6 +125,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(admin::serve(admin_listener, Arc::clone(&admin), std::future::pending())),
             tokio::spawn(background::sweep(Arc::clone(&app))),
             tokio::spawn(background::refresh_provider(Arc::clone(&app))),
+            tokio::spawn(background::refresh_keys(Arc::clone(&app))),
             tokio::spawn({
                 let crowd = Arc::clone(&crowd);
                 async move { crowd.keep_room().await }
@@ -172,6 +174,7 @@ fn tell_what_is_served(settings: &Settings) {
         public_url = %sign_in.public_origin,
         provider = sign_in.provider.kind().as_str(),
         store = sign_in.store.name(),
+        token_issuers = sign_in.bearer.as_ref().map_or(0, BearerSettings::count),
         everyone = allow.admit_everyone(),
         allowed_users = allow.users.as_ref().map_or(0, AllowedUsers::len),
         allowed_groups = allow.groups.as_ref().map_or(0, |groups| groups.iter().count()),

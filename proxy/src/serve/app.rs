@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::adapters::assertion::Assertions;
+use crate::adapters::providers::bearer::Bearers;
 use crate::adapters::seal::Sealer;
 use crate::adapters::telemetry::{Metrics, RuleCounters, audit};
 use crate::adapters::upstream::Upstream;
@@ -72,6 +73,8 @@ impl Snapshot {
 /// How people sign in; `None` in open mode.
 pub(crate) struct SignIn {
     pub(crate) provider: Arc<dyn IdentityProvider>,
+    /// Whose bearer tokens are accepted; `None`: `Authorization` is not looked at.
+    pub(crate) bearers: Option<Arc<Bearers>>,
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) cookies: Cookies,
     pub(crate) sealer: Sealer,
@@ -97,6 +100,9 @@ impl SignIn {
     /// Whether the provider of the moment has vouched for a session, to us: after a change of provider, client id or public origin the old
     /// sessions count no more, nor do those of another deployment with the same secret.
     pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
+        if session.is_token() {
+            return self.bearers.as_ref().is_some_and(|bearers| bearers.vouch_for(session));
+        }
         session.session().authority == self.authority
     }
 }
@@ -150,6 +156,8 @@ impl App {
     pub(crate) fn troubles(&self) -> Vec<String> {
         let snapshot = self.snapshot();
         let sign_in = snapshot.sign_in.as_ref();
+        let bearers = sign_in.and_then(|sign_in| sign_in.bearers.as_ref());
+        let tokens = bearers.map(|bearers| bearers.troubles()).unwrap_or_default();
         [
             sign_in.and_then(|sign_in| sign_in.provider.trouble()).map(|why| format!("provider: {why}")),
             sign_in.and_then(|sign_in| sign_in.store.trouble()).map(|why| format!("store: {why}")),
@@ -158,6 +166,7 @@ impl App {
         ]
         .into_iter()
         .flatten()
+        .chain(tokens.into_iter().map(|why| format!("tokens: {why}")))
         .collect()
     }
 }

@@ -45,7 +45,13 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     if exchange.caller.trusted {
         headers::settle_trusted(&mut exchange.head.headers, exchange.caller.client);
     }
+    if let Some(answer) = auth::bearer::metadata(exchange) {
+        return answer;
+    }
     let permit = auth::admit(exchange, &path).await?;
+    if let Some(sign_in) = &exchange.snapshot.sign_in {
+        auth::bearer::strip(&mut exchange.head.headers, sign_in);
+    }
     if exchange.snapshot.rules.name_methods() {
         headers::strip_method_overrides(&mut exchange.head.headers);
     }

@@ -7,13 +7,14 @@ use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::adapters::certs::PemFiles;
+use crate::adapters::providers::bearer::BearerSettings;
 use crate::adapters::providers::{ProviderSettings, WayOut};
 use crate::adapters::stores::StoreSettings;
 use crate::adapters::telemetry::LogSettings;
 use crate::adapters::upstream::UpstreamSettings;
 use crate::domain::caller::TrustedProxies;
 use crate::domain::policy::AllowLists;
-use crate::domain::rules::Rule;
+use crate::domain::rules::{Rule, TokenLists};
 use crate::domain::secret::Secret;
 use crate::domain::session::Lifetime;
 
@@ -57,6 +58,10 @@ pub enum Mode {
 pub struct SignInSettings {
     /// The provider.
     pub provider: ProviderSettings,
+    /// `OAUTH_BEARER_…` and `[[tokens]]`: whose bearer tokens are accepted; `None`: none are looked at.
+    pub bearer: Option<BearerSettings>,
+    /// The allow lists of each section of `[[tokens]]`.
+    pub token_lists: TokenLists,
     /// `OAUTH_CA_FILE`: further roots for the connection to the provider.
     pub provider_roots: Vec<CertificateDer<'static>>,
     /// `OAUTH_PROXY`, else `HTTPS_PROXY`: the proxy on the way to the provider.

@@ -15,7 +15,6 @@ use serde::Serialize;
 use url::Url;
 
 pub use self::keys::{BadKey, SigningKeys};
-use crate::domain::identity::Identity;
 use crate::domain::time::Timestamp;
 use crate::ports::{IssuedAssertion, LoadedSession};
 
@@ -43,7 +42,7 @@ struct Claims<'a> {
     sub: &'a str,
     iat: u64,
     exp: u64,
-    provider: &'static str,
+    provider: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     email: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -105,7 +104,7 @@ impl Assertions {
         // An assertion does not outlive its session; rounded up, so that a session in its last second still gets a valid one.
         let session_end = session.session().expires_at.millis().div_ceil(1000);
         let exp = session_end.min(now.secs().saturating_add(LIFETIME));
-        let claims = self.claims(&session.session().identity, now.secs(), exp);
+        let claims = self.claims(session, now.secs(), exp);
         let body = serde_json::to_vec(&claims).map_err(|_| SigningFailed)?;
 
         let mut token = self.head.clone();
@@ -120,14 +119,15 @@ impl Assertions {
         Ok(value)
     }
 
-    fn claims<'a>(&'a self, identity: &'a Identity, iat: u64, exp: u64) -> Claims<'a> {
+    fn claims<'a>(&'a self, session: &'a LoadedSession, iat: u64, exp: u64) -> Claims<'a> {
+        let identity = &session.session().identity;
         Claims {
             iss: &self.issuer,
             aud: &self.audience,
             sub: &identity.id,
             iat,
             exp,
-            provider: identity.provider.as_str(),
+            provider: session.provider(),
             email: identity.email_str(),
             name: &identity.name,
             preferred_username: identity.username.as_str(),
@@ -146,7 +146,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::domain::identity::{Email, ProviderKind, Username};
+    use crate::domain::identity::{Email, Identity, ProviderKind, Username};
     use crate::domain::secret::Secret;
     use crate::domain::session::{Authority, Device, Session, SessionKey};
 

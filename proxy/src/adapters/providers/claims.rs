@@ -28,6 +28,12 @@ impl Claims {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    /// The value of the claim of that name, else of what the name leads to from object to object (`realm_access.roles`); null counts as
+    /// absent.
+    pub(super) fn find(&self, path: &str) -> Option<&Value> {
+        find(&self.0, path).filter(|value| !value.is_null())
+    }
+
     /// The claim, where it is text that is not empty.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.value(name).and_then(Value::as_str).filter(|text| !text.is_empty())
@@ -36,7 +42,7 @@ impl Claims {
     /// The claim as strings: one text, which is never split, or a list of texts, or of objects with a `name` or else an `id`. Anything
     /// else in it is nobody's group.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
-        let items = match self.value(name) {
+        let items = match self.find(name) {
             Some(Value::Array(items)) => items.as_slice(),
             Some(text @ Value::String(_)) => std::slice::from_ref(text),
             Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => &[],
@@ -95,6 +101,16 @@ impl Claims {
     }
 }
 
+/// A claim by its name, else by the names of the objects that lead to it, which may hold dots themselves (`kubernetes.io.namespace`).
+fn find<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    object.get(path).or_else(|| {
+        path.match_indices('.').find_map(|(dot, _)| {
+            let inner = object.get(path.get(..dot)?)?.as_object()?;
+            find(inner, path.get(dot + 1..)?)
+        })
+    })
+}
+
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -112,7 +128,7 @@ impl Claims {
     pub(super) fn named(&self, names: &[String], other: &Self) -> domain::Claims {
         let mut found = domain::Claims::default();
         for name in names {
-            let source = if self.has(name) { self } else { other };
+            let source = if self.find(name).is_some() { self } else { other };
             found.set(name, source.list(name));
         }
         found
@@ -182,6 +198,29 @@ mod tests {
         ] {
             let reason = why(value.clone()).unwrap();
             assert!(reason.contains(says), "{value}: {reason}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_dots_is_a_claim_or_a_way_through_objects() {
+        let claims = claims(json!({
+            "realm_access": {"roles": ["a"]},
+            "kubernetes.io": {"namespace": "ci", "serviceaccount": {"name": "deployer"}},
+            "https://acme.example/roles": ["b"],
+            "a.b": "whole", "a": {"b": "way"},
+        }));
+        for (path, texts) in [
+            ("realm_access.roles", vec!["a"]),
+            ("kubernetes.io.namespace", vec!["ci"]),
+            ("kubernetes.io.serviceaccount.name", vec!["deployer"]),
+            ("https://acme.example/roles", vec!["b"]),
+            ("a.b", vec!["whole"]),
+            ("kubernetes.io", vec![]),
+            ("kubernetes.io.", vec![]),
+            ("realm_access.roles.0", vec![]),
+            (".", vec![]),
+        ] {
+            assert_eq!(claims.list(path), texts, "{path}");
         }
     }
 

@@ -149,26 +149,24 @@ impl Document {
                 return Err(format!("discovery: {name} is neither https nor on a loopback host"));
             }
         }
-        let elsewhere = |expected: &str| {
-            let found = quote(&self.issuer);
-            Err(format!("discovery: the issuer is {found}, not {expected}; correct the address that is configured"))
-        };
-        match place {
-            // A URL cannot tell `https://idp.example` from `https://idp.example/`: the document's spelling is the issuer's.
-            Place::Issuer(issuer) if trimmed(issuer) == self.issuer.trim_end_matches('/') => {
-                Ok(Issuer::Exactly(self.issuer.clone()))
-            }
-            Place::Issuer(issuer) => elsewhere(issuer.as_str()),
-            Place::Entra { authority, .. } => {
-                let authority = trimmed(authority).to_owned();
-                let any = of_tenant(&authority, TENANT);
-                if self.issuer == any || tenant_of(&authority, &self.issuer).is_some() {
-                    Ok(Issuer::TenantOf { authority })
-                } else {
-                    elsewhere(&any)
-                }
-            }
+        place.believe(&self.issuer)
+    }
+}
+
+/// The document of an issuer that signs nobody in here, as far as its tokens need it.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct KeysDocument {
+    issuer: String,
+    pub(super) jwks_uri: Url,
+}
+
+impl KeysDocument {
+    /// Whether the document may be believed, and whose tokens it speaks of.
+    pub(super) fn check(&self, place: &Place) -> Result<Issuer, String> {
+        if !is_safe(&self.jwks_uri) {
+            return Err("discovery: jwks_uri is neither https nor on a loopback host".to_owned());
         }
+        place.believe(&self.issuer)
     }
 }
 
@@ -192,6 +190,30 @@ impl Place {
         match self {
             Self::Issuer(issuer) => issuer.clone(),
             Self::Entra { authority, tenant } => super::http::below(authority, &format!("{tenant}/v2.0")),
+        }
+    }
+
+    /// Whose tokens a document speaks of that was found here, and says that it is of `found`.
+    fn believe(&self, found: &str) -> Result<Issuer, String> {
+        let elsewhere = |expected: &str| {
+            let found = quote(found);
+            Err(format!("discovery: the issuer is {found}, not {expected}; correct the address that is configured"))
+        };
+        match self {
+            // A URL cannot tell `https://idp.example` from `https://idp.example/`: the document's spelling is the issuer's.
+            Self::Issuer(issuer) if trimmed(issuer) == found.trim_end_matches('/') => {
+                Ok(Issuer::Exactly(found.to_owned()))
+            }
+            Self::Issuer(issuer) => elsewhere(issuer.as_str()),
+            Self::Entra { authority, .. } => {
+                let authority = trimmed(authority).to_owned();
+                let any = of_tenant(&authority, TENANT);
+                if found == any || tenant_of(&authority, found).is_some() {
+                    Ok(Issuer::TenantOf { authority })
+                } else {
+                    elsewhere(&any)
+                }
+            }
         }
     }
 

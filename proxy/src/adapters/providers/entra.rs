@@ -267,7 +267,7 @@ fn revouched(before: &Identity, me: &Me, named: bool) -> Option<Email> {
 }
 
 /// `xms_edov`, in the spellings that Entra has been seen to send.
-fn has_proven_domain(claims: &Claims) -> bool {
+pub(super) fn has_proven_domain(claims: &Claims) -> bool {
     match claims.value("xms_edov") {
         Some(Value::Bool(proven)) => *proven,
         Some(Value::Number(number)) => number.as_u64() == Some(1),

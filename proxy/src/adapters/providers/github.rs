@@ -47,6 +47,14 @@ impl Github {
         Self { http, flow: CodeFlow::new(registration), web, api, wanted }
     }
 
+    /// Who the access token of a request is of.
+    pub(super) async fn identity(&self, access_token: &Secret) -> Result<Identity, CallError> {
+        let omissions = Omissions::default();
+        let identity = self.read(access_token, Occasion::SignIn, &omissions).await;
+        omissions.log();
+        identity
+    }
+
     /// Who the access token is of, by GitHub's API.
     async fn read(
         &self,

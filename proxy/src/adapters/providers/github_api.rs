@@ -15,7 +15,7 @@ use crate::ports::Omission;
 /// More pages of 100 than anybody's lists fill.
 const MOST_PAGES: usize = 50;
 
-const HEADERS: [(HeaderName, HeaderValue); 2] = [
+pub(super) const HEADERS: [(HeaderName, HeaderValue); 2] = [
     (http::header::ACCEPT, HeaderValue::from_static("application/vnd.github+json")),
     (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28")),
 ];

@@ -50,6 +50,10 @@ impl From<Sent> for KeySet {
 }
 
 impl KeySet {
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

@@ -1,6 +1,7 @@
 //! Identity providers, and what each needs to know.
 
 mod backoff;
+pub mod bearer;
 mod claims;
 mod code_flow;
 mod connect;

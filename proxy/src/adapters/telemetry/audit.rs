@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::Clean;
 use crate::domain::identity::{Identity, ProviderKind};
+use crate::domain::principal::{Principal, Proof};
 use crate::domain::time::Timestamp;
 
 const TARGET: &str = "sidegate::audit";
@@ -113,40 +114,31 @@ pub struct Asked<'a> {
     pub path: &'a str,
 }
 
-/// Who asks, with all that rules look at.
-#[derive(Clone, Copy, Debug)]
-pub struct Person<'a> {
-    /// The identity.
-    pub identity: &'a Identity,
-    /// When they proved who they are, where it is known.
-    pub proved_at: Option<Timestamp>,
-}
-
 /// Somebody, or nobody known, was turned away by the rules: `User not allowed: ann@example.com`. `asked` is `None` where it was about the
 /// session itself.
-pub fn denied(who: &str, person: Option<Person<'_>>, asked: Option<Asked<'_>>, by: Verdict<'_>, origin: Origin<'_>) {
-    let who = Clean(if who.is_empty() { "(nobody is signed in)" } else { who });
-    decision("not_allowed", false, person, asked, by, origin, format_args!("User not allowed: {who}"));
+pub fn denied(name: &str, who: Option<&Principal<'_>>, asked: Option<Asked<'_>>, by: Verdict<'_>, origin: Origin<'_>) {
+    let name = Clean(if name.is_empty() { "(nobody is signed in)" } else { name });
+    decision("not_allowed", false, who, asked, by, origin, format_args!("User not allowed: {name}"));
 }
 
 /// A request was judged, with `AUDIT=all`.
-pub fn decided(permitted: bool, person: Option<Person<'_>>, asked: Asked<'_>, by: Verdict<'_>, origin: Origin<'_>) {
+pub fn decided(permitted: bool, who: Option<&Principal<'_>>, asked: Asked<'_>, by: Verdict<'_>, origin: Origin<'_>) {
     let what = if permitted { "Permitted" } else { "Refused" };
     let (method, path) = (Clean(asked.method), Clean(asked.path));
-    decision("decision", permitted, person, Some(asked), by, origin, format_args!("{what}: {method} {path}"));
+    decision("decision", permitted, who, Some(asked), by, origin, format_args!("{what}: {method} {path}"));
 }
 
 /// Everything that a decision was made of, so that `sidegate simulate` can make it again under other rules.
 fn decision(
     event: &'static str,
     permitted: bool,
-    person: Option<Person<'_>>,
+    who: Option<&Principal<'_>>,
     asked: Option<Asked<'_>>,
     by: Verdict<'_>,
     origin: Origin<'_>,
     message: std::fmt::Arguments<'_>,
 ) {
-    let identity = person.map(|person| person.identity);
+    let identity = who.map(|who| who.identity);
     info!(
         target: TARGET,
         event,
@@ -157,16 +149,34 @@ fn decision(
         host = asked.map(|asked| display(Clean(asked.host))),
         forwarded_host = asked.and_then(|asked| asked.forwarded_host).map(|host| display(Clean(host))),
         path = asked.map(|asked| display(Clean(asked.path))),
-        provider = identity.map(|identity| identity.provider.as_str()),
+        provider = who.map(|who| display(Clean(who.provider))),
+        by = who.map(|who| match who.by {
+            Proof::Session => "session",
+            Proof::Bearer => "bearer",
+        }),
         id = identity.map(|identity| display(Clean(&identity.id))),
         username = identity.and_then(|identity| identity.username.vouched()).map(|username| display(Clean(username))),
         email = identity.and_then(|identity| identity.email.as_ref()).map(|email| display(Clean(email.as_str()))),
         groups = identity.map(|identity| &identity.groups).filter(|groups| !groups.is_empty()).map(ascii_json),
-        claims = identity.map(|identity| &identity.claims).filter(|claims| !claims.is_empty()).map(ascii_json),
-        signed_in_at = person.and_then(|person| person.proved_at).map(Timestamp::rfc3339),
+        claims = who.map(|who| who.claims).filter(|claims| !claims.is_empty()).map(ascii_json),
+        signed_in_at = who.and_then(|who| who.proved_at).map(Timestamp::rfc3339),
         client = %origin.client,
         request_id = %Clean(origin.request_id),
         "{message}",
+    );
+}
+
+/// A bearer token was not accepted, or not for this; `outcome` is one of a few words. Nothing of the token is told but names that it claims.
+pub fn token_refused(outcome: &'static str, reason: &str, origin: Origin<'_>) {
+    info!(
+        target: TARGET,
+        event = "token_refused",
+        outcome,
+        reason = %Clean(reason),
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "Bearer token refused: {}",
+        Clean(reason),
     );
 }
 
@@ -230,6 +240,7 @@ mod tests {
     use super::super::tests::logged;
     use super::*;
     use crate::domain::identity::{Email, Username};
+    use crate::domain::principal::Proof;
 
     const ORIGIN: Origin<'static> =
         Origin { client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), request_id: "r-1" };
@@ -248,11 +259,15 @@ mod tests {
 
     #[test]
     fn operators_find_the_lines_they_search_for() {
+        let ann = ann();
+        let principal =
+            Principal { identity: &ann, provider: "github", by: Proof::Session, proved_at: None, claims: &ann.claims };
         let lines = logged("info", || {
             enabled(ProviderKind::Github);
             token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
             user_info_failed(ProviderKind::Entra, "status 500", ORIGIN);
-            denied("eve@example.com", None, None, Verdict { rule: "-", reason: "on no list" }, ORIGIN);
+            denied("eve@example.com", Some(&principal), None, Verdict { rule: "-", reason: "on no list" }, ORIGIN);
+            token_refused("invalid", "ci: it has expired", ORIGIN);
         });
         let messages: Vec<&str> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(
@@ -262,6 +277,7 @@ mod tests {
                 "OAuth token exchange failed: bad_verification_code",
                 "Failed to get user info: status 500",
                 "User not allowed: eve@example.com",
+                "Bearer token refused: ci: it has expired",
             ]
         );
         assert!(lines.iter().all(|line| line["target"] == "sidegate::audit" && line["level"] == "INFO"));
@@ -272,16 +288,23 @@ mod tests {
         let mut claims = crate::domain::claims::Claims::default();
         claims.set("roles", vec!["a\u{202e}".into()]);
         let ann = Identity { groups: vec!["a,b".into(), "d\u{e9}\u{1f600}".into()], claims, ..ann() };
-        let person = Person { identity: &ann, proved_at: Some(Timestamp::from_secs(0)) };
+        let who = Principal {
+            identity: &ann,
+            provider: "corp",
+            by: Proof::Bearer,
+            proved_at: Some(Timestamp::from_secs(0)),
+            claims: &ann.claims,
+        };
         let asked = Asked { host: "a.example", forwarded_host: None, method: "GET", path: "/x\u{1b}" };
         let by = Verdict { rule: "admin", reason: "because" };
         let lines = logged("info", || {
-            decided(true, Some(person), asked, by, ORIGIN);
+            decided(true, Some(&who), asked, by, ORIGIN);
             decided(false, None, asked, by, ORIGIN);
         });
         let line = &lines[0];
         assert_eq!((&line["decision"], &line["event"]), (&"permit".into(), &"decision".into()));
         assert_eq!(line["path"], r"/x\u{1b}");
+        assert_eq!((&line["provider"], &line["by"]), (&"corp".into(), &"bearer".into()));
         let groups = line["groups"].as_str().unwrap();
         assert!(groups.is_ascii(), "{groups}");
         assert_eq!(serde_json::from_str::<Vec<String>>(groups).unwrap(), ann.groups);

@@ -26,6 +26,9 @@ pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.
 const RENEWALS: [&str; 10] =
     ["renewed", "ended", "put_off", "deferred", "taken", "adopted", "ended_before", "store_away", "lost", "unusable"];
 
+/// What may come of a bearer token.
+const TOKENS: [&str; 6] = ["verified", "remembered", "invalid", "malformed", "unknown", "too_old"];
+
 type Labels = [(&'static str, &'static str); 1];
 type TwoLabels = [(&'static str, &'static str); 2];
 
@@ -37,6 +40,7 @@ pub struct Metrics {
     refused: ByCode,
     sign_ins: ByCode,
     renewals: ByCode,
+    tokens: ByCode,
     durations: Durations,
     /// People who signed out.
     pub sign_outs: Counter,
@@ -84,6 +88,8 @@ impl Metrics {
             "Sessions whose provider was to be asked again, by what came of it",
             renewals.clone(),
         );
+        let tokens = Family::<Labels, Counter>::default();
+        registry.register("sidegate_bearer_tokens", "Bearer tokens of requests, by what came of them", tokens.clone());
         let reloads = Family::<Labels, Counter>::default();
         registry.register("sidegate_reloads", "Configurations that were read again, by how that went", reloads.clone());
         let connections = Family::<Labels, Gauge>::default();
@@ -134,6 +140,7 @@ impl Metrics {
                 outcomes.get_or_create_owned(&[("outcome", code)])
             }),
             renewals: ByCode::new(&RENEWALS, |code| renewals.get_or_create_owned(&[("outcome", code)])),
+            tokens: ByCode::new(&TOKENS, |code| tokens.get_or_create_owned(&[("outcome", code)])),
             durations,
             sign_outs,
             downstream_connections: side("downstream"),
@@ -176,6 +183,11 @@ impl Metrics {
     /// A session's provider was to be asked again; the outcome is one of a few words.
     pub fn renewal(&self, outcome: &'static str) {
         self.renewals.of(outcome).inc();
+    }
+
+    /// A request brought a bearer token; the outcome is one of a few words.
+    pub fn bearer(&self, outcome: &'static str) {
+        self.tokens.of(outcome).inc();
     }
 
     /// The configuration was read again at `now`, or at the start.

@@ -19,18 +19,18 @@ use crate::domain::secret::Secret;
 pub(super) fn roots(reading: &mut Reading, knob: Knob) -> Vec<CertificateDer<'static>> {
     let Some(path) = reading.path(knob) else { return Vec::new() };
     let Some(content) = reading.file(knob, &path) else { return Vec::new() };
-    let roots = certificates(&content).and_then(|roots| {
-        let mut store = RootCertStore::empty();
-        roots
-            .iter()
-            .try_for_each(|root| store.add(root.clone()))
-            .map_err(|_| "holds a certificate that cannot be read")?;
-        Ok(roots)
-    });
-    roots.unwrap_or_else(|problem| {
+    roots_in(&content).unwrap_or_else(|problem| {
         reading.fault(knob, format!("the file {} {problem}", path.display()));
         Vec::new()
     })
+}
+
+/// The roots of a file.
+pub(super) fn roots_in(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
+    let roots = certificates(content)?;
+    let mut store = RootCertStore::empty();
+    roots.iter().try_for_each(|root| store.add(root.clone())).map_err(|_| "holds a certificate that cannot be read")?;
+    Ok(roots)
 }
 
 fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {

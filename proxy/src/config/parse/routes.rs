@@ -40,6 +40,8 @@ const METHODS: [&str; 14] = [
 pub(super) struct Known {
     /// The provider and its kind; `None` in open mode, or where it is not known what it is.
     pub(super) provider: Option<ProviderKind>,
+    /// The names of the sections of `[[tokens]]`.
+    pub(super) tokens: Vec<String>,
     /// `UPSTREAM_IGNORE_CASE`.
     pub(super) ignores_case: bool,
 }
@@ -225,7 +227,7 @@ impl One<'_> {
         let line = item.line;
         let word = match &item.value {
             Value::Text(word) => word.as_str(),
-            Value::Texts(_) | Value::Other(_) => {
+            Value::Texts(_) | Value::Switch(_) | Value::Other(_) => {
                 let entries = self.entries("allow", item);
                 return Some(Access::People(Box::new(People::new(entries))));
             }
@@ -269,10 +271,16 @@ impl One<'_> {
     fn judge_entry(&mut self, key: &str, line: usize, entry: &Entry) {
         let Some(kind) = self.known.provider else { return };
         let provider = kind.as_str();
+        let tokens = &self.known.tokens;
+        if entry.provider().is_some_and(|named| tokens.iter().any(|known| known == named)) {
+            return;
+        }
         if let Some(named) = entry.provider().filter(|named| *named != provider) {
-            let meant = nearest(&named.to_ascii_lowercase(), std::iter::once(provider));
+            let known = std::iter::once(provider).chain(tokens.iter().map(String::as_str));
+            let meant = nearest(&named.to_ascii_lowercase(), known);
+            let others: String = tokens.iter().map(|name| format!(", and `{name}` of [[tokens]]")).collect();
             let mend = meant.map_or_else(
-                || format!("the one there is, is `{provider}`"),
+                || format!("the one there is, is `{provider}`{others}"),
                 |meant| format!("did you mean `{meant}`?"),
             );
             self.fault(key, line, format!("names the provider `{named}`, which is not known; {mend}"), None);
@@ -287,7 +295,9 @@ impl One<'_> {
 
     /// What makes entries that are right in themselves match nobody.
     fn judge_entries(&mut self, rule: &Rule, line: usize) {
-        if self.known.provider == Some(ProviderKind::Github) && rule.entries().any(|entry| entry.claim().is_some()) {
+        // Tokens of other issuers may have the claim.
+        let is_githubs = self.known.provider == Some(ProviderKind::Github) && self.known.tokens.is_empty();
+        if is_githubs && rule.entries().any(|entry| entry.claim().is_some()) {
             self.warnings.push(format!(
                 "routes ({}, line {line}): the rule `{}` names a claim, and GitHub sends none: such an entry matches nobody",
                 self.path.display(),
@@ -341,6 +351,7 @@ impl One<'_> {
         let kind = match item.value {
             Value::Text(text) => return Some(text),
             Value::Texts(_) => "array",
+            Value::Switch(_) => "boolean",
             Value::Other(kind) => kind,
         };
         self.fault(
@@ -366,7 +377,7 @@ impl One<'_> {
             }
             Value::Texts(texts) => texts,
             Value::Text(text) => vec![(text, item.line)],
-            Value::Other(_) => {
+            Value::Switch(_) | Value::Other(_) => {
                 self.fault(key, item.line, "takes an array of texts in quotes", Some(example));
                 Vec::new()
             }

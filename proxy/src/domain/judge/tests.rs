@@ -551,3 +551,42 @@ proptest! {
         prop_assert!(!is_let_in(hosts.0, Some(hosts.1)) || (is_let_in(hosts.0, None) && is_let_in(hosts.1, None)));
     }
 }
+
+#[test]
+fn a_token_is_on_its_own_sections_lists_and_on_none_where_there_are_none() {
+    let listed = AllowLists { users: Some(AllowedUsers::parse(["id:id-zoe"]).unwrap()), groups: None };
+    let sections = [("ci".to_owned(), listed), ("bare".to_owned(), AllowLists::default())];
+    let rules = Rules::new(
+        lists(),
+        vec![rule("in", "/in", Access::SignedIn), rule("named", "/named", people(&["provider:bare"]))],
+    )
+    .with_token_lists(sections.into());
+    for (provider, name, path, expected) in [
+        ("github", "ann", "/", Ok(Because::Listed)),
+        ("ci", "ann", "/", Err(Why::NotListed)),
+        ("ci", "zoe", "/", Ok(Because::Listed)),
+        ("github", "zoe", "/", Err(Why::NotListed)),
+        ("bare", "ann", "/", Err(Why::NotListed)),
+        ("bare", "ann", "/in", Ok(Because::SignedIn)),
+        ("bare", "ann", "/named", Ok(Because::Named)),
+        ("ci", "zoe", "/named", Err(Why::NotNamed)),
+    ] {
+        let someone = person(name).unwrap();
+        let who = Principal { provider, by: Proof::Bearer, ..someone.principal() };
+        let readings = Readings::of(path).unwrap();
+        let ask = Ask {
+            host: "a.example",
+            forwarded_host: None,
+            method: "GET",
+            path: &readings,
+            from: [192, 0, 2, 1].into(),
+            now: NOW,
+        };
+        let verdict = judge(&rules, &ask, Some(who)).map(|permit| permit.because()).map_err(|refusal| refusal.why);
+        assert_eq!(verdict, expected, "{provider} {name} {path}");
+    }
+    let stranger = person("ann").unwrap();
+    let no_rules =
+        Rules::new(lists(), Vec::new()).with_token_lists([("bare".to_owned(), AllowLists::default())].into());
+    assert!(!no_rules.could_let_in(&Principal { provider: "bare", ..stranger.principal() }));
+}

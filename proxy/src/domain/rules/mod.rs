@@ -5,6 +5,7 @@ mod index;
 mod pattern;
 mod people;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -147,7 +148,12 @@ pub struct Rules {
     rules: Vec<Rule>,
     index: Index,
     name_methods: bool,
+    /// The lists of those whose tokens other issuers sign, by the name of the issuer's section.
+    token_lists: TokenLists,
 }
+
+/// The allow lists of each section of `[[tokens]]`, by its name.
+pub type TokenLists = BTreeMap<String, AllowLists>;
 
 /// What a request is called where no rule matches it.
 pub const NO_RULE: &str = "-";
@@ -161,7 +167,21 @@ impl Rules {
             index.add(number, &rule.host, rule.path.as_ref().map(|path| (path, rule.ignores_case)));
         }
         let name_methods = rules.iter().any(|rule| !rule.methods.is_empty());
-        Self { openness, rules, index, name_methods }
+        Self { openness, rules, index, name_methods, token_lists: TokenLists::new() }
+    }
+
+    /// The same rules, with lists of their own for those whose tokens other issuers sign.
+    #[must_use]
+    pub fn with_token_lists(self, token_lists: TokenLists) -> Self {
+        Self { token_lists, ..self }
+    }
+
+    /// Whether the allow lists name that person: those of the issuer's own section, which name nobody where it has none, or else `lists`.
+    pub(super) fn list(&self, lists: &AllowLists, who: &Principal<'_>) -> bool {
+        match self.token_lists.get(who.provider) {
+            Some(own) => own.name_outright(who.identity),
+            None => lists.name(who.identity),
+        }
     }
 
     /// Whether people sign in.
@@ -231,7 +251,7 @@ impl Rules {
     pub fn could_let_in(&self, who: &Principal<'_>) -> bool {
         let lists = match &self.openness {
             Openness::Open => return true,
-            Openness::SignIn(lists) => lists.name(who.identity),
+            Openness::SignIn(lists) => self.list(lists, who),
         };
         let lets_in = |rule: &Rule| match &rule.access {
             Access::SignedIn => rule.lacks(who).is_none(),

@@ -1,5 +1,6 @@
 //! Answers of our own: refusals, pages, JSON, redirects.
 
+pub(crate) mod challenge;
 pub(crate) mod pages;
 pub(crate) mod query;
 pub(crate) mod rejection;

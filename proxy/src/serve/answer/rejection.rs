@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONNECTION, COOKIE, HeaderValue, RETRY_AFTER, SET_COOKIE};
+use http::header::{ALLOW, CONNECTION, COOKIE, HeaderValue, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, Version};
@@ -15,6 +15,7 @@ use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::domain::rules::HostName;
 use crate::ports::{BeginError, Omission, SignInError, StoreUnavailable};
+use crate::serve::answer::challenge::{self, Challenge};
 use crate::serve::answer::pages::{self, Action, MessagePage};
 use crate::serve::answer::query;
 use crate::serve::answer::reply;
@@ -75,6 +76,8 @@ pub(crate) enum Rejection {
     InvalidLogoutToken,
     /// Sessions are kept in cookies only: others than this one can be neither listed nor ended.
     Stateless,
+    /// The request's bearer token does not let it in.
+    Token(Challenge),
     /// Our own fault: no random bytes, no signature.
     Internal,
 }
@@ -153,6 +156,7 @@ codes! {
     SessionTooLarge = "session_too_large",
     SessionsNotKept = "sessions_not_kept",
     InvalidRequest = "invalid_request",
+    IssuerUnreachable = "issuer_unreachable",
     RequestTimeout = "request_timeout",
     UpstreamUnreachable = "upstream_unreachable",
     UpstreamTimeout = "upstream_timeout",
@@ -170,7 +174,9 @@ impl Rejection {
     /// The one table from error to answer.
     const fn answer(&self) -> Answer {
         let (status, code, message) = match self {
-            Self::Unauthenticated | Self::StepUp { .. } => {
+            Self::Unauthenticated
+            | Self::StepUp { .. }
+            | Self::Token(Challenge::Invalid | Challenge::TooOld { .. }) => {
                 (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "Authentication required")
             }
             Self::InvalidState => (StatusCode::BAD_REQUEST, Code::InvalidState, "Invalid OAuth state"),
@@ -220,6 +226,12 @@ impl Rejection {
             }
             Self::InvalidLogoutToken => {
                 (StatusCode::BAD_REQUEST, Code::InvalidRequest, "This is no logout token that counts")
+            }
+            Self::Token(Challenge::Malformed(_)) => {
+                (StatusCode::BAD_REQUEST, Code::InvalidRequest, "The Authorization header is not one bearer token")
+            }
+            Self::Token(Challenge::Unknown) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Code::IssuerUnreachable, "The token cannot be verified at the moment")
             }
             Self::Stateless => (
                 StatusCode::NOT_IMPLEMENTED,
@@ -279,7 +291,7 @@ impl Rejection {
         let sent_to_sign_in = asker.navigates && matches!(self, Self::Unauthenticated | Self::StepUp { .. });
         let mut response = if sent_to_sign_in {
             reply::redirect(StatusCode::FOUND, &asker.login_url(self.max_age()))
-        } else if asker.html {
+        } else if asker.html && !matches!(self, Self::Token(_)) {
             self.page(&answer, asker)
         } else {
             reply::json(answer.status, &self.json(&answer))
@@ -291,6 +303,9 @@ impl Rejection {
         if let Self::MethodNotAllowed(allowed) = self {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
+        if let Some(challenge) = self.challenge(asker) {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
@@ -299,6 +314,16 @@ impl Rejection {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// What a client with a bearer token, or without one where tokens are accepted, is told.
+    fn challenge(&self, asker: &Asker) -> Option<HeaderValue> {
+        if let Self::Token(challenge) = self {
+            return challenge.header();
+        }
+        let sign_in = asker.snapshot.sign_in.as_ref().filter(|sign_in| sign_in.bearers.is_some())?;
+        let brings_nothing = *self == Self::Unauthenticated && !asker.navigates;
+        if brings_nothing { challenge::hint(&sign_in.origin_text) } else { None }
     }
 
     /// How long ago the sign-in may be that would help.
@@ -310,7 +335,7 @@ impl Rejection {
     const fn retry_after(&self) -> Option<&'static str> {
         if matches!(self, Self::SignInLoop) {
             Some("60")
-        } else if matches!(self, Self::StoreUnavailable | Self::LogoutUnconfirmed) {
+        } else if matches!(self, Self::StoreUnavailable | Self::LogoutUnconfirmed | Self::Token(Challenge::Unknown)) {
             Some("2")
         } else {
             None
@@ -376,6 +401,7 @@ impl Rejection {
             | Self::RequestTimeout
             | Self::Stateless
             | Self::InvalidLogoutToken
+            | Self::Token(_)
             | Self::Internal => (None, &[Action::Start]),
         };
         let page = MessagePage {
@@ -403,7 +429,9 @@ impl Rejection {
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
             Self::WrongHost { .. } => "This is not the public address",
-            Self::Malformed(_) | Self::CrossSite | Self::InvalidLogoutToken => "This request was refused",
+            Self::Malformed(_) | Self::CrossSite | Self::InvalidLogoutToken | Self::Token(_) => {
+                "This request was refused"
+            }
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
             Self::LogoutUnconfirmed => "You are signed out in this browser only",

@@ -5,34 +5,47 @@ use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use crate::domain::identity::{Identified, Identity};
+use crate::domain::identity::Identified as _;
 use crate::ports::LoadedSession;
 use crate::serve::answer::pages::{self, SignInPage};
 use crate::serve::answer::query;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
 use crate::serve::app::SignIn;
+use crate::serve::auth::bearer;
 use crate::serve::auth::session::{self, Found};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 
 /// `GET me`.
 pub(super) async fn me(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
-    let session = current(exchange, sign_in).await?;
-    Ok(reply::json(StatusCode::OK, &Value::Object(fields(session.identity()))))
+    let session = anybody(exchange, sign_in).await?;
+    Ok(reply::json(StatusCode::OK, &Value::Object(fields(&session))))
 }
 
 /// `GET session`: what `me` says, with groups and times.
 pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
-    let loaded = current(exchange, sign_in).await?;
+    let loaded = anybody(exchange, sign_in).await?;
     let session = loaded.session();
-    let mut fields = fields(&session.identity);
+    let mut fields = fields(&loaded);
     fields.insert("groups".into(), json!(session.identity.groups));
     fields.insert("created_at".into(), session.created_at.rfc3339().into());
     fields.insert("expires_at".into(), session.expires_at.rfc3339().into());
     Ok(reply::json(StatusCode::OK, &Value::Object(fields)))
 }
 
+/// Whoever asks: by a bearer token where tokens are looked at, else by a session.
+async fn anybody(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
+    match bearer::find(exchange, sign_in).await? {
+        Some(token) => {
+            super::admit_session(&exchange.snapshot, &token, exchange.origin())?;
+            Ok(token)
+        }
+        None => current(exchange, sign_in).await,
+    }
+}
+
+/// Whoever's session it is.
 pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Somebody(session) => session,
@@ -45,13 +58,14 @@ pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc
     Ok(session)
 }
 
-fn fields(who: &Identity) -> Map<String, Value> {
+fn fields(session: &LoadedSession) -> Map<String, Value> {
+    let who = session.identity();
     [
         ("id", who.id.as_str()),
         ("email", who.email_str()),
         ("name", &who.name),
         ("username", who.username.as_str()),
-        ("provider", who.provider.as_str()),
+        ("provider", session.provider()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use http::header::HOST;
 
-use crate::adapters::telemetry::audit::{self, Asked, Origin, Person, Verdict};
+use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
 use crate::domain::identity::Identity;
 use crate::domain::judge::{Ask, Permit, Refusal, Why, judge};
 use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
 use crate::ports::{LoadedSession, Omission, Omitted};
+use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::rejection::{Denial, Missing, Rejection};
 use crate::serve::app::Snapshot;
+use crate::serve::auth::bearer;
 use crate::serve::auth::session::{self, Found};
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::{self, Malformed};
@@ -23,6 +25,9 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
     let snapshot = &exchange.snapshot;
     let (mut session, mut cookies) = (None, Vec::new());
     if let Some(sign_in) = &snapshot.sign_in {
+        session = bearer::find(exchange, sign_in).await?;
+    }
+    if let Some(sign_in) = snapshot.sign_in.as_ref().filter(|_| session.is_none()) {
         match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
             Found::Somebody(found) => session = Some(found),
             Found::Nobody => {}
@@ -37,7 +42,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
             snapshot.rule_metrics.permitted(permit.rule());
             if snapshot.audit_all {
                 let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
-                audit::decided(true, who.as_deref().map(person), asked(exchange, &ask), by, exchange.origin());
+                audit::decided(true, who.as_deref().map(Known::principal).as_ref(), asked(exchange, &ask), by, exchange.origin());
             }
             Ok(permit)
         }
@@ -74,24 +79,24 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
     let snapshot = &exchange.snapshot;
     let rule = snapshot.rules.name(refusal.rule);
     snapshot.rule_metrics.refused(refusal, rule);
-    let person = session.map(person);
+    let who = session.map(Known::principal);
     if snapshot.audit_all && matches!(refusal.why, Why::Unauthenticated | Why::TooOld { .. } | Why::ManyUpstreams) {
         let by = Verdict { rule, reason: &refusal.why.to_string() };
-        audit::decided(false, person, asked(exchange, ask), by, exchange.origin());
+        audit::decided(false, who.as_ref(), asked(exchange, ask), by, exchange.origin());
     }
     match refusal.why {
+        Why::TooOld { max_age } if session.is_some_and(LoadedSession::is_token) => {
+            bearer::note(exchange, "too_old", &format!("{}, by the rule {rule}", refusal.why));
+            Rejection::Token(Challenge::TooOld { max_age })
+        }
         Why::Unauthenticated => Rejection::Unauthenticated,
         Why::TooOld { max_age } => Rejection::StepUp { max_age },
         Why::ManyUpstreams => Malformed::Upstreams.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
-            denied(person, Some(asked(exchange, ask)), &[], rule, &refusal.why, session.is_some(), exchange.origin())
+            let has_session = session.is_some_and(|session| !session.is_token());
+            denied(who.as_ref(), Some(asked(exchange, ask)), &[], rule, &refusal.why, has_session, exchange.origin())
         }
     }
-}
-
-fn person(session: &LoadedSession) -> Person<'_> {
-    let principal = session.principal();
-    Person { identity: principal.identity, proved_at: principal.proved_at }
 }
 
 /// What the audit log says of what is asked.
@@ -105,7 +110,7 @@ fn asked<'a>(exchange: &'a Exchange, ask: &Ask<'a>) -> Asked<'a> {
 
 /// Whether a session of that person may be, by the lists and rules of the moment.
 pub(crate) fn admit_session(snapshot: &Snapshot, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
-    admit_person(snapshot, &session.principal(), &[], true, origin)
+    admit_person(snapshot, &session.principal(), &[], !session.is_token(), origin)
 }
 
 /// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.
@@ -119,13 +124,12 @@ pub(super) fn admit_person(
     if snapshot.rules.could_let_in(who) {
         return Ok(());
     }
-    let person = Person { identity: who.identity, proved_at: who.proved_at };
-    Err(denied(Some(person), None, omitted, NO_RULE, &Why::NotListed, has_session, origin))
+    Err(denied(Some(who), None, omitted, NO_RULE, &Why::NotListed, has_session, origin))
 }
 
 /// Somebody whom the rules do not let in: written to the log in the words that operators search for.
 pub(super) fn denied(
-    person: Option<Person<'_>>,
+    who: Option<&Principal<'_>>,
     asked: Option<Asked<'_>>,
     omitted: &[Omitted],
     rule: &str,
@@ -133,13 +137,15 @@ pub(super) fn denied(
     has_session: bool,
     origin: Origin<'_>,
 ) -> Rejection {
-    let who = person.map(|person| person.identity);
-    let name = who.map(name).unwrap_or_default().to_owned();
+    let name = who.map(|who| name(who.identity)).unwrap_or_default().to_owned();
     // What the provider does not say of a person is the commonest reason that no list names them.
-    let missing =
-        if why.is_about_lists() { who.map(|who| missing(who, omitted)).unwrap_or_default() } else { Vec::new() };
+    let missing = if why.is_about_lists() {
+        who.map(|who| missing(who.identity, omitted)).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     let reason = format!("{why}{}", in_the_log(&missing));
-    audit::denied(&name, person, asked, Verdict { rule, reason: &reason }, origin);
+    audit::denied(&name, who, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
     let denial = Denial { rule, reason: in_short(why), may_be_mended: *why != Why::Nobody, missing };
     Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }

@@ -10,7 +10,6 @@ use super::admission;
 use super::visits::Visits;
 use crate::adapters::providers::log_omitted;
 use crate::adapters::seal;
-use crate::adapters::telemetry::audit::Person;
 use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::judge::Why;
 use crate::domain::login::{ATTEMPT_LIFETIME, ATTEMPT_RANDOM, AttemptId, LoginAttempt};
@@ -234,8 +233,7 @@ fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -
     let Some(max_age) = max_age else { return Ok(()) };
     // A provider that asks for no password again would send the browser round for ever.
     if who.proved_at.is_none_or(|at| exchange.now.since(at) > max_age) {
-        let person = Person { identity, proved_at: who.proved_at };
-        return Err(admission::denied(Some(person), None, &[], NO_RULE, &Why::TooOld { max_age }, false, origin).into());
+        return Err(admission::denied(Some(&who), None, &[], NO_RULE, &Why::TooOld { max_age }, false, origin).into());
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod account;
 mod admission;
 mod backchannel;
+pub(crate) mod bearer;
 pub(crate) mod ending;
 mod login;
 mod logout;

@@ -1,5 +1,5 @@
-//! What stays open on behalf of a session (WebSockets, event streams, long answers, uploads) ends when the session does; on behalf of nobody,
-//! when nobody may pass any more.
+//! What stays open on behalf of a session or a bearer token (WebSockets, event streams, long answers, uploads) ends when that does; on behalf
+//! of nobody, when nobody may pass any more.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -53,7 +53,10 @@ pub(crate) async fn ended(mut open: Open, activity: Arc<Activity>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let (snapshot, now) = (open.app.snapshot(), clock::now());
-        if let (Some(sign_in), Some(session)) = (&snapshot.sign_in, open.session.clone()) {
+        if let (Some(sign_in), Some(session)) = (&snapshot.sign_in, open.session.clone())
+            // No store knows a bearer token.
+            && !session.is_token()
+        {
             used |= activity.take();
             match sign_in.store.follow(&session, used, now).await {
                 Ok(Some(current)) => (open.session, used) = (Some(current), false),
@@ -68,7 +71,7 @@ pub(crate) async fn ended(mut open: Open, activity: Arc<Activity>) {
         }
         // In open mode whatever is open may stay so.
         let (Some(sign_in), Some(session)) = (&snapshot.sign_in, &open.session) else { continue };
-        if !sign_in.vouches_for(session) {
+        if !sign_in.vouches_for(session) || (session.is_token() && !session.is_live(Duration::ZERO, now)) {
             return;
         }
         if session.is_due(now) {

@@ -1,0 +1,131 @@
+//! The issuers whose tokens count: which of them a token is of.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::ConnectError;
+use super::super::claims::Claims;
+use super::super::quote::quote;
+use super::github::{self, GithubTokens};
+use super::issuer::Issuer;
+use super::remembered::{Remembered, key_of};
+use super::settings::BearerSettings;
+use super::token;
+use super::verdict::{Accepted, BearerError, Verified};
+use crate::domain::secret::Secret;
+use crate::domain::session::{Authority, SessionKey};
+use crate::domain::time::Timestamp;
+use crate::ports::LoadedSession;
+
+/// The longest token that is looked at, in bytes.
+pub(super) const LONGEST: usize = 16 * 1024;
+
+/// The issuers whose tokens count, and the tokens that were verified lately.
+pub struct Bearers {
+    settings: BearerSettings,
+    issuers: Vec<Issuer>,
+    github: Option<GithubTokens>,
+    remembered: Remembered,
+}
+
+impl Bearers {
+    /// Makes them ready. It calls nobody yet: [`Self::refresh`] does that for the first time.
+    ///
+    /// # Errors
+    /// [`ConnectError`], where an address or the roots cannot be used.
+    pub fn new(settings: &BearerSettings) -> Result<Self, ConnectError> {
+        // Whoever was first has installed the same one.
+        let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        Ok(Self {
+            issuers: settings.issuers.iter().map(Issuer::new).collect::<Result<_, _>>()?,
+            github: settings.github.as_ref().map(GithubTokens::new).transpose()?,
+            remembered: Remembered::default(),
+            settings: settings.clone(),
+        })
+    }
+
+    /// Whether it was made of the same settings: then it goes on after a reload, with what it remembers.
+    #[must_use]
+    pub fn is_of(&self, settings: &BearerSettings) -> bool {
+        self.settings == *settings
+    }
+
+    /// Who the token is, and whether that had been verified before.
+    ///
+    /// # Errors
+    /// [`BearerError`]: it does not count, or it cannot be said now.
+    pub async fn verify(&self, token: &str, now: Timestamp) -> Result<(Arc<LoadedSession>, Verified), BearerError> {
+        if token.len() > LONGEST {
+            return Err(BearerError::Invalid(format!("it is longer than {LONGEST} bytes")));
+        }
+        let key = key_of(token);
+        if let Some(session) = self.remembered.find(&key, now) {
+            return Ok((session, Verified::Before));
+        }
+        let accepted = match token::peek(token) {
+            Some(claims) => self.verify_jwt(token, key, &claims, now).await?,
+            None => match &self.github {
+                Some(github) => github.verify(&Secret::new(token), key, now).await?,
+                None => return Err(BearerError::Invalid("it is not a JWT".to_owned())),
+            },
+        };
+        self.remembered.keep(key, token.len(), &accepted, now);
+        Ok((accepted.session, Verified::Now))
+    }
+
+    /// By the first issuer that takes it; where none does, the reason is that of the last whose name it has.
+    async fn verify_jwt(
+        &self,
+        token: &str,
+        key: SessionKey,
+        claims: &Claims,
+        now: Timestamp,
+    ) -> Result<Accepted, BearerError> {
+        let mut refusal = None;
+        for issuer in self.issuers.iter().filter(|issuer| issuer.may_be_of(claims)) {
+            match issuer.verify(token, key, claims, now).await {
+                Ok(accepted) => return Ok(accepted),
+                // Another one that cannot be asked now may have taken it.
+                Err(BearerError::Invalid(_)) if matches!(refusal, Some(BearerError::Unavailable(_))) => {}
+                Err(error) => refusal = Some(error),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| {
+            let found = claims.text("iss").map_or_else(|| "none".to_owned(), quote);
+            BearerError::Invalid(format!("its issuer is not one whose tokens are accepted here: {found}"))
+        }))
+    }
+
+    /// Whether what a token was found to be still counts: its issuer is accepted by the same settings.
+    #[must_use]
+    pub fn vouch_for(&self, session: &LoadedSession) -> bool {
+        let counts =
+            |name: &str, authority: Authority| name == session.provider() && authority == session.session().authority;
+        self.issuers.iter().any(|issuer| counts(issuer.name(), issuer.authority()))
+            || self.github.as_ref().is_some_and(|github| counts(github::NAME, github.authority()))
+    }
+
+    /// The issuers, for those who look for one (RFC 9728 §2).
+    #[must_use]
+    pub fn issuers(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.issuers.iter().map(Issuer::shown).collect();
+        names.extend(self.github.as_ref().map(GithubTokens::issuer));
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    /// Reads the keys that are old or missing, and says when to come again.
+    pub async fn refresh(&self, now: Timestamp) -> Duration {
+        let pauses = futures_util::future::join_all(self.issuers.iter().map(|issuer| issuer.refresh(now))).await;
+        pauses.into_iter().min().unwrap_or(Duration::from_secs(3600))
+    }
+
+    /// The issuers whose keys cannot be read, each with the reason.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let trouble = |issuer: &Issuer| issuer.trouble().map(|why| format!("{}: {why}", issuer.name()));
+        self.issuers.iter().filter_map(trouble).collect()
+    }
+}

@@ -1,0 +1,187 @@
+//! One issuer of JWTs: from a token that claims to be its own to who that is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use url::Url;
+
+use super::super::ConnectError;
+use super::super::claims::Claims;
+use super::super::discovery::{self, Place, may_sign};
+use super::super::http::{Http, is_safe};
+use super::super::id_token::{self, LEEWAY, Rejected, Signed};
+use super::super::tenants::{TenantList, Verdict};
+use super::keys::{Keys, Known};
+use super::person;
+use super::settings::{IssuerName, IssuerSettings};
+use super::token::{self, Expected, Times};
+use super::verdict::{Accepted, BearerError};
+use crate::domain::identity::Identity;
+use crate::domain::session::{Authority, Device, Session, SessionKey};
+use crate::domain::time::Timestamp;
+use crate::ports::LoadedSession;
+
+/// No token is believed for longer, whatever it says.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// An issuer whose tokens count.
+pub(super) struct Issuer {
+    settings: IssuerSettings,
+    name: Arc<str>,
+    authority: Authority,
+    /// Who it is, as far as the configuration tells.
+    configured: discovery::Issuer,
+    keys: Keys,
+    entra: Option<(TenantList, Http)>,
+}
+
+impl Issuer {
+    pub(super) fn new(settings: &IssuerSettings) -> Result<Self, ConnectError> {
+        let http = |url: &Url| {
+            if !is_safe(url) {
+                return Err(ConnectError::Address(url.origin().ascii_serialization()));
+            }
+            // Where its keys are is for the issuer to say, and may be an https address.
+            let needs_tls = url.scheme() == "https";
+            Http::new(&settings.roots, needs_tls, settings.way_out.clone())
+        };
+        let (configured, keys, entra) = match (&settings.issuer, &settings.keys) {
+            (IssuerName::Named(name), Some(content)) => {
+                let issuer = discovery::Issuer::Exactly(name.clone());
+                (issuer.clone(), Keys::filed(issuer, content), None)
+            }
+            (IssuerName::Named(name), None) => {
+                let url = Url::parse(name).map_err(|_| ConnectError::Address(name.clone()))?;
+                let keys = Keys::published(http(&url)?, Place::Issuer(url));
+                (discovery::Issuer::Exactly(name.clone()), keys, None)
+            }
+            (IssuerName::Entra { authority, tenants }, _) => {
+                let list = TenantList::new(tenants.clone(), authority.clone());
+                let issuer = discovery::Issuer::TenantOf { authority: discovery::trimmed(authority).to_owned() };
+                (issuer, Keys::published(http(authority)?, list.place()), Some((list, http(authority)?)))
+            }
+        };
+        Ok(Self {
+            name: settings.name.as_str().into(),
+            authority: authority(settings, &configured),
+            configured,
+            keys,
+            entra,
+            settings: settings.clone(),
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) const fn authority(&self) -> Authority {
+        self.authority
+    }
+
+    /// How it is called, for those who look for one to ask.
+    pub(super) fn shown(&self) -> String {
+        match &self.entra {
+            Some((tenants, _)) => discovery::trimmed(&tenants.place().issuer()).to_owned(),
+            None => self.keys.issuer().as_ref().unwrap_or(&self.configured).shown(),
+        }
+    }
+
+    /// Whether a token with these claims may be its own.
+    pub(super) fn may_be_of(&self, claims: &Claims) -> bool {
+        token::may_be_of(&self.configured, claims)
+    }
+
+    pub(super) async fn refresh(&self, now: Timestamp) -> Duration {
+        self.keys.refresh(now).await
+    }
+
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.keys.trouble()
+    }
+
+    /// Verifies a token whose claims are `peeked`: its claims first, since forged ones must cost little; then its signature.
+    pub(super) async fn verify(
+        &self,
+        token: &str,
+        key: SessionKey,
+        peeked: &Claims,
+        now: Timestamp,
+    ) -> Result<Accepted, BearerError> {
+        let invalid = |reason: String| BearerError::Invalid(format!("{}: {reason}", self.name));
+        let expected = Expected {
+            audiences: &self.settings.audiences,
+            client_id: self.settings.client_id.as_deref(),
+            takes_id_tokens: self.settings.takes_id_tokens,
+            now: now.secs(),
+        };
+        token::check(peeked, &expected).map_err(invalid)?;
+        let away = |reason: String| BearerError::Unavailable(format!("{}: {reason}", self.name));
+        let known = self.keys.current(now).await.map_err(away)?;
+        let (signed, known) = match id_token::signed(token, &known.keys) {
+            Err(Rejected::UnknownKey) => match self.keys.newer(&known, now).await {
+                Some(newer) => (id_token::signed(token, &newer.keys), newer),
+                None => (Err(Rejected::UnknownKey), known),
+            },
+            outcome => (outcome, known),
+        };
+        let signed = signed.map_err(|rejected| invalid(rejected.to_string()))?;
+        let times = check(&signed, &known, &expected).map_err(invalid)?;
+        let identity = match &self.entra {
+            None => person::of(&signed.claims, &self.settings.names, &self.settings.claims),
+            Some((tenants, http)) => self.of_entra(&signed.claims, tenants, http).await?,
+        };
+        Ok(self.accept(&signed.claims, identity, times, key, now))
+    }
+
+    async fn of_entra(&self, claims: &Claims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
+        let tenant = claims.text("tid").unwrap_or_default();
+        let mut verdict = tenants.judge(tenant);
+        if verdict == Verdict::Refused && !tenants.unresolved().is_empty() {
+            tenants.resolve(http).await.map_err(BearerError::Unavailable)?;
+            verdict = tenants.judge(tenant);
+        }
+        if verdict == Verdict::Refused {
+            return Err(BearerError::Invalid(format!("{}: OAUTH_TENANT_ID does not name its tenant", self.name)));
+        }
+        person::of_entra(claims, verdict == Verdict::Named, &self.settings.claims).map_err(BearerError::Invalid)
+    }
+
+    fn accept(&self, claims: &Claims, identity: Identity, times: Times, key: SessionKey, now: Timestamp) -> Accepted {
+        let expires_at = Timestamp::from_secs(times.expires);
+        // What is taken though its time is just over, for clocks differ, must not be over at once.
+        let ends_at = if now < expires_at { expires_at } else { expires_at + Duration::from_secs(LEEWAY) };
+        let device = Device::new(std::net::Ipv4Addr::UNSPECIFIED.into(), "");
+        let mut session = Session::begin(identity, self.authority, device, Duration::ZERO, now);
+        session.created_at = times.issued.map_or(now, Timestamp::from_secs).min(now);
+        session.expires_at = ends_at.min(now + LONGEST);
+        session.auth_time = claims.seconds("auth_time").map(|secs| Timestamp::from_secs(secs).min(now));
+        let session = LoadedSession::of_token(key, session, Arc::clone(&self.name), now);
+        Accepted { session: Arc::new(session), expires_at }
+    }
+}
+
+/// What is to be said of a token whose signature verifies.
+fn check(signed: &Signed, known: &Known, expected: &Expected<'_>) -> Result<Times, String> {
+    token::check_kind(signed.header.typ.as_deref())?;
+    id_token::check_issuer(&signed.claims, &known.issuer).map_err(|rejected| rejected.to_string())?;
+    // The keys of one of Entra's tenants must not sign for another.
+    if signed.key_issuer.as_deref().is_some_and(|template| !may_sign(template, &signed.claims)) {
+        return Err("it is signed with the key of another issuer".to_owned());
+    }
+    token::check(&signed.claims, expected)
+}
+
+/// Who vouches, for whom, and by which of its words: where one of these changes, what was accepted before counts no more.
+fn authority(settings: &IssuerSettings, configured: &discovery::Issuer) -> Authority {
+    let mut parts = vec![settings.name.clone(), configured.shown(), format!("{:?}", settings.names)];
+    parts.extend(settings.audiences.iter().cloned());
+    parts.push(settings.takes_id_tokens.to_string());
+    let hash = digest(&SHA256, format!("{parts:?}").as_bytes());
+    let mut authority = [0; 8];
+    for (to, from) in authority.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
+    Authority(authority)
+}

@@ -1,0 +1,56 @@
+//! Who a bearer token speaks of: its claims into an identity.
+
+use super::super::claims::Claims;
+use super::super::entra::has_proven_domain;
+use super::super::tenants::PERSONAL;
+use super::settings::ClaimNames;
+use crate::domain::identity::{Email, Identity, ProviderKind, Username};
+
+/// Who the claims speak of, by the names that the operator gave.
+pub(super) fn of(claims: &Claims, names: &ClaimNames, of_rules: &[String]) -> Identity {
+    let text = |name: &str| claims.find(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let email = Some(text(&names.email)).filter(|_| claims.is_true("email_verified"));
+    let email = email.and_then(|address| Email::parse(&address).ok());
+    let username = match names.username.as_deref() {
+        // An address is a username only where it is vouched for.
+        Some(name) if name == names.email => {
+            Username::Vouched(email.as_ref().map(|email| email.as_str().to_owned()).unwrap_or_default())
+        }
+        Some(name) => Username::Vouched(text(name)),
+        None => Username::Displayed(text("preferred_username")),
+    };
+    Identity {
+        provider: ProviderKind::Oidc,
+        id: claims.text("sub").unwrap_or_default().to_owned(),
+        email,
+        name: text(&names.name),
+        username,
+        groups: claims.list(&names.groups),
+        claims: claims.named(of_rules, &Claims::default()),
+    }
+}
+
+/// Who the claims of Entra's token speak of. `named`: the operator named the tenant, and so believes its administrators.
+pub(super) fn of_entra(claims: &Claims, named: bool, of_rules: &[String]) -> Result<Identity, String> {
+    let text = |name: &str| claims.text(name).unwrap_or_default().to_owned();
+    let id = claims.text("oid").ok_or("it has no object id (`oid`)")?.to_owned();
+    let personal = claims.text("tid").is_some_and(|tenant| tenant.eq_ignore_ascii_case(PERSONAL));
+    let parse = |address: &str| Email::parse(address).ok();
+    let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
+    let is_guest = |upn: &&str| upn.to_ascii_uppercase().contains("#EXT#");
+    let principal = claims.text("upn").filter(|upn| !personal && !is_guest(upn)).and_then(parse);
+    let mut groups = claims.list("groups");
+    groups.extend(claims.list("roles"));
+    Ok(Identity {
+        provider: ProviderKind::Entra,
+        id,
+        email: claimed.or(principal),
+        name: text("name"),
+        username: match claims.text("upn") {
+            Some(upn) => Username::Vouched(upn.to_owned()),
+            None => Username::Displayed(text("preferred_username")),
+        },
+        groups,
+        claims: claims.named(of_rules, &Claims::default()),
+    })
+}

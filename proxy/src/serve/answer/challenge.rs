@@ -1,0 +1,42 @@
+//! What a request with a bearer token is told that is not let in (RFC 6750 §3, RFC 9470).
+
+use std::time::Duration;
+
+use http::HeaderValue;
+
+/// Where clients learn whose tokens are accepted (RFC 9728 §3).
+pub(crate) const METADATA: &str = "/.well-known/oauth-protected-resource";
+
+/// The value of `WWW-Authenticate` for who brings nothing: where to learn whose tokens are accepted (RFC 9728 §5.1).
+pub(crate) fn hint(origin: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&format!("Bearer resource_metadata=\"{origin}{METADATA}\"")).ok()
+}
+
+/// What is wrong with a bearer token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    /// There is not exactly one, or it is not written as one.
+    Malformed(&'static str),
+    /// It does not count here.
+    Invalid,
+    /// It does not say that the person signed in as lately as a rule asks for.
+    TooOld { max_age: Duration },
+    /// Whether it counts cannot be said now.
+    Unknown,
+}
+
+impl Challenge {
+    /// The value of `WWW-Authenticate`; `None`: another token would not help.
+    pub(crate) fn header(self) -> Option<HeaderValue> {
+        match self {
+            Self::Malformed(_) => Some(HeaderValue::from_static("Bearer error=\"invalid_request\"")),
+            Self::Invalid => Some(HeaderValue::from_static("Bearer error=\"invalid_token\"")),
+            Self::TooOld { max_age } => {
+                let seconds = max_age.as_secs();
+                let text = format!("Bearer error=\"insufficient_user_authentication\", max_age=\"{seconds}\"");
+                HeaderValue::from_str(&text).ok()
+            }
+            Self::Unknown => None,
+        }
+    }
+}
