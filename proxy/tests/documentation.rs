@@ -185,3 +185,48 @@ fn the_front_page_says_which_rust_is_needed() {
         "README.md does not say that Rust {version} is needed"
     );
 }
+
+/// Everything that is written in Rust below these folders, by its path.
+fn rust(folders: &[&str]) -> Vec<(PathBuf, String)> {
+    fn below(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    folders.iter().for_each(|folder| below(&root().join(folder), &mut found));
+    found
+}
+
+/// The page of threats names a test for each; one that was renamed or removed would go on being claimed.
+#[test]
+fn the_tests_and_files_that_the_page_of_threats_names_are_there() {
+    let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap().replace("`` ` ``", "");
+    let sources = rust(&["proxy/src", "proxy/tests"]);
+    let is_name = |text: &String| {
+        text.contains('_') && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let tests: Vec<String> = page.split(['*', '|', ' ', ',', ';', '\n']).map(str::to_owned).filter(is_name).collect();
+    assert!(tests.len() > 60, "only {} tests were found", tests.len());
+    for test in tests {
+        let there = sources.iter().any(|(_, text)| text.contains(&format!("fn {test}(")));
+        assert!(there, "docs/security.md names the test {test}, which is not there");
+    }
+    let files = page.split('`').skip(1).step_by(2).filter(|text| text.ends_with(".rs") && !text.contains(' '));
+    let mut seen = 0;
+    for file in files {
+        seen += 1;
+        let name = Path::new(file).file_name().unwrap();
+        assert!(
+            sources.iter().any(|(path, _)| path.file_name() == Some(name)),
+            "docs/security.md names {file}, which is not there"
+        );
+    }
+    assert!(seen > 30, "only {seen} files were found");
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::http;
-use crate::programs::{PATIENCE, Program, bare, free_port, root, target, within};
+use crate::programs::{self, PATIENCE, Program, bare, free_port, root, target, within};
 
 /// Where the README says that the source is.
 const REPOSITORY: &str = "https://github.com/sidegate/sidegate";
@@ -116,6 +116,7 @@ impl Machine {
         if folder.exists() {
             return;
         }
+        programs::built();
         fs::create_dir_all(&folder).unwrap();
         let copied = Command::new("cp").arg("-al").arg(target().join("debug")).arg(folder.join("debug")).status();
         if !copied.is_ok_and(|status| status.success()) {

@@ -125,9 +125,7 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion
     let rules = rules(&settings);
     let (vouchers, public_host) = match &settings.mode {
         Mode::Open => (Vec::new(), None),
-        Mode::SignIn(sign_in) => {
-            (Voucher::all(sign_in), sign_in.public_origin.host_str().map(str::to_owned))
-        }
+        Mode::SignIn(sign_in) => (Voucher::all(sign_in), sign_in.public_origin.host_str().map(str::to_owned)),
     };
     let now = clock::now();
     let who = match &asked.who {
@@ -161,9 +159,7 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion
 pub(super) fn rules(settings: &Settings) -> Rules {
     let (openness, token_lists) = match &settings.mode {
         Mode::Open => (Openness::Open, TokenLists::new()),
-        Mode::SignIn(sign_in) => {
-            (Openness::SignIn(Box::new(sign_in.allow.clone())), sign_in.token_lists.clone())
-        }
+        Mode::SignIn(sign_in) => (Openness::SignIn(Box::new(sign_in.allow.clone())), sign_in.token_lists.clone()),
     };
     Rules::new(openness, settings.rules.clone()).with_token_lists(token_lists)
 }

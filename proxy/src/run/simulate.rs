@@ -120,10 +120,7 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
     }
     if asked.sessions {
         let now = clock::now();
-        operator::each_session(settings, now, |session| {
-            found.session(&rules, &session.principal())
-        })
-        .await?;
+        operator::each_session(settings, now, |session| found.session(&rules, &session.principal())).await?;
     }
     if asked.json {
         writeln!(out, "{}", found.json())?
@@ -185,9 +182,7 @@ impl Found {
             _ => return None,
         };
         let identity = match &line.provider {
-            Some(provider) => {
-                Some(line.identity(ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider)?)?)
-            }
+            Some(provider) => Some((provider, line.identity(provider)?)),
             None => None,
         };
         let now = Timestamp::parse(line.timestamp.as_deref()?)?;
@@ -336,7 +331,8 @@ fn whole(text: &str) -> Option<&str> {
 impl Line {
     fn identity(&self, provider: &str) -> Option<Identity> {
         // Rules go by the name; sections of `[[tokens]]` are of this kind.
-        let provider = ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider).unwrap_or(ProviderKind::Oidc);
+        let provider =
+            ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider).unwrap_or(ProviderKind::Oidc);
         let text = |text: &Option<String>| match text {
             Some(text) => whole(text).map(str::to_owned),
             None => Some(String::new()),

@@ -42,7 +42,13 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
             snapshot.rule_metrics.permitted(permit.rule());
             if snapshot.audit_all {
                 let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
-                audit::decided(true, who.as_deref().map(Known::principal).as_ref(), asked(exchange, &ask), by, exchange.origin());
+                audit::decided(
+                    true,
+                    who.as_deref().map(Known::principal).as_ref(),
+                    asked(exchange, &ask),
+                    by,
+                    exchange.origin(),
+                );
             }
             Ok(permit)
         }
