@@ -80,10 +80,12 @@ fn kubeconfig(url: &str, authority: &str, token: &str) -> String {
 }
 
 fn version(kind: Kind) -> &'static str {
-    match kind {
-        Kind::HelmRelease => "v2",
-        Kind::Alert | Kind::Provider => "v1beta3",
-        _ => "v1",
+    if kind == Kind::HelmRelease {
+        "v2"
+    } else if matches!(kind, Kind::Alert | Kind::Provider) {
+        "v1beta3"
+    } else {
+        "v1"
     }
 }
 

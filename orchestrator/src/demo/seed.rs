@@ -466,7 +466,7 @@ impl Seed {
     }
 
     fn hopeless(&mut self, name: &str, reason: &str, message: &str) {
-        let now = self.past(2);
+        let now = self.past(0);
         self.change(name, |object| {
             object["metadata"]["annotations"][HOPELESS] = message.into();
             status::fail(object, &now, reason, message);

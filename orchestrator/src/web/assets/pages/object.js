@@ -100,7 +100,8 @@ export async function object(context) {
 
   function draw() {
     drawHead();
-    health.hidden = !detail.inventory?.length;
+    // Secrets are not read: where there is nothing else, there is nothing to look at.
+    health.hidden = !detail.inventory?.some((one) => one.kind !== "Secret");
     replace(parts, conditions(detail), inventory(detail, id, open), past(detail), events(detail), text(detail, open));
     for (const fold of parts.querySelectorAll("details")) {
       fold.addEventListener("toggle", () => (fold.open ? open.add(fold.id) : open.delete(fold.id)));
