@@ -44,7 +44,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
     };
     let timeouts = timeouts(reading);
     let shutdown = shutdown(reading);
-    let log = log(reading, terminal);
+    let (log, audit_all) = (log(reading, terminal), audit_all(reading));
     let network = network?;
     Some(Settings {
         listen: network.listen,

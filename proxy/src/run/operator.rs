@@ -103,7 +103,7 @@ pub async fn run(task: &Task, settings: Settings, out: &mut (dyn Write + Send)) 
 pub(super) async fn each_session(
     settings: Settings,
     now: Timestamp,
-    mut seen: impl FnMut(&LoadedSession),
+    mut seen: impl FnMut(&LoadedSession) + Send,
 ) -> anyhow::Result<()> {
     let Mode::SignIn(sign_in) = settings.mode else {
         bail!("nobody signs in: OAUTH_ENABLED is off");

@@ -4,7 +4,6 @@
 
 use std::net::IpAddr;
 
-use tracing::field::display;
 use tracing::info;
 
 use super::Clean;
