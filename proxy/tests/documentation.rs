@@ -208,7 +208,7 @@ fn rust(folders: &[&str]) -> Vec<(PathBuf, String)> {
 #[test]
 fn the_tests_and_files_that_the_page_of_threats_names_are_there() {
     let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap().replace("`` ` ``", "");
-    let sources = rust(&["proxy/src", "proxy/tests"]);
+    let sources = rust(&["proxy/src", "proxy/tests", "orchestrator/src", "orchestrator/tests"]);
     let is_name = |text: &String| {
         text.contains('_') && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
