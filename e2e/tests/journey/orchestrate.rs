@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use orchestrator::demo::{Demo, Options};
+use orchestrator::demo::{Binding, Demo, Options};
 use orchestrator::fleet::Kind;
 use serde_json::json;
 
@@ -51,6 +51,13 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     browser.reads(".said", "Reconciled at").await;
     browser.picture("orchestrator-object").await;
 
+    // What it applied, and what a container of it has written.
+    browser.click("#look-at-applied").await;
+    browser.reads("section[aria-labelledby=applied] [role=status]", "4 ready").await;
+    browser.click(".containers button").await;
+    browser.reads(".containers pre", "served GET /healthz").await;
+    browser.picture("orchestrator-applied").await;
+
     // Its controller says something new, and nobody touches the page.
     harbour.cluster("harbour").unwrap().change(Kind::Kustomization, "shop", "shop-backend", |object| {
         object["status"]["conditions"] = json!([{
@@ -72,6 +79,62 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     browser.click("#sign-out").await;
     browser.sees("main[data-page=signed-out]").await;
     assert_eq!(browser.session().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_log() {
+    let Some(browser) = Browser::open().await else { return };
+    let harbour = simulated("harbour").await;
+    let world = harbour.cluster("harbour").unwrap();
+    let bind = |subject: &str, verbs: &[&'static str]| {
+        let (namespace, verbs) = (Some("shop".to_owned()), verbs.to_vec());
+        world.bind(Binding { subject: subject.to_owned(), namespace, verbs, resources: vec!["*"] });
+    };
+    bind("flux:ann", &["get", "list", "patch"]);
+    bind("flux:bob", &["get", "list"]);
+    let stack = Stack::deciding_by_person();
+
+    browser.goto(&stack.origin).await;
+    browser.click(ANN).await;
+    browser.click("main button.primary").await;
+    browser.fill("dialog [name=name]", "harbour").await;
+    browser.fill("dialog [name=kubeconfig]", harbour.kubeconfig("harbour").expose()).await;
+    browser.click("dialog button.primary").await;
+    browser.reads("h1", "harbour").await;
+    browser.reads(".facts", "each person's own").await;
+    let cluster = browser.url().await;
+    let object = format!("{cluster}/Kustomization/shop/shop-backend");
+    browser.goto(&object).await;
+    browser.click("#reconcile").await;
+    browser.reads(".said", "Reconciled at").await;
+
+    // An update fails while somebody looks at the cluster.
+    browser.goto(&cluster).await;
+    browser.sees(".tree a.node").await;
+    let fails = |object: &mut serde_json::Value| {
+        object["metadata"]["generation"] = 3.into();
+        object["status"]["conditions"] = json!([{
+            "type": "Ready", "status": "False", "reason": "ArtifactFailed", "message": "path not found",
+            "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]);
+    };
+    world.change(Kind::Kustomization, "shop", "shop-backend", fails);
+    let failed = Instant::now();
+    browser.reads("section[aria-labelledby=attention]", "shop-backend").await;
+    assert!(failed.elapsed() < Duration::from_secs(2), "it took {:?} to be seen", failed.elapsed());
+
+    browser.click("#sign-out").await;
+    browser.sees("main[data-page=signed-out]").await;
+    // The provider would sign ann in again by itself: it has to be told to ask.
+    let path = object.trim_start_matches(&stack.origin);
+    browser.goto(&format!("{}/api/v1/auth/login?prompt=select_account&rd={path}", stack.origin)).await;
+    browser.click("[data-user=bob]").await;
+    browser.click("#suspend").await;
+    browser.reads(".said.refusal", "User \"flux:bob\" cannot patch resource \"kustomizations\"").await;
+    browser.picture("orchestrator-refusal-of-a-cluster").await;
+    browser.click("a[href='/activity']").await;
+    let log = browser.reads("#feed", "bob tried to suspend Kustomization shop/shop-backend").await;
+    assert!(log.contains("ann reconciled Kustomization shop/shop-backend on harbour"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

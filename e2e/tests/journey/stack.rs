@@ -48,13 +48,30 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) fn start(provider: Provider) -> Self {
-        let nowhere = [("DATABASE_URL", "sqlite::memory:".to_owned())];
-        let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &nowhere);
-        let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
+        Self::with(provider, |_| Vec::new())
+    }
+
+    /// The same, with clusters that decide by person, whom the proxy's signature names.
+    pub(crate) fn deciding_by_person() -> Self {
+        Self::with(Provider::GitHub, |origin| {
+            vec![
+                ("ORCHESTRATOR_ASSERTION_JWKS", format!("{origin}/api/v1/auth/jwks")),
+                ("ORCHESTRATOR_IMPERSONATE", "true".to_owned()),
+                ("ORCHESTRATOR_IMPERSONATE_PREFIX", "flux:".to_owned()),
+            ]
+        })
+    }
+
+    /// With settings of the orchestrator that depend on where the proxy will be.
+    fn with(provider: Provider, more: impl Fn(&str) -> Vec<(&'static str, String)>) -> Self {
         for _ in 0..ATTEMPTS {
             // The redirect URL names the proxy's port before the proxy has it.
             let (port, admin) = (free_port(), free_port());
             let origin = format!("http://localhost:{port}");
+            let mut of_orchestrator = vec![("DATABASE_URL", "sqlite::memory:".to_owned())];
+            of_orchestrator.extend(more(&origin));
+            let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &of_orchestrator);
+            let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
             let callback = format!("{origin}/api/v1/auth/callback");
             let dev_idp = Program::start("dev-idp", &["--listen", "127.0.0.1:0", "--redirect-url", &callback], &[]);
             let idp = format!("http://localhost:{}", dev_idp.tells("dev-idp listening on http://127.0.0.1:"));

@@ -68,7 +68,7 @@ export function applied(cluster, at, signal) {
   function containerRow(item, pod, container) {
     const lines = h("div");
     const show = (previous) => h("button", {
-      type: "button", class: "quiet-button", "aria-label": `${previous ? "Log before the last start" : "Log"} of ${container.name} in ${pod.name}`,
+      type: "button", class: "quiet-button", "aria-label": `${previous ? "Log before its last start" : "Log"}: ${container.name} in ${pod.name}`,
       click: (event) => log(event.target, lines, { workload_kind: item.kind, workload: item.name, within: item.namespace, pod: pod.name, container: container.name, ...(previous && { previous }) }),
     }, previous ? "Log before its last start" : "Log");
     return h("li", null,
