@@ -61,8 +61,15 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let upstream = Nginx::upstream(folder.path(), options.body)?;
     let proxy = Nginx::proxy(folder.path(), upstream.port(), options.threads)?;
     let mut sidegates = Vec::new();
+    let start = |name: String, program: PathBuf, rules| {
+        let (port, threads, folder) = (upstream.port(), options.threads, folder.path());
+        async move { Sidegate::start(name, &program, port, threads, folder, rules).await }
+    };
     for (name, program) in programs(options)? {
-        sidegates.push(Sidegate::start(name, &program, upstream.port(), options.threads, folder.path()).await?);
+        sidegates.push(start(name.to_owned(), program, 0).await?);
+    }
+    for rules in &options.rules {
+        sidegates.push(start(format!("{rules} rules"), program(options.sidegate.as_deref())?, *rules).await?);
     }
     let mut contenders: Vec<(Contender, Target, Processes)> = Vec::new();
     for sidegate in &sidegates {

@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// A second build of the proxy, measured in the same run: what did a change bring?
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) against: Option<PathBuf>,
+    /// The proxy once more for each of these numbers of rules, of which the last decides: what do rules cost?
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
+    pub(crate) rules: Vec<usize>,
 }
 
 /// What else can be measured.

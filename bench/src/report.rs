@@ -12,13 +12,13 @@ const GOAL: f64 = 1.15;
 
 /// One of those measured.
 pub(crate) struct Contender {
-    name: &'static str,
+    name: String,
     pub(crate) rounds: Vec<Round>,
 }
 
 impl Contender {
-    pub(crate) const fn new(name: &'static str) -> Self {
-        Self { name, rounds: Vec::new() }
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), rounds: Vec::new() }
     }
 }
 

@@ -17,7 +17,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running proxy, and a session on it; dropping it stops it.
 pub(crate) struct Sidegate {
-    name: &'static str,
+    name: String,
     _process: Child,
     provider: DevIdp,
     pid: u32,
@@ -28,11 +28,12 @@ pub(crate) struct Sidegate {
 impl Sidegate {
     /// Starts the program with the memory store and the settings of a usual sidecar, and signs a user in.
     pub(crate) async fn start(
-        name: &'static str,
+        name: String,
         program: &Path,
         upstream: u16,
         threads: usize,
         folder: &Path,
+        rules: usize,
     ) -> anyhow::Result<Self> {
         ensure!(program.is_file(), "there is no {}: cargo build --release -p sidegate", program.display());
         let port = nginx::free_port()?;
@@ -43,8 +44,14 @@ impl Sidegate {
         })
         .await?;
         let log = folder.join(format!("{name}.log"));
-        let mut process = Command::from(cpu::limited(program, threads)?)
-            .env_clear()
+        let mut command = Command::from(cpu::limited(program, threads)?);
+        command.env_clear();
+        if rules > 0 {
+            let config = folder.join(format!("{name}.toml"));
+            fs::write(&config, with_rules(rules))?;
+            command.env("SIDEGATE_CONFIG", config);
+        }
+        let mut process = command
             .env("OAUTH_ENABLED", "true")
             .env("OAUTH_PROVIDER", "github")
             .env("OAUTH_GITHUB_URL", provider.origin())
@@ -82,8 +89,8 @@ impl Sidegate {
         sign_in(self.port, &self.provider).await.map(drop)
     }
 
-    pub(crate) const fn name(&self) -> &'static str {
-        self.name
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) const fn pid(&self) -> u32 {
@@ -98,6 +105,12 @@ impl Sidegate {
     pub(crate) fn cookie(&self) -> &str {
         &self.cookie
     }
+}
+
+/// A file with so many rules, of which the last lets in what is measured.
+fn with_rules(rules: usize) -> String {
+    let rule = |path: String| format!("[[routes]]\npath = \"{path}\"\nallow = [\"ann\"]\n\n");
+    (1..rules).map(|number| format!("/app-{number}/**")).chain(["/**".to_owned()]).map(rule).collect()
 }
 
 async fn sign_in(port: u16, provider: &DevIdp) -> anyhow::Result<String> {

@@ -25,9 +25,9 @@ def corpus():
     return [line for line in lines if line and not line.startswith("# ")]
 
 
-def answer(port, target, headers=""):
+def answer(port, target, headers="", host="127.0.0.1"):
     """The bytes of the answer to a GET of `target`, which goes out as it is written."""
-    request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n".encode()
+    request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n".encode()
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
             stream.sendall(request)

@@ -17,7 +17,7 @@ pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyho
     let program = crate::program(options.sidegate.as_deref())?;
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
     // Nothing is asked of the upstream.
-    let proxy = Sidegate::start("sidegate", &program, nginx::free_port()?, 2, folder.path()).await?;
+    let proxy = Sidegate::start("sidegate".to_owned(), &program, nginx::free_port()?, 2, folder.path(), 0).await?;
     let cpu = Processes::of(&[proxy.pid()]);
     let limit = Duration::from_secs(options.seconds);
     let (proxy, began, before) = (Arc::new(proxy), Instant::now(), cpu.used()?);
