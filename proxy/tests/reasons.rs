@@ -63,6 +63,7 @@ async fn an_email_that_nobody_vouches_for_is_named_in_the_log_and_on_the_page() 
     let page = turned_away(&proxy, "ann").await;
     assert!(page.contains("vouches for no email address of this account"), "{page}");
     logs_with_the_request(&proxy, "INFO", "`email_verified` of ann@example.com is false").await;
+    proxy.logs("User not allowed").await;
     let refusal = lines(&proxy, "INFO", "User not allowed").pop().unwrap();
     assert!(refusal["reason"].as_str().unwrap().contains("no email of this user counts"), "{refusal}");
     assert_eq!(refusal["id"], "oidc-ann");

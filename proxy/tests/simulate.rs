@@ -84,7 +84,7 @@ async fn without_audit_all_only_refusals_of_people_have_a_line() {
     let plan = Proxy::with_sign_in("github", &upstream).await;
     let rules = "[[routes]]\npath = \"/admin/**\"\nallow = [\"bob\"]\n";
     let plan = plan.env("LOG_LEVEL", "info").file("SIDEGATE_CONFIG", "sidegate.toml", rules);
-    let open = plan.twin();
+    let open = plan.twin().without("SIDEGATE_CONFIG");
     let proxy = plan.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
     ann.get("/").await;

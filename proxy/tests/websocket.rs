@@ -168,6 +168,19 @@ async fn a_reload_that_refuses_the_user_closes_it_within_5_seconds() {
 }
 
 #[tokio::test]
+async fn what_nobody_has_opened_is_closed_within_5_seconds_of_a_reload_that_turns_sign_in_on() {
+    let upstream = echo().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.without("OAUTH_ENABLED");
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "oauth_enabled = false").start_alone().await;
+    let mut stream = upgrade(&proxy, "", "").await;
+    read_until(&mut stream, "welcome").await;
+    echoes(&mut stream, "nobody").await;
+    std::fs::write(proxy.folder().join("sidegate.toml"), "oauth_enabled = true").unwrap();
+    proxy.logs("the configuration was read again").await;
+    assert!(closed(&mut stream).await < Duration::from_secs(5));
+}
+
+#[tokio::test]
 async fn bytes_of_the_client_keep_its_session_from_going_idle_and_their_lack_lets_it() {
     let upstream = echo().await;
     let proxy = Proxy::with_sign_in("github", &upstream).await.env("SESSION_IDLE_TTL", "4s").start().await;
