@@ -13,7 +13,9 @@ pub use loaded::{IssuedAssertion, LoadedSession, note_every};
 pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
-pub use store::{BeginError, Claim, Leave, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable};
+pub use store::{
+    BeginError, Claim, Directory, LEASE, Leases, Leave, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable,
+};
 
 /// An answer that has to be waited for.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -55,28 +55,6 @@ pub trait SessionStore: Send + Sync {
     /// remembered of them must not take the room of sessions that were there.
     fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>>;
 
-    /// The live sessions of a person, or of a session at the provider; at most some hundreds, the newest first.
-    fn of<'a>(
-        &'a self,
-        whose: Whose<'a>,
-        now: Timestamp,
-    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
-
-    /// Asks for leave to renew a session: at most one has it at a time, over all replicas. With it comes the session as the store has it at
-    /// this moment, which another replica may have renewed already.
-    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>>;
-
-    /// Puts a renewed session in its place, on every replica, and gives the leave back. `false`: it has ended meanwhile, and stays ended.
-    fn renew<'a>(
-        &'a self,
-        leave: &'a Leave,
-        session: Session,
-        now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>>;
-
-    /// Gives the leave back without having renewed. Best effort: it runs out by itself.
-    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()>;
-
     /// Takes the `state` of a sign-in, which counts once, and will not be good any more from `until` on: whether it had not been taken
     /// before, on any replica where the store is shared. Of several that ask at once exactly one is told so.
     fn take_state<'a>(
@@ -86,21 +64,11 @@ pub trait SessionStore: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>>;
 
-    /// Whether `what`, which must count once only, was noted on any replica.
-    fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>>;
+    /// Sessions by whose they are; `None`: they live in the cookie alone, so that a list of them cannot be had.
+    fn directory(&self) -> Option<&dyn Directory>;
 
-    /// Notes it until then.
-    fn note_coming<'a>(
-        &'a self,
-        what: &'a str,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Pending<'a, Result<(), StoreUnavailable>>;
-
-    /// Whether sessions live in the cookie alone, so that a list of them cannot be had and none can be renewed.
-    fn is_stateless(&self) -> bool {
-        false
-    }
+    /// Leave to renew sessions; `None`: none can be renewed.
+    fn leases(&self) -> Option<&dyn Leases>;
 
     /// Takes what a reload may change.
     ///
@@ -128,6 +96,48 @@ pub trait SessionStore: Send + Sync {
     fn trouble(&self) -> Option<String>;
 }
 
+/// Sessions by whose they are, for those who end them from elsewhere.
+pub trait Directory: Send + Sync {
+    /// The live sessions of a person, or of a session at the provider; at most some hundreds, the newest first.
+    fn of<'a>(
+        &'a self,
+        whose: Whose<'a>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
+
+    /// Whether `what`, which must count once only, was noted on any replica.
+    fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>>;
+
+    /// Notes it until then.
+    fn note_coming<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<(), StoreUnavailable>>;
+}
+
+/// How long leave to renew a session lasts, and so how long the new tokens may wait for the store.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// Leave to renew sessions, for one at a time over all replicas.
+pub trait Leases: Send + Sync {
+    /// Asks for leave to renew a session: at most one has it at a time, over all replicas. With it comes the session as the store has it at
+    /// this moment, which another replica may have renewed already.
+    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>>;
+
+    /// Puts a renewed session in its place, on every replica, and gives the leave back. `false`: it has ended meanwhile, and stays ended.
+    fn renew<'a>(
+        &'a self,
+        leave: &'a Leave,
+        session: Session,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>>;
+
+    /// Gives the leave back without having renewed. Best effort: it runs out by itself.
+    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()>;
+}
+
 /// What a store is told at the start and at a reload.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreTerms {
@@ -149,7 +159,7 @@ pub enum Claim {
     Ended,
 }
 
-/// Leave to renew a session; it runs out after 30 s.
+/// Leave to renew a session; it runs out after [`LEASE`].
 pub struct Leave {
     /// The session as the store has it.
     pub session: Arc<LoadedSession>,

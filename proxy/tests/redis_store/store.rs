@@ -8,7 +8,7 @@ use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
 use sidegate::domain::session::{Authority, Device, Session, Whose};
 use sidegate::domain::time::Timestamp;
-use sidegate::ports::{Claim, SESSIONS_OF_ONE, SessionStore as _, StoreTerms};
+use sidegate::ports::{Claim, Directory as _, Leases as _, SESSIONS_OF_ONE, SessionStore as _, StoreTerms};
 use zeroize::Zeroizing;
 
 use crate::support::redis::is_installed;

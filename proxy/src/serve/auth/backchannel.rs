@@ -36,9 +36,7 @@ pub(super) fn is_spoken_by(provider: ProviderKind) -> bool {
 
 /// `POST backchannel-logout`: ends the sessions that the token names. Who has no token of the provider's learns nothing.
 pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming) -> Result<Response<Body>, Refused> {
-    if sign_in.store.is_stateless() {
-        return Err(Rejection::Stateless.into());
-    }
+    let directory = sign_in.store.directory().ok_or(Rejection::Stateless)?;
     let refuse = |reason: &str| {
         audit::refused("invalid_request", reason, exchange.origin());
         Refused::from(Rejection::InvalidLogoutToken)
@@ -49,12 +47,12 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
     let token = token.map_err(|reason| refuse(&format!("logout token: {reason}")))?;
     let whose = whose(&token, sign_in).ok_or_else(|| refuse("logout token: it names nobody"))?;
     let once = format!("logout token {:?} {}", sign_in.authority.0, token.id);
-    if sign_in.store.has_come(&once, exchange.now).await? {
+    if directory.has_come(&once, exchange.now).await? {
         return Err(refuse("logout token: it has come before"));
     }
-    let ended = ending::end_all(&sign_in.store, whose, None, exchange.now).await?;
+    let ended = ending::end_all(&sign_in.store, directory, whose, None, exchange.now).await?;
     // Only now: had the store gone away meanwhile, the provider must be able to send the same one again.
-    sign_in.store.note_coming(&once, token.expires_at, exchange.now).await?;
+    directory.note_coming(&once, token.expires_at, exchange.now).await?;
     match ended.first() {
         Some(one) => {
             let origin = Some(exchange.origin());

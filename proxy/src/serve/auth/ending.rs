@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::domain::session::{SessionKey, Whose};
 use crate::domain::time::Timestamp;
-use crate::ports::{LoadedSession, SessionStore, StoreUnavailable};
+use crate::ports::{Directory, LoadedSession, SessionStore, StoreUnavailable};
 
 /// How many sessions are ended at a time.
 const AT_ONCE: usize = 16;
@@ -22,6 +22,7 @@ const ROUNDS: usize = 50;
 /// [`StoreUnavailable`] where it did not tell, or did not confirm all; what could be ended has ended.
 pub(crate) async fn end_all(
     store: &Arc<dyn SessionStore>,
+    directory: &dyn Directory,
     whose: Whose<'_>,
     kept: Option<SessionKey>,
     now: Timestamp,
@@ -29,7 +30,7 @@ pub(crate) async fn end_all(
     let mut seen: HashSet<SessionKey> = kept.into_iter().collect();
     let (mut ended, mut failure) = (Vec::new(), None);
     for _ in 0..ROUNDS {
-        let found = store.of(whose, now).await?;
+        let found = directory.of(whose, now).await?;
         let fresh: Vec<_> = found.into_iter().filter(|session| seen.insert(session.key())).collect();
         if fresh.is_empty() {
             break;

@@ -12,7 +12,7 @@ use crate::adapters::telemetry::audit;
 use crate::domain::identity::Identified as _;
 use crate::domain::secret::Secret;
 use crate::domain::session::Whose;
-use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::ports::{Directory, LoadedSession, StoreUnavailable};
 use crate::serve::answer::pages::{self, SignedOutPage};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
@@ -36,8 +36,8 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     let mut cleared = sign_in.cookies.clear_session().to_vec();
     cleared.push(sign_in.cookies.set_visits(""));
     let (sessions, mut outcome) = end_named(exchange, sign_in).await;
-    if everywhere && !sign_in.store.is_stateless() {
-        outcome = outcome.and(end_others(exchange, sign_in, &sessions).await);
+    if everywhere && let Some(directory) = sign_in.store.directory() {
+        outcome = outcome.and(end_others(exchange, sign_in, directory, &sessions).await);
     }
     if let Err(error) = outcome {
         tracing::error!("a logout was not confirmed: {error}");
@@ -99,12 +99,13 @@ async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSess
 async fn end_others(
     exchange: &Exchange,
     sign_in: &SignIn,
+    directory: &dyn Directory,
     sessions: &[Arc<LoadedSession>],
 ) -> Result<(), StoreUnavailable> {
     let mut outcome = Ok(());
     for session in sessions {
         let whose = Whose::Person { authority: session.session().authority, id: &session.identity().id };
-        match ending::end_all(&sign_in.store, whose, Some(session.key()), exchange.now).await {
+        match ending::end_all(&sign_in.store, directory, whose, Some(session.key()), exchange.now).await {
             Ok(ended) if ended.is_empty() => {}
             Ok(ended) => {
                 let origin = Some(exchange.origin());

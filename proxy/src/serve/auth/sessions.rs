@@ -40,7 +40,7 @@ pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Respon
             who: super::admission::name(mine.identity()),
             sessions: &rows,
             only: more.then_some(LISTED),
-            stateless: sign_in.store.is_stateless(),
+            stateless: sign_in.store.directory().is_none(),
         };
         return Ok(reply::html(StatusCode::OK, pages::sessions(&page)));
     }
@@ -54,7 +54,10 @@ async fn of_person(
     mine: &Arc<LoadedSession>,
     now: Timestamp,
 ) -> Result<(Vec<Arc<LoadedSession>>, bool), StoreUnavailable> {
-    let mut all = if sign_in.store.is_stateless() { Vec::new() } else { sign_in.store.of(person(mine), now).await? };
+    let mut all = match sign_in.store.directory() {
+        Some(directory) => directory.of(person(mine), now).await?,
+        None => Vec::new(),
+    };
     all.retain(|session| session.key() != mine.key());
     let more = all.len() >= LISTED;
     all.truncate(LISTED.saturating_sub(1));
@@ -104,10 +107,9 @@ pub(super) async fn end_one(
     let is_current = public_id(mine.key()) == id;
     let session = if is_current {
         Some(Arc::clone(&mine))
-    } else if sign_in.store.is_stateless() {
-        return Err(Rejection::Stateless.into());
     } else {
-        let all = sign_in.store.of(person(&mine), exchange.now).await?;
+        let directory = sign_in.store.directory().ok_or(Rejection::Stateless)?;
+        let all = directory.of(person(&mine), exchange.now).await?;
         all.into_iter().find(|session| public_id(session.key()) == id)
     };
     let cleared = if is_current { sign_in.cookies.clear_session() } else { &[] };
@@ -142,10 +144,8 @@ pub(super) async fn end_others(
     by_form: bool,
 ) -> Result<Response<Body>, Refused> {
     let mine = current(exchange, sign_in).await?;
-    if sign_in.store.is_stateless() {
-        return Err(Rejection::Stateless.into());
-    }
-    let ended = ending::end_all(&sign_in.store, person(&mine), Some(mine.key()), exchange.now).await?.len();
+    let directory = sign_in.store.directory().ok_or(Rejection::Stateless)?;
+    let ended = ending::end_all(&sign_in.store, directory, person(&mine), Some(mine.key()), exchange.now).await?.len();
     if ended > 0 {
         audit::sessions_ended(mine.identity(), ended, "the person ended all others", Some(exchange.origin()));
     }

@@ -19,7 +19,7 @@ use crate::domain::grant::{Grant, SealedGrant};
 use crate::domain::identity::ProviderKind;
 use crate::domain::session::{Authority, Session, SessionKey};
 use crate::domain::time::Timestamp;
-use crate::ports::{Claim, IdentityProvider, Leave, LoadedSession, RenewError, Renewed, SessionStore};
+use crate::ports::{Claim, IdentityProvider, LEASE, Leases, Leave, LoadedSession, RenewError, Renewed, SessionStore};
 use crate::serve::clock;
 
 /// How many sessions are renewed at a time; the others go on as they are, and come a little later.
@@ -30,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const OVERDUE: Duration = Duration::from_secs(900);
 /// How long requests take no notice of a renewal under way.
 const UNDER_WAY: Duration = Duration::from_secs(30);
-/// How long the leave to renew lasts, and so how long the new tokens may wait for the store.
-const LEAVE: Duration = Duration::from_secs(30);
 
 /// What lives as long as the process: who is being renewed, and who is left in peace for a while.
 pub(crate) struct Renewals {
@@ -97,7 +95,7 @@ impl Renewing {
         now: Timestamp,
     ) -> Result<(), CryptoFailure> {
         // A session in a cookie alone is never renewed, and a provider's tokens do not travel in it.
-        let Some(grant) = grant.filter(|_| !self.store.is_stateless()) else { return Ok(()) };
+        let Some(grant) = grant.filter(|_| self.store.leases().is_some()) else { return Ok(()) };
         session.renew_at = self.next(&grant, now);
         if session.renew_at.is_some() || grant.id_token.is_some() {
             session.grant = self.seal(&session.identity.id, grant)?;
@@ -173,7 +171,8 @@ impl Renewing {
     /// Renews a session by leave of the store, and says what came of it.
     async fn renew(&self, held: &Arc<LoadedSession>, awaited: bool) -> &'static str {
         let claimed = clock::now();
-        let leave = match self.claim(held.key(), awaited).await {
+        let Some(leases) = self.store.leases() else { return "unusable" };
+        let leave = match claim(leases, held.key(), awaited).await {
             Ok(Claim::Granted(leave)) => leave,
             Ok(Claim::Taken) => {
                 held.postpone(clock::now() + Duration::from_secs(2) + spread(Duration::from_secs(3)));
@@ -190,7 +189,7 @@ impl Renewing {
         if session.renew_at.is_none_or(|due| now < due) {
             // Somebody else was faster, and this replica's copy is an older one.
             held.postpone(session.renew_at.unwrap_or(session.expires_at));
-            self.store.release(&leave).await;
+            leases.release(&leave).await;
             return "adopted";
         }
         let sealed = session.grant.as_ref().filter(|_| session.authority == self.authority);
@@ -198,42 +197,31 @@ impl Renewing {
         let Some(grant) = grant else {
             tracing::warn!("a session's tokens cannot be opened by any SESSION_SECRET: it goes on, and is not renewed");
             let unrenewed = Session { grant: None, renew_at: None, ..session.clone() };
-            return self.save(held, &leave, unrenewed, claimed, "unusable").await;
+            return save(leases, held, &leave, unrenewed, claimed, "unusable").await;
         };
         match self.provider.renew(&session.identity, &grant, now).await {
-            Ok(renewed) => self.take(held, &leave, renewed, claimed).await,
+            Ok(renewed) => self.take(leases, held, &leave, renewed, claimed).await,
             Err(RenewError::Gone(reason)) => {
-                self.end(held, &leave, &reason).await;
+                self.end(leases, held, &leave, &reason).await;
                 "ended"
             }
             Err(RenewError::NotNow(reason)) => {
                 self.put_off(held, session, &grant, &reason);
-                self.store.release(&leave).await;
+                leases.release(&leave).await;
                 "put_off"
             }
         }
     }
 
-    /// Asks for leave. Where a request waits for it, also for as long as it would wait for another replica's renewal.
-    async fn claim(&self, key: SessionKey, awaited: bool) -> Result<Claim, ()> {
-        let until = clock::now() + if awaited { PATIENCE } else { Duration::ZERO };
-        loop {
-            let now = clock::now();
-            match self.store.claim(key, now).await {
-                Ok(Claim::Taken) if now < until => {
-                    tokio::time::sleep(Duration::from_millis(100) + spread(Duration::from_millis(100))).await;
-                }
-                Ok(claim) => return Ok(claim),
-                Err(error) => {
-                    tracing::debug!("a session is not renewed: {error}");
-                    return Err(());
-                }
-            }
-        }
-    }
-
     /// Takes what asking again brought.
-    async fn take(&self, held: &LoadedSession, leave: &Leave, renewed: Renewed, claimed: Timestamp) -> &'static str {
+    async fn take(
+        &self,
+        leases: &dyn Leases,
+        held: &LoadedSession,
+        leave: &Leave,
+        renewed: Renewed,
+        claimed: Timestamp,
+    ) -> &'static str {
         let before = leave.session.session();
         let Renewed { identity, grant } = renewed;
         let now = clock::now();
@@ -257,50 +245,18 @@ impl Renewing {
         };
         let renew_at = renew_at.filter(|_| grant.is_some());
         let session = Session { identity, grant, renew_at, ..before.clone() };
-        self.save(held, leave, session, claimed, outcome).await
-    }
-
-    /// Puts the renewed session in its place. The old tokens may be void, so a store that is away is tried for as long as the leave lasts.
-    async fn save(
-        &self,
-        held: &LoadedSession,
-        leave: &Leave,
-        session: Session,
-        claimed: Timestamp,
-        outcome: &'static str,
-    ) -> &'static str {
-        let mut pause = Duration::from_millis(100);
-        loop {
-            let now = clock::now();
-            match self.store.renew(leave, session.clone(), now).await {
-                Ok(true) => return outcome,
-                // Signed out meanwhile, or an earlier attempt arrived though the answer did not.
-                Ok(false) => return "ended_before",
-                Err(error) if now.since(claimed) >= LEAVE => {
-                    tracing::error!(
-                        "a session's new tokens are lost, so that it may end at its next renewal: {}",
-                        Clean(&error.to_string())
-                    );
-                    held.postpone(now + Duration::from_secs(5));
-                    return "lost";
-                }
-                Err(_) => {
-                    tokio::time::sleep(pause + spread(pause)).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
-            }
-        }
+        save(leases, held, leave, session, claimed, outcome).await
     }
 
     /// The provider says that it is over: on every replica.
-    async fn end(&self, held: &LoadedSession, leave: &Leave, reason: &str) {
+    async fn end(&self, leases: &dyn Leases, held: &LoadedSession, leave: &Leave, reason: &str) {
         self.told(leave.session.session().identity.provider.as_str(), held.key());
         audit::sessions_ended(&leave.session.session().identity, 1, reason, None);
         held.end();
         if let Err(error) = self.store.end(held).await {
             tracing::warn!("the end of a session is not confirmed yet, and is tried again: {error}");
         }
-        self.store.release(leave).await;
+        leases.release(leave).await;
     }
 
     /// Lets the session be for a while, and the provider too where it fails again and again. Says until when.
@@ -358,4 +314,54 @@ impl Drop for Landing {
 /// A random part of `most`.
 fn spread(most: Duration) -> Duration {
     most.mul_f64(fastrand::f64())
+}
+
+/// Asks for leave. Where a request waits for it, also for as long as it would wait for another replica's renewal.
+async fn claim(leases: &dyn Leases, key: SessionKey, awaited: bool) -> Result<Claim, ()> {
+    let until = clock::now() + if awaited { PATIENCE } else { Duration::ZERO };
+    loop {
+        let now = clock::now();
+        match leases.claim(key, now).await {
+            Ok(Claim::Taken) if now < until => {
+                tokio::time::sleep(Duration::from_millis(100) + spread(Duration::from_millis(100))).await;
+            }
+            Ok(claim) => return Ok(claim),
+            Err(error) => {
+                tracing::debug!("a session is not renewed: {error}");
+                return Err(());
+            }
+        }
+    }
+}
+
+/// Puts the renewed session in its place. The old tokens may be void, so a store that is away is tried for as long as the leave lasts.
+async fn save(
+    leases: &dyn Leases,
+    held: &LoadedSession,
+    leave: &Leave,
+    session: Session,
+    claimed: Timestamp,
+    outcome: &'static str,
+) -> &'static str {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let now = clock::now();
+        match leases.renew(leave, session.clone(), now).await {
+            Ok(true) => return outcome,
+            // Signed out meanwhile, or an earlier attempt arrived though the answer did not.
+            Ok(false) => return "ended_before",
+            Err(error) if now.since(claimed) >= LEASE => {
+                tracing::error!(
+                    "a session's new tokens are lost, so that it may end at its next renewal: {}",
+                    Clean(&error.to_string())
+                );
+                held.postpone(now + Duration::from_secs(5));
+                return "lost";
+            }
+            Err(_) => {
+                tokio::time::sleep(pause + spread(pause)).await;
+                pause = (pause * 2).min(Duration::from_secs(2));
+            }
+        }
+    }
 }

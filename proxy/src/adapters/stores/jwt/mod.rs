@@ -14,9 +14,9 @@ use self::token::{KeyRing, Rejected};
 use super::key::ByKey;
 use super::states::States;
 use super::{key, weight};
-use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
+use crate::domain::session::{Session, SessionKey, SessionToken};
 use crate::domain::time::Timestamp;
-use crate::ports::{BeginError, Claim, Leave, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
+use crate::ports::{BeginError, Directory, Leases, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
 
 /// The largest cookie, with its name and its attributes, in bytes: browsers keep 4096 of it (RFC 6265bis §5.6), and some count all of it.
 const COOKIE_MOST: usize = 4096;
@@ -172,31 +172,6 @@ impl SessionStore for JwtStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn of<'a>(
-        &'a self,
-        _whose: Whose<'a>,
-        _now: Timestamp,
-    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
-        Box::pin(ready(Ok(Vec::new())))
-    }
-
-    fn claim(&self, _key: SessionKey, _now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
-        Box::pin(ready(Ok(Claim::Taken)))
-    }
-
-    fn renew<'a>(
-        &'a self,
-        _leave: &'a Leave,
-        _session: Session,
-        _now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(ready(Ok(false)))
-    }
-
-    fn release<'a>(&'a self, _leave: &'a Leave) -> Pending<'a, ()> {
-        Box::pin(ready(()))
-    }
-
     /// On this replica: another one has nothing to know it by.
     fn take_state<'a>(
         &'a self,
@@ -207,22 +182,12 @@ impl SessionStore for JwtStore {
         Box::pin(ready(Ok(self.states.take(state, now))))
     }
 
-    /// Nobody can end sessions from outside, so nothing counts even once.
-    fn has_come<'a>(&'a self, _what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(ready(Ok(true)))
+    fn directory(&self) -> Option<&dyn Directory> {
+        None
     }
 
-    fn note_coming<'a>(
-        &'a self,
-        _what: &'a str,
-        _until: Timestamp,
-        _now: Timestamp,
-    ) -> Pending<'a, Result<(), StoreUnavailable>> {
-        Box::pin(ready(Ok(())))
-    }
-
-    fn is_stateless(&self) -> bool {
-        true
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
     }
 
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
@@ -402,10 +367,8 @@ mod tests {
     async fn it_is_never_renewed_and_cannot_be_listed() {
         let (store, now) = (store(), Timestamp::from_secs(1000));
         let token = store.begin(session(0, now), now).await.unwrap();
-        assert!(store.is_stateless());
-        assert!(matches!(store.claim(store.key(&token), now).await.unwrap(), Claim::Taken));
-        let whose = Whose::Person { authority: Authority([1; 8]), id: "1" };
-        assert!(store.of(whose, now).await.unwrap().is_empty());
+        assert!(store.load(&token, now).await.unwrap().is_some());
+        assert!(store.directory().is_none() && store.leases().is_none());
     }
 
     /// What this store answers is there at once.

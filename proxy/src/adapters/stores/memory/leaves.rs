@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
-
-/// How long a leave to renew lasts.
-const LASTS: Duration = Duration::from_secs(30);
+use crate::ports::LEASE;
 
 /// Leaves to renew a session, one for each at a time.
 #[derive(Default)]
@@ -26,7 +24,7 @@ impl Leaves {
             return None;
         }
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        taken.insert(key, (ticket, now + LASTS));
+        taken.insert(key, (ticket, now + LEASE));
         Some(ticket)
     }
 
@@ -60,11 +58,11 @@ mod tests {
         let first = leaves.take(key, now).unwrap();
         assert!(leaves.take(key, now).is_none());
         assert!(leaves.take(SessionKey([2; 32]), now).is_some());
-        let second = leaves.take(key, now + LASTS).unwrap();
+        let second = leaves.take(key, now + LEASE).unwrap();
         assert!(!leaves.give_back(key, first), "another has it now");
         assert!(leaves.give_back(key, second) && !leaves.give_back(key, second));
         let third = leaves.take(key, now).unwrap();
-        leaves.sweep(now + LASTS);
+        leaves.sweep(now + LEASE);
         assert!(!leaves.give_back(key, third));
     }
 }

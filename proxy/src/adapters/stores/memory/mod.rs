@@ -28,8 +28,8 @@ use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable,
-    note_every,
+    BeginError, Claim, Directory, Leases, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore, StoreTerms,
+    StoreUnavailable, note_every,
 };
 
 /// A shelf for so many bytes, up to [`SHELVES_MOST`].
@@ -305,6 +305,55 @@ impl SessionStore for MemoryStore {
         Box::pin(ready(Ok(())))
     }
 
+    fn take_state<'a>(
+        &'a self,
+        state: &'a str,
+        _until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.states.take(state, now))))
+    }
+
+    fn directory(&self) -> Option<&dyn Directory> {
+        Some(self)
+    }
+
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
+    }
+
+    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
+        self.set_idle(terms.idle);
+        Ok(())
+    }
+
+    fn sweep(&self, now: Timestamp) {
+        self.leaves.sweep(now);
+        self.once.sweep(now);
+        self.ready.run_pending_tasks();
+        let idle = self.idle();
+        for mut shelf in self.all_shelves() {
+            let most = (shelf.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
+            for key in shelf.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
+                self.settle(&mut shelf, key, now);
+            }
+        }
+    }
+
+    fn held(&self) -> u64 {
+        self.all_shelves().map(|shelf| shelf.len() as u64).sum()
+    }
+
+    fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Directory for MemoryStore {
     fn of<'a>(
         &'a self,
         whose: Whose<'a>,
@@ -324,6 +373,21 @@ impl SessionStore for MemoryStore {
         Box::pin(ready(Ok(found)))
     }
 
+    fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(ready(Ok(self.once.has_come(what, now))))
+    }
+
+    fn note_coming<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Pending<'a, Result<(), StoreUnavailable>> {
+        Box::pin(ready(self.once.note(what, until, now)))
+    }
+}
+
+impl Leases for MemoryStore {
     fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
         let claim = match self.live(key, false, now) {
             None => Claim::Ended,
@@ -358,58 +422,6 @@ impl SessionStore for MemoryStore {
     fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
         self.leaves.give_back(leave.session.key(), leave.ticket);
         Box::pin(ready(()))
-    }
-
-    fn take_state<'a>(
-        &'a self,
-        state: &'a str,
-        _until: Timestamp,
-        now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(ready(Ok(self.states.take(state, now))))
-    }
-
-    fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(ready(Ok(self.once.has_come(what, now))))
-    }
-
-    fn note_coming<'a>(
-        &'a self,
-        what: &'a str,
-        until: Timestamp,
-        now: Timestamp,
-    ) -> Pending<'a, Result<(), StoreUnavailable>> {
-        Box::pin(ready(self.once.note(what, until, now)))
-    }
-
-    fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
-        self.set_idle(terms.idle);
-        Ok(())
-    }
-
-    fn sweep(&self, now: Timestamp) {
-        self.leaves.sweep(now);
-        self.once.sweep(now);
-        self.ready.run_pending_tasks();
-        let idle = self.idle();
-        for mut shelf in self.all_shelves() {
-            let most = (shelf.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
-            for key in shelf.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
-                self.settle(&mut shelf, key, now);
-            }
-        }
-    }
-
-    fn held(&self) -> u64 {
-        self.all_shelves().map(|shelf| shelf.len() as u64).sum()
-    }
-
-    fn evicted(&self) -> u64 {
-        self.evicted.load(Ordering::Relaxed)
-    }
-
-    fn trouble(&self) -> Option<String> {
-        None
     }
 }
 

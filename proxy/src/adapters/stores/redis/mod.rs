@@ -42,11 +42,10 @@ use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable,
+    BeginError, Claim, Directory, LEASE, Leases, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore,
+    StoreTerms, StoreUnavailable,
 };
 
-/// How long a leave to renew lasts.
-const LEAVE: Duration = Duration::from_secs(30);
 /// For how long a renewed session is tried to be written: the provider has changed its tokens already.
 const RENEWAL_TRIED: Duration = Duration::from_secs(10);
 /// The pause between two tries.
@@ -353,7 +352,7 @@ impl RedisStore {
         let ticket = seal::random().map(u64::from_be_bytes);
         let ticket = ticket.map_err(|error| StoreUnavailable(error.to_string()))?;
         let (name, leave) = (terms.names.session(key), terms.names.leave(key));
-        let lasts = u64::try_from(LEAVE.as_millis()).unwrap_or_default();
+        let lasts = u64::try_from(LEASE.as_millis()).unwrap_or_default();
         let answer = self.line.call(&scripts::claim(&name, &leave, ticket, lasts)).await?;
         let parts: Vec<Value> = redis::from_redis_value(answer).unwrap_or_default();
         let (value, seen) = match parts.as_slice() {
@@ -508,47 +507,12 @@ impl SessionStore for RedisStore {
         Box::pin(self.take_state_now(state, until, now))
     }
 
-    fn of<'a>(
-        &'a self,
-        whose: Whose<'a>,
-        now: Timestamp,
-    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
-        Box::pin(self.listed(whose, now))
+    fn directory(&self) -> Option<&dyn Directory> {
+        Some(self)
     }
 
-    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
-        Box::pin(self.claim_now(key, now))
-    }
-
-    fn renew<'a>(
-        &'a self,
-        leave: &'a Leave,
-        session: Session,
-        _now: Timestamp,
-    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(self.renew_now(leave, session))
-    }
-
-    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
-        Box::pin(async move {
-            let terms = self.terms.load_full();
-            let release = scripts::release(&terms.names.leave(leave.session.key()), leave.ticket);
-            // It runs out by itself.
-            let _ = self.line.call(&release).await;
-        })
-    }
-
-    fn has_come<'a>(&'a self, what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(self.was_noted(what))
-    }
-
-    fn note_coming<'a>(
-        &'a self,
-        what: &'a str,
-        until: Timestamp,
-        _now: Timestamp,
-    ) -> Pending<'a, Result<(), StoreUnavailable>> {
-        Box::pin(self.note(what, until))
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
     }
 
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
@@ -582,5 +546,52 @@ impl SessionStore for RedisStore {
                 .then(|| "news of ended sessions does not come through, sessions in memory count for SESSION_CACHE_TTL at most".to_owned())
         };
         self.line.trouble().or_else(waiting).or_else(silent)
+    }
+}
+
+impl Directory for RedisStore {
+    fn of<'a>(
+        &'a self,
+        whose: Whose<'a>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
+        Box::pin(self.listed(whose, now))
+    }
+
+    fn has_come<'a>(&'a self, what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(self.was_noted(what))
+    }
+
+    fn note_coming<'a>(
+        &'a self,
+        what: &'a str,
+        until: Timestamp,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<(), StoreUnavailable>> {
+        Box::pin(self.note(what, until))
+    }
+}
+
+impl Leases for RedisStore {
+    fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
+        Box::pin(self.claim_now(key, now))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        leave: &'a Leave,
+        session: Session,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreUnavailable>> {
+        Box::pin(self.renew_now(leave, session))
+    }
+
+    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let terms = self.terms.load_full();
+            let release = scripts::release(&terms.names.leave(leave.session.key()), leave.ticket);
+            // It runs out by itself.
+            let _ = self.line.call(&release).await;
+        })
     }
 }
