@@ -16,6 +16,8 @@ from run import answer, corpus, served
 from servers import COLUMNS, Servers, free_ports
 
 PUBLIC = "localhost:8080"
+# Who reads paths without regard to case, and so needs UPSTREAM_IGNORE_CASE.
+IGNORE_CASE = ("caddy", "express")
 RULES = """
 [[routes]]
 name = "public"
@@ -107,6 +109,7 @@ def main():
                 "LISTEN_ADDR": f"127.0.0.1:{ports[2 * at]}",
                 "ADMIN_ADDR": f"127.0.0.1:{ports[2 * at + 1]}",
                 "UPSTREAM_URL": f"http://127.0.0.1:{servers.ports[name]}",
+                "UPSTREAM_IGNORE_CASE": str(name in IGNORE_CASE).lower(),
                 "OAUTH_ENABLED": "true",
                 "OAUTH_PROVIDER": "github",
                 "OAUTH_GITHUB_URL": f"http://localhost:{idp}",
