@@ -58,7 +58,7 @@ pub(crate) fn cookies(bytes: &[u8]) {
     }
     headers::join_cookies(&mut headers);
     assert!(headers.get_all(COOKIE).iter().count() <= 1);
-    let tokens = ours.tokens(&headers).map_or(0, Iterator::count);
+    let tokens = ours.tokens(&headers).map_or(0, |tokens| tokens.len());
     let (to_end, all) = ours.tokens_to_end(&headers);
     assert!(tokens <= to_end.len() && (tokens == 0 || all), "what counts is not ended by a logout");
     if let Some(id) = AttemptId::parse("aaaaaaaaaaaaaaaaaaaaaa") {

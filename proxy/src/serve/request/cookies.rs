@@ -58,17 +58,19 @@ impl Cookies {
     /// # Errors
     /// [`TooManyTokens`]: a sibling host can plant cookies with deeper paths, which browsers send first. Were only the first ones looked at,
     /// the planted would be all that is seen, and nobody would notice that there are others.
-    pub(crate) fn tokens(&self, headers: &HeaderMap) -> Result<impl Iterator<Item = SessionToken>, TooManyTokens> {
-        let (mut found, mut count) = ([const { None::<SessionToken> }; TOKENS_MOST], 0);
+    pub(crate) fn tokens(&self, headers: &HeaderMap) -> Result<Vec<SessionToken>, TooManyTokens> {
+        let mut found: Vec<SessionToken> = Vec::new();
         for text in values(headers, &self.session.name) {
-            if found.iter().flatten().any(|token| token.expose() == text) {
+            if found.iter().any(|token| token.expose() == text) {
                 continue;
             }
             let Some(token) = SessionToken::parse(text) else { continue };
-            *found.get_mut(count).ok_or(TooManyTokens)? = Some(token);
-            count += 1;
+            if found.len() == TOKENS_MOST {
+                return Err(TooManyTokens);
+            }
+            found.push(token);
         }
-        Ok(found.into_iter().flatten())
+        Ok(found)
     }
 
     /// The same for a logout, which ends whatever was sent, and whether these are all.
@@ -396,7 +398,7 @@ mod tests {
     #[test]
     fn different_tokens_are_seen_once_each() {
         let own = cookies("http://localhost");
-        let count = |text: &str| own.tokens(&sent(text)).map_or(usize::MAX, Iterator::count);
+        let count = |text: &str| own.tokens(&sent(text)).map_or(usize::MAX, |tokens| tokens.len());
         assert_eq!(count("session_token=a; x=1; session_token=b; session_token=a"), 2);
         assert_eq!(count("session_token=; session_token=\"a\""), 1);
         let different = |count: usize| (0..count).map(|n| format!("session_token={n};")).collect::<String>();
