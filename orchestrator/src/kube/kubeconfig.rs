@@ -281,6 +281,9 @@ fn find_user<'a>(parsed: &'a Kubeconfig, name: &str) -> Result<&'a AuthInfo, Kub
 fn refuse_cluster(cluster: &Cluster) -> Result<(), KubeconfigFault> {
     let server = cluster.server.as_deref().unwrap_or_default();
     let url = url::Url::parse(server).map_err(|_| KubeconfigFault::BadServer)?;
+    if !is_read_alike(server, &url) {
+        return Err(KubeconfigFault::BadServer);
+    }
     let host = url.host().ok_or(KubeconfigFault::BadServer)?;
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err(KubeconfigFault::BadServer);
@@ -307,6 +310,15 @@ fn refuse_cluster(cluster: &Cluster) -> Result<(), KubeconfigFault> {
         return Err(KubeconfigFault::NamesProxy);
     }
     Ok(())
+}
+
+/// Whether the client, which reads an address by other rules (RFC 3986), sees the same place: `https:0x7f` is a host called `https` to it.
+fn is_read_alike(server: &str, url: &url::Url) -> bool {
+    let Ok(uri) = server.parse::<http::Uri>() else { return false };
+    let default = if url.scheme() == "https" { 443 } else { 80 };
+    uri.scheme_str() == Some(url.scheme())
+        && uri.host().zip(url.host_str()).is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
+        && uri.port_u16().unwrap_or(default) == url.port_or_known_default().unwrap_or(default)
 }
 
 fn refuse_user(user: &AuthInfo) -> Result<(), KubeconfigFault> {
@@ -424,6 +436,13 @@ mod tests {
             ("server: file:///hidden", KubeconfigFault::BadServer),
             ("server: https://ann:hidden@cluster.example.com", KubeconfigFault::BadServer),
             ("server: 'cluster.example.com:6443'", KubeconfigFault::BadServer),
+            ("server: 'https:0Xh'", KubeconfigFault::BadServer),
+            ("server: 'https:cluster.example.com'", KubeconfigFault::BadServer),
+            ("server: 'https:///cluster.example.com'", KubeconfigFault::BadServer),
+            ("server: 'https:\\cluster.example.com'", KubeconfigFault::BadServer),
+            ("server: 'http://0x7f.1'", KubeconfigFault::BadServer),
+            ("server: 'http://2130706433'", KubeconfigFault::BadServer),
+            ("server: 'http://127.1'", KubeconfigFault::BadServer),
             ("certificate-authority-data: aGlkZGVu", KubeconfigFault::BadServer),
             (
                 "server: https://cluster.example.com\n    insecure-skip-tls-verify: true",
