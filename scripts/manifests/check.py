@@ -1,5 +1,7 @@
 """Finds what is wrong with the manifests and the Compose files under deploy/: schemas first, then the house's rules."""
 
+import functools
+import json
 import pathlib
 import shutil
 import subprocess
@@ -271,6 +273,13 @@ def schema_findings(document):
     # What others have defined has no schema here.
     if document["apiVersion"].startswith(("monitoring.coreos.com/", "gateway.networking.k8s.io/")):
         return []
+    return list(schema_findings_of(json.dumps(document)))
+
+
+@functools.cache
+def schema_findings_of(text):
+    """The same of a document's text: the tests ask about most of them again and again."""
+    document = json.loads(text)
     label = f"{document['kind']} {document['metadata']['name']}"
     findings = []
     for version in KUBERNETES:
