@@ -181,9 +181,18 @@ def ingress_ports(policy):
     return {port.get("port") for rule in policy.get("ingress", []) for port in rule.get("ports", [{}])}
 
 
+class ComposeLoader(yaml.SafeLoader):
+    """Knows Compose's `!reset`: what it stands at is taken away."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: None)
+
+
 def compose_files():
-    """The Compose file, and the one for development."""
-    return [yaml.safe_load((DEPLOY / f"docker-compose{kind}.yml").read_text()) for kind in ("", ".dev")]
+    """The Compose file, the one for development, and the one for several replicas."""
+    names = ("docker-compose.yml", "docker-compose.dev.yml", "docker-compose.scale.yml")
+    # The loader is a safe one with a tag more.
+    return [yaml.load((DEPLOY / name).read_text(), ComposeLoader) for name in names]
 
 
 def kubernetes_findings(documents):
@@ -384,8 +393,8 @@ def admin_findings(guard):
     return findings
 
 
-def compose_findings(base, dev):
-    findings = []
+def compose_findings(base, dev, scale):
+    findings = scale_findings(scale)
     for file, document in (("docker-compose.yml", base), ("docker-compose.dev.yml", dev)):
         for name, service in document["services"].items():
             published = "ports" in service
@@ -408,6 +417,23 @@ def compose_findings(base, dev):
            "docker-compose.dev.yml: dev-idp is not in the proxy's network")
     expect(findings, all(port.startswith("127.0.0.1:") for port in dev["services"]["sidegate"]["ports"]),
            "docker-compose.dev.yml: dev-idp can be reached from other machines")
+    return findings
+
+
+def scale_findings(scale):
+    findings = []
+    services, networks = scale["services"], scale["networks"]
+    for name, service in services.items():
+        published = service.get("ports")
+        expect(findings, not published or name == "balancer", f"docker-compose.scale.yml: {name} publishes a port")
+        if name != "sidegate":
+            expect(findings, service.get("read_only") is True, f"docker-compose.scale.yml: {name}: read_only is not true")
+            expect(findings, service.get("cap_drop") == ["ALL"], f"docker-compose.scale.yml: {name}: does not drop all capabilities")
+    expect(findings, "ports" in services["sidegate"], "docker-compose.scale.yml: sidegate keeps its published port")
+    expect(findings, services["valkey"]["networks"] == ["sessions"] and networks["sessions"].get("internal") is True,
+           "docker-compose.scale.yml: more than Sidegate reaches the sessions")
+    members = {name for name, service in services.items() if "balance" in service.get("networks", [])}
+    expect(findings, members == {"balancer", "sidegate"}, "docker-compose.scale.yml: others are believed about a client's address")
     return findings
 
 

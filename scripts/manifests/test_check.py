@@ -90,6 +90,12 @@ COMPOSE = [
     ((0, "networks", "app", "internal"), False, "internal network"),
     ((1, "services", "dev-idp", "network_mode"), MISSING, "not in the proxy's network"),
     ((1, "services", "sidegate", "ports"), ["9400:9400"], "other machines"),
+    ((2, "services", "sidegate", "ports"), ["8080:8080"], "sidegate publishes a port"),
+    ((2, "services", "sidegate", "ports"), MISSING, "keeps its published port"),
+    ((2, "services", "valkey", "cap_drop"), MISSING, "capabilities"),
+    ((2, "services", "valkey", "networks"), ["app"], "more than Sidegate reaches the sessions"),
+    ((2, "services", "valkey", "networks"), ["sessions", "balance"], "believed about a client's address"),
+    ((2, "networks", "sessions", "internal"), False, "more than Sidegate reaches the sessions"),
 ]
 
 
