@@ -1,9 +1,12 @@
 """Finds what is wrong with the manifests and the Compose files under deploy/: schemas first, then the house's rules."""
 
+import functools
+import json
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import kubernetes_validate
 import yaml
@@ -13,6 +16,57 @@ KUSTOMIZATIONS = ("sidecar", "gateway")
 COMPONENTS = ("sidecar/in-cluster",)
 KUBERNETES = ("1.33", "1.37")
 ADMIN_PORT = 9091
+
+# The chart, with values that turn everything on that can be.
+CHART_VALUES = {
+    "as it is": {},
+    "replicated": {
+        "replicas": 3,
+        "valkey": {"enabled": True},
+        "autoscaling": {"enabled": True},
+        "metrics": {"serviceMonitor": {"enabled": True}},
+        "ingress": {"enabled": True, "className": "public", "hosts": ["grafana.example.com"], "tlsSecretName": "app-tls"},
+        "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}]},
+        "config": "[[routes]]\npath = \"/assets/**\"\nallow = \"public\"\n",
+        "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}]}]},
+    },
+    "signed sessions": {"replicas": 2, "settings": {"SESSION_STORE": "jwt"}},
+    "valkey without a volume": {"valkey": {"enabled": True, "storage": ""}},
+}
+# Values that would start and be wrong, and a part of what the chart says of them.
+CHART_FAULTS = [
+    ({"replicas": 2}, "more than one replica needs a store"),
+    ({"autoscaling": {"enabled": True}}, "more than one replica needs a store"),
+    ({"settings": {"OAUTH_CLIENT_SECRET": "x"}}, "a secret would stand in a ConfigMap"),
+    ({"settings": {"SESSION_REDIS_URL": "redis://x"}}, "a secret would stand in a ConfigMap"),
+    ({"settings": {"LISTEN_ADDR": "0.0.0.0:80"}}, "the chart sets it"),
+    ({"settings": {"oauth_provider": "github"}}, "settings"),
+    ({"replica": 2}, "Additional property replica is not allowed"),
+    ({"networkPolicy": {"scraper": {"podLabels": {"app.kubernetes.io/name": None}}}}, "podLabels"),
+    ({"httpRoute": {"enabled": True}}, "name the Gateway"),
+]
+# A Deployment and its Service as others have them, and one that has nothing to do with it.
+APPLICATION = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: app, labels: { sidegate.dev/sidecar: "true" } }
+spec:
+  selector: { matchLabels: { app: app } }
+  template:
+    metadata: { labels: { app: app } }
+    spec:
+      containers: [{ name: app, image: app, ports: [{ name: http, containerPort: 3000 }] }]
+---
+apiVersion: v1
+kind: Service
+metadata: { name: app, labels: { sidegate.dev/sidecar: "true" } }
+spec: { selector: { app: app }, ports: [{ name: http, port: 80, targetPort: http }] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: other }
+spec: { selector: { app: other }, ports: [{ name: http, port: 80, targetPort: http }] }
+"""
 
 
 def main():
@@ -26,12 +80,21 @@ def main():
         documents = manifests(name)
         count += len(documents)
         findings += [f"kubernetes/{name}: {finding}" for finding in component_findings(documents)]
+    for values, documents in charts().items():
+        count += len(documents)
+        findings += [f"helm, {values}: {finding}" for finding in kubernetes_findings(documents)]
+    for values, said in CHART_FAULTS:
+        findings += fault_findings(values, said)
+    if shutil.which("kubectl"):
+        documents = with_sidecar()
+        count += len(documents)
+        findings += [f"kubernetes/add-sidecar: {finding}" for finding in added_findings(documents)]
     for finding in findings:
         print(f"check-manifests: {finding}", file=sys.stderr)
     if findings:
         return 1
     how = "as kustomize makes them" if shutil.which("kubectl") else "file by file (no kubectl here)"
-    print(f"check-manifests: {count} manifests {how} and the Compose files are good")
+    print(f"check-manifests: {count} manifests, {how}, the chart and the Compose files are good")
     return 0
 
 
@@ -46,9 +109,90 @@ def manifests(name):
     return [document for file in resources for document in yaml.safe_load_all((folder / file).read_text())]
 
 
+def helm(values):
+    """Renders the chart with these values."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        # The one that the requirements name, beside this Python.
+        program = pathlib.Path(sys.executable).with_name("helm")
+        command = [program, "template", "app", DEPLOY / "helm" / "sidegate", "--namespace", "app", "--values", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def charts():
+    """The chart's documents, for each of the values above."""
+    rendered = {}
+    for name, values in CHART_VALUES.items():
+        outcome = helm(values)
+        if outcome.returncode != 0:
+            raise RuntimeError(f"helm, {name}: {outcome.stderr}")
+        rendered[name] = [document for document in yaml.safe_load_all(outcome.stdout) if document]
+    return rendered
+
+
+def fault_findings(values, said):
+    """Whether the chart refuses these values, and says why."""
+    outcome = helm(values)
+    if outcome.returncode == 0:
+        return [f"helm: takes {values}"]
+    return [] if said in outcome.stderr else [f"helm: of {values} it does not say `{said}`: {outcome.stderr.strip()}"]
+
+
+def with_sidecar():
+    """What the component makes of somebody's Deployment."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        shutil.copytree(DEPLOY / "kubernetes" / "add-sidecar", folder / "add-sidecar")
+        (folder / "app.yaml").write_text(APPLICATION)
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump({
+            "resources": ["app.yaml"],
+            "components": ["add-sidecar"],
+            "configMapGenerator": [{"name": "sidegate", "literals": ["UPSTREAM_URL=http://127.0.0.1:3000"]}],
+        }))
+        rendered = subprocess.run(["kubectl", "kustomize", folder], check=True, stdout=subprocess.PIPE, text=True)
+        return list(yaml.safe_load_all(rendered.stdout))
+
+
+def added_findings(documents):
+    findings = [finding for document in documents for finding in schema_findings(document)]
+    if findings:
+        return findings
+    named = {(document["kind"], document["metadata"]["name"]): document for document in documents}
+    template = named["Deployment", "app"]["spec"]["template"]
+    pod = template["spec"]
+    proxies = [container for container in pod["containers"] if container["name"] == "sidegate"]
+    expect(findings, len(proxies) == 1 and len(pod["containers"]) == 2, "the proxy does not stand beside the application")
+    for proxy in proxies:
+        findings += container_findings(proxy)
+        findings += proxy_findings(proxy, pod.get("terminationGracePeriodSeconds", 30), "sidegate-admin")
+    ports = {name: [port["targetPort"] for port in named["Service", name]["spec"]["ports"]] for name in ("app", "other")}
+    expect(findings, ports == {"app": ["sidegate"], "other": ["http"]}, f"the Services lead elsewhere: {ports}")
+    policies = [document["spec"] for document in documents if document["kind"] == "NetworkPolicy"]
+    guards = [policy for policy in policies if policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()]
+    expect(findings, guards and all(ingress_ports(guard) <= {8080, ADMIN_PORT} for guard in guards),
+           "other pods reach the application")
+    for guard in guards:
+        findings += admin_findings(guard)
+    return findings
+
+
+def ingress_ports(policy):
+    return {port.get("port") for rule in policy.get("ingress", []) for port in rule.get("ports", [{}])}
+
+
+class ComposeLoader(yaml.SafeLoader):
+    """Knows Compose's `!reset`: what it stands at is taken away."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: None)
+
+
 def compose_files():
-    """The Compose file, and the one for development."""
-    return [yaml.safe_load((DEPLOY / f"docker-compose{kind}.yml").read_text()) for kind in ("", ".dev")]
+    """The Compose file, the one for development, and the one for several replicas."""
+    names = ("docker-compose.yml", "docker-compose.dev.yml", "docker-compose.scale.yml")
+    # The loader is a safe one with a tag more.
+    return [yaml.load((DEPLOY / name).read_text(), ComposeLoader) for name in names]
 
 
 def kubernetes_findings(documents):
@@ -67,8 +211,10 @@ def kubernetes_findings(documents):
         findings += [f"Deployment {name}: {finding}" for finding in rules]
     for service in services:
         name = service["metadata"]["name"]
-        if any(ADMIN_PORT in port.values() or "admin" in port.values() for port in service["spec"]["ports"]):
+        if leads_to_admin(service) and not is_for_metrics(service):
             findings.append(f"Service {name}: the admin listener is not for callers")
+    for stateful in (document for document in documents if document["kind"] == "StatefulSet"):
+        findings += [f"StatefulSet {stateful['metadata']['name']}: {finding}" for finding in store_findings(stateful, policies)]
     for secret in (document for document in documents if document["kind"] == "Secret"):
         if any(secret.get("stringData", {}).values()) or any(secret.get("data", {}).values()):
             findings.append(f"Secret {secret['metadata']['name']}: a value stands in the repository")
@@ -105,7 +251,44 @@ def role_findings(role):
     return findings
 
 
+def leads_to_admin(service):
+    return any(ADMIN_PORT in port.values() or "admin" in port.values() for port in service["spec"]["ports"])
+
+
+def is_for_metrics(service):
+    """Whether a Service only names the admin listener to the scraper, and gives it no address."""
+    labels = service["metadata"]["labels"]
+    return service["spec"].get("clusterIP") == "None" and labels.get("app.kubernetes.io/component") == "metrics"
+
+
+def store_findings(stateful, policies):
+    """Whether a store's pod is as closed as the proxy's, and the proxy alone reaches it."""
+    template = stateful["spec"]["template"]
+    findings = []
+    for setting in ("enableServiceLinks", "automountServiceAccountToken"):
+        expect(findings, template["spec"].get(setting) is False, f"{setting} is not false")
+    for container in template["spec"]["containers"]:
+        findings += container_findings(container)
+    labels = template["metadata"]["labels"].items()
+    guards = [policy["spec"] for policy in policies if policy["spec"]["podSelector"]["matchLabels"].items() <= labels]
+    rules = [rule for guard in guards for rule in guard.get("ingress", [])]
+    from_proxy = all(peer.get("podSelector", {}).get("matchLabels", {}).get("app.kubernetes.io/name") == "sidegate"
+                     for rule in rules for peer in rule.get("from", [{}]))
+    expect(findings, rules and from_proxy, "more than the proxy reaches it")
+    return findings
+
+
 def schema_findings(document):
+    # What others have defined has no schema here.
+    if document["apiVersion"].startswith(("monitoring.coreos.com/", "gateway.networking.k8s.io/")):
+        return []
+    return list(schema_findings_of(json.dumps(document)))
+
+
+@functools.cache
+def schema_findings_of(text):
+    """The same of a document's text: the tests ask about most of them again and again."""
+    document = json.loads(text)
     label = f"{document['kind']} {document['metadata']['name']}"
     findings = []
     for version in KUBERNETES:
@@ -164,7 +347,7 @@ def container_findings(container):
     return findings
 
 
-def proxy_findings(proxy, grace):
+def proxy_findings(proxy, grace, admin="admin"):
     findings = []
     variables = plain_variables(proxy)
     delay = seconds(variables.get("SHUTDOWN_DELAY", "0s"))
@@ -173,7 +356,7 @@ def proxy_findings(proxy, grace):
     expect(findings, delay + drain < grace, "the grace period ends before the proxy's drain")
     expect(findings, variables.get("ADMIN_ADDR") == f"$(POD_IP):{ADMIN_PORT}", "ADMIN_ADDR is not the pod's address")
     for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
-        expect(findings, proxy.get(probe, {}).get("httpGet") == {"path": path, "port": "admin"},
+        expect(findings, proxy.get(probe, {}).get("httpGet") == {"path": path, "port": admin},
                f"{probe} does not ask {path} of the admin listener")
     return findings
 
@@ -182,7 +365,8 @@ def reach_findings(template, services, policies):
     """Whether the proxy's port alone is served, and the admin listener is closed to all but a named scraper."""
     findings = []
     labels = template["metadata"]["labels"].items()
-    mine = [service for service in services if service["spec"]["selector"].items() <= labels]
+    mine = [service for service in services
+            if service["spec"]["selector"].items() <= labels and not is_for_metrics(service)]
     expect(findings, len(mine) == 1, "not one Service that leads to it")
     for service in mine:
         expect(findings, [port["targetPort"] for port in service["spec"]["ports"]] == ["http"],
@@ -192,18 +376,25 @@ def reach_findings(template, services, policies):
               if policy["spec"]["podSelector"].get("matchLabels", {}).items() <= labels]
     expect(findings, any({"Ingress", "Egress"} <= set(guard["policyTypes"]) for guard in guards),
            "no NetworkPolicy guards both ways")
-    for rule in (rule for guard in guards for rule in guard.get("ingress", [])):
-        ports = [port.get("port") for port in rule.get("ports", [])]
-        to_admin = not ports or any(port in (None, ADMIN_PORT, "admin") for port in ports)
-        named = rule.get("from") and all("namespaceSelector" in peer and "podSelector" in peer for peer in rule["from"])
-        expect(findings, not to_admin or named, "the admin listener is open to more than a named scraper")
+    for guard in guards:
+        findings += admin_findings(guard)
     for rule in (rule for guard in guards for rule in guard.get("egress", [])):
         expect(findings, rule.get("to"), "a way out leads anywhere")
     return findings
 
 
-def compose_findings(base, dev):
+def admin_findings(guard):
     findings = []
+    for rule in guard.get("ingress", []):
+        ports = [port.get("port") for port in rule.get("ports", [])]
+        to_admin = not ports or any(port in (None, ADMIN_PORT, "admin") for port in ports)
+        named = rule.get("from") and all("namespaceSelector" in peer and "podSelector" in peer for peer in rule["from"])
+        expect(findings, not to_admin or named, "the admin listener is open to more than a named scraper")
+    return findings
+
+
+def compose_findings(base, dev, scale):
+    findings = scale_findings(scale)
     for file, document in (("docker-compose.yml", base), ("docker-compose.dev.yml", dev)):
         for name, service in document["services"].items():
             published = "ports" in service
@@ -226,6 +417,23 @@ def compose_findings(base, dev):
            "docker-compose.dev.yml: dev-idp is not in the proxy's network")
     expect(findings, all(port.startswith("127.0.0.1:") for port in dev["services"]["sidegate"]["ports"]),
            "docker-compose.dev.yml: dev-idp can be reached from other machines")
+    return findings
+
+
+def scale_findings(scale):
+    findings = []
+    services, networks = scale["services"], scale["networks"]
+    for name, service in services.items():
+        published = service.get("ports")
+        expect(findings, not published or name == "balancer", f"docker-compose.scale.yml: {name} publishes a port")
+        if name != "sidegate":
+            expect(findings, service.get("read_only") is True, f"docker-compose.scale.yml: {name}: read_only is not true")
+            expect(findings, service.get("cap_drop") == ["ALL"], f"docker-compose.scale.yml: {name}: does not drop all capabilities")
+    expect(findings, "ports" in services["sidegate"], "docker-compose.scale.yml: sidegate keeps its published port")
+    expect(findings, services["valkey"]["networks"] == ["sessions"] and networks["sessions"].get("internal") is True,
+           "docker-compose.scale.yml: more than Sidegate reaches the sessions")
+    members = {name for name, service in services.items() if "balance" in service.get("networks", [])}
+    expect(findings, members == {"balancer", "sidegate"}, "docker-compose.scale.yml: others are believed about a client's address")
     return findings
 
 

@@ -1,6 +1,7 @@
 """Breaks good manifests, one thing at a time: a check that does not see it is no check."""
 
 import copy
+import shutil
 import unittest
 
 import check
@@ -60,6 +61,25 @@ COMPONENT = [
     (("ServiceAccount", "automountServiceAccountToken"), MISSING, "mounted wherever"),
     (("NetworkPolicy", "spec", "egress", 0, "to"), MISSING, "leads anywhere"),
 ]
+CHART_ONLY = [
+    (("StatefulSet", "spec", "template", "spec", "automountServiceAccountToken"), True, "automountServiceAccountToken"),
+    (("StatefulSet", "spec", "template", "spec", "containers", 0, "securityContext", "capabilities"), MISSING, "capabilities"),
+    (("NetworkPolicy app-sidegate-valkey", "spec", "ingress", 0, "from"), MISSING, "more than the proxy reaches it"),
+    (("Service app-sidegate-metrics", "spec", "clusterIP"), MISSING, "admin listener is not for callers"),
+    ((*PROXY, "livenessProbe"), MISSING, "livenessProbe"),
+    (("NetworkPolicy", "spec", "egress", 0, "to"), MISSING, "leads anywhere"),
+    (("HorizontalPodAutoscaler", "spec", "maxReplica"), 3, "not valid in Kubernetes"),
+    (("PodDisruptionBudget", "spec", "selector"), "x", "not valid in Kubernetes"),
+]
+ADDED = [
+    ((*POD, "containers", 0, "readinessProbe", "httpGet", "port"), "http", "does not ask /readyz"),
+    ((*POD, "containers", 0, "securityContext", "runAsUser"), 0, "numbered user"),
+    ((*POD, "terminationGracePeriodSeconds"), 30, "grace period"),
+    (("Service app", "spec", "ports", 0, "targetPort"), "http", "lead elsewhere"),
+    (("Service other", "spec", "ports", 0, "targetPort"), "sidegate", "lead elsewhere"),
+    (("NetworkPolicy", "spec", "ingress", 0, "ports"), MISSING, "other pods reach the application"),
+    (("NetworkPolicy", "spec", "ingress", 1, "from"), MISSING, "open to more than a named scraper"),
+]
 COMPOSE = [
     ((0, "services", "orchestrator", "ports"), ["8081:8081"], "orchestrator publishes a port"),
     ((0, "services", "orchestrator", "networks"), ["app"], "no way out"),
@@ -70,14 +90,24 @@ COMPOSE = [
     ((0, "networks", "app", "internal"), False, "internal network"),
     ((1, "services", "dev-idp", "network_mode"), MISSING, "not in the proxy's network"),
     ((1, "services", "sidegate", "ports"), ["9400:9400"], "other machines"),
+    ((2, "services", "sidegate", "ports"), ["8080:8080"], "sidegate publishes a port"),
+    ((2, "services", "sidegate", "ports"), MISSING, "keeps its published port"),
+    ((2, "services", "valkey", "cap_drop"), MISSING, "capabilities"),
+    ((2, "services", "valkey", "networks"), ["app"], "more than Sidegate reaches the sessions"),
+    ((2, "services", "valkey", "networks"), ["sessions", "balance"], "believed about a client's address"),
+    ((2, "networks", "sessions", "internal"), False, "more than Sidegate reaches the sessions"),
 ]
 
 
 def broken(documents, steps, value):
-    """A copy of the documents with one thing changed; a first step that is text names the first document of a kind."""
+    """A copy of the documents with one thing changed; a first step that is text names the first document of a kind, or a document."""
     documents = copy.deepcopy(documents)
     first, *rest, last = steps
-    place = next(one for one in documents if one["kind"] == first) if isinstance(first, str) else documents[first]
+    if isinstance(first, str):
+        kind, _, name = first.partition(" ")
+        place = next(one for one in documents if one["kind"] == kind and name in ("", one["metadata"]["name"]))
+    else:
+        place = documents[first]
     for step in rest:
         place = place[step]
     if value is MISSING:
@@ -106,6 +136,19 @@ class Broken(unittest.TestCase):
 
     def test_in_cluster(self):
         self.check_each(check.manifests("sidecar/in-cluster"), COMPONENT, check.component_findings)
+
+    def test_chart(self):
+        documents = check.charts()["replicated"]
+        documents.sort(key=lambda document: document["metadata"]["name"] != "app-sidegate")
+        self.check_each(documents, CHART_ONLY, check.kubernetes_findings)
+
+    def test_chart_faults(self):
+        self.assertTrue(check.fault_findings({"replicas": 1}, "anything"))
+        self.assertTrue(check.fault_findings({"replicas": 2}, "something else"))
+
+    @unittest.skipUnless(shutil.which("kubectl"), "there is no kubectl")
+    def test_added_sidecar(self):
+        self.check_each(check.with_sidecar(), ADDED, check.added_findings)
 
     def test_compose(self):
         self.check_each(check.compose_files(), COMPOSE, lambda files: check.compose_findings(*files))
