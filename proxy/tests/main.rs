@@ -14,6 +14,7 @@
 )]
 
 mod admin;
+mod audit_file;
 mod backchannel_logout;
 mod big_bodies;
 mod config;

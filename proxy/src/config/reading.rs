@@ -18,6 +18,8 @@ pub(super) struct Reading {
     pub(super) routes: Option<Tables>,
     pub(super) tokens: Option<Tables>,
     pub(super) files: Files,
+    /// Whether a start is to follow: at a reload, what the log is written to is no reason to keep the old settings.
+    pub(super) starts: bool,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -39,7 +41,7 @@ impl Reading {
         let faults = std::mem::take(&mut raw.faults);
         let warnings = std::mem::take(&mut raw.warnings);
         let (routes, tokens) = (raw.routes.take(), raw.tokens.take());
-        Self { raw, routes, tokens, files, faults, warnings, notes: Vec::new(), effective: Vec::new() }
+        Self { raw, routes, tokens, files, starts: false, faults, warnings, notes: Vec::new(), effective: Vec::new() }
     }
 
     /// The proxy that the environment names for all programs, and what is called without it.

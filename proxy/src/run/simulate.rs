@@ -140,7 +140,7 @@ fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Found) -> anyhow:
     found.log(rules, log).with_context(unread)?;
     if found.decisions == 0 {
         bail!(
-            "--audit: no decision is in it. Decisions are written with AUDIT=all and LOG_FORMAT=json; without AUDIT=all, refusals only"
+            "--audit: no decision is in it. Decisions are written with AUDIT=all, to AUDIT_FILE or with LOG_FORMAT=json to standard error; without AUDIT=all, refusals only"
         );
     }
     Ok(())
@@ -159,6 +159,9 @@ impl Found {
                 // The rest of a line that nobody wrote so long.
                 log.skip_until(b'\n')?;
                 self.unreadable += 1;
+                continue;
+            }
+            if bytes.trim_ascii().is_empty() {
                 continue;
             }
             match serde_json::from_slice::<Line>(&bytes) {

@@ -11,7 +11,7 @@ use url::Url;
 use crate::adapters::assertion::Assertions;
 use crate::adapters::providers::bearer::Bearers;
 use crate::adapters::seal::Sealer;
-use crate::adapters::telemetry::{Metrics, RuleCounters, audit};
+use crate::adapters::telemetry::{Metrics, RuleCounters, audit, audit_trouble};
 use crate::adapters::upstream::Upstream;
 use crate::domain::caller::TrustedProxies;
 use crate::domain::path::ReturnTo;
@@ -162,6 +162,7 @@ impl App {
             sign_in.and_then(|sign_in| sign_in.provider.trouble()).map(|why| format!("provider: {why}")),
             sign_in.and_then(|sign_in| sign_in.store.trouble()).map(|why| format!("store: {why}")),
             snapshot.upstream.trouble().map(|why| format!("upstream: {why}")),
+            audit_trouble().map(|why| format!("AUDIT_FILE: {why}")),
             self.reload_failure.load().as_deref().map(|why| format!("configuration: last reload failed: {why}")),
         ]
         .into_iter()

@@ -11,7 +11,7 @@ use crate::domain::identity::{Identity, ProviderKind};
 use crate::domain::principal::{Principal, Proof};
 use crate::domain::time::Timestamp;
 
-const TARGET: &str = "sidegate::audit";
+pub(super) const TARGET: &str = "sidegate::audit";
 
 /// Where an event came from.
 #[derive(Clone, Copy, Debug)]
