@@ -81,6 +81,8 @@ struct Found {
     /// Changes that found no room.
     further: u64,
     decisions: u64,
+    /// Those of them that were refused before any rule was asked, and would be again.
+    before_rules: u64,
     sessions: u64,
     unreadable: u64,
 }
@@ -89,6 +91,7 @@ struct Found {
 #[derive(Deserialize)]
 struct Line {
     decision: Option<String>,
+    code: Option<String>,
     method: Option<String>,
     host: Option<String>,
     forwarded_host: Option<String>,
@@ -184,6 +187,12 @@ impl Found {
             "refuse" => false,
             _ => return None,
         };
+        if line.code.is_some() {
+            // No rule was asked: the token was bad, or the store was away.
+            self.decisions += 1;
+            self.before_rules += 1;
+            return Some(());
+        }
         let identity = match &line.provider {
             Some(provider) => Some((provider, line.identity(provider)?)),
             None => None,
@@ -287,6 +296,7 @@ impl Found {
             "lost": of(Change::Lost),
             "gained": of(Change::Gained),
             "decisions": self.decisions,
+            "before_rules": self.before_rules,
             "sessions": self.sessions,
             "unreadable": self.unreadable,
             "further": self.further,
@@ -319,6 +329,9 @@ impl Found {
         let changes = self.changes.len() as u64 + self.further;
         let changes = if changes == 0 { "nothing changes".to_owned() } else { format!("{changes} changes") };
         write!(out, "{changes} over {} decisions and {} sessions", self.decisions, self.sessions)?;
+        if self.before_rules > 0 {
+            write!(out, "; refused before any rule was asked, and not asked again: {}", self.before_rules)?;
+        }
         if self.unreadable > 0 {
             write!(out, "; {} lines could not be read, and are not in it", self.unreadable)?;
         }
@@ -454,6 +467,18 @@ mod tests {
             "{told}"
         );
         assert!(told.ends_with("5 changes over 7 decisions and 0 sessions\n"), "{told}");
+    }
+
+    #[test]
+    fn what_was_refused_before_any_rule_was_asked_stays_so_and_is_counted() {
+        let log = [line("refuse", "/open/x", r#","code":"unauthenticated""#), line("permit", "/", ANN)];
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.before_rules, found.changes.len()), (2, 1, 0));
+        let mut told = Vec::new();
+        found.tell(&mut told).unwrap();
+        let told = String::from_utf8(told).unwrap();
+        assert!(told.contains("2 decisions") && told.ends_with("; refused before any rule was asked, and not asked again: 1\n"), "{told}");
+        assert_eq!(found.json()["before_rules"], 1);
     }
 
     #[test]

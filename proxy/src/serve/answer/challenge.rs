@@ -26,6 +26,16 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
+    /// What is wrong, for the log; the audit line of the token says more.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed(why) => why,
+            Self::Invalid => "the bearer token is not accepted",
+            Self::TooOld { .. } => "the bearer token does not say that its owner signed in as lately as the rule asks for",
+            Self::Unknown => "whether the bearer token counts cannot be found out now",
+        }
+    }
+
     /// The value of `WWW-Authenticate`; `None`: another token would not help.
     pub(crate) fn header(self) -> Option<HeaderValue> {
         match self {

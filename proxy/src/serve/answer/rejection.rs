@@ -251,9 +251,11 @@ impl Rejection {
     }
 
     /// Why, for the log.
-    fn reason(&self) -> Cow<'static, str> {
+    pub(crate) fn reason(&self) -> Cow<'static, str> {
         if let Self::Malformed(malformed) = self {
             malformed.to_string().into()
+        } else if let Self::Token(challenge) = self {
+            challenge.reason().into()
         } else if matches!(self, Self::CrossSite) {
             "Origin or Sec-Fetch-Site names another site".into()
         } else if matches!(self, Self::InvalidState) {
