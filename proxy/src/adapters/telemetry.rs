@@ -4,6 +4,7 @@ use std::fmt::{self, Debug};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::str::FromStr as _;
+use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
 use tracing::field::Field;
@@ -26,13 +27,16 @@ mod store_metrics;
 
 pub use audit_file::{audit_trouble, lost_audit_lines, reopen_audit_file};
 pub use clean::Clean;
-pub use lines::{Output, flush, heed_panics, lost_lines, say};
+pub use lines::{Output, heed_panics, lost_lines, say};
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
 pub use rule_metrics::{RuleCounters, RuleMetrics};
 pub use store_metrics::StoreMetrics;
 
 use self::audit_file::AuditLine;
 use self::lines::LogLine;
+
+/// How long the end of the program waits for what is queued.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// `LOG_LEVEL`, `LOG_FORMAT` and `AUDIT_FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +116,14 @@ pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
         audit_file::start(path);
     }
     Ok(())
+}
+
+/// Waits until what was logged and said has been written, but no longer than a second. Call it last.
+pub fn flush() {
+    let now = Instant::now();
+    // First, since it may have something to say.
+    audit_file::flush(now + LAST_WAIT / 2);
+    lines::flush(now + LAST_WAIT);
 }
 
 /// How lines look and where they go.

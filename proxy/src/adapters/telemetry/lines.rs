@@ -9,12 +9,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Clean, audit_file};
+use super::Clean;
 
 /// How much waits to be written at most, in bytes. Twice as much is held while what was taken is being written.
 const MOST: usize = 1024 * 1024;
-/// How long the end of the program waits for what is queued.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 /// When a descriptor that does not block, and takes nothing, is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -178,12 +176,9 @@ pub fn say(text: &str) {
     standard_error().push(line.as_bytes());
 }
 
-/// Waits until what was logged and said has been written, but no longer than a second. Call it last.
-pub fn flush() {
-    let now = Instant::now();
-    // First, since it may have something to say.
-    audit_file::flush(now + LAST_WAIT / 2);
-    standard_error().flush(now + LAST_WAIT);
+/// Waits until what was logged and said has been written, but no longer than `until`.
+pub(super) fn flush(until: Instant) {
+    standard_error().flush(until);
 }
 
 /// How many lines could not be written since the start.
