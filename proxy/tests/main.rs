@@ -31,6 +31,7 @@ mod layers;
 mod log;
 mod logout;
 mod machines;
+mod oidc_provider;
 mod operator;
 mod other_proxies;
 mod own_sessions;
