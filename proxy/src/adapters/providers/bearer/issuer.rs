@@ -8,7 +8,7 @@ use url::Url;
 
 use super::super::ConnectError;
 use super::super::claims::Claims;
-use super::super::discovery::{self, Place, may_sign};
+use super::super::discovery::{self, Place};
 use super::super::http::{Http, is_safe};
 use super::super::id_token::{self, LEEWAY, Rejected, Signed};
 use super::super::tenants::{TenantList, Verdict};
@@ -165,9 +165,11 @@ impl Issuer {
 /// What is to be said of a token whose signature verifies.
 fn check(signed: &Signed, known: &Known, expected: &Expected<'_>) -> Result<Times, String> {
     token::check_kind(signed.header.typ.as_deref())?;
-    id_token::check_issuer(&signed.claims, &known.issuer).map_err(|rejected| rejected.to_string())?;
+    if !known.issuer.issues_version_1(&signed.claims) {
+        id_token::check_issuer(&signed.claims, &known.issuer).map_err(|rejected| rejected.to_string())?;
+    }
     // The keys of one of Entra's tenants must not sign for another.
-    if signed.key_issuer.as_deref().is_some_and(|template| !may_sign(template, &signed.claims)) {
+    if signed.key_issuer.as_deref().is_some_and(|template| !known.issuer.may_sign_access(template, &signed.claims)) {
         return Err("it is signed with the key of another issuer".to_owned());
     }
     token::check(&signed.claims, expected)

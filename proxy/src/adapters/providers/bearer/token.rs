@@ -126,6 +126,6 @@ pub(super) fn may_be_of(issuer: &Issuer, claims: &Claims) -> bool {
         Issuer::Exactly(name) => {
             claims.text("iss").is_some_and(|found| found.trim_end_matches('/') == name.trim_end_matches('/'))
         }
-        Issuer::TenantOf { .. } => issuer.check(claims).is_ok(),
+        Issuer::TenantOf { .. } => issuer.issues_version_1(claims) || issuer.check(claims).is_ok(),
     }
 }
