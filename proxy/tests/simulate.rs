@@ -105,7 +105,8 @@ async fn what_no_rule_was_asked_about_has_a_line_too_and_no_rule_changes_it() {
     std::fs::write(&file, proxy.log()).unwrap();
     let told = simulate(&open, &["--audit", file.to_str().unwrap()]).await;
     assert_eq!(told.status.code(), Some(0), "{told:?}");
-    let expected = "nothing changes over 3 decisions and 0 sessions; refused before any rule was asked, and not asked again: 3\n";
+    let expected =
+        "nothing changes over 3 decisions and 0 sessions; refused before any rule was asked, and not asked again: 3\n";
     assert_eq!(text(&told.stdout), expected);
 }
 

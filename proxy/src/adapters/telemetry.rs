@@ -249,7 +249,9 @@ mod tests {
     #[test]
     fn text_has_no_colours_where_nobody_looks() {
         let lines = Lines::default();
-        tracing::subscriber::with_default(subscriber(text(lines.make(), false), filter("info"), None), || info!(answer = 42, "it runs"));
+        tracing::subscriber::with_default(subscriber(text(lines.make(), false), filter("info"), None), || {
+            info!(answer = 42, "it runs")
+        });
         let text = lines.text();
         assert!(text.contains("it runs") && text.contains("answer=42"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
@@ -297,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_filter_that_makes_no_sense_is_a_fault() {
-        let check = |filter: &str| LogSettings { filter: filter.into(), format: LogFormat::Text, audit_file: None }.check();
+        let check =
+            |filter: &str| LogSettings { filter: filter.into(), format: LogFormat::Text, audit_file: None }.check();
         for good in ["info", "Warn", "off", "info,sidegate=debug", "sidegate::audit=info"] {
             check(good).unwrap();
         }

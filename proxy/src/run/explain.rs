@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::judge::{Ask, Refusal, Why, judge};
-use crate::domain::path::AUTH_PREFIX;
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::principal::{Principal, Proof};
 use crate::domain::readings::Readings;
 use crate::domain::rules::{Openness, RuleId, Rules, TokenLists};

@@ -477,7 +477,11 @@ mod tests {
         let mut told = Vec::new();
         found.tell(&mut told).unwrap();
         let told = String::from_utf8(told).unwrap();
-        assert!(told.contains("2 decisions") && told.ends_with("; refused before any rule was asked, and not asked again: 1\n"), "{told}");
+        assert!(
+            told.contains("2 decisions")
+                && told.ends_with("; refused before any rule was asked, and not asked again: 1\n"),
+            "{told}"
+        );
         assert_eq!(found.json()["before_rules"], 1);
     }
 

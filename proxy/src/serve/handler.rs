@@ -8,7 +8,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::domain::caller::Peer;
-use crate::domain::path::AUTH_PREFIX;
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
 use crate::serve::answer::rejection::{Asker, Rejection};
 use crate::serve::app::App;

@@ -13,6 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
+use crate::domain::paths;
 use crate::domain::rules::HostName;
 use crate::ports::{BeginError, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::challenge::{self, Challenge};
@@ -352,7 +353,7 @@ impl Rejection {
     fn json(&self, answer: &Answer) -> serde_json::Value {
         let mut body = serde_json::json!({ "error": answer.code.as_str(), "message": answer.message });
         if let (Self::Unauthenticated | Self::StepUp { .. }, Some(fields)) = (self, body.as_object_mut()) {
-            fields.insert("login_url".into(), with_max_age(LOGIN.to_owned(), '?', self.max_age()).into());
+            fields.insert("login_url".into(), with_max_age(paths::LOGIN.to_owned(), '?', self.max_age()).into());
         }
         body
     }
@@ -596,9 +597,8 @@ pub(crate) struct Asker {
     snapshot: Arc<Snapshot>,
 }
 
-const LOGIN: &str = "/api/v1/auth/login";
 /// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
-const NEVER_LED_ON: [&str; 2] = ["/api/v1/auth/me", "/api/v1/auth/session"];
+const NEVER_LED_ON: [&str; 2] = [paths::ME, paths::SESSION];
 
 /// The parameter of `login` that says how long ago a sign-in may be, in seconds.
 pub(crate) const MAX_AGE: &str = "max_age";
@@ -634,7 +634,7 @@ impl Asker {
 
     /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
     fn return_to(&self) -> ReturnTo {
-        if self.uri.path() == LOGIN {
+        if self.uri.path() == paths::LOGIN {
             return query::wanted(self.uri.query(), &self.snapshot);
         }
         let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -646,7 +646,7 @@ impl Asker {
     }
 
     fn login_url(&self, max_age: Option<Duration>) -> String {
-        let url = format!("{LOGIN}?rd={}", utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
+        let url = format!("{}?rd={}", paths::LOGIN, utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
         with_max_age(url, '&', max_age)
     }
 

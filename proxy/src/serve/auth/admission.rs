@@ -117,7 +117,15 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
         Why::ManyUpstreams => Malformed::Upstreams.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
             let has_session = session.is_some_and(|session| !session.is_token());
-            denied(who.as_ref(), Some(asked(exchange, ask.method, ask.path.as_written())), &[], rule, &refusal.why, has_session, exchange.origin())
+            denied(
+                who.as_ref(),
+                Some(asked(exchange, ask.method, ask.path.as_written())),
+                &[],
+                rule,
+                &refusal.why,
+                has_session,
+                exchange.origin(),
+            )
         }
     }
 }
