@@ -15,7 +15,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::principal::{Known as _, Principal, Proof};
 use crate::domain::rules::Rules;
 use crate::domain::time::Timestamp;
-use crate::run::explain::{self, Answer, Question};
+use crate::run::explain::{self, Explanation, Question};
 use crate::run::operator;
 use crate::serve::clock;
 use crate::serve::settings::Settings;
@@ -74,7 +74,7 @@ struct Changed {
 
 /// What was found.
 #[derive(Default)]
-struct Found {
+struct Findings {
     /// Who vouches for people and machines under the new configuration.
     providers: Vec<String>,
     changes: BTreeMap<(Change, Who, Option<String>), Changed>,
@@ -117,7 +117,7 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
         bail!("simulate needs --audit FILE, --sessions, or both");
     }
     let rules = explain::rules(&settings);
-    let mut found = Found { providers: explain::providers(&settings), ..Found::default() };
+    let mut found = Findings { providers: explain::providers(&settings), ..Findings::default() };
     if let Some(path) = &asked.audit {
         read_log(path, &rules, &mut found)?;
     }
@@ -133,7 +133,7 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
     Ok(!found.changes.is_empty())
 }
 
-fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Found) -> anyhow::Result<()> {
+fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Findings) -> anyhow::Result<()> {
     let unread = || format!("--audit: {} cannot be read", path.display());
     let log: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
@@ -149,7 +149,7 @@ fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Found) -> anyhow:
     Ok(())
 }
 
-impl Found {
+impl Findings {
     /// Makes the decisions of a log again.
     fn log(&mut self, rules: &Rules, mut log: impl BufRead) -> io::Result<()> {
         let mut bytes = Vec::new();
@@ -255,12 +255,12 @@ impl Found {
         if is_permit != was_permitted {
             let reason =
                 if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
-            let answer = Answer { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
+            let answer = Explanation { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
             self.note(answer, who, None);
         }
     }
 
-    fn note(&mut self, answer: Answer, who: Who, example: Option<String>) {
+    fn note(&mut self, answer: Explanation, who: Who, example: Option<String>) {
         let change = if answer.is_permit { Change::Gained } else { Change::Lost };
         let (rule, line) = answer.rule.map_or((None, None), |(name, line)| (Some(name), Some(line)));
         let key = (change, who, rule);
@@ -412,8 +412,8 @@ mod tests {
     const ANN: &str = r#","provider":"github","by":"session","id":"1","username":"ann","email":"ann@example.com""#;
     const OPS: &str = r#","provider":"github","by":"session","id":"3","username":"zoe","groups":"[\"ops\"]""#;
 
-    fn found(log: &str) -> Found {
-        let mut found = Found { providers: vec!["github".into()], ..Found::default() };
+    fn found(log: &str) -> Findings {
+        let mut found = Findings { providers: vec!["github".into()], ..Findings::default() };
         found.log(&rules(), log.as_bytes()).unwrap();
         found
     }
@@ -517,7 +517,7 @@ mod tests {
     fn sessions_that_nothing_names_any_more_lose_every_access() {
         let line: Line = serde_json::from_str(&line("permit", "/", OPS)).unwrap();
         let mut zoe = line.identity("github").unwrap();
-        let mut found = Found { providers: vec!["github".into()], ..Found::default() };
+        let mut found = Findings { providers: vec!["github".into()], ..Findings::default() };
         for groups in [vec!["ops".to_owned()], Vec::new()] {
             zoe.groups = groups;
             let principal = Principal {

@@ -17,7 +17,7 @@ use crate::domain::caller::TrustedProxies;
 use crate::domain::path::ReturnTo;
 use crate::domain::rules::{HostName, Rules};
 use crate::domain::session::{Authority, Lifetime};
-use crate::ports::{IdentityProvider, LoadedSession, SessionStore};
+use crate::ports::{IdentityProvider, LoadedSession, Sessions};
 use crate::serve::body::RequestBody;
 use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::request::cookies::Cookies;
@@ -75,7 +75,7 @@ pub(crate) struct SignIn {
     pub(crate) provider: Arc<dyn IdentityProvider>,
     /// Whose bearer tokens are accepted; `None`: `Authorization` is not looked at.
     pub(crate) bearers: Option<Arc<Bearers>>,
-    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) store: Arc<dyn Sessions>,
     pub(crate) cookies: Cookies,
     pub(crate) sealer: Sealer,
     /// How sessions are renewed; it has the sealer of their grants.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
 
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::http::is_safe;
 use super::quote::quote;
 
@@ -29,7 +29,7 @@ pub(super) enum Issuer {
 
 impl Issuer {
     /// Whether the token's `iss` is this issuer's.
-    pub(super) fn check(&self, claims: &Claims) -> Result<(), &'static str> {
+    pub(super) fn check(&self, claims: &TokenClaims) -> Result<(), &'static str> {
         let claimed = claims.text("iss").ok_or("it has no issuer")?;
         let ours = match self {
             Self::Exactly(issuer) => claimed == issuer,
@@ -46,12 +46,12 @@ impl Issuer {
 
     /// Whether this is an access token of Entra's version 1.0, which names its issuer in another way: an API gets these unless its
     /// registration asks for 2.0 (`requestedAccessTokenVersion`).
-    pub(super) fn issues_version_1(&self, claims: &Claims) -> bool {
+    pub(super) fn issues_version_1(&self, claims: &TokenClaims) -> bool {
         self.as_version_2(claims).is_some()
     }
 
     /// Whether a key that Entra publishes for `template` may sign an access token, whose issuer has been checked.
-    pub(super) fn may_sign_access(&self, template: &str, claims: &Claims) -> bool {
+    pub(super) fn may_sign_access(&self, template: &str, claims: &TokenClaims) -> bool {
         match (self.as_version_2(claims), claims.text("tid")) {
             (Some(issuer), Some(tenant)) => template.replace(TENANT, tenant) == issuer,
             (Some(_), None) | (None, _) => may_sign(template, claims),
@@ -59,7 +59,7 @@ impl Issuer {
     }
 
     /// What version 2.0 would call the issuer of an access token of version 1.0: the keys are the same, and are published for 2.0.
-    fn as_version_2(&self, claims: &Claims) -> Option<String> {
+    fn as_version_2(&self, claims: &TokenClaims) -> Option<String> {
         let Self::TenantOf { authority } = self else { return None };
         let tenant = claims.text("tid").filter(|tenant| is_guid(tenant))?;
         let issuer = format!("{}/{tenant}/", of_version_1(authority));
@@ -85,7 +85,7 @@ impl Issuer {
 
 /// Whether a key that Entra publishes for `template` may sign these claims, whose issuer has been checked: the keys of one
 /// tenant must not sign for another.
-pub(super) fn may_sign(template: &str, claims: &Claims) -> bool {
+pub(super) fn may_sign(template: &str, claims: &TokenClaims) -> bool {
     let tenant = claims.text("tid").unwrap_or(TENANT);
     claims.text("iss") == Some(template.replace(TENANT, tenant).as_str())
 }
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_key_of_one_tenant_does_not_sign_for_another() {
-        let claims: Claims =
+        let claims: TokenClaims =
             serde_json::from_value(json!({ "iss": format!("https://login.example/{CONTOSO}/v2.0"), "tid": CONTOSO }))
                 .unwrap();
         assert!(may_sign("https://login.example/{tenantid}/v2.0", &claims));

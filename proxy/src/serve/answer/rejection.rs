@@ -165,7 +165,7 @@ codes! {
 }
 
 /// What a caller is told, beside the status.
-struct Answer {
+struct ErrorAnswer {
     status: StatusCode,
     code: Code,
     message: &'static str,
@@ -173,7 +173,7 @@ struct Answer {
 
 impl Rejection {
     /// The one table from error to answer.
-    const fn answer(&self) -> Answer {
+    const fn answer(&self) -> ErrorAnswer {
         let (status, code, message) = match self {
             Self::Unauthenticated
             | Self::StepUp { .. }
@@ -243,7 +243,7 @@ impl Rejection {
                 (StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, "Something went wrong in the proxy")
             }
         };
-        Answer { status, code, message }
+        ErrorAnswer { status, code, message }
     }
 
     /// The code, for the log and the metrics.
@@ -350,7 +350,7 @@ impl Rejection {
         if let Self::NotAllowed { who, .. } = self { Some(who.as_str()).filter(|who| !who.is_empty()) } else { None }
     }
 
-    fn json(&self, answer: &Answer) -> serde_json::Value {
+    fn json(&self, answer: &ErrorAnswer) -> serde_json::Value {
         let mut body = serde_json::json!({ "error": answer.code.as_str(), "message": answer.message });
         if let (Self::Unauthenticated | Self::StepUp { .. }, Some(fields)) = (self, body.as_object_mut()) {
             fields.insert("login_url".into(), with_max_age(paths::LOGIN.to_owned(), '?', self.max_age()).into());
@@ -358,7 +358,7 @@ impl Rejection {
         body
     }
 
-    fn page(&self, answer: &Answer, asker: &Asker) -> Response<Body> {
+    fn page(&self, answer: &ErrorAnswer, asker: &Asker) -> Response<Body> {
         let to = &asker.return_to();
         let (again, other) = (Action::TryAgain(to), Action::SignInAsSomeoneElse(to));
         let (wrong_host, denied);

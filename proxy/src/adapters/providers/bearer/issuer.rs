@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
 
 use super::super::ConnectError;
-use super::super::claims::Claims;
+use super::super::claims::TokenClaims;
 use super::super::discovery::{self, Place};
 use super::super::http::{Http, is_safe};
 use super::super::id_token::{self, LEEWAY, Rejected, Signed};
@@ -89,7 +89,7 @@ impl Issuer {
     }
 
     /// Whether a token with these claims may be its own.
-    pub(super) fn may_be_of(&self, claims: &Claims) -> bool {
+    pub(super) fn may_be_of(&self, claims: &TokenClaims) -> bool {
         token::may_be_of(&self.configured, claims)
     }
 
@@ -106,7 +106,7 @@ impl Issuer {
         &self,
         token: &str,
         key: SessionKey,
-        peeked: &Claims,
+        peeked: &TokenClaims,
         now: Timestamp,
     ) -> Result<Accepted, BearerError> {
         let invalid = |reason: String| BearerError::Invalid(format!("{}: {reason}", self.name));
@@ -135,7 +135,7 @@ impl Issuer {
         Ok(self.accept(&signed.claims, identity, times, key, now))
     }
 
-    async fn of_entra(&self, claims: &Claims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
+    async fn of_entra(&self, claims: &TokenClaims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
         let tenant = claims.text("tid").unwrap_or_default();
         let mut verdict = tenants.judge(tenant);
         if verdict == Verdict::Refused && !tenants.unresolved().is_empty() {
@@ -148,7 +148,14 @@ impl Issuer {
         person::of_entra(claims, verdict == Verdict::Named, &self.settings.claims).map_err(BearerError::Invalid)
     }
 
-    fn accept(&self, claims: &Claims, identity: Identity, times: Times, key: SessionKey, now: Timestamp) -> Accepted {
+    fn accept(
+        &self,
+        claims: &TokenClaims,
+        identity: Identity,
+        times: Times,
+        key: SessionKey,
+        now: Timestamp,
+    ) -> Accepted {
         let expires_at = Timestamp::from_secs(times.expires);
         // What is taken though its time is just over, for clocks differ, must not be over at once.
         let ends_at = if now < expires_at { expires_at } else { expires_at + Duration::from_secs(LEEWAY) };
