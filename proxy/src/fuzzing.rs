@@ -7,7 +7,8 @@ use crate::adapters::providers::fuzzing as providers;
 use crate::adapters::seal::Sealer;
 use crate::adapters::stores::redis::fuzzing as stores;
 use crate::adapters::upstream::fuzzing as upstream;
-use crate::domain::path::{AUTH_PREFIX, ReturnTo};
+use crate::domain::path::ReturnTo;
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
 use crate::serve::fuzzing as serve;
 

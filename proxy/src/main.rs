@@ -42,8 +42,8 @@ fn usage(error: &clap::Error) -> u8 {
 
 fn obey(command: Command, sources: Sources) -> u8 {
     let outcome = match command {
-        Command::Serve => config::load(&sources).map(|loaded| serve(sources, loaded).map(|()| 0)),
-        Command::Check { print } => config::load(&sources).map(|loaded| check(loaded, print)),
+        Command::Serve => config::load_to_serve(&sources).map(|loaded| serve(sources, loaded).map(|()| 0)),
+        Command::Check { print } => config::load_to_serve(&sources).map(|loaded| check(loaded, print)),
         Command::Explain(asked) => config::load(&sources).map(|loaded| explanation(&asked, loaded)),
         Command::Simulate(asked) => config::load(&sources).map(|loaded| simulation(&asked, loaded)),
         Command::Health => config::admin_address(&sources).map(|admin| health(admin).map(|()| 0)),
@@ -107,6 +107,8 @@ async fn asked_again(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 fn take(running: &Running, outcome: Result<Loaded, Faults>) {
+    // Whatever comes of it: `logrotate` has renamed the file, and waits for us to let go of it.
+    telemetry::reopen_audit_file();
     match outcome {
         Ok(loaded) => {
             tell(&loaded.warnings, &loaded.notes);
@@ -190,7 +192,7 @@ fn explanation(asked: &explain::Asked, loaded: Loaded) -> anyhow::Result<u8> {
 /// The exit code: 0 where nothing changes, 1 where something does, 2 where it cannot be asked.
 fn simulation(asked: &simulate::Asked, loaded: Loaded) -> anyhow::Result<u8> {
     let filter = "warn".to_owned();
-    telemetry::init_logging(&LogSettings { filter, ..loaded.settings.log.clone() })?;
+    telemetry::init_logging(&LogSettings { filter, audit_file: None, ..loaded.settings.log.clone() })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(simulate::run(asked, loaded.settings, &mut telemetry::Output(std::io::stdout())));
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -209,7 +211,7 @@ fn health(admin: std::net::SocketAddr) -> anyhow::Result<()> {
     runtime.block_on(admin::ask_readiness(admin)).map_err(anyhow::Error::msg)
 }
 
-/// What is found goes to standard output; a sentence on it, warnings and audit lines go to standard error.
+/// What is found goes to standard output; a sentence on it, warnings and audit lines go to standard error (audit lines to their file too).
 fn sessions(task: &Task, loaded: Loaded) -> anyhow::Result<()> {
     let filter = "warn,sidegate::audit=info".to_owned();
     telemetry::init_logging(&LogSettings { filter, ..loaded.settings.log.clone() })?;

@@ -237,6 +237,7 @@ const TABLE: &[Row] = &[
     ("LOG_LEVEL", &[], &["error", "warn", "info", "debug", "trace", "info,sidegate=debug"], &["inof", "sidegate=loud"]),
     ("LOG_FORMAT", &[], &["json", "text"], &["xml"]),
     ("AUDIT", &[], &["default", "all", "ALL"], &["none", "true"]),
+    ("AUDIT_FILE", &[], &["file:secret"], &["/nowhere/audit.log", "/dev/null"]),
     ("OAUTH_ENABLED", &[], &["true", "false", "TRUE"], &["ture", "maybe"]),
     ("OAUTH_PROVIDER", &[], &["github"], &["gitlab"]),
     ("OAUTH_PROVIDER", ENTRA, &["entra", "azure"], &["azur"]),

@@ -1,5 +1,6 @@
 //! Machines: bearer tokens under the same rules as sessions, by the real program and a real issuer; forged ones get in nowhere.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
@@ -9,7 +10,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dev_idp::{DevIdp, Endpoint, Fault, Lie, OldKey, Options};
 use http::Request;
 use http_body_util::Full;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 use crate::lasting::endless;
 use crate::support::client::{full, next_data};
@@ -542,4 +547,61 @@ async fn githubs_tokens_count_where_github_says_that_they_are_this_applications(
     idp.control().clear(Endpoint::CheckToken);
     assert_eq!(ask(&proxy, &fresh, "/x").await.status.as_u16(), 200);
     assert!(!proxy.log().contains(&ann) && !proxy.log().contains(&fresh));
+}
+
+/// An issuer behind TLS at `https://localhost:{port}`, and its certificate authority in PEM.
+async fn issuer_behind_tls() -> (DevIdp, String) {
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &rcgen::Issuer::new(authority, authority_key)).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let issuer = DevIdp::start(Options { public_url: Some(origin), ..Options::default() }).await.unwrap();
+    let (acceptor, target) = (TlsAcceptor::from(Arc::new(config)), issuer.addr());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut within = acceptor.accept(stream).await?;
+                let mut behind = TcpStream::connect(target).await?;
+                tokio::io::copy_bidirectional(&mut within, &mut behind).await
+            });
+        }
+    });
+    (issuer, root.pem())
+}
+
+#[tokio::test]
+async fn a_sections_ca_file_vouches_for_its_issuer_and_for_nobody_elses() {
+    let (upstream, folder) = (Upstream::start().await, tempfile::tempdir().unwrap());
+    let ((ours, root), (_, other_root)) = (issuer_behind_tls().await, issuer_behind_tls().await);
+    let (ours_ca, other_ca) = (folder.path().join("ours.pem"), folder.path().join("other.pem"));
+    std::fs::write(&ours_ca, &root).unwrap();
+    std::fs::write(&other_ca, &other_root).unwrap();
+    let rules = "[[routes]]\npath = \"/**\"\nallow = [\"provider:ci/id:robot\"]";
+    let token = minted(&ours, json!({}));
+    let ca_file = |path: &std::path::Path| format!("ca_file = \"{}\"", path.display());
+
+    let proxy = with_sections(&format!("{}{rules}", section("ci", &ours, &ca_file(&ours_ca))), &upstream).await;
+    let proxy = proxy.start().await;
+    assert_eq!(ask(&proxy, &token, "/x").await.status.as_u16(), 200, "{}", proxy.log());
+    assert_eq!(upstream.last().header("x-forwarded-user-id"), "robot");
+    // A root of one section is none of another's, nor the provider's.
+    for more in [String::new(), ca_file(&other_ca)] {
+        let proxy = with_sections(&format!("{}{rules}", section("ci", &ours, &more)), &upstream).await.start().await;
+        let answer = ask(&proxy, &token, "/x").await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "issuer_unreachable"), "{more}");
+        let ready = proxy.admin("/readyz").await.text();
+        assert!(ready.contains("tokens: ci: ") && ready.contains("certificate"), "{more}: {ready}");
+    }
 }

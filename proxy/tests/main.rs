@@ -14,6 +14,7 @@
 )]
 
 mod admin;
+mod audit_file;
 mod backchannel_logout;
 mod big_bodies;
 mod config;
@@ -30,6 +31,7 @@ mod layers;
 mod log;
 mod logout;
 mod machines;
+mod oidc_provider;
 mod operator;
 mod other_proxies;
 mod own_sessions;

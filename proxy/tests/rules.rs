@@ -481,6 +481,22 @@ fn check_prints_what_is_in_force() {
     assert!(text.contains("rule team: path /team/** allow [group:acme/platform, bob]  (line 12)"), "{text}");
 }
 
+#[test]
+fn the_front_pages_examples_go_behind_its_first_file_as_they_stand() {
+    let first = examples("README.md", "Protect your own application").remove(0);
+    let examples = examples("README.md", "Rules");
+    assert_eq!(examples.len(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sidegate.toml");
+    for example in examples {
+        std::fs::write(&path, format!("{first}\n{example}")).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
+        let output = command.env_clear().arg("--config").arg(&path).arg("check").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{example}\n{told}");
+    }
+}
+
 /// The examples of rules that a page has, as they stand there.
 fn examples(page: &str, heading: &str) -> Vec<String> {
     let text = std::fs::read_to_string(format!("{}/../{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -491,8 +507,8 @@ fn examples(page: &str, heading: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_examples_of_the_documentation_do_what_they_say() {
     let upstream = Upstream::start().await;
-    let [assets] = examples("README.md", "Rules").try_into().unwrap();
-    let [api, ci, deploy] = examples("docs/rules.md", "Examples").try_into().unwrap();
+    let [assets, ci, deploy] = examples("README.md", "Rules").try_into().unwrap();
+    let [api] = examples("docs/rules.md", "Examples").try_into().unwrap();
     let [preflight] = examples("docs/deployment.md", "CORS preflights").try_into().unwrap();
     // Ann is in acme and in acme/platform, zoe is in acme, bob is in neither.
     let start = async |rules: &str| {

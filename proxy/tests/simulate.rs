@@ -2,11 +2,12 @@
 
 use std::process::Output;
 
+use http::Request;
 use serde_json::{Value, json};
 
 use crate::support::proxy::Plan;
 use crate::support::redis::is_installed;
-use crate::support::{HOST, Proxy, Redis, Upstream};
+use crate::support::{HOST, Proxy, Redis, Upstream, until};
 
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
 
@@ -76,6 +77,37 @@ async fn every_decision_has_a_line_with_audit_all_and_simulate_makes_it_again() 
     assert_eq!((&lost[0]["rule"], &lost[0]["line"], &lost[0]["times"]), (&json!("admin"), &json!(6), &json!(2)));
     assert_eq!(lost[0]["person"], decisions[0]["email"]);
     assert_eq!((&gained[0]["rule"], &gained[0]["person"]), (&json!("assets"), &Value::Null));
+}
+
+#[tokio::test]
+async fn what_no_rule_was_asked_about_has_a_line_too_and_no_rule_changes_it() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await.env("AUDIT", "all");
+    let plan = plan.env("OAUTH_BEARER_AUDIENCES", "https://app.example.com");
+    let open = plan.twin().file("SIDEGATE_CONFIG", "new.toml", "[[routes]]\nallow = \"public\"\n");
+    let proxy = plan.start().await;
+    let with = |fields: &str| Request::get("/x?token=canary").header("authorization", fields);
+    assert_eq!(proxy.send(with("Bearer canary.canary.canary")).await.status, 401);
+    assert_eq!(proxy.send(with("Bearer")).await.status, 400);
+    assert_eq!(proxy.get(&format!("/{}", "a;b//%2e%2e%5c%252f;d/./x%23y%3fz%00.%20/".repeat(3))).await.status, 400);
+    let decisions = || -> Vec<Value> {
+        let log = proxy.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["event"] == "decision").collect()
+    };
+    until("each has a line", async || decisions().len() == 3).await;
+    let said: Vec<_> = decisions().iter().map(|line| (line["code"].clone(), line["decision"].clone())).collect();
+    let codes = ["unauthenticated", "invalid_request", "bad_request"];
+    assert_eq!(said, codes.map(|code| (json!(code), json!("refuse"))));
+    assert!(decisions()[0]["reason"].as_str().unwrap().contains("bearer token"));
+    assert!(!proxy.log().contains("canary"));
+    let file = proxy.folder().join("audit.log");
+    std::fs::write(&file, proxy.log()).unwrap();
+    let told = simulate(&open, &["--audit", file.to_str().unwrap()]).await;
+    assert_eq!(told.status.code(), Some(0), "{told:?}");
+    let expected =
+        "nothing changes over 3 decisions and 0 sessions; refused before any rule was asked, and not asked again: 3\n";
+    assert_eq!(text(&told.stdout), expected);
 }
 
 #[tokio::test]

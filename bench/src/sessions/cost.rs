@@ -8,7 +8,7 @@ use anyhow::ensure;
 use sidegate::adapters::stores::{self, StoreSettings};
 use sidegate::adapters::telemetry::Metrics;
 use sidegate::domain::session::SessionToken;
-use sidegate::ports::{SessionStore, StoreTerms};
+use sidegate::ports::{Sessions, StoreTerms};
 use zeroize::Zeroizing;
 
 use super::people::{NOW, People};
@@ -41,7 +41,7 @@ pub(super) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
     measure(out, "redis", &ours, &theirs).await
 }
 
-fn open(settings: &StoreSettings) -> anyhow::Result<Arc<dyn SessionStore>> {
+fn open(settings: &StoreSettings) -> anyhow::Result<Arc<dyn Sessions>> {
     stores::open(settings, &terms(), &Metrics::new(&[], &[]).store).map_err(anyhow::Error::msg)
 }
 
@@ -52,8 +52,8 @@ fn terms() -> StoreTerms {
 async fn measure(
     out: &mut impl Write,
     name: &str,
-    beginner: &Arc<dyn SessionStore>,
-    store: &Arc<dyn SessionStore>,
+    beginner: &Arc<dyn Sessions>,
+    store: &Arc<dyn Sessions>,
 ) -> anyhow::Result<()> {
     let people = People::new(0)?;
     let mut tokens = Vec::with_capacity(FIRST);

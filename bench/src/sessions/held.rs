@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use sidegate::adapters::stores::memory::MemoryStore;
 use sidegate::adapters::stores::record;
-use sidegate::ports::SessionStore as _;
+use sidegate::ports::Sessions as _;
 
 use super::people::{NOW, People};
 use crate::options::HoldOptions;

@@ -19,3 +19,4 @@ mod programs;
 mod refused;
 mod sign_in;
 mod stack;
+mod step_up;

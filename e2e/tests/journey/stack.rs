@@ -1,5 +1,9 @@
 //! The three programs, wired as `make run` wires them, on free ports.
 
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http;
 use crate::programs::{PATIENCE, Program, free_port, succeeds, within};
 
 /// The tenant of ann.
@@ -44,26 +48,48 @@ pub(crate) struct Stack {
     /// Where the provider is.
     pub(crate) idp: String,
     _programs: [Program; 3],
+    _folder: TempDir,
 }
 
 impl Stack {
     pub(crate) fn start(provider: Provider) -> Self {
-        Self::with(provider, |_| Vec::new())
+        Self::with(provider, |_| Vec::new(), "")
+    }
+
+    /// The same, with rules, and a provider that can be told to lie.
+    pub(crate) fn with_rules(provider: Provider, rules: &str) -> Self {
+        Self::with(provider, |_| Vec::new(), rules)
     }
 
     /// The same, with clusters that decide by person, whom the proxy's signature names.
     pub(crate) fn deciding_by_person() -> Self {
-        Self::with(Provider::GitHub, |origin| {
+        let deciding = |origin: &str| {
             vec![
                 ("ORCHESTRATOR_ASSERTION_JWKS", format!("{origin}/api/v1/auth/jwks")),
                 ("ORCHESTRATOR_IMPERSONATE", "true".to_owned()),
                 ("ORCHESTRATOR_IMPERSONATE_PREFIX", "flux:".to_owned()),
             ]
-        })
+        };
+        Self::with(Provider::GitHub, deciding, "")
     }
 
-    /// With settings of the orchestrator that depend on where the proxy will be.
-    fn with(provider: Provider, more: impl Fn(&str) -> Vec<(&'static str, String)>) -> Self {
+    /// Has the provider lie in this way, in the words of its control handle; `None`: no longer.
+    pub(crate) fn provider_lies(&self, lie: Option<Value>) {
+        let port = self.idp.rsplit_once(':').unwrap().1.parse().unwrap();
+        let (path, body) = match lie {
+            Some(lie) => ("/_control/lie", json!({ "lie": lie })),
+            None => ("/_control/reset", json!({})),
+        };
+        let answer =
+            http::exchange(port, "POST", path, "Content-Type: application/json\r\n", &body.to_string()).unwrap();
+        assert_eq!(answer.status / 100, 2, "{}", answer.body);
+    }
+
+    /// With settings of the orchestrator that depend on where the proxy will be, and rules.
+    fn with(provider: Provider, more: impl Fn(&str) -> Vec<(&'static str, String)>, rules: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("sidegate.toml");
+        std::fs::write(&config, rules).unwrap();
         for _ in 0..ATTEMPTS {
             // The redirect URL names the proxy's port before the proxy has it.
             let (port, admin) = (free_port(), free_port());
@@ -73,9 +99,11 @@ impl Stack {
             let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &of_orchestrator);
             let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
             let callback = format!("{origin}/api/v1/auth/callback");
-            let dev_idp = Program::start("dev-idp", &["--listen", "127.0.0.1:0", "--redirect-url", &callback], &[]);
+            let arguments = ["--listen", "127.0.0.1:0", "--redirect-url", &callback, "--allow-control"];
+            let dev_idp = Program::start("dev-idp", &arguments, &[]);
             let idp = format!("http://localhost:{}", dev_idp.tells("dev-idp listening on http://127.0.0.1:"));
             let mut settings = vec![
+                ("SIDEGATE_CONFIG", config.to_str().unwrap().to_owned()),
                 ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
                 ("ADMIN_ADDR", format!("127.0.0.1:{admin}")),
                 ("UPSTREAM_URL", upstream.clone()),
@@ -91,7 +119,7 @@ impl Stack {
             let settled = within(PATIENCE, || succeeds("sidegate", &["health"], &settings) || !sidegate.running());
             assert!(settled, "sidegate does not get ready");
             if sidegate.running() {
-                return Self { origin, port, idp, _programs: [sidegate, dev_idp, orchestrator] };
+                return Self { origin, port, idp, _programs: [sidegate, dev_idp, orchestrator], _folder: folder };
             }
             let said = sidegate.said();
             assert!(said.contains("in use") || said.contains("already"), "sidegate ended: {said}");

@@ -1,4 +1,5 @@
-//! Files that the operator named, read so that none of them can hold us up: regular ones only, of a bounded size, within a time limit.
+//! Files that the operator named, read and appended to so that none of them can hold us up: regular ones only, read up to a bounded size,
+//! within a time limit.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -7,6 +8,8 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
 use std::time::Duration;
+
+use rustix::fs::Access;
 
 /// No file of a configuration is larger.
 const LARGEST: u64 = 8 << 20;
@@ -28,25 +31,66 @@ static UNDER_WAY: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::defau
 /// # Errors
 /// Where it cannot be read, is something else than a regular file, is larger than 8 MiB, or takes longer than 5 s.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    read_within(PATIENCE, path, read_regular)
+    within(PATIENCE, path, read_regular)
 }
 
-fn read_within(
+/// Opens a regular file, or what a link leads to, to append to it; one that is not there is made, for its owner only. It may take as long as
+/// its file system does.
+///
+/// # Errors
+/// Where it cannot be opened for that, or is something else than a regular file.
+pub fn append(path: &Path) -> io::Result<File> {
+    append_to(path, OpenOptions::new().append(true).create(true).mode(0o600))
+}
+
+/// Whether [`append`] would succeed; nothing is made or changed.
+///
+/// # Errors
+/// Why it would not, or that it took longer than 5 s to find out.
+pub fn can_append(path: &Path) -> io::Result<()> {
+    within(PATIENCE, path, |path| match append_to(path, OpenOptions::new().append(true)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => can_create(path),
+        outcome => outcome.map(drop),
+    })
+}
+
+fn append_to(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => refuse_others(&metadata)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let file = options.custom_flags(O_NONBLOCK).open(path)?;
+    refuse_others(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn can_create(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let no_folder = |error: io::Error| io::Error::new(error.kind(), format!("its folder: {error}"));
+    let metadata = std::fs::metadata(folder).map_err(no_folder)?;
+    if !metadata.is_dir() {
+        return Err(no_folder(io::ErrorKind::NotADirectory.into()));
+    }
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| no_folder(error.into()))
+}
+
+fn within<T: Send + 'static>(
     patience: Duration,
     path: &Path,
-    read: impl FnOnce(&Path) -> io::Result<Vec<u8>> + Send + 'static,
-) -> io::Result<Vec<u8>> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it was not read within {patience:?}"));
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it did not answer within {patience:?}"));
     if !under_way(|paths| paths.insert(path.to_owned())) {
         return Err(late());
     }
     let (tell, told) = mpsc::channel();
     let owned = path.to_owned();
     let reader = std::thread::Builder::new().name("file".to_owned()).spawn(move || {
-        let content = read(&owned);
+        let outcome = work(&owned);
         under_way(|paths| paths.remove(&owned));
         // Whoever asked may have gone.
-        let _ = tell.send(content);
+        let _ = tell.send(outcome);
     });
     if let Err(error) = reader {
         under_way(|paths| paths.remove(path));
@@ -92,6 +136,7 @@ fn refuse_others(metadata: &Metadata) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::os::unix::fs::symlink;
     use std::process::Command;
     use std::time::Instant;
@@ -127,6 +172,35 @@ mod tests {
     }
 
     #[test]
+    fn only_regular_files_are_appended_to_and_a_new_one_is_its_owners() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        can_append(&at("new")).unwrap();
+        assert!(!at("new").exists(), "looking makes nothing");
+        for _ in 0..2 {
+            append(&at("new")).unwrap().write_all(b"a\n").unwrap();
+            can_append(&at("new")).unwrap();
+        }
+        assert_eq!(read(&at("new")).unwrap(), b"a\na\n");
+        assert_eq!(std::fs::metadata(at("new")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+        symlink("fifo", at("link to a fifo")).unwrap();
+        for (path, what) in [
+            (at("fifo"), "FIFO"),
+            (at("link to a fifo"), "FIFO"),
+            (folder.path().to_owned(), "directory"),
+            ("/dev/null".into(), "device"),
+            (at("gone/audit.log"), "No such file"),
+            (at("new/audit.log"), "directory"),
+        ] {
+            for error in [append(&path).unwrap_err(), can_append(&path).unwrap_err()] {
+                assert!(error.to_string().to_lowercase().contains(&what.to_lowercase()), "{}: {error}", path.display());
+            }
+        }
+    }
+
+    #[test]
     fn a_fifo_that_takes_a_files_place_just_then_is_opened_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
@@ -154,16 +228,16 @@ mod tests {
         let short = Duration::from_millis(20);
         let slow = move |_: &Path| {
             let _ = hung.recv();
-            Ok(Vec::new())
+            Ok(())
         };
-        assert_eq!(read_within(short, path, slow).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(within(short, path, slow).unwrap_err().kind(), io::ErrorKind::TimedOut);
         for _ in 0..3 {
-            let error = read_within(short, path, |_: &Path| panic!("a second thread")).unwrap_err();
+            let error = within(short, path, |_: &Path| -> io::Result<()> { panic!("a second thread") }).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
         drop(release);
         let deadline = Instant::now() + PATIENCE;
-        while read_within(PATIENCE, path, |_: &Path| Ok(b"back".to_vec())).is_err() {
+        while within(PATIENCE, path, |_: &Path| Ok(())).is_err() {
             assert!(Instant::now() < deadline, "it stays given up");
             std::thread::yield_now();
         }

@@ -19,7 +19,7 @@ pub struct GrantSealer(Sealer);
 
 /// How a grant is written.
 #[derive(Serialize, Deserialize)]
-struct Written<'a> {
+struct GrantRecord<'a> {
     #[serde(borrow)]
     access: Cow<'a, str>,
     access_expires_at: Option<Timestamp>,
@@ -45,7 +45,7 @@ impl GrantSealer {
     /// # Errors
     /// [`CryptoFailure`], which a sound machine never sees.
     pub fn seal(&self, authority: Authority, id: &str, grant: &Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
-        let written = Written {
+        let written = GrantRecord {
             access: grant.access.expose().into(),
             access_expires_at: grant.access_expires_at,
             refresh: grant.refresh.as_ref().map(|token| token.expose().into()),
@@ -64,7 +64,7 @@ impl GrantSealer {
     #[must_use]
     pub fn open(&self, authority: Authority, id: &str, sealed: &SealedGrant) -> Option<Grant> {
         let text = self.0.open_bytes(&context(authority, id), &sealed.0)?;
-        let written: Written<'_> = serde_json::from_slice(&text).ok()?;
+        let written: GrantRecord<'_> = serde_json::from_slice(&text).ok()?;
         Some(Grant {
             access: Secret::new(written.access),
             access_expires_at: written.access_expires_at,

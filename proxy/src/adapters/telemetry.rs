@@ -2,39 +2,51 @@
 
 use std::fmt::{self, Debug};
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::str::FromStr as _;
+use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 pub mod audit;
+mod audit_file;
 mod clean;
 mod lines;
 mod metrics;
 mod rule_metrics;
 mod store_metrics;
 
+pub use audit_file::{audit_trouble, lost_audit_lines, reopen_audit_file};
 pub use clean::Clean;
-pub use lines::{Output, flush, heed_panics, lost_lines, say};
+pub use lines::{Output, heed_panics, lost_lines, say};
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
 pub use rule_metrics::{RuleCounters, RuleMetrics};
 pub use store_metrics::StoreMetrics;
 
+use self::audit_file::AuditLine;
 use self::lines::LogLine;
 
-/// `LOG_LEVEL` and `LOG_FORMAT`.
+/// How long the end of the program waits for what is queued.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// `LOG_LEVEL`, `LOG_FORMAT` and `AUDIT_FILE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter such as `info,sidegate=debug`.
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
+    /// What audit lines are appended to beside the log, whatever its filter is.
+    pub audit_file: Option<PathBuf>,
 }
 
 /// How log lines look.
@@ -87,42 +99,60 @@ impl LogSettings {
     }
 }
 
-/// Sends what is logged to standard error, from now on and for the whole process. Call it once, at the start.
+/// Sends what is logged to standard error, and audit lines to their file, from now on and for the whole process. Call it once, at the start.
 ///
 /// # Errors
 /// [`LogError`] where the filter makes no sense, or something else takes the log lines already.
 pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
     let terminal = std::io::stderr().is_terminal();
-    match settings.format {
-        LogFormat::Json => json(settings.filter()?, || LogLine).try_init(),
-        LogFormat::Text => text(settings.filter()?, || LogLine, terminal).try_init(),
+    let lines = match settings.format {
+        LogFormat::Json => json(|| LogLine),
+        LogFormat::Text => text(|| LogLine, terminal),
+    };
+    let filter = settings.filter()?;
+    let audit = settings.audit_file.as_ref().map(|_| json(|| AuditLine));
+    subscriber(lines, filter, audit).try_init().map_err(|_| LogError::Twice)?;
+    if let Some(path) = &settings.audit_file {
+        audit_file::start(path);
     }
-    .map_err(|_| LogError::Twice)
+    Ok(())
+}
+
+/// Waits until what was logged and said has been written, but no longer than a second. Call it last.
+pub fn flush() {
+    let now = Instant::now();
+    // First, since it may have something to say.
+    audit_file::flush(now + LAST_WAIT / 2);
+    lines::flush(now + LAST_WAIT);
+}
+
+/// How lines look and where they go.
+type LogLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// `lines` gets what the filter lets through, `audit` all audit lines.
+fn subscriber(lines: LogLayer, filter: EnvFilter, audit: Option<LogLayer>) -> Box<dyn Subscriber + Send + Sync> {
+    let Some(audit) = audit else { return Box::new(Registry::default().with(lines).with(filter)) };
+    let is_audit = filter_fn(|metadata| metadata.target() == audit::TARGET);
+    Box::new(Registry::default().with(vec![lines.with_filter(filter).boxed(), audit.with_filter(is_audit).boxed()]))
 }
 
 /// One flat object a line: `timestamp` (RFC 3339), `level`, `target`, `message`, and the event's own fields beside them.
-fn json<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
+fn json<W>(writer: W) -> LogLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .finish()
+    let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+    Box::new(layer.with_current_span(false).with_span_list(false).with_writer(writer))
 }
 
 /// Lines for people; coloured on a terminal only, and there only where `NO_COLOR` is not set (which the crate looks at).
-fn text<W>(filter: EnvFilter, writer: W, terminal: bool) -> Box<dyn Subscriber + Send + Sync>
+fn text<W>(writer: W, terminal: bool) -> LogLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let fields = debug_fn(write_field).delimited(" ");
-    let builder = tracing_subscriber::fmt().fmt_fields(fields).with_env_filter(filter).with_writer(writer);
-    if terminal { Box::new(builder.finish()) } else { Box::new(builder.with_ansi(false).finish()) }
+    let layer = tracing_subscriber::fmt::layer().fmt_fields(fields).with_writer(writer);
+    if terminal { Box::new(layer) } else { Box::new(layer.with_ansi(false)) }
 }
 
 /// A field as `name=1` or `name="text"`: quoted, so that text with blanks or `=` in it cannot pass for further fields.
@@ -193,13 +223,13 @@ mod tests {
     }
 
     fn filter(filter: &str) -> EnvFilter {
-        LogSettings { filter: filter.into(), format: LogFormat::Json }.filter().unwrap()
+        LogSettings { filter: filter.into(), format: LogFormat::Json, audit_file: None }.filter().unwrap()
     }
 
     /// What `work` logs at `level`, as the objects of its lines.
     pub(super) fn logged(level: &str, work: impl FnOnce()) -> Vec<Value> {
         let lines = Lines::default();
-        tracing::subscriber::with_default(json(filter(level), lines.make()), work);
+        tracing::subscriber::with_default(subscriber(json(lines.make()), filter(level), None), work);
         lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -219,7 +249,9 @@ mod tests {
     #[test]
     fn text_has_no_colours_where_nobody_looks() {
         let lines = Lines::default();
-        tracing::subscriber::with_default(text(filter("info"), lines.make(), false), || info!(answer = 42, "it runs"));
+        tracing::subscriber::with_default(subscriber(text(lines.make(), false), filter("info"), None), || {
+            info!(answer = 42, "it runs")
+        });
         let text = lines.text();
         assert!(text.contains("it runs") && text.contains("answer=42"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text:?}");
@@ -228,7 +260,7 @@ mod tests {
     #[test]
     fn text_values_are_quoted_and_cannot_pass_for_other_fields() {
         let lines = Lines::default();
-        tracing::subscriber::with_default(text(filter("info"), lines.make(), false), || {
+        tracing::subscriber::with_default(subscriber(text(lines.make(), false), filter("info"), None), || {
             info!(count = 3, ready = true, code = "a b", who = %Clean("ann id=7 \"x\""), none = %Clean(""), "it runs");
             info!(who = %Clean("\"a\" id=\"7\""), "again");
         });
@@ -253,8 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn the_audit_file_gets_audit_lines_only_and_whatever_the_filter_of_the_log_is() {
+        let (log, audit) = (Lines::default(), Lines::default());
+        let both = subscriber(text(log.make(), false), filter("warn"), Some(json(audit.make())));
+        tracing::subscriber::with_default(both, || {
+            audit::disabled();
+            tracing::warn!("the log's own");
+        });
+        let line: Value = serde_json::from_str(&audit.text()).unwrap();
+        assert_eq!((&line["event"], &line["target"]), (&"disabled".into(), &audit::TARGET.into()));
+        assert!(log.text().ends_with("the log's own\n") && !log.text().contains("OAuth"), "{}", log.text());
+    }
+
+    #[test]
     fn a_filter_that_makes_no_sense_is_a_fault() {
-        let check = |filter: &str| LogSettings { filter: filter.into(), format: LogFormat::Text }.check();
+        let check =
+            |filter: &str| LogSettings { filter: filter.into(), format: LogFormat::Text, audit_file: None }.check();
         for good in ["info", "Warn", "off", "info,sidegate=debug", "sidegate::audit=info"] {
             check(good).unwrap();
         }

@@ -150,7 +150,7 @@ fn simulate_command() -> clap::Command {
     };
     clap::Command::new("simulate")
         .about("Say who would lose or gain access under this configuration: exit code 1 where anything changes, else 0")
-        .after_help("Name the new configuration with --config. The log is what a sidegate with AUDIT=all and LOG_FORMAT=json has written.")
+        .after_help("Name the new configuration with --config. The log is the AUDIT_FILE of a sidegate with AUDIT=all, or its standard error with LOG_FORMAT=json.")
         .arg(
             Arg::new("audit")
                 .long("audit")

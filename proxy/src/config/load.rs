@@ -36,11 +36,23 @@ pub struct Loaded {
 /// # Errors
 /// All that is wrong with it.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
-    load_over(sources, &Files::default())
+    load_with(sources, &Files::default(), false)
+}
+
+/// The same, for a start: what it writes to is looked at too.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn load_to_serve(sources: &Sources) -> Result<Loaded, Faults> {
+    load_with(sources, &Files::default(), true)
 }
 
 /// The same once more, while that of `in_force` is in force: a file that cannot be read now counts as it did there.
 pub(super) fn load_over(sources: &Sources, in_force: &Files) -> Result<Loaded, Faults> {
+    load_with(sources, in_force, false)
+}
+
+fn load_with(sources: &Sources, in_force: &Files, starts: bool) -> Result<Loaded, Faults> {
     let mut files = Files::over(in_force);
     let raw = Raw::read(sources, &mut files);
     if raw.lacks_file {
@@ -49,6 +61,7 @@ pub(super) fn load_over(sources: &Sources, in_force: &Files) -> Result<Loaded, F
     let mut effective = raw.effective();
     let config = raw.config_file();
     let mut reading = Reading::new(raw, files);
+    reading.starts = starts;
     let settings = parse::settings(&mut reading, sources.terminal);
     let Reading { faults, warnings, notes, mut files, effective: beside, .. } = reading;
     let advice = settings.as_ref().map(advice::on).unwrap_or_default();

@@ -19,4 +19,4 @@ mod words;
 pub use command::{Command, Sources, command_line};
 pub use faults::{Fault, Faults};
 pub use files::Files;
-pub use load::{Loaded, admin_address, load};
+pub use load::{Loaded, admin_address, load, load_to_serve};

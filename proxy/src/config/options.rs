@@ -126,6 +126,9 @@ options! {
         LOG_FORMAT: Word, Otherwise "text on a terminal, json otherwise", example "json";
         /// Which decisions have an audit line: `default` (sign-ins, refusals, changes) or `all` (each request that is judged).
         AUDIT: Word, Is "default", example "all";
+        /// A file that audit lines are appended to, as JSON, beside the log and whatever LOG_LEVEL and LOG_FORMAT are. It is made where it is
+        /// not there (mode 0600), and opened again once it was renamed, and on SIGHUP. A change needs a restart.
+        AUDIT_FILE: File, Otherwise "no file", example "/var/log/sidegate/audit.log";
     }
     "Sign-in" {
         /// Whether people sign in. Off is open mode: everything is forwarded without authentication, and identity headers of

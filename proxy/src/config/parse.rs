@@ -10,18 +10,20 @@ pub(super) mod session;
 mod tokens;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use super::options::{
-    ALL, AUDIT, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE,
+    ALL, AUDIT, AUDIT_FILE, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE,
     OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
     SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
     UPSTREAM_IGNORE_CASE,
 };
 use super::reading::{Reading, Zero};
 use super::words;
+use crate::adapters::files;
 use crate::adapters::telemetry::{LogFormat, LogSettings};
 use crate::domain::identity::ProviderKind;
 use crate::domain::policy::{AllowLists, AllowedGroups};
@@ -215,7 +217,17 @@ fn log(reading: &mut Reading, terminal: bool) -> Option<LogSettings> {
             return None;
         }
     };
-    Some(LogSettings { filter: filter?, format })
+    Some(LogSettings { filter: filter?, format, audit_file: audit_file(reading) })
+}
+
+fn audit_file(reading: &mut Reading) -> Option<PathBuf> {
+    let path = reading.path(AUDIT_FILE)?;
+    if reading.starts
+        && let Err(error) = files::can_append(&path)
+    {
+        reading.fault(AUDIT_FILE, format!("cannot append to the file {}: {error}", path.display()));
+    }
+    Some(path)
 }
 
 /// The filter takes any word for the name of a module: a level with a typing error would silence everything.

@@ -13,26 +13,26 @@ use super::options::{ALL, Fallback, Kind, Knob, SIDEGATE_CONFIG};
 use super::tables::{self, Tables};
 
 /// What an option was given, and where. It may hold a secret, and cannot be printed.
-pub(super) struct Found {
-    pub(super) written: Written,
-    origin: Origin,
+pub(super) struct Setting {
+    pub(super) written: RawValue,
+    origin: Source,
 }
 
 /// A value as written.
-pub(super) enum Written {
+pub(super) enum RawValue {
     /// One text.
     Text(String),
     /// An array of the file.
     Array(Vec<String>),
 }
 
-enum Origin {
+enum Source {
     Flag,
     Environment,
     File(PathBuf),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag => write!(f, "flag"),
@@ -42,7 +42,7 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Written {
+impl RawValue {
     fn shown(&self, kind: Kind) -> String {
         if kind == Kind::Secret {
             return "***".to_owned();
@@ -61,13 +61,13 @@ impl Written {
     }
 }
 
-impl Found {
+impl Setting {
     /// The option as its reader knows it: with its origin, where that is not the environment.
     fn name(&self, knob: Knob) -> String {
         match &self.origin {
-            Origin::Flag => format!("{} (--{})", knob.variable, knob.flag().unwrap_or_default()),
-            Origin::Environment => knob.variable.to_owned(),
-            Origin::File(path) => format!("{} ({})", knob.variable, path.display()),
+            Source::Flag => format!("{} (--{})", knob.variable, knob.flag().unwrap_or_default()),
+            Source::Environment => knob.variable.to_owned(),
+            Source::File(path) => format!("{} ({})", knob.variable, path.display()),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Found {
 /// All that was written.
 #[derive(Default)]
 pub(super) struct Raw {
-    found: BTreeMap<&'static str, Found>,
+    found: BTreeMap<&'static str, Setting>,
     /// `HTTPS_PROXY` and `NO_PROXY`, or their names in lower case, as all programs read them.
     pub(super) environment_proxy: Option<(String, String)>,
     /// What is wrong already.
@@ -126,13 +126,13 @@ impl Raw {
     /// The file that was named, if any.
     pub(super) fn config_file(&self) -> Option<PathBuf> {
         match self.get(SIDEGATE_CONFIG) {
-            Some(Written::Text(path)) => Some(PathBuf::from(path.trim())),
-            Some(Written::Array(_)) | None => None,
+            Some(RawValue::Text(path)) => Some(PathBuf::from(path.trim())),
+            Some(RawValue::Array(_)) | None => None,
         }
     }
 
     /// What the option was given, unless that is blank.
-    pub(super) fn get(&self, knob: Knob) -> Option<&Written> {
+    pub(super) fn get(&self, knob: Knob) -> Option<&RawValue> {
         self.found.get(knob.variable).map(|found| &found.written).filter(|written| !written.is_blank())
     }
 
@@ -204,16 +204,16 @@ impl Raw {
 
     /// The first source that has the option counts. A blank one counts as unset, but for allow lists.
     fn find(&mut self, knob: Knob, sources: &Sources, file: Option<&mut FileTable>) {
-        let counts = |written: &Written| knob.narrows_access() || !written.is_blank();
-        let flag = sources.flags.get(knob.variable).map(|text| Written::Text(text.clone())).filter(counts);
+        let counts = |written: &RawValue| knob.narrows_access() || !written.is_blank();
+        let flag = sources.flags.get(knob.variable).map(|text| RawValue::Text(text.clone())).filter(counts);
         let found = if let Some(written) = flag {
-            Some(Found { written, origin: Origin::Flag })
+            Some(Setting { written, origin: Source::Flag })
         } else if let Some(written) = self.find_variable(knob, sources).filter(counts) {
-            Some(Found { written, origin: Origin::Environment })
+            Some(Setting { written, origin: Source::Environment })
         } else {
             file.and_then(|file| {
-                let origin = Origin::File(file.path.clone());
-                Some(Found { written: self.find_key(knob, file).filter(counts)?, origin })
+                let origin = Source::File(file.path.clone());
+                Some(Setting { written: self.find_key(knob, file).filter(counts)?, origin })
             })
         };
         if let Some(found) = found {
@@ -221,10 +221,10 @@ impl Raw {
         }
     }
 
-    fn find_variable(&mut self, knob: Knob, sources: &Sources) -> Option<Written> {
+    fn find_variable(&mut self, knob: Knob, sources: &Sources) -> Option<RawValue> {
         let value = sources.env.get(OsStr::new(knob.variable))?;
         match value.to_str() {
-            Some(text) => Some(Written::Text(text.to_owned())),
+            Some(text) => Some(RawValue::Text(text.to_owned())),
             None => {
                 let problem = "is not UTF-8 text".to_owned();
                 let example = Some(knob.example.to_owned());
@@ -234,7 +234,7 @@ impl Raw {
         }
     }
 
-    fn find_key(&mut self, knob: Knob, file: &mut FileTable) -> Option<Written> {
+    fn find_key(&mut self, knob: Knob, file: &mut FileTable) -> Option<RawValue> {
         let value = file.table.remove(&knob.key()?)?;
         let written = written(value, knob.kind);
         if let Err(problem) = &written {
@@ -270,18 +270,18 @@ fn parse_toml(path: &Path, content: Vec<u8>) -> Result<(toml::Table, String), St
     Ok((table, text))
 }
 
-fn written(value: toml::Value, kind: Kind) -> Result<Written, &'static str> {
+fn written(value: toml::Value, kind: Kind) -> Result<RawValue, &'static str> {
     let takes_array = matches!(kind, Kind::List | Kind::Scopes | Kind::Files | Kind::Secret);
     match value {
         toml::Value::Array(items) if takes_array => {
             let texts = items.iter().map(|item| item.as_str().map(str::to_owned));
-            texts.collect::<Option<_>>().map(Written::Array).ok_or("must be an array of texts")
+            texts.collect::<Option<_>>().map(RawValue::Array).ok_or("must be an array of texts")
         }
         toml::Value::Array(_) => Err("is an array, but takes one value"),
         toml::Value::Table(_) => Err("is a table, but takes one value"),
-        toml::Value::String(text) => Ok(Written::Text(text)),
-        toml::Value::Integer(number) => Ok(Written::Text(number.to_string())),
-        toml::Value::Boolean(is) => Ok(Written::Text(is.to_string())),
+        toml::Value::String(text) => Ok(RawValue::Text(text)),
+        toml::Value::Integer(number) => Ok(RawValue::Text(number.to_string())),
+        toml::Value::Boolean(is) => Ok(RawValue::Text(is.to_string())),
         toml::Value::Float(_) | toml::Value::Datetime(_) => Err("must be a text, a whole number, or true or false"),
     }
 }

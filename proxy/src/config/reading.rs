@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::faults::Fault;
 use super::files::Files;
 use super::options::{Fallback, Kind, Knob};
-use super::raw::{Raw, Written};
+use super::raw::{Raw, RawValue};
 use super::tables::Tables;
 use super::words;
 use crate::domain::secret::Secret;
@@ -18,6 +18,8 @@ pub(super) struct Reading {
     pub(super) routes: Option<Tables>,
     pub(super) tokens: Option<Tables>,
     pub(super) files: Files,
+    /// Whether a start is to follow: at a reload, what the log is written to is no reason to keep the old settings.
+    pub(super) starts: bool,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
@@ -39,7 +41,7 @@ impl Reading {
         let faults = std::mem::take(&mut raw.faults);
         let warnings = std::mem::take(&mut raw.warnings);
         let (routes, tokens) = (raw.routes.take(), raw.tokens.take());
-        Self { raw, routes, tokens, files, faults, warnings, notes: Vec::new(), effective: Vec::new() }
+        Self { raw, routes, tokens, files, starts: false, faults, warnings, notes: Vec::new(), effective: Vec::new() }
     }
 
     /// The proxy that the environment names for all programs, and what is called without it.
@@ -82,8 +84,8 @@ impl Reading {
     /// The value or its default; `None` where there is neither.
     pub(super) fn text(&self, knob: Knob) -> Option<String> {
         match (self.raw.get(knob), knob.fallback) {
-            (Some(Written::Text(text)), _) => Some(text.trim().to_owned()),
-            (Some(Written::Array(items)), _) => Some(items.join(",")),
+            (Some(RawValue::Text(text)), _) => Some(text.trim().to_owned()),
+            (Some(RawValue::Array(items)), _) => Some(items.join(",")),
             (None, Fallback::Is(text)) => Some(text.to_owned()),
             (None, Fallback::Otherwise(_)) => None,
         }
@@ -105,8 +107,8 @@ impl Reading {
             text.split(separates).map(str::to_owned).collect()
         };
         let items = match (self.raw.get(knob), knob.fallback) {
-            (Some(Written::Text(text)), _) => split(text),
-            (Some(Written::Array(items)), _) => items.clone(),
+            (Some(RawValue::Text(text)), _) => split(text),
+            (Some(RawValue::Array(items)), _) => items.clone(),
             (None, Fallback::Is(text)) => split(text),
             (None, Fallback::Otherwise(_)) => Vec::new(),
         };
@@ -171,8 +173,8 @@ impl Reading {
     /// A secret, given plainly or as a file, but not both.
     pub(super) fn secret(&mut self, plain: Knob, file: Knob) -> Option<Secret> {
         let written = self.raw.get(plain).map(|written| match written {
-            Written::Text(text) => text.clone(),
-            Written::Array(items) => items.join(","),
+            RawValue::Text(text) => text.clone(),
+            RawValue::Array(items) => items.join(","),
         });
         match (written, self.path(file)) {
             (Some(_), Some(_)) => {

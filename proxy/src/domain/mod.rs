@@ -8,6 +8,7 @@ pub mod identity;
 pub mod judge;
 pub mod login;
 pub mod path;
+pub mod paths;
 pub mod policy;
 pub mod principal;
 pub mod readings;

@@ -1,12 +1,10 @@
-//! Where our own endpoints are, and safe places to return to.
+//! Safe places to return to.
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
-
-/// Where all of the proxy's own endpoints are.
-pub const AUTH_PREFIX: &str = "/api/v1/auth";
 
 /// The longest `rd` that is followed, in bytes.
 const RETURN_LIMIT: usize = 2048;

@@ -14,7 +14,7 @@ pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
 pub use store::{
-    BeginError, Claim, Directory, LEASE, Leases, Leave, SESSIONS_OF_ONE, SessionStore, StoreTerms, StoreUnavailable,
+    BeginError, Claim, Directory, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms, StoreUnavailable,
 };
 
 /// An answer that has to be waited for.

@@ -17,7 +17,7 @@ pub const SESSIONS_OF_ONE: usize = 500;
 ///
 /// A session's token is known to the browser alone; the store knows its [`SessionKey`], a hash. On every doubt a store answers
 /// [`StoreUnavailable`]: nobody is let in because of it, and nobody is signed out.
-pub trait SessionStore: Send + Sync {
+pub trait Sessions: Send + Sync {
     /// What the store knows the session of `token` by.
     fn key(&self, token: &SessionToken) -> SessionKey;
 
@@ -51,7 +51,7 @@ pub trait SessionStore: Send + Sync {
     /// session for ended at once, and goes on trying.
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>>;
 
-    /// Ends whatever a token names that [`SessionStore::load`] has found no live session for. Anybody can make up such tokens: what is
+    /// Ends whatever a token names that [`Sessions::load`] has found no live session for. Anybody can make up such tokens: what is
     /// remembered of them must not take the room of sessions that were there.
     fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>>;
 
@@ -67,7 +67,7 @@ pub trait SessionStore: Send + Sync {
     /// Sessions by whose they are; `None`: they live in the cookie alone, so that a list of them cannot be had.
     fn directory(&self) -> Option<&dyn Directory>;
 
-    /// Leave to renew sessions; `None`: none can be renewed.
+    /// Leases to renew sessions; `None`: none can be renewed.
     fn leases(&self) -> Option<&dyn Leases>;
 
     /// Takes what a reload may change.
@@ -117,25 +117,25 @@ pub trait Directory: Send + Sync {
     ) -> Pending<'a, Result<(), StoreUnavailable>>;
 }
 
-/// How long leave to renew a session lasts, and so how long the new tokens may wait for the store.
+/// How long the lease to renew a session lasts, and so how long the new tokens may wait for the store.
 pub const LEASE: Duration = Duration::from_secs(30);
 
-/// Leave to renew sessions, for one at a time over all replicas.
+/// Leases to renew sessions, for one at a time over all replicas.
 pub trait Leases: Send + Sync {
-    /// Asks for leave to renew a session: at most one has it at a time, over all replicas. With it comes the session as the store has it at
+    /// Asks for the lease to renew a session: at most one has it at a time, over all replicas. With it comes the session as the store has it at
     /// this moment, which another replica may have renewed already.
     fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>>;
 
-    /// Puts a renewed session in its place, on every replica, and gives the leave back. `false`: it has ended meanwhile, and stays ended.
+    /// Puts a renewed session in its place, on every replica, and gives the lease back. `false`: it has ended meanwhile, and stays ended.
     fn renew<'a>(
         &'a self,
-        leave: &'a Leave,
+        lease: &'a Lease,
         session: Session,
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>>;
 
-    /// Gives the leave back without having renewed. Best effort: it runs out by itself.
-    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()>;
+    /// Gives the lease back without having renewed. Best effort: it runs out by itself.
+    fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()>;
 }
 
 /// What a store is told at the start and at a reload.
@@ -149,21 +149,21 @@ pub struct StoreTerms {
     pub cookie_beside: usize,
 }
 
-/// The answer to who asks for leave to renew a session.
+/// The answer to who asks for the lease to renew a session.
 pub enum Claim {
     /// It may be renewed now.
-    Granted(Leave),
+    Granted(Lease),
     /// Somebody else renews it at this moment.
     Taken,
     /// It has ended.
     Ended,
 }
 
-/// Leave to renew a session; it runs out after [`LEASE`].
-pub struct Leave {
+/// The lease to renew a session; it runs out after [`LEASE`].
+pub struct Lease {
     /// The session as the store has it.
     pub session: Arc<LoadedSession>,
-    /// Tells this leave from later ones.
+    /// Tells this lease from later ones.
     pub ticket: u64,
 }
 

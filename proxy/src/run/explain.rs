@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::judge::{Ask, Refusal, Why, judge};
-use crate::domain::path::AUTH_PREFIX;
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::principal::{Principal, Proof};
 use crate::domain::readings::Readings;
 use crate::domain::rules::{Openness, RuleId, Rules, TokenLists};
@@ -61,7 +61,7 @@ pub struct WrongQuestion(String);
 
 /// The answer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Explanation {
     /// Whether it is let in.
     pub is_permit: bool,
     /// The rule that decides, with its line; `None`: no rule does.
@@ -72,7 +72,7 @@ pub struct Answer {
     pub readings: Vec<String>,
 }
 
-impl Answer {
+impl Explanation {
     /// For programs.
     #[must_use]
     pub fn json(&self) -> Value {
@@ -121,7 +121,7 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
 ///
 /// # Errors
 /// [`WrongQuestion`] where it cannot be asked.
-pub fn answer(asked: &Asked, settings: Settings) -> Result<Answer, WrongQuestion> {
+pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQuestion> {
     let rules = rules(&settings);
     let (vouchers, public_host) = match &settings.mode {
         Mode::Open => (Vec::new(), None),
@@ -183,8 +183,8 @@ pub(super) struct Question<'a> {
 }
 
 /// The answer that the judgement gives.
-pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<'_>>, now: Timestamp) -> Answer {
-    let refused = |reason: &str, readings: Vec<String>| Answer {
+pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<'_>>, now: Timestamp) -> Explanation {
+    let refused = |reason: &str, readings: Vec<String>| Explanation {
         is_permit: false,
         rule: None,
         reason: reason.to_owned(),
@@ -201,7 +201,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
     if path.may_be_below(AUTH_PREFIX) {
         return if path.is_plain() {
             let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
-            Answer { is_permit: true, rule: None, reason, readings }
+            Explanation { is_permit: true, rule: None, reason, readings }
         } else {
             refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
         };
@@ -210,7 +210,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
     let ask = Ask { host, forwarded_host, method, path: &path, from, now };
     let told = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
     match judge(rules, &ask, who) {
-        Ok(permit) => Answer {
+        Ok(permit) => Explanation {
             is_permit: true,
             rule: told(permit.rule()),
             reason: permit.because().as_str().to_owned(),
@@ -218,7 +218,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
         },
         Err(Refusal { rule, why }) => {
             let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
-            Answer { is_permit: false, rule: told(rule), reason, readings }
+            Explanation { is_permit: false, rule: told(rule), reason, readings }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::adapters::stores::{self, StoreSettings};
 use crate::adapters::telemetry::{Metrics, RuleMetrics, StoreMetrics};
 use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::rules::{Openness, Rules, TokenLists};
-use crate::ports::{IdentityProvider, SessionStore, StoreTerms};
+use crate::ports::{IdentityProvider, Sessions, StoreTerms};
 use crate::serve::app::{App, SignIn, Snapshot};
 use crate::serve::body::RequestBody;
 use crate::serve::renewal::{Renewals, Renewing};
@@ -42,7 +42,7 @@ pub(crate) struct Kept {
     store: Mutex<Option<KeptStore>>,
 }
 
-type KeptStore = (StoreSettings, Arc<dyn SessionStore>);
+type KeptStore = (StoreSettings, Arc<dyn Sessions>);
 
 struct KeptProvider {
     settings: ProviderSettings,
@@ -56,7 +56,7 @@ pub(crate) struct Next {
     snapshot: Snapshot,
     built: Built,
     /// The store that goes on, and what it is told then.
-    terms: Option<(Arc<dyn SessionStore>, StoreTerms)>,
+    terms: Option<(Arc<dyn Sessions>, StoreTerms)>,
 }
 
 /// What the next reload may go on with.
@@ -150,7 +150,7 @@ impl Kept {
         settings: SignInSettings,
         audience: String,
         built: &mut Option<(KeptProvider, KeptStore)>,
-        changed: &mut Option<(Arc<dyn SessionStore>, StoreTerms)>,
+        changed: &mut Option<(Arc<dyn Sessions>, StoreTerms)>,
     ) -> anyhow::Result<SignIn> {
         let mut secrets: Vec<&[u8]> = settings.secrets.iter().map(|secret| secret.0.as_slice()).collect();
         let signing = if !settings.assertion_keys.is_empty() {
@@ -236,8 +236,8 @@ impl Kept {
         &self,
         settings: &StoreSettings,
         terms: StoreTerms,
-        changed: &mut Option<(Arc<dyn SessionStore>, StoreTerms)>,
-    ) -> anyhow::Result<Arc<dyn SessionStore>> {
+        changed: &mut Option<(Arc<dyn Sessions>, StoreTerms)>,
+    ) -> anyhow::Result<Arc<dyn Sessions>> {
         if let Some((old, store)) = lock(&self.store).as_ref().filter(|(old, _)| old.serve(settings)) {
             if old != settings {
                 tracing::warn!(

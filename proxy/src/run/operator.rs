@@ -16,7 +16,7 @@ use crate::domain::browser;
 use crate::domain::identity::{Identified as _, Identity};
 use crate::domain::policy::AllowedUsers;
 use crate::domain::time::Timestamp;
-use crate::ports::{LoadedSession, SessionStore, StoreTerms};
+use crate::ports::{LoadedSession, Sessions, StoreTerms};
 use crate::serve::auth::ending;
 use crate::serve::clock;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
@@ -221,7 +221,7 @@ async fn revoke(store: Arc<RedisStore>, who: &Who) -> anyhow::Result<String> {
             }
         })
         .await;
-    let store: Arc<dyn SessionStore> = store;
+    let store: Arc<dyn Sessions> = store;
     let ended = ending::end_each(&store, &found).await;
     tell(&found);
     walked.context("not all sessions were looked at: run it again")?;

@@ -15,7 +15,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::principal::{Known as _, Principal, Proof};
 use crate::domain::rules::Rules;
 use crate::domain::time::Timestamp;
-use crate::run::explain::{self, Answer, Question};
+use crate::run::explain::{self, Explanation, Question};
 use crate::run::operator;
 use crate::serve::clock;
 use crate::serve::settings::Settings;
@@ -74,13 +74,15 @@ struct Changed {
 
 /// What was found.
 #[derive(Default)]
-struct Found {
+struct Findings {
     /// Who vouches for people and machines under the new configuration.
     providers: Vec<String>,
     changes: BTreeMap<(Change, Who, Option<String>), Changed>,
     /// Changes that found no room.
     further: u64,
     decisions: u64,
+    /// Those of them that were refused before any rule was asked, and would be again.
+    before_rules: u64,
     sessions: u64,
     unreadable: u64,
 }
@@ -89,6 +91,7 @@ struct Found {
 #[derive(Deserialize)]
 struct Line {
     decision: Option<String>,
+    code: Option<String>,
     method: Option<String>,
     host: Option<String>,
     forwarded_host: Option<String>,
@@ -114,7 +117,7 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
         bail!("simulate needs --audit FILE, --sessions, or both");
     }
     let rules = explain::rules(&settings);
-    let mut found = Found { providers: explain::providers(&settings), ..Found::default() };
+    let mut found = Findings { providers: explain::providers(&settings), ..Findings::default() };
     if let Some(path) = &asked.audit {
         read_log(path, &rules, &mut found)?;
     }
@@ -130,7 +133,7 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
     Ok(!found.changes.is_empty())
 }
 
-fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Found) -> anyhow::Result<()> {
+fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Findings) -> anyhow::Result<()> {
     let unread = || format!("--audit: {} cannot be read", path.display());
     let log: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
@@ -140,13 +143,13 @@ fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Found) -> anyhow:
     found.log(rules, log).with_context(unread)?;
     if found.decisions == 0 {
         bail!(
-            "--audit: no decision is in it. Decisions are written with AUDIT=all and LOG_FORMAT=json; without AUDIT=all, refusals only"
+            "--audit: no decision is in it. Decisions are written with AUDIT=all, to AUDIT_FILE or with LOG_FORMAT=json to standard error; without AUDIT=all, refusals only"
         );
     }
     Ok(())
 }
 
-impl Found {
+impl Findings {
     /// Makes the decisions of a log again.
     fn log(&mut self, rules: &Rules, mut log: impl BufRead) -> io::Result<()> {
         let mut bytes = Vec::new();
@@ -159,6 +162,9 @@ impl Found {
                 // The rest of a line that nobody wrote so long.
                 log.skip_until(b'\n')?;
                 self.unreadable += 1;
+                continue;
+            }
+            if bytes.trim_ascii().is_empty() {
                 continue;
             }
             match serde_json::from_slice::<Line>(&bytes) {
@@ -181,6 +187,12 @@ impl Found {
             "refuse" => false,
             _ => return None,
         };
+        if line.code.is_some() {
+            // No rule was asked: the token was bad, or the store was away.
+            self.decisions += 1;
+            self.before_rules += 1;
+            return Some(());
+        }
         let identity = match &line.provider {
             Some(provider) => Some((provider, line.identity(provider)?)),
             None => None,
@@ -243,12 +255,12 @@ impl Found {
         if is_permit != was_permitted {
             let reason =
                 if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
-            let answer = Answer { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
+            let answer = Explanation { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
             self.note(answer, who, None);
         }
     }
 
-    fn note(&mut self, answer: Answer, who: Who, example: Option<String>) {
+    fn note(&mut self, answer: Explanation, who: Who, example: Option<String>) {
         let change = if answer.is_permit { Change::Gained } else { Change::Lost };
         let (rule, line) = answer.rule.map_or((None, None), |(name, line)| (Some(name), Some(line)));
         let key = (change, who, rule);
@@ -284,6 +296,7 @@ impl Found {
             "lost": of(Change::Lost),
             "gained": of(Change::Gained),
             "decisions": self.decisions,
+            "before_rules": self.before_rules,
             "sessions": self.sessions,
             "unreadable": self.unreadable,
             "further": self.further,
@@ -316,6 +329,9 @@ impl Found {
         let changes = self.changes.len() as u64 + self.further;
         let changes = if changes == 0 { "nothing changes".to_owned() } else { format!("{changes} changes") };
         write!(out, "{changes} over {} decisions and {} sessions", self.decisions, self.sessions)?;
+        if self.before_rules > 0 {
+            write!(out, "; refused before any rule was asked, and not asked again: {}", self.before_rules)?;
+        }
         if self.unreadable > 0 {
             write!(out, "; {} lines could not be read, and are not in it", self.unreadable)?;
         }
@@ -396,8 +412,8 @@ mod tests {
     const ANN: &str = r#","provider":"github","by":"session","id":"1","username":"ann","email":"ann@example.com""#;
     const OPS: &str = r#","provider":"github","by":"session","id":"3","username":"zoe","groups":"[\"ops\"]""#;
 
-    fn found(log: &str) -> Found {
-        let mut found = Found { providers: vec!["github".into()], ..Found::default() };
+    fn found(log: &str) -> Findings {
+        let mut found = Findings { providers: vec!["github".into()], ..Findings::default() };
         found.log(&rules(), log.as_bytes()).unwrap();
         found
     }
@@ -454,6 +470,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_refused_before_any_rule_was_asked_stays_so_and_is_counted() {
+        let log = [line("refuse", "/open/x", r#","code":"unauthenticated""#), line("permit", "/", ANN)];
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.before_rules, found.changes.len()), (2, 1, 0));
+        let mut told = Vec::new();
+        found.tell(&mut told).unwrap();
+        let told = String::from_utf8(told).unwrap();
+        assert!(
+            told.contains("2 decisions")
+                && told.ends_with("; refused before any rule was asked, and not asked again: 1\n"),
+            "{told}"
+        );
+        assert_eq!(found.json()["before_rules"], 1);
+    }
+
+    #[test]
     fn whom_nobody_of_the_new_configuration_vouches_for_is_nobody() {
         let corp = ANN.replace("github", "corp");
         let log = [line("permit", "/", &corp), line("permit", "/open/x", &corp)];
@@ -485,7 +517,7 @@ mod tests {
     fn sessions_that_nothing_names_any_more_lose_every_access() {
         let line: Line = serde_json::from_str(&line("permit", "/", OPS)).unwrap();
         let mut zoe = line.identity("github").unwrap();
-        let mut found = Found { providers: vec!["github".into()], ..Found::default() };
+        let mut found = Findings { providers: vec!["github".into()], ..Findings::default() };
         for groups in [vec!["ops".to_owned()], Vec::new()] {
             zoe.groups = groups;
             let principal = Principal {

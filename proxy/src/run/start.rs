@@ -273,7 +273,7 @@ impl Running {
         }
         if self.fixed != Fixed::of(settings) {
             stays.push(
-                "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL and LOG_FORMAT take effect at the next start",
+                "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL, LOG_FORMAT and AUDIT_FILE take effect at the next start",
             );
         }
         if self.certificates.is_some() != settings.tls.is_some() {

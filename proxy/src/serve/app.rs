@@ -11,13 +11,13 @@ use url::Url;
 use crate::adapters::assertion::Assertions;
 use crate::adapters::providers::bearer::Bearers;
 use crate::adapters::seal::Sealer;
-use crate::adapters::telemetry::{Metrics, RuleCounters, audit};
+use crate::adapters::telemetry::{Metrics, RuleCounters, audit, audit_trouble};
 use crate::adapters::upstream::Upstream;
 use crate::domain::caller::TrustedProxies;
 use crate::domain::path::ReturnTo;
 use crate::domain::rules::{HostName, Rules};
 use crate::domain::session::{Authority, Lifetime};
-use crate::ports::{IdentityProvider, LoadedSession, SessionStore};
+use crate::ports::{IdentityProvider, LoadedSession, Sessions};
 use crate::serve::body::RequestBody;
 use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::request::cookies::Cookies;
@@ -75,7 +75,7 @@ pub(crate) struct SignIn {
     pub(crate) provider: Arc<dyn IdentityProvider>,
     /// Whose bearer tokens are accepted; `None`: `Authorization` is not looked at.
     pub(crate) bearers: Option<Arc<Bearers>>,
-    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) store: Arc<dyn Sessions>,
     pub(crate) cookies: Cookies,
     pub(crate) sealer: Sealer,
     /// How sessions are renewed; it has the sealer of their grants.
@@ -162,6 +162,7 @@ impl App {
             sign_in.and_then(|sign_in| sign_in.provider.trouble()).map(|why| format!("provider: {why}")),
             sign_in.and_then(|sign_in| sign_in.store.trouble()).map(|why| format!("store: {why}")),
             snapshot.upstream.trouble().map(|why| format!("upstream: {why}")),
+            audit_trouble().map(|why| format!("AUDIT_FILE: {why}")),
             self.reload_failure.load().as_deref().map(|why| format!("configuration: last reload failed: {why}")),
         ]
         .into_iter()

@@ -8,7 +8,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::domain::caller::Peer;
-use crate::domain::path::AUTH_PREFIX;
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
 use crate::serve::answer::rejection::{Asker, Rejection};
 use crate::serve::app::App;
@@ -33,7 +33,9 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     // From here on no header tells who it is, or how it came, that this caller may not say.
     headers::strip_request(&mut head.headers, caller.trusted);
 
-    let path = Readings::of(exchange.head.uri.path()).map_err(Malformed::Path).map_err(Rejection::Malformed)?;
+    let path = Readings::of(exchange.head.uri.path())
+        .map_err(|why| Rejection::Malformed(Malformed::Path(why)))
+        .inspect_err(|why| auth::refused_before_rules(exchange, why))?;
     if path.may_be_below(AUTH_PREFIX) {
         // An upstream never sees such a path, and our endpoints are read as they are written.
         if !path.is_plain() {

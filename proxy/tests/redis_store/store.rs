@@ -1,4 +1,4 @@
-//! The store itself, as two replicas have it: leave to renew, lists, what counts once, all sessions.
+//! The store itself, as two replicas have it: the lease to renew, lists, what counts once, all sessions.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
 use sidegate::domain::session::{Authority, Device, Session, Whose};
 use sidegate::domain::time::Timestamp;
-use sidegate::ports::{Claim, Directory as _, Leases as _, SESSIONS_OF_ONE, SessionStore as _, StoreTerms};
+use sidegate::ports::{Claim, Directory as _, Leases as _, SESSIONS_OF_ONE, Sessions as _, StoreTerms};
 use zeroize::Zeroizing;
 
 use crate::support::redis::is_installed;
@@ -83,19 +83,19 @@ async fn one_replica_renews_at_a_time_and_the_others_hear_of_it() {
     let token = one.begin(session("ann", now), now).await.unwrap();
     let key = one.key(&token);
     let held = two.load(&token, now).await.unwrap().unwrap();
-    let Claim::Granted(leave) = one.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+    let Claim::Granted(lease) = one.claim(key, now).await.unwrap() else { panic!("nobody has it") };
     for store in [&one, &two] {
         assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Taken));
     }
     let mut renewed = session("ann", now);
     renewed.identity.groups = vec!["new".into()];
-    assert!(one.renew(&leave, renewed.clone(), now).await.unwrap());
+    assert!(one.renew(&lease, renewed.clone(), now).await.unwrap());
     let groups = |session: &Session| session.identity.groups.clone();
     assert_eq!(groups(one.hot(&token, now).unwrap().session()), ["new"]);
     until("the other hears of it", async || groups(two.load(&token, now).await.unwrap().unwrap().session()) == ["new"])
         .await;
     assert_eq!(groups(two.follow(&held, false, now).await.unwrap().unwrap().session()), ["new"]);
-    assert!(one.renew(&leave, renewed.clone(), now).await.is_ok_and(|renewed| !renewed), "a leave counts once");
+    assert!(one.renew(&lease, renewed.clone(), now).await.is_ok_and(|renewed| !renewed), "a lease counts once");
 
     // Given back unused; then a logout elsewhere overtakes the renewal.
     let Claim::Granted(unused) = two.claim(key, now).await.unwrap() else { panic!("it was given back") };

@@ -36,7 +36,7 @@ pub struct Assertions {
 }
 
 #[derive(Serialize)]
-struct Claims<'a> {
+struct AssertionClaims<'a> {
     iss: &'a str,
     aud: &'a str,
     sub: &'a str,
@@ -119,9 +119,9 @@ impl Assertions {
         Ok(value)
     }
 
-    fn claims<'a>(&'a self, session: &'a LoadedSession, iat: u64, exp: u64) -> Claims<'a> {
+    fn claims<'a>(&'a self, session: &'a LoadedSession, iat: u64, exp: u64) -> AssertionClaims<'a> {
         let identity = &session.session().identity;
-        Claims {
+        AssertionClaims {
             iss: &self.issuer,
             aud: &self.audience,
             sub: &identity.id,

@@ -10,9 +10,9 @@ use crate::domain::identity::Email;
 /// Claims of an ID token, of UserInfo, or of nobody.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Claims(Map<String, Value>);
+pub(super) struct TokenClaims(Map<String, Value>);
 
-impl Claims {
+impl TokenClaims {
     /// Whether the claim is there and not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.value(name).is_some()
@@ -123,7 +123,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-impl Claims {
+impl TokenClaims {
     /// The claims that rules name, each as its texts; of `self`, and of `other` where it is not here.
     pub(super) fn named(&self, names: &[String], other: &Self) -> domain::Claims {
         let mut found = domain::Claims::default();
@@ -135,7 +135,7 @@ impl Claims {
     }
 }
 
-impl From<Map<String, Value>> for Claims {
+impl From<Map<String, Value>> for TokenClaims {
     fn from(claims: Map<String, Value>) -> Self {
         Self(claims)
     }
@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    fn claims(value: Value) -> Claims {
+    fn claims(value: Value) -> TokenClaims {
         serde_json::from_value(value).unwrap()
     }
 
@@ -158,7 +158,7 @@ mod tests {
         for not in [json!(false), json!("false"), json!("True"), json!(1), json!("1"), json!([true]), json!(null)] {
             assert!(!claims(json!({ "v": not })).is_true("v"), "{not}");
         }
-        assert!(!Claims::default().is_true("v"));
+        assert!(!TokenClaims::default().is_true("v"));
     }
 
     #[test]

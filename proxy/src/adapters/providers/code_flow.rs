@@ -25,7 +25,7 @@ use crate::domain::time::Timestamp;
 use crate::ports::{Pending, Prompt, RenewError};
 
 type TokenAnswer = StandardTokenResponse<WithIdToken, BasicTokenType>;
-type Flow = Client<
+type OauthClient = Client<
     BasicErrorResponse,
     TokenAnswer,
     BasicTokenIntrospectionResponse,
@@ -169,8 +169,8 @@ impl CodeFlow {
         issued(&answer).map_err(RenewError::NotNow)
     }
 
-    fn client(&self) -> Flow {
-        Flow::new(ClientId::new(self.registration.id.clone()))
+    fn client(&self) -> OauthClient {
+        OauthClient::new(ClientId::new(self.registration.id.clone()))
             .set_client_secret(ClientSecret::new(self.registration.secret.expose().to_owned()))
             .set_redirect_uri(RedirectUrl::from_url(self.registration.redirect_url.clone()))
     }

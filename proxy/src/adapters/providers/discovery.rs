@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use url::Url;
 
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::http::is_safe;
 use super::quote::quote;
 
@@ -29,7 +29,7 @@ pub(super) enum Issuer {
 
 impl Issuer {
     /// Whether the token's `iss` is this issuer's.
-    pub(super) fn check(&self, claims: &Claims) -> Result<(), &'static str> {
+    pub(super) fn check(&self, claims: &TokenClaims) -> Result<(), &'static str> {
         let claimed = claims.text("iss").ok_or("it has no issuer")?;
         let ours = match self {
             Self::Exactly(issuer) => claimed == issuer,
@@ -42,6 +42,28 @@ impl Issuer {
             }
         };
         if ours { Ok(()) } else { Err("its issuer is not the provider") }
+    }
+
+    /// Whether this is an access token of Entra's version 1.0, which names its issuer in another way: an API gets these unless its
+    /// registration asks for 2.0 (`requestedAccessTokenVersion`).
+    pub(super) fn issues_version_1(&self, claims: &TokenClaims) -> bool {
+        self.as_version_2(claims).is_some()
+    }
+
+    /// Whether a key that Entra publishes for `template` may sign an access token, whose issuer has been checked.
+    pub(super) fn may_sign_access(&self, template: &str, claims: &TokenClaims) -> bool {
+        match (self.as_version_2(claims), claims.text("tid")) {
+            (Some(issuer), Some(tenant)) => template.replace(TENANT, tenant) == issuer,
+            (Some(_), None) | (None, _) => may_sign(template, claims),
+        }
+    }
+
+    /// What version 2.0 would call the issuer of an access token of version 1.0: the keys are the same, and are published for 2.0.
+    fn as_version_2(&self, claims: &TokenClaims) -> Option<String> {
+        let Self::TenantOf { authority } = self else { return None };
+        let tenant = claims.text("tid").filter(|tenant| is_guid(tenant))?;
+        let issuer = format!("{}/{tenant}/", of_version_1(authority));
+        (claims.text("ver") == Some("1.0") && claims.text("iss") == Some(&issuer)).then(|| of_tenant(authority, tenant))
     }
 
     /// How it is written, for people.
@@ -63,7 +85,7 @@ impl Issuer {
 
 /// Whether a key that Entra publishes for `template` may sign these claims, whose issuer has been checked: the keys of one
 /// tenant must not sign for another.
-pub(super) fn may_sign(template: &str, claims: &Claims) -> bool {
+pub(super) fn may_sign(template: &str, claims: &TokenClaims) -> bool {
     let tenant = claims.text("tid").unwrap_or(TENANT);
     claims.text("iss") == Some(template.replace(TENANT, tenant).as_str())
 }
@@ -71,6 +93,11 @@ pub(super) fn may_sign(template: &str, claims: &Claims) -> bool {
 /// The issuer of one of Entra's tenants.
 fn of_tenant(authority: &str, tenant: &str) -> String {
     format!("{authority}/{tenant}/v2.0")
+}
+
+/// Where the issuers of version 1.0 are; China's cloud has its own.
+fn of_version_1(authority: &str) -> &'static str {
+    if authority.ends_with(".cn") { "https://sts.chinacloudapi.cn" } else { "https://sts.windows.net" }
 }
 
 /// The tenant, in lower case, of an issuer that is Entra's.
@@ -309,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_key_of_one_tenant_does_not_sign_for_another() {
-        let claims: Claims =
+        let claims: TokenClaims =
             serde_json::from_value(json!({ "iss": format!("https://login.example/{CONTOSO}/v2.0"), "tid": CONTOSO }))
                 .unwrap();
         assert!(may_sign("https://login.example/{tenantid}/v2.0", &claims));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::backoff::Backoff;
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::discovery::{is_guid, may_sign};
 use super::graph::{self, Graph, Me};
 use super::http::{CallError, Http};
@@ -118,11 +118,11 @@ impl Entra {
             name: me.display_name.or_else(|| claims.text("name").map(ToOwned::to_owned)).unwrap_or_default(),
             username: Username::Vouched(me.user_principal_name),
             groups,
-            claims: claims.named(&self.wanted.claims, &Claims::default()),
+            claims: claims.named(&self.wanted.claims, &TokenClaims::default()),
         })
     }
 
-    async fn judge(&self, tenant: &str, claims: &Claims) -> Result<Verdict, SignInError> {
+    async fn judge(&self, tenant: &str, claims: &TokenClaims) -> Result<Verdict, SignInError> {
         let mut verdict = self.tenants.judge(tenant);
         if verdict == Verdict::Refused && !self.tenants.unresolved().is_empty() {
             self.tenants.resolve(&self.party.http).await.map_err(SignInError::Unreachable)?;
@@ -141,7 +141,7 @@ impl Entra {
     /// the application may not read them, the person is in none of them.
     async fn groups(
         &self,
-        claims: &Claims,
+        claims: &TokenClaims,
         access_token: &Secret,
         occasion: Occasion,
         omissions: &Omissions,
@@ -236,7 +236,7 @@ impl Entra {
 /// Whoever administers a tenant can write any `mail` and `email` ("nOAuth"), so these count only for a tenant that the
 /// operator named, or, for `email`, where Entra says that the tenant has proven the domain (`xms_edov`). A user
 /// principal name's domain is always proven, but a guest's name is made up, and a personal account has none.
-fn vouched(claims: &Claims, me: &Me, named: bool, personal: bool) -> Option<Email> {
+fn vouched(claims: &TokenClaims, me: &Me, named: bool, personal: bool) -> Option<Email> {
     let parse = |address: &str| Email::parse(address).ok();
     let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
     let mail = me.mail.as_deref().filter(|_| named && !personal).and_then(parse);
@@ -260,14 +260,14 @@ fn unvouched(me: &Me, named: bool, personal: bool) -> String {
 
 /// The address that counts, where there is no new ID token: what Graph says by the same rules, and else what the old token vouched for.
 fn revouched(before: &Identity, me: &Me, named: bool) -> Option<Email> {
-    let by_graph = vouched(&Claims::default(), me, named, me.is_personal());
+    let by_graph = vouched(&TokenClaims::default(), me, named, me.is_personal());
     let was_principal = before.email_str() == before.username.as_str();
     let has_mail = named && me.mail.as_deref().is_some_and(|mail| !mail.is_empty());
     if was_principal || has_mail { by_graph } else { before.email.clone() }
 }
 
 /// `xms_edov`, in the spellings that Entra has been seen to send.
-pub(super) fn has_proven_domain(claims: &Claims) -> bool {
+pub(super) fn has_proven_domain(claims: &TokenClaims) -> bool {
     match claims.value("xms_edov") {
         Some(Value::Bool(proven)) => *proven,
         Some(Value::Number(number)) => number.as_u64() == Some(1),
@@ -277,7 +277,7 @@ pub(super) fn has_proven_domain(claims: &Claims) -> bool {
 }
 
 /// Whether the groups are too many for the token.
-fn is_overage(claims: &Claims) -> bool {
+fn is_overage(claims: &TokenClaims) -> bool {
     let named = claims.value("_claim_names").and_then(|names| names.get("groups")).is_some();
     named || claims.is_true("hasgroups")
 }
@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn email(claims: Value, me: &Me, named: bool, personal: bool) -> String {
-        let claims: Claims = serde_json::from_value(claims).unwrap();
+        let claims: TokenClaims = serde_json::from_value(claims).unwrap();
         vouched(&claims, me, named, personal).map(String::from).unwrap_or_default()
     }
 

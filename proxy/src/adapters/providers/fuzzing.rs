@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::discovery::{Document, Issuer, Place, may_sign, tenant_of};
 use super::github_api::{Address, Membership, Team, User};
 use super::id_token::{Expected, verify};
@@ -43,7 +43,7 @@ pub(crate) fn provider_answers(bytes: &[u8]) {
     }
     let _ =
         (read::<User>(bytes), read::<Vec<Address>>(bytes), read::<Vec<Membership>>(bytes), read::<Vec<Team>>(bytes));
-    if let Some(claims) = read::<Map<String, Value>>(bytes).map(Claims::from) {
+    if let Some(claims) = read::<Map<String, Value>>(bytes).map(TokenClaims::from) {
         for name in ["sub", "groups", "exp", "email", "email_verified", "tid", "iss"] {
             let _ = (
                 claims.text(name),

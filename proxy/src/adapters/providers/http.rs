@@ -79,7 +79,7 @@ impl Http {
     }
 
     /// Fetches `url`.
-    pub(super) async fn get(&self, url: &Url) -> Result<Answer, CallError> {
+    pub(super) async fn get(&self, url: &Url) -> Result<ProviderAnswer, CallError> {
         self.fetch(url, None, &[]).await
     }
 
@@ -89,7 +89,7 @@ impl Http {
         url: &Url,
         token: &Secret,
         headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Answer, CallError> {
+    ) -> Result<ProviderAnswer, CallError> {
         let fault = |_| CallError::at(url, CallFault::Token);
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose())).map_err(fault)?;
         bearer.set_sensitive(true);
@@ -101,7 +101,7 @@ impl Http {
         url: &Url,
         bearer: Option<HeaderValue>,
         headers: &[(HeaderName, HeaderValue)],
-    ) -> Result<Answer, CallError> {
+    ) -> Result<ProviderAnswer, CallError> {
         let mut request =
             Request::get(url.as_str()).body(Vec::new()).map_err(|_| CallError::at(url, CallFault::Address))?;
         if let Some(bearer) = bearer {
@@ -112,7 +112,7 @@ impl Http {
     }
 
     /// Sends `request` and reads the answer, whatever its status.
-    pub(super) async fn call(&self, request: Request<Vec<u8>>) -> Result<Answer, CallError> {
+    pub(super) async fn call(&self, request: Request<Vec<u8>>) -> Result<ProviderAnswer, CallError> {
         let place = place_of(request.uri());
         let mut request = request.map(|body| Full::new(Bytes::from(body)));
         request.headers_mut().insert(USER_AGENT, AGENT);
@@ -122,7 +122,7 @@ impl Http {
             Err(_) => Err(CallFault::TimedOut),
         };
         match answer {
-            Ok((status, headers, body)) => Ok(Answer { place, status, headers, body }),
+            Ok((status, headers, body)) => Ok(ProviderAnswer { place, status, headers, body }),
             Err(fault) => Err(CallError { place, fault }),
         }
     }
@@ -138,14 +138,14 @@ impl Http {
 }
 
 /// What a provider answered, at most 1 MiB of it.
-pub(super) struct Answer {
+pub(super) struct ProviderAnswer {
     place: String,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-impl Answer {
+impl ProviderAnswer {
     /// The JSON of an answer that succeeded.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         if self.status != StatusCode::OK {

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, Header, Validation};
 use serde_json::{Map, Value};
 
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::discovery::Issuer;
 use super::jwks::{KeySet, NoKey};
 use super::quote::quote;
@@ -55,7 +55,7 @@ pub(super) enum Rejected {
 }
 
 /// Whether a token is the provider's; where not, both issuers are named.
-pub(super) fn check_issuer(claims: &Claims, issuer: &Issuer) -> Result<(), Rejected> {
+pub(super) fn check_issuer(claims: &TokenClaims, issuer: &Issuer) -> Result<(), Rejected> {
     issuer.check(claims).map_err(|reason| Rejected::Issuer {
         reason,
         found: claims.text("iss").map_or_else(|| "nothing".to_owned(), quote),
@@ -65,7 +65,7 @@ pub(super) fn check_issuer(claims: &Claims, issuer: &Issuer) -> Result<(), Rejec
 
 /// An ID token that verifies.
 pub(super) struct IdToken {
-    pub(super) claims: Claims,
+    pub(super) claims: TokenClaims,
     /// Whose tokens the key may sign, where the provider says it (Entra, with `{tenantid}` for any tenant's).
     pub(super) key_issuer: Option<String>,
 }
@@ -80,7 +80,7 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
 
 /// A token whose signature verifies, and nothing else is known to be right.
 pub(super) struct Signed {
-    pub(super) claims: Claims,
+    pub(super) claims: TokenClaims,
     pub(super) header: Header,
     pub(super) key_issuer: Option<String>,
 }
@@ -109,7 +109,7 @@ pub(super) fn signed(token: &str, keys: &KeySet) -> Result<Signed, Rejected> {
         let is_named = header.kid.is_some() && candidates.iter().any(|key| key.id.is_some());
         return Err(if is_named { Rejected::Invalid("its signature does not verify") } else { Rejected::UnknownKey });
     };
-    Ok(Signed { claims: Claims::from(claims), header, key_issuer })
+    Ok(Signed { claims: TokenClaims::from(claims), header, key_issuer })
 }
 
 fn signature_only(algorithm: Algorithm) -> Validation {
@@ -121,7 +121,7 @@ fn signature_only(algorithm: Algorithm) -> Validation {
     validation
 }
 
-fn check(claims: &Claims, algorithm: Algorithm, expected: &Expected<'_>) -> Result<(), &'static str> {
+fn check(claims: &TokenClaims, algorithm: Algorithm, expected: &Expected<'_>) -> Result<(), &'static str> {
     let subject = claims.text("sub").ok_or("it has no subject")?;
     if subject.len() > LONGEST_SUBJECT {
         return Err("its subject is longer than 255 bytes");
@@ -138,7 +138,7 @@ fn check(claims: &Claims, algorithm: Algorithm, expected: &Expected<'_>) -> Resu
     check_access_token(claims, algorithm, expected.access_token)
 }
 
-pub(super) fn check_audience(claims: &Claims, client_id: &str) -> Result<(), &'static str> {
+pub(super) fn check_audience(claims: &TokenClaims, client_id: &str) -> Result<(), &'static str> {
     let audiences: Vec<&Value> = match claims.value("aud") {
         Some(Value::Array(audiences)) => audiences.iter().collect(),
         Some(single) => vec![single],
@@ -155,7 +155,12 @@ pub(super) fn check_audience(claims: &Claims, client_id: &str) -> Result<(), &'s
 }
 
 /// A signed answer of UserInfo (OpenID Connect Core §5.3.2): what it says of issuer, audience and times must hold, and it need not say it.
-pub(super) fn check_userinfo(claims: &Claims, issuer: &Issuer, client_id: &str, now: u64) -> Result<(), &'static str> {
+pub(super) fn check_userinfo(
+    claims: &TokenClaims,
+    issuer: &Issuer,
+    client_id: &str,
+    now: u64,
+) -> Result<(), &'static str> {
     if claims.has("iss") {
         issuer.check(claims)?;
     }
@@ -174,7 +179,7 @@ pub(super) fn check_userinfo(claims: &Claims, issuer: &Issuer, client_id: &str, 
     Ok(())
 }
 
-fn check_times(claims: &Claims, now: u64) -> Result<(), &'static str> {
+fn check_times(claims: &TokenClaims, now: u64) -> Result<(), &'static str> {
     let expires = claims.seconds("exp").ok_or("it has no time of expiry")?;
     let issued = claims.seconds("iat").ok_or("it has no time of issue")?;
     let soonest = match claims.has("nbf") {
@@ -192,7 +197,7 @@ fn check_times(claims: &Claims, now: u64) -> Result<(), &'static str> {
 }
 
 /// OpenID Connect Core §3.1.3.8: where it is there, `at_hash` is the left half of the access token's hash.
-fn check_access_token(claims: &Claims, algorithm: Algorithm, access_token: &Secret) -> Result<(), &'static str> {
+fn check_access_token(claims: &TokenClaims, algorithm: Algorithm, access_token: &Secret) -> Result<(), &'static str> {
     let Some(claimed) = claims.value("at_hash") else { return Ok(()) };
     let hash = digest::digest(hash_of(algorithm), access_token.expose().as_bytes());
     let bytes = hash.as_ref();
@@ -231,7 +236,7 @@ mod tests {
     }
 
     fn judge(claims: Value) -> Result<(), String> {
-        let claims: Claims = serde_json::from_value(claims).unwrap();
+        let claims: TokenClaims = serde_json::from_value(claims).unwrap();
         let issuer = Issuer::Exactly("https://idp.example".to_owned());
         let access_token = Secret::new("access");
         let expected = Expected {

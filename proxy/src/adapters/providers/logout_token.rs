@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::discovery::Issuer;
 use super::id_token::{LEEWAY, LONGEST_SUBJECT, Rejected, Signed, check_audience, check_issuer, signed};
 use super::jwks::KeySet;
@@ -26,7 +26,7 @@ pub(super) struct Expected<'a> {
 
 /// A logout token that verifies.
 pub(super) struct Verified {
-    pub(super) claims: Claims,
+    pub(super) claims: TokenClaims,
     pub(super) id: String,
     /// From then on it would be refused for its age.
     pub(super) expires_at: Timestamp,
@@ -45,7 +45,7 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
     check(claims, expected).map_err(Rejected::Invalid)
 }
 
-fn check(claims: Claims, expected: &Expected<'_>) -> Result<Verified, &'static str> {
+fn check(claims: TokenClaims, expected: &Expected<'_>) -> Result<Verified, &'static str> {
     check_audience(&claims, expected.client_id)?;
     let issued = check_times(&claims, expected.now.secs())?;
     let event = claims.value("events").and_then(|events| events.get(EVENT));
@@ -71,7 +71,7 @@ fn check(claims: Claims, expected: &Expected<'_>) -> Result<Verified, &'static s
 }
 
 /// When it was issued: not in the future, not long ago, and where it has an expiry not after that.
-fn check_times(claims: &Claims, now: u64) -> Result<u64, &'static str> {
+fn check_times(claims: &TokenClaims, now: u64) -> Result<u64, &'static str> {
     let issued = claims.seconds("iat").ok_or("it has no time of issue")?;
     if issued > now.saturating_add(LEEWAY) {
         return Err("it is issued in the future; set this machine's clock, or the provider's");
@@ -106,7 +106,7 @@ mod tests {
         }
         let issuer = Issuer::Exactly("https://idp.example".to_owned());
         let expected = Expected { issuer: &issuer, client_id: "client", now: Timestamp::from_secs(NOW) };
-        let claims: Claims = serde_json::from_value(claims).unwrap();
+        let claims: TokenClaims = serde_json::from_value(claims).unwrap();
         check_issuer(&claims, &issuer).map_err(|rejected| rejected.to_string())?;
         check(claims, &expected).map_err(str::to_owned)
     }

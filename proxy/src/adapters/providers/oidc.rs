@@ -7,7 +7,7 @@ use http::header::ACCEPT;
 use url::Url;
 
 use super::ClientRegistration;
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::discovery::Place;
 use super::http::{CallError, Http};
 use super::logout_token;
@@ -49,7 +49,7 @@ impl Oidc {
     /// Who the claims of an ID token speak of, filled up from UserInfo, and what that told.
     async fn identify(
         &self,
-        claims: &Claims,
+        claims: &TokenClaims,
         grant: &mut Grant,
         userinfo_endpoint: Option<&Url>,
         now: Timestamp,
@@ -59,7 +59,7 @@ impl Oidc {
             Some(endpoint) if self.wanted.is_missing(claims) => {
                 self.userinfo(endpoint, &grant.access, claims.text("sub").unwrap_or_default(), now).await?
             }
-            Some(_) | None => Claims::default(),
+            Some(_) | None => TokenClaims::default(),
         };
         self.wanted.note_told(&userinfo, grant);
         Ok(self.wanted.identity(claims, &userinfo, omissions))
@@ -73,10 +73,10 @@ impl Oidc {
         access_token: &Secret,
         subject: &str,
         now: Timestamp,
-    ) -> Result<Claims, Unread> {
+    ) -> Result<TokenClaims, Unread> {
         let answer =
             self.party.http.get_as(endpoint, access_token, &[(ACCEPT, USERINFO)]).await.map_err(Unread::Call)?;
-        let claims: Claims = match answer.jwt() {
+        let claims: TokenClaims = match answer.jwt() {
             Some(token) => self.party.verify_userinfo(token, now).await.map_err(Unread::Signed)?,
             None => answer.json().map_err(Unread::Call)?,
         };
@@ -157,7 +157,7 @@ enum Unread {
 
 impl Wanted {
     /// Whether the ID token lacks something that UserInfo may know.
-    fn is_missing(&self, claims: &Claims) -> bool {
+    fn is_missing(&self, claims: &TokenClaims) -> bool {
         let groups = self.groups && !claims.has("groups");
         let named = self.claims.iter().any(|name| !claims.has(name));
         groups
@@ -171,7 +171,7 @@ impl Wanted {
     }
 
     /// Notes which of the claims that count here UserInfo tells.
-    fn note_told(&self, userinfo: &Claims, grant: &mut Grant) {
+    fn note_told(&self, userinfo: &TokenClaims, grant: &mut Grant) {
         let names = ["email", "email_verified", "name", self.username(), "groups"];
         for name in names.into_iter().chain(self.claims.iter().map(String::as_str)) {
             if userinfo.has(name) && !grant.told_by_userinfo.iter().any(|told| told == name) {
@@ -181,7 +181,7 @@ impl Wanted {
     }
 
     /// Who somebody is by what UserInfo says now. `told`: what it has told, now or before; what it never told stands.
-    fn reread(&self, before: &Identity, userinfo: &Claims, told: &[String]) -> Identity {
+    fn reread(&self, before: &Identity, userinfo: &TokenClaims, told: &[String]) -> Identity {
         let tells = |name: &str| told.iter().any(|told| told == name);
         let text = |name: &str, before: &str| {
             if tells(name) { userinfo.text(name).unwrap_or_default() } else { before }.to_owned()
@@ -206,7 +206,7 @@ impl Wanted {
         Identity { email, name: text("name", &before.name), username, groups, claims, ..before.clone() }
     }
 
-    fn identity(&self, token: &Claims, userinfo: &Claims, omissions: &Omissions) -> Identity {
+    fn identity(&self, token: &TokenClaims, userinfo: &TokenClaims, omissions: &Omissions) -> Identity {
         let either = |name: &str| token.text(name).or_else(|| userinfo.text(name)).unwrap_or_default().to_owned();
         // An address and the word that it is verified count only from one source: joined from two, one would vouch for
         // the other's address.
@@ -240,7 +240,7 @@ impl Wanted {
 }
 
 /// The address, where the same source says that it is verified.
-fn vouched(source: &Claims) -> Option<Email> {
+fn vouched(source: &TokenClaims) -> Option<Email> {
     let address = source.text("email").filter(|_| source.is_true("email_verified"))?;
     Email::parse(address).ok()
 }
@@ -376,7 +376,7 @@ mod tests {
         let token =
             json!({"sub": "s", "email": "a@b.c", "email_verified": true, "name": "Ann", "upn": "ann", "groups": ["a"]});
         let token = serde_json::from_value(token).unwrap();
-        let before = wanted.identity(&token, &Claims::default(), &Omissions::default());
+        let before = wanted.identity(&token, &TokenClaims::default(), &Omissions::default());
         let reread = |userinfo: Value, told: &[&str]| {
             let told: Vec<String> = told.iter().map(ToString::to_string).collect();
             wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &told)

@@ -7,7 +7,7 @@ use oauth2::AuthType;
 use url::Url;
 
 use super::ClientRegistration;
-use super::claims::Claims;
+use super::claims::TokenClaims;
 use super::code_flow::CodeFlow;
 use super::discovery::{Document, Place, trimmed};
 use super::http::Http;
@@ -166,7 +166,7 @@ impl RelyingParty {
     }
 
     /// Verifies a signed answer of UserInfo, as an ID token is.
-    pub(super) async fn verify_userinfo(&self, token: &str, now: Timestamp) -> Result<Claims, String> {
+    pub(super) async fn verify_userinfo(&self, token: &str, now: Timestamp) -> Result<TokenClaims, String> {
         let published = self.published()?;
         self.with_keys(&published, now, |published| {
             let signed = id_token::signed(token, &published.keys)?;

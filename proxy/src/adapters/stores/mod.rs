@@ -16,7 +16,7 @@ use self::jwt::JwtStore;
 use self::memory::MemoryStore;
 use self::redis::{RedisSettings, RedisStore};
 use crate::adapters::telemetry::StoreMetrics;
-use crate::ports::{SessionStore, StoreTerms};
+use crate::ports::{Sessions, StoreTerms};
 
 /// `SESSION_STORE` and what belongs to it.
 #[derive(Clone, PartialEq, Eq)]
@@ -63,11 +63,7 @@ impl StoreSettings {
 ///
 /// # Errors
 /// Where the settings cannot be used; the text names the variable.
-pub fn open(
-    settings: &StoreSettings,
-    terms: &StoreTerms,
-    metrics: &StoreMetrics,
-) -> Result<Arc<dyn SessionStore>, String> {
+pub fn open(settings: &StoreSettings, terms: &StoreTerms, metrics: &StoreMetrics) -> Result<Arc<dyn Sessions>, String> {
     match settings {
         StoreSettings::Memory { bytes } => Ok(Arc::new(MemoryStore::new(terms.idle, *bytes))),
         StoreSettings::Redis(settings) => {

@@ -11,7 +11,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device, Session};
 use crate::domain::time::Timestamp;
 
-/// The first byte of a record. Another field, another order or another type is another version: [`Written`] never changes under it.
+/// The first byte of a record. Another field, another order or another type is another version: [`SessionRecord`] never changes under it.
 const VERSION: u8 = 1;
 
 /// The first byte of a record with [`More`] behind what version 1 has. A session that has nothing of it is written as version 1, so that
@@ -36,7 +36,7 @@ pub enum Unreadable {
 
 /// What is written, in this order, by postcard (a varint before each text, no names).
 #[derive(Serialize, Deserialize)]
-struct Written<'a> {
+struct SessionRecord<'a> {
     provider: u8,
     id: &'a str,
     email: Option<&'a str>,
@@ -92,7 +92,7 @@ impl<'a> More<'a> {
 #[must_use]
 pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
     let identity = &session.identity;
-    let written = Written {
+    let written = SessionRecord {
         provider: number(identity.provider),
         id: &identity.id,
         email: identity.email.as_ref().map(Email::as_str),
@@ -135,7 +135,7 @@ pub fn unpack(record: &[u8]) -> Result<Session, Unreadable> {
         return Err(Unreadable::Version(*version));
     }
     let damaged = |_: postcard::Error| Unreadable::Damaged;
-    let (written, rest) = postcard::take_from_bytes::<Written<'_>>(rest).map_err(damaged)?;
+    let (written, rest) = postcard::take_from_bytes::<SessionRecord<'_>>(rest).map_err(damaged)?;
     let mut session = written.read()?;
     let rest = if *version == VERSION_WITH_MORE {
         let (more, rest) = postcard::take_from_bytes::<More<'_>>(rest).map_err(damaged)?;
@@ -147,7 +147,7 @@ pub fn unpack(record: &[u8]) -> Result<Session, Unreadable> {
     if rest.is_empty() { Ok(session) } else { Err(Unreadable::Damaged) }
 }
 
-impl Written<'_> {
+impl SessionRecord<'_> {
     fn read(self) -> Result<Session, Unreadable> {
         let created_at = Timestamp::from_millis(self.created_at);
         let moment = |after: u64| self.created_at.checked_add(after).map(Timestamp::from_millis);
@@ -208,7 +208,7 @@ fn after(session: &Session, moment: Timestamp) -> u64 {
 }
 
 /// At least as many bytes as both take.
-fn room(written: &Written<'_>, more: Option<&More<'_>>) -> usize {
+fn room(written: &SessionRecord<'_>, more: Option<&More<'_>>) -> usize {
     const LENGTH: usize = 5;
     let texts = [written.id, written.name, written.username, written.browser]
         .into_iter()

@@ -9,9 +9,10 @@ use tracing::info;
 use super::Clean;
 use crate::domain::identity::{Identity, ProviderKind};
 use crate::domain::principal::{Principal, Proof};
+use crate::domain::rules::NO_RULE;
 use crate::domain::time::Timestamp;
 
-const TARGET: &str = "sidegate::audit";
+pub(super) const TARGET: &str = "sidegate::audit";
 
 /// Where an event came from.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +126,27 @@ pub fn decided(permitted: bool, who: Option<&Principal<'_>>, asked: Asked<'_>, b
     let what = if permitted { "Permitted" } else { "Refused" };
     let (method, path) = (Clean(asked.method), Clean(asked.path));
     decision("decision", permitted, who, Some(asked), by, origin, format_args!("{what}: {method} {path}"));
+}
+
+/// A request was refused before any rule was asked, with `AUDIT=all`; `code` is the answer's code. `sidegate simulate` knows by it that no
+/// rule would change that.
+pub fn refused_before_rules(code: &'static str, reason: &str, asked: Asked<'_>, origin: Origin<'_>) {
+    let (method, path) = (Clean(asked.method), Clean(asked.path));
+    info!(
+        target: TARGET,
+        event = "decision",
+        decision = "refuse",
+        rule = NO_RULE,
+        reason = %Clean(reason),
+        code,
+        method = %method,
+        host = %Clean(asked.host),
+        forwarded_host = asked.forwarded_host.map(|host| display(Clean(host))),
+        path = %path,
+        client = %origin.client,
+        request_id = %Clean(origin.request_id),
+        "Refused: {method} {path}",
+    );
 }
 
 /// Everything that a decision was made of, so that `sidegate simulate` can make it again under other rules.

@@ -1,5 +1,5 @@
-//! Lines for standard error, from one bounded queue that a thread of its own writes out: a reader that stands still or goes away costs
-//! lines, never a request.
+//! Lines for standard error, and those for `AUDIT_FILE`, each from a bounded queue that a thread of its own writes out: a reader that stands
+//! still or goes away, or a disk that is full, costs lines, never a request.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,8 +13,6 @@ use super::Clean;
 
 /// How much waits to be written at most, in bytes. Twice as much is held while what was taken is being written.
 const MOST: usize = 1024 * 1024;
-/// How long the end of the program waits for what is queued.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 /// When a descriptor that does not block, and takes nothing, is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -30,11 +28,21 @@ struct Waiting {
     text: Vec<u8>,
     /// Whether what was taken is still being written.
     writing: bool,
+    /// Whether what lines are written to is to be opened again.
+    reopen: bool,
 }
 
+/// What lines are written to.
+pub(super) trait Out: Write {
+    /// Opens it anew, where it has a name.
+    fn reopen(&mut self) {}
+}
+
+impl Out for File {}
+
 impl Lines {
-    const fn new() -> Self {
-        let waiting = Waiting { text: Vec::new(), writing: false };
+    pub(super) const fn new() -> Self {
+        let waiting = Waiting { text: Vec::new(), writing: false, reopen: false };
         Self { waiting: Mutex::new(waiting), changed: Condvar::new(), lost: AtomicU64::new(0) }
     }
 
@@ -43,7 +51,7 @@ impl Lines {
     }
 
     /// Queues whole lines; where there is no room they are lost, and counted.
-    fn push(&self, lines: &[u8]) {
+    pub(super) fn push(&self, lines: &[u8]) {
         let mut waiting = self.waiting();
         if waiting.text.len() + lines.len() > MOST {
             drop(waiting);
@@ -59,23 +67,36 @@ impl Lines {
         self.lost.fetch_add(count(lines), Ordering::Relaxed);
     }
 
-    fn lost(&self) -> u64 {
+    pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Has what they are written to opened again, once what is being written is.
+    pub(super) fn reopen(&self) {
+        self.waiting().reopen = true;
+        self.changed.notify_all();
+    }
+
     /// Writes out what is queued, for ever. `told` is called with the number of lines lost since the last time, once writing works.
-    fn write_out(&self, mut out: impl Write, told: impl Fn(u64)) {
+    pub(super) fn write_out(&self, mut out: impl Out, told: impl Fn(u64)) {
         let (mut text, mut torn, mut known) = (Vec::new(), false, 0);
         loop {
             let mut waiting = self.waiting();
             waiting.writing = false;
             self.changed.notify_all();
-            while waiting.text.is_empty() {
+            while waiting.text.is_empty() && !waiting.reopen {
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
             waiting.writing = true;
             std::mem::swap(&mut text, &mut waiting.text);
+            let reopen = std::mem::take(&mut waiting.reopen);
             drop(waiting);
+            if reopen {
+                out.reopen();
+            }
+            if text.is_empty() {
+                continue;
+            }
             // A line that broke off must not run into the next one.
             let whole = !torn || write_all(&mut out, b"\n") == 1;
             let written = if whole { write_all(&mut out, &text) } else { 0 };
@@ -93,9 +114,8 @@ impl Lines {
         }
     }
 
-    /// Waits until all that is queued was written, but no longer than `limit`.
-    fn flush(&self, limit: Duration) {
-        let until = Instant::now() + limit;
+    /// Waits until all that is queued was written, but no longer than `until`.
+    pub(super) fn flush(&self, until: Instant) {
         let mut waiting = self.waiting();
         while waiting.writing || !waiting.text.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
@@ -156,9 +176,9 @@ pub fn say(text: &str) {
     standard_error().push(line.as_bytes());
 }
 
-/// Waits until what was logged and said has been written, but no longer than a second. Call it last.
-pub fn flush() {
-    standard_error().flush(LAST_WAIT);
+/// Waits until what was logged and said has been written, but no longer than `until`.
+pub(super) fn flush(until: Instant) {
+    standard_error().flush(until);
 }
 
 /// How many lines could not be written since the start.
@@ -245,6 +265,8 @@ mod tests {
         }
     }
 
+    impl Out for Reader {}
+
     struct Trial {
         lines: &'static Lines,
         allow: Sender<Result<usize, io::ErrorKind>>,
@@ -269,12 +291,12 @@ mod tests {
         // One queue full waits, and perhaps another is being written.
         assert!((5000 - 2 * 1024..=5000 - 1024).contains(&lost), "{lost}");
         let begun = Instant::now();
-        trial.lines.flush(Duration::from_millis(50));
+        trial.lines.flush(Instant::now() + Duration::from_millis(50));
         assert!(begun.elapsed() < Duration::from_secs(5));
         for _ in 0..4 {
             trial.allow.send(Ok(usize::MAX)).unwrap();
         }
-        trial.lines.flush(Duration::from_secs(10));
+        trial.lines.flush(Instant::now() + Duration::from_secs(10));
         assert!(trial.read.lock().unwrap().ends_with(&format!("{lost} lost\n")));
     }
 
@@ -283,18 +305,18 @@ mod tests {
         let trial = begin();
         trial.allow.send(Err(io::ErrorKind::StorageFull)).unwrap();
         trial.lines.push(b"one\ntwo\n");
-        trial.lines.flush(Duration::from_secs(10));
+        trial.lines.flush(Instant::now() + Duration::from_secs(10));
         assert_eq!(trial.lines.lost(), 2);
         // The next breaks off within a line.
         trial.allow.send(Ok(2)).unwrap();
         trial.allow.send(Err(io::ErrorKind::BrokenPipe)).unwrap();
         trial.lines.push(b"three\n");
-        trial.lines.flush(Duration::from_secs(10));
+        trial.lines.flush(Instant::now() + Duration::from_secs(10));
         for _ in 0..4 {
             trial.allow.send(Ok(usize::MAX)).unwrap();
         }
         trial.lines.push(b"four\n");
-        trial.lines.flush(Duration::from_secs(10));
+        trial.lines.flush(Instant::now() + Duration::from_secs(10));
         assert_eq!(*trial.read.lock().unwrap(), "th\nfour\n3 lost\n");
     }
 
@@ -305,7 +327,7 @@ mod tests {
             trial.allow.send(step).unwrap();
         }
         trial.lines.push(b"one\n");
-        trial.lines.flush(Duration::from_secs(10));
+        trial.lines.flush(Instant::now() + Duration::from_secs(10));
         assert_eq!(*trial.read.lock().unwrap(), "one\n");
         assert_eq!(trial.lines.lost(), 0);
     }

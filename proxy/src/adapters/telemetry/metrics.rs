@@ -408,6 +408,9 @@ impl Collector for LostLines {
         let help = "Lines of the log that could not be written, since its reader was too slow or away";
         let lost = ConstCounter::new(super::lines::lost_lines());
         lost.encode(encoder.encode_descriptor("sidegate_log_lines_lost", help, None, MetricType::Counter)?)?;
+        let help = "Audit lines that could not be written to AUDIT_FILE";
+        let lost = ConstCounter::new(super::lost_audit_lines());
+        lost.encode(encoder.encode_descriptor("sidegate_audit_lines_lost", help, None, MetricType::Counter)?)?;
         let help = "Bodies that were cut off since they moved no byte for TIMEOUT_BODY";
         let mut encoder = encoder.encode_descriptor("sidegate_bodies_cut", help, None, MetricType::Counter)?;
         for (side, count) in ["request", "answer"].into_iter().zip(&BODIES_CUT) {

@@ -11,10 +11,10 @@ use crate::config::options::{
 use crate::config::reading::Reading;
 use crate::config::words;
 use crate::domain::identity::ProviderKind;
+use crate::domain::paths::CALLBACK;
 use crate::domain::policy::AllowedGroups;
 use crate::domain::secret::Secret;
 
-const CALLBACK: &str = "/api/v1/auth/callback";
 const REQUIRED: &str = "OAUTH_ENABLED is true";
 
 pub(super) fn kind(reading: &mut Reading) -> Option<ProviderKind> {

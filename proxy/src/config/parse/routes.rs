@@ -10,7 +10,7 @@ use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Tables, Value};
 use crate::config::words;
 use crate::domain::identity::ProviderKind;
-use crate::domain::path::AUTH_PREFIX;
+use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::rules::{Access, Entry, HostPattern, NO_RULE, PathPattern, People, Rule, WORDS};
 
 /// The longest name of a rule, in bytes: it stands in every metric.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-/// Where clients learn whose tokens are accepted (RFC 9728 §3).
-pub(crate) const METADATA: &str = "/.well-known/oauth-protected-resource";
+use crate::domain::paths::METADATA;
 
 /// The value of `WWW-Authenticate` for who brings nothing: where to learn whose tokens are accepted (RFC 9728 §5.1).
 pub(crate) fn hint(origin: &str) -> Option<HeaderValue> {
@@ -26,6 +25,18 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
+    /// What is wrong, for the log; the audit line of the token says more.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed(why) => why,
+            Self::Invalid => "the bearer token is not accepted",
+            Self::TooOld { .. } => {
+                "the bearer token does not say that its owner signed in as lately as the rule asks for"
+            }
+            Self::Unknown => "whether the bearer token counts cannot be found out now",
+        }
+    }
+
     /// The value of `WWW-Authenticate`; `None`: another token would not help.
     pub(crate) fn header(self) -> Option<HeaderValue> {
         match self {

@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::domain::identity::ProviderKind;
 use crate::domain::path::ReturnTo;
+use crate::domain::paths;
 
 /// For every page. Injected markup could neither run, nor load, nor post anywhere else, and no site may frame the
 /// buttons (clickjacking). `form-action` also covers redirects in Chromium: what leads to the provider is a link, not a form.
@@ -240,7 +241,7 @@ fn rendered(page: &impl Template) -> String {
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 fn login_href(to: &ReturnTo) -> String {
-    format!("/api/v1/auth/login?rd={}", utf8_percent_encode(to.as_str(), QUERY_VALUE))
+    format!("{}?rd={}", paths::LOGIN, utf8_percent_encode(to.as_str(), QUERY_VALUE))
 }
 
 #[cfg(test)]
@@ -351,7 +352,8 @@ mod tests {
     fn every_file_that_a_page_names_is_there() {
         for page in pages_with("plain", "/x") {
             let loaded: Vec<_> = values(&page, "src").into_iter().chain(values(&page, "href")).collect();
-            let files: Vec<_> = loaded.iter().filter_map(|path| path.strip_prefix("/api/v1/auth/assets/")).collect();
+            let files: Vec<_> =
+                loaded.iter().filter_map(|path| path.strip_prefix(paths::ASSETS)?.strip_prefix('/')).collect();
             assert!(files.len() >= 3, "{files:?}");
             for name in files {
                 assert!(asset(name).is_some_and(|file| !file.body.is_empty()), "{name}");

@@ -13,6 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
+use crate::domain::paths;
 use crate::domain::rules::HostName;
 use crate::ports::{BeginError, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::challenge::{self, Challenge};
@@ -164,7 +165,7 @@ codes! {
 }
 
 /// What a caller is told, beside the status.
-struct Answer {
+struct ErrorAnswer {
     status: StatusCode,
     code: Code,
     message: &'static str,
@@ -172,7 +173,7 @@ struct Answer {
 
 impl Rejection {
     /// The one table from error to answer.
-    const fn answer(&self) -> Answer {
+    const fn answer(&self) -> ErrorAnswer {
         let (status, code, message) = match self {
             Self::Unauthenticated
             | Self::StepUp { .. }
@@ -242,7 +243,7 @@ impl Rejection {
                 (StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, "Something went wrong in the proxy")
             }
         };
-        Answer { status, code, message }
+        ErrorAnswer { status, code, message }
     }
 
     /// The code, for the log and the metrics.
@@ -251,9 +252,11 @@ impl Rejection {
     }
 
     /// Why, for the log.
-    fn reason(&self) -> Cow<'static, str> {
+    pub(crate) fn reason(&self) -> Cow<'static, str> {
         if let Self::Malformed(malformed) = self {
             malformed.to_string().into()
+        } else if let Self::Token(challenge) = self {
+            challenge.reason().into()
         } else if matches!(self, Self::CrossSite) {
             "Origin or Sec-Fetch-Site names another site".into()
         } else if matches!(self, Self::InvalidState) {
@@ -347,15 +350,15 @@ impl Rejection {
         if let Self::NotAllowed { who, .. } = self { Some(who.as_str()).filter(|who| !who.is_empty()) } else { None }
     }
 
-    fn json(&self, answer: &Answer) -> serde_json::Value {
+    fn json(&self, answer: &ErrorAnswer) -> serde_json::Value {
         let mut body = serde_json::json!({ "error": answer.code.as_str(), "message": answer.message });
         if let (Self::Unauthenticated | Self::StepUp { .. }, Some(fields)) = (self, body.as_object_mut()) {
-            fields.insert("login_url".into(), with_max_age(LOGIN.to_owned(), '?', self.max_age()).into());
+            fields.insert("login_url".into(), with_max_age(paths::LOGIN.to_owned(), '?', self.max_age()).into());
         }
         body
     }
 
-    fn page(&self, answer: &Answer, asker: &Asker) -> Response<Body> {
+    fn page(&self, answer: &ErrorAnswer, asker: &Asker) -> Response<Body> {
         let to = &asker.return_to();
         let (again, other) = (Action::TryAgain(to), Action::SignInAsSomeoneElse(to));
         let (wrong_host, denied);
@@ -594,9 +597,8 @@ pub(crate) struct Asker {
     snapshot: Arc<Snapshot>,
 }
 
-const LOGIN: &str = "/api/v1/auth/login";
 /// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
-const NEVER_LED_ON: [&str; 2] = ["/api/v1/auth/me", "/api/v1/auth/session"];
+const NEVER_LED_ON: [&str; 2] = [paths::ME, paths::SESSION];
 
 /// The parameter of `login` that says how long ago a sign-in may be, in seconds.
 pub(crate) const MAX_AGE: &str = "max_age";
@@ -632,7 +634,7 @@ impl Asker {
 
     /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
     fn return_to(&self) -> ReturnTo {
-        if self.uri.path() == LOGIN {
+        if self.uri.path() == paths::LOGIN {
             return query::wanted(self.uri.query(), &self.snapshot);
         }
         let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -644,7 +646,7 @@ impl Asker {
     }
 
     fn login_url(&self, max_age: Option<Duration>) -> String {
-        let url = format!("{LOGIN}?rd={}", utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
+        let url = format!("{}?rd={}", paths::LOGIN, utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
         with_max_age(url, '&', max_age)
     }
 

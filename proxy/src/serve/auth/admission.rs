@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{HOST, HeaderValue};
 
 use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
 use crate::domain::identity::Identity;
@@ -13,7 +13,7 @@ use crate::domain::rules::NO_RULE;
 use crate::ports::{LoadedSession, Omission, Omitted};
 use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::rejection::{Denial, Missing, Rejection};
-use crate::serve::app::Snapshot;
+use crate::serve::app::{SignIn, Snapshot};
 use crate::serve::auth::bearer;
 use crate::serve::auth::session::{self, Found};
 use crate::serve::exchange::{Exchange, Refused};
@@ -23,18 +23,10 @@ use crate::serve::request::question;
 /// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
 pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;
-    let (mut session, mut cookies) = (None, Vec::new());
-    if let Some(sign_in) = &snapshot.sign_in {
-        session = bearer::find(exchange, sign_in).await?;
-    }
-    if let Some(sign_in) = snapshot.sign_in.as_ref().filter(|_| session.is_none()) {
-        match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-            Found::Somebody(found) => session = Some(found),
-            Found::Nobody => {}
-            // Nobody is signed in: what needs no session is open all the same.
-            Found::Conflict => cookies = sign_in.cookies.clear_session().to_vec(),
-        }
-    }
+    let (session, cookies) = match &snapshot.sign_in {
+        Some(sign_in) => find(exchange, sign_in).await.inspect_err(|why| refused_before_rules(exchange, why))?,
+        None => (None, Vec::new()),
+    };
     let who = session.clone();
     let ask = question::ask(&exchange.head, &exchange.caller, &snapshot.rules, path, exchange.now);
     match judge(&snapshot.rules, &ask, session) {
@@ -45,7 +37,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
                 audit::decided(
                     true,
                     who.as_deref().map(Known::principal).as_ref(),
-                    asked(exchange, &ask),
+                    asked(exchange, ask.method, ask.path.as_written()),
                     by,
                     exchange.origin(),
                 );
@@ -53,6 +45,31 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
             Ok(permit)
         }
         Err(refusal) => Err(Refused(refuse(exchange, &ask, &refusal, who.as_deref()), cookies)),
+    }
+}
+
+/// Who asks, by a bearer token or a session, and the cookies that a refusal is to clear.
+async fn find(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+) -> Result<(Option<Arc<LoadedSession>>, Vec<HeaderValue>), Rejection> {
+    if let Some(session) = bearer::find(exchange, sign_in).await? {
+        return Ok((Some(session), Vec::new()));
+    }
+    match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+        Found::Somebody(session) => Ok((Some(session), Vec::new())),
+        Found::Nobody => Ok((None, Vec::new())),
+        // Nobody is signed in: what needs no session is open all the same.
+        Found::Conflict => Ok((None, sign_in.cookies.clear_session().to_vec())),
+    }
+}
+
+/// Writes down a request that cannot be put to the rules: a bad bearer token, a store that is away, a path of too many readings.
+pub(crate) fn refused_before_rules(exchange: &Exchange, why: &Rejection) {
+    if exchange.snapshot.audit_all {
+        let Exchange { head, .. } = exchange;
+        let asked = asked(exchange, head.method.as_str(), head.uri.path());
+        audit::refused_before_rules(why.code(), &why.reason(), asked, exchange.origin());
     }
 }
 
@@ -88,7 +105,7 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
     let who = session.map(Known::principal);
     if snapshot.audit_all && matches!(refusal.why, Why::Unauthenticated | Why::TooOld { .. } | Why::ManyUpstreams) {
         let by = Verdict { rule, reason: &refusal.why.to_string() };
-        audit::decided(false, who.as_ref(), asked(exchange, ask), by, exchange.origin());
+        audit::decided(false, who.as_ref(), asked(exchange, ask.method, ask.path.as_written()), by, exchange.origin());
     }
     match refusal.why {
         Why::TooOld { max_age } if session.is_some_and(LoadedSession::is_token) => {
@@ -100,18 +117,26 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
         Why::ManyUpstreams => Malformed::Upstreams.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
             let has_session = session.is_some_and(|session| !session.is_token());
-            denied(who.as_ref(), Some(asked(exchange, ask)), &[], rule, &refusal.why, has_session, exchange.origin())
+            denied(
+                who.as_ref(),
+                Some(asked(exchange, ask.method, ask.path.as_written())),
+                &[],
+                rule,
+                &refusal.why,
+                has_session,
+                exchange.origin(),
+            )
         }
     }
 }
 
 /// What the audit log says of what is asked.
-fn asked<'a>(exchange: &'a Exchange, ask: &Ask<'a>) -> Asked<'a> {
+fn asked<'a>(exchange: &'a Exchange, method: &'a str, path: &'a str) -> Asked<'a> {
     let (headers, caller) = (&exchange.head.headers, &exchange.caller);
     // Without rules the judgement is not told the host.
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let forwarded_host = if caller.trusted { headers::host(headers, caller) } else { None };
-    Asked { host, forwarded_host, method: ask.method, path: ask.path.as_written() }
+    Asked { host, forwarded_host, method, path }
 }
 
 /// Whether a session of that person may be, by the lists and rules of the moment.

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::adapters::providers::bearer::{BearerError, Bearers, Verified};
 use crate::adapters::telemetry::audit;
+use crate::domain::paths::METADATA;
 use crate::ports::LoadedSession;
-use crate::serve::answer::challenge::{Challenge, METADATA};
+use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
 use crate::serve::app::SignIn;

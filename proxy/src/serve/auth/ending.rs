@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use crate::domain::session::{SessionKey, Whose};
 use crate::domain::time::Timestamp;
-use crate::ports::{Directory, LoadedSession, SessionStore, StoreUnavailable};
+use crate::ports::{Directory, LoadedSession, Sessions, StoreUnavailable};
 
 /// How many sessions are ended at a time.
 const AT_ONCE: usize = 16;
@@ -21,7 +21,7 @@ const ROUNDS: usize = 50;
 /// # Errors
 /// [`StoreUnavailable`] where it did not tell, or did not confirm all; what could be ended has ended.
 pub(crate) async fn end_all(
-    store: &Arc<dyn SessionStore>,
+    store: &Arc<dyn Sessions>,
     directory: &dyn Directory,
     whose: Whose<'_>,
     kept: Option<SessionKey>,
@@ -48,7 +48,7 @@ pub(crate) async fn end_all(
 /// # Errors
 /// [`StoreUnavailable`] where it did not confirm all; what could be ended has ended.
 pub(crate) async fn end_each(
-    store: &Arc<dyn SessionStore>,
+    store: &Arc<dyn Sessions>,
     sessions: &[Arc<LoadedSession>],
 ) -> Result<(), StoreUnavailable> {
     let mut outcome = Ok(());
@@ -58,7 +58,7 @@ pub(crate) async fn end_each(
     outcome
 }
 
-async fn end_batch(store: &Arc<dyn SessionStore>, batch: &[Arc<LoadedSession>]) -> Result<(), StoreUnavailable> {
+async fn end_batch(store: &Arc<dyn Sessions>, batch: &[Arc<LoadedSession>]) -> Result<(), StoreUnavailable> {
     let mut ending = JoinSet::new();
     for session in batch {
         let (store, session) = (Arc::clone(store), Arc::clone(session));

@@ -14,6 +14,7 @@ use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::judge::Why;
 use crate::domain::login::{ATTEMPT_LIFETIME, ATTEMPT_RANDOM, AttemptId, LoginAttempt};
 use crate::domain::path::ReturnTo;
+use crate::domain::paths;
 use crate::domain::principal::{Principal, Proof};
 use crate::domain::rules::NO_RULE;
 use crate::domain::secret::Secret;
@@ -96,7 +97,7 @@ fn send_to_public_origin(
         return Err(Rejection::WrongHost { asked, public }.into());
     }
     let mut to = sign_in.public_origin.clone();
-    to.set_path("/api/v1/auth/login");
+    to.set_path(paths::LOGIN);
     to.query_pairs_mut().append_pair("rd", return_to.as_str()).append_pair(SENT_HERE, "1");
     if wants_choice {
         to.query_pairs_mut().append_pair("prompt", "select_account");

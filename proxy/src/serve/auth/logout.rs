@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::Identified as _;
+use crate::domain::paths;
 use crate::domain::secret::Secret;
 use crate::domain::session::Whose;
 use crate::ports::{Directory, LoadedSession, StoreUnavailable};
@@ -21,8 +22,6 @@ use crate::serve::auth::ending;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers;
-
-const SIGNED_OUT: &str = "/api/v1/auth/signed-out";
 
 /// How many sessions of one request are ended at a time.
 const AT_ONCE: usize = 16;
@@ -45,7 +44,7 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     }
     let onward = if everywhere { provider_logout(sign_in, &sessions) } else { None };
     let mut response = if headers::prefers_html(request) {
-        reply::redirect(StatusCode::SEE_OTHER, onward.as_ref().map_or(SIGNED_OUT, Url::as_str))
+        reply::redirect(StatusCode::SEE_OTHER, onward.as_ref().map_or(paths::SIGNED_OUT, Url::as_str))
     } else {
         let mut body = json!({ "message": "Logged out successfully" });
         if let (Some(onward), Some(fields)) = (onward, body.as_object_mut()) {
@@ -134,7 +133,7 @@ fn id_token(sign_in: &SignIn, session: &LoadedSession) -> Option<Secret> {
 
 fn way_back(sign_in: &SignIn) -> Url {
     let mut url = sign_in.public_origin.clone();
-    url.set_path(SIGNED_OUT);
+    url.set_path(paths::SIGNED_OUT);
     url
 }
 

@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::adapters::stores::is_public_id;
-use crate::domain::path::AUTH_PREFIX;
+use crate::domain::paths;
 use crate::serve::answer::pages;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
@@ -25,7 +25,7 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers;
 
-pub(crate) use self::admission::{admit, admit_session};
+pub(crate) use self::admission::{admit, admit_session, refused_before_rules};
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
@@ -36,8 +36,7 @@ pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Respon
 
 async fn dispatch(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {
     let method = exchange.head.method.clone();
-    let path = exchange.head.uri.path().strip_prefix(AUTH_PREFIX).unwrap_or_default();
-    let endpoint = Endpoint::named(path.strip_prefix('/').unwrap_or_default());
+    let endpoint = Endpoint::at(exchange.head.uri.path());
     let Some(sign_in) = &exchange.snapshot.sign_in else {
         return match endpoint {
             Some(endpoint @ Endpoint::Status) => endpoint.check(&method).map(|()| status(false)),
@@ -93,29 +92,29 @@ enum Endpoint {
 }
 
 impl Endpoint {
-    fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "status" => Self::Status,
-            "login" => Self::Login,
-            "callback" => Self::Callback,
-            "me" => Self::Me,
-            "session" => Self::Session,
-            "logout" => Self::Logout,
-            "sign-in" => Self::SignIn,
-            "signed-out" => Self::SignedOut,
-            "jwks" => Self::Jwks,
-            "backchannel-logout" => Self::BackchannelLogout,
-            "sessions" => Self::Sessions,
-            "sessions/end-others" => Self::EndOthers,
-            other => match other.split_once('/')? {
-                ("assets", name) => Self::Asset(Some(name).filter(|name| pages::asset(name).is_some())?.to_owned()),
-                ("sessions", rest) => {
-                    let (id, ends) = rest.strip_suffix("/end").map_or((rest, false), |id| (id, true));
-                    let id = Some(id).filter(|id| is_public_id(id))?.to_owned();
-                    if ends { Self::EndSession(id) } else { Self::OneSession(id) }
+    fn at(path: &str) -> Option<Self> {
+        Some(match path {
+            paths::STATUS => Self::Status,
+            paths::LOGIN => Self::Login,
+            paths::CALLBACK => Self::Callback,
+            paths::ME => Self::Me,
+            paths::SESSION => Self::Session,
+            paths::LOGOUT => Self::Logout,
+            paths::SIGN_IN => Self::SignIn,
+            paths::SIGNED_OUT => Self::SignedOut,
+            paths::JWKS => Self::Jwks,
+            paths::BACKCHANNEL_LOGOUT => Self::BackchannelLogout,
+            paths::SESSIONS => Self::Sessions,
+            paths::END_OTHERS => Self::EndOthers,
+            other => {
+                if let Some(name) = below(other, paths::ASSETS) {
+                    return pages::asset(name).map(|_| Self::Asset(name.to_owned()));
                 }
-                _ => return None,
-            },
+                let rest = below(other, paths::SESSIONS)?;
+                let (id, ends) = rest.strip_suffix("/end").map_or((rest, false), |id| (id, true));
+                let id = Some(id).filter(|id| is_public_id(id))?.to_owned();
+                if ends { Self::EndSession(id) } else { Self::OneSession(id) }
+            }
         })
     }
 
@@ -144,6 +143,11 @@ impl Endpoint {
     }
 }
 
+/// What stands behind a folder of endpoints.
+fn below<'p>(path: &'p str, folder: &str) -> Option<&'p str> {
+    path.strip_prefix(folder)?.strip_prefix('/')
+}
+
 /// An unsafe method must come from our own pages: the browser says so in `Sec-Fetch-Site`, older ones in `Origin`.
 fn refuse_cross_site(headers: &HeaderMap, method: &Method, sign_in: &SignIn) -> Result<(), Rejection> {
     if method.is_safe() {
@@ -165,4 +169,46 @@ fn asset(name: &str) -> Result<Response<Body>, Refused> {
     let mut response = reply::bare(StatusCode::OK, Body::text(asset.body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_leads_to_its_endpoint_and_nothing_near_it_does() {
+        let id = "a1".repeat(16);
+        for path in paths::ALL {
+            let leads = Endpoint::at(path).is_some();
+            assert_eq!(leads, *path != paths::ASSETS, "{path}");
+            for near in [format!("{path}/"), format!("{path}x"), path.to_uppercase(), format!("/{path}")] {
+                assert!(Endpoint::at(&near).is_none(), "{near}");
+            }
+        }
+        assert!(matches!(Endpoint::at(&format!("{}/sidegate.css", paths::ASSETS)), Some(Endpoint::Asset(_))));
+        for (path, is_one) in
+            [(format!("{}/{id}", paths::SESSIONS), true), (format!("{}/{id}/end", paths::SESSIONS), false)]
+        {
+            assert_eq!(matches!(Endpoint::at(&path), Some(Endpoint::OneSession(_))), is_one, "{path}");
+        }
+        for none in ["", "/", "/api/v1/auth", "/api/v1/auth/", "/api/v1/auth/sessions/../me", "me"] {
+            assert!(Endpoint::at(none).is_none(), "{none}");
+        }
+    }
+
+    /// The templates are pages to be read as such, and write their paths out.
+    #[test]
+    fn every_path_in_a_template_is_an_endpoints() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+        let mut found = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            for path in text.split(['"', '?']).filter(|part| part.starts_with(paths::AUTH_PREFIX)) {
+                found += 1;
+                let path = path.replace("{{ session.id }}", &"a1".repeat(16));
+                assert!(Endpoint::at(&path).is_some(), "{path}");
+            }
+        }
+        assert!(found > 8, "{found}");
+    }
 }

@@ -11,6 +11,7 @@ use crate::adapters::stores::public_id;
 use crate::adapters::telemetry::audit;
 use crate::domain::browser;
 use crate::domain::identity::Identified as _;
+use crate::domain::paths;
 use crate::domain::session::Whose;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
@@ -25,9 +26,6 @@ use crate::serve::request::headers;
 
 /// How many sessions a list shows: the newest.
 const LISTED: usize = 100;
-
-const LIST: &str = "/api/v1/auth/sessions";
-const SIGNED_OUT: &str = "/api/v1/auth/signed-out";
 
 /// `GET sessions`: the person's live sessions, the newest first; a page for people, JSON for programs.
 pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
@@ -115,7 +113,7 @@ pub(super) async fn end_one(
     let cleared = if is_current { sign_in.cookies.clear_session() } else { &[] };
     let Some(session) = session else {
         // A button pressed twice, or in an old page: the list no longer shows what is gone.
-        return if for_people { Ok(see(LIST)) } else { Err(Rejection::NotFound.into()) };
+        return if for_people { Ok(see(paths::SESSIONS)) } else { Err(Rejection::NotFound.into()) };
     };
     if let Err(error) = sign_in.store.end(&session).await {
         return Err(Refused(error.into(), cleared.to_vec()));
@@ -127,7 +125,7 @@ pub(super) async fn end_one(
         audit::sessions_ended(mine.identity(), 1, "the person ended it", Some(exchange.origin()));
     }
     let mut response = if for_people {
-        see(if is_current { SIGNED_OUT } else { LIST })
+        see(if is_current { paths::SIGNED_OUT } else { paths::SESSIONS })
     } else {
         reply::json(StatusCode::OK, &json!({ "message": "Session ended" }))
     };
@@ -150,7 +148,7 @@ pub(super) async fn end_others(
         audit::sessions_ended(mine.identity(), ended, "the person ended all others", Some(exchange.origin()));
     }
     if by_form && headers::prefers_html(&exchange.head.headers) {
-        return Ok(see(LIST));
+        return Ok(see(paths::SESSIONS));
     }
     Ok(reply::json(StatusCode::OK, &json!({ "message": "Other sessions ended", "ended": ended })))
 }

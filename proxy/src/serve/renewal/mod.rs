@@ -19,7 +19,7 @@ use crate::domain::grant::{Grant, SealedGrant};
 use crate::domain::identity::ProviderKind;
 use crate::domain::session::{Authority, Session, SessionKey};
 use crate::domain::time::Timestamp;
-use crate::ports::{Claim, IdentityProvider, LEASE, Leases, Leave, LoadedSession, RenewError, Renewed, SessionStore};
+use crate::ports::{Claim, IdentityProvider, LEASE, Lease, Leases, LoadedSession, RenewError, Renewed, Sessions};
 use crate::serve::clock;
 
 /// How many sessions are renewed at a time; the others go on as they are, and come a little later.
@@ -76,7 +76,7 @@ impl Renewals {
 pub(crate) struct Renewing {
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) provider: Arc<dyn IdentityProvider>,
-    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) store: Arc<dyn Sessions>,
     pub(crate) grants: GrantSealer,
     pub(crate) authority: Authority,
     /// `SESSION_RECHECK`.
@@ -168,12 +168,12 @@ impl Renewing {
         Some(flight)
     }
 
-    /// Renews a session by leave of the store, and says what came of it.
+    /// Renews a session under a lease of the store, and says what came of it.
     async fn renew(&self, held: &Arc<LoadedSession>, awaited: bool) -> &'static str {
         let claimed = clock::now();
         let Some(leases) = self.store.leases() else { return "unusable" };
-        let leave = match claim(leases, held.key(), awaited).await {
-            Ok(Claim::Granted(leave)) => leave,
+        let lease = match claim(leases, held.key(), awaited).await {
+            Ok(Claim::Granted(lease)) => lease,
             Ok(Claim::Taken) => {
                 held.postpone(clock::now() + Duration::from_secs(2) + spread(Duration::from_secs(3)));
                 return "taken";
@@ -184,12 +184,12 @@ impl Renewing {
                 return "store_away";
             }
         };
-        let session = leave.session.session();
+        let session = lease.session.session();
         let now = clock::now();
         if session.renew_at.is_none_or(|due| now < due) {
             // Somebody else was faster, and this replica's copy is an older one.
             held.postpone(session.renew_at.unwrap_or(session.expires_at));
-            leases.release(&leave).await;
+            leases.release(&lease).await;
             return "adopted";
         }
         let sealed = session.grant.as_ref().filter(|_| session.authority == self.authority);
@@ -197,17 +197,17 @@ impl Renewing {
         let Some(grant) = grant else {
             tracing::warn!("a session's tokens cannot be opened by any SESSION_SECRET: it goes on, and is not renewed");
             let unrenewed = Session { grant: None, renew_at: None, ..session.clone() };
-            return save(leases, held, &leave, unrenewed, claimed, "unusable").await;
+            return save(leases, held, &lease, unrenewed, claimed, "unusable").await;
         };
         match self.provider.renew(&session.identity, &grant, now).await {
-            Ok(renewed) => self.take(leases, held, &leave, renewed, claimed).await,
+            Ok(renewed) => self.take(leases, held, &lease, renewed, claimed).await,
             Err(RenewError::Gone(reason)) => {
-                self.end(leases, held, &leave, &reason).await;
+                self.end(leases, held, &lease, &reason).await;
                 "ended"
             }
             Err(RenewError::NotNow(reason)) => {
                 self.put_off(held, session, &grant, &reason);
-                leases.release(&leave).await;
+                leases.release(&lease).await;
                 "put_off"
             }
         }
@@ -218,11 +218,11 @@ impl Renewing {
         &self,
         leases: &dyn Leases,
         held: &LoadedSession,
-        leave: &Leave,
+        lease: &Lease,
         renewed: Renewed,
         claimed: Timestamp,
     ) -> &'static str {
-        let before = leave.session.session();
+        let before = lease.session.session();
         let Renewed { identity, grant } = renewed;
         let now = clock::now();
         let (identity, renew_at, outcome) = match identity {
@@ -245,18 +245,18 @@ impl Renewing {
         };
         let renew_at = renew_at.filter(|_| grant.is_some());
         let session = Session { identity, grant, renew_at, ..before.clone() };
-        save(leases, held, leave, session, claimed, outcome).await
+        save(leases, held, lease, session, claimed, outcome).await
     }
 
     /// The provider says that it is over: on every replica.
-    async fn end(&self, leases: &dyn Leases, held: &LoadedSession, leave: &Leave, reason: &str) {
-        self.told(leave.session.session().identity.provider.as_str(), held.key());
-        audit::sessions_ended(&leave.session.session().identity, 1, reason, None);
+    async fn end(&self, leases: &dyn Leases, held: &LoadedSession, lease: &Lease, reason: &str) {
+        self.told(lease.session.session().identity.provider.as_str(), held.key());
+        audit::sessions_ended(&lease.session.session().identity, 1, reason, None);
         held.end();
         if let Err(error) = self.store.end(held).await {
             tracing::warn!("the end of a session is not confirmed yet, and is tried again: {error}");
         }
-        leases.release(leave).await;
+        leases.release(lease).await;
     }
 
     /// Lets the session be for a while, and the provider too where it fails again and again. Says until when.
@@ -316,7 +316,7 @@ fn spread(most: Duration) -> Duration {
     most.mul_f64(fastrand::f64())
 }
 
-/// Asks for leave. Where a request waits for it, also for as long as it would wait for another replica's renewal.
+/// Asks for the lease. Where a request waits for it, also for as long as it would wait for another replica's renewal.
 async fn claim(leases: &dyn Leases, key: SessionKey, awaited: bool) -> Result<Claim, ()> {
     let until = clock::now() + if awaited { PATIENCE } else { Duration::ZERO };
     loop {
@@ -334,11 +334,11 @@ async fn claim(leases: &dyn Leases, key: SessionKey, awaited: bool) -> Result<Cl
     }
 }
 
-/// Puts the renewed session in its place. The old tokens may be void, so a store that is away is tried for as long as the leave lasts.
+/// Puts the renewed session in its place. The old tokens may be void, so a store that is away is tried for as long as the lease lasts.
 async fn save(
     leases: &dyn Leases,
     held: &LoadedSession,
-    leave: &Leave,
+    lease: &Lease,
     session: Session,
     claimed: Timestamp,
     outcome: &'static str,
@@ -346,7 +346,7 @@ async fn save(
     let mut pause = Duration::from_millis(100);
     loop {
         let now = clock::now();
-        match leases.renew(leave, session.clone(), now).await {
+        match leases.renew(lease, session.clone(), now).await {
             Ok(true) => return outcome,
             // Signed out meanwhile, or an earlier attempt arrived though the answer did not.
             Ok(false) => return "ended_before",

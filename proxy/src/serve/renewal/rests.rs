@@ -16,12 +16,12 @@ const REMEMBERED: usize = 20_000;
 /// Pauses after failures, longer from one to the next.
 #[derive(Default)]
 pub(super) struct Rests {
-    sessions: HashMap<SessionKey, Rest>,
+    sessions: HashMap<SessionKey, Pause>,
     provider: ProviderRest,
 }
 
 #[derive(Clone, Copy)]
-struct Rest {
+struct Pause {
     failures: u32,
     until: Timestamp,
 }
@@ -86,7 +86,7 @@ impl Rests {
         }
         let failures = self.sessions.get(&key).map_or(1, |rest| rest.failures.saturating_add(1));
         let until = now + grown(pause, failures, chance);
-        self.sessions.insert(key, Rest { failures, until });
+        self.sessions.insert(key, Pause { failures, until });
         let provider = self.provider.of(authority);
         provider.failures = provider.failures.saturating_add(1);
         if let Some(beyond) = provider.failures.checked_sub(PROVIDER_FAILURES) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::ConnectError;
-use super::super::claims::Claims;
+use super::super::claims::TokenClaims;
 use super::super::quote::quote;
 use super::github::{self, GithubTokens};
 use super::issuer::Issuer;
@@ -85,7 +85,7 @@ impl Bearers {
         &self,
         token: &str,
         key: SessionKey,
-        claims: &Claims,
+        claims: &TokenClaims,
         now: Timestamp,
     ) -> Result<Accepted, BearerError> {
         let mut refusal = None;

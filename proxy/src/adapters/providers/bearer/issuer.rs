@@ -7,8 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
 
 use super::super::ConnectError;
-use super::super::claims::Claims;
-use super::super::discovery::{self, Place, may_sign};
+use super::super::claims::TokenClaims;
+use super::super::discovery::{self, Place};
 use super::super::http::{Http, is_safe};
 use super::super::id_token::{self, LEEWAY, Rejected, Signed};
 use super::super::tenants::{TenantList, Verdict};
@@ -89,7 +89,7 @@ impl Issuer {
     }
 
     /// Whether a token with these claims may be its own.
-    pub(super) fn may_be_of(&self, claims: &Claims) -> bool {
+    pub(super) fn may_be_of(&self, claims: &TokenClaims) -> bool {
         token::may_be_of(&self.configured, claims)
     }
 
@@ -106,7 +106,7 @@ impl Issuer {
         &self,
         token: &str,
         key: SessionKey,
-        peeked: &Claims,
+        peeked: &TokenClaims,
         now: Timestamp,
     ) -> Result<Accepted, BearerError> {
         let invalid = |reason: String| BearerError::Invalid(format!("{}: {reason}", self.name));
@@ -135,7 +135,7 @@ impl Issuer {
         Ok(self.accept(&signed.claims, identity, times, key, now))
     }
 
-    async fn of_entra(&self, claims: &Claims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
+    async fn of_entra(&self, claims: &TokenClaims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
         let tenant = claims.text("tid").unwrap_or_default();
         let mut verdict = tenants.judge(tenant);
         if verdict == Verdict::Refused && !tenants.unresolved().is_empty() {
@@ -148,7 +148,14 @@ impl Issuer {
         person::of_entra(claims, verdict == Verdict::Named, &self.settings.claims).map_err(BearerError::Invalid)
     }
 
-    fn accept(&self, claims: &Claims, identity: Identity, times: Times, key: SessionKey, now: Timestamp) -> Accepted {
+    fn accept(
+        &self,
+        claims: &TokenClaims,
+        identity: Identity,
+        times: Times,
+        key: SessionKey,
+        now: Timestamp,
+    ) -> Accepted {
         let expires_at = Timestamp::from_secs(times.expires);
         // What is taken though its time is just over, for clocks differ, must not be over at once.
         let ends_at = if now < expires_at { expires_at } else { expires_at + Duration::from_secs(LEEWAY) };
@@ -165,9 +172,11 @@ impl Issuer {
 /// What is to be said of a token whose signature verifies.
 fn check(signed: &Signed, known: &Known, expected: &Expected<'_>) -> Result<Times, String> {
     token::check_kind(signed.header.typ.as_deref())?;
-    id_token::check_issuer(&signed.claims, &known.issuer).map_err(|rejected| rejected.to_string())?;
+    if !known.issuer.issues_version_1(&signed.claims) {
+        id_token::check_issuer(&signed.claims, &known.issuer).map_err(|rejected| rejected.to_string())?;
+    }
     // The keys of one of Entra's tenants must not sign for another.
-    if signed.key_issuer.as_deref().is_some_and(|template| !may_sign(template, &signed.claims)) {
+    if signed.key_issuer.as_deref().is_some_and(|template| !known.issuer.may_sign_access(template, &signed.claims)) {
         return Err("it is signed with the key of another issuer".to_owned());
     }
     token::check(&signed.claims, expected)

@@ -6,6 +6,8 @@
 //! ```
 
 mod bearers;
+#[cfg(test)]
+mod entra_tests;
 mod github;
 mod issuer;
 mod keys;

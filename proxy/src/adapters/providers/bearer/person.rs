@@ -1,13 +1,13 @@
 //! Who a bearer token speaks of: its claims into an identity.
 
-use super::super::claims::Claims;
+use super::super::claims::TokenClaims;
 use super::super::entra::has_proven_domain;
 use super::super::tenants::PERSONAL;
 use super::settings::ClaimNames;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 
 /// Who the claims speak of, by the names that the operator gave.
-pub(super) fn of(claims: &Claims, names: &ClaimNames, of_rules: &[String]) -> Identity {
+pub(super) fn of(claims: &TokenClaims, names: &ClaimNames, of_rules: &[String]) -> Identity {
     let text = |name: &str| claims.find(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let email = Some(text(&names.email)).filter(|_| claims.is_true("email_verified"));
     let email = email.and_then(|address| Email::parse(&address).ok());
@@ -26,12 +26,12 @@ pub(super) fn of(claims: &Claims, names: &ClaimNames, of_rules: &[String]) -> Id
         name: text(&names.name),
         username,
         groups: claims.list(&names.groups),
-        claims: claims.named(of_rules, &Claims::default()),
+        claims: claims.named(of_rules, &TokenClaims::default()),
     }
 }
 
 /// Who the claims of Entra's token speak of. `named`: the operator named the tenant, and so believes its administrators.
-pub(super) fn of_entra(claims: &Claims, named: bool, of_rules: &[String]) -> Result<Identity, String> {
+pub(super) fn of_entra(claims: &TokenClaims, named: bool, of_rules: &[String]) -> Result<Identity, String> {
     let text = |name: &str| claims.text(name).unwrap_or_default().to_owned();
     let id = claims.text("oid").ok_or("it has no object id (`oid`)")?.to_owned();
     let personal = claims.text("tid").is_some_and(|tenant| tenant.eq_ignore_ascii_case(PERSONAL));
@@ -51,6 +51,6 @@ pub(super) fn of_entra(claims: &Claims, named: bool, of_rules: &[String]) -> Res
             None => Username::Displayed(text("preferred_username")),
         },
         groups,
-        claims: claims.named(of_rules, &Claims::default()),
+        claims: claims.named(of_rules, &TokenClaims::default()),
     })
 }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::super::claims::Claims;
+use super::super::claims::TokenClaims;
 use super::super::discovery::Issuer;
 use super::super::id_token::LEEWAY;
 use super::super::quote::quote;
@@ -33,7 +33,7 @@ pub(super) struct Times {
 }
 
 /// The claims of something that looks like a JWT, of which nothing is known to be right; `None`: it is none.
-pub(super) fn peek(token: &str) -> Option<Claims> {
+pub(super) fn peek(token: &str) -> Option<TokenClaims> {
     let mut parts = token.split('.');
     let (Some(_), Some(body), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
         return None;
@@ -53,7 +53,7 @@ pub(super) fn check_kind(kind: Option<&str>) -> Result<(), String> {
 }
 
 /// Everything that claims say, but for the signature and the issuer.
-pub(super) fn check(claims: &Claims, expected: &Expected<'_>) -> Result<Times, String> {
+pub(super) fn check(claims: &TokenClaims, expected: &Expected<'_>) -> Result<Times, String> {
     let subject = claims.text("sub").ok_or("it has no subject")?;
     if subject.len() > LONGEST_SUBJECT {
         return Err(format!("its subject is longer than {LONGEST_SUBJECT} bytes"));
@@ -63,7 +63,7 @@ pub(super) fn check(claims: &Claims, expected: &Expected<'_>) -> Result<Times, S
     check_times(claims, expected.now).map_err(str::to_owned)
 }
 
-fn check_audience(claims: &Claims, expected: &Expected<'_>) -> Result<(), String> {
+fn check_audience(claims: &TokenClaims, expected: &Expected<'_>) -> Result<(), String> {
     let audiences = match claims.value("aud") {
         Some(Value::Array(audiences)) => audiences.as_slice(),
         Some(single) => std::slice::from_ref(single),
@@ -84,7 +84,7 @@ fn check_audience(claims: &Claims, expected: &Expected<'_>) -> Result<(), String
 }
 
 /// A token for something else is not to be used here (RFC 8725 §2.8).
-fn check_use(claims: &Claims, expected: &Expected<'_>) -> Result<(), String> {
+fn check_use(claims: &TokenClaims, expected: &Expected<'_>) -> Result<(), String> {
     // Whoever holds it must prove more than that (RFC 7800 §3.1), and nobody asks here.
     if claims.names("cnf") {
         return Err("it is bound to a key of its holder (`cnf`), whose proof is not asked for here".to_owned());
@@ -106,7 +106,7 @@ fn check_use(claims: &Claims, expected: &Expected<'_>) -> Result<(), String> {
     }
 }
 
-fn check_times(claims: &Claims, now: u64) -> Result<Times, &'static str> {
+fn check_times(claims: &TokenClaims, now: u64) -> Result<Times, &'static str> {
     let expires = claims.seconds("exp").ok_or("it has no time of expiry that is one")?;
     if now >= expires.saturating_add(LEEWAY) {
         return Err("it has expired; if it is fresh, set this machine's clock");
@@ -121,11 +121,11 @@ fn check_times(claims: &Claims, now: u64) -> Result<Times, &'static str> {
 }
 
 /// Whether the issuer that is configured may be the token's, before what it publishes is known: a slash at the end is its own to spell.
-pub(super) fn may_be_of(issuer: &Issuer, claims: &Claims) -> bool {
+pub(super) fn may_be_of(issuer: &Issuer, claims: &TokenClaims) -> bool {
     match issuer {
         Issuer::Exactly(name) => {
             claims.text("iss").is_some_and(|found| found.trim_end_matches('/') == name.trim_end_matches('/'))
         }
-        Issuer::TenantOf { .. } => issuer.check(claims).is_ok(),
+        Issuer::TenantOf { .. } => issuer.issues_version_1(claims) || issuer.check(claims).is_ok(),
     }
 }

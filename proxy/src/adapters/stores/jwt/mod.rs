@@ -16,7 +16,7 @@ use super::states::States;
 use super::{key, weight};
 use crate::domain::session::{Session, SessionKey, SessionToken};
 use crate::domain::time::Timestamp;
-use crate::ports::{BeginError, Directory, Leases, LoadedSession, Pending, SessionStore, StoreTerms, StoreUnavailable};
+use crate::ports::{BeginError, Directory, Leases, LoadedSession, Pending, Sessions, StoreTerms, StoreUnavailable};
 
 /// The largest cookie, with its name and its attributes, in bytes: browsers keep 4096 of it (RFC 6265bis §5.6), and some count all of it.
 const COOKIE_MOST: usize = 4096;
@@ -119,7 +119,7 @@ fn verified(ring: &KeyRing, token: &SessionToken) -> Option<Session> {
     }
 }
 
-impl SessionStore for JwtStore {
+impl Sessions for JwtStore {
     fn key(&self, token: &SessionToken) -> SessionKey {
         key::of(token)
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::adapters::seal::{self, CryptoFailure};
-use crate::domain::claims::Claims as Theirs;
+use crate::domain::claims::Claims as RuleClaims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device, Session};
 use crate::domain::time::Timestamp;
@@ -36,7 +36,7 @@ struct Key {
 
 /// The claims. `u` says whether the username is vouched for.
 #[derive(Serialize, Deserialize)]
-struct Claims {
+struct SessionClaims {
     v: u8,
     jti: String,
     iat: u64,
@@ -61,8 +61,8 @@ struct Claims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     auth_time: Option<u64>,
     /// The provider's claims that rules name.
-    #[serde(default, skip_serializing_if = "Theirs::is_empty")]
-    theirs: Theirs,
+    #[serde(default, skip_serializing_if = "RuleClaims::is_empty")]
+    theirs: RuleClaims,
 }
 
 /// Why a token is no session of ours: whoever has it signs in again.
@@ -98,7 +98,7 @@ impl KeyRing {
     /// # Errors
     /// [`CryptoFailure`], which a sound machine never sees.
     pub(super) fn sign(&self, session: &Session) -> Result<String, CryptoFailure> {
-        let claims = Zeroizing::new(serde_json::to_vec(&Claims::of(session)?).map_err(|_| CryptoFailure)?);
+        let claims = Zeroizing::new(serde_json::to_vec(&SessionClaims::of(session)?).map_err(|_| CryptoFailure)?);
         let mut token = self.first.head.clone();
         URL_SAFE_NO_PAD.encode_string(claims.as_slice(), &mut token);
         let signature = hmac::sign(&self.first.key, token.as_bytes());
@@ -124,7 +124,7 @@ impl KeyRing {
         hmac::verify(&key.key, signed.as_bytes(), &signature).map_err(|_| Rejected::NotOurs)?;
         // From here on these are our own words.
         let claims = Zeroizing::new(URL_SAFE_NO_PAD.decode(claims).map_err(|_| Rejected::Version)?);
-        let claims: Claims = serde_json::from_slice(&claims).map_err(|_| Rejected::Version)?;
+        let claims: SessionClaims = serde_json::from_slice(&claims).map_err(|_| Rejected::Version)?;
         claims.session().ok_or(Rejected::Version)
     }
 
@@ -144,7 +144,7 @@ impl Key {
     }
 }
 
-impl Claims {
+impl SessionClaims {
     fn of(session: &Session) -> Result<Self, CryptoFailure> {
         let Identity { provider, id, email, name, username, groups, claims } = session.identity.clone();
         Ok(Self {

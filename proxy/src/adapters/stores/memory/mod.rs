@@ -1,12 +1,12 @@
 //! Sessions in this process's memory: gone when it ends, and bounded.
 //!
-//! Each session lies packed on one of several shelves, each behind a lock of its own; those in use are held ready for requests beside
-//! that, in a smaller cache that is read without a lock. What lies on a shelf counts: the cache is changed only by whoever holds the shelf's lock,
+//! Each session lies packed in one of several tables, each behind a lock of its own; those in use are held ready for requests beside
+//! that, in a smaller cache that is read without a lock. What lies in a table counts: the cache is changed only by whoever holds the table's lock,
 //! so that an ended session never comes back from it.
 
-mod leaves;
+mod leases;
 mod once;
-mod shelf;
+mod table;
 
 use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,9 +18,9 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use self::leaves::Leaves;
+use self::leases::LeaseTable;
 use self::once::Once;
-use self::shelf::{Kept, Owner, Owners, Shelf};
+use self::table::{Kept, Owner, Owners, SessionTable};
 use super::key::ByKey;
 use super::states::States;
 use super::{key, record, weight};
@@ -28,13 +28,13 @@ use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Directory, Leases, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore, StoreTerms,
+    BeginError, Claim, Directory, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
     StoreUnavailable, note_every,
 };
 
-/// A shelf for so many bytes, up to [`SHELVES_MOST`].
-const BYTES_PER_SHELF: u64 = 4 * 1024 * 1024;
-const SHELVES_MOST: u64 = 64;
+/// A table for so many bytes, up to [`TABLES_MOST`].
+const BYTES_PER_TABLE: u64 = 4 * 1024 * 1024;
+const TABLES_MOST: u64 = 64;
 
 /// What part of the memory is for sessions that are ready for requests.
 const READY_PART: u64 = 4;
@@ -53,14 +53,14 @@ const PERSONS_PART: usize = 16;
 
 /// Sessions by the hash of their token, so that the memory of the process shows no token.
 pub struct MemoryStore {
-    shelves: Box<[Mutex<Shelf>]>,
-    /// What one shelf may hold, in bytes.
+    tables: Box<[Mutex<SessionTable>]>,
+    /// What one table may hold, in bytes.
     room: usize,
     ready: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
     /// Milliseconds; zero: no idle limit.
     idle: AtomicU64,
     evicted: AtomicU64,
-    leaves: Leaves,
+    leases: LeaseTable,
     once: Once,
     states: States,
     hasher: RandomState,
@@ -72,10 +72,10 @@ impl MemoryStore {
     #[must_use]
     pub fn new(idle: Duration, bytes: u64) -> Self {
         let for_ready = bytes / READY_PART;
-        let shelves = (bytes / BYTES_PER_SHELF).clamp(1, SHELVES_MOST);
+        let tables = (bytes / BYTES_PER_TABLE).clamp(1, TABLES_MOST);
         let store = Self {
-            shelves: (0..shelves).map(|_| Mutex::default()).collect(),
-            room: usize::try_from((bytes - for_ready) / shelves).unwrap_or(usize::MAX),
+            tables: (0..tables).map(|_| Mutex::default()).collect(),
+            room: usize::try_from((bytes - for_ready) / tables).unwrap_or(usize::MAX),
             ready: Cache::builder()
                 // The default policy would refuse a session that comes into use while the cache is full of others in use.
                 .eviction_policy(EvictionPolicy::lru())
@@ -84,7 +84,7 @@ impl MemoryStore {
                 .build_with_hasher(ByKey::default()),
             idle: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
-            leaves: Leaves::default(),
+            leases: LeaseTable::default(),
             once: Once::default(),
             states: States::default(),
             hasher: RandomState::new(),
@@ -107,7 +107,7 @@ impl MemoryStore {
         let session = match self.ready.get(&key) {
             Some(session) if session.is_live(idle, now) => session,
             Some(_) => {
-                self.settle(&mut self.shelf(key), key, now);
+                self.settle(&mut self.table(key), key, now);
                 return None;
             }
             None => self.make_ready(key, now)?,
@@ -115,74 +115,74 @@ impl MemoryStore {
         if used {
             session.touch(now);
             if session.is_note_due(note_every(idle), now) {
-                self.shelf(key).note(key, session.last_seen());
+                self.table(key).note(key, session.last_seen());
             }
         }
         Some(session)
     }
 
-    /// Takes a session from its shelf into use.
+    /// Takes a session from its table into use.
     fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        let mut shelf = self.shelf(key);
-        if self.settle(&mut shelf, key, now) {
+        let mut table = self.table(key);
+        if self.settle(&mut table, key, now) {
             return None;
         }
         // Somebody else may have come first.
         if let Some(session) = self.ready.get(&key) {
             return Some(session);
         }
-        let kept = shelf.get(key)?;
+        let kept = table.get(key)?;
         let session = unpacked(&kept)?;
         self.ready.insert(key, Arc::clone(&session));
         Some(session)
     }
 
-    /// Ends a session where its time is over; whether it has ended. One that is used is noted so, since its shelf hears of it only now and then.
-    fn settle(&self, shelf: &mut Shelf, key: SessionKey, now: Timestamp) -> bool {
-        let Some(kept) = shelf.get(key) else {
+    /// Ends a session where its time is over; whether it has ended. One that is used is noted so, since its table hears of it only now and then.
+    fn settle(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
+        let Some(kept) = table.get(key) else {
             self.ready.invalidate(&key);
             return true;
         };
         let (noted, expires_at) = (kept.last_seen, kept.expires_at);
         let last_seen = self.ready.get(&key).map_or(noted, |session| session.last_seen().max(noted));
         if is_over(expires_at, last_seen, self.idle(), now) {
-            self.take(shelf, key);
+            self.take(table, key);
             return true;
         }
         if last_seen > noted {
-            shelf.note(key, last_seen);
+            table.note(key, last_seen);
         }
         false
     }
 
-    fn put(&self, shelf: &mut Shelf, key: SessionKey, session: &Session, last_seen: Timestamp, now: Timestamp) {
+    fn put(&self, table: &mut SessionTable, key: SessionKey, session: &Session, last_seen: Timestamp, now: Timestamp) {
         let record = record::pack(session).as_slice().into();
-        shelf.put(key, self.owners(session), record, last_seen, session.expires_at);
+        table.put(key, self.owners(session), record, last_seen, session.expires_at);
         for _ in 0..REPRIEVES {
-            if !self.is_full(shelf) {
+            if !self.is_full(table) {
                 return;
             }
-            let Some(oldest) = shelf.oldest() else { return };
+            let Some(oldest) = table.oldest() else { return };
             let (oldest, noted) = (oldest.key, oldest.last_seen);
-            if !self.settle(shelf, oldest, now) && shelf.get(oldest).is_some_and(|kept| kept.last_seen == noted) {
-                self.give_up(shelf, oldest);
+            if !self.settle(table, oldest, now) && table.get(oldest).is_some_and(|kept| kept.last_seen == noted) {
+                self.give_up(table, oldest);
             }
         }
-        while self.is_full(shelf) {
-            let Some(oldest) = shelf.oldest().map(|kept| kept.key) else { return };
-            self.give_up(shelf, oldest);
+        while self.is_full(table) {
+            let Some(oldest) = table.oldest().map(|kept| kept.key) else { return };
+            self.give_up(table, oldest);
         }
     }
 
     /// Ends a person's own longest unused sessions where one more would be too many, or take more than their share.
     fn make_room_of_one(&self, session: &Session) {
         let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
-        let size = |record: &[u8]| record.len() + shelf::BESIDE;
+        let size = |record: &[u8]| record.len() + table::BESIDE;
         let mut own = Vec::new();
-        for shelf in self.all_shelves() {
-            own.extend(shelf.of(person).map(|kept| (kept.last_seen, kept.key, size(kept.record))));
+        for table in self.all_tables() {
+            own.extend(table.of(person).map(|kept| (kept.last_seen, kept.key, size(kept.record))));
         }
-        let share = self.room.saturating_mul(self.shelves.len()) / PERSONS_PART;
+        let share = self.room.saturating_mul(self.tables.len()) / PERSONS_PART;
         let mut number = own.len() + 1;
         let mut bytes = own.iter().map(|(.., size)| size).sum::<usize>() + size(&record::pack(session));
         let is_too_much = |number: usize, bytes: usize| number > SESSIONS_OF_ONE || bytes > share;
@@ -197,47 +197,47 @@ impl MemoryStore {
             if !is_too_much(number, bytes) {
                 return;
             }
-            self.give_up(&mut self.shelf(key), key);
+            self.give_up(&mut self.table(key), key);
             number -= 1;
             bytes -= size;
         }
     }
 
     /// A session that came just now is never refused.
-    fn is_full(&self, shelf: &Shelf) -> bool {
-        shelf.bytes() > self.room && shelf.len() > 1
+    fn is_full(&self, table: &SessionTable) -> bool {
+        table.bytes() > self.room && table.len() > 1
     }
 
-    fn give_up(&self, shelf: &mut Shelf, key: SessionKey) {
-        self.take(shelf, key);
+    fn give_up(&self, table: &mut SessionTable, key: SessionKey) {
+        self.take(table, key);
         self.evicted.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a session away, and tells whoever holds it.
-    fn take(&self, shelf: &mut Shelf, key: SessionKey) {
-        shelf.take(key);
+    fn take(&self, table: &mut SessionTable, key: SessionKey) {
+        table.take(key);
         if let Some(session) = self.ready.remove(&key) {
             session.end();
         }
     }
 
     fn end_key(&self, key: SessionKey) {
-        self.take(&mut self.shelf(key), key);
+        self.take(&mut self.table(key), key);
     }
 
-    fn shelf(&self, key: SessionKey) -> MutexGuard<'_, Shelf> {
-        // The first bytes find it on its shelf.
+    fn table(&self, key: SessionKey) -> MutexGuard<'_, SessionTable> {
+        // The first bytes find it on its table.
         let [.., last] = key.0;
-        let at = usize::from(last) % self.shelves.len();
+        let at = usize::from(last) % self.tables.len();
         #[expect(
             clippy::indexing_slicing,
-            reason = "a remainder is less than what divides, and there is always a shelf"
+            reason = "a remainder is less than what divides, and there is always a table"
         )]
-        self.shelves[at].lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all_shelves(&self) -> impl Iterator<Item = MutexGuard<'_, Shelf>> {
-        self.shelves.iter().map(|shelf| shelf.lock().unwrap_or_else(PoisonError::into_inner))
+    fn all_tables(&self) -> impl Iterator<Item = MutexGuard<'_, SessionTable>> {
+        self.tables.iter().map(|table| table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn owners(&self, session: &Session) -> Owners {
@@ -260,7 +260,7 @@ impl MemoryStore {
     }
 }
 
-impl SessionStore for MemoryStore {
+impl Sessions for MemoryStore {
     fn key(&self, token: &SessionToken) -> SessionKey {
         key::of(token)
     }
@@ -291,7 +291,7 @@ impl SessionStore for MemoryStore {
         Box::pin(ready(token.map_err(|error| BeginError::Internal(error.to_string())).inspect(|token| {
             let key = key::of(token);
             self.make_room_of_one(&session);
-            self.put(&mut self.shelf(key), key, &session, now, now);
+            self.put(&mut self.table(key), key, &session, now, now);
         })))
     }
 
@@ -328,20 +328,20 @@ impl SessionStore for MemoryStore {
     }
 
     fn sweep(&self, now: Timestamp) {
-        self.leaves.sweep(now);
+        self.leases.sweep(now);
         self.once.sweep(now);
         self.ready.run_pending_tasks();
         let idle = self.idle();
-        for mut shelf in self.all_shelves() {
-            let most = (shelf.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
-            for key in shelf.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
-                self.settle(&mut shelf, key, now);
+        for mut table in self.all_tables() {
+            let most = (table.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
+            for key in table.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
+                self.settle(&mut table, key, now);
             }
         }
     }
 
     fn held(&self) -> u64 {
-        self.all_shelves().map(|shelf| shelf.len() as u64).sum()
+        self.all_tables().map(|table| table.len() as u64).sum()
     }
 
     fn evicted(&self) -> u64 {
@@ -361,8 +361,8 @@ impl Directory for MemoryStore {
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
         let (owner, idle) = (self.owner(whose), self.idle());
         let mut found = Vec::new();
-        for shelf in self.all_shelves() {
-            let sessions = shelf.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match self.ready.get(&kept.key) {
+        for table in self.all_tables() {
+            let sessions = table.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match self.ready.get(&kept.key) {
                 Some(session) => Some(session),
                 None => unpacked(&kept),
             });
@@ -391,8 +391,8 @@ impl Leases for MemoryStore {
     fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>> {
         let claim = match self.live(key, false, now) {
             None => Claim::Ended,
-            Some(session) => match self.leaves.take(key, now) {
-                Some(ticket) => Claim::Granted(Leave { session, ticket }),
+            Some(session) => match self.leases.take(key, now) {
+                Some(ticket) => Claim::Granted(Lease { session, ticket }),
                 None => Claim::Taken,
             },
         };
@@ -401,26 +401,26 @@ impl Leases for MemoryStore {
 
     fn renew<'a>(
         &'a self,
-        leave: &'a Leave,
+        lease: &'a Lease,
         session: Session,
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        let key = leave.session.key();
-        let is_ours = self.leaves.give_back(key, leave.ticket);
-        let mut shelf = self.shelf(key);
-        let renewed = is_ours && !self.settle(&mut shelf, key, now);
-        if renewed && let Some(kept) = shelf.get(key) {
+        let key = lease.session.key();
+        let is_ours = self.leases.give_back(key, lease.ticket);
+        let mut table = self.table(key);
+        let renewed = is_ours && !self.settle(&mut table, key, now);
+        if renewed && let Some(kept) = table.get(key) {
             // However it is renewed, it ends when it was to end.
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
-            let last_seen = kept.last_seen.max(leave.session.last_seen());
-            self.put(&mut shelf, key, &session, last_seen, now);
+            let last_seen = kept.last_seen.max(lease.session.last_seen());
+            self.put(&mut table, key, &session, last_seen, now);
             self.ready.insert(key, Arc::new(LoadedSession::new(key, session, last_seen)));
         }
         Box::pin(ready(Ok(renewed)))
     }
 
-    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
-        self.leaves.give_back(leave.session.key(), leave.ticket);
+    fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()> {
+        self.leases.give_back(lease.session.key(), lease.ticket);
         Box::pin(ready(()))
     }
 }
@@ -539,7 +539,7 @@ mod tests {
         assert_eq!(store.held() + store.evicted(), 8002);
         assert!(store.evicted() > 1000 && store.held() > 1000, "{} and {}", store.evicted(), store.held());
         let record = record::pack(&session(now)).len() as u64;
-        assert!(store.held() * (record + shelf::BESIDE as u64) <= 1 << 20);
+        assert!(store.held() * (record + table::BESIDE as u64) <= 1 << 20);
     }
 
     #[tokio::test]
@@ -563,7 +563,7 @@ mod tests {
         let idle = Duration::from_secs(600);
         let (store, now) = (MemoryStore::new(idle, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
-        // Within the minute: the shelf is not told.
+        // Within the minute: the table is not told.
         assert!(store.hot(&token, now + Duration::from_secs(50)).is_some());
         store.sweep(now + Duration::from_secs(610));
         assert_eq!(store.held(), 1);
@@ -575,9 +575,9 @@ mod tests {
     async fn a_renewal_takes_the_new_identity_and_never_a_later_end() {
         let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
-        let Claim::Granted(leave) = store.claim(store.key(&token), now).await.unwrap() else { panic!("nobody has it") };
+        let Claim::Granted(lease) = store.claim(store.key(&token), now).await.unwrap() else { panic!("nobody has it") };
         let late = Session { expires_at: now + HOUR + HOUR, provider_session: Some("sid".into()), ..session(now) };
-        assert!(store.renew(&leave, late, now).await.unwrap());
+        assert!(store.renew(&lease, late, now).await.unwrap());
         for _ in 0..2 {
             let renewed = store.hot(&token, now).unwrap();
             assert_eq!(renewed.session().expires_at, now + HOUR);
@@ -607,9 +607,9 @@ mod tests {
                 }
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        if let Ok(Claim::Granted(leave)) = at_once(store.claim(key, now)) {
+                        if let Ok(Claim::Granted(lease)) = at_once(store.claim(key, now)) {
                             let renewed = Session { renew_at: Some(now), ..session(now) };
-                            at_once(store.renew(&leave, renewed, now)).unwrap();
+                            at_once(store.renew(&lease, renewed, now)).unwrap();
                         }
                     }
                 });
@@ -645,13 +645,13 @@ mod tests {
         let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
         let key = store.key(&token);
-        let Claim::Granted(leave) = store.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+        let Claim::Granted(lease) = store.claim(key, now).await.unwrap() else { panic!("nobody has it") };
         assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Taken));
         let renewed = Session { renew_at: Some(now + HOUR), ..session(now) };
-        assert!(store.renew(&leave, renewed.clone(), now).await.unwrap());
+        assert!(store.renew(&lease, renewed.clone(), now).await.unwrap());
         assert_eq!(store.hot(&token, now).unwrap().session().renew_at, Some(now + HOUR));
         let Claim::Granted(late) = store.claim(key, now).await.unwrap() else { panic!("it was given back") };
-        assert!(!store.renew(&leave, renewed.clone(), now).await.unwrap(), "a leave counts once");
+        assert!(!store.renew(&lease, renewed.clone(), now).await.unwrap(), "a lease counts once");
         store.end(&late.session).await.unwrap();
         assert!(!store.renew(&late, renewed, now).await.unwrap());
         assert!(store.hot(&token, now).is_none());
@@ -663,9 +663,9 @@ mod tests {
         let (store, now) = (MemoryStore::new(Duration::from_secs(60), MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
         let held = store.hot(&token, now).unwrap();
-        let Claim::Granted(leave) = store.claim(held.key(), now).await.unwrap() else { panic!("nobody has it") };
+        let Claim::Granted(lease) = store.claim(held.key(), now).await.unwrap() else { panic!("nobody has it") };
         let renewed = Session { renew_at: Some(now + HOUR), ..session(now) };
-        assert!(store.renew(&leave, renewed, now).await.unwrap());
+        assert!(store.renew(&lease, renewed, now).await.unwrap());
         let later = Timestamp::from_secs(1050);
         let followed = store.follow(&held, false, later).await.unwrap().unwrap();
         assert_eq!(followed.session().renew_at, Some(now + HOUR));

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::channel;
-use super::lanes::{Lanes, Written};
+use super::lanes::{Durability, Lanes};
 use super::names::Names;
 use super::scripts;
 use super::terms::Terms;
 use crate::domain::session::SessionKey;
 use crate::ports::StoreUnavailable;
 
-/// How many are held of either origin; beyond it a logout fails without being tried again.
+/// How many are held of either evidence; beyond it a logout fails without being tried again.
 const MOST: usize = 10_000;
 /// The pause between tries.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -32,9 +32,9 @@ struct Open {
     unseen: HashSet<SessionKey>,
 }
 
-/// Why a session is to end.
+/// How we know of the session that is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum Evidence {
     /// We had it in our hands.
     Session,
     /// A token named it that may be made up: such ones have room of their own, so that they take none from the others.
@@ -42,10 +42,10 @@ pub(super) enum Origin {
 }
 
 impl Open {
-    fn of(&mut self, origin: Origin) -> &mut HashSet<SessionKey> {
-        match origin {
-            Origin::Session => &mut self.sessions,
-            Origin::Unseen => &mut self.unseen,
+    fn of(&mut self, evidence: Evidence) -> &mut HashSet<SessionKey> {
+        match evidence {
+            Evidence::Session => &mut self.sessions,
+            Evidence::Unseen => &mut self.unseen,
         }
     }
 
@@ -79,10 +79,10 @@ impl Ends {
     }
 
     /// Ends a session in the store. Held until that is confirmed, also where the caller does not wait for it.
-    pub(super) async fn end(&self, key: SessionKey, origin: Origin, names: &Names) -> Result<(), StoreUnavailable> {
+    pub(super) async fn end(&self, key: SessionKey, evidence: Evidence, names: &Names) -> Result<(), StoreUnavailable> {
         {
             let mut open = self.open();
-            let open = open.of(origin);
+            let open = open.of(evidence);
             if open.len() < MOST {
                 open.insert(key);
             } else if !open.contains(&key) {
@@ -95,13 +95,13 @@ impl Ends {
 
     async fn try_to_end(&self, key: SessionKey, names: &Names) -> Result<(), StoreUnavailable> {
         let session = names.session(key);
-        let command = scripts::end(&session, &names.leave(key), &names.news(), &channel::ended(key));
+        let command = scripts::end(&session, &names.lease(key), &names.news(), &channel::ended(key));
         match self.lanes.write(vec![(session, vec![command])]).await? {
-            Written::Safely => {
+            Durability::Safely => {
                 self.open().forget(key);
                 Ok(())
             }
-            Written::ByMasterOnly => Err(StoreUnavailable("no replica confirmed the logout".to_owned())),
+            Durability::ByMasterOnly => Err(StoreUnavailable("no replica confirmed the logout".to_owned())),
         }
     }
 

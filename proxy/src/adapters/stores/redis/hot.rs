@@ -26,7 +26,7 @@ pub(super) struct Hot {
     news: Cache<SessionKey, News>,
     /// When news was given up for want of room: what was being read then may have missed some.
     lost: Arc<AtomicU64>,
-    channel: Channel,
+    channel: ChannelState,
     ttl: Duration,
     began: Instant,
     evicted: Arc<AtomicU64>,
@@ -38,7 +38,7 @@ pub(super) struct Entry {
     /// Tells the sealed value from others.
     value: [u8; 16],
     /// When it was read, and which subscription was there before that.
-    read: Reading,
+    read: ReadMoment,
     /// When somebody said that it has changed; 0: nobody has.
     changed: AtomicU64,
     /// Up to when its use was written to the store.
@@ -47,7 +47,7 @@ pub(super) struct Entry {
 
 /// The moment of a read.
 #[derive(Clone, Copy)]
-pub(super) struct Reading {
+pub(super) struct ReadMoment {
     at: u64,
     subscription: u64,
 }
@@ -60,7 +60,7 @@ enum News {
 
 /// What is known of the channel that brings news. Times are milliseconds of our own clock.
 #[derive(Default)]
-struct Channel {
+struct ChannelState {
     /// The number of the subscription; each new one has missed something.
     subscription: AtomicU64,
     /// When it was last proven that news comes through.
@@ -99,7 +99,7 @@ impl Hot {
                 }
             })
             .build();
-        Self { entries, news, lost, channel: Channel::default(), ttl, began, evicted }
+        Self { entries, news, lost, channel: ChannelState::default(), ttl, began, evicted }
     }
 
     fn clock(&self) -> u64 {
@@ -107,8 +107,8 @@ impl Hot {
     }
 
     /// To be taken before a session is read.
-    pub(super) fn reading(&self) -> Reading {
-        Reading { at: self.clock(), subscription: self.channel.subscription.load(Ordering::Acquire) }
+    pub(super) fn reading(&self) -> ReadMoment {
+        ReadMoment { at: self.clock(), subscription: self.channel.subscription.load(Ordering::Acquire) }
     }
 
     /// A session that counts without being read again.
@@ -146,7 +146,7 @@ impl Hot {
         &self,
         loaded: Arc<LoadedSession>,
         sealed: &[u8],
-        read: Reading,
+        read: ReadMoment,
         seen_written: u64,
     ) -> Option<Arc<Entry>> {
         let key = loaded.key();
@@ -326,7 +326,7 @@ mod tests {
     fn the_bound_runs_from_the_last_proof() {
         let mut hot = hot();
         hot.began -= Duration::from_secs(60);
-        let a_minute_ago = Reading { at: 0, subscription: 0 };
+        let a_minute_ago = ReadMoment { at: 0, subscription: 0 };
         hot.insert(loaded(KEY), b"", a_minute_ago, 0).unwrap();
         assert!(hot.fresh(KEY).is_none() && hot.for_want_of_better(KEY).is_none(), "nothing was proven since");
         hot.proven(49_000);

@@ -27,7 +27,7 @@ pub(super) type Write = (String, Vec<Cmd>);
 
 /// How far a write got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum Durability {
     /// To a replica too, where there are any.
     Safely,
     /// To the master alone, though there are replicas: it would be lost with the master.
@@ -42,19 +42,19 @@ impl Lanes {
     }
 
     /// Writes, in this order, and waits for a replica of each master that has any.
-    pub(super) async fn write(&self, writes: Vec<Write>) -> Result<Written, StoreUnavailable> {
+    pub(super) async fn write(&self, writes: Vec<Write>) -> Result<Durability, StoreUnavailable> {
         self.ask(writes).await.map(|(_, written)| written)
     }
 
     /// The same, with the answer to the last command.
-    pub(super) async fn ask(&self, writes: Vec<Write>) -> Result<(Value, Written), StoreUnavailable> {
+    pub(super) async fn ask(&self, writes: Vec<Write>) -> Result<(Value, Durability), StoreUnavailable> {
         let link = self.line.link_or_refuse()?;
         if !writes.iter().any(|(key, _)| link.replicas(key) > 0) {
             let mut last = Value::Nil;
             for (key, commands) in joined(writes, &link) {
                 last = self.line.call_all(&key, pipeline(commands)).await?.pop().unwrap_or(Value::Nil);
             }
-            return Ok((last, Written::Safely));
+            return Ok((last, Durability::Safely));
         }
         let outcome = within(self.wait * 2, async { Ok(self.write_and_wait(&link, writes).await) }).await;
         match outcome {
@@ -63,7 +63,7 @@ impl Lanes {
         }
     }
 
-    async fn write_and_wait(&self, link: &Link, writes: Vec<Write>) -> Result<(Value, Written), StoreUnavailable> {
+    async fn write_and_wait(&self, link: &Link, writes: Vec<Write>) -> Result<(Value, Durability), StoreUnavailable> {
         let Ok(_room) = self.room.acquire().await else { return self.line.settle(link, Err(late())) };
         let Some(mut lane) = self.lanes.iter().find_map(|lane| lane.try_lock().ok()) else {
             return self.line.settle(link, Err(late()));
@@ -76,7 +76,7 @@ impl Lanes {
                 Err(error) => return self.line.settle(link, Err(error)),
             },
         };
-        let (mut last, mut written) = (Value::Nil, Written::Safely);
+        let (mut last, mut written) = (Value::Nil, Durability::Safely);
         for (key, commands) in joined(writes, link) {
             let replicas = link.replicas(&key);
             let mut pipeline = pipeline(commands);
@@ -88,7 +88,7 @@ impl Lanes {
             }
             let mut answers = self.line.settle(link, conn.run_all(&key, pipeline).await)?;
             if replicas > 0 && !matches!(answers.pop(), Some(Value::Int(count)) if count >= 1) {
-                written = Written::ByMasterOnly;
+                written = Durability::ByMasterOnly;
             }
             last = answers.pop().unwrap_or(Value::Nil);
         }

@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::channel::Channel;
 use self::dial::Dialer;
-use self::ends::{Ends, Origin};
+use self::ends::{Ends, Evidence};
 use self::hot::{Entry, Hot};
-use self::lanes::{Lanes, Write, Written};
+use self::lanes::{Durability, Lanes, Write};
 use self::line::Line;
 use self::seen::Seen;
 pub use self::settings::{Host, Layout, RedisPlace, RedisSettings};
@@ -42,8 +42,8 @@ use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Directory, LEASE, Leases, Leave, LoadedSession, Pending, SESSIONS_OF_ONE, SessionStore,
-    StoreTerms, StoreUnavailable,
+    BeginError, Claim, Directory, LEASE, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
+    StoreUnavailable,
 };
 
 /// For how long a renewed session is tried to be written: the provider has changed its tokens already.
@@ -274,14 +274,14 @@ impl RedisStore {
             let mut forget = redis::cmd("ZREM");
             forget.arg(list).arg(&key.0);
             // One that cannot be ended now stays on the list, and is tried again at the next sign-in.
-            if self.end_now(key, Origin::Session).await.is_err() || self.line.call(&forget).await.is_err() {
+            if self.end_now(key, Evidence::Session).await.is_err() || self.line.call(&forget).await.is_err() {
                 return;
             }
         }
     }
 
-    fn confirmed(&self, written: Written) {
-        if written == Written::ByMasterOnly
+    fn confirmed(&self, written: Durability) {
+        if written == Durability::ByMasterOnly
             && let Some(count) = self.unconfirmed.due(self.hot.now())
         {
             tracing::warn!(
@@ -291,10 +291,10 @@ impl RedisStore {
         }
     }
 
-    async fn end_now(&self, key: SessionKey, origin: Origin) -> Result<(), StoreUnavailable> {
+    async fn end_now(&self, key: SessionKey, evidence: Evidence) -> Result<(), StoreUnavailable> {
         self.hot.end(key);
         let terms = self.terms.load_full();
-        self.ends.end(key, origin, &terms.names).await
+        self.ends.end(key, evidence, &terms.names).await
     }
 
     async fn listed(&self, whose: Whose<'_>, now: Timestamp) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
@@ -351,9 +351,9 @@ impl RedisStore {
         let terms = self.terms.load_full();
         let ticket = seal::random().map(u64::from_be_bytes);
         let ticket = ticket.map_err(|error| StoreUnavailable(error.to_string()))?;
-        let (name, leave) = (terms.names.session(key), terms.names.leave(key));
+        let (name, lease) = (terms.names.session(key), terms.names.lease(key));
         let lasts = u64::try_from(LEASE.as_millis()).unwrap_or_default();
-        let answer = self.line.call(&scripts::claim(&name, &leave, ticket, lasts)).await?;
+        let answer = self.line.call(&scripts::claim(&name, &lease, ticket, lasts)).await?;
         let parts: Vec<Value> = redis::from_redis_value(answer).unwrap_or_default();
         let (value, seen) = match parts.as_slice() {
             [Value::Int(2), Value::BulkString(value), seen] => {
@@ -366,21 +366,21 @@ impl RedisStore {
         let seen = self.hot.any(key).map_or(seen, |entry| seen.max(entry.loaded.last_seen()));
         let session = self.open_value(&terms, key, value).map(|session| LoadedSession::new(key, session, seen));
         match session.filter(|session| session.is_live(terms.idle, now)) {
-            Some(session) => Ok(Claim::Granted(Leave { session: Arc::new(session), ticket })),
+            Some(session) => Ok(Claim::Granted(Lease { session: Arc::new(session), ticket })),
             None => Ok(Claim::Ended),
         }
     }
 
-    async fn renew_now(&self, leave: &Leave, session: Session) -> Result<bool, StoreUnavailable> {
-        let (key, terms) = (leave.session.key(), self.terms.load_full());
+    async fn renew_now(&self, lease: &Lease, session: Session) -> Result<bool, StoreUnavailable> {
+        let (key, terms) = (lease.session.key(), self.terms.load_full());
         let value = self.seal(&terms, key, &session).map_err(StoreUnavailable)?;
-        let (name, lock) = (terms.names.session(key), terms.names.leave(key));
+        let (name, lock) = (terms.names.session(key), terms.names.lease(key));
         let (news, message) = (terms.names.news(), channel::changed(key, self.replica));
         let began = Instant::now();
         let reading = loop {
             let reading = self.hot.reading();
             // Sent again it answers the same, should an answer have been lost.
-            let command = scripts::renew(&name, &lock, leave.ticket, &value, &news, &message);
+            let command = scripts::renew(&name, &lock, lease.ticket, &value, &news, &message);
             match self.renewed_by(&name, command).await {
                 Ok(true) => break reading,
                 Ok(false) => return Ok(false),
@@ -388,8 +388,8 @@ impl RedisStore {
                 Err(_) => tokio::time::sleep(RENEWAL_PAUSE).await,
             }
         };
-        let seen = self.hot.any(key).map_or(leave.session.last_seen(), |entry| entry.loaded.last_seen());
-        let written = leave.session.last_seen().millis();
+        let seen = self.hot.any(key).map_or(lease.session.last_seen(), |entry| entry.loaded.last_seen());
+        let written = lease.session.last_seen().millis();
         let renewed = Arc::new(LoadedSession::new(key, session, seen));
         Ok(!self.ends.holds(key) && self.hot.insert(renewed, &value, reading, written).is_some())
     }
@@ -459,7 +459,7 @@ impl Complaint {
     }
 }
 
-impl SessionStore for RedisStore {
+impl Sessions for RedisStore {
     fn key(&self, token: &SessionToken) -> SessionKey {
         key::of(token)
     }
@@ -491,11 +491,11 @@ impl SessionStore for RedisStore {
 
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
         session.end();
-        Box::pin(self.end_now(session.key(), Origin::Session))
+        Box::pin(self.end_now(session.key(), Evidence::Session))
     }
 
     fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
-        Box::pin(self.end_now(key::of(token), Origin::Unseen))
+        Box::pin(self.end_now(key::of(token), Evidence::Unseen))
     }
 
     fn take_state<'a>(
@@ -579,17 +579,17 @@ impl Leases for RedisStore {
 
     fn renew<'a>(
         &'a self,
-        leave: &'a Leave,
+        lease: &'a Lease,
         session: Session,
         _now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(self.renew_now(leave, session))
+        Box::pin(self.renew_now(lease, session))
     }
 
-    fn release<'a>(&'a self, leave: &'a Leave) -> Pending<'a, ()> {
+    fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()> {
         Box::pin(async move {
             let terms = self.terms.load_full();
-            let release = scripts::release(&terms.names.leave(leave.session.key()), leave.ticket);
+            let release = scripts::release(&terms.names.lease(lease.session.key()), lease.ticket);
             // It runs out by itself.
             let _ = self.line.call(&release).await;
         })

@@ -31,7 +31,7 @@ impl Names {
     }
 
     /// Who may renew it.
-    pub(super) fn leave(&self, key: SessionKey) -> String {
+    pub(super) fn lease(&self, key: SessionKey) -> String {
         format!("{}l:{{{}}}", self.prefix, hex(&key.0))
     }
 
@@ -123,7 +123,7 @@ mod tests {
     fn a_sessions_name_reads_back() {
         let (names, key) = (names(&[1]), SessionKey([0xa5; 32]));
         assert_eq!(names.session_key(names.session(key).as_bytes()), Some(key));
-        for other in ["sidegate:news", "sidegate:s:{a5}", "other:s:{}", &names.leave(key)] {
+        for other in ["sidegate:news", "sidegate:s:{a5}", "other:s:{}", &names.lease(key)] {
             assert_eq!(names.session_key(other.as_bytes()), None, "{other}");
         }
     }

@@ -19,18 +19,18 @@ redis.call('PEXPIREAT',KEYS[1],ARGV[2]) end return 1";
 /// Ends a session and tells everybody. ARGV: channel, message.
 const END: &str = "redis.call('UNLINK',KEYS[1],KEYS[2]) redis.call('PUBLISH',ARGV[1],ARGV[2]) return 1";
 
-/// Gives leave to renew. ARGV: ticket, its milliseconds. {0}: ended; {1}: somebody else has it; {2, value, seen}.
+/// Gives the lease to renew. ARGV: ticket, its milliseconds. {0}: ended; {1}: somebody else has it; {2, value, seen}.
 const CLAIM: &str = "local f=redis.call('HMGET',KEYS[1],'v','s') if not f[1] then return {0} end \
 if not redis.call('SET',KEYS[2],ARGV[1],'NX','PX',ARGV[2]) then return {1} end return {2,f[1],f[2]}";
 
-/// Puts a renewed session in its place where the leave still is ours and the session is still there; when it expires stays. Sent twice it
+/// Puts a renewed session in its place where the lease still is ours and the session is still there; when it expires stays. Sent twice it
 /// answers the same. ARGV: ticket, value, channel, message.
 const RENEW: &str = "local v=redis.call('HGET',KEYS[1],'v') if not v then redis.call('DEL',KEYS[2]) return 0 end \
 if v==ARGV[2] then return 1 end \
 if redis.call('GET',KEYS[2])~=ARGV[1] then return 0 end \
 redis.call('HSET',KEYS[1],'v',ARGV[2]) redis.call('DEL',KEYS[2]) redis.call('PUBLISH',ARGV[3],ARGV[4]) return 1";
 
-/// Gives the leave back where it is ours. ARGV: ticket.
+/// Gives the lease back where it is ours. ARGV: ticket.
 const RELEASE: &str = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0";
 
 pub(super) fn keep(session: &str, value: &[u8], seen: u64, expires: u64) -> Cmd {
@@ -51,26 +51,26 @@ pub(super) fn see(session: &str, seen: u64, expires: u64) -> Cmd {
     cmd
 }
 
-pub(super) fn end(session: &str, leave: &str, channel: &str, message: &str) -> Cmd {
-    let mut cmd = script(END, &[session, leave]);
+pub(super) fn end(session: &str, lease: &str, channel: &str, message: &str) -> Cmd {
+    let mut cmd = script(END, &[session, lease]);
     cmd.arg(channel).arg(message);
     cmd
 }
 
-pub(super) fn claim(session: &str, leave: &str, ticket: u64, millis: u64) -> Cmd {
-    let mut cmd = script(CLAIM, &[session, leave]);
+pub(super) fn claim(session: &str, lease: &str, ticket: u64, millis: u64) -> Cmd {
+    let mut cmd = script(CLAIM, &[session, lease]);
     cmd.arg(ticket).arg(millis);
     cmd
 }
 
-pub(super) fn renew(session: &str, leave: &str, ticket: u64, value: &[u8], channel: &str, message: &str) -> Cmd {
-    let mut cmd = script(RENEW, &[session, leave]);
+pub(super) fn renew(session: &str, lease: &str, ticket: u64, value: &[u8], channel: &str, message: &str) -> Cmd {
+    let mut cmd = script(RENEW, &[session, lease]);
     cmd.arg(ticket).arg(value).arg(channel).arg(message);
     cmd
 }
 
-pub(super) fn release(leave: &str, ticket: u64) -> Cmd {
-    let mut cmd = script(RELEASE, &[leave]);
+pub(super) fn release(lease: &str, ticket: u64) -> Cmd {
+    let mut cmd = script(RELEASE, &[lease]);
     cmd.arg(ticket);
     cmd
 }

@@ -8,15 +8,15 @@ use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
 use crate::ports::LEASE;
 
-/// Leaves to renew a session, one for each at a time.
+/// Leases to renew a session, one for each at a time.
 #[derive(Default)]
-pub(super) struct Leaves {
+pub(super) struct LeaseTable {
     taken: Mutex<HashMap<SessionKey, (u64, Timestamp)>>,
     tickets: AtomicU64,
 }
 
-impl Leaves {
-    /// Takes the leave for a session; `None`: somebody has it.
+impl LeaseTable {
+    /// Takes the lease for a session; `None`: somebody has it.
     pub(super) fn take(&self, key: SessionKey, now: Timestamp) -> Option<u64> {
         let mut taken = self.taken();
         if taken.get(&key).is_some_and(|(_, until)| now < *until) {
@@ -27,7 +27,7 @@ impl Leaves {
         Some(ticket)
     }
 
-    /// Gives a leave back; whether it was still the bearer's.
+    /// Gives a lease back; whether it was still the bearer's.
     pub(super) fn give_back(&self, key: SessionKey, ticket: u64) -> bool {
         let mut taken = self.taken();
         let is_ours = taken.get(&key).is_some_and(|(holder, _)| *holder == ticket);
@@ -53,15 +53,15 @@ mod tests {
 
     #[test]
     fn a_leave_is_one_at_a_time_and_runs_out() {
-        let (leaves, now, key) = (Leaves::default(), Timestamp::from_secs(1000), SessionKey([1; 32]));
-        let first = leaves.take(key, now).unwrap();
-        assert!(leaves.take(key, now).is_none());
-        assert!(leaves.take(SessionKey([2; 32]), now).is_some());
-        let second = leaves.take(key, now + LEASE).unwrap();
-        assert!(!leaves.give_back(key, first), "another has it now");
-        assert!(leaves.give_back(key, second) && !leaves.give_back(key, second));
-        let third = leaves.take(key, now).unwrap();
-        leaves.sweep(now + LEASE);
-        assert!(!leaves.give_back(key, third));
+        let (leases, now, key) = (LeaseTable::default(), Timestamp::from_secs(1000), SessionKey([1; 32]));
+        let first = leases.take(key, now).unwrap();
+        assert!(leases.take(key, now).is_none());
+        assert!(leases.take(SessionKey([2; 32]), now).is_some());
+        let second = leases.take(key, now + LEASE).unwrap();
+        assert!(!leases.give_back(key, first), "another has it now");
+        assert!(leases.give_back(key, second) && !leases.give_back(key, second));
+        let third = leases.take(key, now).unwrap();
+        leases.sweep(now + LEASE);
+        assert!(!leases.give_back(key, third));
     }
 }

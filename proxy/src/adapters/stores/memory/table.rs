@@ -13,7 +13,7 @@ pub(super) const BESIDE: usize = size_of::<Row>() + 48;
 
 /// Sessions in the order of their use. It bounds nothing and judges nothing by itself: whoever holds it does.
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(super) struct SessionTable {
     rows: Vec<Row>,
     vacant: Vec<u32>,
     by_key: HashTable<u32>,
@@ -22,7 +22,7 @@ pub(super) struct Shelf {
     provider_sessions: HashTable<u32>,
     newest: Option<u32>,
     bytes: usize,
-    /// Where the round of [`Shelf::look_round`] goes on.
+    /// Where the round of [`SessionTable::look_round`] goes on.
     round: usize,
 }
 
@@ -67,7 +67,7 @@ enum Ring {
     ProviderSession,
 }
 
-/// A session as it lies on the shelf.
+/// A session as it lies in the table.
 pub(super) struct Kept<'a> {
     pub(super) key: SessionKey,
     pub(super) record: &'a [u8],
@@ -75,7 +75,7 @@ pub(super) struct Kept<'a> {
     pub(super) expires_at: Timestamp,
 }
 
-impl Shelf {
+impl SessionTable {
     /// Puts a session there, as the one used last; one that lay there under the same key is replaced.
     pub(super) fn put(
         &mut self,
@@ -363,100 +363,100 @@ mod tests {
         Timestamp::from_secs(secs)
     }
 
-    fn put(shelf: &mut Shelf, n: u8, person: u64, provider_session: u64) {
-        shelf.put(key(n), owners(person, provider_session), vec![n; 10].into(), at(0), at(100));
+    fn put(table: &mut SessionTable, n: u8, person: u64, provider_session: u64) {
+        table.put(key(n), owners(person, provider_session), vec![n; 10].into(), at(0), at(100));
     }
 
-    fn of(shelf: &Shelf, owner: Owner) -> Vec<u8> {
-        shelf.of(owner).map(|kept| kept.key.0[0]).collect()
+    fn of(table: &SessionTable, owner: Owner) -> Vec<u8> {
+        table.of(owner).map(|kept| kept.key.0[0]).collect()
     }
 
     #[test]
     fn the_longest_unused_is_the_oldest() {
-        let mut shelf = Shelf::default();
-        assert!(shelf.oldest().is_none());
+        let mut table = SessionTable::default();
+        assert!(table.oldest().is_none());
         for n in 1..=3 {
-            put(&mut shelf, n, 7, 0);
+            put(&mut table, n, 7, 0);
         }
-        let oldest = |shelf: &Shelf| shelf.oldest().map(|kept| kept.key);
-        assert_eq!(oldest(&shelf), Some(key(1)));
-        shelf.note(key(1), at(5));
-        assert_eq!(oldest(&shelf), Some(key(2)));
-        assert_eq!(shelf.get(key(1)).unwrap().last_seen, at(5));
-        shelf.note(key(1), at(4));
-        assert_eq!(shelf.get(key(1)).unwrap().last_seen, at(5), "a late note takes nothing back");
-        assert!(shelf.take(key(2)) && !shelf.take(key(2)));
-        assert_eq!(oldest(&shelf), Some(key(3)));
+        let oldest = |table: &SessionTable| table.oldest().map(|kept| kept.key);
+        assert_eq!(oldest(&table), Some(key(1)));
+        table.note(key(1), at(5));
+        assert_eq!(oldest(&table), Some(key(2)));
+        assert_eq!(table.get(key(1)).unwrap().last_seen, at(5));
+        table.note(key(1), at(4));
+        assert_eq!(table.get(key(1)).unwrap().last_seen, at(5), "a late note takes nothing back");
+        assert!(table.take(key(2)) && !table.take(key(2)));
+        assert_eq!(oldest(&table), Some(key(3)));
     }
 
     #[test]
     fn an_owners_sessions_are_found_the_latest_first() {
-        let mut shelf = Shelf::default();
+        let mut table = SessionTable::default();
         for (n, person, provider_session) in [(1, 7, 1), (2, 8, 2), (3, 7, 1), (4, 7, 0)] {
-            put(&mut shelf, n, person, provider_session);
+            put(&mut table, n, person, provider_session);
         }
         let first = Owner::ProviderSession(NonZeroU64::new(1).unwrap());
-        assert_eq!(of(&shelf, Owner::Person(7)), [4, 3, 1]);
-        assert_eq!(of(&shelf, first), [3, 1]);
-        shelf.take(key(4));
-        shelf.take(key(1));
-        assert_eq!(of(&shelf, Owner::Person(7)), [3]);
-        shelf.take(key(3));
-        assert!(of(&shelf, Owner::Person(7)).is_empty() && of(&shelf, first).is_empty());
-        assert_eq!(of(&shelf, Owner::Person(8)), [2]);
+        assert_eq!(of(&table, Owner::Person(7)), [4, 3, 1]);
+        assert_eq!(of(&table, first), [3, 1]);
+        table.take(key(4));
+        table.take(key(1));
+        assert_eq!(of(&table, Owner::Person(7)), [3]);
+        table.take(key(3));
+        assert!(of(&table, Owner::Person(7)).is_empty() && of(&table, first).is_empty());
+        assert_eq!(of(&table, Owner::Person(8)), [2]);
     }
 
     #[test]
     fn a_round_sees_every_session() {
-        let mut shelf = Shelf::default();
+        let mut table = SessionTable::default();
         for n in 1..=10 {
-            put(&mut shelf, n, 7, 0);
+            put(&mut table, n, 7, 0);
         }
-        shelf.take(key(4));
+        table.take(key(4));
         let mut seen: Vec<u8> =
-            (0..4).flat_map(|_| shelf.look_round(3, |kept| kept.key != key(5))).map(|key| key.0[0]).collect();
+            (0..4).flat_map(|_| table.look_round(3, |kept| kept.key != key(5))).map(|key| key.0[0]).collect();
         seen.sort_unstable();
         assert_eq!(seen, [1, 2, 3, 6, 7, 8, 9, 10]);
-        assert_eq!(shelf.look_round(3, |_| true), [key(1), key(2), key(3)], "and begins anew");
+        assert_eq!(table.look_round(3, |_| true), [key(1), key(2), key(3)], "and begins anew");
     }
 
     proptest! {
         /// Against a plain list, the newest last.
         #[test]
         fn it_does_as_a_plain_list_does(steps in proptest::collection::vec((0_u8..3, 0_u8..12, 0_u64..3, 0_u64..3), 0..200)) {
-            let (mut shelf, mut list): (Shelf, Vec<Line>) = Default::default();
+            let (mut table, mut list): (SessionTable, Vec<Line>) = Default::default();
             for (turn, (what, n, person, provider_session)) in (0_u64..).zip(steps) {
                 let there = list.iter().position(|(other, ..)| *other == n);
                 match what {
                     0 => {
                         there.map(|there| list.remove(there));
                         list.push((n, person, provider_session, turn));
-                        put(&mut shelf, n, person, provider_session);
+                        put(&mut table, n, person, provider_session);
                     }
                     1 => {
                         if let Some(there) = there {
                             let row = list.remove(there);
                             list.push(row);
                         }
-                        shelf.note(key(n), at(1));
+                        table.note(key(n), at(1));
                     }
                     _ => {
-                        prop_assert_eq!(shelf.take(key(n)), there.is_some());
+                        prop_assert_eq!(table.take(key(n)), there.is_some());
                         there.map(|there| list.remove(there));
                     }
                 }
-                prop_assert_eq!(shelf.len(), list.len());
-                prop_assert_eq!(shelf.bytes(), list.len() * (10 + BESIDE));
-                prop_assert_eq!(shelf.oldest().map(|kept| kept.key), list.first().map(|(n, ..)| key(*n)));
+                prop_assert_eq!(table.len(), list.len());
+                prop_assert_eq!(table.bytes(), list.len() * (10 + BESIDE));
+                prop_assert_eq!(table.oldest().map(|kept| kept.key), list.first().map(|(n, ..)| key(*n)));
                 let expected = |is: &dyn Fn(&Line) -> bool| {
                     let mut rows: Vec<_> = list.iter().filter(|row| is(row)).collect();
                     rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.3));
                     rows.into_iter().map(|row| row.0).collect::<Vec<u8>>()
                 };
                 for owner in 0..3 {
-                    prop_assert_eq!(of(&shelf, Owner::Person(owner)), expected(&|row| row.1 == owner));
+                    prop_assert_eq!(of(&table, Owner::Person(owner)), expected(&|row| row.1 == owner));
                     if let Some(hash) = NonZeroU64::new(owner) {
-                        prop_assert_eq!(of(&shelf, Owner::ProviderSession(hash)), expected(&|row| row.2 == owner));
+                        prop_assert_eq!(of(&table, Owner::ProviderSession(hash)), expected(&|row| row.2 == owner));
                     }
                 }
             }

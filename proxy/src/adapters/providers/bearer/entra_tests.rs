@@ -1,0 +1,197 @@
+//! Access tokens as Entra issues them, in versions 1.0 and 2.0, row by row, against the development provider, which publishes keys as Entra
+//! does.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dev_idp::users::{CONSUMERS, CONTOSO, FABRIKAM};
+use dev_idp::{DevIdp, Lie, Options};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::super::Tenants;
+use super::*;
+use crate::domain::identity::Identified as _;
+use crate::domain::time::Timestamp;
+use crate::ports::LoadedSession;
+
+/// How an API is registered: by an address of its own, and by the id that version 2.0 names.
+const API: &str = "api://0aadad10-0000-4000-8000-00000000a910";
+const API_ID: &str = "0aadad10-0000-4000-8000-00000000a910";
+const OTHER_API: &str = "00000003-0000-0000-c000-000000000000";
+
+struct Trial {
+    idp: DevIdp,
+    bearers: Bearers,
+}
+
+impl Trial {
+    async fn of(tenants: Tenants) -> Self {
+        let idp = DevIdp::start(Options::default()).await.unwrap();
+        // Entra's access tokens are of the kind `JWT`.
+        idp.control().lie(Lie::Kind("JWT".into()));
+        let issuer = IssuerSettings {
+            name: "entra".into(),
+            issuer: IssuerName::Entra { authority: Url::parse(&idp.origin()).unwrap(), tenants },
+            audiences: vec![API.into(), API_ID.into()],
+            client_id: Some("sidegate".into()),
+            takes_id_tokens: false,
+            names: ClaimNames::default(),
+            claims: vec!["scp".into()],
+            keys: None,
+            roots: Vec::new(),
+            way_out: None,
+        };
+        Self { idp, bearers: Bearers::new(&BearerSettings { issuers: vec![issuer], github: None }).unwrap() }
+    }
+
+    /// A person's token of version 2.0.
+    fn second(&self) -> Value {
+        json!({
+            "ver": "2.0", "iss": format!("{}/{CONTOSO}/v2.0", self.idp.origin()), "tid": CONTOSO, "aud": API_ID,
+            "oid": "0b1ec700-0000-4000-8000-000000001001", "sub": "pairwise", "azp": "c11e", "azpacr": "1",
+            "name": "Ann", "preferred_username": "ann@contoso.example", "scp": "Reports.Read", "uti": "x", "rh": "0.x",
+        })
+    }
+
+    /// A person's token of version 1.0.
+    fn first(&self) -> Value {
+        json!({
+            "ver": "1.0", "iss": format!("https://sts.windows.net/{CONTOSO}/"), "tid": CONTOSO, "aud": API,
+            "oid": "0b1ec700-0000-4000-8000-000000001001", "sub": "pairwise", "appid": "c11e", "appidacr": "1", "acr": "1",
+            "amr": ["pwd", "mfa"], "name": "Ann", "unique_name": "ann@contoso.example", "upn": "ann@contoso.example",
+            "ipaddr": "192.0.2.1", "scp": "Reports.Read",
+        })
+    }
+
+    async fn verify(&self, claims: &Value, more: Value) -> Result<Arc<LoadedSession>, BearerError> {
+        let mut claims = claims.clone();
+        for (name, value) in more.as_object().unwrap() {
+            if value == "(absent)" {
+                claims.as_object_mut().unwrap().remove(name);
+            } else {
+                claims[name] = value.clone();
+            }
+        }
+        let token = self.idp.access_token(&claims).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the development provider's tokens are of the real time")]
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        self.bearers.verify(&token, Timestamp::from_secs(now)).await.map(|(session, _)| session)
+    }
+}
+
+fn contoso() -> Tenants {
+    Tenants::Named(vec![CONTOSO.into()])
+}
+
+#[tokio::test]
+async fn tokens_of_both_versions_say_who_it_is() {
+    let trial = Trial::of(contoso()).await;
+    // The token, what it says otherwise, and what comes of it: vouched username, vouched email, groups.
+    let rows: [(Value, Value, (&str, &str, &[&str])); 12] = [
+        (trial.second(), json!({}), ("", "", &[])),
+        (trial.second(), json!({ "upn": "ann@contoso.example" }), ("ann@contoso.example", "ann@contoso.example", &[])),
+        (trial.second(), json!({ "email": "ann@example.com" }), ("", "ann@example.com", &[])),
+        (trial.second(), json!({ "aud": API }), ("", "", &[])),
+        (trial.second(), json!({ "groups": ["g1"], "roles": ["Deployer"] }), ("", "", &["g1", "Deployer"])),
+        // A program with its own rights: no person, no scopes.
+        (
+            trial.second(),
+            json!({ "idtyp": "app", "roles": ["Deployer"], "scp": "(absent)", "name": "(absent)", "preferred_username": "(absent)" }),
+            ("", "", &["Deployer"]),
+        ),
+        (trial.first(), json!({}), ("ann@contoso.example", "ann@contoso.example", &[])),
+        (trial.first(), json!({ "aud": API_ID }), ("ann@contoso.example", "ann@contoso.example", &[])),
+        (trial.first(), json!({ "groups": ["g1"] }), ("ann@contoso.example", "ann@contoso.example", &["g1"])),
+        (
+            trial.first(),
+            json!({ "idtyp": "app", "roles": ["Deployer"], "scp": "(absent)", "upn": "(absent)", "unique_name": "(absent)" }),
+            ("", "", &["Deployer"]),
+        ),
+        // A guest's address is not of this tenant.
+        (
+            trial.first(),
+            json!({ "upn": "gus_gmail.com#EXT#@contoso.example" }),
+            ("gus_gmail.com#EXT#@contoso.example", "", &[]),
+        ),
+        // An overage is nobody's group.
+        (
+            trial.second(),
+            json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": { "src1": { "endpoint": "https://evil.example" } } }),
+            ("", "", &[]),
+        ),
+    ];
+    for (claims, more, (username, email, groups)) in rows {
+        let session = trial.verify(&claims, more.clone()).await;
+        let session = session.unwrap_or_else(|error| panic!("{claims} {more}: {error:?}"));
+        let who = session.identity();
+        assert_eq!(who.id, "0b1ec700-0000-4000-8000-000000001001", "{more}");
+        assert_eq!((who.username.vouched().unwrap_or_default(), who.email_str()), (username, email), "{more}");
+        assert_eq!(who.groups, groups, "{more}");
+        assert_eq!(session.provider(), "entra");
+    }
+}
+
+#[tokio::test]
+async fn what_is_of_another_tenant_version_or_audience_is_refused() {
+    let trial = Trial::of(contoso()).await;
+    let origin = trial.idp.origin();
+    let (first, second) = (trial.first(), trial.second());
+    let rows = [
+        (&second, json!({ "aud": OTHER_API }), "audience"),
+        (&first, json!({ "aud": "https://graph.microsoft.com" }), "audience"),
+        (&first, json!({ "aud": format!("{API}/") }), "audience"),
+        (&second, json!({ "aud": "sidegate" }), "audience"),
+        // An issuer must be its tenant's, and in the way of its version.
+        (&second, json!({ "tid": FABRIKAM }), "issuer"),
+        (&first, json!({ "tid": FABRIKAM }), "issuer"),
+        (&second, json!({ "tid": "(absent)" }), "issuer"),
+        (&first, json!({ "tid": "(absent)" }), "issuer"),
+        (&first, json!({ "ver": "2.0" }), "issuer"),
+        (&first, json!({ "ver": "(absent)" }), "issuer"),
+        (&first, json!({ "ver": 1.0 }), "issuer"),
+        (&second, json!({ "iss": format!("{origin}/{CONTOSO}/") }), "issuer"),
+        (&second, json!({ "iss": "https://evil.example" }), "issuer"),
+        (&first, json!({ "iss": format!("https://sts.windows.net/{CONTOSO}") }), "issuer"),
+        (&first, json!({ "iss": format!("http://sts.windows.net/{CONTOSO}/") }), "issuer"),
+        (&first, json!({ "iss": format!("https://sts.windows.net.evil.example/{CONTOSO}/") }), "issuer"),
+        (&first, json!({ "iss": format!("https://sts.windows.net/{CONTOSO}/v2.0") }), "issuer"),
+        (&first, json!({ "iss": format!("https://sts.windows.net/{FABRIKAM}/") }), "issuer"),
+        (&first, json!({ "iss": "https://sts.windows.net/x/", "tid": "x" }), "issuer"),
+        // Of another tenant altogether. Its keys are for every tenant, and it is signed by one of them.
+        (&first, json!({ "iss": format!("https://sts.windows.net/{FABRIKAM}/"), "tid": FABRIKAM }), ""),
+        (&second, json!({ "iss": format!("{origin}/{FABRIKAM}/v2.0"), "tid": FABRIKAM }), ""),
+        (&second, json!({ "oid": "(absent)" }), "object id"),
+        (&first, json!({ "oid": "(absent)" }), "object id"),
+        (&first, json!({ "nonce": "n" }), "`nonce`"),
+    ];
+    for (claims, more, word) in rows {
+        let refusal = trial.verify(claims, more.clone()).await.err();
+        let Some(BearerError::Invalid(reason)) = refusal else { panic!("{more}: {refusal:?}") };
+        assert!(reason.contains(word), "{more}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn keys_of_one_tenant_sign_for_no_other_and_the_rest_is_for_the_list_of_tenants() {
+    // Contoso's own keys, and a list that has both.
+    let both = Tenants::Named(vec![CONTOSO.into(), FABRIKAM.into()]);
+    for (tenants, tenant, is_good) in [
+        (contoso(), CONTOSO, true),
+        (contoso(), FABRIKAM, false),
+        (both, FABRIKAM, true),
+        (Tenants::Organizations, FABRIKAM, true),
+        (Tenants::Organizations, CONSUMERS, false),
+        (Tenants::Common, CONSUMERS, true),
+    ] {
+        let trial = Trial::of(tenants.clone()).await;
+        let origin = trial.idp.origin();
+        for (claims, iss) in [
+            (trial.first(), format!("https://sts.windows.net/{tenant}/")),
+            (trial.second(), format!("{origin}/{tenant}/v2.0")),
+        ] {
+            let verdict = trial.verify(&claims, json!({ "iss": iss, "tid": tenant })).await;
+            assert_eq!(verdict.is_ok(), is_good, "{iss}: {:?}", verdict.err());
+        }
+    }
+}
