@@ -49,4 +49,5 @@ mod simulate;
 mod streaming;
 mod support;
 mod tls;
+mod verify;
 mod websocket;

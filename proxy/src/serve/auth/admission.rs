@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::header::HOST;
 
 use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
 use crate::domain::identity::Identity;
-use crate::domain::judge::{Ask, Permit, Refusal, Why, judge};
+use crate::domain::judge::{Ask, Permit, Refusal, Why, judge, judge_blindly};
 use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
@@ -20,21 +21,24 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::{self, Malformed};
 use crate::serve::request::question;
 
+/// Who asks: by a bearer token where tokens are looked at, else by a session. With the cookies that are to go where nobody does.
+async fn who_asks(exchange: &Exchange) -> Result<(Option<Arc<LoadedSession>>, Vec<HeaderValue>), Refused> {
+    let Some(sign_in) = &exchange.snapshot.sign_in else { return Ok((None, Vec::new())) };
+    if let Some(token) = bearer::find(exchange, sign_in).await? {
+        return Ok((Some(token), Vec::new()));
+    }
+    Ok(match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+        Found::Somebody(found) => (Some(found), Vec::new()),
+        Found::Nobody => (None, Vec::new()),
+        // Nobody is signed in: what needs no session is open all the same.
+        Found::Conflict => (None, sign_in.cookies.clear_session().to_vec()),
+    })
+}
+
 /// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
 pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;
-    let (mut session, mut cookies) = (None, Vec::new());
-    if let Some(sign_in) = &snapshot.sign_in {
-        session = bearer::find(exchange, sign_in).await?;
-    }
-    if let Some(sign_in) = snapshot.sign_in.as_ref().filter(|_| session.is_none()) {
-        match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-            Found::Somebody(found) => session = Some(found),
-            Found::Nobody => {}
-            // Nobody is signed in: what needs no session is open all the same.
-            Found::Conflict => cookies = sign_in.cookies.clear_session().to_vec(),
-        }
-    }
+    let (session, cookies) = who_asks(exchange).await?;
     let who = session.clone();
     let ask = question::ask(&exchange.head, &exchange.caller, &snapshot.rules, path, exchange.now);
     match judge(&snapshot.rules, &ask, session) {
@@ -54,6 +58,31 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
         }
         Err(refusal) => Err(Refused(refuse(exchange, &ask, &refusal, who.as_deref()), cookies)),
     }
+}
+
+/// Leave to pass for a request of which nobody says what it asks for: only where every rule would give it.
+pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<LoadedSession>>, Refused> {
+    let snapshot = &exchange.snapshot;
+    let (session, cookies) = who_asks(exchange).await?;
+    let who = session.clone();
+    let Refusal { rule, why } = match judge_blindly(&snapshot.rules, exchange.now, session) {
+        Ok(permit) => {
+            snapshot.rule_metrics.permitted(permit.rule());
+            return Ok(permit);
+        }
+        Err(refusal) => refusal,
+    };
+    let name = snapshot.rules.name(rule);
+    snapshot.rule_metrics.refused(&Refusal { rule, why: why.clone() }, name);
+    let rejection = if why == Why::Unauthenticated {
+        Rejection::Unauthenticated
+    } else {
+        let who = who.as_deref();
+        let has_session = who.is_some_and(|session| !session.is_token());
+        let principal = who.map(Known::principal);
+        denied(principal.as_ref(), None, &[], name, &why, has_session, exchange.origin())
+    };
+    Err(Refused(rejection, cookies))
 }
 
 /// What the lists could name this person by, and what the provider does not say of them: the commonest reason of a refusal.

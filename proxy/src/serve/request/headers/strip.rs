@@ -77,7 +77,8 @@ fn is_client_address(name: &str) -> bool {
     CLIENT_ADDRESS.iter().any(|known| same_folded(name, known))
 }
 
-fn same_folded(name: &str, known: &str) -> bool {
+/// Whether `name` is `known` in any spelling.
+pub(crate) fn same_folded(name: &str, known: &str) -> bool {
     name.len() == known.len() && starts_folded(name, known)
 }
 
@@ -126,8 +127,13 @@ pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
 
 /// Takes out what would make a server take another method than the request's, in any spelling.
 pub(crate) fn strip_method_overrides(headers: &mut HeaderMap) {
+    remove_all(headers, is_method_override);
+}
+
+/// Whether `name` would make a server take another method than the request's.
+pub(crate) fn is_method_override(name: &str) -> bool {
     const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
-    remove_all(headers, |name| OVERRIDES.iter().any(|known| same_folded(name, known)));
+    OVERRIDES.iter().any(|known| same_folded(name, known))
 }
 
 fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
