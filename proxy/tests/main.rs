@@ -19,6 +19,7 @@ mod big_bodies;
 mod config;
 mod documentation;
 mod errors;
+mod forward_auth;
 mod holding;
 mod hostile_answers;
 mod hostile_http;
