@@ -193,3 +193,76 @@ async fn caddy_lets_in_whom_sidegate_lets_in() {
     assert!(Kind::Caddy.is_installed(), "caddy is missing: run scripts/forward-auth-test");
     walk(Kind::Caddy).await;
 }
+
+/// What of a configuration describes the request to Sidegate, or takes a client's description away.
+fn describing_lines() -> Vec<String> {
+    let shipped = std::fs::read_to_string(shipped().join("nginx/sidegate.conf")).unwrap();
+    let asks = shipped.split("location = /sidegate-verify {").nth(1).unwrap().split('}').next().unwrap();
+    let lines = asks.lines().filter(|line| line.contains("proxy_set_header") && !line.contains("Connection"));
+    let lines: Vec<String> = lines.filter(|line| !line.contains("Content-Length")).map(str::to_owned).collect();
+    assert_eq!(lines.len(), 9, "{lines:?}");
+    lines
+}
+
+/// nginx passes on whatever its client sends and it does not set: a line that was forgotten must open nothing. Where it is one that sets
+/// something, nobody gets in at all, so that it is not forgotten for long.
+#[tokio::test]
+async fn an_nginx_that_forgets_a_line_opens_nothing() {
+    if !Kind::Nginx.is_installed() {
+        return;
+    }
+    let site = Site::start().await;
+    let whole = site.behind(Kind::Nginx).await;
+    let mut bob = Visitor::of(&whole);
+    bob.sign_in(&site.sidegate, "/", "bob").await;
+    let cookies = bob.cookies(APP);
+    drop(whole);
+    for line in describing_lines() {
+        let front = Front::start_changed(Kind::Nginx, site.sidegate.address, site.app.address, |_, text| {
+            text.replacen(&format!("{line}\n"), "", 1)
+        })
+        .await;
+        let before = site.app.heads().len();
+        for signed_in in [false, true] {
+            let mut visitor = Visitor::of(&front);
+            if signed_in {
+                let (name, value) = cookies.split_once('=').unwrap();
+                visitor.set_cookie("example.com", name, value);
+            }
+            for (name, value) in DESCRIBING.iter().filter(|(name, _)| !sets(&line, name)) {
+                let status = visitor.send(APP, Request::get("/team/x").header(*name, *value), "").await.status.as_u16();
+                assert!([401, 403, 500].contains(&status), "without {line:?}, with {name}: {status}");
+            }
+            for path in ["/team/x", "/assets/../team/x"] {
+                let status = visitor.get(APP, path).await.status.as_u16();
+                assert!([401, 403].contains(&status), "without {line:?}: {path}: {status}");
+            }
+            // Without its word of the path nobody gets in anywhere, not even where all may.
+            if sets(&line, "x-original-uri") {
+                assert_eq!(visitor.get(APP, "/assets/a.css").await.status.as_u16(), 403);
+                site.sidegate.logs("X-Original-URI is missing").await;
+            }
+        }
+        assert_eq!(site.app.heads().len(), before, "without {line:?}");
+    }
+}
+
+/// Whether a line gives that field a value: then a client's own takes its place where the line is missing.
+fn sets(line: &str, name: &str) -> bool {
+    line.to_lowercase().contains(&format!("{name} $"))
+}
+
+#[tokio::test]
+async fn without_sidegate_nobody_gets_in() {
+    for kind in [Kind::Nginx, Kind::Haproxy].into_iter().filter(|kind| kind.is_installed()) {
+        let site = Site::start().await;
+        let nobody_there = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let front = Front::start(kind, nobody_there, site.app.address).await;
+        let mut visitor = Visitor::of(&front);
+        for path in ["/x", "/assets/a.css"] {
+            let status = visitor.get(APP, path).await.status.as_u16();
+            assert!((500..=503).contains(&status), "{kind:?}: {status}");
+        }
+        assert!(site.app.heads().is_empty());
+    }
+}

@@ -684,10 +684,7 @@ impl Asker {
         }
         let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         // Sign-in is on the public host: whoever asked for another one of ours is led back there.
-        match self.host.as_deref().filter(|host| self.snapshot.may_lead_back_to(host)) {
-            Some(host) => self.snapshot.return_to(&format!("https://{host}{path}")),
-            None => self.snapshot.return_to(path),
-        }
+        self.snapshot.return_to_on(self.host.as_deref().unwrap_or_default(), path)
     }
 
     fn login_url(&self, max_age: Option<Duration>) -> String {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri};
@@ -29,9 +29,12 @@ const DESCRIBING: [&str; 5] =
 /// Why nobody can say what is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum BadDescription {
-    /// A field is there twice, or is spelled as some servers read it and others do not.
-    #[error("{0} is there more than once, or in another spelling: the proxy in front must set it, and drop what its clients send")]
-    Odd(&'static str),
+    /// A field is there twice.
+    #[error("{0} is there more than once: the proxy in front must set it, and drop what its clients send")]
+    Twice(&'static str),
+    /// A field is spelled as some servers read it and others do not.
+    #[error("a header that tells who somebody is, or what is asked for, has `_` or another sign in place of `-`")]
+    OddSpelling,
     /// A field says nothing that could be meant.
     #[error("{0} cannot be read")]
     Unreadable(&'static str),
@@ -207,15 +210,11 @@ impl<'h> Said<'h> {
     }
 }
 
-/// Each describing field is in its own spelling: servers behind the proxy may read another one as the same.
+/// Each field that tells who somebody is, or what is asked for, is in its own spelling: servers behind the proxy in front may read another
+/// one as the same, and few proxies drop it.
 fn check_names(headers: &HeaderMap) -> Result<(), BadDescription> {
-    const SHOWN: [&str; 5] =
-        ["X-Original-URI", "X-Original-URL", "X-Original-Method", "X-Forwarded-Uri", "X-Forwarded-Method"];
-    let odd = |name: &HeaderName| {
-        let meant = DESCRIBING.iter().zip(SHOWN).find(|(known, _)| headers::same_folded(name.as_str(), known));
-        meant.filter(|(known, _)| name.as_str() != **known).map(|(_, shown)| shown)
-    };
-    headers.keys().find_map(odd).map_or(Ok(()), |shown| Err(BadDescription::Odd(shown)))
+    let odd = headers.keys().any(|name| headers::is_odd_spelling(name.as_str()));
+    if odd { Err(BadDescription::OddSpelling) } else { Ok(()) }
 }
 
 /// The one value of a field.
@@ -224,7 +223,7 @@ fn field<'h>(headers: &'h HeaderMap, name: &str, shown: &'static str) -> Result<
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) => value.to_str().map(Some).map_err(|_| BadDescription::Unreadable(shown)),
-        (Some(_), Some(_)) => Err(BadDescription::Odd(shown)),
+        (Some(_), Some(_)) => Err(BadDescription::Twice(shown)),
     }
 }
 

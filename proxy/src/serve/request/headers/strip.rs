@@ -77,8 +77,13 @@ fn is_client_address(name: &str) -> bool {
     CLIENT_ADDRESS.iter().any(|known| same_folded(name, known))
 }
 
-/// Whether `name` is `known` in any spelling.
-pub(crate) fn same_folded(name: &str, known: &str) -> bool {
+/// Whether `name` is one that nobody but a proxy should say, in a spelling that only some servers read as that: `X_Forwarded_User`.
+pub(crate) fn is_odd_spelling(name: &str) -> bool {
+    name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-')
+        && (is_identity(name) || is_forwarding(name) || is_rerouting(name) || is_client_address(name))
+}
+
+fn same_folded(name: &str, known: &str) -> bool {
     name.len() == known.len() && starts_folded(name, known)
 }
 
