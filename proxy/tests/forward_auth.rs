@@ -167,7 +167,8 @@ async fn walk(kind: Kind) {
     // A session that ends.
     let before = app.heads().len();
     let token = bob.cookies(APP);
-    let signed_out = bob.send(APP, Request::post("/api/v1/auth/logout").header("sec-fetch-site", "same-origin"), "").await;
+    let signed_out =
+        bob.send(APP, Request::post("/api/v1/auth/logout").header("sec-fetch-site", "same-origin"), "").await;
     assert_eq!((signed_out.status.as_u16(), bob.cookies(APP).as_str()), (200, ""), "{signed_out:?}");
     for (name, value) in token.split("; ").filter_map(|pair| pair.split_once('=')) {
         bob.set_cookie("example.com", name, value);

@@ -51,7 +51,10 @@ fn get(path: &str) -> [(&str, &str); 2] {
 fn identity(answer: &Answer) -> [String; 6] {
     ["user", "email", "preferred-username", "groups", "user-id"]
         .map(|name| {
-            assert!(answer.headers.contains_key(format!("x-auth-request-{name}")), "{name} is always there: {answer:?}");
+            assert!(
+                answer.headers.contains_key(format!("x-auth-request-{name}")),
+                "{name} is always there: {answer:?}"
+            );
             answer.header(&format!("x-auth-request-{name}"))
         })
         .into_iter()
@@ -68,8 +71,17 @@ async fn a_described_request_is_judged_as_one_that_is_forwarded() {
     let mut ann = proxy.signed_in_as("ann").await;
     let mut bob = proxy.signed_in_as("bob").await;
     for path in [
-        "/", "/assets/a.css", "/assets/../closed", "/assets/..%2fclosed", "/assets//a", "/closed/x", "/team/x?y=1",
-        "/assets/a;b", "/Assets/a", "/assets/a%00", "/assets/%61",
+        "/",
+        "/assets/a.css",
+        "/assets/../closed",
+        "/assets/..%2fclosed",
+        "/assets//a",
+        "/closed/x",
+        "/team/x?y=1",
+        "/assets/a;b",
+        "/Assets/a",
+        "/assets/a%00",
+        "/assets/%61",
     ] {
         for method in ["GET", "POST", "delete"] {
             let described = || asking(VERIFY, &[("x-original-uri", path), ("x-original-method", method)]);
@@ -84,7 +96,8 @@ async fn a_described_request_is_judged_as_one_that_is_forwarded() {
     }
     let log = proxy.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let decided = lines.filter(|line| line["path"] == "/team/x" && line["method"] == "POST" && line["decision"] == "permit");
+    let decided =
+        lines.filter(|line| line["path"] == "/team/x" && line["method"] == "POST" && line["decision"] == "permit");
     let decided: Vec<Value> = decided.collect();
     assert_eq!(decided.len(), 2, "one line for each way, of the same kind");
     for name in ["event", "rule", "reason", "host", "username"] {
@@ -109,7 +122,8 @@ async fn the_answer_says_who_it_is_and_always_all_of_it() {
     let head = ann.send(asking(VERIFY, &get("/x")).method("HEAD")).await;
     assert_eq!((head.status.as_u16(), identity(&head)[0].as_str()), (200, "ann"));
     // What a client sends under these names says nothing, and nobody is nobody.
-    let forged = asking(VERIFY, &get("/assets/x")).header("x-auth-request-user", "root").header("x-forwarded-user", "root");
+    let forged =
+        asking(VERIFY, &get("/assets/x")).header("x-auth-request-user", "root").header("x-forwarded-user", "root");
     let nobody = proxy.send(forged).await;
     assert_eq!((nobody.status.as_u16(), identity(&nobody).concat()), (200, String::new()));
     let seen = ann.send(asking(VERIFY, &get("/assets/x"))).await;
@@ -232,7 +246,9 @@ async fn a_description_that_cannot_be_relied_on_is_refused_with_the_reason_in_th
 #[tokio::test]
 async fn what_a_rule_looks_at_must_be_said() {
     let upstream = Upstream::start().await;
-    let start = async |rule: &str| with_rules(&format!("[[routes]]\n{rule}\nallow = \"public\""), &upstream).await.start().await;
+    let start = async |rule: &str| {
+        with_rules(&format!("[[routes]]\n{rule}\nallow = \"public\""), &upstream).await.start().await
+    };
     let proxy = start("path = \"/assets/**\"").await;
     assert_eq!(ask(&proxy, &[("x-original-uri", "/assets/x")]).await, 200, "no rule looks at the method");
     assert_eq!(ask(&proxy, &[("x-forwarded-uri", "/assets/x")]).await, 200);
@@ -255,7 +271,9 @@ async fn what_a_rule_looks_at_must_be_said() {
     let proxy = start("from = [\"127.0.0.0/8\"]").await;
     assert_eq!(ask(&proxy, &get("/x")).await, 403);
     proxy.logs("X-Forwarded-For is missing, and rules name networks").await;
-    for (hops, status) in [("198.51.100.1", 401), ("127.0.0.9", 200), ("nonsense", 403), ("127.0.0.9, 198.51.100.1", 401)] {
+    for (hops, status) in
+        [("198.51.100.1", 401), ("127.0.0.9", 200), ("nonsense", 403), ("127.0.0.9, 198.51.100.1", 401)]
+    {
         assert_eq!(ask(&proxy, &[&get("/x")[..], &[("x-forwarded-for", hops)]].concat()).await, status, "{hops}");
     }
 }
@@ -311,11 +329,16 @@ async fn without_a_description_a_session_passes_only_where_every_rule_lets_it_in
 async fn a_navigation_is_led_to_sign_in_on_the_public_origin_and_back_to_where_it_came_from() {
     let upstream = Upstream::start().await;
     let other = format!("grafana.{HOST}");
-    let rules = format!("[[routes]]\nhost = \"{other}\"\nallow = \"signed-in\"\n[[routes]]\npath = \"/closed\"\nallow = \"nobody\"");
+    let rules = format!(
+        "[[routes]]\nhost = \"{other}\"\nallow = \"signed-in\"\n[[routes]]\npath = \"/closed\"\nallow = \"nobody\""
+    );
     let proxy = with_rules(&rules, &upstream).await.env("COOKIE_DOMAIN", HOST).start().await;
     let url = format!("https://{other}/d/x?a=1&b=%2F");
     let to = |rd: &str| {
-        format!("http://{HOST}/api/v1/auth/login?rd={}", percent_encoding::utf8_percent_encode(rd, percent_encoding::NON_ALPHANUMERIC))
+        format!(
+            "http://{HOST}/api/v1/auth/login?rd={}",
+            percent_encoding::utf8_percent_encode(rd, percent_encoding::NON_ALPHANUMERIC)
+        )
     };
     let described = [("x-original-url", url.as_str()), ("x-original-method", "GET")];
     let navigation = [("accept", PAGE), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
@@ -419,4 +442,44 @@ async fn open_mode_has_nothing_to_verify() {
     let answer = proxy.send(asking(VERIFY, &get("/x"))).await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (404, "auth_disabled"));
     assert_eq!(proxy.get("/api/v1/auth/verifyx").await.status.as_u16(), 404);
+}
+
+/// One instance for many hosts: sign-in is on the public one, and whatever is asked for on another leads back there.
+#[tokio::test]
+async fn sign_in_and_sign_out_on_another_host_are_right() {
+    let upstream = Upstream::start().await;
+    let other = format!("grafana.{HOST}");
+    let rules = format!("[[routes]]\nhost = \"{other}\"\nallow = \"signed-in\"");
+    let proxy = with_rules(&rules, &upstream).await.env("COOKIE_DOMAIN", HOST).start().await;
+    for (host, rd, leads) in [
+        (other.as_str(), "/d/x?y=1", format!("https://{other}/d/x?y=1")),
+        (&other, "", format!("https://{other}/")),
+        (&other, "//evil.example/", format!("https://{other}/")),
+        (&other, "https://evil.example/", format!("https://{other}/")),
+        ("evil.example", "/d/x", "/d/x".to_owned()),
+    ] {
+        let query: String = url::form_urlencoded::byte_serialize(rd.as_bytes()).collect();
+        let away = proxy.send(Request::get(format!("/api/v1/auth/login?rd={query}")).header("host", host)).await;
+        let to = url::Url::parse(&away.location()).unwrap();
+        assert_eq!(to.host_str(), Some(HOST), "{away:?}");
+        let (_, rd) = to.query_pairs().find(|(name, _)| name == "rd").unwrap();
+        assert_eq!(rd, leads, "{host}");
+    }
+    let mut ann = proxy.signed_in_as("ann").await;
+    let token = ann.cookie("session_token").unwrap().to_owned();
+    let logout = |site: &str| {
+        Request::post("/api/v1/auth/logout").header("host", &other).header("sec-fetch-site", site.to_owned())
+    };
+    for site in ["same-site", "cross-site"] {
+        assert_eq!(ann.send(logout(site)).await.status.as_u16(), 403, "{site}");
+    }
+    let evil = Request::post("/api/v1/auth/logout").header("host", &other).header("origin", "https://evil.example");
+    assert_eq!(ann.send(evil).await.status.as_u16(), 403);
+    let signed_out = ann.send(logout("same-origin")).await;
+    assert_eq!(signed_out.status.as_u16(), 200);
+    let clears = |domain: &str| {
+        signed_out.set_cookies().iter().any(|set| set.starts_with("session_token=;") && set.ends_with(domain))
+    };
+    assert!(signed_out.set_cookies().iter().any(|set| set.contains(&format!("Domain={HOST}"))), "{signed_out:?}");
+    assert!(clears("") && proxy.get_as(&token, "/x").await.status.as_u16() == 401);
 }

@@ -40,7 +40,8 @@ impl ReadyFields {
     /// all are empty, so that whoever copies them leaves nothing standing that a client has sent.
     #[must_use]
     pub fn for_asking_proxies(identity: Option<&Identity>) -> [(HeaderName, HeaderValue); 5] {
-        let text = |text: fn(&Identity) -> &str| value(&identity.map(|who| encode(text(who), TEXT)).unwrap_or_default());
+        let text =
+            |text: fn(&Identity) -> &str| value(&identity.map(|who| encode(text(who), TEXT)).unwrap_or_default());
         [
             ("x-auth-request-user", text(Identity::principal)),
             ("x-auth-request-email", text(Identity::email_str)),

@@ -413,7 +413,7 @@ mod tests {
                 let name = explained.rule.map(|(name, _)| name);
                 prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());
 
-                // The same request, as a proxy in front describes it.
+                // The same request, as a proxy in front describes it, in one of three ways.
                 let asking = [
                     Request::get(description::VERIFY)
                         .header("host", host)
@@ -427,7 +427,7 @@ mod tests {
                     Request::builder().method(method).uri(format!("{}{path}", description::VERIFY)).header("host", host),
                 ];
                 let front = Peer { address: SocketAddr::from(([198, 51, 100, 1], 1)), scheme: Scheme::Http };
-                for asking in asking {
+                for asking in asking.into_iter().skip(path.len() % 3).take(1) {
                     let mut head = asking.header("x-forwarded-for", from).body(()).unwrap().into_parts().0;
                     let caller = headers::caller(&head.headers, front, &fronts);
                     let described = Description::read(&head, &caller, &rules).unwrap().unwrap();

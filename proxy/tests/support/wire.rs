@@ -75,12 +75,7 @@ pub async fn exchange(
     tokio::spawn(connection);
     let (head, body) = sender.send_request(request).await?.into_parts();
     let body = body.collect().await?;
-    Ok(Answer {
-        status: head.status,
-        headers: head.headers,
-        trailers: body.trailers().cloned(),
-        body: body.to_bytes(),
-    })
+    Ok(Answer { status: head.status, headers: head.headers, trailers: body.trailers().cloned(), body: body.to_bytes() })
 }
 
 /// Sends bytes as they are, and reads until the other side closes.

@@ -449,9 +449,7 @@ impl Rejection {
             | Self::NotDescribed(_)
             | Self::CrossSite
             | Self::InvalidLogoutToken
-            | Self::Token(_) => {
-                "This request was refused"
-            }
+            | Self::Token(_) => "This request was refused",
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
             Self::LogoutUnconfirmed => "You are signed out in this browser only",
@@ -688,7 +686,8 @@ impl Asker {
     }
 
     fn login_url(&self, max_age: Option<Duration>) -> String {
-        let url = format!("{}?rd={}", self.login_place(), utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
+        let url =
+            format!("{}?rd={}", self.login_place(), utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
         with_max_age(url, '&', max_age)
     }
 

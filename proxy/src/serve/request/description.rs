@@ -23,8 +23,7 @@ const X_FORWARDED_URI: &str = "x-forwarded-uri";
 const X_FORWARDED_METHOD: &str = "x-forwarded-method";
 
 /// The fields that describe a request and nothing else, so that each is there once and in this spelling.
-const DESCRIBING: [&str; 5] =
-    [X_ORIGINAL_URI, X_ORIGINAL_URL, X_ORIGINAL_METHOD, X_FORWARDED_URI, X_FORWARDED_METHOD];
+const DESCRIBING: [&str; 5] = [X_ORIGINAL_URI, X_ORIGINAL_URL, X_ORIGINAL_METHOD, X_FORWARDED_URI, X_FORWARDED_METHOD];
 
 /// Why nobody can say what is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -42,16 +41,22 @@ pub(crate) enum BadDescription {
     #[error("{0} is missing, and {1}: the proxy in front must set it")]
     Missing(&'static str, &'static str),
     /// Two descriptions differ: one of them is a client's own.
-    #[error("two descriptions of the request differ in its {0}: the proxy in front must drop the one that it does not set itself")]
+    #[error(
+        "two descriptions of the request differ in its {0}: the proxy in front must drop the one that it does not set itself"
+    )]
     Differs(&'static str),
     /// A method that is never passed on.
     #[error("TRACE and CONNECT are never passed on")]
     Method,
     /// A header names another method than the request has.
-    #[error("a header names another method, and rules name methods: the proxy in front must drop X-HTTP-Method-Override and its kin")]
+    #[error(
+        "a header names another method, and rules name methods: the proxy in front must drop X-HTTP-Method-Override and its kin"
+    )]
     MethodOverride,
     /// The path is one of ours.
-    #[error("the path is one of Sidegate's own, or can be read as one: the proxy in front must send it here, without asking")]
+    #[error(
+        "the path is one of Sidegate's own, or can be read as one: the proxy in front must send it here, without asking"
+    )]
     OwnPath,
     /// The path can be read in too many ways.
     #[error(transparent)]
@@ -87,7 +92,9 @@ impl Description {
         }
         let method = match &main.method {
             Some(method) => method.clone(),
-            None if rules.name_methods() => return Err(BadDescription::Missing(main.names.method, "rules name methods")),
+            None if rules.name_methods() => {
+                return Err(BadDescription::Missing(main.names.method, "rules name methods"));
+            }
             None => Method::GET,
         };
         check_method(&method, &target, &head.headers, rules)?;
@@ -155,13 +162,19 @@ struct Said<'h> {
 }
 
 impl<'h> Said<'h> {
-    fn of(names: Names, target: Option<PathAndQuery>, method: Option<Method>, host: Option<Cow<'h, str>>) -> Option<Self> {
+    fn of(
+        names: Names,
+        target: Option<PathAndQuery>,
+        method: Option<Method>,
+        host: Option<Cow<'h, str>>,
+    ) -> Option<Self> {
         (target.is_some() || method.is_some()).then_some(Self { names, target, method, host })
     }
 
     /// `X-Original-URI` or `X-Original-URL`, and `X-Original-Method`.
     fn original(headers: &'h HeaderMap) -> Result<Option<Self>, BadDescription> {
-        let uri = field(headers, X_ORIGINAL_URI, "X-Original-URI")?.map(|text| target(text, ORIGINAL.target)).transpose()?;
+        let uri =
+            field(headers, X_ORIGINAL_URI, "X-Original-URI")?.map(|text| target(text, ORIGINAL.target)).transpose()?;
         let url = field(headers, X_ORIGINAL_URL, "X-Original-URL")?.map(absolute).transpose()?;
         let (host, target_of_url) = url.unzip();
         if let (Some(one), Some(other)) = (&uri, &target_of_url)
@@ -181,7 +194,9 @@ impl<'h> Said<'h> {
 
     /// `X-Forwarded-Uri`, `X-Forwarded-Method` and `X-Forwarded-Host`.
     fn forwarded(headers: &'h HeaderMap, caller: &Caller) -> Result<Option<Self>, BadDescription> {
-        let uri = field(headers, X_FORWARDED_URI, FORWARDED.target)?.map(|text| target(text, FORWARDED.target)).transpose()?;
+        let uri = field(headers, X_FORWARDED_URI, FORWARDED.target)?
+            .map(|text| target(text, FORWARDED.target))
+            .transpose()?;
         let method = method(headers, X_FORWARDED_METHOD, FORWARDED.method)?;
         // Many a proxy sends this one with every request: where it cannot be read, that is odd whatever else there is.
         let host = headers::forwarded_host(headers, caller).map_err(|_| BadDescription::Unreadable(FORWARDED.host))?;
@@ -253,7 +268,12 @@ fn method(headers: &HeaderMap, name: &str, shown: &'static str) -> Result<Option
     text.map(|text| Method::from_bytes(text.as_bytes())).transpose().map_err(|_| BadDescription::Unreadable(shown))
 }
 
-fn check_method(method: &Method, target: &PathAndQuery, headers: &HeaderMap, rules: &Rules) -> Result<(), BadDescription> {
+fn check_method(
+    method: &Method,
+    target: &PathAndQuery,
+    headers: &HeaderMap,
+    rules: &Rules,
+) -> Result<(), BadDescription> {
     if ["TRACE", "CONNECT"].iter().any(|name| method.as_str().eq_ignore_ascii_case(name)) {
         return Err(BadDescription::Method);
     }
@@ -266,4 +286,61 @@ fn check_method(method: &Method, target: &PathAndQuery, headers: &HeaderMap, rul
 
 fn is_caller_told(headers: &HeaderMap) -> bool {
     caller::is_told(headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use http::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::caller::{Peer, Scheme, TrustedProxies};
+    use crate::domain::rules::Openness;
+
+    fn read(at: &str, fields: &[(&str, &str)]) -> Result<Option<Description>, BadDescription> {
+        let mut request = Request::get(at).header("host", "a.example");
+        for (name, value) in fields {
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let head = request.body(()).unwrap().into_parts().0;
+        let front = Peer { address: SocketAddr::from(([127, 0, 0, 1], 1)), scheme: Scheme::Http };
+        let fronts = TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        let caller = headers::caller(&head.headers, front, &fronts);
+        Description::read(&head, &caller, &Rules::new(Openness::Open, Vec::new()))
+    }
+
+    #[test]
+    fn what_says_nothing_of_a_request_is_no_description() {
+        for fields in [&[][..], &[("x-forwarded-host", "b.example"), ("x-forwarded-proto", "https")]] {
+            assert_eq!(read(VERIFY, fields), Ok(None), "{fields:?}");
+        }
+        assert!(read(&format!("{VERIFY}/"), &[]).unwrap().is_some_and(|described| described.target.as_str() == "/"));
+    }
+
+    #[test]
+    fn only_this_spelling_is_where_proxies_ask() {
+        for path in [VERIFY, "/api/v1/auth/verify/", "/api/v1/auth/verify/a//b"] {
+            assert!(is_asked_at(path), "{path}");
+        }
+        for path in ["/api/v1/auth/verifyx", "/api/v1/auth//verify", "/api/v1/auth/%76erify", "/api/v1/auth/Verify"] {
+            assert!(!is_asked_at(path), "{path}");
+        }
+    }
+
+    proptest! {
+        // What is judged is to the letter what is said, and two that say different things are never one.
+        #[test]
+        fn a_target_is_read_to_the_letter_or_not_at_all(one in "[/a-c%.?#*;\\\\ é]{0,10}", other in "[/a-c%.?#*;\\\\ é]{0,10}") {
+            if let Ok(Some(described)) = read(VERIFY, &[("x-original-uri", &one)]) {
+                prop_assert_eq!(described.target.as_str(), &one);
+                prop_assert!(one.starts_with('/') && !one.contains('#'));
+            }
+            let both = read(VERIFY, &[("x-original-uri", &one), ("x-forwarded-uri", &other)]);
+            prop_assert!(one == other || both.is_err());
+            let url = read(VERIFY, &[("x-original-url", &format!("https://{one}"))]);
+            prop_assert!(url.is_err() || !one.contains(['\\', '#', ' ', 'é']));
+        }
+    }
 }

@@ -12,8 +12,8 @@ pub(crate) use intent::{
     is_navigation, is_prefetch, is_same_origin, is_websocket, prefers_html, switches_to_websocket,
 };
 pub(crate) use strip::{
-    is_method_override, is_odd_spelling, join_cookies, settle_trusted, strip_forbidden, strip_method_overrides, strip_request, strip_response,
-    strip_trailers,
+    is_method_override, is_odd_spelling, join_cookies, settle_trusted, strip_forbidden, strip_method_overrides,
+    strip_request, strip_response, strip_trailers,
 };
 pub(crate) use trace::Trace;
 
