@@ -340,7 +340,7 @@ mod tests {
             let both = read(VERIFY, &[("x-original-uri", &one), ("x-forwarded-uri", &other)]);
             prop_assert!(one == other || both.is_err());
             let url = read(VERIFY, &[("x-original-url", &format!("https://{one}"))]);
-            prop_assert!(url.is_err() || !one.contains(['\\', '#', ' ', 'é']));
+            prop_assert!(url.is_err() || !one.contains(['#', ' ', 'é']));
         }
     }
 }
