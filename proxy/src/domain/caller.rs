@@ -132,6 +132,12 @@ fn first_untrusted<'a>(
     (client, trusted)
 }
 
+/// Whether the nearest hop tells who called it: the last entry of all `X-Forwarded-For` values is an address.
+#[must_use]
+pub fn is_told<'a>(forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> bool {
+    entry(forwarded_for, 1).is_some_and(|hop| parse_hop(hop).is_some())
+}
+
 /// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
 fn parse_hop(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);

@@ -211,7 +211,8 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
         return Err(Refusal { rule, why: Why::ManyUpstreams });
     }
     let principal = who.as_ref().map(Known::principal);
-    let verdict = |rule| verdict(rules, rule, ask, principal.as_ref()).map_err(|why| Refusal { rule, why });
+    let opens = ask.path.may_be_opened();
+    let verdict = |rule| verdict(rules, rule, opens, ask.now, principal.as_ref()).map_err(|why| Refusal { rule, why });
     let mut outcome = verdict(deciding.first);
     for other in &deciding.others {
         outcome = match (outcome, verdict(*other)) {
@@ -231,6 +232,30 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
         Because::SignedIn | Because::Listed | Because::Named => true,
     };
     Ok(Permit { rule: deciding.first, because, session: who.filter(|_| counts) })
+}
+
+/// Judges a request of which nobody says what it asks for: it is let in only where every rule would let it in, whatever it is.
+///
+/// # Errors
+/// [`Refusal`], with the reason that is the hardest to mend.
+pub fn judge_blindly<S: Known>(rules: &Rules, now: Timestamp, who: Option<S>) -> Result<Permit<S>, Refusal> {
+    let principal = who.as_ref().map(Known::principal);
+    let mut first: Option<(Option<RuleId>, Because)> = None;
+    let mut worst: Option<Refusal> = None;
+    for rule in rules.all_that_may_decide() {
+        match verdict(rules, rule, false, now, principal.as_ref()) {
+            Ok(because) => first = first.or(Some((rule, because))),
+            Err(why) if worst.as_ref().is_none_or(|worst| why.weight() > worst.why.weight()) => {
+                worst = Some(Refusal { rule, why });
+            }
+            Err(_) => {}
+        }
+    }
+    match (worst, first) {
+        (None, Some((rule, because))) => Ok(Permit { session: who, rule, because }),
+        (Some(refusal), _) => Err(refusal),
+        (None, None) => Err(Refusal { rule: None, why: Why::Nobody }),
+    }
 }
 
 /// The rules that decide under some reading: the one of the first, and the others, each once.
@@ -284,14 +309,20 @@ impl Deciding {
     }
 }
 
-/// What one rule says, or the lists where no rule is about it.
-fn verdict(rules: &Rules, rule: Option<RuleId>, ask: &Ask<'_>, who: Option<&Principal<'_>>) -> Result<Because, Why> {
+/// What one rule says, or the lists where no rule is about it. `opens`: whether a public rule may open the path.
+fn verdict(
+    rules: &Rules,
+    rule: Option<RuleId>,
+    opens: bool,
+    now: Timestamp,
+    who: Option<&Principal<'_>>,
+) -> Result<Because, Why> {
     let Openness::SignIn(lists) = rules.openness() else { return Ok(Because::OpenMode) };
     let rule: Option<&Rule> = rule.and_then(|id| rules.get(id));
     let access = rule.map_or(&Access::Listed, |rule| &rule.access);
     match access {
         Access::Nobody => return Err(Why::Nobody),
-        Access::Public if ask.path.may_be_opened() => return Ok(Because::Public),
+        Access::Public if opens => return Ok(Because::Public),
         Access::Public | Access::SignedIn | Access::Listed | Access::People(_) => {}
     }
     let who = who.ok_or(Why::Unauthenticated)?;
@@ -306,7 +337,7 @@ fn verdict(rules: &Rules, rule: Option<RuleId>, ask: &Ask<'_>, who: Option<&Prin
         return Err(Why::Lacks(lacking.as_str().to_owned()));
     }
     if let Some(max_age) = rule.and_then(|rule| rule.max_age)
-        && who.proved_at.is_none_or(|at| ask.now.since(at) > max_age)
+        && who.proved_at.is_none_or(|at| now.since(at) > max_age)
     {
         return Err(Why::TooOld { max_age });
     }

@@ -26,6 +26,8 @@ endpoints! {
     ME = "me";
     /// The same, with the session.
     SESSION = "session";
+    /// Where proxies in front ask; a path that they describe may stand behind it.
+    VERIFY = "verify";
     /// Ends the session.
     LOGOUT = "logout";
     /// Where the provider tells of logouts.

@@ -23,18 +23,33 @@ impl ReadyFields {
     /// the vouched email, else the id; the preferred username may be one for display only.
     #[must_use]
     pub fn of(identity: &Identity, provider: &str) -> Self {
-        let groups: Vec<String> = identity.groups.iter().map(|group| encode(group, ITEM)).collect();
         let text = |text: &str| value(&encode(text, TEXT));
         let fields = [
             ("x-forwarded-user", text(identity.principal())),
             ("x-forwarded-email", text(identity.email_str())),
             ("x-forwarded-preferred-username", text(identity.username.as_str())),
-            ("x-forwarded-groups", value(&groups.join(","))),
+            ("x-forwarded-groups", value(&list(&identity.groups))),
             ("x-forwarded-user-id", text(&identity.id)),
             ("x-forwarded-name", text(&identity.name)),
             ("x-forwarded-provider", text(provider)),
         ];
         Self::new(fields.map(|(name, value)| (HeaderName::from_static(name), value)).into())
+    }
+
+    /// What proxies that only ask (forward-auth) are told of an identity, for the request that they pass on. `None`: nobody is known, and
+    /// all are empty, so that whoever copies them leaves nothing standing that a client has sent.
+    #[must_use]
+    pub fn for_asking_proxies(identity: Option<&Identity>) -> [(HeaderName, HeaderValue); 5] {
+        let text =
+            |text: fn(&Identity) -> &str| value(&identity.map(|who| encode(text(who), TEXT)).unwrap_or_default());
+        [
+            ("x-auth-request-user", text(Identity::principal)),
+            ("x-auth-request-email", text(Identity::email_str)),
+            ("x-auth-request-preferred-username", text(|who| who.username.as_str())),
+            ("x-auth-request-groups", value(&identity.map(|who| list(&who.groups)).unwrap_or_default())),
+            ("x-auth-request-user-id", text(|who| &who.id)),
+        ]
+        .map(|(name, value)| (HeaderName::from_static(name), value))
     }
 
     /// One after the other.
@@ -62,6 +77,11 @@ fn encode(text: &str, set: &'static AsciiSet) -> String {
     let after = text.len() - inner.len() - before;
     let inner = utf8_percent_encode(inner, set);
     format!("{}{inner}{}", "%20".repeat(before), "%20".repeat(after))
+}
+
+/// Items with commas between them.
+fn list(items: &[String]) -> String {
+    items.iter().map(|item| encode(item, ITEM)).collect::<Vec<_>>().join(",")
 }
 
 /// Encoded text is printable ASCII, so it always is a header's value.

@@ -321,7 +321,9 @@ mod tests {
     use crate::domain::caller::{Caller, Peer, Scheme, TrustedProxies};
     use crate::domain::policy::{AllowLists, AllowedUsers};
     use crate::domain::rules::{Access, Entry, HostPattern, PathPattern, People, Rule};
-    use crate::serve::request::question;
+    use crate::domain::paths;
+    use crate::serve::request::description::Description;
+    use crate::serve::request::{headers, question};
 
     fn voucher(kind: ProviderKind, usernames: bool) -> Voucher {
         Voucher { name: kind.as_str().to_owned(), kind, usernames, by: Proof::Session }
@@ -367,7 +369,7 @@ mod tests {
 
         // Fifty questions to each set of rules: 100,000 in all.
         #[test]
-        fn what_is_explained_is_what_a_request_meets(
+        fn what_is_explained_is_what_a_request_meets_here_and_behind_another_proxy(
             rules in prop::collection::vec(some_rule(), 0..8),
             questions in prop::collection::vec((
                 prop::sample::select(vec!["a.x", "b.x:80", "c"]),
@@ -380,6 +382,7 @@ mod tests {
             let lists = AllowLists { users: Some(AllowedUsers::parse(["ann"]).unwrap()), groups: None };
             let rules = Rules::new(Openness::SignIn(Box::new(lists)), rules);
             let now = Timestamp::from_secs(1_000_000);
+            let fronts = TrustedProxies::new(vec!["198.51.100.1/32".parse().unwrap()]);
             for (host, method, path, from, who) in questions {
                 // What HTTP does not take never comes to be judged.
                 let Ok(request) = Request::builder().method(method).uri(&path).header("host", host).body(()) else { continue };
@@ -409,7 +412,33 @@ mod tests {
                 prop_assert_eq!(met.is_ok(), explained.is_permit, "{} {}{}", method, host, path);
                 let decided = met.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
                 let name = explained.rule.map(|(name, _)| name);
-                prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name);
+                prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());
+
+                // The same request, as a proxy in front describes it, in one of three ways.
+                let asking = [
+                    Request::get(paths::VERIFY)
+                        .header("host", host)
+                        .header("x-original-uri", &path)
+                        .header("x-original-method", method),
+                    Request::get(paths::VERIFY)
+                        .header("host", "sidegate:8080")
+                        .header("x-forwarded-uri", &path)
+                        .header("x-forwarded-method", method)
+                        .header("x-forwarded-host", host),
+                    Request::builder().method(method).uri(format!("{}{path}", paths::VERIFY)).header("host", host),
+                ];
+                let front = Peer { address: SocketAddr::from(([198, 51, 100, 1], 1)), scheme: Scheme::Http };
+                for asking in asking.into_iter().skip(path.len() % 3).take(1) {
+                    let mut head = asking.header("x-forwarded-for", from).body(()).unwrap().into_parts().0;
+                    let caller = headers::caller(&head.headers, front, &fronts);
+                    let described = Description::read(&head, &caller, &rules).unwrap().unwrap();
+                    described.replace(&mut head);
+                    let readings = Readings::of(head.uri.path()).unwrap();
+                    let told = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
+                    prop_assert_eq!(told.is_ok(), explained.is_permit, "verify: {} {}{}", method, host, path);
+                    let decided = told.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
+                    prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());
+                }
             }
         }
     }

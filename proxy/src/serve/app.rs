@@ -60,6 +60,15 @@ impl Snapshot {
         ReturnTo::parse_among(rd, &sign_in.public_origin, |host| self.may_lead_back_to(host))
     }
 
+    /// The same for a path of `host`, which counts where a sign-in may lead back there; elsewhere the path is the public host's.
+    pub(crate) fn return_to_on(&self, host: &str, path: &str) -> ReturnTo {
+        let host = HostName::of(host);
+        if path.starts_with('/') && self.may_lead_back_to(host.as_str()) {
+            return self.return_to(&format!("https://{}{path}", host.as_str()));
+        }
+        self.return_to(path)
+    }
+
     /// Whether a sign-in may lead back to that host: a rule names it, and it is sent the session's cookie. The public host is a path's.
     pub(crate) fn may_lead_back_to(&self, host: &str) -> bool {
         let Some(sign_in) = &self.sign_in else { return false };

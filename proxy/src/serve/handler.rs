@@ -17,7 +17,9 @@ use crate::serve::body::Body;
 use crate::serve::clock;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::forward;
+use crate::serve::request::description;
 use crate::serve::request::headers::{self, Malformed, Trace};
+use crate::serve::verify;
 use crate::serve::watch::InFlight;
 
 /// The way of a request, from its head to the head of its answer.
@@ -29,6 +31,9 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
     }
     headers::join_cookies(&mut head.headers);
+    if description::is_asked_at(head.uri.path()) {
+        return Ok(Box::pin(verify::answer(exchange)).await);
+    }
     let websocket = *upgrades && headers::is_websocket(head);
     // From here on no header tells who it is, or how it came, that this caller may not say.
     headers::strip_request(&mut head.headers, caller.trusted);

@@ -5,6 +5,7 @@
 //! | a connection is accepted, within limits | `listener`, `watch` |
 //! | what a request says, and what it may not say | `request` |
 //! | who asks, and whether they may | `auth`, then `domain::judge` |
+//! | the same for a proxy in front that only asks | `verify` |
 //! | the way to the upstream and back | `forward`, `body` |
 //! | an answer of our own | `answer` |
 //! | sessions that are renewed beside requests | `renewal` |
@@ -24,4 +25,5 @@ mod handler;
 pub(crate) mod listener;
 pub(crate) mod renewal;
 pub(crate) mod request;
+mod verify;
 pub(crate) mod watch;

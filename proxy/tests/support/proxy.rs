@@ -41,7 +41,12 @@ impl Proxy {
 
     /// With sign-in by the development provider, as `github`, `entra` or `oidc`; everyone whom it signs in may pass.
     pub async fn with_sign_in(kind: &str, upstream: &Upstream) -> Plan {
-        let callback = format!("http://{HOST}/api/v1/auth/callback");
+        Self::with_sign_in_at(&format!("http://{HOST}"), kind, upstream).await
+    }
+
+    /// The same where the public origin is another one.
+    pub async fn with_sign_in_at(origin: &str, kind: &str, upstream: &Upstream) -> Plan {
+        let callback = format!("{origin}/api/v1/auth/callback");
         let idp = DevIdp::start(Options { redirect_urls: vec![callback.clone()], ..Options::default() }).await.unwrap();
         let origin = idp.origin();
         let mut env = common(upstream);

@@ -61,19 +61,21 @@ pub async fn try_send(address: SocketAddr, request: Request<Full<Bytes>>) -> std
     let broken = |error: hyper::Error| std::io::Error::other(error);
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(broken)?;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.map_err(broken)?;
-        Ok(Answer {
-            status: head.status,
-            headers: head.headers,
-            trailers: body.trailers().cloned(),
-            body: body.to_bytes(),
-        })
+        exchange(stream, request).await.map_err(broken)
     };
     tokio::time::timeout(PATIENCE, exchange).await.expect("no answer in time")
+}
+
+/// Sends one request on a stream, and reads the answer.
+pub async fn exchange(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<Answer> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = body.collect().await?;
+    Ok(Answer { status: head.status, headers: head.headers, trailers: body.trailers().cloned(), body: body.to_bytes() })
 }
 
 /// Sends bytes as they are, and reads until the other side closes.

@@ -232,6 +232,26 @@ impl Rules {
         self.name_methods
     }
 
+    /// Whether some rule is about some hosts only.
+    #[must_use]
+    pub fn name_hosts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.host != HostPattern::Every)
+    }
+
+    /// Whether some rule is about callers of some networks only.
+    #[must_use]
+    pub fn name_networks(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.from.is_empty())
+    }
+
+    /// The rules that some request could meet, and `None` for what no rule is about, where that may be.
+    pub(super) fn all_that_may_decide(&self) -> impl Iterator<Item = Option<RuleId>> {
+        let whatever = Rule::default();
+        let is_about_all = self.rules.iter().any(|rule| rule.hides(&whatever));
+        let ids = (0..).zip(&self.rules).map(|(number, _)| Some(RuleId(number)));
+        ids.chain((!is_about_all).then_some(None))
+    }
+
     /// Whether a rule names exactly that host, without a wildcard.
     #[must_use]
     pub fn name_host(&self, host: &str) -> bool {

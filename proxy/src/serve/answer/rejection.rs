@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONNECTION, COOKIE, HeaderValue, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, COOKIE, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode, Uri, Version};
@@ -22,6 +22,7 @@ use crate::serve::answer::query;
 use crate::serve::answer::reply;
 use crate::serve::app::Snapshot;
 use crate::serve::body::Body;
+use crate::serve::request::description::BadDescription;
 use crate::serve::request::headers::{self, Malformed};
 
 /// A request that is not answered as it asked.
@@ -51,6 +52,8 @@ pub(crate) enum Rejection {
     WrongHost { asked: String, public: String },
     /// Framing or target that two readers could read differently.
     Malformed(Malformed),
+    /// A proxy in front does not say, so that it can be relied on, what it asks about.
+    NotDescribed(BadDescription),
     /// A browser looks ahead at what begins or ends a sign-in.
     Prefetch,
     /// Nothing is there.
@@ -148,6 +151,7 @@ codes! {
     ProviderUnreachable = "provider_unreachable",
     SignInLoop = "sign_in_loop",
     BadRequest = "bad_request",
+    NotDescribed = "not_described",
     PrefetchRefused = "prefetch_refused",
     NotFound = "not_found",
     MethodNotAllowed = "method_not_allowed",
@@ -198,6 +202,9 @@ impl Rejection {
                 (StatusCode::BAD_REQUEST, Code::BadRequest, "Sign-in works only on the public address")
             }
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, Code::BadRequest, "Bad request"),
+            Self::NotDescribed(_) => {
+                (StatusCode::FORBIDDEN, Code::NotDescribed, "The proxy in front does not say what is asked for")
+            }
             Self::Prefetch => {
                 (StatusCode::SERVICE_UNAVAILABLE, Code::PrefetchRefused, "Signing in is not fetched in advance")
             }
@@ -257,6 +264,8 @@ impl Rejection {
             malformed.to_string().into()
         } else if let Self::Token(challenge) = self {
             challenge.reason().into()
+        } else if let Self::NotDescribed(why) = self {
+            why.to_string().into()
         } else if matches!(self, Self::CrossSite) {
             "Origin or Sec-Fetch-Site names another site".into()
         } else if matches!(self, Self::InvalidState) {
@@ -271,6 +280,7 @@ impl Rejection {
         matches!(
             self,
             Self::Malformed(_)
+                | Self::NotDescribed(_)
                 | Self::CrossSite
                 | Self::InvalidState
                 | Self::SignInCancelled
@@ -291,15 +301,20 @@ impl Rejection {
     /// The answer for one caller.
     pub(crate) fn respond(&self, asker: &Asker, cookies: Vec<HeaderValue>) -> Response<Body> {
         let answer = self.answer();
-        let sent_to_sign_in = asker.navigates && matches!(self, Self::Unauthenticated | Self::StepUp { .. });
-        let mut response = if sent_to_sign_in {
-            reply::redirect(StatusCode::FOUND, &asker.login_url(self.max_age()))
+        let sign_in = (asker.navigates && matches!(self, Self::Unauthenticated | Self::StepUp { .. }))
+            .then(|| asker.login_url(self.max_age()));
+        let mut response = if let Some(to) = sign_in.as_ref().filter(|_| asker.is_redirected()) {
+            reply::redirect(StatusCode::FOUND, to)
         } else if asker.html && !matches!(self, Self::Token(_)) {
             self.page(&answer, asker)
         } else {
-            reply::json(answer.status, &self.json(&answer))
+            reply::json(answer.status, &self.json(&answer, asker))
         };
         let headers = response.headers_mut();
+        // A proxy in front that takes no redirect for an answer sends the browser there itself.
+        if let Some(to) = sign_in.and_then(|to| HeaderValue::from_str(&to).ok()) {
+            headers.insert(LOCATION, to);
+        }
         for cookie in cookies {
             headers.append(SET_COOKIE, cookie);
         }
@@ -350,10 +365,10 @@ impl Rejection {
         if let Self::NotAllowed { who, .. } = self { Some(who.as_str()).filter(|who| !who.is_empty()) } else { None }
     }
 
-    fn json(&self, answer: &ErrorAnswer) -> serde_json::Value {
+    fn json(&self, answer: &ErrorAnswer, asker: &Asker) -> serde_json::Value {
         let mut body = serde_json::json!({ "error": answer.code.as_str(), "message": answer.message });
         if let (Self::Unauthenticated | Self::StepUp { .. }, Some(fields)) = (self, body.as_object_mut()) {
-            fields.insert("login_url".into(), with_max_age(paths::LOGIN.to_owned(), '?', self.max_age()).into());
+            fields.insert("login_url".into(), with_max_age(asker.login_place(), '?', self.max_age()).into());
         }
         body
     }
@@ -394,6 +409,7 @@ impl Rejection {
             Self::Malformed(Malformed::Path(_) | Malformed::Upstreams) => {
                 (Some("The address can be read in too many ways."), &[])
             }
+            Self::NotDescribed(_) => (Some(NOT_DESCRIBED), &[]),
             Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding | Malformed::Target) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::LogoutUnconfirmed => (Some(UNCONFIRMED), &[Action::Start]),
@@ -432,9 +448,11 @@ impl Rejection {
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
             Self::WrongHost { .. } => "This is not the public address",
-            Self::Malformed(_) | Self::CrossSite | Self::InvalidLogoutToken | Self::Token(_) => {
-                "This request was refused"
-            }
+            Self::Malformed(_)
+            | Self::NotDescribed(_)
+            | Self::CrossSite
+            | Self::InvalidLogoutToken
+            | Self::Token(_) => "This request was refused",
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
             Self::LogoutUnconfirmed => "You are signed out in this browser only",
@@ -507,6 +525,7 @@ const GROUPS_UNREADABLE: &str =
     "The sign-in service did not let your groups be read, so a rule for a group cannot let you in.";
 const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have single sign-on: sign in to them there, or authorize \
      this application for them, and sign in here again.";
+const NOT_DESCRIBED: &str = "If it is an ordinary one, whoever runs this site finds the reason in Sidegate's log.";
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
 const TOO_OLD: &str = "What you asked for needs a sign-in that is not long ago.";
 const LOOP: &str =
@@ -594,7 +613,16 @@ pub(crate) struct Asker {
     request_id: HeaderValue,
     /// The host that was asked for, where it is one of those that rules name.
     host: Option<String>,
+    /// Who asks for somebody else, if it is a proxy in front.
+    front: Option<Front>,
     snapshot: Arc<Snapshot>,
+}
+
+/// A proxy in front that asks about a request of somebody else's, to which the browser never spoke here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Front {
+    /// Whether it passes a redirect on to the browser.
+    pub(crate) redirects: bool,
 }
 
 /// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
@@ -628,8 +656,25 @@ impl Asker {
             http1: head.version < Version::HTTP_2,
             uri: head.uri.clone(),
             request_id: request_id.clone(),
+            front: None,
             snapshot: Arc::clone(snapshot),
         }
+    }
+
+    /// The same, asked by a proxy in front: the head is that of the request which it asks about.
+    pub(crate) fn by(self, front: Front) -> Self {
+        Self { front: Some(front), ..self }
+    }
+
+    /// Whether a browser's navigation is answered by a redirect.
+    fn is_redirected(&self) -> bool {
+        self.front.is_none_or(|front| front.redirects)
+    }
+
+    /// Where people sign in: absolute where the browser is on another host, since sign-in is on the public one.
+    fn login_place(&self) -> String {
+        let origin = self.front.and(self.snapshot.sign_in.as_ref()).map_or("", |sign_in| sign_in.origin_text.as_str());
+        format!("{origin}{}", paths::LOGIN)
     }
 
     /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
@@ -639,14 +684,12 @@ impl Asker {
         }
         let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         // Sign-in is on the public host: whoever asked for another one of ours is led back there.
-        match self.host.as_deref().filter(|host| self.snapshot.may_lead_back_to(host)) {
-            Some(host) => self.snapshot.return_to(&format!("https://{host}{path}")),
-            None => self.snapshot.return_to(path),
-        }
+        self.snapshot.return_to_on(self.host.as_deref().unwrap_or_default(), path)
     }
 
     fn login_url(&self, max_age: Option<Duration>) -> String {
-        let url = format!("{}?rd={}", paths::LOGIN, utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
+        let url =
+            format!("{}?rd={}", self.login_place(), utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
         with_max_age(url, '&', max_age)
     }
 

@@ -6,7 +6,7 @@ use http::header::{HOST, HeaderValue};
 
 use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
 use crate::domain::identity::Identity;
-use crate::domain::judge::{Ask, Permit, Refusal, Why, judge};
+use crate::domain::judge::{Ask, Permit, Refusal, Why, judge, judge_blindly};
 use crate::domain::principal::{Known, Principal};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
@@ -20,13 +20,16 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::{self, Malformed};
 use crate::serve::request::question;
 
+/// Who asks, where people sign in, and the cookies that a refusal is to clear; that nobody can say is written down.
+async fn who_asks(exchange: &Exchange) -> Result<(Option<Arc<LoadedSession>>, Vec<HeaderValue>), Refused> {
+    let Some(sign_in) = &exchange.snapshot.sign_in else { return Ok((None, Vec::new())) };
+    Ok(find(exchange, sign_in).await.inspect_err(|why| refused_before_rules(exchange, why))?)
+}
+
 /// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
 pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;
-    let (session, cookies) = match &snapshot.sign_in {
-        Some(sign_in) => find(exchange, sign_in).await.inspect_err(|why| refused_before_rules(exchange, why))?,
-        None => (None, Vec::new()),
-    };
+    let (session, cookies) = who_asks(exchange).await?;
     let who = session.clone();
     let ask = question::ask(&exchange.head, &exchange.caller, &snapshot.rules, path, exchange.now);
     match judge(&snapshot.rules, &ask, session) {
@@ -71,6 +74,29 @@ pub(crate) fn refused_before_rules(exchange: &Exchange, why: &Rejection) {
         let asked = asked(exchange, head.method.as_str(), head.uri.path());
         audit::refused_before_rules(why.code(), &why.reason(), asked, exchange.origin());
     }
+/// Leave to pass for a request of which nobody says what it asks for: only where every rule would give it.
+pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<LoadedSession>>, Refused> {
+    let snapshot = &exchange.snapshot;
+    let (session, cookies) = who_asks(exchange).await?;
+    let who = session.clone();
+    let Refusal { rule, why } = match judge_blindly(&snapshot.rules, exchange.now, session) {
+        Ok(permit) => {
+            snapshot.rule_metrics.permitted(permit.rule());
+            return Ok(permit);
+        }
+        Err(refusal) => refusal,
+    };
+    let name = snapshot.rules.name(rule);
+    snapshot.rule_metrics.refused(&Refusal { rule, why: why.clone() }, name);
+    let rejection = if why == Why::Unauthenticated {
+        Rejection::Unauthenticated
+    } else {
+        let who = who.as_deref();
+        let has_session = who.is_some_and(|session| !session.is_token());
+        let principal = who.map(Known::principal);
+        denied(principal.as_ref(), None, &[], name, &why, has_session, exchange.origin())
+    };
+    Err(Refused(rejection, cookies))
 }
 
 /// What the lists could name this person by, and what the provider does not say of them: the commonest reason of a refusal.

@@ -96,6 +96,8 @@ fn send_to_public_origin(
         let (asked, public) = (asked.to_owned(), sign_in.host_text.clone());
         return Err(Rejection::WrongHost { asked, public }.into());
     }
+    // A path is one of the host that was asked.
+    let return_to = exchange.snapshot.return_to_on(asked, return_to.as_str());
     let mut to = sign_in.public_origin.clone();
     to.set_path(paths::LOGIN);
     to.query_pairs_mut().append_pair("rd", return_to.as_str()).append_pair(SENT_HERE, "1");

@@ -25,7 +25,7 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers;
 
-pub(crate) use self::admission::{admit, admit_session, refused_before_rules};
+pub(crate) use self::admission::{admit, admit_blindly, admit_session, refused_before_rules};
 
 /// Answers a request to one of our endpoints.
 pub(crate) async fn answer(exchange: &Exchange, body: Incoming) -> Result<Response<Body>, Refused> {

@@ -157,6 +157,22 @@ fn told_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a str, Op
     Some((told, authority(told.as_bytes()).ok()?.port))
 }
 
+/// The host that trusted proxies tell of in `X-Forwarded-Host`, where they tell of one.
+///
+/// # Errors
+/// [`Malformed::HostSyntax`]: what they tell is no host.
+pub(crate) fn forwarded_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Result<Option<&'a str>, Malformed> {
+    match told(headers, &X_FORWARDED_HOST, caller) {
+        Some(text) => authority(text.as_bytes()).map(|_| Some(text)),
+        None => Ok(None),
+    }
+}
+
+/// Whether that is a host, with or without a port.
+pub(crate) fn is_host(text: &str) -> bool {
+    authority(text.as_bytes()).is_ok()
+}
+
 /// What trusted proxies tell in a field that may be a list.
 pub(super) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName, caller: &Caller) -> Option<&'a str> {
     if !caller.trusted {

@@ -77,6 +77,12 @@ fn is_client_address(name: &str) -> bool {
     CLIENT_ADDRESS.iter().any(|known| same_folded(name, known))
 }
 
+/// Whether `name` is one that nobody but a proxy should say, in a spelling that only some servers read as that: `X_Forwarded_User`.
+pub(crate) fn is_odd_spelling(name: &str) -> bool {
+    name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-')
+        && (is_identity(name) || is_forwarding(name) || is_rerouting(name) || is_client_address(name))
+}
+
 fn same_folded(name: &str, known: &str) -> bool {
     name.len() == known.len() && starts_folded(name, known)
 }
@@ -126,8 +132,13 @@ pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
 
 /// Takes out what would make a server take another method than the request's, in any spelling.
 pub(crate) fn strip_method_overrides(headers: &mut HeaderMap) {
+    remove_all(headers, is_method_override);
+}
+
+/// Whether `name` would make a server take another method than the request's.
+pub(crate) fn is_method_override(name: &str) -> bool {
     const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
-    remove_all(headers, |name| OVERRIDES.iter().any(|known| same_folded(name, known)));
+    OVERRIDES.iter().any(|known| same_folded(name, known))
 }
 
 fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {

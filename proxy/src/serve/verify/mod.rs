@@ -1,0 +1,139 @@
+//! `verify`: another proxy asks whether a request of its own may pass, and who it is from (forward-auth).
+
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue, ORIGIN};
+use http::{Method, Response, StatusCode};
+
+use crate::domain::identity::Identified as _;
+use crate::domain::judge::Permit;
+use crate::domain::paths::AUTH_PREFIX;
+use crate::domain::readings::Readings;
+use crate::ports::{LoadedSession, ReadyFields};
+use crate::serve::answer::challenge::Challenge;
+use crate::serve::answer::query::parameter;
+use crate::serve::answer::rejection::{Asker, Front, Rejection};
+use crate::serve::answer::reply;
+use crate::serve::app::SignIn;
+use crate::serve::auth;
+use crate::serve::body::Body;
+use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::request::description::{self, BadDescription, Description};
+use crate::serve::request::headers::{self, Malformed};
+
+static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
+
+/// Answers a proxy in front. From here on the exchange has the head of the request that is asked about, so that the judgement, the audit
+/// log and the way to sign in are those of a request that is forwarded.
+pub(crate) async fn answer(exchange: &mut Exchange) -> Response<Body> {
+    let front = Front { redirects: redirects(exchange) };
+    let outcome = match verify(exchange).await {
+        Ok(response) => {
+            exchange.app.metrics.answered(response.status());
+            return response;
+        }
+        Err(refused) => refused,
+    };
+    let Refused(rejection, cookies) = outcome;
+    let rejection = in_terms_of_fronts(rejection);
+    let Exchange { head, upgrades, caller, trace, snapshot, .. } = &*exchange;
+    let asker = Asker::of(head, *upgrades, &trace.request_id, caller, snapshot).by(front);
+    asker.note(&rejection, caller);
+    exchange.app.metrics.refused(rejection.code());
+    rejection.respond(&asker, cookies)
+}
+
+/// Whether the proxy passes a redirect on: it says so, or it asks by the path behind `verify/`, which only such proxies do.
+fn redirects(exchange: &Exchange) -> bool {
+    let uri = &exchange.head.uri;
+    let says = || parameter(uri.query(), "on_fail").ok().flatten().is_some_and(|says| says == "redirect");
+    if exchange.caller.trusted && description::is_in_path(uri.path()) { true } else { says() }
+}
+
+async fn verify(exchange: &mut Exchange) -> Result<Response<Body>, Refused> {
+    let snapshot = Arc::clone(&exchange.snapshot);
+    let sign_in = snapshot.sign_in.as_ref().ok_or(Rejection::AuthDisabled)?;
+    let Exchange { head, caller, .. } = &mut *exchange;
+    let asks_by_path = caller.trusted && description::is_in_path(head.uri.path());
+    if !asks_by_path && ![Method::GET, Method::HEAD].contains(&head.method) {
+        return Err(Rejection::MethodNotAllowed("GET, HEAD").into());
+    }
+    let described = if caller.trusted {
+        Description::read(head, caller, &snapshot.rules).map_err(Rejection::NotDescribed)?
+    } else {
+        if description::describes(head) {
+            tracing::info!(peer = %caller.peer, "a description of a request does not count: TRUSTED_PROXIES does not name its sender");
+        }
+        None
+    };
+    let is_described = described.is_some();
+    if let Some(described) = described {
+        described.replace(head);
+    }
+    headers::strip_request(&mut head.headers, caller.trusted);
+    let permit = if is_described {
+        let path = Readings::of(exchange.head.uri.path())
+            .map_err(|error| Rejection::NotDescribed(BadDescription::Path(error)))?;
+        if path.may_be_below(AUTH_PREFIX) {
+            return Err(Rejection::NotDescribed(BadDescription::OwnPath).into());
+        }
+        if opens_websocket_from_elsewhere(exchange, sign_in) {
+            return Err(Rejection::CrossSite.into());
+        }
+        auth::admit(exchange, &path).await?
+    } else {
+        auth::admit_blindly(exchange).await?
+    };
+    permitted(exchange, sign_in, &permit)
+}
+
+/// A WebSocket carries cookies from any site and knows no preflight, so its origin must be that of the host which it is for (RFC 6455
+/// §10.2). Proxies in front drop `Upgrade`, which is for one hop, and pass on what only browsers' WebSockets have.
+fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool {
+    let Exchange { head, caller, .. } = exchange;
+    if !exchange.upgrades && !head.headers.contains_key("sec-websocket-key") || !head.headers.contains_key(ORIGIN) {
+        return false;
+    }
+    let host = headers::host(&head.headers, caller).unwrap_or_default();
+    let own;
+    let origin = if sign_in.is_public_host(host) {
+        sign_in.origin_text.as_str()
+    } else {
+        // Hosts beside the public one are https, or all are not.
+        let scheme = sign_in.public_origin.scheme();
+        let default = if scheme == "https" { ":443" } else { ":80" };
+        own = format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(host));
+        &own
+    };
+    !headers::is_same_origin(&head.headers, origin)
+}
+
+/// 200, with who it is. Each field is always there, so that a proxy which copies them leaves nothing standing that a client has sent.
+fn permitted(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    permit: &Permit<Arc<LoadedSession>>,
+) -> Result<Response<Body>, Refused> {
+    let session = permit.session();
+    let mut response = reply::bare(StatusCode::OK, Body::empty());
+    let fields = response.headers_mut();
+    for (name, value) in ReadyFields::for_asking_proxies(session.map(|session| session.identity())) {
+        fields.insert(name, value);
+    }
+    let assertion = session.map(|session| sign_in.assertions.header(session, exchange.now)).transpose();
+    let assertion = assertion.map_err(|error| {
+        tracing::error!("{error}: the request was not let in");
+        Rejection::Internal
+    })?;
+    fields.insert(&X_SIDEGATE_ASSERTION, assertion.unwrap_or(HeaderValue::from_static("")));
+    Ok(response)
+}
+
+/// Proxies in front know 401 and 403, and take whatever else for a fault of ours: what the request itself does wrong is refused.
+fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
+    match rejection {
+        Rejection::Malformed(Malformed::Upstreams) => Rejection::NotDescribed(BadDescription::Upstreams),
+        Rejection::Token(Challenge::Malformed(_)) => Rejection::Token(Challenge::Invalid),
+        other => other,
+    }
+}
