@@ -122,6 +122,22 @@ impl Demo {
         ))
     }
 
+    /// Lets so many people see one namespace of each cluster of many objects, `person-00` the first, and `everybody` see all.
+    pub fn let_look(&self, people: usize) {
+        let binding = |subject: String, namespace: Option<String>| Binding {
+            subject,
+            namespace,
+            verbs: vec!["get", "list"],
+            resources: vec!["*"],
+        };
+        for world in &self.clusters {
+            world.bind(binding("everybody".to_owned(), None));
+            for person in 0..people {
+                world.bind(binding(format!("person-{person:02}"), Some(seed::namespace(person))));
+            }
+        }
+    }
+
     /// A cluster, to look into it, to change it, or to have it misbehave.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<World>> {

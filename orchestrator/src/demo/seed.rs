@@ -21,6 +21,11 @@ pub(super) fn objects(cluster: &str, index: usize, many: Option<usize>) -> Vec<(
     seed.objects
 }
 
+/// The namespace of an object of many, by its number.
+pub(super) fn namespace(number: usize) -> String {
+    format!("team-{}", number % 20)
+}
+
 struct Seed {
     objects: Vec<(Key, Value)>,
     days: i64,
@@ -278,7 +283,7 @@ impl Seed {
 
     fn many(&mut self, cluster: &str, many: usize) {
         for number in 0..many {
-            let namespace = format!("team-{}", number % 20);
+            let namespace = self::namespace(number);
             let name = format!("{cluster}-{number:04}");
             match number % 10 {
                 0 => self.source(
@@ -323,7 +328,7 @@ impl Seed {
                         })
                         .collect();
                     let source = format!("{cluster}-{:04}", number / 10 * 10);
-                    let within = format!("team-{}", number / 10 * 10 % 20);
+                    let within = self::namespace(number / 10 * 10);
                     self.kustomization(&namespace, &name, (Kind::GitRepository, &within), &source, &[], &inventory);
                 }
             }
