@@ -33,7 +33,7 @@ BEFORE ?= f406b90
 
 bench-orchestrator: ## measure the orchestrator with 100 clusters, beside an earlier build
 	@before=$$(scripts/build-before $(BEFORE) orchestrator) && \
-	cargo build --release --locked -p orchestrator -p bench && \
+	cargo build --release --locked -p orchestrator && cargo build --release --locked -p bench && \
 	nice -n 5 target/release/bench-orchestrator $${before:+--before "$$before"}
 
 images-test: ## build the container images and sign in through Compose

@@ -1,7 +1,7 @@
 //! A simulated Kubernetes API on loopback: clusters with Flux objects that move through plausible states.
 //!
 //! It speaks enough of Kubernetes for the code that talks to real clusters to talk to it: discovery, lists by pages,
-//! watches with bookmarks and `410 Gone`, merge patches, events, what was applied with pods and logs, impersonation and access reviews. It obeys Flux's annotations and `spec.suspend`, and
+//! watches with bookmarks and `410 Gone`, merge patches, dry runs of applying, events, what was applied with pods and logs, impersonation and access reviews. It obeys Flux's annotations and `spec.suspend`, and
 //! can be told to misbehave.
 #![expect(
     clippy::indexing_slicing,
@@ -15,6 +15,7 @@ mod faults;
 mod kinds;
 mod life;
 mod query;
+mod records;
 mod seed;
 mod status;
 mod things;

@@ -16,7 +16,7 @@ use super::applied::is_read;
 use super::cluster::Cluster;
 use super::held::{self, Key};
 use super::kept::{self, Manifest};
-use super::model::{Compared, Comparison, InventoryEntry, Kind, Outcome};
+use super::model::{Compared, Comparison, InventoryEntry, Kind, Effect};
 use super::plain;
 
 /// How long all of it may take.
@@ -94,7 +94,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
     let groups = groups(client, wanted, deadline).await;
     let compared = found.manifests.into_iter().map(|manifest| one(client, &groups, manifest, deadline));
     let mut items: Vec<Compared> = stream::iter(compared).buffered(ASKED_AT_ONCE).collect().await;
-    items.sort_by_key(|item| item.outcome);
+    items.sort_by_key(|item| item.effect);
     bound(&mut items);
     Ok(Comparison { kept: found.kept, reasons: found.reasons, items, left: found.left, read_at: clock::now() })
 }
@@ -202,7 +202,7 @@ async fn object(client: &Client, groups: &Groups, entry: InventoryEntry) -> Opti
 
 async fn one(client: &Client, groups: &Groups, manifest: Manifest, deadline: Instant) -> Compared {
     let Manifest { entry, body, manager } = manifest;
-    let unknown = |entry, message| Compared { entry, outcome: Outcome::Unknown, message, diff: String::new() };
+    let unknown = |entry, message| Compared { entry, effect: Effect::Unknown, message, diff: String::new() };
     if !is_read(&entry) {
         return unknown(entry, "Secrets are not compared".to_owned());
     }
@@ -227,13 +227,13 @@ fn judge(entry: InventoryEntry, now: Option<Value>, after: Value) -> Compared {
     let missing = now.is_none();
     let (now, after) = (now.map(plain::comparable), plain::comparable(after));
     if now.as_ref() == Some(&after) {
-        return Compared { entry, outcome: Outcome::Same, message: String::new(), diff: String::new() };
+        return Compared { entry, effect: Effect::Same, message: String::new(), diff: String::new() };
     }
     let before = now.map(plain::without_secrets).unwrap_or_default();
     let diff = unified(&before, &plain::without_secrets(after));
     let hidden = diff.is_empty();
     let message = if hidden { "only values that are left out here would change" } else { "" }.to_owned();
-    Compared { entry, outcome: if missing { Outcome::Missing } else { Outcome::Different }, message, diff }
+    Compared { entry, effect: if missing { Effect::Missing } else { Effect::Different }, message, diff }
 }
 
 fn unified(before: &str, after: &str) -> String {
@@ -279,20 +279,20 @@ mod tests {
         later["metadata"]["resourceVersion"] = "9".into();
         later["status"] = json!({});
         let same = judge(entry(), Some(deployment(2, "x")), later);
-        assert_eq!((same.outcome, same.diff.as_str()), (Outcome::Same, ""));
+        assert_eq!((same.effect, same.diff.as_str()), (Effect::Same, ""));
     }
 
     #[test]
     fn a_difference_is_a_unified_diff_without_secrets() {
         let different = judge(entry(), Some(deployment(5, "old-secret")), deployment(2, "new-secret"));
-        assert_eq!(different.outcome, Outcome::Different);
+        assert_eq!(different.effect, Effect::Different);
         assert!(different.diff.contains("-  replicas: 5\n") && different.diff.contains("+  replicas: 2\n"), "{}", different.diff);
         assert!(!different.diff.contains("secret\n") && !different.diff.contains("managedFields"), "{}", different.diff);
         let hidden = judge(entry(), Some(deployment(2, "old-secret")), deployment(2, "new-secret"));
-        assert_eq!((hidden.outcome, hidden.diff.as_str()), (Outcome::Different, ""));
+        assert_eq!((hidden.effect, hidden.diff.as_str()), (Effect::Different, ""));
         assert!(hidden.message.contains("left out"), "{}", hidden.message);
         let missing = judge(entry(), None, deployment(2, "x"));
-        assert!(missing.outcome == Outcome::Missing && missing.diff.contains("+kind: Deployment"), "{}", missing.diff);
+        assert!(missing.effect == Effect::Missing && missing.diff.contains("+kind: Deployment"), "{}", missing.diff);
     }
 
     #[test]
@@ -301,7 +301,7 @@ mod tests {
         let diff = unified(&long("a"), &long("b"));
         assert!(diff.len() < DIFF_MOST + 100 && diff.contains("# cut off here"), "{}", diff.len());
         let mut items: Vec<Compared> = (0..12)
-            .map(|_| Compared { entry: entry(), outcome: Outcome::Different, message: String::new(), diff: diff.clone() })
+            .map(|_| Compared { entry: entry(), effect: Effect::Different, message: String::new(), diff: diff.clone() })
             .collect();
         bound(&mut items);
         assert!(items.iter().map(|item| item.diff.len()).sum::<usize>() <= DIFFS_MOST);

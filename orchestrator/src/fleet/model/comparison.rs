@@ -31,7 +31,7 @@ pub struct Compared {
     #[serde(flatten)]
     pub entry: InventoryEntry,
     /// What would come of it.
-    pub outcome: Outcome,
+    pub effect: Effect,
     /// Why, where that needs a word.
     pub message: String,
     /// What would change, as a unified diff of its YAML, without what looks like a secret; empty where nothing would.
@@ -41,7 +41,7 @@ pub struct Compared {
 /// What would come of applying a manifest again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum Effect {
     /// The object would change.
     Different,
     /// The object is not there, and would be made.
