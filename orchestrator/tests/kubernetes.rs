@@ -45,7 +45,12 @@ impl Server {
         let text = kubeconfig(&url, &authority, "admin-token");
         let config = Kubeconfig::from_yaml(&text).unwrap();
         let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
-        Self { url, authority, control: variable("KUBERNETES_TEST_CONTROL"), admin: kube::Client::try_from(config).unwrap() }
+        Self {
+            url,
+            authority,
+            control: variable("KUBERNETES_TEST_CONTROL"),
+            admin: kube::Client::try_from(config).unwrap(),
+        }
     }
 
     /// Has the script stop or start the server, or have etcd forget what was.
@@ -541,17 +546,23 @@ async fn compare(trial: &Trial, plain: &str, people: &str) {
     let secret = json!({"metadata": {"name": "sh.helm.release.v1.web.v1"}, "type": "helm.sh/release.v1", "data": {"release": release}});
     server.make("/api/v1/namespaces/shop/secrets", &secret).await;
     server.make(&collection(Kind::HelmRelease, "shop"), &object(Kind::HelmRelease, "shop", "web", json!({}))).await;
-    let history = json!([{"name": "web", "namespace": "shop", "version": 1, "status": "deployed", "chartVersion": "1.0.0"}]);
+    let history =
+        json!([{"name": "web", "namespace": "shop", "version": 1, "status": "deployed", "chartVersion": "1.0.0"}]);
     server.say(Kind::HelmRelease, "shop", "web", json!({"history": history, "storageNamespace": "shop"})).await;
     trial.until(&format!("{people}/resources?q=web&kind=HelmRelease"), |list| list["total"] == 1).await;
     let compared = trial.get(&format!("{people}/flux/helmrelease/shop/web/comparison")).await;
     let of = |kind: &str| compared["items"].as_array().unwrap().iter().find(|item| item["kind"] == kind).unwrap();
     assert!(of("Deployment")["diff"].as_str().unwrap().contains("-  replicas: 1\n+  replicas: 3\n"), "{compared}");
     assert_eq!(of("Service")["effect"], "same", "{compared}");
-    assert!(of("ConfigMap")["message"].as_str().unwrap().contains("cannot create resource \"configmaps\""), "{compared}");
+    assert!(
+        of("ConfigMap")["message"].as_str().unwrap().contains("cannot create resource \"configmaps\""),
+        "{compared}"
+    );
     let seen = server.ask("GET", "/apis/apps/v1/namespaces/shop/deployments/backend", None).await.unwrap();
     assert_eq!(seen["spec"]["replicas"], 1);
-    told("what Helm recorded is compared as ann: a drift as a diff, the same as the same, and what she may not make in the cluster's words");
+    told(
+        "what Helm recorded is compared as ann: a drift as a diff, the same as the same, and what she may not make in the cluster's words",
+    );
 }
 
 /// An outage, and versions that the server has forgotten when it is back.
@@ -584,5 +595,7 @@ async fn go_away_and_come_back(trial: &Trial, plain: &str) {
     trial.until(&format!("{plain}/health"), |health| health["state"] == "up").await;
     trial.until(&format!("{plain}/resources?kind=Bucket"), |list| list["total"] == 446).await;
     trial.until(&format!("{plain}/resources?q=late"), |list| list["total"] == 1).await;
-    told("back with its versions compacted away (410 Gone), everything is read anew: what went is gone, what came is there");
+    told(
+        "back with its versions compacted away (410 Gone), everything is read anew: what went is gone, what came is there",
+    );
 }

@@ -79,7 +79,10 @@ pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result
 
     println!("\n{} people, each of whom may see one namespace of each cluster", options.people);
     println!("{:>8.1} ms   a person's first list: median (greatest {:.1})", first.median(), first.greatest());
-    println!("{:>8.1} ms   CPU time of a first list, with all questions to the clusters", cold.as_secs_f64() * 1000.0 / people.len() as f64);
+    println!(
+        "{:>8.1} ms   CPU time of a first list, with all questions to the clusters",
+        cold.as_secs_f64() * 1000.0 / people.len() as f64
+    );
     println!("{:>8.1} ms   a list while all of them look for {} s: median", lists.median(), LOOKING.as_secs());
     println!("{:>8.1} ms   99 of 100 lists (greatest {:.1}, {} lists)", lists.at(0.99), lists.greatest(), lists.len());
     println!("{:>8.1} ms   CPU time of a list then", spent.as_secs_f64() * 1000.0 / lists.len().max(1) as f64);

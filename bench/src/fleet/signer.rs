@@ -39,7 +39,8 @@ impl Signer {
             "email": format!("{person}@example.com"), "name": person, "preferred_username": person, "groups": groups,
         });
         let signed = format!("{}.{}", BASE64.encode(head.to_string()), BASE64.encode(claims.to_string()));
-        let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|_| anyhow!("nothing is signed"))?;
+        let signature =
+            self.0.sign(&SystemRandom::new(), signed.as_bytes()).map_err(|_| anyhow!("nothing is signed"))?;
         Ok(format!("X-Sidegate-Assertion: {signed}.{}", BASE64.encode(signature.as_ref())))
     }
 }

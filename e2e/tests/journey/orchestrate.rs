@@ -111,11 +111,9 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
     let mut took = Vec::new();
     browser.goto(&cluster).await;
     browser.sees(".tree a.node").await;
-    for (kind, name) in [
-        (Kind::Kustomization, "shop-backend"),
-        (Kind::Kustomization, "shop-frontend"),
-        (Kind::GitRepository, "shop"),
-    ] {
+    for (kind, name) in
+        [(Kind::Kustomization, "shop-backend"), (Kind::Kustomization, "shop-frontend"), (Kind::GitRepository, "shop")]
+    {
         let words = format!("path not found for {name}");
         browser.notes_when("section[aria-labelledby=attention]", &words).await;
         let changed = now();

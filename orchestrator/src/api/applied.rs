@@ -16,7 +16,11 @@ use super::viewer::Looking;
 use crate::fleet::{Applied, Comparison, Container, Controller};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(applied)).routes(routes!(compare)).routes(routes!(log)).routes(routes!(controllers))
+    OpenApiRouter::new()
+        .routes(routes!(applied))
+        .routes(routes!(compare))
+        .routes(routes!(log))
+        .routes(routes!(controllers))
 }
 
 /// How each thing that an object applied is, read from the cluster now: 200 things at most, workloads with their pods.
@@ -32,11 +36,7 @@ async fn applied(State(app): State<App>, at: AtObject, Looking(viewer): Looking)
 #[utoipa::path(get, operation_id = "compareObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/comparison", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Comparison), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn compare(
-    State(app): State<App>,
-    at: AtObject,
-    Looking(viewer): Looking,
-) -> Result<Json<Comparison>, ApiError> {
+async fn compare(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Comparison>, ApiError> {
     Ok(Json(app.fleet.comparison_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
 }
 

@@ -153,7 +153,8 @@ fn resource_of(world: &World, path: &[&str]) -> Option<Resource> {
 
 /// The manifest of a dry run; nothing is applied here for good.
 async fn rehearsal(query: &Query, request: Request) -> Result<Value, Response<Body>> {
-    let applied = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
+    let applied =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
     if !applied || query.value("dryRun").as_deref() != Some("All") || query.value("fieldManager").is_none() {
         let said = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
         return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", said));
@@ -501,7 +502,8 @@ async fn object(
             (Ok(_), None) => missing(),
         };
     }
-    let merging = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/merge-patch+json");
+    let merging =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/merge-patch+json");
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await;
     let patch = body.ok().filter(|_| merging).and_then(|body| serde_json::from_slice::<Value>(&body).ok());
     let Some(patch) = patch else {

@@ -86,7 +86,8 @@ impl Answers {
         if !kept.of.contains_key(person) {
             kept.of.insert(person.clone(), Of::new());
         }
-        let before = kept.of.get_mut(person).and_then(|of| of.entry(kind).or_default().insert(namespace, (allowed, asked)));
+        let before =
+            kept.of.get_mut(person).and_then(|of| of.entry(kind).or_default().insert(namespace, (allowed, asked)));
         kept.count += usize::from(before.is_none());
     }
 

@@ -16,7 +16,7 @@ use super::applied::is_read;
 use super::cluster::Cluster;
 use super::held::{self, Key};
 use super::kept::{self, Manifest};
-use super::model::{Compared, Comparison, InventoryEntry, Kind, Effect};
+use super::model::{Compared, Comparison, Effect, InventoryEntry, Kind};
 use super::plain;
 
 /// How long all of it may take.
@@ -286,8 +286,16 @@ mod tests {
     fn a_difference_is_a_unified_diff_without_secrets() {
         let different = judge(entry(), Some(deployment(5, "old-secret")), deployment(2, "new-secret"));
         assert_eq!(different.effect, Effect::Different);
-        assert!(different.diff.contains("-  replicas: 5\n") && different.diff.contains("+  replicas: 2\n"), "{}", different.diff);
-        assert!(!different.diff.contains("secret\n") && !different.diff.contains("managedFields"), "{}", different.diff);
+        assert!(
+            different.diff.contains("-  replicas: 5\n") && different.diff.contains("+  replicas: 2\n"),
+            "{}",
+            different.diff
+        );
+        assert!(
+            !different.diff.contains("secret\n") && !different.diff.contains("managedFields"),
+            "{}",
+            different.diff
+        );
         let hidden = judge(entry(), Some(deployment(2, "old-secret")), deployment(2, "new-secret"));
         assert_eq!((hidden.effect, hidden.diff.as_str()), (Effect::Different, ""));
         assert!(hidden.message.contains("left out"), "{}", hidden.message);

@@ -142,14 +142,19 @@ mod tests {
             .map(|one| format!("{} {} {}/{}", one.entry.group, one.entry.kind, one.entry.namespace, one.entry.name))
             .collect();
         assert_eq!((names, none), (vec!["apps Deployment shop/a".to_owned(), " Service other/b".to_owned()], 1));
-        assert_eq!(found[1].body, json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b", "namespace": "other"}}));
+        assert_eq!(
+            found[1].body,
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b", "namespace": "other"}})
+        );
     }
 
     #[test]
     fn a_record_that_unpacks_without_end_is_given_up() {
         let bomb = packed(&vec![b' '; usize::try_from(RECORD_MOST).unwrap() + 10]);
         assert!(record(&bomb).unwrap_err().contains("16 MiB"));
-        for strange in [json!({}), json!({"data": {"release": "!"}}), packed(b"[]"), json!({"data": {"release": "AAAA"}})] {
+        for strange in
+            [json!({}), json!({"data": {"release": "!"}}), packed(b"[]"), json!({"data": {"release": "AAAA"}})]
+        {
             assert!(record(&strange).unwrap_err().contains("not one that Helm writes"), "{strange}");
         }
     }
@@ -160,9 +165,7 @@ mod tests {
             json!({"apiVersion": "apps/v1", "kind": "Deployment",
                    "metadata": {"name": "a", "namespace": "b", "annotations": {LAST_APPLIED: note.to_string()}}})
         };
-        let note = |name: &str, kind: &str, group: &str| {
-            json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": name, "namespace": "b"}})
-        };
+        let note = |name: &str, kind: &str, group: &str| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": name, "namespace": "b"}});
         assert!(last_applied(&object(note("a", "Deployment", "apps"))).unwrap().is_ok());
         for other in [
             note("z", "Deployment", "apps"),

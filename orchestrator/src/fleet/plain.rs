@@ -196,7 +196,8 @@ mod tests {
             "file": "port: 80\npassword: hidden\n",
         }}));
         assert!(!text.contains("hidden"), "{text}");
-        for kept in ["debug", "--port=80", "info", "@db:5432/app", "https://example.com/a:b@c", "port: 80", "name: api"] {
+        for kept in ["debug", "--port=80", "info", "@db:5432/app", "https://example.com/a:b@c", "port: 80", "name: api"]
+        {
             assert!(text.contains(kept), "{kept}: {text}");
         }
     }
