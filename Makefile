@@ -28,9 +28,13 @@ bench-sessions: ## measure sessions: memory, look-ups, sign-ins
 	cargo build --release --locked -p sidegate -p bench
 	target/release/bench sessions
 
-bench-orchestrator: ## measure the orchestrator with 100 clusters
-	cargo build --release --locked -p orchestrator -p bench
-	target/release/bench-orchestrator
+# What it is compared with: the orchestrator before clusters could decide by person.
+BEFORE ?= f406b90
+
+bench-orchestrator: ## measure the orchestrator with 100 clusters, beside an earlier build
+	@before=$$(scripts/build-before $(BEFORE) orchestrator) && \
+	cargo build --release --locked -p orchestrator && cargo build --release --locked -p bench && \
+	nice -n 5 target/release/bench-orchestrator $${before:+--before "$$before"}
 
 images-test: ## build the container images and sign in through Compose
 	scripts/images-test

@@ -43,6 +43,17 @@ pub fn rfc3339<S: Serializer>(moment: &OffsetDateTime, serializer: S) -> Result<
     serializer.serialize_str(&text(*moment))
 }
 
+/// The same, of a moment that may not be known.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn optional_rfc3339<S: Serializer>(moment: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match moment {
+        Some(moment) => rfc3339(moment, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

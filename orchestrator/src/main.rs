@@ -158,6 +158,9 @@ async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
     })
     .await
     .context("cannot simulate clusters")?;
+    if options.people > 0 {
+        demo.let_look(options.people);
+    }
     let mut out = io::stdout();
     for (name, kubeconfig) in demo.kubeconfigs() {
         writeln!(out, "{}", serde_json::json!({"name": name, "kubeconfig": kubeconfig.expose()}))?;

@@ -217,3 +217,34 @@ async fn credentials_for_some_namespaces_suffice_for_these() {
         assert_eq!((status, &refusal["error"]), (422, &json!("invalid")), "{wrong}: {refusal}");
     }
 }
+
+fn effects(comparison: &Value) -> Vec<(String, String)> {
+    let text = |item: &Value, name: &str| item[name].as_str().unwrap().to_owned();
+    comparison["items"].as_array().unwrap().iter().map(|item| (text(item, "kind"), text(item, "effect"))).collect()
+}
+
+#[tokio::test]
+async fn what_kubectl_noted_is_rehearsed_by_the_cluster_and_shown_as_a_diff() {
+    let (service, id) = with_staging().await;
+    let path = format!("clusters/{id}/flux/kustomization/monitoring/dashboards");
+    let before = service.world("staging").object(Kind::Kustomization, "monitoring", "dashboards").unwrap();
+    let compared = service.get(&format!("{path}/comparison")).await;
+    assert_eq!(effects(&compared), [("Kustomization".to_owned(), "different".to_owned())], "{compared}");
+    let diff = compared["items"][0]["diff"].as_str().unwrap();
+    assert!(diff.contains("-  interval: 1h0m0s\n+  interval: 10m0s\n") && !diff.contains("managedFields"), "{diff}");
+    assert!(compared["reasons"][0].as_str().unwrap().contains("made from its source"), "{compared}");
+    assert_eq!(before, service.world("staging").object(Kind::Kustomization, "monitoring", "dashboards").unwrap());
+
+    // Nothing else was changed by hand.
+    let same = service.get(&format!("clusters/{id}/{BACKEND}/comparison")).await;
+    assert_eq!(effects(&same), [("Kustomization".to_owned(), "same".to_owned())], "{same}");
+    // Secrets are read as nobody but the person who asks, and this cluster does not decide by person.
+    let release = service.get(&format!("clusters/{id}/flux/helmrelease/podinfo/podinfo/comparison")).await;
+    assert!(release["reasons"][0].as_str().unwrap().contains("does not decide by person"), "{release}");
+
+    service.world("staging").faults().forbid_changes(true);
+    let refused = service.get(&format!("{path}/comparison")).await;
+    let item = &refused["items"][0];
+    assert_eq!(item["effect"], "unknown", "{refused}");
+    assert!(item["message"].as_str().unwrap().contains("cannot patch resource \"kustomizations\""), "{item}");
+}

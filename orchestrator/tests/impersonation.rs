@@ -287,3 +287,44 @@ async fn fifty_people_list_many_objects_in_time() {
     eprintln!("the slowest list of 50 people: {slowest:?}");
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
+
+#[tokio::test]
+async fn what_helm_installed_is_compared_as_the_person_and_its_secrets_are_not_shown() {
+    let trial = Trial::start().await;
+    let path = format!("clusters/{}/flux/helmrelease/podinfo/podinfo/comparison", trial.id);
+    let (ann, bob) = (person("ann", &[]), person("bob", &[]));
+    trial.bind("flux:ann", Some("podinfo"), &["get", "list", "patch"]);
+    trial.bind("flux:bob", Some("podinfo"), &["get", "list"]);
+    let (status, compared) = trial.ask(&ann, "GET", &path, None).await;
+    assert_eq!(status, 200, "{compared}");
+    let effects: Vec<(&str, &str)> = compared["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| (item["kind"].as_str().unwrap(), item["effect"].as_str().unwrap()))
+        .collect();
+    let expected = [("Deployment", "different"), ("Secret", "unknown"), ("HelmRelease", "same"), ("Service", "same")];
+    assert_eq!(effects, expected, "{compared}");
+    let diff = compared["items"][0]["diff"].as_str().unwrap();
+    assert!(diff.contains("-  replicas: 2\n+  replicas: 3\n"), "{diff}");
+    assert!(!compared.to_string().contains("correct-horse"), "{compared}");
+    assert!(compared["kept"][1].as_str().unwrap().contains("release 3 of podinfo"), "{compared}");
+
+    // Bob may read, and not even rehearse a change.
+    let (_, refused) = trial.ask(&bob, "GET", &path, None).await;
+    let items = refused["items"].as_array().unwrap();
+    assert!(items.iter().all(|item| item["effect"] == "unknown"), "{refused}");
+    let deployment = items.iter().find(|item| item["kind"] == "Deployment").unwrap();
+    assert!(deployment["message"].as_str().unwrap().contains("User \"flux:bob\" cannot patch"), "{deployment}");
+    // Whoever may read no Secrets learns that from the cluster.
+    trial.world().unbind("flux:bob");
+    trial.world().bind(Binding {
+        subject: "flux:bob".into(),
+        namespace: Some("podinfo".into()),
+        verbs: vec!["get", "list"],
+        resources: vec!["helmreleases"],
+    });
+    let (_, refused) = trial.ask(&bob, "GET", &path, None).await;
+    let reason = refused["reasons"][0].as_str().unwrap();
+    assert!(reason.contains("cannot get resource \"secrets\""), "{refused}");
+}

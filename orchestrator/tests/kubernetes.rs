@@ -30,6 +30,8 @@ const RBAC: &str = include_str!("../../deploy/kubernetes/sidecar/in-cluster/rbac
 struct Server {
     url: String,
     authority: String,
+    /// What stops and starts it.
+    control: String,
     admin: kube::Client,
 }
 
@@ -43,7 +45,26 @@ impl Server {
         let text = kubeconfig(&url, &authority, "admin-token");
         let config = Kubeconfig::from_yaml(&text).unwrap();
         let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
-        Self { url, authority, admin: kube::Client::try_from(config).unwrap() }
+        Self {
+            url,
+            authority,
+            control: variable("KUBERNETES_TEST_CONTROL"),
+            admin: kube::Client::try_from(config).unwrap(),
+        }
+    }
+
+    /// Has the script stop or start the server, or have etcd forget what was.
+    fn control(&self, what: &str) {
+        let done = std::process::Command::new(&self.control).arg(what).status().unwrap();
+        assert!(done.success(), "{what}");
+    }
+
+    async fn until_it_answers(&self) {
+        let begun = Instant::now();
+        while self.ask("GET", &collection(Kind::Bucket, "team"), None).await.is_err() {
+            assert!(begun.elapsed() < 4 * PATIENCE, "the server does not come back");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn kubeconfig(&self, token: &str) -> String {
@@ -467,6 +488,8 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     assert!(bobs["items"].as_array().unwrap().iter().all(|item| item["status"] == "unknown"), "{bobs}");
     told("the health of what was applied is what each may read: ann sees it, bob the refusals");
 
+    compare(&trial, &plain, &people).await;
+
     let narrow = trial.register("narrow", "narrow-token", json!({"namespaces": ["shop"]})).await;
     trial.until(&format!("{narrow}/resources?kind=Kustomization"), |list| list["total"] == 2).await;
     let health = trial.get(&format!("{narrow}/health")).await;
@@ -486,4 +509,93 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     trial.until(&format!("{whole}/health"), |health| health["state"] == "up" && health["reason"] == Value::Null).await;
     trial.until(&format!("{whole}/resources?kind=Bucket"), |list| list["total"] == 450).await;
     told("a token is replaced in place, once the new one has been found to work");
+
+    go_away_and_come_back(&trial, &plain).await;
+}
+
+/// What the real server says to dry runs, and that nothing comes of them.
+async fn compare(trial: &Trial, plain: &str, people: &str) {
+    let server = &trial.server;
+    let backend = path(Kind::Kustomization, "shop", "backend");
+    let noted = object(
+        Kind::Kustomization,
+        "shop",
+        "backend",
+        json!({"interval": "5m", "path": "./not-there", "sourceRef": {"kind": "ExternalArtifact", "name": "rendered"}}),
+    );
+    let note = json!({"kubectl.kubernetes.io/last-applied-configuration": noted.to_string()});
+    server.change(&backend, json!({"metadata": {"annotations": note}})).await;
+    let before = server.ask("GET", &backend, None).await.unwrap();
+    let compared = trial.get(&format!("{plain}/flux/kustomization/shop/backend/comparison")).await;
+    let diff = compared["items"][0]["diff"].as_str().unwrap();
+    assert!(diff.contains("-  interval: 10m\n+  interval: 5m\n"), "{compared}");
+    assert_eq!(before["spec"], server.ask("GET", &backend, None).await.unwrap()["spec"]);
+    let (_, bobs) =
+        trial.as_of("bob", "GET", &format!("{people}/flux/kustomization/shop/backend/comparison"), None).await;
+    assert_eq!(bobs["items"][0]["effect"], "unknown", "{bobs}");
+    assert!(bobs["items"][0]["message"].as_str().unwrap().contains("\"flux:bob\" cannot patch"), "{bobs}");
+    told("what kubectl noted is compared by a dry run, which changes nothing; bob may not even rehearse it");
+
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "backend"}, "spec": {"replicas": 3}});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "backend"}, "spec": {"ports": [{"port": 80}]}});
+    let fresh = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fresh"}, "data": {"a": "b"}});
+    let manifest = format!("---\n{deployment}\n---\n{service}\n---\n{fresh}\n");
+    let mut packing = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packing, json!({"manifest": manifest}).to_string().as_bytes()).unwrap();
+    let release = BASE64.encode(BASE64.encode(packing.finish().unwrap()));
+    let secret = json!({"metadata": {"name": "sh.helm.release.v1.web.v1"}, "type": "helm.sh/release.v1", "data": {"release": release}});
+    server.make("/api/v1/namespaces/shop/secrets", &secret).await;
+    server.make(&collection(Kind::HelmRelease, "shop"), &object(Kind::HelmRelease, "shop", "web", json!({}))).await;
+    let history =
+        json!([{"name": "web", "namespace": "shop", "version": 1, "status": "deployed", "chartVersion": "1.0.0"}]);
+    server.say(Kind::HelmRelease, "shop", "web", json!({"history": history, "storageNamespace": "shop"})).await;
+    trial.until(&format!("{people}/resources?q=web&kind=HelmRelease"), |list| list["total"] == 1).await;
+    let compared = trial.get(&format!("{people}/flux/helmrelease/shop/web/comparison")).await;
+    let of = |kind: &str| compared["items"].as_array().unwrap().iter().find(|item| item["kind"] == kind).unwrap();
+    assert!(of("Deployment")["diff"].as_str().unwrap().contains("-  replicas: 1\n+  replicas: 3\n"), "{compared}");
+    assert_eq!(of("Service")["effect"], "same", "{compared}");
+    assert!(
+        of("ConfigMap")["message"].as_str().unwrap().contains("cannot create resource \"configmaps\""),
+        "{compared}"
+    );
+    let seen = server.ask("GET", "/apis/apps/v1/namespaces/shop/deployments/backend", None).await.unwrap();
+    assert_eq!(seen["spec"]["replicas"], 1);
+    told(
+        "what Helm recorded is compared as ann: a drift as a diff, the same as the same, and what she may not make in the cluster's words",
+    );
+}
+
+/// An outage, and versions that the server has forgotten when it is back.
+async fn go_away_and_come_back(trial: &Trial, plain: &str) {
+    let server = &trial.server;
+    let seen = server.ask("GET", &collection(Kind::Bucket, "team"), None).await.unwrap();
+    let version = seen["metadata"]["resourceVersion"].as_str().unwrap();
+    server.control("stop");
+    trial.until(&format!("{plain}/health"), |health| health["state"] == "down").await;
+    let health = trial.get(&format!("{plain}/health")).await;
+    assert!(health["reason"].as_str().unwrap().contains("nothing listens at the cluster's address"), "{health}");
+    assert_eq!(trial.get(&format!("{plain}/resources?kind=Bucket")).await["total"], 450);
+    told("an outage is told in words, and what was known stays to be seen");
+
+    server.control("compact");
+    server.control("start");
+    server.until_it_answers().await;
+    for number in 0..5 {
+        server.ask("DELETE", &path(Kind::Bucket, "team", &format!("bucket-{number:03}")), None).await.unwrap();
+    }
+    server.make(&collection(Kind::Bucket, "team"), &object(Kind::Bucket, "team", "late", json!({}))).await;
+    // What the orchestrator's own watches are answered, which go on from then.
+    let watch = format!("{}?watch=1&timeoutSeconds=2&resourceVersion={version}", collection(Kind::Bucket, "team"));
+    let request = http::Request::get(watch).body(Vec::new()).unwrap();
+    let answer = match server.admin.request_text(request).await {
+        Ok(text) => text,
+        Err(error) => error.to_string(),
+    };
+    assert!(answer.contains("too old resource version") || answer.contains("410"), "{answer}");
+    trial.until(&format!("{plain}/health"), |health| health["state"] == "up").await;
+    trial.until(&format!("{plain}/resources?kind=Bucket"), |list| list["total"] == 446).await;
+    trial.until(&format!("{plain}/resources?q=late"), |list| list["total"] == 1).await;
+    told(
+        "back with its versions compacted away (410 Gone), everything is read anew: what went is gone, what came is there",
+    );
 }

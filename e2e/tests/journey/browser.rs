@@ -113,6 +113,31 @@ impl Browser {
         self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
     }
 
+    /// From now on notes in the page itself when a text comes into the first element that a selector finds.
+    pub(crate) async fn notes_when(&self, selector: &str, text: &str) {
+        let script = "const [selector, text] = arguments; window.noted = null;
+            const look = () => {
+                const found = document.querySelector(selector);
+                if (found && !found.closest('[hidden]') && found.textContent.includes(text))
+                    window.noted ??= performance.timeOrigin + performance.now();
+            };
+            new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+            look();";
+        self.client.execute(script, vec![json!(selector), json!(text)]).await.unwrap();
+    }
+
+    /// When that was, in milliseconds since 1970 by this machine's clock: not when the driver got to know of it.
+    pub(crate) async fn noted(&self) -> f64 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(moment) = self.client.execute("return window.noted", vec![]).await.unwrap().as_f64() {
+                return moment;
+            }
+            assert!(Instant::now() < deadline, "what was waited for never came into the page");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Makes the window as wide as a phone; the page takes the part of it that a phone would.
     pub(crate) fn becomes_a_phone(&self) {
         let session = self.client.session_creation_response().unwrap().session_id().to_owned();

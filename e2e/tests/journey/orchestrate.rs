@@ -1,6 +1,6 @@
 //! Looking after clusters, through the proxy: register, reconcile, see what changes and who did what.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use orchestrator::demo::{Binding, Demo, Options};
 use orchestrator::fleet::Kind;
@@ -65,9 +65,7 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
             "lastTransitionTime": "2026-01-01T00:00:00Z",
         }]);
     });
-    let changed = Instant::now();
     browser.sees("#object-status[data-status=failed]").await;
-    assert!(changed.elapsed() < Duration::from_secs(2), "a change took {:?} to be seen", changed.elapsed());
     browser.reads("#object-status", "the anchor is lost").await;
 
     browser.click("a[href='/activity']").await;
@@ -108,20 +106,35 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
     browser.click("#reconcile").await;
     browser.reads(".said", "Reconciled at").await;
 
-    // An update fails while somebody looks at the cluster.
+    // Updates fail while somebody looks at the cluster: each stands there within a second of the cluster's word, by the page's own
+    // clock. Of three the middle one counts, since this machine may have other things to do.
+    let mut took = Vec::new();
     browser.goto(&cluster).await;
     browser.sees(".tree a.node").await;
-    let fails = |object: &mut serde_json::Value| {
-        object["metadata"]["generation"] = 3.into();
-        object["status"]["conditions"] = json!([{
-            "type": "Ready", "status": "False", "reason": "ArtifactFailed", "message": "path not found",
-            "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z",
-        }]);
-    };
-    world.change(Kind::Kustomization, "shop", "shop-backend", fails);
-    let failed = Instant::now();
-    browser.reads("section[aria-labelledby=attention]", "shop-backend").await;
-    assert!(failed.elapsed() < Duration::from_secs(2), "it took {:?} to be seen", failed.elapsed());
+    for (kind, name) in
+        [(Kind::Kustomization, "shop-backend"), (Kind::Kustomization, "shop-frontend"), (Kind::GitRepository, "shop")]
+    {
+        let words = format!("path not found for {name}");
+        browser.notes_when("section[aria-labelledby=attention]", &words).await;
+        let changed = now();
+        world.change(kind, "shop", name, |object| {
+            object["metadata"]["generation"] = 3.into();
+            object["status"]["conditions"] = json!([{
+                "type": "Ready", "status": "False", "reason": "ArtifactFailed", "message": words,
+                "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }]);
+        });
+        took.push(browser.noted().await - changed);
+    }
+    took.sort_unstable_by(f64::total_cmp);
+    assert!(took[1] < 1000.0, "failed updates took {took:?} ms to be seen");
+    browser.picture("orchestrator-attention").await;
+
+    // What the cluster keeps, rehearsed as ann.
+    browser.goto(&object).await;
+    browser.click("#compare-applied").await;
+    browser.reads("section[aria-labelledby=comparison] [role=status]", "would change").await;
+    browser.picture("orchestrator-comparison").await;
 
     browser.click("#sign-out").await;
     browser.sees("main[data-page=signed-out]").await;
@@ -162,6 +175,12 @@ async fn no_page_scrolls_sideways_on_a_phone() {
         assert_eq!(browser.beyond_the_side().await, 0, "{page}");
         browser.picture(&format!("phone-{number}")).await;
     }
+}
+
+/// By the clock of this machine, which the browser's pages read too.
+#[expect(clippy::disallowed_methods, reason = "a page cannot be told the time")]
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() * 1000.0
 }
 
 /// A cluster in which nothing happens by itself.

@@ -1,4 +1,5 @@
-//! `…/flux/{kind}/{namespace}/{name}/applied`: how what an object applied is, read when it is asked for; a container's last lines; and
+//! `…/flux/{kind}/{namespace}/{name}/applied`: how what an object applied is, read when it is asked for; a container's last lines; what would
+//! change if it were applied again; and
 //! `/api/v1/clusters/{id}/flux/controllers`: Flux's own.
 
 use axum::Json;
@@ -12,10 +13,14 @@ use super::App;
 use super::error::{ApiError, Refusal};
 use super::input::{AtObject, InCluster, Parameters, given, is_name};
 use super::viewer::Looking;
-use crate::fleet::{Applied, Container, Controller};
+use crate::fleet::{Applied, Comparison, Container, Controller};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(applied)).routes(routes!(log)).routes(routes!(controllers))
+    OpenApiRouter::new()
+        .routes(routes!(applied))
+        .routes(routes!(compare))
+        .routes(routes!(log))
+        .routes(routes!(controllers))
 }
 
 /// How each thing that an object applied is, read from the cluster now: 200 things at most, workloads with their pods.
@@ -24,6 +29,15 @@ pub(super) fn routes() -> OpenApiRouter<App> {
     responses((status = 200, body = Applied), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
 async fn applied(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Applied>, ApiError> {
     Ok(Json(app.fleet.applied_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
+}
+
+/// What would change if the manifests that the cluster keeps of an object, or of what it applied, were applied again: by dry runs of the
+/// cluster's server, 100 objects at most.
+#[utoipa::path(get, operation_id = "compareObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/comparison", tag = "objects",
+    params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = Comparison), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
+async fn compare(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Comparison>, ApiError> {
+    Ok(Json(app.fleet.comparison_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -70,6 +70,9 @@ pub struct DemoApi {
     /// How long a step of their life takes, in milliseconds; 0: nothing happens by itself
     #[arg(long, default_value_t = 0)]
     pub pace: u64,
+    /// How many people may see a namespace each, `person-00` and so on; `everybody` may see all
+    #[arg(long, default_value_t = 0)]
+    pub people: usize,
 }
 
 /// The options as typed; an empty one counts as unset.

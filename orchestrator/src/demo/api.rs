@@ -21,7 +21,7 @@ use super::access::Caller;
 use super::answer::{failure, gone, json as answer, refusal};
 use super::kinds::Resource;
 use super::query::Query;
-use super::things;
+use super::things::{self, merge};
 use super::world::{Key, Refusal, World};
 
 const LIST_DEFAULT: usize = 500;
@@ -98,6 +98,12 @@ async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Requ
     {
         return answer;
     }
+    if request.method() == Method::PATCH && resource_of(world, path).is_none() {
+        return match rehearsal(&query, request).await {
+            Ok(manifest) => things::rehearsed(world, caller, path, &manifest).unwrap_or_else(missing),
+            Err(refused) => refused,
+        };
+    }
     match path {
         ["version"] => answer(
             StatusCode::OK,
@@ -135,6 +141,27 @@ async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Requ
         }
         _ => missing(),
     }
+}
+
+/// The kind of Flux that an address is of.
+fn resource_of(world: &World, path: &[&str]) -> Option<Resource> {
+    match path {
+        ["apis", group, version, "namespaces", _, plural, _] => resource(world, group, version, plural),
+        _ => None,
+    }
+}
+
+/// The manifest of a dry run; nothing is applied here for good.
+async fn rehearsal(query: &Query, request: Request) -> Result<Value, Response<Body>> {
+    let applied =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
+    if !applied || query.value("dryRun").as_deref() != Some("All") || query.value("fieldManager").is_none() {
+        let said = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
+        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", said));
+    }
+    let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await.unwrap_or_default();
+    let manifest = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
+    manifest.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "BadRequest", "the body is no manifest"))
 }
 
 fn missing() -> Response<Body> {
@@ -464,9 +491,21 @@ async fn object(
     }
     let query = Query::of(request.uri().query().unwrap_or_default());
     let manager = query.value("fieldManager").unwrap_or_else(|| "unknown".to_owned());
-    let merge = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/merge-patch+json");
+    if query.value("dryRun").is_some() {
+        return match (rehearsal(&query, request).await, world.find(&key)) {
+            (Ok(manifest), Some(object)) => {
+                let mut object = at_version(&object, resource, version);
+                merge(&mut object, &manifest);
+                answer(StatusCode::OK, &object)
+            }
+            (Err(refused), _) => refused,
+            (Ok(_), None) => missing(),
+        };
+    }
+    let merging =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/merge-patch+json");
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await;
-    let patch = body.ok().filter(|_| merge).and_then(|body| serde_json::from_slice::<Value>(&body).ok());
+    let patch = body.ok().filter(|_| merging).and_then(|body| serde_json::from_slice::<Value>(&body).ok());
     let Some(patch) = patch else {
         let said = failure(415, "UnsupportedMediaType", "only merge patches are understood here");
         return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, &said);
@@ -506,24 +545,6 @@ fn change(world: &World, key: Key, patch: &Value, manager: &str) -> Option<Arc<V
     let object = world.put(key.clone(), object);
     world.ask(key);
     Some(object)
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    for (name, value) in patch {
-        match (value.is_null(), target.as_object_mut()) {
-            (true, Some(target)) => drop(target.remove(name)),
-            (false, Some(target)) => merge(target.entry(name.clone()).or_insert(Value::Null), value),
-            (_, None) => {}
-        }
-    }
 }
 
 #[cfg(test)]

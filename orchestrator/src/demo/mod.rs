@@ -1,7 +1,7 @@
 //! A simulated Kubernetes API on loopback: clusters with Flux objects that move through plausible states.
 //!
 //! It speaks enough of Kubernetes for the code that talks to real clusters to talk to it: discovery, lists by pages,
-//! watches with bookmarks and `410 Gone`, merge patches, events, what was applied with pods and logs, impersonation and access reviews. It obeys Flux's annotations and `spec.suspend`, and
+//! watches with bookmarks and `410 Gone`, merge patches, dry runs of applying, events, what was applied with pods and logs, impersonation and access reviews. It obeys Flux's annotations and `spec.suspend`, and
 //! can be told to misbehave.
 #![expect(
     clippy::indexing_slicing,
@@ -15,6 +15,7 @@ mod faults;
 mod kinds;
 mod life;
 mod query;
+mod records;
 mod seed;
 mod status;
 mod things;
@@ -120,6 +121,22 @@ impl Demo {
              http://{addr}/clusters/{name}\nusers:\n- name: demo\n  user:\n    token: {token}\ncontexts:\n- name: \
              {name}\n  context:\n    cluster: {name}\n    user: demo\n"
         ))
+    }
+
+    /// Lets so many people see one namespace of each cluster of many objects, `person-00` the first, and `everybody` see all.
+    pub fn let_look(&self, people: usize) {
+        let binding = |subject: String, namespace: Option<String>| Binding {
+            subject,
+            namespace,
+            verbs: vec!["get", "list"],
+            resources: vec!["*"],
+        };
+        for world in &self.clusters {
+            world.bind(binding("everybody".to_owned(), None));
+            for person in 0..people {
+                world.bind(binding(format!("person-{person:02}"), Some(seed::namespace(person))));
+            }
+        }
     }
 
     /// A cluster, to look into it, to change it, or to have it misbehave.

@@ -21,6 +21,11 @@ pub(super) fn objects(cluster: &str, index: usize, many: Option<usize>) -> Vec<(
     seed.objects
 }
 
+/// The namespace of an object of many, by its number.
+pub(super) fn namespace(number: usize) -> String {
+    format!("team-{}", number % 20)
+}
+
 struct Seed {
     objects: Vec<(Key, Value)>,
     days: i64,
@@ -213,6 +218,12 @@ impl Seed {
         self.beside();
 
         self.change("tenants", |object| object["spec"]["suspend"] = true.into());
+        // By hand, and noted nowhere.
+        self.change("dashboards", |object| {
+            if object["kind"] == "Kustomization" {
+                object["spec"]["interval"] = "1h0m0s".into();
+            }
+        });
         if cluster != "production-eu" {
             self.hopeless("loki", "UpgradeFailed", "Helm upgrade failed: values don't meet the specifications of the schema: loki.schemaConfig is required");
         }
@@ -278,7 +289,7 @@ impl Seed {
 
     fn many(&mut self, cluster: &str, many: usize) {
         for number in 0..many {
-            let namespace = format!("team-{}", number % 20);
+            let namespace = self::namespace(number);
             let name = format!("{cluster}-{number:04}");
             match number % 10 {
                 0 => self.source(
@@ -323,7 +334,7 @@ impl Seed {
                         })
                         .collect();
                     let source = format!("{cluster}-{:04}", number / 10 * 10);
-                    let within = format!("team-{}", number / 10 * 10 % 20);
+                    let within = self::namespace(number / 10 * 10);
                     self.kustomization(&namespace, &name, (Kind::GitRepository, &within), &source, &[], &inventory);
                 }
             }
@@ -431,14 +442,17 @@ impl Seed {
     fn object(&self, kind: Kind, namespace: &str, name: &str, spec: Value) -> Value {
         let resource = kinds::current(kind);
         let version = resource.versions.first().copied().unwrap_or("v1");
+        let api_version = format!("{}/{version}", kind.group());
+        let noted = json!({"apiVersion": api_version, "kind": kind.name(), "metadata": {"name": name, "namespace": namespace},
+                           "spec": spec});
         json!({
-            "apiVersion": format!("{}/{version}", kind.group()), "kind": kind.name(),
+            "apiVersion": api_version, "kind": kind.name(),
             "metadata": {
                 "name": name, "namespace": namespace, "generation": 2, "uid": uid(),
                 "creationTimestamp": self.past(24 * self.days), "finalizers": ["finalizers.fluxcd.io"],
                 "labels": {"kustomize.toolkit.fluxcd.io/name": "flux-system",
                            "kustomize.toolkit.fluxcd.io/namespace": "flux-system"},
-                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": json!({"spec": spec}).to_string()},
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": noted.to_string()},
                 "managedFields": [
                     {"manager": "kustomize-controller", "operation": "Apply", "fieldsType": "FieldsV1",
                      "fieldsV1": {"f:metadata": {"f:labels": {"f:kustomize.toolkit.fluxcd.io/name": {}}},

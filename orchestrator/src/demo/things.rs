@@ -31,6 +31,49 @@ pub(super) fn answered(world: &World, caller: &Caller, path: &[&str], query: &Qu
     }
 }
 
+/// What would become of something if a manifest were applied to it; `None` where the address is of something else. Nothing changes.
+pub(super) fn rehearsed(world: &World, caller: &Caller, path: &[&str], manifest: &Value) -> Option<Response<Body>> {
+    let (group, version, rest) = match path {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return None,
+    };
+    let served = |plural: &str| {
+        SERVED.iter().find(|served| served.group == group && served.version == version && served.plural == plural)
+    };
+    let (served, namespace, name) = match rest {
+        ["namespaces", namespace, plural, name] => (served(plural)?, *namespace, *name),
+        [plural, name] => (served(plural).filter(|served| !served.namespaced)?, "", *name),
+        _ => return None,
+    };
+    let within = Some(namespace).filter(|namespace| !namespace.is_empty());
+    if let Some(refused) = refused(world, caller, "patch", served.plural, served.group, within) {
+        return Some(refused);
+    }
+    let thing = (served.group.to_owned(), served.kind.to_owned(), namespace.to_owned(), name.to_owned());
+    let mut object = world.applied(&thing).unwrap_or_default();
+    merge(&mut object, manifest);
+    Some(answer(StatusCode::OK, &object))
+}
+
+/// RFC 7396, which is near enough to applying where lists are given whole.
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (name, value) in patch {
+        match (value.is_null(), target.as_object_mut()) {
+            (true, Some(target)) => drop(target.remove(name)),
+            (false, Some(target)) => merge(target.entry(name.clone()).or_insert(Value::Null), value),
+            (_, None) => {}
+        }
+    }
+}
+
 fn resources<'a>(group: &str, version: &str, of_group: impl Iterator<Item = &'a Served>) -> Response<Body> {
     let resources: Vec<Value> = of_group
         .map(|served| json!({"name": served.plural, "singularName": "", "namespaced": served.namespaced, "kind": served.kind, "verbs": ["get", "list"]}))

@@ -13,6 +13,7 @@ use crate::fleet::Kind;
 use super::access::{Access, Binding};
 use super::faults::Faults;
 use super::kinds::{self, Resource};
+use super::records;
 use super::workloads::{Set, Thing};
 
 /// How many changes a watch can go back.
@@ -133,7 +134,7 @@ impl World {
         let id = format!("{namespace}_{name}_{group}_{kind}");
         let names_it = |object: &Arc<Value>| {
             let entries = object.pointer("/status/inventory/entries").and_then(Value::as_array);
-            entries.into_iter().flatten().any(|entry| entry["id"] == id)
+            entries.into_iter().flatten().any(|entry| entry["id"] == id) || installs(object, thing)
         };
         self.state()
             .objects
@@ -352,6 +353,22 @@ impl State {
         {
             self.oldest = forgotten.version;
         }
+    }
+}
+
+/// Whether a release has installed something, or is recorded by it.
+fn installs(object: &Value, (group, kind, namespace, name): &Thing) -> bool {
+    let Some(release) = object.pointer("/status/history/0").filter(|_| object["kind"] == "HelmRelease") else {
+        return false;
+    };
+    if release["namespace"] != *namespace {
+        return false;
+    }
+    let installed = release["name"].as_str().unwrap_or_default();
+    match (group.as_str(), kind.as_str()) {
+        ("", "Secret") => *name == format!("{}{installed}.v{}", records::PREFIX, release["version"]),
+        ("apps", "Deployment") | ("", "Service") => name == installed,
+        _ => false,
     }
 }
 

@@ -76,7 +76,8 @@ async fn served(client: &Client, entries: &[InventoryEntry], deadline: Instant) 
     stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await
 }
 
-fn is_read(entry: &InventoryEntry) -> bool {
+/// Whether an object is of a kind that is read at all.
+pub(super) fn is_read(entry: &InventoryEntry) -> bool {
     (entry.group.as_str(), entry.kind.as_str()) != SECRET
 }
 

@@ -10,6 +10,7 @@ use crate::kube::{Client, Fault, Seen, segment};
 use super::cluster::Cluster;
 use super::held;
 use super::history;
+use super::kept::LAST_APPLIED;
 use super::model::{Condition, Event, InventoryEntry, Kind, ObjectDetail, bounded};
 use super::plain;
 
@@ -19,8 +20,6 @@ const EVENTS_MOST: usize = 50;
 const INVENTORY_MOST: usize = 10_000;
 /// What is shown of an object that cannot be held.
 const TOO_DEEP: &str = "# not shown: its values are nested more than 128 deep\n";
-/// Repeats the whole object, with all that is left out elsewhere.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Reads an object and its events.
 ///
@@ -53,6 +52,7 @@ pub(super) async fn read(
         Ok(events) => (events, None),
         Err(fault) => (Vec::new(), Some(fault.to_string())),
     };
+    // One repeats the whole object, with all that is left out elsewhere.
     let annotations = seen.annotations.iter().filter(|(name, _)| *name != LAST_APPLIED);
     Ok(ObjectDetail {
         summary,

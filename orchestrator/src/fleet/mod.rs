@@ -5,10 +5,12 @@ mod answers;
 mod applied;
 mod backoff;
 mod cluster;
+mod compare;
 mod controllers;
 mod detail;
 mod held;
 mod history;
+mod kept;
 mod kstatus;
 mod model;
 mod person;
@@ -282,6 +284,26 @@ impl Fleet {
         let key = cluster.key(kind, namespace, name);
         let client = known(&cluster, viewer, &key)?;
         Ok(applied::read(&cluster, &client, &key).await?)
+    }
+
+    /// What would change if the manifests that the cluster keeps of an object, or of what it applied, were applied again: by dry runs of
+    /// the cluster's server, within 12 s.
+    ///
+    /// # Errors
+    /// As [`Self::detail_for`].
+    pub async fn comparison_for(
+        &self,
+        viewer: &Viewer,
+        id: ClusterId,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Comparison, FleetError> {
+        let cluster = self.cluster(id)?;
+        let key = cluster.key(kind, namespace, name);
+        let client = known(&cluster, viewer, &key)?;
+        let as_person = cluster.asks_as_person() && matches!(viewer, Viewer::Person(_));
+        Ok(compare::read(&cluster, &client, &key, as_person).await?)
     }
 
     /// The last lines of a container's log: of a pod of a workload that the object has applied.

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::kept::LAST_APPLIED;
+
 /// How long the YAML of an object may be, in bytes.
 const YAML_MOST: usize = 512 * 1024;
 /// What stands in the place of what looks like a secret.
@@ -15,7 +17,7 @@ pub(super) fn yaml(mut object: Value) -> String {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+            annotations.remove(LAST_APPLIED);
         }
     }
     // Where people put what they please: a chart's values, and what is substituted in manifests.
@@ -24,18 +26,108 @@ pub(super) fn yaml(mut object: Value) -> String {
             leave_out_secrets(values, 0);
         }
     }
-    let text =
-        serde_saphyr::to_string(&object).unwrap_or_else(|_| "# this object cannot be shown as YAML\n".to_owned());
-    cut(text)
+    cut_at(written(&object), YAML_MOST)
 }
 
-fn cut(mut text: String) -> String {
-    if text.len() > YAML_MOST {
-        let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= YAML_MOST).last().unwrap_or(0);
+fn written(object: &Value) -> String {
+    serde_saphyr::to_string(object).unwrap_or_else(|_| "# this object cannot be shown as YAML\n".to_owned())
+}
+
+/// As much of a text as is shown, which says where it ends.
+pub(super) fn cut_at(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= most).last().unwrap_or(0);
         text.truncate(end);
-        text.push_str("\n# cut off here: the object is longer than is shown\n");
+        text.push_str("\n# cut off here: it is longer than is shown\n");
     }
     text
+}
+
+/// An object without what its server writes by itself: what is left is what somebody wants of it.
+pub(super) fn comparable(mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for own in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"] {
+            metadata.remove(own);
+        }
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+    }
+    object
+}
+
+/// The YAML of an object of any kind, without what looks like a secret anywhere in it.
+pub(super) fn without_secrets(mut object: Value) -> String {
+    leave_out_secrets(&mut object, 0);
+    leave_out_of_texts(&mut object, 0);
+    written(&object)
+}
+
+/// What looks like a secret in a list of variables, in an argument or in an address.
+fn leave_out_of_texts(value: &mut Value, depth: usize) {
+    if depth > 100 {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            let named = fields.get("name").and_then(Value::as_str).is_some_and(telltale);
+            if let Some(value) = fields.get_mut("value").filter(|value| named && !value.is_object()) {
+                *value = LEFT_OUT.into();
+            }
+            fields.values_mut().for_each(|value| leave_out_of_texts(value, depth + 1));
+        }
+        Value::Array(items) => {
+            let mut after = false;
+            for item in items {
+                let flag = item.as_str().is_some_and(|text| text.starts_with('-') && telltale(text));
+                // `--password`, and the word after it.
+                if after && item.as_str().is_some_and(|text| !text.starts_with('-')) {
+                    *item = LEFT_OUT.into();
+                }
+                after = flag && item.as_str().is_some_and(|text| !text.contains('='));
+                leave_out_of_texts(item, depth + 1);
+            }
+        }
+        Value::String(text) => {
+            if let Some(kept) = without_secret(text) {
+                *text = kept;
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A text less what looks like a secret in it; `None` where nothing does.
+fn without_secret(text: &str) -> Option<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut changed = false;
+    for line in text.split('\n') {
+        let found = of_assignment(line).or_else(|| of_address(line));
+        changed |= found.is_some();
+        lines.push(found.unwrap_or_else(|| line.to_owned()));
+    }
+    changed.then(|| lines.join("\n"))
+}
+
+/// `--db-password=…`, `DB_PASSWORD=…`, and `password: …` in a file that a text holds.
+fn of_assignment(line: &str) -> Option<String> {
+    let at = line.find(['=', ':'])?;
+    let (name, rest) = line.split_at_checked(at)?;
+    let value = rest.get(1..)?;
+    let last = name.rsplit([' ', '"', '\'']).find(|word| !word.is_empty())?;
+    (telltale(last) && !value.trim().is_empty() && !value.starts_with("//"))
+        .then(|| format!("{name}{} {LEFT_OUT}", rest.get(..1).unwrap_or_default()))
+}
+
+/// `scheme://user:password@host`.
+fn of_address(line: &str) -> Option<String> {
+    let (scheme, rest) = line.split_once("://")?;
+    let authority = rest.split(['/', ' ', '?', '#']).next()?;
+    let (user, _) = authority.rsplit_once('@')?;
+    user.contains(':').then(|| format!("{scheme}://{LEFT_OUT}{}", rest.get(user.len()..).unwrap_or_default()))
 }
 
 fn leave_out_secrets(value: &mut Value, depth: usize) {
@@ -92,6 +184,22 @@ mod tests {
             text.contains("grafana") && text.contains("name: git") && text.contains("createSecret: true"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn in_an_object_of_any_kind_variables_arguments_and_addresses_are_looked_at_too() {
+        let text = without_secrets(json!({"spec": {
+            "env": [{"name": "DB_PASSWORD", "value": "hidden"}, {"name": "LEVEL", "value": "debug"},
+                    {"name": "API_TOKEN", "valueFrom": {"secretKeyRef": {"name": "api"}}}],
+            "args": ["--db-password=hidden", "--port=80", "--token", "hidden", "--level", "info", "TOKEN=hidden"],
+            "url": "postgres://app:hidden@db:5432/app", "home": "https://example.com/a:b@c",
+            "file": "port: 80\npassword: hidden\n",
+        }}));
+        assert!(!text.contains("hidden"), "{text}");
+        for kept in ["debug", "--port=80", "info", "@db:5432/app", "https://example.com/a:b@c", "port: 80", "name: api"]
+        {
+            assert!(text.contains(kept), "{kept}: {text}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::kube::{Client, Fault};
 
+use super::answers::{Known, Question};
 use super::cluster::Cluster;
 use super::held::Key;
 use super::model::{ClusterId, Kind};
@@ -35,7 +36,7 @@ pub struct Views(BTreeMap<ClusterId, View>);
 #[derive(Debug, Default)]
 struct View {
     kinds: BTreeSet<Kind>,
-    places: BTreeSet<(Kind, String)>,
+    places: BTreeMap<Kind, BTreeSet<String>>,
     /// Why that is nothing.
     reason: Option<String>,
 }
@@ -60,7 +61,7 @@ impl Views {
 
 impl View {
     fn shows(&self, kind: Kind, namespace: &str) -> bool {
-        self.kinds.contains(&kind) || self.places.contains(&(kind, namespace.to_owned()))
+        self.kinds.contains(&kind) || self.places.get(&kind).is_some_and(|within| within.contains(namespace))
     }
 }
 
@@ -94,7 +95,7 @@ pub(super) async fn shows(cluster: &Cluster, viewer: &Viewer, kind: Kind, namesp
 }
 
 /// Never more than was asked for: an object of a kind or a namespace that comes in meanwhile is not in it.
-async fn view(cluster: &Cluster, person: &Person) -> View {
+async fn view(cluster: &Arc<Cluster>, person: &Person) -> View {
     let mut namespaces: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
     for (kind, namespace, _) in cluster.objects().keys() {
         let of_kind = namespaces.entry(*kind).or_default();
@@ -115,7 +116,10 @@ async fn view(cluster: &Cluster, person: &Person) -> View {
     let (allowed, later) =
         if fault.is_some() { (Vec::new(), None) } else { review(cluster, client, person, places, deadline).await };
     fault = fault.or(later);
-    let places: BTreeSet<(Kind, String)> = allowed.into_iter().collect();
+    let mut places: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
+    for (kind, namespace) in allowed {
+        places.entry(kind).or_default().insert(namespace);
+    }
     let nothing = kinds.is_empty() && places.is_empty() && !namespaces.is_empty();
     let reason = nothing.then(|| match fault {
         Some(fault) => format!("{} may see nothing here: the cluster does not say what they may list ({fault})", person.user()),
@@ -129,14 +133,40 @@ async fn view(cluster: &Cluster, person: &Person) -> View {
 
 /// Those of the questions that are answered by yes, and the first fault.
 async fn review(
+    cluster: &Arc<Cluster>,
+    client: &Client,
+    person: &Person,
+    questions: Vec<Question>,
+    deadline: Instant,
+) -> (Vec<Question>, Option<Fault>) {
+    let Known { mut allowed, open, ageing } = cluster.answers.of(person, questions, Instant::now());
+    if !ageing.is_empty() && cluster.answers.ask_again(person) {
+        tokio::spawn(again(Arc::clone(cluster), client.clone(), person.clone(), ageing));
+    }
+    if open.is_empty() {
+        return (allowed, None);
+    }
+    let (later, fault) = asked(cluster, client, person, open, deadline).await;
+    allowed.extend(later);
+    (allowed, fault)
+}
+
+/// Asks again, before answers count no longer. Where that fails they are asked for once more when somebody looks.
+async fn again(cluster: Arc<Cluster>, client: Client, person: Person, questions: Vec<Question>) {
+    let deadline = Instant::now() + PATIENCE;
+    asked(&cluster, &client, &person, questions, deadline).await;
+    cluster.answers.asked_again(&person);
+}
+
+async fn asked(
     cluster: &Cluster,
     client: &Client,
     person: &Person,
-    questions: Vec<(Kind, String)>,
+    questions: Vec<Question>,
     deadline: Instant,
-) -> (Vec<(Kind, String)>, Option<Fault>) {
+) -> (Vec<Question>, Option<Fault>) {
     let asked = questions.into_iter().map(|(kind, namespace)| async move {
-        let answer = tokio::time::timeout_at(deadline, ask(cluster, client, person, kind, &namespace)).await;
+        let answer = tokio::time::timeout_at(deadline, put(cluster, client, person, kind, &namespace)).await;
         ((kind, namespace), answer.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))))
     });
     let mut answers = std::pin::pin!(stream::iter(asked).buffer_unordered(ASKED_AT_ONCE));
@@ -152,9 +182,14 @@ async fn review(
 }
 
 async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
-    if let Some(known) = cluster.answers.known(person, kind, namespace) {
-        return Ok(known);
+    match cluster.answers.known(person, kind, namespace, Instant::now()) {
+        Some(known) => Ok(known),
+        None => put(cluster, client, person, kind, namespace).await,
     }
+}
+
+/// Puts a question to the cluster.
+async fn put(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
     let Some(served) = cluster.served(kind) else { return Ok(false) };
     // From before the question: an answer is never older than it is taken for.
     let asked = Instant::now();
@@ -166,7 +201,7 @@ async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, na
     };
     let answer: Reviewed = client.acting_as(person.headers()).create(REVIEWS, &review).await?;
     let allowed = answer.status.allowed && !answer.status.denied;
-    cluster.answers.keep(person, kind, namespace, allowed, asked);
+    cluster.answers.keep(person, (kind, namespace.to_owned()), allowed, asked);
     Ok(allowed)
 }
 

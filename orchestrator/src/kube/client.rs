@@ -158,6 +158,8 @@ pub(crate) struct Client {
 
 /// How an object is to be changed.
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
+/// How a manifest is applied; JSON is YAML.
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
 /// Who changes it, for Kubernetes' books.
 pub(crate) const FIELD_MANAGER: &str = "flux-orchestrator";
 
@@ -214,6 +216,26 @@ impl Client {
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, MERGE_PATCH)
             .body(Body::from(patch.to_string().into_bytes()));
+        self.exchange(request).await
+    }
+
+    /// What would become of what is at `path` if a manifest were applied to it, by a dry run: nothing changes. `manager` is who applies.
+    ///
+    /// # Errors
+    /// Why the server does not say; the deadline is the caller's.
+    pub(crate) async fn rehearse(
+        &self,
+        path: &str,
+        manifest: &serde_json::Value,
+        manager: &str,
+    ) -> Result<serde_json::Value, Fault> {
+        let request = Request::builder()
+            .method(Method::PATCH)
+            // By force: the answer is to be what would be, not who else has written it.
+            .uri(format!("{path}?dryRun=All&force=true&fieldManager={manager}"))
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, APPLY_PATCH)
+            .body(Body::from(manifest.to_string().into_bytes()));
         self.exchange(request).await
     }
 

@@ -170,6 +170,8 @@ pub(crate) struct Entry {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Release {
     pub(crate) name: String,
+    /// Where it was installed.
+    pub(crate) namespace: String,
     pub(crate) version: u64,
     pub(crate) chart_name: String,
     pub(crate) chart_version: String,

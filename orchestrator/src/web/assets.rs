@@ -14,12 +14,13 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 29] = files![
+const FILES: [(&str, &str); 30] = files![
     "api.js",
     "app.js",
     "applied.js",
     "charts.js",
     "clusters.js",
+    "compare.js",
     "corner.js",
     "dialogs.js",
     "dom.js",

@@ -3,6 +3,7 @@
 import { path, read, send } from "../api.js";
 import { applied } from "../applied.js";
 import * as clusters from "../clusters.js";
+import { comparison } from "../compare.js";
 import { h, replace, settled } from "../dom.js";
 import * as live from "../live.js";
 import { mark, status } from "../marks.js";
@@ -37,12 +38,13 @@ export async function object(context) {
   const truncated = h("p", { class: "quiet", hidden: true }, "There are more objects than are drawn. Open one of them to see its own.");
   const treePart = h("section", { "aria-labelledby": "tree" }, h("h2", { id: "tree" }, "From source to what was applied"), drawing.figure, truncated);
   const health = applied(id, at, signal);
+  const compared = comparison(at, signal);
   const withSource = h("input", { type: "checkbox", id: "with-source" });
   let awaited = null;
   let gone = false;
   const open = new Set();
   draw();
-  show(`${name} (${detail.kind})`, h("div", { class: "page" }, head, buttons, said, treePart, health, parts));
+  show(`${name} (${detail.kind})`, h("div", { class: "page" }, head, buttons, said, treePart, health, compared, parts));
   drawTree();
 
   const again = settled(async () => {
