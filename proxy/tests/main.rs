@@ -18,6 +18,7 @@ mod backchannel_logout;
 mod big_bodies;
 mod config;
 mod documentation;
+mod downstream;
 mod errors;
 mod holding;
 mod hostile_answers;
