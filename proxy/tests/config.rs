@@ -337,6 +337,13 @@ const TABLE: &[Row] = &[
     ("UPSTREAM_IGNORE_CASE", &[], &["true", "false"], &["perhaps"]),
     ("UPSTREAM_CA_FILE", &[("UPSTREAM_URL", "https://app")], &["file:tls.crt"], &["/nowhere/ca", "file:users"]),
     ("ASSERTION_KEY_FILE", &[], &["file:tls.key", "file:tls.key,file:other.key"], &["/nowhere/key", "file:tls.crt"]),
+    (
+        "HTTP_REDIRECT_ADDR",
+        &[("OAUTH_REDIRECT_URL", "https://app.example.com/api/v1/auth/callback")],
+        &[":8082", "127.0.0.1:0"],
+        &["8082", ":8080", ":9091"],
+    ),
+    ("PROXY_PROTOCOL_FROM", &[], &["10.0.0.0/8", "192.0.2.7,::1"], &["balancer", "10.0.0.0/33"]),
     ("TLS_CERT_FILE", &[("TLS_KEY_FILE", "file:tls.key")], &["file:tls.crt"], &["/nowhere/crt", "file:tls.key", ""]),
     (
         "TLS_KEY_FILE",

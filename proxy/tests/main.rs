@@ -19,6 +19,7 @@ mod backchannel_logout;
 mod big_bodies;
 mod config;
 mod documentation;
+mod downstream;
 mod errors;
 mod forward_auth;
 mod holding;

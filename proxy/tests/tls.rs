@@ -36,11 +36,20 @@ impl Issued {
     }
 
     fn until(end: time::OffsetDateTime) -> Self {
+        Self::of(HOST, end)
+    }
+
+    fn of(name: &str, end: time::OffsetDateTime) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new([HOST.to_owned()]).unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
         params.not_after = end;
         let certificate = params.self_signed(&key).unwrap();
         Self { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    /// A connection of somebody who trusts it and asks for [`HOST`], on one that is open already.
+    pub async fn shake_hands(&self, stream: TcpStream) -> TlsStream<TcpStream> {
+        Client::trusting(&[self]).shake_hands(HOST, stream).await
     }
 
     /// Has the proxy show it.
@@ -63,6 +72,10 @@ impl Client {
     }
 
     async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        self.shake_hands(HOST, TcpStream::connect(address).await.unwrap()).await
+    }
+
+    async fn shake_hands(&self, name: &'static str, stream: TcpStream) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         for root in &self.trusts {
             roots.add(root.clone()).unwrap();
@@ -74,9 +87,8 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(address).await.unwrap();
         let connecting =
-            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(HOST).unwrap(), stream);
+            tokio_rustls::TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name).unwrap(), stream);
         tokio::time::timeout(PATIENCE, connecting).await.expect("no handshake in time").unwrap()
     }
 
@@ -140,6 +152,31 @@ async fn http2_is_agreed_on_by_alpn_and_http1_without_it() {
     assert_eq!((response.status(), response.version()), (http::StatusCode::OK, http::Version::HTTP_2));
     assert_eq!(text(response).await, "hello from upstream");
     assert_eq!(upstream.last().header("x-forwarded-proto"), "https");
+}
+
+#[tokio::test]
+async fn each_host_has_its_own_certificate_and_another_one_after_a_reload() {
+    let upstream = Upstream::start().await;
+    let (one, two) = (Issued::new(), Issued::of("*.other.example", rcgen::date_time_ymd(4000, 1, 1)));
+    let plan = two.shown_by(Proxy::open(&upstream)).file("TLS_CERT_FILE", "one.crt", &one.chain);
+    let plan = plan.file("TLS_KEY_FILE", "one.key", &one.key);
+    let at = |name: &str| plan.folder().join(name).to_str().unwrap().to_owned();
+    let (certificates, keys) = (["one.crt", "tls.crt"].map(at).join(","), ["one.key", "tls.key"].map(at).join(","));
+    let proxy = plan.env("TLS_CERT_FILE", certificates).env("TLS_KEY_FILE", keys).start().await;
+    let shown = async |trusted: &Issued, name: &'static str| {
+        let stream = TcpStream::connect(proxy.address).await.unwrap();
+        let stream = Client::trusting(&[trusted]).shake_hands(name, stream).await;
+        stream.get_ref().1.peer_certificates().unwrap()[0] == trusted.der
+    };
+    assert!(shown(&one, HOST).await);
+    assert!(shown(&two, "a.other.example").await);
+    let newer = Issued::of("*.other.example", rcgen::date_time_ymd(4001, 1, 1));
+    std::fs::write(proxy.folder().join("tls.crt"), &newer.chain).unwrap();
+    std::fs::write(proxy.folder().join("tls.key"), &newer.key).unwrap();
+    proxy.signal("HUP");
+    proxy.logs("the configuration was read again").await;
+    assert!(shown(&newer, "a.other.example").await);
+    assert!(shown(&one, HOST).await);
 }
 
 #[tokio::test]

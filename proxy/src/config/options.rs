@@ -116,6 +116,9 @@ options! {
         SIDEGATE_CONFIG: File, Otherwise "no file", example "/etc/sidegate/sidegate.toml";
         /// Where to listen. Port 0 takes any free port. A change needs a restart.
         LISTEN_ADDR: Address, Is "0.0.0.0:8080", example "0.0.0.0:8080";
+        /// Where plain HTTP is answered with a redirect to the same address by https, and nothing else. Needs TLS_CERT_FILE or an https
+        /// OAUTH_REDIRECT_URL. A change needs a restart.
+        HTTP_REDIRECT_ADDR: Address, Otherwise "no such listener", example "0.0.0.0:8081";
         /// Where `/livez`, `/readyz` and `/metrics` are answered. They have no authentication: keep them off public networks.
         /// A change needs a restart.
         ADMIN_ADDR: Address, Is "127.0.0.1:9091", example "127.0.0.1:9091";
@@ -241,12 +244,16 @@ options! {
         ASSERTION_KEY_FILE: Files, Otherwise "from SESSION_SECRET where that is set, else random at start", example "/run/secrets/assertion-key.pem";
     }
     "Connections" {
-        /// The certificate chain in PEM, leaf first. With TLS_KEY_FILE, TLS ends here. Reread when it changes.
-        TLS_CERT_FILE: File, Otherwise "no TLS", example "/etc/sidegate/tls.crt";
-        /// The certificate's private key in PEM. Reread when it changes.
-        TLS_KEY_FILE: File, Otherwise "no TLS", example "/etc/sidegate/tls.key";
+        /// The certificate chain in PEM, leaf first. With TLS_KEY_FILE, TLS ends here. Of a list of files a client is shown the first
+        /// certificate for the name that it asks for, else the first. Reread when they change.
+        TLS_CERT_FILE: Files, Otherwise "no TLS", example "/etc/sidegate/tls.crt";
+        /// The certificate's private key in PEM; as many files, in the same order, as TLS_CERT_FILE names. Reread when they change.
+        TLS_KEY_FILE: Files, Otherwise "no TLS", example "/etc/sidegate/tls.key";
         /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed. Nobody else's are.
         TRUSTED_PROXIES: List, Otherwise "nobody", example "10.0.0.0/8,192.0.2.7";
+        /// Networks and addresses of load balancers whose connections begin with the PROXY protocol, version 1 or 2: each of them then
+        /// must. The address that it names counts as the connection's. From others it is refused.
+        PROXY_PROTOCOL_FROM: List, Otherwise "nobody", example "10.0.0.0/8";
         /// The largest request head in bytes, from 8192 to 1048576; a larger one is answered 431.
         LIMIT_HEADER_BYTES: Bytes, Is "65536", example "65536";
         /// Connections at a time, or as many as open files and LIMIT_MEMORY allow; further ones wait in the kernel's queue.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::options::{
-    ALL, AUDIT, AUDIT_FILE, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE,
+    ALL, AUDIT, AUDIT_FILE, HTTP_REDIRECT_ADDR, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE,
     OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
     SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
     UPSTREAM_IGNORE_CASE,
@@ -39,6 +39,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
     let (mode, rules) = mode(reading);
     let tls = keys::tls(reading);
     let trusted_proxies = network::trusted_proxies(reading);
+    let proxy_protocol_from = network::proxy_protocol_from(reading);
     let limits = Limits {
         header_bytes: reading.number(LIMIT_HEADER_BYTES, 8192..=1 << 20),
         connections: reading.number(LIMIT_CONNECTIONS, 1..=1_000_000),
@@ -48,20 +49,36 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
     let shutdown = shutdown(reading);
     let (log, audit_all) = (log(reading, terminal), audit_all(reading));
     let network = network?;
+    let mode = mode?;
+    if network.redirect.is_some() && tls.is_empty() && !is_public_by_https(&mode) {
+        reading.fault(
+            HTTP_REDIRECT_ADDR,
+            "leads to https, but nothing speaks it: set TLS_CERT_FILE, or an https OAUTH_REDIRECT_URL",
+        );
+    }
     Some(Settings {
         listen: network.listen,
         admin: network.admin,
+        redirect: network.redirect,
         tls,
-        mode: mode?,
+        mode,
         rules,
         upstream: upstream?,
         trusted_proxies,
+        proxy_protocol_from,
         limits,
         timeouts,
         shutdown,
         audit_all: audit_all?,
         log: log?,
     })
+}
+
+fn is_public_by_https(mode: &Mode) -> bool {
+    match mode {
+        Mode::SignIn(sign_in) => sign_in.public_origin.scheme() == "https",
+        Mode::Open => false,
+    }
 }
 
 /// The least that serves a handful of people.
@@ -508,6 +525,13 @@ mod tests {
     fn listeners_and_upstream_do_not_meet() {
         let on = |env: &[(&str, &str)]| faults(trial::env(&[env]));
         assert!(on(&[("LISTEN_ADDR", "0.0.0.0:9091")]).starts_with("ADMIN_ADDR: is the same port"));
+        for taken in ["0.0.0.0:8080", "127.0.0.1:9091"] {
+            assert!(
+                on(&[("HTTP_REDIRECT_ADDR", taken)]).starts_with("HTTP_REDIRECT_ADDR: is the same port"),
+                "{taken}"
+            );
+        }
+        assert!(on(&[("HTTP_REDIRECT_ADDR", ":8082")]).contains("nothing speaks it: set TLS_CERT_FILE"));
         assert!(on(&[("UPSTREAM_URL", "http://localhost:8080")]).contains("loop"));
         assert!(on(&[("UPSTREAM_URL", "http://127.0.0.1:9091")]).contains("admin"));
         assert!(trial::env(&[&[("LISTEN_ADDR", "127.0.0.1:0"), ("ADMIN_ADDR", "127.0.0.1:0")]]).is_ok());
@@ -550,5 +574,9 @@ mod tests {
     fn trusting_everybody_is_told() {
         assert!(warnings(trial::env(&[&[("TRUSTED_PROXIES", "0.0.0.0/0")]])).contains("whole internet"));
         assert!(faults(trial::env(&[&[("TRUSTED_PROXIES", "10.0.0.0/8,proxy")]])).contains("entry 2"));
+        assert!(
+            warnings(trial::env(&[&[("PROXY_PROTOCOL_FROM", "::/0")]])).contains("PROXY_PROTOCOL_FROM names the whole")
+        );
+        assert!(faults(trial::env(&[&[("PROXY_PROTOCOL_FROM", "proxy")]])).starts_with("PROXY_PROTOCOL_FROM: entry 1"));
     }
 }

@@ -33,7 +33,8 @@ impl Scheme {
     }
 }
 
-/// Networks whose `X-Forwarded-*` headers are believed (`TRUSTED_PROXIES`). Empty: nobody's.
+/// Networks of proxies that are believed: in their `X-Forwarded-*` headers (`TRUSTED_PROXIES`), or in what they say of a connection
+/// (`PROXY_PROTOCOL_FROM`). Empty: nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 

@@ -126,6 +126,7 @@ impl Kept {
             sign_in,
             upstream,
             trusted_proxies: settings.trusted_proxies,
+            proxy_protocol_from: settings.proxy_protocol_from,
             limits: settings.limits,
             timeouts: settings.timeouts,
         };

@@ -26,6 +26,7 @@ use crate::serve::clock;
 use crate::serve::listener::accept::{Acceptor, places};
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
+use crate::serve::listener::redirect;
 use crate::serve::listener::workers::Workers;
 use crate::serve::settings::{Limits, Mode, Settings, Shutdown};
 use crate::serve::watch::memory::Memory;
@@ -84,6 +85,8 @@ pub struct Addresses {
     pub listen: SocketAddr,
     /// For probes and metrics.
     pub admin: SocketAddr,
+    /// For redirects to https, where there are any.
+    pub redirect: Option<SocketAddr>,
 }
 
 /// Binds, and begins to serve.
@@ -96,8 +99,13 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     // Accepted connections inherit it.
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
-    let addresses = Addresses { listen: listener.local_addr()?, admin: admin_listener.local_addr()? };
-    let certificates = settings.tls.as_ref().map(load_certificates).transpose()?;
+    let redirect_listener = settings.redirect.map(|address| bind("HTTP_REDIRECT_ADDR", address)).transpose()?;
+    let addresses = Addresses {
+        listen: listener.local_addr()?,
+        admin: admin_listener.local_addr()?,
+        redirect: redirect_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+    };
+    let certificates = load_certificates(&settings.tls)?;
     let fixed = Fixed::of(&settings);
     tell_what_is_served(&settings);
     let memory = memory(&settings.limits);
@@ -112,8 +120,9 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let troubles = {
         let (app, certificates) = (Arc::clone(&app), certificates.clone());
         move || {
-            let certificate = certificates.as_ref().and_then(|certificates| certificates.trouble(clock::now()));
-            app.troubles().into_iter().chain(certificate.map(|why| format!("certificate: {why}"))).collect()
+            let ends =
+                certificates.as_ref().map(|certificates| certificates.troubles(clock::now())).unwrap_or_default();
+            app.troubles().into_iter().chain(ends.into_iter().map(|why| format!("certificate: {why}"))).collect()
         }
     };
     let admin = Arc::new(Admin::new(Box::new(troubles), Arc::clone(&metrics)));
@@ -139,6 +148,10 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         addresses,
         fixed,
     };
+    if let Some(listener) = redirect_listener {
+        let stop = running.stop_accepting.clone();
+        running.tasks.push(tokio::spawn(redirect::serve(listener, Arc::clone(&running.app), stop)));
+    }
     running.publish_certificate_end();
     running.connections.spawn(running.accept(listener, workers, places));
     let becoming_ready = become_ready(Arc::clone(&running.app), Arc::clone(&running.admin), addresses);
@@ -157,7 +170,8 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
     // Away is not unready: after this time it is for `readyz` to say.
     let _late = tokio::time::timeout(STARTING_MOST, tried).await;
     if admin.become_ready() {
-        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, "sidegate is ready");
+        let redirect = addresses.redirect.map(tracing::field::display);
+        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, redirect, "sidegate is ready");
     }
 }
 
@@ -211,8 +225,12 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn load_certificates(files: &PemFiles) -> anyhow::Result<Arc<Certificates>> {
-    Ok(Arc::new(Certificates::load(files, clock::now())?))
+/// `None`: TLS does not end here.
+fn load_certificates(files: &[PemFiles]) -> anyhow::Result<Option<Arc<Certificates>>> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Certificates::load(files, clock::now())?)))
 }
 
 /// Builds everything that a start builds and that needs nobody else, and throws it away: so `sidegate check` passes nothing that a start
@@ -221,7 +239,7 @@ fn load_certificates(files: &PemFiles) -> anyhow::Result<Arc<Certificates>> {
 /// # Errors
 /// What would keep it from starting.
 pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
-    settings.tls.as_ref().map(load_certificates).transpose()?;
+    load_certificates(&settings.tls)?;
     Kept::start(settings, Arc::new(Metrics::new(CODES, CODES))).map(drop)
 }
 
@@ -247,9 +265,9 @@ impl Running {
 
     /// All or nothing: everything is built before anything is swapped.
     fn try_reload(&self, settings: Settings) -> anyhow::Result<()> {
-        let shown = match (&self.certificates, &settings.tls) {
-            (Some(certificates), Some(files)) => Some((certificates, certificates.prepare(files)?)),
-            (Some(_), None) | (None, Some(_) | None) => None,
+        let shown = match (&self.certificates, settings.tls.as_slice()) {
+            (Some(certificates), files @ [_, ..]) => Some((certificates, certificates.prepare(files)?)),
+            (Some(_), []) | (None, _) => None,
         };
         let stays = self.what_stays(&settings);
         let next = self.kept.next(settings)?;
@@ -268,15 +286,22 @@ impl Running {
     fn what_stays(&self, settings: &Settings) -> Vec<&'static str> {
         let mut stays = Vec::new();
         let moved = |was: SocketAddr, wanted: SocketAddr| wanted.port() != 0 && was != wanted;
-        if moved(self.addresses.listen, settings.listen) || moved(self.addresses.admin, settings.admin) {
-            stays.push("LISTEN_ADDR and ADMIN_ADDR take effect at the next start");
+        let redirect_moved = match (self.addresses.redirect, settings.redirect) {
+            (Some(was), Some(wanted)) => moved(was, wanted),
+            (was, wanted) => was.is_some() != wanted.is_some(),
+        };
+        if moved(self.addresses.listen, settings.listen)
+            || moved(self.addresses.admin, settings.admin)
+            || redirect_moved
+        {
+            stays.push("LISTEN_ADDR, ADMIN_ADDR and HTTP_REDIRECT_ADDR take effect at the next start");
         }
         if self.fixed != Fixed::of(settings) {
             stays.push(
                 "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL, LOG_FORMAT and AUDIT_FILE take effect at the next start",
             );
         }
-        if self.certificates.is_some() != settings.tls.is_some() {
+        if self.certificates.is_none() != settings.tls.is_empty() {
             stays.push("TLS is turned on or off at the next start");
         }
         stays

@@ -49,6 +49,8 @@ pub(crate) struct Snapshot {
     pub(crate) sign_in: Option<SignIn>,
     pub(crate) upstream: Arc<Upstream<RequestBody>>,
     pub(crate) trusted_proxies: TrustedProxies,
+    /// Whose connections begin with the PROXY protocol.
+    pub(crate) proxy_protocol_from: TrustedProxies,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
@@ -67,6 +69,11 @@ impl Snapshot {
             return self.return_to(&format!("https://{}{path}", host.as_str()));
         }
         self.return_to(path)
+    }
+
+    /// The port of the public origin, where it is not that of https.
+    pub(crate) fn public_port(&self) -> Option<u16> {
+        self.sign_in.as_ref().and_then(|sign_in| sign_in.public_origin.port())
     }
 
     /// Whether a sign-in may lead back to that host: a rule names it, and it is sent the session's cookie. The public host is a path's.

@@ -24,8 +24,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// `ADMIN_ADDR`; a change needs a restart.
     pub admin: SocketAddr,
-    /// `TLS_CERT_FILE` and `TLS_KEY_FILE`, if TLS ends here.
-    pub tls: Option<PemFiles>,
+    /// `HTTP_REDIRECT_ADDR`; a change needs a restart.
+    pub redirect: Option<SocketAddr>,
+    /// `TLS_CERT_FILE` and `TLS_KEY_FILE`; empty: TLS does not end here.
+    pub tls: Vec<PemFiles>,
     /// Whether people sign in, and how.
     pub mode: Mode,
     /// `[[routes]]`, in the order of the file.
@@ -34,6 +36,8 @@ pub struct Settings {
     pub upstream: UpstreamSettings,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: TrustedProxies,
+    /// `PROXY_PROTOCOL_FROM`: whose connections begin with the PROXY protocol.
+    pub proxy_protocol_from: TrustedProxies,
     /// `LIMIT_…`.
     pub limits: Limits,
     /// `TIMEOUT_…`.

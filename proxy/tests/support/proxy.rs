@@ -224,6 +224,11 @@ impl Plan {
         self
     }
 
+    /// A folder for files, before the start.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// The development provider, before the start.
     pub fn idp(&self) -> &DevIdp {
         self.idp.as_deref().expect("open mode has no provider")

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
@@ -21,7 +22,7 @@ use zeroize::Zeroizing;
 use self::validity::Validity;
 use crate::domain::time::Timestamp;
 
-/// The certificate that clients are shown, and the TLS config that shows it: one config for the life of the process, so that
+/// The certificates that clients are shown, and the TLS config that shows them: one config for the life of the process, so that
 /// session tickets stay good over a reload.
 pub struct Certificates {
     shown: Arc<Shown>,
@@ -90,20 +91,18 @@ pub struct PemFiles {
     pub private: Zeroizing<Vec<u8>>,
 }
 
-/// A certificate that was read and can be shown; nobody is shown it yet.
-pub struct Next {
-    pair: Pair,
-    certificate: PathBuf,
-}
+/// Certificates that were read and can be shown; nobody is shown them yet.
+pub struct Next(Vec<Pair>);
 
 impl Certificates {
-    /// Reads certificate and key, and warns where the certificate is not valid at `now` or will soon not be.
+    /// Reads certificates and keys, and warns where a certificate is not valid at `now` or will soon not be. A client is shown the first
+    /// one that is for the name it asks for (SNI), else the first.
     ///
     /// # Errors
     /// [`CertError`], naming the file and what is wrong with it.
-    pub fn load(files: &PemFiles, now: Timestamp) -> Result<Self, CertError> {
+    pub fn load(files: &[PemFiles], now: Timestamp) -> Result<Self, CertError> {
         let provider = Arc::new(default_provider());
-        let shown = Arc::new(Shown(ArcSwap::from_pointee(Pair::read(files, &provider)?)));
+        let shown = Arc::new(Shown(ArcSwap::from_pointee(Pair::read_all(files, &provider)?)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_no_client_auth()
@@ -112,7 +111,7 @@ impl Certificates {
         config.ticketer = Ticketer::new()?;
 
         let certificates = Self { shown, config: Arc::new(config) };
-        certificates.warn(&files.certificate, now);
+        certificates.warn(now);
         Ok(certificates)
     }
 
@@ -120,15 +119,14 @@ impl Certificates {
     ///
     /// # Errors
     /// [`CertError`] as for [`Certificates::load`].
-    pub fn prepare(&self, files: &PemFiles) -> Result<Next, CertError> {
-        let pair = Pair::read(files, self.config.crypto_provider())?;
-        Ok(Next { pair, certificate: files.certificate.clone() })
+    pub fn prepare(&self, files: &[PemFiles]) -> Result<Next, CertError> {
+        Pair::read_all(files, self.config.crypto_provider()).map(Next)
     }
 
     /// From now on new connections are shown `next`.
     pub fn show(&self, next: Next, now: Timestamp) {
-        self.shown.0.store(Arc::new(next.pair));
-        self.warn(&next.certificate, now);
+        self.shown.0.store(Arc::new(next.0));
+        self.warn(now);
     }
 
     /// The config to accept TLS connections with: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
@@ -137,31 +135,36 @@ impl Certificates {
         &self.config
     }
 
-    /// When the certificate ends, in seconds since the Unix epoch.
+    /// When the first of the certificates ends, in seconds since the Unix epoch.
     #[must_use]
     pub fn not_after(&self) -> i64 {
-        self.shown.0.load().validity.not_after
+        self.shown.0.load().iter().map(|pair| pair.validity.not_after).min().unwrap_or(i64::MAX)
     }
 
-    /// What is wrong with the certificate at `now`, or will be within 14 days: `expires in 3 days`; `None`: nothing.
+    /// What is wrong with each certificate at `now`, or will be within 14 days: `/etc/sidegate/tls.crt expires in 3 days`.
     #[must_use]
-    pub fn trouble(&self, now: Timestamp) -> Option<String> {
-        self.shown.0.load().validity.trouble(i64::try_from(now.secs()).unwrap_or(i64::MAX))
+    pub fn troubles(&self, now: Timestamp) -> Vec<String> {
+        let now = i64::try_from(now.secs()).unwrap_or(i64::MAX);
+        let told = |pair: &Pair| Some(format!("{} {}", pair.file.display(), pair.validity.trouble(now)?));
+        self.shown.0.load().iter().filter_map(told).collect()
     }
 
-    fn warn(&self, chain: &Path, now: Timestamp) {
-        if let Some(trouble) = self.trouble(now) {
-            warn!(file = %chain.display(), "the certificate {trouble}: renew it; the file is read again when it changes");
+    fn warn(&self, now: Timestamp) {
+        for trouble in self.troubles(now) {
+            warn!("the certificate {trouble}: renew it; the file is read again when it changes");
         }
     }
 }
 
 /// What the handshake reads; a reload swaps it.
-struct Shown(ArcSwap<Pair>);
+struct Shown(ArcSwap<Vec<Pair>>);
 
 impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.load().certified))
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let pairs = self.0.load();
+        let asked = hello.server_name().filter(|_| pairs.len() > 1).and_then(|name| ServerName::try_from(name).ok());
+        let named = asked.and_then(|name| pairs.iter().find(|pair| pair.is_for(&name)));
+        named.or(pairs.first()).map(|pair| Arc::clone(&pair.certified))
     }
 }
 
@@ -172,11 +175,22 @@ impl fmt::Debug for Shown {
 }
 
 struct Pair {
+    file: PathBuf,
     certified: Arc<CertifiedKey>,
     validity: Validity,
 }
 
 impl Pair {
+    fn read_all(files: &[PemFiles], provider: &CryptoProvider) -> Result<Vec<Self>, CertError> {
+        files.iter().map(|files| Self::read(files, provider)).collect()
+    }
+
+    /// Whether the certificate is for that name, wildcards included.
+    fn is_for(&self, name: &ServerName<'_>) -> bool {
+        let leaf = self.certified.cert.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+        leaf.is_some_and(|leaf| verify_server_name(&leaf, name).is_ok())
+    }
+
     fn read(files: &PemFiles, provider: &CryptoProvider) -> Result<Self, CertError> {
         let (chain, key) = (files.certificate.as_path(), files.key.as_path());
         let certificates = certificates(chain, &files.chain)?;
@@ -188,7 +202,7 @@ impl Pair {
             .ok_or_else(|| bad_certificate("it is not an X.509 certificate with a period of validity"))?;
         let certified = CertifiedKey::from_der(certificates, private_key(key, &files.private)?, provider);
         let certified = certified.map_err(|error| fault(&error, chain, key))?;
-        Ok(Self { certified: Arc::new(certified), validity })
+        Ok(Self { file: files.certificate.clone(), certified: Arc::new(certified), validity })
     }
 }
 
@@ -322,7 +336,7 @@ mod tests {
         }
 
         fn load(&self) -> Result<Certificates, CertError> {
-            Certificates::load(&self.pem(), NOW)
+            Certificates::load(&[self.pem()], NOW)
         }
 
         fn fault(&self) -> String {
@@ -378,13 +392,38 @@ mod tests {
 
         let (chain, key) = issued("two.example");
         files.write(&chain.pem(), &key.serialize_pem());
-        certificates.show(certificates.prepare(&files.pem()).unwrap(), NOW);
+        certificates.show(certificates.prepare(&[files.pem()]).unwrap(), NOW);
         let connection = connect(&certificates, trusting(chain.der(), &[b"http/1.1"]), "two.example").await;
         assert_eq!(connection.alpn_protocol(), Some(b"http/1.1".as_slice()));
 
         files.write("", "");
-        assert!(certificates.prepare(&files.pem()).is_err());
+        assert!(certificates.prepare(&[files.pem()]).is_err());
         connect(&certificates, trusting(chain.der(), &[]), "two.example").await;
+    }
+
+    #[tokio::test]
+    async fn each_name_is_shown_its_own_certificate() {
+        let (one, two, wild) = (Files::new(), Files::new(), Files::new());
+        let mut roots = vec![super::certificates(&one.chain(), &one.pem().chain).unwrap().remove(0)];
+        for (files, name) in [(&two, "two.example"), (&wild, "*.two.example")] {
+            let (chain, key) = issued(name);
+            files.write(&chain.pem(), &key.serialize_pem());
+            roots.push(chain.der().clone());
+        }
+        let all = [one.pem(), two.pem(), wild.pem()];
+        let certificates = Certificates::load(&all, NOW).unwrap();
+        let shown = async |certificates: &Certificates, root: usize, name: &'static str| {
+            let connection = connect(certificates, trusting(&roots[root], &[]), name).await;
+            connection.peer_certificates().unwrap()[0] == roots[root]
+        };
+        assert!(shown(&certificates, 0, "one.example").await);
+        assert!(shown(&certificates, 1, "two.example").await);
+        assert!(shown(&certificates, 2, "a.two.example").await);
+        certificates.show(certificates.prepare(&[two.pem(), one.pem()]).unwrap(), NOW);
+        assert!(shown(&certificates, 0, "one.example").await);
+        assert!(shown(&certificates, 1, "two.example").await);
+        let late = Timestamp::from_secs(2_556_144_001);
+        assert_eq!(certificates.troubles(late).len(), 2, "each that has ended is told");
     }
 
     #[tokio::test]
@@ -447,9 +486,12 @@ mod tests {
     fn an_expired_certificate_is_used_and_told() {
         let files = Files::new();
         let late = Timestamp::from_secs(2_556_144_001);
-        let certificates = Certificates::load(&files.pem(), late).unwrap();
-        assert_eq!(certificates.trouble(late).unwrap(), "expired on 2051-01-01T00:00:00Z");
-        assert_eq!(certificates.trouble(NOW), None);
+        let certificates = Certificates::load(&[files.pem()], late).unwrap();
+        assert_eq!(
+            certificates.troubles(late),
+            [format!("{} expired on 2051-01-01T00:00:00Z", files.chain().display())]
+        );
+        assert!(certificates.troubles(NOW).is_empty());
         assert_eq!(certificates.not_after(), 2_556_144_000);
     }
 

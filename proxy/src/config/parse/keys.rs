@@ -3,6 +3,8 @@
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::path::PathBuf;
+
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
@@ -42,20 +44,30 @@ fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static
     }
 }
 
-/// The certificate and its key: both or none, and of each other.
-pub(super) fn tls(reading: &mut Reading) -> Option<PemFiles> {
-    let (certificate, key) = match (reading.path(TLS_CERT_FILE), reading.path(TLS_KEY_FILE)) {
-        (Some(certificate), Some(key)) => (certificate, key),
-        (None, None) => return None,
-        (Some(_), None) => {
-            reading.fault(TLS_KEY_FILE, "is not set, but TLS_CERT_FILE is: TLS needs both");
-            return None;
+/// Certificates and their keys: as many of the one as of the other, and each pair of each other.
+pub(super) fn tls(reading: &mut Reading) -> Vec<PemFiles> {
+    let (certificates, keys) = (reading.list(TLS_CERT_FILE), reading.list(TLS_KEY_FILE));
+    match (certificates.len(), keys.len()) {
+        (1.., 0) => reading.fault(TLS_KEY_FILE, "is not set, but TLS_CERT_FILE is: TLS needs both"),
+        (0, 1..) => reading.fault(TLS_CERT_FILE, "is not set, but TLS_KEY_FILE is: TLS needs both"),
+        (shown, signing) if shown != signing => {
+            let count = |files: usize| if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            let problem = format!(
+                "names {}, but TLS_CERT_FILE {}: each certificate needs its own key, in the same order",
+                count(signing),
+                count(shown)
+            );
+            reading.fault(TLS_KEY_FILE, problem);
         }
-        (None, Some(_)) => {
-            reading.fault(TLS_CERT_FILE, "is not set, but TLS_KEY_FILE is: TLS needs both");
-            return None;
+        (_, _) => {
+            let pairs = certificates.into_iter().map(PathBuf::from).zip(keys.into_iter().map(PathBuf::from));
+            return pairs.filter_map(|(certificate, key)| pair(reading, certificate, key)).collect();
         }
-    };
+    }
+    Vec::new()
+}
+
+fn pair(reading: &mut Reading, certificate: PathBuf, key: PathBuf) -> Option<PemFiles> {
     let (chain, private) = (reading.file(TLS_CERT_FILE, &certificate), reading.file(TLS_KEY_FILE, &key));
     let private = private.map(Zeroizing::new);
     let shown = chain.as_ref().and_then(|content| {
@@ -70,7 +82,14 @@ pub(super) fn tls(reading: &mut Reading) -> Option<PemFiles> {
             .ok()
     });
     if let Err(error) = CertifiedKey::from_der(shown?, signs?, &default_provider()) {
-        reading.fault(TLS_KEY_FILE, format!("the key does not go with the certificate of TLS_CERT_FILE: {error}"));
+        reading.fault(
+            TLS_KEY_FILE,
+            format!(
+                "the key {} does not go with the certificate {} of TLS_CERT_FILE: {error}",
+                key.display(),
+                certificate.display()
+            ),
+        );
     }
     Some(PemFiles { certificate, key, chain: chain?, private: private? })
 }
@@ -149,7 +168,12 @@ mod tests {
         let folder = Folder::with(&[("crt", &certificate), ("key", &key), ("other", &other), ("empty", "")]);
         let tls = |crt: &str, key: &str| trial::env(&[&[("TLS_CERT_FILE", crt), ("TLS_KEY_FILE", key)]]);
         let loaded = tls(&folder.at("crt"), &folder.at("key")).unwrap();
-        assert!(loaded.settings.tls.is_some());
+        assert_eq!(loaded.settings.tls.len(), 1);
+        let two = |names: [&str; 2]| names.map(|name| folder.at(name)).join(",");
+        assert_eq!(tls(&two(["crt", "crt"]), &two(["key", "key"])).unwrap().settings.tls.len(), 2);
+        let text = faults(tls(&two(["crt", "crt"]), &folder.at("key")));
+        assert!(text.starts_with("TLS_KEY_FILE: names 1 file, but TLS_CERT_FILE 2 files"), "{text}");
+        assert!(faults(tls(&two(["crt", "crt"]), &two(["key", "other"]))).contains("does not go with the certificate"));
         assert_eq!(loaded.files.paths().count(), 2);
         assert!(faults(tls(&folder.at("crt"), &folder.at("other"))).contains("does not go with the certificate"));
         assert!(faults(tls(&folder.at("empty"), &folder.at("key"))).starts_with("TLS_CERT_FILE: "));

@@ -8,7 +8,8 @@ use url::{Host, Url};
 
 use crate::adapters::upstream::{UpstreamAddress, UpstreamSettings};
 use crate::config::options::{
-    ADMIN_ADDR, LISTEN_ADDR, TIMEOUT_CONNECT, TRUSTED_PROXIES, UPSTREAM_CA_FILE, UPSTREAM_URL,
+    ADMIN_ADDR, HTTP_REDIRECT_ADDR, Knob, LISTEN_ADDR, PROXY_PROTOCOL_FROM, TIMEOUT_CONNECT, TRUSTED_PROXIES,
+    UPSTREAM_CA_FILE, UPSTREAM_URL,
 };
 use crate::config::parse::keys;
 use crate::config::reading::{Reading, Zero};
@@ -19,17 +20,26 @@ use crate::domain::caller::TrustedProxies;
 pub(in crate::config) struct Listeners {
     pub(super) listen: SocketAddr,
     pub(super) admin: SocketAddr,
+    pub(super) redirect: Option<SocketAddr>,
 }
 
 pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
     let listen = reading.parsed(LISTEN_ADDR, words::address);
     let admin = admin(reading);
+    let redirect = reading.parsed(HTTP_REDIRECT_ADDR, words::address);
     let (listen, admin) = (listen?, admin?);
-    let meet = listen.ip() == admin.ip() || listen.ip().is_unspecified() || admin.ip().is_unspecified();
-    if listen.port() == admin.port() && listen.port() != 0 && meet {
+    if meet(listen, admin) {
         reading.fault(ADMIN_ADDR, "is the same port as LISTEN_ADDR: the admin listener needs one of its own");
     }
-    Some(Listeners { listen, admin })
+    if redirect.is_some_and(|redirect| meet(redirect, listen) || meet(redirect, admin)) {
+        reading.fault(HTTP_REDIRECT_ADDR, "is the same port as LISTEN_ADDR or ADMIN_ADDR: it needs one of its own");
+    }
+    Some(Listeners { listen, admin, redirect })
+}
+
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let same = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && same
 }
 
 pub(in crate::config) fn admin(reading: &mut Reading) -> Option<SocketAddr> {
@@ -37,19 +47,27 @@ pub(in crate::config) fn admin(reading: &mut Reading) -> Option<SocketAddr> {
 }
 
 pub(super) fn trusted_proxies(reading: &mut Reading) -> TrustedProxies {
+    networks(reading, TRUSTED_PROXIES, "any address, host and scheme")
+}
+
+pub(super) fn proxy_protocol_from(reading: &mut Reading) -> TrustedProxies {
+    networks(reading, PROXY_PROTOCOL_FROM, "any address")
+}
+
+fn networks(reading: &mut Reading, knob: Knob, claims: &str) -> TrustedProxies {
     let mut networks = Vec::new();
-    for (i, entry) in reading.list(TRUSTED_PROXIES).iter().enumerate() {
+    for (i, entry) in reading.list(knob).iter().enumerate() {
         match words::network(entry) {
             Some(network) => {
                 if network.prefix_len() == 0 {
-                    reading.warn(
-                        "TRUSTED_PROXIES names the whole internet: every client can claim any address, host and scheme; \
-                         name only the proxies in front",
-                    );
+                    reading.warn(format!(
+                        "{} names the whole internet: every client can claim {claims}; name only the proxies in front",
+                        knob.variable
+                    ));
                 }
                 networks.push(network);
             }
-            None => reading.fault(TRUSTED_PROXIES, format!("entry {} is neither a network nor an address", i + 1)),
+            None => reading.fault(knob, format!("entry {} is neither a network nor an address", i + 1)),
         }
     }
     TrustedProxies::new(networks)

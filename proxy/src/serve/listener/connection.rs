@@ -20,7 +20,7 @@ use crate::serve::app::App;
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
-use crate::serve::listener::plain;
+use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::watch::streams::StreamExecutor;
 use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, UPLOADS_MOST, Watch};
@@ -42,7 +42,7 @@ const TO_BE_READ: Duration = Duration::from_millis(20);
 
 /// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
 pub(crate) async fn serve(
-    stream: TcpStream,
+    mut stream: TcpStream,
     tls: Option<TlsAcceptor>,
     app: Arc<App>,
     crowd: &Crowd,
@@ -50,11 +50,27 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
+    let mut address = stream.peer_addr()?;
+    let names_client = snapshot.proxy_protocol_from.contain(address.ip());
     drop(snapshot);
-    let address = stream.peer_addr()?;
     net::set_up(&stream)?;
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
     let _place = crowd.join(Arc::clone(&watch));
+    if names_client {
+        let client = Box::pin(proxy_protocol::read(&mut stream));
+        let client = tokio::select! {
+            biased;
+            client = tokio::time::timeout(timeouts.header, client) => client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
+            () = watch.sent_away() => return Err(sent_away()),
+        };
+        match client {
+            Ok(client) => address = client.unwrap_or(address),
+            Err(error) => {
+                crowd.warn_of_proxy_protocol(address.ip(), &error);
+                return Err(error);
+            }
+        }
+    }
     let Some(acceptor) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
         return http(stream, peer, app, limits, timeouts, watch, drain).await;

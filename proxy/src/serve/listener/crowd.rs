@@ -1,6 +1,8 @@
 //! The connections of clients that are open, and which of them go where there are too many.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,6 +35,7 @@ pub(crate) struct Crowd {
     next: AtomicU64,
     shed: Counter,
     warned: Mutex<Option<Instant>>,
+    warned_of_proxy_protocol: Mutex<Option<Instant>>,
 }
 
 /// In which order connections go: those who were let in come last.
@@ -59,6 +62,16 @@ impl Rank {
     }
 }
 
+fn is_due(warned: &Mutex<Option<Instant>>) -> bool {
+    let now = Instant::now();
+    let mut warned = warned.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = warned.is_none_or(|last| now.duration_since(last) >= WARN_EVERY);
+    if due {
+        *warned = Some(now);
+    }
+    due
+}
+
 /// A place in the crowd, until it is dropped.
 pub(crate) struct Place<'c> {
     crowd: &'c Crowd,
@@ -74,7 +87,14 @@ impl Drop for Place<'_> {
 impl Crowd {
     /// `shed` counts connections that went for others' sake.
     pub(crate) fn new(memory: Arc<Memory>, shed: Counter) -> Self {
-        Self { memory, members: Mutex::default(), next: AtomicU64::new(0), shed, warned: Mutex::new(None) }
+        Self {
+            memory,
+            members: Mutex::default(),
+            next: AtomicU64::new(0),
+            shed,
+            warned: Mutex::new(None),
+            warned_of_proxy_protocol: Mutex::new(None),
+        }
     }
 
     pub(crate) const fn memory(&self) -> &Arc<Memory> {
@@ -173,11 +193,20 @@ impl Crowd {
 
     /// Not more often than [`WARN_EVERY`].
     fn warn(&self, why: &str) {
-        let now = Instant::now();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|last| now.duration_since(last) >= WARN_EVERY) {
-            *warned = Some(now);
+        if is_due(&self.warned) {
             tracing::warn!("{why}: the slowest connections are closed; sidegate_connections_shed_total counts them");
+        }
+    }
+
+    /// A connection from one of `PROXY_PROTOCOL_FROM` does not begin with it. Not more often than [`WARN_EVERY`]; load balancers that only
+    /// look whether the port is open close it at once, which is no error.
+    pub(crate) fn warn_of_proxy_protocol(&self, peer: IpAddr, error: &io::Error) {
+        if error.kind() == io::ErrorKind::InvalidData && is_due(&self.warned_of_proxy_protocol) {
+            tracing::warn!(
+                %peer,
+                "a connection was closed: {peer} is one of PROXY_PROTOCOL_FROM, but {error}; turn the PROXY protocol on there, or take \
+                 it out of PROXY_PROTOCOL_FROM"
+            );
         }
     }
 

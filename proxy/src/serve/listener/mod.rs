@@ -5,4 +5,6 @@ mod connection;
 pub(crate) mod crowd;
 pub(crate) mod drain;
 mod plain;
+mod proxy_protocol;
+pub(crate) mod redirect;
 pub(crate) mod workers;

@@ -134,6 +134,11 @@ fn same_port(a: HostPort<'_>, b: HostPort<'_>, scheme: Option<&str>) -> bool {
     a.port.unwrap_or(default) == b.port.unwrap_or(default)
 }
 
+/// The name or address in a host field, without its port; `None` where it is not well-formed.
+pub(crate) fn host_name(text: &[u8]) -> Option<&str> {
+    std::str::from_utf8(authority(text).ok()?.host).ok()
+}
+
 /// The host that the client asked for, as a trusted proxy tells or as `Host` has it.
 pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
     match told_host(headers, caller) {
