@@ -49,4 +49,6 @@ mod simulate;
 mod streaming;
 mod support;
 mod tls;
+mod told;
+mod upstreams;
 mod websocket;

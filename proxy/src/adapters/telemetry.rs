@@ -19,12 +19,14 @@ mod lines;
 mod metrics;
 mod rule_metrics;
 mod store_metrics;
+mod upstream_metrics;
 
 pub use clean::Clean;
 pub use lines::{Output, flush, heed_panics, lost_lines, say};
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
 pub use rule_metrics::{RuleCounters, RuleMetrics};
 pub use store_metrics::StoreMetrics;
+pub use upstream_metrics::{DEFAULT_UPSTREAM, UpstreamCounters, UpstreamMetrics};
 
 use self::lines::LogLine;
 

@@ -243,7 +243,8 @@ impl Found {
         if is_permit != was_permitted {
             let reason =
                 if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
-            let answer = Answer { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
+            let answer =
+                Answer { is_permit, rule: None, reason: reason.to_owned(), upstream: None, readings: Vec::new() };
             self.note(answer, who, None);
         }
     }

@@ -10,12 +10,14 @@
 //! | sessions that are renewed beside requests | `renewal` |
 
 pub mod settings;
+pub mod upstream_settings;
 
 pub(crate) mod answer;
 pub(crate) mod app;
 pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod clock;
+pub(crate) mod destination;
 mod exchange;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -24,4 +26,5 @@ mod handler;
 pub(crate) mod listener;
 pub(crate) mod renewal;
 pub(crate) mod request;
+pub(crate) mod telling;
 pub(crate) mod watch;
