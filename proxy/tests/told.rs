@@ -70,8 +70,10 @@ async fn each_upstream_is_told_what_its_table_says_and_no_client_can_say_it() {
         .replace("GRAFANA", &format!("http://{}", grafana.address))
         .replace("BLIND", &format!("http://{}", blind.address));
     // GitHub's groups are asked for where a list names one.
-    let plan =
-        Proxy::with_sign_in("github", &usual).await.env("OAUTH_ALLOWED_GROUPS", "acme").env("OAUTH_ALLOWED_USERS", "*");
+    let plan = Proxy::with_sign_in("github", &usual)
+        .await
+        .env("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")
+        .env("OAUTH_ALLOWED_USERS", "*");
     let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &file).start().await;
     let mut ann = proxy.signed_in_as("ann").await;
     let names = ["X-Webauth-User", "x_team", "x.all.groups", "X-Department", "x-token", "X-USUAL_USER", "x-usual-user"];
@@ -142,7 +144,7 @@ async fn the_assertion_names_no_groups_where_that_is_said() {
     let usual = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &usual)
         .await
-        .env("OAUTH_ALLOWED_GROUPS", "acme")
+        .env("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")
         .env("ASSERTION_GROUPS", "false");
     let proxy = plan.start().await;
     let mut ann = proxy.signed_in_as("ann").await;

@@ -139,7 +139,7 @@ fn read_value(value: &Spanned<DeValue<'_>>, lines: &Lines) -> Value {
                 .map_or(Value::Other("array of other things than texts"), Value::Texts)
         }
         DeValue::Boolean(is) => Value::Switch(*is),
-        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+        DeValue::Integer(number) => match i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
             Ok(number) => Value::Number(number),
             Err(_) => Value::Other("integer"),
         },

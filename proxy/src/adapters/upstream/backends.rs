@@ -253,7 +253,13 @@ where
     /// # Errors
     /// [`NoConnection`] where none was had in time; the backend rests then.
     pub async fn checkout(&self, now: Instant, only_http1: bool) -> Result<Lease<B>, NoConnection> {
-        let had = if only_http1 { self.upstream.connect_http1().await } else { self.upstream.checkout(now).await };
+        // What is spoken to with HTTP/2 alone would not understand it.
+        let only_http2 = matches!(self.entry.address, UpstreamAddress::H2 { .. } | UpstreamAddress::H2c { .. });
+        let had = if only_http1 && !only_http2 {
+            self.upstream.connect_http1().await
+        } else {
+            self.upstream.checkout(now).await
+        };
         had.inspect_err(|why| self.failed(&why.to_string()))
     }
 
@@ -313,18 +319,22 @@ where
 
     /// A request met a failure: others go elsewhere for a while.
     pub(super) fn failed(&self, why: &str) {
-        let before = self.failures.fetch_add(1, Ordering::Relaxed);
-        let rest = REST_FIRST.saturating_mul(1 << before.min(5)).min(REST_MOST);
+        let now = Instant::now();
         let mut care = self.care();
-        care.due = Instant::now() + rest;
         why.clone_into(&mut care.why);
-        drop(care);
+        // Requests that fail together are one failure.
+        if self.standing() == Standing::Resting && care.due > now {
+            return;
+        }
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        care.due = now + REST_FIRST.saturating_mul(1 << before.min(5)).min(REST_MOST);
         let _changed = self.standing.compare_exchange(
             Standing::Well as u8,
             Standing::Resting as u8,
             Ordering::Relaxed,
             Ordering::Relaxed,
         );
+        drop(care);
     }
 
     fn succeeded(&self) {

@@ -308,9 +308,8 @@ impl One<'_> {
     ) -> Vec<UpstreamSettings> {
         let is_tls = addresses.iter().any(UpstreamAddress::is_tls);
         for key in ["ca_file", "client_cert_file", "client_key_file", "server_name"] {
-            let line = table.rest().find(|item| item.key == key).map(|item| item.line);
-            if let Some(line) = line.filter(|_| !is_tls && !addresses.is_empty()) {
-                self.fault(key, line, "is for `https` and `h2`, and none of `urls` is one of these", None);
+            if let Some(item) = (!is_tls && !addresses.is_empty()).then(|| table.take(key)).flatten() {
+                self.fault(key, item.line, "is for `https` and `h2`, and none of `urls` is one of these", None);
             }
         }
         let roots = match self.file(table, "ca_file") {
@@ -662,7 +661,7 @@ mod tests {
             (with("url = \"x\""), 4, "did you mean `urls`?"),
             (with("strip_prefix = \"grafana\""), 4, "front of a path"),
             (with("strip_prefix = \"/a/../b\""), 4, "segment"),
-            (with("strip_prefix = \"/\""), 4, "segment"),
+            (with("strip_prefix = \"/\""), 4, "front of a path"),
             (with("host = \"kep\""), 4, "`keep`"),
             (with("health = \"healthz\""), 4, "must be a path"),
             (with("health_every = \"10s\""), 4, "without `health`"),
