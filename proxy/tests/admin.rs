@@ -130,7 +130,7 @@ async fn an_upstream_that_is_away_is_named_after_a_request_failed_until_one_does
     assert_eq!(ready.status, 200);
     let text = ready.text();
     assert!(text.starts_with("ready\nupstream: ") && text.contains(&address.to_string()), "{text}");
-    assert!(metrics(&proxy).await.of("sidegate_upstream_connect_errors_total") >= 1.0);
+    assert!(metrics(&proxy).await.of("sidegate_upstream_connect_errors_total{upstream=\"default\"}") >= 1.0);
 
     let back = TcpListener::bind(address).await.unwrap();
     let serve = async {

@@ -335,6 +335,7 @@ const TABLE: &[Row] = &[
     ("OAUTH_BEARER_AUDIENCES", OIDC, &["https://app.example.com", "api,other"], &[]),
     ("OAUTH_BEARER_GITHUB", &[], &["true", "false"], &["perhaps"]),
     ("UPSTREAM_IGNORE_CASE", &[], &["true", "false"], &["perhaps"]),
+    ("ASSERTION_GROUPS", &[], &["true", "false"], &["perhaps"]),
     ("UPSTREAM_CA_FILE", &[("UPSTREAM_URL", "https://app")], &["file:tls.crt"], &["/nowhere/ca", "file:users"]),
     ("ASSERTION_KEY_FILE", &[], &["file:tls.key", "file:tls.key,file:other.key"], &["/nowhere/key", "file:tls.crt"]),
     (

@@ -53,5 +53,7 @@ mod simulate;
 mod streaming;
 mod support;
 mod tls;
+mod told;
+mod upstreams;
 mod verify;
 mod websocket;

@@ -246,7 +246,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
     let over = lines(&proxy, "INFO", "can be reached again");
     assert_eq!((over.len(), &over[0]["failed"]), (1, &json!(5)), "{over:?}");
     let metrics = proxy.admin("/metrics").await.text();
-    assert!(metrics.contains("sidegate_upstream_connect_errors_total 5"), "{metrics}");
+    assert!(metrics.contains("sidegate_upstream_connect_errors_total{upstream=\"default\"} 5"), "{metrics}");
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod lines;
 mod metrics;
 mod rule_metrics;
 mod store_metrics;
+mod upstream_metrics;
 
 pub use audit_file::{audit_trouble, lost_audit_lines, reopen_audit_file};
 pub use clean::Clean;
@@ -31,6 +32,7 @@ pub use lines::{Output, heed_panics, lost_lines, say};
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
 pub use rule_metrics::{RuleCounters, RuleMetrics};
 pub use store_metrics::StoreMetrics;
+pub use upstream_metrics::{DEFAULT_UPSTREAM, UpstreamCounters, UpstreamMetrics};
 
 use self::audit_file::AuditLine;
 use self::lines::LogLine;

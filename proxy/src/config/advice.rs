@@ -107,6 +107,9 @@ pub(super) fn print(rule: &Rule) -> String {
     if let Some(max_age) = rule.max_age {
         parts.push(format!("max_age {}", super::words::say(max_age)));
     }
+    if let Some(upstream) = &rule.upstream {
+        parts.push(format!("upstream {upstream}"));
+    }
     format!("{}  (line {})", parts.join(" "), rule.line)
 }
 

@@ -163,7 +163,7 @@ mod tests {
         };
         assert!(load("sesion_ttl = \"1h\"").contains("did you mean `session_ttl`?"));
         assert!(load("session-ttl = \"1h\"").contains("did you mean `session_ttl`?"));
-        assert!(load("[[upstreams]]\nname = \"x\"").contains("upstreams"));
+        assert!(load("[[providers]]\nname = \"x\"").contains("providers"));
         assert!(load("[oauth]\nenabled = true").contains("unknown key"));
         assert!(load("sidegate_config = \"x\"").contains("unknown key"));
         assert!(load("session_ttl = [\"1h\"]").contains("takes one value"));

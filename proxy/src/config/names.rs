@@ -3,7 +3,7 @@
 use super::options::ALL;
 
 /// Sections of the file that a later version knows.
-const LATER_SECTIONS: &[&str] = &["identity_headers", "providers", "upstreams"];
+const LATER_SECTIONS: &[&str] = &["identity_headers", "providers"];
 
 /// Variables that would be lists of rules or upstreams: these stand in the file only.
 const TABLES: [(&str, &str); 4] = [

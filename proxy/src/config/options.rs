@@ -232,13 +232,17 @@ options! {
         COOKIE_SECURE: Switch, Otherwise "true where OAUTH_REDIRECT_URL is https", example "true";
     }
     "Upstream" {
-        /// Where requests go: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS) or `unix:/path`.
+        /// Where requests go: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 without TLS), `h2://host:port`
+        /// (HTTP/2 over TLS) or `unix:/path`.
         UPSTREAM_URL: Url, Is "http://127.0.0.1:8081", example "http://127.0.0.1:8081";
         /// Further roots for an `https` upstream, in PEM, beside those of the system. Reread when it changes.
         UPSTREAM_CA_FILE: File, Otherwise "the system's roots only", example "/etc/sidegate/upstream-ca.pem";
         /// Whether the upstream reads paths without regard to case, as servers on Windows do: every rule (`[[routes]]`) that leads
         /// there then matches without case too.
         UPSTREAM_IGNORE_CASE: Switch, Is "false", example "true";
+        /// Whether the identity assertion that this upstream is sent names the person's groups. What else it is told of people `[identity]`
+        /// of the file may choose.
+        ASSERTION_GROUPS: Switch, Is "true", example "false";
         /// EC P-256 private keys in PEM that sign the identity assertion: the first signs, all are published. A list of files rotates.
         /// Reread when they change.
         ASSERTION_KEY_FILE: Files, Otherwise "from SESSION_SECRET where that is set, else random at start", example "/run/secrets/assertion-key.pem";

@@ -1,5 +1,6 @@
 //! Raw words into settings; all faults at once.
 
+mod identity;
 pub(super) mod keys;
 pub(super) mod network;
 pub(super) mod people;
@@ -8,6 +9,7 @@ mod redis;
 mod routes;
 pub(super) mod session;
 mod tokens;
+mod upstreams;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -16,10 +18,10 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::options::{
-    ALL, AUDIT, AUDIT_FILE, HTTP_REDIRECT_ADDR, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY, LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE,
-    OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
-    SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE,
-    UPSTREAM_IGNORE_CASE,
+    ALL, ASSERTION_GROUPS, AUDIT, AUDIT_FILE, HTTP_REDIRECT_ADDR, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY,
+    LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE,
+    OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY,
+    TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
 };
 use super::reading::{Reading, Zero};
 use super::words;
@@ -29,6 +31,7 @@ use crate::domain::identity::ProviderKind;
 use crate::domain::policy::{AllowLists, AllowedGroups};
 use crate::domain::rules::{Entry, Rule};
 use crate::serve::settings::{Limits, Mode, Settings, Shutdown, SignInSettings, Timeouts};
+use crate::serve::upstream_settings::IdentityChoice;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -36,7 +39,17 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings> {
     let network = network::read(reading);
     let upstream = network::upstream(reading, network.as_ref());
-    let (mode, rules) = mode(reading);
+    let timeouts = timeouts(reading);
+    let usual = upstreams::Usual {
+        connect: upstream.as_ref().map_or(Duration::from_secs(5), |upstream| upstream.connect_timeout),
+        timeouts,
+    };
+    let (names, upstreams) = upstreams::read(reading, &usual, network.as_ref());
+    let identity = identity::read(reading);
+    let assertion_groups = reading.parsed(ASSERTION_GROUPS, words::switch);
+    let chosen: Vec<&str> =
+        upstreams.iter().map(|named| &named.identity).chain([&identity]).flat_map(claims_of).collect();
+    let (mode, rules) = mode(reading, names, &chosen);
     let tls = keys::tls(reading);
     let trusted_proxies = network::trusted_proxies(reading);
     let proxy_protocol_from = network::proxy_protocol_from(reading);
@@ -45,7 +58,6 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         connections: reading.number(LIMIT_CONNECTIONS, 1..=1_000_000),
         memory: memory(reading),
     };
-    let timeouts = timeouts(reading);
     let shutdown = shutdown(reading);
     let (log, audit_all) = (log(reading, terminal), audit_all(reading));
     let network = network?;
@@ -64,6 +76,9 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         mode,
         rules,
         upstream: upstream?,
+        identity,
+        assertion_groups: assertion_groups?,
+        upstreams,
         trusted_proxies,
         proxy_protocol_from,
         limits,
@@ -94,14 +109,14 @@ fn memory(reading: &mut Reading) -> Option<usize> {
 }
 
 /// Whether people sign in, and the rules, which may name the provider.
-fn mode(reading: &mut Reading) -> (Option<Mode>, Vec<Rule>) {
+fn mode(reading: &mut Reading, upstreams: Vec<upstreams::Named>, chosen: &[&str]) -> (Option<Mode>, Vec<Rule>) {
     let enabled = reading.parsed(OAUTH_ENABLED, words::switch);
     let ignores_case = reading.parsed(UPSTREAM_IGNORE_CASE, words::switch).unwrap_or_default();
     let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
     let sections = tokens::sections(reading);
     let tokens = sections.iter().map(|section| section.name.clone()).collect();
-    let rules = routes::read(reading, &routes::Known { provider, tokens, ignores_case });
-    (sign_in_or_open(reading, enabled, provider, sections, &rules), rules)
+    let rules = routes::read(reading, &routes::Known { provider, tokens, ignores_case, upstreams });
+    (sign_in_or_open(reading, enabled, provider, sections, &rules, chosen), rules)
 }
 
 fn sign_in_or_open(
@@ -110,6 +125,7 @@ fn sign_in_or_open(
     kind: Option<ProviderKind>,
     sections: Vec<tokens::Section>,
     rules: &[Rule],
+    chosen: &[&str],
 ) -> Option<Mode> {
     let lifetime = session::lifetime(reading);
     let recheck = session::recheck(reading);
@@ -127,7 +143,7 @@ fn sign_in_or_open(
     // What is said of tokens alone, the provider is not asked for.
     let is_of_provider = |entry: &&Entry| !sections.iter().any(|section| entry.provider() == Some(&section.name));
     let entries: Vec<&Entry> = rules.iter().flat_map(Rule::entries).filter(is_of_provider).collect();
-    let asked = provider::Asked { groups: groups(&people, &entries), claims: claims(&entries) };
+    let asked = provider::Asked { groups: groups(&people, &entries), claims: claims(&entries, chosen) };
     let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
     let way_out = provider::way_out(reading, provider.as_ref());
@@ -138,6 +154,7 @@ fn sign_in_or_open(
         way_out: way_out.as_ref(),
         lasts: lifetime.absolute,
         rules,
+        chosen,
     };
     let (bearer, token_lists) = tokens::read(reading, sections, &around);
     let public_origin = provider::origin_of(&redirect_url?);
@@ -168,9 +185,18 @@ fn groups(people: &AllowLists, entries: &[&Entry]) -> Option<AllowedGroups> {
     }
 }
 
-/// The claims that rules name, each once.
-fn claims(entries: &[&Entry]) -> Vec<String> {
-    let named: BTreeSet<&str> = entries.iter().filter_map(|entry| entry.claim()).collect();
+/// The claims that a table tells.
+fn claims_of(choice: &IdentityChoice) -> Vec<&str> {
+    match choice {
+        IdentityChoice::Table(table) => table.claims().collect(),
+        IdentityChoice::Usual | IdentityChoice::Nothing => Vec::new(),
+    }
+}
+
+/// The claims that rules and tables name, each once.
+fn claims(entries: &[&Entry], chosen: &[&str]) -> Vec<String> {
+    let named: BTreeSet<&str> =
+        entries.iter().filter_map(|entry| entry.claim()).chain(chosen.iter().copied()).collect();
     named.into_iter().map(str::to_owned).collect()
 }
 

@@ -10,7 +10,7 @@ use super::faults::Fault;
 use super::files::Files;
 use super::names::{self, Remark};
 use super::options::{ALL, Fallback, Kind, Knob, SIDEGATE_CONFIG};
-use super::tables::{self, Tables};
+use super::tables::{self, Table, Tables, Wrong};
 
 /// What an option was given, and where. It may hold a secret, and cannot be printed.
 pub(super) struct Setting {
@@ -86,6 +86,10 @@ pub(super) struct Raw {
     pub(super) routes: Option<Tables>,
     /// `[[tokens]]`, likewise.
     pub(super) tokens: Option<Tables>,
+    /// `[[upstreams]]`, likewise.
+    pub(super) upstreams: Option<Tables>,
+    /// `[identity]`, likewise.
+    pub(super) identity: Option<Tables>,
     /// Whether a file was named that cannot be read as one, so that nothing can be said of what is missing.
     pub(super) lacks_file: bool,
 }
@@ -175,6 +179,12 @@ impl Raw {
                 if table.remove(TOKENS).is_some() {
                     self.tokens = self.read_tables(TOKENS, &path, &text);
                 }
+                if table.remove(UPSTREAMS).is_some() {
+                    self.upstreams = self.read_tables(UPSTREAMS, &path, &text);
+                }
+                if table.remove(IDENTITY).is_some() {
+                    self.identity = self.note_wrong(IDENTITY, &path, tables::read_one(&text, IDENTITY));
+                }
                 let known = |key: &str| ALL.iter().any(|knob| knob.key().as_deref() == Some(key));
                 for key in table.keys().filter(|key| !known(key)) {
                     let name = format!("{key} ({})", path.display());
@@ -192,7 +202,11 @@ impl Raw {
     }
 
     fn read_tables(&mut self, name: &str, path: &Path, text: &str) -> Option<Tables> {
-        match tables::read(text, name) {
+        self.note_wrong(name, path, tables::read(text, name))
+    }
+
+    fn note_wrong(&mut self, name: &str, path: &Path, read: Result<Vec<Table>, Wrong>) -> Option<Tables> {
+        match read {
             Ok(tables) => Some(Tables { path: path.to_owned(), tables }),
             Err((line, problem)) => {
                 let name = format!("{name} ({}, line {line})", path.display());
@@ -249,6 +263,10 @@ impl Raw {
 const ROUTES: &str = "routes";
 /// The file's tables of issuers of bearer tokens.
 const TOKENS: &str = "tokens";
+/// The file's tables of upstreams.
+const UPSTREAMS: &str = "upstreams";
+/// The file's table of what the upstream of `UPSTREAM_URL` is told of people.
+const IDENTITY: &str = "identity";
 
 struct FileTable {
     path: PathBuf,

@@ -17,6 +17,8 @@ pub(super) struct Reading {
     raw: Raw,
     pub(super) routes: Option<Tables>,
     pub(super) tokens: Option<Tables>,
+    pub(super) upstreams: Option<Tables>,
+    pub(super) identity: Option<Tables>,
     pub(super) files: Files,
     /// Whether a start is to follow: at a reload, what the log is written to is no reason to keep the old settings.
     pub(super) starts: bool,
@@ -41,7 +43,20 @@ impl Reading {
         let faults = std::mem::take(&mut raw.faults);
         let warnings = std::mem::take(&mut raw.warnings);
         let (routes, tokens) = (raw.routes.take(), raw.tokens.take());
-        Self { raw, routes, tokens, files, starts: false, faults, warnings, notes: Vec::new(), effective: Vec::new() }
+        let (upstreams, identity) = (raw.upstreams.take(), raw.identity.take());
+        Self {
+            raw,
+            routes,
+            tokens,
+            upstreams,
+            identity,
+            files,
+            starts: false,
+            faults,
+            warnings,
+            notes: Vec::new(),
+            effective: Vec::new(),
+        }
     }
 
     /// The proxy that the environment names for all programs, and what is called without it.

@@ -33,6 +33,10 @@ pub(super) enum Value {
     Texts(Vec<(String, usize)>),
     /// `true` or `false`.
     Switch(bool),
+    /// A whole number.
+    Number(i64),
+    /// A table within the table.
+    Table(Table),
     /// Something else, in TOML's word for it.
     Other(&'static str),
 }
@@ -50,6 +54,39 @@ impl Table {
     /// The keys that nobody has taken out, in their order.
     pub(super) fn rest(&self) -> impl Iterator<Item = &Item> {
         self.items.iter()
+    }
+
+    /// All keys, taken out in their order.
+    pub(super) fn into_items(self) -> Vec<Item> {
+        self.items
+    }
+}
+
+impl Value {
+    /// TOML's word for it, with its article.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Texts(_) => "an array",
+            Self::Switch(_) => "a boolean",
+            Self::Number(_) => "a number",
+            Self::Table(_) => "a table",
+            Self::Other(_) => "something else",
+        }
+    }
+}
+
+/// Reads the one table `name` of a text that is known to be TOML.
+pub(super) fn read_one(text: &str, name: &str) -> Result<Vec<Table>, Wrong> {
+    let lines = Lines::of(text);
+    let Ok(document) = DeTable::parse(text) else { return Err((1, "cannot be read".to_owned())) };
+    let Some((key, value)) = document.get_ref().get_key_value(name) else { return Ok(Vec::new()) };
+    match value.get_ref().as_table() {
+        Some(table) => Ok(vec![one(value, table, &lines)]),
+        None => Err((
+            lines.line(key.span().start),
+            format!("is no table: write `[{name}]` above its keys, in one pair of brackets"),
+        )),
     }
 }
 
@@ -75,11 +112,8 @@ fn one(element: &Spanned<DeValue<'_>>, table: &DeTable<'_>, lines: &Lines) -> Ta
         .iter()
         .map(|(key, value)| {
             let start = key.span().start;
-            let item = Item {
-                key: key.get_ref().to_string(),
-                line: lines.line(start),
-                value: read_value(value.get_ref(), lines),
-            };
+            let item =
+                Item { key: key.get_ref().to_string(), line: lines.line(start), value: read_value(value, lines) };
             (start, item)
         })
         .collect();
@@ -91,8 +125,8 @@ fn one(element: &Spanned<DeValue<'_>>, table: &DeTable<'_>, lines: &Lines) -> Ta
     }
 }
 
-fn read_value(value: &DeValue<'_>, lines: &Lines) -> Value {
-    match value {
+fn read_value(value: &Spanned<DeValue<'_>>, lines: &Lines) -> Value {
+    match value.get_ref() {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Array(items) => {
             let text = |item: &Spanned<DeValue<'_>>| {
@@ -105,9 +139,12 @@ fn read_value(value: &DeValue<'_>, lines: &Lines) -> Value {
                 .map_or(Value::Other("array of other things than texts"), Value::Texts)
         }
         DeValue::Boolean(is) => Value::Switch(*is),
-        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => {
-            Value::Other(value.type_str())
-        }
+        DeValue::Integer(number) => match i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
+            Ok(number) => Value::Number(number),
+            Err(_) => Value::Other("integer"),
+        },
+        DeValue::Table(table) => Value::Table(one(value, table, lines)),
+        DeValue::Float(_) | DeValue::Datetime(_) => Value::Other(value.get_ref().type_str()),
     }
 }
 
@@ -141,7 +178,7 @@ mod tests {
         );
         assert_eq!((allow.line, tables[0].rest().count()), (5, 1));
         let path = tables[1].take("path").unwrap();
-        assert!(matches!(path.value, Value::Other("integer")) && path.line == 12);
+        assert!(matches!(path.value, Value::Number(7)) && path.line == 12);
         assert!(read("a = 1", "routes").ok().unwrap().is_empty());
         assert_eq!(read("\n[routes]\nx = 1", "routes").err().unwrap().0, 2);
         assert_eq!(read("routes = [1]", "routes").err().unwrap().0, 1);

@@ -65,13 +65,13 @@ impl ReadyFields {
 }
 
 /// What is percent-encoded in an identity header: `%`, control characters and (by the crate) all bytes beyond ASCII.
-const TEXT: &AsciiSet = &CONTROLS.add(b'%');
+pub(super) const TEXT: &AsciiSet = &CONTROLS.add(b'%');
 /// In an item of a list also the comma, which separates items.
-const ITEM: &AsciiSet = &TEXT.add(b',');
+pub(super) const ITEM: &AsciiSet = &TEXT.add(b',');
 
 /// The one way to write a value of an identity, or ([`ITEM`]) an item of a list. Blanks at either end are encoded as well: readers of
 /// header fields cut them (RFC 9110 §5.5), and `ann ` would become `ann`, who is somebody else.
-fn encode(text: &str, set: &'static AsciiSet) -> String {
+pub(super) fn encode(text: &str, set: &'static AsciiSet) -> String {
     let inner = text.trim_matches(' ');
     let before = text.len() - text.trim_start_matches(' ').len();
     let after = text.len() - inner.len() - before;
@@ -85,7 +85,7 @@ fn list(items: &[String]) -> String {
 }
 
 /// Encoded text is printable ASCII, so it always is a header's value.
-fn value(encoded: &str) -> HeaderValue {
+pub(super) fn value(encoded: &str) -> HeaderValue {
     HeaderValue::from_str(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
-use super::ReadyFields;
+use super::{ReadyFields, Tellings};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::session::{Session, SessionKey};
@@ -27,6 +27,7 @@ pub struct LoadedSession {
     noted: AtomicU64,
     ended: AtomicBool,
     assertion: ArcSwapOption<IssuedAssertion>,
+    tellings: Tellings,
 }
 
 impl LoadedSession {
@@ -43,6 +44,7 @@ impl LoadedSession {
             noted: AtomicU64::new(last_seen.millis()),
             ended: AtomicBool::new(false),
             assertion: ArcSwapOption::empty(),
+            tellings: Tellings::default(),
         }
     }
 
@@ -81,6 +83,12 @@ impl LoadedSession {
     #[must_use]
     pub const fn headers(&self) -> &ReadyFields {
         &self.headers
+    }
+
+    /// What upstreams other than the usual one are told of it.
+    #[must_use]
+    pub const fn tellings(&self) -> &Tellings {
+        &self.tellings
     }
 
     /// When it was last used.

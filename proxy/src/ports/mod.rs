@@ -1,14 +1,17 @@
 //! Floor 1, what we ask of the world: an identity provider, a session store, and the headers that a loaded session carries ready-made.
 
 mod headers;
+mod identity_table;
 mod loaded;
 mod provider;
 mod store;
+mod told;
 
 use std::future::Future;
 use std::pin::Pin;
 
 pub use headers::ReadyFields;
+pub use identity_table::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
 pub use loaded::{IssuedAssertion, LoadedSession, note_every};
 pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
@@ -16,6 +19,7 @@ pub use provider::{
 pub use store::{
     BeginError, Claim, Directory, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms, StoreUnavailable,
 };
+pub use told::{Tellings, Told};
 
 /// An answer that has to be waited for.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

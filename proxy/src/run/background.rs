@@ -17,12 +17,32 @@ pub(crate) async fn sweep(app: Arc<App>) {
         tokio::time::sleep(SWEEP_EVERY).await;
         let snapshot = app.snapshot();
         snapshot.upstream.sweep();
+        snapshot.destinations.iter().for_each(|destination| destination.backends.sweep());
         let Some(sign_in) = &snapshot.sign_in else { continue };
         sign_in.store.sweep(clock::now());
         app.metrics.sessions_held.set(i64::try_from(sign_in.store.held()).unwrap_or(i64::MAX));
         let now_evicted = sign_in.store.evicted();
         app.metrics.sessions_evicted.inc_by(now_evicted.saturating_sub(evicted));
         evicted = now_evicted;
+    }
+}
+
+/// How often it is looked whether a backend is to be asked, or a name to be looked up.
+const TEND_EVERY: Duration = Duration::from_millis(250);
+
+/// Looks after the backends of named upstreams; for ever.
+pub(crate) async fn tend_backends(app: Arc<App>) {
+    loop {
+        let reloaded = app.reloaded.notified();
+        let snapshot = app.snapshot();
+        if snapshot.destinations.iter().next().is_none() {
+            drop(snapshot);
+            reloaded.await;
+            continue;
+        }
+        snapshot.destinations.iter().for_each(|destination| destination.backends.tend());
+        drop(snapshot);
+        tokio::time::sleep(TEND_EVERY).await;
     }
 }
 

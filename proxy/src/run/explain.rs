@@ -68,6 +68,8 @@ pub struct Explanation {
     pub rule: Option<(String, usize)>,
     /// Why.
     pub reason: String,
+    /// The upstream that it leads to where it is let in; `None`: that of `UPSTREAM_URL`, or none.
+    pub upstream: Option<String>,
     /// The path in all its readings.
     pub readings: Vec<String>,
 }
@@ -81,6 +83,7 @@ impl Explanation {
             "rule": self.rule.as_ref().map(|(name, _)| name),
             "line": self.rule.as_ref().map(|(_, line)| line),
             "reason": self.reason,
+            "upstream": self.upstream,
             "readings": self.readings,
         })
     }
@@ -90,6 +93,9 @@ impl Explanation {
         match &self.rule {
             Some((name, line)) => writeln!(out, "rule:     {name} (line {line})")?,
             None => writeln!(out, "rule:     none")?,
+        }
+        if let Some(upstream) = &self.upstream {
+            writeln!(out, "upstream: {upstream}")?;
         }
         for (i, reading) in self.readings.iter().enumerate() {
             // A path may hold a terminal's escape.
@@ -188,6 +194,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
         is_permit: false,
         rule: None,
         reason: reason.to_owned(),
+        upstream: None,
         readings,
     };
     if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(asked.method)) {
@@ -201,7 +208,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
     if path.may_be_below(AUTH_PREFIX) {
         return if path.is_plain() {
             let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
-            Explanation { is_permit: true, rule: None, reason, readings }
+            Explanation { is_permit: true, rule: None, reason, upstream: None, readings }
         } else {
             refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
         };
@@ -214,11 +221,12 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
             is_permit: true,
             rule: told(permit.rule()),
             reason: permit.because().as_str().to_owned(),
+            upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
             readings,
         },
         Err(Refusal { rule, why }) => {
             let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
-            Explanation { is_permit: false, rule: told(rule), reason, readings }
+            Explanation { is_permit: false, rule: told(rule), reason, upstream: None, readings }
         }
     }
 }
@@ -319,9 +327,9 @@ mod tests {
 
     use super::*;
     use crate::domain::caller::{Caller, Peer, Scheme, TrustedProxies};
+    use crate::domain::paths;
     use crate::domain::policy::{AllowLists, AllowedUsers};
     use crate::domain::rules::{Access, Entry, HostPattern, PathPattern, People, Rule};
-    use crate::domain::paths;
     use crate::serve::request::description::Description;
     use crate::serve::request::{headers, question};
 

@@ -1,5 +1,6 @@
 //! Builds what requests need from settings, at the start and at a reload, and keeps what goes on over reloads.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,15 +14,19 @@ use crate::adapters::providers::bearer::{BearerSettings, Bearers};
 use crate::adapters::providers::{self, ProviderSettings, WayOut};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
-use crate::adapters::telemetry::{Metrics, RuleMetrics, StoreMetrics};
-use crate::adapters::upstream::{Upstream, UpstreamAddress, UpstreamSettings};
+use crate::adapters::telemetry::{DEFAULT_UPSTREAM, Metrics, RuleMetrics, StoreMetrics, UpstreamMetrics};
+use crate::adapters::upstream::{Backends, PoolSettings, Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::rules::{Openness, Rules, TokenLists};
 use crate::ports::{IdentityProvider, Sessions, StoreTerms};
 use crate::serve::app::{App, SignIn, Snapshot};
 use crate::serve::body::RequestBody;
+use crate::serve::destination::{Destination, Destinations};
 use crate::serve::renewal::{Renewals, Renewing};
+use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
+use crate::serve::telling::Telling;
+use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice, Manner};
 
 /// What goes on over a reload: pools, stores and what providers have said, and random secrets in place of those that are not set, so
 /// that a reload interrupts nobody.
@@ -31,9 +36,12 @@ pub(crate) struct Kept {
     upstream_connections: Gauge,
     store_metrics: StoreMetrics,
     rule_metrics: RuleMetrics,
+    upstream_metrics: UpstreamMetrics,
     signing: SigningKeys,
     /// The upstream's pool, kept while its settings are the same.
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
+    /// The backends of the other upstreams, by the name of the upstream, kept as far as their settings are the same.
+    pools: Mutex<Pools>,
     /// The provider with what it has fetched, kept likewise.
     provider: Mutex<Option<KeptProvider>>,
     /// The issuers of bearer tokens with their keys, and the tokens that were verified lately, kept likewise.
@@ -41,6 +49,8 @@ pub(crate) struct Kept {
     /// The session store, kept likewise, and while nobody signs in.
     store: Mutex<Option<KeptStore>>,
 }
+
+type Pools = BTreeMap<String, Arc<Backends<RequestBody>>>;
 
 type KeptStore = (StoreSettings, Arc<dyn Sessions>);
 
@@ -61,6 +71,7 @@ pub(crate) struct Next {
 
 /// What the next reload may go on with.
 struct Built {
+    pools: Pools,
     upstream: (UpstreamSettings, Arc<Upstream<RequestBody>>),
     /// In open mode those of before stay.
     sign_in: Option<(KeptProvider, KeptStore)>,
@@ -77,8 +88,10 @@ impl Kept {
             upstream_connections: metrics.upstream_connections.clone(),
             store_metrics: metrics.store.clone(),
             rule_metrics: metrics.rules.clone(),
+            upstream_metrics: metrics.upstreams.clone(),
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
+            pools: Mutex::default(),
             provider: Mutex::new(None),
             bearers: Mutex::new(None),
             store: Mutex::new(None),
@@ -105,6 +118,7 @@ impl Kept {
     /// Builds the snapshot of new settings, whole; nothing of it is in force yet.
     pub(crate) fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
+        let usual = told_by_choice(&settings);
         let (mut built, mut terms) = (None, None);
         let mut token_lists = TokenLists::new();
         let (openness, sign_in) = match settings.mode {
@@ -116,15 +130,20 @@ impl Kept {
                 (openness, Some(self.sign_in(*settings, audience, &mut built, &mut terms)?))
             }
         };
+        let (named, usual, pools) = self.destinations(&settings.upstreams, usual, sign_in.as_ref())?;
         let bearers = sign_in.as_ref().and_then(|sign_in| sign_in.bearers.clone());
-        let built = Built { upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built, bearers };
+        let built = Built { pools, upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built, bearers };
         let rules = Rules::new(openness, settings.rules).with_token_lists(token_lists);
+        let chosen = chosen_names(settings.upstreams.iter().map(|named| &named.identity).chain([&settings.identity]));
+        let destinations = Destinations::new(named, usual, &rules);
         let snapshot = Snapshot {
             rule_metrics: self.rule_metrics.of(&rules),
             rules,
             audit_all: settings.audit_all,
             sign_in,
             upstream,
+            chosen: Arc::new(chosen),
+            destinations,
             trusted_proxies: settings.trusted_proxies,
             proxy_protocol_from: settings.proxy_protocol_from,
             limits: settings.limits,
@@ -137,6 +156,7 @@ impl Kept {
     fn keep(&self, built: Built) {
         *lock(&self.upstream) = Some(built.upstream);
         *lock(&self.bearers) = built.bearers;
+        *lock(&self.pools) = built.pools;
         if let Some((provider, store)) = built.sign_in {
             if !matches!(store.0, StoreSettings::Redis(_)) {
                 self.store_metrics.shared(false);
@@ -251,17 +271,88 @@ impl Kept {
         stores::open(settings, &terms, &self.store_metrics).map_err(anyhow::Error::msg)
     }
 
+    /// The other upstreams, and that of `UPSTREAM_URL` where it is told by choice.
+    fn destinations(
+        &self,
+        named: &[DestinationSettings],
+        usual: Option<DestinationSettings>,
+        sign_in: Option<&SignIn>,
+    ) -> anyhow::Result<(Vec<Arc<Destination>>, Option<Arc<Destination>>, Pools)> {
+        let mut pools = Pools::new();
+        let mut one = |settings: &DestinationSettings, audience: String| -> anyhow::Result<Arc<Destination>> {
+            let name = &settings.pool.name;
+            let counters = self.upstream_metrics.of(name);
+            let before = lock(&self.pools).get(name).cloned();
+            let backends = match before.as_ref().filter(|before| before.are_of(&settings.pool)) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let new = Backends::new(&settings.pool, before.as_deref(), counters.connections.clone());
+                    Arc::new(new.map_err(anyhow::Error::msg)?)
+                }
+            };
+            pools.insert(name.clone(), Arc::clone(&backends));
+            let telling = sign_in.map(|sign_in| {
+                let assertions = sign_in.assertions.for_audience(audience);
+                Telling::new(settings.identity.clone(), settings.assertion_groups, assertions)
+            });
+            Ok(Arc::new(Destination {
+                name: name.clone(),
+                backends,
+                manner: settings.manner.clone(),
+                telling,
+                counters,
+            }))
+        };
+        let named = named.iter().map(|settings| one(settings, settings.pool.name.clone()));
+        let named = named.collect::<anyhow::Result<Vec<_>>>()?;
+        let origin = |settings: &DestinationSettings| {
+            settings.pool.urls.first().map_or_else(String::new, |url| url.address.origin())
+        };
+        let usual = usual.map(|settings| one(&settings, origin(&settings))).transpose()?;
+        Ok((named, usual, pools))
+    }
+
     fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {
         if let Some((_, upstream)) = lock(&self.upstream).as_ref().filter(|(old, _)| old == settings) {
             return Ok(Arc::clone(upstream));
         }
         let tls = match settings.address {
             UpstreamAddress::Https { .. } => Some(Arc::new(certs::client_config(&settings.roots, &[b"http/1.1"])?)),
+            UpstreamAddress::H2 { .. } => Some(Arc::new(certs::client_config(&settings.roots, &[b"h2"])?)),
             UpstreamAddress::Http { .. } | UpstreamAddress::H2c { .. } | UpstreamAddress::Unix(_) => None,
         };
         let upstream = Upstream::new(settings, tls, self.upstream_connections.clone());
         Ok(Arc::new(upstream.map_err(anyhow::Error::msg)?))
     }
+}
+
+/// The upstream of `UPSTREAM_URL`, where it is told of people by choice.
+fn told_by_choice(settings: &Settings) -> Option<DestinationSettings> {
+    if settings.identity == IdentityChoice::Usual && settings.assertion_groups {
+        return None;
+    }
+    let pool = PoolSettings { name: DEFAULT_UPSTREAM.to_owned(), urls: vec![settings.upstream.clone()], health: None };
+    let manner = Manner {
+        strip_prefix: None,
+        ignores_case: false,
+        keeps_host: true,
+        first_byte: settings.timeouts.first_byte,
+        body: settings.timeouts.body,
+        limit_body: None,
+        set: Vec::new(),
+        remove: Vec::new(),
+    };
+    let (identity, assertion_groups) = (settings.identity.clone(), settings.assertion_groups);
+    Some(DestinationSettings { pool, manner, identity, assertion_groups })
+}
+
+/// The names of all tables.
+fn chosen_names<'c>(choices: impl Iterator<Item = &'c IdentityChoice>) -> ChosenNames {
+    let fields = choices.flat_map(|choice| match choice {
+        IdentityChoice::Table(table) => table.fields.as_slice(),
+        IdentityChoice::Usual | IdentityChoice::Nothing => &[],
+    });
+    ChosenNames::new(fields.map(|field| &field.name), false)
 }
 
 fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {

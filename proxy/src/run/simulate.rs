@@ -255,7 +255,8 @@ impl Findings {
         if is_permit != was_permitted {
             let reason =
                 if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
-            let answer = Explanation { is_permit, rule: None, reason: reason.to_owned(), readings: Vec::new() };
+            let answer =
+                Explanation { is_permit, rule: None, reason: reason.to_owned(), upstream: None, readings: Vec::new() };
             self.note(answer, who, None);
         }
     }

@@ -135,6 +135,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(background::sweep(Arc::clone(&app))),
             tokio::spawn(background::refresh_provider(Arc::clone(&app))),
             tokio::spawn(background::refresh_keys(Arc::clone(&app))),
+            tokio::spawn(background::tend_backends(Arc::clone(&app))),
             tokio::spawn({
                 let crowd = Arc::clone(&crowd);
                 async move { crowd.keep_room().await }
@@ -178,6 +179,10 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
 /// What a start serves, and for whom: the first thing that is asked when something does not work.
 fn tell_what_is_served(settings: &Settings) {
     let upstream = Clean(&settings.upstream.address.origin()).to_string();
+    for named in &settings.upstreams {
+        let urls: Vec<String> = named.pool.urls.iter().map(|url| url.address.origin()).collect();
+        tracing::info!(upstream = named.pool.name, urls = %Clean(&urls.join(",")), "rules may lead to this upstream");
+    }
     let Mode::SignIn(sign_in) = &settings.mode else {
         tracing::info!(upstream, "sidegate starts in open mode: everything is forwarded without authentication");
         return;

@@ -19,7 +19,9 @@ use crate::domain::rules::{HostName, Rules};
 use crate::domain::session::{Authority, Lifetime};
 use crate::ports::{IdentityProvider, LoadedSession, Sessions};
 use crate::serve::body::RequestBody;
+use crate::serve::destination::Destinations;
 use crate::serve::renewal::{Renewals, Renewing};
+use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
 use crate::serve::settings::{Limits, Timeouts};
 
@@ -48,6 +50,10 @@ pub(crate) struct Snapshot {
     pub(crate) audit_all: bool,
     pub(crate) sign_in: Option<SignIn>,
     pub(crate) upstream: Arc<Upstream<RequestBody>>,
+    /// Where rules lead instead.
+    pub(crate) destinations: Destinations,
+    /// Names that no client may say, since upstreams are told by them who somebody is.
+    pub(crate) chosen: Arc<ChosenNames>,
     pub(crate) trusted_proxies: TrustedProxies,
     /// Whose connections begin with the PROXY protocol.
     pub(crate) proxy_protocol_from: TrustedProxies,
@@ -183,6 +189,7 @@ impl App {
         ]
         .into_iter()
         .flatten()
+        .chain(snapshot.destinations.iter().flat_map(|destination| destination.troubles()))
         .chain(tokens.into_iter().map(|why| format!("tokens: {why}")))
         .collect()
     }

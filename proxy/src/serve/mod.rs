@@ -11,12 +11,14 @@
 //! | sessions that are renewed beside requests | `renewal` |
 
 pub mod settings;
+pub mod upstream_settings;
 
 pub(crate) mod answer;
 pub(crate) mod app;
 pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod clock;
+pub(crate) mod destination;
 mod exchange;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -25,5 +27,6 @@ mod handler;
 pub(crate) mod listener;
 pub(crate) mod renewal;
 pub(crate) mod request;
+pub(crate) mod telling;
 mod verify;
 pub(crate) mod watch;

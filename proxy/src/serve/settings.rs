@@ -17,6 +17,7 @@ use crate::domain::policy::AllowLists;
 use crate::domain::rules::{Rule, TokenLists};
 use crate::domain::secret::Secret;
 use crate::domain::session::Lifetime;
+use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice};
 
 /// Everything that `sidegate` is told, checked.
 pub struct Settings {
@@ -32,8 +33,14 @@ pub struct Settings {
     pub mode: Mode,
     /// `[[routes]]`, in the order of the file.
     pub rules: Vec<Rule>,
-    /// Where requests go.
+    /// Where requests go that no rule leads elsewhere.
     pub upstream: UpstreamSettings,
+    /// `[identity]`: what that upstream is told of people.
+    pub identity: IdentityChoice,
+    /// `ASSERTION_GROUPS`: whether its assertions name groups.
+    pub assertion_groups: bool,
+    /// `[[upstreams]]`: where rules may lead.
+    pub upstreams: Vec<DestinationSettings>,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: TrustedProxies,
     /// `PROXY_PROTOCOL_FROM`: whose connections begin with the PROXY protocol.

@@ -21,7 +21,7 @@ use crate::ports::{IssuedAssertion, LoadedSession};
 /// How long an assertion is valid, in seconds.
 const LIFETIME: u64 = 300;
 /// How long one is sent before it is signed anew, so that an upstream always has some minutes to look at it.
-const REUSE: Duration = Duration::from_secs(60);
+pub const REUSE: Duration = Duration::from_secs(60);
 
 /// Signs who somebody is, for the upstream: an ES256 JWT of `iss` (the public origin), `aud` (the upstream), `sub` (the provider's
 /// stable id), `iat`, `exp`, `provider`, and where there is something to say `email`, `name`, `preferred_username` and `groups`.
@@ -53,6 +53,12 @@ struct AssertionClaims<'a> {
     groups: &'a [String],
 }
 
+/// Each signer has its own number, so that a session knows whether its assertion is from before a reload.
+fn next_signer() -> u64 {
+    static SIGNERS: AtomicU64 = AtomicU64::new(0);
+    SIGNERS.fetch_add(1, Ordering::Relaxed)
+}
+
 /// An assertion could not be signed. Our fault: answer 500, and never forward without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the identity assertion could not be signed")]
@@ -62,16 +68,32 @@ impl Assertions {
     /// Signs with `keys` as `issuer` (the public origin; its `iss` has no trailing slash) for `audience` (the upstream's origin).
     #[must_use]
     pub fn new(keys: SigningKeys, issuer: &Url, audience: String) -> Self {
-        /// Each signer has its own number, so that a session knows whether its assertion is from before a reload.
-        static SIGNERS: AtomicU64 = AtomicU64::new(0);
-
         Self {
-            signer: SIGNERS.fetch_add(1, Ordering::Relaxed),
+            signer: next_signer(),
             head: URL_SAFE_NO_PAD.encode(format!(r#"{{"typ":"JWT","alg":"ES256","kid":"{}"}}"#, keys.first.jwk.kid)),
             issuer: issuer.as_str().trim_end_matches('/').to_owned(),
             audience,
             jwks: keys.jwks(),
             keys,
+        }
+    }
+
+    /// Its number, which no other signer of this process has.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.signer
+    }
+
+    /// The same keys for another upstream.
+    #[must_use]
+    pub fn for_audience(&self, audience: String) -> Self {
+        Self {
+            signer: next_signer(),
+            head: self.head.clone(),
+            issuer: self.issuer.clone(),
+            audience,
+            jwks: self.jwks.clone(),
+            keys: self.keys.clone(),
         }
     }
 
@@ -88,7 +110,7 @@ impl Assertions {
         {
             return Ok(issued.value.clone());
         }
-        let value = self.sign(session, now)?;
+        let value = self.sign(session, now, &session.session().identity.groups)?;
         let issued = IssuedAssertion { value: value.clone(), issued_at: now, signer: self.signer };
         session.assertion().store(Some(Arc::new(issued)));
         Ok(value)
@@ -100,11 +122,20 @@ impl Assertions {
         &self.jwks
     }
 
-    fn sign(&self, session: &LoadedSession, now: Timestamp) -> Result<HeaderValue, SigningFailed> {
+    /// An assertion as a header value, signed now, that speaks of these groups alone.
+    ///
+    /// # Errors
+    /// [`SigningFailed`], which a sound machine never sees.
+    pub fn sign(
+        &self,
+        session: &LoadedSession,
+        now: Timestamp,
+        groups: &[String],
+    ) -> Result<HeaderValue, SigningFailed> {
         // An assertion does not outlive its session; rounded up, so that a session in its last second still gets a valid one.
         let session_end = session.session().expires_at.millis().div_ceil(1000);
         let exp = session_end.min(now.secs().saturating_add(LIFETIME));
-        let claims = self.claims(session, now.secs(), exp);
+        let claims = self.claims(session, groups, now.secs(), exp);
         let body = serde_json::to_vec(&claims).map_err(|_| SigningFailed)?;
 
         let mut token = self.head.clone();
@@ -119,7 +150,13 @@ impl Assertions {
         Ok(value)
     }
 
-    fn claims<'a>(&'a self, session: &'a LoadedSession, iat: u64, exp: u64) -> AssertionClaims<'a> {
+    fn claims<'a>(
+        &'a self,
+        session: &'a LoadedSession,
+        groups: &'a [String],
+        iat: u64,
+        exp: u64,
+    ) -> AssertionClaims<'a> {
         let identity = &session.session().identity;
         AssertionClaims {
             iss: &self.issuer,
@@ -131,7 +168,7 @@ impl Assertions {
             email: identity.email_str(),
             name: &identity.name,
             preferred_username: identity.username.as_str(),
-            groups: &identity.groups,
+            groups,
         }
     }
 }

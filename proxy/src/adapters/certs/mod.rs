@@ -260,14 +260,36 @@ pub enum RootsError {
 /// # Errors
 /// [`RootsError::None`] where there is no root at all.
 pub fn client_config(extra: &[CertificateDer<'static>], alpn: &[&[u8]]) -> Result<ClientConfig, RootsError> {
+    client_config_as(None, extra, alpn)
+}
+
+/// Who we are to another server: a certificate with its chain, and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// Our own certificate first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The key of the first.
+    pub key: Arc<PrivateKeyDer<'static>>,
+}
+
+/// The same, saying who we are to a server that asks.
+///
+/// # Errors
+/// [`RootsError`], also where certificate and key do not go together.
+pub fn client_config_as(
+    client: Option<&ClientIdentity>,
+    extra: &[CertificateDer<'static>],
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, RootsError> {
     let native = rustls_native_certs::load_native_certs();
     let reason = native.errors.first().map_or_else(|| "the system's store is empty".to_owned(), ToString::to_string);
-    client_config_with(native.certs, &reason, extra, alpn)
+    client_config_with(native.certs, &reason, client, extra, alpn)
 }
 
 fn client_config_with(
     native: Vec<CertificateDer<'static>>,
     reason: &str,
+    client: Option<&ClientIdentity>,
     extra: &[CertificateDer<'static>],
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, RootsError> {
@@ -283,10 +305,13 @@ fn client_config_with(
     if known == 0 {
         warn!(reason, "the machine has no trusted root certificates: only those of the configured file count");
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some(client) => config.with_client_auth_cert(client.chain.clone(), client.key.clone_key())?,
+        None => config.with_no_client_auth(),
+    };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
@@ -378,7 +403,7 @@ mod tests {
     }
 
     fn trusting(root: &CertificateDer<'static>, alpn: &[&[u8]]) -> ClientConfig {
-        client_config_with(Vec::new(), "none", std::slice::from_ref(root), alpn).unwrap()
+        client_config_with(Vec::new(), "none", None, std::slice::from_ref(root), alpn).unwrap()
     }
 
     #[tokio::test]
@@ -497,11 +522,14 @@ mod tests {
 
     #[test]
     fn without_any_root_nothing_is_trusted() {
-        let fault = client_config_with(Vec::new(), "no such file", &[], &[]).unwrap_err().to_string();
+        let fault = client_config_with(Vec::new(), "no such file", None, &[], &[]).unwrap_err().to_string();
         assert!(fault.contains("no such file") && fault.contains("ca-certificates"), "{fault}");
         let bad = CertificateDer::from(vec![0]);
-        assert!(matches!(client_config_with(Vec::new(), "", std::slice::from_ref(&bad), &[]), Err(RootsError::Tls(_))));
+        assert!(matches!(
+            client_config_with(Vec::new(), "", None, std::slice::from_ref(&bad), &[]),
+            Err(RootsError::Tls(_))
+        ));
         let good = issued("one.example").0.der().clone();
-        client_config_with(vec![bad, good], "", &[], &[]).unwrap();
+        client_config_with(vec![bad, good], "", None, &[], &[]).unwrap();
     }
 }

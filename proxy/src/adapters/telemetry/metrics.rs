@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::rule_metrics::RuleMetrics;
 use super::store_metrics::StoreMetrics;
+use super::upstream_metrics::UpstreamMetrics;
 use crate::domain::time::Timestamp;
 
 /// The `Content-Type` of [`Metrics::render`].
@@ -48,13 +49,13 @@ pub struct Metrics {
     pub downstream_connections: Gauge,
     /// Connections of clients that were closed because there were too many, or they held too much.
     pub connections_shed: Counter,
-    /// Connections to upstreams; count with [`Held`].
+    /// Connections to the upstream of `UPSTREAM_URL`; count with [`Held`].
     pub upstream_connections: Gauge,
-    /// Connections to upstreams that could not be made.
+    /// Connections to that one that could not be made.
     pub upstream_connect_errors: Counter,
-    /// Requests that were sent to an upstream a second time.
+    /// Requests that were sent to that one a second time.
     pub upstream_retries: Counter,
-    /// Upstreams that did not answer in time.
+    /// Times that it did not answer in time.
     pub upstream_timeouts: Counter,
     /// Sessions in this replica's memory; set it before rendering.
     pub sessions_held: Gauge,
@@ -64,6 +65,8 @@ pub struct Metrics {
     pub store: StoreMetrics,
     /// What the rules decide.
     pub rules: RuleMetrics,
+    /// What becomes of the requests to named upstreams.
+    pub upstreams: UpstreamMetrics,
     reloads: [Counter; 2],
     moments: Arc<Moments>,
 }
@@ -117,11 +120,6 @@ impl Metrics {
             counter
         };
         let sign_outs = counter("sidegate_sign_outs", "People who signed out");
-        let upstream_connect_errors =
-            counter("sidegate_upstream_connect_errors", "Connections to upstreams that could not be made");
-        let upstream_retries =
-            counter("sidegate_upstream_retries", "Requests that were sent to an upstream a second time");
-        let upstream_timeouts = counter("sidegate_upstream_timeouts", "Upstreams that did not answer in time");
         let connections_shed =
             counter("sidegate_connections_shed", "Connections of clients that were closed to make room for others");
         let sessions_evicted = counter("sidegate_sessions_evicted", "Sessions that were given up for want of room");
@@ -130,6 +128,8 @@ impl Metrics {
 
         let store = StoreMetrics::new(&mut registry);
         let rules = RuleMetrics::new(&mut registry);
+        let upstreams = UpstreamMetrics::new(&mut registry);
+        let [upstream_connect_errors, upstream_retries, upstream_timeouts] = upstreams.of_default();
         let outcome = |outcome, code| requests.get_or_create_owned(&[("outcome", outcome), ("code", code)]);
         let side = |side| connections.get_or_create_owned(&[("side", side)]);
         Self {
@@ -153,6 +153,7 @@ impl Metrics {
             sessions_evicted,
             store,
             rules,
+            upstreams,
             reloads: ["failed", "succeeded"].map(|result| reloads.get_or_create_owned(&[("result", result)])),
             moments,
             registry,

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf};
 use tokio::time::Instant;
 
+use super::busy::Busy;
 use super::connect::Forgiving;
 use super::connection::{Connection, Inlet};
 use super::framing::{Decoder, Malformed, Piece};
@@ -33,6 +34,8 @@ enum Kind {
     Whole(Bytes),
     Flowing(Box<Flow>),
     Multiplexed(Incoming),
+    /// Of a backend whose requests are counted.
+    Counted(Box<(Incoming, Busy)>),
     Switched(Box<Tunnel>),
 }
 
@@ -69,6 +72,24 @@ impl Answer {
         Self { kind: Kind::Switched(Box::new(tunnel)), arrived }
     }
 
+    /// Has the backend's request count as under way until this has ended.
+    pub(super) fn counted_by(self, busy: Busy) -> Self {
+        let kind = match self.kind {
+            Kind::Whole(data) => Kind::Whole(data),
+            Kind::Flowing(mut flow) => {
+                flow.busy = Some(busy);
+                Kind::Flowing(flow)
+            }
+            Kind::Multiplexed(body) => Kind::Counted(Box::new((body, busy))),
+            Kind::Switched(mut tunnel) => {
+                tunnel.busy = Some(busy);
+                Kind::Switched(tunnel)
+            }
+            Kind::Counted(counted) => Kind::Counted(counted),
+        };
+        Self { kind, arrived: self.arrived }
+    }
+
     /// When its head had come.
     #[must_use]
     pub const fn arrived(&self) -> Instant {
@@ -80,7 +101,7 @@ impl Answer {
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.kind {
             Kind::Switched(tunnel) => Some(*tunnel),
-            Kind::Whole(_) | Kind::Flowing(_) | Kind::Multiplexed(_) => None,
+            Kind::Whole(_) | Kind::Flowing(_) | Kind::Multiplexed(_) | Kind::Counted(_) => None,
         }
     }
 }
@@ -92,6 +113,8 @@ struct Flow {
     /// What was handed out may still lie in the client's buffer.
     given: bool,
     broken: Option<BrokenAnswer>,
+    /// Counts until it is dropped.
+    busy: Option<Busy>,
 }
 
 enum Source {
@@ -120,7 +143,7 @@ impl Source {
 
 impl Flow {
     const fn new(source: Source, body: Decoder) -> Self {
-        Self { source, body, given: false, broken: None }
+        Self { source, body, given: false, broken: None, busy: None }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
@@ -167,6 +190,7 @@ impl Flow {
 
     /// Gives the connection back if the body ended as it should and nothing stands behind it.
     fn end(&mut self) {
+        self.busy = None;
         if let Source::Whole(connection, Some(shelf)) = std::mem::replace(&mut self.source, Source::Gone)
             && self.body.has_ended()
         {
@@ -185,6 +209,9 @@ impl Body for Answer {
             Kind::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
             Kind::Flowing(flow) => flow.poll_frame(cx),
             Kind::Multiplexed(body) => Pin::new(body).poll_frame(cx).map_err(|error| BrokenAnswer(error.into())),
+            Kind::Counted(counted) => {
+                Pin::new(&mut counted.0).poll_frame(cx).map_err(|error| BrokenAnswer(error.into()))
+            }
             Kind::Switched(_) => Poll::Ready(None),
         }
     }
@@ -194,6 +221,7 @@ impl Body for Answer {
             Kind::Whole(data) => data.is_empty(),
             Kind::Flowing(flow) => flow.body.has_ended(),
             Kind::Multiplexed(body) => body.is_end_stream(),
+            Kind::Counted(counted) => counted.0.is_end_stream(),
             Kind::Switched(_) => true,
         }
     }
@@ -203,6 +231,7 @@ impl Body for Answer {
             Kind::Whole(data) => SizeHint::with_exact(data.len() as u64),
             Kind::Flowing(flow) => flow.body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
             Kind::Multiplexed(body) => body.size_hint(),
+            Kind::Counted(counted) => counted.0.size_hint(),
             Kind::Switched(_) => SizeHint::with_exact(0),
         }
     }
@@ -214,11 +243,13 @@ pub struct Tunnel {
     /// What came behind the answer's head.
     early: Bytes,
     _held: Held,
+    /// Counts until it is dropped.
+    busy: Option<Busy>,
 }
 
 impl Tunnel {
     pub(super) const fn new(stream: Forgiving, early: Bytes, held: Held) -> Self {
-        Self { stream, early, _held: held }
+        Self { stream, early, _held: held, busy: None }
     }
 }
 

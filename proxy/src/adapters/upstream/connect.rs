@@ -49,8 +49,18 @@ pub enum ConnectError {
 
 /// Where to connect to, made ready once.
 pub(super) enum Target {
-    Tcp { host: String, port: u16 },
-    Tls { host: String, port: u16, name: ServerName<'static>, connector: TlsConnector },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// `http1` offers HTTP/1.1 alone.
+    Tls {
+        host: String,
+        port: u16,
+        name: ServerName<'static>,
+        connector: TlsConnector,
+        http1: TlsConnector,
+    },
     Unix(PathBuf),
 }
 
@@ -60,25 +70,34 @@ impl Target {
             UpstreamAddress::Http { host, port } | UpstreamAddress::H2c { host, port } => {
                 Self::Tcp { host: host.clone(), port: *port }
             }
-            UpstreamAddress::Https { host, port } => Self::Tls {
-                host: host.clone(),
-                port: *port,
-                name: ServerName::try_from(host.clone())
-                    .map_err(|_| format!("UPSTREAM_URL: `{host}` is no host name"))?,
-                connector: TlsConnector::from(tls.ok_or("an https upstream needs a TLS client")?),
-            },
+            UpstreamAddress::Https { host, port } | UpstreamAddress::H2 { host, port } => {
+                let tls = tls.ok_or("an https upstream needs a TLS client")?;
+                let name = settings.trust.server_name.as_ref().unwrap_or(host);
+                let mut http1 = ClientConfig::clone(&tls);
+                http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+                Self::Tls {
+                    host: host.clone(),
+                    port: *port,
+                    name: ServerName::try_from(name.clone())
+                        .map_err(|_| format!("the upstream {}: `{name}` is no host name", settings.address.origin()))?,
+                    connector: TlsConnector::from(tls),
+                    http1: TlsConnector::from(Arc::new(http1)),
+                }
+            }
             UpstreamAddress::Unix(path) => Self::Unix(path.clone()),
         })
     }
 
-    pub(super) async fn connect(&self) -> io::Result<Forgiving> {
-        Ok(Forgiving { stream: self.stream().await?, deaf: false })
+    /// Connects; `http1`: to a server that may be offered HTTP/1.1 alone.
+    pub(super) async fn connect(&self, only_http1: bool) -> io::Result<Forgiving> {
+        Ok(Forgiving { stream: self.stream(only_http1).await?, deaf: false })
     }
 
-    async fn stream(&self) -> io::Result<Stream> {
+    async fn stream(&self, only_http1: bool) -> io::Result<Stream> {
         match self {
             Self::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
-            Self::Tls { host, port, name, connector } => {
+            Self::Tls { host, port, name, connector, http1 } => {
+                let connector = if only_http1 { http1 } else { connector };
                 let stream = connector.connect(name.clone(), tcp(host, *port).await?).await?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
@@ -110,6 +129,14 @@ impl Forgiving {
             Stream::Tls(stream) => Stream::Tls(stream),
         };
         Ok(Self { stream, deaf: self.deaf })
+    }
+
+    /// Whether the server chose HTTP/2 in the handshake.
+    pub(super) fn speaks_http2(&self) -> bool {
+        match &self.stream {
+            Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
     }
 
     /// Whether it is open and nothing has come. The kernel itself is asked: what has just come the runtime may not have heard of yet,

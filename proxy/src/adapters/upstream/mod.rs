@@ -2,12 +2,16 @@
 
 mod answer;
 mod ask;
+mod backends;
+mod busy;
 mod connect;
 mod connection;
 mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod head;
+mod health;
+mod lookup;
 mod pool;
 mod shared;
 mod shelf;
@@ -19,8 +23,11 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 
+use crate::adapters::certs::ClientIdentity;
+
 pub use answer::{Answer, BrokenAnswer, Tunnel};
 pub use ask::Patience;
+pub use backends::{Backend, Backends, PoolSettings};
 pub use connect::ConnectError;
 pub use head::{Fields, RequestFraming, RequestHead};
 pub use pool::{Lease, NoConnection, Upstream};
@@ -59,6 +66,28 @@ pub struct UpstreamSettings {
     pub roots: Vec<CertificateDer<'static>>,
     /// `TIMEOUT_CONNECT`: to an open connection, TLS included.
     pub connect_timeout: Duration,
+    /// What only a named upstream may be told.
+    pub trust: Trust,
+}
+
+/// Whom we trust at an upstream beside its roots, and what we offer there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// `client_cert_file` and `client_key_file`: who we are there.
+    pub client: Option<ClientIdentity>,
+    /// `server_name`: the name that the certificate must be for, in place of the address's own.
+    pub server_name: Option<String>,
+    /// Whether `https` offers HTTP/2.
+    pub offers_http2: bool,
+}
+
+/// How backends are asked whether they are well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The path that is asked for; 2xx is well.
+    pub path: String,
+    /// How often.
+    pub every: Duration,
 }
 
 /// Where the upstream is, and what it speaks.
@@ -73,6 +102,13 @@ pub enum UpstreamAddress {
     },
     /// `https://host:port`: HTTP/1.1 over TLS.
     Https {
+        /// A name or an address, which the certificate must be for; IPv6 without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `h2://host:port`: HTTP/2 over TLS, and nothing else.
+    H2 {
         /// A name or an address, which the certificate must be for; IPv6 without brackets.
         host: String,
         /// The port.
@@ -97,8 +133,46 @@ impl UpstreamAddress {
         match self {
             Self::Http { host, port } => origin("http", host, *port, 80),
             Self::Https { host, port } => origin("https", host, *port, 443),
+            Self::H2 { host, port } => origin("h2", host, *port, 443),
             Self::H2c { host, port } => origin("h2c", host, *port, 80),
             Self::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Whether it is reached over TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        matches!(self, Self::Https { .. } | Self::H2 { .. })
+    }
+
+    /// Its host and port; `None`: a socket file.
+    #[must_use]
+    pub fn host_and_port(&self) -> Option<(&str, u16)> {
+        match self {
+            Self::Http { host, port }
+            | Self::Https { host, port }
+            | Self::H2 { host, port }
+            | Self::H2c { host, port } => Some((host, *port)),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Its own name, as `Host` has it: `localhost` for a socket file.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let origin = self.origin();
+        origin.split_once("://").map_or_else(|| "localhost".to_owned(), |(_, authority)| authority.to_owned())
+    }
+
+    /// The same server at another host, an address of its name.
+    #[must_use]
+    pub fn at(&self, host: String) -> Self {
+        match self {
+            Self::Http { port, .. } => Self::Http { host, port: *port },
+            Self::Https { port, .. } => Self::Https { host, port: *port },
+            Self::H2 { port, .. } => Self::H2 { host, port: *port },
+            Self::H2c { port, .. } => Self::H2c { host, port: *port },
+            Self::Unix(path) => Self::Unix(path.clone()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The upstream, and leave to send a request to it on a warm connection or a new one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,9 @@ use crate::adapters::telemetry::Held;
 pub struct Upstream<B> {
     origin: String,
     target: Target,
-    multiplexed: bool,
+    /// Whether requests share one HTTP/2 connection. Where the handshake settles that, as it did last.
+    multiplexed: AtomicBool,
+    is_settled_by_tls: bool,
     connect_timeout: Duration,
     shelf: Arc<Shelf>,
     shared: tokio::sync::Mutex<Option<Shared<B>>>,
@@ -67,7 +70,12 @@ where
         Ok(Self {
             origin: settings.address.origin(),
             target: Target::of(settings, tls)?,
-            multiplexed: matches!(settings.address, UpstreamAddress::H2c { .. }),
+            multiplexed: AtomicBool::new(match settings.address {
+                UpstreamAddress::H2c { .. } | UpstreamAddress::H2 { .. } => true,
+                UpstreamAddress::Https { .. } => settings.trust.offers_http2,
+                UpstreamAddress::Http { .. } | UpstreamAddress::Unix(_) => false,
+            }),
+            is_settled_by_tls: matches!(settings.address, UpstreamAddress::Https { .. }),
             connect_timeout: settings.connect_timeout,
             shelf: Arc::new(Shelf::new()),
             shared: tokio::sync::Mutex::new(None),
@@ -91,7 +99,7 @@ where
     /// # Errors
     /// [`NoConnection`] where none was had in time.
     pub async fn checkout(&self, now: Instant) -> Result<Lease<B>, NoConnection> {
-        let warm = if self.multiplexed { None } else { self.shelf.take(now) };
+        let warm = if self.is_multiplexed() { None } else { self.shelf.take(now) };
         match warm {
             Some(connection) => Ok(self.lease(Way::Own(connection), true, now)),
             None => self.connect_new().await,
@@ -104,11 +112,33 @@ where
     /// [`NoConnection`] where none was had in time.
     pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
         // In boxes, so that what connects does not enlarge the future of every request.
-        if self.multiplexed {
+        if self.is_multiplexed() {
             return Box::pin(self.stream_of_shared()).await;
         }
-        let connection = Connection::new(Box::pin(self.connect()).await?, Held::by(&self.connections));
-        Ok(self.lease(Way::Own(connection), false, Instant::now()))
+        let stream = Box::pin(self.connect(false)).await?;
+        if stream.speaks_http2() {
+            self.multiplexed.store(true, Ordering::Relaxed);
+            drop(stream);
+            return Box::pin(self.stream_of_shared()).await;
+        }
+        Ok(self.own(stream))
+    }
+
+    /// A new connection that speaks HTTP/1.1, for a request that HTTP/2 cannot carry: a WebSocket.
+    ///
+    /// # Errors
+    /// [`NoConnection`] where none was had in time.
+    pub async fn connect_http1(&self) -> Result<Lease<B>, NoConnection> {
+        Ok(self.own(Box::pin(self.connect(true)).await?))
+    }
+
+    fn own(&self, stream: Forgiving) -> Lease<B> {
+        let connection = Connection::new(stream, Held::by(&self.connections));
+        self.lease(Way::Own(connection), false, Instant::now())
+    }
+
+    fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
     }
 
     /// Closes connections that have lain unused for long.
@@ -128,7 +158,17 @@ where
         if let Some(open) = shared.as_ref().filter(|shared| !shared.is_closed()) {
             return Ok(self.lease(Way::Shared(open.clone()), true, Instant::now()));
         }
-        let begun = Shared::begin(self.connect().await?, Held::by(&self.connections)).await;
+        if !self.is_multiplexed() {
+            // Whom this one waited for has found out meanwhile that the server speaks HTTP/1.1.
+            drop(shared);
+            return Ok(self.own(self.connect(false).await?));
+        }
+        let stream = self.connect(false).await?;
+        if self.is_settled_by_tls && !stream.speaks_http2() {
+            self.multiplexed.store(false, Ordering::Relaxed);
+            return Ok(self.own(stream));
+        }
+        let begun = Shared::begin(stream, Held::by(&self.connections)).await;
         let new =
             begun.map_err(|source| self.failed(ConnectError::Handshake { origin: self.origin.clone(), source }))?;
         *shared = Some(new.clone());
@@ -160,8 +200,8 @@ where
         }
     }
 
-    async fn connect(&self) -> Result<Forgiving, NoConnection> {
-        let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect()).await {
+    async fn connect(&self, only_http1: bool) -> Result<Forgiving, NoConnection> {
+        let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect(only_http1)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),
             Err(_) => Err(self.timed_out()),

@@ -35,7 +35,7 @@ pub(super) fn roots_in(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &
     Ok(roots)
 }
 
-fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
+pub(super) fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(content).collect();
     match found {
         Ok(found) if found.is_empty() => Err("holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"),

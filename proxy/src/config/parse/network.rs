@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::{Host, Url};
 
-use crate::adapters::upstream::{UpstreamAddress, UpstreamSettings};
+use crate::adapters::upstream::{Trust, UpstreamAddress, UpstreamSettings};
 use crate::config::options::{
     ADMIN_ADDR, HTTP_REDIRECT_ADDR, Knob, LISTEN_ADDR, PROXY_PROTOCOL_FROM, TIMEOUT_CONNECT, TRUSTED_PROXIES,
     UPSTREAM_CA_FILE, UPSTREAM_URL,
@@ -78,21 +78,28 @@ pub(super) fn upstream(reading: &mut Reading, own: Option<&Listeners>) -> Option
         reading.duration(TIMEOUT_CONNECT, Duration::from_millis(10)..=Duration::from_secs(600), Zero::Refused);
     let roots = keys::roots(reading, UPSTREAM_CA_FILE);
     let address = reading.parsed(UPSTREAM_URL, upstream_address)?;
-    if reading.is_set(UPSTREAM_CA_FILE) && !matches!(address, UpstreamAddress::Https { .. }) {
+    if reading.is_set(UPSTREAM_CA_FILE) && !address.is_tls() {
         reading.warn("UPSTREAM_CA_FILE is not used, because UPSTREAM_URL is not https");
     }
-    if let Some(own) = own {
-        if reaches(&address, own.listen) {
-            reading.fault(UPSTREAM_URL, "is LISTEN_ADDR itself: every request would come back in a loop");
-        } else if reaches(&address, own.admin) {
-            reading.fault(UPSTREAM_URL, "is ADMIN_ADDR: the admin listener is not for users");
-        }
+    if let Some(problem) = own.and_then(|own| is_ourselves(&address, own)) {
+        reading.fault(UPSTREAM_URL, problem);
     }
-    Some(UpstreamSettings { address, roots, connect_timeout })
+    Some(UpstreamSettings { address, roots, connect_timeout, trust: Trust::default() })
 }
 
-/// `http://host:port`, `https://host:port`, `h2c://host:port`, `unix:/path`.
-fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
+/// What is wrong with an upstream that is one of our own listeners.
+pub(super) fn is_ourselves(address: &UpstreamAddress, own: &Listeners) -> Option<&'static str> {
+    if reaches(address, own.listen) {
+        Some("is LISTEN_ADDR itself: every request would come back in a loop")
+    } else if reaches(address, own.admin) {
+        Some("is ADMIN_ADDR: the admin listener is not for users")
+    } else {
+        None
+    }
+}
+
+/// `http://host:port`, `https://host:port`, `h2://host:port`, `h2c://host:port`, `unix:/path`.
+pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         return if path.len() > 1 && path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {
@@ -102,10 +109,13 @@ fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
         };
     }
     let h2c = text.strip_prefix("h2c://").map(|rest| format!("http://{rest}"));
-    let url = match Url::parse(h2c.as_deref().unwrap_or(text)) {
+    let h2 = text.strip_prefix("h2://").map(|rest| format!("https://{rest}"));
+    let url = match Url::parse(h2c.as_deref().or(h2.as_deref()).unwrap_or(text)) {
         Ok(url) if matches!(url.scheme(), "http" | "https") => url,
         Ok(_) | Err(_) => {
-            return Err("must be http://host:port, https://host:port, h2c://host:port or unix:/path".to_owned());
+            return Err(
+                "must be http://host:port, https://host:port, h2://host:port, h2c://host:port or unix:/path".to_owned()
+            );
         }
     };
     if !url.username().is_empty() || url.password().is_some() {
@@ -123,6 +133,7 @@ fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
     let port = url.port_or_known_default().filter(|port| *port != 0).ok_or("must name a port other than 0")?;
     Ok(match (h2c, url.scheme()) {
         (Some(_), _) => UpstreamAddress::H2c { host, port },
+        (None, _) if h2.is_some() => UpstreamAddress::H2 { host, port },
         (None, "https") => UpstreamAddress::Https { host, port },
         (None, _) => UpstreamAddress::Http { host, port },
     })
@@ -130,13 +141,8 @@ fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
 
 /// Whether connecting to `address` reaches our own listener.
 fn reaches(address: &UpstreamAddress, own: SocketAddr) -> bool {
-    let (UpstreamAddress::Http { host, port }
-    | UpstreamAddress::Https { host, port }
-    | UpstreamAddress::H2c { host, port }) = address
-    else {
-        return false;
-    };
-    if *port != own.port() {
+    let Some((host, port)) = address.host_and_port() else { return false };
+    if port != own.port() {
         return false;
     }
     match host.parse::<IpAddr>() {
@@ -160,6 +166,7 @@ mod tests {
             ("http://app/", "http://app"),
             ("https://app:8443", "https://app:8443"),
             ("h2c://[::1]:50051", "h2c://[::1]:50051"),
+            ("h2://app", "h2://app"),
             ("unix:/run/app.sock", "unix:/run/app.sock"),
             ("unix:///run/app.sock", "unix:/run/app.sock"),
         ] {

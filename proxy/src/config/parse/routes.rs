@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::people::is_github_group;
+use super::upstreams::Named;
 use crate::config::faults::Fault;
 use crate::config::names::nearest;
 use crate::config::reading::Reading;
@@ -44,6 +45,8 @@ pub(super) struct Known {
     pub(super) tokens: Vec<String>,
     /// `UPSTREAM_IGNORE_CASE`.
     pub(super) ignores_case: bool,
+    /// The upstreams of `[[upstreams]]`.
+    pub(super) upstreams: Vec<Named>,
 }
 
 /// The rules, in the file's order. Whatever is wrong with them is a fault.
@@ -78,27 +81,28 @@ pub(super) fn read(reading: &mut Reading, known: &Known) -> Vec<Rule> {
 }
 
 /// One rule that is being read.
-struct One<'a> {
+struct One<'a, 'k> {
     path: &'a Path,
     line: usize,
-    known: &'a Known,
+    known: &'k Known,
     faults: Vec<Fault>,
     warnings: Vec<String>,
 }
 
-impl One<'_> {
+impl<'k> One<'_, 'k> {
     fn fault(&mut self, key: &str, line: usize, problem: impl Into<String>, example: Option<&str>) {
         let name = format!("routes.{key} ({}, line {line})", self.path.display());
         self.faults.push(Fault { name, problem: problem.into(), example: example.map(str::to_owned) });
     }
 
     fn rule(&mut self, number: usize, mut table: Table) -> Rule {
+        let upstream = self.upstream(&mut table);
         let rule = Rule {
             name: self.name(&mut table).unwrap_or_else(|| number.to_string()),
             line: self.line,
             host: self.host(&mut table).unwrap_or_default(),
             path: self.path(&mut table),
-            ignores_case: self.known.ignores_case,
+            ignores_case: upstream.map_or(self.known.ignores_case, |named| named.ignores_case),
             methods: self.methods(&mut table),
             from: self.from(&mut table),
             ..Rule::default()
@@ -127,13 +131,12 @@ impl One<'_> {
                 );
             }
         }
-        let upstream = self.upstream(&mut table);
         self.unknown_keys(&table);
         let rule = Rule {
             access,
             require: require_line.map(|(_, entries)| entries).unwrap_or_default(),
             max_age: max_age.and_then(|(_, max_age)| max_age),
-            upstream,
+            upstream: upstream.map(|named| named.name.clone()),
             ..rule
         };
         self.judge_entries(&rule, access_line);
@@ -227,7 +230,7 @@ impl One<'_> {
         let line = item.line;
         let word = match &item.value {
             Value::Text(word) => word.as_str(),
-            Value::Texts(_) | Value::Switch(_) | Value::Other(_) => {
+            Value::Texts(_) | Value::Switch(_) | Value::Number(_) | Value::Table(_) | Value::Other(_) => {
                 let entries = self.entries("allow", item);
                 return Some(Access::People(Box::new(People::new(entries))));
             }
@@ -323,15 +326,26 @@ impl One<'_> {
         }
     }
 
-    /// No upstream has a name yet, so a rule can name none.
-    fn upstream(&mut self, table: &mut Table) -> Option<String> {
+    fn upstream(&mut self, table: &mut Table) -> Option<&'k Named> {
         let item = table.take("upstream")?;
         let line = item.line;
         let name = self.text("upstream", item)?;
-        let problem = format!(
-            "names the upstream `{name}`, which is not known: leave it out, and the rule leads to UPSTREAM_URL"
-        );
-        self.fault("upstream", line, problem, None);
+        let known = &self.known.upstreams;
+        if let Some(named) = known.iter().find(|named| named.name == name) {
+            return Some(named);
+        }
+        let meant = nearest(&name.to_ascii_lowercase(), known.iter().map(|named| named.name.as_str()));
+        let mend = match (meant, known.is_empty()) {
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, true) => {
+                "describe it in [[upstreams]], or leave `upstream` out, and the rule leads to UPSTREAM_URL".to_owned()
+            }
+            (None, false) => {
+                let names: Vec<String> = known.iter().map(|named| format!("`{}`", named.name)).collect();
+                format!("[[upstreams]] has {}", names.join(", "))
+            }
+        };
+        self.fault("upstream", line, format!("names the upstream `{name}`, which is not known; {mend}"), None);
         None
     }
 
@@ -352,6 +366,8 @@ impl One<'_> {
             Value::Text(text) => return Some(text),
             Value::Texts(_) => "array",
             Value::Switch(_) => "boolean",
+            Value::Number(_) => "integer",
+            Value::Table(_) => "table",
             Value::Other(kind) => kind,
         };
         self.fault(
@@ -377,7 +393,7 @@ impl One<'_> {
             }
             Value::Texts(texts) => texts,
             Value::Text(text) => vec![(text, item.line)],
-            Value::Switch(_) | Value::Other(_) => {
+            Value::Switch(_) | Value::Number(_) | Value::Table(_) | Value::Other(_) => {
                 self.fault(key, item.line, "takes an array of texts in quotes", Some(example));
                 Vec::new()
             }

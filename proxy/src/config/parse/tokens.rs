@@ -90,6 +90,8 @@ pub(super) struct Around<'a> {
     /// `SESSION_TTL`.
     pub(super) lasts: Duration,
     pub(super) rules: &'a [Rule],
+    /// The claims that upstreams are told.
+    pub(super) chosen: &'a [&'a str],
 }
 
 /// Whose tokens are accepted; `None`: nobody's, so that `Authorization` is not looked at. With the lists of each section.
@@ -116,7 +118,7 @@ pub(super) fn read(
                 }
             }
         }
-        let of_rules = claims(around.rules, &plain.name);
+        let of_rules = claims(around, &plain.name);
         settings.issuers.push(IssuerSettings {
             claims: of_rules,
             roots: around.roots.to_vec(),
@@ -138,7 +140,7 @@ pub(super) fn read(
     warn_of_everybody(reading, &sections, around.rules);
     let mut lists = TokenLists::new();
     for section in sections {
-        let claims = claims(around.rules, &section.name);
+        let claims = claims(around, &section.name);
         lists.insert(section.name.clone(), section.lists);
         settings.issuers.push(IssuerSettings {
             name: section.name,
@@ -198,11 +200,12 @@ fn plain(provider: &ProviderSettings, audiences: Vec<String>) -> Option<IssuerSe
     })
 }
 
-/// The claims that rules name for everybody, or for this issuer; each once.
-fn claims(rules: &[Rule], name: &str) -> Vec<String> {
+/// The claims that rules name for everybody, or for this issuer, and those that upstreams are told; each once.
+fn claims(around: &Around<'_>, name: &str) -> Vec<String> {
     let concerns = |entry: &&Entry| entry.provider().is_none_or(|provider| provider == name);
-    let entries = rules.iter().flat_map(Rule::entries).filter(concerns);
-    let named: std::collections::BTreeSet<&str> = entries.filter_map(Entry::claim).collect();
+    let entries = around.rules.iter().flat_map(Rule::entries).filter(concerns);
+    let named: std::collections::BTreeSet<&str> =
+        entries.filter_map(Entry::claim).chain(around.chosen.iter().copied()).collect();
     named.into_iter().map(str::to_owned).collect()
 }
 
@@ -485,7 +488,7 @@ impl One<'_> {
         let texts = match item.value {
             Value::Texts(texts) => texts,
             Value::Text(text) => vec![(text, line)],
-            Value::Switch(_) | Value::Other(_) => {
+            Value::Switch(_) | Value::Number(_) | Value::Table(_) | Value::Other(_) => {
                 self.fault(key, line, "takes an array of texts in quotes", Some(example));
                 return Vec::new();
             }

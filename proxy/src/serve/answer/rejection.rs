@@ -70,6 +70,8 @@ pub(crate) enum Rejection {
     LogoutUnconfirmed,
     /// The client sent its body too slowly.
     RequestTimeout,
+    /// The request's body is larger than its upstream takes.
+    ContentTooLarge,
     /// The upstream did not answer, or broke off before its answer's head.
     UpstreamUnreachable,
     /// The upstream took too long.
@@ -163,6 +165,7 @@ codes! {
     InvalidRequest = "invalid_request",
     IssuerUnreachable = "issuer_unreachable",
     RequestTimeout = "request_timeout",
+    ContentTooLarge = "content_too_large",
     UpstreamUnreachable = "upstream_unreachable",
     UpstreamTimeout = "upstream_timeout",
     InternalError = "internal_error",
@@ -226,6 +229,11 @@ impl Rejection {
             Self::RequestTimeout => {
                 (StatusCode::REQUEST_TIMEOUT, Code::RequestTimeout, "The request's body took too long")
             }
+            Self::ContentTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                Code::ContentTooLarge,
+                "The request is larger than the application takes",
+            ),
             Self::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, Code::UpstreamUnreachable, "The application cannot be reached")
             }
@@ -418,6 +426,7 @@ impl Rejection {
             | Self::AuthDisabled
             | Self::CrossSite
             | Self::RequestTimeout
+            | Self::ContentTooLarge
             | Self::Stateless
             | Self::InvalidLogoutToken
             | Self::Token(_)
@@ -458,6 +467,7 @@ impl Rejection {
             Self::LogoutUnconfirmed => "You are signed out in this browser only",
             Self::SessionTooLarge => "You could not be signed in",
             Self::RequestTimeout => "The request took too long",
+            Self::ContentTooLarge => "The request is too large",
             Self::Stateless => "This cannot be done here",
             Self::UpstreamUnreachable | Self::UpstreamTimeout => "The application does not answer",
             Self::Internal => "Something went wrong",

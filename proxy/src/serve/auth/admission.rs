@@ -74,6 +74,8 @@ pub(crate) fn refused_before_rules(exchange: &Exchange, why: &Rejection) {
         let asked = asked(exchange, head.method.as_str(), head.uri.path());
         audit::refused_before_rules(why.code(), &why.reason(), asked, exchange.origin());
     }
+}
+
 /// Leave to pass for a request of which nobody says what it asks for: only where every rule would give it.
 pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;

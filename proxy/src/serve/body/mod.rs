@@ -17,6 +17,7 @@ use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Side;
 use crate::adapters::upstream::{Answer, BrokenAnswer};
 use crate::serve::body::guard::Guard;
+use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::headers;
 use crate::serve::watch::InFlight;
 use crate::serve::watch::streams::{self, Pace, Tail};
@@ -26,6 +27,8 @@ use crate::serve::watch::streams::{self, Pace, Tail};
 pub(crate) enum BodyError {
     #[error("the body moved no byte for {0:?} (TIMEOUT_BODY)")]
     Stalled(Duration),
+    #[error("the body is larger than the upstream takes (limit_body)")]
+    TooLarge,
     #[error("the session that it was for has ended")]
     SessionEnded,
     #[error(transparent)]
@@ -98,7 +101,7 @@ impl Body {
             Kind::Text(_) => false,
             Kind::Streamed(answer, stall) => {
                 in_flight.gives_answer(answer.size_hint().exact());
-                stall.limit.is_none()
+                stall.limit().is_none()
             }
         };
         self.held = if in_flight.is_http2() {
@@ -164,6 +167,11 @@ where
         }
         Poll::Ready(Some(Ok(mut frame))) => {
             stall.moved();
+            if let Some(bounds) = &mut stall.bounds
+                && !bounds.hold(&mut frame)
+            {
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            }
             if let Some(trailers) = frame.trailers_mut() {
                 headers::strip_trailers(trailers);
             }
@@ -210,6 +218,7 @@ impl HttpBody for Body {
 }
 
 /// What the upstream is sent.
+#[derive(Default)]
 pub(crate) struct RequestBody(Option<(Incoming, Stall, Guard)>);
 
 impl RequestBody {
@@ -220,6 +229,25 @@ impl RequestBody {
     /// A client's body, which may move no byte for `limit`, and goes on only while its guard lets it.
     pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
         Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)), guard())))
+    }
+
+    /// The same, which may have so many bytes, and none of these names in its trailers; `None`: it says itself that it has more.
+    pub(crate) fn within(mut self, bytes: Option<u64>, chosen: &Arc<ChosenNames>) -> Option<Self> {
+        if let Some((inner, stall, _)) = &mut self.0 {
+            if bytes.is_some_and(|most| inner.size_hint().lower() > most) {
+                return None;
+            }
+            if bytes.is_some() || !chosen.is_empty() {
+                stall.bounds = Some(Box::new(Bounds { left: bytes.unwrap_or(u64::MAX), chosen: Arc::clone(chosen) }));
+            }
+        }
+        Some(self)
+    }
+
+    /// Whether a request broke off because its body was larger than the upstream takes.
+    pub(crate) fn was_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
+        std::iter::successors(Some(error), |error| error.source())
+            .any(|error| matches!(error.downcast_ref(), Some(BodyError::TooLarge)))
     }
 }
 
@@ -249,17 +277,53 @@ impl HttpBody for RequestBody {
     }
 }
 
+/// What a request's body may hold.
+struct Bounds {
+    /// How many bytes may still come.
+    left: u64,
+    /// Names that may not stand in its trailers.
+    chosen: Arc<ChosenNames>,
+}
+
+impl Bounds {
+    /// Takes out of a frame what may not stand there. Whether it may go on.
+    fn hold(&mut self, frame: &mut Frame<Bytes>) -> bool {
+        if let Some(trailers) = frame.trailers_mut() {
+            self.chosen.strip(trailers);
+        }
+        match self.left.checked_sub(frame.data_ref().map_or(0, |data| data.len() as u64)) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 /// A limit on how long a body may move no byte. It costs nothing until the body first has to be waited for.
 struct Stall {
     side: Side,
-    limit: Option<Duration>,
+    /// In milliseconds; the largest number: there is none.
+    limit: u64,
+    /// What else bounds it, which is rare.
+    bounds: Option<Box<Bounds>>,
     last_moved: Option<Instant>,
     alarm: Alarm,
 }
 
 impl Stall {
     const fn new(side: Side, limit: Option<Duration>) -> Self {
-        Self { side, limit, last_moved: None, alarm: Alarm::new() }
+        #[expect(clippy::cast_possible_truncation, reason = "a limit is a day at most")]
+        let limit = match limit {
+            Some(limit) => limit.as_millis() as u64,
+            None => u64::MAX,
+        };
+        Self { side, limit, bounds: None, last_moved: None, alarm: Alarm::new() }
+    }
+
+    const fn limit(&self) -> Option<Duration> {
+        if self.limit == u64::MAX { None } else { Some(Duration::from_millis(self.limit)) }
     }
 
     const fn moved(&mut self) {
@@ -268,7 +332,7 @@ impl Stall {
 
     /// Ready with the limit once it has passed. Its alarm rings at `wake` too, where that is sooner, so that the body is looked at then.
     fn poll(&mut self, cx: &mut Context<'_>, wake: Option<Instant>) -> Poll<Duration> {
-        let Some(limit) = self.limit else {
+        let Some(limit) = self.limit() else {
             if let Some(wake) = wake {
                 let _ = self.alarm.poll(cx, wake);
             }

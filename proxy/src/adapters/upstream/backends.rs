@@ -1,0 +1,352 @@
+//! The backends of a named upstream: which of them a request goes to, and which of them rest.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{HeaderValue, Response};
+use http_body::Body;
+use prometheus_client::metrics::gauge::Gauge;
+use rustls::ClientConfig;
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::busy::Busy;
+use super::pool::{Lease, NoConnection, Upstream};
+use super::{BoxError, Failure, Health, Patience, RequestFraming, RequestHead, UpstreamAddress, UpstreamSettings};
+use crate::adapters::certs;
+
+/// How long a backend rests when it fails first, and at most: each time it fails again, twice as long.
+const REST_FIRST: Duration = Duration::from_secs(1);
+const REST_MOST: Duration = Duration::from_secs(30);
+
+/// An upstream's backends, and how they are looked after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// The upstream's name.
+    pub name: String,
+    /// Where they are.
+    pub urls: Vec<UpstreamSettings>,
+    /// How they are asked whether they are well; `None`: what requests meet tells.
+    pub health: Option<Health>,
+}
+
+/// The backends of one upstream. `B` is the type of the request bodies sent to it.
+pub struct Backends<B> {
+    pub(super) settings: PoolSettings,
+    pub(super) entries: Vec<Entry>,
+    pub(super) all: ArcSwap<Vec<Arc<Backend<B>>>>,
+    /// One at a time changes which backends there are.
+    pub(super) changing: Mutex<()>,
+    turn: AtomicUsize,
+    connections: Gauge,
+}
+
+/// One of `urls`: one backend, or as many as its name has addresses.
+pub(super) struct Entry {
+    pub(super) settings: UpstreamSettings,
+    tls: Option<Arc<ClientConfig>>,
+    /// When its name is to be looked up; `None`: it is being, or has no name.
+    pub(super) lookup_due: Mutex<Option<Instant>>,
+}
+
+/// Whether a backend takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Standing {
+    Well = 0,
+    /// A request met a failure: only where there is no other.
+    Resting = 1,
+    /// It says itself that it is ill, or does not answer when asked.
+    Ill = 2,
+}
+
+/// One place that requests may go to.
+pub struct Backend<B> {
+    pub(super) upstream: Upstream<B>,
+    entry: UpstreamSettings,
+    /// The addresses that it stands for; empty: whatever its name is looked up as.
+    pub(super) addresses: Vec<IpAddr>,
+    authority: HeaderValue,
+    busy: Arc<AtomicUsize>,
+    standing: AtomicU8,
+    /// How often it has failed since a request last went well.
+    failures: AtomicU32,
+    pub(super) care: Mutex<Care>,
+}
+
+/// What is known of a backend that does not stand well, and when it is looked after next.
+pub(super) struct Care {
+    pub(super) due: Instant,
+    pub(super) under_way: bool,
+    /// How often in a row it was asked and was not well.
+    pub(super) ill: u32,
+    pub(super) why: String,
+}
+
+impl<B> Backends<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// The backends of these settings; those that `before` has with the same address and trust go on with their connections. Nothing is
+    /// connected yet. `connections` counts those open.
+    ///
+    /// # Errors
+    /// Where an address is not one to connect to, or TLS cannot be set up.
+    pub fn new(settings: &PoolSettings, before: Option<&Self>, connections: Gauge) -> Result<Self, String> {
+        let mut entries = Vec::with_capacity(settings.urls.len());
+        let mut all = Vec::with_capacity(settings.urls.len());
+        for url in &settings.urls {
+            let known = before.and_then(|before| before.entries.iter().find(|entry| entry.settings == *url));
+            let tls = match known {
+                Some(entry) => entry.tls.clone(),
+                None => tls(url)?,
+            };
+            let entry = Entry::new(url.clone(), tls);
+            let kept: Vec<_> = before.iter().flat_map(|before| before.of_entry(url)).collect();
+            if kept.is_empty() {
+                all.push(Arc::new(entry.backend(None, Vec::new(), connections.clone())?));
+            } else {
+                all.extend(kept);
+            }
+            entries.push(entry);
+        }
+        Ok(Self {
+            settings: settings.clone(),
+            entries,
+            all: ArcSwap::from_pointee(all),
+            changing: Mutex::new(()),
+            turn: AtomicUsize::new(0),
+            connections,
+        })
+    }
+
+    /// Whether they are those of these settings.
+    #[must_use]
+    pub fn are_of(&self, settings: &PoolSettings) -> bool {
+        self.settings == *settings
+    }
+
+    fn of_entry(&self, url: &UpstreamSettings) -> Vec<Arc<Backend<B>>> {
+        self.all.load().iter().filter(|backend| backend.entry == *url).cloned().collect()
+    }
+
+    /// Another backend at addresses of an entry's name.
+    pub(super) fn backend_of(&self, entry: &Entry, addresses: Vec<IpAddr>) -> Result<Backend<B>, String> {
+        // Several addresses of one backend are tried in the order in which its name is looked up.
+        let one = match addresses.as_slice() {
+            [one] => Some(*one),
+            _ => None,
+        };
+        entry.backend(one, addresses, self.connections.clone())
+    }
+
+    /// The backend for a request: of those that stand well, the one with the fewest under way; else one that rests. None that is ill, and
+    /// none that the request was sent to before.
+    pub fn pick(&self, tried: &[Arc<Backend<B>>]) -> Option<Arc<Backend<B>>> {
+        let all = self.all.load();
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut best: Option<((u8, usize), &Arc<Backend<B>>)> = None;
+        for place in 0..all.len() {
+            let Some(backend) = all.get(start.wrapping_add(place) % all.len()) else { continue };
+            let standing = backend.standing.load(Ordering::Relaxed);
+            if standing == Standing::Ill as u8 || tried.iter().any(|other| Arc::ptr_eq(other, backend)) {
+                continue;
+            }
+            let rank = (standing, backend.busy.load(Ordering::Relaxed));
+            if best.as_ref().is_none_or(|(least, _)| rank < *least) {
+                best = Some((rank, backend));
+            }
+        }
+        best.map(|(_, backend)| Arc::clone(backend))
+    }
+
+    /// What is wrong with its backends, a line each.
+    pub fn troubles(&self) -> Vec<String> {
+        let told = |backend: &Arc<Backend<B>>| {
+            let word = match backend.standing() {
+                Standing::Well => return backend.upstream.trouble(),
+                Standing::Resting => "rests",
+                Standing::Ill => "is ill",
+            };
+            Some(format!("{} {word}: {}", backend.origin(), backend.care().why))
+        };
+        self.all.load().iter().filter_map(told).collect()
+    }
+
+    /// Closes connections that have lain unused for long.
+    pub fn sweep(&self) {
+        self.all.load().iter().for_each(|backend| backend.upstream.sweep());
+    }
+}
+
+/// What is offered and trusted at one address; each has its own, so that no two share what TLS remembers.
+fn tls(url: &UpstreamSettings) -> Result<Option<Arc<ClientConfig>>, String> {
+    let offered: &[&[u8]] = match (&url.address, url.trust.offers_http2) {
+        (UpstreamAddress::H2 { .. }, _) => &[b"h2"],
+        (UpstreamAddress::Https { .. }, true) => &[b"h2", b"http/1.1"],
+        (UpstreamAddress::Https { .. }, false) => &[b"http/1.1"],
+        (UpstreamAddress::Http { .. } | UpstreamAddress::H2c { .. } | UpstreamAddress::Unix(_), _) => return Ok(None),
+    };
+    let config = certs::client_config_as(url.trust.client.as_ref(), &url.roots, offered);
+    Ok(Some(Arc::new(config.map_err(|error| format!("the upstream {}: {error}", url.address.origin()))?)))
+}
+
+impl Entry {
+    fn new(settings: UpstreamSettings, tls: Option<Arc<ClientConfig>>) -> Self {
+        let has_name = settings.address.host_and_port().is_some_and(|(host, _)| host.parse::<IpAddr>().is_err());
+        let lookup_due = Mutex::new(has_name.then(Instant::now));
+        Self { settings, tls, lookup_due }
+    }
+
+    fn backend<B>(&self, at: Option<IpAddr>, addresses: Vec<IpAddr>, connections: Gauge) -> Result<Backend<B>, String>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut settings = self.settings.clone();
+        if let (Some(ip), Some((host, _))) = (at, self.settings.address.host_and_port()) {
+            // The certificate is for the name, whichever address has answered to it.
+            let _name = settings.trust.server_name.get_or_insert_with(|| host.to_owned());
+            settings.address = settings.address.at(ip.to_string());
+        }
+        let authority = self.settings.address.authority();
+        Ok(Backend {
+            upstream: Upstream::new(&settings, self.tls.clone(), connections)?,
+            entry: self.settings.clone(),
+            addresses,
+            authority: HeaderValue::from_str(&authority).map_err(|_| format!("`{authority}` is no host"))?,
+            busy: Arc::default(),
+            standing: AtomicU8::new(Standing::Well as u8),
+            failures: AtomicU32::new(0),
+            care: Mutex::new(Care { due: Instant::now(), under_way: false, ill: 0, why: String::new() }),
+        })
+    }
+}
+
+impl<B> Backend<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Where it is, for the log.
+    pub fn origin(&self) -> &str {
+        self.upstream.origin()
+    }
+
+    /// Its own name, as `Host` has it.
+    pub const fn authority(&self) -> &HeaderValue {
+        &self.authority
+    }
+
+    /// Whether it is one of that entry.
+    pub(super) fn is_of(&self, entry: &Entry) -> bool {
+        self.entry == entry.settings
+    }
+
+    /// A connection to send one request on; `only_http1`: one that HTTP/2 cannot carry.
+    ///
+    /// # Errors
+    /// [`NoConnection`] where none was had in time; the backend rests then.
+    pub async fn checkout(&self, now: Instant, only_http1: bool) -> Result<Lease<B>, NoConnection> {
+        // What is spoken to with HTTP/2 alone would not understand it.
+        let only_http2 = matches!(self.entry.address, UpstreamAddress::H2 { .. } | UpstreamAddress::H2c { .. });
+        let had = if only_http1 && !only_http2 {
+            self.upstream.connect_http1().await
+        } else {
+            self.upstream.checkout(now).await
+        };
+        had.inspect_err(|why| self.failed(&why.to_string()))
+    }
+
+    /// A connection that nobody has used yet.
+    ///
+    /// # Errors
+    /// [`NoConnection`] where none was had in time; the backend rests then.
+    pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
+        self.upstream.connect_new().await.inspect_err(|why| self.failed(&why.to_string()))
+    }
+
+    /// Sends a request on a connection of this backend, which has it under way until its answer has ended.
+    ///
+    /// # Errors
+    /// [`Failure`], by whose fault it is.
+    pub async fn send(
+        &self,
+        lease: Lease<B>,
+        head: &impl RequestHead,
+        framing: RequestFraming,
+        body: B,
+        patience: Patience,
+    ) -> Result<Response<Answer>, Failure<B>> {
+        let (busy, is_reused) = (Busy::with(&self.busy), lease.is_reused());
+        match lease.send(head, framing, body, patience).await {
+            Ok(answer) => {
+                self.succeeded();
+                Ok(answer.map(|body| body.counted_by(busy)))
+            }
+            Err(failure) => {
+                // What a warm connection meets may be its age alone; and a slow or hasty client is no failure of a backend.
+                if let Failure::Closed(_) | Failure::Broken(_) = failure
+                    && !is_reused
+                {
+                    self.failed(&failure.to_string());
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => Standing::Well,
+            1 => Standing::Resting,
+            _ => Standing::Ill,
+        }
+    }
+
+    pub(super) fn stand(&self, standing: Standing) {
+        self.standing.store(standing as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn care(&self) -> MutexGuard<'_, Care> {
+        self.care.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request met a failure: others go elsewhere for a while.
+    pub(super) fn failed(&self, why: &str) {
+        let now = Instant::now();
+        let mut care = self.care();
+        why.clone_into(&mut care.why);
+        // Requests that fail together are one failure.
+        if self.standing() == Standing::Resting && care.due > now {
+            return;
+        }
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        care.due = now + REST_FIRST.saturating_mul(1 << before.min(5)).min(REST_MOST);
+        let _changed = self.standing.compare_exchange(
+            Standing::Well as u8,
+            Standing::Resting as u8,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        drop(care);
+    }
+
+    fn succeeded(&self) {
+        if self.failures.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        self.failures.store(0, Ordering::Relaxed);
+        let _changed = self.standing.compare_exchange(
+            Standing::Resting as u8,
+            Standing::Well as u8,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! Backends that do not stand well are looked after beside requests: asked where the operator says how, else connected to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, StatusCode};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::backends::{Backend, Backends, Standing};
+use super::{BoxError, Fields, Patience, RequestFraming, RequestHead};
+
+/// How long a backend may take to say that it is well.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// How soon one that was not well is asked again: only the second time counts, since one lost answer is not an illness.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+impl<B> Backends<B>
+where
+    B: Body<Data = Bytes> + Default + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Begins whatever is due: names to be looked up, backends to be looked after. To be called a few times a second, inside a runtime.
+    pub fn tend(self: &Arc<Self>) {
+        self.look_up_names();
+        let now = Instant::now();
+        for backend in self.all.load().iter() {
+            let is_looked_after = self.settings.health.is_some() || backend.standing() == Standing::Resting;
+            let mut care = backend.care();
+            if !is_looked_after || care.under_way || care.due > now {
+                continue;
+            }
+            care.under_way = true;
+            drop(care);
+            let (pool, backend) = (Arc::clone(self), Arc::clone(backend));
+            tokio::spawn(async move { pool.look_after(&backend).await });
+        }
+    }
+
+    async fn look_after(&self, backend: &Backend<B>) {
+        match &self.settings.health {
+            Some(health) => {
+                let asked = tokio::time::timeout(ANSWER_WITHIN, backend.ask(&health.path)).await;
+                let why = asked.unwrap_or_else(|_| Err(format!("it did not answer within {ANSWER_WITHIN:?}"))).err();
+                self.judge(backend, why, health.every);
+            }
+            None => match backend.connect_new().await {
+                Ok(_) => self.judge(backend, None, Duration::ZERO),
+                // It rests on, longer than before.
+                Err(_) => backend.care().under_way = false,
+            },
+        }
+    }
+
+    fn judge(&self, backend: &Backend<B>, trouble: Option<String>, every: Duration) {
+        let (name, origin, was) = (&self.settings.name, backend.origin(), backend.standing());
+        let mut care = backend.care();
+        care.under_way = false;
+        let Some(why) = trouble else {
+            care.ill = 0;
+            care.due = Instant::now() + every;
+            drop(care);
+            backend.stand(Standing::Well);
+            if was != Standing::Well {
+                tracing::info!(upstream = name, "the backend {origin} is well again");
+            }
+            return;
+        };
+        care.ill += 1;
+        care.due = Instant::now() + if care.ill < 2 { ASK_AGAIN.min(every) } else { every };
+        care.why.clone_from(&why);
+        let is_ill = care.ill >= 2;
+        drop(care);
+        if is_ill {
+            backend.stand(Standing::Ill);
+            if was != Standing::Ill {
+                tracing::warn!(upstream = name, "the backend {origin} is ill, and gets no requests: {why}");
+            }
+        }
+    }
+}
+
+impl<B> Backend<B>
+where
+    B: Body<Data = Bytes> + Default + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Asks the backend whether it is well.
+    async fn ask(&self, path: &str) -> Result<(), String> {
+        let lease = self.upstream.checkout(Instant::now()).await.map_err(|none| none.to_string())?;
+        let patience = Patience { first_byte: ANSWER_WITHIN, body: ANSWER_WITHIN, look: ANSWER_WITHIN };
+        let head = Asking { path, host: self.authority() };
+        let mut answer = lease.send(&head, RequestFraming::Absent, B::default(), patience).await;
+        if answer.is_err() {
+            // The connection may have been an old one.
+            let lease = self.upstream.connect_new().await.map_err(|none| none.to_string())?;
+            answer = lease.send(&head, RequestFraming::Absent, B::default(), patience).await;
+        }
+        match answer.map(|answer| answer.status()) {
+            Ok(status) if status.is_success() => Ok(()),
+            Ok(status) => Err(format!("it answers {} to {path}", status.as_u16())),
+            Err(failure) => Err(failure.to_string()),
+        }
+    }
+}
+
+/// The question whether a backend is well.
+struct Asking<'a> {
+    path: &'a str,
+    host: &'a HeaderValue,
+}
+
+impl RequestHead for Asking<'_> {
+    fn method(&self) -> &Method {
+        &Method::GET
+    }
+
+    fn target(&self) -> &str {
+        self.path
+    }
+
+    fn tell(&self, fields: &mut impl Fields) {
+        fields.field(&HOST, self.host);
+        fields.field(&USER_AGENT, &HeaderValue::from_static("sidegate-health"));
+    }
+
+    fn hear_interim(&self, _: StatusCode, _: HeaderMap) {}
+}

@@ -1,0 +1,119 @@
+//! Names looked up again and again, so that a change reaches requests although warm connections to the old address would last: a name
+//! with several addresses (a Service without one of its own, say) is as many backends.
+
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::BoxError;
+use super::backends::{Backends, Entry};
+
+/// How often a name is looked up.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(5);
+
+impl<B> Backends<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Begins to look up the names that are due.
+    pub(super) fn look_up_names(self: &Arc<Self>) {
+        let now = Instant::now();
+        for (place, entry) in self.entries.iter().enumerate() {
+            let mut due = entry.lookup_due.lock().unwrap_or_else(PoisonError::into_inner);
+            if due.is_none_or(|due| due > now) {
+                continue;
+            }
+            *due = None;
+            drop(due);
+            let pool = Arc::clone(self);
+            tokio::spawn(async move { pool.look_up(place).await });
+        }
+    }
+
+    async fn look_up(&self, place: usize) {
+        let Some(entry) = self.entries.get(place) else { return };
+        if let Some((host, port)) = entry.settings.address.host_and_port() {
+            match tokio::net::lookup_host((host, port)).await {
+                Ok(found) => self.settle(entry, &groups(found.map(|address| address.ip().to_canonical()))),
+                // What was known goes on: a name server that is away is no reason to leave what works.
+                Err(error) => tracing::debug!(upstream = self.settings.name, "{host} cannot be looked up: {error}"),
+            }
+        }
+        *entry.lookup_due.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + LOOK_UP_EVERY);
+    }
+
+    /// From now on there is a backend for each of these.
+    fn settle(&self, entry: &Entry, groups: &[Vec<IpAddr>]) {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.load_full();
+        let (old, others): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|backend| backend.is_of(entry));
+        let same = old.len() == groups.len() && old.iter().all(|backend| groups.contains(&backend.addresses));
+        if groups.is_empty() || same {
+            return;
+        }
+        let mut next = others;
+        for group in groups {
+            match old.iter().find(|backend| backend.addresses == *group) {
+                Some(known) => next.push(Arc::clone(known)),
+                None => match self.backend_of(entry, group.clone()) {
+                    Ok(new) => next.push(Arc::new(new)),
+                    Err(why) => {
+                        tracing::warn!(upstream = self.settings.name, "{why}");
+                        return;
+                    }
+                },
+            }
+        }
+        let name = entry.settings.address.origin();
+        tracing::info!(upstream = self.settings.name, backends = groups.len(), "{name} has other addresses now");
+        self.all.store(Arc::new(next));
+    }
+}
+
+/// The addresses of a name as backends. Addresses of one family are servers of their own; one of each family are two ways to one server.
+fn groups(found: impl Iterator<Item = IpAddr>) -> Vec<Vec<IpAddr>> {
+    let mut all: Vec<IpAddr> = Vec::new();
+    for address in found {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = all.iter().copied().partition(IpAddr::is_ipv4);
+    let mut alone = match (four.len(), six.len()) {
+        (1, 1) => {
+            all.sort_unstable();
+            return vec![all];
+        }
+        (four_count, six_count) if four_count >= six_count => four,
+        _ => six,
+    };
+    alone.sort_unstable();
+    alone.into_iter().map(|address| vec![address]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_of_a_family_is_a_backend_and_one_of_each_are_one() {
+        let of = |texts: &[&str]| {
+            let groups = groups(texts.iter().map(|text| text.parse().unwrap()));
+            groups
+                .iter()
+                .map(|group| group.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), Vec::<String>::new());
+        assert_eq!(of(&["10.0.0.1"]), ["10.0.0.1"]);
+        assert_eq!(of(&["::1", "127.0.0.1"]), ["127.0.0.1+::1"]);
+        assert_eq!(of(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(of(&["fd00::1", "10.0.0.1", "10.0.0.2", "fd00::2"]), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(of(&["fd00::1", "10.0.0.1", "fd00::2"]), ["fd00::1", "fd00::2"]);
+    }
+}

@@ -1,0 +1,240 @@
+//! Identity headers by choice: which fields an upstream is told, and what each says.
+
+use http::{HeaderName, HeaderValue};
+
+use super::headers::{ITEM, TEXT, encode, value};
+use crate::domain::identity::Identity;
+
+/// The fields that an upstream is told, in the operator's order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentityTable {
+    /// The fields.
+    pub fields: Vec<ChosenField>,
+}
+
+/// One field by choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChosenField {
+    /// Its name.
+    pub name: HeaderName,
+    /// What it says.
+    pub value: ChosenValue,
+    /// What stands before the value, before each where there are several.
+    pub prefix: String,
+    /// Which groups it names; `None`: all.
+    pub only: Option<Vec<GroupPattern>>,
+    /// How several values are told.
+    pub several: Several,
+}
+
+/// What a field says of somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChosenValue {
+    /// The username where the policy may use it, else the vouched email, else the id.
+    User,
+    /// The username, where the policy may use it.
+    Username,
+    /// The vouched email.
+    Email,
+    /// The name for display.
+    Name,
+    /// The provider's stable id.
+    Id,
+    /// Who vouches for them.
+    Provider,
+    /// The groups.
+    Groups,
+    /// The texts of a claim.
+    Claim(String),
+    /// The signed assertion.
+    Assertion,
+}
+
+/// How several values of one field are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Several {
+    /// In one field, with this sign between them.
+    Joined(char),
+    /// In a field each.
+    Repeated,
+}
+
+/// Which groups are meant; `*` stands for any text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupPattern(pub String);
+
+impl GroupPattern {
+    fn matches(&self, group: &str) -> bool {
+        let mut pieces = self.0.split('*');
+        let Some(mut rest) = pieces.next().and_then(|first| group.strip_prefix(first)) else { return false };
+        let Some(last) = pieces.next_back() else { return rest.is_empty() };
+        for piece in pieces {
+            let Some(at) = rest.find(piece) else { return false };
+            rest = rest.get(at + piece.len()..).unwrap_or_default();
+        }
+        rest.ends_with(last)
+    }
+}
+
+impl ChosenField {
+    fn names(&self, group: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|pattern| pattern.matches(group)))
+    }
+
+    /// What it says, each with its prefix; nothing that is empty.
+    fn told(&self, who: &Identity, provider: &str, assertion: Option<&HeaderValue>) -> Vec<HeaderValue> {
+        let one = |text: &str| vec![text.to_owned()];
+        let texts = match &self.value {
+            ChosenValue::Assertion => return assertion.cloned().into_iter().collect(),
+            ChosenValue::User => one(who.principal()),
+            ChosenValue::Username => one(who.username.vouched().unwrap_or_default()),
+            ChosenValue::Email => one(who.email_str()),
+            ChosenValue::Name => one(&who.name),
+            ChosenValue::Id => one(&who.id),
+            ChosenValue::Provider => one(provider),
+            ChosenValue::Groups => who.groups.iter().filter(|group| self.names(group)).cloned().collect(),
+            ChosenValue::Claim(name) => who.claims.texts(name).to_vec(),
+        };
+        let is_list = matches!(self.value, ChosenValue::Groups | ChosenValue::Claim(_));
+        let texts = texts.iter().filter(|text| !text.is_empty());
+        let encoded = texts.map(|text| match self.several {
+            _ if !is_list => format!("{}{}", self.prefix, encode(text, TEXT)),
+            // Fields of one name may be joined by a comma on their way (RFC 9110 §5.3).
+            Several::Repeated => format!("{}{}", self.prefix, encode(text, ITEM)),
+            Several::Joined(sign) => {
+                let plain = encode(text, TEXT).replace(sign, &format!("%{:02X}", u32::from(sign)));
+                format!("{}{plain}", self.prefix)
+            }
+        });
+        match self.several {
+            Several::Joined(sign) if is_list => {
+                let joined = encoded.collect::<Vec<_>>().join(&sign.to_string());
+                if joined.is_empty() { Vec::new() } else { vec![value(&joined)] }
+            }
+            Several::Joined(_) | Several::Repeated => encoded.map(|text| value(&text)).collect(),
+        }
+    }
+}
+
+impl IdentityTable {
+    /// What the upstream is told of somebody whom `provider` vouches for.
+    #[must_use]
+    pub fn tell(
+        &self,
+        who: &Identity,
+        provider: &str,
+        assertion: Option<&HeaderValue>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
+        let told = |field: &ChosenField| {
+            let values = field.told(who, provider, assertion);
+            values.into_iter().map(|value| (field.name.clone(), value)).collect::<Vec<_>>()
+        };
+        self.fields.iter().flat_map(told).collect()
+    }
+
+    /// Whether the assertion is told.
+    #[must_use]
+    pub fn has_assertion(&self) -> bool {
+        self.fields.iter().any(|field| field.value == ChosenValue::Assertion)
+    }
+
+    /// The groups that the assertion may name: those that the table's own fields of groups do, or all where it has none.
+    #[must_use]
+    pub fn groups(&self, who: &Identity) -> Vec<String> {
+        let fields: Vec<&ChosenField> = self.fields.iter().filter(|field| field.value == ChosenValue::Groups).collect();
+        let may = |group: &&String| fields.is_empty() || fields.iter().any(|field| field.names(group));
+        who.groups.iter().filter(may).cloned().collect()
+    }
+
+    /// The claims that it names.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.fields.iter().filter_map(|field| match &field.value {
+            ChosenValue::Claim(name) => Some(name.as_str()),
+            ChosenValue::User
+            | ChosenValue::Username
+            | ChosenValue::Email
+            | ChosenValue::Name
+            | ChosenValue::Id
+            | ChosenValue::Provider
+            | ChosenValue::Groups
+            | ChosenValue::Assertion => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claims::Claims;
+    use crate::domain::identity::{Email, ProviderKind, Username};
+
+    fn ann() -> Identity {
+        let mut claims = Claims::default();
+        claims.set("department", vec!["R&D, Bonn".into(), "ops".into()]);
+        Identity {
+            provider: ProviderKind::Oidc,
+            id: "7".into(),
+            email: Some(Email::parse("ann@example.com").unwrap()),
+            name: String::new(),
+            username: Username::Displayed("ann".into()),
+            groups: vec!["acme/sre".into(), "acme/a|b,c".into(), "other".into()],
+            claims,
+        }
+    }
+
+    fn field(value: ChosenValue) -> ChosenField {
+        let name = HeaderName::from_static("x-it");
+        ChosenField { name, value, prefix: String::new(), only: None, several: Several::Joined(',') }
+    }
+
+    fn told(field: ChosenField) -> Vec<String> {
+        let table = IdentityTable { fields: vec![field] };
+        let assertion = HeaderValue::from_static("a.b.c");
+        let told = table.tell(&ann(), "corp", Some(&assertion));
+        told.iter().map(|(_, value)| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn each_value_is_told_and_nothing_empty() {
+        for (value, text) in [
+            (ChosenValue::User, "ann@example.com"),
+            (ChosenValue::Email, "ann@example.com"),
+            (ChosenValue::Id, "7"),
+            (ChosenValue::Provider, "corp"),
+            (ChosenValue::Assertion, "a.b.c"),
+            (ChosenValue::Groups, "acme/sre,acme/a|b%2Cc,other"),
+            (ChosenValue::Claim("department".into()), "R&D%2C Bonn,ops"),
+        ] {
+            assert_eq!(told(field(value)), [text]);
+        }
+        // One that its owner may edit is nobody's name here.
+        for nothing in [ChosenValue::Username, ChosenValue::Name, ChosenValue::Claim("x".into())] {
+            assert!(told(ChosenField { prefix: "p:".into(), ..field(nothing) }).is_empty());
+        }
+    }
+
+    #[test]
+    fn several_are_joined_or_repeated_each_with_its_prefix() {
+        let groups = || ChosenField { prefix: "corp:".into(), ..field(ChosenValue::Groups) };
+        let bars = ChosenField { several: Several::Joined('|'), ..groups() };
+        assert_eq!(told(bars), ["corp:acme/sre|corp:acme/a%7Cb,c|corp:other"]);
+        let each = ChosenField { several: Several::Repeated, ..groups() };
+        assert_eq!(told(each), ["corp:acme/sre", "corp:acme/a|b%2Cc", "corp:other"]);
+    }
+
+    #[test]
+    fn only_limits_the_field_and_the_assertion() {
+        let only = |patterns: &[&str]| ChosenField {
+            only: Some(patterns.iter().map(|text| GroupPattern((*text).to_owned())).collect()),
+            several: Several::Repeated,
+            ..field(ChosenValue::Groups)
+        };
+        assert_eq!(told(only(&["acme/s*"])), ["acme/sre"]);
+        assert_eq!(told(only(&["other", "*,c"])), ["acme/a|b%2Cc", "other"]);
+        assert!(told(only(&["acme", "*x*", "acme/*/z", "acme/sre*e"])).is_empty());
+        assert_eq!(told(only(&["*"])).len(), 3);
+        let table = |fields| IdentityTable { fields };
+        assert_eq!(table(vec![only(&["acme/s*"]), only(&["other"])]).groups(&ann()), ["acme/sre", "other"]);
+        assert_eq!(table(vec![field(ChosenValue::User)]).groups(&ann()).len(), 3);
+    }
+}

@@ -1,0 +1,87 @@
+//! The upstreams that rules name, and the one of `UPSTREAM_URL` where it is told by choice: what is said and allowed on the way to each.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::adapters::telemetry::UpstreamCounters;
+use crate::adapters::upstream::Backends;
+use crate::domain::rules::{RuleId, Rules};
+use crate::serve::body::RequestBody;
+use crate::serve::telling::Telling;
+use crate::serve::upstream_settings::Manner;
+
+/// An upstream, ready for requests.
+pub(crate) struct Destination {
+    pub(crate) name: String,
+    pub(crate) backends: Arc<Backends<RequestBody>>,
+    pub(crate) manner: Manner,
+    /// `None` in open mode, where nobody is known.
+    pub(crate) telling: Option<Telling>,
+    pub(crate) counters: UpstreamCounters,
+}
+
+impl Destination {
+    /// Path and query as the upstream is asked for them, with whether something was taken from their front. A path without the prefix stays
+    /// as it came.
+    pub(crate) fn target<'t>(&self, target: &'t str) -> (Cow<'t, str>, bool) {
+        let Some(prefix) = &self.manner.strip_prefix else { return (Cow::Borrowed(target), false) };
+        let front = target.get(..prefix.len()).filter(|front| {
+            if self.manner.ignores_case { front.eq_ignore_ascii_case(prefix) } else { *front == prefix }
+        });
+        let Some(rest) = front.and_then(|front| target.get(front.len()..)) else {
+            return (Cow::Borrowed(target), false);
+        };
+        match rest.as_bytes().first() {
+            Some(b'/') => (Cow::Borrowed(rest), true),
+            Some(b'?') | None => (Cow::Owned(format!("/{rest}")), true),
+            Some(_) => (Cow::Borrowed(target), false),
+        }
+    }
+
+    /// Changes an answer's fields as the operator says.
+    pub(crate) fn change(&self, headers: &mut HeaderMap) {
+        for name in &self.manner.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.manner.set {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+
+    /// What is wrong with it, a line each.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
+        self.backends.troubles().into_iter().map(|why| format!("upstream {}: {why}", self.name))
+    }
+}
+
+/// All of them, and which rule leads to which.
+#[derive(Default)]
+pub(crate) struct Destinations {
+    all: Vec<Arc<Destination>>,
+    /// By the place of the rule; `None`: to the upstream of `UPSTREAM_URL`.
+    of_rules: Box<[Option<Arc<Destination>>]>,
+    /// The upstream of `UPSTREAM_URL`, where it is told by choice.
+    usual: Option<Arc<Destination>>,
+}
+
+impl Destinations {
+    /// `usual`: the upstream of `UPSTREAM_URL`, where it is told by choice.
+    pub(crate) fn new(named: Vec<Arc<Destination>>, usual: Option<Arc<Destination>>, rules: &Rules) -> Self {
+        let leads = |name: &str| named.iter().find(|destination| destination.name == name).cloned();
+        let of_rules = rules.iter().map(|rule| rule.upstream.as_deref().and_then(leads));
+        let of_rules = of_rules.collect();
+        Self { all: named.into_iter().chain(usual.clone()).collect(), of_rules, usual }
+    }
+
+    /// Where a request goes that this rule lets in; `None`: plainly to the upstream of `UPSTREAM_URL`.
+    pub(crate) fn of(&self, rule: Option<RuleId>) -> Option<&Arc<Destination>> {
+        rule.and_then(|rule| self.of_rules.get(rule.place())?.as_ref()).or(self.usual.as_ref())
+    }
+
+    /// Each once.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        self.all.iter()
+    }
+}

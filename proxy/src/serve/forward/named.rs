@@ -1,0 +1,266 @@
+//! To an upstream that a rule names, or that is told by choice, and back: to one of its backends, and to another where that is safe.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::header::{HOST, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use super::passage::{
+    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, told, unsigned, while_admitted,
+};
+use super::prefix::judge_stripped;
+use crate::adapters::upstream::{Answer, Backend, Failure, Fields, NoConnection, Patience, RequestHead};
+use crate::domain::judge::Permit;
+use crate::ports::{LoadedSession, ReadyFields, Told};
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::body::guard::{FRESH, Guard};
+use crate::serve::body::{Body, RequestBody};
+use crate::serve::destination::Destination;
+use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::watch::InFlight;
+
+static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// So many backends are tried for one request at most.
+const TRIED_MOST: usize = 4;
+
+/// The way that a request goes.
+pub(super) struct Way {
+    pub(super) destination: Arc<Destination>,
+    pub(super) began: Instant,
+    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) websocket: bool,
+}
+
+/// Forwards one request, with leave, to an upstream other than the usual one.
+pub(super) async fn forward(
+    permit: Permit<Arc<LoadedSession>>,
+    exchange: &Exchange,
+    body: Incoming,
+    way: Way,
+    in_flight: &InFlight,
+) -> Result<Response<Body>, Refused> {
+    let Way { destination, began, upgrade, websocket } = way;
+    let manner = &destination.manner;
+    let outgoing = Outgoing::of_nobody(exchange, websocket, in_flight);
+    let (target, stripped) = destination.target(outgoing.target);
+    let prefix = manner.strip_prefix.as_deref().filter(|_| stripped);
+    if let Some(prefix) = prefix {
+        judge_stripped(&permit, exchange, prefix, &target)?;
+    }
+    let session = permit.session().filter(|_| exchange.snapshot.sign_in.is_some());
+    let (mut usual, mut told) = (None, None);
+    if let (Some(telling), Some(session)) = (&destination.telling, session) {
+        usual = telling.has_usual_fields().then(|| session.headers());
+        told = telling.tell(session, exchange.now).map_err(unsigned)?;
+    }
+    let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
+    let directed = Directed { outgoing, target, prefix, usual, told };
+    let sending = send(&directed, &destination, exchange, body, &permit, began);
+    let mut answer = while_admitted(sending, exchange, &permit, began).await?;
+    destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
+    destination.change(answer.headers_mut());
+    pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit: manner.body }, in_flight)
+}
+
+/// What an upstream other than the usual one is sent, whichever of its backends.
+struct Directed<'e> {
+    outgoing: Outgoing<'e>,
+    target: Cow<'e, str>,
+    /// What was taken from the front of the path.
+    prefix: Option<HeaderValue>,
+    usual: Option<&'e ReadyFields>,
+    told: Option<Arc<Told>>,
+}
+
+/// What one backend is sent.
+struct ToBackend<'d, 'e> {
+    directed: &'d Directed<'e>,
+    /// The backend's own name; `None`: the host as it came.
+    host: Option<&'d HeaderValue>,
+}
+
+impl RequestHead for ToBackend<'_, '_> {
+    fn method(&self) -> &Method {
+        self.directed.outgoing.method()
+    }
+
+    fn target(&self) -> &str {
+        &self.directed.target
+    }
+
+    fn tell(&self, fields: &mut impl Fields) {
+        let Directed { outgoing, prefix, usual, told, .. } = self.directed;
+        match self.host {
+            Some(host) => outgoing.tell(&mut Renamed { fields, host }),
+            None => outgoing.tell(fields),
+        }
+        if let Some(prefix) = prefix {
+            fields.field(&X_FORWARDED_PREFIX, prefix);
+        }
+        if let Some(usual) = usual {
+            fields.ready(usual);
+        }
+        if let Some(told) = told {
+            fields.ready(&told.fields);
+        }
+    }
+
+    fn hear_interim(&self, status: StatusCode, headers: HeaderMap) {
+        self.directed.outgoing.hear_interim(status, headers);
+    }
+}
+
+/// Fields, with another `Host`.
+struct Renamed<'f, F> {
+    fields: &'f mut F,
+    host: &'f HeaderValue,
+}
+
+impl<F: Fields> Fields for Renamed<'_, F> {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.fields.field(name, if *name == HOST { self.host } else { value });
+    }
+}
+
+/// A request that may have to be sent to one backend after the other.
+struct Sending<'s> {
+    destination: &'s Destination,
+    exchange: &'s Exchange,
+    tried: Vec<Arc<Backend<RequestBody>>>,
+}
+
+/// Sends the request to a backend. To another one, where that is safe: it was never sent; or a connection closed before the first byte of
+/// the answer, and the request has no body and may be repeated (RFC 9110 §9.2.2).
+async fn send(
+    directed: &Directed<'_>,
+    destination: &Destination,
+    exchange: &Exchange,
+    body: Incoming,
+    permit: &Permit<Arc<LoadedSession>>,
+    now: Instant,
+) -> Result<Response<Answer>, Refused> {
+    let manner = &destination.manner;
+    let head = directed.outgoing.head;
+    let patience = Patience { first_byte: manner.first_byte, body: manner.body, look: FRESH };
+    let body = RequestBody::of(body, manner.body, || Guard::of(opened(exchange, permit), now, Some(0)));
+    let chosen = &exchange.snapshot.chosen;
+    let mut body = body.within(manner.limit_body, chosen).ok_or(Rejection::ContentTooLarge)?;
+    let framing = framing(head, &body);
+    let repeatable = body.is_end_stream() && is_idempotent(&head.method);
+    let mut sending = Sending { destination, exchange, tried: Vec::new() };
+    let mut is_first = true;
+    while let Some(backend) = sending.next() {
+        if !std::mem::take(&mut is_first) {
+            destination.counters.retries.inc();
+        }
+        let head = ToBackend { directed, host: (!manner.keeps_host).then(|| backend.authority()) };
+        let lease = match backend.checkout(now, directed.outgoing.websocket).await {
+            Ok(lease) => lease,
+            Err(none) => {
+                sending.unreachable(&none);
+                continue;
+            }
+        };
+        let reused = lease.is_reused();
+        let failure = match backend.send(lease, &head, framing, body, patience).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Unsent(unsent)) => {
+                body = unsent;
+                None
+            }
+            Err(failure @ Failure::Closed(_)) if repeatable => {
+                body = RequestBody::empty();
+                Some(failure)
+            }
+            Err(failure) => return Err(sending.refuse(&failure)),
+        };
+        if !reused {
+            if sending.is_last() {
+                return Err(failure.map_or_else(
+                    || sending.failed("it went away before the request was sent"),
+                    |failure| sending.refuse(&failure),
+                ));
+            }
+            continue;
+        }
+        // The connection was an old one: the same backend may well be there.
+        destination.counters.retries.inc();
+        let lease = match backend.connect_new().await {
+            Ok(lease) => lease,
+            Err(none) => {
+                sending.unreachable(&none);
+                continue;
+            }
+        };
+        match backend.send(lease, &head, framing, body, patience).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Unsent(unsent)) if !sending.is_last() => body = unsent,
+            Err(Failure::Closed(_)) if repeatable && !sending.is_last() => body = RequestBody::empty(),
+            Err(failure) => return Err(sending.refuse(&failure)),
+        }
+    }
+    Err(sending.nowhere())
+}
+
+impl Sending<'_> {
+    /// The next backend to try.
+    fn next(&mut self) -> Option<Arc<Backend<RequestBody>>> {
+        if self.tried.len() >= TRIED_MOST {
+            return None;
+        }
+        let backend = self.destination.backends.pick(&self.tried)?;
+        self.tried.push(Arc::clone(&backend));
+        Some(backend)
+    }
+
+    /// Whether there is no other backend to try.
+    fn is_last(&self) -> bool {
+        self.tried.len() >= TRIED_MOST || self.destination.backends.pick(&self.tried).is_none()
+    }
+
+    fn unreachable(&self, NoConnection { error, is_first }: &NoConnection) {
+        self.destination.counters.connect_errors.inc();
+        let ((_, request_id), upstream) = (told(self.exchange), &self.destination.name);
+        if *is_first {
+            tracing::warn!(%request_id, upstream, "{error}; until it can be reached again, further failures are only counted");
+        } else {
+            tracing::debug!(%request_id, upstream, "{error}");
+        }
+    }
+
+    /// No backend is left.
+    fn nowhere(&self) -> Refused {
+        if self.tried.is_empty() {
+            let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);
+            tracing::warn!(%path, %request_id, upstream, "no backend of the upstream is well");
+        }
+        Rejection::UpstreamUnreachable.into()
+    }
+
+    fn refuse(&self, failure: &Failure<RequestBody>) -> Refused {
+        match failure {
+            Failure::Body(error) if has_session_ended(error.as_ref()) => Rejection::Unauthenticated.into(),
+            Failure::Body(error) if RequestBody::was_too_large(error.as_ref()) => Rejection::ContentTooLarge.into(),
+            Failure::Body(_) => Rejection::RequestTimeout.into(),
+            Failure::TakesNothing(_) | Failure::Silent(_) => {
+                self.destination.counters.timeouts.inc();
+                let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);
+                tracing::warn!(%path, %request_id, upstream, "the upstream gave no answer: {failure}");
+                Rejection::UpstreamTimeout.into()
+            }
+            Failure::Closed(_) | Failure::Unsent(_) | Failure::Broken(_) => self.failed(&failure.to_string()),
+        }
+    }
+
+    fn failed(&self, why: &str) -> Refused {
+        let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);
+        tracing::warn!(%path, %request_id, upstream, "the upstream broke off before it had answered: {why}");
+        Rejection::UpstreamUnreachable.into()
+    }
+}

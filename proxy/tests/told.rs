@@ -1,0 +1,157 @@
+//! Identity headers by choice: which fields each upstream is told, and that no client can say them to any.
+
+use base64::Engine as _;
+use http::{HeaderMap, Request, Version};
+use serde_json::Value;
+
+use crate::support::client::{Client, full};
+use crate::support::{Proxy, Upstream};
+
+const FILE: &str = r#"
+[identity]
+"X-Usual-User" = "user"
+
+[[upstreams]]
+name = "grafana"
+urls = ["GRAFANA"]
+assertion_groups = false
+[upstreams.identity]
+"X-WEBAUTH-USER" = "username"
+"X-Team" = { value = "groups", as = "repeated", prefix = "corp:", only = ["acme/*"] }
+"X-All-Groups" = { value = "groups", separator = "|" }
+"X-Department" = "claim:department"
+"X-Token" = "assertion"
+
+[[upstreams]]
+name = "blind"
+urls = ["BLIND"]
+identity = "none"
+
+[[routes]]
+path = "/grafana/**"
+allow = "signed-in"
+upstream = "grafana"
+[[routes]]
+path = "/blind/**"
+allow = "signed-in"
+upstream = "blind"
+[[routes]]
+path = "/open/**"
+allow = "public"
+upstream = "grafana"
+[[routes]]
+allow = "signed-in"
+"#;
+
+const USUAL: [&str; 8] = [
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-preferred-username",
+    "x-forwarded-groups",
+    "x-forwarded-user-id",
+    "x-forwarded-name",
+    "x-forwarded-provider",
+    "x-sidegate-assertion",
+];
+
+fn all(headers: &HeaderMap, name: &str) -> Vec<String> {
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+}
+
+fn claims(token: &str) -> Value {
+    let payload = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+#[tokio::test]
+async fn each_upstream_is_told_what_its_table_says_and_no_client_can_say_it() {
+    let (usual, grafana, blind) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
+    let file = FILE
+        .replace("GRAFANA", &format!("http://{}", grafana.address))
+        .replace("BLIND", &format!("http://{}", blind.address));
+    // GitHub's groups are asked for where a list names one.
+    let plan = Proxy::with_sign_in("github", &usual)
+        .await
+        .env("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")
+        .env("OAUTH_ALLOWED_USERS", "*");
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &file).start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let names = ["X-Webauth-User", "x_team", "x.all.groups", "X-Department", "x-token", "X-USUAL_USER", "x-usual-user"];
+    let forging = |path: &str| names.iter().fold(Request::get(path), |request, name| request.header(*name, "forged"));
+
+    assert_eq!(ann.send(forging("/grafana/x")).await.status.as_u16(), 200);
+    let seen = grafana.last().headers;
+    assert_eq!(all(&seen, "x-webauth-user"), ["ann"]);
+    let groups = all(&seen, "x-all-groups");
+    assert_eq!(groups.len(), 1, "{seen:?}");
+    assert!(
+        groups[0].split('|').any(|group| group == "acme") && groups[0].split('|').any(|group| group == "acme/platform"),
+        "{groups:?}"
+    );
+    let teams = all(&seen, "x-team");
+    assert!(!teams.is_empty() && teams.iter().all(|team| team.starts_with("corp:acme/")), "{teams:?}");
+    assert!(all(&seen, "x-department").is_empty(), "nothing empty is sent");
+    let token = claims(&all(&seen, "x-token")[0]);
+    assert_eq!((&token["aud"], &token["groups"]), (&"grafana".into(), &Value::Null));
+    for name in USUAL {
+        assert!(all(&seen, name).is_empty(), "{name}");
+    }
+    assert!(!seen.iter().any(|(_, value)| value == "forged"), "{seen:?}");
+
+    ann.send(forging("/blind/x")).await;
+    let seen = blind.last().headers;
+    assert!(!seen.iter().any(|(_, value)| value == "forged"), "{seen:?}");
+    assert!(USUAL.iter().chain(&names).all(|name| all(&seen, name).is_empty()), "{seen:?}");
+
+    ann.send(forging("/x")).await;
+    let seen = usual.last().headers;
+    assert_eq!(all(&seen, "x-usual-user"), ["ann"]);
+    assert!(USUAL.iter().all(|name| all(&seen, name).is_empty()), "{seen:?}");
+    assert!(!seen.iter().any(|(_, value)| value == "forged"), "{seen:?}");
+
+    // On a public rule nobody is told of, and nobody can say who they are.
+    assert_eq!(proxy.send(forging("/open/x")).await.status.as_u16(), 200);
+    let seen = grafana.last().headers;
+    assert!(names.iter().all(|name| all(&seen, name).is_empty()), "{seen:?}");
+    assert_eq!(ann.get("/open/x").await.status.as_u16(), 200);
+    assert_eq!(all(&grafana.last().headers, "x-webauth-user"), ["ann"], "but a live session still is");
+}
+
+#[tokio::test]
+async fn trailers_cannot_say_it_either() {
+    let (usual, named) = (Upstream::start().await, Upstream::start().await);
+    let file = format!(
+        "[[upstreams]]\nname = \"app\"\nurls = [\"http://{}\"]\n[upstreams.identity]\n\"X-Team\" = \"user\"\n[[routes]]\npath = \"/app/**\"\nupstream = \"app\"",
+        named.address
+    );
+    let proxy = Proxy::open(&usual).file("SIDEGATE_CONFIG", "s.toml", &file).start().await;
+    for (path, upstream) in [("/app/x", &named), ("/x", &usual)] {
+        let text = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: x-team, x-sum\r\n\r\n2\r\nhi\r\n0\r\nx_team: root\r\nX-Team: root\r\nx-sum: 1\r\n\r\n"
+        );
+        assert!(proxy.raw(text).await.starts_with("HTTP/1.1 200"));
+        let trailers = upstream.last().trailers.unwrap();
+        assert_eq!(trailers.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"], "{path}");
+    }
+    let mut client = Client::of(Version::HTTP_2, proxy.address).await;
+    let answer = client.send(Request::post("/app/x").header("x-team", "root"), full("x")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(all(&named.last().headers, "x-team").is_empty());
+}
+
+#[tokio::test]
+async fn the_assertion_names_no_groups_where_that_is_said() {
+    let usual = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &usual)
+        .await
+        .env("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")
+        .env("ASSERTION_GROUPS", "false");
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    assert_eq!(ann.get("/x").await.status.as_u16(), 200);
+    let seen = usual.last();
+    let token = claims(&seen.header("x-sidegate-assertion"));
+    assert_eq!((&token["aud"], &token["groups"]), (&format!("http://{}", usual.address).into(), &Value::Null));
+    assert!(seen.header("x-forwarded-groups").contains("acme"), "the plain field is another thing");
+    assert_eq!(seen.header("x-forwarded-user"), "ann");
+}
