@@ -215,7 +215,7 @@ impl Found {
                 None => None,
             },
             method,
-            path: whole(path)?,
+            path: whole(path).filter(|path| path.starts_with('/') || *path == "*")?,
             from: line.client?,
         };
         self.decisions += 1;
