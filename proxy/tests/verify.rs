@@ -303,6 +303,11 @@ async fn without_a_description_a_session_passes_only_where_every_rule_lets_it_in
             None => proxy.get(VERIFY).await.status.as_u16(),
         }
     };
+    let proxy = with_rules("", &upstream).await.env("AUDIT", "all").start().await;
+    assert_eq!(proxy.signed_in_as("ann").await.get(VERIFY).await.status.as_u16(), 200);
+    proxy.logs("Permitted: - (not described)").await;
+    assert_eq!(proxy.get(VERIFY).await.status.as_u16(), 401);
+    proxy.logs("Refused: - (not described)").await;
     let for_ann = "[[routes]]\nname = \"a\"\npath = \"/a\"\nallow = [\"ann\"]\n";
     for (rules, user, expected) in [
         ("", Some("ann"), 200),

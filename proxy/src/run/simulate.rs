@@ -227,7 +227,7 @@ impl Findings {
                 None => None,
             },
             method,
-            path: whole(path)?,
+            path: whole(path).filter(|path| path.starts_with('/') || *path == "*")?,
             from: line.client?,
         };
         self.decisions += 1;

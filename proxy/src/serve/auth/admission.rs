@@ -76,6 +76,9 @@ pub(crate) fn refused_before_rules(exchange: &Exchange, why: &Rejection) {
     }
 }
 
+/// What the audit log says is asked where nobody says it. It is no path, so that `sidegate simulate` does not take it for one.
+const NOT_DESCRIBED: Asked<'static> = Asked { host: "-", forwarded_host: None, method: "-", path: "(not described)" };
+
 /// Leave to pass for a request of which nobody says what it asks for: only where every rule would give it.
 pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;
@@ -84,6 +87,11 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
     let Refusal { rule, why } = match judge_blindly(&snapshot.rules, exchange.now, session) {
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
+            if snapshot.audit_all {
+                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
+                let who = who.as_deref().map(Known::principal);
+                audit::decided(true, who.as_ref(), NOT_DESCRIBED, by, exchange.origin());
+            }
             return Ok(permit);
         }
         Err(refusal) => refusal,
@@ -91,12 +99,16 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
     let name = snapshot.rules.name(rule);
     snapshot.rule_metrics.refused(&Refusal { rule, why: why.clone() }, name);
     let rejection = if why == Why::Unauthenticated {
+        if snapshot.audit_all {
+            let by = Verdict { rule: name, reason: &why.to_string() };
+            audit::decided(false, None, NOT_DESCRIBED, by, exchange.origin());
+        }
         Rejection::Unauthenticated
     } else {
         let who = who.as_deref();
         let has_session = who.is_some_and(|session| !session.is_token());
         let principal = who.map(Known::principal);
-        denied(principal.as_ref(), None, &[], name, &why, has_session, exchange.origin())
+        denied(principal.as_ref(), Some(NOT_DESCRIBED), &[], name, &why, has_session, exchange.origin())
     };
     Err(Refused(rejection, cookies))
 }

@@ -74,8 +74,14 @@ impl Memory {
 
     /// Takes them only where they fit below the mark.
     fn try_take(&self, bytes: usize) -> bool {
-        let fits = |taken: usize| taken.checked_add(bytes).filter(|after| *after <= self.mark());
-        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+        let mut taken = self.taken.load(Ordering::SeqCst);
+        while let Some(after) = taken.checked_add(bytes).filter(|after| *after <= self.mark()) {
+            match self.taken.compare_exchange_weak(taken, after, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return true,
+                Err(now) => taken = now,
+            }
+        }
+        false
     }
 
     fn give_back(&self, bytes: usize) {
