@@ -98,7 +98,11 @@ fn groups(found: impl Iterator<Item = IpAddr>) -> Vec<Vec<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
+    use prometheus_client::metrics::gauge::Gauge;
+
     use super::*;
+    use crate::adapters::upstream::{PoolSettings, Trust, UpstreamAddress, UpstreamSettings};
 
     #[test]
     fn each_address_of_a_family_is_a_backend_and_one_of_each_are_one() {
@@ -115,5 +119,40 @@ mod tests {
         assert_eq!(of(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]), ["10.0.0.1", "10.0.0.2"]);
         assert_eq!(of(&["fd00::1", "10.0.0.1", "10.0.0.2", "fd00::2"]), ["10.0.0.1", "10.0.0.2"]);
         assert_eq!(of(&["fd00::1", "10.0.0.1", "fd00::2"]), ["fd00::1", "fd00::2"]);
+    }
+
+    #[test]
+    fn a_name_that_changes_keeps_the_backends_that_it_still_has() {
+        let address = UpstreamAddress::Http { host: "app.example".into(), port: 80 };
+        let (roots, connect_timeout, trust) = (Vec::new(), Duration::from_secs(1), Trust::default());
+        let url = UpstreamSettings { address, roots, connect_timeout, trust };
+        let settings = PoolSettings { name: "app".into(), urls: vec![url], health: None };
+        let pool: Backends<Full<Bytes>> = Backends::new(&settings, None, Gauge::default()).unwrap();
+        let origins = || {
+            let all = pool.all.load();
+            all.iter().map(|backend| backend.origin().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(origins(), ["http://app.example"], "nothing was looked up yet");
+        let settle = |texts: &[&str]| {
+            pool.settle(&pool.entries[0], &groups(texts.iter().map(|text| text.parse().unwrap())));
+        };
+        settle(&["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(origins(), ["http://10.0.0.1", "http://10.0.0.2"]);
+        let second = Arc::clone(&pool.all.load()[1]);
+        assert_eq!(second.authority(), "app.example", "its name stays its own");
+        settle(&["10.0.0.2", "10.0.0.3"]);
+        assert_eq!(origins(), ["http://10.0.0.2", "http://10.0.0.3"]);
+        assert!(Arc::ptr_eq(&second, &pool.all.load()[0]));
+        settle(&[]);
+        assert_eq!(origins().len(), 2, "a name without addresses changes nothing");
+        // Each is picked in turn while none is busy, and one that was tried is not picked again.
+        let (one, other) = (pool.pick(&[]).unwrap(), pool.pick(&[]).unwrap());
+        assert!(!Arc::ptr_eq(&one, &other));
+        assert!(pool.pick(&[Arc::clone(&one), Arc::clone(&other)]).is_none());
+        one.failed("it is gone");
+        for _ in 0..4 {
+            assert!(Arc::ptr_eq(&pool.pick(&[]).unwrap(), &other), "one that rests is the last");
+        }
+        assert!(Arc::ptr_eq(&pool.pick(&[other]).unwrap(), &one));
     }
 }
