@@ -222,7 +222,9 @@ async fn where_there_is_no_shared_store_none_is_away() {
 async fn the_metrics_are_those_that_the_documentation_lists() {
     let upstream = Upstream::start().await;
     let issued = crate::tls::Issued::new();
-    let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
+    let named = "[[upstreams]]\nname = \"app\"\nurls = [\"http://127.0.0.1:1\"]";
+    let plan = Proxy::open(&upstream).file("SIDEGATE_CONFIG", "sidegate.toml", named);
+    let proxy = issued.shown_by(plan).start().await;
     proxy.signal("HUP");
     until("a reload", async || metrics(&proxy).await.of("sidegate_reloads_total{result=\"succeeded\"}") > 0.0).await;
     let table = OPERATIONS.split("## Metrics").nth(1).unwrap().split("\n\n").nth(1).unwrap();

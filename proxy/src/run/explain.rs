@@ -78,14 +78,17 @@ impl Explanation {
     /// For programs.
     #[must_use]
     pub fn json(&self) -> Value {
-        json!({
+        let mut answer = json!({
             "decision": if self.is_permit { "permit" } else { "refuse" },
             "rule": self.rule.as_ref().map(|(name, _)| name),
             "line": self.rule.as_ref().map(|(_, line)| line),
             "reason": self.reason,
-            "upstream": self.upstream,
             "readings": self.readings,
-        })
+        });
+        if let (Some(upstream), Some(answer)) = (&self.upstream, answer.as_object_mut()) {
+            answer.insert("upstream".to_owned(), upstream.as_str().into());
+        }
+        answer
     }
 
     fn tell(&self, out: &mut dyn Write) -> io::Result<()> {

@@ -703,7 +703,7 @@ mod tests {
             (with("[upstreams.identity]\n\"X-A\" = \"id_token\""), 5, "not kept"),
             ("[[identity]]\n\"X-A\" = \"user\"".to_owned(), 1, "one pair of brackets"),
             ("[identity]\n\"TE\" = \"user\"".to_owned(), 2, "cannot be chosen"),
-            (with("[[routes]]\nupstream = \"y\""), 5, "[[upstreams]] has `x`"),
+            (with("[[routes]]\nupstream = \"monitoring\""), 5, "[[upstreams]] has `x`"),
             (
                 "[[upstreams]]\nname = \"grafana\"\nurls = [\"http://x\"]\n[[routes]]\nupstream = \"grafna\""
                     .to_owned(),
