@@ -544,10 +544,11 @@ mod tests {
     fn the_rest_is_there_from_the_start() {
         let metrics = metrics();
         has(&metrics, concat!(r#"sidegate_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#));
-        for name in
-            ["upstream_connect_errors", "upstream_retries", "upstream_timeouts", "sessions_evicted", "connections_shed"]
-        {
+        for name in ["sessions_evicted", "connections_shed"] {
             has(&metrics, &format!("sidegate_{name}_total 0"));
+        }
+        for name in ["upstream_connect_errors", "upstream_retries", "upstream_timeouts"] {
+            has(&metrics, &format!("sidegate_{name}_total{{upstream=\"default\"}} 0"));
         }
         has(&metrics, "sidegate_sessions_held 0");
         let text = metrics.render();
