@@ -814,7 +814,7 @@ fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete
     assert_eq!((output.status.code(), text.contains("warning")), (Some(0), false), "{text}");
     // What belongs to a name inside the containers (files, addresses) is not passed on; every other setting is.
     for name in variables() {
-        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR"].contains(&name);
+        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "HTTP_REDIRECT_ADDR"].contains(&name);
         assert!(inside || all.iter().any(|(known, _)| known == name), "{name} is not passed on");
     }
 }
