@@ -101,7 +101,7 @@ async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Requ
     if request.method() == Method::PATCH && resource_of(world, path).is_none() {
         return match rehearsal(&query, request).await {
             Ok(manifest) => things::rehearsed(world, caller, path, &manifest).unwrap_or_else(missing),
-            Err(refused) => refused,
+            Err(refused) => *refused,
         };
     }
     match path {
@@ -152,16 +152,16 @@ fn resource_of(world: &World, path: &[&str]) -> Option<Resource> {
 }
 
 /// The manifest of a dry run; nothing is applied here for good.
-async fn rehearsal(query: &Query, request: Request) -> Result<Value, Response<Body>> {
+async fn rehearsal(query: &Query, request: Request) -> Result<Value, Box<Response<Body>>> {
     let applied =
         request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
     if !applied || query.value("dryRun").as_deref() != Some("All") || query.value("fieldManager").is_none() {
         let said = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
-        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", said));
+        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", said).into());
     }
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await.unwrap_or_default();
     let manifest = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
-    manifest.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "BadRequest", "the body is no manifest"))
+    manifest.ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "BadRequest", "the body is no manifest").into())
 }
 
 fn missing() -> Response<Body> {
@@ -498,7 +498,7 @@ async fn object(
                 merge(&mut object, &manifest);
                 answer(StatusCode::OK, &object)
             }
-            (Err(refused), _) => refused,
+            (Err(refused), _) => *refused,
             (Ok(_), None) => missing(),
         };
     }

@@ -52,6 +52,9 @@ pub(crate) struct Kept {
 
 type Pools = BTreeMap<String, Arc<Backends<RequestBody>>>;
 
+/// The upstreams with a name, and that of `UPSTREAM_URL` where it is told by choice.
+type NamedAndUsual = (Vec<Arc<Destination>>, Option<Arc<Destination>>);
+
 type KeptStore = (StoreSettings, Arc<dyn Sessions>);
 
 struct KeptProvider {
@@ -130,7 +133,7 @@ impl Kept {
                 (openness, Some(self.sign_in(*settings, audience, &mut built, &mut terms)?))
             }
         };
-        let (named, usual, pools) = self.destinations(&settings.upstreams, usual, sign_in.as_ref())?;
+        let ((named, usual), pools) = self.destinations(&settings.upstreams, usual, sign_in.as_ref())?;
         let bearers = sign_in.as_ref().and_then(|sign_in| sign_in.bearers.clone());
         let built = Built { pools, upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built, bearers };
         let rules = Rules::new(openness, settings.rules).with_token_lists(token_lists);
@@ -277,7 +280,7 @@ impl Kept {
         named: &[DestinationSettings],
         usual: Option<DestinationSettings>,
         sign_in: Option<&SignIn>,
-    ) -> anyhow::Result<(Vec<Arc<Destination>>, Option<Arc<Destination>>, Pools)> {
+    ) -> anyhow::Result<(NamedAndUsual, Pools)> {
         let mut pools = Pools::new();
         let mut one = |settings: &DestinationSettings, audience: String| -> anyhow::Result<Arc<Destination>> {
             let name = &settings.pool.name;
@@ -309,7 +312,7 @@ impl Kept {
             settings.pool.urls.first().map_or_else(String::new, |url| url.address.origin())
         };
         let usual = usual.map(|settings| one(&settings, origin(&settings))).transpose()?;
-        Ok((named, usual, pools))
+        Ok(((named, usual), pools))
     }
 
     fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {

@@ -116,8 +116,8 @@ impl AuditFile {
 impl Out for AuditFile {
     fn reopen(&mut self) {
         self.open = None;
-        let outcome = self.current().map(|_| ());
-        self.note(outcome.as_ref().map(|()| ()));
+        let outcome = self.current().map(drop);
+        self.note(outcome.as_ref().copied());
     }
 }
 

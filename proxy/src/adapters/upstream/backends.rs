@@ -150,7 +150,7 @@ where
     pub fn pick(&self, tried: &[Arc<Backend<B>>]) -> Option<Arc<Backend<B>>> {
         let all = self.all.load();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut best: Option<((u8, usize), &Arc<Backend<B>>)> = None;
+        let mut best: Option<(_, &Arc<Backend<B>>)> = None;
         for place in 0..all.len() {
             let Some(backend) = all.get(start.wrapping_add(place) % all.len()) else { continue };
             let standing = backend.standing.load(Ordering::Relaxed);

@@ -131,9 +131,11 @@ fn permitted(
 
 /// Proxies in front know 401 and 403, and take whatever else for a fault of ours: what the request itself does wrong is refused.
 fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
-    match rejection {
-        Rejection::Malformed(Malformed::Upstreams) => Rejection::NotDescribed(BadDescription::Upstreams),
-        Rejection::Token(Challenge::Malformed(_)) => Rejection::Token(Challenge::Invalid),
-        other => other,
+    if matches!(rejection, Rejection::Malformed(Malformed::Upstreams)) {
+        return Rejection::NotDescribed(BadDescription::Upstreams);
     }
+    if matches!(rejection, Rejection::Token(Challenge::Malformed(_))) {
+        return Rejection::Token(Challenge::Invalid);
+    }
+    rejection
 }

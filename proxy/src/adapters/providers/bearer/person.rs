@@ -9,7 +9,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 /// Who the claims speak of, by the names that the operator gave.
 pub(super) fn of(claims: &TokenClaims, names: &ClaimNames, of_rules: &[String]) -> Identity {
     let text = |name: &str| claims.find(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-    let email = Some(text(&names.email)).filter(|_| claims.is_true("email_verified"));
+    let email = claims.is_true("email_verified").then(|| text(&names.email));
     let email = email.and_then(|address| Email::parse(&address).ok());
     let username = match names.username.as_deref() {
         // An address is a username only where it is vouched for.
