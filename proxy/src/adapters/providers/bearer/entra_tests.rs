@@ -84,11 +84,14 @@ fn contoso() -> Tenants {
     Tenants::Named(vec![CONTOSO.into()])
 }
 
+/// Claims of the token, claims beside them, and who it is: id, username, groups.
+type Row<'a> = (Value, Value, (&'a str, &'a str, &'a [&'a str]));
+
 #[tokio::test]
 async fn tokens_of_both_versions_say_who_it_is() {
     let trial = Trial::of(contoso()).await;
     // The token, what it says otherwise, and what comes of it: vouched username, vouched email, groups.
-    let rows: [(Value, Value, (&str, &str, &[&str])); 12] = [
+    let rows: [Row<'_>; 12] = [
         (trial.second(), json!({}), ("", "", &[])),
         (trial.second(), json!({ "upn": "ann@contoso.example" }), ("ann@contoso.example", "ann@contoso.example", &[])),
         (trial.second(), json!({ "email": "ann@example.com" }), ("", "ann@example.com", &[])),
