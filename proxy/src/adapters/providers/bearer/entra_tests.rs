@@ -84,7 +84,7 @@ fn contoso() -> Tenants {
     Tenants::Named(vec![CONTOSO.into()])
 }
 
-/// Claims of the token, claims beside them, and who it is: id, username, groups.
+/// The token, what it says otherwise, and what comes of it.
 type Row<'a> = (Value, Value, (&'a str, &'a str, &'a [&'a str]));
 
 #[tokio::test]
