@@ -74,13 +74,15 @@ pub(crate) fn handle(
     in_flight: InFlight,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let (mut exchange, body) = begin(app, peer, request);
+    // What another proxy asks about may have another method.
+    let is_head = exchange.head.method == Method::HEAD;
     async move {
         let response = match answer(&mut exchange, body, &in_flight).await {
             Ok(response) => response,
             Err(refused) => refuse(&exchange, refused),
         };
         in_flight.interim().end();
-        let response = if exchange.head.method == Method::HEAD { without_body(response) } else { response };
+        let response = if is_head { without_body(response) } else { response };
         Ok(response.map(|body| body.held_by(in_flight)))
     }
 }
