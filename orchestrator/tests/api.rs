@@ -467,6 +467,7 @@ async fn the_document_has_every_route_of_the_contract_and_every_route_of_it_answ
         ("GET", object.into()),
         ("GET", format!("{object}/applied")),
         ("GET", format!("{object}/applied/log")),
+        ("GET", format!("{object}/comparison")),
         ("POST", format!("{object}/reconcile")),
         ("POST", format!("{object}/resume")),
         ("POST", format!("{object}/suspend")),

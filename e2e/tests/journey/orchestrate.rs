@@ -133,7 +133,7 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
     // What the cluster keeps, rehearsed as ann.
     browser.goto(&object).await;
     browser.click("#compare-applied").await;
-    browser.reads("section[aria-labelledby=comparison] [role=status]", "would change").await;
+    browser.reads("section[aria-labelledby=comparison] [role=status]", "1 same").await;
     browser.picture("orchestrator-comparison").await;
 
     browser.click("#sign-out").await;
