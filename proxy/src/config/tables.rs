@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::names::nearest;
+
 /// All tables of one name, and the file that they stand in.
 pub(super) struct Tables {
     pub(super) path: PathBuf,
@@ -37,7 +39,7 @@ pub(super) enum Value {
     Number(i64),
     /// A table within the table.
     Table(Table),
-    /// Something else, in TOML's word for it.
+    /// Something else: what it is, with its article.
     Other(&'static str),
 }
 
@@ -56,6 +58,19 @@ impl Table {
         self.items.iter()
     }
 
+    /// The same as faults: key, line, and what is wrong. `known`: what there is instead; `whose`: whose keys those are.
+    pub(super) fn unknown_keys(&self, known: &[&str], whose: &str) -> Vec<(String, usize, String)> {
+        let fault = |item: &Item| {
+            let plain = item.key.to_ascii_lowercase().replace('-', "_");
+            let problem = match nearest(&plain, known.iter().copied()) {
+                Some(meant) => format!("is an unknown key; did you mean `{meant}`?"),
+                None => format!("is an unknown key; {whose} has {}", known.join(", ")),
+            };
+            (item.key.clone(), item.line, problem)
+        };
+        self.rest().map(fault).collect()
+    }
+
     /// All keys, taken out in their order.
     pub(super) fn into_items(self) -> Vec<Item> {
         self.items
@@ -63,7 +78,7 @@ impl Table {
 }
 
 impl Value {
-    /// TOML's word for it, with its article.
+    /// What it is, with its article.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",
@@ -71,7 +86,7 @@ impl Value {
             Self::Switch(_) => "a boolean",
             Self::Number(_) => "a number",
             Self::Table(_) => "a table",
-            Self::Other(_) => "something else",
+            Self::Other(kind) => kind,
         }
     }
 }
@@ -136,15 +151,16 @@ fn read_value(value: &Spanned<DeValue<'_>>, lines: &Lines) -> Value {
                 .iter()
                 .map(text)
                 .collect::<Option<_>>()
-                .map_or(Value::Other("array of other things than texts"), Value::Texts)
+                .map_or(Value::Other("an array of other things than texts"), Value::Texts)
         }
         DeValue::Boolean(is) => Value::Switch(*is),
         DeValue::Integer(number) => match i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
             Ok(number) => Value::Number(number),
-            Err(_) => Value::Other("integer"),
+            Err(_) => Value::Other("a number that is too large"),
         },
         DeValue::Table(table) => Value::Table(one(value, table, lines)),
-        DeValue::Float(_) | DeValue::Datetime(_) => Value::Other(value.get_ref().type_str()),
+        DeValue::Float(_) => Value::Other("a number with a fraction"),
+        DeValue::Datetime(_) => Value::Other("a date or a time"),
     }
 }
 

@@ -350,32 +350,17 @@ impl<'k> One<'_, 'k> {
     }
 
     fn unknown_keys(&mut self, table: &Table) {
-        let unknown: Vec<(String, usize)> = table.rest().map(|item| (item.key.clone(), item.line)).collect();
-        for (key, line) in unknown {
-            let plain = key.to_ascii_lowercase().replace('-', "_");
-            let problem = match nearest(&plain, KEYS.into_iter()) {
-                Some(meant) => format!("is an unknown key; did you mean `{meant}`?"),
-                None => format!("is an unknown key; a rule has {}", KEYS.join(", ")),
-            };
+        for (key, line, problem) in table.unknown_keys(&KEYS, "a rule") {
             self.fault(&key, line, problem, None);
         }
     }
 
     fn text(&mut self, key: &str, item: Item) -> Option<String> {
-        let kind = match item.value {
-            Value::Text(text) => return Some(text),
-            Value::Texts(_) => "array",
-            Value::Switch(_) => "boolean",
-            Value::Number(_) => "integer",
-            Value::Table(_) => "table",
-            Value::Other(kind) => kind,
-        };
-        self.fault(
-            key,
-            item.line,
-            format!("is an {kind}, and takes one text in quotes").replace("an string", "a string"),
-            None,
-        );
+        let kind = item.value.kind();
+        if let Value::Text(text) = item.value {
+            return Some(text);
+        }
+        self.fault(key, item.line, format!("is {kind}, and takes one text in quotes"), None);
         None
     }
 

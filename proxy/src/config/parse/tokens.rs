@@ -11,7 +11,6 @@ use crate::adapters::providers::bearer::{
 };
 use crate::adapters::providers::{ProviderSettings, WayOut};
 use crate::config::faults::Fault;
-use crate::config::names::nearest;
 use crate::config::options::{OAUTH_BEARER_AUDIENCES, OAUTH_BEARER_GITHUB};
 use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Tables, Value};
@@ -463,13 +462,7 @@ impl One<'_> {
     }
 
     fn unknown_keys(&mut self, table: &Table) {
-        let unknown: Vec<(String, usize)> = table.rest().map(|item| (item.key.clone(), item.line)).collect();
-        for (key, line) in unknown {
-            let plain = key.to_ascii_lowercase().replace('-', "_");
-            let problem = match nearest(&plain, KEYS.into_iter()) {
-                Some(meant) => format!("is an unknown key; did you mean `{meant}`?"),
-                None => format!("is an unknown key; a section of [[tokens]] has {}", KEYS.join(", ")),
-            };
+        for (key, line, problem) in table.unknown_keys(&KEYS, "a section of [[tokens]]") {
             self.fault(&key, line, problem, None);
         }
     }

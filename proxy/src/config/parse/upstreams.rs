@@ -17,7 +17,6 @@ use crate::adapters::certs::ClientIdentity;
 use crate::adapters::telemetry::DEFAULT_UPSTREAM;
 use crate::adapters::upstream::{Health, PoolSettings, Trust, UpstreamAddress, UpstreamSettings};
 use crate::config::faults::Fault;
-use crate::config::names::nearest;
 use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Tables, Value};
 use crate::config::words;
@@ -541,13 +540,7 @@ impl One<'_> {
     }
 
     fn unknown_keys(&mut self, table: &Table) {
-        let unknown: Vec<(String, usize)> = table.rest().map(|item| (item.key.clone(), item.line)).collect();
-        for (key, line) in unknown {
-            let plain = key.to_ascii_lowercase().replace('-', "_");
-            let problem = match nearest(&plain, KEYS.into_iter()) {
-                Some(meant) => format!("is an unknown key; did you mean `{meant}`?"),
-                None => format!("is an unknown key; an upstream has {}", KEYS.join(", ")),
-            };
+        for (key, line, problem) in table.unknown_keys(&KEYS, "an upstream") {
             self.fault(&key, line, problem, None);
         }
     }
