@@ -40,8 +40,21 @@ impl Processes {
         Self(pids.to_vec())
     }
 
-    /// User and system time so far, of all threads, those that have ended included.
+    /// The time that the scheduler gave to the threads that live, in its own nanoseconds.
     pub(crate) fn used(&self) -> anyhow::Result<Duration> {
+        let mut nanos = 0;
+        for pid in &self.0 {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+                .with_context(|| format!("process {pid} has ended, or there is no /proc: this needs Linux"))?;
+            // A thread that ends while this reads is of no weight.
+            let texts = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
+            nanos += texts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+
+    /// User and system time so far in ticks, of all threads, those that have ended included.
+    pub(crate) fn ticks(&self) -> anyhow::Result<Duration> {
         let mut ticks = 0;
         for pid in &self.0 {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
@@ -52,12 +65,37 @@ impl Processes {
     }
 }
 
+/// What all programs on all processors have used so far, and what a hypervisor took from us.
+pub(crate) fn of_the_machine() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("there is no /proc: this needs Linux")?;
+    Ok(TICK * busy(&stat).context("/proc/stat reads unlike proc(5)")?)
+}
+
+/// The first line of `/proc/stat` but for what was idle and what waited for disks; guests' time is part of the user's.
+fn busy(stat: &str) -> Option<u32> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<u64> = line.split_ascii_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _waiting, irq, softirq, steal] = fields.try_into().ok()?;
+    u32::try_from(user + nice + system + irq + softirq + steal).ok()
+}
+
 /// The processes that `parent` has started.
 pub(crate) fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
     let pids = fs::read_dir("/proc").context("there is no /proc: this needs Linux")?;
     let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     let is_child = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| ppid(&s) == Some(parent));
     Ok(pids.filter(is_child).collect())
+}
+
+/// This process and all that it has started, and they in turn.
+pub(crate) fn tree() -> anyhow::Result<Processes> {
+    let mut pids = vec![std::process::id()];
+    let mut looked_at = 0;
+    while let Some(pid) = pids.get(looked_at) {
+        pids.extend(children(*pid)?);
+        looked_at += 1;
+    }
+    Ok(Processes(pids))
 }
 
 /// The fields after the program's name, which may hold spaces and parentheses itself.
@@ -103,7 +141,14 @@ mod tests {
     #[test]
     fn own_time_is_counted() {
         let own = Processes::of(&[std::process::id()]);
-        let before = own.used().unwrap();
-        while own.used().unwrap() < before + 2 * TICK {}
+        let (before, ticks) = (own.used().unwrap(), own.ticks().unwrap());
+        while own.used().unwrap() < before + 2 * TICK || own.ticks().unwrap() < ticks + 2 * TICK {}
+    }
+
+    #[test]
+    fn a_machine_is_busy_but_for_idling_and_waiting() {
+        assert_eq!(busy("cpu  1 20 300 4000 50000 600 7 80000 9 9\ncpu0 1 1\n"), Some(80_928));
+        assert_eq!(busy("cpu0 1 1\n"), None);
+        assert!(of_the_machine().unwrap() > Duration::ZERO);
     }
 }

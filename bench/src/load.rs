@@ -19,13 +19,18 @@ const WARM_UP: Duration = Duration::from_millis(400);
 /// Where the load goes, and what each answer must be.
 pub(crate) struct Target {
     port: u16,
-    request: Vec<u8>,
+    /// Sent in turn, over all connections.
+    requests: Rc<[Vec<u8>]>,
+    turn: Rc<Cell<usize>>,
     body: usize,
 }
 
 impl Target {
-    pub(crate) fn new(port: u16, cookie: &str, body: usize) -> Self {
-        Self { port, request: http::browser_request(port, "/reports/quarterly?year=2&view=table", cookie), body }
+    /// Requests with each of these cookies in turn.
+    pub(crate) fn new(port: u16, cookies: &[String], body: usize) -> Self {
+        let request = |cookie| http::browser_request(port, "/reports/quarterly?year=2&view=table", cookie);
+        let requests = cookies.iter().map(|cookie| request(cookie)).collect();
+        Self { port, requests, turn: Rc::default(), body }
     }
 }
 
@@ -34,6 +39,7 @@ pub(crate) struct Sample {
     pub(crate) latencies: Vec<Duration>,
     pub(crate) took: Duration,
     pub(crate) cpu: Duration,
+    pub(crate) ticks: Duration,
 }
 
 /// Loads a target for a while. An answer that is not 200 with the whole body ends it: a fast refusal is no result.
@@ -49,7 +55,7 @@ pub(crate) async fn run(target: &Target, processes: &Processes, options: &Option
             connections.spawn_local(async move { connection.drive(&measuring, &stopped, &latencies).await });
         }
         tokio::time::sleep(WARM_UP).await;
-        let (before, began) = (processes.used()?, Instant::now());
+        let (before, began) = ((processes.used()?, processes.ticks()?), Instant::now());
         measuring.set(true);
         tokio::select! {
             () = tokio::time::sleep(options.measured()) => {}
@@ -57,22 +63,24 @@ pub(crate) async fn run(target: &Target, processes: &Processes, options: &Option
             Some(ended) = connections.join_next() => ended??,
         }
         measuring.set(false);
-        let (took, cpu) = (began.elapsed(), processes.used()?.saturating_sub(before));
+        let took = began.elapsed();
+        let used = (processes.used()?.saturating_sub(before.0), processes.ticks()?.saturating_sub(before.1));
         stopped.set(true);
         while let Some(ended) = connections.join_next().await {
             ended??;
         }
-        anyhow::Ok((took, cpu))
+        anyhow::Ok((took, used))
     };
-    let (took, cpu) = local.run_until(clock).await?;
+    let (took, (cpu, ticks)) = local.run_until(clock).await?;
     let latencies = latencies.take();
     ensure!(!latencies.is_empty(), "no request was answered");
-    Ok(Sample { latencies, took, cpu })
+    Ok(Sample { latencies, took, cpu, ticks })
 }
 
 struct Connection {
     stream: TcpStream,
-    request: Vec<u8>,
+    requests: Rc<[Vec<u8>]>,
+    turn: Rc<Cell<usize>>,
     body: usize,
     read: Vec<u8>,
 }
@@ -82,7 +90,8 @@ impl Connection {
         let stream = TcpStream::connect(("127.0.0.1", target.port)).await.context("no connection to a contender")?;
         stream.set_nodelay(true)?;
         let read = Vec::with_capacity(target.body + 16 * 1024);
-        Ok(Self { stream, request: target.request.clone(), body: target.body, read })
+        let (requests, turn) = (Rc::clone(&target.requests), Rc::clone(&target.turn));
+        Ok(Self { stream, requests, turn, body: target.body, read })
     }
 
     async fn drive(
@@ -102,7 +111,9 @@ impl Connection {
     }
 
     async fn exchange(&mut self) -> anyhow::Result<()> {
-        self.stream.write_all(&self.request).await?;
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+        let request = self.requests.get(turn % self.requests.len()).context("nobody is signed in")?;
+        self.stream.write_all(request).await?;
         self.read.clear();
         loop {
             let read = self.stream.read_buf(&mut self.read).await?;

@@ -12,6 +12,7 @@ mod http;
 mod load;
 mod nginx;
 mod options;
+mod redis;
 mod report;
 mod sessions;
 mod sidegate;
@@ -19,6 +20,7 @@ mod sidegate;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
@@ -26,9 +28,10 @@ use clap::Parser;
 use crate::cpu::Processes;
 use crate::load::Target;
 use crate::nginx::Nginx;
-use crate::options::{Instead, Options};
+use crate::options::{Instead, Options, Store};
+use crate::redis::RedisServer;
 use crate::report::{Contender, Round};
-use crate::sidegate::Sidegate;
+use crate::sidegate::{Setup, Sidegate};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -61,9 +64,21 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let upstream = Nginx::upstream(folder.path(), options.body)?;
     let proxy = Nginx::proxy(folder.path(), upstream.port(), options.threads)?;
     let mut sidegates = Vec::new();
+    let redis = match options.store {
+        Store::Redis => {
+            Some(RedisServer::start().await?.context("there is no redis-server: apt-get install redis-server")?)
+        }
+        Store::Memory | Store::Jwt => None,
+    };
+    let store = match (options.store, &redis) {
+        (Store::Jwt, _) => sidegate::Store::Jwt,
+        (Store::Redis, Some(redis)) => sidegate::Store::Redis(redis.url()),
+        (Store::Memory | Store::Redis, _) => sidegate::Store::Memory,
+    };
     let start = |name: String, program: PathBuf, rules| {
-        let (port, threads, folder) = (upstream.port(), options.threads, folder.path());
-        async move { Sidegate::start(name, &program, port, threads, folder, rules).await }
+        let (threads, folder, people, store) = (options.threads, folder.path(), options.people, store.clone());
+        let setup = Setup { upstream: upstream.port(), threads, folder, rules, people, store };
+        async move { Sidegate::start(name, &program, setup).await }
     };
     for (name, program) in programs(options)? {
         sidegates.push(start(name.to_owned(), program, 0).await?);
@@ -73,15 +88,17 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let mut contenders: Vec<(Contender, Target, Processes)> = Vec::new();
     for sidegate in &sidegates {
-        let target = Target::new(sidegate.port(), sidegate.cookie(), options.body);
+        let target = Target::new(sidegate.port(), sidegate.cookies(), options.body);
         contenders.push((Contender::new(sidegate.name()), target, Processes::of(&[sidegate.pid()])));
     }
-    let cookie = sidegates.first().map(Sidegate::cookie).unwrap_or_default();
+    let cookies = sidegates.first().map(Sidegate::cookies).unwrap_or_default();
     let workers = Processes::of(&proxy.workers(options.threads).await?);
-    contenders.push((Contender::new("nginx"), Target::new(proxy.port(), cookie, options.body), workers));
+    contenders.push((Contender::new("nginx"), Target::new(proxy.port(), cookies, options.body), workers));
 
     let mut out = std::io::stdout().lock();
     report::heading(&mut out, options, &nginx_version)?;
+    let (own, began) = (cpu::tree()?, Instant::now());
+    let before = cpu::of_the_machine()?.saturating_sub(own.ticks()?);
     for number in 1..=options.rounds {
         for (contender, target, processes) in &mut contenders {
             let sample = load::run(target, processes, options).await.with_context(|| format!("round {number}"))?;
@@ -91,6 +108,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         }
         out.flush()?;
     }
+    let others = cpu::of_the_machine()?.saturating_sub(own.ticks()?).saturating_sub(before);
+    report::others(&mut out, others, began.elapsed())?;
     let contenders: Vec<Contender> = contenders.into_iter().map(|(contender, ..)| contender).collect();
     report::verdict(&mut out, &contenders)?;
     Ok(())

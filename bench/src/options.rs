@@ -1,10 +1,11 @@
 //! The command line.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures the proxy, signed in, beside nginx `proxy_pass`, and prints the ratios.
 #[derive(Parser)]
@@ -37,6 +38,20 @@ pub(crate) struct Options {
     /// The proxy once more for each of these numbers of rules, of which the last decides: what do rules cost?
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     pub(crate) rules: Vec<usize>,
+    /// How many people are signed in; their sessions are used in turn, so that each request is of another one.
+    #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
+    pub(crate) people: usize,
+    /// Where the proxy keeps its sessions.
+    #[arg(long, value_enum, default_value = "memory")]
+    pub(crate) store: Store,
+}
+
+/// Where sessions are kept.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Store {
+    Memory,
+    Jwt,
+    Redis,
 }
 
 /// What else can be measured.
@@ -79,5 +94,15 @@ impl Options {
     /// How long a contender is measured in each round.
     pub(crate) const fn measured(&self) -> Duration {
         Duration::from_secs(self.seconds)
+    }
+}
+
+impl Display for Store {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory",
+            Self::Jwt => "jwt",
+            Self::Redis => "redis",
+        })
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Round {
     p50: f64,
     p99: f64,
     cpu: f64,
+    /// The same by the kernel's ticks, which are coarser.
+    ticks: f64,
 }
 
 impl Round {
@@ -42,14 +44,16 @@ impl Round {
             p50: micros(rank(50).unwrap_or_default()),
             p99: micros(rank(99).unwrap_or_default()),
             cpu: micros(sample.cpu) / count as f64,
+            ticks: micros(sample.ticks) / count as f64,
         }
     }
 }
 
 type Figure = (&'static str, fn(&Round) -> f64);
 
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 5] = [
     ("CPU per request", |round| round.cpu),
+    ("the same in ticks", |round| round.ticks),
     ("requests/s", |round| round.requests_per_second),
     ("p50", |round| round.p50),
     ("p99", |round| round.p99),
@@ -62,19 +66,28 @@ pub(crate) fn heading(out: &mut impl Write, options: &Options, nginx: &str) -> i
     writeln!(out, "{cores} cores ({}), {nginx}", model.unwrap_or(" unknown").trim())?;
     writeln!(
         out,
-        "{} rounds of {:?} each, {} connections, {} bytes of body, {} threads; sidegate signed in (memory store)\n",
+        "{} rounds of {:?} each, {} connections, {} bytes of body, {} threads; {} signed in to sidegate in turn, sessions in {}\n",
         options.rounds,
         options.measured(),
         options.connections,
         options.body,
-        options.threads
+        options.threads,
+        options.people,
+        options.store
     )?;
     writeln!(out, "round             requests/s    p50 us    p99 us  CPU us/request")
 }
 
 pub(crate) fn line(out: &mut impl Write, number: usize, contender: &Contender, round: &Round) -> io::Result<()> {
-    let Round { requests_per_second, p50, p99, cpu } = round;
+    let Round { requests_per_second, p50, p99, cpu, .. } = round;
     writeln!(out, "{number:>3}  {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {cpu:>15.2}", contender.name)
+}
+
+/// How much of the processors others used meanwhile: what measures a busy machine measures little.
+pub(crate) fn others(out: &mut impl Write, others: Duration, took: Duration) -> io::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = others.as_secs_f64() / took.as_secs_f64() / cores as f64;
+    writeln!(out, "\nother programs used {:.0} % of the machine", share * 100.0)
 }
 
 /// The medians, and the first contender's ratios to each of the others, round by round.
@@ -82,7 +95,7 @@ pub(crate) fn verdict(out: &mut impl Write, contenders: &[Contender]) -> io::Res
     writeln!(out, "\nmedian            requests/s    p50 us    p99 us  CPU us/request")?;
     for contender in contenders {
         let of = |figure: fn(&Round) -> f64| Spread::of(contender.rounds.iter().map(figure)).median;
-        let [cpu, requests_per_second, p50, p99] = FIGURES.map(|(_, figure)| of(figure));
+        let [cpu, _, requests_per_second, p50, p99] = FIGURES.map(|(_, figure)| of(figure));
         writeln!(out, "     {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {cpu:>15.2}", contender.name)?;
     }
     let Some((first, others)) = contenders.split_first() else { return Ok(()) };
@@ -134,7 +147,12 @@ mod tests {
     #[test]
     fn time_is_shared_out_over_the_requests() {
         let latencies = (1..=100).rev().map(Duration::from_micros).collect();
-        let sample = Sample { latencies, took: Duration::from_millis(500), cpu: Duration::from_micros(2500) };
+        let sample = Sample {
+            latencies,
+            took: Duration::from_millis(500),
+            cpu: Duration::from_micros(2500),
+            ticks: Duration::from_micros(2000),
+        };
         let round = Round::of(sample);
         assert!((round.cpu - 25.0).abs() < 1e-9 && (round.requests_per_second - 200.0).abs() < 1e-9);
         assert!((round.p50 - 51.0).abs() < 1e-9 && (round.p99 - 100.0).abs() < 1e-9);

@@ -12,7 +12,7 @@ use sidegate::ports::{Sessions, StoreTerms};
 use zeroize::Zeroizing;
 
 use super::people::{NOW, People};
-use super::redis::RedisServer;
+use crate::redis::RedisServer;
 
 /// Sessions in use, which are looked up again and again.
 const BUSY: usize = 64;

@@ -3,7 +3,6 @@
 mod cost;
 mod held;
 mod people;
-mod redis;
 mod storm;
 
 use std::io::Write;

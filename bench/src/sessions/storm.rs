@@ -10,14 +10,16 @@ use tokio::task::JoinSet;
 use crate::cpu::Processes;
 use crate::nginx;
 use crate::options::SessionOptions;
-use crate::sidegate::Sidegate;
+use crate::sidegate::{Setup, Sidegate, Store};
 
 /// People come one after the other on so many places at once, each with a browser of their own.
 pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyhow::Result<()> {
     let program = crate::program(options.sidegate.as_deref())?;
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
     // Nothing is asked of the upstream.
-    let proxy = Sidegate::start("sidegate".to_owned(), &program, nginx::free_port()?, 2, folder.path(), 0).await?;
+    let (upstream, store) = (nginx::free_port()?, Store::Memory);
+    let setup = Setup { upstream, threads: 2, folder: folder.path(), rules: 0, people: 1, store };
+    let proxy = Sidegate::start("sidegate".to_owned(), &program, setup).await?;
     let cpu = Processes::of(&[proxy.pid()]);
     let limit = Duration::from_secs(options.seconds);
     let (proxy, began, before) = (Arc::new(proxy), Instant::now(), cpu.used()?);

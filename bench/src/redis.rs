@@ -15,7 +15,7 @@ use crate::nginx;
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running server; dropping it stops it.
-pub(super) struct RedisServer {
+pub(crate) struct RedisServer {
     _process: Child,
     _folder: TempDir,
     port: u16,
@@ -23,7 +23,7 @@ pub(super) struct RedisServer {
 
 impl RedisServer {
     /// Starts one; `None` where the program is not installed.
-    pub(super) async fn start() -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn start() -> anyhow::Result<Option<Self>> {
         let (port, folder) = (nginx::free_port()?, tempfile::tempdir()?);
         let process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
@@ -45,8 +45,13 @@ impl RedisServer {
         Ok(Some(Self { _process: process, _folder: folder, port }))
     }
 
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     /// The settings of a store there, which holds so many bytes of sessions ready.
-    pub(super) fn settings(&self, memory_bytes: u64) -> RedisSettings {
+    pub(crate) fn settings(&self, memory_bytes: u64) -> RedisSettings {
         RedisSettings {
             place: RedisPlace {
                 layout: Layout::Single,
