@@ -5,18 +5,21 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::domain::identity::Identity;
 
-/// Header fields that are told again and again, with their text made once.
-pub struct ReadyFields {
-    fields: Vec<(HeaderName, HeaderValue)>,
-    text: Vec<u8>,
-}
+/// Header fields that are told again and again, as the text that HTTP/1.1 writes, made once.
+pub struct ReadyFields(Box<[u8]>);
 
 impl ReadyFields {
     /// Makes fields ready.
     #[must_use]
-    pub fn new(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
-        let text = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-        Self { text: text.flatten().copied().collect(), fields }
+    pub fn new(fields: &[(HeaderName, HeaderValue)]) -> Self {
+        let length = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let mut text = Vec::with_capacity(length);
+        for (name, value) in fields {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                text.extend_from_slice(part);
+            }
+        }
+        Self(text.into())
     }
 
     /// What they say of an identity that `provider` vouches for; a field is empty where there is nothing to say. User is the username where the policy may use it, else
@@ -33,7 +36,7 @@ impl ReadyFields {
             ("x-forwarded-name", text(&identity.name)),
             ("x-forwarded-provider", text(provider)),
         ];
-        Self::new(fields.map(|(name, value)| (HeaderName::from_static(name), value)).into())
+        Self::new(&fields.map(|(name, value)| (HeaderName::from_static(name), value)))
     }
 
     /// What proxies that only ask (forward-auth) are told of an identity, for the request that they pass on. `None`: nobody is known, and
@@ -52,15 +55,22 @@ impl ReadyFields {
         .map(|(name, value)| (HeaderName::from_static(name), value))
     }
 
-    /// One after the other.
-    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.fields.iter()
+    /// One after the other, for HTTP/2: not to be kept in the tables of its compression, since they speak of a person.
+    pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let lines = self.0.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
+        lines.filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            let (name, value) = line.split_at_checked(colon)?;
+            let mut value = HeaderValue::from_bytes(value.strip_prefix(b": ")?).ok()?;
+            value.set_sensitive(true);
+            Some((HeaderName::from_bytes(name).ok()?, value))
+        })
     }
 
     /// All of them as HTTP/1.1 writes them, each with its line break.
     #[must_use]
     pub fn text(&self) -> &[u8] {
-        &self.text
+        &self.0
     }
 }
 

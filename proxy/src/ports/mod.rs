@@ -12,7 +12,7 @@ use std::pin::Pin;
 
 pub use headers::ReadyFields;
 pub use identity_table::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
-pub use loaded::{IssuedAssertion, LoadedSession, note_every};
+pub use loaded::{IssuedAssertion, LoadedSession, Signed, note_every};
 pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };

@@ -52,7 +52,7 @@ mod tests {
     fn a_few_upstreams_are_remembered_each_with_its_last() {
         let all = Tellings::default();
         let keep = |by, secs| {
-            all.keep(&Arc::new(Told { by, at: Timestamp::from_secs(secs), fields: ReadyFields::new(Vec::new()) }));
+            all.keep(&Arc::new(Told { by, at: Timestamp::from_secs(secs), fields: ReadyFields::new(&[]) }));
         };
         (1..=4).for_each(|by| keep(by, by));
         keep(1, 9);

@@ -56,7 +56,7 @@ impl Telling {
                 assertion.into_iter().map(|value| (X_SIDEGATE_ASSERTION.clone(), value)).collect()
             }
         };
-        let told = Arc::new(Told { by, at: now, fields: ReadyFields::new(fields) });
+        let told = Arc::new(Told { by, at: now, fields: ReadyFields::new(&fields) });
         session.tellings().keep(&told);
         Ok(Some(told))
     }

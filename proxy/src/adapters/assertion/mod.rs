@@ -2,6 +2,7 @@
 
 mod keys;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,12 +17,14 @@ use url::Url;
 
 pub use self::keys::{BadKey, SigningKeys};
 use crate::domain::time::Timestamp;
-use crate::ports::{IssuedAssertion, LoadedSession};
+use crate::ports::{IssuedAssertion, LoadedSession, Signed};
 
 /// How long an assertion is valid, in seconds.
 const LIFETIME: u64 = 300;
 /// How long one is sent before it is signed anew, so that an upstream always has some minutes to look at it.
 pub const REUSE: Duration = Duration::from_secs(60);
+/// A signature in base64url, in bytes.
+const SIGNATURE: usize = 86;
 
 /// Signs who somebody is, for the upstream: an ES256 JWT of `iss` (the public origin), `aud` (the upstream), `sub` (the provider's
 /// stable id), `iat`, `exp`, `provider`, and where there is something to say `email`, `name`, `preferred_username` and `groups`.
@@ -33,6 +36,7 @@ pub struct Assertions {
     issuer: String,
     audience: String,
     jwks: Bytes,
+    hasher: RandomState,
 }
 
 #[derive(Serialize)]
@@ -75,6 +79,7 @@ impl Assertions {
             audience,
             jwks: keys.jwks(),
             keys,
+            hasher: RandomState::new(),
         }
     }
 
@@ -94,6 +99,7 @@ impl Assertions {
             audience,
             jwks: self.jwks.clone(),
             keys: self.keys.clone(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -103,17 +109,29 @@ impl Assertions {
     /// [`SigningFailed`], which a sound machine never sees.
     pub fn header(&self, session: &LoadedSession, now: Timestamp) -> Result<HeaderValue, SigningFailed> {
         if let Some(issued) = session.assertion().load().as_deref()
-            && issued.signer == self.signer
-            && now.since(issued.issued_at) < REUSE
-            // A clock that was set back must not leave us with an assertion from the future.
-            && issued.issued_at.since(now) < REUSE
+            && self.is_fresh(&issued.signed, now)
         {
             return Ok(issued.value.clone());
         }
-        let value = self.sign(session, now, &session.session().identity.groups)?;
-        let issued = IssuedAssertion { value: value.clone(), issued_at: now, signer: self.signer };
+        let groups = &session.session().identity.groups;
+        let issued = match session.signed().filter(|before| self.is_fresh(before, now)) {
+            Some(before) => self.again(session, groups, &before)?,
+            None => None,
+        };
+        let issued = match issued {
+            Some(issued) => issued,
+            None => self.issue(session, now, groups)?,
+        };
+        let value = issued.value.clone();
         session.assertion().store(Some(Arc::new(issued)));
         Ok(value)
+    }
+
+    fn is_fresh(&self, signed: &Signed, now: Timestamp) -> bool {
+        signed.signer == self.signer
+            && now.since(signed.issued_at) < REUSE
+            // A clock that was set back must not leave us with an assertion from the future.
+            && signed.issued_at.since(now) < REUSE
     }
 
     /// The public keys as a JWK set (RFC 7517 §5), JSON.
@@ -132,22 +150,49 @@ impl Assertions {
         now: Timestamp,
         groups: &[String],
     ) -> Result<HeaderValue, SigningFailed> {
+        self.issue(session, now, groups).map(|issued| issued.value)
+    }
+
+    fn issue(
+        &self,
+        session: &LoadedSession,
+        now: Timestamp,
+        groups: &[String],
+    ) -> Result<IssuedAssertion, SigningFailed> {
+        let text = self.text(session, now, groups)?;
+        let signature = self.keys.first.pair.sign(&SystemRandom::new(), text.as_bytes()).map_err(|_| SigningFailed)?;
+        let signature = signature.as_ref().try_into().map_err(|_| SigningFailed)?;
+        let signed = Signed { issued_at: now, signer: self.signer, of: self.hasher.hash_one(text.as_str()), signature };
+        Ok(IssuedAssertion { value: whole(text, &signature)?, signed })
+    }
+
+    /// The assertion that was signed before; `None` where it would say something else now.
+    fn again(
+        &self,
+        session: &LoadedSession,
+        groups: &[String],
+        before: &Signed,
+    ) -> Result<Option<IssuedAssertion>, SigningFailed> {
+        let text = self.text(session, before.issued_at, groups)?;
+        if self.hasher.hash_one(text.as_str()) != before.of {
+            return Ok(None);
+        }
+        Ok(Some(IssuedAssertion { value: whole(text, &before.signature)?, signed: *before }))
+    }
+
+    /// What is signed: the JOSE header and the claims.
+    fn text(&self, session: &LoadedSession, issued_at: Timestamp, groups: &[String]) -> Result<String, SigningFailed> {
         // An assertion does not outlive its session; rounded up, so that a session in its last second still gets a valid one.
         let session_end = session.session().expires_at.millis().div_ceil(1000);
-        let exp = session_end.min(now.secs().saturating_add(LIFETIME));
-        let claims = self.claims(session, groups, now.secs(), exp);
+        let exp = session_end.min(issued_at.secs().saturating_add(LIFETIME));
+        let claims = self.claims(session, groups, issued_at.secs(), exp);
         let body = serde_json::to_vec(&claims).map_err(|_| SigningFailed)?;
 
-        let mut token = self.head.clone();
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(body, &mut token);
-        let signature = self.keys.first.pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| SigningFailed)?;
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
-
-        let mut value = HeaderValue::from_maybe_shared(Bytes::from(token)).map_err(|_| SigningFailed)?;
-        value.set_sensitive(true);
-        Ok(value)
+        let mut text = String::with_capacity(self.head.len() + body.len().div_ceil(3) * 4 + SIGNATURE + 2);
+        text.push_str(&self.head);
+        text.push('.');
+        URL_SAFE_NO_PAD.encode_string(body, &mut text);
+        Ok(text)
     }
 
     fn claims<'a>(
@@ -171,6 +216,15 @@ impl Assertions {
             groups,
         }
     }
+}
+
+/// An assertion of what was signed and its signature, as a header value.
+fn whole(mut text: String, signature: &[u8; 64]) -> Result<HeaderValue, SigningFailed> {
+    text.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut text);
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| SigningFailed)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -307,6 +361,25 @@ mod tests {
         assert_ne!(second, first);
         assert_eq!(at(59_999), second, "a request that began a little earlier is content with the newer one");
         assert_ne!(at(0), second, "one from the future is not used when the clock was set back");
+    }
+
+    #[test]
+    fn a_session_that_is_made_ready_again_sends_what_was_signed_before() {
+        let assertions = assertions(SigningKeys::random().unwrap());
+        let first = session();
+        let sent = assertions.header(&first, NOW).unwrap();
+        let again = |session: LoadedSession| session.with_signed(first.signed().map(Box::new));
+        let secs = |secs: u64| Timestamp::from_millis(NOW.millis() + secs * 1000);
+        let same = again(session());
+        assert_eq!(assertions.header(&same, secs(59)).unwrap(), sent);
+        assert!(sent.is_sensitive() && verified(&sent, &assertions).is_some());
+        assert_ne!(assertions.header(&again(session()), secs(60)).unwrap(), sent, "it is too old");
+        // What says something else is signed anew, whatever lay beside it.
+        let other = Identity { groups: vec!["c".into()], ..ann() };
+        let other = again(loaded(other, Duration::from_secs(86400)));
+        assert_eq!(verified(&assertions.header(&other, secs(1)).unwrap(), &assertions).unwrap()["groups"][0], "c");
+        let shorter = again(loaded(ann(), Duration::from_secs(100)));
+        assert!(verified(&assertions.header(&shorter, secs(1)).unwrap(), &assertions).is_some());
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub trait Fields {
     /// Several more.
     fn ready(&mut self, fields: &ReadyFields) {
         for (name, value) in fields.iter() {
-            self.field(name, value);
+            self.field(&name, &value);
         }
     }
 }

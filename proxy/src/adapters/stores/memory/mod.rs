@@ -1,8 +1,7 @@
 //! Sessions in this process's memory: gone when it ends, and bounded.
 //!
-//! Each session lies packed in one of several tables, each behind a lock of its own; those in use are held ready for requests beside
-//! that, in a smaller cache that is read without a lock. What lies in a table counts: the cache is changed only by whoever holds the table's lock,
-//! so that an ended session never comes back from it.
+//! Each session lies packed in one of several tables, each behind a lock of its own; those in use lie there ready for requests as well,
+//! as many as there is room for.
 
 mod leases;
 mod once;
@@ -15,15 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
-
 use self::leases::LeaseTable;
 use self::once::Once;
 use self::table::{Kept, Owner, Owners, SessionTable};
-use super::key::ByKey;
 use super::states::States;
-use super::{key, record, weight};
+use super::{key, record};
 use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
@@ -36,7 +31,7 @@ use crate::ports::{
 const BYTES_PER_TABLE: u64 = 4 * 1024 * 1024;
 const TABLES_MOST: u64 = 64;
 
-/// What part of the memory is for sessions that are ready for requests.
+/// What part of the memory packed sessions leave to those that are ready for requests. What they do not take is for ready ones, too.
 const READY_PART: u64 = 4;
 
 /// In how many sweeps, which come once a second, every session is looked at.
@@ -54,9 +49,10 @@ const PERSONS_PART: usize = 16;
 /// Sessions by the hash of their token, so that the memory of the process shows no token.
 pub struct MemoryStore {
     tables: Box<[Mutex<SessionTable>]>,
-    /// What one table may hold, in bytes.
+    /// What one table may hold of packed sessions, in bytes.
     room: usize,
-    ready: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
+    /// What one table may hold of packed and ready ones together.
+    room_of_all: usize,
     /// Milliseconds; zero: no idle limit.
     idle: AtomicU64,
     evicted: AtomicU64,
@@ -71,17 +67,12 @@ impl MemoryStore {
     /// it the longest unused goes first.
     #[must_use]
     pub fn new(idle: Duration, bytes: u64) -> Self {
-        let for_ready = bytes / READY_PART;
         let tables = (bytes / BYTES_PER_TABLE).clamp(1, TABLES_MOST);
+        let room = |bytes: u64| usize::try_from(bytes / tables).unwrap_or(usize::MAX);
         let store = Self {
             tables: (0..tables).map(|_| Mutex::default()).collect(),
-            room: usize::try_from((bytes - for_ready) / tables).unwrap_or(usize::MAX),
-            ready: Cache::builder()
-                // The default policy would refuse a session that comes into use while the cache is full of others in use.
-                .eviction_policy(EvictionPolicy::lru())
-                .max_capacity(for_ready)
-                .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
-                .build_with_hasher(ByKey::default()),
+            room: room(bytes - bytes / READY_PART),
+            room_of_all: room(bytes),
             idle: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             leases: LeaseTable::default(),
@@ -103,50 +94,35 @@ impl MemoryStore {
 
     /// A live session, ready for requests; noted as used where it was.
     fn live(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        let idle = self.idle();
-        let session = match self.ready.get(&key) {
+        let (idle, mut table) = (self.idle(), self.table(key));
+        let session = match table.ready(key).map(Arc::clone) {
             Some(session) if session.is_live(idle, now) => session,
             Some(_) => {
-                self.settle(&mut self.table(key), key, now);
+                self.settle(&mut table, key, now);
                 return None;
             }
-            None => self.make_ready(key, now)?,
+            None if self.settle(&mut table, key, now) => return None,
+            None => {
+                let session = table.make_ready(key, |kept, signed| Some(unpacked(kept)?.with_signed(signed)))?;
+                table.shed_ready(self.room_of_all);
+                session
+            }
         };
         if used {
             session.touch(now);
             if session.is_note_due(note_every(idle), now) {
-                self.table(key).note(key, session.last_seen());
+                table.note(key, session.last_seen());
             }
         }
-        Some(session)
-    }
-
-    /// Takes a session from its table into use.
-    fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        let mut table = self.table(key);
-        if self.settle(&mut table, key, now) {
-            return None;
-        }
-        // Somebody else may have come first.
-        if let Some(session) = self.ready.get(&key) {
-            return Some(session);
-        }
-        let kept = table.get(key)?;
-        let session = unpacked(&kept)?;
-        self.ready.insert(key, Arc::clone(&session));
         Some(session)
     }
 
     /// Ends a session where its time is over; whether it has ended. One that is used is noted so, since its table hears of it only now and then.
     fn settle(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
-        let Some(kept) = table.get(key) else {
-            self.ready.invalidate(&key);
-            return true;
-        };
-        let (noted, expires_at) = (kept.last_seen, kept.expires_at);
-        let last_seen = self.ready.get(&key).map_or(noted, |session| session.last_seen().max(noted));
+        let Some(kept) = table.get(key) else { return true };
+        let (noted, expires_at, last_seen) = (kept.last_seen, kept.expires_at, kept.last_used());
         if is_over(expires_at, last_seen, self.idle(), now) {
-            self.take(table, key);
+            table.take(key);
             return true;
         }
         if last_seen > noted {
@@ -158,6 +134,7 @@ impl MemoryStore {
     fn put(&self, table: &mut SessionTable, key: SessionKey, session: &Session, last_seen: Timestamp, now: Timestamp) {
         let record = record::pack(session).as_slice().into();
         table.put(key, self.owners(session), record, last_seen, session.expires_at);
+        table.shed_ready(self.room_of_all);
         for _ in 0..REPRIEVES {
             if !self.is_full(table) {
                 return;
@@ -180,7 +157,7 @@ impl MemoryStore {
         let size = |record: &[u8]| record.len() + table::BESIDE;
         let mut own = Vec::new();
         for table in self.all_tables() {
-            own.extend(table.of(person).map(|kept| (kept.last_seen, kept.key, size(kept.record))));
+            own.extend(table.of(person).map(|kept| (kept.last_used(), kept.key, size(kept.record))));
         }
         let share = self.room.saturating_mul(self.tables.len()) / PERSONS_PART;
         let mut number = own.len() + 1;
@@ -188,9 +165,6 @@ impl MemoryStore {
         let is_too_much = |number: usize, bytes: usize| number > SESSIONS_OF_ONE || bytes > share;
         if !is_too_much(number, bytes) {
             return;
-        }
-        for (seen, key, _) in &mut own {
-            *seen = self.ready.get(key).map_or(*seen, |session| session.last_seen().max(*seen));
         }
         own.sort_unstable_by_key(|(seen, ..)| *seen);
         for (_, key, size) in own {
@@ -209,20 +183,12 @@ impl MemoryStore {
     }
 
     fn give_up(&self, table: &mut SessionTable, key: SessionKey) {
-        self.take(table, key);
+        table.take(key);
         self.evicted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a session away, and tells whoever holds it.
-    fn take(&self, table: &mut SessionTable, key: SessionKey) {
-        table.take(key);
-        if let Some(session) = self.ready.remove(&key) {
-            session.end();
-        }
-    }
-
     fn end_key(&self, key: SessionKey) {
-        self.take(&mut self.table(key), key);
+        self.table(key).take(key);
     }
 
     fn table(&self, key: SessionKey) -> MutexGuard<'_, SessionTable> {
@@ -330,7 +296,6 @@ impl Sessions for MemoryStore {
     fn sweep(&self, now: Timestamp) {
         self.leases.sweep(now);
         self.once.sweep(now);
-        self.ready.run_pending_tasks();
         let idle = self.idle();
         for mut table in self.all_tables() {
             let most = (table.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
@@ -362,9 +327,9 @@ impl Directory for MemoryStore {
         let (owner, idle) = (self.owner(whose), self.idle());
         let mut found = Vec::new();
         for table in self.all_tables() {
-            let sessions = table.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match self.ready.get(&kept.key) {
-                Some(session) => Some(session),
-                None => unpacked(&kept),
+            let sessions = table.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match kept.ready {
+                Some(session) => Some(Arc::clone(session)),
+                None => unpacked(&kept).map(Arc::new),
             });
             found.extend(sessions.filter(|session| session.session().is(whose) && session.is_live(idle, now)));
         }
@@ -414,7 +379,6 @@ impl Leases for MemoryStore {
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
             let last_seen = kept.last_seen.max(lease.session.last_seen());
             self.put(&mut table, key, &session, last_seen, now);
-            self.ready.insert(key, Arc::new(LoadedSession::new(key, session, last_seen)));
         }
         Box::pin(ready(Ok(renewed)))
     }
@@ -431,9 +395,9 @@ fn is_over(expires_at: Timestamp, last_seen: Timestamp, idle: Duration, now: Tim
 }
 
 /// A session of this process is always readable: it was written by this process.
-fn unpacked(kept: &Kept<'_>) -> Option<Arc<LoadedSession>> {
+fn unpacked(kept: &Kept<'_>) -> Option<LoadedSession> {
     match record::unpack(kept.record) {
-        Ok(session) => Some(Arc::new(LoadedSession::new(kept.key, session, kept.last_seen))),
+        Ok(session) => Some(LoadedSession::new(kept.key, session, kept.last_seen)),
         Err(error) => {
             tracing::error!(%error, "a session in memory cannot be read");
             None
@@ -550,10 +514,10 @@ mod tests {
         let key = store.key(&token);
         let used = now + Duration::from_secs(300);
         assert!(store.hot(&token, used).is_some());
-        store.ready.invalidate(&key);
+        store.table(key).forget_ready(key);
         let before = used + idle.saturating_sub(Duration::from_secs(1));
         assert_eq!(store.hot(&token, before).unwrap().last_seen(), before);
-        store.ready.invalidate(&key);
+        store.table(key).forget_ready(key);
         assert!(store.hot(&token, before + idle).is_none());
         assert_eq!(store.held(), 0);
     }
@@ -582,7 +546,7 @@ mod tests {
             let renewed = store.hot(&token, now).unwrap();
             assert_eq!(renewed.session().expires_at, now + HOUR);
             assert_eq!(renewed.session().provider_session.as_deref(), Some("sid"));
-            store.ready.invalidate(&store.key(&token));
+            store.table(store.key(&token)).forget_ready(store.key(&token));
         }
         let whose = Whose::ProviderSession { authority: US, sid: "sid" };
         assert_eq!(store.of(whose, now).await.unwrap().len(), 1);
@@ -601,7 +565,7 @@ mod tests {
                     scope.spawn(|| {
                         for n in 0..50 {
                             store.hot(&token, now + Duration::from_secs(n));
-                            store.ready.invalidate(&key);
+                            store.table(key).forget_ready(key);
                         }
                     });
                 }
@@ -616,7 +580,7 @@ mod tests {
                 scope.spawn(|| at_once(store.end_unseen(&token)).unwrap());
             });
             assert!(store.hot(&token, now).is_none(), "round {round}");
-            assert!(store.ready.get(&key).is_none() && matches!(at_once(store.claim(key, now)), Ok(Claim::Ended)));
+            assert!(store.table(key).get(key).is_none() && matches!(at_once(store.claim(key, now)), Ok(Claim::Ended)));
         }
     }
 

@@ -1,15 +1,22 @@
-//! Packed sessions, found by their key and by their owner, in the order of their use.
+//! Sessions, packed and where there is room also ready for requests, found by their key and by their owner, in the order of their use.
 //!
 //! A general cache keeps more beside a session than the session takes: this keeps one row of fixed size, with the lists threaded
 //! through the rows, and two small tables of row numbers.
 
+use std::sync::Arc;
+
 use hashbrown::HashTable;
 
+use super::super::weight;
 use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
+use crate::ports::{LoadedSession, Signed};
 
 /// What a session takes beside its record, in bytes: its row, its share of the tables, and what the allocator adds.
 pub(super) const BESIDE: usize = size_of::<Row>() + 48;
+
+/// How many ready sessions that were asked for lately are passed over, before one is given up that was.
+const REPRIEVES: usize = 64;
 
 /// Sessions in the order of their use. It bounds nothing and judges nothing by itself: whoever holds it does.
 #[derive(Default)]
@@ -22,6 +29,9 @@ pub(super) struct SessionTable {
     provider_sessions: HashTable<u32>,
     newest: Option<u32>,
     bytes: usize,
+    /// The one that was made ready last, or is in use most lately as far as was looked.
+    newest_ready: Option<u32>,
+    ready_bytes: usize,
     /// Where the round of [`SessionTable::look_round`] goes on.
     round: usize,
 }
@@ -37,6 +47,12 @@ struct Row {
     in_use: Links,
     of_person: Links,
     of_provider_session: Links,
+    ready: Option<Arc<LoadedSession>>,
+    of_ready: Links,
+    /// Whether it was asked for since it was last looked at for being too much.
+    is_wanted: bool,
+    /// What its last assertion was signed with, while it is not ready.
+    signed: Option<Box<Signed>>,
 }
 
 /// Hashes of whose session it is. Two may be the same for different owners: whoever asks looks into the record.
@@ -63,6 +79,7 @@ struct Links {
 #[derive(Clone, Copy)]
 enum Ring {
     Use,
+    Ready,
     Person,
     ProviderSession,
 }
@@ -73,6 +90,8 @@ pub(super) struct Kept<'a> {
     pub(super) record: &'a [u8],
     pub(super) last_seen: Timestamp,
     pub(super) expires_at: Timestamp,
+    /// The same, ready for requests.
+    pub(super) ready: Option<&'a Arc<LoadedSession>>,
 }
 
 impl SessionTable {
@@ -85,7 +104,7 @@ impl SessionTable {
         last_seen: Timestamp,
         expires_at: Timestamp,
     ) {
-        self.take(key);
+        self.remove(key);
         let bytes = record.len() + BESIDE;
         let links = Links::default();
         let row = Row {
@@ -97,6 +116,10 @@ impl SessionTable {
             in_use: links,
             of_person: links,
             of_provider_session: links,
+            ready: None,
+            of_ready: links,
+            is_wanted: false,
+            signed: None,
         };
         let Some(at) = self.seat(row) else { return };
         self.bytes += bytes;
@@ -113,6 +136,68 @@ impl SessionTable {
         self.find(key).and_then(|at| self.row(at)).map(Row::kept)
     }
 
+    /// A session that is ready, for a request.
+    pub(super) fn ready(&mut self, key: SessionKey) -> Option<&Arc<LoadedSession>> {
+        let at = self.find(key)?;
+        let row = self.rows.get_mut(at as usize)?;
+        row.is_wanted = true;
+        row.ready.as_ref()
+    }
+
+    /// Makes a session ready, from what it is beside its record.
+    pub(super) fn make_ready(
+        &mut self,
+        key: SessionKey,
+        make: impl FnOnce(&Kept<'_>, Option<Box<Signed>>) -> Option<LoadedSession>,
+    ) -> Option<Arc<LoadedSession>> {
+        let at = self.find(key)?;
+        self.let_be(at);
+        let row = self.rows.get_mut(at as usize)?;
+        let signed = row.signed.take();
+        let ready = Arc::new(make(&row.kept(), signed)?);
+        row.ready = Some(Arc::clone(&ready));
+        row.is_wanted = false;
+        self.ready_bytes += weight::of(&ready) as usize;
+        self.newest_ready = Some(self.join(Ring::Ready, at, self.newest_ready));
+        Some(ready)
+    }
+
+    /// Lets ready sessions be no more than packed ones, the longest unwanted first, until all together take no more than that.
+    pub(super) fn shed_ready(&mut self, most: usize) {
+        let mut reprieves = REPRIEVES;
+        while self.bytes + self.ready_bytes > most {
+            let Some(newest) = self.newest_ready else { return };
+            let oldest = self.links(Ring::Ready, newest).newer;
+            let Some(row) = self.rows.get_mut(oldest as usize) else { return };
+            if std::mem::take(&mut row.is_wanted) && reprieves > 0 {
+                reprieves -= 1;
+                // Around the ring: the oldest is the newest from now on.
+                self.newest_ready = Some(oldest);
+            } else {
+                self.let_be(oldest);
+            }
+        }
+    }
+
+    /// Lets a ready session be a packed one alone, with what its last assertion was signed with.
+    fn let_be(&mut self, at: u32) {
+        let Some(row) = self.rows.get_mut(at as usize) else { return };
+        let Some(ready) = row.ready.take() else { return };
+        row.signed = ready.signed().map(Box::new);
+        self.ready_bytes -= weight::of(&ready) as usize;
+        let rest = self.leave(Ring::Ready, at);
+        if self.newest_ready == Some(at) {
+            self.newest_ready = rest;
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_ready(&mut self, key: SessionKey) {
+        if let Some(at) = self.find(key) {
+            self.let_be(at);
+        }
+    }
+
     /// Notes the use of a session.
     pub(super) fn note(&mut self, key: SessionKey, last_seen: Timestamp) {
         let Some(at) = self.find(key) else { return };
@@ -124,12 +209,20 @@ impl SessionTable {
         self.newest = Some(self.join(Ring::Use, at, head));
     }
 
-    /// Takes a session away; whether it was there.
+    /// Takes a session away, and tells those who hold it that it is over; whether it was there.
     pub(super) fn take(&mut self, key: SessionKey) -> bool {
+        if let Some(ready) = self.get(key).and_then(|kept| kept.ready) {
+            ready.end();
+        }
+        self.remove(key)
+    }
+
+    fn remove(&mut self, key: SessionKey) -> bool {
         let rows = &self.rows;
         let is_it = |at: &u32| rows.get(*at as usize).is_some_and(|row| row.key == key);
         let Ok(entry) = self.by_key.find_entry(hash(key), is_it) else { return false };
         let (at, _) = entry.remove();
+        self.let_be(at);
         let rest = self.leave(Ring::Use, at);
         if self.newest == Some(at) {
             self.newest = rest;
@@ -142,6 +235,7 @@ impl SessionTable {
         if let Some(row) = self.rows.get_mut(at as usize) {
             self.bytes -= row.record.len() + BESIDE;
             row.record = Box::default();
+            row.signed = None;
         }
         self.vacant.push(at);
         true
@@ -287,14 +381,28 @@ impl SessionTable {
     }
 }
 
+impl Kept<'_> {
+    /// When it was used last, as far as the ready session knows it.
+    pub(super) fn last_used(&self) -> Timestamp {
+        self.ready.map_or(self.last_seen, |session| session.last_seen().max(self.last_seen))
+    }
+}
+
 impl Row {
     fn kept(&self) -> Kept<'_> {
-        Kept { key: self.key, record: &self.record, last_seen: self.last_seen, expires_at: self.expires_at }
+        Kept {
+            key: self.key,
+            record: &self.record,
+            last_seen: self.last_seen,
+            expires_at: self.expires_at,
+            ready: self.ready.as_ref(),
+        }
     }
 
     const fn links(&self, ring: Ring) -> &Links {
         match ring {
             Ring::Use => &self.in_use,
+            Ring::Ready => &self.of_ready,
             Ring::Person => &self.of_person,
             Ring::ProviderSession => &self.of_provider_session,
         }
@@ -303,6 +411,7 @@ impl Row {
     const fn links_mut(&mut self, ring: Ring) -> &mut Links {
         match ring {
             Ring::Use => &mut self.in_use,
+            Ring::Ready => &mut self.of_ready,
             Ring::Person => &mut self.of_person,
             Ring::ProviderSession => &mut self.of_provider_session,
         }
@@ -310,7 +419,7 @@ impl Row {
 
     fn hash_of(&self, ring: Ring) -> u64 {
         match ring {
-            Ring::Use => 0,
+            Ring::Use | Ring::Ready => 0,
             Ring::Person => self.owners.person,
             Ring::ProviderSession => self.owners.provider_session.map_or(0, std::num::NonZeroU64::get),
         }
