@@ -410,6 +410,7 @@ mod tests {
     use super::*;
     use crate::domain::identity::{Identity, ProviderKind, Username};
     use crate::domain::session::{Authority, Device};
+    use crate::ports::{IssuedAssertion, Signed};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const MEMORY: u64 = 128 * 1024 * 1024;
@@ -504,6 +505,51 @@ mod tests {
         assert!(store.evicted() > 1000 && store.held() > 1000, "{} and {}", store.evicted(), store.held());
         let record = record::pack(&session(now)).len() as u64;
         assert!(store.held() * (record + table::BESIDE as u64) <= 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn as_many_are_ready_as_there_is_room_for_and_those_in_use_stay_ready() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, 1 << 20), Timestamp::from_secs(1000));
+        let mut tokens = Vec::new();
+        for number in 0..1500 {
+            tokens.push(store.begin(session_of(&number.to_string(), now), now).await.unwrap());
+        }
+        let is_ready = |token: &SessionToken| {
+            let key = store.key(token);
+            store.table(key).get(key).is_some_and(|kept| kept.ready.is_some())
+        };
+        let (busy, others) = tokens.split_at(50);
+        for token in busy {
+            assert!(store.hot(token, now).is_some());
+        }
+        for token in others {
+            assert!(store.hot(token, now).is_some() && is_ready(token));
+            for token in busy {
+                assert!(is_ready(token), "it is in use");
+                store.hot(token, now);
+            }
+            assert!(store.table(store.key(token)).all_bytes() <= 1 << 20);
+        }
+        let ready = tokens.iter().filter(|token| is_ready(token)).count();
+        assert!(ready > 1 << 7, "the quarter alone holds fewer than {ready}");
+        assert_eq!(store.held(), 1500, "nothing ends for it");
+    }
+
+    #[tokio::test]
+    async fn a_session_that_is_made_ready_again_knows_what_was_signed_for_it() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+        let token = store.begin(session(now), now).await.unwrap();
+        let key = store.key(&token);
+        let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
+        let value = http::HeaderValue::from_static("signed");
+        store.hot(&token, now).unwrap().assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
+        for _ in 0..2 {
+            store.table(key).forget_ready(key);
+            assert_eq!(store.hot(&token, now).unwrap().signed().unwrap().signature, [9; 64]);
+        }
+        let Claim::Granted(lease) = store.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+        assert!(store.renew(&lease, session(now), now).await.unwrap());
+        assert!(store.hot(&token, now).unwrap().signed().is_none(), "a renewed one is signed for anew");
     }
 
     #[tokio::test]

@@ -279,6 +279,11 @@ impl SessionTable {
         self.bytes
     }
 
+    #[cfg(test)]
+    pub(super) const fn all_bytes(&self) -> usize {
+        self.bytes + self.ready_bytes
+    }
+
     fn find(&self, key: SessionKey) -> Option<u32> {
         self.by_key.find(hash(key), |at| self.row(*at).is_some_and(|row| row.key == key)).copied()
     }
