@@ -26,6 +26,7 @@ mod holding;
 mod hostile_answers;
 mod hostile_http;
 mod identity_headers;
+mod impersonation;
 mod imports;
 mod jwt_sessions;
 mod lasting;

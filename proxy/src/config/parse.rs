@@ -1,6 +1,7 @@
 //! Raw words into settings; all faults at once.
 
 mod identity;
+mod impersonation;
 pub(super) mod keys;
 pub(super) mod network;
 pub(super) mod people;
@@ -115,7 +116,16 @@ fn mode(reading: &mut Reading, upstreams: Vec<upstreams::Named>, chosen: &[&str]
     let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
     let sections = tokens::sections(reading);
     let tokens = sections.iter().map(|section| section.name.clone()).collect();
-    let rules = routes::read(reading, &routes::Known { provider, tokens, ignores_case, upstreams });
+    let known = routes::Known { provider, tokens, ignores_case, upstreams };
+    let rules = routes::read(reading, &known);
+    let acting = known.upstreams.iter().filter_map(|named| Some((named.name.as_str(), named.acts.as_ref()?)));
+    let acting: Vec<_> = acting.collect();
+    if enabled == Some(false) {
+        impersonation::refuse_open_mode(reading, &acting);
+    } else if let Some(kind) = known.provider {
+        let vouchers = std::iter::once(kind.as_str()).chain(known.tokens.iter().map(String::as_str));
+        impersonation::refuse_shared_names(reading, &acting, &rules, &vouchers.collect::<Vec<_>>());
+    }
     (sign_in_or_open(reading, enabled, provider, sections, &rules, chosen), rules)
 }
 

@@ -24,7 +24,7 @@ use crate::serve::answer::rejection::Rejection;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::request::headers;
+use crate::serve::request::{credentials, headers};
 use crate::serve::watch::InFlight;
 
 /// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
@@ -48,6 +48,9 @@ pub(crate) async fn forward(
         snapshot.chosen.strip(&mut head.headers);
     }
     if let Some(destination) = snapshot.destinations.of(permit.rule()) {
+        if destination.acts {
+            credentials::strip(&mut head.headers);
+        }
         let way = named::Way { destination: Arc::clone(destination), began, upgrade, websocket };
         // In a box, so that it does not enlarge the future of every request.
         return Box::pin(named::forward(permit, exchange, body, way, in_flight)).await;
