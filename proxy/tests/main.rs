@@ -29,6 +29,7 @@ mod identity_headers;
 mod impersonation;
 mod imports;
 mod jwt_sessions;
+mod kubernetes;
 mod lasting;
 mod layers;
 mod log;
