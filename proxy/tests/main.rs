@@ -17,6 +17,7 @@ mod admin;
 mod audit_file;
 mod backchannel_logout;
 mod big_bodies;
+mod client_certificates;
 mod config;
 mod documentation;
 mod downstream;

@@ -1,5 +1,6 @@
 //! Raw words into settings; all faults at once.
 
+mod client_auth;
 mod identity;
 mod impersonation;
 pub(super) mod keys;
@@ -52,6 +53,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         upstreams.iter().map(|named| &named.identity).chain([&identity]).flat_map(claims_of).collect();
     let (mode, rules) = mode(reading, names, &chosen);
     let tls = keys::tls(reading);
+    let client_auth = client_auth::read(reading, &rules);
     let trusted_proxies = network::trusted_proxies(reading);
     let proxy_protocol_from = network::proxy_protocol_from(reading);
     let limits = Limits {
@@ -74,6 +76,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         admin: network.admin,
         redirect: network.redirect,
         tls,
+        client_auth,
         mode,
         rules,
         upstream: upstream?,
