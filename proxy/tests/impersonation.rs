@@ -146,6 +146,33 @@ async fn an_upstream_acts_as_the_person_and_no_client_says_who_that_is() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_host_changes_nothing_in_the_persons_name() {
+    let (usual, kube) = (Upstream::start().await, Upstream::start().await);
+    let proxy = github(&usual, &kube, "").await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let sibling = format!("http://evil.{HOST}");
+    let own = format!("http://{HOST}");
+    for (method, name, value, status) in [
+        ("POST", "sec-fetch-site", "same-site", 403),
+        ("DELETE", "sec-fetch-site", "cross-site", 403),
+        ("PATCH", "origin", sibling.as_str(), 403),
+        ("PUT", "origin", "null", 403),
+        ("POST", "sec-fetch-site", "same-origin", 200),
+        ("POST", "origin", &own, 200),
+        ("DELETE", "x-none", "1", 200),
+        ("GET", "sec-fetch-site", "cross-site", 200),
+    ] {
+        let before = kube.received().len();
+        let answer = ann.send(Request::builder().method(method).uri("/kube/x").header(name, value)).await;
+        assert_eq!(answer.status.as_u16(), status, "{method} {name}: {value}");
+        assert_eq!(kube.received().len() - before, usize::from(status == 200), "{method} {name}: {value}");
+        // Elsewhere that is for the application to decide.
+        let request = Request::builder().method(method).uri("/x").header(name, value);
+        assert_eq!(ann.send(request).await.status.as_u16(), 200, "{method} {name}: {value}");
+    }
+}
+
+#[tokio::test]
 async fn trailers_and_http2_are_no_way_round() {
     let (usual, kube) = (Upstream::start().await, Upstream::start().await);
     let proxy = github(&usual, &kube, "identity = \"none\"").await.start().await;
