@@ -74,6 +74,7 @@ fn a_fifo_in_any_files_place_is_a_fault_and_no_hang() {
             "UPSTREAM_CA_FILE",
             "ASSERTION_KEY_FILE",
             "TLS_CERT_FILE",
+            "TLS_CLIENT_CA_FILE",
         ] {
             let mut env = vec![(name, path)];
             match name {
@@ -351,6 +352,18 @@ const TABLE: &[Row] = &[
         &[("TLS_CERT_FILE", "file:tls.crt")],
         &["file:tls.key"],
         &["/nowhere/key", "file:other.key", "file:users", ""],
+    ),
+    (
+        "TLS_CLIENT_CA_FILE",
+        &[("TLS_CERT_FILE", "file:tls.crt"), ("TLS_KEY_FILE", "file:tls.key")],
+        &["file:tls.crt"],
+        &["/nowhere/ca", "file:users"],
+    ),
+    (
+        "TLS_CLIENT_AUTH",
+        &[("TLS_CERT_FILE", "file:tls.crt"), ("TLS_KEY_FILE", "file:tls.key"), ("TLS_CLIENT_CA_FILE", "file:tls.crt")],
+        &["required", "optional"],
+        &["perhaps", "none"],
     ),
     ("TRUSTED_PROXIES", &[], &["10.0.0.0/8,192.0.2.7,fd00::/8"], &["10.0.0.0/33", "proxy.example.com"]),
     ("LIMIT_HEADER_BYTES", &[], &["8192", "65536"], &["8191", "64k", "-1"]),

@@ -52,6 +52,11 @@ impl Issued {
         Client::trusting(&[self]).shake_hands(HOST, stream).await
     }
 
+    /// The certificate itself, for who trusts it.
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.der.clone()
+    }
+
     /// Has the proxy show it.
     pub fn shown_by(&self, plan: Plan) -> Plan {
         plan.file("TLS_CERT_FILE", "tls.crt", &self.chain).file("TLS_KEY_FILE", "tls.key", &self.key)

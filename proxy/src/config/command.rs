@@ -110,6 +110,7 @@ fn asked(matches: &ArgMatches) -> Asked {
         method: text("ask-method").unwrap_or_else(|| "GET".to_owned()),
         path: text("ask-path").unwrap_or_else(|| "/".to_owned()),
         from: matches.get_one::<IpAddr>("ask-from").copied().unwrap_or(NOWHERE),
+        certificate: texts("ask-cert"),
         json: matches.get_flag("json"),
     }
 }
@@ -140,6 +141,10 @@ fn explain_command() -> clap::Command {
         .arg(
             arg("ask-from", "from", "ADDRESS", "The caller's address [default: 192.0.2.1, which is nobody's]")
                 .value_parser(clap::value_parser!(IpAddr)),
+        )
+        .arg(
+            arg("ask-cert", "cert", "NAME", "A name of the client certificate (CN=laptop-7, DNS=…, URI=…, EMAIL=…, any); may be given several times")
+                .action(ArgAction::Append),
         )
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("The answer as one JSON object"))
 }

@@ -31,6 +31,11 @@ impl Files {
         Self { before: in_force.contents.clone(), ..Self::default() }
     }
 
+    /// Whether a configuration is in force that these are read for once more.
+    pub(super) fn are_read_again(&self) -> bool {
+        !self.before.is_empty()
+    }
+
     /// Their paths, as configured.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.seen.keys().map(PathBuf::as_path)

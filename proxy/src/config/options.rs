@@ -253,6 +253,12 @@ options! {
         TLS_CERT_FILE: Files, Otherwise "no TLS", example "/etc/sidegate/tls.crt";
         /// The certificate's private key in PEM; as many files, in the same order, as TLS_CERT_FILE names. Reread when they change.
         TLS_KEY_FILE: Files, Otherwise "no TLS", example "/etc/sidegate/tls.key";
+        /// The authorities in PEM whose certificates clients are asked for where TLS ends here: rules may name them (`cert:CN=laptop-7`).
+        /// Reread when it changes.
+        TLS_CLIENT_CA_FILE: File, Otherwise "clients are asked for none", example "/etc/sidegate/clients-ca.pem";
+        /// With TLS_CLIENT_CA_FILE: `required` (a client without a good certificate gets no connection) or `optional` (without one it is
+        /// let in as far as rules ask for none; a bad one gets no connection).
+        TLS_CLIENT_AUTH: Word, Otherwise "required", example "optional";
         /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed. Nobody else's are.
         TRUSTED_PROXIES: List, Otherwise "nobody", example "10.0.0.0/8,192.0.2.7";
         /// Networks and addresses of load balancers whose connections begin with the PROXY protocol, version 1 or 2: each of them then

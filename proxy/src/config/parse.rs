@@ -1,6 +1,8 @@
 //! Raw words into settings; all faults at once.
 
+mod client_auth;
 mod identity;
+mod impersonation;
 pub(super) mod keys;
 pub(super) mod network;
 pub(super) mod people;
@@ -51,6 +53,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         upstreams.iter().map(|named| &named.identity).chain([&identity]).flat_map(claims_of).collect();
     let (mode, rules) = mode(reading, names, &chosen);
     let tls = keys::tls(reading);
+    let client_auth = client_auth::read(reading, &rules);
     let trusted_proxies = network::trusted_proxies(reading);
     let proxy_protocol_from = network::proxy_protocol_from(reading);
     let limits = Limits {
@@ -73,6 +76,7 @@ pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings
         admin: network.admin,
         redirect: network.redirect,
         tls,
+        client_auth,
         mode,
         rules,
         upstream: upstream?,
@@ -115,7 +119,16 @@ fn mode(reading: &mut Reading, upstreams: Vec<upstreams::Named>, chosen: &[&str]
     let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
     let sections = tokens::sections(reading);
     let tokens = sections.iter().map(|section| section.name.clone()).collect();
-    let rules = routes::read(reading, &routes::Known { provider, tokens, ignores_case, upstreams });
+    let known = routes::Known { provider, tokens, ignores_case, upstreams };
+    let rules = routes::read(reading, &known);
+    let acting = known.upstreams.iter().filter_map(|named| Some((named.name.as_str(), named.acts.as_ref()?)));
+    let acting: Vec<_> = acting.collect();
+    if enabled == Some(false) {
+        impersonation::refuse_open_mode(reading, &acting);
+    } else if let Some(kind) = known.provider {
+        let vouchers = std::iter::once(kind.as_str()).chain(known.tokens.iter().map(String::as_str));
+        impersonation::refuse_shared_names(reading, &acting, &rules, &vouchers.collect::<Vec<_>>());
+    }
     (sign_in_or_open(reading, enabled, provider, sections, &rules, chosen), rules)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::certificate::ClientCertificate;
 use super::principal::{Known, Principal};
 use super::readings::Readings;
 use super::rules::{Access, HostName, Openness, Rule, RuleId, Rules};
@@ -23,6 +24,8 @@ pub struct Ask<'a> {
     pub path: &'a Readings<'a>,
     /// The caller's address.
     pub from: IpAddr,
+    /// The certificate that the caller's own connection has shown; `None`: none, or somebody else's.
+    pub certificate: Option<&'a ClientCertificate>,
     /// The moment.
     pub now: Timestamp,
 }
@@ -210,7 +213,8 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
     if let Some(rule) = deciding.leads_elsewhere(rules) {
         return Err(Refusal { rule, why: Why::ManyUpstreams });
     }
-    let principal = who.as_ref().map(Known::principal);
+    let certificate = ask.certificate.filter(|certificate| certificate.is_valid(ask.now));
+    let principal = who.as_ref().map(|who| Principal { certificate, ..who.principal() });
     let opens = ask.path.may_be_opened();
     let verdict = |rule| verdict(rules, rule, opens, ask.now, principal.as_ref()).map_err(|why| Refusal { rule, why });
     let mut outcome = verdict(deciding.first);

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod caller;
+pub mod certificate;
 pub mod claims;
 pub mod grant;
 pub mod identity;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::certificate::ClientCertificate;
 use super::claims::Claims;
 use super::identity::Identity;
 use super::time::Timestamp;
@@ -19,6 +20,8 @@ pub struct Principal<'a> {
     pub proved_at: Option<Timestamp>,
     /// The claims that rules name.
     pub claims: &'a Claims,
+    /// The certificate that the connection has shown beside it.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 /// By what a request shows whose it is.

@@ -184,6 +184,7 @@ impl Known for Session {
             by: Proof::Session,
             proved_at,
             claims: &self.identity.claims,
+            certificate: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod headers;
 mod identity_table;
+mod impersonation;
 mod loaded;
 mod provider;
 mod store;
@@ -12,6 +13,7 @@ use std::pin::Pin;
 
 pub use headers::ReadyFields;
 pub use identity_table::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
+pub use impersonation::{Impersonated, ImpersonatedName, Impersonation, NotAPerson, PROVIDER_PLACE};
 pub use loaded::{IssuedAssertion, LoadedSession, Signed, note_every};
 pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,

@@ -30,7 +30,7 @@ pub(crate) async fn sweep(app: Arc<App>) {
 /// How often it is looked whether a backend is to be asked, or a name to be looked up.
 const TEND_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks after the backends of named upstreams; for ever.
+/// Looks after the backends of named upstreams, and the tokens that we are known by there; for ever.
 pub(crate) async fn tend_backends(app: Arc<App>) {
     loop {
         let reloaded = app.reloaded.notified();
@@ -40,7 +40,12 @@ pub(crate) async fn tend_backends(app: Arc<App>) {
             reloaded.await;
             continue;
         }
-        snapshot.destinations.iter().for_each(|destination| destination.backends.tend());
+        for destination in snapshot.destinations.iter() {
+            destination.backends.tend();
+            if let Some(token) = &destination.token {
+                token.tend();
+            }
+        }
         drop(snapshot);
         tokio::time::sleep(TEND_EVERY).await;
     }

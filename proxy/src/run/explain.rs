@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::domain::certificate::{CertificateName, ClientCertificate};
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::judge::{Ask, Refusal, Why, judge};
@@ -31,6 +32,8 @@ pub struct Asked {
     pub path: String,
     /// The caller's address.
     pub from: IpAddr,
+    /// The names of the certificate that the connection has shown, as rules write them; none: it has shown none.
+    pub certificate: Vec<String>,
     /// Whether the answer is for programs.
     pub json: bool,
 }
@@ -152,7 +155,9 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
             now.millis().saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
         )),
         claims: &identity.claims,
+        certificate: None,
     });
+    let certificate = certificate(&asked.certificate)?;
     let host = asked.host.clone().or(public_host).unwrap_or_default();
     let question = Question {
         host: &host,
@@ -160,8 +165,23 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
         method: &asked.method,
         path: path_of(&asked.path),
         from: asked.from,
+        certificate: certificate.as_ref(),
     };
     Ok(decide(&rules, &question, principal, now))
+}
+
+/// The certificate that an operator describes.
+fn certificate(names: &[String]) -> Result<Option<ClientCertificate>, WrongQuestion> {
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let read = |name: &String| {
+        CertificateName::parse(name).ok_or_else(|| {
+            WrongQuestion(format!("--cert: `{name}` is not `any`, `CN=…`, `DNS=…`, `URI=…` or `EMAIL=…`"))
+        })
+    };
+    let names = names.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(ClientCertificate::new(names, Timestamp::from_millis(u64::MAX))))
 }
 
 /// The rules and lists of a configuration.
@@ -189,6 +209,8 @@ pub(super) struct Question<'a> {
     /// Without its query.
     pub(super) path: &'a str,
     pub(super) from: IpAddr,
+    /// What the connection shows.
+    pub(super) certificate: Option<&'a ClientCertificate>,
 }
 
 /// The answer that the judgement gives.
@@ -217,7 +239,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
         };
     }
     let Question { host, forwarded_host, method, from, .. } = *asked;
-    let ask = Ask { host, forwarded_host, method, path: &path, from, now };
+    let ask = Ask { host, forwarded_host, method, path: &path, from, certificate: asked.certificate, now };
     let told = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
     match judge(rules, &ask, who) {
         Ok(permit) => Explanation {
@@ -409,9 +431,10 @@ mod tests {
                     by: Proof::Session,
                     proved_at: Some(Timestamp::from_secs(now.secs() - ago.as_secs())),
                     claims: &identity.claims,
+                    certificate: None,
                 });
                 let asked =
-                    Question { host, forwarded_host: None, method, path: path_of(&path), from: from.parse().unwrap() };
+                    Question { host, forwarded_host: None, method, path: path_of(&path), from: from.parse().unwrap(), certificate: None };
                 let explained = decide(&rules, &asked, principal, now);
                 let peer = Peer { address: SocketAddr::new(from.parse().unwrap(), 1), scheme: Scheme::Http };
                 let caller = Caller::judge(peer, &TrustedProxies::default(), std::iter::empty(), None);

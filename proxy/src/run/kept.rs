@@ -1,6 +1,7 @@
 //! Builds what requests need from settings, at the start and at a reload, and keeps what goes on over reloads.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,7 +16,7 @@ use crate::adapters::providers::{self, ProviderSettings, WayOut};
 use crate::adapters::seal::{self, Sealer};
 use crate::adapters::stores::{self, StoreSettings};
 use crate::adapters::telemetry::{DEFAULT_UPSTREAM, Metrics, RuleMetrics, StoreMetrics, UpstreamMetrics};
-use crate::adapters::upstream::{Backends, PoolSettings, Upstream, UpstreamAddress, UpstreamSettings};
+use crate::adapters::upstream::{Backends, PoolSettings, TokenFile, Upstream, UpstreamAddress, UpstreamSettings};
 use crate::domain::rules::{Openness, Rules, TokenLists};
 use crate::ports::{IdentityProvider, Sessions, StoreTerms};
 use crate::serve::app::{App, SignIn, Snapshot};
@@ -42,6 +43,8 @@ pub(crate) struct Kept {
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
     /// The backends of the other upstreams, by the name of the upstream, kept as far as their settings are the same.
     pools: Mutex<Pools>,
+    /// The tokens that we are known by at upstreams, by their files.
+    tokens: Mutex<TokenFiles>,
     /// The provider with what it has fetched, kept likewise.
     provider: Mutex<Option<KeptProvider>>,
     /// The issuers of bearer tokens with their keys, and the tokens that were verified lately, kept likewise.
@@ -51,6 +54,8 @@ pub(crate) struct Kept {
 }
 
 type Pools = BTreeMap<String, Arc<Backends<RequestBody>>>;
+
+type TokenFiles = BTreeMap<PathBuf, Arc<TokenFile>>;
 
 /// The upstreams with a name, and that of `UPSTREAM_URL` where it is told by choice.
 type NamedAndUsual = (Vec<Arc<Destination>>, Option<Arc<Destination>>);
@@ -75,6 +80,7 @@ pub(crate) struct Next {
 /// What the next reload may go on with.
 struct Built {
     pools: Pools,
+    tokens: TokenFiles,
     upstream: (UpstreamSettings, Arc<Upstream<RequestBody>>),
     /// In open mode those of before stay.
     sign_in: Option<(KeptProvider, KeptStore)>,
@@ -95,6 +101,7 @@ impl Kept {
             signing: SigningKeys::random()?,
             upstream: Mutex::new(None),
             pools: Mutex::default(),
+            tokens: Mutex::default(),
             provider: Mutex::new(None),
             bearers: Mutex::new(None),
             store: Mutex::new(None),
@@ -121,7 +128,7 @@ impl Kept {
     /// Builds the snapshot of new settings, whole; nothing of it is in force yet.
     pub(crate) fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
-        let usual = told_by_choice(&settings);
+        let (usual, chosen) = (told_by_choice(&settings), chosen_names(&settings));
         let (mut built, mut terms) = (None, None);
         let mut token_lists = TokenLists::new();
         let (openness, sign_in) = match settings.mode {
@@ -133,11 +140,12 @@ impl Kept {
                 (openness, Some(self.sign_in(*settings, audience, &mut built, &mut terms)?))
             }
         };
-        let ((named, usual), pools) = self.destinations(&settings.upstreams, usual, sign_in.as_ref())?;
+        let tokens = self.tokens(&settings.upstreams);
+        let ((named, usual), pools) = self.destinations(&settings.upstreams, usual, sign_in.as_ref(), &tokens)?;
         let bearers = sign_in.as_ref().and_then(|sign_in| sign_in.bearers.clone());
-        let built = Built { pools, upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built, bearers };
+        let built =
+            Built { pools, tokens, upstream: (settings.upstream, Arc::clone(&upstream)), sign_in: built, bearers };
         let rules = Rules::new(openness, settings.rules).with_token_lists(token_lists);
-        let chosen = chosen_names(settings.upstreams.iter().map(|named| &named.identity).chain([&settings.identity]));
         let destinations = Destinations::new(named, usual, &rules);
         let snapshot = Snapshot {
             rule_metrics: self.rule_metrics.of(&rules),
@@ -160,6 +168,7 @@ impl Kept {
         *lock(&self.upstream) = Some(built.upstream);
         *lock(&self.bearers) = built.bearers;
         *lock(&self.pools) = built.pools;
+        *lock(&self.tokens) = built.tokens;
         if let Some((provider, store)) = built.sign_in {
             if !matches!(store.0, StoreSettings::Redis(_)) {
                 self.store_metrics.shared(false);
@@ -280,6 +289,7 @@ impl Kept {
         named: &[DestinationSettings],
         usual: Option<DestinationSettings>,
         sign_in: Option<&SignIn>,
+        tokens: &TokenFiles,
     ) -> anyhow::Result<(NamedAndUsual, Pools)> {
         let mut pools = Pools::new();
         let mut one = |settings: &DestinationSettings, audience: String| -> anyhow::Result<Arc<Destination>> {
@@ -296,13 +306,17 @@ impl Kept {
             pools.insert(name.clone(), Arc::clone(&backends));
             let telling = sign_in.map(|sign_in| {
                 let assertions = sign_in.assertions.for_audience(audience);
-                Telling::new(settings.identity.clone(), settings.assertion_groups, assertions)
+                let acting = settings.acting.as_ref().map(|acting| acting.impersonation.clone());
+                Telling::new(settings.identity.clone(), settings.assertion_groups, acting, assertions)
             });
+            let token_file = settings.acting.as_ref().and_then(|acting| acting.token_file.as_ref());
             Ok(Arc::new(Destination {
                 name: name.clone(),
                 backends,
                 manner: settings.manner.clone(),
                 telling,
+                acts: settings.acting.is_some(),
+                token: token_file.and_then(|path| tokens.get(path)).cloned(),
                 counters,
             }))
         };
@@ -313,6 +327,17 @@ impl Kept {
         };
         let usual = usual.map(|settings| one(&settings, origin(&settings))).transpose()?;
         Ok(((named, usual), pools))
+    }
+
+    /// The tokens that we are known by at these upstreams; a file that is read already goes on being read.
+    fn tokens(&self, named: &[DestinationSettings]) -> TokenFiles {
+        let kept = lock(&self.tokens);
+        let mut tokens = TokenFiles::new();
+        for path in named.iter().filter_map(|settings| settings.acting.as_ref()?.token_file.as_ref()) {
+            let open = || kept.get(path).cloned().unwrap_or_else(|| TokenFile::open(path.clone()));
+            tokens.entry(path.clone()).or_insert_with(open);
+        }
+        tokens
     }
 
     fn upstream(&self, settings: &UpstreamSettings) -> anyhow::Result<Arc<Upstream<RequestBody>>> {
@@ -346,16 +371,18 @@ fn told_by_choice(settings: &Settings) -> Option<DestinationSettings> {
         remove: Vec::new(),
     };
     let (identity, assertion_groups) = (settings.identity.clone(), settings.assertion_groups);
-    Some(DestinationSettings { pool, manner, identity, assertion_groups })
+    Some(DestinationSettings { pool, manner, identity, assertion_groups, acting: None })
 }
 
-/// The names of all tables.
-fn chosen_names<'c>(choices: impl Iterator<Item = &'c IdentityChoice>) -> ChosenNames {
+/// The names of all tables, and those of impersonation where an upstream acts as people.
+fn chosen_names(settings: &Settings) -> ChosenNames {
+    let choices = settings.upstreams.iter().map(|named| &named.identity).chain([&settings.identity]);
+    let impersonation = settings.upstreams.iter().any(|named| named.acting.is_some());
     let fields = choices.flat_map(|choice| match choice {
         IdentityChoice::Table(table) => table.fields.as_slice(),
         IdentityChoice::Usual | IdentityChoice::Nothing => &[],
     });
-    ChosenNames::new(fields.map(|field| &field.name), false)
+    ChosenNames::new(fields.map(|field| &field.name), impersonation)
 }
 
 fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::adapters::telemetry::Clean;
+use crate::domain::certificate::{ANY, CertificateName, ClientCertificate};
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::principal::{Known as _, Principal, Proof};
@@ -104,6 +105,7 @@ struct Line {
     groups: Option<String>,
     claims: Option<String>,
     signed_in_at: Option<String>,
+    certificate: Option<String>,
     client: Option<IpAddr>,
     timestamp: Option<String>,
 }
@@ -204,12 +206,17 @@ impl Findings {
             None if identity.is_none() => Proof::Session,
             Some(_) | None => return None,
         };
+        let certificate = match &line.certificate {
+            Some(names) => Some(certificate(names)?),
+            None => None,
+        };
         let principal = identity.as_ref().map(|(provider, identity)| Principal {
             identity,
             provider,
             by,
             proved_at: line.signed_in_at.as_deref().and_then(Timestamp::parse),
             claims: &identity.claims,
+            certificate: certificate.as_ref(),
         });
         let who = principal.as_ref().map(Who::of).unwrap_or_default();
         let Some(path) = &line.path else {
@@ -229,6 +236,7 @@ impl Findings {
             method,
             path: whole(path).filter(|path| path.starts_with('/') || *path == "*")?,
             from: line.client?,
+            certificate: certificate.as_ref(),
         };
         self.decisions += 1;
         let principal = principal.filter(|who| self.vouches_for(who));
@@ -343,6 +351,14 @@ impl Findings {
 /// A text of the log, where it is the whole text: one that was cut or escaped there is not what it stands for.
 fn whole(text: &str) -> Option<&str> {
     (!text.ends_with('\u{2026}') && !text.contains('\\')).then_some(text)
+}
+
+/// The certificate that a line tells of.
+fn certificate(names: &str) -> Option<ClientCertificate> {
+    let names: Vec<String> = serde_json::from_str(names).ok()?;
+    let names = names.iter().filter(|name| *name != ANY).map(|name| CertificateName::parse(name));
+    // Lines tell of none that had ended.
+    Some(ClientCertificate::new(names.collect::<Option<Vec<_>>>()?, Timestamp::from_millis(u64::MAX)))
 }
 
 impl Line {
@@ -527,6 +543,7 @@ mod tests {
                 by: Proof::Session,
                 proved_at: None,
                 claims: &zoe.claims,
+                certificate: None,
             };
             found.session(&rules(), &principal);
         }

@@ -8,11 +8,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::certs::{Certificates, PemFiles};
+use crate::adapters::certs::Certificates;
 use crate::adapters::machine;
 use crate::adapters::providers::bearer::BearerSettings;
 use crate::adapters::telemetry::{Clean, LogSettings, Metrics, audit};
@@ -105,7 +104,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         admin: admin_listener.local_addr()?,
         redirect: redirect_listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
-    let certificates = load_certificates(&settings.tls)?;
+    let certificates = load_certificates(&settings)?;
     let fixed = Fixed::of(&settings);
     tell_what_is_served(&settings);
     let memory = memory(&settings.limits);
@@ -231,11 +230,11 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// `None`: TLS does not end here.
-fn load_certificates(files: &[PemFiles]) -> anyhow::Result<Option<Arc<Certificates>>> {
-    if files.is_empty() {
+fn load_certificates(settings: &Settings) -> anyhow::Result<Option<Arc<Certificates>>> {
+    if settings.tls.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Certificates::load(files, clock::now())?)))
+    Ok(Some(Arc::new(Certificates::load(&settings.tls, settings.client_auth.as_ref(), clock::now())?)))
 }
 
 /// Builds everything that a start builds and that needs nobody else, and throws it away: so `sidegate check` passes nothing that a start
@@ -244,7 +243,7 @@ fn load_certificates(files: &[PemFiles]) -> anyhow::Result<Option<Arc<Certificat
 /// # Errors
 /// What would keep it from starting.
 pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
-    load_certificates(&settings.tls)?;
+    load_certificates(&settings)?;
     Kept::start(settings, Arc::new(Metrics::new(CODES, CODES))).map(drop)
 }
 
@@ -271,7 +270,9 @@ impl Running {
     /// All or nothing: everything is built before anything is swapped.
     fn try_reload(&self, settings: Settings) -> anyhow::Result<()> {
         let shown = match (&self.certificates, settings.tls.as_slice()) {
-            (Some(certificates), files @ [_, ..]) => Some((certificates, certificates.prepare(files)?)),
+            (Some(certificates), files @ [_, ..]) => {
+                Some((certificates, certificates.prepare(files, settings.client_auth.as_ref())?))
+            }
             (Some(_), []) | (None, _) => None,
         };
         let stays = self.what_stays(&settings);
@@ -360,10 +361,7 @@ impl Running {
     ) -> impl Future<Output = ()> + Send + 'static {
         let acceptor = Acceptor {
             app: Arc::clone(&self.app),
-            tls: self
-                .certificates
-                .as_ref()
-                .map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config()))),
+            tls: self.certificates.clone(),
             connections: self.connections.clone(),
             drain: self.drain.clone(),
             room: Arc::new(Semaphore::new(places)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::adapters::telemetry::UpstreamCounters;
-use crate::adapters::upstream::Backends;
+use crate::adapters::upstream::{Backends, TokenFile};
 use crate::domain::rules::{RuleId, Rules};
 use crate::serve::body::RequestBody;
 use crate::serve::telling::Telling;
@@ -19,6 +19,10 @@ pub(crate) struct Destination {
     pub(crate) manner: Manner,
     /// `None` in open mode, where nobody is known.
     pub(crate) telling: Option<Telling>,
+    /// Whether it acts as people, so that nothing goes there on behalf of nobody.
+    pub(crate) acts: bool,
+    /// The token that we are known by there.
+    pub(crate) token: Option<Arc<TokenFile>>,
     pub(crate) counters: UpstreamCounters,
 }
 
@@ -52,7 +56,8 @@ impl Destination {
 
     /// What is wrong with it, a line each.
     pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
-        self.backends.troubles().into_iter().map(|why| format!("upstream {}: {why}", self.name))
+        let token = self.token.as_ref().and_then(|token| token.trouble());
+        self.backends.troubles().into_iter().chain(token).map(|why| format!("upstream {}: {why}", self.name))
     }
 }
 

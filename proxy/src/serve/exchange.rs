@@ -7,6 +7,7 @@ use http::request::Parts;
 
 use crate::adapters::telemetry::audit::Origin;
 use crate::domain::caller::Caller;
+use crate::domain::certificate::ClientCertificate;
 use crate::domain::time::Timestamp;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::{App, Snapshot};
@@ -18,6 +19,8 @@ pub(crate) struct Exchange {
     /// Whether it asks for another protocol: noted at once, since that header ends at this hop.
     pub(crate) upgrades: bool,
     pub(crate) caller: Caller,
+    /// The certificate that the caller has shown on this connection; `None`: none, or it is that of a proxy in front.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
     pub(crate) now: Timestamp,
     pub(crate) trace: Trace,
     pub(crate) app: Arc<App>,

@@ -8,6 +8,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::domain::caller::Peer;
+use crate::domain::certificate::ClientCertificate;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
 use crate::serve::answer::rejection::{Asker, Rejection};
@@ -70,10 +71,11 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
 pub(crate) fn handle(
     app: Arc<App>,
     peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
     request: Request<Incoming>,
     in_flight: InFlight,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    let (mut exchange, body) = begin(app, peer, request);
+    let (mut exchange, body) = begin(app, peer, certificate, request);
     // What another proxy asks about may have another method.
     let is_head = exchange.head.method == Method::HEAD;
     async move {
@@ -87,13 +89,20 @@ pub(crate) fn handle(
     }
 }
 
-fn begin(app: Arc<App>, peer: Peer, request: Request<Incoming>) -> (Exchange, Incoming) {
+fn begin(
+    app: Arc<App>,
+    peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
+    request: Request<Incoming>,
+) -> (Exchange, Incoming) {
     let (mut head, body) = request.into_parts();
     let snapshot = app.snapshot();
     let caller = headers::caller(&head.headers, peer, &snapshot.trusted_proxies);
     let trace = Trace::of(&mut head.headers);
     let upgrades = head.headers.contains_key(UPGRADE);
-    (Exchange { head, upgrades, caller, now: clock::now(), trace, app, snapshot }, body)
+    // A proxy in front shows its own certificate, and not that of whom it speaks for.
+    let certificate = certificate.filter(|_| !caller.trusted);
+    (Exchange { head, upgrades, caller, certificate, now: clock::now(), trace, app, snapshot }, body)
 }
 
 /// The answer to `HEAD`: the head that `GET` would get (RFC 9110 §9.3.2). HTTP/2 knows no other end of it than that of the stream.

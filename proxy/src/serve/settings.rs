@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
-use crate::adapters::certs::PemFiles;
+use crate::adapters::certs::{ClientAuth, PemFiles};
 use crate::adapters::providers::bearer::BearerSettings;
 use crate::adapters::providers::{ProviderSettings, WayOut};
 use crate::adapters::stores::StoreSettings;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub redirect: Option<SocketAddr>,
     /// `TLS_CERT_FILE` and `TLS_KEY_FILE`; empty: TLS does not end here.
     pub tls: Vec<PemFiles>,
+    /// `TLS_CLIENT_CA_FILE` and `TLS_CLIENT_AUTH`: which certificates clients are asked for; `None`: none.
+    pub client_auth: Option<ClientAuth>,
     /// Whether people sign in, and how.
     pub mode: Mode,
     /// `[[routes]]`, in the order of the file.

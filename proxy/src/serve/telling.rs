@@ -1,13 +1,16 @@
 //! Who somebody is, as one upstream is told: the usual fields, those of a table, or nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::HeaderName;
 
 use crate::adapters::assertion::{Assertions, REUSE, SigningFailed};
+use crate::adapters::telemetry::Clean;
 use crate::domain::identity::Identified as _;
 use crate::domain::time::Timestamp;
-use crate::ports::{LoadedSession, ReadyFields, Told};
+use crate::ports::{Impersonated, Impersonation, LoadedSession, NotAPerson, ReadyFields, Told};
 use crate::serve::upstream_settings::IdentityChoice;
 
 /// The name of the assertion among the usual fields.
@@ -18,12 +21,32 @@ pub(crate) struct Telling {
     choice: IdentityChoice,
     /// Whether the assertion names groups.
     groups: bool,
+    /// How the upstream acts as people.
+    acting: Option<Impersonation>,
     assertions: Assertions,
+    /// When a group was last said to be left out, in milliseconds.
+    complained: AtomicU64,
+}
+
+/// It is written to the log so often at most that an upstream is not told of a group.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
+
+/// Why an upstream cannot be told of somebody.
+pub(crate) enum Untold {
+    /// The assertion could not be signed.
+    Unsigned(SigningFailed),
+    /// It can act as nobody of that name.
+    NotAPerson(NotAPerson),
 }
 
 impl Telling {
-    pub(crate) const fn new(choice: IdentityChoice, groups: bool, assertions: Assertions) -> Self {
-        Self { choice, groups, assertions }
+    pub(crate) const fn new(
+        choice: IdentityChoice,
+        groups: bool,
+        acting: Option<Impersonation>,
+        assertions: Assertions,
+    ) -> Self {
+        Self { choice, groups, acting, assertions, complained: AtomicU64::new(0) }
     }
 
     /// Whether the session's own ready fields are told as well.
@@ -32,9 +55,10 @@ impl Telling {
     }
 
     /// What is told of a session, ready-made: kept with it, and made anew once a minute where an assertion is among it.
-    pub(crate) fn tell(&self, session: &LoadedSession, now: Timestamp) -> Result<Option<Arc<Told>>, SigningFailed> {
+    pub(crate) fn tell(&self, session: &LoadedSession, now: Timestamp) -> Result<Option<Arc<Told>>, Untold> {
         let has_assertion = match &self.choice {
-            IdentityChoice::Nothing => return Ok(None),
+            IdentityChoice::Nothing if self.acting.is_none() => return Ok(None),
+            IdentityChoice::Nothing => false,
             IdentityChoice::Usual => true,
             IdentityChoice::Table(table) => table.has_assertion(),
         };
@@ -49,15 +73,38 @@ impl Telling {
             IdentityChoice::Table(table) => table.groups(identity),
             IdentityChoice::Usual | IdentityChoice::Nothing => identity.groups.clone(),
         };
-        let assertion = has_assertion.then(|| self.assertions.sign(session, now, &groups)).transpose()?;
-        let fields = match &self.choice {
+        let assertion =
+            has_assertion.then(|| self.assertions.sign(session, now, &groups)).transpose().map_err(Untold::Unsigned)?;
+        let mut fields = match &self.choice {
             IdentityChoice::Table(table) => table.tell(identity, session.provider(), assertion.as_ref()),
             IdentityChoice::Usual | IdentityChoice::Nothing => {
                 assertion.into_iter().map(|value| (X_SIDEGATE_ASSERTION.clone(), value)).collect()
             }
         };
+        if let Some(acting) = &self.acting {
+            let Impersonated { fields: more, left_out } =
+                acting.tell(identity, session.provider()).map_err(Untold::NotAPerson)?;
+            fields.extend(more);
+            self.complain(&left_out, identity.principal(), now);
+        }
         let told = Arc::new(Told { by, at: now, fields: ReadyFields::new(&fields) });
         session.tellings().keep(&told);
         Ok(Some(told))
+    }
+
+    /// Says that groups are left out, once a minute at most.
+    fn complain(&self, left_out: &[(String, NotAPerson)], who: &str, now: Timestamp) {
+        let Some((group, why)) = left_out.first() else { return };
+        let last = self.complained.load(Ordering::Relaxed);
+        let is_due = last == 0 || now.since(Timestamp::from_millis(last)) >= COMPLAINT_EVERY;
+        if is_due
+            && self.complained.compare_exchange(last, now.millis().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let (user, group, groups) = (Clean(who), Clean(group), left_out.len());
+            tracing::warn!(
+                upstream = self.assertions.audience(), %user, %group, groups,
+                "a group of somebody's is left out where the upstream acts as them: {why}; such groups are named once a minute at most"
+            );
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! What this floor needs to know of upstreams: types that `config` builds, all of it checked.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
 use crate::adapters::upstream::PoolSettings;
-use crate::ports::IdentityTable;
+use crate::ports::{IdentityTable, Impersonation};
 
 /// One of `[[upstreams]]`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,17 @@ pub struct DestinationSettings {
     pub identity: IdentityChoice,
     /// Whether its assertions name groups.
     pub assertion_groups: bool,
+    /// How it acts as people; `None`: it does not.
+    pub acting: Option<ActingSettings>,
+}
+
+/// How an upstream acts as people, and by what it knows us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActingSettings {
+    /// How they are named there.
+    pub impersonation: Impersonation,
+    /// `token_file`: the token that we are known by; `None`: our certificate does it.
+    pub token_file: Option<PathBuf>,
 }
 
 /// How requests go to an upstream, and what of its answers is changed.

@@ -103,6 +103,12 @@ impl Assertions {
         }
     }
 
+    /// Whom they are for.
+    #[must_use]
+    pub fn audience(&self) -> &str {
+        &self.audience
+    }
+
     /// The session's assertion as a header value, signed at most once a minute. Requests that race may each sign one.
     ///
     /// # Errors

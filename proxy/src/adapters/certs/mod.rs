@@ -1,32 +1,47 @@
 //! Certificate files into a TLS config, and again when they change.
 
+mod subject;
 mod validity;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoClientAuth, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use tracing::warn;
 use zeroize::Zeroizing;
 
+pub use self::subject::client_certificate;
 use self::validity::Validity;
 use crate::domain::time::Timestamp;
 
-/// The certificates that clients are shown, and the TLS config that shows them: one config for the life of the process, so that
-/// session tickets stay good over a reload.
+/// The certificates that clients are shown, and the TLS config that shows them: while clients are asked for no certificate, one config for
+/// the life of the process, so that session tickets stay good over a reload.
 pub struct Certificates {
     shown: Arc<Shown>,
-    config: Arc<ServerConfig>,
+    config: ArcSwap<ServerConfig>,
+    asked: ArcSwapOption<ClientAuth>,
+}
+
+/// Which certificates clients are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// `TLS_CLIENT_CA_FILE`: who may have signed them.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// `TLS_CLIENT_AUTH`: whether a client without one is refused.
+    pub required: bool,
 }
 
 /// Why certificate and key cannot be used.
@@ -73,6 +88,9 @@ pub enum CertError {
         /// The certificates' file.
         chain: PathBuf,
     },
+    /// Clients cannot be asked for certificates.
+    #[error("clients cannot be asked for certificates: {0}")]
+    ClientRoots(String),
     /// The TLS library refused.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
@@ -92,25 +110,23 @@ pub struct PemFiles {
 }
 
 /// Certificates that were read and can be shown; nobody is shown them yet.
-pub struct Next(Vec<Pair>);
+pub struct Next {
+    pairs: Vec<Pair>,
+    /// With what clients are asked for, where that is another one.
+    config: Option<(Arc<ServerConfig>, Option<Arc<ClientAuth>>)>,
+}
 
 impl Certificates {
     /// Reads certificates and keys, and warns where a certificate is not valid at `now` or will soon not be. A client is shown the first
-    /// one that is for the name it asks for (SNI), else the first.
+    /// one that is for the name it asks for (SNI), else the first. `asked`: which certificates clients are asked for.
     ///
     /// # Errors
     /// [`CertError`], naming the file and what is wrong with it.
-    pub fn load(files: &[PemFiles], now: Timestamp) -> Result<Self, CertError> {
+    pub fn load(files: &[PemFiles], asked: Option<&ClientAuth>, now: Timestamp) -> Result<Self, CertError> {
         let provider = Arc::new(default_provider());
         let shown = Arc::new(Shown(ArcSwap::from_pointee(Pair::read_all(files, &provider)?)));
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = Ticketer::new()?;
-
-        let certificates = Self { shown, config: Arc::new(config) };
+        let config = ArcSwap::from_pointee(server_config(provider, &shown, asked)?);
+        let certificates = Self { shown, config, asked: ArcSwapOption::from_pointee(asked.cloned()) };
         certificates.warn(now);
         Ok(certificates)
     }
@@ -119,20 +135,31 @@ impl Certificates {
     ///
     /// # Errors
     /// [`CertError`] as for [`Certificates::load`].
-    pub fn prepare(&self, files: &[PemFiles]) -> Result<Next, CertError> {
-        Pair::read_all(files, self.config.crypto_provider()).map(Next)
+    pub fn prepare(&self, files: &[PemFiles], asked: Option<&ClientAuth>) -> Result<Next, CertError> {
+        let provider = Arc::clone(self.config.load().crypto_provider());
+        let pairs = Pair::read_all(files, &provider)?;
+        let config = if self.asked.load().as_deref() == asked {
+            None
+        } else {
+            Some((Arc::new(server_config(provider, &self.shown, asked)?), asked.cloned().map(Arc::new)))
+        };
+        Ok(Next { pairs, config })
     }
 
-    /// From now on new connections are shown `next`.
+    /// From now on new connections are shown `next`, and asked for what goes with it.
     pub fn show(&self, next: Next, now: Timestamp) {
-        self.shown.0.store(Arc::new(next.0));
+        self.shown.0.store(Arc::new(next.pairs));
+        if let Some((config, asked)) = next.config {
+            self.config.store(config);
+            self.asked.store(asked);
+        }
         self.warn(now);
     }
 
     /// The config to accept TLS connections with: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
     #[must_use]
-    pub const fn server_config(&self) -> &Arc<ServerConfig> {
-        &self.config
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        self.config.load_full()
     }
 
     /// When the first of the certificates ends, in seconds since the Unix epoch.
@@ -160,6 +187,36 @@ impl Certificates {
             }
         }
     }
+}
+
+fn server_config(
+    provider: Arc<CryptoProvider>,
+    shown: &Arc<Shown>,
+    asked: Option<&ClientAuth>,
+) -> Result<ServerConfig, CertError> {
+    let verifier: Arc<dyn ClientCertVerifier> = match asked {
+        None => Arc::new(NoClientAuth),
+        Some(ClientAuth { roots, required }) => {
+            let mut trusted = RootCertStore::empty();
+            roots.iter().try_for_each(|root| trusted.add(root.clone()))?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), Arc::clone(&provider));
+            let verifier = if *required { verifier } else { verifier.allow_unauthenticated() };
+            verifier.build().map_err(|error| CertError::ClientRoots(error.to_string()))?
+        }
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::clone(shown) as Arc<dyn ResolvesServerCert>);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if asked.is_some() {
+        // A session that is resumed brings the certificate of back then, whoever is trusted now: each connection shows it anew.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = Ticketer::new()?;
+    }
+    Ok(config)
 }
 
 fn seconds(time: Timestamp) -> i64 {
@@ -371,7 +428,7 @@ mod tests {
         }
 
         fn load(&self) -> Result<Certificates, CertError> {
-            Certificates::load(&[self.pem()], NOW)
+            Certificates::load(&[self.pem()], None, NOW)
         }
 
         fn fault(&self) -> String {
@@ -394,7 +451,7 @@ mod tests {
         name: &'static str,
     ) -> rustls::ClientConnection {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(certificates.server_config()));
+        let acceptor = tokio_rustls::TlsAcceptor::from(certificates.server_config());
         let server = async {
             let mut stream = acceptor.accept(far).await.unwrap();
             stream.write_all(b"x").await.unwrap();
@@ -427,12 +484,12 @@ mod tests {
 
         let (chain, key) = issued("two.example");
         files.write(&chain.pem(), &key.serialize_pem());
-        certificates.show(certificates.prepare(&[files.pem()]).unwrap(), NOW);
+        certificates.show(certificates.prepare(&[files.pem()], None).unwrap(), NOW);
         let connection = connect(&certificates, trusting(chain.der(), &[b"http/1.1"]), "two.example").await;
         assert_eq!(connection.alpn_protocol(), Some(b"http/1.1".as_slice()));
 
         files.write("", "");
-        assert!(certificates.prepare(&[files.pem()]).is_err());
+        assert!(certificates.prepare(&[files.pem()], None).is_err());
         connect(&certificates, trusting(chain.der(), &[]), "two.example").await;
     }
 
@@ -446,7 +503,7 @@ mod tests {
             roots.push(chain.der().clone());
         }
         let all = [one.pem(), two.pem(), wild.pem()];
-        let certificates = Certificates::load(&all, NOW).unwrap();
+        let certificates = Certificates::load(&all, None, NOW).unwrap();
         let shown = async |certificates: &Certificates, root: usize, name: &'static str| {
             let connection = connect(certificates, trusting(&roots[root], &[]), name).await;
             connection.peer_certificates().unwrap()[0] == roots[root]
@@ -454,7 +511,7 @@ mod tests {
         assert!(shown(&certificates, 0, "one.example").await);
         assert!(shown(&certificates, 1, "two.example").await);
         assert!(shown(&certificates, 2, "a.two.example").await);
-        certificates.show(certificates.prepare(&[two.pem(), one.pem()]).unwrap(), NOW);
+        certificates.show(certificates.prepare(&[two.pem(), one.pem()], None).unwrap(), NOW);
         assert!(shown(&certificates, 0, "one.example").await);
         assert!(shown(&certificates, 1, "two.example").await);
         let late = Timestamp::from_secs(2_556_144_001);
@@ -525,7 +582,7 @@ mod tests {
     fn an_expired_certificate_is_used_and_told() {
         let files = Files::new();
         let late = Timestamp::from_secs(2_556_144_001);
-        let certificates = Certificates::load(&[files.pem()], late).unwrap();
+        let certificates = Certificates::load(&[files.pem()], None, late).unwrap();
         assert_eq!(certificates.troubles(late), ["expired on 2051-01-01T00:00:00Z"]);
         assert!(certificates.troubles(NOW).is_empty());
         assert_eq!(certificates.not_after(), 2_556_144_000);

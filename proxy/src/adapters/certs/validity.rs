@@ -59,7 +59,7 @@ fn date(secs: i64) -> String {
 }
 
 /// Takes one DER element with this tag off the front of `input`: its content, and what follows it.
-fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = input.split_first()?;
     let (&short, rest) = rest.split_first()?;
     if found != tag {

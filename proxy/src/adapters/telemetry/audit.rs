@@ -180,6 +180,7 @@ fn decision(
         email = identity.and_then(|identity| identity.email.as_ref()).map(|email| display(Clean(email.as_str()))),
         groups = identity.map(|identity| &identity.groups).filter(|groups| !groups.is_empty()).map(ascii_json),
         claims = who.map(|who| who.claims).filter(|claims| !claims.is_empty()).map(ascii_json),
+        certificate = who.and_then(|who| who.certificate).map(|certificate| ascii_json(certificate.names())),
         signed_in_at = who.and_then(|who| who.proved_at).map(Timestamp::rfc3339),
         client = %origin.client,
         request_id = %Clean(origin.request_id),
@@ -202,7 +203,7 @@ pub fn token_refused(outcome: &'static str, reason: &str, origin: Origin<'_>) {
 }
 
 /// JSON of visible ASCII only, which says the same: it can be printed as it is.
-fn ascii_json(value: &impl serde::Serialize) -> String {
+fn ascii_json(value: &(impl serde::Serialize + ?Sized)) -> String {
     let json = serde_json::to_string(value).unwrap_or_default();
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -281,8 +282,14 @@ mod tests {
     #[test]
     fn operators_find_the_lines_they_search_for() {
         let ann = ann();
-        let principal =
-            Principal { identity: &ann, provider: "github", by: Proof::Session, proved_at: None, claims: &ann.claims };
+        let principal = Principal {
+            identity: &ann,
+            provider: "github",
+            by: Proof::Session,
+            proved_at: None,
+            claims: &ann.claims,
+            certificate: None,
+        };
         let lines = logged("info", || {
             enabled(ProviderKind::Github);
             token_exchange_failed(ProviderKind::Github, "bad_verification_code", ORIGIN);
@@ -315,6 +322,7 @@ mod tests {
             by: Proof::Bearer,
             proved_at: Some(Timestamp::from_secs(0)),
             claims: &ann.claims,
+            certificate: None,
         };
         let asked = Asked { host: "a.example", forwarded_host: None, method: "GET", path: "/x\u{1b}" };
         let by = Verdict { rule: "admin", reason: "because" };

@@ -15,6 +15,7 @@ mod lookup;
 mod pool;
 mod shared;
 mod shelf;
+mod token_file;
 mod upload;
 
 use std::io;
@@ -31,6 +32,7 @@ pub use backends::{Backend, Backends, PoolSettings};
 pub use connect::ConnectError;
 pub use head::{Fields, RequestFraming, RequestHead};
 pub use pool::{Lease, NoConnection, Upstream};
+pub use token_file::{TokenFile, authorization};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 

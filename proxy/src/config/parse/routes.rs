@@ -131,6 +131,13 @@ impl<'k> One<'_, 'k> {
                 );
             }
         }
+        if let (Access::Public, Some(named)) = (&access, upstream.filter(|named| named.acts.is_some())) {
+            let problem = format!(
+                "is `public` and leads to the upstream `{}`, which acts as the person: nobody has to be known here",
+                named.name
+            );
+            self.fault("allow", access_line, problem, Some("allow = \"signed-in\""));
+        }
         self.unknown_keys(&table);
         let rule = Rule {
             access,

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::sign::CertifiedKey;
 
 use super::identity;
+use super::impersonation::{self, Acts};
 use super::keys;
 use super::network::{self, Listeners};
 use crate::adapters::certs::ClientIdentity;
@@ -23,7 +24,7 @@ use crate::config::words;
 use crate::serve::settings::Timeouts;
 use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice, Manner};
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 22] = [
     "name",
     "urls",
     "strip_prefix",
@@ -42,6 +43,10 @@ const KEYS: [&str; 18] = [
     "response_headers",
     "identity",
     "assertion_groups",
+    "impersonate",
+    "impersonate_user",
+    "prefix",
+    "token_file",
 ];
 
 /// The longest name of an upstream, in bytes: it stands in every metric, and in assertions.
@@ -59,6 +64,8 @@ pub(super) struct Usual {
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) ignores_case: bool,
+    /// How it acts as people.
+    pub(super) acts: Option<Acts>,
 }
 
 /// The upstreams, in the file's order. Whatever is wrong with them is a fault. Names are known even where something else is wrong.
@@ -72,7 +79,7 @@ pub(super) fn read(
     for table in tables {
         let before = reading.faults.len();
         let mut one = One { path: &path, line: table.line, reading };
-        let section = one.section(table, usual, own);
+        let (section, acts) = one.section(table, usual, own);
         if let Some((line, _)) = all.iter().find(|(_, other)| other.pool.name == section.pool.name) {
             let problem = format!("is also the name of the upstream in line {line}: each has its own");
             one.fault("name", one.line, problem, None);
@@ -81,7 +88,8 @@ pub(super) fn read(
         if reading.faults.len() == before {
             reading.effective.push(print(&section, line));
         }
-        names.push(Named { name: section.pool.name.clone(), ignores_case: section.manner.ignores_case });
+        let ignores_case = section.manner.ignores_case;
+        names.push(Named { name: section.pool.name.clone(), ignores_case, acts });
         all.push((line, section));
     }
     (names, all.into_iter().map(|(_, section)| section).collect())
@@ -89,7 +97,7 @@ pub(super) fn read(
 
 /// A section in one line, with where it stands.
 fn print(section: &DestinationSettings, line: usize) -> String {
-    let DestinationSettings { pool, manner, identity, assertion_groups } = section;
+    let DestinationSettings { pool, manner, identity, assertion_groups, acting } = section;
     let urls: Vec<String> = pool.urls.iter().map(|url| url.address.origin()).collect();
     let mut parts = vec![format!("upstream {}:", pool.name), format!("urls [{}]", urls.join(", "))];
     if let Some(prefix) = &manner.strip_prefix {
@@ -132,6 +140,7 @@ fn print(section: &DestinationSettings, line: usize) -> String {
     if !assertion_groups {
         parts.push("assertion_groups false".to_owned());
     }
+    parts.extend(acting.as_ref().map(impersonation::print));
     format!("{}  (line {line})", parts.join(" "))
 }
 
@@ -152,7 +161,12 @@ impl One<'_> {
         self.reading.faults.push(Fault { name, problem: problem.into(), example: example.map(str::to_owned) });
     }
 
-    fn section(&mut self, mut table: Table, usual: &Usual, own: Option<&Listeners>) -> DestinationSettings {
+    fn section(
+        &mut self,
+        mut table: Table,
+        usual: &Usual,
+        own: Option<&Listeners>,
+    ) -> (DestinationSettings, Option<Acts>) {
         let table = &mut table;
         let name = self.name(table).unwrap_or_default();
         let addresses = self.urls(table, own);
@@ -168,8 +182,12 @@ impl One<'_> {
             None => IdentityChoice::default(),
         };
         let assertion_groups = self.switch(table, "assertion_groups").unwrap_or(true);
+        let around = impersonation::Around { urls: &urls, identity: &identity };
+        let place = impersonation::Place { path: self.path, line: self.line };
+        let (acting, acts) = impersonation::read(self.reading, place, table, &around).unzip();
         self.unknown_keys(table);
-        DestinationSettings { pool: PoolSettings { name, urls, health }, manner, identity, assertion_groups }
+        let pool = PoolSettings { name, urls, health };
+        (DestinationSettings { pool, manner, identity, assertion_groups, acting }, acts)
     }
 
     fn name(&mut self, table: &mut Table) -> Option<String> {

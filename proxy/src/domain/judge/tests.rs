@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::certificate::CertificateName;
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::policy::{AllowLists, AllowedGroups, AllowedUsers};
@@ -27,6 +28,7 @@ impl Known for Someone {
             by: Proof::Session,
             proved_at: self.proved.map(|ago| Timestamp::from_secs(NOW.secs() - ago)),
             claims: &self.claims,
+            certificate: None,
         }
     }
 }
@@ -126,7 +128,8 @@ fn app() -> Rules {
 fn say(rules: &Rules, who: &str, host: &str, method: &str, raw: &str, from: &str) -> String {
     let path = Readings::of(raw).unwrap();
     let (host, forwarded_host) = host.split_once('+').map_or((host, None), |(host, other)| (host, Some(other)));
-    let ask = Ask { host, forwarded_host, method, path: &path, from: from.parse().unwrap(), now: NOW };
+    let ask =
+        Ask { host, forwarded_host, method, path: &path, from: from.parse().unwrap(), certificate: None, now: NOW };
     match judge(rules, &ask, person(who)) {
         Ok(permit) => {
             let whose = if permit.session().is_some() { "as" } else { "no" };
@@ -471,6 +474,60 @@ fn some_path() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..7).prop_map(|pieces| format!("/{}", pieces.concat()))
 }
 
+fn requires(entries: &[&str], rule: Rule) -> Rule {
+    Rule { require: entries.iter().map(|entry| Entry::parse(entry).unwrap()).collect(), ..rule }
+}
+
+#[test]
+fn a_certificate_counts_beside_somebody_who_is_known_and_while_it_lasts() {
+    let rules = Rules::new(
+        lists(),
+        vec![
+            requires(&["cert:CN=laptop-7"], rule("lab", "/lab/**", Access::SignedIn)),
+            rule("by", "/by/**", people(&["cert:DNS=laptop-7.example.com", "id:id-fin"])),
+            requires(&["cert:any"], rule("any", "/any/**", Access::SignedIn)),
+        ],
+    );
+    let shown = |names: &[&str], ends: u64| {
+        let names: Vec<_> = names.iter().map(|name| CertificateName::parse(name).unwrap()).collect();
+        ClientCertificate::new(names, Timestamp::from_secs(ends))
+    };
+    let seven = shown(&["CN=laptop-7", "DNS=laptop-7.example.com"], NOW.secs());
+    let ended = shown(&["CN=laptop-7", "DNS=laptop-7.example.com"], NOW.secs() - 1);
+    // Another kind of name, and one that begins like it.
+    let other = shown(&["DNS=laptop-7", "CN=laptop-7.example.com", "CN=laptop-77"], NOW.secs());
+    for (who, certificate, path, outcome) in [
+        ("zoe", Some(&seven), "/lab/x", Ok(Because::SignedIn)),
+        ("zoe", Some(&seven), "/by/x", Ok(Because::Named)),
+        ("zoe", Some(&seven), "/any/x", Ok(Because::SignedIn)),
+        ("-", Some(&seven), "/lab/x", Err(Why::Unauthenticated)),
+        ("-", Some(&seven), "/by/x", Err(Why::Unauthenticated)),
+        ("zoe", None, "/lab/x", Err(Why::Lacks("cert:CN=laptop-7".to_owned()))),
+        ("zoe", None, "/by/x", Err(Why::NotNamed)),
+        ("zoe", None, "/any/x", Err(Why::Lacks("cert:any".to_owned()))),
+        ("fin", None, "/by/x", Ok(Because::Named)),
+        ("zoe", Some(&ended), "/lab/x", Err(Why::Lacks("cert:CN=laptop-7".to_owned()))),
+        ("zoe", Some(&ended), "/by/x", Err(Why::NotNamed)),
+        ("zoe", Some(&other), "/lab/x", Err(Why::Lacks("cert:CN=laptop-7".to_owned()))),
+        ("zoe", Some(&other), "/by/x", Err(Why::NotNamed)),
+        ("zoe", Some(&other), "/any/x", Ok(Because::SignedIn)),
+    ] {
+        let path = Readings::of(path).unwrap();
+        let from = [10, 0, 0, 1].into();
+        let ask = Ask { host: "", forwarded_host: None, method: "GET", path: &path, from, certificate, now: NOW };
+        let found = judge(&rules, &ask, person(who)).map(|permit| permit.because()).map_err(|refusal| refusal.why);
+        assert_eq!(found, outcome, "{who} {certificate:?} {}", path.as_written());
+    }
+    // A session begins for whom a rule could let in over this very connection.
+    let zoe = person("zoe").unwrap();
+    let only = |rule: Rule| Rules::new(lists(), vec![rule]);
+    for rules in [only(rules.iter().next().unwrap().clone()), only(rules.iter().nth(1).unwrap().clone())] {
+        for (certificate, begins) in [(Some(&seven), true), (Some(&other), false), (None, false)] {
+            assert_eq!(rules.could_let_in(&Principal { certificate, ..zoe.principal() }), begins, "{certificate:?}");
+        }
+    }
+}
+
 fn some_person() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["-", "ann", "ops", "fin", "old", "new", "unproved", "zoe"])
 }
@@ -488,7 +545,7 @@ proptest! {
         who in some_person(),
     ) {
         let Ok(path) = Readings::of(&raw) else { return Ok(()) };
-        let ask = Ask { host, forwarded_host: None, method, path: &path, from: [10, 0, 0, 1].into(), now: NOW };
+        let ask = Ask { host, forwarded_host: None, method, path: &path, from: [10, 0, 0, 1].into(), certificate: None, now: NOW };
         let rules = Rules::new(lists(), rules);
         let person = person(who);
         let principal = person.as_ref().map(Known::principal);
@@ -527,7 +584,7 @@ proptest! {
         who in some_person(),
     ) {
         let Ok(path) = Readings::of(&raw) else { return Ok(()) };
-        let ask = Ask { host, forwarded_host: None, method, path: &path, from: [10, 0, 0, 1].into(), now: NOW };
+        let ask = Ask { host, forwarded_host: None, method, path: &path, from: [10, 0, 0, 1].into(), certificate: None, now: NOW };
         let closing = Rule { access: Access::Nobody, upstream: None, ..closing };
         let before = judge(&Rules::new(lists(), rules.clone()), &ask, person(who)).is_ok();
         let after = judge(&Rules::new(lists(), [vec![closing], rules].concat()), &ask, person(who)).is_ok();
@@ -545,7 +602,7 @@ proptest! {
         let Ok(path) = Readings::of(&raw) else { return Ok(()) };
         let rules = Rules::new(lists(), rules);
         let is_let_in = |host, forwarded_host| {
-            let ask = Ask { host, forwarded_host, method: "GET", path: &path, from: [10, 0, 0, 1].into(), now: NOW };
+            let ask = Ask { host, forwarded_host, method: "GET", path: &path, from: [10, 0, 0, 1].into(), certificate: None, now: NOW };
             judge(&rules, &ask, person(who)).is_ok()
         };
         prop_assert!(!is_let_in(hosts.0, Some(hosts.1)) || (is_let_in(hosts.0, None) && is_let_in(hosts.1, None)));
@@ -575,6 +632,7 @@ fn a_token_is_on_its_own_sections_lists_and_on_none_where_there_are_none() {
         let who = Principal { provider, by: Proof::Bearer, ..someone.principal() };
         let readings = Readings::of(path).unwrap();
         let ask = Ask {
+            certificate: None,
             host: "a.example",
             forwarded_host: None,
             method: "GET",

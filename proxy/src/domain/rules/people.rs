@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use crate::domain::certificate::CertificateName;
 use crate::domain::policy::{AllowedGroups, AllowedUsers, BadEntry};
 use crate::domain::principal::Principal;
 
@@ -25,6 +26,8 @@ enum Whom {
     Group(String, AllowedGroups),
     /// A claim with that text.
     Claim { name: String, text: String },
+    /// A certificate with that name, shown by the connection.
+    Certificate(CertificateName),
 }
 
 /// An entry that could never match, or not as meant.
@@ -37,7 +40,7 @@ pub enum BadRuleEntry {
     #[error(transparent)]
     User(BadEntry),
     /// A prefix that nobody knows.
-    #[error("`{entry}` begins with a prefix that is not known{}; known are id:, group:, claim: and provider:", did_you_mean(.meant.as_ref()))]
+    #[error("`{entry}` begins with a prefix that is not known{}; known are id:, group:, claim:, cert: and provider:", did_you_mean(.meant.as_ref()))]
     Prefix {
         /// The entry.
         entry: String,
@@ -58,6 +61,11 @@ pub enum BadRuleEntry {
     /// `claim:` without a name or a value.
     #[error("`{0}` is not a claim with its value: write `claim:NAME=VALUE`, such as `claim:department=finance`")]
     Claim(String),
+    /// `cert:` without a kind and a name.
+    #[error(
+        "`{0}` is no name of a client certificate: write `cert:CN=laptop-7`, `cert:DNS=…`, `cert:URI=…`, `cert:EMAIL=…`, or `cert:any`"
+    )]
+    Certificate(String),
     /// `provider:` without a name.
     #[error("`{0}` names no provider: write `provider:NAME`, or `provider:NAME/` and an entry")]
     Provider(String),
@@ -70,7 +78,7 @@ fn did_you_mean(meant: Option<&&'static str>) -> String {
 /// The words that stand for a list.
 pub const WORDS: [&str; 4] = ["public", "signed-in", "listed", "nobody"];
 
-const PREFIXES: [&str; 4] = ["id:", "group:", "claim:", "provider:"];
+const PREFIXES: [&str; 5] = ["id:", "group:", "claim:", "cert:", "provider:"];
 
 impl Entry {
     /// Reads an entry.
@@ -117,6 +125,12 @@ impl Entry {
         if let Whom::Claim { name, .. } = &self.whom { Some(name) } else { None }
     }
 
+    /// Whether it asks for a client's certificate.
+    #[must_use]
+    pub const fn is_certificate(&self) -> bool {
+        matches!(self.whom, Whom::Certificate(_))
+    }
+
     /// Whether it names that person.
     #[must_use]
     pub fn names(&self, who: &Principal<'_>) -> bool {
@@ -128,6 +142,7 @@ impl Entry {
             Whom::User(users) => users.name(who.identity),
             Whom::Group(_, groups) => groups.name(who.identity),
             Whom::Claim { name, text } => who.claims.hold(name, text),
+            Whom::Certificate(name) => shows(who, |shown| shown == name.as_str()),
         }
     }
 }
@@ -155,6 +170,12 @@ impl Whom {
                     Ok(Self::Claim { name: name.trim().to_owned(), text: value.to_owned() })
                 }
                 Some(_) | None => bad(BadRuleEntry::Claim),
+            };
+        }
+        if let Some(name) = text.strip_prefix("cert:") {
+            return match CertificateName::parse(name) {
+                Some(name) => Ok(Self::Certificate(name)),
+                None => bad(BadRuleEntry::Certificate),
             };
         }
         if text.starts_with("provider:") {
@@ -206,6 +227,7 @@ struct Names {
     users: AllowedUsers,
     groups: Option<AllowedGroups>,
     claims: BTreeMap<String, BTreeSet<String>>,
+    certificates: BTreeSet<String>,
 }
 
 impl People {
@@ -226,6 +248,9 @@ impl People {
                 }
                 Whom::Claim { name, text } => {
                     names.claims.entry(name.clone()).or_default().insert(text.clone());
+                }
+                Whom::Certificate(name) => {
+                    names.certificates.insert(name.as_str().to_owned());
                 }
             }
         }
@@ -252,7 +277,13 @@ impl Names {
             || self.users.name(who.identity)
             || self.groups.as_ref().is_some_and(|groups| groups.name(who.identity))
             || self.claims.iter().any(|(name, texts)| who.claims.texts(name).iter().any(|text| texts.contains(text)))
+            || (!self.certificates.is_empty() && shows(who, |shown| self.certificates.contains(shown)))
     }
+}
+
+/// Whether a name of the certificate that the connection has shown is one of these.
+fn shows(who: &Principal<'_>, is_one: impl Fn(&str) -> bool) -> bool {
+    who.certificate.is_some_and(|certificate| certificate.names().iter().any(|name| is_one(name)))
 }
 
 #[cfg(test)]
@@ -310,6 +341,7 @@ mod tests {
         ] {
             let identity = ann(kind);
             let who = Principal {
+                certificate: None,
                 identity: &identity,
                 provider: "corp",
                 by: Proof::Session,

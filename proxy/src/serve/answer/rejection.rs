@@ -15,7 +15,7 @@ use crate::domain::caller::Caller;
 use crate::domain::path::ReturnTo;
 use crate::domain::paths;
 use crate::domain::rules::HostName;
-use crate::ports::{BeginError, Omission, SignInError, StoreUnavailable};
+use crate::ports::{BeginError, NotAPerson, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::challenge::{self, Challenge};
 use crate::serve::answer::pages::{self, Action, MessagePage};
 use crate::serve::answer::query;
@@ -38,6 +38,8 @@ pub(crate) enum Rejection {
     UserInfoFailed,
     /// Signed in at the provider, and not on the lists: whom the page names, and whether there is a session to end.
     NotAllowed { who: String, has_session: bool, denial: Box<Denial> },
+    /// The upstream acts as people, and there is no name that it could act by as this one.
+    NotImpersonated { who: String, why: NotAPerson },
     /// A rule asks for a later sign-in than the session's.
     StepUp { max_age: Duration },
     /// The person pressed "cancel" at the provider.
@@ -148,6 +150,7 @@ codes! {
     TokenExchangeFailed = "token_exchange_failed",
     UserInfoFailed = "user_info_failed",
     NotAllowed = "not_allowed",
+    NotImpersonated = "not_impersonated",
     SignInCancelled = "sign_in_cancelled",
     ProviderError = "provider_error",
     ProviderUnreachable = "provider_unreachable",
@@ -191,6 +194,7 @@ impl Rejection {
             Self::TokenExchangeFailed => (StatusCode::BAD_GATEWAY, Code::TokenExchangeFailed, "Token exchange failed"),
             Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, Code::UserInfoFailed, "Failed to get user info"),
             Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, Code::NotAllowed, "You are not authorized"),
+            Self::NotImpersonated { why, .. } => (StatusCode::FORBIDDEN, Code::NotImpersonated, not_impersonated(*why)),
             Self::SignInCancelled => (StatusCode::FORBIDDEN, Code::SignInCancelled, "Sign-in was cancelled"),
             Self::ProviderError => {
                 (StatusCode::BAD_GATEWAY, Code::ProviderError, "The identity provider reported an error")
@@ -274,6 +278,8 @@ impl Rejection {
             challenge.reason().into()
         } else if let Self::NotDescribed(why) = self {
             why.to_string().into()
+        } else if let Self::NotImpersonated { who, why } = self {
+            format!("{who} is not impersonated: {why}").into()
         } else if matches!(self, Self::CrossSite) {
             "Origin or Sec-Fetch-Site names another site".into()
         } else if matches!(self, Self::InvalidState) {
@@ -289,6 +295,7 @@ impl Rejection {
             self,
             Self::Malformed(_)
                 | Self::NotDescribed(_)
+                | Self::NotImpersonated { .. }
                 | Self::CrossSite
                 | Self::InvalidState
                 | Self::SignInCancelled
@@ -370,7 +377,8 @@ impl Rejection {
 
     /// Whom the page says the browser is signed in as.
     fn who(&self) -> Option<&str> {
-        if let Self::NotAllowed { who, .. } = self { Some(who.as_str()).filter(|who| !who.is_empty()) } else { None }
+        let (Self::NotAllowed { who, .. } | Self::NotImpersonated { who, .. }) = self else { return None };
+        Some(who.as_str()).filter(|who| !who.is_empty())
     }
 
     fn json(&self, answer: &ErrorAnswer, asker: &Asker) -> serde_json::Value {
@@ -397,6 +405,7 @@ impl Rejection {
                     },
                 )
             }
+            Self::NotImpersonated { .. } => (Some(NOT_IMPERSONATED), &[other]),
             Self::SignInLoop => (Some(LOOP), &[again, Action::Start]),
             Self::WrongHost { asked, public } => {
                 wrong_host = explain_wrong_host(asked, public);
@@ -452,7 +461,7 @@ impl Rejection {
             Self::StepUp { .. } => "Please sign in again",
             Self::InvalidState => "This sign-in is no longer valid",
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
-            Self::NotAllowed { .. } => "You do not have access",
+            Self::NotAllowed { .. } | Self::NotImpersonated { .. } => "You do not have access",
             Self::SignInCancelled | Self::Prefetch => "You did not sign in",
             Self::ProviderUnreachable => "Sign-in is not available",
             Self::SignInLoop => "Signing in goes round in circles",
@@ -537,6 +546,7 @@ const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have s
      this application for them, and sign in here again.";
 const NOT_DESCRIBED: &str = "If it is an ordinary one, whoever runs this site finds the reason in Sidegate's log.";
 const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
+const NOT_IMPERSONATED: &str = "What is done there is done in your own name. Give the code and the request id to whoever runs this site: the log has the reason.";
 const TOO_OLD: &str = "What you asked for needs a sign-in that is not long ago.";
 const LOOP: &str =
     "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
@@ -553,6 +563,15 @@ const UNCONFIRMED: &str = "This browser has forgotten your session, and it is be
 const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to whoever runs this site: the log has the mend.";
 const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to whoever runs this site: \
      the log has the reason.";
+
+/// Why nobody of that name is impersonated, as the person is told it.
+const fn not_impersonated(why: NotAPerson) -> &'static str {
+    match why {
+        NotAPerson::Empty => "Your sign-in gives no name that this cluster knows people by",
+        NotAPerson::Reserved => "Your name is one of Kubernetes' own, which nobody may act by",
+        NotAPerson::Blanks | NotAPerson::Unfit => "Your name cannot be passed on to this cluster",
+    }
+}
 
 fn explain_wrong_host(asked: &str, public: &str) -> String {
     format!(

@@ -38,7 +38,7 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
 async fn anybody(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     match bearer::find(exchange, sign_in).await? {
         Some(token) => {
-            super::admit_session(&exchange.snapshot, &token, exchange.origin())?;
+            super::admit_session(exchange, &token)?;
             Ok(token)
         }
         None => current(exchange, sign_in).await,
@@ -54,7 +54,7 @@ pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc
             return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
         }
     };
-    super::admit_session(&exchange.snapshot, &session, exchange.origin())?;
+    super::admit_session(exchange, &session)?;
     Ok(session)
 }
 

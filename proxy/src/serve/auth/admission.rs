@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::{HOST, HeaderValue};
 
 use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
+use crate::domain::certificate::ClientCertificate;
 use crate::domain::identity::Identity;
 use crate::domain::judge::{Ask, Permit, Refusal, Why, judge, judge_blindly};
 use crate::domain::principal::{Known, Principal};
@@ -32,6 +33,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
     let (session, cookies) = who_asks(exchange).await?;
     let who = session.clone();
     let ask = question::ask(&exchange.head, &exchange.caller, &snapshot.rules, path, exchange.now);
+    let ask = Ask { certificate: exchange.certificate.as_deref(), ..ask };
     match judge(&snapshot.rules, &ask, session) {
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
@@ -39,7 +41,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
                 let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
                 audit::decided(
                     true,
-                    who.as_deref().map(Known::principal).as_ref(),
+                    who.as_deref().map(|who| principal(exchange, who)).as_ref(),
                     asked(exchange, ask.method, ask.path.as_written()),
                     by,
                     exchange.origin(),
@@ -142,7 +144,7 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
     let snapshot = &exchange.snapshot;
     let rule = snapshot.rules.name(refusal.rule);
     snapshot.rule_metrics.refused(refusal, rule);
-    let who = session.map(Known::principal);
+    let who = session.map(|session| principal(exchange, session));
     if snapshot.audit_all && matches!(refusal.why, Why::Unauthenticated | Why::TooOld { .. } | Why::ManyUpstreams) {
         let by = Verdict { rule, reason: &refusal.why.to_string() };
         audit::decided(false, who.as_ref(), asked(exchange, ask.method, ask.path.as_written()), by, exchange.origin());
@@ -179,9 +181,20 @@ fn asked<'a>(exchange: &'a Exchange, method: &'a str, path: &'a str) -> Asked<'a
     Asked { host, forwarded_host, method, path }
 }
 
+/// Who asks, with what the connection shows beside it.
+fn principal<'a>(exchange: &'a Exchange, who: &'a LoadedSession) -> Principal<'a> {
+    Principal { certificate: shown(exchange), ..who.principal() }
+}
+
+/// The certificate that the connection shows, unless it has ended.
+pub(super) fn shown(exchange: &Exchange) -> Option<&ClientCertificate> {
+    exchange.certificate.as_deref().filter(|certificate| certificate.is_valid(exchange.now))
+}
+
 /// Whether a session of that person may be, by the lists and rules of the moment.
-pub(crate) fn admit_session(snapshot: &Snapshot, session: &LoadedSession, origin: Origin<'_>) -> Result<(), Rejection> {
-    admit_person(snapshot, &session.principal(), &[], !session.is_token(), origin)
+pub(crate) fn admit_session(exchange: &Exchange, session: &LoadedSession) -> Result<(), Rejection> {
+    let who = principal(exchange, session);
+    admit_person(&exchange.snapshot, &who, &[], !session.is_token(), exchange.origin())
 }
 
 /// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.

@@ -231,6 +231,7 @@ fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -
         by: Proof::Session,
         proved_at: proved_at(identity.provider, exchange.now, signed_in.auth_time),
         claims: &identity.claims,
+        certificate: admission::shown(exchange),
     };
     admission::admit_person(snapshot, &who, &signed_in.omitted, false, origin)?;
     let Some(max_age) = max_age else { return Ok(()) };

@@ -24,7 +24,7 @@ use crate::serve::answer::rejection::Rejection;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::request::headers;
+use crate::serve::request::{credentials, headers};
 use crate::serve::watch::InFlight;
 
 /// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
@@ -35,7 +35,12 @@ pub(crate) async fn forward(
     websocket: bool,
     in_flight: &InFlight,
 ) -> Result<Response<Body>, Refused> {
-    if websocket && !may_open_websocket(exchange) {
+    if websocket && !is_of_our_origin(exchange) {
+        return Err(Rejection::CrossSite.into());
+    }
+    let destination = exchange.snapshot.destinations.of(permit.rule()).cloned();
+    let acts = destination.as_ref().is_some_and(|destination| destination.acts);
+    if acts && is_sent_by_another_sites_page(exchange, permit.session()) {
         return Err(Rejection::CrossSite.into());
     }
     let began = Instant::now();
@@ -47,8 +52,11 @@ pub(crate) async fn forward(
     if !snapshot.chosen.is_empty() {
         snapshot.chosen.strip(&mut head.headers);
     }
-    if let Some(destination) = snapshot.destinations.of(permit.rule()) {
-        let way = named::Way { destination: Arc::clone(destination), began, upgrade, websocket };
+    if acts {
+        credentials::strip(&mut head.headers);
+    }
+    if let Some(destination) = destination {
+        let way = named::Way { destination, began, upgrade, websocket };
         // In a box, so that it does not enlarge the future of every request.
         return Box::pin(named::forward(permit, exchange, body, way, in_flight)).await;
     }
@@ -58,8 +66,21 @@ pub(crate) async fn forward(
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit }, in_flight)
 }
 
-/// A WebSocket carries cookies from any site and knows no preflight, so its origin must be ours (RFC 6455 §10.2).
-fn may_open_websocket(exchange: &Exchange) -> bool {
+/// Whether a request by a cookie that changes something is from a page of another site or host: those of sibling hosts bring the cookie
+/// along, and a server that acts as people asks nobody where a request is from.
+fn is_sent_by_another_sites_page(exchange: &Exchange, session: Option<&Arc<LoadedSession>>) -> bool {
+    let is_by_cookie = session.is_some_and(|session| !session.is_token());
+    if !is_by_cookie || exchange.head.method.is_safe() {
+        return false;
+    }
+    match exchange.head.headers.get("sec-fetch-site") {
+        Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
+        None => !is_of_our_origin(exchange),
+    }
+}
+
+/// Whether no other origin is named. A WebSocket carries cookies from any site and knows no preflight (RFC 6455 §10.2).
+fn is_of_our_origin(exchange: &Exchange) -> bool {
     let Exchange { head, caller, snapshot, .. } = exchange;
     let asked = headers::host(&head.headers, caller).unwrap_or_default();
     let own;

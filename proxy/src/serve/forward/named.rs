@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -15,6 +15,7 @@ use super::passage::{
 };
 use super::prefix::judge_stripped;
 use crate::adapters::upstream::{Answer, Backend, Failure, Fields, NoConnection, Patience, RequestHead};
+use crate::domain::identity::Identified as _;
 use crate::domain::judge::Permit;
 use crate::ports::{LoadedSession, ReadyFields, Told};
 use crate::serve::answer::rejection::Rejection;
@@ -22,6 +23,7 @@ use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, RequestBody};
 use crate::serve::destination::Destination;
 use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::telling::Untold;
 use crate::serve::watch::InFlight;
 
 static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -54,18 +56,48 @@ pub(super) async fn forward(
         judge_stripped(&permit, exchange, prefix, &target)?;
     }
     let session = permit.session().filter(|_| exchange.snapshot.sign_in.is_some());
+    let credential = credential(&destination, session, exchange)?;
     let (mut usual, mut told) = (None, None);
     if let (Some(telling), Some(session)) = (&destination.telling, session) {
         usual = telling.has_usual_fields().then(|| session.headers());
-        told = telling.tell(session, exchange.now).map_err(unsigned)?;
+        told = telling.tell(session, exchange.now).map_err(|why| untold(why, session))?;
     }
     let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
-    let directed = Directed { outgoing, target, prefix, usual, told };
+    let directed = Directed { outgoing, target, prefix, usual, told, credential };
     let sending = send(&directed, &destination, exchange, body, &permit, began);
     let mut answer = while_admitted(sending, exchange, &permit, began).await?;
     destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
     destination.change(answer.headers_mut());
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit: manner.body }, in_flight)
+}
+
+/// By what we are known at an upstream that acts as people, where that is a token. Without one nothing goes there, nor on behalf of nobody.
+fn credential(
+    destination: &Destination,
+    session: Option<&Arc<LoadedSession>>,
+    exchange: &Exchange,
+) -> Result<Option<HeaderValue>, Refused> {
+    if destination.acts && (session.is_none() || destination.telling.is_none()) {
+        return Err(Rejection::Unauthenticated.into());
+    }
+    let Some(token) = &destination.token else { return Ok(None) };
+    let credential = token.authorization();
+    if credential.is_none() {
+        // The reason is told once, where the file is read, and in `readyz`.
+        let ((path, request_id), upstream) = (told(exchange), &destination.name);
+        tracing::debug!(%path, %request_id, upstream, "not forwarded: there is no token to be known by");
+        return Err(Rejection::UpstreamUnreachable.into());
+    }
+    Ok(credential)
+}
+
+fn untold(why: Untold, session: &LoadedSession) -> Refused {
+    match why {
+        Untold::Unsigned(error) => unsigned(error),
+        Untold::NotAPerson(why) => {
+            Rejection::NotImpersonated { who: session.identity().principal().to_owned(), why }.into()
+        }
+    }
 }
 
 /// What an upstream other than the usual one is sent, whichever of its backends.
@@ -76,6 +108,8 @@ struct Directed<'e> {
     prefix: Option<HeaderValue>,
     usual: Option<&'e ReadyFields>,
     told: Option<Arc<Told>>,
+    /// Our own.
+    credential: Option<HeaderValue>,
 }
 
 /// What one backend is sent.
@@ -95,7 +129,7 @@ impl RequestHead for ToBackend<'_, '_> {
     }
 
     fn tell(&self, fields: &mut impl Fields) {
-        let Directed { outgoing, prefix, usual, told, .. } = self.directed;
+        let Directed { outgoing, prefix, usual, told, credential, .. } = self.directed;
         match self.host {
             Some(host) => outgoing.tell(&mut Renamed { fields, host }),
             None => outgoing.tell(fields),
@@ -108,6 +142,9 @@ impl RequestHead for ToBackend<'_, '_> {
         }
         if let Some(told) = told {
             fields.ready(&told.fields);
+        }
+        if let Some(credential) = credential {
+            fields.field(&AUTHORIZATION, credential);
         }
     }
 

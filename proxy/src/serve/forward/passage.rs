@@ -76,7 +76,7 @@ pub(super) fn pass_back(
 
 /// What the request opens, to be asked again while it lasts.
 pub(super) fn opened(exchange: &Exchange, permit: &Permit<Arc<LoadedSession>>) -> Open {
-    Open::of(&exchange.app, Question::of(&exchange.head, &exchange.caller), permit)
+    Open::of(&exchange.app, Question::of(&exchange.head, &exchange.caller).with(exchange.certificate.clone()), permit)
 }
 
 /// The head that the upstream is sent: what the client says, less what it may not say, then how the request came and who it is.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::passage::told;
-use crate::domain::judge::{Permit, judge};
+use crate::domain::judge::{Ask, Permit, judge};
 use crate::domain::readings::Readings;
 use crate::ports::LoadedSession;
 use crate::serve::answer::rejection::Rejection;
@@ -30,6 +30,7 @@ pub(super) fn judge_stripped(
         let whole = format!("{prefix}{reading}");
         let readings = Readings::of(&whole).map_err(Malformed::Path).map_err(Rejection::Malformed)?;
         let ask = question::ask(&exchange.head, &exchange.caller, &snapshot.rules, &readings, exchange.now);
+        let ask = Ask { certificate: exchange.certificate.as_deref(), ..ask };
         let lets_in = match judge(&snapshot.rules, &ask, permit.session().cloned()) {
             Ok(again) => again.rule().and_then(leads_to) == wanted,
             Err(_) => false,

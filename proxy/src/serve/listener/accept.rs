@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adapters::certs::Certificates;
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
 use crate::serve::listener::connection;
@@ -55,7 +55,7 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
 /// Accepts connections, and gives each to a worker.
 pub(crate) struct Acceptor {
     pub(crate) app: Arc<App>,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Arc<Certificates>>,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: Drain,
     pub(crate) room: Arc<Semaphore>,

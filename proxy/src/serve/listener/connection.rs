@@ -13,9 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use crate::adapters::certs::{self, Certificates};
 use crate::adapters::net;
 use crate::domain::caller::{Peer, Scheme};
+use crate::domain::certificate::ClientCertificate;
 use crate::serve::app::App;
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
@@ -43,7 +46,7 @@ const TO_BE_READ: Duration = Duration::from_millis(20);
 /// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
 pub(crate) async fn serve(
     mut stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     app: Arc<App>,
     crowd: &Crowd,
     drain: Drain,
@@ -71,16 +74,16 @@ pub(crate) async fn serve(
             }
         }
     }
-    let Some(acceptor) = tls else {
+    let Some(tls) = tls else {
         let peer = Peer { address, scheme: Scheme::Http };
-        return http(stream, peer, app, limits, timeouts, watch, drain).await;
+        return http(stream, Client { peer, certificate: None }, app, limits, timeouts, watch, drain).await;
     };
     watch.takes_tls();
     let handshake = async {
         if plain::begins(&stream).await? {
             return plain::refuse(stream).await.map(|()| None);
         }
-        acceptor.accept(stream).await.map(Some)
+        TlsAcceptor::from(tls.server_config()).accept(stream).await.map(Some)
     };
     let handshake = tokio::time::timeout(timeouts.header, handshake);
     let shaken = tokio::select! {
@@ -90,7 +93,20 @@ pub(crate) async fn serve(
     };
     let Some(stream) = shaken else { return Ok(()) };
     let peer = Peer { address, scheme: Scheme::Https };
-    http(stream, peer, app, limits, timeouts, watch, drain).await
+    let certificate = shown(&stream, names_client);
+    http(stream, Client { peer, certificate }, app, limits, timeouts, watch, drain).await
+}
+
+/// Who is at the far end.
+struct Client {
+    peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// The certificate that the client has shown. One of a connection that a load balancer begins for somebody else may be the balancer's own.
+fn shown(stream: &TlsStream<TcpStream>, names_client: bool) -> Option<Arc<ClientCertificate>> {
+    let leaf = stream.get_ref().1.peer_certificates()?.first().filter(|_| !names_client)?;
+    certs::client_certificate(leaf).map(Arc::new)
 }
 
 fn sent_away() -> io::Error {
@@ -99,7 +115,7 @@ fn sent_away() -> io::Error {
 
 async fn http<IO>(
     stream: IO,
-    peer: Peer,
+    client: Client,
     app: Arc<App>,
     limits: Limits,
     timeouts: Timeouts,
@@ -109,6 +125,7 @@ async fn http<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Client { peer, certificate } = client;
     let guarded = Guarded::new(stream, Arc::clone(&watch));
     let service = service_fn({
         let watch = Arc::clone(&watch);
@@ -119,7 +136,7 @@ where
             if has_body {
                 in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
             }
-            handler::handle(Arc::clone(&app), peer, request, in_flight)
+            handler::handle(Arc::clone(&app), peer, certificate.clone(), request, in_flight)
         }
     });
     let builder = builder(limits, timeouts);

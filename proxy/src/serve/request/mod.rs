@@ -2,6 +2,7 @@
 
 pub(crate) mod chosen;
 pub(crate) mod cookies;
+pub(crate) mod credentials;
 pub(crate) mod description;
 pub(crate) mod headers;
 pub(crate) mod question;

@@ -1,12 +1,14 @@
 //! What a request asks of the judgement: at once, and again while something stays open for it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri};
 
 use crate::domain::caller::Caller;
+use crate::domain::certificate::ClientCertificate;
 use crate::domain::judge::{Ask, Permit, Refusal, judge};
 use crate::domain::principal::Known;
 use crate::domain::readings::Readings;
@@ -22,7 +24,15 @@ pub(crate) fn ask<'a>(
     path: &'a Readings<'a>,
     now: Timestamp,
 ) -> Ask<'a> {
-    let mut ask = Ask { host: "", forwarded_host: None, method: head.method.as_str(), path, from: caller.client, now };
+    let mut ask = Ask {
+        host: "",
+        forwarded_host: None,
+        method: head.method.as_str(),
+        path,
+        from: caller.client,
+        certificate: None,
+        now,
+    };
     // Without rules nobody looks at them.
     if !rules.is_empty() {
         ask.host = text(head.headers.get(HOST));
@@ -43,6 +53,7 @@ pub(crate) struct Question {
     host: Option<HeaderValue>,
     forwarded_host: Option<HeaderValue>,
     from: IpAddr,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl Question {
@@ -55,7 +66,13 @@ impl Question {
             host: head.headers.get(HOST).cloned(),
             forwarded_host: forwarded_host.and_then(|host| HeaderValue::from_str(host).ok()),
             from: caller.client,
+            certificate: None,
         }
+    }
+
+    /// The same, asked over a connection that has shown this certificate.
+    pub(crate) fn with(self, certificate: Option<Arc<ClientCertificate>>) -> Self {
+        Self { certificate, ..self }
     }
 
     /// Asks it again, of the rules of the moment; `None`: its path cannot be asked about.
@@ -72,6 +89,7 @@ impl Question {
             method: self.method.as_str(),
             path: &path,
             from: self.from,
+            certificate: self.certificate.as_deref(),
             now,
         };
         Some(judge(rules, &ask, who))

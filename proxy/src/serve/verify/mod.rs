@@ -27,6 +27,8 @@ static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-as
 /// log and the way to sign in are those of a request that is forwarded.
 pub(crate) async fn answer(exchange: &mut Exchange) -> Response<Body> {
     let front = Front { redirects: redirects(exchange) };
+    // Whoever asks about another one's request does not show that one's certificate.
+    exchange.certificate = None;
     let outcome = match verify(exchange).await {
         Ok(response) => {
             exchange.app.metrics.answered(response.status());

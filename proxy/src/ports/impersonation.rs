@@ -1,0 +1,274 @@
+//! A person as a Kubernetes API server is asked to act as: the header fields of its impersonation, and who must not be impersonated.
+//!
+//! The server reads these fields to the letter: a name that is percent-encoded would be another name there. So a name goes as it is, in
+//! UTF-8, or not at all: two people never come to have one name.
+
+use http::{HeaderName, HeaderValue};
+
+use crate::domain::identity::Identity;
+
+const USER: HeaderName = HeaderName::from_static("impersonate-user");
+const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
+const UID: HeaderName = HeaderName::from_static("impersonate-uid");
+const EXTRA_PROVIDER: HeaderName = HeaderName::from_static("impersonate-extra-provider");
+const EXTRA_EMAIL: HeaderName = HeaderName::from_static("impersonate-extra-email");
+
+/// What Kubernetes' own names begin with. It heeds case, and we refuse them in any.
+const RESERVED: &str = "system:";
+
+/// How long a name may be, in bytes.
+const LONGEST: usize = 1024;
+
+/// What stands for the name of whoever vouches for a person, in a prefix.
+pub const PROVIDER_PLACE: &str = "{provider}";
+
+/// How an upstream acts as people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Impersonation {
+    /// `impersonate_user`: what a person is known by there.
+    pub user: ImpersonatedName,
+    /// `prefix`: what stands before users and groups, with [`PROVIDER_PLACE`] in it or not.
+    pub prefix: String,
+}
+
+/// What of a person is the name of the user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ImpersonatedName {
+    /// The username, where the policy may use it.
+    #[default]
+    Username,
+    /// The vouched email.
+    Email,
+    /// The provider's stable id.
+    Id,
+}
+
+impl ImpersonatedName {
+    /// The word for it in a configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Username => "username",
+            Self::Email => "email",
+            Self::Id => "id",
+        }
+    }
+
+    /// Never another one in its place.
+    fn of(self, who: &Identity) -> &str {
+        match self {
+            Self::Username => who.username.vouched().unwrap_or_default(),
+            Self::Email => who.email_str(),
+            Self::Id => &who.id,
+        }
+    }
+}
+
+/// Why a name is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAPerson {
+    /// Nobody vouches for a name of that kind.
+    #[error("nobody vouches for a name of the kind that `impersonate_user` wants")]
+    Empty,
+    /// A name of Kubernetes' own.
+    #[error("names that begin with `system:` are Kubernetes' own: nobody who signs in is one of them")]
+    Reserved,
+    /// A name that its reader would take for another one's.
+    #[error("the name has blanks at an end, which readers of header fields cut off: it would be another one's name")]
+    Blanks,
+    /// A name that cannot be a header's value.
+    #[error("the name holds control characters, or is longer than 1,024 bytes")]
+    Unfit,
+}
+
+/// A person, ready to be impersonated.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Impersonated {
+    /// The fields.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// The groups that are left out, each with the reason.
+    pub left_out: Vec<(String, NotAPerson)>,
+}
+
+impl Impersonation {
+    /// The fields by which the upstream acts as somebody whom `provider` vouches for.
+    ///
+    /// # Errors
+    /// [`NotAPerson`]: there is no such user. A group of that kind is left out.
+    pub fn tell(&self, who: &Identity, provider: &str) -> Result<Impersonated, NotAPerson> {
+        let prefix = self.prefix.replace(PROVIDER_PLACE, provider);
+        let (user, id) = (named(self.user.of(who), &prefix)?, named(&who.id, "")?);
+        let (mut fields, mut left_out) = (vec![(USER, user)], Vec::new());
+        for group in &who.groups {
+            match named(group, &prefix).and_then(|value| in_pieces(group).map(|()| value)) {
+                Ok(value) if !fields.contains(&(GROUP, value.clone())) => fields.push((GROUP, value)),
+                Ok(_) => {}
+                Err(why) => left_out.push((group.clone(), why)),
+            }
+        }
+        fields.push((UID, id));
+        let extras = [(EXTRA_PROVIDER, provider), (EXTRA_EMAIL, who.email_str())];
+        fields.extend(extras.into_iter().filter_map(|(name, text)| Some((name, fit(text).ok()?))));
+        Ok(Impersonated { fields, left_out })
+    }
+}
+
+/// A name with its prefix. It must not be Kubernetes' own with it nor without.
+fn named(name: &str, prefix: &str) -> Result<HeaderValue, NotAPerson> {
+    fit(name)?;
+    fit(&format!("{prefix}{name}"))
+}
+
+/// A group that holds commas may be read in pieces by what stands between us and the API server.
+fn in_pieces(group: &str) -> Result<(), NotAPerson> {
+    if group.split(',').any(|piece| is_reserved(piece.trim())) { Err(NotAPerson::Reserved) } else { Ok(()) }
+}
+
+fn is_reserved(name: &str) -> bool {
+    name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
+}
+
+fn fit(name: &str) -> Result<HeaderValue, NotAPerson> {
+    // Trimmed first: what a reader would cut off must not hide what a name begins with.
+    let inner = name.trim();
+    if inner.is_empty() {
+        return Err(NotAPerson::Empty);
+    }
+    if is_reserved(inner) {
+        return Err(NotAPerson::Reserved);
+    }
+    if name.len() > LONGEST || name.chars().any(char::is_control) {
+        return Err(NotAPerson::Unfit);
+    }
+    if inner != name {
+        return Err(NotAPerson::Blanks);
+    }
+    HeaderValue::from_bytes(name.as_bytes()).map_err(|_| NotAPerson::Unfit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::claims::Claims;
+    use crate::domain::identity::{Email, ProviderKind, Username};
+
+    fn person(username: Username, groups: &[&str]) -> Identity {
+        Identity {
+            provider: ProviderKind::Oidc,
+            id: "7".into(),
+            email: Some(Email::parse("ann@example.com").unwrap()),
+            name: "Ann".into(),
+            username,
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            claims: Claims::default(),
+        }
+    }
+
+    fn ann(groups: &[&str]) -> Identity {
+        person(Username::Vouched("ann".into()), groups)
+    }
+
+    fn by(user: ImpersonatedName, prefix: &str) -> Impersonation {
+        Impersonation { user, prefix: prefix.to_owned() }
+    }
+
+    fn told(impersonation: &Impersonation, who: &Identity) -> Vec<String> {
+        let told = impersonation.tell(who, "corp").unwrap();
+        let text = |(name, value): &(HeaderName, HeaderValue)| {
+            format!("{name}: {}", std::str::from_utf8(value.as_bytes()).unwrap())
+        };
+        told.fields.iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_person_is_told_once_with_each_group_once() {
+        assert_eq!(
+            told(&by(ImpersonatedName::Username, ""), &ann(&["acme/sre", "dev", "dev"])),
+            [
+                "impersonate-user: ann",
+                "impersonate-group: acme/sre",
+                "impersonate-group: dev",
+                "impersonate-uid: 7",
+                "impersonate-extra-provider: corp",
+                "impersonate-extra-email: ann@example.com",
+            ]
+        );
+        let with_prefix = told(&by(ImpersonatedName::Id, "{provider}:"), &ann(&["dev"]));
+        assert_eq!(with_prefix[..3], ["impersonate-user: corp:7", "impersonate-group: corp:dev", "impersonate-uid: 7"]);
+        assert_eq!(told(&by(ImpersonatedName::Email, "x:"), &ann(&[]))[0], "impersonate-user: x:ann@example.com");
+    }
+
+    #[test]
+    fn a_name_goes_as_it_is_since_an_encoded_one_would_be_anothers() {
+        let names = ["Zo\u{eb}", "zo%C3%AB", "100%", "a b", "a,b", "a=b\"c\\", "\u{200b}ann"];
+        for name in names {
+            let who = person(Username::Vouched(name.into()), &[name]);
+            let told = told(&by(ImpersonatedName::Username, ""), &who);
+            assert_eq!(told[..2], [format!("impersonate-user: {name}"), format!("impersonate-group: {name}")]);
+        }
+    }
+
+    #[test]
+    fn kubernetes_own_names_and_what_cannot_be_said_are_nobody_with_a_prefix_too() {
+        let long = "a".repeat(LONGEST + 1);
+        for (name, why) in [
+            ("", NotAPerson::Empty),
+            (" \t\u{3000}", NotAPerson::Empty),
+            ("system:admin", NotAPerson::Reserved),
+            (" system:admin", NotAPerson::Reserved),
+            ("\u{a0}system:masters ", NotAPerson::Reserved),
+            ("\nsystem:masters", NotAPerson::Reserved),
+            ("System:node", NotAPerson::Reserved),
+            ("SYSTEM:masters", NotAPerson::Reserved),
+            ("system:", NotAPerson::Reserved),
+            ("ann ", NotAPerson::Blanks),
+            (" ann", NotAPerson::Blanks),
+            ("ann\u{a0}", NotAPerson::Blanks),
+            ("a\r\nImpersonate-Group: system:masters", NotAPerson::Unfit),
+            ("a\tb", NotAPerson::Unfit),
+            ("a\u{7f}", NotAPerson::Unfit),
+            ("a\u{85}b", NotAPerson::Unfit),
+            (&long, NotAPerson::Unfit),
+        ] {
+            for prefix in ["", "corp:"] {
+                let rule = by(ImpersonatedName::Username, prefix);
+                let who = person(Username::Vouched(name.into()), &[]);
+                assert_eq!(rule.tell(&who, "corp"), Err(why), "{name:?}");
+                // As a group it is left out, and nothing else is.
+                let told = rule.tell(&ann(&["dev", name]), "corp").unwrap();
+                assert_eq!(told.left_out, [(name.to_owned(), why)]);
+                assert_eq!(told.fields.iter().filter(|(name, _)| name == GROUP).count(), 1, "{name:?}");
+            }
+        }
+        for fine in ["system", "systems:x", "my-system:x", "sys\u{200b}tem:x"] {
+            assert!(by(ImpersonatedName::Username, "").tell(&person(Username::Vouched(fine.into()), &[]), "p").is_ok());
+        }
+    }
+
+    #[test]
+    fn no_prefix_completes_a_name_of_kubernetes_own() {
+        let rule = by(ImpersonatedName::Username, "sys");
+        let told = rule.tell(&person(Username::Vouched("tem:admin".into()), &[]), "corp");
+        assert_eq!(told, Err(NotAPerson::Reserved));
+        let told = rule.tell(&ann(&["tem:masters"]), "corp").unwrap();
+        assert_eq!(told.left_out, [("tem:masters".to_owned(), NotAPerson::Reserved)]);
+    }
+
+    #[test]
+    fn a_group_that_would_fall_into_pieces_hides_none_of_kubernetes_own() {
+        let groups = ["dev, system:masters", "dev,System:masters,x", "cn=admins,ou=groups"];
+        let told = by(ImpersonatedName::Username, "corp:").tell(&ann(&groups), "corp").unwrap();
+        let left_out: Vec<&str> = told.left_out.iter().map(|(group, _)| group.as_str()).collect();
+        assert_eq!(left_out, groups[..2]);
+    }
+
+    #[test]
+    fn no_other_name_takes_the_place_of_the_one_that_is_wanted() {
+        let chosen = person(Username::Displayed("admin".into()), &[]);
+        assert_eq!(by(ImpersonatedName::Username, "").tell(&chosen, "corp"), Err(NotAPerson::Empty));
+        let without_email = Identity { email: None, ..ann(&[]) };
+        assert_eq!(by(ImpersonatedName::Email, "").tell(&without_email, "corp"), Err(NotAPerson::Empty));
+        let told = told(&by(ImpersonatedName::Id, ""), &Identity { email: None, ..chosen });
+        assert_eq!(told, ["impersonate-user: 7", "impersonate-uid: 7", "impersonate-extra-provider: corp"]);
+    }
+}
