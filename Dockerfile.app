@@ -11,9 +11,10 @@ COPY Cargo.toml Cargo.lock ./
 COPY proxy/Cargo.toml proxy/
 COPY orchestrator/Cargo.toml orchestrator/
 COPY dev-idp/Cargo.toml dev-idp/
+COPY log-lines/Cargo.toml log-lines/
 COPY bench/Cargo.toml bench/
 COPY e2e/Cargo.toml e2e/
-RUN for crate in proxy orchestrator dev-idp bench e2e; do \
+RUN for crate in proxy orchestrator dev-idp log-lines bench e2e; do \
         mkdir -p $crate/src \
         && : >$crate/src/lib.rs \
         && echo 'fn main() {}' >$crate/src/main.rs; \
@@ -21,9 +22,10 @@ RUN for crate in proxy orchestrator dev-idp bench e2e; do \
     && cargo build --release --locked -p orchestrator
 
 # The copied files may be older than the empty ones were, and cargo goes by age.
+COPY log-lines/ log-lines/
 COPY orchestrator/ orchestrator/
 COPY deploy/image-root /usr/local/bin/
-RUN find orchestrator -name '*.rs' -exec touch {} + \
+RUN find log-lines orchestrator -name '*.rs' -exec touch {} + \
     && cargo build --release --locked -p orchestrator \
     && image-root target/release/orchestrator /image orchestrator 10002 \
     && mkdir -p /owned/data

@@ -32,7 +32,7 @@ const LAST_ACTIONS: Duration = Duration::from_secs(10);
 const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    lines::heed_panics();
+    lines::start();
     let code = match Cli::read() {
         Ok(cli) => obey(cli),
         Err(error) => usage(&error),

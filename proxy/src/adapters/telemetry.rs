@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
+use log_lines::LogLine;
 use tracing::Subscriber;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
@@ -35,7 +36,6 @@ pub use store_metrics::StoreMetrics;
 pub use upstream_metrics::{DEFAULT_UPSTREAM, UpstreamCounters, UpstreamMetrics};
 
 use self::audit_file::AuditLine;
-use self::lines::LogLine;
 
 /// How long the end of the program waits for what is queued.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ pub fn flush() {
     let now = Instant::now();
     // First, since it may have something to say.
     audit_file::flush(now + LAST_WAIT / 2);
-    lines::flush(now + LAST_WAIT);
+    log_lines::flush(now + LAST_WAIT);
 }
 
 /// How lines look and where they go.

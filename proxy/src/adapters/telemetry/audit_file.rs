@@ -8,8 +8,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use log_lines::{Lines, Out};
+
 use super::Clean;
-use super::lines::{Lines, Out};
 use crate::adapters::files;
 
 static LINES: Lines = Lines::new();

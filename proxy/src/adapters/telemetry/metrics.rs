@@ -407,7 +407,7 @@ struct LostLines;
 impl Collector for LostLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Lines of the log that could not be written, since its reader was too slow or away";
-        let lost = ConstCounter::new(super::lines::lost_lines());
+        let lost = ConstCounter::new(log_lines::lost_lines());
         lost.encode(encoder.encode_descriptor("sidegate_log_lines_lost", help, None, MetricType::Counter)?)?;
         let help = "Audit lines that could not be written to AUDIT_FILE";
         let lost = ConstCounter::new(super::lost_audit_lines());
