@@ -284,6 +284,51 @@ async fn a_certificate_that_ends_counts_no_more_on_its_open_connection() {
     assert_eq!(asked(&mut stream, "/x", &lines).await, Some(200), "the connection goes on");
 }
 
+/// One answer: status, `Location`, cookies that it sets.
+async fn walked(proxy: &Proxy, config: &Arc<ClientConfig>, path: &str, cookies: &str) -> (u16, String, Vec<String>) {
+    let stream = connect(proxy.address, config, "").await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header("host", HOST)
+        .header("cookie", cookies)
+        .body(http_body_util::Full::<bytes::Bytes>::default())
+        .unwrap();
+    let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+    let location = answer.headers().get("location").map(text).unwrap_or_default();
+    let set = answer.headers().get_all("set-cookie").iter().map(text);
+    let set = set.filter_map(|cookie| cookie.split(';').next().map(str::to_owned)).collect();
+    (answer.status().as_u16(), location, set)
+}
+
+#[tokio::test]
+async fn a_session_begins_by_a_certificate_only_over_its_own_connection() {
+    let (upstream, server) = (Upstream::start().await, Issued::new());
+    let authority = Authority::new("ours");
+    let origin = format!("https://{HOST}");
+    let plan = Proxy::with_sign_in_at(&origin, "github", &upstream).await.env("OAUTH_ALLOWED_USERS", "bob");
+    let plan = server.shown_by(plan).file("TLS_CLIENT_CA_FILE", "clients.pem", &authority.pem);
+    let rules = "[[routes]]\npath = \"/by/**\"\nallow = [\"cert:CN=laptop-7\"]\n";
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", rules).start().await;
+    for (name, status, by, elsewhere) in [("laptop-7", 302, 200, 403), ("laptop-8", 403, 302, 302)] {
+        let config = client(&server, Some(&authority.signs(name)));
+        let (begun, location, attempt) = walked(&proxy, &config, "/api/v1/auth/login", "").await;
+        assert_eq!(begun, 302);
+        let back = proxy.idp().approve(&location, "ann").expect("the provider refuses");
+        let path = back.strip_prefix(&origin).unwrap();
+        let (ended, _, set) = walked(&proxy, &config, path, &attempt.join("; ")).await;
+        assert_eq!(ended, status, "{name}: {}", proxy.log());
+        let session = set.iter().find(|cookie| cookie.starts_with("session_token=") && cookie.len() > 20);
+        assert_eq!(session.is_some(), status == 302, "{set:?}");
+        let cookie = session.cloned().unwrap_or_default();
+        let page = format!("Cookie: {cookie}\r\nAccept: text/html\r\n");
+        assert_eq!(once(&proxy, &config, "/by/x", &page).await, Some(by), "{name}");
+        assert_eq!(once(&proxy, &config, "/x", &page).await, Some(elsewhere), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn over_http2_it_is_the_connections_too() {
     let (upstream, server) = (Upstream::start().await, Issued::new());

@@ -331,6 +331,18 @@ async fn the_token_is_read_again_and_without_one_nothing_goes_there() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_know_us_is_told_of_once() {
+    let usual = Upstream::start().await;
+    let kube = Upstream::answering(|_| Response::builder().status(401).body(Full::default()).unwrap()).await;
+    let proxy = github(&usual, &kube, "").await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    for _ in 0..3 {
+        assert_eq!(ann.get("/kube/x").await.status.as_u16(), 401);
+    }
+    assert_eq!(proxy.log().matches("does not accept our credential").count(), 1);
+}
+
+#[tokio::test]
 async fn an_exec_over_a_websocket_is_the_persons_and_ends_with_the_session() {
     let usual = Upstream::start().await;
     let heads = Arc::new(std::sync::Mutex::new(Vec::new()));

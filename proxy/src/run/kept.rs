@@ -25,6 +25,7 @@ use crate::serve::destination::{Destination, Destinations};
 use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
+use crate::serve::seldom::Seldom;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
 use crate::serve::telling::Telling;
 use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice, Manner};
@@ -316,6 +317,7 @@ impl Kept {
                 manner: settings.manner.clone(),
                 telling,
                 acts: settings.acting.is_some(),
+                unknown_there: Seldom::new(),
                 token: token_file.and_then(|path| tokens.get(path)).cloned(),
                 counters,
             }))

@@ -9,6 +9,7 @@ use crate::adapters::telemetry::UpstreamCounters;
 use crate::adapters::upstream::{Backends, TokenFile};
 use crate::domain::rules::{RuleId, Rules};
 use crate::serve::body::RequestBody;
+use crate::serve::seldom::Seldom;
 use crate::serve::telling::Telling;
 use crate::serve::upstream_settings::Manner;
 
@@ -21,6 +22,8 @@ pub(crate) struct Destination {
     pub(crate) telling: Option<Telling>,
     /// Whether it acts as people, so that nothing goes there on behalf of nobody.
     pub(crate) acts: bool,
+    /// When it was last said that it does not know us.
+    pub(crate) unknown_there: Seldom,
     /// The token that we are known by there.
     pub(crate) token: Option<Arc<TokenFile>>,
     pub(crate) counters: UpstreamCounters,

@@ -27,6 +27,7 @@ mod handler;
 pub(crate) mod listener;
 pub(crate) mod renewal;
 pub(crate) mod request;
+pub(crate) mod seldom;
 pub(crate) mod telling;
 mod verify;
 pub(crate) mod watch;

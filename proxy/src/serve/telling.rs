@@ -1,8 +1,6 @@
 //! Who somebody is, as one upstream is told: the usual fields, those of a table, or nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use http::HeaderName;
 
@@ -11,6 +9,7 @@ use crate::adapters::telemetry::Clean;
 use crate::domain::identity::Identified as _;
 use crate::domain::time::Timestamp;
 use crate::ports::{Impersonated, Impersonation, LoadedSession, NotAPerson, ReadyFields, Told};
+use crate::serve::seldom::Seldom;
 use crate::serve::upstream_settings::IdentityChoice;
 
 /// The name of the assertion among the usual fields.
@@ -24,12 +23,9 @@ pub(crate) struct Telling {
     /// How the upstream acts as people.
     acting: Option<Impersonation>,
     assertions: Assertions,
-    /// When a group was last said to be left out, in milliseconds.
-    complained: AtomicU64,
+    /// When a group was last said to be left out.
+    complaint: Seldom,
 }
-
-/// It is written to the log so often at most that an upstream is not told of a group.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 
 /// Why an upstream cannot be told of somebody.
 pub(crate) enum Untold {
@@ -46,7 +42,7 @@ impl Telling {
         acting: Option<Impersonation>,
         assertions: Assertions,
     ) -> Self {
-        Self { choice, groups, acting, assertions, complained: AtomicU64::new(0) }
+        Self { choice, groups, acting, assertions, complaint: Seldom::new() }
     }
 
     /// Whether the session's own ready fields are told as well.
@@ -95,11 +91,7 @@ impl Telling {
     /// Says that groups are left out, once a minute at most.
     fn complain(&self, left_out: &[(String, NotAPerson)], who: &str, now: Timestamp) {
         let Some((group, why)) = left_out.first() else { return };
-        let last = self.complained.load(Ordering::Relaxed);
-        let is_due = last == 0 || now.since(Timestamp::from_millis(last)) >= COMPLAINT_EVERY;
-        if is_due
-            && self.complained.compare_exchange(last, now.millis().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        {
+        if self.complaint.is_due(now) {
             let (user, group, groups) = (Clean(who), Clean(group), left_out.len());
             tracing::warn!(
                 upstream = self.assertions.audience(), %user, %group, groups,

@@ -67,6 +67,7 @@ pub(super) async fn forward(
     let sending = send(&directed, &destination, exchange, body, &permit, began);
     let mut answer = while_admitted(sending, exchange, &permit, began).await?;
     destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
+    note_unknown(&destination, answer.status(), exchange);
     destination.change(answer.headers_mut());
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit: manner.body }, in_flight)
 }
@@ -89,6 +90,14 @@ fn credential(
         return Err(Rejection::UpstreamUnreachable.into());
     }
     Ok(credential)
+}
+
+/// Says, seldom, that an upstream which acts as people does not know us ourselves.
+fn note_unknown(destination: &Destination, status: StatusCode, exchange: &Exchange) {
+    if destination.acts && status == StatusCode::UNAUTHORIZED && destination.unknown_there.is_due(exchange.now) {
+        let ((path, request_id), upstream) = (told(exchange), &destination.name);
+        tracing::warn!(%path, %request_id, upstream, "the upstream does not accept our credential: it answers 401; told once a minute at most");
+    }
 }
 
 fn untold(why: Untold, session: &LoadedSession) -> Refused {

@@ -1,0 +1,36 @@
+//! Something that is written to the log once a minute at most, however often there is reason to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::domain::time::Timestamp;
+
+const EVERY: Duration = Duration::from_secs(60);
+
+/// When it was last written, in milliseconds; 0: never.
+pub(crate) struct Seldom(AtomicU64);
+
+impl Seldom {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Whether it is time to write it; of those who ask at once, one is told yes.
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
+        let last = self.0.load(Ordering::Relaxed);
+        let due = last == 0 || now.since(Timestamp::from_millis(last)) >= EVERY;
+        due && self.0.compare_exchange(last, now.millis().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_due_at_once_and_then_after_a_minute() {
+        let seldom = Seldom::new();
+        let due = [100, 100, 159, 160, 161, 219, 220].map(|secs| seldom.is_due(Timestamp::from_secs(secs)));
+        assert_eq!(due, [true, false, false, true, false, false, true]);
+    }
+}
