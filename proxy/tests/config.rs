@@ -344,6 +344,12 @@ const TABLE: &[Row] = &[
         &[":8082", "127.0.0.1:0"],
         &["8082", ":8080", ":9091"],
     ),
+    (
+        "EXT_AUTHZ_ADDR",
+        &[],
+        &[":9001", "10.1.2.3:9001", "[::1]:0"],
+        &["9001", "http://127.0.0.1:9001", ":9091", ":8080"],
+    ),
     ("PROXY_PROTOCOL_FROM", &[], &["10.0.0.0/8", "192.0.2.7,::1"], &["balancer", "10.0.0.0/33"]),
     ("TLS_CERT_FILE", &[("TLS_KEY_FILE", "file:tls.key")], &["file:tls.crt"], &["/nowhere/crt", "file:tls.key", ""]),
     (
@@ -814,7 +820,8 @@ fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete
     assert_eq!((output.status.code(), text.contains("warning")), (Some(0), false), "{text}");
     // What belongs to a name inside the containers (files, addresses) is not passed on; every other setting is.
     for name in variables() {
-        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "HTTP_REDIRECT_ADDR"].contains(&name);
+        let inside = name.ends_with("_FILE")
+            || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "HTTP_REDIRECT_ADDR", "EXT_AUTHZ_ADDR"].contains(&name);
         assert!(inside || all.iter().any(|(known, _)| known == name), "{name} is not passed on");
     }
 }

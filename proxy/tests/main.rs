@@ -21,6 +21,7 @@ mod config;
 mod documentation;
 mod downstream;
 mod errors;
+mod ext_authz;
 mod forward_auth;
 mod holding;
 mod hostile_answers;

@@ -119,6 +119,9 @@ options! {
         /// Where plain HTTP is answered with a redirect to the same address by https, and nothing else. Needs TLS_CERT_FILE or an https
         /// OAUTH_REDIRECT_URL. A change needs a restart.
         HTTP_REDIRECT_ADDR: Address, Otherwise "no such listener", example "0.0.0.0:8081";
+        /// Where Envoy asks by gRPC whether a request may pass (`envoy.service.auth.v3.Authorization/Check`), without TLS. Whoever reaches it is
+        /// believed: keep it off public networks. `:9001` is loopback only. A change needs a restart.
+        EXT_AUTHZ_ADDR: Address, Otherwise "no such listener", example "127.0.0.1:9001";
         /// Where `/livez`, `/readyz` and `/metrics` are answered. They have no authentication: keep them off public networks.
         /// A change needs a restart.
         ADMIN_ADDR: Address, Is "127.0.0.1:9091", example "127.0.0.1:9091";

@@ -123,7 +123,7 @@ fn first_untrusted<'a>(
 ) -> (IpAddr, usize) {
     let (mut client, mut trusted) = (peer, 1);
     for hop in forwarded_for.rev().flat_map(|value| value.rsplit(',')) {
-        let Some(address) = parse_hop(hop.trim()) else { break };
+        let Some(address) = self::hop(hop.trim()) else { break };
         client = address;
         if !proxies.contain(address) {
             break;
@@ -136,11 +136,12 @@ fn first_untrusted<'a>(
 /// Whether the nearest hop tells who called it: the last entry of all `X-Forwarded-For` values is an address.
 #[must_use]
 pub fn is_told<'a>(forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> bool {
-    entry(forwarded_for, 1).is_some_and(|hop| parse_hop(hop).is_some())
+    entry(forwarded_for, 1).is_some_and(|text| hop(text).is_some())
 }
 
-/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
-fn parse_hop(hop: &str) -> Option<IpAddr> {
+/// The address of one hop: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+#[must_use]
+pub fn hop(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
     bare.parse::<IpAddr>()
         .ok()

@@ -23,7 +23,9 @@ use crate::run::kept::Kept;
 use crate::serve::answer::rejection::CODES;
 use crate::serve::app::App;
 use crate::serve::clock;
+use crate::serve::ext_authz::Checks;
 use crate::serve::listener::accept::{Acceptor, places};
+use crate::serve::listener::connection::Door;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::redirect;
@@ -47,7 +49,6 @@ const UNSENT_MOST: u32 = 128 * 1024;
 pub struct Running {
     app: Arc<App>,
     kept: Kept,
-    crowd: Arc<Crowd>,
     admin: Arc<Admin>,
     certificates: Option<Arc<Certificates>>,
     addresses: Addresses,
@@ -87,7 +88,14 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// For redirects to https, where there are any.
     pub redirect: Option<SocketAddr>,
+    /// For Envoy's questions by gRPC, where it asks any.
+    pub ext_authz: Option<SocketAddr>,
 }
+
+/// How many connections are taken at a time of those who ask by gRPC: two of each thread of some hundred Envoys.
+const CHECKS_MOST: usize = 1024;
+/// The part of `LIMIT_MEMORY` and of the open files allowed that is theirs, where they have a listener.
+const CHECKS_PART: usize = 8;
 
 /// Binds, and begins to serve.
 ///
@@ -100,7 +108,9 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
     let redirect_listener = settings.redirect.map(|address| bind("HTTP_REDIRECT_ADDR", address)).transpose()?;
+    let checks_listener = settings.ext_authz.map(|address| bind("EXT_AUTHZ_ADDR", address)).transpose()?;
     let addresses = Addresses {
+        ext_authz: checks_listener.as_ref().map(TcpListener::local_addr).transpose()?,
         listen: listener.local_addr()?,
         admin: admin_listener.local_addr()?,
         redirect: redirect_listener.as_ref().map(TcpListener::local_addr).transpose()?,
@@ -108,10 +118,21 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let certificates = load_certificates(&settings.tls)?;
     let fixed = Fixed::of(&settings);
     tell_what_is_served(&settings);
-    let memory = memory(&settings.limits);
-    let places = places(&settings.limits, machine::raise_open_files(), memory);
+    let mut memory = memory(&settings.limits);
+    let mut files = machine::raise_open_files();
+    // They have a budget of their own, so that neither side can starve the other.
+    let checks = checks_listener.map(|listener| {
+        let part = memory.map(|bytes| bytes / CHECKS_PART);
+        memory = memory.zip(part).map(|(bytes, part)| bytes - part);
+        let by_files = files.map_or(CHECKS_MOST, |files| usize::try_from(files).unwrap_or(usize::MAX) / CHECKS_PART);
+        let places = by_files.clamp(1, CHECKS_MOST);
+        files = files.map(|files| files.saturating_sub(places as u64));
+        let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(part)), metrics.connections_shed.clone()));
+        (listener, places, crowd)
+    });
+    let places = places(&settings.limits, files, memory);
     let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(memory)), metrics.connections_shed.clone()));
-    let workers = Workers::start()?;
+    let workers = Arc::new(Workers::start()?);
     let (app, kept) = Kept::start(settings, Arc::clone(&metrics))?;
     let app = Arc::new(app);
     if let Some(sign_in) = &app.snapshot().sign_in {
@@ -136,14 +157,10 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(background::refresh_provider(Arc::clone(&app))),
             tokio::spawn(background::refresh_keys(Arc::clone(&app))),
             tokio::spawn(background::tend_backends(Arc::clone(&app))),
-            tokio::spawn({
-                let crowd = Arc::clone(&crowd);
-                async move { crowd.keep_room().await }
-            }),
+            tokio::spawn(keep_room(Arc::clone(&crowd))),
         ],
         app,
         kept,
-        crowd,
         admin,
         certificates,
         addresses,
@@ -154,10 +171,24 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         running.tasks.push(tokio::spawn(redirect::serve(listener, Arc::clone(&running.app), stop)));
     }
     running.publish_certificate_end();
-    running.connections.spawn(running.accept(listener, workers, places));
+    if let Some((listener, places, crowd)) = checks {
+        running.tasks.push(tokio::spawn(keep_room(Arc::clone(&crowd))));
+        let admin = Arc::clone(&running.admin);
+        let checks = Checks { is_ready: Box::new(move || admin.phase() == Phase::Ready) };
+        let acceptor = running.acceptor(Door::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
+        running.accept(acceptor, listener);
+    }
+    let tls = running.certificates.as_ref();
+    let tls = tls.map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config())));
+    running.accept(running.acceptor(Door::Requests(tls), places, crowd, workers), listener);
     let becoming_ready = become_ready(Arc::clone(&running.app), Arc::clone(&running.admin), addresses);
     running.tasks.push(tokio::spawn(becoming_ready));
     Ok(running)
+}
+
+/// Makes room whenever connections hold too much; for ever.
+async fn keep_room(crowd: Arc<Crowd>) {
+    crowd.keep_room().await;
 }
 
 /// Ready once the provider and the store have each been tried, whatever came of it: who is sent here before would be refused for
@@ -172,7 +203,8 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
     let _late = tokio::time::timeout(STARTING_MOST, tried).await;
     if admin.become_ready() {
         let redirect = addresses.redirect.map(tracing::field::display);
-        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, redirect, "sidegate is ready");
+        let ext_authz = addresses.ext_authz.map(tracing::field::display);
+        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, redirect, ext_authz, "sidegate is ready");
     }
 }
 
@@ -291,15 +323,16 @@ impl Running {
     fn what_stays(&self, settings: &Settings) -> Vec<&'static str> {
         let mut stays = Vec::new();
         let moved = |was: SocketAddr, wanted: SocketAddr| wanted.port() != 0 && was != wanted;
-        let redirect_moved = match (self.addresses.redirect, settings.redirect) {
+        let one_moved = |was: Option<SocketAddr>, wanted: Option<SocketAddr>| match (was, wanted) {
             (Some(was), Some(wanted)) => moved(was, wanted),
             (was, wanted) => was.is_some() != wanted.is_some(),
         };
         if moved(self.addresses.listen, settings.listen)
             || moved(self.addresses.admin, settings.admin)
-            || redirect_moved
+            || one_moved(self.addresses.redirect, settings.redirect)
+            || one_moved(self.addresses.ext_authz, settings.ext_authz)
         {
-            stays.push("LISTEN_ADDR, ADMIN_ADDR and HTTP_REDIRECT_ADDR take effect at the next start");
+            stays.push("LISTEN_ADDR, ADMIN_ADDR, HTTP_REDIRECT_ADDR and EXT_AUTHZ_ADDR take effect at the next start");
         }
         if self.fixed != Fixed::of(settings) {
             stays.push(
@@ -352,26 +385,21 @@ impl Running {
         }
     }
 
-    fn accept(
-        &self,
-        listener: TcpListener,
-        workers: Workers,
-        places: usize,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let acceptor = Acceptor {
+    fn acceptor(&self, door: Door, places: usize, crowd: Arc<Crowd>, workers: Arc<Workers>) -> Acceptor {
+        Acceptor {
             app: Arc::clone(&self.app),
-            tls: self
-                .certificates
-                .as_ref()
-                .map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config()))),
+            door,
             connections: self.connections.clone(),
             drain: self.drain.clone(),
             room: Arc::new(Semaphore::new(places)),
-            crowd: Arc::clone(&self.crowd),
+            crowd,
             workers,
-        };
+        }
+    }
+
+    fn accept(&self, acceptor: Acceptor, listener: TcpListener) {
         let stop = self.stop_accepting.clone();
-        async move { acceptor.run(listener, &stop).await }
+        self.connections.spawn(async move { acceptor.run(listener, &stop).await });
     }
 }
 

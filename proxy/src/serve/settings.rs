@@ -27,6 +27,8 @@ pub struct Settings {
     pub admin: SocketAddr,
     /// `HTTP_REDIRECT_ADDR`; a change needs a restart.
     pub redirect: Option<SocketAddr>,
+    /// `EXT_AUTHZ_ADDR`; a change needs a restart.
+    pub ext_authz: Option<SocketAddr>,
     /// `TLS_CERT_FILE` and `TLS_KEY_FILE`; empty: TLS does not end here.
     pub tls: Vec<PemFiles>,
     /// Whether people sign in, and how.

@@ -28,6 +28,8 @@ pub struct Proxy {
     child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    /// What it says of the addresses that it listens on.
+    pub listens: serde_json::Value,
     log: Arc<Mutex<Vec<String>>>,
     idp: Option<Arc<DevIdp>>,
     folder: TempDir,
@@ -269,7 +271,15 @@ impl Plan {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut proxy = Proxy { child, address: unknown, admin: unknown, log, idp: self.idp, folder: self.folder };
+        let mut proxy = Proxy {
+            child,
+            address: unknown,
+            admin: unknown,
+            listens: serde_json::Value::Null,
+            log,
+            idp: self.idp,
+            folder: self.folder,
+        };
         proxy.find_addresses().await;
         proxy
     }
@@ -292,7 +302,9 @@ impl Proxy {
         });
         let line = line.await.unwrap_or_else(|_| panic!("sidegate is not ready:\n{}", self.log()));
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        self.address = line["listen"].as_str().unwrap().parse().unwrap();
+        // A socket file has no address.
+        self.address = line["listen"].as_str().unwrap().parse().unwrap_or(self.address);
         self.admin = line["admin"].as_str().unwrap().parse().unwrap();
+        self.listens = line;
     }
 }

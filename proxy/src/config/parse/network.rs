@@ -8,8 +8,8 @@ use url::{Host, Url};
 
 use crate::adapters::upstream::{Trust, UpstreamAddress, UpstreamSettings};
 use crate::config::options::{
-    ADMIN_ADDR, HTTP_REDIRECT_ADDR, Knob, LISTEN_ADDR, PROXY_PROTOCOL_FROM, TIMEOUT_CONNECT, TRUSTED_PROXIES,
-    UPSTREAM_CA_FILE, UPSTREAM_URL,
+    ADMIN_ADDR, EXT_AUTHZ_ADDR, HTTP_REDIRECT_ADDR, Knob, LISTEN_ADDR, PROXY_PROTOCOL_FROM, TIMEOUT_CONNECT,
+    TRUSTED_PROXIES, UPSTREAM_CA_FILE, UPSTREAM_URL,
 };
 use crate::config::parse::keys;
 use crate::config::reading::{Reading, Zero};
@@ -21,12 +21,14 @@ pub(in crate::config) struct Listeners {
     pub(super) listen: SocketAddr,
     pub(super) admin: SocketAddr,
     pub(super) redirect: Option<SocketAddr>,
+    pub(super) ext_authz: Option<SocketAddr>,
 }
 
 pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
     let listen = reading.parsed(LISTEN_ADDR, words::address);
     let admin = admin(reading);
     let redirect = reading.parsed(HTTP_REDIRECT_ADDR, words::address);
+    let ext_authz = reading.parsed(EXT_AUTHZ_ADDR, words::private_address);
     let (listen, admin) = (listen?, admin?);
     if meet(listen, admin) {
         reading.fault(ADMIN_ADDR, "is the same port as LISTEN_ADDR: the admin listener needs one of its own");
@@ -34,7 +36,11 @@ pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
     if redirect.is_some_and(|redirect| meet(redirect, listen) || meet(redirect, admin)) {
         reading.fault(HTTP_REDIRECT_ADDR, "is the same port as LISTEN_ADDR or ADMIN_ADDR: it needs one of its own");
     }
-    Some(Listeners { listen, admin, redirect })
+    let others = [Some(listen), Some(admin), redirect];
+    if ext_authz.is_some_and(|own| others.into_iter().flatten().any(|other| meet(own, other))) {
+        reading.fault(EXT_AUTHZ_ADDR, "is the same port as another listener's: it needs one of its own");
+    }
+    Some(Listeners { listen, admin, redirect, ext_authz })
 }
 
 fn meet(one: SocketAddr, other: SocketAddr) -> bool {
@@ -93,6 +99,8 @@ pub(super) fn is_ourselves(address: &UpstreamAddress, own: &Listeners) -> Option
         Some("is LISTEN_ADDR itself: every request would come back in a loop")
     } else if reaches(address, own.admin) {
         Some("is ADMIN_ADDR: the admin listener is not for users")
+    } else if own.ext_authz.is_some_and(|ext_authz| reaches(address, ext_authz)) {
+        Some("is EXT_AUTHZ_ADDR: whoever reaches that is believed")
     } else {
         None
     }

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
-use crate::serve::listener::connection;
+use crate::serve::listener::connection::{self, Door};
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::workers::Workers;
@@ -55,12 +54,12 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
 /// Accepts connections, and gives each to a worker.
 pub(crate) struct Acceptor {
     pub(crate) app: Arc<App>,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) door: Door,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: Drain,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) crowd: Arc<Crowd>,
-    pub(crate) workers: Workers,
+    pub(crate) workers: Arc<Workers>,
 }
 
 impl Acceptor {
@@ -122,12 +121,12 @@ impl Acceptor {
     }
 
     fn serve(&self, stream: std::net::TcpStream, room: OwnedSemaphorePermit) {
-        let (app, tls, drain) = (Arc::clone(&self.app), self.tls.clone(), self.drain.clone());
+        let (app, door, drain) = (Arc::clone(&self.app), self.door.clone(), self.drain.clone());
         let crowd = Arc::clone(&self.crowd);
         let connection = async move {
             let (_room, _held) = (room, Held::by(&app.metrics.downstream_connections));
             let served = match TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(stream, tls, app, &crowd, drain).await,
+                Ok(stream) => connection::serve(stream, door, app, &crowd, drain).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http_body::Body as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::adapters::net;
 use crate::domain::caller::{Peer, Scheme};
 use crate::serve::app::App;
+use crate::serve::ext_authz::{self, Checks};
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
@@ -40,10 +42,19 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection on which nothing was read yet is given before it goes for others' sake: its request may wait to be read.
 const TO_BE_READ: Duration = Duration::from_millis(20);
 
+/// What a listener is for.
+#[derive(Clone)]
+pub(crate) enum Door {
+    /// Requests of clients; with TLS, where it ends here.
+    Requests(Option<TlsAcceptor>),
+    /// Envoy's questions about requests of its own.
+    Checks(Arc<Checks>),
+}
+
 /// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
 pub(crate) async fn serve(
     mut stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    door: Door,
     app: Arc<App>,
     crowd: &Crowd,
     drain: Drain,
@@ -51,7 +62,7 @@ pub(crate) async fn serve(
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
     let mut address = stream.peer_addr()?;
-    let names_client = snapshot.proxy_protocol_from.contain(address.ip());
+    let names_client = matches!(door, Door::Requests(_)) && snapshot.proxy_protocol_from.contain(address.ip());
     drop(snapshot);
     net::set_up(&stream)?;
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
@@ -71,9 +82,12 @@ pub(crate) async fn serve(
             }
         }
     }
-    let Some(acceptor) = tls else {
-        let peer = Peer { address, scheme: Scheme::Http };
-        return http(stream, peer, app, limits, timeouts, watch, drain).await;
+    let answering = Answering { app, limits, timeouts, watch: Arc::clone(&watch), drain };
+    let acceptor = match door {
+        Door::Requests(Some(acceptor)) => acceptor,
+        door @ (Door::Requests(None) | Door::Checks(_)) => {
+            return http(stream, Peer { address, scheme: Scheme::Http }, door, answering).await;
+        }
     };
     watch.takes_tls();
     let handshake = async {
@@ -89,26 +103,27 @@ pub(crate) async fn serve(
         () = watch.sent_away() => return Err(sent_away()),
     };
     let Some(stream) = shaken else { return Ok(()) };
-    let peer = Peer { address, scheme: Scheme::Https };
-    http(stream, peer, app, limits, timeouts, watch, drain).await
+    http(stream, Peer { address, scheme: Scheme::Https }, Door::Requests(None), answering).await
+}
+
+/// What every connection is answered with and within.
+struct Answering {
+    app: Arc<App>,
+    limits: Limits,
+    timeouts: Timeouts,
+    watch: Arc<Watch>,
+    drain: Drain,
 }
 
 fn sent_away() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
-async fn http<IO>(
-    stream: IO,
-    peer: Peer,
-    app: Arc<App>,
-    limits: Limits,
-    timeouts: Timeouts,
-    watch: Arc<Watch>,
-    drain: Drain,
-) -> io::Result<()>
+async fn http<IO>(stream: IO, peer: Peer, door: Door, answering: Answering) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Answering { app, limits, timeouts, watch, drain } = answering;
     let guarded = Guarded::new(stream, Arc::clone(&watch));
     let service = service_fn({
         let watch = Arc::clone(&watch);
@@ -119,7 +134,14 @@ where
             if has_body {
                 in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
             }
-            handler::handle(Arc::clone(&app), peer, request, in_flight)
+            let app = Arc::clone(&app);
+            match &door {
+                Door::Requests(_) => Either::Left(handler::handle(app, peer, request, in_flight)),
+                // In a box, so that it does not enlarge the future of every request.
+                Door::Checks(checks) => {
+                    Either::Right(Box::pin(ext_authz::handle(app, Arc::clone(checks), peer, request, in_flight)))
+                }
+            }
         }
     });
     let builder = builder(limits, timeouts);

@@ -1,7 +1,7 @@
 //! Connections of clients: accepted within limits, served by a worker each, ended when we drain.
 
 pub(crate) mod accept;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod crowd;
 pub(crate) mod drain;
 mod plain;
