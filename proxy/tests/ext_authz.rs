@@ -236,7 +236,7 @@ allow = "public"
 "X-Remote-Group" = { value = "groups", as = "repeated" }
 "#;
     let proxy = with_rules(rules, &upstream).await.env("TRUSTED_PROXIES", "10.0.0.0/8");
-    let proxy = proxy.env("OAUTH_ALLOWED_GROUPS", "acme").start().await;
+    let proxy = proxy.env("OAUTH_ALLOWED_GROUPS", "acme,acme/platform").start().await;
     let envoy = Envoy::of(&proxy).await;
     for (asked, status) in [
         (asking("/p/x", &[]).at("a.example"), 200),
