@@ -41,6 +41,8 @@ pub enum Kind {
     Url,
     /// An address and a port.
     Address,
+    /// An address and a port, a socket file, or `systemd`.
+    Listener,
     /// A secret, which never stands on a command line, where every user of the machine can read it.
     Secret,
 }
@@ -114,8 +116,9 @@ options! {
         /// A TOML file with settings: each key is a variable of this list in lower case, lists are arrays.
         /// Flags and variables win over it. Reread when it changes.
         SIDEGATE_CONFIG: File, Otherwise "no file", example "/etc/sidegate/sidegate.toml";
-        /// Where to listen. Port 0 takes any free port. A change needs a restart.
-        LISTEN_ADDR: Address, Is "0.0.0.0:8080", example "0.0.0.0:8080";
+        /// Where to listen: an address and a port (0 takes any free one), `unix:/path` for a socket file, or `systemd` for the socket that
+        /// systemd passes on. A change needs a restart.
+        LISTEN_ADDR: Listener, Is "0.0.0.0:8080", example "0.0.0.0:8080";
         /// Where plain HTTP is answered with a redirect to the same address by https, and nothing else. Needs TLS_CERT_FILE or an https
         /// OAUTH_REDIRECT_URL. A change needs a restart.
         HTTP_REDIRECT_ADDR: Address, Otherwise "no such listener", example "0.0.0.0:8081";

@@ -1,11 +1,10 @@
 //! Starts, reloads and drains.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -20,6 +19,7 @@ use crate::domain::policy::AllowedUsers;
 use crate::run::admin::{self, Admin, Phase};
 use crate::run::background;
 use crate::run::kept::Kept;
+use crate::run::listen::{Bound, Place, SocketFile, bind, listen};
 use crate::serve::answer::rejection::CODES;
 use crate::serve::app::App;
 use crate::serve::clock;
@@ -29,21 +29,13 @@ use crate::serve::listener::connection::Door;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::redirect;
+use crate::serve::listener::socket::Listener;
 use crate::serve::listener::workers::Workers;
-use crate::serve::settings::{Limits, Mode, Settings, Shutdown};
+use crate::serve::settings::{Limits, Listen, Mode, Settings, Shutdown};
 use crate::serve::watch::memory::Memory;
-
-/// How many connections wait in the kernel's queue to be accepted; it may be set to take fewer (`net.core.somaxconn`). Whoever comes
-/// beyond that tries again after a second.
-const BACKLOG: u32 = 4096;
 
 /// How long the start waits for the provider and the store.
 const STARTING_MOST: Duration = Duration::from_secs(5);
-
-/// What the kernel may hold of an answer before it is sent, in bytes. Without it some MiB gather there, and a reader that is slow
-/// but steady looks as if it took nothing for as long as those last (`TIMEOUT_BODY`).
-#[cfg(target_os = "linux")]
-const UNSENT_MOST: u32 = 128 * 1024;
 
 /// A proxy that is running.
 pub struct Running {
@@ -53,6 +45,8 @@ pub struct Running {
     certificates: Option<Arc<Certificates>>,
     addresses: Addresses,
     fixed: Fixed,
+    /// The socket file that is ours to remove.
+    file: Option<SocketFile>,
     stop_accepting: CancellationToken,
     drain: Drain,
     connections: TaskTracker,
@@ -60,8 +54,8 @@ pub struct Running {
 }
 
 /// What a reload leaves as it was at the start.
-#[derive(PartialEq, Eq)]
 struct Fixed {
+    listen: Listen,
     shutdown: Shutdown,
     connections: usize,
     memory: Option<usize>,
@@ -71,19 +65,25 @@ struct Fixed {
 impl Fixed {
     fn of(settings: &Settings) -> Self {
         Self {
+            listen: settings.listen.clone(),
             shutdown: settings.shutdown,
             connections: settings.limits.connections,
             memory: settings.limits.memory,
             log: settings.log.clone(),
         }
     }
+
+    fn differs_beside_addresses(&self, other: &Self) -> bool {
+        let of = |fixed: &Self| (fixed.shutdown, fixed.connections, fixed.memory);
+        of(self) != of(other) || self.log != other.log
+    }
 }
 
 /// Where it listens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Addresses {
     /// For requests.
-    pub listen: SocketAddr,
+    pub listen: Place,
     /// For probes and metrics.
     pub admin: SocketAddr,
     /// For redirects to https, where there are any.
@@ -103,15 +103,13 @@ const CHECKS_PART: usize = 8;
 /// What keeps it from starting, and how to mend it.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(CODES, CODES));
-    let (listener, admin_listener) = (bind("LISTEN_ADDR", settings.listen)?, bind("ADMIN_ADDR", settings.admin)?);
-    // Accepted connections inherit it.
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
+    let admin_listener = bind("ADMIN_ADDR", settings.admin)?;
     let redirect_listener = settings.redirect.map(|address| bind("HTTP_REDIRECT_ADDR", address)).transpose()?;
     let checks_listener = settings.ext_authz.map(|address| bind("EXT_AUTHZ_ADDR", address)).transpose()?;
+    let Bound { listener, place, file } = listen(&settings.listen)?;
     let addresses = Addresses {
         ext_authz: checks_listener.as_ref().map(TcpListener::local_addr).transpose()?,
-        listen: listener.local_addr()?,
+        listen: place,
         admin: admin_listener.local_addr()?,
         redirect: redirect_listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
@@ -163,8 +161,9 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         kept,
         admin,
         certificates,
-        addresses,
+        addresses: addresses.clone(),
         fixed,
+        file,
     };
     if let Some(listener) = redirect_listener {
         let stop = running.stop_accepting.clone();
@@ -176,7 +175,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         let admin = Arc::clone(&running.admin);
         let checks = Checks { is_ready: Box::new(move || admin.phase() == Phase::Ready) };
         let acceptor = running.acceptor(Door::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
-        running.accept(acceptor, listener);
+        running.accept(acceptor, Listener::Tcp(listener));
     }
     let tls = running.certificates.as_ref();
     let tls = tls.map(|certificates| TlsAcceptor::from(Arc::clone(certificates.server_config())));
@@ -233,35 +232,6 @@ fn tell_what_is_served(settings: &Settings) {
     );
 }
 
-fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the system has many reasons; three of them have a mend worth naming"
-    )]
-    listen(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{variable}: {address} is in use by another program: stop it, or choose another port")
-        }
-        io::ErrorKind::PermissionDenied => {
-            anyhow::anyhow!(
-                "{variable}: {address} needs a privilege that this user does not have: choose a port from 1024 on"
-            )
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!("{variable}: {address} is no address of this machine: use 0.0.0.0 or [::] for all of them")
-        }
-        _ => anyhow::anyhow!("{variable}: cannot listen on {address}: {error}"),
-    })
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// `None`: TLS does not end here.
 fn load_certificates(files: &[PemFiles]) -> anyhow::Result<Option<Arc<Certificates>>> {
     if files.is_empty() {
@@ -283,8 +253,8 @@ pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
 impl Running {
     /// Where it listens.
     #[must_use]
-    pub const fn addresses(&self) -> Addresses {
-        self.addresses
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Takes new settings. What needs a restart (addresses, whether TLS ends here, the connection limit) is left as it is, with a warning.
@@ -327,14 +297,18 @@ impl Running {
             (Some(was), Some(wanted)) => moved(was, wanted),
             (was, wanted) => was.is_some() != wanted.is_some(),
         };
-        if moved(self.addresses.listen, settings.listen)
+        let listen_moved = match (self.addresses.listen.address(), &settings.listen) {
+            (Some(was), Listen::Address(wanted)) if self.fixed.listen != Listen::Systemd => moved(was, *wanted),
+            (_, wanted) => self.fixed.listen != *wanted,
+        };
+        if listen_moved
             || moved(self.addresses.admin, settings.admin)
             || one_moved(self.addresses.redirect, settings.redirect)
             || one_moved(self.addresses.ext_authz, settings.ext_authz)
         {
             stays.push("LISTEN_ADDR, ADMIN_ADDR, HTTP_REDIRECT_ADDR and EXT_AUTHZ_ADDR take effect at the next start");
         }
-        if self.fixed != Fixed::of(settings) {
+        if Fixed::of(settings).differs_beside_addresses(&self.fixed) {
             stays.push(
                 "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL, LOG_FORMAT and AUDIT_FILE take effect at the next start",
             );
@@ -353,11 +327,12 @@ impl Running {
 
     /// Ends: not ready at once; goes on accepting for `SHUTDOWN_DELAY`; lets what is in flight end for up to `SHUTDOWN_TIMEOUT`.
     /// Whether everything ended by itself.
-    pub async fn drain(self) -> bool {
+    pub async fn drain(mut self) -> bool {
         self.admin.enter(Phase::Draining);
         tracing::info!(delay = ?self.fixed.shutdown.delay, timeout = ?self.fixed.shutdown.timeout, "draining: no longer ready");
         tokio::time::sleep(self.fixed.shutdown.delay).await;
         self.stop_accepting.cancel();
+        drop(self.file.take());
         self.drain.begin();
         self.connections.close();
         self.app.tunnels.close();
@@ -397,7 +372,7 @@ impl Running {
         }
     }
 
-    fn accept(&self, acceptor: Acceptor, listener: TcpListener) {
+    fn accept(&self, acceptor: Acceptor, listener: Listener) {
         let stop = self.stop_accepting.clone();
         self.connections.spawn(async move { acceptor.run(listener, &stop).await });
     }

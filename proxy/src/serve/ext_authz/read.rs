@@ -76,7 +76,8 @@ fn source(peer: Option<Peer>) -> Result<SocketAddr, BadDescription> {
     const SOURCE: &str = "attributes.source.address.socket_address";
     let socket = peer.and_then(|peer| peer.address).and_then(|address| address.socket_address);
     let socket = socket.ok_or(BadDescription::Missing(SOURCE, "it says who is calling"))?;
-    let ip: IpAddr = socket.address.parse().map_err(|_| BadDescription::Unreadable(SOURCE))?;
+    let ip = socket.address.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified());
+    let ip = ip.ok_or(BadDescription::Unreadable(SOURCE))?;
     let port = u16::try_from(socket.port_value).map_err(|_| BadDescription::Unreadable(SOURCE))?;
     Ok(SocketAddr::new(ip, port))
 }

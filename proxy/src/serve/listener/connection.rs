@@ -1,6 +1,7 @@
 //! One connection: TLS, then HTTP under limits.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +12,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::adapters::net;
-use crate::domain::caller::{Peer, Scheme};
+use crate::domain::caller::{NO_ADDRESS, Peer, Scheme};
 use crate::serve::app::App;
 use crate::serve::ext_authz::{self, Checks};
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
+use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::watch::streams::StreamExecutor;
@@ -52,58 +54,92 @@ pub(crate) enum Door {
 }
 
 /// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
-pub(crate) async fn serve(
-    mut stream: TcpStream,
-    door: Door,
-    app: Arc<App>,
-    crowd: &Crowd,
-    drain: Drain,
-) -> io::Result<()> {
+pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Crowd, drain: Drain) -> io::Result<()> {
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
-    let mut address = stream.peer_addr()?;
-    let names_client = matches!(door, Door::Requests(_)) && snapshot.proxy_protocol_from.contain(address.ip());
+    let names_client = match &stream {
+        Stream::Tcp(_, address) => {
+            matches!(door, Door::Requests(_)) && snapshot.proxy_protocol_from.contain(address.ip())
+        }
+        Stream::Unix(_) => false,
+    };
     drop(snapshot);
-    net::set_up(&stream)?;
+    if let Stream::Tcp(stream, _) = &stream {
+        net::set_up(stream)?;
+    }
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
     let _place = crowd.join(Arc::clone(&watch));
+    let answering = Answering { app, limits, timeouts, watch, drain };
+    match stream {
+        Stream::Tcp(stream, address) => tcp(stream, address, names_client, door, crowd, answering).await,
+        Stream::Unix(stream) => unix(stream, door, answering).await,
+    }
+}
+
+async fn tcp(
+    mut stream: TcpStream,
+    mut address: SocketAddr,
+    names_client: bool,
+    door: Door,
+    crowd: &Crowd,
+    answering: Answering,
+) -> io::Result<()> {
+    let watch = &answering.watch;
     if names_client {
         let client = Box::pin(proxy_protocol::read(&mut stream));
         let client = tokio::select! {
             biased;
-            client = tokio::time::timeout(timeouts.header, client) => client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
+            client = tokio::time::timeout(answering.timeouts.header, client) => client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
             () = watch.sent_away() => return Err(sent_away()),
         };
         match client {
-            Ok(client) => address = client.unwrap_or(address),
+            // Nobody has an address that is none.
+            Ok(client) => address = client.filter(|client| !client.ip().is_unspecified()).unwrap_or(address),
             Err(error) => {
                 crowd.warn_of_proxy_protocol(address.ip(), &error);
                 return Err(error);
             }
         }
     }
-    let answering = Answering { app, limits, timeouts, watch: Arc::clone(&watch), drain };
     let acceptor = match door {
         Door::Requests(Some(acceptor)) => acceptor,
         door @ (Door::Requests(None) | Door::Checks(_)) => {
             return http(stream, Peer { address, scheme: Scheme::Http }, door, answering).await;
         }
     };
-    watch.takes_tls();
     let handshake = async {
         if plain::begins(&stream).await? {
             return plain::refuse(stream).await.map(|()| None);
         }
         acceptor.accept(stream).await.map(Some)
     };
-    let handshake = tokio::time::timeout(timeouts.header, handshake);
-    let shaken = tokio::select! {
-        biased;
-        shaken = handshake => shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
-        () = watch.sent_away() => return Err(sent_away()),
-    };
-    let Some(stream) = shaken else { return Ok(()) };
+    let Some(stream) = shaken(handshake, &answering).await? else { return Ok(()) };
     http(stream, Peer { address, scheme: Scheme::Https }, Door::Requests(None), answering).await
+}
+
+/// A connection by a socket file: whoever it is has no address.
+async fn unix(stream: UnixStream, door: Door, answering: Answering) -> io::Result<()> {
+    let address = SocketAddr::new(NO_ADDRESS, 0);
+    let acceptor = match door {
+        Door::Requests(Some(acceptor)) => acceptor,
+        door @ (Door::Requests(None) | Door::Checks(_)) => {
+            return http(stream, Peer { address, scheme: Scheme::Http }, door, answering).await;
+        }
+    };
+    let stream = shaken(acceptor.accept(stream), &answering).await?;
+    http(stream, Peer { address, scheme: Scheme::Https }, Door::Requests(None), answering).await
+}
+
+/// A handshake within the time for a head.
+async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &Answering) -> io::Result<T> {
+    answering.watch.takes_tls();
+    tokio::select! {
+        biased;
+        shaken = tokio::time::timeout(answering.timeouts.header, handshake) => {
+            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        }
+        () = answering.watch.sent_away() => Err(sent_away()),
+    }
 }
 
 /// What every connection is answered with and within.

@@ -7,4 +7,5 @@ pub(crate) mod drain;
 mod plain;
 mod proxy_protocol;
 pub(crate) mod redirect;
+pub(crate) mod socket;
 pub(crate) mod workers;
