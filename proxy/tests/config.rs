@@ -230,8 +230,8 @@ const TABLE: &[Row] = &[
     (
         "LISTEN_ADDR",
         &[],
-        &["0.0.0.0:8080", "[::1]:0", ":8080", "localhost:0"],
-        &["8080", "example.com:80", "0.0.0.0", ":65536"],
+        &["0.0.0.0:8080", "[::1]:0", ":8080", "localhost:0", "unix:/run/sidegate.sock", "systemd"],
+        &["8080", "example.com:80", "0.0.0.0", ":65536", "unix:sidegate.sock", "unix:", "launchd"],
     ),
     ("ADMIN_ADDR", &[], &["10.1.2.3:9091", "[fd00::5]:9091", ":9091"], &["9091", "http://127.0.0.1:9091"]),
     ("LOG_LEVEL", &[], &["error", "warn", "info", "debug", "trace", "info,sidegate=debug"], &["inof", "sidegate=loud"]),
@@ -350,7 +350,7 @@ const TABLE: &[Row] = &[
         &[":9001", "10.1.2.3:9001", "[::1]:0"],
         &["9001", "http://127.0.0.1:9001", ":9091", ":8080"],
     ),
-    ("PROXY_PROTOCOL_FROM", &[], &["10.0.0.0/8", "192.0.2.7,::1"], &["balancer", "10.0.0.0/33"]),
+    ("PROXY_PROTOCOL_FROM", &[], &["10.0.0.0/8", "192.0.2.7,::1"], &["balancer", "10.0.0.0/33", "unix:"]),
     ("TLS_CERT_FILE", &[("TLS_KEY_FILE", "file:tls.key")], &["file:tls.crt"], &["/nowhere/crt", "file:tls.key", ""]),
     (
         "TLS_KEY_FILE",
@@ -358,7 +358,7 @@ const TABLE: &[Row] = &[
         &["file:tls.key"],
         &["/nowhere/key", "file:other.key", "file:users", ""],
     ),
-    ("TRUSTED_PROXIES", &[], &["10.0.0.0/8,192.0.2.7,fd00::/8"], &["10.0.0.0/33", "proxy.example.com"]),
+    ("TRUSTED_PROXIES", &[], &["10.0.0.0/8,192.0.2.7,fd00::/8", "unix:"], &["10.0.0.0/33", "unix", "proxy.example.com"]),
     ("LIMIT_HEADER_BYTES", &[], &["8192", "65536"], &["8191", "64k", "-1"]),
     ("LIMIT_CONNECTIONS", &[], &["1", "10000"], &["0", "many"]),
     ("LIMIT_MEMORY", &[], &["0", "16777216", "201326592"], &["1", "16777215", "192M", "-1"]),

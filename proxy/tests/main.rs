@@ -31,6 +31,7 @@ mod imports;
 mod jwt_sessions;
 mod lasting;
 mod layers;
+mod listeners;
 mod log;
 mod logout;
 mod machines;

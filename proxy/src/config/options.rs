@@ -259,7 +259,8 @@ options! {
         TLS_CERT_FILE: Files, Otherwise "no TLS", example "/etc/sidegate/tls.crt";
         /// The certificate's private key in PEM; as many files, in the same order, as TLS_CERT_FILE names. Reread when they change.
         TLS_KEY_FILE: Files, Otherwise "no TLS", example "/etc/sidegate/tls.key";
-        /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed. Nobody else's are.
+        /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed; `unix:` is whoever connects by a
+        /// socket file. Nobody else's are.
         TRUSTED_PROXIES: List, Otherwise "nobody", example "10.0.0.0/8,192.0.2.7";
         /// Networks and addresses of load balancers whose connections begin with the PROXY protocol, version 1 or 2: each of them then
         /// must. The address that it names counts as the connection's. From others it is refused.

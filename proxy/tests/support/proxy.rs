@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,8 @@ pub struct Plan {
     folder: TempDir,
     /// What a shell sets before it starts the program: `ulimit -n 1024`.
     limits: Option<String>,
+    /// What it is given as its standard input.
+    input: Option<OwnedFd>,
 }
 
 /// A running `sidegate`; killed when dropped.
@@ -38,7 +41,7 @@ pub struct Proxy {
 impl Proxy {
     /// In open mode.
     pub fn open(upstream: &Upstream) -> Plan {
-        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap(), limits: None }
+        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap(), limits: None, input: None }
     }
 
     /// With sign-in by the development provider, as `github`, `entra` or `oidc`; everyone whom it signs in may pass.
@@ -76,7 +79,7 @@ impl Proxy {
             }
             other => panic!("no provider {other}"),
         }
-        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap(), limits: None }
+        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap(), limits: None, input: None }
     }
 
     /// With sign-in by GitHub, ready to go.
@@ -207,6 +210,12 @@ impl Plan {
         self
     }
 
+    /// Passes it a socket, as systemd does.
+    pub fn activated_by(self, socket: impl Into<OwnedFd>) -> Self {
+        let limits = "export LISTEN_FDS=1 LISTEN_PID=$$ && exec 3<&0 0</dev/null";
+        Self { input: Some(socket.into()), ..self.env("LISTEN_ADDR", "systemd").under(limits) }
+    }
+
     /// Takes a variable away.
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
@@ -215,7 +224,13 @@ impl Plan {
 
     /// Another replica of this one: the same settings, the same provider.
     pub fn twin(&self) -> Self {
-        Self { env: self.env.clone(), idp: self.idp.clone(), folder: TempDir::new().unwrap(), limits: None }
+        Self {
+            env: self.env.clone(),
+            idp: self.idp.clone(),
+            folder: TempDir::new().unwrap(),
+            limits: None,
+            input: None,
+        }
     }
 
     /// Writes a file into the proxy's folder, and sets a variable to its path.
@@ -243,7 +258,9 @@ impl Plan {
             command = Command::new("/bin/sh");
             command.arg("-c").arg(format!("{limits} && exec \"$0\"")).arg(env!("CARGO_BIN_EXE_sidegate"));
         }
-        command.env_clear().envs(&self.env).stdin(Stdio::null());
+        command.env_clear().envs(&self.env);
+        let input = self.input.as_ref().map(|input| input.try_clone().unwrap());
+        command.stdin(input.map_or_else(Stdio::null, Stdio::from));
         command
     }
 
