@@ -358,7 +358,12 @@ const TABLE: &[Row] = &[
         &["file:tls.key"],
         &["/nowhere/key", "file:other.key", "file:users", ""],
     ),
-    ("TRUSTED_PROXIES", &[], &["10.0.0.0/8,192.0.2.7,fd00::/8", "unix:"], &["10.0.0.0/33", "unix", "proxy.example.com"]),
+    (
+        "TRUSTED_PROXIES",
+        &[],
+        &["10.0.0.0/8,192.0.2.7,fd00::/8", "unix:"],
+        &["10.0.0.0/33", "unix", "proxy.example.com"],
+    ),
     ("LIMIT_HEADER_BYTES", &[], &["8192", "65536"], &["8191", "64k", "-1"]),
     ("LIMIT_CONNECTIONS", &[], &["1", "10000"], &["0", "many"]),
     ("LIMIT_MEMORY", &[], &["0", "16777216", "201326592"], &["1", "16777215", "192M", "-1"]),

@@ -59,3 +59,4 @@ mod told;
 mod upstreams;
 mod verify;
 mod websocket;
+mod websocket_http2;

@@ -253,6 +253,8 @@ fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> 
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
+        // WebSockets may come as streams; every other CONNECT is refused.
+        .enable_connect_protocol()
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(timeouts.idle)
