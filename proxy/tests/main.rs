@@ -23,6 +23,7 @@ mod downstream;
 mod errors;
 mod ext_authz;
 mod forward_auth;
+mod grpc;
 mod holding;
 mod hostile_answers;
 mod hostile_http;
