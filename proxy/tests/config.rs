@@ -231,8 +231,8 @@ const TABLE: &[Row] = &[
     (
         "LISTEN_ADDR",
         &[],
-        &["0.0.0.0:8080", "[::1]:0", ":8080", "localhost:0"],
-        &["8080", "example.com:80", "0.0.0.0", ":65536"],
+        &["0.0.0.0:8080", "[::1]:0", ":8080", "localhost:0", "unix:/run/sidegate.sock", "systemd"],
+        &["8080", "example.com:80", "0.0.0.0", ":65536", "unix:sidegate.sock", "unix:", "launchd"],
     ),
     ("ADMIN_ADDR", &[], &["10.1.2.3:9091", "[fd00::5]:9091", ":9091"], &["9091", "http://127.0.0.1:9091"]),
     ("LOG_LEVEL", &[], &["error", "warn", "info", "debug", "trace", "info,sidegate=debug"], &["inof", "sidegate=loud"]),
@@ -345,7 +345,13 @@ const TABLE: &[Row] = &[
         &[":8082", "127.0.0.1:0"],
         &["8082", ":8080", ":9091"],
     ),
-    ("PROXY_PROTOCOL_FROM", &[], &["10.0.0.0/8", "192.0.2.7,::1"], &["balancer", "10.0.0.0/33"]),
+    (
+        "EXT_AUTHZ_ADDR",
+        &[],
+        &[":9001", "10.1.2.3:9001", "[::1]:0"],
+        &["9001", "http://127.0.0.1:9001", ":9091", ":8080"],
+    ),
+    ("PROXY_PROTOCOL_FROM", &[], &["10.0.0.0/8", "192.0.2.7,::1"], &["balancer", "10.0.0.0/33", "unix:"]),
     ("TLS_CERT_FILE", &[("TLS_KEY_FILE", "file:tls.key")], &["file:tls.crt"], &["/nowhere/crt", "file:tls.key", ""]),
     (
         "TLS_KEY_FILE",
@@ -365,7 +371,12 @@ const TABLE: &[Row] = &[
         &["required", "optional"],
         &["perhaps", "none"],
     ),
-    ("TRUSTED_PROXIES", &[], &["10.0.0.0/8,192.0.2.7,fd00::/8"], &["10.0.0.0/33", "proxy.example.com"]),
+    (
+        "TRUSTED_PROXIES",
+        &[],
+        &["10.0.0.0/8,192.0.2.7,fd00::/8", "unix:"],
+        &["10.0.0.0/33", "unix", "proxy.example.com"],
+    ),
     ("LIMIT_HEADER_BYTES", &[], &["8192", "65536"], &["8191", "64k", "-1"]),
     ("LIMIT_CONNECTIONS", &[], &["1", "10000"], &["0", "many"]),
     ("LIMIT_MEMORY", &[], &["0", "16777216", "201326592"], &["1", "16777215", "192M", "-1"]),
@@ -827,7 +838,8 @@ fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete
     assert_eq!((output.status.code(), text.contains("warning")), (Some(0), false), "{text}");
     // What belongs to a name inside the containers (files, addresses) is not passed on; every other setting is.
     for name in variables() {
-        let inside = name.ends_with("_FILE") || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "HTTP_REDIRECT_ADDR"].contains(&name);
+        let inside = name.ends_with("_FILE")
+            || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "HTTP_REDIRECT_ADDR", "EXT_AUTHZ_ADDR"].contains(&name);
         assert!(inside || all.iter().any(|(known, _)| known == name), "{name} is not passed on");
     }
 }

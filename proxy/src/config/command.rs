@@ -237,6 +237,7 @@ fn arg(knob: &Knob) -> Option<Arg> {
         Kind::Files => "FILES",
         Kind::Url => "URL",
         Kind::Address => "IP:PORT",
+        Kind::Listener => "IP:PORT|unix:/PATH|systemd",
         Kind::Secret => "SECRET",
     };
     let arg = Arg::new(knob.variable).long(knob.flag()?).value_name(value).global(true);

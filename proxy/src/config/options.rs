@@ -41,6 +41,8 @@ pub enum Kind {
     Url,
     /// An address and a port.
     Address,
+    /// An address and a port, a socket file, or `systemd`.
+    Listener,
     /// A secret, which never stands on a command line, where every user of the machine can read it.
     Secret,
 }
@@ -114,11 +116,15 @@ options! {
         /// A TOML file with settings: each key is a variable of this list in lower case, lists are arrays.
         /// Flags and variables win over it. Reread when it changes.
         SIDEGATE_CONFIG: File, Otherwise "no file", example "/etc/sidegate/sidegate.toml";
-        /// Where to listen. Port 0 takes any free port. A change needs a restart.
-        LISTEN_ADDR: Address, Is "0.0.0.0:8080", example "0.0.0.0:8080";
+        /// Where to listen: an address and a port (0 takes any free one), `unix:/path` for a socket file, or `systemd` for the socket that
+        /// systemd passes on. A change needs a restart.
+        LISTEN_ADDR: Listener, Is "0.0.0.0:8080", example "0.0.0.0:8080";
         /// Where plain HTTP is answered with a redirect to the same address by https, and nothing else. Needs TLS_CERT_FILE or an https
         /// OAUTH_REDIRECT_URL. A change needs a restart.
         HTTP_REDIRECT_ADDR: Address, Otherwise "no such listener", example "0.0.0.0:8081";
+        /// Where Envoy asks by gRPC whether a request may pass (`envoy.service.auth.v3.Authorization/Check`), without TLS. Whoever reaches it is
+        /// believed: keep it off public networks. `:9001` is loopback only. A change needs a restart.
+        EXT_AUTHZ_ADDR: Address, Otherwise "no such listener", example "127.0.0.1:9001";
         /// Where `/livez`, `/readyz` and `/metrics` are answered. They have no authentication: keep them off public networks.
         /// A change needs a restart.
         ADMIN_ADDR: Address, Is "127.0.0.1:9091", example "127.0.0.1:9091";
@@ -259,7 +265,8 @@ options! {
         /// With TLS_CLIENT_CA_FILE: `required` (a client without a good certificate gets no connection) or `optional` (without one it is
         /// let in as far as rules ask for none; a bad one gets no connection).
         TLS_CLIENT_AUTH: Word, Otherwise "required", example "optional";
-        /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed. Nobody else's are.
+        /// Networks and addresses of proxies in front, whose `X-Forwarded-*` headers are believed; `unix:` is whoever connects by a
+        /// socket file. Nobody else's are.
         TRUSTED_PROXIES: List, Otherwise "nobody", example "10.0.0.0/8,192.0.2.7";
         /// Networks and addresses of load balancers whose connections begin with the PROXY protocol, version 1 or 2: each of them then
         /// must. The address that it names counts as the connection's. From others it is refused.

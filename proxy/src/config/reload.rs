@@ -330,7 +330,7 @@ mod tests {
     /// Whether clients who believe this certificate alone are shown it.
     async fn shows(running: &Running, certificate: &rcgen::Certificate) -> bool {
         let config = crate::adapters::certs::client_config(&[certificate.der().clone()], &[]).unwrap();
-        let stream = tokio::net::TcpStream::connect(running.addresses().listen).await.unwrap();
+        let stream = tokio::net::TcpStream::connect(running.addresses().listen.address().unwrap()).await.unwrap();
         let name = "one.example".try_into().unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.is_ok()
     }

@@ -61,6 +61,12 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "is not an address and a port: `ip:port`, `[ip]:port`, `localhost:port` or `:port`".to_owned())
 }
 
+/// The same for a listener that trusts whoever reaches it: `:port` is loopback.
+pub(super) fn private_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
+    port.map_or_else(|| address(text), |port: u16| Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
+}
+
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Option<IpNet> {
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
@@ -165,6 +171,10 @@ mod tests {
         for bad in ["80", "0.0.0.0", "example.com:80", ":", ":65536", "localhost", "http://127.0.0.1:80"] {
             assert!(address(bad).is_err(), "{bad:?} was taken");
         }
+        for (text, read) in [(":80", "127.0.0.1:80"), ("0.0.0.0:80", "0.0.0.0:80"), ("[::1]:80", "[::1]:80")] {
+            assert_eq!(private_address(text).unwrap().to_string(), read, "whoever reaches it is believed");
+        }
+        assert!(private_address(":").is_err() && private_address("80").is_err());
     }
 
     #[test]

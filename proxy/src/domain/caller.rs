@@ -1,8 +1,12 @@
 //! What a connection tells of its caller, and which hop to believe.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+
+/// What stands for the address of somebody who has none, having connected by a socket file. No connection has it, no network of a rule
+/// contains it, and nobody can claim it.
+pub const NO_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How a request travelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,26 +40,39 @@ impl Scheme {
 /// Networks of proxies that are believed: in their `X-Forwarded-*` headers (`TRUSTED_PROXIES`), or in what they say of a connection
 /// (`PROXY_PROTOCOL_FROM`). Empty: nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub struct TrustedProxies {
+    networks: Vec<IpNet>,
+    /// Whether whoever connects by a socket file is one of them.
+    by_socket_file: bool,
+}
 
 impl TrustedProxies {
     /// Trusts these networks.
     #[must_use]
     pub const fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
+        Self { networks, by_socket_file: false }
+    }
+
+    /// The same, and whether whoever connects by a socket file is trusted.
+    #[must_use]
+    pub fn with_socket_files(self, trusted: bool) -> Self {
+        Self { by_socket_file: trusted, ..self }
     }
 
     /// Whether `address` may speak for others.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {
+        if address == NO_ADDRESS {
+            return self.by_socket_file;
+        }
         let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.networks.iter().any(|network| network.contains(&address))
     }
 
     /// Whether one of these networks shares addresses with that one.
     #[must_use]
     pub fn overlap(&self, other: &IpNet) -> bool {
-        self.0.iter().any(|network| network.contains(other) || other.contains(network))
+        self.networks.iter().any(|network| network.contains(other) || other.contains(network))
     }
 }
 
@@ -123,7 +140,7 @@ fn first_untrusted<'a>(
 ) -> (IpAddr, usize) {
     let (mut client, mut trusted) = (peer, 1);
     for hop in forwarded_for.rev().flat_map(|value| value.rsplit(',')) {
-        let Some(address) = parse_hop(hop.trim()) else { break };
+        let Some(address) = self::hop(hop.trim()) else { break };
         client = address;
         if !proxies.contain(address) {
             break;
@@ -136,16 +153,18 @@ fn first_untrusted<'a>(
 /// Whether the nearest hop tells who called it: the last entry of all `X-Forwarded-For` values is an address.
 #[must_use]
 pub fn is_told<'a>(forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> bool {
-    entry(forwarded_for, 1).is_some_and(|hop| parse_hop(hop).is_some())
+    entry(forwarded_for, 1).is_some_and(|text| hop(text).is_some())
 }
 
-/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
-fn parse_hop(hop: &str) -> Option<IpAddr> {
+/// The address of one hop: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`.
+#[must_use]
+pub fn hop(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
     bare.parse::<IpAddr>()
         .ok()
         .or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
         .map(|address| address.to_canonical())
+        .filter(|address| *address != NO_ADDRESS)
 }
 
 #[cfg(test)]
@@ -175,6 +194,21 @@ mod tests {
         assert_eq!(client(&["[2001:db8::1]:443"]), "2001:db8::1");
         assert_eq!(client(&["198.51.100.1:80"]), "198.51.100.1");
         assert_eq!(client(&[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn whoever_comes_by_a_socket_file_is_trusted_only_where_that_is_said() {
+        let networks: Vec<IpNet> = ["::/0", "0.0.0.0/0"].map(|network| network.parse().unwrap()).into();
+        let peer = Peer { address: SocketAddr::new(NO_ADDRESS, 0), scheme: Scheme::Http };
+        let judged = |proxies: &TrustedProxies, hops: &[&str]| Caller::judge(peer, proxies, hops.iter().copied(), None);
+        let everybody = TrustedProxies::new(networks);
+        let caller = judged(&everybody, &["198.51.100.1"]);
+        assert!(!caller.trusted && caller.client == NO_ADDRESS, "not by any network");
+        let only = TrustedProxies::default().with_socket_files(true);
+        assert_eq!(judged(&only, &["203.0.113.9, 198.51.100.1"]).client.to_string(), "198.51.100.1");
+        assert_eq!(judged(&only, &[]).client, NO_ADDRESS);
+        assert_eq!(judged(&only, &["198.51.100.1, ::"]).client, NO_ADDRESS, "nobody can claim to be one of them");
+        assert_eq!(judge("10.0.0.1", &["::"], None).client.to_string(), "10.0.0.1");
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Starts, reloads and drains.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,38 +18,34 @@ use crate::domain::policy::AllowedUsers;
 use crate::run::admin::{self, Admin, Phase};
 use crate::run::background;
 use crate::run::kept::Kept;
+use crate::run::listen::{Bound, Place, SocketFile, bind, listen};
 use crate::serve::answer::rejection::CODES;
 use crate::serve::app::App;
 use crate::serve::clock;
+use crate::serve::ext_authz::Checks;
 use crate::serve::listener::accept::{Acceptor, places};
+use crate::serve::listener::connection::Door;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::redirect;
+use crate::serve::listener::socket::Listener;
 use crate::serve::listener::workers::Workers;
-use crate::serve::settings::{Limits, Mode, Settings, Shutdown};
+use crate::serve::settings::{Limits, Listen, Mode, Settings, Shutdown};
 use crate::serve::watch::memory::Memory;
-
-/// How many connections wait in the kernel's queue to be accepted; it may be set to take fewer (`net.core.somaxconn`). Whoever comes
-/// beyond that tries again after a second.
-const BACKLOG: u32 = 4096;
 
 /// How long the start waits for the provider and the store.
 const STARTING_MOST: Duration = Duration::from_secs(5);
-
-/// What the kernel may hold of an answer before it is sent, in bytes. Without it some MiB gather there, and a reader that is slow
-/// but steady looks as if it took nothing for as long as those last (`TIMEOUT_BODY`).
-#[cfg(target_os = "linux")]
-const UNSENT_MOST: u32 = 128 * 1024;
 
 /// A proxy that is running.
 pub struct Running {
     app: Arc<App>,
     kept: Kept,
-    crowd: Arc<Crowd>,
     admin: Arc<Admin>,
     certificates: Option<Arc<Certificates>>,
     addresses: Addresses,
     fixed: Fixed,
+    /// The socket file that is ours to remove.
+    file: Option<SocketFile>,
     stop_accepting: CancellationToken,
     drain: Drain,
     connections: TaskTracker,
@@ -58,8 +53,8 @@ pub struct Running {
 }
 
 /// What a reload leaves as it was at the start.
-#[derive(PartialEq, Eq)]
 struct Fixed {
+    listen: Listen,
     shutdown: Shutdown,
     connections: usize,
     memory: Option<usize>,
@@ -69,24 +64,37 @@ struct Fixed {
 impl Fixed {
     fn of(settings: &Settings) -> Self {
         Self {
+            listen: settings.listen.clone(),
             shutdown: settings.shutdown,
             connections: settings.limits.connections,
             memory: settings.limits.memory,
             log: settings.log.clone(),
         }
     }
+
+    fn differs_beside_addresses(&self, other: &Self) -> bool {
+        let of = |fixed: &Self| (fixed.shutdown, fixed.connections, fixed.memory);
+        of(self) != of(other) || self.log != other.log
+    }
 }
 
 /// Where it listens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Addresses {
     /// For requests.
-    pub listen: SocketAddr,
+    pub listen: Place,
     /// For probes and metrics.
     pub admin: SocketAddr,
     /// For redirects to https, where there are any.
     pub redirect: Option<SocketAddr>,
+    /// For Envoy's questions by gRPC, where it asks any.
+    pub ext_authz: Option<SocketAddr>,
 }
+
+/// How many connections are taken at a time of those who ask by gRPC: two of each thread of some hundred Envoys.
+const CHECKS_MOST: usize = 1024;
+/// The part of `LIMIT_MEMORY` and of the open files allowed that is theirs, where they have a listener.
+const CHECKS_PART: usize = 8;
 
 /// Binds, and begins to serve.
 ///
@@ -94,23 +102,34 @@ pub struct Addresses {
 /// What keeps it from starting, and how to mend it.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(CODES, CODES));
-    let (listener, admin_listener) = (bind("LISTEN_ADDR", settings.listen)?, bind("ADMIN_ADDR", settings.admin)?);
-    // Accepted connections inherit it.
-    #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
+    let admin_listener = bind("ADMIN_ADDR", settings.admin)?;
     let redirect_listener = settings.redirect.map(|address| bind("HTTP_REDIRECT_ADDR", address)).transpose()?;
+    let checks_listener = settings.ext_authz.map(|address| bind("EXT_AUTHZ_ADDR", address)).transpose()?;
+    let Bound { listener, place, file } = listen(&settings.listen)?;
     let addresses = Addresses {
-        listen: listener.local_addr()?,
+        ext_authz: checks_listener.as_ref().map(TcpListener::local_addr).transpose()?,
+        listen: place,
         admin: admin_listener.local_addr()?,
         redirect: redirect_listener.as_ref().map(TcpListener::local_addr).transpose()?,
     };
     let certificates = load_certificates(&settings)?;
     let fixed = Fixed::of(&settings);
     tell_what_is_served(&settings);
-    let memory = memory(&settings.limits);
-    let places = places(&settings.limits, machine::raise_open_files(), memory);
+    let mut memory = memory(&settings.limits);
+    let mut files = machine::raise_open_files();
+    // They have a budget of their own, so that neither side can starve the other.
+    let checks = checks_listener.map(|listener| {
+        let part = memory.map(|bytes| bytes / CHECKS_PART);
+        memory = memory.zip(part).map(|(bytes, part)| bytes - part);
+        let by_files = files.map_or(CHECKS_MOST, |files| usize::try_from(files).unwrap_or(usize::MAX) / CHECKS_PART);
+        let places = by_files.clamp(1, CHECKS_MOST);
+        files = files.map(|files| files.saturating_sub(places as u64));
+        let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(part)), metrics.connections_shed.clone()));
+        (listener, places, crowd)
+    });
+    let places = places(&settings.limits, files, memory);
     let crowd = Arc::new(Crowd::new(Arc::new(Memory::new(memory)), metrics.connections_shed.clone()));
-    let workers = Workers::start()?;
+    let workers = Arc::new(Workers::start()?);
     let (app, kept) = Kept::start(settings, Arc::clone(&metrics))?;
     let app = Arc::new(app);
     if let Some(sign_in) = &app.snapshot().sign_in {
@@ -135,28 +154,38 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(background::refresh_provider(Arc::clone(&app))),
             tokio::spawn(background::refresh_keys(Arc::clone(&app))),
             tokio::spawn(background::tend_backends(Arc::clone(&app))),
-            tokio::spawn({
-                let crowd = Arc::clone(&crowd);
-                async move { crowd.keep_room().await }
-            }),
+            tokio::spawn(keep_room(Arc::clone(&crowd))),
         ],
         app,
         kept,
-        crowd,
         admin,
         certificates,
-        addresses,
+        addresses: addresses.clone(),
         fixed,
+        file,
     };
     if let Some(listener) = redirect_listener {
         let stop = running.stop_accepting.clone();
         running.tasks.push(tokio::spawn(redirect::serve(listener, Arc::clone(&running.app), stop)));
     }
     running.publish_certificate_end();
-    running.connections.spawn(running.accept(listener, workers, places));
+    if let Some((listener, places, crowd)) = checks {
+        running.tasks.push(tokio::spawn(keep_room(Arc::clone(&crowd))));
+        let admin = Arc::clone(&running.admin);
+        let checks = Checks { is_ready: Box::new(move || admin.phase() == Phase::Ready) };
+        let acceptor = running.acceptor(Door::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
+        running.accept(acceptor, Listener::Tcp(listener));
+    }
+    let door = Door::Requests(running.certificates.clone());
+    running.accept(running.acceptor(door, places, crowd, workers), listener);
     let becoming_ready = become_ready(Arc::clone(&running.app), Arc::clone(&running.admin), addresses);
     running.tasks.push(tokio::spawn(becoming_ready));
     Ok(running)
+}
+
+/// Makes room whenever connections hold too much; for ever.
+async fn keep_room(crowd: Arc<Crowd>) {
+    crowd.keep_room().await;
 }
 
 /// Ready once the provider and the store have each been tried, whatever came of it: who is sent here before would be refused for
@@ -171,7 +200,8 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
     let _late = tokio::time::timeout(STARTING_MOST, tried).await;
     if admin.become_ready() {
         let redirect = addresses.redirect.map(tracing::field::display);
-        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, redirect, "sidegate is ready");
+        let ext_authz = addresses.ext_authz.map(tracing::field::display);
+        tracing::info!(listen = %addresses.listen, admin = %addresses.admin, redirect, ext_authz, "sidegate is ready");
     }
 }
 
@@ -200,35 +230,6 @@ fn tell_what_is_served(settings: &Settings) {
     );
 }
 
-fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the system has many reasons; three of them have a mend worth naming"
-    )]
-    listen(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("{variable}: {address} is in use by another program: stop it, or choose another port")
-        }
-        io::ErrorKind::PermissionDenied => {
-            anyhow::anyhow!(
-                "{variable}: {address} needs a privilege that this user does not have: choose a port from 1024 on"
-            )
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!("{variable}: {address} is no address of this machine: use 0.0.0.0 or [::] for all of them")
-        }
-        _ => anyhow::anyhow!("{variable}: cannot listen on {address}: {error}"),
-    })
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// `None`: TLS does not end here.
 fn load_certificates(settings: &Settings) -> anyhow::Result<Option<Arc<Certificates>>> {
     if settings.tls.is_empty() {
@@ -250,8 +251,8 @@ pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
 impl Running {
     /// Where it listens.
     #[must_use]
-    pub const fn addresses(&self) -> Addresses {
-        self.addresses
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Takes new settings. What needs a restart (addresses, whether TLS ends here, the connection limit) is left as it is, with a warning.
@@ -292,17 +293,22 @@ impl Running {
     fn what_stays(&self, settings: &Settings) -> Vec<&'static str> {
         let mut stays = Vec::new();
         let moved = |was: SocketAddr, wanted: SocketAddr| wanted.port() != 0 && was != wanted;
-        let redirect_moved = match (self.addresses.redirect, settings.redirect) {
+        let one_moved = |was: Option<SocketAddr>, wanted: Option<SocketAddr>| match (was, wanted) {
             (Some(was), Some(wanted)) => moved(was, wanted),
             (was, wanted) => was.is_some() != wanted.is_some(),
         };
-        if moved(self.addresses.listen, settings.listen)
+        let listen_moved = match (self.addresses.listen.address(), &settings.listen) {
+            (Some(was), Listen::Address(wanted)) if self.fixed.listen != Listen::Systemd => moved(was, *wanted),
+            (_, wanted) => self.fixed.listen != *wanted,
+        };
+        if listen_moved
             || moved(self.addresses.admin, settings.admin)
-            || redirect_moved
+            || one_moved(self.addresses.redirect, settings.redirect)
+            || one_moved(self.addresses.ext_authz, settings.ext_authz)
         {
-            stays.push("LISTEN_ADDR, ADMIN_ADDR and HTTP_REDIRECT_ADDR take effect at the next start");
+            stays.push("LISTEN_ADDR, ADMIN_ADDR, HTTP_REDIRECT_ADDR and EXT_AUTHZ_ADDR take effect at the next start");
         }
-        if self.fixed != Fixed::of(settings) {
+        if Fixed::of(settings).differs_beside_addresses(&self.fixed) {
             stays.push(
                 "LIMIT_CONNECTIONS, LIMIT_MEMORY, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, LOG_LEVEL, LOG_FORMAT and AUDIT_FILE take effect at the next start",
             );
@@ -321,11 +327,12 @@ impl Running {
 
     /// Ends: not ready at once; goes on accepting for `SHUTDOWN_DELAY`; lets what is in flight end for up to `SHUTDOWN_TIMEOUT`.
     /// Whether everything ended by itself.
-    pub async fn drain(self) -> bool {
+    pub async fn drain(mut self) -> bool {
         self.admin.enter(Phase::Draining);
         tracing::info!(delay = ?self.fixed.shutdown.delay, timeout = ?self.fixed.shutdown.timeout, "draining: no longer ready");
         tokio::time::sleep(self.fixed.shutdown.delay).await;
         self.stop_accepting.cancel();
+        drop(self.file.take());
         self.drain.begin();
         self.connections.close();
         self.app.tunnels.close();
@@ -353,23 +360,21 @@ impl Running {
         }
     }
 
-    fn accept(
-        &self,
-        listener: TcpListener,
-        workers: Workers,
-        places: usize,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let acceptor = Acceptor {
+    fn acceptor(&self, door: Door, places: usize, crowd: Arc<Crowd>, workers: Arc<Workers>) -> Acceptor {
+        Acceptor {
             app: Arc::clone(&self.app),
-            tls: self.certificates.clone(),
+            door,
             connections: self.connections.clone(),
             drain: self.drain.clone(),
             room: Arc::new(Semaphore::new(places)),
-            crowd: Arc::clone(&self.crowd),
+            crowd,
             workers,
-        };
+        }
+    }
+
+    fn accept(&self, acceptor: Acceptor, listener: Listener) {
         let stop = self.stop_accepting.clone();
-        async move { acceptor.run(listener, &stop).await }
+        self.connections.spawn(async move { acceptor.run(listener, &stop).await });
     }
 }
 

@@ -8,10 +8,13 @@ use http::request::Parts;
 use crate::adapters::telemetry::audit::Origin;
 use crate::domain::caller::Caller;
 use crate::domain::certificate::ClientCertificate;
+use crate::domain::identity::Identified as _;
 use crate::domain::time::Timestamp;
+use crate::ports::LoadedSession;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::{App, Snapshot};
 use crate::serve::request::headers::Trace;
+use crate::serve::telling::Untold;
 
 /// One request on its way: what every step looks at.
 pub(crate) struct Exchange {
@@ -40,5 +43,16 @@ pub(crate) struct Refused(pub(crate) Rejection, pub(crate) Vec<HeaderValue>);
 impl<R: Into<Rejection>> From<R> for Refused {
     fn from(rejection: R) -> Self {
         Self(rejection.into(), Vec::new())
+    }
+}
+
+/// The refusal of a request of somebody of whom an upstream cannot be told.
+pub(crate) fn untold(why: Untold, session: &LoadedSession) -> Rejection {
+    match why {
+        Untold::Unsigned(error) => {
+            tracing::error!("{error}: the request was not let in");
+            Rejection::Internal
+        }
+        Untold::NotAPerson(why) => Rejection::NotImpersonated { who: session.identity().principal().to_owned(), why },
     }
 }

@@ -18,8 +18,8 @@ use crate::serve::body::Body;
 use crate::serve::clock;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::forward;
-use crate::serve::request::description;
 use crate::serve::request::headers::{self, Malformed, Trace};
+use crate::serve::request::{connect, description};
 use crate::serve::verify;
 use crate::serve::watch::InFlight;
 
@@ -32,10 +32,11 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
     }
     headers::join_cookies(&mut head.headers);
-    if description::is_asked_at(head.uri.path()) {
+    let over_http2 = connect::is_websocket(head);
+    if description::is_asked_at(head.uri.path()) && !over_http2 {
         return Ok(Box::pin(verify::answer(exchange)).await);
     }
-    let websocket = *upgrades && headers::is_websocket(head);
+    let websocket = over_http2 || (*upgrades && headers::is_websocket(head));
     // From here on no header tells who it is, or how it came, that this caller may not say.
     headers::strip_request(&mut head.headers, caller.trusted);
 
@@ -44,7 +45,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         .inspect_err(|why| auth::refused_before_rules(exchange, why))?;
     if path.may_be_below(AUTH_PREFIX) {
         // An upstream never sees such a path, and our endpoints are read as they are written.
-        if !path.is_plain() {
+        if !path.is_plain() || over_http2 {
             return Err(Rejection::NotFound.into());
         }
         // In a box, so that what signs people in does not enlarge the future of every request.
@@ -53,7 +54,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     if exchange.caller.trusted {
         headers::settle_trusted(&mut exchange.head.headers, exchange.caller.client);
     }
-    if let Some(answer) = auth::bearer::metadata(exchange) {
+    if let Some(answer) = auth::bearer::metadata(exchange).filter(|_| !over_http2) {
         return answer;
     }
     let permit = auth::admit(exchange, &path).await?;
@@ -99,7 +100,7 @@ fn begin(
     let snapshot = app.snapshot();
     let caller = headers::caller(&head.headers, peer, &snapshot.trusted_proxies);
     let trace = Trace::of(&mut head.headers);
-    let upgrades = head.headers.contains_key(UPGRADE);
+    let upgrades = connect::make_upgrade(&mut head) || head.headers.contains_key(UPGRADE);
     // A proxy in front shows its own certificate, and not that of whom it speaks for.
     let certificate = certificate.filter(|_| !caller.trusted);
     (Exchange { head, upgrades, caller, certificate, now: clock::now(), trace, app, snapshot }, body)

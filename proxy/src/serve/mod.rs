@@ -5,7 +5,7 @@
 //! | a connection is accepted, within limits | `listener`, `watch` |
 //! | what a request says, and what it may not say | `request` |
 //! | who asks, and whether they may | `auth`, then `domain::judge` |
-//! | the same for a proxy in front that only asks | `verify` |
+//! | the same for a proxy in front that only asks | `verify`, and by gRPC `ext_authz` |
 //! | the way to the upstream and back | `forward`, `body` |
 //! | an answer of our own | `answer` |
 //! | sessions that are renewed beside requests | `renewal` |
@@ -20,6 +20,7 @@ pub(crate) mod body;
 pub(crate) mod clock;
 pub(crate) mod destination;
 mod exchange;
+pub(crate) mod ext_authz;
 mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -1,6 +1,7 @@
 //! What this floor needs to know: a type that `config` builds, all of it checked.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -22,11 +23,13 @@ use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice};
 /// Everything that `sidegate` is told, checked.
 pub struct Settings {
     /// `LISTEN_ADDR`; a change needs a restart.
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// `ADMIN_ADDR`; a change needs a restart.
     pub admin: SocketAddr,
     /// `HTTP_REDIRECT_ADDR`; a change needs a restart.
     pub redirect: Option<SocketAddr>,
+    /// `EXT_AUTHZ_ADDR`; a change needs a restart.
+    pub ext_authz: Option<SocketAddr>,
     /// `TLS_CERT_FILE` and `TLS_KEY_FILE`; empty: TLS does not end here.
     pub tls: Vec<PemFiles>,
     /// `TLS_CLIENT_CA_FILE` and `TLS_CLIENT_AUTH`: which certificates clients are asked for; `None`: none.
@@ -57,6 +60,17 @@ pub struct Settings {
     pub audit_all: bool,
     /// `LOG_…`; a change needs a restart.
     pub log: LogSettings,
+}
+
+/// Where requests come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// At an address.
+    Address(SocketAddr),
+    /// By a socket file.
+    File(PathBuf),
+    /// By the socket that systemd passes on.
+    Systemd,
 }
 
 /// Whether people sign in.

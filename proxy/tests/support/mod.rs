@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod envoy;
 pub mod front;
 pub mod h2;
 pub mod proxy;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,8 @@ pub struct Plan {
     folder: TempDir,
     /// What a shell sets before it starts the program: `ulimit -n 1024`.
     limits: Option<String>,
+    /// What it is given as its standard input.
+    input: Option<OwnedFd>,
 }
 
 /// A running `sidegate`; killed when dropped.
@@ -28,6 +31,8 @@ pub struct Proxy {
     child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    /// What it says of the addresses that it listens on.
+    pub listens: serde_json::Value,
     log: Arc<Mutex<Vec<String>>>,
     idp: Option<Arc<DevIdp>>,
     folder: TempDir,
@@ -36,7 +41,7 @@ pub struct Proxy {
 impl Proxy {
     /// In open mode.
     pub fn open(upstream: &Upstream) -> Plan {
-        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap(), limits: None }
+        Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap(), limits: None, input: None }
     }
 
     /// With sign-in by the development provider, as `github`, `entra` or `oidc`; everyone whom it signs in may pass.
@@ -74,7 +79,7 @@ impl Proxy {
             }
             other => panic!("no provider {other}"),
         }
-        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap(), limits: None }
+        Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap(), limits: None, input: None }
     }
 
     /// With sign-in by GitHub, ready to go.
@@ -205,6 +210,12 @@ impl Plan {
         self
     }
 
+    /// Passes it a socket, as systemd does.
+    pub fn activated_by(self, socket: impl Into<OwnedFd>) -> Self {
+        let limits = "export LISTEN_FDS=1 LISTEN_PID=$$ && exec 3<&0 0</dev/null";
+        Self { input: Some(socket.into()), ..self.env("LISTEN_ADDR", "systemd").under(limits) }
+    }
+
     /// Takes a variable away.
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
@@ -213,7 +224,13 @@ impl Plan {
 
     /// Another replica of this one: the same settings, the same provider.
     pub fn twin(&self) -> Self {
-        Self { env: self.env.clone(), idp: self.idp.clone(), folder: TempDir::new().unwrap(), limits: None }
+        Self {
+            env: self.env.clone(),
+            idp: self.idp.clone(),
+            folder: TempDir::new().unwrap(),
+            limits: None,
+            input: None,
+        }
     }
 
     /// Writes a file into the proxy's folder, and sets a variable to its path.
@@ -241,7 +258,9 @@ impl Plan {
             command = Command::new("/bin/sh");
             command.arg("-c").arg(format!("{limits} && exec \"$0\"")).arg(env!("CARGO_BIN_EXE_sidegate"));
         }
-        command.env_clear().envs(&self.env).stdin(Stdio::null());
+        command.env_clear().envs(&self.env);
+        let input = self.input.as_ref().map(|input| input.try_clone().unwrap());
+        command.stdin(input.map_or_else(Stdio::null, Stdio::from));
         command
     }
 
@@ -269,7 +288,15 @@ impl Plan {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut proxy = Proxy { child, address: unknown, admin: unknown, log, idp: self.idp, folder: self.folder };
+        let mut proxy = Proxy {
+            child,
+            address: unknown,
+            admin: unknown,
+            listens: serde_json::Value::Null,
+            log,
+            idp: self.idp,
+            folder: self.folder,
+        };
         proxy.find_addresses().await;
         proxy
     }
@@ -292,7 +319,9 @@ impl Proxy {
         });
         let line = line.await.unwrap_or_else(|_| panic!("sidegate is not ready:\n{}", self.log()));
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        self.address = line["listen"].as_str().unwrap().parse().unwrap();
+        // A socket file has no address.
+        self.address = line["listen"].as_str().unwrap().parse().unwrap_or(self.address);
         self.admin = line["admin"].as_str().unwrap().parse().unwrap();
+        self.listens = line;
     }
 }

@@ -8,33 +8,63 @@ use url::{Host, Url};
 
 use crate::adapters::upstream::{Trust, UpstreamAddress, UpstreamSettings};
 use crate::config::options::{
-    ADMIN_ADDR, HTTP_REDIRECT_ADDR, Knob, LISTEN_ADDR, PROXY_PROTOCOL_FROM, TIMEOUT_CONNECT, TRUSTED_PROXIES,
-    UPSTREAM_CA_FILE, UPSTREAM_URL,
+    ADMIN_ADDR, EXT_AUTHZ_ADDR, HTTP_REDIRECT_ADDR, Knob, LISTEN_ADDR, PROXY_PROTOCOL_FROM, TIMEOUT_CONNECT,
+    TRUSTED_PROXIES, UPSTREAM_CA_FILE, UPSTREAM_URL,
 };
 use crate::config::parse::keys;
 use crate::config::reading::{Reading, Zero};
 use crate::config::words;
 use crate::domain::caller::TrustedProxies;
+use crate::serve::settings::Listen;
 
 /// Where to listen.
 pub(in crate::config) struct Listeners {
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Listen,
     pub(super) admin: SocketAddr,
     pub(super) redirect: Option<SocketAddr>,
+    pub(super) ext_authz: Option<SocketAddr>,
 }
 
 pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
-    let listen = reading.parsed(LISTEN_ADDR, words::address);
+    let listen = reading.parsed(LISTEN_ADDR, listener);
     let admin = admin(reading);
     let redirect = reading.parsed(HTTP_REDIRECT_ADDR, words::address);
+    let ext_authz = reading.parsed(EXT_AUTHZ_ADDR, words::private_address);
     let (listen, admin) = (listen?, admin?);
-    if meet(listen, admin) {
+    let port = if let Listen::Address(address) = &listen { Some(*address) } else { None };
+    if port.is_some_and(|port| meet(port, admin)) {
         reading.fault(ADMIN_ADDR, "is the same port as LISTEN_ADDR: the admin listener needs one of its own");
     }
-    if redirect.is_some_and(|redirect| meet(redirect, listen) || meet(redirect, admin)) {
+    if redirect.is_some_and(|redirect| meet(redirect, admin) || port.is_some_and(|port| meet(redirect, port))) {
         reading.fault(HTTP_REDIRECT_ADDR, "is the same port as LISTEN_ADDR or ADMIN_ADDR: it needs one of its own");
     }
-    Some(Listeners { listen, admin, redirect })
+    let others = [port, Some(admin), redirect];
+    if ext_authz.is_some_and(|own| others.into_iter().flatten().any(|other| meet(own, other))) {
+        reading.fault(EXT_AUTHZ_ADDR, "is the same port as another listener's: it needs one of its own");
+    }
+    Some(Listeners { listen, admin, redirect, ext_authz })
+}
+
+/// `ip:port` in its forms, `unix:/path`, `systemd`.
+fn listener(text: &str) -> Result<Listen, String> {
+    if text == "systemd" {
+        return Ok(Listen::Systemd);
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_file(path).map(Listen::File);
+    }
+    let address = words::address(text).map(Listen::Address);
+    address.map_err(|why| format!("{why}, or `unix:/path`, or `systemd`"))
+}
+
+/// The full path of a socket file.
+fn socket_file(path: &str) -> Result<PathBuf, String> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.len() > 1 && path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {
+        Ok(PathBuf::from(path))
+    } else {
+        Err("must name a socket file by its full path: `unix:/run/app.sock`".to_owned())
+    }
 }
 
 fn meet(one: SocketAddr, other: SocketAddr) -> bool {
@@ -50,13 +80,20 @@ pub(super) fn trusted_proxies(reading: &mut Reading) -> TrustedProxies {
     networks(reading, TRUSTED_PROXIES, "any address, host and scheme")
 }
 
+/// The entry for whoever connects by a socket file.
+const BY_SOCKET_FILE: &str = "unix:";
+
 pub(super) fn proxy_protocol_from(reading: &mut Reading) -> TrustedProxies {
     networks(reading, PROXY_PROTOCOL_FROM, "any address")
 }
 
 fn networks(reading: &mut Reading, knob: Knob, claims: &str) -> TrustedProxies {
-    let mut networks = Vec::new();
+    let (mut networks, mut by_socket_file) = (Vec::new(), false);
     for (i, entry) in reading.list(knob).iter().enumerate() {
+        if knob == TRUSTED_PROXIES && entry == BY_SOCKET_FILE {
+            by_socket_file = true;
+            continue;
+        }
         match words::network(entry) {
             Some(network) => {
                 if network.prefix_len() == 0 {
@@ -70,7 +107,7 @@ fn networks(reading: &mut Reading, knob: Knob, claims: &str) -> TrustedProxies {
             None => reading.fault(knob, format!("entry {} is neither a network nor an address", i + 1)),
         }
     }
-    TrustedProxies::new(networks)
+    TrustedProxies::new(networks).with_socket_files(by_socket_file)
 }
 
 pub(super) fn upstream(reading: &mut Reading, own: Option<&Listeners>) -> Option<UpstreamSettings> {
@@ -89,10 +126,17 @@ pub(super) fn upstream(reading: &mut Reading, own: Option<&Listeners>) -> Option
 
 /// What is wrong with an upstream that is one of our own listeners.
 pub(super) fn is_ourselves(address: &UpstreamAddress, own: &Listeners) -> Option<&'static str> {
-    if reaches(address, own.listen) {
+    let comes_back = match &own.listen {
+        Listen::Address(own) => reaches(address, *own),
+        Listen::File(own) => *address == UpstreamAddress::Unix(own.clone()),
+        Listen::Systemd => false,
+    };
+    if comes_back {
         Some("is LISTEN_ADDR itself: every request would come back in a loop")
     } else if reaches(address, own.admin) {
         Some("is ADMIN_ADDR: the admin listener is not for users")
+    } else if own.ext_authz.is_some_and(|ext_authz| reaches(address, ext_authz)) {
+        Some("is EXT_AUTHZ_ADDR: whoever reaches that is believed")
     } else {
         None
     }
@@ -101,12 +145,7 @@ pub(super) fn is_ourselves(address: &UpstreamAddress, own: &Listeners) -> Option
 /// `http://host:port`, `https://host:port`, `h2://host:port`, `h2c://host:port`, `unix:/path`.
 pub(super) fn upstream_address(text: &str) -> Result<UpstreamAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        return if path.len() > 1 && path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {
-            Ok(UpstreamAddress::Unix(PathBuf::from(path)))
-        } else {
-            Err("must name a socket file by its full path: `unix:/run/app.sock`".to_owned())
-        };
+        return socket_file(path).map(UpstreamAddress::Unix);
     }
     let h2c = text.strip_prefix("h2c://").map(|rest| format!("http://{rest}"));
     let h2 = text.strip_prefix("h2://").map(|rest| format!("https://{rest}"));
@@ -185,6 +224,18 @@ mod tests {
             "unix:/",
         ] {
             assert!(upstream_address(bad).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn requests_come_by_a_port_a_socket_file_or_what_systemd_passes_on() {
+        assert_eq!(listener("systemd"), Ok(Listen::Systemd));
+        for text in ["unix:/run/sidegate.sock", "unix:///run/sidegate.sock"] {
+            assert_eq!(listener(text), Ok(Listen::File("/run/sidegate.sock".into())), "{text}");
+        }
+        assert_eq!(listener(":80"), Ok(Listen::Address("0.0.0.0:80".parse().unwrap())));
+        for bad in ["unix:", "unix:/", "unix:run/x", "unix:/run/", "systemd:x", "Systemd", "/run/x", "80"] {
+            assert!(listener(bad).is_err(), "{bad} was taken");
         }
     }
 

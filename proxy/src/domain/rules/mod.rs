@@ -15,6 +15,7 @@ pub use self::host::{BadHost, HostName, HostPattern};
 use self::index::{Index, PathText};
 pub use self::pattern::{BadPattern, PathPattern};
 pub use self::people::{BadRuleEntry, Entry, People, WORDS};
+use super::caller::NO_ADDRESS;
 use super::policy::AllowLists;
 use super::principal::Principal;
 
@@ -104,7 +105,7 @@ impl Rule {
     }
 
     fn is_for_caller(&self, from: IpAddr) -> bool {
-        self.from.is_empty() || self.from.iter().any(|network| network.contains(&from))
+        self.from.is_empty() || (from != NO_ADDRESS && self.from.iter().any(|network| network.contains(&from)))
     }
 
     /// The entry of `require` that does not name the person.

@@ -80,7 +80,7 @@ fn presented(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
 const SCHEME: &[u8] = b"bearer";
 
 /// Whether a field is of this scheme, however it goes on.
-fn is_bearer(field: &HeaderValue) -> bool {
+pub(crate) fn is_bearer(field: &HeaderValue) -> bool {
     let field = field.as_bytes().trim_ascii_start();
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     field.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -55,6 +56,8 @@ enum Held {
 
 enum Kind {
     Text(Option<Bytes>),
+    /// An answer to a call by gRPC: a message, and what came of it.
+    Call(Option<Bytes>, Option<HeaderMap>),
     Streamed(Answer, Stall),
 }
 
@@ -62,6 +65,20 @@ impl Body {
     pub(crate) fn text(text: impl Into<Bytes>) -> Self {
         let text = text.into();
         Self { kind: Kind::Text((!text.is_empty()).then_some(text)), held: Held::Not, guard: None }
+    }
+
+    /// An answer to a call by gRPC.
+    pub(crate) fn call(message: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let kind = Kind::Call((!message.is_empty()).then_some(message), trailers);
+        Self { kind, held: Held::Not, guard: None }
+    }
+
+    /// Our own text; nothing of what comes from elsewhere.
+    pub(crate) fn into_text(self) -> Bytes {
+        match self.kind {
+            Kind::Text(text) => text.unwrap_or_default(),
+            Kind::Call(..) | Kind::Streamed(..) => Bytes::new(),
+        }
     }
 
     pub(crate) fn empty() -> Self {
@@ -77,7 +94,7 @@ impl Body {
     pub(crate) fn length_of_text(&self) -> Option<usize> {
         match &self.kind {
             Kind::Text(text) => Some(text.as_ref().map_or(0, Bytes::len)),
-            Kind::Streamed(..) => None,
+            Kind::Call(..) | Kind::Streamed(..) => None,
         }
     }
 
@@ -98,7 +115,7 @@ impl Body {
     /// Keeps the connection from counting as idle until the body has ended, and on HTTP/2 has its reader watched.
     pub(crate) fn held_by(mut self, mut in_flight: InFlight) -> Self {
         let may_rest = match &self.kind {
-            Kind::Text(_) => false,
+            Kind::Text(_) | Kind::Call(..) => false,
             Kind::Streamed(answer, stall) => {
                 in_flight.gives_answer(answer.size_hint().exact());
                 stall.limit().is_none()
@@ -120,6 +137,10 @@ impl Body {
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Kind::Call(message, trailers) => {
+                let message = message.take().map(Frame::data);
+                Poll::Ready(message.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
             Kind::Streamed(answer, stall) => poll_limited(answer, stall, self.guard.as_ref(), cx),
         }
     }
@@ -205,6 +226,7 @@ impl HttpBody for Body {
         }
         match &self.kind {
             Kind::Text(text) => text.is_none(),
+            Kind::Call(message, trailers) => message.is_none() && trailers.is_none(),
             Kind::Streamed(answer, _) => answer.is_end_stream(),
         }
     }
@@ -212,6 +234,8 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            // Its end is told by its trailers.
+            Kind::Call(..) => SizeHint::default(),
             Kind::Streamed(answer, _) => answer.size_hint(),
         }
     }

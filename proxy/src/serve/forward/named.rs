@@ -11,19 +11,17 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::passage::{
-    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, told, unsigned, while_admitted,
+    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, told, while_admitted,
 };
 use super::prefix::judge_stripped;
 use crate::adapters::upstream::{Answer, Backend, Failure, Fields, NoConnection, Patience, RequestHead};
-use crate::domain::identity::Identified as _;
 use crate::domain::judge::Permit;
 use crate::ports::{LoadedSession, ReadyFields, Told};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, RequestBody};
 use crate::serve::destination::Destination;
-use crate::serve::exchange::{Exchange, Refused};
-use crate::serve::telling::Untold;
+use crate::serve::exchange::{Exchange, Refused, untold};
 use crate::serve::watch::InFlight;
 
 static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -97,15 +95,6 @@ fn note_unknown(destination: &Destination, status: StatusCode, exchange: &Exchan
     if destination.acts && status == StatusCode::UNAUTHORIZED && destination.unknown_there.is_due(exchange.now) {
         let ((path, request_id), upstream) = (told(exchange), &destination.name);
         tracing::warn!(%path, %request_id, upstream, "the upstream does not accept our credential: it answers 401; told once a minute at most");
-    }
-}
-
-fn untold(why: Untold, session: &LoadedSession) -> Refused {
-    match why {
-        Untold::Unsigned(error) => unsigned(error),
-        Untold::NotAPerson(why) => {
-            Rejection::NotImpersonated { who: session.identity().principal().to_owned(), why }.into()
-        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::serve::app::Snapshot;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, BodyError, RequestBody};
 use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::request::connect;
 use crate::serve::request::headers;
 use crate::serve::request::headers::{Forwarded, Trace};
 use crate::serve::request::question::Question;
@@ -52,11 +53,18 @@ pub(super) fn pass_back(
         if !headers::switches_to_websocket(&answer.headers) {
             return Err(upstream_failed("it switched to another protocol than was asked for", exchange));
         }
+        if !connect::is_accepted(&exchange.head, &answer.headers) {
+            return Err(upstream_failed("its Sec-WebSocket-Accept is no answer to the key", exchange));
+        }
         let (Some(client), Some(upstream)) = (upgrade, body.into_tunnel()) else {
             return Err(upstream_failed("it switched protocols unasked", exchange));
         };
-        in_flight.becomes_tunnel();
-        return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, permit), exchange));
+        let held = in_flight.becomes_tunnel();
+        return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, permit), exchange, held));
+    }
+    if connect::is_websocket(&exchange.head) && answer.status.is_success() {
+        // Over HTTP/2 this would say that the WebSocket is open (RFC 8441 §5).
+        return Err(upstream_failed("it answered a WebSocket without switching to it", exchange));
     }
     headers::strip_response(&mut answer.headers);
     headers::strip_forbidden(&mut answer.headers, answer.status);

@@ -12,27 +12,35 @@ use crate::serve::body::Body;
 use crate::serve::body::activity::{Activity, Heard};
 use crate::serve::exchange::Exchange;
 use crate::serve::forward::lasting::{self, Open};
-use crate::serve::request::headers;
+use crate::serve::request::{connect, headers};
+use crate::serve::watch::InFlight;
 
-/// Answers `101`, and copies bytes both ways from then on.
+/// Answers `101`, over HTTP/2 `200`, and copies bytes both ways from then on. `held` keeps an HTTP/2 connection from counting as idle.
 pub(crate) fn open(
     client: OnUpgrade,
     upstream: Tunnel,
     mut answered: HeaderMap,
     open: Open,
     exchange: &Exchange,
+    held: Option<InFlight>,
 ) -> Response<Body> {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     headers::strip_response(&mut answered);
     headers::strip_forbidden(&mut answered, StatusCode::SWITCHING_PROTOCOLS);
-    *response.headers_mut() = answered;
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if connect::is_websocket(&exchange.head) {
+        connect::strip_answer(&mut answered);
+        *response.headers_mut() = answered;
+    } else {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = answered;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
     if let Some(sign_in) = &exchange.snapshot.sign_in {
         sign_in.cookies.strip_response(response.headers_mut());
     }
     exchange.app.tunnels.spawn(async move {
+        let _held = held;
         let activity = Arc::new(Activity::default());
         let carried = carry(client, upstream, Arc::clone(&activity));
         let ended = tokio::select! {

@@ -4,17 +4,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::certs::Certificates;
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
-use crate::serve::listener::connection;
+use crate::serve::listener::connection::{self, Door};
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
+use crate::serve::listener::socket::{Accepted, Listener};
 use crate::serve::listener::workers::Workers;
 use crate::serve::settings::Limits;
 use crate::serve::watch;
@@ -55,24 +54,23 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
 /// Accepts connections, and gives each to a worker.
 pub(crate) struct Acceptor {
     pub(crate) app: Arc<App>,
-    pub(crate) tls: Option<Arc<Certificates>>,
+    pub(crate) door: Door,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: Drain,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) crowd: Arc<Crowd>,
-    pub(crate) workers: Workers,
+    pub(crate) workers: Arc<Workers>,
 }
 
 impl Acceptor {
-    pub(crate) async fn run(&self, listener: TcpListener, stop: &CancellationToken) {
+    pub(crate) async fn run(&self, listener: Listener, stop: &CancellationToken) {
         loop {
             // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
             let Some(room) = self.place().await else { return };
             let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                // Released from this thread's reactor, to be taken into a worker's.
-                accepted = listener.accept() => accepted.and_then(|(stream, _)| stream.into_std()),
+                accepted = listener.accept() => accepted,
             };
             self.take(accepted, room).await;
         }
@@ -97,20 +95,16 @@ impl Acceptor {
     }
 
     /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
-    async fn run_dry(&self, listener: TcpListener) -> io::Result<()> {
-        let listener = listener.into_std()?;
+    async fn run_dry(&self, listener: Listener) -> io::Result<()> {
+        let listener = listener.into_blocking()?;
         loop {
             let Some(room) = self.place().await else { return Ok(()) };
-            let accepted = match listener.accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Ok((stream, _)) => stream.set_nonblocking(true).map(|()| stream),
-                Err(error) => Err(error),
-            };
+            let Some(accepted) = listener.accept() else { return Ok(()) };
             self.take(accepted, room).await;
         }
     }
 
-    async fn take(&self, accepted: io::Result<std::net::TcpStream>, room: OwnedSemaphorePermit) {
+    async fn take(&self, accepted: io::Result<Accepted>, room: OwnedSemaphorePermit) {
         match accepted {
             Ok(stream) => self.serve(stream, room),
             Err(error) if is_one_connections_own(&error) => {}
@@ -121,13 +115,13 @@ impl Acceptor {
         }
     }
 
-    fn serve(&self, stream: std::net::TcpStream, room: OwnedSemaphorePermit) {
-        let (app, tls, drain) = (Arc::clone(&self.app), self.tls.clone(), self.drain.clone());
+    fn serve(&self, accepted: Accepted, room: OwnedSemaphorePermit) {
+        let (app, door, drain) = (Arc::clone(&self.app), self.door.clone(), self.drain.clone());
         let crowd = Arc::clone(&self.crowd);
         let connection = async move {
             let (_room, _held) = (room, Held::by(&app.metrics.downstream_connections));
-            let served = match TcpStream::from_std(stream) {
-                Ok(stream) => connection::serve(stream, tls, app, &crowd, drain).await,
+            let served = match accepted.into_stream() {
+                Ok(stream) => connection::serve(stream, door, app, &crowd, drain).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {

@@ -1,28 +1,32 @@
 //! One connection: TLS, then HTTP under limits.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http_body::Body as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::adapters::certs::{self, Certificates};
 use crate::adapters::net;
-use crate::domain::caller::{Peer, Scheme};
+use crate::domain::caller::{NO_ADDRESS, Peer, Scheme};
 use crate::domain::certificate::ClientCertificate;
 use crate::serve::app::App;
+use crate::serve::ext_authz::{self, Checks};
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
+use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::settings::{Limits, Timeouts};
 use crate::serve::watch::streams::StreamExecutor;
@@ -43,58 +47,97 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// How long a connection on which nothing was read yet is given before it goes for others' sake: its request may wait to be read.
 const TO_BE_READ: Duration = Duration::from_millis(20);
 
+/// What a listener is for.
+#[derive(Clone)]
+pub(crate) enum Door {
+    /// Requests of clients; with TLS, where it ends here.
+    Requests(Option<Arc<Certificates>>),
+    /// Envoy's questions about requests of its own.
+    Checks(Arc<Checks>),
+}
+
 /// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
-pub(crate) async fn serve(
-    mut stream: TcpStream,
-    tls: Option<Arc<Certificates>>,
-    app: Arc<App>,
-    crowd: &Crowd,
-    drain: Drain,
-) -> io::Result<()> {
+pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Crowd, drain: Drain) -> io::Result<()> {
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
-    let mut address = stream.peer_addr()?;
-    let names_client = snapshot.proxy_protocol_from.contain(address.ip());
+    let names_client = match &stream {
+        Stream::Tcp(_, address) => {
+            matches!(door, Door::Requests(_)) && snapshot.proxy_protocol_from.contain(address.ip())
+        }
+        Stream::Unix(_) => false,
+    };
     drop(snapshot);
-    net::set_up(&stream)?;
+    if let Stream::Tcp(stream, _) = &stream {
+        net::set_up(stream)?;
+    }
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
     let _place = crowd.join(Arc::clone(&watch));
+    let answering = Answering { app, limits, timeouts, watch, drain };
+    match stream {
+        Stream::Tcp(stream, address) => tcp(stream, address, names_client, door, crowd, answering).await,
+        Stream::Unix(stream) => unix(stream, door, answering).await,
+    }
+}
+
+async fn tcp(
+    mut stream: TcpStream,
+    mut address: SocketAddr,
+    names_client: bool,
+    door: Door,
+    crowd: &Crowd,
+    answering: Answering,
+) -> io::Result<()> {
+    let watch = &answering.watch;
     if names_client {
         let client = Box::pin(proxy_protocol::read(&mut stream));
         let client = tokio::select! {
             biased;
-            client = tokio::time::timeout(timeouts.header, client) => client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
+            client = tokio::time::timeout(answering.timeouts.header, client) => client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
             () = watch.sent_away() => return Err(sent_away()),
         };
         match client {
-            Ok(client) => address = client.unwrap_or(address),
+            // Nobody has an address that is none.
+            Ok(client) => address = client.filter(|client| !client.ip().is_unspecified()).unwrap_or(address),
             Err(error) => {
                 crowd.warn_of_proxy_protocol(address.ip(), &error);
                 return Err(error);
             }
         }
     }
-    let Some(tls) = tls else {
-        let peer = Peer { address, scheme: Scheme::Http };
-        return http(stream, Client { peer, certificate: None }, app, limits, timeouts, watch, drain).await;
+    let tls = match door {
+        Door::Requests(Some(tls)) => tls,
+        door @ (Door::Requests(None) | Door::Checks(_)) => {
+            let peer = Peer { address, scheme: Scheme::Http };
+            return http(stream, Client { peer, certificate: None }, door, answering).await;
+        }
     };
-    watch.takes_tls();
     let handshake = async {
         if plain::begins(&stream).await? {
             return plain::refuse(stream).await.map(|()| None);
         }
         TlsAcceptor::from(tls.server_config()).accept(stream).await.map(Some)
     };
-    let handshake = tokio::time::timeout(timeouts.header, handshake);
-    let shaken = tokio::select! {
-        biased;
-        shaken = handshake => shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
-        () = watch.sent_away() => return Err(sent_away()),
-    };
-    let Some(stream) = shaken else { return Ok(()) };
+    let Some(stream) = shaken(handshake, &answering).await? else { return Ok(()) };
+    // One of a connection that a load balancer begins for somebody else may be the balancer's own.
+    let certificate = shown(&stream).filter(|_| !names_client);
     let peer = Peer { address, scheme: Scheme::Https };
-    let certificate = shown(&stream, names_client);
-    http(stream, Client { peer, certificate }, app, limits, timeouts, watch, drain).await
+    http(stream, Client { peer, certificate }, Door::Requests(None), answering).await
+}
+
+/// A connection by a socket file: whoever it is has no address.
+async fn unix(stream: UnixStream, door: Door, answering: Answering) -> io::Result<()> {
+    let address = SocketAddr::new(NO_ADDRESS, 0);
+    let tls = match door {
+        Door::Requests(Some(tls)) => tls,
+        door @ (Door::Requests(None) | Door::Checks(_)) => {
+            let peer = Peer { address, scheme: Scheme::Http };
+            return http(stream, Client { peer, certificate: None }, door, answering).await;
+        }
+    };
+    let stream = shaken(TlsAcceptor::from(tls.server_config()).accept(stream), &answering).await?;
+    let certificate = shown(&stream);
+    let peer = Peer { address, scheme: Scheme::Https };
+    http(stream, Client { peer, certificate }, Door::Requests(None), answering).await
 }
 
 /// Who is at the far end.
@@ -103,29 +146,43 @@ struct Client {
     certificate: Option<Arc<ClientCertificate>>,
 }
 
-/// The certificate that the client has shown. One of a connection that a load balancer begins for somebody else may be the balancer's own.
-fn shown(stream: &TlsStream<TcpStream>, names_client: bool) -> Option<Arc<ClientCertificate>> {
-    let leaf = stream.get_ref().1.peer_certificates()?.first().filter(|_| !names_client)?;
+/// The certificate that the client has shown.
+fn shown<IO>(stream: &TlsStream<IO>) -> Option<Arc<ClientCertificate>> {
+    let leaf = stream.get_ref().1.peer_certificates()?.first()?;
     certs::client_certificate(leaf).map(Arc::new)
+}
+
+/// A handshake within the time for a head.
+async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &Answering) -> io::Result<T> {
+    answering.watch.takes_tls();
+    tokio::select! {
+        biased;
+        shaken = tokio::time::timeout(answering.timeouts.header, handshake) => {
+            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        }
+        () = answering.watch.sent_away() => Err(sent_away()),
+    }
+}
+
+/// What every connection is answered with and within.
+struct Answering {
+    app: Arc<App>,
+    limits: Limits,
+    timeouts: Timeouts,
+    watch: Arc<Watch>,
+    drain: Drain,
 }
 
 fn sent_away() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
-async fn http<IO>(
-    stream: IO,
-    client: Client,
-    app: Arc<App>,
-    limits: Limits,
-    timeouts: Timeouts,
-    watch: Arc<Watch>,
-    drain: Drain,
-) -> io::Result<()>
+async fn http<IO>(stream: IO, client: Client, door: Door, answering: Answering) -> io::Result<()>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Client { peer, certificate } = client;
+    let Answering { app, limits, timeouts, watch, drain } = answering;
     let guarded = Guarded::new(stream, Arc::clone(&watch));
     let service = service_fn({
         let watch = Arc::clone(&watch);
@@ -136,7 +193,14 @@ where
             if has_body {
                 in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
             }
-            handler::handle(Arc::clone(&app), peer, certificate.clone(), request, in_flight)
+            let app = Arc::clone(&app);
+            match &door {
+                Door::Requests(_) => Either::Left(handler::handle(app, peer, certificate.clone(), request, in_flight)),
+                // In a box, so that it does not enlarge the future of every request.
+                Door::Checks(checks) => {
+                    Either::Right(Box::pin(ext_authz::handle(app, Arc::clone(checks), peer, request, in_flight)))
+                }
+            }
         }
     });
     let builder = builder(limits, timeouts);
@@ -212,6 +276,8 @@ fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> 
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
+        // WebSockets may come as streams; every other CONNECT is refused.
+        .enable_connect_protocol()
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(timeouts.idle)

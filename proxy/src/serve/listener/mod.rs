@@ -1,10 +1,11 @@
 //! Connections of clients: accepted within limits, served by a worker each, ended when we drain.
 
 pub(crate) mod accept;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod crowd;
 pub(crate) mod drain;
 mod plain;
 mod proxy_protocol;
 pub(crate) mod redirect;
+pub(crate) mod socket;
 pub(crate) mod workers;

@@ -47,7 +47,8 @@ impl Cookies {
         }
     }
 
-    fn is_ours(&self, name: &[u8]) -> bool {
+    /// Whether a cookie of that name is one of ours.
+    pub(crate) fn is_ours(&self, name: &[u8]) -> bool {
         name == self.session.name.as_bytes()
             || name == self.visits.as_bytes()
             || name.starts_with(self.login_prefix.as_bytes())

@@ -62,6 +62,18 @@ pub(crate) enum BadDescription {
     /// The path's readings lead to different upstreams.
     #[error("servers read the path differently, and the rules lead the readings to different upstreams")]
     Upstreams,
+    /// The header fields are there in both of the forms that Envoy knows.
+    #[error("the header fields come both as `headers` and as `header_map`")]
+    TwoMaps,
+    /// Fields of one name were made one, and hide what has to be taken out.
+    #[error("{0} came more than once and was made one with commas: set `encode_raw_headers` in Envoy's ext_authz")]
+    Merged(&'static str),
+    /// The request's own body comes along.
+    #[error("the request's body comes along: leave `with_request_body` out of Envoy's ext_authz")]
+    Body,
+    /// More than a request may have that is forwarded.
+    #[error("its header fields are larger than LIMIT_HEADER_BYTES")]
+    TooLarge,
 }
 
 /// A request that somebody else received and asks about.
@@ -241,7 +253,7 @@ fn field<'h>(headers: &'h HeaderMap, name: &str, shown: &'static str) -> Result<
 }
 
 /// A request's target as it stands in the request line: a path with its query, or `*`.
-fn target(text: &str, shown: &'static str) -> Result<PathAndQuery, BadDescription> {
+pub(crate) fn target(text: &str, shown: &'static str) -> Result<PathAndQuery, BadDescription> {
     // A fragment is dropped by some readers, and part of the path for others.
     let fits = (text.starts_with('/') || text == "*") && !text.contains('#');
     let read = PathAndQuery::try_from(text).ok().filter(|read| fits && read.as_str() == text);
@@ -272,14 +284,20 @@ fn check_method(
     headers: &HeaderMap,
     rules: &Rules,
 ) -> Result<(), BadDescription> {
+    check_passes(method, target)?;
+    let overridden = rules.name_methods() && headers.keys().any(|name| headers::is_method_override(name.as_str()));
+    if overridden { Err(BadDescription::MethodOverride) } else { Ok(()) }
+}
+
+/// Whether a request of this method for this target is one that may be passed on at all.
+pub(crate) fn check_passes(method: &Method, target: &PathAndQuery) -> Result<(), BadDescription> {
     if ["TRACE", "CONNECT"].iter().any(|name| method.as_str().eq_ignore_ascii_case(name)) {
         return Err(BadDescription::Method);
     }
     if target.as_str() == "*" && *method != Method::OPTIONS {
         return Err(BadDescription::Unreadable("the target `*`, which is for OPTIONS only,"));
     }
-    let overridden = rules.name_methods() && headers.keys().any(|name| headers::is_method_override(name.as_str()));
-    if overridden { Err(BadDescription::MethodOverride) } else { Ok(()) }
+    Ok(())
 }
 
 fn is_caller_told(headers: &HeaderMap) -> bool {

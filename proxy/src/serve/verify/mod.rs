@@ -73,20 +73,25 @@ async fn verify(exchange: &mut Exchange) -> Result<Response<Body>, Refused> {
         described.replace(head);
     }
     headers::strip_request(&mut head.headers, caller.trusted);
-    let permit = if is_described {
-        let path = Readings::of(exchange.head.uri.path())
-            .map_err(|error| Rejection::NotDescribed(BadDescription::Path(error)))?;
-        if path.may_be_below(AUTH_PREFIX) {
-            return Err(Rejection::NotDescribed(BadDescription::OwnPath).into());
-        }
-        if opens_websocket_from_elsewhere(exchange, sign_in) {
-            return Err(Rejection::CrossSite.into());
-        }
-        auth::admit(exchange, &path).await?
-    } else {
-        auth::admit_blindly(exchange).await?
-    };
+    let permit =
+        if is_described { admit_described(exchange, sign_in).await? } else { auth::admit_blindly(exchange).await? };
     permitted(exchange, sign_in, &permit)
+}
+
+/// Leave to pass for a request that is described, and whose head is the exchange's.
+pub(crate) async fn admit_described(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+) -> Result<Permit<Arc<LoadedSession>>, Refused> {
+    let path =
+        Readings::of(exchange.head.uri.path()).map_err(|error| Rejection::NotDescribed(BadDescription::Path(error)))?;
+    if path.may_be_below(AUTH_PREFIX) {
+        return Err(Rejection::NotDescribed(BadDescription::OwnPath).into());
+    }
+    if opens_websocket_from_elsewhere(exchange, sign_in) {
+        return Err(Rejection::CrossSite.into());
+    }
+    auth::admit(exchange, &path).await
 }
 
 /// A WebSocket carries cookies from any site and knows no preflight, so its origin must be that of the host which it is for (RFC 6455
@@ -132,7 +137,7 @@ fn permitted(
 }
 
 /// Proxies in front know 401 and 403, and take whatever else for a fault of ours: what the request itself does wrong is refused.
-fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
+pub(crate) fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
     if matches!(rejection, Rejection::Malformed(Malformed::Upstreams)) {
         return Rejection::NotDescribed(BadDescription::Upstreams);
     }

@@ -39,6 +39,9 @@ const SMALL_ANSWER: u64 = 16 * 1024;
 /// What an HTTP/2 client may send ahead of being read, on all its streams together.
 pub(crate) const UPLOADS_MOST: usize = 4 * 1024 * 1024;
 
+/// What the client of a WebSocket over HTTP/2 may send ahead of being read, in bytes.
+const TUNNEL: usize = 256 * 1024;
+
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI ";
 
@@ -337,9 +340,20 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    /// The connection becomes a tunnel: from here on its bytes are not HTTP, and may rest.
-    pub(crate) fn becomes_tunnel(&self) {
-        self.watch.upgraded.store(true, Ordering::Relaxed);
+    /// The request becomes a tunnel. On HTTP/1 the whole connection does: from here on its bytes are not HTTP, and may rest. On HTTP/2 it is one
+    /// stream of many, and in flight until what is returned is dropped.
+    #[must_use]
+    pub(crate) fn becomes_tunnel(&self) -> Option<Self> {
+        if !self.is_http2() {
+            self.watch.upgraded.store(true, Ordering::Relaxed);
+            return None;
+        }
+        self.watch.in_flight.fetch_add(1, Ordering::Relaxed);
+        let let_in = AtomicBool::new(self.was_let_in());
+        let mut held = Self { watch: Arc::clone(&self.watch), let_in, upload: 0, answer: 0 };
+        held.expects_upload(TUNNEL);
+        held.gives_answer(None);
+        Some(held)
     }
 
     /// Its sender was let in.

@@ -9,7 +9,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::host::{X_FORWARDED_HOST, host_value, told};
 use super::strip::FORWARDED_TRUTH;
 use crate::adapters::upstream::Fields;
-use crate::domain::caller::{Caller, Peer, TrustedProxies};
+use crate::domain::caller::{Caller, NO_ADDRESS, Peer, TrustedProxies};
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -43,7 +43,14 @@ impl<'h> Forwarded<'h> {
                 hops.push_str(", ");
             }
         }
-        push_address(&mut hops, caller.peer);
+        if caller.peer != NO_ADDRESS {
+            push_address(&mut hops, caller.peer);
+        } else if hops.is_empty() {
+            // The word of RFC 7239 §6.2 for somebody who has no address that could be told.
+            hops.push_str("unknown");
+        } else {
+            hops.truncate(hops.trim_end_matches(", ").len());
+        }
         let port = told(headers, &X_FORWARDED_PORT, caller).and_then(|port| port.parse().ok().filter(|port| *port > 0));
         let (host, named) = host.unzip();
         let port = port.or(named.flatten());

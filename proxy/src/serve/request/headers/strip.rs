@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 
+use crate::domain::caller::NO_ADDRESS;
+
 /// Names that a client may never supply, whoever it is: an upstream believes them.
 const IDENTITY: [&str; 16] = [
     "x-forwarded-user",
@@ -123,7 +125,9 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
 pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
     remove_all(headers, is_rerouting);
     let told: Vec<HeaderName> = headers.keys().filter(|name| is_client_address(name.as_str())).cloned().collect();
-    if let Some(value) = (!told.is_empty()).then(|| HeaderValue::from_str(&client.to_string()).ok()).flatten() {
+    if client == NO_ADDRESS {
+        remove_all(headers, is_client_address);
+    } else if let Some(value) = (!told.is_empty()).then(|| HeaderValue::from_str(&client.to_string()).ok()).flatten() {
         for name in told {
             headers.insert(name, value.clone());
         }

@@ -1,0 +1,143 @@
+//! What Envoy is told: what of the request is changed on its way to the application, or what its client is answered.
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName};
+use http::{Method, Response, StatusCode};
+
+use super::message::{
+    CheckResponse, DeniedHttpResponse, HeaderValueOption, HttpResponse, HttpStatus, OkHttpResponse, Status,
+};
+use crate::adapters::upstream::Fields as _;
+use crate::domain::identity::Identified as _;
+use crate::ports::{LoadedSession, ReadyFields};
+use crate::serve::answer::rejection::Rejection;
+use crate::serve::app::SignIn;
+use crate::serve::auth;
+use crate::serve::body::Body;
+use crate::serve::exchange::{Exchange, Refused, untold};
+use crate::serve::request::description::BadDescription;
+use crate::serve::request::headers;
+use crate::serve::telling::{Untold, X_SIDEGATE_ASSERTION};
+
+/// gRPC's own codes, which say no more than whether the request passes.
+const OK: i32 = 0;
+const PERMISSION_DENIED: i32 = 7;
+const UNAUTHENTICATED: i32 = 16;
+
+/// What Envoy itself sees to, on the connection or by its configuration: it is neither taken out nor changed.
+fn is_envoys_own(name: &HeaderName) -> bool {
+    const OWN: [&str; 11] = [
+        "connection",
+        "keep-alive",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-port",
+        "x-forwarded-client-cert",
+    ];
+    OWN.contains(&name.as_str()) || name.as_str().starts_with("x-envoy-")
+}
+
+/// What becomes of the fields of a request that is let in: as much as of those of one that is forwarded. `asked` are the fields as they
+/// came; those of the exchange have lost what a client may not say.
+pub(super) fn allowed(
+    exchange: &mut Exchange,
+    sign_in: &SignIn,
+    session: Option<&Arc<LoadedSession>>,
+    asked: &HeaderMap,
+) -> Result<CheckResponse, Refused> {
+    let Exchange { head, caller, snapshot, .. } = &mut *exchange;
+    let left = &mut head.headers;
+    if caller.trusted {
+        headers::settle_trusted(left, caller.client);
+    }
+    auth::bearer::strip(left, sign_in);
+    if snapshot.rules.name_methods() {
+        headers::strip_method_overrides(left);
+    }
+    sign_in.cookies.strip_request(left);
+    snapshot.chosen.strip(left);
+    let told = told(exchange, sign_in, session)?;
+    let (changed, headers_to_remove) = changes(asked, &exchange.head.headers, &told);
+    let mut options = Vec::with_capacity(told.len() + changed.len());
+    for fields in [&told, &changed] {
+        for name in fields.keys() {
+            for (place, value) in fields.get_all(name).iter().enumerate() {
+                let value = std::str::from_utf8(value.as_bytes());
+                // The protocol has no other texts.
+                let value = value.map_err(|_| Rejection::NotDescribed(BadDescription::Unreadable("Cookie")))?;
+                options.push(HeaderValueOption::new(name.as_str(), value, place > 0));
+            }
+        }
+    }
+    let ok = OkHttpResponse { headers: options, headers_to_remove };
+    Ok(CheckResponse { status: Some(Status { code: OK }), http_response: Some(HttpResponse::Ok(ok)) })
+}
+
+/// Who it is: what the upstream of `UPSTREAM_URL` would be told, and where that is the usual set also the names that proxies which only
+/// ask know.
+fn told(exchange: &Exchange, sign_in: &SignIn, session: Option<&Arc<LoadedSession>>) -> Result<HeaderMap, Rejection> {
+    let mut told = HeaderMap::new();
+    // Nobody: what the client sent under these names goes, and nothing comes in its place.
+    let Some(session) = session else { return Ok(told) };
+    let chosen = exchange.snapshot.destinations.of(None).and_then(|usual| usual.telling.as_ref());
+    if chosen.is_none_or(|telling| telling.has_usual_fields()) {
+        told.ready(session.headers());
+        for (name, value) in ReadyFields::for_asking_proxies(Some(session.identity())) {
+            told.insert(name, value);
+        }
+    }
+    match chosen {
+        None => {
+            let assertion = sign_in.assertions.header(session, exchange.now);
+            let assertion = assertion.map_err(|error| untold(Untold::Unsigned(error), session))?;
+            told.insert(&X_SIDEGATE_ASSERTION, assertion);
+        }
+        Some(telling) => {
+            if let Some(fields) = telling.tell(session, exchange.now).map_err(|why| untold(why, session))? {
+                told.ready(&fields.fields);
+            }
+        }
+    }
+    Ok(told)
+}
+
+/// The fields that have another value than they came with, and the names of those that are gone. Envoy removes after it has set, so no
+/// name that is told is among them.
+fn changes(asked: &HeaderMap, left: &HeaderMap, told: &HeaderMap) -> (HeaderMap, Vec<String>) {
+    let (mut changed, mut gone) = (HeaderMap::new(), Vec::new());
+    for name in asked.keys().filter(|name| !is_envoys_own(name) && !told.contains_key(*name)) {
+        if !left.contains_key(name) {
+            gone.push(name.as_str().to_owned());
+        } else if !left.get_all(name).iter().eq(asked.get_all(name).iter()) {
+            for value in left.get_all(name) {
+                changed.append(name.clone(), value.clone());
+            }
+        }
+    }
+    (changed, gone)
+}
+
+/// The proxy's own answer to a request that is not let in, for Envoy to give.
+pub(super) fn denied(response: Response<Body>, method: &Method) -> CheckResponse {
+    let (head, body) = response.into_parts();
+    let headers = head.headers.iter().filter(|(name, _)| ![CONTENT_LENGTH, CONNECTION].contains(name));
+    let headers = headers.filter_map(|(name, value)| {
+        // Each is one of ours, and text. Several of one name (`Set-Cookie`) are all given, and take the place of others.
+        Some(HeaderValueOption::new(name.as_str(), value.to_str().ok()?, false))
+    });
+    let has_body = *method != Method::HEAD;
+    let denied = DeniedHttpResponse {
+        status: Some(HttpStatus { code: i32::from(head.status.as_u16()) }),
+        headers: headers.collect(),
+        body: if has_body { String::from_utf8_lossy(&body.into_text()).into_owned() } else { String::new() },
+    };
+    let signs_in = [StatusCode::UNAUTHORIZED, StatusCode::FOUND].contains(&head.status);
+    let code = if signs_in { UNAUTHENTICATED } else { PERMISSION_DENIED };
+    CheckResponse { status: Some(Status { code }), http_response: Some(HttpResponse::Denied(denied)) }
+}
