@@ -13,39 +13,47 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::ext::Protocol;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::{Out, full};
 use crate::support::wire::read_until;
 use crate::support::{HOST, PATIENCE, Proxy, Upstream, until};
+use crate::tls::Issued;
 
 /// A connection on which WebSockets can be opened beside requests.
-struct Http2(SendRequest<Out>);
+struct Http2 {
+    sender: SendRequest<Out>,
+    scheme: &'static str,
+}
 
 impl Http2 {
     async fn of(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::on(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    async fn on(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (mut sender, connection) =
             http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         sender.ready().await.unwrap();
-        // What the server says that it can comes with its settings.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Self(sender)
+        let mut client = Self { sender, scheme: "http" };
+        // What the server says that it can comes with its settings, so before its first answer.
+        client.get("/api/v1/auth/status").await;
+        client
     }
 
     async fn connect(&mut self, protocol: &'static str, path: &str, fields: &[(&str, &str)]) -> Response<Incoming> {
         let mut request = Request::builder()
             .method(Method::CONNECT)
             .version(Version::HTTP_2)
-            .uri(format!("http://{HOST}{path}"))
+            .uri(format!("{}://{HOST}{path}", self.scheme))
             .extension(Protocol::from_static(protocol))
             .header("sec-websocket-version", "13");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let sent = self.0.send_request(request.body(full("")).unwrap());
+        let sent = self.sender.send_request(request.body(full("")).unwrap());
         tokio::time::timeout(PATIENCE, sent).await.expect("no answer in time").unwrap()
     }
 
@@ -55,7 +63,7 @@ impl Http2 {
 
     async fn get(&mut self, path: &str) -> Response<Incoming> {
         let request = Request::get(format!("http://{HOST}{path}")).body(full("")).unwrap();
-        tokio::time::timeout(PATIENCE, self.0.send_request(request)).await.expect("no answer in time").unwrap()
+        tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await.expect("no answer in time").unwrap()
     }
 }
 
@@ -198,7 +206,7 @@ async fn every_other_connect_stays_refused() {
     }
     let plain = Request::builder().method(Method::CONNECT).uri("app.localhost:80").body(full("")).unwrap();
     let answer =
-        tokio::time::timeout(PATIENCE, client.0.send_request(plain)).await.expect("no answer in time").unwrap();
+        tokio::time::timeout(PATIENCE, client.sender.send_request(plain)).await.expect("no answer in time").unwrap();
     assert_eq!(answer.status(), 405);
     assert_eq!(upstream.connections(), 0);
 }
@@ -227,6 +235,37 @@ async fn an_upstream_that_does_not_switch_opens_nothing() {
         let mut client = Http2::of(proxy.address).await;
         assert_eq!(client.websocket("/ws", &[]).await.status(), status, "{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_named_upstream_is_reached_over_http_1_and_one_of_http_2_opens_nothing() {
+    let upstream = echo().await;
+    let text = format!(
+        "[[upstreams]]\nname = \"chat\"\nurls = [\"http://{0}\"]\nstrip_prefix = \"/chat\"\n\n[[upstreams]]\nname = \"two\"\nurls = [\"h2c://{0}\"]\n\n\
+         [[routes]]\npath = \"/chat/**\"\nupstream = \"chat\"\n\n[[routes]]\npath = \"/two/**\"\nupstream = \"two\"\n",
+        upstream.address
+    );
+    let proxy = Proxy::open(&upstream).file("SIDEGATE_CONFIG", "sidegate.toml", &text).start().await;
+    let mut client = Http2::of(proxy.address).await;
+    let mut stream = opened(client.websocket("/chat/ws?a", &[]).await).await;
+    assert!(read_until(&mut stream, "welcome").await.starts_with("GET /ws?a HTTP/1.1\r\n"));
+    echoes(&mut stream, b"there and back").await;
+    let answer = client.websocket("/two/ws", &[]).await;
+    assert!(answer.status().is_server_error(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn by_tls_it_is_https_for_the_origin_too() {
+    let upstream = echo().await;
+    let issued = Issued::new();
+    let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
+    let stream = issued.shake_hands(TcpStream::connect(proxy.address).await.unwrap()).await;
+    let mut client = Http2::on(stream).await;
+    client.scheme = "https";
+    assert_eq!(client.websocket("/ws", &[("origin", "http://app.localhost")]).await.status(), 403);
+    let answer = client.websocket("/ws", &[("origin", "https://app.localhost")]).await;
+    let head = read_until(&mut opened(answer).await, "welcome").await.to_lowercase();
+    assert!(head.contains("x-forwarded-proto: https"), "{head}");
 }
 
 #[tokio::test]

@@ -180,6 +180,13 @@ impl HeaderValueOption {
     }
 }
 
+impl HeaderValueOption {
+    /// A further field of the same name in an answer: by the older word Envoy gives all that are said, by the newer one it adds them.
+    pub(super) fn further(self) -> Self {
+        Self { append_action: APPEND, ..self }
+    }
+}
+
 /// `grpc.health.v1.HealthCheckRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct HealthCheckRequest {

@@ -126,15 +126,19 @@ fn changes(asked: &HeaderMap, left: &HeaderMap, told: &HeaderMap) -> (HeaderMap,
 /// The proxy's own answer to a request that is not let in, for Envoy to give.
 pub(super) fn denied(response: Response<Body>, method: &Method) -> CheckResponse {
     let (head, body) = response.into_parts();
-    let headers = head.headers.iter().filter(|(name, _)| ![CONTENT_LENGTH, CONNECTION].contains(name));
-    let headers = headers.filter_map(|(name, value)| {
+    let mut headers = Vec::with_capacity(head.headers.len());
+    for name in head.headers.keys().filter(|name| ![CONTENT_LENGTH, CONNECTION].contains(name)) {
         // Each is one of ours, and text. Several of one name (`Set-Cookie`) are all given, and take the place of others.
-        Some(HeaderValueOption::new(name.as_str(), value.to_str().ok()?, false))
-    });
+        let values = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        headers.extend(values.enumerate().map(|(place, value)| {
+            let option = HeaderValueOption::new(name.as_str(), value, false);
+            if place > 0 { option.further() } else { option }
+        }));
+    }
     let has_body = *method != Method::HEAD;
     let denied = DeniedHttpResponse {
         status: Some(HttpStatus { code: i32::from(head.status.as_u16()) }),
-        headers: headers.collect(),
+        headers,
         body: if has_body { String::from_utf8_lossy(&body.into_text()).into_owned() } else { String::new() },
     };
     let signs_in = [StatusCode::UNAUTHORIZED, StatusCode::FOUND].contains(&head.status);

@@ -45,7 +45,7 @@ pub(crate) fn make_upgrade(head: &mut Parts) -> bool {
 
 /// Whether a request is a WebSocket over HTTP/2.
 pub(crate) fn is_websocket(head: &Parts) -> bool {
-    head.extensions.get::<Expected>().is_some()
+    head.version == Version::HTTP_2 && head.extensions.get::<Expected>().is_some()
 }
 
 /// Whether an upstream's answer is one to our key; to a client's own key the client itself looks.
