@@ -1,7 +1,7 @@
 # What there is to do; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-sessions bench-orchestrator images-test fmt lint
+.PHONY: help run test bench bench-quick bench-sessions bench-orchestrator images-test fmt lint
 
 help: ## list what there is to do
 	@awk -F ': ## ' '/^[a-z-]+: ## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,11 @@ bench: ## measure the proxy beside nginx
 	scripts/install-test-tools
 	cargo build --release --locked -p sidegate
 	cargo run --release --locked -p bench
+
+bench-quick: ## the same in a minute, and coarser
+	scripts/install-test-tools
+	cargo build --release --locked -p sidegate
+	cargo run --release --locked -p bench -- --rounds 5 --seconds 3
 
 bench-sessions: ## measure sessions: memory, look-ups, sign-ins
 	scripts/install-test-tools

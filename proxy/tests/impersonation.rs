@@ -216,6 +216,7 @@ async fn a_bearer_token_is_judged_and_then_ours_takes_its_place() {
             "impersonate-user: ann",
         ]
     );
+    proxy.logs("is left out where the upstream acts as them").await;
     let left_out = || proxy.log().matches("is left out where the upstream acts as them").count();
     assert_eq!(left_out(), 1, "{}", proxy.log());
     for who in ["bob", "cid"] {

@@ -229,6 +229,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
         let request = Request::get("/x").header("x-request-id", format!("request-{number}"));
         assert_eq!(proxy.send(request).await.status, 502);
     }
+    proxy.logs(&format!("cannot connect to the upstream http://{address}")).await;
     let told = lines(&proxy, "WARN", &format!("cannot connect to the upstream http://{address}"));
     assert_eq!((told.len(), &told[0]["request_id"]), (1, &json!("request-0")), "{told:?}");
     assert!(lines(&proxy, "WARN", "request-").len() == 1, "one line a failed request is too many: {}", proxy.log());
@@ -243,6 +244,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
     for _ in 0..3 {
         assert_eq!(proxy.get("/x").await.status, 204);
     }
+    proxy.logs("can be reached again").await;
     let over = lines(&proxy, "INFO", "can be reached again");
     assert_eq!((over.len(), &over[0]["failed"]), (1, &json!(5)), "{over:?}");
     let metrics = proxy.admin("/metrics").await.text();

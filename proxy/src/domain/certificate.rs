@@ -73,13 +73,16 @@ impl CertificateName {
         fits.then(|| Self(format!("{}={text}", kind.as_str())))
     }
 
-    /// Reads what stands behind `cert:`.
+    /// Reads what stands behind `cert:`; a name without a kind is a Common Name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text == ANY {
             return Some(Self(ANY.to_owned()));
         }
-        let (kind, text) = text.split_once('=')?;
+        let Some((kind, text)) = text.split_once('=') else {
+            let is_slip = text.eq_ignore_ascii_case(ANY);
+            return Self::new(NameKind::CommonName, text).filter(|_| !is_slip);
+        };
         Self::new(NameKind::ALL.into_iter().find(|known| known.as_str() == kind)?, text)
     }
 
@@ -104,7 +107,7 @@ mod tests {
             ("URI=spiffe://Example.org/x", Some("URI=spiffe://Example.org/x")),
             ("EMAIL=Ann@example.com", Some("EMAIL=Ann@example.com")),
             ("", None),
-            ("laptop-7", None),
+            ("laptop-7", Some("CN=laptop-7")),
             ("cn=laptop-7", None),
             ("O=acme", None),
             ("CN=", None),

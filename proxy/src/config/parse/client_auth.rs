@@ -93,7 +93,7 @@ mod tests {
             (&TLS, &[("TLS_CLIENT_AUTH", "required")], "", "TLS_CLIENT_CA_FILE: is not set, but TLS_CLIENT_AUTH is"),
             (&TLS, &[], RULE, "the rule `lab` (line 2) names a client certificate"),
             (&ALL, &[("TLS_CLIENT_AUTH", "off")], "", "TLS_CLIENT_AUTH: must be `required` or `optional`"),
-            (&ALL, &[], "[[routes]]\nrequire = [\"cert:laptop-7\"]", "no name of a client certificate"),
+            (&ALL, &[], "[[routes]]\nrequire = [\"cert:O=acme\"]", "no name of a client certificate"),
             (&ALL, &[], "[[routes]]\nallow = [\"certs:any\"]", "did you mean `cert:`?"),
         ] {
             let faults = loads(names, more, rules).err().unwrap_or_else(|| panic!("no fault: {says}")).to_string();

@@ -61,7 +61,7 @@ pub enum BadRuleEntry {
     /// `claim:` without a name or a value.
     #[error("`{0}` is not a claim with its value: write `claim:NAME=VALUE`, such as `claim:department=finance`")]
     Claim(String),
-    /// `cert:` without a kind and a name.
+    /// `cert:` with a kind that is not known, or without a name.
     #[error(
         "`{0}` is no name of a client certificate: write `cert:CN=laptop-7`, `cert:DNS=…`, `cert:URI=…`, `cert:EMAIL=…`, or `cert:any`"
     )]
