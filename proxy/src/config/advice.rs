@@ -27,6 +27,7 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
             ));
         }
     }
+    advice.extend(on_checks(settings));
     if let Mode::SignIn(sign_in) = &settings.mode
         && let Some(domain) = &sign_in.cookie.domain
     {
@@ -49,6 +50,22 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
         advice.extend(rules.iter().filter_map(|rule| on_tokens(rule, &sign_in.token_lists)));
     }
     advice
+}
+
+/// Advice on the listener for Envoy, which believes whoever reaches it.
+fn on_checks(settings: &Settings) -> Option<String> {
+    let address = settings.ext_authz?;
+    if matches!(settings.mode, Mode::Open) {
+        return Some(
+            "EXT_AUTHZ_ADDR is set, and in open mode nobody is let in by it: set OAUTH_ENABLED=true".to_owned(),
+        );
+    }
+    (!address.ip().is_loopback()).then(|| {
+        format!(
+            "EXT_AUTHZ_ADDR is {address}, which may be reached by other machines, and whoever reaches it is believed: let a network policy or \
+             firewall keep all but Envoys out, or use loopback"
+        )
+    })
 }
 
 /// Advice on a rule that lets in people without saying whose word for them counts, where several are trusted.
@@ -187,5 +204,15 @@ mod tests {
         assert!(text.contains("SESSION_TTL = 8h  (") && text.contains("s.toml)"), "{text}");
         let rule = "rule x: host *.a.example path /a methods [GET] from [10.0.0.0/8] allow [ann, group:acme] require [id:1] max_age 15m  (line 2)";
         assert!(text.contains(rule), "{text}");
+    }
+
+    #[test]
+    fn a_listener_that_believes_whoever_reaches_it_is_kept_to_oneself() {
+        let advice = |address| loaded("", &[("EXT_AUTHZ_ADDR", address)]).advice.join("\n");
+        assert_eq!(advice(":9001"), "");
+        assert_eq!(advice("[::1]:9001"), "");
+        assert!(advice("0.0.0.0:9001").contains("may be reached by other machines"));
+        let open = crate::config::trial::env(&[&[("EXT_AUTHZ_ADDR", ":9001")]]).unwrap().advice.join("\n");
+        assert!(open.contains("nobody is let in by it"), "{open}");
     }
 }
