@@ -364,7 +364,8 @@ async fn explain_asks_with_a_certificate() {
         (&["--cert", "any"], "/any/x", 0),
         (&["--cert", "CN=laptop-8"], "/laptop/x", 1),
         (&[], "/any/x", 1),
-        (&["--cert", "laptop-7"], "/x", 2),
+        (&["--cert", "laptop-7"], "/laptop/x", 0),
+        (&["--cert", "O=acme"], "/x", 2),
     ] {
         let output =
             plan.command().args(["explain", "--user", "ann", "--path", path]).args(certificate).output().unwrap();
