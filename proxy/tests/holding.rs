@@ -403,6 +403,35 @@ async fn a_burst_of_connections_waits_to_be_accepted_and_none_has_to_try_again()
     assert_eq!(proxy.get("/x").await.status, 200);
 }
 
+/// Connections that come all at once wait in the kernel's queue: nobody has to try again after a second, however busy the proxy is.
+#[tokio::test]
+async fn four_thousand_connects_at_once_wait_for_nobody() {
+    const AT_ONCE: u64 = 4000;
+    let queue =
+        std::fs::read_to_string("/proc/sys/net/core/somaxconn").map_or(AT_ONCE, |text| text.trim().parse().unwrap());
+    let number = AT_ONCE.min(queue - queue / 64).min(open_files().saturating_sub(500));
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::open(&upstream).start().await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(proxy.pid()).unwrap()).unwrap();
+    // It accepts nothing meanwhile.
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let mut connecting = JoinSet::new();
+    for _ in 0..number {
+        connecting.spawn(TcpStream::connect(proxy.address));
+    }
+    let mut connected = Vec::new();
+    while let Some(connection) =
+        tokio::time::timeout(PATIENCE, connecting.join_next()).await.expect("some wait in vain")
+    {
+        connected.push(connection.unwrap().unwrap());
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(connected.len() as u64, number);
+    let last = connected.last_mut().unwrap();
+    last.write_all(b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+    assert!(wire::read_until(last, "\r\n").await.starts_with("HTTP/1.1 200"), "the last of them is answered");
+}
+
 #[tokio::test]
 async fn the_soft_limit_of_open_files_is_raised() {
     let upstream = Upstream::start().await;
