@@ -144,6 +144,24 @@ def sidegate(running, programs, work, name, host, config):
     return port
 
 
+def check(programs, work):
+    """What Sidegate is told on each page is what it understands, also where the application cannot be had."""
+    print("Pages")
+    seen = 0
+    for page in sorted(PAGES.glob("*.md")):
+        config = files(page.name, {}).get("sidegate.toml")
+        if config is None:
+            continue
+        file = work / "checked.toml"
+        file.write_text(config, encoding="utf-8")
+        checked = subprocess.run([programs / "sidegate", "check"], capture_output=True, text=True, check=False, env={
+            "SIDEGATE_CONFIG": str(file), "OAUTH_ENABLED": "true", "OAUTH_PROVIDER": "github", "OAUTH_CLIENT_ID": "an-id",
+            "OAUTH_CLIENT_SECRET": "a-secret-of-the-test", "OAUTH_REDIRECT_URL": "https://example.com/api/v1/auth/callback"})
+        expect(page.name, (checked.returncode, checked.stderr if checked.returncode else ""), (0, ""))
+        seen += 1
+    expect("all that have one", seen >= 6, True)
+
+
 def jupyter(running, applications, programs, work):
     print("JupyterLab")
     (app,) = free_ports(1)
@@ -210,6 +228,7 @@ def radicale(running, applications, programs, work):
 def main():
     applications, programs = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     with tempfile.TemporaryDirectory(prefix="recipes-") as folder, Programs(Path(folder)) as running:
+        check(programs, Path(folder))
         for run in (jupyter, radicale):
             run(running, applications, programs, Path(folder))
     print("recipes-test: all as the pages say")
