@@ -17,8 +17,11 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
+use crate::support::client::{Client as PlainClient, full, next_data, pieces};
 use crate::support::proxy::Plan;
 use crate::support::{HOST, PATIENCE, Proxy, Upstream, until};
 
@@ -102,6 +105,23 @@ impl Client {
         let (sender, connection) = http1::handshake(TokioIo::new(self.connect(address).await)).await.unwrap();
         tokio::spawn(connection);
         sender
+    }
+
+    /// A connection of the version that ALPN agrees on.
+    async fn kept(&self, address: SocketAddr, http2: bool) -> PlainClient {
+        let offer = if http2 { "h2" } else { "http/1.1" };
+        let trusts = self.trusts.clone();
+        let stream = Self { trusts, versions: self.versions.clone(), alpn: vec![offer] }.connect(address).await;
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(offer.as_bytes()));
+        if http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            PlainClient::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            PlainClient::Http1(sender)
+        }
     }
 }
 
@@ -348,4 +368,90 @@ async fn a_renewed_certificate_is_shown_and_no_connection_is_dropped_for_it() {
     until("the other half has come", async || shown(&client, proxy.address).await == old.der).await;
     until("readyz is content", async || proxy.admin("/readyz").await.text() == "ready\n").await;
     assert_eq!(text(get(&mut kept, "/at-last", "a=b").await).await, "hello from upstream");
+}
+
+/// Where the swap of a certificate under way is.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Swap {
+    Before,
+    Done,
+}
+
+/// Sends requests on one connection until some have gone through after the swap.
+async fn goes_on_sending(mut client: PlainClient, begun: Arc<Semaphore>, swap: watch::Receiver<Swap>) {
+    let (mut sent, mut after) = (0, 0);
+    while after < 5 {
+        after += usize::from(*swap.borrow() == Swap::Done);
+        let answer = client.get("/quick").await.expect("the connection is broken");
+        assert_eq!((answer.status().as_u16(), text(answer).await.as_str()), (200, "quick"));
+        sent += 1;
+        if sent == 3 {
+            begun.add_permits(1);
+        }
+    }
+}
+
+/// Has half an answer before the swap, and reads the other half after it.
+async fn awaits_its_answer(mut client: PlainClient, begun: Arc<Semaphore>, mut swap: watch::Receiver<Swap>) {
+    let mut answer = client.get("/slow").await.expect("the connection is broken").into_body();
+    assert_eq!(next_data(&mut answer).await.unwrap().unwrap(), "first, ");
+    begun.add_permits(1);
+    swap.wait_for(|swap| *swap == Swap::Done).await.unwrap();
+    let rest = answer.collect().await.expect("the answer is cut off").to_bytes();
+    assert_eq!(rest, "last");
+    // And the connection is good for more.
+    assert_eq!(text(client.get("/quick").await.unwrap()).await, "quick");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_swapped_under_a_hundred_connections_in_flight_breaks_none() {
+    const CONNECTIONS: usize = 100;
+    let (set, swap) = watch::channel(Swap::Before);
+    let seen = swap.clone();
+    let upstream = Upstream::streaming(move |request| {
+        let mut swap = seen.clone();
+        async move {
+            if request.uri().path() != "/slow" {
+                return Response::new(full("quick"));
+            }
+            let (mut sender, body) = pieces();
+            tokio::spawn(async move {
+                sender.send_data("first, ".into()).await.unwrap();
+                swap.wait_for(|swap| *swap == Swap::Done).await.unwrap();
+                sender.send_data("last".into()).await.unwrap();
+            });
+            Response::new(body)
+        }
+    })
+    .await;
+    for by_signal in [false, true] {
+        set.send_replace(Swap::Before);
+        let (old, new) = (Issued::new(), Issued::new());
+        let proxy = old.shown_by(Proxy::open(&upstream)).start().await;
+        let client = Client::trusting(&[&old, &new]);
+        let begun = Arc::new(Semaphore::new(0));
+        let mut clients = JoinSet::new();
+        for number in 0..CONNECTIONS {
+            let client = client.kept(proxy.address, number % 2 == 0).await;
+            let (begun, swap) = (Arc::clone(&begun), swap.clone());
+            if number % 4 < 2 {
+                clients.spawn(awaits_its_answer(client, begun, swap));
+            } else {
+                clients.spawn(goes_on_sending(client, begun, swap));
+            }
+        }
+        let all = begun.acquire_many(CONNECTIONS.try_into().unwrap());
+        let all = tokio::time::timeout(PATIENCE, all).await.expect("not all are in flight").unwrap();
+        assert!(shown(&client, proxy.address).await == old.der);
+        new.replaces(&proxy);
+        if by_signal {
+            proxy.signal("HUP");
+        }
+        until("new connections see the new one", async || shown(&client, proxy.address).await == new.der).await;
+        assert_eq!(clients.try_join_next().map(|ended| ended.unwrap()), None, "all are still in flight");
+        set.send_replace(Swap::Done);
+        drop(all);
+        let ended = async { while clients.join_next().await.transpose().unwrap().is_some() {} };
+        tokio::time::timeout(PATIENCE, ended).await.expect("not all have ended");
+    }
 }
