@@ -16,6 +16,7 @@ mod redis;
 mod report;
 mod sessions;
 mod sidegate;
+mod websockets;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use crate::nginx::Nginx;
 use crate::options::{Instead, Options, Store};
 use crate::redis::RedisServer;
 use crate::report::{Contender, Round};
-use crate::sidegate::{Setup, Sidegate};
+use crate::sidegate::{CONNECTIONS, Setup, Sidegate};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -55,6 +56,7 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
         None => run(options).await,
         Some(Instead::Sessions(options)) => sessions::run(options).await,
         Some(Instead::Hold(options)) => sessions::hold(options),
+        Some(Instead::Websockets(options)) => websockets::run(options).await,
     }
 }
 
@@ -77,7 +79,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     };
     let start = |name: String, program: PathBuf, rules| {
         let (threads, folder, people, store) = (options.threads, folder.path(), options.people, store.clone());
-        let setup = Setup { upstream: upstream.port(), threads, folder, rules, people, store };
+        let setup =
+            Setup { upstream: upstream.port(), threads, folder, rules, people, store, connections: CONNECTIONS };
         async move { Sidegate::start(name, &program, setup).await }
     };
     for (name, program) in programs(options)? {

@@ -59,6 +59,8 @@ pub(crate) enum Store {
 pub(crate) enum Instead {
     /// Measures sessions: what one takes of memory, what looking one up costs, and how many people sign in a second.
     Sessions(SessionOptions),
+    /// Holds idle WebSockets open: what one takes of the proxy's memory, and how soon all are closed when their session ends.
+    Websockets(WebsocketOptions),
     /// Holds sessions in memory, and prints what each takes.
     #[command(hide = true)]
     Hold(HoldOptions),
@@ -76,6 +78,20 @@ pub(crate) struct SessionOptions {
     /// How many people sign in at a time.
     #[arg(long, default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..=512))]
     pub(crate) people: usize,
+    /// The proxy's program; without it the one beside this program.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) sidegate: Option<PathBuf>,
+}
+
+/// How many WebSockets are held.
+#[derive(Args)]
+pub(crate) struct WebsocketOptions {
+    /// How many, or as many as open files allow: each takes two in the proxy, and two here.
+    #[arg(long, default_value_t = 10_000, value_parser = RangedU64ValueParser::<usize>::new().range(1..=25_000))]
+    pub(crate) websockets: usize,
+    /// Worker threads of the proxy.
+    #[arg(long, default_value_t = 2, value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
+    pub(crate) threads: usize,
     /// The proxy's program; without it the one beside this program.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) sidegate: Option<PathBuf>,

@@ -16,6 +16,9 @@ use crate::{cpu, http, nginx};
 /// What seals the sessions of the store `jwt`.
 const SECRET: &str = "a secret of the bench and of nothing else";
 
+/// How many connections a proxy takes at a time by default.
+pub(crate) const CONNECTIONS: usize = 10_000;
+
 /// How long the proxy may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,8 @@ pub(crate) struct Setup<'a> {
     /// How many people are signed in, each with a session.
     pub(crate) people: usize,
     pub(crate) store: Store,
+    /// How many connections it takes at a time, at most.
+    pub(crate) connections: usize,
 }
 
 /// A running proxy, and sessions on it; dropping it stops it.
@@ -52,7 +57,7 @@ pub(crate) struct Sidegate {
 impl Sidegate {
     /// Starts the program with the settings of a usual sidecar, and signs people in.
     pub(crate) async fn start(name: String, program: &Path, setup: Setup<'_>) -> anyhow::Result<Self> {
-        let Setup { upstream, threads, folder, rules, people, store } = setup;
+        let Setup { upstream, threads, folder, rules, people, store, connections } = setup;
         ensure!(program.is_file(), "there is no {}: cargo build --release -p sidegate", program.display());
         let port = nginx::free_port()?;
         let redirect_url = format!("http://127.0.0.1:{port}/api/v1/auth/callback");
@@ -87,6 +92,7 @@ impl Sidegate {
             .env("UPSTREAM_URL", format!("http://127.0.0.1:{upstream}"))
             .env("LISTEN_ADDR", format!("127.0.0.1:{port}"))
             .env("ADMIN_ADDR", "127.0.0.1:0")
+            .env("LIMIT_CONNECTIONS", connections.to_string())
             .stdin(Stdio::null())
             .stdout(fs::File::create(&log)?)
             .stderr(fs::OpenOptions::new().append(true).open(&log)?)

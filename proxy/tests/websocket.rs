@@ -146,6 +146,32 @@ async fn a_logout_closes_it_within_5_seconds() {
     echoes(&mut bobs, "bob is still here").await;
 }
 
+/// `bench websockets` does the same with ten thousand, and says what they take of memory.
+#[tokio::test]
+async fn a_logout_closes_two_hundred_idle_ones_within_5_seconds() {
+    let upstream = echo().await;
+    let proxy = Proxy::start(&upstream).await;
+    let (mut ann, bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
+    let (anns, bobs) = (format!("Cookie: {}\r\n", ann.cookie_header()), format!("Cookie: {}\r\n", bob.cookie_header()));
+    let mut bobs = upgrade(&proxy, &bobs, "").await;
+    read_until(&mut bobs, "welcome").await;
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        let mut stream = upgrade(&proxy, &anns, "").await;
+        read_until(&mut stream, "welcome").await;
+        idle.push(stream);
+    }
+    assert_eq!(ann.post("/api/v1/auth/logout").await.status, 200);
+    let began = Instant::now();
+    for stream in &mut idle {
+        closed(stream).await;
+    }
+    let took = began.elapsed();
+    println!("200 idle WebSockets: the last was closed after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    echoes(&mut bobs, "bob is still here").await;
+}
+
 #[tokio::test]
 async fn a_reload_that_refuses_the_user_closes_it_within_5_seconds() {
     let upstream = echo().await;

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::cpu::Processes;
 use crate::nginx;
 use crate::options::SessionOptions;
-use crate::sidegate::{Setup, Sidegate, Store};
+use crate::sidegate::{CONNECTIONS, Setup, Sidegate, Store};
 
 /// People come one after the other on so many places at once, each with a browser of their own.
 pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyhow::Result<()> {
@@ -18,7 +18,8 @@ pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyho
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
     // Nothing is asked of the upstream.
     let (upstream, store) = (nginx::free_port()?, Store::Memory);
-    let setup = Setup { upstream, threads: 2, folder: folder.path(), rules: 0, people: 1, store };
+    let setup =
+        Setup { upstream, threads: 2, folder: folder.path(), rules: 0, people: 1, store, connections: CONNECTIONS };
     let proxy = Sidegate::start("sidegate".to_owned(), &program, setup).await?;
     let cpu = Processes::of(&[proxy.pid()]);
     let limit = Duration::from_secs(options.seconds);
