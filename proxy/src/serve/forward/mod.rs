@@ -1,5 +1,6 @@
 //! To the upstream and back: stream bodies, hand over upgrades.
 
+mod copy;
 pub(crate) mod lasting;
 mod named;
 mod passage;

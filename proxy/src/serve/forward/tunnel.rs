@@ -11,6 +11,7 @@ use crate::adapters::upstream::Tunnel;
 use crate::serve::body::Body;
 use crate::serve::body::activity::{Activity, Heard};
 use crate::serve::exchange::Exchange;
+use crate::serve::forward::copy;
 use crate::serve::forward::lasting::{self, Open};
 use crate::serve::request::{connect, headers};
 use crate::serve::watch::InFlight;
@@ -57,5 +58,5 @@ pub(crate) fn open(
 async fn carry(client: OnUpgrade, mut upstream: Tunnel, activity: Arc<Activity>) -> Option<&'static str> {
     let Ok(client) = client.await else { return Some("the client did not switch") };
     let mut client = Heard::new(TokioIo::new(client), activity);
-    tokio::io::copy_bidirectional(&mut client, &mut upstream).await.err().map(|_| "a side broke off")
+    copy::both_ways(&mut client, &mut upstream).await.err().map(|_| "a side broke off")
 }
