@@ -11,24 +11,7 @@ use tonic::Code;
 use crate::support::envoy::{self, CheckRequest, Envoy, HEALTH, HealthRequest, HealthResponse, asking};
 use crate::support::h2::{self, H2};
 use crate::support::proxy::Plan;
-use crate::support::{HOST, PATIENCE, Proxy, Upstream, until};
-
-const RULES: &str = r#"
-[[routes]]
-name = "assets"
-path = "/assets/**"
-allow = "public"
-
-[[routes]]
-name = "closed"
-path = "/closed/**"
-allow = "nobody"
-
-[[routes]]
-name = "team"
-path = "/team/**"
-allow = ["group:acme/platform"]
-"#;
+use crate::support::{HOST, PATIENCE, Proxy, RULES, Upstream, until};
 
 const PAGE: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 

@@ -4,24 +4,7 @@ use http::Request;
 use serde_json::Value;
 
 use crate::support::proxy::Plan;
-use crate::support::{Answer, Browser, HOST, Proxy, Upstream, until};
-
-const RULES: &str = r#"
-[[routes]]
-name = "assets"
-path = "/assets/**"
-allow = "public"
-
-[[routes]]
-name = "closed"
-path = "/closed/**"
-allow = "nobody"
-
-[[routes]]
-name = "team"
-path = "/team/**"
-allow = ["group:acme/platform"]
-"#;
+use crate::support::{Answer, Browser, HOST, Proxy, RULES, Upstream, until};
 
 const VERIFY: &str = "/api/v1/auth/verify";
 const PAGE: &str = "text/html,application/xhtml+xml,*/*;q=0.8";

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::wire::read_until;
-use crate::support::{HOST, PATIENCE, Proxy, Upstream};
+use crate::support::wire::{closed, echoes, read_until};
+use crate::support::{HOST, Proxy, Upstream};
 
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
@@ -36,22 +36,6 @@ async fn upgrade(proxy: &Proxy, lines: &str, behind: &str) -> TcpStream {
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
-}
-
-async fn echoes(stream: &mut TcpStream, text: &str) {
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut back = vec![0; text.len()];
-    tokio::time::timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("no echo in time").unwrap();
-    assert_eq!(back, text.as_bytes());
-}
-
-/// How long it takes until the stream is closed.
-async fn closed(stream: &mut TcpStream) -> Duration {
-    let began = Instant::now();
-    let mut rest = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it stays open");
-    assert!(rest.is_empty(), "{rest:?}");
-    began.elapsed()
 }
 
 #[tokio::test]

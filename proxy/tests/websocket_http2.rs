@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::client::{Out, full};
-use crate::support::wire::read_until;
+use crate::support::wire::{closed, echoes, read_until};
 use crate::support::{HOST, PATIENCE, Proxy, Upstream, until};
 use crate::tls::Issued;
 
@@ -104,25 +104,6 @@ async fn echo() -> Upstream {
         let _ = writer.shutdown().await;
     })
     .await
-}
-
-async fn echoes(stream: &mut TokioIo<Upgraded>, text: &[u8]) {
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let mut back = vec![0; text.len()];
-    let both = async { tokio::join!(writer.write_all(text), reader.read_exact(&mut back)) };
-    let (sent, read) = tokio::time::timeout(PATIENCE, both).await.expect("no echo in time");
-    sent.unwrap();
-    read.unwrap();
-    assert_eq!(back, text);
-}
-
-/// How long it takes until the stream is closed.
-async fn closed(stream: &mut TokioIo<Upgraded>) -> Duration {
-    let began = Instant::now();
-    let mut rest = Vec::new();
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it stays open");
-    assert!(rest.is_empty(), "{rest:?}");
-    began.elapsed()
 }
 
 #[tokio::test]

@@ -4,21 +4,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from programs import free_ports
+
 HERE = Path(__file__).resolve().parent
-
-
-def free_ports(count):
-    """Ports that nobody listens on: held until all are chosen, so that no two are the same."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def write_files(folder):

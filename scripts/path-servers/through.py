@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from run import answer, corpus, served
-from servers import COLUMNS, Servers, free_ports
+from servers import COLUMNS, Servers
+from programs import free_ports
 
 PUBLIC = "localhost:8080"
 # Who reads paths without regard to case, and so needs UPSTREAM_IGNORE_CASE.

@@ -5,7 +5,6 @@ run.py TOOLS PYTHON2 SIDEGATE [CASES]    CASES: only these of Autobahn's (`1.*`)
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,9 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from programs import Programs, free_ports
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,49 +40,6 @@ def why(where, case):
         if re.fullmatch(place, where) and re.search(pattern, case):
             return reason
     return None
-
-
-def free_ports(count):
-    """Ports that nobody listens on: held until all are chosen, so that no two are the same."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
-class Programs:
-    """Programs that run until the end."""
-
-    def __init__(self, work):
-        self.work, self.running = work, []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for one in self.running:
-            one.kill()
-        for one in self.running:
-            one.wait()
-
-    def start(self, name, command, ports, environment=None):
-        log = self.work / f"{name}.log"
-        with log.open("wb") as out:
-            one = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        self.running.append(one)
-        deadline = time.monotonic() + 20
-        for port in ports:
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except OSError:
-                    if one.poll() is not None or time.monotonic() > deadline:
-                        raise SystemExit(f"protocols-test: {name} did not start:\n{log.read_text()}") from None
-                    time.sleep(0.05)
 
 
 class Tally:
@@ -172,7 +131,7 @@ def certificate(work):
 
 
 def main():
-    tools, python2, sidegate, cases = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
+    tools, python2, sidegate, cases = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]).resolve(), sys.argv[4:]
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="protocols-") as folder, Programs(Path(folder)) as programs:
         work = Path(folder)

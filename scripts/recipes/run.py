@@ -13,6 +13,9 @@ import time
 import urllib.parse
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from programs import Programs, free_ports
+
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "recipes"
 
 
@@ -24,51 +27,6 @@ def files(page, replaced):
             text = text.replace(old, new)
         found[name] = text
     return found
-
-
-def free_ports(count):
-    """Ports that nobody listens on: held until all are chosen, so that no two are the same."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
-
-
-class Programs:
-    """Programs that run until the end."""
-
-    def __init__(self, work):
-        self.work, self.running = work, []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for one in self.running:
-            one.terminate()
-        for one in self.running:
-            try:
-                one.wait(10)
-            except subprocess.TimeoutExpired:
-                one.kill()
-                one.wait()
-
-    def start(self, name, command, port, environment):
-        log = self.work / f"{name}.log"
-        with log.open("wb") as out:
-            one = subprocess.Popen(command, env=environment, cwd=self.work, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        self.running.append(one)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                return socket.create_connection(("127.0.0.1", port)).close()
-            except OSError:
-                if one.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"recipes-test: {name} did not start:\n{log.read_text(errors='replace')[-4000:]}") from None
-                time.sleep(0.1)
 
 
 class Person:
@@ -132,9 +90,9 @@ def sidegate(running, programs, work, name, host, config):
     callback = f"https://{host}/api/v1/auth/callback"
     file = work / f"{name}.toml"
     file.write_text(config, encoding="utf-8")
-    running.start(f"{name} dev-idp", [programs / "dev-idp"], idp, {
+    running.start(f"{name} dev-idp", [programs / "dev-idp"], [idp], {
         "DEV_IDP_LISTEN_ADDR": f"127.0.0.1:{idp}", "DEV_IDP_REDIRECT_URL": callback})
-    running.start(f"{name} sidegate", [programs / "sidegate"], port, {
+    running.start(f"{name} sidegate", [programs / "sidegate"], [port], {
         "SIDEGATE_CONFIG": str(file), "LISTEN_ADDR": f"127.0.0.1:{port}", "ADMIN_ADDR": f"127.0.0.1:{admin}",
         "TRUSTED_PROXIES": "127.0.0.1", "UPSTREAM_URL": "http://127.0.0.1:9",
         "OAUTH_ENABLED": "true", "OAUTH_PROVIDER": "github", "OAUTH_REDIRECT_URL": callback,
@@ -172,7 +130,7 @@ def jupyter(running, applications, programs, work):
     home.mkdir()
     running.start("jupyter", [
         applications / "jupyter", "lab", "--no-browser", "--config", config, f"--port={app}", "--allow-root", f"--ServerApp.root_dir={home}",
-    ], app, {"PATH": f"{applications}:/usr/bin:/bin", "HOME": str(home), "JUPYTER_CONFIG_DIR": str(home)})
+    ], [app], {"PATH": f"{applications}:/usr/bin:/bin", "HOME": str(home), "JUPYTER_CONFIG_DIR": str(home)})
     host = "jupyter.example.com"
     port = sidegate(running, programs, work, "jupyter", host, pages["sidegate.toml"])
 
@@ -208,7 +166,7 @@ def radicale(running, applications, programs, work):
     pages = files("radicale.md", {"127.0.0.1:5232": f"127.0.0.1:{app}", "/var/lib/radicale/collections": str(collections)})
     config = work / "radicale.conf"
     config.write_text(pages["radicale.conf"], encoding="utf-8")
-    running.start("radicale", [applications / "radicale", "--config", config], app, {"PATH": "/usr/bin:/bin"})
+    running.start("radicale", [applications / "radicale", "--config", config], [app], {"PATH": "/usr/bin:/bin"})
     host = "calendar.example.com"
     port = sidegate(running, programs, work, "radicale", host, pages["sidegate.toml"])
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,8 @@ impl Simulator {
 pub(crate) struct Orchestrator {
     addr: SocketAddr,
     running: Running,
+    /// Where it runs, and its log lies.
+    folder: PathBuf,
     /// The header line by which it is asked.
     pub(crate) asker: String,
 }
@@ -78,10 +80,15 @@ impl Orchestrator {
             .stdin(Stdio::null())
             .stderr(fs::File::create(folder.join("log"))?)
             .spawn()?;
-        let orchestrator = Self { addr, running: Running(child), asker: "X-Asked-By: bench".to_owned() };
+        let (running, folder, asker) = (Running(child), folder.to_owned(), "X-Asked-By: bench".to_owned());
+        let orchestrator = Self { addr, running, folder, asker };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(addr).await.is_err() {
-            ensure!(Instant::now() < deadline, "the orchestrator does not listen: {}", last_lines(folder));
+            ensure!(
+                Instant::now() < deadline,
+                "the orchestrator does not listen: {}",
+                last_lines(&orchestrator.folder)
+            );
             sleep(Duration::from_millis(5)).await;
         }
         Ok(orchestrator)
@@ -132,7 +139,8 @@ impl Orchestrator {
         let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("an answer without a head")?;
         let body = answer.split_off(end + 4);
         if !answer.starts_with(b"HTTP/1.1 2") {
-            bail!("{}: {}", String::from_utf8_lossy(&answer), String::from_utf8_lossy(&body));
+            let (asked, said) = (request.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body));
+            bail!("{asked} was answered {}{said}; {}", String::from_utf8_lossy(&answer), last_lines(&self.folder));
         }
         Ok(body)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::HeaderValue;
 use http::request::Parts;
 
+use crate::adapters::assertion::SigningFailed;
 use crate::adapters::telemetry::audit::Origin;
 use crate::domain::caller::Caller;
 use crate::domain::certificate::ClientCertificate;
@@ -49,10 +50,13 @@ impl<R: Into<Rejection>> From<R> for Refused {
 /// The refusal of a request of somebody of whom an upstream cannot be told.
 pub(crate) fn untold(why: Untold, session: &LoadedSession) -> Rejection {
     match why {
-        Untold::Unsigned(error) => {
-            tracing::error!("{error}: the request was not let in");
-            Rejection::Internal
-        }
+        Untold::Unsigned(error) => unsigned(error),
         Untold::NotAPerson(why) => Rejection::NotImpersonated { who: session.identity().principal().to_owned(), why },
     }
+}
+
+/// The refusal of a request whose assertion could not be signed: it goes nowhere without.
+pub(crate) fn unsigned(error: SigningFailed) -> Rejection {
+    tracing::error!("{error}: the request was not let in");
+    Rejection::Internal
 }

@@ -22,6 +22,24 @@ use std::time::Duration;
 /// The host of the public origin in these tests; the proxy itself listens on a port of chance.
 pub const HOST: &str = "app.localhost";
 
+/// A path for everybody, one for nobody, one for a group; all else is for who is on the list.
+pub const RULES: &str = r#"
+[[routes]]
+name = "assets"
+path = "/assets/**"
+allow = "public"
+
+[[routes]]
+name = "closed"
+path = "/closed/**"
+allow = "nobody"
+
+[[routes]]
+name = "team"
+path = "/team/**"
+allow = ["group:acme/platform"]
+"#;
+
 /// After this a test that waits has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -1,13 +1,14 @@
 //! A plain HTTP/1.1 client, and a rawer one where framing matters.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::PATIENCE;
@@ -94,7 +95,7 @@ pub async fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// Reads from a stream until `end` has come.
-pub async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), end: &str) -> String {
+pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut read = Vec::new();
     let reading = async {
         while !String::from_utf8_lossy(&read).contains(end) {
@@ -106,4 +107,25 @@ pub async fn read_until(stream: &mut (impl tokio::io::AsyncRead + Unpin), end: &
     };
     tokio::time::timeout(PATIENCE, reading).await.expect("it did not come in time");
     String::from_utf8_lossy(&read).into_owned()
+}
+
+/// Sends a text and reads it back, both at once: neither side has to hold it whole.
+pub async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: impl AsRef<[u8]>) {
+    let text = text.as_ref();
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut back = vec![0; text.len()];
+    let both = async { tokio::join!(writer.write_all(text), reader.read_exact(&mut back)) };
+    let (sent, read) = tokio::time::timeout(PATIENCE, both).await.expect("no echo in time");
+    sent.unwrap();
+    read.unwrap();
+    assert_eq!(back, text);
+}
+
+/// How long it takes until a stream is closed, on which nothing comes.
+pub async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Duration {
+    let began = Instant::now();
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it stays open");
+    assert!(rest.is_empty(), "{rest:?}");
+    began.elapsed()
 }

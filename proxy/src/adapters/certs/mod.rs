@@ -1,5 +1,6 @@
 //! Certificate files into a TLS config, and again when they change.
 
+mod outgoing;
 mod subject;
 mod validity;
 
@@ -19,10 +20,11 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use tracing::warn;
 use zeroize::Zeroizing;
 
+pub use self::outgoing::{ClientIdentity, RootsError, client_config, client_config_as};
 pub use self::subject::client_certificate;
 use self::validity::Validity;
 use crate::domain::time::Timestamp;
@@ -305,92 +307,15 @@ fn private_key(path: &Path, text: &[u8]) -> Result<PrivateKeyDer<'static>, CertE
     }
 }
 
-/// There is nothing to check another server's certificate against.
-#[derive(Debug, thiserror::Error)]
-pub enum RootsError {
-    /// The machine has no roots, and none were given.
-    #[error(
-        "no trusted root certificates were found ({reason}): install the system's (Debian: `ca-certificates`), or name a file of them (`OAUTH_CA_FILE`, `UPSTREAM_CA_FILE`)"
-    )]
-    None {
-        /// What the search for the machine's roots met.
-        reason: String,
-    },
-    /// The TLS library refused.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
-}
-
-/// A config for outgoing connections: TLS 1.2 and 1.3, the machine's roots and `extra` ones, and `alpn` offered in this order.
-/// Without the machine's roots the extra ones do, and a warning says so.
-///
-/// # Errors
-/// [`RootsError::None`] where there is no root at all.
-pub fn client_config(extra: &[CertificateDer<'static>], alpn: &[&[u8]]) -> Result<ClientConfig, RootsError> {
-    client_config_as(None, extra, alpn)
-}
-
-/// Who we are to another server: a certificate with its chain, and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientIdentity {
-    /// Our own certificate first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The key of the first.
-    pub key: Arc<PrivateKeyDer<'static>>,
-}
-
-/// The same, saying who we are to a server that asks.
-///
-/// # Errors
-/// [`RootsError`], also where certificate and key do not go together.
-pub fn client_config_as(
-    client: Option<&ClientIdentity>,
-    extra: &[CertificateDer<'static>],
-    alpn: &[&[u8]],
-) -> Result<ClientConfig, RootsError> {
-    let native = rustls_native_certs::load_native_certs();
-    let reason = native.errors.first().map_or_else(|| "the system's store is empty".to_owned(), ToString::to_string);
-    client_config_with(native.certs, &reason, client, extra, alpn)
-}
-
-fn client_config_with(
-    native: Vec<CertificateDer<'static>>,
-    reason: &str,
-    client: Option<&ClientIdentity>,
-    extra: &[CertificateDer<'static>],
-    alpn: &[&[u8]],
-) -> Result<ClientConfig, RootsError> {
-    let mut roots = RootCertStore::empty();
-    let (known, _) = roots.add_parsable_certificates(native);
-    // One that is given by name must be usable: passing it over would show much later, as an unknown issuer.
-    for root in extra {
-        roots.add(root.clone())?;
-    }
-    if roots.is_empty() {
-        return Err(RootsError::None { reason: reason.to_owned() });
-    }
-    if known == 0 {
-        warn!(reason, "the machine has no trusted root certificates: only those of the configured file count");
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(&[&TLS13, &TLS12])?
-        .with_root_certificates(roots);
-    let mut config = match client {
-        Some(client) => config.with_client_auth_cert(client.chain.clone(), client.key.clone_key())?,
-        None => config.with_no_client_auth(),
-    };
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
     use rustls::pki_types::ServerName;
-    use rustls::{HandshakeKind, ProtocolVersion};
+    use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use super::outgoing::client_config_with;
     use super::*;
 
     /// 2026-06-01, within the validity of what [`issued`] makes.
@@ -586,18 +511,5 @@ mod tests {
         assert_eq!(certificates.troubles(late), ["expired on 2051-01-01T00:00:00Z"]);
         assert!(certificates.troubles(NOW).is_empty());
         assert_eq!(certificates.not_after(), 2_556_144_000);
-    }
-
-    #[test]
-    fn without_any_root_nothing_is_trusted() {
-        let fault = client_config_with(Vec::new(), "no such file", None, &[], &[]).unwrap_err().to_string();
-        assert!(fault.contains("no such file") && fault.contains("ca-certificates"), "{fault}");
-        let bad = CertificateDer::from(vec![0]);
-        assert!(matches!(
-            client_config_with(Vec::new(), "", None, std::slice::from_ref(&bad), &[]),
-            Err(RootsError::Tls(_))
-        ));
-        let good = issued("one.example").0.der().clone();
-        client_config_with(vec![bad, good], "", None, &[], &[]).unwrap();
     }
 }

@@ -15,10 +15,10 @@ use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::SignIn;
 use crate::serve::auth;
 use crate::serve::body::Body;
-use crate::serve::exchange::{Exchange, Refused, untold};
+use crate::serve::exchange::{Exchange, Refused, unsigned, untold};
 use crate::serve::request::description::BadDescription;
 use crate::serve::request::headers;
-use crate::serve::telling::{Untold, X_SIDEGATE_ASSERTION};
+use crate::serve::telling::X_SIDEGATE_ASSERTION;
 
 /// gRPC's own codes, which say no more than whether the request passes.
 const OK: i32 = 0;
@@ -95,7 +95,7 @@ fn told(exchange: &Exchange, sign_in: &SignIn, session: Option<&Arc<LoadedSessio
     match chosen {
         None => {
             let assertion = sign_in.assertions.header(session, exchange.now);
-            let assertion = assertion.map_err(|error| untold(Untold::Unsigned(error), session))?;
+            let assertion = assertion.map_err(unsigned)?;
             told.insert(&X_SIDEGATE_ASSERTION, assertion);
         }
         Some(telling) => {

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 use super::lasting::{self, Open};
 use super::tunnel;
-use crate::adapters::assertion::SigningFailed;
 use crate::adapters::telemetry::Clean;
 use crate::adapters::upstream::{Answer, Fields, RequestFraming, RequestHead};
 use crate::domain::judge::Permit;
@@ -22,7 +21,7 @@ use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::Snapshot;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, BodyError, RequestBody};
-use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::exchange::{Exchange, Refused, unsigned};
 use crate::serve::request::connect;
 use crate::serve::request::headers;
 use crate::serve::request::headers::{Forwarded, Trace};
@@ -127,12 +126,6 @@ impl<'e> Outgoing<'e> {
         let trusted = caller.trusted;
         Self { head, target, trace, forwarded, trusted, identity: None, websocket, in_flight, snapshot }
     }
-}
-
-/// Nothing is forwarded without the assertion that belongs to it.
-pub(super) fn unsigned(error: SigningFailed) -> Refused {
-    tracing::error!("{error}: the request was not forwarded");
-    Rejection::Internal.into()
 }
 
 impl RequestHead for Outgoing<'_> {

@@ -17,7 +17,7 @@ use crate::serve::answer::reply;
 use crate::serve::app::SignIn;
 use crate::serve::auth;
 use crate::serve::body::Body;
-use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::exchange::{Exchange, Refused, unsigned};
 use crate::serve::request::description::{self, BadDescription, Description};
 use crate::serve::request::headers::{self, Malformed};
 
@@ -128,10 +128,7 @@ fn permitted(
         fields.insert(name, value);
     }
     let assertion = session.map(|session| sign_in.assertions.header(session, exchange.now)).transpose();
-    let assertion = assertion.map_err(|error| {
-        tracing::error!("{error}: the request was not let in");
-        Rejection::Internal
-    })?;
+    let assertion = assertion.map_err(unsigned)?;
     fields.insert(&X_SIDEGATE_ASSERTION, assertion.unwrap_or(HeaderValue::from_static("")));
     Ok(response)
 }

@@ -1,7 +1,7 @@
 //! Sessions in this process's memory: gone when it ends, and bounded.
 //!
 //! Each session lies packed in one of several tables, each behind a lock of its own; those in use lie there ready for requests as well,
-//! as many as there is room for.
+//! as many as there is room for. Requests only look, side by side; a table is changed when a session begins, comes into use or ends.
 
 mod leases;
 mod once;
@@ -11,7 +11,7 @@ use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use self::leases::LeaseTable;
@@ -48,7 +48,7 @@ const PERSONS_PART: usize = 16;
 
 /// Sessions by the hash of their token, so that the memory of the process shows no token.
 pub struct MemoryStore {
-    tables: Box<[Mutex<SessionTable>]>,
+    tables: Box<[RwLock<SessionTable>]>,
     /// What one table may hold of packed sessions, in bytes.
     room: usize,
     /// What one table may hold of packed and ready ones together.
@@ -70,7 +70,7 @@ impl MemoryStore {
         let tables = (bytes / BYTES_PER_TABLE).clamp(1, TABLES_MOST);
         let room = |bytes: u64| usize::try_from(bytes / tables).unwrap_or(usize::MAX);
         let store = Self {
-            tables: (0..tables).map(|_| Mutex::default()).collect(),
+            tables: (0..tables).map(|_| RwLock::default()).collect(),
             room: room(bytes - bytes / READY_PART),
             room_of_all: room(bytes),
             idle: AtomicU64::new(0),
@@ -94,26 +94,37 @@ impl MemoryStore {
 
     /// A live session, ready for requests; noted as used where it was.
     fn live(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        let (idle, mut table) = (self.idle(), self.table(key));
-        let session = match table.ready(key).map(Arc::clone) {
+        let idle = self.idle();
+        let ready = self.looked_at(key).ready(key).map(Arc::clone);
+        let session = match ready {
             Some(session) if session.is_live(idle, now) => session,
             Some(_) => {
-                self.settle(&mut table, key, now);
+                self.settle(&mut self.table(key), key, now);
                 return None;
             }
-            None if self.settle(&mut table, key, now) => return None,
-            None => {
-                let session = table.make_ready(key, |kept, signed| Some(unpacked(kept)?.with_signed(signed)))?;
-                table.shed_ready(self.room_of_all);
-                session
-            }
+            None => self.make_ready(key, now)?,
         };
         if used {
             session.touch(now);
             if session.is_note_due(note_every(idle), now) {
-                table.note(key, session.last_seen());
+                self.table(key).note(key, session.last_seen());
             }
         }
+        Some(session)
+    }
+
+    /// Takes a session from its record into use.
+    fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
+        let mut table = self.table(key);
+        if self.settle(&mut table, key, now) {
+            return None;
+        }
+        // Somebody else may have come first.
+        if let Some(session) = table.ready(key) {
+            return Some(Arc::clone(session));
+        }
+        let session = table.make_ready(key, |kept, signed| Some(unpacked(kept)?.with_signed(signed)))?;
+        table.shed_ready(self.room_of_all);
         Some(session)
     }
 
@@ -156,7 +167,7 @@ impl MemoryStore {
         let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
         let size = |record: &[u8]| record.len() + table::BESIDE;
         let mut own = Vec::new();
-        for table in self.all_tables() {
+        for table in self.all_looked_at() {
             own.extend(table.of(person).map(|kept| (kept.last_used(), kept.key, size(kept.record))));
         }
         let share = self.room.saturating_mul(self.tables.len()) / PERSONS_PART;
@@ -191,7 +202,17 @@ impl MemoryStore {
         self.table(key).take(key);
     }
 
-    fn table(&self, key: SessionKey) -> MutexGuard<'_, SessionTable> {
+    /// The table of a session, to be changed.
+    fn table(&self, key: SessionKey) -> RwLockWriteGuard<'_, SessionTable> {
+        self.lock(key).write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table of a session, to be looked at beside others who look at it.
+    fn looked_at(&self, key: SessionKey) -> RwLockReadGuard<'_, SessionTable> {
+        self.lock(key).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self, key: SessionKey) -> &RwLock<SessionTable> {
         // The first bytes find it on its table.
         let [.., last] = key.0;
         let at = usize::from(last) % self.tables.len();
@@ -199,11 +220,12 @@ impl MemoryStore {
             clippy::indexing_slicing,
             reason = "a remainder is less than what divides, and there is always a table"
         )]
-        self.tables[at].lock().unwrap_or_else(PoisonError::into_inner)
+        &self.tables[at]
     }
 
-    fn all_tables(&self) -> impl Iterator<Item = MutexGuard<'_, SessionTable>> {
-        self.tables.iter().map(|table| table.lock().unwrap_or_else(PoisonError::into_inner))
+    /// One table after the other, to be looked at.
+    fn all_looked_at(&self) -> impl Iterator<Item = RwLockReadGuard<'_, SessionTable>> {
+        self.tables.iter().map(|table| table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn owners(&self, session: &Session) -> Owners {
@@ -297,7 +319,8 @@ impl Sessions for MemoryStore {
         self.leases.sweep(now);
         self.once.sweep(now);
         let idle = self.idle();
-        for mut table in self.all_tables() {
+        for table in &self.tables {
+            let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
             let most = (table.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
             for key in table.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
                 self.settle(&mut table, key, now);
@@ -306,7 +329,7 @@ impl Sessions for MemoryStore {
     }
 
     fn held(&self) -> u64 {
-        self.all_tables().map(|table| table.len() as u64).sum()
+        self.all_looked_at().map(|table| table.len() as u64).sum()
     }
 
     fn evicted(&self) -> u64 {
@@ -326,7 +349,7 @@ impl Directory for MemoryStore {
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
         let (owner, idle) = (self.owner(whose), self.idle());
         let mut found = Vec::new();
-        for table in self.all_tables() {
+        for table in self.all_looked_at() {
             let sessions = table.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match kept.ready {
                 Some(session) => Some(Arc::clone(session)),
                 None => unpacked(&kept).map(Arc::new),

@@ -4,6 +4,7 @@
 //! through the rows, and two small tables of row numbers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::HashTable;
 
@@ -50,7 +51,7 @@ struct Row {
     ready: Option<Arc<LoadedSession>>,
     of_ready: Links,
     /// Whether it was asked for since it was last looked at for being too much.
-    is_wanted: bool,
+    is_wanted: AtomicBool,
     /// What its last assertion was signed with, while it is not ready.
     signed: Option<Box<Signed>>,
 }
@@ -118,7 +119,7 @@ impl SessionTable {
             of_provider_session: links,
             ready: None,
             of_ready: links,
-            is_wanted: false,
+            is_wanted: AtomicBool::new(false),
             signed: None,
         };
         let Some(at) = self.seat(row) else { return };
@@ -137,10 +138,12 @@ impl SessionTable {
     }
 
     /// A session that is ready, for a request.
-    pub(super) fn ready(&mut self, key: SessionKey) -> Option<&Arc<LoadedSession>> {
-        let at = self.find(key)?;
-        let row = self.rows.get_mut(at as usize)?;
-        row.is_wanted = true;
+    pub(super) fn ready(&self, key: SessionKey) -> Option<&Arc<LoadedSession>> {
+        let row = self.row(self.find(key)?)?;
+        // Written once only, so that busy sessions do not fight over a cache line.
+        if !row.is_wanted.load(Ordering::Relaxed) {
+            row.is_wanted.store(true, Ordering::Relaxed);
+        }
         row.ready.as_ref()
     }
 
@@ -156,7 +159,7 @@ impl SessionTable {
         let signed = row.signed.take();
         let ready = Arc::new(make(&row.kept(), signed)?);
         row.ready = Some(Arc::clone(&ready));
-        row.is_wanted = false;
+        row.is_wanted = AtomicBool::new(false);
         self.ready_bytes += weight::of(&ready) as usize;
         self.newest_ready = Some(self.join(Ring::Ready, at, self.newest_ready));
         Some(ready)
@@ -169,7 +172,7 @@ impl SessionTable {
             let Some(newest) = self.newest_ready else { return };
             let oldest = self.links(Ring::Ready, newest).newer;
             let Some(row) = self.rows.get_mut(oldest as usize) else { return };
-            if std::mem::take(&mut row.is_wanted) && reprieves > 0 {
+            if std::mem::take(row.is_wanted.get_mut()) && reprieves > 0 {
                 reprieves -= 1;
                 // Around the ring: the oldest is the newest from now on.
                 self.newest_ready = Some(oldest);
