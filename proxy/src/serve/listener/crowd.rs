@@ -151,12 +151,12 @@ impl Crowd {
     /// Makes room in memory: who holds it longest without being let in goes first; of those let in, who holds most, where nobody else is
     /// left.
     pub(crate) fn make_room(&self) {
-        let (excess, wanted) = (self.memory.excess(), self.memory.wanted());
-        if excess + wanted == 0 {
+        if self.memory.excess() + self.memory.wanted() == 0 {
             return;
         }
-        let overdraft = self.memory.overdraft();
         let (queue, mut freed) = self.queue(Rank::Busy);
+        // Looked at behind the queue: what somebody gives back in between must not be made up for by others.
+        let (excess, wanted, overdraft) = (self.memory.excess(), self.memory.wanted(), self.memory.overdraft());
         let mut gone = 0_usize;
         for (rank, standing, watch) in queue {
             let enough = match rank {
@@ -171,7 +171,13 @@ impl Crowd {
                 }
                 break;
             }
-            if rank == Rank::Silent && standing.rests < YOUNG && !standing.grown {
+            let is_young = match rank {
+                Rank::Silent => standing.rests < YOUNG,
+                // Its first request may be that of somebody signed in, and not judged yet.
+                Rank::Strangers => standing.age < YOUNG,
+                Rank::Resting | Rank::Busy => false,
+            };
+            if is_young && !standing.grown {
                 continue;
             }
             freed = freed.saturating_add(standing.held);
@@ -186,7 +192,8 @@ impl Crowd {
     fn send_away(&self, rank: Rank, watch: &Watch) {
         match rank {
             Rank::Silent | Rank::Resting => watch.send_away_unused(),
-            Rank::Strangers | Rank::Busy => watch.send_away(),
+            Rank::Strangers => watch.send_away_unknown(),
+            Rank::Busy => watch.send_away(),
         }
         self.shed.inc();
     }
@@ -218,5 +225,37 @@ impl Crowd {
             // Who was sent away goes a moment later.
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::settings::Timeouts;
+
+    #[test]
+    fn whose_first_request_is_being_judged_does_not_make_room_for_large_answers() {
+        let memory = Arc::new(Memory::new(Some(200_000)));
+        let crowd = Crowd::new(Arc::clone(&memory), Counter::default());
+        let limit = Duration::from_secs(10);
+        let timeouts = Timeouts { header: limit, idle: limit, body: limit, first_byte: limit };
+        let joins = |accepted| {
+            let watch = Arc::new(Watch::new(accepted, timeouts, 65536, Arc::clone(&memory)));
+            (crowd.join(Arc::clone(&watch)), watch)
+        };
+        let now = Instant::now();
+        let [(_place, large), (_place2, new)] = [joins(now), joins(now)];
+        let answers = [(); 2].map(|()| {
+            let mut answer = Watch::begin(&large, true, false);
+            answer.lets_in();
+            answer.gives_answer(None);
+            answer
+        });
+        let judged = Watch::begin(&new, false, false);
+        assert!(memory.excess() > 0);
+        crowd.make_room();
+        let goes = |watch: &Watch| watch.standing(Instant::now()).goes;
+        assert!(goes(&large) && !goes(&new));
+        drop((answers, judged));
     }
 }

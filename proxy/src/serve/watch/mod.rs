@@ -79,10 +79,12 @@ pub(crate) struct Watch {
     task: AtomicWaker,
 }
 
-/// Whether a connection is to end for others' sake: not; unless a request has come meanwhile; whatever is in flight.
+/// Whether a connection is to end for others' sake: not; unless a request has come meanwhile; unless somebody was let in meanwhile; whatever
+/// is in flight.
 const STAYS: u8 = 0;
 const GOES_UNUSED: u8 = 1;
-const GOES: u8 = 2;
+const GOES_UNKNOWN: u8 = 2;
+const GOES: u8 = 3;
 
 /// How a connection stands: what decides whether it goes when there are too many.
 pub(crate) struct Standing {
@@ -92,6 +94,8 @@ pub(crate) struct Standing {
     pub(crate) was_used: bool,
     /// Whether requests are in flight.
     pub(crate) busy: bool,
+    /// How long it has been open.
+    pub(crate) age: Duration,
     /// For how long it has been at what it is doing, where it is not busy.
     pub(crate) rests: Duration,
     /// What it is counted with, in bytes.
@@ -216,6 +220,7 @@ impl Watch {
             let_in: self.let_in.load(Ordering::Relaxed),
             was_used: self.was_used.load(Ordering::Relaxed),
             busy: self.in_flight.load(Ordering::Relaxed) > 0,
+            age: now.saturating_duration_since(self.began),
             rests,
             held: self.share.held(),
             goes: self.goes.load(Ordering::Relaxed) != STAYS,
@@ -235,11 +240,18 @@ impl Watch {
         self.task.wake();
     }
 
-    /// What was decided about an unused connection does not hold for one on which somebody was let in.
+    /// Ends the connection for others' sake, unless somebody is let in on it: the request in flight may not have been judged yet.
+    pub(crate) fn send_away_unknown(&self) {
+        let _unless_it_goes_already =
+            self.goes.compare_exchange(STAYS, GOES_UNKNOWN, Ordering::AcqRel, Ordering::Relaxed);
+        self.task.wake();
+    }
+
+    /// What was decided about a connection that nobody was let in on does not hold any more.
     fn stays_after_all(&self) {
-        if self.goes.load(Ordering::Relaxed) == GOES_UNUSED {
-            let _unless_it_goes_anyway =
-                self.goes.compare_exchange(GOES_UNUSED, STAYS, Ordering::AcqRel, Ordering::Relaxed);
+        let goes = self.goes.load(Ordering::Relaxed);
+        if matches!(goes, GOES_UNUSED | GOES_UNKNOWN) {
+            let _unless_it_goes_anyway = self.goes.compare_exchange(goes, STAYS, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
@@ -675,5 +687,37 @@ fn encode_signs(buf: &mut ReadBuf<'_>, before: usize) {
     if encoded.len() <= buf.capacity() - before {
         buf.set_filled(before);
         buf.put_slice(&encoded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch() -> Arc<Watch> {
+        let limit = Duration::from_secs(10);
+        let timeouts = Timeouts { header: limit, idle: limit, body: limit, first_byte: limit };
+        Arc::new(Watch::new(Instant::now(), timeouts, 65536, Arc::new(Memory::new(None))))
+    }
+
+    #[test]
+    fn who_is_let_in_stays_whatever_was_decided_before() {
+        for (sent_away, stays) in
+            [(Watch::send_away_unused as fn(&Watch), true), (Watch::send_away_unknown, true), (Watch::send_away, false)]
+        {
+            let watch = watch();
+            let in_flight = Watch::begin(&watch, false, false);
+            sent_away(&watch);
+            in_flight.lets_in();
+            assert_eq!(!watch.goes_now(), stays);
+        }
+    }
+
+    #[test]
+    fn who_is_never_let_in_goes() {
+        let watch = watch();
+        let in_flight = Watch::begin(&watch, false, false);
+        watch.send_away_unknown();
+        assert!(watch.goes_now() && !in_flight.was_let_in());
     }
 }
