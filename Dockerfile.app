@@ -8,6 +8,7 @@ WORKDIR /build
 # The dependencies in a layer of their own: it is built again only when a manifest or the lock file changes, because
 # the sources are empty until then.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo/ .cargo/
 COPY proxy/Cargo.toml proxy/
 COPY orchestrator/Cargo.toml orchestrator/
 COPY dev-idp/Cargo.toml dev-idp/
