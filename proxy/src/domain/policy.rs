@@ -1,7 +1,7 @@
 //! Lists of those who may pass: users and groups, as operators name them.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::identity::{Email, Identity, ProviderKind};
 
@@ -39,11 +39,11 @@ impl AllowLists {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedUsers {
     everyone: bool,
-    emails: HashSet<String>,
-    domains: HashSet<String>,
-    ids: HashSet<String>,
-    usernames: HashSet<String>,
-    folded_usernames: HashSet<String>,
+    emails: BTreeSet<String>,
+    domains: BTreeSet<String>,
+    ids: BTreeSet<String>,
+    usernames: BTreeSet<String>,
+    folded_usernames: BTreeSet<String>,
 }
 
 /// An entry that could never match, or not as meant.
@@ -154,15 +154,15 @@ impl AllowedUsers {
 /// A list of groups in the provider's terms: GitHub `org` or `org/team`, an Entra group id or app role, an OpenID Connect group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedGroups {
-    exact: HashSet<String>,
-    folded: HashSet<String>,
+    exact: BTreeSet<String>,
+    folded: BTreeSet<String>,
 }
 
 impl AllowedGroups {
     /// Reads a list's entries.
     #[must_use]
     pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Self {
-        let exact: HashSet<String> =
+        let exact: BTreeSet<String> =
             entries.into_iter().map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect();
         let folded = exact.iter().map(|entry| entry.to_ascii_lowercase()).collect();
         Self { exact, folded }
@@ -194,7 +194,8 @@ impl AllowedGroups {
 
 /// In lower case; most names already are.
 fn folded(name: &str) -> Cow<'_, str> {
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+    // Without a way out the processor looks at many bytes at once.
+    if name.bytes().fold(false, |found, b| found | b.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
     } else {
         Cow::Borrowed(name)

@@ -34,7 +34,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// Where it came from, for the audit log.
     pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { client: self.caller.client, request_id: self.trace.request_id.to_str().unwrap_or_default() }
+        Origin { client: self.caller.client, request_id: self.trace.request_id.as_str() }
     }
 }
 

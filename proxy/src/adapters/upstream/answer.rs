@@ -90,6 +90,12 @@ impl Answer {
         Self { kind, arrived: self.arrived }
     }
 
+    /// Whether all of its body is here: it is given on at once, and nothing is waited for.
+    #[must_use]
+    pub const fn is_here(&self) -> bool {
+        matches!(self.kind, Kind::Whole(_))
+    }
+
     /// When its head had come.
     #[must_use]
     pub const fn arrived(&self) -> Instant {

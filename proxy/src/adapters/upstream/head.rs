@@ -39,6 +39,13 @@ pub trait Fields {
     /// One more.
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
 
+    /// One more, of text that we made of signs that a value may hold.
+    fn text(&mut self, name: &HeaderName, text: &str) {
+        if let Ok(value) = HeaderValue::from_str(text) {
+            self.field(name, &value);
+        }
+    }
+
     /// Several more.
     fn ready(&mut self, fields: &ReadyFields) {
         for (name, value) in fields.iter() {
@@ -56,12 +63,26 @@ impl Fields for HeaderMap {
 /// Fields as text.
 pub(super) struct Text<'t>(pub(super) &'t mut Vec<u8>);
 
+impl Text<'_> {
+    fn line(&mut self, name: &HeaderName, value: &[u8]) {
+        let name = name.as_str().as_bytes();
+        self.0.reserve(name.len() + value.len() + 4);
+        self.0.extend_from_slice(name);
+        self.0.extend_from_slice(b": ");
+        self.0.extend_from_slice(value);
+        self.0.extend_from_slice(b"\r\n");
+    }
+}
+
 impl Fields for Text<'_> {
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.0.extend_from_slice(name.as_str().as_bytes());
-        self.0.extend_from_slice(b": ");
-        self.0.extend_from_slice(value.as_bytes());
-        self.0.extend_from_slice(b"\r\n");
+        self.line(name, value.as_bytes());
+    }
+
+    fn text(&mut self, name: &HeaderName, text: &str) {
+        // The text of a value can end no line.
+        debug_assert!(HeaderValue::from_str(text).is_ok(), "{name}");
+        self.line(name, text.as_bytes());
     }
 
     fn ready(&mut self, fields: &ReadyFields) {
@@ -130,14 +151,14 @@ impl AnswerHead {
     fn parse(text: &Bytes, asked: &Method) -> Result<Self, Malformed> {
         let mut few = [const { MaybeUninit::uninit() }; FIELDS_FEW];
         let mut many;
-        let fields: &mut [_] = if memchr::memchr_iter(b'\n', text).count() <= FIELDS_FEW {
-            &mut few
-        } else {
-            many = vec![MaybeUninit::uninit(); FIELDS_MOST];
-            &mut many
-        };
+        let parser = httparse::ParserConfig::default();
         let mut parsed = httparse::Response::new(&mut []);
-        let outcome = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, text, fields);
+        let mut outcome = parser.parse_response_with_uninit_headers(&mut parsed, text, &mut few);
+        if outcome == Err(httparse::Error::TooManyHeaders) {
+            many = vec![MaybeUninit::uninit(); FIELDS_MOST];
+            parsed = httparse::Response::new(&mut []);
+            outcome = parser.parse_response_with_uninit_headers(&mut parsed, text, &mut many);
+        }
         match outcome {
             Ok(httparse::Status::Complete(length)) if length == text.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Malformed("its head has more than 500 fields")),
@@ -150,7 +171,9 @@ impl AnswerHead {
         let http11 = parsed.version == Some(1);
 
         let mut headers = HeaderMap::with_capacity(parsed.headers.len().max(FIELDS_USUAL));
-        let (mut coded, mut lengths, mut closes, mut stays) = (false, 0_usize, false, http11);
+        let (mut coded, mut closes, mut stays) = (false, false, http11);
+        // How many fields tell the length, and what a plain one tells.
+        let (mut lengths, mut plain) = (0_usize, None);
         for field in parsed.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed("a field has no name"))?;
             let value = HeaderValue::from_maybe_shared(text.slice_ref(field.value));
@@ -166,10 +189,15 @@ impl AnswerHead {
                 coded = true;
             } else if name == CONTENT_LENGTH {
                 lengths += 1;
+                plain = number(value.as_bytes());
             }
             headers.append(name, value);
         }
-        let length = if lengths == 0 { None } else { Some(content_length(&mut headers, lengths)?) };
+        let length = match (lengths, plain) {
+            (0, _) => None,
+            (1, Some(length)) => Some(length),
+            _ => Some(content_length(&mut headers)?),
+        };
         if coded {
             // Two lengths are two readings: the coding is the one that counts (RFC 9112 §6.3).
             headers.remove(CONTENT_LENGTH);
@@ -206,26 +234,30 @@ fn end_of_head(text: &[u8], seen: usize) -> Option<usize> {
 }
 
 /// The one length that all fields name (RFC 9110 §8.6); afterwards there is one field, and it is a plain number.
-fn content_length(headers: &mut HeaderMap, fields: usize) -> Result<u64, Malformed> {
+fn content_length(headers: &mut HeaderMap) -> Result<u64, Malformed> {
     let mut said = None;
-    let mut plain = fields == 1;
     for value in headers.get_all(CONTENT_LENGTH) {
-        for number in value.as_bytes().split(|b| *b == b',') {
-            let digits = number.trim_ascii();
-            plain &= digits.len() == value.len();
-            let number = Some(digits).filter(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
-            let number = number.and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
-            let number = number.ok_or(Malformed("its Content-Length is no number"))?;
-            if *said.get_or_insert(number) != number {
+        for item in value.as_bytes().split(|b| *b == b',') {
+            let length = number(item.trim_ascii()).ok_or(Malformed("its Content-Length is no number"))?;
+            if *said.get_or_insert(length) != length {
                 return Err(Malformed("its Content-Length is two numbers"));
             }
         }
     }
     let length = said.ok_or(Malformed("its Content-Length is no number"))?;
-    if !plain {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     Ok(length)
+}
+
+/// A number of plain digits.
+fn number(digits: &[u8]) -> Option<u64> {
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0_u64, |number, digit| {
+            let unit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+            number.checked_mul(10)?.checked_add(unit)
+        })
+    };
+    if digits.is_empty() { None } else { number(digits) }
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {

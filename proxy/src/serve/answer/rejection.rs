@@ -23,7 +23,7 @@ use crate::serve::answer::reply;
 use crate::serve::app::Snapshot;
 use crate::serve::body::Body;
 use crate::serve::request::description::BadDescription;
-use crate::serve::request::headers::{self, Malformed};
+use crate::serve::request::headers::{self, Malformed, RequestId};
 
 /// A request that is not answered as it asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -449,7 +449,7 @@ impl Rejection {
             explanation,
             checks: if matches!(self, Self::SignInLoop) { LOOP_CHECKS } else { &[] },
             signed_in_as: self.who(),
-            request_id: asker.request_id.to_str().ok(),
+            request_id: Some(asker.request_id.as_str()),
             actions,
         };
         reply::html(answer.status, pages::message(&page))
@@ -639,7 +639,7 @@ pub(crate) struct Asker {
     /// What was asked for.
     uri: Uri,
     /// For support.
-    request_id: HeaderValue,
+    request_id: RequestId,
     /// The host that was asked for, where it is one of those that rules name.
     host: Option<String>,
     /// Who asks for somebody else, if it is a proxy in front.
@@ -672,7 +672,7 @@ impl Asker {
     pub(crate) fn of(
         head: &Parts,
         upgrades: bool,
-        request_id: &HeaderValue,
+        request_id: &RequestId,
         caller: &Caller,
         snapshot: &Arc<Snapshot>,
     ) -> Self {
@@ -725,7 +725,7 @@ impl Asker {
     /// Writes a refusal to the log, at the level of whose fault it is.
     pub(crate) fn note(&self, rejection: &Rejection, caller: &Caller) {
         let (code, path, client) = (rejection.code(), Clean(self.uri.path()), caller.client);
-        let request_id = Clean(self.request_id.to_str().unwrap_or_default());
+        let request_id = Clean(self.request_id.as_str());
         let reason = rejection.reason();
         let reason = Clean(&reason);
         if rejection.is_ours() {

@@ -77,7 +77,9 @@ pub(super) fn pass_back(
         // It has no content (RFC 9110 §15.3.6): what there is all the same ends here, and the connection with it.
         return Ok(Response::from_parts(answer, Body::empty()));
     }
-    let guard = (!body.is_end_stream()).then(|| Guard::of(opened(exchange, permit), began, body.size_hint().exact()));
+    // On HTTP/2 the client may still be slow to take what is here.
+    let is_given_at_once = body.is_end_stream() || (body.is_here() && exchange.head.version != Version::HTTP_2);
+    let guard = (!is_given_at_once).then(|| Guard::of(opened(exchange, permit), began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }
 
@@ -183,11 +185,13 @@ pub(super) async fn while_admitted<T>(
     began: Instant,
 ) -> Result<T, Refused> {
     let (mut sending, mut ended) = (std::pin::pin!(sending), None);
+    let mut is_new = true;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
             return Poll::Ready(outcome);
         }
-        if ended.is_none() && began.elapsed() < FRESH {
+        // The first time spares a look at the clock.
+        if std::mem::take(&mut is_new) || (ended.is_none() && began.elapsed() < FRESH) {
             // Whoever waits for the upstream wakes us by then.
             return Poll::Pending;
         }
@@ -216,8 +220,7 @@ pub(super) fn has_session_ended(error: &(dyn std::error::Error + 'static)) -> bo
 
 /// What a line about a request's failure names: cause and request stand together.
 pub(super) fn told(exchange: &Exchange) -> (Clean<'_>, Clean<'_>) {
-    let request_id = exchange.trace.request_id.to_str().unwrap_or_default();
-    (Clean(exchange.head.uri.path()), Clean(request_id))
+    (Clean(exchange.head.uri.path()), Clean(exchange.trace.request_id.as_str()))
 }
 
 pub(super) fn upstream_failed(why: &str, exchange: &Exchange) -> Refused {

@@ -26,51 +26,50 @@ pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) 
 
 /// How a request came to us, for the upstream: appended to what a trusted proxy says, else written anew.
 pub(crate) struct Forwarded<'h> {
-    hops: HeaderValue,
-    proto: HeaderValue,
+    /// The hops, and behind them the port.
+    text: String,
+    hops: usize,
+    proto: &'static str,
     host: Option<Cow<'h, HeaderValue>>,
-    port: HeaderValue,
 }
 
 impl<'h> Forwarded<'h> {
     /// Reads it off a head that was stripped: what it still says of this came from a trusted proxy.
     pub(crate) fn of(headers: &'h HeaderMap, caller: &Caller) -> Self {
         let host = host_value(headers, caller);
-        let mut hops = String::with_capacity(64);
+        let mut text = String::with_capacity(64);
         if caller.trusted {
             for said in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
-                hops.push_str(said);
-                hops.push_str(", ");
+                text.push_str(said);
+                text.push_str(", ");
             }
         }
         if caller.peer != NO_ADDRESS {
-            push_address(&mut hops, caller.peer);
-        } else if hops.is_empty() {
+            push_address(&mut text, caller.peer);
+        } else if text.is_empty() {
             // The word of RFC 7239 §6.2 for somebody who has no address that could be told.
-            hops.push_str("unknown");
+            text.push_str("unknown");
         } else {
-            hops.truncate(hops.trim_end_matches(", ").len());
+            text.truncate(text.trim_end_matches(", ").len());
         }
+        let hops = text.len();
         let port = told(headers, &X_FORWARDED_PORT, caller).and_then(|port| port.parse().ok().filter(|port| *port > 0));
         let (host, named) = host.unzip();
-        let port = port.or(named.flatten());
-        Self {
-            // Addresses, and what came as a header's value.
-            hops: HeaderValue::try_from(hops).unwrap_or_else(|_| HeaderValue::from_static("")),
-            proto: HeaderValue::from_static(caller.scheme.as_str()),
-            host,
-            port: port_value(port.unwrap_or_else(|| caller.scheme.default_port())),
-        }
+        let port = port.or(named.flatten()).unwrap_or_else(|| caller.scheme.default_port());
+        push_number(&mut text, port);
+        Self { text, hops, proto: caller.scheme.as_str(), host }
     }
 
     /// Says it, field by field.
     pub(crate) fn tell(&self, fields: &mut impl Fields) {
-        fields.field(&X_FORWARDED_FOR, &self.hops);
-        fields.field(&X_FORWARDED_PROTO, &self.proto);
+        // Addresses, and what came as a header's value.
+        let (hops, port) = self.text.split_at_checked(self.hops).unwrap_or_default();
+        fields.text(&X_FORWARDED_FOR, hops);
+        fields.text(&X_FORWARDED_PROTO, self.proto);
         if let Some(host) = &self.host {
             fields.field(&X_FORWARDED_HOST, host);
         }
-        fields.field(&X_FORWARDED_PORT, &self.port);
+        fields.text(&X_FORWARDED_PORT, port);
     }
 }
 
@@ -90,20 +89,22 @@ fn push_address(text: &mut String, address: IpAddr) {
         if place > 0 {
             text.push('.');
         }
-        for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
-            if octet >= least {
-                text.push(char::from(b'0' + octet / unit % 10));
-            }
-        }
+        push_number(text, u16::from(octet));
     }
 }
 
-fn port_value(port: u16) -> HeaderValue {
-    match port {
-        80 => HeaderValue::from_static("80"),
-        443 => HeaderValue::from_static("443"),
-        other => HeaderValue::from(other),
+/// As `Display` writes it, without the cost of formatting.
+fn push_number(text: &mut String, number: u16) {
+    let (mut digits, mut rest, mut first) = ([b'0'; 5], number, 4);
+    for (place, digit) in digits.iter_mut().enumerate().rev() {
+        *digit += u8::try_from(rest % 10).unwrap_or_default();
+        rest /= 10;
+        first = place;
+        if rest == 0 {
+            break;
+        }
     }
+    text.push_str(std::str::from_utf8(digits.get(first..).unwrap_or_default()).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -117,6 +118,20 @@ mod tests {
     fn caller(trusted: bool) -> Caller {
         let peer = "192.0.2.9".parse().unwrap();
         Caller { peer, trusted, client: peer, scheme: Scheme::Http, hops: usize::from(trusted) }
+    }
+
+    #[test]
+    fn numbers_and_addresses_are_written_as_always() {
+        for number in 0..=u16::MAX {
+            let mut text = String::new();
+            push_number(&mut text, number);
+            assert_eq!(text, number.to_string());
+        }
+        for address in ["0.0.0.0", "10.0.200.99", "255.255.255.255", "2001:db8::1"] {
+            let mut text = String::new();
+            push_address(&mut text, address.parse().unwrap());
+            assert_eq!(text, address);
+        }
     }
 
     #[test]

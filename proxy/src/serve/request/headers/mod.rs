@@ -15,7 +15,7 @@ pub(crate) use strip::{
     is_method_override, is_odd_spelling, join_cookies, settle_trusted, strip_forbidden, strip_method_overrides,
     strip_request, strip_response, strip_trailers,
 };
-pub(crate) use trace::Trace;
+pub(crate) use trace::{RequestId, Trace};
 
 #[cfg(test)]
 mod tests {

@@ -97,14 +97,11 @@ fn starts_folded(name: &str, prefix: &str) -> bool {
 /// Takes out what a client may not supply, what ends at this hop, and, unless a trusted proxy sent it, all forwarding headers.
 /// `listed` is what `Connection` names; it never reaches what we set, since we set it afterwards.
 pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
-    let takes_trailers = lists(headers, &TE, "trailers");
-    strip_listed(headers);
-    headers.remove(CONNECTION);
     let true_of_proxies = |name: &str| FORWARDED_TRUTH.contains(&name) || name == "forwarded";
     let forwards = |name: &str| is_forwarding(name) && !(trusted && true_of_proxies(name));
     let addresses = |name: &str| is_client_address(name) && !(trusted && CLIENT_ADDRESS.contains(&name));
     // By its first letter, since most names are none of ours.
-    remove_all(headers, |name| match name.as_bytes().first() {
+    let is_doomed = |name: &str| match name.as_bytes().first() {
         Some(b'x') => is_identity(name) || forwards(name) || (!trusted && is_rerouting(name)) || addresses(name),
         Some(b'r') => is_identity(name),
         Some(b'f') => forwards(name) || addresses(name),
@@ -113,7 +110,18 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
         Some(b'k' | b'u') => is_hop_by_hop(name),
         Some(b'h') => name == "http2-settings",
         Some(_) | None => false,
-    });
+    };
+    let doomed = names(headers, is_doomed);
+    if doomed.is_empty() {
+        return;
+    }
+    let takes_trailers = doomed.contains(&TE) && lists(headers, &TE, "trailers");
+    if doomed.contains(&CONNECTION) {
+        strip_listed(headers);
+    }
+    for name in doomed {
+        headers.remove(name);
+    }
     // Of `TE` only this is true of our own hop as well: we pass trailers on.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -145,9 +153,19 @@ pub(crate) fn is_method_override(name: &str) -> bool {
     OVERRIDES.iter().any(|known| same_folded(name, known))
 }
 
-fn remove_all(headers: &mut HeaderMap, doomed: impl Fn(&str) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| doomed(name.as_str())).cloned().collect();
-    for name in names {
+/// The names that are in question.
+fn names(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    for name in headers.keys() {
+        if is_meant(name.as_str()) {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+fn remove_all(headers: &mut HeaderMap, is_doomed: impl Fn(&str) -> bool) {
+    for name in names(headers, is_doomed) {
         headers.remove(name);
     }
 }
@@ -212,9 +230,13 @@ fn strip_listed(headers: &mut HeaderMap) {
 
 /// Takes out of an answer what ends at this hop.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    strip_listed(headers);
-    headers.remove(CONNECTION);
-    remove_all(headers, is_hop_by_hop);
+    let doomed = names(headers, is_hop_by_hop);
+    if doomed.contains(&CONNECTION) {
+        strip_listed(headers);
+    }
+    for name in doomed {
+        headers.remove(name);
+    }
 }
 
 /// Takes out of an answer the length that its status forbids (RFC 9110 §8.6, §15.3.6): over HTTP/2 clients break the stream at one.

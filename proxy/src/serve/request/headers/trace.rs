@@ -10,28 +10,47 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// What a request and its trace are called: by the client where it names them well, else by us.
 pub(crate) struct Trace {
     /// What the log and our answers call the request.
-    pub(crate) request_id: HeaderValue,
-    request_id_is_ours: bool,
+    pub(crate) request_id: RequestId,
     /// The `traceparent` that we begin the trace with; `None`: the client's stands in the head.
-    parent: Option<HeaderValue>,
+    parent: Option<[u8; 55]>,
+}
+
+/// What a request is called.
+#[derive(Clone)]
+pub(crate) enum RequestId {
+    /// By the client: it stands in the head.
+    Theirs(HeaderValue),
+    /// By us, in hexadecimal digits.
+    Ours([u8; 32]),
+}
+
+impl RequestId {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Theirs(value) => value.to_str().unwrap_or_default(),
+            Self::Ours(digits) => text(digits),
+        }
+    }
 }
 
 impl Trace {
     /// Reads both off a head, and takes out of it what is not well-formed.
     pub(crate) fn of(headers: &mut HeaderMap) -> Self {
-        let request_id = only_good(headers, &X_REQUEST_ID, is_request_id).cloned();
-        let request_id_is_ours = request_id.is_none();
+        let request_id = match only_good(headers, &X_REQUEST_ID, is_request_id) {
+            Some(value) => RequestId::Theirs(value.clone()),
+            None => RequestId::Ours(hex(fastrand::u128(1..).to_be_bytes())),
+        };
         let parent = only_good(headers, &TRACEPARENT, is_traceparent).is_none().then(new_traceparent);
-        Self { request_id: request_id.unwrap_or_else(new_request_id), request_id_is_ours, parent }
+        Self { request_id, parent }
     }
 
     /// Tells the upstream what the head does not say.
     pub(crate) fn tell(&self, fields: &mut impl Fields) {
-        if self.request_id_is_ours {
-            fields.field(&X_REQUEST_ID, &self.request_id);
+        if let RequestId::Ours(digits) = &self.request_id {
+            fields.text(&X_REQUEST_ID, text(digits));
         }
         if let Some(parent) = &self.parent {
-            fields.field(&TRACEPARENT, parent);
+            fields.text(&TRACEPARENT, text(parent));
         }
     }
 }
@@ -57,22 +76,18 @@ fn is_request_id(value: &HeaderValue) -> bool {
     (1..=128).contains(&bytes.len()) && bytes.iter().all(fits)
 }
 
-fn new_request_id() -> HeaderValue {
-    value(hex::<16, 32>(fastrand::u128(1..).to_be_bytes()))
-}
-
-fn new_traceparent() -> HeaderValue {
+fn new_traceparent() -> [u8; 55] {
     let (trace, parent) =
         (hex::<16, 32>(fastrand::u128(1..).to_be_bytes()), hex::<8, 16>(fastrand::u64(1..).to_be_bytes()));
     let mut text = *b"00-                                -                -01";
     text[3..35].copy_from_slice(&trace);
     text[36..52].copy_from_slice(&parent);
-    value(text)
+    text
 }
 
-/// Text that we made of signs that a header may hold.
-fn value<const N: usize>(text: [u8; N]) -> HeaderValue {
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0"))
+/// What we made of plain signs.
+fn text(signs: &[u8]) -> &str {
+    std::str::from_utf8(signs).unwrap_or_default()
 }
 
 fn hex<const BYTES: usize, const DIGITS: usize>(number: [u8; BYTES]) -> [u8; DIGITS] {
@@ -115,7 +130,7 @@ mod tests {
             let mut headers = head(Version::HTTP_11, "/", &[("x-request-id", id), ("traceparent", trace)]).headers;
             let said = Trace::of(&mut headers);
             said.tell(&mut headers);
-            assert_eq!(said.request_id, headers["x-request-id"]);
+            assert_eq!(said.request_id.as_str(), headers["x-request-id"]);
             assert_eq!(headers.len(), 2);
             (headers["x-request-id"].clone(), headers["traceparent"].clone())
         };
