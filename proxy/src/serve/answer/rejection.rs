@@ -569,7 +569,7 @@ const fn not_impersonated(why: NotAPerson) -> &'static str {
     match why {
         NotAPerson::Empty => "Your sign-in gives no name that this cluster knows people by",
         NotAPerson::Reserved => "Your name is one of Kubernetes' own, which nobody may act by",
-        NotAPerson::Blanks | NotAPerson::Unfit => "Your name cannot be passed on to this cluster",
+        NotAPerson::Unfit => "Your name cannot be passed on to this cluster",
     }
 }
 
