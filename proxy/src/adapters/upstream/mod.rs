@@ -42,8 +42,9 @@ pub enum Failure<B> {
     /// The connection closed before the first byte of an answer.
     #[error("it closed the connection: {0}")]
     Closed(#[source] io::Error),
-    /// Not a byte was sent: it may be sent again whatever it is. With the request's body.
-    #[error("it went away before the request was sent")]
+    /// Not a byte was sent, or the upstream says that it has not looked at the request (RFC 9113 §8.7): it may be sent again whatever it
+    /// is. With the request's body.
+    #[error("it went away before it took the request")]
     Unsent(B),
     /// The request's own body broke off or stalled, which is its client's fault.
     #[error("the request's body broke off: {0}")]

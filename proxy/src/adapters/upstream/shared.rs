@@ -1,8 +1,9 @@
 //! The one HTTP/2 connection that all requests to an `h2c` upstream share.
 
+use std::error::Error as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -33,11 +34,15 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// Leave to send requests on the connection.
-pub(super) struct Shared<B>(http2::SendRequest<Tracked<B>>);
+pub(super) struct Shared<B> {
+    sender: http2::SendRequest<Tracked<B>>,
+    /// Whether a request has met its end, which the connection's own task may not have come to yet.
+    is_dying: Arc<AtomicBool>,
+}
 
 impl<B> Clone for Shared<B> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { sender: self.sender.clone(), is_dying: Arc::clone(&self.is_dying) }
     }
 }
 
@@ -61,11 +66,11 @@ where
             let ended = connection.await;
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
         });
-        Ok(Self(sender))
+        Ok(Self { sender, is_dying: Arc::default() })
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.sender.is_closed() || self.is_dying.load(Ordering::Acquire)
     }
 
     /// Sends a request, and waits for the head of its answer.
@@ -77,8 +82,9 @@ where
         patience: Patience,
     ) -> Result<Response<Answer>, Failure<B>> {
         let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent));
-        let request = request(head, framing, Tracked { body, progress: Arc::clone(&progress) });
-        let mut sending = std::pin::pin!(self.0.try_send_request(request));
+        let body = Arc::new(Mutex::new(Some(body)));
+        let request = request(head, framing, Tracked { body: Arc::clone(&body), progress: Arc::clone(&progress) });
+        let mut sending = std::pin::pin!(self.sender.try_send_request(request));
         let (mut alarm, look, mut looked) = (Alarm::new(), Instant::now() + patience.look, false);
         let waiting = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
@@ -95,10 +101,21 @@ where
         });
         match waiting.await {
             Ok(Ok(answer)) => Ok(answer.map(|body| Answer::multiplexed(body, Instant::now()))),
-            Ok(Err(mut failure)) => Err(match failure.take_message() {
-                Some(unsent) => Failure::Unsent(unsent.into_body().body),
-                None => of(failure.into_error(), &progress),
-            }),
+            Ok(Err(mut failure)) => {
+                let is_unsent = failure.take_message().is_some();
+                let error = failure.into_error();
+                let refusal = Refusal::of(&error);
+                if refusal.is_some_and(Refusal::ends_connection) {
+                    self.is_dying.store(true, Ordering::Release);
+                }
+                // A body of which something is gone cannot be sent again.
+                let untouched = || if progress.is_begun() { None } else { lock(&body).take() };
+                let is_unprocessed = is_unsent || refusal.is_some_and(Refusal::is_unprocessed);
+                match if is_unprocessed { untouched() } else { None } {
+                    Some(body) => Err(Failure::Unsent(body)),
+                    None => Err(of(error, refusal, &progress)),
+                }
+            }
             Err(()) if progress.is_done() => Err(Failure::Silent(patience.first_byte)),
             Err(()) if progress.waits_for_client() => Err(Failure::Body("it moved no byte".into())),
             Err(()) => Err(Failure::TakesNothing(patience.body)),
@@ -106,15 +123,55 @@ where
     }
 }
 
-fn of<B>(error: hyper::Error, progress: &Progress) -> Failure<B> {
+/// How HTTP/2 says that a request gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The stream was refused: the server has not looked at it, and the connection goes on (RFC 9113 §8.7).
+    Stream,
+    /// The server goes away, and has not looked at this stream: its number is above the last that it names (RFC 9113 §6.8). The library
+    /// gives this error to no other stream.
+    GoingAway,
+    /// The connection is gone; what became of the request nobody knows.
+    Gone,
+}
+
+impl Refusal {
+    fn of(error: &hyper::Error) -> Option<Self> {
+        let cause = error.source()?;
+        if let Some(error) = cause.downcast_ref::<h2::Error>().filter(|error| error.is_remote()) {
+            return match error.reason() {
+                _ if error.is_go_away() => Some(Self::GoingAway),
+                Some(h2::Reason::REFUSED_STREAM) => Some(Self::Stream),
+                Some(_) | None => None,
+            };
+        }
+        cause.is::<std::io::Error>().then_some(Self::Gone)
+    }
+
+    const fn is_unprocessed(self) -> bool {
+        matches!(self, Self::Stream | Self::GoingAway)
+    }
+
+    const fn ends_connection(self) -> bool {
+        matches!(self, Self::GoingAway | Self::Gone)
+    }
+}
+
+fn of<B>(error: hyper::Error, refusal: Option<Refusal>, progress: &Progress) -> Failure<B> {
     if error.is_user() && !progress.is_done() {
         return Failure::Body(error.into());
     }
-    let closed = error.is_incomplete_message() || error.is_canceled();
+    let closed = error.is_incomplete_message() || error.is_canceled() || refusal == Some(Refusal::Gone);
     if closed {
-        return Failure::Closed(std::io::Error::other(error));
+        // The cause says more than "connection error".
+        let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        return Failure::Closed(std::io::Error::other(why));
     }
     Failure::Broken(error.into())
+}
+
+fn lock<B>(body: &Mutex<Option<B>>) -> MutexGuard<'_, Option<B>> {
+    body.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Request<B> {
@@ -134,9 +191,10 @@ fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Requ
     request
 }
 
-/// A request's body, and how far it has come.
+/// A request's body, and how far it has come. It is shared with whoever waits for the answer: where nothing of it is gone, it may be sent
+/// again.
 struct Tracked<B> {
-    body: B,
+    body: Arc<Mutex<Option<B>>>,
     progress: Arc<Progress>,
 }
 
@@ -144,25 +202,26 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            this.progress.waits_for_client.store(true, Ordering::Relaxed);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut held = lock(&self.body);
+        let Some(body) = held.as_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            self.progress.waits_for_client.store(true, Ordering::Relaxed);
             return Poll::Pending;
         };
-        this.progress.moved();
-        if frame.is_none() || this.body.is_end_stream() {
-            this.progress.done.store(true, Ordering::Release);
+        self.progress.moved();
+        if frame.is_none() || body.is_end_stream() {
+            self.progress.done.store(true, Ordering::Release);
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        lock(&self.body).as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        lock(&self.body).as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
@@ -171,6 +230,8 @@ struct Progress {
     began: Instant,
     last_moved: AtomicU64,
     waits_for_client: AtomicBool,
+    /// Whether a part of it is gone.
+    begun: AtomicBool,
     done: AtomicBool,
 }
 
@@ -180,6 +241,7 @@ impl Progress {
             began: Instant::now(),
             last_moved: AtomicU64::new(0),
             waits_for_client: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
             done: AtomicBool::new(done),
         }
     }
@@ -188,6 +250,11 @@ impl Progress {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_moved.store(millis, Ordering::Relaxed);
         self.waits_for_client.store(false, Ordering::Relaxed);
+        self.begun.store(true, Ordering::Release);
+    }
+
+    fn is_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     fn is_done(&self) -> bool {
