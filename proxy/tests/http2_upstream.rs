@@ -7,7 +7,7 @@ use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::h2::{self, END_HEADERS, END_STREAM, HEADERS, PING};
+use crate::support::h2::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PING};
 use crate::support::proxy::Plan;
 use crate::support::{Proxy, Upstream, until};
 
@@ -58,31 +58,38 @@ async fn serve(mut stream: TcpStream, does: Does, seen: Arc<Seen>) {
     stream.write_all(&h2::frame(SETTINGS, 0, 0, &[])).await.unwrap();
     let mut preface = [0; 24];
     let _ = stream.read_exact(&mut preface).await;
-    let mut here = 0;
+    let (mut here, mut body) = (0, Vec::new());
     while let Some((kind, flags, id, payload)) = frame(&mut stream).await {
         let goes_away = |last: u32| h2::frame(GOAWAY, 0, 0, &[last.to_be_bytes(), [0; 4]].concat());
+        match kind {
+            HEADERS => {
+                here += 1;
+                body.clear();
+                seen.requests.fetch_add(1, Ordering::SeqCst);
+            }
+            DATA => body.extend_from_slice(&payload),
+            _ => {}
+        }
+        let is_whole = matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0;
         let answer = match (kind, flags & ACK) {
             (SETTINGS, 0) => h2::frame(SETTINGS, ACK, 0, &[]),
             (PING, 0) => h2::frame(PING, ACK, 0, &payload),
-            (HEADERS, _) => {
-                here += 1;
-                let all = seen.requests.fetch_add(1, Ordering::SeqCst) + 1;
-                match does {
-                    _ if here != 2 || all != 2 => {
-                        h2::frame(HEADERS, END_STREAM | END_HEADERS, id, &h2::fields(&[(":status", "200")]))
-                    }
-                    Does::Resets(reason) => h2::frame(RST_STREAM, 0, id, &reason.to_be_bytes()),
-                    Does::GoesAwayBefore | Does::GoesAwayBeforeAndCloses => goes_away(id - 2),
-                    Does::GoesAwayAfterAndCloses => goes_away(id),
-                    Does::Closes | Does::ClosesWhenIdle => Vec::new(),
-                }
+            _ if !is_whole => Vec::new(),
+            _ if here != 2 || seen.requests.load(Ordering::SeqCst) != 2 => {
+                let head = h2::frame(HEADERS, END_HEADERS, id, &h2::fields(&[(":status", "200")]));
+                [head, h2::frame(DATA, END_STREAM, id, &body)].concat()
             }
-            _ => Vec::new(),
+            _ => match does {
+                Does::Resets(reason) => h2::frame(RST_STREAM, 0, id, &reason.to_be_bytes()),
+                Does::GoesAwayBefore | Does::GoesAwayBeforeAndCloses => goes_away(id - 2),
+                Does::GoesAwayAfterAndCloses => goes_away(id),
+                Does::Closes | Does::ClosesWhenIdle => Vec::new(),
+            },
         };
         let _ = stream.write_all(&answer).await;
         let closes = match does {
-            Does::Closes | Does::GoesAwayAfterAndCloses | Does::GoesAwayBeforeAndCloses => here == 2 && kind == HEADERS,
-            Does::ClosesWhenIdle => here == 1 && seen.requests.load(Ordering::SeqCst) == 1 && kind == HEADERS,
+            Does::Closes | Does::GoesAwayAfterAndCloses | Does::GoesAwayBeforeAndCloses => here == 2 && is_whole,
+            Does::ClosesWhenIdle => here == 1 && seen.requests.load(Ordering::SeqCst) == 1 && is_whole,
             Does::Resets(_) | Does::GoesAwayBefore => false,
         };
         if closes && seen.connections.load(Ordering::SeqCst) == 1 {
@@ -112,7 +119,8 @@ fn plans(upstream: &Upstream) -> [Plan; 2] {
 
 #[tokio::test]
 async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_may_be_repeated() {
-    for (does, method, body, status, requests) in [
+    let long = "x".repeat(20_000);
+    let cases: [(Does, &str, &str, u16, usize); 20] = [
         // It says that it has not looked at it: whatever it is.
         (Does::Resets(REFUSED_STREAM), "GET", "", 200, 3),
         (Does::Resets(REFUSED_STREAM), "POST", "", 200, 3),
@@ -120,8 +128,10 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
         (Does::GoesAwayBefore, "POST", "", 200, 3),
         (Does::GoesAwayBefore, "PATCH", "", 200, 3),
         (Does::GoesAwayBeforeAndCloses, "POST", "", 200, 3),
-        // Of a body that has begun to go nothing is kept.
-        (Does::Resets(REFUSED_STREAM), "POST", "body", 502, 2),
+        (Does::Resets(REFUSED_STREAM), "POST", "body", 200, 3),
+        (Does::GoesAwayBefore, "POST", "body", 200, 3),
+        // A long body is gone by then.
+        (Does::Resets(REFUSED_STREAM), "POST", &long, 502, 2),
         // It may have looked at it: only what may be repeated.
         (Does::Closes, "GET", "", 200, 3),
         (Does::Closes, "DELETE", "", 200, 3),
@@ -136,7 +146,8 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
         (Does::ClosesWhenIdle, "GET", "", 200, 2),
         (Does::ClosesWhenIdle, "POST", "", 200, 2),
         (Does::ClosesWhenIdle, "POST", "body", 200, 2),
-    ] {
+    ];
+    for (does, method, body, status, requests) in cases {
         for place in 0..2 {
             let (upstream, seen) = upstream(does).await;
             let [usual, named] = plans(&upstream);
@@ -152,9 +163,10 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
                 })
                 .await;
             }
-            let answer = proxy.send_body(Request::builder().method(method).uri("/second"), body).await;
-            let told = format!("{does:?} {method} {body:?} {place}\n{}", proxy.log());
+            let answer = proxy.send_body(Request::builder().method(method).uri("/second"), body.to_owned()).await;
+            let told = format!("{does:?} {method} {} {place}\n{}", body.len(), proxy.log());
             assert_eq!(answer.status.as_u16(), status, "{told}");
+            assert!(status != 200 || answer.body == body.as_bytes(), "{told}");
             assert_eq!(seen.requests.load(Ordering::SeqCst), requests, "{told}");
             assert_eq!(proxy.get("/third").await.status.as_u16(), 200, "{told}");
             let broken = !matches!(does, Does::Resets(_));

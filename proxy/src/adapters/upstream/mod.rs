@@ -22,6 +22,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 
 use crate::adapters::certs::ClientIdentity;
@@ -58,6 +59,13 @@ pub enum Failure<B> {
     /// The connection failed, or what came on it is no answer.
     #[error("{0}")]
     Broken(#[source] BoxError),
+}
+
+/// A request's body of which something was taken, and that can be read from its start again.
+pub trait Restart {
+    /// The same body, with what was taken of it in front again.
+    #[must_use]
+    fn restart(self, taken: Vec<Bytes>) -> Self;
 }
 
 /// `UPSTREAM_URL` and what belongs to it.

@@ -19,7 +19,7 @@ use super::answer::Answer;
 use super::ask::Patience;
 use super::connect::Forgiving;
 use super::head::{RequestFraming, RequestHead};
-use super::{BoxError, Failure};
+use super::{BoxError, Failure, Restart};
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
 
@@ -32,6 +32,11 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// What is held of an HTTP/2 request's body that the upstream is slow to take, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// What is kept of a body until its answer begins, to be sent again where the upstream has not looked at the request, in bytes and pieces:
+/// as much as most calls by gRPC have.
+const KEPT_MOST: usize = 16 * 1024;
+const KEPT_PIECES: usize = 32;
 
 /// Leave to send requests on the connection.
 pub(super) struct Shared<B> {
@@ -48,7 +53,7 @@ impl<B> Clone for Shared<B> {
 
 impl<B> Shared<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Speaks HTTP/2 on a new connection, which is driven by a task of its own.
@@ -82,7 +87,7 @@ where
         patience: Patience,
     ) -> Result<Response<Answer>, Failure<B>> {
         let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent));
-        let body = Arc::new(Mutex::new(Some(body)));
+        let body = Arc::new(Mutex::new(Kept { body: Some(body), taken: Some(Vec::new()), bytes: 0 }));
         let request = request(head, framing, Tracked { body: Arc::clone(&body), progress: Arc::clone(&progress) });
         let mut sending = std::pin::pin!(self.sender.try_send_request(request));
         let (mut alarm, look, mut looked) = (Alarm::new(), Instant::now() + patience.look, false);
@@ -100,7 +105,10 @@ where
             Poll::Ready(Err(()))
         });
         match waiting.await {
-            Ok(Ok(answer)) => Ok(answer.map(|body| Answer::multiplexed(body, Instant::now()))),
+            Ok(Ok(answer)) => {
+                lock(&body).taken = None;
+                Ok(answer.map(|body| Answer::multiplexed(body, Instant::now())))
+            }
             Ok(Err(mut failure)) => {
                 let is_unsent = failure.take_message().is_some();
                 let error = failure.into_error();
@@ -108,10 +116,8 @@ where
                 if refusal.is_some_and(Refusal::ends_connection) {
                     self.is_dying.store(true, Ordering::Release);
                 }
-                // A body of which something is gone cannot be sent again.
-                let untouched = || if progress.is_begun() { None } else { lock(&body).take() };
                 let is_unprocessed = is_unsent || refusal.is_some_and(Refusal::is_unprocessed);
-                match if is_unprocessed { untouched() } else { None } {
+                match if is_unprocessed { lock(&body).from_start() } else { None } {
                     Some(body) => Err(Failure::Unsent(body)),
                     None => Err(of(error, refusal, &progress)),
                 }
@@ -170,7 +176,7 @@ fn of<B>(error: hyper::Error, refusal: Option<Refusal>, progress: &Progress) -> 
     Failure::Broken(error.into())
 }
 
-fn lock<B>(body: &Mutex<Option<B>>) -> MutexGuard<'_, Option<B>> {
+fn lock<B>(body: &Mutex<Kept<B>>) -> MutexGuard<'_, Kept<B>> {
     body.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -191,10 +197,39 @@ fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Requ
     request
 }
 
-/// A request's body, and how far it has come. It is shared with whoever waits for the answer: where nothing of it is gone, it may be sent
-/// again.
+/// A request's body, and what was taken of it, so that it may be sent from its start again.
+struct Kept<B> {
+    /// `None`: it goes to be sent again.
+    body: Option<B>,
+    /// `None`: more is gone than is kept, or the answer has begun.
+    taken: Option<Vec<Bytes>>,
+    bytes: usize,
+}
+
+impl<B: Restart> Kept<B> {
+    fn from_start(&mut self) -> Option<B> {
+        let taken = self.taken.take()?;
+        let body = self.body.take()?;
+        Some(if taken.is_empty() { body } else { body.restart(taken) })
+    }
+}
+
+impl<B> Kept<B> {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(taken) = &mut self.taken else { return };
+        match frame.data_ref() {
+            Some(data) if self.bytes + data.len() <= KEPT_MOST && taken.len() < KEPT_PIECES => {
+                self.bytes += data.len();
+                taken.push(data.clone());
+            }
+            Some(_) | None => self.taken = None,
+        }
+    }
+}
+
+/// A request's body that is being sent, and how far it has come. It is shared with whoever waits for the answer.
 struct Tracked<B> {
-    body: Arc<Mutex<Option<B>>>,
+    body: Arc<Mutex<Kept<B>>>,
     progress: Arc<Progress>,
 }
 
@@ -203,8 +238,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let mut held = lock(&self.body);
-        let Some(body) = held.as_mut() else { return Poll::Ready(None) };
+        let mut kept = lock(&self.body);
+        let Some(body) = kept.body.as_mut() else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             self.progress.waits_for_client.store(true, Ordering::Relaxed);
             return Poll::Pending;
@@ -213,15 +248,18 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
         if frame.is_none() || body.is_end_stream() {
             self.progress.done.store(true, Ordering::Release);
         }
+        if let Some(Ok(frame)) = &frame {
+            kept.keep(frame);
+        }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        lock(&self.body).as_ref().is_none_or(Body::is_end_stream)
+        lock(&self.body).body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        lock(&self.body).as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        lock(&self.body).body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
@@ -230,8 +268,6 @@ struct Progress {
     began: Instant,
     last_moved: AtomicU64,
     waits_for_client: AtomicBool,
-    /// Whether a part of it is gone.
-    begun: AtomicBool,
     done: AtomicBool,
 }
 
@@ -241,7 +277,6 @@ impl Progress {
             began: Instant::now(),
             last_moved: AtomicU64::new(0),
             waits_for_client: AtomicBool::new(false),
-            begun: AtomicBool::new(false),
             done: AtomicBool::new(done),
         }
     }
@@ -250,11 +285,6 @@ impl Progress {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_moved.store(millis, Ordering::Relaxed);
         self.waits_for_client.store(false, Ordering::Relaxed);
-        self.begun.store(true, Ordering::Release);
-    }
-
-    fn is_begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
     }
 
     fn is_done(&self) -> bool {
