@@ -290,8 +290,7 @@ async fn a_call_needs_a_session_and_carries_who_it_is() {
     let proxy = to_http2(Proxy::with_sign_in("github", &upstream).await, &upstream).start().await;
     let channel = in_the_clear(&proxy).await;
     let nobody = unary(&channel, "Say", tonic::Request::new(note("hello"))).await.unwrap_err();
-    // The answer is that of every other client: a status of HTTP.
-    assert!(nobody.message().contains("401 Unauthorized"), "{nobody:?}");
+    assert_eq!((nobody.code(), nobody.message()), (Code::Unauthenticated, "Authentication required"));
     assert!(seen.metadata.lock().unwrap().is_empty(), "nothing of it reached the server");
     let cookie = proxy.signed_in_as("ann").await.cookie_header();
     let mut asked = tonic::Request::new(note("hello"));
@@ -365,5 +364,45 @@ async fn grpc_web_passes_untouched() {
     }
     let signed = Proxy::start(&upstream).await;
     let refused = Request::post("/notes.Notes/Say").header("content-type", "application/grpc-web+proto");
-    assert_eq!(signed.send_body(refused, frame.to_vec()).await.status, 401);
+    let refused = signed.send_body(refused, frame.to_vec()).await;
+    assert_eq!((refused.status.as_u16(), refused.header("grpc-status").as_str()), (401, ""));
+}
+
+#[tokio::test]
+async fn a_refused_call_is_told_by_the_status_of_http_and_by_that_of_grpc() {
+    let (upstream, seen) = server().await;
+    let rules = "[[routes]]\npath = \"/notes.Notes/Say\"\nallow = [\"ann\"]\n[[routes]]\nallow = \"signed-in\"\n";
+    let plan = Proxy::with_sign_in("github", &upstream).await.file("SIDEGATE_CONFIG", "sidegate.toml", rules);
+    let gone = Upstream::start().await.address;
+    let proxy = plan.env("UPSTREAM_URL", format!("h2c://{gone}")).start().await;
+    let channel = in_the_clear(&proxy).await;
+    let cookies = [
+        ("", 401),
+        (&proxy.signed_in_as("bob").await.cookie_header(), 403),
+        (&proxy.signed_in_as("ann").await.cookie_header(), 502),
+    ];
+    for (cookie, status) in cookies {
+        let mut asked = tonic::Request::new(note("hello"));
+        asked.metadata_mut().insert("cookie", cookie.parse().unwrap());
+        let refused = unary(&channel, "Say", asked).await.unwrap_err();
+        let request =
+            Request::post("/notes.Notes/Say").header("content-type", "application/grpc+proto").header("cookie", cookie);
+        let answer = proxy.send_body(request, vec![0; 5]).await;
+        let (code, number, message) = match status {
+            401 => (Code::Unauthenticated, "16", "Authentication required"),
+            403 => (Code::PermissionDenied, "7", "You are not authorized"),
+            _ => (Code::Unavailable, "14", "The application cannot be reached"),
+        };
+        assert_eq!((refused.code(), refused.message()), (code, message));
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("grpc-status").as_str(), answer.header("grpc-message").as_str()),
+            (status, number, message)
+        );
+        assert_eq!(answer.json()["message"], message, "the answer of every other client comes with it");
+    }
+    // Nobody else is told so.
+    let plain =
+        proxy.send_body(Request::post("/notes.Notes/Say").header("content-type", "application/json"), "{}").await;
+    assert_eq!((plain.status.as_u16(), plain.header("grpc-status").as_str()), (401, ""));
+    assert!(seen.metadata.lock().unwrap().is_empty(), "nothing of it reached the server");
 }

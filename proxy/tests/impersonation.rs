@@ -212,6 +212,7 @@ async fn a_bearer_token_is_judged_and_then_ours_takes_its_place() {
             "impersonate-extra-provider: ci",
             "impersonate-group: a,b",
             "impersonate-group: dev",
+            "impersonate-group: ops",
             "impersonate-uid: robot",
             "impersonate-user: ann",
         ]
@@ -245,7 +246,9 @@ async fn names_that_are_kubernetes_own_or_cannot_be_passed_on_are_refused_with_t
             ("system:serviceaccount:kube-system:x", "Kubernetes' own"),
             ("", "no name"),
             (" \t ", "no name"),
-            ("ann ", "cannot be passed on"),
+            ("\u{a0}system:admin", "Kubernetes' own"),
+            ("\u{feff}system:admin", "Kubernetes' own"),
+            ("a\u{0}b", "cannot be passed on"),
             ("a\r\nImpersonate-Group: system:masters", "cannot be passed on"),
         ] {
             let token = minted(&issuer, &json!({ "login": login, "email": "x@example.com", "email_verified": true }));
@@ -257,12 +260,12 @@ async fn names_that_are_kubernetes_own_or_cannot_be_passed_on_are_refused_with_t
         assert!(kube.received().is_empty(), "{:?}", kube.last());
         proxy.logs("is not impersonated: names that begin with").await;
         proxy.logs("is not impersonated: nobody vouches for a name").await;
-        // A name beyond ASCII, and one that looks encoded, are what they are.
-        for name in ["Zo\u{eb}", "zo%C3%AB", "a b"] {
+        // A name beyond ASCII, and one that looks encoded, are what they are; blanks at the ends are no part of a name.
+        for name in ["Zo\u{eb}", "zo%C3%AB", "a b", " ann ", "\u{3000}ann\u{a0}"] {
             let token = minted(&issuer, &json!({ "login": name }));
             assert_eq!(ask(&proxy, &token).await.status.as_u16(), 200, "{name}");
             let prefix = if prefix.is_empty() { "" } else { "corp:" };
-            assert_eq!(all(&kube.last().headers, "impersonate-user"), [format!("{prefix}{name}")]);
+            assert_eq!(all(&kube.last().headers, "impersonate-user"), [format!("{prefix}{}", name.trim())]);
         }
     }
 }

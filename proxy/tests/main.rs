@@ -28,6 +28,7 @@ mod grpc;
 mod holding;
 mod hostile_answers;
 mod hostile_http;
+mod http2_upstream;
 mod identity_headers;
 mod impersonation;
 mod imports;

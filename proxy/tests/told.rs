@@ -1,11 +1,14 @@
 //! Identity headers by choice: which fields each upstream is told, and that no client can say them to any.
 
+use std::sync::{Arc, Mutex};
+
 use base64::Engine as _;
 use http::{HeaderMap, Request, Version};
 use serde_json::Value;
 
 use crate::support::client::{Client, full};
-use crate::support::{Proxy, Upstream};
+use crate::support::envoy::{Envoy, asking};
+use crate::support::{Proxy, Upstream, until};
 
 const FILE: &str = r#"
 [identity]
@@ -115,6 +118,111 @@ async fn each_upstream_is_told_what_its_table_says_and_no_client_can_say_it() {
     assert!(names.iter().all(|name| all(&seen, name).is_empty()), "{seen:?}");
     assert_eq!(ann.get("/open/x").await.status.as_u16(), 200);
     assert_eq!(all(&grafana.last().headers, "x-webauth-user"), ["ann"], "but a live session still is");
+}
+
+const WITH_ID_TOKEN: &str = r#"
+[[upstreams]]
+name = "app"
+urls = ["APP"]
+[upstreams.identity]
+"Authorization" = { value = "id_token", prefix = "Bearer " }
+"X-Id-Token" = "id_token"
+"X-User" = "user"
+
+[[upstreams]]
+name = "h2"
+urls = ["H2"]
+[upstreams.identity]
+"X-Id-Token" = "id_token"
+
+[[routes]]
+path = "/app/**"
+allow = "signed-in"
+upstream = "app"
+[[routes]]
+path = "/h2/**"
+allow = "signed-in"
+upstream = "h2"
+[[routes]]
+allow = "signed-in"
+"#;
+
+#[tokio::test]
+async fn an_id_token_goes_where_a_table_says_so_and_nowhere_else() {
+    let (usual, app) = (Upstream::start().await, Upstream::start().await);
+    let over_http2 = Arc::new(Mutex::new(HeaderMap::new()));
+    let kept = Arc::clone(&over_http2);
+    let http2 = Upstream::streaming(move |request| {
+        request.headers().clone_into(&mut kept.lock().unwrap());
+        async { http::Response::new(full("")) }
+    })
+    .await;
+    let file = WITH_ID_TOKEN
+        .replace("APP", &format!("http://{}", app.address))
+        .replace("H2", &format!("h2c://{}", http2.address));
+    for kind in ["oidc", "entra"] {
+        let plan = Proxy::with_sign_in(kind, &usual).await;
+        plan.idp().control().token_lifetime(std::time::Duration::from_secs(2));
+        let proxy = plan
+            .env("OAUTH_SCOPES", "openid,profile,email,offline_access")
+            .env("LOG_LEVEL", "trace")
+            .file("SIDEGATE_CONFIG", "sidegate.toml", &file)
+            .start()
+            .await;
+        let mut ann = proxy.signed_in_as("ann").await;
+        let forging = |path: &str| Request::get(path).header("x_id-token", "forged").header("authorization", "forged");
+        assert_eq!(ann.send(forging("/app/x")).await.status.as_u16(), 200);
+        let seen = app.last().headers;
+        let first = all(&seen, "x-id-token");
+        assert_eq!(first.len(), 1, "{kind}: {seen:?}");
+        assert_eq!(all(&seen, "authorization"), [format!("Bearer {}", first[0])], "{kind}");
+        assert_eq!(claims(&first[0])["aud"], "sidegate-dev", "{kind}");
+        assert!(!all(&seen, "x-user").is_empty() && !seen.iter().any(|(_, value)| value == "forged"), "{seen:?}");
+
+        assert_eq!(ann.send(forging("/h2/x")).await.status.as_u16(), 200);
+        assert_eq!(all(&over_http2.lock().unwrap(), "x-id-token").len(), 1, "{kind}");
+
+        assert_eq!(ann.send(forging("/x")).await.status.as_u16(), 200);
+        let seen = usual.last().headers;
+        assert!(all(&seen, "x-id-token").is_empty() && all(&seen, "authorization").is_empty(), "{kind}: {seen:?}");
+
+        // It is renewed with the other tokens.
+        until("a new ID token is told", async || {
+            assert_eq!(ann.get("/app/x").await.status.as_u16(), 200);
+            all(&app.last().headers, "x-id-token") != first
+        })
+        .await;
+        for never in ["eyJ", first[0].split('.').nth(1).unwrap()] {
+            assert!(!proxy.log().contains(never), "{kind}: a token is in the log");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_there_is_no_id_token_its_field_is_not_sent() {
+    let (usual, app) = (Upstream::start().await, Upstream::start().await);
+    let file = "[identity]\n\"X-Id-Token\" = \"id_token\"\n\"X-User\" = \"user\"\n[[routes]]\nallow = \"signed-in\"\n";
+    let plan = Proxy::with_sign_in("github", &usual).await.env("UPSTREAM_URL", format!("http://{}", app.address));
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", file).start().await;
+    proxy.logs("GitHub gives none").await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let forged = Request::get("/x").header("x-id-token", "forged");
+    assert_eq!(ann.send(forged).await.status.as_u16(), 200);
+    let seen = app.last().headers;
+    assert!(all(&seen, "x-id-token").is_empty(), "{seen:?}");
+    assert_eq!(all(&seen, "x-user"), ["ann"]);
+}
+
+#[tokio::test]
+async fn envoy_is_told_the_id_token_where_the_table_says_so() {
+    let upstream = Upstream::start().await;
+    let file = "[identity]\n\"X-Id-Token\" = \"id_token\"\n[[routes]]\nallow = \"signed-in\"\n";
+    let plan = Proxy::with_sign_in("oidc", &upstream).await.env("EXT_AUTHZ_ADDR", "127.0.0.1:0");
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", file).start().await;
+    let envoy = Envoy::of(&proxy).await;
+    let cookie = proxy.signed_in_as("ann").await.cookie_header();
+    let let_in = envoy.check(asking("/x", &[("cookie", &cookie), ("x-id-token", "forged")])).await;
+    assert_eq!(claims(&let_in.header("x-id-token"))["aud"], "sidegate-dev", "{let_in:?}");
 }
 
 #[tokio::test]

@@ -151,13 +151,17 @@ fn sign_in_or_open(
         tokens::warn_of_open_mode(reading, &sections);
         return Some(Mode::Open);
     }
+    let id_token = !reading.id_tokens.is_empty();
     let redirect_url = provider::redirect_url(reading);
     let cookie = session::cookie(reading, redirect_url.as_ref());
     let people = people::read(reading, kind);
     // What is said of tokens alone, the provider is not asked for.
     let is_of_provider = |entry: &&Entry| !sections.iter().any(|section| entry.provider() == Some(&section.name));
     let entries: Vec<&Entry> = rules.iter().flat_map(Rule::entries).filter(is_of_provider).collect();
-    let asked = provider::Asked { groups: groups(&people, &entries), claims: claims(&entries, chosen) };
+    if let (Some(kind), Some(store)) = (kind, &store) {
+        identity::judge_id_tokens(reading, kind, store);
+    }
+    let asked = provider::Asked { groups: groups(&people, &entries), claims: claims(&entries, chosen), id_token };
     let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
     let way_out = provider::way_out(reading, provider.as_ref());

@@ -27,6 +27,8 @@ pub(super) struct Reading {
     pub(super) notes: Vec<String>,
     /// What is in force beside options and rules, a line each.
     pub(super) effective: Vec<String>,
+    /// The fields that tell a provider's ID token, as faults name them.
+    pub(super) id_tokens: Vec<String>,
 }
 
 /// Whether `0` is a value of a duration.
@@ -56,6 +58,7 @@ impl Reading {
             warnings,
             notes: Vec::new(),
             effective: Vec::new(),
+            id_tokens: Vec::new(),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Identity headers by choice: which fields an upstream is told, and what each says.
 
 use http::{HeaderName, HeaderValue};
+use zeroize::Zeroizing;
 
 use super::headers::{ITEM, TEXT, encode, value};
 use crate::domain::identity::Identity;
+use crate::domain::secret::Secret;
 
 /// The fields that an upstream is told, in the operator's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub enum ChosenValue {
     Claim(String),
     /// The signed assertion.
     Assertion,
+    /// The provider's ID token.
+    IdToken,
 }
 
 /// How several values of one field are told.
@@ -86,6 +90,8 @@ impl ChosenField {
         let one = |text: &str| vec![text.to_owned()];
         let texts = match &self.value {
             ChosenValue::Assertion => return assertion.cloned().into_iter().collect(),
+            // Opened for each request, and kept with nothing else: see `tell_id_token`.
+            ChosenValue::IdToken => return Vec::new(),
             ChosenValue::User => one(who.principal()),
             ChosenValue::Username => one(who.username.vouched().unwrap_or_default()),
             ChosenValue::Email => one(who.email_str()),
@@ -138,6 +144,23 @@ impl IdentityTable {
         self.fields.iter().any(|field| field.value == ChosenValue::Assertion)
     }
 
+    /// Whether the provider's ID token is told.
+    #[must_use]
+    pub fn has_id_token(&self) -> bool {
+        self.fields.iter().any(|field| field.value == ChosenValue::IdToken)
+    }
+
+    /// The fields that tell an ID token; none where it cannot be the value of a header. HTTP/2 keeps them out of its compression's tables.
+    pub fn tell_id_token(&self, token: &Secret) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let fields = self.fields.iter().filter(|field| field.value == ChosenValue::IdToken);
+        fields.filter_map(|field| {
+            let text = Zeroizing::new([field.prefix.as_str(), token.expose()].concat());
+            let mut value = HeaderValue::from_str(&text).ok()?;
+            value.set_sensitive(true);
+            Some((field.name.clone(), value))
+        })
+    }
+
     /// The groups that the assertion may name: those that the table's own fields of groups do, or all where it has none.
     #[must_use]
     pub fn groups(&self, who: &Identity) -> Vec<String> {
@@ -157,7 +180,8 @@ impl IdentityTable {
             | ChosenValue::Id
             | ChosenValue::Provider
             | ChosenValue::Groups
-            | ChosenValue::Assertion => None,
+            | ChosenValue::Assertion
+            | ChosenValue::IdToken => None,
         })
     }
 }
@@ -211,6 +235,20 @@ mod tests {
         for nothing in [ChosenValue::Username, ChosenValue::Name, ChosenValue::Claim("x".into())] {
             assert!(told(ChosenField { prefix: "p:".into(), ..field(nothing) }).is_empty());
         }
+    }
+
+    #[test]
+    fn an_id_token_is_told_by_itself_as_it_is() {
+        let bearer = ChosenField { prefix: "Bearer ".into(), ..field(ChosenValue::IdToken) };
+        let table = IdentityTable { fields: vec![field(ChosenValue::User), field(ChosenValue::IdToken), bearer] };
+        assert!(table.has_id_token());
+        assert_eq!(table.tell(&ann(), "corp", None).len(), 1, "not with what is kept ready");
+        let told: Vec<(HeaderName, HeaderValue)> = table.tell_id_token(&Secret::new("a.b%2C.c")).collect();
+        let texts: Vec<&str> = told.iter().map(|(_, value)| value.to_str().unwrap()).collect();
+        assert_eq!(texts, ["a.b%2C.c", "Bearer a.b%2C.c"]);
+        assert!(told.iter().all(|(_, value)| value.is_sensitive()));
+        assert_eq!(table.tell_id_token(&Secret::new("a\nb")).count(), 0);
+        assert!(!IdentityTable { fields: vec![field(ChosenValue::Assertion)] }.has_id_token());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A person as a Kubernetes API server is asked to act as: the header fields of its impersonation, and who must not be impersonated.
 //!
 //! The server reads these fields to the letter: a name that is percent-encoded would be another name there. So a name goes as it is, in
-//! UTF-8, or not at all: two people never come to have one name.
+//! UTF-8, or not at all; only blanks at its ends are cut, as every reader of a header field does (RFC 9110 §5.5), before it is checked.
 
 use http::{HeaderName, HeaderValue};
 
@@ -15,6 +15,9 @@ const EXTRA_EMAIL: HeaderName = HeaderName::from_static("impersonate-extra-email
 
 /// What Kubernetes' own names begin with. It heeds case, and we refuse them in any.
 const RESERVED: &str = "system:";
+
+/// Characters without a width that are no blanks (Unicode's `White_Space`), and that some languages' `trim` cuts all the same.
+const UNSEEN: [char; 4] = ['\u{180e}', '\u{200b}', '\u{2060}', '\u{feff}'];
 
 /// How long a name may be, in bytes.
 const LONGEST: usize = 1024;
@@ -73,9 +76,6 @@ pub enum NotAPerson {
     /// A name of Kubernetes' own.
     #[error("names that begin with `system:` are Kubernetes' own: nobody who signs in is one of them")]
     Reserved,
-    /// A name that its reader would take for another one's.
-    #[error("the name has blanks at an end, which readers of header fields cut off: it would be another one's name")]
-    Blanks,
     /// A name that cannot be a header's value.
     #[error("the name holds control characters, or is longer than 1,024 bytes")]
     Unfit,
@@ -115,33 +115,33 @@ impl Impersonation {
 
 /// A name with its prefix. It must not be Kubernetes' own with it nor without.
 fn named(name: &str, prefix: &str) -> Result<HeaderValue, NotAPerson> {
+    let name = name.trim();
     fit(name)?;
     fit(&format!("{prefix}{name}"))
 }
 
 /// A group that holds commas may be read in pieces by what stands between us and the API server.
 fn in_pieces(group: &str) -> Result<(), NotAPerson> {
-    if group.split(',').any(|piece| is_reserved(piece.trim())) { Err(NotAPerson::Reserved) } else { Ok(()) }
+    if group.split(',').any(is_reserved) { Err(NotAPerson::Reserved) } else { Ok(()) }
 }
 
+/// Whether a name is one of Kubernetes' own, or would be for a reader that cuts more from its front than others do.
 fn is_reserved(name: &str) -> bool {
+    let name = name.trim_start_matches(|c: char| c.is_whitespace() || UNSEEN.contains(&c));
     name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
 }
 
+/// What is sent is what was checked: the name without the blanks at its ends.
 fn fit(name: &str) -> Result<HeaderValue, NotAPerson> {
-    // Trimmed first: what a reader would cut off must not hide what a name begins with.
-    let inner = name.trim();
-    if inner.is_empty() {
+    let name = name.trim();
+    if name.is_empty() {
         return Err(NotAPerson::Empty);
     }
-    if is_reserved(inner) {
+    if is_reserved(name) {
         return Err(NotAPerson::Reserved);
     }
     if name.len() > LONGEST || name.chars().any(char::is_control) {
         return Err(NotAPerson::Unfit);
-    }
-    if inner != name {
-        return Err(NotAPerson::Blanks);
     }
     HeaderValue::from_bytes(name.as_bytes()).map_err(|_| NotAPerson::Unfit)
 }
@@ -209,6 +209,38 @@ mod tests {
     }
 
     #[test]
+    fn blanks_at_the_ends_are_cut_before_a_name_is_checked_and_sent() {
+        // All of Unicode's blanks.
+        let blanks: String = ('\0'..=char::MAX).filter(|c| c.is_whitespace()).collect();
+        assert_eq!(blanks.chars().count(), 25);
+        let long = "a".repeat(LONGEST);
+        for name in ["ann", "a b", "Zo\u{eb}", &long] {
+            for blanks in blanks.chars().map(String::from).chain([blanks.clone()]) {
+                let around = format!("{blanks}{name}{blanks}");
+                let who = Identity {
+                    id: format!("{blanks}7{blanks}"),
+                    ..person(Username::Vouched(around.clone()), &[&around, name, &format!("dev{blanks}")])
+                };
+                assert_eq!(
+                    told(&by(ImpersonatedName::Username, ""), &who)[..4],
+                    [
+                        format!("impersonate-user: {name}"),
+                        format!("impersonate-group: {name}"),
+                        "impersonate-group: dev".to_owned(),
+                        "impersonate-uid: 7".to_owned(),
+                    ],
+                    "{blanks:?}"
+                );
+            }
+        }
+        let who = person(Username::Vouched(" ann\t".into()), &["dev "]);
+        assert_eq!(
+            told(&by(ImpersonatedName::Username, "corp:"), &who)[..2],
+            ["impersonate-user: corp:ann", "impersonate-group: corp:dev"]
+        );
+    }
+
+    #[test]
     fn kubernetes_own_names_and_what_cannot_be_said_are_nobody_with_a_prefix_too() {
         let long = "a".repeat(LONGEST + 1);
         for (name, why) in [
@@ -221,9 +253,10 @@ mod tests {
             ("System:node", NotAPerson::Reserved),
             ("SYSTEM:masters", NotAPerson::Reserved),
             ("system:", NotAPerson::Reserved),
-            ("ann ", NotAPerson::Blanks),
-            (" ann", NotAPerson::Blanks),
-            ("ann\u{a0}", NotAPerson::Blanks),
+            ("\u{85}\u{1680}\u{2007}\u{2028}\u{202f}\u{205f}system:x", NotAPerson::Reserved),
+            ("\u{feff}system:x", NotAPerson::Reserved),
+            (" \u{200b} \u{2060}\u{180e}System:x", NotAPerson::Reserved),
+            ("\u{0}system:x", NotAPerson::Unfit),
             ("a\r\nImpersonate-Group: system:masters", NotAPerson::Unfit),
             ("a\tb", NotAPerson::Unfit),
             ("a\u{7f}", NotAPerson::Unfit),
@@ -256,10 +289,10 @@ mod tests {
 
     #[test]
     fn a_group_that_would_fall_into_pieces_hides_none_of_kubernetes_own() {
-        let groups = ["dev, system:masters", "dev,System:masters,x", "cn=admins,ou=groups"];
+        let groups = ["dev, system:masters", "dev,System:masters,x", "dev,\u{feff}system:x", "cn=admins,ou=groups"];
         let told = by(ImpersonatedName::Username, "corp:").tell(&ann(&groups), "corp").unwrap();
         let left_out: Vec<&str> = told.left_out.iter().map(|(group, _)| group.as_str()).collect();
-        assert_eq!(left_out, groups[..2]);
+        assert_eq!(left_out, groups[..3]);
     }
 
     #[test]

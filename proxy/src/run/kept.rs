@@ -214,7 +214,7 @@ impl Kept {
             renewals: Arc::clone(&self.renewals),
             provider: Arc::clone(&provider),
             store: Arc::clone(&store),
-            grants: GrantSealer::new(&secrets)?,
+            grants: Arc::new(GrantSealer::new(&secrets)?),
             authority,
             recheck: settings.recheck,
         };
@@ -308,7 +308,8 @@ impl Kept {
             let telling = sign_in.map(|sign_in| {
                 let assertions = sign_in.assertions.for_audience(audience);
                 let acting = settings.acting.as_ref().map(|acting| acting.impersonation.clone());
-                Telling::new(settings.identity.clone(), settings.assertion_groups, acting, assertions)
+                let grants = Arc::clone(&sign_in.renewing.grants);
+                Telling::new(settings.identity.clone(), settings.assertion_groups, acting, assertions, grants)
             });
             let token_file = settings.acting.as_ref().and_then(|acting| acting.token_file.as_ref());
             Ok(Arc::new(Destination {

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use crate::adapters::assertion::{Assertions, REUSE, SigningFailed};
+use crate::adapters::grants::GrantSealer;
 use crate::adapters::telemetry::Clean;
 use crate::domain::identity::Identified as _;
 use crate::domain::time::Timestamp;
@@ -23,6 +24,8 @@ pub(crate) struct Telling {
     /// How the upstream acts as people.
     acting: Option<Impersonation>,
     assertions: Assertions,
+    /// Opens the provider's tokens.
+    grants: Arc<GrantSealer>,
     /// When a group was last said to be left out.
     complaint: Seldom,
 }
@@ -41,8 +44,9 @@ impl Telling {
         groups: bool,
         acting: Option<Impersonation>,
         assertions: Assertions,
+        grants: Arc<GrantSealer>,
     ) -> Self {
-        Self { choice, groups, acting, assertions, complaint: Seldom::new() }
+        Self { choice, groups, acting, assertions, grants, complaint: Seldom::new() }
     }
 
     /// Whether the session's own ready fields are told as well.
@@ -86,6 +90,18 @@ impl Telling {
         let told = Arc::new(Told { by, at: now, fields: ReadyFields::new(&fields) });
         session.tellings().keep(&told);
         Ok(Some(told))
+    }
+
+    /// The provider's ID token, where the table tells it and the session has one. It is opened for one request, and not kept open with
+    /// what else is told.
+    pub(crate) fn id_token(&self, session: &LoadedSession) -> Vec<(HeaderName, HeaderValue)> {
+        let IdentityChoice::Table(table) = &self.choice else { return Vec::new() };
+        if !table.has_id_token() {
+            return Vec::new();
+        }
+        let sealed = session.session().grant.as_ref();
+        let open = |sealed| self.grants.open(session.session().authority, &session.identity().id, sealed)?.id_token;
+        sealed.and_then(open).map(|token| table.tell_id_token(&token).collect()).unwrap_or_default()
     }
 
     /// Says that groups are left out, once a minute at most.

@@ -69,6 +69,8 @@ pub struct ClientRegistration {
     pub redirect_url: Url,
     /// `OAUTH_SCOPES`, with what the rules need beyond them.
     pub scopes: Vec<String>,
+    /// Whether ID tokens are kept for upstreams that a table tells of them.
+    pub keeps_id_token: bool,
 }
 
 /// What one provider needs to know. Every address is `https`, except on a loopback host.

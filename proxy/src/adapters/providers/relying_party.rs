@@ -21,8 +21,10 @@ use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, RenewError, SignInError};
 
-/// The longest ID token that is kept as a hint for signing out, in bytes: it travels in an address, and servers cut longer ones.
+/// The longest ID token that is a hint for signing out, in bytes: it travels in an address, and servers cut longer ones.
 const LONGEST_HINT: usize = 4096;
+/// The longest ID token that is kept for upstreams, in bytes: servers take no longer header either.
+const LONGEST_KEPT: usize = 16 * 1024;
 /// The longest name of a session at the provider that is kept, in bytes.
 const LONGEST_SESSION: usize = 255;
 
@@ -32,6 +34,8 @@ pub(super) struct RelyingParty {
     flow: CodeFlow,
     place: Place,
     publication: Publication,
+    /// Whether upstreams are told the ID token.
+    keeps_id_token: bool,
 }
 
 /// Somebody whose ID token verifies.
@@ -68,7 +72,9 @@ impl Refreshed {
 
 impl RelyingParty {
     pub(super) fn new(http: Http, registration: ClientRegistration, place: Place) -> Self {
-        Self { http, flow: CodeFlow::new(registration), publication: Publication::new(place.clone()), place }
+        let keeps_id_token = registration.keeps_id_token;
+        let publication = Publication::new(place.clone());
+        Self { http, flow: CodeFlow::new(registration), publication, place, keeps_id_token }
     }
 
     /// Where to send the browser.
@@ -132,7 +138,7 @@ impl RelyingParty {
             .verify(&published, &id_token, &grant.access, Some(attempt.nonce()), now)
             .await
             .map_err(SignInError::TokenExchange)?;
-        grant.id_token = hint(document, id_token);
+        grant.id_token = self.kept(document, id_token);
         Ok(Verified { id_token: verified, grant, userinfo_endpoint: document.userinfo_endpoint.clone() })
     }
 
@@ -161,7 +167,7 @@ impl RelyingParty {
             .verify(&refreshed.published, &id_token, &refreshed.grant.access, None, now)
             .await
             .map_err(RenewError::NotNow)?;
-        refreshed.grant.id_token = hint(&refreshed.published.document, id_token);
+        refreshed.grant.id_token = self.kept(&refreshed.published.document, id_token);
         Ok(Some(verified))
     }
 
@@ -175,6 +181,21 @@ impl RelyingParty {
             Ok(signed.claims)
         })
         .await
+    }
+
+    /// An ID token is long: it is kept only where it is of use, for upstreams that are told it, and for signing out at the provider.
+    fn kept(&self, document: &Document, id_token: Secret) -> Option<Secret> {
+        let length = id_token.expose().len();
+        if self.keeps_id_token {
+            if length > LONGEST_KEPT {
+                tracing::warn!(
+                    length,
+                    "an ID token is longer than the {LONGEST_KEPT} bytes that are kept: upstreams are not told it"
+                );
+            }
+            return (length <= LONGEST_KEPT).then_some(id_token);
+        }
+        (document.end_session_endpoint().is_some() && length <= LONGEST_HINT).then_some(id_token)
     }
 
     async fn verify(
@@ -215,7 +236,7 @@ impl RelyingParty {
     pub(super) fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {
         let mut url = self.publication.current()?.document.end_session_endpoint()?;
         let mut query = url.query_pairs_mut();
-        if let Some(id_token) = id_token {
+        if let Some(id_token) = id_token.filter(|token| token.expose().len() <= LONGEST_HINT) {
             query.append_pair("id_token_hint", id_token.expose());
         }
         query.append_pair("client_id", self.flow.client_id());
@@ -267,9 +288,4 @@ impl RelyingParty {
 /// How the client shows its secret.
 fn auth(document: &Document) -> AuthType {
     if document.takes_secret_in_form_only() { AuthType::RequestBody } else { AuthType::BasicAuth }
-}
-
-/// An ID token is long: it is kept only where it is of use, for signing out at the provider.
-fn hint(document: &Document, id_token: Secret) -> Option<Secret> {
-    Some(id_token).filter(|token| document.end_session_endpoint().is_some() && token.expose().len() <= LONGEST_HINT)
 }

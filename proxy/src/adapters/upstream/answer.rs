@@ -246,7 +246,7 @@ impl Body for Answer {
 /// A connection that speaks something other than HTTP from here on.
 pub struct Tunnel {
     stream: Forgiving,
-    /// What came behind the answer's head.
+    /// What came behind the answer's head, in memory of its own: most often it is nothing, and a handle would keep the whole buffer.
     early: Bytes,
     _held: Held,
     /// Counts until it is dropped.
@@ -254,8 +254,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) const fn new(stream: Forgiving, early: Bytes, held: Held) -> Self {
-        Self { stream, early, _held: held, busy: None }
+    pub(super) fn new(stream: Forgiving, early: &[u8], held: Held) -> Self {
+        Self { stream, early: Bytes::copy_from_slice(early), _held: held, busy: None }
     }
 }
 

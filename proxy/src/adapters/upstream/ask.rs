@@ -65,7 +65,7 @@ impl Connection {
             response.extensions.insert(reason);
         }
         let body = if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-            Answer::switched(Tunnel::new(self.inlet.stream, self.inlet.input.freeze(), self.held), arrived)
+            Answer::switched(Tunnel::new(self.inlet.stream, &self.inlet.input, self.held), arrived)
         } else if let Some(rest) = rest {
             // Answered early: the request goes on by itself, and the connection ends with the two.
             let (reader, writer) = tokio::io::split(self.inlet.stream);

@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::busy::Busy;
 use super::pool::{Lease, NoConnection, Upstream};
-use super::{BoxError, Failure, Health, Patience, RequestFraming, RequestHead, UpstreamAddress, UpstreamSettings};
+use super::{
+    BoxError, Failure, Health, Patience, RequestFraming, RequestHead, Restart, UpstreamAddress, UpstreamSettings,
+};
 use crate::adapters::certs;
 
 /// How long a backend rests when it fails first, and at most: each time it fails again, twice as long.
@@ -89,7 +91,7 @@ pub(super) struct Care {
 
 impl<B> Backends<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// The backends of these settings; those that `before` has with the same address and trust go on with their connections. Nothing is
@@ -205,7 +207,7 @@ impl Entry {
 
     fn backend<B>(&self, at: Option<IpAddr>, addresses: Vec<IpAddr>, connections: Gauge) -> Result<Backend<B>, String>
     where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let mut settings = self.settings.clone();
@@ -230,7 +232,7 @@ impl Entry {
 
 impl<B> Backend<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Where it is, for the log.

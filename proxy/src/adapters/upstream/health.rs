@@ -10,7 +10,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::backends::{Backend, Backends, Standing};
-use super::{BoxError, Fields, Patience, RequestFraming, RequestHead};
+use super::{BoxError, Fields, Patience, RequestFraming, RequestHead, Restart};
 
 /// How long a backend may take to say that it is well.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl<B> Backends<B>
 where
-    B: Body<Data = Bytes> + Default + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Default + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Begins whatever is due: names to be looked up, backends to be looked after. To be called a few times a second, inside a runtime.
@@ -85,7 +85,7 @@ where
 
 impl<B> Backend<B>
 where
-    B: Body<Data = Bytes> + Default + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Default + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Asks the backend whether it is well.

@@ -9,15 +9,15 @@ use bytes::Bytes;
 use http_body::Body;
 use tokio::time::Instant;
 
-use super::BoxError;
 use super::backends::{Backends, Entry};
+use super::{BoxError, Restart};
 
 /// How often a name is looked up.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(5);
 
 impl<B> Backends<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Begins to look up the names that are due.
@@ -103,6 +103,12 @@ mod tests {
 
     use super::*;
     use crate::adapters::upstream::{PoolSettings, Trust, UpstreamAddress, UpstreamSettings};
+
+    impl Restart for Full<Bytes> {
+        fn restart(self, _: Vec<Bytes>) -> Self {
+            self
+        }
+    }
 
     #[test]
     fn each_address_of_a_family_is_a_backend_and_one_of_each_are_one() {

@@ -22,6 +22,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::pki_types::CertificateDer;
 
 use crate::adapters::certs::ClientIdentity;
@@ -42,8 +43,9 @@ pub enum Failure<B> {
     /// The connection closed before the first byte of an answer.
     #[error("it closed the connection: {0}")]
     Closed(#[source] io::Error),
-    /// Not a byte was sent: it may be sent again whatever it is. With the request's body.
-    #[error("it went away before the request was sent")]
+    /// Not a byte was sent, or the upstream says that it has not looked at the request (RFC 9113 §8.7): it may be sent again whatever it
+    /// is. With the request's body.
+    #[error("it went away before it took the request")]
     Unsent(B),
     /// The request's own body broke off or stalled, which is its client's fault.
     #[error("the request's body broke off: {0}")]
@@ -57,6 +59,13 @@ pub enum Failure<B> {
     /// The connection failed, or what came on it is no answer.
     #[error("{0}")]
     Broken(#[source] BoxError),
+}
+
+/// A request's body of which something was taken, and that can be read from its start again.
+pub trait Restart {
+    /// The same body, with what was taken of it in front again.
+    #[must_use]
+    fn restart(self, taken: Vec<Bytes>) -> Self;
 }
 
 /// `UPSTREAM_URL` and what belongs to it.

@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::head::{RequestFraming, RequestHead};
 use super::shared::Shared;
 use super::shelf::Shelf;
-use super::{BoxError, Failure, UpstreamAddress, UpstreamSettings};
+use super::{BoxError, Failure, Restart, UpstreamAddress, UpstreamSettings};
 use crate::adapters::telemetry::Held;
 
 /// The upstream, and the connections to it. `B` is the type of the request bodies sent to it.
@@ -55,7 +55,7 @@ pub struct NoConnection {
 
 impl<B> Upstream<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// An upstream with an empty pool; nothing is connected yet. `tls` is needed for `https://` only; `connections` counts those open.
@@ -229,7 +229,7 @@ pub struct Lease<B> {
 
 impl<B> Lease<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Whether the connection has carried a request before, so that the upstream may just have closed it.

@@ -1,8 +1,9 @@
 //! The one HTTP/2 connection that all requests to an `h2c` upstream share.
 
+use std::error::Error as _;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use super::answer::Answer;
 use super::ask::Patience;
 use super::connect::Forgiving;
 use super::head::{RequestFraming, RequestHead};
-use super::{BoxError, Failure};
+use super::{BoxError, Failure, Restart};
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
 
@@ -32,18 +33,27 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// What is held of an HTTP/2 request's body that the upstream is slow to take, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// What is kept of a body until its answer begins, to be sent again where the upstream has not looked at the request, in bytes and pieces:
+/// as much as most calls by gRPC have.
+const KEPT_MOST: usize = 16 * 1024;
+const KEPT_PIECES: usize = 32;
+
 /// Leave to send requests on the connection.
-pub(super) struct Shared<B>(http2::SendRequest<Tracked<B>>);
+pub(super) struct Shared<B> {
+    sender: http2::SendRequest<Tracked<B>>,
+    /// Whether a request has met its end, which the connection's own task may not have come to yet.
+    is_dying: Arc<AtomicBool>,
+}
 
 impl<B> Clone for Shared<B> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { sender: self.sender.clone(), is_dying: Arc::clone(&self.is_dying) }
     }
 }
 
 impl<B> Shared<B>
 where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     /// Speaks HTTP/2 on a new connection, which is driven by a task of its own.
@@ -61,11 +71,11 @@ where
             let ended = connection.await;
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
         });
-        Ok(Self(sender))
+        Ok(Self { sender, is_dying: Arc::default() })
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        self.sender.is_closed() || self.is_dying.load(Ordering::Acquire)
     }
 
     /// Sends a request, and waits for the head of its answer.
@@ -77,8 +87,9 @@ where
         patience: Patience,
     ) -> Result<Response<Answer>, Failure<B>> {
         let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent));
-        let request = request(head, framing, Tracked { body, progress: Arc::clone(&progress) });
-        let mut sending = std::pin::pin!(self.0.try_send_request(request));
+        let body = Arc::new(Mutex::new(Kept { body: Some(body), taken: Some(Vec::new()), bytes: 0 }));
+        let request = request(head, framing, Tracked { body: Arc::clone(&body), progress: Arc::clone(&progress) });
+        let mut sending = std::pin::pin!(self.sender.try_send_request(request));
         let (mut alarm, look, mut looked) = (Alarm::new(), Instant::now() + patience.look, false);
         let waiting = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
@@ -94,11 +105,23 @@ where
             Poll::Ready(Err(()))
         });
         match waiting.await {
-            Ok(Ok(answer)) => Ok(answer.map(|body| Answer::multiplexed(body, Instant::now()))),
-            Ok(Err(mut failure)) => Err(match failure.take_message() {
-                Some(unsent) => Failure::Unsent(unsent.into_body().body),
-                None => of(failure.into_error(), &progress),
-            }),
+            Ok(Ok(answer)) => {
+                lock(&body).taken = None;
+                Ok(answer.map(|body| Answer::multiplexed(body, Instant::now())))
+            }
+            Ok(Err(mut failure)) => {
+                let is_unsent = failure.take_message().is_some();
+                let error = failure.into_error();
+                let refusal = Refusal::of(&error);
+                if refusal.is_some_and(Refusal::ends_connection) {
+                    self.is_dying.store(true, Ordering::Release);
+                }
+                let is_unprocessed = is_unsent || refusal.is_some_and(Refusal::is_unprocessed);
+                match if is_unprocessed { lock(&body).from_start() } else { None } {
+                    Some(body) => Err(Failure::Unsent(body)),
+                    None => Err(of(error, refusal, &progress)),
+                }
+            }
             Err(()) if progress.is_done() => Err(Failure::Silent(patience.first_byte)),
             Err(()) if progress.waits_for_client() => Err(Failure::Body("it moved no byte".into())),
             Err(()) => Err(Failure::TakesNothing(patience.body)),
@@ -106,15 +129,55 @@ where
     }
 }
 
-fn of<B>(error: hyper::Error, progress: &Progress) -> Failure<B> {
+/// How HTTP/2 says that a request gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The stream was refused: the server has not looked at it, and the connection goes on (RFC 9113 §8.7).
+    Stream,
+    /// The server goes away, and has not looked at this stream: its number is above the last that it names (RFC 9113 §6.8). The library
+    /// gives this error to no other stream.
+    GoingAway,
+    /// The connection is gone; what became of the request nobody knows.
+    Gone,
+}
+
+impl Refusal {
+    fn of(error: &hyper::Error) -> Option<Self> {
+        let cause = error.source()?;
+        if let Some(error) = cause.downcast_ref::<h2::Error>().filter(|error| error.is_remote()) {
+            return match error.reason() {
+                _ if error.is_go_away() => Some(Self::GoingAway),
+                Some(h2::Reason::REFUSED_STREAM) => Some(Self::Stream),
+                Some(_) | None => None,
+            };
+        }
+        cause.is::<std::io::Error>().then_some(Self::Gone)
+    }
+
+    const fn is_unprocessed(self) -> bool {
+        matches!(self, Self::Stream | Self::GoingAway)
+    }
+
+    const fn ends_connection(self) -> bool {
+        matches!(self, Self::GoingAway | Self::Gone)
+    }
+}
+
+fn of<B>(error: hyper::Error, refusal: Option<Refusal>, progress: &Progress) -> Failure<B> {
     if error.is_user() && !progress.is_done() {
         return Failure::Body(error.into());
     }
-    let closed = error.is_incomplete_message() || error.is_canceled();
+    let closed = error.is_incomplete_message() || error.is_canceled() || refusal == Some(Refusal::Gone);
     if closed {
-        return Failure::Closed(std::io::Error::other(error));
+        // The cause says more than "connection error".
+        let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        return Failure::Closed(std::io::Error::other(why));
     }
     Failure::Broken(error.into())
+}
+
+fn lock<B>(body: &Mutex<Kept<B>>) -> MutexGuard<'_, Kept<B>> {
+    body.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Request<B> {
@@ -134,9 +197,39 @@ fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Requ
     request
 }
 
-/// A request's body, and how far it has come.
+/// A request's body, and what was taken of it, so that it may be sent from its start again.
+struct Kept<B> {
+    /// `None`: it goes to be sent again.
+    body: Option<B>,
+    /// `None`: more is gone than is kept, or the answer has begun.
+    taken: Option<Vec<Bytes>>,
+    bytes: usize,
+}
+
+impl<B: Restart> Kept<B> {
+    fn from_start(&mut self) -> Option<B> {
+        let taken = self.taken.take()?;
+        let body = self.body.take()?;
+        Some(if taken.is_empty() { body } else { body.restart(taken) })
+    }
+}
+
+impl<B> Kept<B> {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(taken) = &mut self.taken else { return };
+        match frame.data_ref() {
+            Some(data) if self.bytes + data.len() <= KEPT_MOST && taken.len() < KEPT_PIECES => {
+                self.bytes += data.len();
+                taken.push(data.clone());
+            }
+            Some(_) | None => self.taken = None,
+        }
+    }
+}
+
+/// A request's body that is being sent, and how far it has come. It is shared with whoever waits for the answer.
 struct Tracked<B> {
-    body: B,
+    body: Arc<Mutex<Kept<B>>>,
     progress: Arc<Progress>,
 }
 
@@ -144,25 +237,29 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
-            this.progress.waits_for_client.store(true, Ordering::Relaxed);
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut kept = lock(&self.body);
+        let Some(body) = kept.body.as_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
+            self.progress.waits_for_client.store(true, Ordering::Relaxed);
             return Poll::Pending;
         };
-        this.progress.moved();
-        if frame.is_none() || this.body.is_end_stream() {
-            this.progress.done.store(true, Ordering::Release);
+        self.progress.moved();
+        if frame.is_none() || body.is_end_stream() {
+            self.progress.done.store(true, Ordering::Release);
+        }
+        if let Some(Ok(frame)) = &frame {
+            kept.keep(frame);
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        lock(&self.body).body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        lock(&self.body).body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 

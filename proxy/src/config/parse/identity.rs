@@ -4,16 +4,18 @@ use std::path::Path;
 
 use http::HeaderName;
 
+use crate::adapters::stores::StoreSettings;
 use crate::config::faults::Fault;
 use crate::config::names::nearest;
 use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Tables, Value};
+use crate::domain::identity::ProviderKind;
 use crate::ports::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
 use crate::serve::upstream_settings::IdentityChoice;
 
 const EXAMPLE: &str = "\"X-WEBAUTH-USER\" = \"username\"";
 
-const VALUES: [&str; 8] = ["user", "username", "email", "name", "id", "provider", "groups", "assertion"];
+const VALUES: [&str; 9] = ["user", "username", "email", "name", "id", "provider", "groups", "assertion", "id_token"];
 
 const KEYS: [&str; 5] = ["value", "as", "prefix", "only", "separator"];
 
@@ -107,9 +109,31 @@ fn fault(
     problem: String,
     example: Option<&str>,
 ) {
-    let key = key.map(|key| format!(".{key}")).unwrap_or_default();
-    let name = format!("{}{key} ({}, line {line})", place.section, place.path.display());
+    let name = name_of(place, key, line);
     reading.faults.push(Fault { name, problem, example: example.map(str::to_owned) });
+}
+
+fn name_of(place: &Place<'_>, key: Option<&str>, line: usize) -> String {
+    let key = key.map(|key| format!(".{key}")).unwrap_or_default();
+    format!("{}{key} ({}, line {line})", place.section, place.path.display())
+}
+
+/// What keeps a table from telling an ID token: where sessions are kept, or the provider.
+pub(super) fn judge_id_tokens(reading: &mut Reading, provider: ProviderKind, store: &StoreSettings) {
+    for name in std::mem::take(&mut reading.id_tokens) {
+        if matches!(store, StoreSettings::Jwt { .. }) {
+            let problem = "asks for `id_token`, and with SESSION_STORE=jwt no token of the provider is kept: `assertion` says who it is, signed by Sidegate";
+            reading.faults.push(Fault {
+                name,
+                problem: problem.to_owned(),
+                example: Some("SESSION_STORE=redis".to_owned()),
+            });
+        } else if provider == ProviderKind::Github {
+            reading
+                .warnings
+                .push(format!("{name}: asks for `id_token`, and GitHub gives none: the field is never sent"));
+        }
+    }
 }
 
 fn of_table(reading: &mut Reading, place: &Place<'_>, table: Table) -> IdentityChoice {
@@ -141,6 +165,10 @@ struct One<'a> {
 impl One<'_> {
     fn fault(&mut self, problem: impl Into<String>, example: Option<&str>) {
         fault(self.reading, self.place, Some(self.key), self.line, problem.into(), example);
+    }
+
+    fn place(&self) -> String {
+        name_of(self.place, Some(self.key), self.line)
     }
 
     fn name(&mut self) -> Option<HeaderName> {
@@ -206,8 +234,9 @@ impl One<'_> {
             "groups" => ChosenValue::Groups,
             "assertion" => ChosenValue::Assertion,
             "id_token" => {
-                self.fault("asks for `id_token`, which is not kept in this version: `assertion` says the same, signed by Sidegate", None);
-                return None;
+                let name = self.place();
+                self.reading.id_tokens.push(name);
+                ChosenValue::IdToken
             }
             other => match other.strip_prefix("claim:").filter(|name| !name.is_empty()) {
                 Some(name) => ChosenValue::Claim(name.to_owned()),

@@ -62,6 +62,8 @@ pub(super) struct Asked {
     pub(super) groups: Option<AllowedGroups>,
     /// The claims that they name.
     pub(super) claims: Vec<String>,
+    /// Whether an upstream is told the ID token.
+    pub(super) id_token: bool,
 }
 
 pub(super) fn read(
@@ -70,15 +72,22 @@ pub(super) fn read(
     redirect_url: Option<Url>,
     asked: Asked,
 ) -> Option<ProviderSettings> {
-    let Asked { groups, claims } = asked;
+    let Asked { groups, claims, id_token: keeps_id_token } = asked;
     let groups = groups.as_ref();
     let id = client_id(reading);
     let secret = client_secret(reading);
     let kind = kind?;
     judge_what_is_anothers(reading, kind);
     let scopes = scopes(reading, kind, groups.is_some());
-    let client =
-        (|| Some(ClientRegistration { id: id?, secret: secret?, redirect_url: redirect_url?, scopes: scopes? }))();
+    let client = (|| {
+        Some(ClientRegistration {
+            id: id?,
+            secret: secret?,
+            redirect_url: redirect_url?,
+            scopes: scopes?,
+            keeps_id_token,
+        })
+    })();
     match kind {
         ProviderKind::Github => github(reading, client, groups),
         ProviderKind::Entra => entra(reading, client, groups.is_some(), claims),

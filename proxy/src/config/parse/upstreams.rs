@@ -569,15 +569,21 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::adapters::providers::ProviderSettings;
     use crate::config::trial::{GITHUB, sources};
     use crate::config::{Faults, Loaded, load};
+    use crate::serve::settings::Mode;
 
     fn loads(text: &str) -> Result<Loaded, Faults> {
+        loads_with(text, &[])
+    }
+
+    fn loads_with(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.toml");
         fs::write(folder.path().join("none.pem"), "none").unwrap();
         fs::write(&path, text.replace("DIR", folder.path().to_str().unwrap())).unwrap();
-        load(&sources(&["--config", path.to_str().unwrap()], &[GITHUB]))
+        load(&sources(&["--config", path.to_str().unwrap()], &[GITHUB, env]))
     }
 
     fn faults(text: &str) -> Vec<String> {
@@ -650,6 +656,36 @@ mod tests {
     }
 
     #[test]
+    fn an_id_token_needs_a_store_that_keeps_it_and_a_provider_that_gives_it() {
+        const OIDC: [(&str, &str); 2] = [("OAUTH_PROVIDER", "oidc"), ("OAUTH_ISSUER_URL", "https://id.example.com")];
+        const SECRET: (&str, &str) = ("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
+        const TABLE: &str = "\n[identity]\n\"Authorization\" = { value = \"id_token\", prefix = \"Bearer \" }\n";
+        let keeps = |text: &str, env: &[(&str, &str)]| {
+            let loaded = loads_with(text, env).unwrap_or_else(|faults| panic!("{faults}"));
+            let Mode::SignIn(sign_in) = loaded.settings.mode else { panic!("open mode") };
+            let (ProviderSettings::Github { client, .. }
+            | ProviderSettings::Entra { client, .. }
+            | ProviderSettings::Oidc { client, .. }) = sign_in.provider;
+            (client.keeps_id_token, loaded.warnings.join("\n"))
+        };
+        let (kept, warnings) = keeps(TABLE, &OIDC);
+        assert!(kept && !warnings.contains("id_token"), "{warnings}");
+        assert!(!keeps("", &OIDC).0);
+        let (_, warnings) = keeps(TABLE, &[]);
+        assert!(warnings.contains("s.toml, line 3): asks for `id_token`, and GitHub gives none"), "{warnings}");
+        let jwt = [&OIDC[..], &[("SESSION_STORE", "jwt"), SECRET]].concat();
+        let faults = loads_with(TABLE, &jwt).err().unwrap().to_string();
+        assert!(
+            faults.contains("identity.Authorization (") && faults.contains("line 3): asks for `id_token`"),
+            "{faults}"
+        );
+        for bad in ["as = \"repeated\"", "separator = \"|\"", "only = [\"a\"]"] {
+            let text = format!("[identity]\n\"X-A\" = {{ value = \"id_token\", {bad} }}\n");
+            assert!(loads_with(&text, &OIDC).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn each_fault_has_its_line_and_what_would_be_right() {
         let with = |more: &str| format!("[[upstreams]]\nname = \"x\"\nurls = [\"http://x\"]\n{more}");
         let tls = |more: &str| format!("[[upstreams]]\nname = \"x\"\nurls = [\"https://x\"]\n{more}");
@@ -711,7 +747,7 @@ mod tests {
                 "for `groups` and claims",
             ),
             (with("[upstreams.identity]\n\"X-A\" = { value = \"groups\", az = 1 }"), 5, "unknown key"),
-            (with("[upstreams.identity]\n\"X-A\" = \"id_token\""), 5, "not kept"),
+            (with("[upstreams.identity]\n\"X-A\" = \"id_tokn\""), 5, "did you mean `id_token`?"),
             ("[[identity]]\n\"X-A\" = \"user\"".to_owned(), 1, "one pair of brackets"),
             ("[identity]\n\"TE\" = \"user\"".to_owned(), 2, "cannot be chosen"),
             (with("[[routes]]\nupstream = \"monitoring\""), 5, "[[upstreams]] has `x`"),

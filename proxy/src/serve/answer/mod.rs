@@ -1,6 +1,7 @@
 //! Answers of our own: refusals, pages, JSON, redirects.
 
 pub(crate) mod challenge;
+mod grpc;
 pub(crate) mod pages;
 pub(crate) mod query;
 pub(crate) mod rejection;

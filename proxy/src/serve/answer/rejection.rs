@@ -17,6 +17,7 @@ use crate::domain::paths;
 use crate::domain::rules::HostName;
 use crate::ports::{BeginError, NotAPerson, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::challenge::{self, Challenge};
+use crate::serve::answer::grpc;
 use crate::serve::answer::pages::{self, Action, MessagePage};
 use crate::serve::answer::query;
 use crate::serve::answer::reply;
@@ -342,6 +343,9 @@ impl Rejection {
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
+        if asker.grpc && asker.front.is_none() {
+            grpc::tell(headers, answer.status, answer.message);
+        }
         // Whoever frames a request oddly may have put another one behind it.
         if asker.http1 && matches!(self, Self::Malformed(_)) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -569,7 +573,7 @@ const fn not_impersonated(why: NotAPerson) -> &'static str {
     match why {
         NotAPerson::Empty => "Your sign-in gives no name that this cluster knows people by",
         NotAPerson::Reserved => "Your name is one of Kubernetes' own, which nobody may act by",
-        NotAPerson::Blanks | NotAPerson::Unfit => "Your name cannot be passed on to this cluster",
+        NotAPerson::Unfit => "Your name cannot be passed on to this cluster",
     }
 }
 
@@ -632,6 +636,8 @@ pub(crate) struct Asker {
     html: bool,
     /// Whether a browser asks for a page to show, and is led to the sign-in for it.
     navigates: bool,
+    /// Whether it is a call by gRPC.
+    grpc: bool,
     /// Whether it sends cookies, be they ours or not.
     cookies: bool,
     /// Whether the connection speaks HTTP/1.
@@ -681,6 +687,7 @@ impl Asker {
             host: host.map(|host| HostName::of(host).as_str().to_owned()),
             html: headers::prefers_html(&head.headers),
             navigates: headers::is_navigation(head) && !upgrades && !NEVER_LED_ON.contains(&head.uri.path()),
+            grpc: grpc::is_call(&head.headers),
             cookies: head.headers.contains_key(COOKIE),
             http1: head.version < Version::HTTP_2,
             uri: head.uri.clone(),

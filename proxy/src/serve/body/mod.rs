@@ -3,6 +3,7 @@
 pub(crate) mod activity;
 pub(crate) mod guard;
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Side;
-use crate::adapters::upstream::{Answer, BrokenAnswer};
+use crate::adapters::upstream::{Answer, BrokenAnswer, Restart};
 use crate::serve::body::guard::Guard;
 use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::headers;
@@ -243,21 +244,26 @@ impl HttpBody for Body {
 
 /// What the upstream is sent.
 #[derive(Default)]
-pub(crate) struct RequestBody(Option<(Incoming, Stall, Guard)>);
+pub(crate) struct RequestBody {
+    rest: Option<(Incoming, Stall, Guard)>,
+    /// What was taken of it for an attempt that came to nothing: it goes first.
+    front: Option<Box<VecDeque<Bytes>>>,
+}
 
 impl RequestBody {
     pub(crate) const fn empty() -> Self {
-        Self(None)
+        Self { rest: None, front: None }
     }
 
     /// A client's body, which may move no byte for `limit`, and goes on only while its guard lets it.
     pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
-        Self((!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)), guard())))
+        let rest = (!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)), guard()));
+        Self { rest, front: None }
     }
 
     /// The same, which may have so many bytes, and none of these names in its trailers; `None`: it says itself that it has more.
     pub(crate) fn within(mut self, bytes: Option<u64>, chosen: &Arc<ChosenNames>) -> Option<Self> {
-        if let Some((inner, stall, _)) = &mut self.0 {
+        if let Some((inner, stall, _)) = &mut self.rest {
             if bytes.is_some_and(|most| inner.size_hint().lower() > most) {
                 return None;
             }
@@ -280,7 +286,10 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some((inner, stall, guard)) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(data) = self.front.as_mut().and_then(|front| front.pop_front()) {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        let Some((inner, stall, guard)) = &mut self.rest else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
         if frame.is_ready() {
             guard.hears();
@@ -293,11 +302,28 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
+        self.front.as_ref().is_none_or(|front| front.is_empty())
+            && self.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint())
+        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
+        let Some(front) = &self.front else { return rest };
+        let front: u64 = front.iter().map(|data| data.len() as u64).sum();
+        let mut hint = SizeHint::new();
+        hint.set_lower(front.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(front.saturating_add(upper));
+        }
+        hint
+    }
+}
+
+impl Restart for RequestBody {
+    fn restart(self, taken: Vec<Bytes>) -> Self {
+        // Of an attempt before it something may be left that was not taken again.
+        let left = self.front.into_iter().flat_map(|front| *front);
+        Self { rest: self.rest, front: Some(Box::new(taken.into_iter().chain(left).collect())) }
     }
 }
 

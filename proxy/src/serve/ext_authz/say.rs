@@ -102,6 +102,9 @@ fn told(exchange: &Exchange, sign_in: &SignIn, session: Option<&Arc<LoadedSessio
             if let Some(fields) = telling.tell(session, exchange.now).map_err(|why| untold(why, session))? {
                 told.ready(&fields.fields);
             }
+            for (name, value) in telling.id_token(session) {
+                told.append(name, value);
+            }
         }
     }
     Ok(told)

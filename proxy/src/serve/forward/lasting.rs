@@ -31,6 +31,11 @@ impl Open {
         Self { app: Arc::clone(app), question, session: permit.session().cloned() }
     }
 
+    /// The same, holding nothing of the request's own buffer.
+    pub(crate) fn kept(self) -> Self {
+        Self { question: self.question.kept(), ..self }
+    }
+
     /// Whether the rules of the moment still let it in, on the same behalf.
     fn is_let_in(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
         match self.question.ask_again(&snapshot.rules, self.session.as_deref(), now) {

@@ -55,13 +55,14 @@ pub(super) async fn forward(
     }
     let session = permit.session().filter(|_| exchange.snapshot.sign_in.is_some());
     let credential = credential(&destination, session, exchange)?;
-    let (mut usual, mut told) = (None, None);
+    let (mut usual, mut told, mut id_token) = (None, None, Vec::new());
     if let (Some(telling), Some(session)) = (&destination.telling, session) {
         usual = telling.has_usual_fields().then(|| session.headers());
         told = telling.tell(session, exchange.now).map_err(|why| untold(why, session))?;
+        id_token = telling.id_token(session);
     }
     let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
-    let directed = Directed { outgoing, target, prefix, usual, told, credential };
+    let directed = Directed { outgoing, target, prefix, usual, told, id_token, credential };
     let sending = send(&directed, &destination, exchange, body, &permit, began);
     let mut answer = while_admitted(sending, exchange, &permit, began).await?;
     destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
@@ -106,6 +107,8 @@ struct Directed<'e> {
     prefix: Option<HeaderValue>,
     usual: Option<&'e ReadyFields>,
     told: Option<Arc<Told>>,
+    /// The provider's, of the session.
+    id_token: Vec<(HeaderName, HeaderValue)>,
     /// Our own.
     credential: Option<HeaderValue>,
 }
@@ -127,7 +130,7 @@ impl RequestHead for ToBackend<'_, '_> {
     }
 
     fn tell(&self, fields: &mut impl Fields) {
-        let Directed { outgoing, prefix, usual, told, credential, .. } = self.directed;
+        let Directed { outgoing, prefix, usual, told, id_token, credential, .. } = self.directed;
         match self.host {
             Some(host) => outgoing.tell(&mut Renamed { fields, host }),
             None => outgoing.tell(fields),
@@ -140,6 +143,9 @@ impl RequestHead for ToBackend<'_, '_> {
         }
         if let Some(told) = told {
             fields.ready(&told.fields);
+        }
+        for (name, value) in id_token {
+            fields.field(name, value);
         }
         if let Some(credential) = credential {
             fields.field(&AUTHORIZATION, credential);

@@ -59,7 +59,7 @@ pub(super) fn pass_back(
             return Err(upstream_failed("it switched protocols unasked", exchange));
         };
         let held = in_flight.becomes_tunnel();
-        return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, permit), exchange, held));
+        return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, permit).kept(), exchange, held));
     }
     if connect::is_websocket(&exchange.head) && answer.status.is_success() {
         // Over HTTP/2 this would say that the WebSocket is open (RFC 8441 §5).

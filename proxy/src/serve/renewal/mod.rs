@@ -77,7 +77,7 @@ pub(crate) struct Renewing {
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) provider: Arc<dyn IdentityProvider>,
     pub(crate) store: Arc<dyn Sessions>,
-    pub(crate) grants: GrantSealer,
+    pub(crate) grants: Arc<GrantSealer>,
     pub(crate) authority: Authority,
     /// `SESSION_RECHECK`.
     pub(crate) recheck: Duration,
@@ -286,11 +286,14 @@ impl Renewing {
         }
     }
 
-    /// Seals a grant; without the hint for signing out where it is too long with it. `None`: it is too long in any case.
+    /// Seals a grant; without the ID token where it is too long with it. `None`: it is too long in any case.
     fn seal(&self, id: &str, grant: Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
         match self.grants.seal(self.authority, id, &grant)? {
-            Some(sealed) => Ok(Some(sealed)),
-            None => self.grants.seal(self.authority, id, &Grant { id_token: None, ..grant }),
+            None if grant.id_token.is_some() => {
+                tracing::warn!("a session's tokens are longer than is kept of them together: its ID token is left out");
+                self.grants.seal(self.authority, id, &Grant { id_token: None, ..grant })
+            }
+            sealed => Ok(sealed),
         }
     }
 }

@@ -70,6 +70,14 @@ impl Question {
         }
     }
 
+    /// The same in memory of its own, for what stays open for long: a handle would keep the whole buffer that the request was read into.
+    pub(crate) fn kept(self) -> Self {
+        let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
+        // Only the path is asked about again.
+        let uri = Uri::try_from(self.uri.path()).unwrap_or(self.uri);
+        Self { uri, host: self.host.map(own), forwarded_host: self.forwarded_host.map(own), ..self }
+    }
+
     /// The same, asked over a connection that has shown this certificate.
     pub(crate) fn with(self, certificate: Option<Arc<ClientCertificate>>) -> Self {
         Self { certificate, ..self }
@@ -93,5 +101,33 @@ impl Question {
             now,
         };
         Some(judge(rules, &ask, who))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_long_says_the_same_in_memory_of_its_own() {
+        for path in ["/a", "//a/b", "/a%2Fb;c/../d"] {
+            let read = Bytes::from(format!("{path}?q=1"));
+            let shared = Question {
+                uri: Uri::from_maybe_shared(read.clone()).unwrap(),
+                method: Method::GET,
+                host: Some(HeaderValue::from_maybe_shared(Bytes::from_static(b"a.example")).unwrap()),
+                forwarded_host: None,
+                from: IpAddr::from([127, 0, 0, 1]),
+                certificate: None,
+            };
+            assert!(read.as_ptr_range().contains(&shared.uri.path().as_ptr()), "a handle, until it is kept");
+            let host = shared.host.clone().unwrap();
+            let kept = shared.kept();
+            assert_eq!((kept.uri.path(), kept.host.as_ref()), (path, Some(&host)));
+            assert!(!read.as_ptr_range().contains(&kept.uri.path().as_ptr()), "{path}");
+            assert_ne!(kept.host.unwrap().as_bytes().as_ptr(), host.as_bytes().as_ptr());
+        }
     }
 }

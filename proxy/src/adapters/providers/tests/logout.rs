@@ -32,6 +32,20 @@ async fn a_long_id_token_is_no_hint() {
     let bench = Bench::with(oidc::settings).await;
     let grant = bench.signed_in("carol").await.unwrap().grant.unwrap();
     assert!(grant.id_token.is_none(), "an address with it would be cut");
+    // Where upstreams are told it, it is kept all the same.
+    let bench = Bench::with(oidc::settings_that_keep_id_tokens).await;
+    let token = bench.signed_in("carol").await.unwrap().grant.unwrap().id_token.unwrap();
+    assert!(token.expose().len() > 4096);
+    let place = bench.provider.logout_url(Some(&token), &url("http://localhost:8080/")).unwrap();
+    assert_eq!(parameter(&place, "id_token_hint"), None);
+}
+
+#[tokio::test]
+async fn an_id_token_beyond_the_bound_is_not_kept_for_upstreams_either() {
+    let bench = Bench::with(oidc::settings_that_keep_id_tokens).await;
+    bench.control().lie(Lie::Claim("padding".into(), json!("x".repeat(13 * 1024))));
+    let grant = bench.signed_in("ann").await.unwrap().grant.unwrap();
+    assert!(grant.id_token.is_none());
 }
 
 #[tokio::test]

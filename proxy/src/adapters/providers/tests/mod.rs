@@ -114,6 +114,7 @@ fn client(scopes: &[&str]) -> ClientRegistration {
         secret: Secret::new("sidegate-dev-secret"),
         redirect_url: url("http://localhost:8080/api/v1/auth/callback"),
         scopes: scopes.iter().map(ToString::to_string).collect(),
+        keeps_id_token: false,
     }
 }
 

@@ -11,6 +11,17 @@ pub(super) fn settings(origin: &str) -> ProviderSettings {
     with_claim(origin, None)
 }
 
+/// Upstreams are told the ID token.
+pub(super) fn settings_that_keep_id_tokens(origin: &str) -> ProviderSettings {
+    ProviderSettings::Oidc {
+        client: ClientRegistration { keeps_id_token: true, ..client(&["openid", "profile", "email"]) },
+        issuer: url(&format!("{origin}/oidc")),
+        username_claim: None,
+        wants_groups: true,
+        claims: Vec::new(),
+    }
+}
+
 fn with_claim(origin: &str, username_claim: Option<&str>) -> ProviderSettings {
     ProviderSettings::Oidc {
         client: client(&["openid", "profile", "email"]),
