@@ -67,7 +67,8 @@ def hold_against_readings():
     """Runs the tests of `make test` that hold the record against the readings; takes the readings over where they are new."""
     written = ROOT / "target" / "readings.tsv"
     written.unlink(missing_ok=True)
-    command = ["cargo", "test", "--quiet", "--locked", "-p", "sidegate", "--lib", "readings::recorded"]
+    # Of the whole workspace, as `make test` builds it: by itself the package would be built anew, with other features of what it uses.
+    command = ["cargo", "test", "--quiet", "--locked", "--workspace", "--lib", "readings::recorded"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if written.exists():
         written.replace(READINGS)

@@ -117,7 +117,7 @@ where
                     self.is_dying.store(true, Ordering::Release);
                 }
                 let is_unprocessed = is_unsent || refusal.is_some_and(Refusal::is_unprocessed);
-                match if is_unprocessed { lock(&body).from_start() } else { None } {
+                match if is_unprocessed { lock(&body).take_whole() } else { None } {
                     Some(body) => Err(Failure::Unsent(body)),
                     None => Err(of(error, refusal, &progress)),
                 }
@@ -207,7 +207,7 @@ struct Kept<B> {
 }
 
 impl<B: Restart> Kept<B> {
-    fn from_start(&mut self) -> Option<B> {
+    fn take_whole(&mut self) -> Option<B> {
         let taken = self.taken.take()?;
         let body = self.body.take()?;
         Some(if taken.is_empty() { body } else { body.restart(taken) })

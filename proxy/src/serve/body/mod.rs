@@ -247,18 +247,18 @@ impl HttpBody for Body {
 pub(crate) struct RequestBody {
     rest: Option<(Incoming, Stall, Guard)>,
     /// What was taken of it for an attempt that came to nothing: it goes first.
-    front: Option<Box<VecDeque<Bytes>>>,
+    front: VecDeque<Bytes>,
 }
 
 impl RequestBody {
     pub(crate) const fn empty() -> Self {
-        Self { rest: None, front: None }
+        Self { rest: None, front: VecDeque::new() }
     }
 
     /// A client's body, which may move no byte for `limit`, and goes on only while its guard lets it.
     pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
         let rest = (!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)), guard()));
-        Self { rest, front: None }
+        Self { rest, front: VecDeque::new() }
     }
 
     /// The same, which may have so many bytes, and none of these names in its trailers; `None`: it says itself that it has more.
@@ -286,7 +286,7 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(data) = self.front.as_mut().and_then(|front| front.pop_front()) {
+        if let Some(data) = self.front.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         let Some((inner, stall, guard)) = &mut self.rest else { return Poll::Ready(None) };
@@ -302,14 +302,15 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.front.as_ref().is_none_or(|front| front.is_empty())
-            && self.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
+        self.front.is_empty() && self.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
-        let Some(front) = &self.front else { return rest };
-        let front: u64 = front.iter().map(|data| data.len() as u64).sum();
+        if self.front.is_empty() {
+            return rest;
+        }
+        let front: u64 = self.front.iter().map(|data| data.len() as u64).sum();
         let mut hint = SizeHint::new();
         hint.set_lower(front.saturating_add(rest.lower()));
         if let Some(upper) = rest.upper() {
@@ -322,8 +323,7 @@ impl HttpBody for RequestBody {
 impl Restart for RequestBody {
     fn restart(self, taken: Vec<Bytes>) -> Self {
         // Of an attempt before it something may be left that was not taken again.
-        let left = self.front.into_iter().flat_map(|front| *front);
-        Self { rest: self.rest, front: Some(Box::new(taken.into_iter().chain(left).collect())) }
+        Self { rest: self.rest, front: taken.into_iter().chain(self.front).collect() }
     }
 }
 
