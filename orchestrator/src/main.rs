@@ -85,6 +85,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         .with_writer(lines::LogLine::default)
         .with_ansi(io::stderr().is_terminal())
         .init();
+    serve::raise_open_files();
     // Before listening: a signal that comes between would end the program without a drain.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;

@@ -11,6 +11,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,18 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { header_read: Duration::from_secs(120), connections: 1024, drain: Duration::from_secs(30) }
+    }
+}
+
+/// Raises the limit of open files to the highest that this process may have: each kind of each cluster is watched over a connection of its
+/// own, and many systems allow 1,024 files at first.
+pub fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
     }
 }
 

@@ -525,6 +525,23 @@ async fn with_its_source_means_each_source_before_what_comes_from_it() {
 }
 
 #[tokio::test]
+async fn a_source_whose_controller_takes_no_requests_is_neither_asked_nor_waited_for() {
+    let trial = Trial::start().await;
+    trial.world().change(Kind::Kustomization, "flux-system", "apps", |object| {
+        object["spec"]["sourceRef"] =
+            json!({"kind": "ExternalArtifact", "name": "shop-rendered", "namespace": "flux-system"});
+    });
+    let from = |trial: &Trial| trial.find(Kind::Kustomization, "apps").unwrap().source.unwrap().kind;
+    trial.until(|trial| from(trial) == Kind::ExternalArtifact).await;
+    let asked = Instant::now();
+    let with_source = Action::Reconcile { with_source: true };
+    trial.act(Kind::Kustomization, "flux-system", "apps", with_source).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(3), "it was waited for");
+    let source = trial.world().object(Kind::ExternalArtifact, "flux-system", "shop-rendered").unwrap();
+    assert!(source["metadata"]["annotations"]["reconcile.fluxcd.io/requestedAt"].is_null(), "{source}");
+}
+
+#[tokio::test]
 async fn what_is_suspended_rests_until_it_is_resumed() {
     let trial = Trial::start().await;
     let (kind, namespace, name) = (Kind::HelmRelease, "podinfo", "podinfo");

@@ -76,6 +76,23 @@ async fn outcome(command: &mut Command) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
+async fn as_many_files_may_be_open_as_the_system_allows() {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -Sn 200; exec \"$0\" --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_orchestrator")])
+        .env("DATABASE_URL", "sqlite::memory:")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let (child, _, _) = started_as(&mut command).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id().unwrap())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
+    assert!(soft == hard && soft != "200", "{line}");
+    assert_eq!(terminated(child).await, Some(0));
+}
+
+#[tokio::test]
 async fn health_follows_the_program_and_a_signal_ends_it_with_success() {
     for signal in ["-TERM", "-INT"] {
         let (mut child, addr) = started().await;

@@ -29,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct Choice {
     /// Who did it.
     actor: Option<String>,
-    /// What was done: `register`, `rename`, `replace`, `impersonate`, `remove`, `sync`, `reconcile`, `suspend`, `resume` or `settings`.
+    /// What was done: `register`, `rename`, `replace`, `narrow`, `impersonate`, `remove`, `sync`, `reconcile`, `suspend`, `resume` or `settings`.
     action: Option<String>,
     /// The id of a cluster.
     cluster: Option<String>,

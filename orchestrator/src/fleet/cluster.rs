@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) words: Arc<Words>,
     /// Places to list at.
     pub(super) places: Arc<Semaphore>,
+    /// Places to ask again what people may see.
+    pub(super) asking_again: Arc<Semaphore>,
     pub(super) changes: broadcast::Sender<Arc<Change>>,
     pub(super) ending: CancellationToken,
 }
@@ -52,6 +54,8 @@ pub(super) struct Cluster {
     pub(super) looks: Semaphore,
     /// What it has said of what people may see.
     pub(super) answers: Answers,
+    /// Places to ask for that again, in the whole fleet.
+    pub(super) asking_again: Arc<Semaphore>,
     /// Whether it is asked as the person who asks us.
     as_person: bool,
     /// The only namespaces that are looked at; none means all.
@@ -99,6 +103,7 @@ impl Cluster {
             places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.places)],
             looks: Semaphore::new(LOOKS_AT_ONCE),
             answers: Answers::default(),
+            asking_again: Arc::clone(&shared.asking_again),
             as_person: manner.as_person,
             namespaces: manner.namespaces.iter().map(|namespace| shared.words.one(namespace)).collect(),
             name: RwLock::new(name.into()),

@@ -1,5 +1,7 @@
 //! One object in full, read from its cluster at the moment of asking.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -39,21 +41,23 @@ pub(super) async fn read(
         let read = client.ask_bytes(&path).await.and_then(|bytes| {
             let strange = |_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
             let seen: Seen = serde_json::from_slice(&bytes).map_err(strange)?;
+            let marked: Marked = serde_json::from_slice(&bytes).map_err(strange)?;
             // What is nested too deeply to be held is still an object.
-            Ok((seen, serde_json::from_slice::<Value>(&bytes).ok()))
+            Ok((seen, marked.metadata, serde_json::from_slice::<Value>(&bytes).ok()))
         });
         // At once, and only if it is still there: it may be deleted while its events are read.
-        read.map(|(seen, object)| (cluster.refreshed(kind, &seen), seen, object))
+        read.map(|(seen, marks, object)| (cluster.refreshed(kind, &seen), seen, marks, object))
     };
     let (object, events, repository) =
         tokio::join!(object, events(client, kind, namespace, name), repository(cluster, client, kind, namespace, name));
-    let (summary, seen, object) = object?;
+    let (summary, seen, marks, object) = object?;
     let (events, events_fault) = match events {
         Ok(events) => (events, None),
         Err(fault) => (Vec::new(), Some(fault.to_string())),
     };
-    // One repeats the whole object, with all that is left out elsewhere.
-    let annotations = seen.annotations.iter().filter(|(name, _)| *name != LAST_APPLIED);
+    let mut annotations = marks.annotations.unwrap_or_default();
+    // It repeats the whole object, with all that is left out elsewhere.
+    annotations.remove(LAST_APPLIED);
     Ok(ObjectDetail {
         summary,
         conditions: seen.status.conditions.iter().map(condition).collect(),
@@ -63,8 +67,8 @@ pub(super) async fn read(
         events,
         events_fault,
         inventory: inventory(kind, &seen),
-        labels: seen.labels.clone(),
-        annotations: annotations.map(|(name, value)| (name.clone(), value.clone())).collect(),
+        labels: marks.labels.unwrap_or_default(),
+        annotations,
         yaml: object.map_or_else(|| TOO_DEEP.to_owned(), plain::yaml),
     })
 }
@@ -103,6 +107,18 @@ async fn events(client: &Client, kind: Kind, namespace: &str, name: &str) -> Res
     events.sort_by_key(|event| std::cmp::Reverse(event.last_seen));
     events.truncate(EVENTS_MOST);
     Ok(events)
+}
+
+/// What only the page of one object shows.
+#[derive(Deserialize)]
+struct Marked {
+    metadata: Marks,
+}
+
+#[derive(Deserialize)]
+struct Marks {
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]

@@ -1,5 +1,6 @@
 //! What is held of a Flux object: what lists and trees show, compactly, and not the object.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -149,15 +150,15 @@ pub(super) fn entry(version: &str, id: &str) -> Option<InventoryEntry> {
 
 /// What an object has applied, as Flux writes it; of a release whose controller keeps no inventory, the record of
 /// the installation.
-pub(super) fn entries(kind: Kind, seen: &Seen) -> impl Iterator<Item = (String, String)> + '_ {
+pub(super) fn entries(kind: Kind, seen: &Seen) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     let kept = seen.status.inventory.iter().flat_map(|inventory| &inventory.entries);
     let newest = seen.status.history.first().filter(|_| kind == Kind::HelmRelease && seen.status.inventory.is_none());
     let record = newest.filter(|release| !release.name.is_empty()).map(|release| {
         let namespace = seen.status.storage_namespace.as_deref().unwrap_or_else(|| seen.namespace());
         let (name, number) = (&release.name, release.version);
-        ("v1".to_owned(), format!("{namespace}_sh.helm.release.v1.{name}.v{number}__Secret"))
+        ("v1".into(), format!("{namespace}_sh.helm.release.v1.{name}.v{number}__Secret").into())
     });
-    kept.map(|entry| (entry.v.clone(), entry.id.clone())).chain(record)
+    kept.map(|entry| (entry.v.as_str().into(), entry.id.as_str().into())).chain(record)
 }
 
 fn inventory(kind: Kind, seen: &Seen) -> Box<str> {

@@ -46,6 +46,8 @@ pub use view::Views;
 const CHANGES_KEPT: usize = 4096;
 /// How many kinds are listed at a time, of all clusters together: lists are large while they are read.
 const LISTED_AT_ONCE: usize = 16;
+/// About how many people and clusters at a time it is asked again what they may see there.
+const ASKED_AGAIN_AT_ONCE: usize = 32;
 /// How long an action may take that looks at sources first.
 const WITH_SOURCES: Duration = Duration::from_secs(12);
 
@@ -125,6 +127,7 @@ impl Fleet {
             tuning,
             words: Arc::default(),
             places: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
+            asking_again: Arc::new(Semaphore::new(ASKED_AGAIN_AT_ONCE)),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             ending: CancellationToken::new(),
         };

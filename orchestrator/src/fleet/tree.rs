@@ -165,6 +165,7 @@ pub(super) fn sources(objects: &BTreeMap<Key, Held>, key: &Key) -> Vec<Key> {
     let of_chart = chart.as_ref().and_then(|chart| objects.get(chart)).and_then(|chart| known(&chart.source));
     let mut sources: Vec<Key> = of_chart.or_else(|| known(&held.source)).into_iter().chain(chart).collect();
     sources.dedup();
+    sources.retain(|source| source.0.is_reconciled_on_request());
     sources.retain(|source| objects.get(source).is_some_and(|held| !held.suspended && !held.fixed));
     sources
 }

@@ -20,10 +20,12 @@ use super::held::Key;
 use super::model::{ClusterId, Kind};
 use super::person::{Person, Viewer};
 
-/// How many questions are asked of a cluster at a time.
-const ASKED_AT_ONCE: usize = 16;
+/// How many questions are asked of a cluster at a time for a person who waits.
+const ASKED_AT_ONCE: usize = 8;
 /// Of how many clusters at a time.
 const CLUSTERS_AT_ONCE: usize = 32;
+/// How many are asked of a cluster at a time beside those who look: they must not crowd out anybody who waits.
+const AGAIN_AT_ONCE: usize = 2;
 /// How long all questions about one cluster may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
@@ -105,20 +107,25 @@ async fn view(cluster: &Arc<Cluster>, person: &Person) -> View {
     }
     let Some(client) = &cluster.client else { return View::default() };
     let deadline = Instant::now() + PATIENCE;
-    let kinds: Vec<(Kind, String)> = namespaces.keys().map(|kind| (*kind, String::new())).collect();
-    let (allowed, mut fault) = review(cluster, client, person, kinds, deadline).await;
+    let mut ageing = Vec::new();
+    let kinds: Vec<Question> = namespaces.keys().map(|kind| (*kind, String::new())).collect();
+    let (allowed, mut fault) = review(cluster, client, person, kinds, deadline, &mut ageing).await;
     let kinds: BTreeSet<Kind> = allowed.into_iter().map(|(kind, _)| kind).collect();
-    let places: Vec<(Kind, String)> = namespaces
-        .iter()
-        .filter(|(kind, _)| !kinds.contains(kind))
-        .flat_map(|(kind, within)| within.iter().map(|namespace| (*kind, namespace.clone())))
-        .collect();
-    let (allowed, later) =
-        if fault.is_some() { (Vec::new(), None) } else { review(cluster, client, person, places, deadline).await };
-    fault = fault.or(later);
     let mut places: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
-    for (kind, namespace) in allowed {
-        places.entry(kind).or_default().insert(namespace);
+    if fault.is_none() {
+        let within = namespaces
+            .iter()
+            .filter(|(kind, _)| !kinds.contains(kind))
+            .flat_map(|(kind, within)| within.iter().map(|namespace| (*kind, namespace.clone())))
+            .collect();
+        let (allowed, later) = review(cluster, client, person, within, deadline, &mut ageing).await;
+        fault = later;
+        for (kind, namespace) in allowed {
+            places.entry(kind).or_default().insert(namespace);
+        }
+    }
+    if !ageing.is_empty() && cluster.answers.ask_again(person) {
+        tokio::spawn(again(Arc::clone(cluster), client.clone(), person.clone(), ageing));
     }
     let nothing = kinds.is_empty() && places.is_empty() && !namespaces.is_empty();
     let reason = nothing.then(|| match fault {
@@ -131,30 +138,32 @@ async fn view(cluster: &Arc<Cluster>, person: &Person) -> View {
     View { kinds, places, reason }
 }
 
-/// Those of the questions that are answered by yes, and the first fault.
+/// Those of the questions that are answered by yes, and the first fault; notes those whose answers will not count for long.
 async fn review(
-    cluster: &Arc<Cluster>,
+    cluster: &Cluster,
     client: &Client,
     person: &Person,
     questions: Vec<Question>,
     deadline: Instant,
+    ageing: &mut Vec<Question>,
 ) -> (Vec<Question>, Option<Fault>) {
-    let Known { mut allowed, open, ageing } = cluster.answers.of(person, questions, Instant::now());
-    if !ageing.is_empty() && cluster.answers.ask_again(person) {
-        tokio::spawn(again(Arc::clone(cluster), client.clone(), person.clone(), ageing));
+    let mut known = cluster.answers.of(person, questions, Instant::now());
+    ageing.append(&mut known.ageing);
+    if known.open.is_empty() {
+        return (known.allowed, None);
     }
-    if open.is_empty() {
-        return (allowed, None);
-    }
-    let (later, fault) = asked(cluster, client, person, open, deadline).await;
-    allowed.extend(later);
-    (allowed, fault)
+    let (later, fault) = asked(cluster, client, person, known.open, deadline, ASKED_AT_ONCE).await;
+    known.allowed.extend(later);
+    (known.allowed, fault)
 }
 
 /// Asks again, before answers count no longer. Where that fails they are asked for once more when somebody looks.
 async fn again(cluster: Arc<Cluster>, client: Client, person: Person, questions: Vec<Question>) {
-    let deadline = Instant::now() + PATIENCE;
-    asked(&cluster, &client, &person, questions, deadline).await;
+    let Ok(_place) = cluster.asking_again.acquire().await else { return };
+    // Some may have been answered while this waited for its turn.
+    let Known { mut open, ageing, .. } = cluster.answers.of(&person, questions, Instant::now());
+    open.extend(ageing);
+    asked(&cluster, &client, &person, open, Instant::now() + PATIENCE, AGAIN_AT_ONCE).await;
     cluster.answers.asked_again(&person);
 }
 
@@ -164,12 +173,14 @@ async fn asked(
     person: &Person,
     questions: Vec<Question>,
     deadline: Instant,
+    at_once: usize,
 ) -> (Vec<Question>, Option<Fault>) {
+    let client = &client.acting_as(person.headers());
     let asked = questions.into_iter().map(|(kind, namespace)| async move {
         let answer = tokio::time::timeout_at(deadline, put(cluster, client, person, kind, &namespace)).await;
         ((kind, namespace), answer.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))))
     });
-    let mut answers = std::pin::pin!(stream::iter(asked).buffer_unordered(ASKED_AT_ONCE));
+    let mut answers = std::pin::pin!(stream::iter(asked).buffer_unordered(at_once));
     let (mut allowed, mut fault) = (Vec::new(), None);
     while let Some((question, answer)) = answers.next().await {
         match answer {
@@ -184,11 +195,11 @@ async fn asked(
 async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
     match cluster.answers.known(person, kind, namespace, Instant::now()) {
         Some(known) => Ok(known),
-        None => put(cluster, client, person, kind, namespace).await,
+        None => put(cluster, &client.acting_as(person.headers()), person, kind, namespace).await,
     }
 }
 
-/// Puts a question to the cluster.
+/// Puts a question to the cluster, by a client that acts as the person.
 async fn put(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
     let Some(served) = cluster.served(kind) else { return Ok(false) };
     // From before the question: an answer is never older than it is taken for.
@@ -199,7 +210,7 @@ async fn put(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, na
         kind: "SelfSubjectAccessReview",
         spec: Spec { resource_attributes: attributes },
     };
-    let answer: Reviewed = client.acting_as(person.headers()).create(REVIEWS, &review).await?;
+    let answer: Reviewed = client.create(REVIEWS, &review).await?;
     let allowed = answer.status.allowed && !answer.status.denied;
     cluster.answers.keep(person, (kind, namespace.to_owned()), allowed, asked);
     Ok(allowed)

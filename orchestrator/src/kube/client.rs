@@ -28,6 +28,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const HEAD: Duration = Duration::from_secs(10);
 /// How soon a watch may follow the one before it.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// How many idle connections are kept: as many as one person's questions need.
+const IDLE_MOST: usize = 8;
 /// How much is read at a time: more would be kept for as long as the connection lives.
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -79,7 +81,7 @@ fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
     let https = config.rustls_https_connector_with_connector(tcp)?;
     let pool: legacy::Client<_, Body> = legacy::Client::builder(TokioExecutor::new())
         .pool_idle_timeout(Duration::from_secs(30))
-        .pool_max_idle_per_host(2)
+        .pool_max_idle_per_host(IDLE_MOST)
         .pool_timer(TokioTimer::new())
         .http1_max_buf_size(READ_BUFFER)
         .build(https);

@@ -2,16 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 
 use kube::core::{ApiResource, DynamicResourceScope, ObjectMeta};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use time::OffsetDateTime;
 
+use super::field::Field;
 use crate::clock;
 
 /// The annotation by which anybody asks a controller to look at an object.
@@ -28,8 +24,6 @@ pub(crate) struct Seen {
     pub(crate) generation: i64,
     /// When it was asked for last, as whoever asked wrote it.
     pub(crate) requested: Option<String>,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) spec: Spec,
     pub(crate) status: Status,
     /// The first field that is not of the form that Flux gives it.
@@ -203,122 +197,57 @@ pub(crate) struct ImageRef {
 struct Wire {
     metadata: Meta,
     #[serde(default)]
-    spec: Map<SpecWire>,
+    spec: Field<SpecWire>,
     #[serde(default)]
-    status: Map<StatusWire>,
+    status: Field<StatusWire>,
 }
 
-/// A field that should be a map; what else it is does not hide the object.
-enum Map<T> {
-    Read(T),
-    Odd,
-}
-
-impl<T: Default> Default for Map<T> {
-    fn default() -> Self {
-        Self::Read(T::default())
-    }
-}
-
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Map<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(MapVisitor(PhantomData))
-    }
-}
-
-struct MapVisitor<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for MapVisitor<T> {
-    type Value = Map<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Map<T>, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Map::Read)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Map<T>, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Map::Odd)
-    }
-
-    fn visit_unit<E>(self) -> Result<Map<T>, E> {
-        Ok(Map::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Map<T>, E> {
-        Ok(Map::Odd)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Map<T>, E> {
-        Ok(Map::Odd)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Map<T>, E> {
-        Ok(Map::Odd)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Map<T>, E> {
-        Ok(Map::Odd)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Map<T>, E> {
-        Ok(Map::Odd)
-    }
-}
-
-// Each field as it comes: what is not of its form is found out afterwards, one by one.
+// Each field by itself: one that is not of its form does not hide the others.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct SpecWire {
-    suspend: Value,
-    source_ref: Value,
-    chart_ref: Value,
-    chart: Value,
-    image_repository_ref: Value,
+    suspend: Field<bool>,
+    source_ref: Field<Option<Reference>>,
+    chart_ref: Field<Option<Reference>>,
+    chart: Field<Option<Chart>>,
+    image_repository_ref: Field<Option<Reference>>,
     #[serde(rename = "type")]
-    variant: Value,
-    depends_on: Value,
+    variant: Field<Option<String>>,
+    depends_on: Field<Vec<Dependency>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct StatusWire {
-    conditions: Value,
-    observed_generation: Value,
-    last_applied_revision: Value,
-    last_attempted_revision: Value,
-    last_handled_reconcile_at: Value,
-    artifact: Value,
-    inventory: Value,
-    history: Value,
-    helm_chart: Value,
-    storage_namespace: Value,
-    latest_ref: Value,
+    conditions: Field<Vec<Condition>>,
+    observed_generation: Field<i64>,
+    last_applied_revision: Field<Option<String>>,
+    last_attempted_revision: Field<Option<String>>,
+    last_handled_reconcile_at: Field<Option<String>>,
+    artifact: Field<Option<Artifact>>,
+    inventory: Field<Option<Inventory>>,
+    history: Field<Vec<Release>>,
+    helm_chart: Field<Option<String>>,
+    storage_namespace: Field<Option<String>>,
+    latest_ref: Field<Option<ImageRef>>,
 }
 
-/// Reads fields, and remembers the first that is not of its form.
+/// Takes fields, and remembers the first that is not of its form.
 struct Fields(Option<&'static str>);
 
 impl Fields {
-    fn read<T: DeserializeOwned + Default>(&mut self, value: Value, name: &'static str) -> T {
-        // Some programs write `null` for what is not there.
-        if value.is_null() {
-            return T::default();
+    fn read<T: Default>(&mut self, field: Field<T>, name: &'static str) -> T {
+        match field {
+            Field::Read(value) => value,
+            Field::Odd => {
+                self.0.get_or_insert(name);
+                T::default()
+            }
         }
-        serde_json::from_value(value).unwrap_or_else(|_| {
-            self.0.get_or_insert(name);
-            T::default()
-        })
     }
 
-    fn spec(&mut self, wire: Map<SpecWire>) -> Spec {
-        let Map::Read(wire) = wire else {
-            self.0.get_or_insert("spec");
-            return Spec::default();
-        };
+    fn spec(&mut self, wire: Field<SpecWire>) -> Spec {
+        let wire = self.read(wire, "spec");
         Spec {
             suspend: self.read(wire.suspend, "spec.suspend"),
             source_ref: self.read(wire.source_ref, "spec.sourceRef"),
@@ -330,11 +259,8 @@ impl Fields {
         }
     }
 
-    fn status(&mut self, wire: Map<StatusWire>) -> Status {
-        let Map::Read(wire) = wire else {
-            self.0.get_or_insert("status");
-            return Status::default();
-        };
+    fn status(&mut self, wire: Field<StatusWire>) -> Status {
+        let wire = self.read(wire, "status");
         Status {
             conditions: self.read(wire.conditions, "status.conditions"),
             observed_generation: self.read(wire.observed_generation, "status.observedGeneration"),
@@ -366,23 +292,27 @@ struct Meta {
     generation: i64,
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<Annotations>,
+}
+
+/// [`REQUESTED_AT`] is the one that counts; the others may be long, and every object has some.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    #[serde(rename = "reconcile.fluxcd.io/requestedAt")]
+    requested: Option<String>,
 }
 
 impl From<Wire> for Seen {
     fn from(Wire { metadata, spec, status }: Wire) -> Self {
         let Meta { name, namespace, resource_version, generation, creation_timestamp, .. } = metadata;
         let mut fields = Fields(None);
-        let annotations = metadata.annotations.unwrap_or_default();
         Self {
             metadata: ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() },
             created: creation_timestamp.as_deref().and_then(clock::parse),
             deleting: metadata.deletion_timestamp.is_some(),
             generation,
-            requested: annotations.get(REQUESTED_AT).cloned(),
-            labels: metadata.labels.unwrap_or_default(),
-            annotations,
+            requested: metadata.annotations.and_then(|annotations| annotations.requested),
             spec: fields.spec(spec),
             status: fields.status(status),
             odd: fields.0.map(Odd),

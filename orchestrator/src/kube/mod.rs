@@ -4,6 +4,7 @@ mod body;
 mod client;
 mod discovery;
 mod fault;
+mod field;
 mod flux;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing;

@@ -212,6 +212,10 @@ pub enum Change {
 /// `text`, or as much of it as is kept of a message.
 #[must_use]
 pub fn bounded(text: &str) -> &str {
+    // No shorter text has as many characters.
+    if text.len() <= MESSAGE_MOST {
+        return text;
+    }
     match text.char_indices().nth(MESSAGE_MOST) {
         Some((end, _)) => text.get(..end).unwrap_or_default(),
         None => text,
