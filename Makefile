@@ -21,7 +21,7 @@ test: ## run every test; installs what they need where it can
 bench: ## measure the proxy beside nginx
 	scripts/install-test-tools
 	cargo build --release --locked -p sidegate
-	cargo run --release --locked -p bench
+	cargo run --release --locked -p bench -- --peers
 
 bench-quick: ## the same in a minute, and coarser
 	scripts/install-test-tools

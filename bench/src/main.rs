@@ -1,4 +1,4 @@
-//! Measures the proxy, signed in, beside nginx `proxy_pass`: one interleaved run over the same upstream.
+//! Measures the proxy, signed in, beside nginx `proxy_pass` (and HAProxy, where it is asked for): one interleaved run over the same upstream.
 //!
 //! ```text
 //! load (64 kept-alive connections) -> sidegate | nginx proxy_pass -> nginx `return 200`
@@ -8,6 +8,7 @@
 //! of the ratios is the result.
 
 mod cpu;
+mod haproxy;
 mod http;
 mod load;
 mod nginx;
@@ -27,6 +28,7 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::cpu::Processes;
+use crate::haproxy::Haproxy;
 use crate::load::Target;
 use crate::nginx::Nginx;
 use crate::options::{Instead, Options, Store};
@@ -95,6 +97,14 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         contenders.push((Contender::new(sidegate.name()), target, Processes::of(&[sidegate.pid()])));
     }
     let cookies = sidegates.first().map(Sidegate::cookies).unwrap_or_default();
+    let haproxy =
+        if options.peers { Haproxy::start(folder.path(), upstream.port(), options.threads).await? } else { None };
+    if let Some((port, pid)) = haproxy.as_ref().and_then(|haproxy| Some((haproxy.port(), haproxy.pid()?))) {
+        let target = Target::new(port, cookies, options.body);
+        contenders.push((Contender::new("haproxy"), target, Processes::of(&[pid])));
+    } else if options.peers {
+        eprintln!("bench: HAProxy does not take part: apt-get install haproxy");
+    }
     let workers = Processes::of(&proxy.workers(options.threads).await?);
     contenders.push((Contender::new("nginx"), Target::new(proxy.port(), cookies, options.body), workers));
 

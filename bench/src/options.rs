@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// The proxy once more for each of these numbers of rules, of which the last decides: what do rules cost?
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', value_parser = RangedU64ValueParser::<usize>::new().range(1..=100_000))]
     pub(crate) rules: Vec<usize>,
+    /// HAProxy as well, passing requests on and no more, where it is installed.
+    #[arg(long)]
+    pub(crate) peers: bool,
     /// How many people are signed in; their sessions are used in turn, so that each request is of another one.
     #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) people: usize,

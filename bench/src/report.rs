@@ -8,7 +8,7 @@ use crate::load::Sample;
 use crate::options::Options;
 
 /// The goal for CPU time per request, as a ratio to nginx.
-const GOAL: f64 = 1.15;
+const GOAL: f64 = 1.10;
 
 /// One of those measured.
 pub(crate) struct Contender {
