@@ -13,8 +13,8 @@ use tokio::process::{Child, Command};
 
 use crate::{cpu, http, nginx};
 
-/// What seals the sessions of the store `jwt`.
-const SECRET: &str = "a secret of the bench and of nothing else";
+/// What seals sessions in the stores `jwt` and `redis`.
+const SECRET: &str = "c2VjcmV0LW9mLXRoZS1iZW5jaC1hbmQtb2Ytbm90aGluZy1lbHNl";
 
 /// How many connections a proxy takes at a time by default.
 pub(crate) const CONNECTIONS: usize = 10_000;
@@ -78,7 +78,9 @@ impl Sidegate {
         match store {
             Store::Memory => command.env("SESSION_STORE", "memory"),
             Store::Jwt => command.env("SESSION_STORE", "jwt").env("SESSION_SECRET", SECRET),
-            Store::Redis(url) => command.env("SESSION_STORE", "redis").env("SESSION_REDIS_URL", url),
+            Store::Redis(url) => {
+                command.env("SESSION_STORE", "redis").env("SESSION_REDIS_URL", url).env("SESSION_SECRET", SECRET)
+            }
         };
         let mut process = command
             .env("OAUTH_ENABLED", "true")
