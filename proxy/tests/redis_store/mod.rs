@@ -331,3 +331,26 @@ async fn idle_sessions_end_on_all_replicas_and_those_in_use_anywhere_do_not() {
     let keys: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "sidegate:s:*"]).await.unwrap()).unwrap();
     assert_eq!(keys.len(), 1, "Redis forgets it by itself");
 }
+
+#[tokio::test]
+async fn a_request_that_the_store_could_not_answer_for_has_a_line_in_the_audit_log() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let proxy = at(&redis.url(), &upstream).await.env("AUDIT", "all").start().await;
+    redis.signal("STOP");
+    let strange = "A".repeat(43);
+    assert_eq!(proxy.get_as(&strange, "/x?token=canary").await.status, 503);
+    let decision = || {
+        let lines = proxy.log();
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.find(|line| line["event"] == "decision")
+    };
+    until("there is a line", async || decision().is_some()).await;
+    let line = decision().unwrap();
+    let said = ["decision", "code", "method", "path"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
+    assert_eq!(said, ["refuse", "session_store_unavailable", "GET", "/x"], "{line:#}");
+    assert!(line["reason"].as_str().unwrap().contains("store"), "{line:#}");
+    assert!(!proxy.log().contains("canary") && upstream.received().is_empty());
+}
