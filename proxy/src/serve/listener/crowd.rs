@@ -19,6 +19,8 @@ const SILENT: Duration = Duration::from_millis(500);
 const RESTED: Duration = Duration::from_secs(5);
 /// A connection this young that holds nothing but its first buffers is let be: it may be somebody who is about to sign in.
 const YOUNG: Duration = Duration::from_secs(1);
+/// A first request has been judged by then: a store is asked for no longer than a quarter of a second.
+const JUDGED: Duration = Duration::from_millis(300);
 /// Somebody let in who holds more than this, in bytes, goes before others have to wait.
 const LARGE: usize = 1024 * 1024;
 /// While all places are taken, one connection of so many goes at a time.
@@ -174,7 +176,7 @@ impl Crowd {
             let is_young = match rank {
                 Rank::Silent => standing.rests < YOUNG,
                 // Its first request may be that of somebody signed in, and not judged yet.
-                Rank::Strangers => standing.age < YOUNG,
+                Rank::Strangers => standing.age < JUDGED,
                 Rank::Resting | Rank::Busy => false,
             };
             if is_young && !standing.grown {
