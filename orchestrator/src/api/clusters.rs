@@ -1,5 +1,7 @@
 //! `/api/v1/clusters`: register, list, rename, remove, ask how they are, read anew.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -73,13 +75,13 @@ impl Cluster {
     async fn one(app: &App, viewer: &Viewer, cluster: store::Cluster) -> Result<Self, ApiError> {
         let all = app.store.clusters().await?;
         let views = app.fleet.views(viewer, cluster.id.parse().ok()).await;
-        Ok(Self::of(app, &views, &all, cluster))
+        Ok(Self::of(app, &views, &by_server(&all), cluster))
     }
 
-    fn of(app: &App, views: &Views, all: &[store::Cluster], cluster: store::Cluster) -> Self {
+    fn of(app: &App, views: &Views, all: &ByServer<'_>, cluster: store::Cluster) -> Self {
         let id = cluster.id.parse().ok();
         let stats = id.and_then(|id| app.fleet.stats_seen(views, Some(id)).ok()).unwrap_or_default();
-        let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
+        let same = all.get(cluster.server.as_str()).into_iter().flatten().find(|other| other.id != cluster.id);
         Self {
             health: id.map_or_else(closed, |id| health_of(app, id)),
             stats,
@@ -96,6 +98,17 @@ impl Cluster {
             namespaces: cluster.namespaces,
         }
     }
+}
+
+/// Registered clusters by the addresses of their APIs.
+type ByServer<'a> = HashMap<&'a str, Vec<&'a store::Cluster>>;
+
+fn by_server(all: &[store::Cluster]) -> ByServer<'_> {
+    let mut found = ByServer::with_capacity(all.len());
+    for cluster in all {
+        found.entry(cluster.server.as_str()).or_default().push(cluster);
+    }
+    found
 }
 
 fn health_of(app: &App, id: ClusterId) -> Health {
@@ -134,8 +147,9 @@ async fn list(
     let all = app.store.clusters().await?;
     let total = all.len();
     let views = app.fleet.views(&viewer, None).await;
+    let servers = by_server(&all);
     let part = all.iter().skip(offset as usize).take(limit as usize).cloned();
-    Ok(Json(Listing { items: part.map(|cluster| Cluster::of(&app, &views, &all, cluster)).collect(), total }))
+    Ok(Json(Listing { items: part.map(|cluster| Cluster::of(&app, &views, &servers, cluster)).collect(), total }))
 }
 
 /// A cluster to be registered: with a kubeconfig, or the one that the orchestrator runs in.
