@@ -41,7 +41,7 @@ bench-orchestrator: ## measure the orchestrator with 100 clusters, beside an ear
 	cargo build --release --locked -p orchestrator && cargo build --release --locked -p bench && \
 	nice -n 5 target/release/bench-orchestrator $${before:+--before "$$before"}
 
-images-test: ## build the container images and sign in through Compose
+images-test: ## build the container images and sign in through Compose, also with three replicas
 	scripts/images-test
 
 fmt: ## format the sources

@@ -4,12 +4,14 @@ mod failover;
 mod store;
 mod tls;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use http::Request;
+use http_body_util::Full;
 
-use crate::support::redis::is_installed;
-use crate::support::{Plan, Proxy, Redis, Upstream, until};
+use crate::support::redis::{free_port, is_installed};
+use crate::support::{HOST, Plan, Proxy, Redis, Upstream, until, wire};
 
 const LOGOUT: &str = "/api/v1/auth/logout";
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
@@ -103,6 +105,33 @@ async fn who_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
     let far = far.start_alone().await;
     let answer = far.get_as(&token, "/x").await;
     assert_eq!(answer.status, 200, "the first request after `ready`: {answer:?}");
+}
+
+/// As behind a balancer that asks nobody whether he is ready.
+#[tokio::test]
+async fn the_first_request_of_all_waits_for_the_store_to_be_reached() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let near = at(&redis.url(), &upstream).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let far = near.twin().env("SESSION_REDIS_URL", format!("redis://127.0.0.1:{}", far_away(redis.port).await));
+    let far = far.env("LISTEN_ADDR", address.to_string());
+    let near = near.start().await;
+    let token = signed_in(&near, "ann").await;
+    let first = async {
+        loop {
+            let request = Request::get("/x").header("host", HOST).header("cookie", format!("session_token={token}"));
+            match wire::try_send(address, request.body(Full::default()).unwrap()).await {
+                Ok(answer) => return answer,
+                // Nobody listens yet.
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let (_far, answer) = tokio::join!(far.start_alone(), first);
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ impl Lanes {
 
     /// The same, with the answer to the last command.
     pub(super) async fn ask(&self, writes: Vec<Write>) -> Result<(Value, Durability), StoreUnavailable> {
-        let link = self.line.link_or_refuse()?;
+        let link = self.line.first_link_or_refuse().await?;
         if !writes.iter().any(|(key, _)| link.replicas(key) > 0) {
             let mut last = Value::Nil;
             for (key, commands) in joined(writes, &link) {

@@ -100,7 +100,7 @@ impl Line {
 
     /// Runs a command, within the deadline; nil where a key is of another type. Fails at once while the store is known to be away.
     pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, StoreUnavailable> {
-        let link = self.link_or_refuse()?;
+        let link = self.first_link_or_refuse().await?;
         let mut conn = link.conn.clone();
         let outcome = within(self.dialer.timeout, conn.run(cmd)).await;
         // That somebody has put something else under a key is no fault of the store: there is nothing of ours.
@@ -114,10 +114,19 @@ impl Line {
 
     /// Runs commands in a row where `key` lies, within the deadline.
     pub(super) async fn call_all(&self, key: &str, pipeline: Pipeline) -> Result<Vec<Value>, StoreUnavailable> {
-        let link = self.link_or_refuse()?;
+        let link = self.first_link_or_refuse().await?;
         let mut conn = link.conn.clone();
         let outcome = within(self.dialer.timeout, conn.run_all(key, pipeline)).await;
         self.settle(&link, outcome)
+    }
+
+    /// The link; the first one is waited for, as long as a call may take: a balancer that asks nobody whether he is ready sends requests
+    /// from the moment that the listener is open.
+    pub(super) async fn first_link_or_refuse(&self) -> Result<Arc<Link>, StoreUnavailable> {
+        if !*self.tried.borrow() {
+            let _late = tokio::time::timeout(self.dialer.timeout, self.tried()).await;
+        }
+        self.link_or_refuse()
     }
 
     pub(super) fn link_or_refuse(&self) -> Result<Arc<Link>, StoreUnavailable> {
