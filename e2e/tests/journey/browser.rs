@@ -80,7 +80,16 @@ impl Browser {
 
     /// Waits until `selector` is on the page; gives its text.
     pub(crate) async fn sees(&self, selector: &str) -> String {
-        self.element(selector).await.text().await.unwrap()
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.element(selector).await.text().await {
+                Ok(text) => return text,
+                // What was found a moment ago may be of a page that has gone since.
+                Err(error) => {
+                    assert!(error.is_stale_element_reference() && Instant::now() < deadline, "{selector}: {error}")
+                }
+            }
+        }
     }
 
     pub(crate) async fn click(&self, selector: &str) {

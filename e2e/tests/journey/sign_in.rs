@@ -85,7 +85,7 @@ async fn a_deep_link_is_reached_after_sign_in() {
     browser.goto(&link).await;
     browser.click(ANN).await;
     // The orchestrator's own answer: it has no such page.
-    browser.sees("body").await;
+    assert_eq!(browser.sees("#who").await, "Ann Example");
     assert_eq!((browser.url().await, browser.status().await), (link, 404));
 }
 
