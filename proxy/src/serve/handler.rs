@@ -11,7 +11,8 @@ use crate::domain::caller::Peer;
 use crate::domain::certificate::ClientCertificate;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
-use crate::serve::answer::rejection::{Asker, Rejection};
+use crate::serve::answer::asker::Asker;
+use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::App;
 use crate::serve::auth;
 use crate::serve::body::Body;
@@ -118,7 +119,7 @@ fn without_body(response: Response<Body>) -> Response<Body> {
 fn refuse(exchange: &Exchange, Refused(rejection, cookies): Refused) -> Response<Body> {
     let Exchange { head, upgrades, caller, trace, snapshot, .. } = exchange;
     let asker = Asker::of(head, *upgrades, &trace.request_id, caller, snapshot);
-    asker.note(&rejection, &exchange.caller);
+    rejection.note(&asker, &exchange.caller);
     exchange.app.metrics.refused(rejection.code());
     rejection.respond(&asker, cookies)
 }

@@ -1,5 +1,6 @@
 //! Answers of our own: refusals, pages, JSON, redirects.
 
+pub(crate) mod asker;
 pub(crate) mod challenge;
 mod grpc;
 pub(crate) mod pages;

@@ -1,30 +1,22 @@
 //! Every way we say no, and exactly what the caller sees.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONNECTION, COOKIE, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
-use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Uri, Version};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use http::header::{ALLOW, CONNECTION, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
 
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
-use crate::domain::path::ReturnTo;
-use crate::domain::paths;
-use crate::domain::rules::HostName;
 use crate::ports::{BeginError, NotAPerson, Omission, SignInError, StoreUnavailable};
+use crate::serve::answer::asker::{Asker, with_max_age};
 use crate::serve::answer::challenge::{self, Challenge};
 use crate::serve::answer::grpc;
 use crate::serve::answer::pages::{self, Action, MessagePage};
-use crate::serve::answer::query;
 use crate::serve::answer::reply;
-use crate::serve::app::Snapshot;
 use crate::serve::body::Body;
 use crate::serve::request::description::BadDescription;
-use crate::serve::request::headers::{self, Malformed, RequestId};
+use crate::serve::request::headers::Malformed;
 
 /// A request that is not answered as it asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,6 +304,21 @@ impl Rejection {
         let is_theirs = is_told || matches!(self, Self::Stateless | Self::Prefetch);
         (self.answer().status.is_server_error() && !is_theirs)
             || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
+    }
+
+    /// Writes it to the log, at the level of whose fault it is.
+    pub(crate) fn note(&self, asker: &Asker, caller: &Caller) {
+        let (code, path, client) = (self.code(), Clean(asker.uri.path()), caller.client);
+        let request_id = Clean(asker.request_id.as_str());
+        let reason = self.reason();
+        let reason = Clean(&reason);
+        if self.is_ours() {
+            tracing::warn!(code, %reason, %path, %client, %request_id, "request failed");
+        } else if self.is_told() {
+            tracing::info!(code, %reason, %path, %client, %request_id, "request refused");
+        } else {
+            tracing::debug!(code, %reason, %path, %client, %request_id, "request refused");
+        }
     }
 
     /// The answer for one caller.
@@ -626,121 +633,6 @@ impl From<&SignInError> for Rejection {
                     Denial { rule: None, reason: Denial::BY_THE_PROVIDER, may_be_mended: true, missing: Vec::new() };
                 Self::NotAllowed { who: who.clone(), has_session: false, denial: Box::new(denial) }
             }
-        }
-    }
-}
-
-/// What the answer depends on, of the request.
-pub(crate) struct Asker {
-    /// Whether pages are preferred to JSON.
-    html: bool,
-    /// Whether a browser asks for a page to show, and is led to the sign-in for it.
-    navigates: bool,
-    /// Whether it is a call by gRPC.
-    grpc: bool,
-    /// Whether it sends cookies, be they ours or not.
-    cookies: bool,
-    /// Whether the connection speaks HTTP/1.
-    http1: bool,
-    /// What was asked for.
-    uri: Uri,
-    /// For support.
-    request_id: RequestId,
-    /// The host that was asked for, where it is one of those that rules name.
-    host: Option<String>,
-    /// Who asks for somebody else, if it is a proxy in front.
-    front: Option<Front>,
-    snapshot: Arc<Snapshot>,
-}
-
-/// A proxy in front that asks about a request of somebody else's, to which the browser never spoke here.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Front {
-    /// Whether it passes a redirect on to the browser.
-    pub(crate) redirects: bool,
-}
-
-/// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
-const NEVER_LED_ON: [&str; 2] = [paths::ME, paths::SESSION];
-
-/// The parameter of `login` that says how long ago a sign-in may be, in seconds.
-pub(crate) const MAX_AGE: &str = "max_age";
-
-fn with_max_age(mut url: String, sign: char, max_age: Option<Duration>) -> String {
-    if let Some(max_age) = max_age {
-        url.push_str(&format!("{sign}{MAX_AGE}={}", max_age.as_secs()));
-    }
-    url
-}
-
-impl Asker {
-    /// Reads it off a request that is refused.
-    pub(crate) fn of(
-        head: &Parts,
-        upgrades: bool,
-        request_id: &RequestId,
-        caller: &Caller,
-        snapshot: &Arc<Snapshot>,
-    ) -> Self {
-        let host = if snapshot.rules.is_empty() { None } else { headers::host(&head.headers, caller) };
-        Self {
-            host: host.map(|host| HostName::of(host).as_str().to_owned()),
-            html: headers::prefers_html(&head.headers),
-            navigates: headers::is_navigation(head) && !upgrades && !NEVER_LED_ON.contains(&head.uri.path()),
-            grpc: grpc::is_call(&head.headers),
-            cookies: head.headers.contains_key(COOKIE),
-            http1: head.version < Version::HTTP_2,
-            uri: head.uri.clone(),
-            request_id: request_id.clone(),
-            front: None,
-            snapshot: Arc::clone(snapshot),
-        }
-    }
-
-    /// The same, asked by a proxy in front: the head is that of the request which it asks about.
-    pub(crate) fn by(self, front: Front) -> Self {
-        Self { front: Some(front), ..self }
-    }
-
-    /// Whether a browser's navigation is answered by a redirect.
-    fn is_redirected(&self) -> bool {
-        self.front.is_none_or(|front| front.redirects)
-    }
-
-    /// Where people sign in: absolute where the browser is on another host, since sign-in is on the public one.
-    fn login_place(&self) -> String {
-        let origin = self.front.and(self.snapshot.sign_in.as_ref()).map_or("", |sign_in| sign_in.origin_text.as_str());
-        format!("{origin}{}", paths::LOGIN)
-    }
-
-    /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
-    fn return_to(&self) -> ReturnTo {
-        if self.uri.path() == paths::LOGIN {
-            return query::wanted(self.uri.query(), &self.snapshot);
-        }
-        let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        // Sign-in is on the public host: whoever asked for another one of ours is led back there.
-        self.snapshot.return_to_on(self.host.as_deref().unwrap_or_default(), path)
-    }
-
-    fn login_url(&self, max_age: Option<Duration>) -> String {
-        let url =
-            format!("{}?rd={}", self.login_place(), utf8_percent_encode(self.return_to().as_str(), NON_ALPHANUMERIC));
-        with_max_age(url, '&', max_age)
-    }
-
-    /// Writes a refusal to the log, at the level of whose fault it is.
-    pub(crate) fn note(&self, rejection: &Rejection, caller: &Caller) {
-        let (code, path, client) = (rejection.code(), Clean(self.uri.path()), caller.client);
-        let request_id = Clean(self.request_id.as_str());
-        let reason = rejection.reason();
-        let reason = Clean(&reason);
-        if rejection.is_ours() {
-            tracing::warn!(code, %reason, %path, %client, %request_id, "request failed");
-        } else if rejection.is_told() {
-            tracing::info!(code, %reason, %path, %client, %request_id, "request refused");
-        } else {
-            tracing::debug!(code, %reason, %path, %client, %request_id, "request refused");
         }
     }
 }

@@ -24,7 +24,8 @@ use self::message::{CheckRequest, CheckResponse, HealthCheckRequest, HealthCheck
 use self::read::Described;
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::{Caller, Peer};
-use crate::serve::answer::rejection::{Asker, Front, Rejection};
+use crate::serve::answer::asker::{Asker, Front};
+use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
 use crate::serve::app::{App, Snapshot};
 use crate::serve::auth;
@@ -254,7 +255,7 @@ fn refuse(exchange: &mut Exchange, Refused(rejection, cookies): Refused) -> Resp
     let rejection = verify::in_terms_of_fronts(rejection);
     let Exchange { head, upgrades, caller, trace, snapshot, .. } = &*exchange;
     let asker = Asker::of(head, *upgrades, &trace.request_id, caller, snapshot).by(Front { redirects: true });
-    asker.note(&rejection, caller);
+    rejection.note(&asker, caller);
     exchange.app.metrics.refused(rejection.code());
     rejection.respond(&asker, cookies)
 }

@@ -29,8 +29,9 @@ use crate::serve::listener::drain::Drain;
 use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::settings::{Limits, Timeouts};
+use crate::serve::watch::guarded::Guarded;
 use crate::serve::watch::streams::StreamExecutor;
-use crate::serve::watch::{Expiry, Guarded, Overdue, Rest, UPLOADS_MOST, Watch};
+use crate::serve::watch::{Expiry, Overdue, Rest, UPLOADS_MOST, Watch};
 
 /// What one HTTP/2 stream may send ahead of being read, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;

@@ -10,9 +10,10 @@ use crate::domain::judge::Permit;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
 use crate::ports::{LoadedSession, ReadyFields};
+use crate::serve::answer::asker::{Asker, Front};
 use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::query::parameter;
-use crate::serve::answer::rejection::{Asker, Front, Rejection};
+use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
 use crate::serve::app::SignIn;
 use crate::serve::auth;
@@ -40,7 +41,7 @@ pub(crate) async fn answer(exchange: &mut Exchange) -> Response<Body> {
     let rejection = in_terms_of_fronts(rejection);
     let Exchange { head, upgrades, caller, trace, snapshot, .. } = &*exchange;
     let asker = Asker::of(head, *upgrades, &trace.request_id, caller, snapshot).by(front);
-    asker.note(&rejection, caller);
+    rejection.note(&asker, caller);
     exchange.app.metrics.refused(rejection.code());
     rejection.respond(&asker, cookies)
 }

@@ -1,26 +1,23 @@
 //! How long a connection may do what it is doing: read a head, rest, or wait for its peer to take bytes.
 
+pub(crate) mod guarded;
 mod interim;
 pub(crate) mod memory;
 pub(crate) mod parser;
 pub(crate) mod streams;
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use crate::adapters::net::{Alarm, write_pieces};
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::interim::Interim;
-use crate::serve::watch::memory::{Memory, Share, Waiting};
+use crate::serve::watch::memory::{Memory, Share};
 
 /// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
 /// each further stream.
@@ -508,185 +505,6 @@ impl Future for Rest<'_> {
             return Poll::Ready(());
         }
         self.alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
-    }
-}
-
-/// How much of a connection's first request is read at once, in bytes.
-const AHEAD: usize = 4096;
-
-/// The connection's bytes, with a limit on how long the peer may refuse to take any.
-pub(crate) struct Guarded<IO> {
-    stream: IO,
-    watch: Arc<Watch>,
-    write_alarm: Alarm,
-    write_waits: Option<Instant>,
-    /// Whether nothing was read yet of the request whose head is being read.
-    at_request: bool,
-    /// What was read before hyper asked for it.
-    ahead: BytesMut,
-    /// What is to be written before anything else: interim answers, or a refusal in place of hyper's.
-    first: BytesMut,
-    /// Whether hyper has refused a head: what it writes was said in our words.
-    refused: bool,
-    /// Where what has come needs memory that is not to be had now.
-    room: Option<Waiting>,
-}
-
-impl<IO> Guarded<IO> {
-    pub(crate) fn new(stream: IO, watch: Arc<Watch>) -> Self {
-        Self {
-            stream,
-            watch,
-            write_alarm: Alarm::new(),
-            write_waits: None,
-            at_request: true,
-            ahead: BytesMut::new(),
-            first: BytesMut::new(),
-            refused: false,
-            room: None,
-        }
-    }
-
-    /// Ready once there is room for what has come: until then no more of it is read.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let owed = self.watch.owed.load(Ordering::Relaxed);
-        if owed > 0 {
-            let room = self.room.get_or_insert_with(|| self.watch.share.wait(owed));
-            ready!(room.poll(&self.watch.share, cx));
-            self.room = None;
-            self.watch.owed.fetch_sub(owed, Ordering::Relaxed);
-        }
-        Poll::Ready(())
-    }
-
-    fn check<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() || self.watch.upgraded.load(Ordering::Relaxed) {
-            self.write_waits = None;
-            return outcome;
-        }
-        let until = *self.write_waits.get_or_insert_with(Instant::now) + self.watch.timeouts.body;
-        self.write_alarm.poll(cx, until).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> Guarded<IO> {
-    /// Writes what comes before anything of hyper's.
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(interim) = self.watch.interim.take() {
-            self.first.extend_from_slice(&interim);
-        }
-        while !self.first.is_empty() {
-            let outcome = Pin::new(&mut self.stream).poll_write(cx, &self.first);
-            let written = ready!(self.check(cx, outcome))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.first.advance(written);
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// What is to be done before hyper's bytes are written. Ready with `true` where they are not to be written at all.
-    fn poll_before(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<bool>> {
-        if !self.refused
-            && self.watch.refuses_head()
-            && let Some(explained) = parser::explain_refusal(bytes)
-        {
-            self.first.extend_from_slice(&explained);
-            self.refused = true;
-        }
-        ready!(self.poll_first(cx))?;
-        self.watch.interim.set_between(false);
-        Poll::Ready(Ok(self.refused))
-    }
-}
-
-impl<IO: AsyncRead + Unpin> Guarded<IO> {
-    /// Reads the first bytes of a request where hyper asks for few at a time, as it does to tell HTTP/2 by them.
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut room = [0; AHEAD];
-        let mut read = ReadBuf::new(&mut room);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        self.at_request = false;
-        if !read.filled().is_empty() {
-            self.watch.read_something(read.filled());
-            let encoded = if self.watch.begins_request() { parser::encode_signs(read.filled()) } else { None };
-            self.ahead.extend_from_slice(encoded.as_deref().unwrap_or(read.filled()));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() && self.at_request && buf.remaining() < AHEAD {
-            ready!(self.poll_ahead(cx))?;
-        }
-        ready!(self.poll_room(cx));
-        if !self.ahead.is_empty() {
-            let here = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead.split_to(here));
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if let Some(come) = buf.filled().get(before..).filter(|come| !come.is_empty()) {
-            self.watch.read_something(come);
-            if std::mem::replace(&mut self.at_request, false) && self.watch.begins_request() {
-                encode_signs(buf, before);
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if ready!(self.poll_before(cx, buf))? {
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.check(cx, outcome)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if ready!(self.poll_before(cx, bufs.first().map_or(&[], |piece| piece)))? {
-            return Poll::Ready(Ok(bufs.iter().map(|piece| piece.len()).sum()));
-        }
-        let outcome = write_pieces(Pin::new(&mut self.stream), cx, bufs);
-        self.check(cx, outcome)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Hyper flushes once it has written all that it had.
-        self.watch.interim.set_between(true);
-        self.at_request |=
-            self.watch.in_flight.load(Ordering::Relaxed) == 0 && !self.watch.reads_head.load(Ordering::Relaxed);
-        ready!(self.poll_first(cx))?;
-        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.check(cx, outcome)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.check(cx, outcome)
-    }
-}
-
-/// Encodes in what was just read, behind `before`, the signs that the parser refuses, where there is room for it.
-fn encode_signs(buf: &mut ReadBuf<'_>, before: usize) {
-    let Some(encoded) = buf.filled().get(before..).and_then(parser::encode_signs) else { return };
-    if encoded.len() <= buf.capacity() - before {
-        buf.set_filled(before);
-        buf.put_slice(&encoded);
     }
 }
 

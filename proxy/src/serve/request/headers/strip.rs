@@ -116,12 +116,7 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
         return;
     }
     let takes_trailers = doomed.contains(&TE) && lists(headers, &TE, "trailers");
-    if doomed.contains(&CONNECTION) {
-        strip_listed(headers);
-    }
-    for name in doomed {
-        headers.remove(name);
-    }
+    remove_with_listed(headers, doomed);
     // Of `TE` only this is true of our own hop as well: we pass trailers on.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -162,6 +157,16 @@ fn names(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName
         }
     }
     names
+}
+
+/// Takes out these, and with `Connection` what it lists.
+fn remove_with_listed(headers: &mut HeaderMap, doomed: Vec<HeaderName>) {
+    if doomed.contains(&CONNECTION) {
+        strip_listed(headers);
+    }
+    for name in doomed {
+        headers.remove(name);
+    }
 }
 
 fn remove_all(headers: &mut HeaderMap, is_doomed: impl Fn(&str) -> bool) {
@@ -231,12 +236,7 @@ fn strip_listed(headers: &mut HeaderMap) {
 /// Takes out of an answer what ends at this hop.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
     let doomed = names(headers, is_hop_by_hop);
-    if doomed.contains(&CONNECTION) {
-        strip_listed(headers);
-    }
-    for name in doomed {
-        headers.remove(name);
-    }
+    remove_with_listed(headers, doomed);
 }
 
 /// Takes out of an answer the length that its status forbids (RFC 9110 §8.6, §15.3.6): over HTTP/2 clients break the stream at one.
