@@ -51,6 +51,7 @@ mod redis_store;
 mod reload;
 mod renewal;
 mod request_path;
+mod resting;
 mod rolling_restart;
 mod rules;
 mod sessions;

@@ -2,15 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::Either;
 use http_body::Body as _;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
@@ -26,24 +24,13 @@ use crate::serve::ext_authz::{self, Checks};
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
+use crate::serve::listener::http::{Answers, HttpConnection, STREAM_WINDOW};
 use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
-use crate::serve::settings::{Limits, Timeouts};
-use crate::serve::watch::guarded::Guarded;
-use crate::serve::watch::streams::StreamExecutor;
-use crate::serve::watch::{Expiry, Overdue, Rest, UPLOADS_MOST, Watch};
+use crate::serve::watch::{Expiry, Overdue, Rest, Watch};
 
-/// What one HTTP/2 stream may send ahead of being read, in bytes.
-const STREAM_WINDOW: u32 = 256 * 1024;
 /// What is read ahead of an HTTP/1 body, in bytes.
 const READ_BUFFER: u32 = 64 * 1024;
-/// HTTP/2 streams at once on a connection.
-const STREAMS: u32 = 100;
-/// All streams of a connection together: as much as sixteen uploads that nobody reads. More would let one client hold too much.
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
-const _: () = assert!(CONNECTION_WINDOW as usize == UPLOADS_MOST, "what may be sent ahead is what is counted");
-/// What is held of an HTTP/2 answer that its reader is slow to take, in bytes.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// How long a connection on which nothing was read yet is given before it goes for others' sake: its request may wait to be read.
 const TO_BE_READ: Duration = Duration::from_millis(20);
@@ -73,43 +60,53 @@ pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Cro
     }
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
     let _place = crowd.join(Arc::clone(&watch));
-    let answering = Answering { app, limits, timeouts, watch, drain };
-    match stream {
-        Stream::Tcp(stream, address) => tcp(stream, address, names_client, door, crowd, answering).await,
-        Stream::Unix(stream) => unix(stream, door, answering).await,
-    }
+    let answering = Answering { app, watch, drain };
+    // In boxes, so that a connection at rest does not keep the room that its beginning took.
+    let opened = Box::pin(open(stream, names_client, door, crowd, &answering)).await?;
+    let Some(Opened { stream, client, door }) = opened else { return Ok(()) };
+    let http = match stream {
+        Secured::Tcp(stream) => http(stream, client, door, answering),
+        Secured::Unix(stream) => http(stream, client, door, answering),
+        Secured::TlsOfTcp(stream) => http(stream, client, door, answering),
+        Secured::TlsOfUnix(stream) => http(stream, client, door, answering),
+    };
+    http.await
 }
 
-async fn tcp(
-    mut stream: TcpStream,
-    mut address: SocketAddr,
+/// A connection on which HTTP may begin.
+struct Opened {
+    stream: Secured,
+    client: Client,
+    door: Door,
+}
+
+enum Secured {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    TlsOfTcp(Box<TlsStream<TcpStream>>),
+    TlsOfUnix(Box<TlsStream<UnixStream>>),
+}
+
+/// What comes before HTTP: a load balancer's word on who connects, and TLS. `None`: the connection was answered, and has ended.
+async fn open(
+    stream: Stream,
     names_client: bool,
     door: Door,
     crowd: &Crowd,
-    answering: Answering,
-) -> io::Result<()> {
-    let watch = &answering.watch;
-    if names_client {
-        let client = Box::pin(proxy_protocol::read(&mut stream));
-        let client = tokio::select! {
-            biased;
-            client = tokio::time::timeout(answering.timeouts.header, client) => client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?,
-            () = watch.sent_away() => return Err(sent_away()),
-        };
-        match client {
-            // Nobody has an address that is none.
-            Ok(client) => address = client.filter(|client| !client.ip().is_unspecified()).unwrap_or(address),
-            Err(error) => {
-                crowd.warn_of_proxy_protocol(address.ip(), &error);
-                return Err(error);
-            }
-        }
+    answering: &Answering,
+) -> io::Result<Option<Opened>> {
+    let (mut stream, mut address) = match stream {
+        Stream::Tcp(stream, address) => (stream, address),
+        Stream::Unix(stream) => return open_unix(stream, door, answering).await.map(Some),
+    };
+    if names_client && let Some(client) = named_client(&mut stream, address, crowd, answering).await? {
+        address = client;
     }
     let tls = match door {
         Door::Requests(Some(tls)) => tls,
         door @ (Door::Requests(None) | Door::Checks(_)) => {
-            let peer = Peer { address, scheme: Scheme::Http };
-            return http(stream, Client { peer, certificate: None }, door, answering).await;
+            let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
+            return Ok(Some(Opened { stream: Secured::Tcp(stream), client, door }));
         }
     };
     let handshake = async {
@@ -118,27 +115,45 @@ async fn tcp(
         }
         TlsAcceptor::from(tls.server_config()).accept(stream).await.map(Some)
     };
-    let Some(stream) = shaken(handshake, &answering).await? else { return Ok(()) };
+    let Some(stream) = shaken(handshake, answering).await? else { return Ok(None) };
     // One of a connection that a load balancer begins for somebody else may be the balancer's own.
     let certificate = shown(&stream).filter(|_| !names_client);
-    let peer = Peer { address, scheme: Scheme::Https };
-    http(stream, Client { peer, certificate }, Door::Requests(None), answering).await
+    let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate };
+    Ok(Some(Opened { stream: Secured::TlsOfTcp(Box::new(stream)), client, door: Door::Requests(None) }))
+}
+
+/// The address that a load balancer names in front of everything else, where it names one.
+async fn named_client(
+    stream: &mut TcpStream,
+    balancer: SocketAddr,
+    crowd: &Crowd,
+    answering: &Answering,
+) -> io::Result<Option<SocketAddr>> {
+    let client = tokio::select! {
+        biased;
+        client = tokio::time::timeout(answering.watch.timeouts().header, proxy_protocol::read(stream)) => {
+            client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        }
+        () = answering.watch.sent_away() => return Err(sent_away()),
+    };
+    // Nobody has an address that is none.
+    let client = client.map(|client| client.filter(|client| !client.ip().is_unspecified()));
+    client.inspect_err(|error| crowd.warn_of_proxy_protocol(balancer.ip(), error))
 }
 
 /// A connection by a socket file: whoever it is has no address.
-async fn unix(stream: UnixStream, door: Door, answering: Answering) -> io::Result<()> {
+async fn open_unix(stream: UnixStream, door: Door, answering: &Answering) -> io::Result<Opened> {
     let address = SocketAddr::new(NO_ADDRESS, 0);
     let tls = match door {
         Door::Requests(Some(tls)) => tls,
         door @ (Door::Requests(None) | Door::Checks(_)) => {
-            let peer = Peer { address, scheme: Scheme::Http };
-            return http(stream, Client { peer, certificate: None }, door, answering).await;
+            let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
+            return Ok(Opened { stream: Secured::Unix(stream), client, door });
         }
     };
-    let stream = shaken(TlsAcceptor::from(tls.server_config()).accept(stream), &answering).await?;
-    let certificate = shown(&stream);
-    let peer = Peer { address, scheme: Scheme::Https };
-    http(stream, Client { peer, certificate }, Door::Requests(None), answering).await
+    let stream = shaken(TlsAcceptor::from(tls.server_config()).accept(stream), answering).await?;
+    let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate: shown(&stream) };
+    Ok(Opened { stream: Secured::TlsOfUnix(Box::new(stream)), client, door: Door::Requests(None) })
 }
 
 /// Who is at the far end.
@@ -158,18 +173,16 @@ async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &A
     answering.watch.takes_tls();
     tokio::select! {
         biased;
-        shaken = tokio::time::timeout(answering.timeouts.header, handshake) => {
+        shaken = tokio::time::timeout(answering.watch.timeouts().header, handshake) => {
             shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         }
         () = answering.watch.sent_away() => Err(sent_away()),
     }
 }
 
-/// What every connection is answered with and within.
+/// What a connection is answered with and within.
 struct Answering {
     app: Arc<App>,
-    limits: Limits,
-    timeouts: Timeouts,
     watch: Arc<Watch>,
     drain: Drain,
 }
@@ -178,13 +191,18 @@ fn sent_away() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
-async fn http<IO>(stream: IO, client: Client, door: Door, answering: Answering) -> io::Result<()>
+/// Answers requests until the connection ends.
+fn http<IO>(
+    stream: IO,
+    client: Client,
+    door: Door,
+    answering: Answering,
+) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Client { peer, certificate } = client;
-    let Answering { app, limits, timeouts, watch, drain } = answering;
-    let guarded = Guarded::new(stream, Arc::clone(&watch));
+    let Answering { app, watch, drain } = answering;
     let service = service_fn({
         let watch = Arc::clone(&watch);
         move |request: http::Request<hyper::body::Incoming>| {
@@ -204,44 +222,63 @@ where
             }
         }
     });
-    let builder = builder(limits, timeouts);
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(guarded), service));
-    let mut expiry = pin!(Expiry::of(&watch));
-    let mut rest = pin!(Rest::of(&watch));
-    let mut drained = pin!(drain.begun());
-    let mut end = End::NotYet;
-    let mut asked_again = false;
-    loop {
-        tokio::select! {
-            biased;
-            ended = connection.as_mut() => return ended.map_err(io::Error::other),
-            () = drained.as_mut(), if end == End::NotYet => {
-                end = End::Near;
-                rest.as_mut().begin();
-            }
-            () = rest.as_mut(), if end == End::Near => {
-                end = End::Told;
-                connection.as_mut().graceful_shutdown();
-            }
-            overdue = expiry.as_mut() => match overdue {
-                // An unused connection is told to go; one that does not is dropped at the next limit.
-                Overdue::Idle if end != End::Told => {
+    let connection = HttpConnection::new(stream, service, Arc::clone(&watch));
+    Box::pin(until_end(connection, watch, drain))
+}
+
+/// Drives a connection to its end: its own, that of its time, or that of all when we drain.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "what a block captures lies in its future once, what a function is given twice"
+)]
+fn until_end<IO, S>(
+    mut connection: HttpConnection<IO, S>,
+    watch: Arc<Watch>,
+    drain: Drain,
+) -> impl Future<Output = io::Result<()>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Answers,
+{
+    async move {
+        let mut expiry = pin!(Expiry::of(&watch));
+        let mut rest = pin!(Rest::of(&watch));
+        let mut drained = pin!(drain.begun());
+        let mut end = End::NotYet;
+        let mut asked_again = false;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut connection => return ended,
+                () = drained.as_mut(), if end == End::NotYet => {
+                    end = End::Near;
+                    rest.as_mut().begin();
+                }
+                () = rest.as_mut(), if end == End::Near => {
                     end = End::Told;
-                    watch.expect_end();
-                    connection.as_mut().graceful_shutdown();
+                    connection.graceful_shutdown();
                 }
-                Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
-                Overdue::SentAway if !asked_again => {
-                    // What came meanwhile is read first: somebody may have sent a request while we were too busy to see it.
-                    asked_again = true;
-                    if watch.has_read_something() {
-                        tokio::task::yield_now().await;
-                    } else {
-                        tokio::time::sleep(TO_BE_READ).await;
+                overdue = expiry.as_mut() => match overdue {
+                    Overdue::Rests => connection.rest(),
+                    // An unused connection is told to go; one that does not is dropped at the next limit.
+                    Overdue::Idle if end != End::Told => {
+                        end = End::Told;
+                        watch.expect_end();
+                        connection.graceful_shutdown();
                     }
-                }
-                Overdue::SentAway => return Err(sent_away()),
-            },
+                    Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
+                    Overdue::SentAway if !asked_again => {
+                        // What came meanwhile is read first: somebody may have sent a request while we were too busy to see it.
+                        asked_again = true;
+                        if watch.has_read_something() {
+                            tokio::task::yield_now().await;
+                        } else {
+                            tokio::time::sleep(TO_BE_READ).await;
+                        }
+                    }
+                    Overdue::SentAway => return Err(sent_away()),
+                },
+            }
         }
     }
 }
@@ -260,28 +297,4 @@ enum End {
 fn ahead(http2: bool, length: Option<u64>) -> usize {
     let most = if http2 { STREAM_WINDOW } else { READ_BUFFER };
     length.map_or(most, |length| u32::try_from(length).unwrap_or(u32::MAX).min(most)) as usize
-}
-
-fn builder(limits: Limits, timeouts: Timeouts) -> auto::Builder<StreamExecutor> {
-    let mut builder = auto::Builder::new(StreamExecutor::new(timeouts.body));
-    // The time to a complete head is measured by `Watch`, which tells waiting for a request from reading one.
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(limits.header_bytes)
-        .half_close(false);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        // WebSockets may come as streams; every other CONNECT is refused.
-        .enable_connect_protocol()
-        .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(timeouts.idle)
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
 }

@@ -4,6 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod connection;
 pub(crate) mod crowd;
 pub(crate) mod drain;
+mod http;
 mod plain;
 mod proxy_protocol;
 pub(crate) mod redirect;

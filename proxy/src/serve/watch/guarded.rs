@@ -14,8 +14,18 @@ use super::memory::Waiting;
 use super::{Watch, parser};
 use crate::adapters::net::{Alarm, write_pieces};
 
-/// How much of a connection's first request is read at once, in bytes.
+/// How much of the first request behind a rest is read at once, in bytes.
 const AHEAD: usize = 4096;
+
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http1,
+    Http2,
+}
 
 /// The connection's bytes, with a limit on how long the peer may refuse to take any.
 pub(crate) struct Guarded<IO> {
@@ -105,30 +115,66 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Guarded<IO> {
-    /// Reads the first bytes of a request where hyper asks for few at a time, as it does to tell HTTP/2 by them.
-    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Whether something has come that nobody has read yet.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// What was read and not understood comes first when it is read again.
+    pub(crate) fn unread(&mut self, bytes: &[u8]) {
+        self.ahead.extend_from_slice(bytes);
+    }
+
+    /// Ready once a request begins, with what it speaks; `None`: the connection has ended. The first bytes of a connection tell, later ones
+    /// are of the version that is `known`.
+    pub(crate) fn poll_begin(
+        &mut self,
+        cx: &mut Context<'_>,
+        known: Option<Version>,
+    ) -> Poll<io::Result<Option<Version>>> {
+        loop {
+            let version = match known {
+                _ if self.ahead.is_empty() => None,
+                Some(version) => Some(version),
+                None if self.ahead.starts_with(PREFACE) => Some(Version::Http2),
+                None if PREFACE.starts_with(&self.ahead) => None,
+                None => Some(Version::Http1),
+            };
+            if version.is_some() {
+                return Poll::Ready(Ok(version));
+            }
+            if ready!(self.poll_ahead(cx))? == 0 {
+                return Poll::Ready(Ok((!self.ahead.is_empty()).then_some(Version::Http1)));
+            }
+        }
+    }
+
+    /// Reads on, by way of the stack: whoever says nothing takes no buffer.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [0; AHEAD];
         let mut read = ReadBuf::new(&mut room);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        self.at_request = false;
-        if !read.filled().is_empty() {
-            self.watch.read_something(read.filled());
-            let encoded = if self.watch.begins_request() { parser::encode_signs(read.filled()) } else { None };
-            self.ahead.extend_from_slice(encoded.as_deref().unwrap_or(read.filled()));
+        let come = read.filled();
+        if !come.is_empty() {
+            self.watch.read_something(come);
+            let first = std::mem::replace(&mut self.at_request, false) && self.watch.begins_request();
+            let encoded = if first { parser::encode_signs(come) } else { None };
+            self.ahead.extend_from_slice(encoded.as_deref().unwrap_or(come));
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(come.len()))
     }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() && self.at_request && buf.remaining() < AHEAD {
-            ready!(self.poll_ahead(cx))?;
-        }
         ready!(self.poll_room(cx));
         if !self.ahead.is_empty() {
             let here = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead.split_to(here));
+            if self.ahead.is_empty() {
+                // Even an empty one keeps the memory that it was read into.
+                self.ahead = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

@@ -22,6 +22,8 @@ use crate::serve::watch::memory::{Memory, Share};
 /// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
 /// each further stream.
 pub(crate) const CONNECTION: usize = 16 * 1024;
+/// What of it are buffers, which a connection has only while it is in use.
+const BUFFERS: usize = 12 * 1024;
 const TLS: usize = 32 * 1024;
 const HTTP2: usize = 64 * 1024;
 const STREAMS: usize = 8;
@@ -38,6 +40,9 @@ pub(crate) const UPLOADS_MOST: usize = 4 * 1024 * 1024;
 
 /// What the client of a WebSocket over HTTP/2 may send ahead of being read, in bytes.
 const TUNNEL: usize = 256 * 1024;
+
+/// How long a connection is unused until it gives its buffers back.
+const NAP: Duration = Duration::from_secs(1);
 
 /// What an HTTP/2 connection begins with.
 const PREFACE: &[u8] = b"PRI ";
@@ -57,7 +62,7 @@ pub(crate) struct Watch {
     in_step: AtomicBool,
     interim: Interim,
     share: Share,
-    /// What the buffer of a head may grow to.
+    /// What the buffer of a head may grow to, in bytes.
     head_most: usize,
     /// How many bytes of a head have come, and what is counted for it.
     head_come: AtomicUsize,
@@ -71,6 +76,8 @@ pub(crate) struct Watch {
     /// Whether somebody was let in on this connection.
     let_in: AtomicBool,
     was_used: AtomicBool,
+    /// Whether its buffers were given back.
+    is_bare: AtomicBool,
     /// Whether it is to end for others' sake, and who is to hear of it.
     goes: AtomicU8,
     task: AtomicWaker,
@@ -129,6 +136,7 @@ impl Watch {
             streams_counted: AtomicUsize::new(0),
             let_in: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
+            is_bare: AtomicBool::new(false),
             goes: AtomicU8::new(STAYS),
             task: AtomicWaker::new(),
         };
@@ -151,6 +159,15 @@ impl Watch {
         watch.reads_head.store(false, Ordering::Relaxed);
         watch.deadline.store(NEVER, Ordering::Relaxed);
         InFlight { watch: Arc::clone(watch), let_in: AtomicBool::new(false), upload: 0, answer: 0 }
+    }
+
+    pub(crate) const fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// How long a head may be, in bytes.
+    pub(crate) const fn head_most(&self) -> usize {
+        self.head_most
     }
 
     /// TLS ends here, which takes memory of its own.
@@ -313,6 +330,33 @@ impl Watch {
         }
     }
 
+    /// Whether it carries HTTP/1.1 and everything that was asked on it has been answered and written.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
+            && !self.reads_head.load(Ordering::Relaxed)
+            && self.interim.is_between()
+            && !self.http2.load(Ordering::Relaxed)
+            && !self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// When one that is unused until `deadline` counts as at rest; `None`: it ends before.
+    fn rests_from(&self, deadline: u64) -> Option<u64> {
+        let unused = millis(self.timeouts.idle.checked_sub(NAP)?);
+        deadline.checked_sub(unused)
+    }
+
+    pub(crate) fn gives_buffers_back(&self) {
+        if !self.is_bare.swap(true, Ordering::Relaxed) {
+            self.share.shrink(BUFFERS);
+        }
+    }
+
+    pub(crate) fn takes_buffers(&self) {
+        if self.is_bare.swap(false, Ordering::Relaxed) {
+            self.share.grow(BUFFERS);
+        }
+    }
+
     /// Whether what is read now is the first of a request, for certain.
     fn begins_request(&self) -> bool {
         self.in_step.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) == 0
@@ -420,6 +464,8 @@ impl Drop for InFlight {
 }
 
 pub(crate) enum Overdue {
+    /// It has not been used for a while: it may give its buffers back.
+    Rests,
     Idle,
     Head,
     /// It goes for others' sake, or because nobody takes what is sent on it.
@@ -432,11 +478,13 @@ pub(crate) struct Expiry<'w> {
     alarm: Option<Pin<Box<Sleep>>>,
     armed_for: Option<u64>,
     registered: bool,
+    /// The deadline of the rest that was told of.
+    told_of_rest: Option<u64>,
 }
 
 impl<'w> Expiry<'w> {
     pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None, armed_for: None, registered: false }
+        Self { watch, alarm: None, armed_for: None, registered: false, told_of_rest: None }
     }
 }
 
@@ -462,16 +510,23 @@ impl Future for Expiry<'_> {
                 }
                 deadline => deadline,
             };
-            let at = this.watch.began + Duration::from_millis(deadline);
+            let reads_head = this.watch.reads_head.load(Ordering::Relaxed);
+            let was_told = reads_head || this.told_of_rest == Some(deadline);
+            let rests_from = if was_told { None } else { this.watch.rests_from(deadline) };
+            let until = rests_from.unwrap_or(deadline);
+            let at = this.watch.began + Duration::from_millis(until);
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
             // Later deadlines need no new alarm: when the old one rings, we look again.
-            if this.armed_for.is_none_or(|armed| armed > deadline) || alarm.is_elapsed() {
+            if this.armed_for.is_none_or(|armed| armed > until) || alarm.is_elapsed() {
                 if Instant::now() >= at {
-                    let reads_head = this.watch.reads_head.load(Ordering::Relaxed);
+                    if rests_from.is_some() {
+                        this.told_of_rest = Some(deadline);
+                        return Poll::Ready(Overdue::Rests);
+                    }
                     return Poll::Ready(if reads_head { Overdue::Head } else { Overdue::Idle });
                 }
                 alarm.as_mut().reset(at);
-                this.armed_for = Some(deadline);
+                this.armed_for = Some(until);
             }
             ready!(alarm.as_mut().poll(cx));
         }
