@@ -9,7 +9,7 @@ use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -82,11 +82,20 @@ impl Connector {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp.clone());
-        let proxy = way_out.map(|way| {
+        // The library's `*` is about names only.
+        let is_for_some = |way: &WayOut| !way.exceptions.split(',').any(|item| item.trim() == "*");
+        let proxy = way_out.filter(is_for_some).map(|way| {
             let matcher = Matcher::builder().https(way.proxy.expose().to_owned()).no(way.exceptions).build();
             Arc::new((matcher, way.shown))
         });
         Self { tcp, to_proxy, proxy }
+    }
+
+    /// The proxy on the way there, and how it is shown; `None`: the way is straight.
+    fn proxy_to(&self, to: &Uri) -> Option<(Intercept, String)> {
+        let (matcher, shown) = &**self.proxy.as_ref()?;
+        let is_here = Url::parse(&to.to_string()).is_ok_and(|url| is_this_machine(&url));
+        if is_here { None } else { Some((matcher.intercept(to)?, shown.clone())) }
     }
 }
 
@@ -100,9 +109,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let proxy = self.proxy.as_ref().filter(|_| !Url::parse(&to.to_string()).is_ok_and(|url| is_this_machine(&url)));
-        let found = proxy.and_then(|proxy| Some((proxy.0.intercept(&to)?, proxy.1.clone())));
-        let Some((found, shown)) = found else {
+        let Some((found, shown)) = self.proxy_to(&to) else {
             let straight = self.tcp.call(to);
             return Box::pin(async move { Ok(MaybeHttpsStream::Http(straight.await?)) });
         };
@@ -143,6 +150,7 @@ struct Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::certs;
 
     #[test]
     fn this_machine_is_reached_without_a_proxy() {
@@ -158,6 +166,34 @@ mod tests {
         }
         for there in ["https://localhost.example.com", "https://10.0.0.1", "https://notlocalhost", "https://[::2]"] {
             assert!(!is_here(there), "{there}");
+        }
+    }
+
+    #[test]
+    fn no_proxy_names_domains_addresses_and_networks() {
+        let tls = certs::client_config(&[], &[]).unwrap();
+        for (exceptions, straight, through) in [
+            ("", &[][..], &["https://idp.example.com", "https://10.1.2.3", "https://[2001:db8::1]"][..]),
+            (
+                "example.com",
+                &["https://example.com", "https://idp.example.com:8443"],
+                &["https://notexample.com", "https://example.com.evil.test", "https://example.org"],
+            ),
+            (".example.com", &["https://a.b.example.com"], &["https://notexample.com"]),
+            (
+                "10.0.0.0/8, 192.0.2.7",
+                &["https://10.1.2.3", "https://192.0.2.7"],
+                &["https://11.1.2.3", "https://192.0.2.8"],
+            ),
+            ("2001:db8::/32", &["https://[2001:db8:1::7]"], &["https://[2001:db9::7]", "https://32.1.13.184"]),
+            ("10.0.0.0/8", &[], &["https://10.example.com", "https://ten.example.com"]),
+            ("other.test,*", &["https://idp.example.com", "https://10.1.2.3"], &[]),
+        ] {
+            let way = WayOut::new("http://proxy:3128", exceptions).unwrap();
+            let connector = Connector::new(HttpConnector::new(), tls.clone(), Some(way));
+            let is_straight = |url: &&str| connector.proxy_to(&url.parse().unwrap()).is_none();
+            assert!(straight.iter().all(is_straight), "{exceptions}: {straight:?}");
+            assert!(!through.iter().any(is_straight), "{exceptions}: {through:?}");
         }
     }
 

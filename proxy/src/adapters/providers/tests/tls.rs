@@ -16,31 +16,52 @@ async fn behind_tls() -> (DevIdp, String, CertificateDer<'static>) {
 
 /// The same by another name.
 async fn named(name: &str) -> (DevIdp, String, CertificateDer<'static>) {
-    let certified = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    let root = certified.cert.der().clone();
-    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![root.clone()], key)
-        .unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let origin = format!("https://{name}:{}", listener.local_addr().unwrap().port());
+    let front = Front::of(name).await;
+    let (origin, root) = (format!("https://{}", front.authority), front.root.clone());
     let options = Options { public_url: Some(origin.clone()), ..Options::default() };
     let idp = DevIdp::start(options).await.unwrap();
-    let (acceptor, target) = (TlsAcceptor::from(Arc::new(config)), idp.addr());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut within = acceptor.accept(stream).await?;
-                let mut behind = TcpStream::connect(target).await?;
-                tokio::io::copy_bidirectional(&mut within, &mut behind).await
-            });
-        }
-    });
+    front.lead_to(idp.addr());
     (idp, origin, root)
+}
+
+/// TLS in front of something that speaks without.
+struct Front {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    /// Its name and port.
+    authority: String,
+    root: CertificateDer<'static>,
+}
+
+impl Front {
+    async fn of(name: &str) -> Self {
+        let certified = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let root = certified.cert.der().clone();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![root.clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let authority = format!("{name}:{}", listener.local_addr().unwrap().port());
+        Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)), authority, root }
+    }
+
+    fn lead_to(self, target: std::net::SocketAddr) {
+        let Self { listener, acceptor, .. } = self;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut within = acceptor.accept(stream).await?;
+                    let mut behind = TcpStream::connect(target).await?;
+                    tokio::io::copy_bidirectional(&mut within, &mut behind).await
+                });
+            }
+        });
+    }
 }
 
 #[tokio::test]
@@ -131,4 +152,23 @@ async fn the_way_to_the_provider_goes_through_the_proxy_but_for_exceptions_and_l
     let (_idp, local, root) = behind_tls().await;
     assert_eq!(refreshed(&local, &root, way("ann:hush%40@", "")).await.trouble(), None, "loopback");
     assert_eq!(asked.lock().unwrap().len(), count, "what is excepted goes straight");
+}
+
+#[tokio::test]
+async fn the_proxy_itself_may_be_reached_by_https() {
+    let (_idp, origin, root) = named("idp.test").await;
+    let (address, asked) = proxy().await;
+    let front = Front::of("localhost").await;
+    let (proxy_root, authority) = (front.root.clone(), front.authority.clone());
+    front.lead_to(address);
+    let trouble = async |roots: &[CertificateDer<'static>]| {
+        let way = super::super::WayOut::new(&format!("https://ann:hush%40@{authority}"), "").unwrap();
+        let provider = connect(&oidc::settings(&origin), roots, Some(way)).unwrap();
+        provider.refresh(now()).await;
+        provider.trouble()
+    };
+    assert_eq!(trouble(&[root.clone(), proxy_root]).await, None);
+    assert!(!asked.lock().unwrap().is_empty());
+    let why = trouble(&[root]).await.unwrap();
+    assert!(why.contains(&format!("through the proxy {authority}")) && why.contains("certificate"), "{why}");
 }
