@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::nginx;
+use crate::wire::Certificate;
 
 /// How long it may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -22,9 +23,14 @@ pub(crate) struct Haproxy {
 
 impl Haproxy {
     /// Starts one; `None` where the program is not installed.
-    pub(crate) async fn start(folder: &Path, upstream: u16, threads: usize) -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn start(
+        folder: &Path,
+        upstream: u16,
+        threads: usize,
+        certificate: Option<&Certificate>,
+    ) -> anyhow::Result<Option<Self>> {
         let (port, file) = (nginx::free_port()?, folder.join("haproxy.cfg"));
-        fs::write(&file, configuration(port, upstream, threads))?;
+        fs::write(&file, configuration(port, upstream, threads, certificate))?;
         let output = fs::File::create(folder.join("haproxy.output"))?;
         let process = Command::new("haproxy")
             .args(["-db", "-q", "-f"])
@@ -57,11 +63,13 @@ impl Haproxy {
 }
 
 /// Kept-alive connections on both sides, of which any may carry any request; no log.
-fn configuration(port: u16, upstream: u16, threads: usize) -> String {
+fn configuration(port: u16, upstream: u16, threads: usize, certificate: Option<&Certificate>) -> String {
+    let tls = certificate.map(|certificate| format!(" ssl crt {} alpn h2,http/1.1", certificate.together.display()));
+    let tls = tls.unwrap_or_default();
     format!(
         "global\n  nbthread {threads}\n  maxconn 4096\n\
          defaults\n  mode http\n  timeout client 75s\n  timeout server 60s\n  timeout connect 5s\n  http-reuse always\n\
-         frontend clients\n  bind 127.0.0.1:{port}\n  default_backend app\n\
+         frontend clients\n  bind 127.0.0.1:{port}{tls}\n  default_backend app\n\
          backend app\n  server upstream 127.0.0.1:{upstream}\n"
     )
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -10,7 +11,10 @@ use dev_idp::DevIdp;
 use dev_idp::users::{Email, GitHubAccount, User};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
+use crate::options::Protocol;
+use crate::wire::{Address, Certificate};
 use crate::{cpu, http, nginx};
 
 /// What seals sessions in the stores `jwt` and `redis`.
@@ -18,6 +22,9 @@ const SECRET: &str = "c2VjcmV0LW9mLXRoZS1iZW5jaC1hbmQtb2Ytbm90aGluZy1lbHNl";
 
 /// How many connections a proxy takes at a time by default.
 pub(crate) const CONNECTIONS: usize = 10_000;
+
+/// How many people sign in at a time.
+const AT_A_TIME: usize = 16;
 
 /// How long the proxy may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -42,25 +49,34 @@ pub(crate) struct Setup<'a> {
     pub(crate) store: Store,
     /// How many connections it takes at a time, at most.
     pub(crate) connections: usize,
+    /// TLS ends there with it.
+    pub(crate) certificate: Option<&'a Certificate>,
+    pub(crate) protocol: Protocol,
 }
 
 /// A running proxy, and sessions on it; dropping it stops it.
 pub(crate) struct Sidegate {
     name: String,
     _process: Child,
-    provider: DevIdp,
+    provider: Arc<DevIdp>,
     pid: u32,
-    port: u16,
+    /// For what is asked for.
+    address: Address,
+    /// For signing in.
+    browser: Address,
     cookies: Vec<String>,
 }
 
 impl Sidegate {
     /// Starts the program with the settings of a usual sidecar, and signs people in.
     pub(crate) async fn start(name: String, program: &Path, setup: Setup<'_>) -> anyhow::Result<Self> {
-        let Setup { upstream, threads, folder, rules, people, store, connections } = setup;
+        let Setup { upstream, threads, folder, rules, people, store, connections, certificate, protocol } = setup;
         ensure!(program.is_file(), "there is no {}: cargo build --release -p sidegate", program.display());
         let port = nginx::free_port()?;
-        let redirect_url = format!("http://127.0.0.1:{port}/api/v1/auth/callback");
+        // Browsers that sign in speak HTTP/1.1.
+        let spoken = if certificate.is_some() { Protocol::Tls } else { Protocol::Http1 };
+        let browser = Address::new(port, spoken, certificate)?;
+        let redirect_url = format!("{}/api/v1/auth/callback", browser.origin());
         let provider = DevIdp::start(dev_idp::Options {
             redirect_urls: vec![redirect_url.clone()],
             users: (0..people).map(user).collect(),
@@ -74,6 +90,9 @@ impl Sidegate {
             let config = folder.join(format!("{name}.toml"));
             fs::write(&config, with_rules(rules))?;
             command.env("SIDEGATE_CONFIG", config);
+        }
+        if let Some(certificate) = certificate {
+            command.env("TLS_CERT_FILE", &certificate.chain).env("TLS_KEY_FILE", &certificate.key);
         }
         match store {
             Store::Memory => command.env("SESSION_STORE", "memory"),
@@ -109,20 +128,20 @@ impl Sidegate {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let pid = process.id().with_context(|| format!("{name} has ended"))?;
-        let mut cookies = Vec::with_capacity(people);
-        for number in 0..people {
-            cookies.push(sign_in(port, &provider, number).await.with_context(|| format!("signing in to {name}"))?);
-        }
+        let provider = Arc::new(provider);
+        let cookies =
+            sign_all_in(&browser, &provider, people).await.with_context(|| format!("signing in to {name}"))?;
         for cookie in [cookies.first(), cookies.last()].into_iter().flatten() {
-            let me = http::get(port, "/api/v1/auth/me", cookie).await?;
-            ensure!(me.status == 200, "the session is not taken: `me` was answered {}", me.status);
+            let me = http::get(&browser, "/api/v1/auth/me", cookie).await?;
+            ensure!(me.status == 200, "the session is not taken: `me` was answered {}: {}", me.status, me.body);
         }
-        Ok(Self { name, _process: process, provider, pid, port, cookies })
+        let address = Address::new(port, protocol, certificate)?;
+        Ok(Self { name, _process: process, provider, pid, address, browser, cookies })
     }
 
     /// Signs the first person in once more, as a browser does: to `login`, to the provider, and back with a code.
     pub(crate) async fn sign_in(&self) -> anyhow::Result<()> {
-        sign_in(self.port, &self.provider, 0).await.map(drop)
+        sign_in(&self.browser, &self.provider, 0).await.map(drop)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -134,7 +153,11 @@ impl Sidegate {
     }
 
     pub(crate) const fn port(&self) -> u16 {
-        self.port
+        self.address.port
+    }
+
+    pub(crate) const fn address(&self) -> &Address {
+        &self.address
     }
 
     /// The cookie of each session, as `name=value`.
@@ -171,12 +194,36 @@ fn with_rules(rules: usize) -> String {
     (1..rules).map(|number| format!("/app-{number}/**")).chain(["/**".to_owned()]).map(rule).collect()
 }
 
-async fn sign_in(port: u16, provider: &DevIdp, number: usize) -> anyhow::Result<String> {
-    let login = http::get(port, "/api/v1/auth/login", "").await?;
-    let authorize = login.location.with_context(|| format!("login was answered {}", login.status))?;
+/// Everyone's cookies, in their order; some sign in at a time.
+async fn sign_all_in(browser: &Address, provider: &Arc<DevIdp>, people: usize) -> anyhow::Result<Vec<String>> {
+    let mut places = JoinSet::new();
+    for place in 0..people.min(AT_A_TIME) {
+        let (browser, provider) = (browser.clone(), Arc::clone(provider));
+        places.spawn(async move {
+            let mut cookies = Vec::with_capacity(people / AT_A_TIME + 1);
+            for number in (place..people).step_by(AT_A_TIME) {
+                cookies.push((number, sign_in(&browser, &provider, number).await?));
+            }
+            anyhow::Ok(cookies)
+        });
+    }
+    let mut cookies = Vec::with_capacity(people);
+    while let Some(ended) = places.join_next().await {
+        cookies.extend(ended??);
+    }
+    cookies.sort_unstable();
+    Ok(cookies.into_iter().map(|(_, cookie)| cookie).collect())
+}
+
+async fn sign_in(browser: &Address, provider: &DevIdp, number: usize) -> anyhow::Result<String> {
+    let login = http::get(browser, "/api/v1/auth/login", "").await?;
+    let authorize = login.location.with_context(|| format!("login was answered {}: {}", login.status, login.body))?;
     let callback = provider.approve(&authorize, &format!("user-{number:07}"))?;
     let path = callback.splitn(4, '/').nth(3).context("the callback's URL has no path")?;
-    let back = http::get(port, &format!("/{path}"), &login.cookies.join("; ")).await?;
-    let session = back.cookies.into_iter().find(|cookie| cookie.starts_with("session_token="));
-    session.with_context(|| format!("the callback was answered {}, without a session", back.status))
+    let back = http::get(browser, &format!("/{path}"), &login.cookies.join("; ")).await?;
+    let session = back
+        .cookies
+        .into_iter()
+        .find(|cookie| cookie.split('=').next().is_some_and(|name| name.ends_with("session_token")));
+    session.with_context(|| format!("the callback was answered {}, without a session: {}", back.status, back.body))
 }

@@ -1,0 +1,147 @@
+//! All that take part in a run, started over the same upstream, and measured in turns.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use crate::cpu::{self, Processes};
+use crate::haproxy::Haproxy;
+use crate::load::{self, Shape, Target};
+use crate::nginx::{Nginx, Proxying};
+use crate::options::{Options, Protocol, Store};
+use crate::program;
+use crate::redis::RedisServer;
+use crate::report::{Contender, Round};
+use crate::sidegate::{self, CONNECTIONS, Setup, Sidegate};
+use crate::wire::{Address, Certificate};
+
+/// Those measured, Sidegate first and nginx last. Dropping it stops all of them.
+pub(crate) struct Lineup {
+    pub(crate) entrants: Vec<Entrant>,
+    _sidegates: Vec<Sidegate>,
+    _haproxy: Option<Haproxy>,
+    _nginx: [Nginx; 2],
+    _redis: Option<RedisServer>,
+    _folder: TempDir,
+}
+
+/// One of those measured, where its load goes, and whose time is counted.
+pub(crate) struct Entrant {
+    pub(crate) contender: Contender,
+    pub(crate) target: Target,
+    pub(crate) processes: Processes,
+}
+
+impl Lineup {
+    pub(crate) async fn start(options: &Options) -> anyhow::Result<Self> {
+        let (protocol, threads, body) = (options.protocol, options.turns.threads, options.body);
+        let folder = tempfile::tempdir().context("no temporary folder could be made")?;
+        let certificate = match protocol {
+            Protocol::Http1 => None,
+            Protocol::Tls | Protocol::Http2 => Some(Certificate::make(folder.path())?),
+        };
+        let certificate = certificate.as_ref();
+        let upstream = Nginx::upstream(folder.path(), body)?;
+        let (redis, store) = store(options.store).await?;
+        let mut sidegates = Vec::new();
+        for (name, program, rules) in programs(options)? {
+            let setup = Setup {
+                upstream: upstream.port(),
+                threads,
+                folder: folder.path(),
+                rules,
+                people: options.people,
+                store: store.clone(),
+                connections: CONNECTIONS,
+                certificate,
+                protocol,
+            };
+            sidegates.push(Sidegate::start(name, &program, setup).await?);
+        }
+        let mut entrants = Vec::new();
+        for sidegate in &sidegates {
+            let target = Target::new(sidegate.address().clone(), protocol, sidegate.cookies(), body)?;
+            entrants.push(Entrant::new(sidegate.name(), target, &[sidegate.pid()]));
+        }
+        // What is not asked for a session gets the same bytes.
+        let cookies = sidegates.first().map(Sidegate::cookies).unwrap_or_default();
+        let target = |port| Target::new(Address::new(port, protocol, certificate)?, protocol, cookies, body);
+        let haproxy = match options.turns.peers {
+            true => Haproxy::start(folder.path(), upstream.port(), threads, certificate).await?,
+            false => None,
+        };
+        if let Some((port, pid)) = haproxy.as_ref().and_then(|haproxy| Some((haproxy.port(), haproxy.pid()?))) {
+            entrants.push(Entrant::new("haproxy", target(port)?, &[pid]));
+        } else if options.turns.peers {
+            eprintln!("bench: HAProxy does not take part: apt-get install haproxy");
+        }
+        let (upstream_port, connections) = (upstream.port(), options.connections);
+        let proxying = Proxying { upstream: upstream_port, workers: threads, connections, protocol, certificate };
+        let proxy = Nginx::proxy(folder.path(), &proxying)?;
+        entrants.push(Entrant::new("nginx", target(proxy.port())?, &proxy.workers(threads).await?));
+        let _nginx = [proxy, upstream];
+        Ok(Self { entrants, _sidegates: sidegates, _haproxy: haproxy, _nginx, _redis: redis, _folder: folder })
+    }
+
+    /// Measures all in turns, so that a slow spell of the machine falls on each of them, and says what each round came to. What it returns is
+    /// how much of the machine other programs used meanwhile: what measures a busy machine measures little.
+    pub(crate) async fn measure(
+        &mut self,
+        options: &Options,
+        mut say: impl FnMut(usize, &Contender, &Round) -> io::Result<()>,
+    ) -> anyhow::Result<f64> {
+        let (own, began) = (cpu::tree()?, Instant::now());
+        let before = cpu::of_the_machine()?.saturating_sub(own.ticks()?);
+        for number in 1..=options.turns.rounds {
+            for entrant in &mut self.entrants {
+                let round = entrant.round(options.shape()).await.with_context(|| format!("round {number}"))?;
+                say(number, &entrant.contender, &round)?;
+                entrant.contender.rounds.push(round);
+            }
+        }
+        let others = cpu::of_the_machine()?.saturating_sub(own.ticks()?).saturating_sub(before);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(others.as_secs_f64() / began.elapsed().as_secs_f64() / cores as f64)
+    }
+
+    pub(crate) fn contenders(&self) -> Vec<&Contender> {
+        self.entrants.iter().map(|entrant| &entrant.contender).collect()
+    }
+}
+
+impl Entrant {
+    fn new(name: &str, target: Target, pids: &[u32]) -> Self {
+        Self { contender: Contender::new(name), target, processes: Processes::of(pids) }
+    }
+
+    /// Measures it once.
+    pub(crate) async fn round(&self, shape: Shape) -> anyhow::Result<Round> {
+        let sample = load::run(&self.target, &self.processes, shape).await;
+        Ok(Round::of(sample.with_context(|| self.contender.name().to_owned())?))
+    }
+}
+
+async fn store(store: Store) -> anyhow::Result<(Option<RedisServer>, sidegate::Store)> {
+    Ok(match store {
+        Store::Memory => (None, sidegate::Store::Memory),
+        Store::Jwt => (None, sidegate::Store::Jwt),
+        Store::Redis => {
+            let redis =
+                RedisServer::start().await?.context("there is no redis-server: apt-get install redis-server")?;
+            let url = redis.url();
+            (Some(redis), sidegate::Store::Redis(url))
+        }
+    })
+}
+
+/// The proxies to measure, the first of them beside all that follow: name, program, and how many rules.
+fn programs(options: &Options) -> anyhow::Result<Vec<(String, PathBuf, usize)>> {
+    let program = program(options.turns.sidegate.as_deref())?;
+    let mut programs = vec![("sidegate".to_owned(), program.clone(), 0)];
+    programs.extend(options.against.clone().map(|other| ("other".to_owned(), other, 0)));
+    programs.extend(options.rules.iter().map(|rules| (format!("{rules} rules"), program.clone(), *rules)));
+    Ok(programs)
+}
