@@ -113,9 +113,17 @@ pub(crate) async fn get(address: &Address, path: &str, cookie: &str) -> anyhow::
     wire.flush().await?;
     let mut bytes = Vec::new();
     loop {
-        ensure!(wire.read_buf(&mut bytes).await? > 0, "the connection was closed before the answer was complete");
-        let Some(frame) = Frame::parse(&bytes)? else { continue };
-        if bytes.len() >= frame.length()? {
+        let closed = wire.read_buf(&mut bytes).await? == 0;
+        let frame = Frame::parse(&bytes)?;
+        ensure!(!closed || frame.is_some(), "the connection was closed before the answer was complete");
+        let Some(frame) = frame else { continue };
+        let complete = match frame.body {
+            Some(body) => bytes.len() >= frame.head + body,
+            // In pieces, of which the last is empty, or until the end of the connection.
+            None => closed || bytes.ends_with(b"\r\n0\r\n\r\n"),
+        };
+        ensure!(complete || !closed, "the connection was closed before the answer was complete");
+        if complete {
             let pair = |cookie: &str| cookie.split(';').next().unwrap_or_default().to_owned();
             return Ok(Answer {
                 status: frame.status,

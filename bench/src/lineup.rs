@@ -8,10 +8,10 @@ use anyhow::Context;
 use tempfile::TempDir;
 
 use crate::cpu::{self, Processes};
-use crate::haproxy::Haproxy;
 use crate::load::{self, Shape, Target};
 use crate::nginx::{Nginx, Proxying};
 use crate::options::{Options, Protocol, Store};
+use crate::peers::{self, Peer};
 use crate::program;
 use crate::redis::RedisServer;
 use crate::report::{Contender, Round};
@@ -22,7 +22,7 @@ use crate::wire::{Address, Certificate};
 pub(crate) struct Lineup {
     pub(crate) entrants: Vec<Entrant>,
     _sidegates: Vec<Sidegate>,
-    _haproxy: Option<Haproxy>,
+    _peers: Vec<Peer>,
     _nginx: [Nginx; 2],
     _redis: Option<RedisServer>,
     _folder: TempDir,
@@ -66,24 +66,30 @@ impl Lineup {
             let target = Target::new(sidegate.address().clone(), protocol, sidegate.cookies(), body)?;
             entrants.push(Entrant::new(sidegate.name(), target, &[sidegate.pid()]));
         }
-        // What is not asked for a session gets the same bytes.
+        // What asks for no session gets the same bytes.
         let cookies = sidegates.first().map(Sidegate::cookies).unwrap_or_default();
-        let target = |port| Target::new(Address::new(port, protocol, certificate)?, protocol, cookies, body);
-        let haproxy = match options.turns.peers {
-            true => Haproxy::start(folder.path(), upstream.port(), threads, certificate).await?,
-            false => None,
+        let setup = peers::Setup {
+            folder: folder.path(),
+            upstream: upstream.port(),
+            threads,
+            people: options.people,
+            protocol,
+            certificate,
         };
-        if let Some((port, pid)) = haproxy.as_ref().and_then(|haproxy| Some((haproxy.port(), haproxy.pid()?))) {
-            entrants.push(Entrant::new("haproxy", target(port)?, &[pid]));
-        } else if options.turns.peers {
-            eprintln!("bench: HAProxy does not take part: apt-get install haproxy");
+        let peers = if options.turns.peers { peers::start(setup).await? } else { Vec::new() };
+        for peer in &peers {
+            let cookies = if peer.cookies.is_empty() { cookies } else { &peer.cookies };
+            let target = Target::new(peer.address.clone(), protocol, cookies, body)?;
+            entrants.push(Entrant::new(peer.name, target, &peer.pids));
         }
         let (upstream_port, connections) = (upstream.port(), options.connections);
         let proxying = Proxying { upstream: upstream_port, workers: threads, connections, protocol, certificate };
         let proxy = Nginx::proxy(folder.path(), &proxying)?;
-        entrants.push(Entrant::new("nginx", target(proxy.port())?, &proxy.workers(threads).await?));
+        let address = Address::new(proxy.port(), protocol, certificate)?;
+        let target = Target::new(address, protocol, cookies, body)?;
+        entrants.push(Entrant::new("nginx", target, &proxy.workers(threads).await?));
         let _nginx = [proxy, upstream];
-        Ok(Self { entrants, _sidegates: sidegates, _haproxy: haproxy, _nginx, _redis: redis, _folder: folder })
+        Ok(Self { entrants, _sidegates: sidegates, _peers: peers, _nginx, _redis: redis, _folder: folder })
     }
 
     /// Measures all in turns, so that a slow spell of the machine falls on each of them, and says what each round came to. What it returns is

@@ -1,4 +1,4 @@
-//! Measures the proxy, signed in, beside nginx `proxy_pass` (and HAProxy, where it is asked for): one interleaved run over the same upstream.
+//! Measures the proxy, signed in, beside nginx `proxy_pass` (and others, where they are asked for): one interleaved run over the same upstream.
 //!
 //! ```text
 //! load (64 kept-alive connections) -> sidegate | nginx proxy_pass -> nginx `return 200`
@@ -8,13 +8,14 @@
 //! of the ratios is the result.
 
 mod cpu;
-mod haproxy;
 mod http;
 mod lineup;
 mod load;
 mod memory;
 mod nginx;
 mod options;
+mod peers;
+mod people;
 mod redis;
 mod report;
 mod rest;

@@ -69,7 +69,8 @@ pub(crate) struct Turns {
     /// The proxy's program; without it the one beside this program.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) sidegate: Option<PathBuf>,
-    /// Other proxies as well, those that are installed: HAProxy, which passes requests on and no more.
+    /// Other proxies as well, those that are installed: oauth2-proxy and Apache with mod_auth_openidc, signed in, and Caddy and HAProxy, which
+    /// pass requests on and no more. `scripts/bench-peers` installs them.
     #[arg(long)]
     pub(crate) peers: bool,
 }

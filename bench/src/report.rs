@@ -100,14 +100,14 @@ pub(crate) fn heading(out: &mut impl Write, options: &Options, nginx: &str) -> i
         options.people,
         options.store
     )?;
-    writeln!(out, "round             requests/s    p50 us    p99 us  p99.9 us  CPU us/request")
+    writeln!(out, "round               requests/s    p50 us    p99 us  p99.9 us  CPU us/request")
 }
 
 pub(crate) fn line(out: &mut impl Write, number: usize, contender: &Contender, round: &Round) -> io::Result<()> {
     let Round { requests_per_second, p50, p99, p999, cpu, .. } = round;
     writeln!(
         out,
-        "{number:>3}  {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {p999:>9.0} {cpu:>15.2}",
+        "{number:>3}  {:<12} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {p999:>9.0} {cpu:>15.2}",
         contender.name
     )
 }
@@ -119,12 +119,12 @@ pub(crate) fn others(out: &mut impl Write, share: f64) -> io::Result<()> {
 
 /// The medians, and the first contender's ratios to each of the others, round by round.
 pub(crate) fn verdict(out: &mut impl Write, contenders: &[&Contender]) -> io::Result<()> {
-    writeln!(out, "\nmedian            requests/s    p50 us    p99 us  p99.9 us  CPU us/request")?;
+    writeln!(out, "\nmedian              requests/s    p50 us    p99 us  p99.9 us  CPU us/request")?;
     for contender in contenders {
         let [cpu, _, requests_per_second, p50, p99, p999] = FIGURES.map(|(_, figure)| contender.median(figure));
         writeln!(
             out,
-            "     {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {p999:>9.0} {cpu:>15.2}",
+            "     {:<12} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {p999:>9.0} {cpu:>15.2}",
             contender.name
         )?;
     }

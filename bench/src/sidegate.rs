@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dev_idp::DevIdp;
-use dev_idp::users::{Email, GitHubAccount, User};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::task::JoinSet;
 
 use crate::options::Protocol;
+use crate::people::{self, CLIENT_ID, CLIENT_SECRET, Door};
 use crate::wire::{Address, Certificate};
 use crate::{cpu, http, nginx};
 
@@ -22,9 +21,6 @@ const SECRET: &str = "c2VjcmV0LW9mLXRoZS1iZW5jaC1hbmQtb2Ytbm90aGluZy1lbHNl";
 
 /// How many connections a proxy takes at a time by default.
 pub(crate) const CONNECTIONS: usize = 10_000;
-
-/// How many people sign in at a time.
-const AT_A_TIME: usize = 16;
 
 /// How long the proxy may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -62,8 +58,7 @@ pub(crate) struct Sidegate {
     pid: u32,
     /// For what is asked for.
     address: Address,
-    /// For signing in.
-    browser: Address,
+    door: Door,
     cookies: Vec<String>,
 }
 
@@ -77,12 +72,7 @@ impl Sidegate {
         let spoken = if certificate.is_some() { Protocol::Tls } else { Protocol::Http1 };
         let browser = Address::new(port, spoken, certificate)?;
         let redirect_url = format!("{}/api/v1/auth/callback", browser.origin());
-        let provider = DevIdp::start(dev_idp::Options {
-            redirect_urls: vec![redirect_url.clone()],
-            users: (0..people).map(user).collect(),
-            ..dev_idp::Options::default()
-        })
-        .await?;
+        let provider = people::provider(&redirect_url, people).await?;
         let log = folder.join(format!("{name}.log"));
         let mut command = Command::from(cpu::limited(program, threads)?);
         command.env_clear();
@@ -106,8 +96,8 @@ impl Sidegate {
             .env("OAUTH_PROVIDER", "github")
             .env("OAUTH_GITHUB_URL", provider.origin())
             .env("OAUTH_GITHUB_API_URL", provider.origin())
-            .env("OAUTH_CLIENT_ID", "sidegate-dev")
-            .env("OAUTH_CLIENT_SECRET", "sidegate-dev-secret")
+            .env("OAUTH_CLIENT_ID", CLIENT_ID)
+            .env("OAUTH_CLIENT_SECRET", CLIENT_SECRET)
             .env("OAUTH_REDIRECT_URL", redirect_url)
             .env("OAUTH_ALLOWED_USERS", "@example.com")
             .env("UPSTREAM_URL", format!("http://127.0.0.1:{upstream}"))
@@ -128,20 +118,19 @@ impl Sidegate {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let pid = process.id().with_context(|| format!("{name} has ended"))?;
-        let provider = Arc::new(provider);
-        let cookies =
-            sign_all_in(&browser, &provider, people).await.with_context(|| format!("signing in to {name}"))?;
+        let door = Door { browser, login: "/api/v1/auth/login", cookie: "session_token" };
+        let cookies = door.sign_all_in(&provider, people).await.with_context(|| format!("signing in to {name}"))?;
         for cookie in [cookies.first(), cookies.last()].into_iter().flatten() {
-            let me = http::get(&browser, "/api/v1/auth/me", cookie).await?;
+            let me = http::get(&door.browser, "/api/v1/auth/me", cookie).await?;
             ensure!(me.status == 200, "the session is not taken: `me` was answered {}: {}", me.status, me.body);
         }
         let address = Address::new(port, protocol, certificate)?;
-        Ok(Self { name, _process: process, provider, pid, address, browser, cookies })
+        Ok(Self { name, _process: process, provider, pid, address, door, cookies })
     }
 
     /// Signs the first person in once more, as a browser does: to `login`, to the provider, and back with a code.
     pub(crate) async fn sign_in(&self) -> anyhow::Result<()> {
-        sign_in(&self.browser, &self.provider, 0).await.map(drop)
+        self.door.sign_in(&self.provider, 0).await.map(drop)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -166,64 +155,8 @@ impl Sidegate {
     }
 }
 
-/// The person `number`, as GitHub knows them.
-fn user(number: usize) -> User {
-    let login = format!("user-{number:07}");
-    let email = format!("{login}@example.com");
-    let account = GitHubAccount {
-        id: 10_000_000 + number as u64,
-        login: login.clone(),
-        public_email: Some(email.clone()),
-        emails: vec![Email { address: email, primary: true, verified: true }],
-        memberships: Vec::new(),
-        teams: Vec::new(),
-    };
-    User {
-        name: format!("Firstname Lastname {number}"),
-        remark: String::new(),
-        github: Some(account),
-        entra: None,
-        oidc: None,
-        id: login,
-    }
-}
-
 /// A file with so many rules, of which the last lets in what is measured.
 fn with_rules(rules: usize) -> String {
     let rule = |path: String| format!("[[routes]]\npath = \"{path}\"\nallow = [\"@example.com\"]\n\n");
     (1..rules).map(|number| format!("/app-{number}/**")).chain(["/**".to_owned()]).map(rule).collect()
-}
-
-/// Everyone's cookies, in their order; some sign in at a time.
-async fn sign_all_in(browser: &Address, provider: &Arc<DevIdp>, people: usize) -> anyhow::Result<Vec<String>> {
-    let mut places = JoinSet::new();
-    for place in 0..people.min(AT_A_TIME) {
-        let (browser, provider) = (browser.clone(), Arc::clone(provider));
-        places.spawn(async move {
-            let mut cookies = Vec::with_capacity(people / AT_A_TIME + 1);
-            for number in (place..people).step_by(AT_A_TIME) {
-                cookies.push((number, sign_in(&browser, &provider, number).await?));
-            }
-            anyhow::Ok(cookies)
-        });
-    }
-    let mut cookies = Vec::with_capacity(people);
-    while let Some(ended) = places.join_next().await {
-        cookies.extend(ended??);
-    }
-    cookies.sort_unstable();
-    Ok(cookies.into_iter().map(|(_, cookie)| cookie).collect())
-}
-
-async fn sign_in(browser: &Address, provider: &DevIdp, number: usize) -> anyhow::Result<String> {
-    let login = http::get(browser, "/api/v1/auth/login", "").await?;
-    let authorize = login.location.with_context(|| format!("login was answered {}: {}", login.status, login.body))?;
-    let callback = provider.approve(&authorize, &format!("user-{number:07}"))?;
-    let path = callback.splitn(4, '/').nth(3).context("the callback's URL has no path")?;
-    let back = http::get(browser, &format!("/{path}"), &login.cookies.join("; ")).await?;
-    let session = back
-        .cookies
-        .into_iter()
-        .find(|cookie| cookie.split('=').next().is_some_and(|name| name.ends_with("session_token")));
-    session.with_context(|| format!("the callback was answered {}, without a session: {}", back.status, back.body))
 }
