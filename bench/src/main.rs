@@ -16,11 +16,13 @@ mod nginx;
 mod options;
 mod peers;
 mod people;
+mod plots;
 mod redis;
 mod report;
 mod rest;
 mod sessions;
 mod sidegate;
+mod svg;
 mod table;
 mod tails;
 mod websockets;
@@ -56,6 +58,7 @@ async fn measure(options: &Options) -> anyhow::Result<()> {
     match &options.instead {
         None => run(options).await,
         Some(Instead::Table(options)) => table::run(options).await,
+        Some(Instead::Plots(options)) => plots::run(options).await,
         Some(Instead::Tails(turns)) => tails::run(turns).await,
         Some(Instead::Rest(options)) => rest::run(options).await,
         Some(Instead::Sessions(options)) => sessions::run(options).await,

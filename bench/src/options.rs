@@ -99,6 +99,8 @@ pub(crate) enum Store {
 pub(crate) enum Instead {
     /// Measures every row of the table in docs/performance.md, one after the other, and prints it in Markdown.
     Table(TableOptions),
+    /// Measures CPU per request against connections, sessions, rules and the size of a body, and draws it.
+    Plots(PlotOptions),
     /// Measures tails: p50, p99 and p99.9 at half load, with slow clients, and of a light client beside busy ones.
     Tails(Turns),
     /// Holds kept-alive connections at rest after their first request: what one takes of the memory of the proxy and of nginx.
@@ -160,6 +162,19 @@ pub(crate) struct TableOptions {
     /// Only rows whose names hold this text.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(crate) only: String,
+}
+
+/// Which pictures are drawn, and where they are written.
+#[derive(Args, Clone)]
+pub(crate) struct PlotOptions {
+    #[command(flatten)]
+    pub(crate) turns: Turns,
+    /// Only pictures whose names hold this text: connections, sessions, rules, body.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub(crate) only: String,
+    /// The folder for the pictures.
+    #[arg(long, value_name = "FOLDER", default_value = "docs/performance")]
+    pub(crate) folder: PathBuf,
 }
 
 /// How many connections are at rest.
