@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tempfile::TempDir;
@@ -21,10 +21,10 @@ use crate::wire::{Address, Certificate};
 /// Those measured, Sidegate first and nginx last. Dropping it stops all of them.
 pub(crate) struct Lineup {
     pub(crate) entrants: Vec<Entrant>,
-    _sidegates: Vec<Sidegate>,
+    sidegates: Vec<Sidegate>,
     _peers: Vec<Peer>,
     _nginx: [Nginx; 2],
-    _redis: Option<RedisServer>,
+    redis: Option<RedisServer>,
     _folder: TempDir,
 }
 
@@ -89,7 +89,7 @@ impl Lineup {
         let target = Target::new(address, protocol, cookies, body)?;
         entrants.push(Entrant::new("nginx", target, &proxy.workers(threads).await?));
         let _nginx = [proxy, upstream];
-        Ok(Self { entrants, _sidegates: sidegates, _peers: peers, _nginx, _redis: redis, _folder: folder })
+        Ok(Self { entrants, sidegates, _peers: peers, _nginx, redis, _folder: folder })
     }
 
     /// Measures all in turns, so that a slow spell of the machine falls on each of them, and says what each round came to. What it returns is
@@ -99,18 +99,50 @@ impl Lineup {
         options: &Options,
         mut say: impl FnMut(usize, &Contender, &Round) -> io::Result<()>,
     ) -> anyhow::Result<f64> {
-        let (own, began) = (cpu::tree()?, Instant::now());
-        let before = cpu::of_the_machine()?.saturating_sub(own.ticks()?);
+        if options.people > 1 && !options.first_requests {
+            // Each session is used once before: what is measured is that they are in use.
+            let once = Shape { requests: Some(options.people), ..options.shape() };
+            for entrant in &self.entrants {
+                entrant.round(once).await?;
+            }
+        }
+        let (mut others, mut took) = (Duration::ZERO, Duration::ZERO);
         for number in 1..=options.turns.rounds {
+            if options.first_requests && number > 1 {
+                self.start_anew(options).await?;
+            }
+            let (own, began) = (cpu::tree()?, Instant::now());
+            let before = cpu::of_the_machine()?.saturating_sub(own.ticks()?);
             for entrant in &mut self.entrants {
                 let round = entrant.round(options.shape()).await.with_context(|| format!("round {number}"))?;
                 say(number, &entrant.contender, &round)?;
                 entrant.contender.rounds.push(round);
             }
+            others += cpu::of_the_machine()?.saturating_sub(own.ticks()?).saturating_sub(before);
+            took += began.elapsed();
         }
-        let others = cpu::of_the_machine()?.saturating_sub(own.ticks()?).saturating_sub(before);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(others.as_secs_f64() / began.elapsed().as_secs_f64() / cores as f64)
+        Ok(others.as_secs_f64() / took.as_secs_f64() / cores as f64)
+    }
+
+    /// The same with new processes, at which everyone has just signed in.
+    async fn start_anew(&mut self, options: &Options) -> anyhow::Result<()> {
+        let mut new = Self::start(options).await?;
+        for (old, new) in self.entrants.iter_mut().zip(&mut new.entrants) {
+            new.contender.rounds = std::mem::take(&mut old.contender.rounds);
+        }
+        std::mem::replace(self, new).stop().await
+    }
+
+    /// Ends them, and waits until they have ended, so that no time of theirs is counted any more.
+    async fn stop(self) -> anyhow::Result<()> {
+        for sidegate in self.sidegates {
+            sidegate.stop().await?;
+        }
+        if let Some(redis) = self.redis {
+            redis.stop().await?;
+        }
+        Ok(())
     }
 
     pub(crate) fn contenders(&self) -> Vec<&Contender> {

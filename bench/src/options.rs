@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// How many people are signed in; their sessions are used in turn, so that each request is of another one.
     #[arg(long, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) people: usize,
+    /// Measures the first request of each of these people after they have signed in, who are others in each round, and nothing more.
+    #[arg(long)]
+    pub(crate) first_requests: bool,
     /// Where the proxy keeps its sessions.
     #[arg(long, value_enum, default_value = "memory")]
     pub(crate) store: Store,
@@ -200,6 +203,7 @@ impl Options {
             rate: self.rate,
             fresh: self.fresh_connections,
             slow: self.slow_clients,
+            requests: if self.first_requests { Some(self.people) } else { None },
             measured: Duration::from_secs(self.turns.seconds),
         }
     }
@@ -217,6 +221,7 @@ impl Options {
         let is_http2 = self.protocol == Protocol::Http2;
         ensure!(self.streams == 1 || is_http2, "--streams {}: only with --protocol http2", self.streams);
         ensure!(self.streams == 1 || !self.fresh_connections, "--streams and --fresh-connections do not go together");
+        ensure!(!(self.first_requests && self.slow_clients), "--first-requests and --slow-clients do not go together");
         ensure!(!(self.slow_clients && is_http2), "--slow-clients: not with --protocol http2");
         Ok(())
     }

@@ -44,7 +44,7 @@ const PICTURES: [Picture; 4] = [
     (
         "body",
         "CPU per request against the size of the answer",
-        "body of the answer",
+        "size of the answer's body",
         &[
             ("1 KiB", "--body 1024"),
             ("16 KiB", "--body 16384"),

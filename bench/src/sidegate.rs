@@ -53,7 +53,7 @@ pub(crate) struct Setup<'a> {
 /// A running proxy, and sessions on it; dropping it stops it.
 pub(crate) struct Sidegate {
     name: String,
-    _process: Child,
+    process: Child,
     provider: Arc<DevIdp>,
     pid: u32,
     /// For what is asked for.
@@ -125,12 +125,17 @@ impl Sidegate {
             ensure!(me.status == 200, "the session is not taken: `me` was answered {}: {}", me.status, me.body);
         }
         let address = Address::new(port, protocol, certificate)?;
-        Ok(Self { name, _process: process, provider, pid, address, door, cookies })
+        Ok(Self { name, process, provider, pid, address, door, cookies })
     }
 
     /// Signs the first person in once more, as a browser does: to `login`, to the provider, and back with a code.
     pub(crate) async fn sign_in(&self) -> anyhow::Result<()> {
         self.door.sign_in(&self.provider, 0).await.map(drop)
+    }
+
+    /// Ends it, and waits until it has ended.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill().await?)
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -9,7 +9,7 @@ use crate::report::{self, CPU, REQUESTS, Spread};
 use crate::{nginx, rest, tails};
 
 /// What a row is called, and the options that measure it alone.
-const ROWS: [(&str, &str); 15] = [
+const ROWS: [(&str, &str); 18] = [
     ("one session, 64 connections, at the limit", ""),
     ("the same at 3,000 requests/s", "--rate 3000"),
     ("1,000 sessions in turn (memory)", "--people 1000"),
@@ -18,6 +18,9 @@ const ROWS: [(&str, &str); 15] = [
     ("20,000 sessions in turn (memory)", "--people 20000"),
     ("20,000 sessions in turn (jwt)", "--people 20000 --store jwt"),
     ("20,000 sessions in turn (redis)", "--people 20000 --store redis"),
+    ("the first request of each of 20,000 (memory)", "--people 20000 --first-requests"),
+    ("the first request of each of 20,000 (jwt)", "--people 20000 --first-requests --store jwt"),
+    ("the first request of each of 20,000 (redis)", "--people 20000 --first-requests --store redis"),
     ("HTTP/1.1 over TLS", "--protocol tls"),
     ("a TLS connection for each request", "--protocol tls --fresh-connections"),
     ("HTTP/2 over TLS, 32 connections with 8 requests at a time", "--protocol http2 --connections 32 --streams 8"),

@@ -43,6 +43,8 @@ pub(crate) struct Shape {
     pub(crate) fresh: bool,
     /// Whether one client in ten takes a large answer a few bytes at a time, beside all others.
     pub(crate) slow: bool,
+    /// So many requests in all, the first that are sent, and no longer; without it as many as there is time for.
+    pub(crate) requests: Option<usize>,
     pub(crate) measured: Duration,
 }
 
@@ -107,6 +109,8 @@ struct State {
     stopped: Cell<bool>,
     latencies: RefCell<Vec<Duration>>,
     pace: Option<Pace>,
+    /// How many requests are yet to be sent.
+    left: Cell<usize>,
 }
 
 impl State {
@@ -116,6 +120,8 @@ impl State {
             Some(pace) => pace.next().await?,
             None => Instant::now(),
         };
+        let left = self.left.get().checked_sub(1)?;
+        self.left.set(left);
         (!self.stopped.get()).then_some(due)
     }
 
@@ -130,27 +136,33 @@ impl State {
 /// Loads a target for a while. An answer that is not 200 with the whole body ends it: a fast refusal is no result.
 pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) -> anyhow::Result<Sample> {
     let state = Rc::new(State {
-        measuring: Cell::new(false),
+        measuring: Cell::new(shape.requests.is_some()),
         stopped: Cell::new(false),
         latencies: RefCell::new(Vec::with_capacity(1 << 20)),
         pace: shape.rate.map(Pace::start),
+        left: Cell::new(shape.requests.unwrap_or(usize::MAX)),
     });
     let local = LocalSet::new();
     let clock = async {
         let (mut connections, mut slow) = (JoinSet::new(), JoinSet::new());
+        let mut meter = Meter::start(processes)?;
         match &target.requests {
             Requests::Http1(requests) => http1::start(target, requests, shape, &state, &mut connections).await?,
             Requests::Http2(requests) => http2::start(target, requests, shape, &state, &mut connections).await?,
         }
+        if shape.requests.is_some() {
+            all(&mut connections).await?;
+            return meter.read();
+        }
         if shape.slow {
             for _ in 0..shape.connections.div_ceil(SLOW) {
-                let (address, request) =
-                    (target.address.clone(), http::browser_request(&target.address, LARGE, &target.cookie));
+                let address = target.address.clone();
+                let request = http::browser_request(&address, LARGE, &target.cookie);
                 slow.spawn_local(async move { http1::sip(&address, &request).await });
             }
         }
         tokio::time::sleep(WARM_UP).await;
-        let (before, began) = ((processes.used()?, processes.ticks()?), Instant::now());
+        meter = Meter::start(processes)?;
         state.measuring.set(true);
         tokio::select! {
             () = tokio::time::sleep(shape.measured) => {}
@@ -159,23 +171,49 @@ pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) ->
             Some(ended) = slow.join_next() => ended??,
         }
         state.measuring.set(false);
-        let took = began.elapsed();
-        let used = (processes.used()?.saturating_sub(before.0), processes.ticks()?.saturating_sub(before.1));
+        let read = meter.read()?;
         state.stopped.set(true);
         if let Some(pace) = &state.pace {
             pace.stop();
         }
-        while let Some(ended) = connections.join_next().await {
-            ended??;
-        }
+        all(&mut connections).await?;
         // What came too late to be noticed above counts as well; those that go on reading are let go.
         while let Some(ended) = slow.try_join_next() {
             ended??;
         }
-        anyhow::Ok((took, used))
+        anyhow::Ok(read)
     };
-    let (took, (cpu, ticks)) = local.run_until(clock).await?;
+    let [took, cpu, ticks] = local.run_until(clock).await?;
     let latencies = state.latencies.take();
     ensure!(!latencies.is_empty(), "no request was answered");
     Ok(Sample { latencies, took, cpu, ticks })
+}
+
+/// Waits until all have ended; a fault of one is a fault of all.
+async fn all(connections: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    while let Some(ended) = connections.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// What time passes, and what time processes are given meanwhile.
+struct Meter<'a> {
+    processes: &'a Processes,
+    began: Instant,
+    used: Duration,
+    ticks: Duration,
+}
+
+impl<'a> Meter<'a> {
+    fn start(processes: &'a Processes) -> anyhow::Result<Self> {
+        Ok(Self { processes, used: processes.used()?, ticks: processes.ticks()?, began: Instant::now() })
+    }
+
+    /// The time since the start, that of the processes, and the same in ticks.
+    fn read(&self) -> anyhow::Result<[Duration; 3]> {
+        let took = self.began.elapsed();
+        let used = self.processes.used()?.saturating_sub(self.used);
+        Ok([took, used, self.processes.ticks()?.saturating_sub(self.ticks)])
+    }
 }

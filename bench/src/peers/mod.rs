@@ -21,6 +21,9 @@ use crate::wire::{Address, Certificate};
 /// How long one may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// More do not sign in to peers: what Apache holds of sessions has an end.
+const PEOPLE_MOST: usize = 1000;
+
 /// What each is started with.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
@@ -47,6 +50,7 @@ pub(crate) struct Peer {
 
 /// Starts all that are installed, and names those that are not.
 pub(crate) async fn start(setup: Setup<'_>) -> anyhow::Result<Vec<Peer>> {
+    let setup = Setup { people: setup.people.min(PEOPLE_MOST), ..setup };
     let all = [
         ("oauth2-proxy", oauth2_proxy::start(setup).await),
         ("apache", apache::start(setup).await),
