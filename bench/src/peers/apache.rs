@@ -18,6 +18,8 @@ use crate::{cpu, nginx, people};
 const MODULES: &str = "/usr/lib/apache2/modules";
 const LOADED: [&str; 6] = ["mpm_event", "authn_core", "authz_core", "authz_user", "proxy", "proxy_http"];
 const CALLBACK: &str = "/openid-connect/callback";
+/// What the shared memory holds for each person at most: the session, and what keeps a sign-in from being repeated.
+const ENTRIES_EACH: usize = 4;
 /// Connections at a time that each process serves.
 const THREADS: usize = 128;
 
@@ -69,18 +71,22 @@ async fn children(parent: u32, expected: usize) -> anyhow::Result<Vec<u32>> {
 fn configuration(folder: &Path, port: u16, origin: &str, provider: &str, setup: Setup<'_>) -> String {
     let mut text = String::new();
     let mut modules = LOADED.to_vec();
-    let mut tls = String::new();
+    let mut more = String::new();
     if let Some(certificate) = setup.certificate {
         modules.extend(["socache_shmcb", "ssl"]);
         let (chain, key) = (certificate.chain.display(), certificate.key.display());
-        tls = format!("SSLEngine on\nSSLCertificateFile {chain}\nSSLCertificateKeyFile {key}\n");
+        more = format!("SSLEngine on\nSSLCertificateFile {chain}\nSSLCertificateKeyFile {key}\n");
     }
     if setup.protocol == Protocol::Http2 {
         modules.push("http2");
-        tls.push_str("Protocols h2 http/1.1\n");
+        more.push_str("Protocols h2 http/1.1\n");
     }
     for module in modules {
         let _infallible = writeln!(text, "LoadModule {module}_module {MODULES}/mod_{module}.so");
+    }
+    if setup.people > 1 {
+        // By default it has room for some hundreds only, and forgets the oldest sessions.
+        let _infallible = writeln!(more, "OIDCCacheShmMax {}", ENTRIES_EACH * setup.people + 500);
     }
     let (folder, processes, all) = (folder.display(), setup.threads, setup.threads * THREADS);
     let _infallible = write!(
@@ -92,7 +98,7 @@ fn configuration(folder: &Path, port: u16, origin: &str, provider: &str, setup: 
          StartServers {processes}\nServerLimit {processes}\nThreadLimit {THREADS}\nThreadsPerChild {THREADS}\n\
          MaxRequestWorkers {all}\nMinSpareThreads 1\nMaxSpareThreads {all}\nMaxConnectionsPerChild 0\n\
          KeepAlive On\nKeepAliveTimeout 75\nMaxKeepAliveRequests 0\n\
-         {tls}\
+         {more}\
          OIDCProviderMetadataURL {provider}/oidc/.well-known/openid-configuration\n\
          OIDCClientID {CLIENT_ID}\nOIDCClientSecret {CLIENT_SECRET}\n\
          OIDCRedirectURI {origin}{CALLBACK}\nOIDCCryptoPassphrase a-secret-of-the-bench-and-no-more\n\
