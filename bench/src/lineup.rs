@@ -1,5 +1,6 @@
 //! All that take part in a run, started over the same upstream, and measured in turns.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ use crate::report::{Contender, Round};
 use crate::sidegate::{self, CONNECTIONS, Setup, Sidegate};
 use crate::wire::{Address, Certificate};
 
+/// How much of a log is shown where something goes wrong.
+const LOG_LINES: usize = 3;
+
 /// Those measured, Sidegate first and nginx last. Dropping it stops all of them.
 pub(crate) struct Lineup {
     pub(crate) entrants: Vec<Entrant>,
@@ -33,6 +37,8 @@ pub(crate) struct Entrant {
     pub(crate) contender: Contender,
     pub(crate) target: Target,
     pub(crate) processes: Processes,
+    /// Where it writes its log, if it does.
+    log: Option<PathBuf>,
 }
 
 impl Lineup {
@@ -64,7 +70,8 @@ impl Lineup {
         let mut entrants = Vec::new();
         for sidegate in &sidegates {
             let target = Target::new(sidegate.address().clone(), protocol, sidegate.cookies(), body)?;
-            entrants.push(Entrant::new(sidegate.name(), target, &[sidegate.pid()]));
+            let entrant = Entrant::new(sidegate.name(), target, &[sidegate.pid()]);
+            entrants.push(Entrant { log: Some(sidegate.log().to_owned()), ..entrant });
         }
         // What asks for no session gets the same bytes.
         let cookies = sidegates.first().map(Sidegate::cookies).unwrap_or_default();
@@ -152,13 +159,22 @@ impl Lineup {
 
 impl Entrant {
     fn new(name: &str, target: Target, pids: &[u32]) -> Self {
-        Self { contender: Contender::new(name), target, processes: Processes::of(pids) }
+        Self { contender: Contender::new(name), target, processes: Processes::of(pids), log: None }
+    }
+
+    /// Its name, and the end of its log: what it says of a fault.
+    fn account(&self) -> String {
+        let log = self.log.as_ref().and_then(|log| fs::read_to_string(log).ok()).unwrap_or_default();
+        let end: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
+        let lines: String = end.iter().rev().map(|line| format!("\n  {line}")).collect();
+        let name = self.contender.name();
+        if lines.is_empty() { name.to_owned() } else { format!("{name}, whose log ends:{lines}\n") }
     }
 
     /// Measures it once.
     pub(crate) async fn round(&self, shape: Shape) -> anyhow::Result<Round> {
         let sample = load::run(&self.target, &self.processes, shape).await;
-        Ok(Round::of(sample.with_context(|| self.contender.name().to_owned())?))
+        Ok(Round::of(sample.with_context(|| self.account())?))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The proxy under test: started, and signed in through the development provider.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +56,7 @@ pub(crate) struct Sidegate {
     process: Child,
     provider: Arc<DevIdp>,
     pid: u32,
+    log: PathBuf,
     /// For what is asked for.
     address: Address,
     door: Door,
@@ -125,7 +126,7 @@ impl Sidegate {
             ensure!(me.status == 200, "the session is not taken: `me` was answered {}: {}", me.status, me.body);
         }
         let address = Address::new(port, protocol, certificate)?;
-        Ok(Self { name, process, provider, pid, address, door, cookies })
+        Ok(Self { name, process, provider, pid, log, address, door, cookies })
     }
 
     /// Signs the first person in once more, as a browser does: to `login`, to the provider, and back with a code.
@@ -140,6 +141,11 @@ impl Sidegate {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it writes its log.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     pub(crate) const fn pid(&self) -> u32 {

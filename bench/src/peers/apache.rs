@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::{Peer, Program, START_LIMIT, Setup, browser, is_installed};
+use super::{MISSING, Peer, Program, START_LIMIT, Setup, Started, browser, is_installed};
 use crate::options::Protocol;
 use crate::people::{CLIENT_ID, CLIENT_SECRET, Door};
 use crate::wire::Address;
@@ -23,9 +23,9 @@ const ENTRIES_EACH: usize = 4;
 /// Connections at a time that each process serves.
 const THREADS: usize = 128;
 
-pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
+pub(super) async fn start(setup: Setup<'_>) -> Started {
     if !is_installed("apache2", "-v") || !Path::new(MODULES).join("mod_auth_openidc.so").is_file() {
-        return Ok(None);
+        return Ok(Err(MISSING));
     }
     let folder = setup.folder.join("apache");
     fs::create_dir(&folder)?;
@@ -44,7 +44,7 @@ pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
     let door = Door { browser, login: "/", cookie: "mod_auth_openidc_session" };
     let log = || fs::read_to_string(folder.join("error.log")).unwrap_or_default();
     let cookies = door.sign_all_in(&provider, setup.people).await.with_context(log)?;
-    Ok(Some(Peer {
+    Ok(Ok(Peer {
         name: "apache",
         address: Address::new(port, setup.protocol, setup.certificate)?,
         pids,

@@ -3,13 +3,13 @@
 use std::fs;
 use std::process::Command;
 
-use super::{Peer, Program, Setup, browser, is_installed};
+use super::{MISSING, Peer, Program, Setup, Started, browser, is_installed};
 use crate::wire::Address;
 use crate::{cpu, nginx};
 
-pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
+pub(super) async fn start(setup: Setup<'_>) -> Started {
     if !is_installed("caddy", "version") {
-        return Ok(None);
+        return Ok(Err(MISSING));
     }
     let (port, file) = (nginx::free_port()?, setup.folder.join("Caddyfile"));
     let tls = setup.certificate.map(|made| format!("  tls {} {}\n", made.chain.display(), made.key.display()));
@@ -27,7 +27,7 @@ pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
     command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&file);
     command.env("XDG_DATA_HOME", setup.folder).env("XDG_CONFIG_HOME", setup.folder);
     let program = Program::start("caddy", command, setup.folder, port).await?;
-    Ok(Some(Peer {
+    Ok(Ok(Peer {
         name: "caddy",
         address: Address::new(port, setup.protocol, setup.certificate)?,
         pids: vec![program.process.id()],

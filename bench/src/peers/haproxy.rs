@@ -3,20 +3,20 @@
 use std::fs;
 use std::process::Command;
 
-use super::{Peer, Program, Setup, is_installed};
+use super::{MISSING, Peer, Program, Setup, Started, is_installed};
 use crate::nginx;
 use crate::wire::Address;
 
-pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
+pub(super) async fn start(setup: Setup<'_>) -> Started {
     if !is_installed("haproxy", "-v") {
-        return Ok(None);
+        return Ok(Err(MISSING));
     }
     let (port, file) = (nginx::free_port()?, setup.folder.join("haproxy.cfg"));
     fs::write(&file, configuration(port, setup))?;
     let mut command = Command::new("haproxy");
     command.args(["-db", "-q", "-f"]).arg(&file);
     let program = Program::start("haproxy", command, setup.folder, port).await?;
-    Ok(Some(Peer {
+    Ok(Ok(Peer {
         name: "haproxy",
         address: Address::new(port, setup.protocol, setup.certificate)?,
         pids: vec![program.process.id()],

@@ -48,6 +48,11 @@ pub(crate) struct Peer {
     _provider: Option<Arc<DevIdp>>,
 }
 
+/// A peer, or why it is left out.
+type Started = anyhow::Result<Result<Peer, &'static str>>;
+
+const MISSING: &str = "is not installed; scripts/bench-peers installs it";
+
 /// Starts all that are installed, and names those that are not.
 pub(crate) async fn start(setup: Setup<'_>) -> anyhow::Result<Vec<Peer>> {
     let setup = Setup { people: setup.people.min(PEOPLE_MOST), ..setup };
@@ -60,8 +65,8 @@ pub(crate) async fn start(setup: Setup<'_>) -> anyhow::Result<Vec<Peer>> {
     let mut peers = Vec::new();
     for (name, started) in all {
         match started.with_context(|| name)? {
-            Some(peer) => peers.push(peer),
-            None => eprintln!("bench: {name} is not installed and is left out: scripts/bench-peers installs it"),
+            Ok(peer) => peers.push(peer),
+            Err(why) => eprintln!("bench: {name} is left out: it {why}"),
         }
     }
     Ok(peers)

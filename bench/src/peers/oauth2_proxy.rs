@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use super::{Peer, Program, Setup, browser, is_installed};
+use super::{MISSING, Peer, Program, Setup, Started, browser, is_installed};
+use crate::options::Protocol;
 use crate::people::{CLIENT_ID, CLIENT_SECRET, Door};
 use crate::wire::Address;
 use crate::{cpu, nginx, people};
@@ -10,9 +11,12 @@ use crate::{cpu, nginx, people};
 /// What seals its cookies: 32 bytes.
 const SECRET: &str = "a-secret-of-the-bench-and-no-more";
 
-pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
+pub(super) async fn start(setup: Setup<'_>) -> Started {
     if !is_installed("oauth2-proxy", "--version") {
-        return Ok(None);
+        return Ok(Err(MISSING));
+    }
+    if setup.protocol == Protocol::Http2 {
+        return Ok(Err("does not speak HTTP/2 with browsers"));
     }
     let port = nginx::free_port()?;
     let browser = browser(port, setup.certificate)?;
@@ -40,7 +44,7 @@ pub(super) async fn start(setup: Setup<'_>) -> anyhow::Result<Option<Peer>> {
     let program = Program::start("oauth2-proxy", command, setup.folder, port).await?;
     let door = Door { browser, login: "/oauth2/start?rd=%2F", cookie: "_oauth2_proxy" };
     let cookies = door.sign_all_in(&provider, setup.people).await?;
-    Ok(Some(Peer {
+    Ok(Ok(Peer {
         name: "oauth2-proxy",
         address: Address::new(port, setup.protocol, setup.certificate)?,
         pids: vec![program.process.id()],
