@@ -83,13 +83,13 @@ impl Lineup {
             protocol,
             certificate,
         };
-        let peers = if options.turns.peers { peers::start(setup).await? } else { Vec::new() };
+        let peers = if options.turns.peers { peers::start(setup, upstream.other_ports()).await? } else { Vec::new() };
         for peer in &peers {
             let cookies = if peer.cookies.is_empty() { cookies } else { &peer.cookies };
             let target = Target::new(peer.address.clone(), protocol, cookies, body)?;
             entrants.push(Entrant::new(peer.name, target, &peer.pids));
         }
-        let (upstream_port, connections) = (upstream.port(), options.connections);
+        let (upstream_port, connections) = (upstream.port(), options.connections * options.streams);
         let proxying = Proxying { upstream: upstream_port, workers: threads, connections, protocol, certificate };
         let proxy = Nginx::proxy(folder.path(), &proxying)?;
         let address = Address::new(proxy.port(), protocol, certificate)?;

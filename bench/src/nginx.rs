@@ -22,6 +22,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Larger bodies come from a file.
 const MOST_IN_MEMORY: usize = 512 * 1024;
+/// How many ports the upstream has beside the first.
+const OTHER_PORTS: usize = 4;
 /// What slow clients ask for, in bytes.
 const LARGE_BODY: usize = 4 * 1024 * 1024;
 
@@ -29,7 +31,7 @@ const LARGE_BODY: usize = 4 * 1024 * 1024;
 pub(crate) struct Proxying<'a> {
     pub(crate) upstream: u16,
     pub(crate) workers: usize,
-    /// How many connections clients have open, at most.
+    /// How many requests clients have open at a time, at most: so many connections go on to the upstream.
     pub(crate) connections: usize,
     pub(crate) protocol: Protocol,
     /// TLS ends here with it.
@@ -40,6 +42,8 @@ pub(crate) struct Proxying<'a> {
 pub(crate) struct Nginx {
     master: Child,
     port: u16,
+    /// Further ports of the upstream.
+    others: Vec<u16>,
     folder: PathBuf,
 }
 
@@ -69,7 +73,15 @@ impl Nginx {
             "x".repeat(1024),
             folder.display(),
         );
-        Self::start(&folder, &Site { workers: 1, connections: 4096, before: "", listen: "", site: &site })
+        // Some clients of the upstream open connections by the thousand: those that are over keep ports occupied for a while, and who comes
+        // to the same port of the upstream after them waits.
+        let others = (0..OTHER_PORTS).map(|_| free_port()).collect::<Result<Vec<u16>, _>>()?;
+        let listens: String = others.iter().map(|port| format!("listen 127.0.0.1:{port}; ")).collect();
+        let site = listens + &site;
+        let mut upstream =
+            Self::start(&folder, &Site { workers: 1, connections: 4096, before: "", listen: "", site: &site })?;
+        upstream.others = others;
+        Ok(upstream)
     }
 
     /// The proxy: `proxy_pass` with kept-alive connections to the upstream, and nothing else; TLS where a certificate is given.
@@ -110,7 +122,7 @@ impl Nginx {
         let output = fs::File::create(folder.join("output"))?;
         let master =
             nginx(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().context(MISSING)?;
-        let mut nginx = Self { master, port, folder: folder.to_owned() };
+        let mut nginx = Self { master, port, others: Vec::new(), folder: folder.to_owned() };
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             if nginx.master.try_wait()?.is_some() || began.elapsed() > START_LIMIT {
@@ -123,6 +135,11 @@ impl Nginx {
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Ports of the upstream that nobody else uses.
+    pub(crate) fn other_ports(&self) -> &[u16] {
+        &self.others
     }
 
     /// The processes that do the work.

@@ -183,7 +183,7 @@ pub(crate) struct PlotOptions {
 /// How many connections are at rest.
 #[derive(Args, Clone)]
 pub(crate) struct RestOptions {
-    /// How many: one number or several. Each takes a file here and one in the proxy, and what open files do not allow is left out.
+    /// How many: one number or several. As many at most as open files allow: the proxy counts two for each.
     #[arg(long, value_delimiter = ',', default_value = "1000,10000,50000", value_parser = RangedU64ValueParser::<usize>::new().range(200..=200_000))]
     pub(crate) connections: Vec<usize>,
     /// Worker threads of the proxy, and worker processes of nginx.

@@ -53,14 +53,16 @@ type Started = anyhow::Result<Result<Peer, &'static str>>;
 
 const MISSING: &str = "is not installed; scripts/bench-peers installs it";
 
-/// Starts all that are installed, and names those that are not.
-pub(crate) async fn start(setup: Setup<'_>) -> anyhow::Result<Vec<Peer>> {
+/// Starts all that are installed, each with a port of the upstream for itself, and names those that are not.
+pub(crate) async fn start(setup: Setup<'_>, upstreams: &[u16]) -> anyhow::Result<Vec<Peer>> {
     let setup = Setup { people: setup.people.min(PEOPLE_MOST), ..setup };
+    let mut ports = upstreams.iter().copied().cycle();
+    let mut own = || Setup { upstream: ports.next().unwrap_or(setup.upstream), ..setup };
     let all = [
-        ("oauth2-proxy", oauth2_proxy::start(setup).await),
-        ("apache", apache::start(setup).await),
-        ("caddy", caddy::start(setup).await),
-        ("haproxy", haproxy::start(setup).await),
+        ("oauth2-proxy", oauth2_proxy::start(own()).await),
+        ("apache", apache::start(own()).await),
+        ("caddy", caddy::start(own()).await),
+        ("haproxy", haproxy::start(own()).await),
     ];
     let mut peers = Vec::new();
     for (name, started) in all {
