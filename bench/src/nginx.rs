@@ -11,16 +11,39 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::cpu;
+use crate::load::LARGE;
+use crate::options::Protocol;
+use crate::wire::Certificate;
 
 const MISSING: &str = "nginx is missing: apt-get install nginx (it need not run as a service)";
 
 /// How long nginx may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
+/// Larger bodies come from a file.
+const MOST_IN_MEMORY: usize = 512 * 1024;
+/// How many ports the upstream has beside the first.
+const OTHER_PORTS: usize = 4;
+/// What slow clients ask for, in bytes.
+const LARGE_BODY: usize = 4 * 1024 * 1024;
+
+/// What nginx as a proxy is started with.
+pub(crate) struct Proxying<'a> {
+    pub(crate) upstream: u16,
+    pub(crate) workers: usize,
+    /// How many requests clients have open at a time, at most: so many connections go on to the upstream.
+    pub(crate) connections: usize,
+    pub(crate) protocol: Protocol,
+    /// TLS ends here with it.
+    pub(crate) certificate: Option<&'a Certificate>,
+}
+
 /// A running nginx with a configuration of its own; dropping it stops it.
 pub(crate) struct Nginx {
     master: Child,
     port: u16,
+    /// Further ports of the upstream.
+    others: Vec<u16>,
     folder: PathBuf,
 }
 
@@ -31,34 +54,75 @@ pub(crate) fn version() -> anyhow::Result<String> {
 }
 
 impl Nginx {
-    /// The upstream: every request is answered with `body` bytes, from memory.
+    /// The upstream: every request is answered with `body` bytes, from memory, or from a file in the kernel's cache where they are many;
+    /// slow clients find a large answer.
     pub(crate) fn upstream(folder: &Path, body: usize) -> anyhow::Result<Self> {
-        // nginx takes no word of the configuration beyond 4 KiB, so a long body is put together from a variable.
-        let mut text = "${piece}".repeat(body / 1024);
-        text.push_str(&"x".repeat(body % 1024));
+        let folder = folder.join("upstream");
+        fs::create_dir(&folder)?;
+        fs::write(folder.join("large.txt"), vec![b'x'; LARGE_BODY])?;
+        let answer = if body > MOST_IN_MEMORY {
+            fs::write(folder.join("body.txt"), vec![b'x'; body])?;
+            "try_files /body.txt =404;".to_owned()
+        } else {
+            // nginx takes no word of the configuration beyond 4 KiB, so a long body is put together from a variable.
+            format!("return 200 \"{}{}\";", "${piece}".repeat(body / 1024), "x".repeat(body % 1024))
+        };
         let site = format!(
-            "set $piece \"{}\"; location / {{ default_type text/plain; return 200 \"{text}\"; }}",
-            "x".repeat(1024)
+            "set $piece \"{}\"; sendfile on; root {}; default_type text/plain; \
+             location / {{ {answer} }} location = {LARGE} {{ try_files /large.txt =404; }}",
+            "x".repeat(1024),
+            folder.display(),
         );
-        Self::start(&folder.join("upstream"), 1, "", &site)
+        // Some clients of the upstream open connections by the thousand: those that are over keep ports occupied for a while, and who comes
+        // to the same port of the upstream after them waits.
+        let others = (0..OTHER_PORTS).map(|_| free_port()).collect::<Result<Vec<u16>, _>>()?;
+        let listens: String = others.iter().map(|port| format!("listen 127.0.0.1:{port}; ")).collect();
+        let site = listens + &site;
+        let mut upstream =
+            Self::start(&folder, &Site { workers: 1, connections: 4096, before: "", listen: "", site: &site })?;
+        upstream.others = others;
+        Ok(upstream)
     }
 
-    /// The proxy: `proxy_pass` with kept-alive connections to the upstream, and nothing else.
-    pub(crate) fn proxy(folder: &Path, upstream: u16, workers: usize) -> anyhow::Result<Self> {
-        let pool =
-            format!("upstream app {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 1000000000; }}\n");
-        let site = "location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\"; }";
-        Self::start(&folder.join("proxy"), workers, &pool, site)
+    /// The proxy: `proxy_pass` with kept-alive connections to the upstream, and nothing else; TLS where a certificate is given.
+    pub(crate) fn proxy(folder: &Path, proxying: &Proxying<'_>) -> anyhow::Result<Self> {
+        let &Proxying { upstream, workers, connections, protocol, certificate } = proxying;
+        let idle = connections.max(64);
+        let before = format!(
+            "upstream app {{ server 127.0.0.1:{upstream}; keepalive {idle}; keepalive_requests 1000000000; }}\n"
+        );
+        let mut site =
+            "location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection \"\"; }"
+                .to_owned();
+        let mut listen = "";
+        if let Some(certificate) = certificate {
+            listen = " ssl";
+            let _infallible = write!(
+                site,
+                "ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {}; ssl_certificate_key {};",
+                certificate.chain.display(),
+                certificate.key.display()
+            );
+            match protocol {
+                Protocol::Http2 if release(&version()?) >= Some([1, 25, 1]) => site.push_str(" http2 on;"),
+                Protocol::Http2 => listen = " ssl http2",
+                Protocol::Http1 | Protocol::Tls => {}
+            }
+        }
+        let folder = folder.join("proxy");
+        fs::create_dir(&folder)?;
+        // Each client's connection may take one to the upstream.
+        let connections = (2 * connections + 1000).max(4096);
+        Self::start(&folder, &Site { workers, connections, before: &before, listen, site: &site })
     }
 
-    fn start(folder: &Path, workers: usize, before: &str, site: &str) -> anyhow::Result<Self> {
-        fs::create_dir(folder)?;
+    fn start(folder: &Path, site: &Site<'_>) -> anyhow::Result<Self> {
         let port = free_port()?;
-        fs::write(folder.join("nginx.conf"), configuration(folder, port, workers, before, site)?)?;
+        fs::write(folder.join("nginx.conf"), configuration(folder, port, site)?)?;
         let output = fs::File::create(folder.join("output"))?;
         let master =
             nginx(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().context(MISSING)?;
-        let mut nginx = Self { master, port, folder: folder.to_owned() };
+        let mut nginx = Self { master, port, others: Vec::new(), folder: folder.to_owned() };
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             if nginx.master.try_wait()?.is_some() || began.elapsed() > START_LIMIT {
@@ -71,6 +135,11 @@ impl Nginx {
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Ports of the upstream that nobody else uses.
+    pub(crate) fn other_ports(&self) -> &[u16] {
+        &self.others
     }
 
     /// The processes that do the work.
@@ -103,7 +172,20 @@ fn nginx(folder: &Path) -> Command {
     command
 }
 
-fn configuration(folder: &Path, port: u16, workers: usize, before: &str, site: &str) -> Result<String, std::io::Error> {
+/// What a configuration says beside what all have.
+struct Site<'a> {
+    workers: usize,
+    /// How many connections a worker takes, those to the upstream included.
+    connections: usize,
+    /// Stands before the server.
+    before: &'a str,
+    /// What `listen` says after the address.
+    listen: &'a str,
+    site: &'a str,
+}
+
+fn configuration(folder: &Path, port: u16, site: &Site<'_>) -> Result<String, std::io::Error> {
+    let Site { workers, connections, before, listen, site } = site;
     let mut text = String::new();
     if fs::metadata(folder)?.uid() == 0 {
         // The folder is root's own; workers of another user could not write into it.
@@ -115,20 +197,39 @@ fn configuration(folder: &Path, port: u16, workers: usize, before: &str, site: &
          worker_processes {workers};\n\
          pid nginx.pid;\n\
          error_log error.log warn;\n\
-         events {{ worker_connections 4096; }}\n\
+         events {{ worker_connections {connections}; }}\n\
          http {{\n\
          access_log off;\n\
          client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
          keepalive_timeout 75s;\n\
          keepalive_requests 1000000000;\n\
          {before}\
-         server {{ listen 127.0.0.1:{port}; {site} }}\n\
+         server {{ listen 127.0.0.1:{port}{listen}; {site} }}\n\
          }}\n"
     );
     Ok(text)
 }
 
+/// The numbers in `nginx/1.22.1 (Ubuntu)`.
+fn release(version: &str) -> Option<[u32; 3]> {
+    let numbers = version.strip_prefix("nginx/")?.split(' ').next()?;
+    let numbers: Vec<u32> = numbers.split('.').map_while(|number| number.parse().ok()).collect();
+    numbers.try_into().ok()
+}
+
 /// A port that nobody listens on at the moment.
 pub(crate) fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert_eq!(release("nginx/1.22.1"), Some([1, 22, 1]));
+        assert!(release("nginx/1.26.0 (Ubuntu)") >= Some([1, 25, 1]));
+        assert!(release("nginx/1.9.15") < Some([1, 25, 1]));
+    }
 }

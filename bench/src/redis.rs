@@ -16,7 +16,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running server; dropping it stops it.
 pub(crate) struct RedisServer {
-    _process: Child,
+    process: Child,
     _folder: TempDir,
     port: u16,
 }
@@ -42,7 +42,12 @@ impl RedisServer {
             ensure!(began.elapsed() < START_LIMIT, "redis-server does not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(Some(Self { _process: process, _folder: folder, port }))
+        Ok(Some(Self { process, _folder: folder, port }))
+    }
+
+    /// Ends it, and waits until it has ended.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill().await?)
     }
 
     /// Where it listens.

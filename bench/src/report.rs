@@ -20,6 +20,14 @@ impl Contender {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.to_owned(), rounds: Vec::new() }
     }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn median(&self, figure: fn(&Round) -> f64) -> f64 {
+        Spread::of(self.rounds.iter().map(figure)).median
+    }
 }
 
 /// What one measurement comes to.
@@ -27,6 +35,7 @@ pub(crate) struct Round {
     requests_per_second: f64,
     p50: f64,
     p99: f64,
+    p999: f64,
     cpu: f64,
     /// The same by the kernel's ticks, which are coarser.
     ticks: f64,
@@ -38,65 +47,86 @@ impl Round {
         sample.latencies.sort_unstable();
         let count = sample.latencies.len();
         let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
-        let rank = |percent: usize| sample.latencies.get((count * percent / 100).min(count - 1)).copied();
+        let rank = |per_mille: usize| sample.latencies.get((count * per_mille / 1000).min(count - 1)).copied();
         Self {
             requests_per_second: count as f64 / sample.took.as_secs_f64(),
-            p50: micros(rank(50).unwrap_or_default()),
-            p99: micros(rank(99).unwrap_or_default()),
+            p50: micros(rank(500).unwrap_or_default()),
+            p99: micros(rank(990).unwrap_or_default()),
+            p999: micros(rank(999).unwrap_or_default()),
             cpu: micros(sample.cpu) / count as f64,
             ticks: micros(sample.ticks) / count as f64,
         }
     }
 }
 
-type Figure = (&'static str, fn(&Round) -> f64);
+pub(crate) type Figure = (&'static str, fn(&Round) -> f64);
 
-const FIGURES: [Figure; 5] = [
+pub(crate) const CPU: fn(&Round) -> f64 = |round| round.cpu;
+pub(crate) const REQUESTS: fn(&Round) -> f64 = |round| round.requests_per_second;
+/// What tails are told by.
+pub(crate) const TAILS: [Figure; 3] =
+    [("p50", |round| round.p50), ("p99", |round| round.p99), ("p99.9", |round| round.p999)];
+
+const FIGURES: [Figure; 6] = [
     ("CPU per request", |round| round.cpu),
     ("the same in ticks", |round| round.ticks),
     ("requests/s", |round| round.requests_per_second),
     ("p50", |round| round.p50),
     ("p99", |round| round.p99),
+    ("p99.9", |round| round.p999),
 ];
 
-pub(crate) fn heading(out: &mut impl Write, options: &Options, nginx: &str) -> io::Result<()> {
+/// How many processors there are, which ones, and which nginx.
+pub(crate) fn machine(nginx: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name);
-    writeln!(out, "{cores} cores ({}), {nginx}", model.unwrap_or(" unknown").trim())?;
+    format!("{cores} cores ({}), {nginx}", model.unwrap_or(" unknown").trim())
+}
+
+pub(crate) fn heading(out: &mut impl Write, options: &Options, nginx: &str) -> io::Result<()> {
+    writeln!(out, "{}", machine(nginx))?;
     writeln!(
         out,
-        "{} rounds of {:?} each, {} connections, {} bytes of body, {} threads; {} signed in to sidegate in turn, sessions in {}\n",
-        options.rounds,
-        options.measured(),
+        "{} rounds of {} s each, {}, {} connections{}{}, {} bytes of body, {} threads; {} signed in to sidegate in turn, sessions in {}\n",
+        options.turns.rounds,
+        options.turns.seconds,
+        options.protocol,
         options.connections,
+        if options.streams > 1 { format!(" with {} requests at a time", options.streams) } else { String::new() },
+        if options.fresh_connections { ", each for one request" } else { "" },
         options.body,
-        options.threads,
+        options.turns.threads,
         options.people,
         options.store
     )?;
-    writeln!(out, "round             requests/s    p50 us    p99 us  CPU us/request")
+    writeln!(out, "round               requests/s    p50 us    p99 us  p99.9 us  CPU us/request")
 }
 
 pub(crate) fn line(out: &mut impl Write, number: usize, contender: &Contender, round: &Round) -> io::Result<()> {
-    let Round { requests_per_second, p50, p99, cpu, .. } = round;
-    writeln!(out, "{number:>3}  {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {cpu:>15.2}", contender.name)
+    let Round { requests_per_second, p50, p99, p999, cpu, .. } = round;
+    writeln!(
+        out,
+        "{number:>3}  {:<12} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {p999:>9.0} {cpu:>15.2}",
+        contender.name
+    )
 }
 
 /// How much of the processors others used meanwhile: what measures a busy machine measures little.
-pub(crate) fn others(out: &mut impl Write, others: Duration, took: Duration) -> io::Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let share = others.as_secs_f64() / took.as_secs_f64() / cores as f64;
+pub(crate) fn others(out: &mut impl Write, share: f64) -> io::Result<()> {
     writeln!(out, "\nother programs used {:.0} % of the machine", share * 100.0)
 }
 
 /// The medians, and the first contender's ratios to each of the others, round by round.
-pub(crate) fn verdict(out: &mut impl Write, contenders: &[Contender]) -> io::Result<()> {
-    writeln!(out, "\nmedian            requests/s    p50 us    p99 us  CPU us/request")?;
+pub(crate) fn verdict(out: &mut impl Write, contenders: &[&Contender]) -> io::Result<()> {
+    writeln!(out, "\nmedian              requests/s    p50 us    p99 us  p99.9 us  CPU us/request")?;
     for contender in contenders {
-        let of = |figure: fn(&Round) -> f64| Spread::of(contender.rounds.iter().map(figure)).median;
-        let [cpu, _, requests_per_second, p50, p99] = FIGURES.map(|(_, figure)| of(figure));
-        writeln!(out, "     {:<10} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {cpu:>15.2}", contender.name)?;
+        let [cpu, _, requests_per_second, p50, p99, p999] = FIGURES.map(|(_, figure)| contender.median(figure));
+        writeln!(
+            out,
+            "     {:<12} {requests_per_second:>12.0} {p50:>9.0} {p99:>9.0} {p999:>9.0} {cpu:>15.2}",
+            contender.name
+        )?;
     }
     let Some((first, others)) = contenders.split_first() else { return Ok(()) };
     for other in others {
@@ -114,18 +144,19 @@ pub(crate) fn verdict(out: &mut impl Write, contenders: &[Contender]) -> io::Res
     Ok(())
 }
 
-fn ratios(one: &Contender, other: &Contender, figure: fn(&Round) -> f64) -> Spread {
+/// The ratios of one to another, round by round.
+pub(crate) fn ratios(one: &Contender, other: &Contender, figure: fn(&Round) -> f64) -> Spread {
     Spread::of(one.rounds.iter().zip(&other.rounds).map(|(one, other)| figure(one) / figure(other)))
 }
 
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
@@ -155,6 +186,8 @@ mod tests {
         };
         let round = Round::of(sample);
         assert!((round.cpu - 25.0).abs() < 1e-9 && (round.requests_per_second - 200.0).abs() < 1e-9);
-        assert!((round.p50 - 51.0).abs() < 1e-9 && (round.p99 - 100.0).abs() < 1e-9);
+        assert!(
+            (round.p50 - 51.0).abs() < 1e-9 && (round.p99 - 100.0).abs() < 1e-9 && (round.p999 - 100.0).abs() < 1e-9
+        );
     }
 }

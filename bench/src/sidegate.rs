@@ -1,16 +1,19 @@
 //! The proxy under test: started, and signed in through the development provider.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dev_idp::DevIdp;
-use dev_idp::users::{Email, GitHubAccount, User};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use crate::options::Protocol;
+use crate::people::{self, CLIENT_ID, CLIENT_SECRET, Door};
+use crate::wire::{Address, Certificate};
 use crate::{cpu, http, nginx};
 
 /// What seals sessions in the stores `jwt` and `redis`.
@@ -42,31 +45,35 @@ pub(crate) struct Setup<'a> {
     pub(crate) store: Store,
     /// How many connections it takes at a time, at most.
     pub(crate) connections: usize,
+    /// TLS ends there with it.
+    pub(crate) certificate: Option<&'a Certificate>,
+    pub(crate) protocol: Protocol,
 }
 
 /// A running proxy, and sessions on it; dropping it stops it.
 pub(crate) struct Sidegate {
     name: String,
-    _process: Child,
-    provider: DevIdp,
+    process: Child,
+    provider: Arc<DevIdp>,
     pid: u32,
-    port: u16,
+    log: PathBuf,
+    /// For what is asked for.
+    address: Address,
+    door: Door,
     cookies: Vec<String>,
 }
 
 impl Sidegate {
     /// Starts the program with the settings of a usual sidecar, and signs people in.
     pub(crate) async fn start(name: String, program: &Path, setup: Setup<'_>) -> anyhow::Result<Self> {
-        let Setup { upstream, threads, folder, rules, people, store, connections } = setup;
+        let Setup { upstream, threads, folder, rules, people, store, connections, certificate, protocol } = setup;
         ensure!(program.is_file(), "there is no {}: cargo build --release -p sidegate", program.display());
         let port = nginx::free_port()?;
-        let redirect_url = format!("http://127.0.0.1:{port}/api/v1/auth/callback");
-        let provider = DevIdp::start(dev_idp::Options {
-            redirect_urls: vec![redirect_url.clone()],
-            users: (0..people).map(user).collect(),
-            ..dev_idp::Options::default()
-        })
-        .await?;
+        // Browsers that sign in speak HTTP/1.1.
+        let spoken = if certificate.is_some() { Protocol::Tls } else { Protocol::Http1 };
+        let browser = Address::new(port, spoken, certificate)?;
+        let redirect_url = format!("{}/api/v1/auth/callback", browser.origin());
+        let provider = people::provider(&redirect_url, people).await?;
         let log = folder.join(format!("{name}.log"));
         let mut command = Command::from(cpu::limited(program, threads)?);
         command.env_clear();
@@ -74,6 +81,9 @@ impl Sidegate {
             let config = folder.join(format!("{name}.toml"));
             fs::write(&config, with_rules(rules))?;
             command.env("SIDEGATE_CONFIG", config);
+        }
+        if let Some(certificate) = certificate {
+            command.env("TLS_CERT_FILE", &certificate.chain).env("TLS_KEY_FILE", &certificate.key);
         }
         match store {
             Store::Memory => command.env("SESSION_STORE", "memory"),
@@ -87,8 +97,8 @@ impl Sidegate {
             .env("OAUTH_PROVIDER", "github")
             .env("OAUTH_GITHUB_URL", provider.origin())
             .env("OAUTH_GITHUB_API_URL", provider.origin())
-            .env("OAUTH_CLIENT_ID", "sidegate-dev")
-            .env("OAUTH_CLIENT_SECRET", "sidegate-dev-secret")
+            .env("OAUTH_CLIENT_ID", CLIENT_ID)
+            .env("OAUTH_CLIENT_SECRET", CLIENT_SECRET)
             .env("OAUTH_REDIRECT_URL", redirect_url)
             .env("OAUTH_ALLOWED_USERS", "@example.com")
             .env("UPSTREAM_URL", format!("http://127.0.0.1:{upstream}"))
@@ -109,24 +119,33 @@ impl Sidegate {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let pid = process.id().with_context(|| format!("{name} has ended"))?;
-        let mut cookies = Vec::with_capacity(people);
-        for number in 0..people {
-            cookies.push(sign_in(port, &provider, number).await.with_context(|| format!("signing in to {name}"))?);
-        }
+        let door = Door { browser, login: "/api/v1/auth/login", cookie: "session_token" };
+        let cookies = door.sign_all_in(&provider, people).await.with_context(|| format!("signing in to {name}"))?;
         for cookie in [cookies.first(), cookies.last()].into_iter().flatten() {
-            let me = http::get(port, "/api/v1/auth/me", cookie).await?;
-            ensure!(me.status == 200, "the session is not taken: `me` was answered {}", me.status);
+            let me = http::get(&door.browser, "/api/v1/auth/me", cookie).await?;
+            ensure!(me.status == 200, "the session is not taken: `me` was answered {}: {}", me.status, me.body);
         }
-        Ok(Self { name, _process: process, provider, pid, port, cookies })
+        let address = Address::new(port, protocol, certificate)?;
+        Ok(Self { name, process, provider, pid, log, address, door, cookies })
     }
 
     /// Signs the first person in once more, as a browser does: to `login`, to the provider, and back with a code.
     pub(crate) async fn sign_in(&self) -> anyhow::Result<()> {
-        sign_in(self.port, &self.provider, 0).await.map(drop)
+        self.door.sign_in(&self.provider, 0).await.map(drop)
+    }
+
+    /// Ends it, and waits until it has ended.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill().await?)
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it writes its log.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     pub(crate) const fn pid(&self) -> u32 {
@@ -134,7 +153,11 @@ impl Sidegate {
     }
 
     pub(crate) const fn port(&self) -> u16 {
-        self.port
+        self.address.port
+    }
+
+    pub(crate) const fn address(&self) -> &Address {
+        &self.address
     }
 
     /// The cookie of each session, as `name=value`.
@@ -143,40 +166,8 @@ impl Sidegate {
     }
 }
 
-/// The person `number`, as GitHub knows them.
-fn user(number: usize) -> User {
-    let login = format!("user-{number:07}");
-    let email = format!("{login}@example.com");
-    let account = GitHubAccount {
-        id: 10_000_000 + number as u64,
-        login: login.clone(),
-        public_email: Some(email.clone()),
-        emails: vec![Email { address: email, primary: true, verified: true }],
-        memberships: Vec::new(),
-        teams: Vec::new(),
-    };
-    User {
-        name: format!("Firstname Lastname {number}"),
-        remark: String::new(),
-        github: Some(account),
-        entra: None,
-        oidc: None,
-        id: login,
-    }
-}
-
 /// A file with so many rules, of which the last lets in what is measured.
 fn with_rules(rules: usize) -> String {
     let rule = |path: String| format!("[[routes]]\npath = \"{path}\"\nallow = [\"@example.com\"]\n\n");
     (1..rules).map(|number| format!("/app-{number}/**")).chain(["/**".to_owned()]).map(rule).collect()
-}
-
-async fn sign_in(port: u16, provider: &DevIdp, number: usize) -> anyhow::Result<String> {
-    let login = http::get(port, "/api/v1/auth/login", "").await?;
-    let authorize = login.location.with_context(|| format!("login was answered {}", login.status))?;
-    let callback = provider.approve(&authorize, &format!("user-{number:07}"))?;
-    let path = callback.splitn(4, '/').nth(3).context("the callback's URL has no path")?;
-    let back = http::get(port, &format!("/{path}"), &login.cookies.join("; ")).await?;
-    let session = back.cookies.into_iter().find(|cookie| cookie.starts_with("session_token="));
-    session.with_context(|| format!("the callback was answered {}, without a session", back.status))
 }

@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::options::WebsocketOptions;
+use crate::options::{Protocol, WebsocketOptions};
 use crate::sidegate::{Setup, Sidegate, Store};
-use crate::{cpu, http, program};
+use crate::{cpu, http, memory, program};
 
 /// What one may take of the proxy's memory, in bytes.
 const AIM: u64 = 12 * 1024;
@@ -46,18 +46,20 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
         people: 1,
         store: Store::Memory,
         connections: count + 100,
+        certificate: None,
+        protocol: Protocol::Http1,
     };
     let proxy = Sidegate::start("sidegate".into(), &program(options.sidegate.as_deref())?, setup).await?;
     let cookie = proxy.cookies().first().cloned().unwrap_or_default();
 
     // The first ones bring what comes with the first use, and is no WebSocket's own.
     let mut held = open(proxy.port(), &cookie, count.min(100)).await?;
-    let (first, before) = (held.len(), settled(&proxy).await?);
+    let (first, before) = (held.len(), memory::settled(&[proxy.pid()]).await?);
     let began = Instant::now();
     held.extend(open(proxy.port(), &cookie, count - first).await?);
     let opened = began.elapsed();
-    let at_once = resident(proxy.pid())?;
-    let after = settled(&proxy).await?;
+    let at_once = memory::resident(&[proxy.pid()])?;
+    let after = memory::settled(&[proxy.pid()]).await?;
     let (many, each) = (held.len() - first, |taken: u64| taken.saturating_sub(before) / (count - first).max(1) as u64);
     writeln!(
         out,
@@ -171,23 +173,4 @@ async fn log_out(port: u16, cookie: &str) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-}
-
-/// The proxy's resident memory once it does not shrink any more: the allocator gives back what was freed only after a while.
-async fn settled(proxy: &Sidegate) -> anyhow::Result<u64> {
-    let mut least = resident(proxy.pid())?;
-    for _ in 0..5 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        least = least.min(resident(proxy.pid())?);
-    }
-    Ok(least)
-}
-
-/// Resident memory of a process, in bytes.
-fn resident(pid: u32) -> anyhow::Result<u64> {
-    let status =
-        std::fs::read_to_string(format!("/proc/{pid}/status")).context("there is no /proc: this needs Linux")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(1024 * kib.context("/proc/PID/status reads unlike proc(5)")?)
 }

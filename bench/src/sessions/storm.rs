@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::cpu::Processes;
 use crate::nginx;
-use crate::options::SessionOptions;
+use crate::options::{Protocol, SessionOptions};
 use crate::sidegate::{CONNECTIONS, Setup, Sidegate, Store};
 
 /// People come one after the other on so many places at once, each with a browser of their own.
@@ -18,8 +18,17 @@ pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyho
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
     // Nothing is asked of the upstream.
     let (upstream, store) = (nginx::free_port()?, Store::Memory);
-    let setup =
-        Setup { upstream, threads: 2, folder: folder.path(), rules: 0, people: 1, store, connections: CONNECTIONS };
+    let setup = Setup {
+        upstream,
+        threads: 2,
+        folder: folder.path(),
+        rules: 0,
+        people: 1,
+        store,
+        connections: CONNECTIONS,
+        certificate: None,
+        protocol: Protocol::Http1,
+    };
     let proxy = Sidegate::start("sidegate".to_owned(), &program, setup).await?;
     let cpu = Processes::of(&[proxy.pid()]);
     let limit = Duration::from_secs(options.seconds);

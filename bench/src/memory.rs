@@ -1,0 +1,28 @@
+//! What processes take of memory, from `/proc`.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// The resident memory of processes once it does not shrink any more: an allocator gives back what was freed only after a while.
+pub(crate) async fn settled(pids: &[u32]) -> anyhow::Result<u64> {
+    let mut least = resident(pids)?;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        least = least.min(resident(pids)?);
+    }
+    Ok(least)
+}
+
+/// Resident memory of processes together, in bytes.
+pub(crate) fn resident(pids: &[u32]) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .with_context(|| format!("process {pid} has ended, or there is no /proc: this needs Linux"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        sum += 1024 * kib.with_context(|| format!("/proc/{pid}/status reads unlike proc(5)"))?;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,157 @@
+//! What a kept-alive connection takes of memory once its first request is answered and nothing more comes.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use sidegate::adapters::machine::raise_open_files;
+use tokio::net::TcpSocket;
+
+use crate::load::{self, Client, Session};
+use crate::nginx::{Nginx, Proxying};
+use crate::options::{Protocol, RestOptions};
+use crate::sidegate::{Setup, Sidegate, Store};
+use crate::wire::{Address, Certificate};
+use crate::{http, memory, nginx, program, report};
+
+const BODY: usize = 1024;
+const PATH: &str = "/reports/quarterly";
+/// Those that come first bring what comes with the first use, and is no connection's own.
+const FIRST: usize = 100;
+/// How many connect at a time: fewer than the kernel lets wait.
+const AT_A_TIME: usize = 64;
+/// Open files of a process that are no client's; Sidegate counts two for each client, one of them for the upstream, and makes room beyond.
+const OTHER_FILES: u64 = 300;
+/// How many connections share an address of this machine: each takes a port of it.
+const PORTS: usize = 20_000;
+
+/// Prints the figures for each number of connections that open files allow.
+pub(crate) async fn run(options: &RestOptions) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}\n", report::machine(&nginx::version()?))?;
+    measure(&mut out, &options.connections, options.threads, options.sidegate.as_deref()).await
+}
+
+pub(crate) async fn measure(
+    out: &mut impl Write,
+    numbers: &[usize],
+    threads: usize,
+    sidegate: Option<&Path>,
+) -> anyhow::Result<()> {
+    let files = raise_open_files().unwrap_or(u64::MAX);
+    let room = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
+    writeln!(out, "| connections at rest | protocol | sidegate: bytes each | nginx: bytes each |")?;
+    writeln!(out, "| --- | --- | --- | --- |")?;
+    let mut done = 0;
+    for number in numbers.iter().map(|number| *number.min(&room)).filter(|number| *number > FIRST) {
+        if number == done {
+            writeln!(out, "| more | | left out: a process may open {files} files here | |")?;
+            break;
+        }
+        done = number;
+        for protocol in [Protocol::Http1, Protocol::Tls, Protocol::Http2] {
+            let [sidegate, nginx] = both(number, protocol, threads, sidegate).await?;
+            writeln!(out, "| {number} | {protocol} | {sidegate} | {nginx} |")?;
+            out.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// What a connection takes of Sidegate, and of nginx.
+async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Option<&Path>) -> anyhow::Result<[u64; 2]> {
+    let folder = tempfile::tempdir().context("no temporary folder could be made")?;
+    let made = Certificate::make(folder.path())?;
+    let certificate = (protocol != Protocol::Http1).then_some(&made);
+    let upstream = Nginx::upstream(folder.path(), BODY)?;
+    let setup = Setup {
+        upstream: upstream.port(),
+        threads,
+        folder: folder.path(),
+        rules: 0,
+        people: 1,
+        store: Store::Memory,
+        connections: number + 100,
+        certificate,
+        protocol,
+    };
+    let sidegate = Sidegate::start("sidegate".into(), &program(sidegate)?, setup).await?;
+    let cookie = sidegate.cookies().first().cloned().unwrap_or_default();
+    let ours = hold(sidegate.address(), protocol, &cookie, number, &[sidegate.pid()]).await.context("sidegate")?;
+    drop(sidegate);
+
+    let proxying = Proxying { upstream: upstream.port(), workers: threads, connections: number, protocol, certificate };
+    let proxy = Nginx::proxy(folder.path(), &proxying)?;
+    let (address, workers) = (Address::new(proxy.port(), protocol, certificate)?, proxy.workers(threads).await?);
+    let theirs = hold(&address, protocol, &cookie, number, &workers).await.context("nginx")?;
+    Ok([ours, theirs])
+}
+
+/// Opens so many, and looks at what memory they took.
+async fn hold(address: &Address, protocol: Protocol, cookie: &str, number: usize, pids: &[u32]) -> anyhow::Result<u64> {
+    let mut held = open(address, protocol, cookie, 0..FIRST).await?;
+    let before = memory::settled(pids).await?;
+    held.extend(open(address, protocol, cookie, FIRST..number).await?);
+    let after = memory::settled(pids).await?;
+    for one in &mut held {
+        ensure!(one.is_open().await, "a connection at rest was closed");
+    }
+    Ok(after.saturating_sub(before) / (number - FIRST).max(1) as u64)
+}
+
+/// A connection that has had an answer.
+enum Held {
+    Http1(Client),
+    Http2(Session),
+}
+
+impl Held {
+    async fn is_open(&mut self) -> bool {
+        match self {
+            Self::Http1(client) => client.is_open().await,
+            Self::Http2(session) => session.is_open(),
+        }
+    }
+}
+
+async fn open(
+    address: &Address,
+    protocol: Protocol,
+    cookie: &str,
+    numbers: std::ops::Range<usize>,
+) -> anyhow::Result<Vec<Held>> {
+    let (mut open, mut opening) = (Vec::with_capacity(numbers.len()), VecDeque::new());
+    for number in numbers {
+        opening.push_back(tokio::spawn(first_request(address.clone(), protocol, cookie.to_owned(), number)));
+        if opening.len() == AT_A_TIME
+            && let Some(first) = opening.pop_front()
+        {
+            open.push(first.await??);
+        }
+    }
+    for one in opening {
+        open.push(one.await??);
+    }
+    Ok(open)
+}
+
+async fn first_request(address: Address, protocol: Protocol, cookie: String, number: usize) -> anyhow::Result<Held> {
+    let socket = TcpSocket::new_v4()?;
+    let from = u8::try_from(2 + number / PORTS).context("more connections than addresses")?;
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, from), 0)))?;
+    let wire = address.connect_by(socket).await.context("no connection to a contender")?;
+    match protocol {
+        Protocol::Http1 | Protocol::Tls => {
+            let mut client = Client::over(wire, 4096);
+            client.exchange(&http::browser_request(&address, PATH, &cookie), BODY).await?;
+            Ok(Held::Http1(client))
+        }
+        Protocol::Http2 => {
+            let session = Session::over(wire).await?;
+            load::exchange(&session.send, http::browser_request_2(&address, PATH, &cookie)?, BODY).await?;
+            Ok(Held::Http2(session))
+        }
+    }
+}
