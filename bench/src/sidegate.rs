@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use dev_idp::DevIdp;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -24,6 +25,9 @@ pub(crate) const CONNECTIONS: usize = 10_000;
 
 /// How long the proxy may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long it may take to end; then it is killed.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where the proxy keeps its sessions.
 #[derive(Clone)]
@@ -163,6 +167,21 @@ impl Sidegate {
     /// The cookie of each session, as `name=value`.
     pub(crate) fn cookies(&self) -> &[String] {
         &self.cookies
+    }
+}
+
+impl Drop for Sidegate {
+    /// Ends it as an operator does, so that a build that counts itself (`scripts/build-profiled`) writes down what it has counted.
+    fn drop(&mut self) {
+        let pid = self.process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let Some(pid) = pid else { return };
+        if kill_process(pid, Signal::TERM).is_err() {
+            return;
+        }
+        let began = Instant::now();
+        while matches!(self.process.try_wait(), Ok(None)) && began.elapsed() < END_LIMIT {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::serve::ext_authz::{self, Checks};
 use crate::serve::handler;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
-use crate::serve::listener::http::{Answers, HttpConnection, STREAM_WINDOW};
+use crate::serve::listener::http::{HttpConnection, RequestService, STREAM_WINDOW};
 use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::watch::{Expiry, Overdue, Rest, Watch};
@@ -65,26 +65,26 @@ pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Cro
     let opened = Box::pin(open(stream, names_client, door, crowd, &answering)).await?;
     let Some(Opened { stream, client, door }) = opened else { return Ok(()) };
     let http = match stream {
-        Secured::Tcp(stream) => http(stream, client, door, answering),
-        Secured::Unix(stream) => http(stream, client, door, answering),
-        Secured::TlsOfTcp(stream) => http(stream, client, door, answering),
-        Secured::TlsOfUnix(stream) => http(stream, client, door, answering),
+        Transport::Tcp(stream) => http(stream, client, door, answering),
+        Transport::Unix(stream) => http(stream, client, door, answering),
+        Transport::TlsOverTcp(stream) => http(stream, client, door, answering),
+        Transport::TlsOverUnix(stream) => http(stream, client, door, answering),
     };
     http.await
 }
 
 /// A connection on which HTTP may begin.
 struct Opened {
-    stream: Secured,
+    stream: Transport,
     client: Client,
     door: Door,
 }
 
-enum Secured {
+enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
-    TlsOfTcp(Box<TlsStream<TcpStream>>),
-    TlsOfUnix(Box<TlsStream<UnixStream>>),
+    TlsOverTcp(Box<TlsStream<TcpStream>>),
+    TlsOverUnix(Box<TlsStream<UnixStream>>),
 }
 
 /// What comes before HTTP: a load balancer's word on who connects, and TLS. `None`: the connection was answered, and has ended.
@@ -106,7 +106,7 @@ async fn open(
         Door::Requests(Some(tls)) => tls,
         door @ (Door::Requests(None) | Door::Checks(_)) => {
             let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
-            return Ok(Some(Opened { stream: Secured::Tcp(stream), client, door }));
+            return Ok(Some(Opened { stream: Transport::Tcp(stream), client, door }));
         }
     };
     let handshake = async {
@@ -119,7 +119,7 @@ async fn open(
     // One of a connection that a load balancer begins for somebody else may be the balancer's own.
     let certificate = shown(&stream).filter(|_| !names_client);
     let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate };
-    Ok(Some(Opened { stream: Secured::TlsOfTcp(Box::new(stream)), client, door: Door::Requests(None) }))
+    Ok(Some(Opened { stream: Transport::TlsOverTcp(Box::new(stream)), client, door: Door::Requests(None) }))
 }
 
 /// The address that a load balancer names in front of everything else, where it names one.
@@ -148,12 +148,12 @@ async fn open_unix(stream: UnixStream, door: Door, answering: &Answering) -> io:
         Door::Requests(Some(tls)) => tls,
         door @ (Door::Requests(None) | Door::Checks(_)) => {
             let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
-            return Ok(Opened { stream: Secured::Unix(stream), client, door });
+            return Ok(Opened { stream: Transport::Unix(stream), client, door });
         }
     };
     let stream = shaken(TlsAcceptor::from(tls.server_config()).accept(stream), answering).await?;
     let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate: shown(&stream) };
-    Ok(Opened { stream: Secured::TlsOfUnix(Box::new(stream)), client, door: Door::Requests(None) })
+    Ok(Opened { stream: Transport::TlsOverUnix(Box::new(stream)), client, door: Door::Requests(None) })
 }
 
 /// Who is at the far end.
@@ -191,7 +191,7 @@ fn sent_away() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
-/// Answers requests until the connection ends.
+/// RequestService requests until the connection ends.
 fn http<IO>(
     stream: IO,
     client: Client,
@@ -238,7 +238,7 @@ fn until_end<IO, S>(
 ) -> impl Future<Output = io::Result<()>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Answers,
+    S: RequestService,
 {
     async move {
         let mut expiry = pin!(Expiry::of(&watch));

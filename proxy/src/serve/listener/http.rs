@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::serve::body::Body;
-use crate::serve::watch::guarded::{Guarded, Version};
+use crate::serve::watch::guarded::{Guarded, HttpVersion};
 use crate::serve::watch::streams::StreamExecutor;
 use crate::serve::watch::{UPLOADS_MOST, Watch};
 
@@ -32,7 +32,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// A connection that answers requests by `S`.
 pub(super) struct HttpConnection<IO, S>
 where
-    S: Answers,
+    S: RequestService,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     stage: Stage<IO, S>,
@@ -42,12 +42,12 @@ where
 }
 
 /// What answers requests.
-pub(super) trait Answers:
+pub(super) trait RequestService:
     Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static> + Unpin + 'static
 {
 }
 
-impl<S> Answers for S where
+impl<S> RequestService for S where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
         + Unpin
         + 'static
@@ -56,7 +56,7 @@ impl<S> Answers for S where
 
 enum Stage<IO, S>
 where
-    S: Answers,
+    S: RequestService,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     /// Nothing has come yet, or nothing for some time.
@@ -64,7 +64,7 @@ where
         io: Guarded<IO>,
         service: S,
         /// `None`: its first bytes are to tell.
-        version: Option<Version>,
+        version: Option<HttpVersion>,
     },
     Http1(Box<http1::UpgradeableConnection<TokioIo<Guarded<IO>>, S>>),
     Http2(Box<http2::Connection<TokioIo<Guarded<IO>>, S, StreamExecutor>>),
@@ -73,7 +73,7 @@ where
 
 impl<IO, S> HttpConnection<IO, S>
 where
-    S: Answers,
+    S: RequestService,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     pub(super) fn new(stream: IO, service: S, watch: Arc<Watch>) -> Self {
@@ -101,19 +101,19 @@ where
         let mut io = io.into_inner();
         io.unread(&read_buf);
         self.watch.gives_buffers_back();
-        self.stage = Stage::Rests { io, service, version: Some(Version::Http1) };
+        self.stage = Stage::Rests { io, service, version: Some(HttpVersion::Http1) };
     }
 
     /// Speaks HTTP from the first bytes on.
-    fn wake(&mut self, version: Version) {
+    fn wake(&mut self, version: HttpVersion) {
         let Stage::Rests { io, service, .. } = std::mem::replace(&mut self.stage, Stage::Ended) else { return };
         self.watch.takes_buffers();
         self.stage = match version {
-            Version::Http1 => {
+            HttpVersion::Http1 => {
                 let connection = http1(&self.watch).serve_connection(TokioIo::new(io), service);
                 Stage::Http1(Box::new(connection.with_upgrades()))
             }
-            Version::Http2 => {
+            HttpVersion::Http2 => {
                 let connection = http2(&self.watch).serve_connection(TokioIo::new(io), service);
                 Stage::Http2(Box::new(connection))
             }
@@ -126,7 +126,7 @@ where
 
 impl<IO, S> Future for HttpConnection<IO, S>
 where
-    S: Answers,
+    S: RequestService,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     type Output = io::Result<()>;

@@ -22,7 +22,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Version {
+pub(crate) enum HttpVersion {
     Http1,
     Http2,
 }
@@ -130,21 +130,21 @@ impl<IO: AsyncRead + Unpin> Guarded<IO> {
     pub(crate) fn poll_begin(
         &mut self,
         cx: &mut Context<'_>,
-        known: Option<Version>,
-    ) -> Poll<io::Result<Option<Version>>> {
+        known: Option<HttpVersion>,
+    ) -> Poll<io::Result<Option<HttpVersion>>> {
         loop {
             let version = match known {
                 _ if self.ahead.is_empty() => None,
                 Some(version) => Some(version),
-                None if self.ahead.starts_with(PREFACE) => Some(Version::Http2),
+                None if self.ahead.starts_with(PREFACE) => Some(HttpVersion::Http2),
                 None if PREFACE.starts_with(&self.ahead) => None,
-                None => Some(Version::Http1),
+                None => Some(HttpVersion::Http1),
             };
             if version.is_some() {
                 return Poll::Ready(Ok(version));
             }
             if ready!(self.poll_ahead(cx))? == 0 {
-                return Poll::Ready(Ok((!self.ahead.is_empty()).then_some(Version::Http1)));
+                return Poll::Ready(Ok((!self.ahead.is_empty()).then_some(HttpVersion::Http1)));
             }
         }
     }
