@@ -1,9 +1,12 @@
 //! A connection that has not been used for a while gives its buffers back, and carries the next request as if nothing had been.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use http::Response;
+use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::wire::read_until;
 use crate::support::{HOST, PATIENCE, Proxy, Upstream};
@@ -65,6 +68,44 @@ async fn so_is_one_with_tls() {
     let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
     let stream = TcpStream::connect(proxy.address).await.unwrap();
     is_used_after_rests(issued.shake_hands(stream).await, &upstream).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_its_reader_leaves_for_a_while_comes_whole() {
+    let upstream = Upstream::answering(|asked| {
+        let length = asked.uri.path().trim_start_matches('/').parse().unwrap();
+        Response::new(Full::from(vec![b'x'; length]))
+    })
+    .await;
+    let issued = Issued::new();
+    let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
+    let plain = Proxy::open(&upstream).start().await;
+    let ask = async |address: SocketAddr, length: usize, has_tls: bool| {
+        // A small window, so that much is left to the proxy.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 * 1024).unwrap();
+        let stream = socket.connect(address).await.unwrap();
+        let request = format!("GET /{length} HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive\r\n\r\n");
+        let read = if has_tls {
+            read_late(issued.shake_hands(stream).await, request.as_bytes(), length).await
+        } else {
+            read_late(stream, request.as_bytes(), length).await
+        };
+        assert_eq!(read, length, "TLS: {has_tls}");
+    };
+    // Between what the kernel holds and what is held here.
+    let lengths = (0..24).map(|step| 16 * 1024 * (step * step + 1));
+    let asking = lengths.flat_map(|length| [ask(proxy.address, length, true), ask(plain.address, length, false)]);
+    futures_util::future::join_all(asking).await;
+}
+
+/// How many bytes of a body come to somebody who asks, and reads only after a while.
+async fn read_late(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8], length: usize) -> usize {
+    stream.write_all(request).await.unwrap();
+    tokio::time::sleep(2 * LONG).await;
+    read_until(&mut stream, "\r\n\r\n").await;
+    let mut body = vec![0; length];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut body)).await.expect("the end does not come").unwrap()
 }
 
 #[tokio::test]

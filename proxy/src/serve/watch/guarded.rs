@@ -110,6 +110,7 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
         }
         ready!(self.poll_first(cx))?;
         self.watch.interim.set_between(false);
+        self.watch.is_flushed.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(self.refused))
     }
 }
@@ -221,6 +222,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
             self.watch.in_flight.load(Ordering::Relaxed) == 0 && !self.watch.reads_head.load(Ordering::Relaxed);
         ready!(self.poll_first(cx))?;
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(outcome, Poll::Ready(Ok(()))) {
+            self.watch.is_flushed.store(true, Ordering::Relaxed);
+        }
         self.check(cx, outcome)
     }
 

@@ -76,6 +76,8 @@ pub(crate) struct Watch {
     /// Whether somebody was let in on this connection.
     let_in: AtomicBool,
     was_used: AtomicBool,
+    /// Whether everything that was written has been sent: TLS may hold some of it.
+    is_flushed: AtomicBool,
     /// Whether its buffers were given back.
     is_bare: AtomicBool,
     /// Whether it is to end for others' sake, and who is to hear of it.
@@ -136,6 +138,7 @@ impl Watch {
             streams_counted: AtomicUsize::new(0),
             let_in: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
+            is_flushed: AtomicBool::new(true),
             is_bare: AtomicBool::new(false),
             goes: AtomicU8::new(STAYS),
             task: AtomicWaker::new(),
@@ -330,11 +333,12 @@ impl Watch {
         }
     }
 
-    /// Whether it carries HTTP/1.1 and everything that was asked on it has been answered and written.
+    /// Whether it carries HTTP/1.1 and everything that was asked on it has been answered and sent.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0
             && !self.reads_head.load(Ordering::Relaxed)
             && self.interim.is_between()
+            && self.is_flushed.load(Ordering::Relaxed)
             && !self.http2.load(Ordering::Relaxed)
             && !self.upgraded.load(Ordering::Relaxed)
     }
