@@ -1,6 +1,5 @@
 //! What a kept-alive connection takes of memory once its first request is answered and nothing more comes.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -13,15 +12,13 @@ use crate::load::{self, Client, Session};
 use crate::nginx::{Nginx, Proxying};
 use crate::options::{Protocol, RestOptions};
 use crate::sidegate::{Setup, Sidegate, Store};
-use crate::wire::{Address, Certificate};
+use crate::wire::{self, Address, Certificate};
 use crate::{http, memory, nginx, program, report};
 
 const BODY: usize = 1024;
 const PATH: &str = "/reports/quarterly";
 /// Those that come first bring what comes with the first use, and is no connection's own.
 const FIRST: usize = 100;
-/// How many connect at a time: fewer than the kernel lets wait.
-const AT_A_TIME: usize = 64;
 /// Open files of a process that are no client's; Sidegate counts two for each client, one of them for the upstream, and makes room beyond.
 const OTHER_FILES: u64 = 300;
 /// How many connections share an address of this machine: each takes a port of it.
@@ -122,19 +119,8 @@ async fn open(
     cookie: &str,
     numbers: std::ops::Range<usize>,
 ) -> anyhow::Result<Vec<Held>> {
-    let (mut open, mut opening) = (Vec::with_capacity(numbers.len()), VecDeque::new());
-    for number in numbers {
-        opening.push_back(tokio::spawn(first_request(address.clone(), protocol, cookie.to_owned(), number)));
-        if opening.len() == AT_A_TIME
-            && let Some(first) = opening.pop_front()
-        {
-            open.push(first.await??);
-        }
-    }
-    for one in opening {
-        open.push(one.await??);
-    }
-    Ok(open)
+    let all = numbers.map(|number| first_request(address.clone(), protocol, cookie.to_owned(), number));
+    wire::open_all(all).await
 }
 
 async fn first_request(address: Address, protocol: Protocol, cookie: String, number: usize) -> anyhow::Result<Held> {

@@ -1,6 +1,5 @@
 //! What an idle WebSocket takes of the proxy's memory, and how soon all are closed once their session is ended.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::options::{Protocol, WebsocketOptions};
 use crate::sidegate::{Setup, Sidegate, Store};
-use crate::{cpu, http, memory, program};
+use crate::{cpu, http, memory, program, wire};
 
 /// What one may take of the proxy's memory, in bytes.
 const AIM: u64 = 12 * 1024;
@@ -20,8 +19,6 @@ const AIM: u64 = 12 * 1024;
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 /// Open files of a process that are no WebSocket's: the proxy keeps some for itself.
 const OTHER_FILES: u64 = 256;
-/// How many connect at a time: fewer than the kernel lets wait.
-const AT_A_TIME: usize = 64;
 /// How long anything may take that is no measurement.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -127,19 +124,7 @@ async fn serve(listener: TcpListener) {
 
 /// So many WebSockets of one session.
 async fn open(port: u16, cookie: &str, count: usize) -> anyhow::Result<Vec<TcpStream>> {
-    let (mut open, mut opening) = (Vec::with_capacity(count), VecDeque::new());
-    for _ in 0..count {
-        opening.push_back(tokio::spawn(upgrade(port, cookie.to_owned())));
-        if opening.len() == AT_A_TIME
-            && let Some(first) = opening.pop_front()
-        {
-            open.push(first.await??);
-        }
-    }
-    for one in opening {
-        open.push(one.await??);
-    }
-    Ok(open)
+    wire::open_all((0..count).map(|_| upgrade(port, cookie.to_owned()))).await
 }
 
 async fn upgrade(port: u16, cookie: String) -> anyhow::Result<TcpStream> {

@@ -1,5 +1,6 @@
 //! Connections to contenders, in the clear or over TLS, and the certificate that all of them show.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +19,30 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::options::Protocol;
+
+/// How many connect at a time: fewer than the kernel lets wait.
+const AT_A_TIME: usize = 64;
+
+/// Opens all, a few at a time.
+pub(crate) async fn open_all<T, F>(all: impl Iterator<Item = F>) -> anyhow::Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
+{
+    let (mut open, mut opening) = (Vec::with_capacity(all.size_hint().0), VecDeque::new());
+    for one in all {
+        opening.push_back(tokio::spawn(one));
+        if opening.len() == AT_A_TIME
+            && let Some(first) = opening.pop_front()
+        {
+            open.push(first.await??);
+        }
+    }
+    for one in opening {
+        open.push(one.await??);
+    }
+    Ok(open)
+}
 
 /// A certificate for 127.0.0.1, with its key, in files.
 pub(crate) struct Certificate {

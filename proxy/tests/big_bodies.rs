@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
 use crate::support::client::{full, pieces};
-use crate::support::{Client, Out, Proxy, Upstream};
+use crate::support::{Client, Out, Proxy, Upstream, memory};
 
 /// Bodies at once, each way.
 const BODIES: usize = 4;
@@ -49,17 +49,11 @@ fn watch(pid: u32, stop: Arc<AtomicBool>) -> (Arc<AtomicU64>, std::thread::JoinH
     let seen = Arc::clone(&highest);
     let thread = std::thread::spawn(move || {
         while !stop.load(Ordering::SeqCst) {
-            seen.fetch_max(resident(pid), Ordering::SeqCst);
+            seen.fetch_max(memory(pid, "VmRSS"), Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(20));
         }
     });
     (highest, thread)
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +71,7 @@ async fn four_bodies_each_way_pass_in_bounded_memory() {
     let cookie = proxy.signed_in_as("ann").await.cookie_header();
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let began = Instant::now();
-        let before = resident(proxy.pid());
+        let before = memory(proxy.pid(), "VmRSS");
         let stop = Arc::new(AtomicBool::new(false));
         let (highest, watching) = watch(proxy.pid(), Arc::clone(&stop));
         let shared = Client::http2(proxy.address).await;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::support::client::full;
 use crate::support::h2::{self, H2};
-use crate::support::{HOST, PATIENCE, Plan, Proxy, Upstream, until, wire};
+use crate::support::{HOST, PATIENCE, Plan, Proxy, Upstream, memory, until, wire};
 
 /// One of our own pages.
 const PAGE: &str = "/api/v1/auth/sign-in";
@@ -168,12 +168,6 @@ async fn pace_of(proxy: &Proxy, cookie: &str, requests: usize) -> Vec<Duration> 
     took
 }
 
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
-}
-
 /// What strangers, or somebody signed in, fill our memory with.
 #[derive(Clone, Copy, Debug)]
 enum Filling {
@@ -319,7 +313,7 @@ async fn holds_out_under(limit: String, filling: Filling, connections: usize) {
     let after = pace_of(&proxy, &other, 20).await;
     println!(
         "{filling:?}, {limit}: {connections} connections, at most {} MiB resident; signed in: median {:?}, p99 {:?}; afterwards p99 {:?}",
-        resident(proxy.pid()),
+        memory(proxy.pid(), "VmHWM") / 1024,
         took[50],
         took[98],
         after[19],
@@ -328,7 +322,7 @@ async fn holds_out_under(limit: String, filling: Filling, connections: usize) {
     // The program of the tests is not optimised, shares its cores with those who attack it, and with other tests.
     let most = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
     assert!(took[50] < Duration::from_secs(1) && took[98] < most && after[19] < most, "{took:?} {after:?}");
-    assert!(resident(proxy.pid()) < 256, "it took {} MiB", resident(proxy.pid()));
+    assert!(memory(proxy.pid(), "VmHWM") / 1024 < 256, "it took {} MiB", memory(proxy.pid(), "VmHWM") / 1024);
     assert_eq!(proxy.admin("/livez").await.status, 200, "{}", proxy.log());
 }
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::wire::read_until;
-use crate::support::{HOST, PATIENCE, Proxy, Upstream};
+use crate::support::{HOST, PATIENCE, Proxy, Upstream, memory};
 use crate::tls::Issued;
 
 /// Longer than a connection has its buffers unused.
@@ -147,15 +147,11 @@ async fn a_restart_closes_what_rests_at_once() {
 
 #[tokio::test]
 async fn connections_at_rest_take_little_memory() {
-    const AT_ONCE: usize = 100;
-    const TIMES: usize = 4;
+    const AT_ONCE: u64 = 100;
+    const TIMES: u64 = 4;
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
-    let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
-    };
+    let resident = || memory(proxy.pid(), "VmRSS") * 1024;
     let mut open = Vec::new();
     // What the first ones give back is there for those who come next.
     let mut before = 0;

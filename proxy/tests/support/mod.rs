@@ -43,6 +43,13 @@ allow = ["group:acme/platform"]
 /// After this a test that waits has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A figure of a process's memory, in KiB: `VmRSS` for what is resident, `VmHWM` for the most there was.
+pub fn memory(pid: u32, figure: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
 /// Waits until `condition` holds, looking often; fails with `what` after [`PATIENCE`].
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {

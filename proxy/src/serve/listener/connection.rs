@@ -27,7 +27,7 @@ use crate::serve::listener::drain::Drain;
 use crate::serve::listener::http::{HttpConnection, RequestService, STREAM_WINDOW};
 use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
-use crate::serve::watch::{Expiry, Overdue, Rest, Watch};
+use crate::serve::watch::{DrainPause, Expiry, Overdue, Watch};
 
 /// What is read ahead of an HTTP/1 body, in bytes.
 const READ_BUFFER: u32 = 64 * 1024;
@@ -242,7 +242,7 @@ where
 {
     async move {
         let mut expiry = pin!(Expiry::of(&watch));
-        let mut rest = pin!(Rest::of(&watch));
+        let mut pause = pin!(DrainPause::of(&watch));
         let mut drained = pin!(drain.begun());
         let mut end = End::NotYet;
         let mut asked_again = false;
@@ -252,9 +252,9 @@ where
                 ended = &mut connection => return ended,
                 () = drained.as_mut(), if end == End::NotYet => {
                     end = End::Near;
-                    rest.as_mut().begin();
+                    pause.as_mut().begin();
                 }
-                () = rest.as_mut(), if end == End::Near => {
+                () = pause.as_mut(), if end == End::Near => {
                     end = End::Told;
                     connection.graceful_shutdown();
                 }

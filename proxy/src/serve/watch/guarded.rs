@@ -137,7 +137,10 @@ impl<IO: AsyncRead + Unpin> Guarded<IO> {
             let version = match known {
                 _ if self.ahead.is_empty() => None,
                 Some(version) => Some(version),
-                None if self.ahead.starts_with(PREFACE) => Some(HttpVersion::Http2),
+                None if self.ahead.starts_with(PREFACE) => {
+                    self.watch.becomes_http2();
+                    Some(HttpVersion::Http2)
+                }
                 None if PREFACE.starts_with(&self.ahead) => None,
                 None => Some(HttpVersion::Http1),
             };
@@ -157,7 +160,7 @@ impl<IO: AsyncRead + Unpin> Guarded<IO> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
         let come = read.filled();
         if !come.is_empty() {
-            self.watch.read_something(come);
+            self.watch.read_something(come.len());
             let first = std::mem::replace(&mut self.at_request, false) && self.watch.begins_request();
             let encoded = if first { parser::encode_signs(come) } else { None };
             self.ahead.extend_from_slice(encoded.as_deref().unwrap_or(come));
@@ -181,7 +184,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if let Some(come) = buf.filled().get(before..).filter(|come| !come.is_empty()) {
-            self.watch.read_something(come);
+            self.watch.read_something(come.len());
             if std::mem::replace(&mut self.at_request, false) && self.watch.begins_request() {
                 encode_signs(buf, before);
             }

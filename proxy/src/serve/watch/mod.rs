@@ -1,20 +1,21 @@
 //! How long a connection may do what it is doing: read a head, rest, or wait for its peer to take bytes.
 
+mod expiry;
 pub(crate) mod guarded;
 mod interim;
 pub(crate) mod memory;
 pub(crate) mod parser;
 pub(crate) mod streams;
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+pub(crate) use self::expiry::{DrainPause, Expiry, Overdue};
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::interim::Interim;
 use crate::serve::watch::memory::{Memory, Share};
@@ -22,12 +23,12 @@ use crate::serve::watch::memory::{Memory, Share};
 /// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
 /// each further stream.
 pub(crate) const CONNECTION: usize = 16 * 1024;
-/// What of it are buffers, which a connection has only while it is in use.
-const BUFFERS: usize = 12 * 1024;
 const TLS: usize = 32 * 1024;
 const HTTP2: usize = 64 * 1024;
 const STREAMS: usize = 8;
 const STREAM: usize = 8 * 1024;
+/// What of a connection are buffers, which it has only while it is in use.
+const BUFFERS: usize = 12 * 1024;
 
 /// How much of a head the first buffers hold, in bytes; a larger one is counted.
 const HEAD: usize = 4 * 1024;
@@ -40,12 +41,6 @@ pub(crate) const UPLOADS_MOST: usize = 4 * 1024 * 1024;
 
 /// What the client of a WebSocket over HTTP/2 may send ahead of being read, in bytes.
 const TUNNEL: usize = 256 * 1024;
-
-/// How long a connection is unused until it gives its buffers back.
-const NAP: Duration = Duration::from_secs(1);
-
-/// What an HTTP/2 connection begins with.
-const PREFACE: &[u8] = b"PRI ";
 
 /// What a connection is doing, and until when it may. Written by the stream and the requests, read by [`Expiry`].
 pub(crate) struct Watch {
@@ -311,16 +306,12 @@ impl Watch {
     }
 
     /// Bytes have come; perhaps the first of a later request. On HTTP/2 bytes come without requests, and prove nothing.
-    fn read_something(&self, bytes: &[u8]) {
+    fn read_something(&self, bytes: usize) {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             self.in_step.store(false, Ordering::Relaxed);
             return;
         }
-        let before = self.head_come.load(Ordering::Relaxed);
-        if before == 0 && bytes.starts_with(PREFACE) {
-            self.becomes_http2();
-        }
-        let come = before.saturating_add(bytes.len());
+        let come = self.head_come.load(Ordering::Relaxed).saturating_add(bytes);
         self.head_come.store(come, Ordering::Relaxed);
         if come > HEAD && !self.upgraded.load(Ordering::Relaxed) {
             self.count_head(come.min(self.head_most));
@@ -341,12 +332,6 @@ impl Watch {
             && self.is_flushed.load(Ordering::Relaxed)
             && !self.http2.load(Ordering::Relaxed)
             && !self.upgraded.load(Ordering::Relaxed)
-    }
-
-    /// When one that is unused until `deadline` counts as at rest; `None`: it ends before.
-    fn rests_from(&self, deadline: u64) -> Option<u64> {
-        let unused = millis(self.timeouts.idle.checked_sub(NAP)?);
-        deadline.checked_sub(unused)
     }
 
     pub(crate) fn gives_buffers_back(&self) {
@@ -464,106 +449,6 @@ impl Drop for InFlight {
         }
         self.watch.share.shrink(self.answer);
         self.watch.end();
-    }
-}
-
-pub(crate) enum Overdue {
-    /// It has not been used for a while: it may give its buffers back.
-    Rests,
-    Idle,
-    Head,
-    /// It goes for others' sake, or because nobody takes what is sent on it.
-    SentAway,
-}
-
-/// Ends when the connection has overstayed. It looks at the deadline each time the connection is polled, which costs one load.
-pub(crate) struct Expiry<'w> {
-    watch: &'w Watch,
-    alarm: Option<Pin<Box<Sleep>>>,
-    armed_for: Option<u64>,
-    registered: bool,
-    /// The deadline of the rest that was told of.
-    told_of_rest: Option<u64>,
-}
-
-impl<'w> Expiry<'w> {
-    pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None, armed_for: None, registered: false, told_of_rest: None }
-    }
-}
-
-impl Future for Expiry<'_> {
-    type Output = Overdue;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Overdue> {
-        let this = &mut *self;
-        if !this.registered {
-            // Once: a connection lives in one task.
-            this.registered = true;
-            this.watch.task.register(cx.waker());
-        }
-        if this.watch.goes_now() {
-            return Poll::Ready(Overdue::SentAway);
-        }
-        loop {
-            let deadline = match this.watch.deadline.load(Ordering::Relaxed) {
-                NEVER => return Poll::Pending,
-                SOON => {
-                    this.watch.expect_end();
-                    continue;
-                }
-                deadline => deadline,
-            };
-            let reads_head = this.watch.reads_head.load(Ordering::Relaxed);
-            let was_told = reads_head || this.told_of_rest == Some(deadline);
-            let rests_from = if was_told { None } else { this.watch.rests_from(deadline) };
-            let until = rests_from.unwrap_or(deadline);
-            let at = this.watch.began + Duration::from_millis(until);
-            let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            // Later deadlines need no new alarm: when the old one rings, we look again.
-            if this.armed_for.is_none_or(|armed| armed > until) || alarm.is_elapsed() {
-                if Instant::now() >= at {
-                    if rests_from.is_some() {
-                        this.told_of_rest = Some(deadline);
-                        return Poll::Ready(Overdue::Rests);
-                    }
-                    return Poll::Ready(if reads_head { Overdue::Head } else { Overdue::Idle });
-                }
-                alarm.as_mut().reset(at);
-                this.armed_for = Some(until);
-            }
-            ready!(alarm.as_mut().poll(cx));
-        }
-    }
-}
-
-/// How long a connection without a request under way is kept while we drain: a request may be on its way to us.
-const REST: Duration = Duration::from_millis(500);
-
-/// Once begun, ends when a request is under way, else after [`REST`]. To be polled behind the connection, in the same task.
-pub(crate) struct Rest<'w> {
-    watch: &'w Watch,
-    alarm: Option<Pin<Box<Sleep>>>,
-}
-
-impl<'w> Rest<'w> {
-    pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None }
-    }
-
-    pub(crate) fn begin(mut self: Pin<&mut Self>) {
-        self.alarm = Some(Box::pin(tokio::time::sleep(REST)));
-    }
-}
-
-impl Future for Rest<'_> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.watch.in_flight.load(Ordering::Relaxed) > 0 {
-            return Poll::Ready(());
-        }
-        self.alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
     }
 }
 
