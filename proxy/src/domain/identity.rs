@@ -67,7 +67,8 @@ impl Email {
     /// The part behind the `@`.
     #[must_use]
     pub fn domain(&self) -> &str {
-        self.0.split_once('@').map_or("", |(_, domain)| domain)
+        let at = self.0.bytes().position(|sign| sign == b'@');
+        at.and_then(|at| self.0.get(at + 1..)).unwrap_or_default()
     }
 }
 

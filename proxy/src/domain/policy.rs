@@ -138,7 +138,8 @@ impl AllowedUsers {
 
     fn name_email(&self, who: &Identity) -> bool {
         let Some(email) = &who.email else { return false };
-        self.emails.contains(&*folded(email.as_str())) || self.domains.contains(&*folded(email.domain()))
+        self.emails.contains(&*folded(email.as_str()))
+            || (!self.domains.is_empty() && self.domains.contains(&*folded(email.domain())))
     }
 
     /// GitHub logins and Entra UPNs are unique without regard to case; another provider may well have both `ann` and `Ann`.

@@ -7,6 +7,7 @@ use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
+use crate::adapters::upstream::recycle;
 use crate::domain::caller::Peer;
 use crate::domain::certificate::ClientCertificate;
 use crate::domain::paths::AUTH_PREFIX;
@@ -86,8 +87,10 @@ pub(crate) fn handle(
             Err(refused) => refuse(&exchange, refused),
         };
         in_flight.interim().end();
-        let response = if is_head { without_body(response) } else { response };
-        Ok(response.map(|body| body.held_by(in_flight)))
+        recycle(std::mem::take(&mut exchange.head.headers));
+        let mut response = if is_head { without_body(response) } else { response };
+        response.body_mut().hold(in_flight);
+        Ok(response)
     }
 }
 

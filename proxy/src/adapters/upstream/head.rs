@@ -1,11 +1,14 @@
 //! Heads of HTTP/1.1 messages: a request's as text, an answer's as values.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
 use hyper::ext::ReasonPhrase;
+use memchr::memmem::Finder;
 
 use super::framing::{Decoder, Malformed};
 use crate::ports::ReadyFields;
@@ -18,6 +21,21 @@ const FIELDS_MOST: usize = 500;
 const FIELDS_FEW: usize = 100;
 /// Room for as many is made at once: the map of an answer's fields is where the client's next request is read into.
 const FIELDS_USUAL: usize = 24;
+/// A larger map is not kept for the next answer.
+const FIELDS_KEPT: usize = 128;
+
+thread_local! {
+    /// The map of a request that was answered, empty: for the fields of the next answer.
+    static SPARE: Cell<HeaderMap> = Cell::new(HeaderMap::new());
+}
+
+/// Gives back the map of a request's fields, so that an answer's need no new one.
+pub fn recycle(mut headers: HeaderMap) {
+    if headers.capacity() <= FIELDS_KEPT {
+        headers.clear();
+        SPARE.set(headers);
+    }
+}
 
 /// A request's head, told as often as it is asked for: a request may have to be sent twice.
 pub trait RequestHead {
@@ -40,8 +58,8 @@ pub trait Fields {
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
 
     /// One more, of text that we made of signs that a value may hold.
-    fn text(&mut self, name: &HeaderName, text: &str) {
-        if let Ok(value) = HeaderValue::from_str(text) {
+    fn text(&mut self, name: &HeaderName, text: &[u8]) {
+        if let Ok(value) = HeaderValue::from_bytes(text) {
             self.field(name, &value);
         }
     }
@@ -66,7 +84,6 @@ pub(super) struct Text<'t>(pub(super) &'t mut Vec<u8>);
 impl Text<'_> {
     fn line(&mut self, name: &HeaderName, value: &[u8]) {
         let name = name.as_str().as_bytes();
-        self.0.reserve(name.len() + value.len() + 4);
         self.0.extend_from_slice(name);
         self.0.extend_from_slice(b": ");
         self.0.extend_from_slice(value);
@@ -79,10 +96,10 @@ impl Fields for Text<'_> {
         self.line(name, value.as_bytes());
     }
 
-    fn text(&mut self, name: &HeaderName, text: &str) {
+    fn text(&mut self, name: &HeaderName, text: &[u8]) {
         // The text of a value can end no line.
-        debug_assert!(HeaderValue::from_str(text).is_ok(), "{name}");
-        self.line(name, text.as_bytes());
+        debug_assert!(HeaderValue::from_bytes(text).is_ok(), "{name}");
+        self.line(name, text);
     }
 
     fn ready(&mut self, fields: &ReadyFields) {
@@ -170,7 +187,8 @@ impl AnswerHead {
         let reason = reason.and_then(|reason| ReasonPhrase::try_from(text.slice_ref(reason.as_bytes())).ok());
         let http11 = parsed.version == Some(1);
 
-        let mut headers = HeaderMap::with_capacity(parsed.headers.len().max(FIELDS_USUAL));
+        let mut headers = SPARE.take();
+        headers.reserve(parsed.headers.len().max(FIELDS_USUAL));
         let (mut coded, mut closes, mut stays) = (false, false, http11);
         // How many fields tell the length, and what a plain one tells.
         let (mut lengths, mut plain) = (0_usize, None);
@@ -222,15 +240,14 @@ impl AnswerHead {
 
 /// Where the head ends that `text` begins with: behind its first empty line.
 fn end_of_head(text: &[u8], seen: usize) -> Option<usize> {
+    static USUAL: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
+    static BARE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\n\n"));
     let from = seen.saturating_sub(3);
-    memchr::memchr_iter(b'\n', text.get(from..)?).find_map(|at| {
-        let after = from + at + 1;
-        match text.get(after..)? {
-            [b'\n', ..] => Some(after + 1),
-            [b'\r', b'\n', ..] => Some(after + 2),
-            _ => None,
-        }
-    })
+    let text = text.get(from..)?;
+    let usual = USUAL.find(text).map(|at| at + 3);
+    let before = usual.map_or(text, |end| text.get(..end).unwrap_or_default());
+    let bare = BARE.find(before).map(|at| at + 2);
+    bare.or(usual).map(|end| from + end)
 }
 
 /// The one length that all fields name (RFC 9110 §8.6); afterwards there is one field, and it is a plain number.
@@ -290,6 +307,17 @@ mod tests {
             let head = take(text.as_bytes(), &Method::from_bytes(method.as_bytes()).unwrap()).unwrap().unwrap();
             assert!(head.body.has_ended(), "{status} {method}");
         }
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_a_map_held_before() {
+        let mut request = HeaderMap::new();
+        for value in ["a", "b"] {
+            request.append("cookie", HeaderValue::from_static(value));
+        }
+        recycle(request);
+        let headers = head("X-A: 1\r\n").headers;
+        assert_eq!(headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-a"]);
     }
 
     #[test]
@@ -394,6 +422,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_head_ends_behind_its_first_empty_line(text in "[\r\na]{0,80}", seen in 0_usize..80) {
+            let text = text.as_bytes();
+            let ends = |at: usize| text[..at].ends_with(b"\n\n") || text[..at].ends_with(b"\n\r\n");
+            prop_assert_eq!(end_of_head(text, 0), (0..=text.len()).find(|at| ends(*at)));
+            // What was seen before holds no end.
+            let seen = seen.min(text.len());
+            if !(0..=seen).any(ends) {
+                prop_assert_eq!(end_of_head(text, seen), end_of_head(text, 0));
+            }
+        }
+
         #[test]
         fn a_head_reads_the_same_however_it_comes(cuts in proptest::collection::vec(1_usize..20, 1..30)) {
             let text = b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\nX-A: 1\r\nX-A: 2\r\n\r\nabc";

@@ -31,7 +31,7 @@ pub use answer::{Answer, BrokenAnswer, Tunnel};
 pub use ask::Patience;
 pub use backends::{Backend, Backends, PoolSettings};
 pub use connect::ConnectError;
-pub use head::{Fields, RequestFraming, RequestHead};
+pub use head::{Fields, RequestFraming, RequestHead, recycle};
 pub use pool::{Lease, NoConnection, Upstream};
 pub use token_file::{TokenFile, authorization};
 

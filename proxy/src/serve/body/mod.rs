@@ -43,7 +43,7 @@ pub(crate) enum BodyError {
 pub(crate) struct Body {
     kind: Kind,
     held: Held,
-    guard: Option<Guard>,
+    guard: Option<Box<Guard>>,
 }
 
 /// What keeps the connection from counting as idle until the body has gone.
@@ -109,12 +109,12 @@ impl Body {
 
     /// Breaks it off when the session that it is for ends.
     pub(crate) fn guarded_by(mut self, guard: Option<Guard>) -> Self {
-        self.guard = guard;
+        self.guard = guard.map(Box::new);
         self
     }
 
     /// Keeps the connection from counting as idle until the body has ended, and on HTTP/2 has its reader watched.
-    pub(crate) fn held_by(mut self, mut in_flight: InFlight) -> Self {
+    pub(crate) fn hold(&mut self, mut in_flight: InFlight) {
         let may_rest = match &self.kind {
             Kind::Text(_) | Kind::Call(..) => false,
             Kind::Streamed(answer, stall) => {
@@ -132,7 +132,6 @@ impl Body {
         } else {
             Held::Given(in_flight)
         };
-        self
     }
 
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -142,7 +141,7 @@ impl Body {
                 let message = message.take().map(Frame::data);
                 Poll::Ready(message.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
-            Kind::Streamed(answer, stall) => poll_limited(answer, stall, self.guard.as_ref(), cx),
+            Kind::Streamed(answer, stall) => poll_limited(answer, stall, self.guard.as_deref(), cx),
         }
     }
 
@@ -242,9 +241,12 @@ impl HttpBody for Body {
     }
 }
 
-/// What the upstream is sent.
+/// What the upstream is sent; `None`: nothing. In a box, since most requests have none, and this is moved several times.
 #[derive(Default)]
-pub(crate) struct RequestBody {
+pub(crate) struct RequestBody(Option<Box<Sent>>);
+
+#[derive(Default)]
+struct Sent {
     rest: Option<(Incoming, Stall, Guard)>,
     /// What was taken of it for an attempt that came to nothing: it goes first.
     front: VecDeque<Bytes>,
@@ -252,18 +254,21 @@ pub(crate) struct RequestBody {
 
 impl RequestBody {
     pub(crate) const fn empty() -> Self {
-        Self { rest: None, front: VecDeque::new() }
+        Self(None)
     }
 
     /// A client's body, which may move no byte for `limit`, and goes on only while its guard lets it.
     pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
-        let rest = (!inner.is_end_stream()).then(|| (inner, Stall::new(Side::Request, Some(limit)), guard()));
-        Self { rest, front: VecDeque::new() }
+        if inner.is_end_stream() {
+            return Self::empty();
+        }
+        let rest = Some((inner, Stall::new(Side::Request, Some(limit)), guard()));
+        Self(Some(Box::new(Sent { rest, front: VecDeque::new() })))
     }
 
     /// The same, which may have so many bytes, and none of these names in its trailers; `None`: it says itself that it has more.
     pub(crate) fn within(mut self, bytes: Option<u64>, chosen: &Arc<ChosenNames>) -> Option<Self> {
-        if let Some((inner, stall, _)) = &mut self.rest {
+        if let Some((inner, stall, _)) = self.0.as_mut().and_then(|sent| sent.rest.as_mut()) {
             if bytes.is_some_and(|most| inner.size_hint().lower() > most) {
                 return None;
             }
@@ -286,10 +291,11 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(data) = self.front.pop_front() {
+        let Some(sent) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(data) = sent.front.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some((inner, stall, guard)) = &mut self.rest else { return Poll::Ready(None) };
+        let Some((inner, stall, guard)) = &mut sent.rest else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
         if frame.is_ready() {
             guard.hears();
@@ -302,15 +308,18 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.front.is_empty() && self.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
+        self.0.as_ref().is_none_or(|sent| {
+            sent.front.is_empty() && sent.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
-        if self.front.is_empty() {
+        let Some(sent) = &self.0 else { return SizeHint::with_exact(0) };
+        let rest = sent.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
+        if sent.front.is_empty() {
             return rest;
         }
-        let front: u64 = self.front.iter().map(|data| data.len() as u64).sum();
+        let front: u64 = sent.front.iter().map(|data| data.len() as u64).sum();
         let mut hint = SizeHint::new();
         hint.set_lower(front.saturating_add(rest.lower()));
         if let Some(upper) = rest.upper() {
@@ -322,8 +331,9 @@ impl HttpBody for RequestBody {
 
 impl Restart for RequestBody {
     fn restart(self, taken: Vec<Bytes>) -> Self {
+        let Sent { rest, front } = *self.0.unwrap_or_default();
         // Of an attempt before it something may be left that was not taken again.
-        Self { rest: self.rest, front: taken.into_iter().chain(self.front).collect() }
+        Self(Some(Box::new(Sent { rest, front: taken.into_iter().chain(front).collect() })))
     }
 }
 

@@ -60,9 +60,10 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
     in_flight: InFlight,
 ) -> Result<Response<Body>, Infallible> {
-    let response = answer(app, checks, peer, request, &in_flight).await;
+    let mut response = answer(app, checks, peer, request, &in_flight).await;
     in_flight.interim().end();
-    Ok(response.map(|body| body.held_by(in_flight)))
+    response.body_mut().hold(in_flight);
+    Ok(response)
 }
 
 async fn answer(

@@ -7,6 +7,7 @@ mod passage;
 mod prefix;
 mod tunnel;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::Response;
@@ -62,7 +63,8 @@ pub(crate) async fn forward(
         return Box::pin(named::forward(permit, exchange, body, way, in_flight)).await;
     }
     let outgoing = Outgoing::of(&permit, exchange, websocket, in_flight)?;
-    let answer = while_admitted(send(&outgoing, exchange, body, &permit, began), exchange, &permit, began).await?;
+    let sending = pin!(send(&outgoing, exchange, body, &permit, began));
+    let answer = while_admitted(sending, exchange, &permit, began).await?;
     let body_limit = exchange.snapshot.timeouts.body;
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit }, in_flight)
 }

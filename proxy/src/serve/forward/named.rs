@@ -1,6 +1,7 @@
 //! To an upstream that a rule names, or that is told by choice, and back: to one of its backends, and to another where that is safe.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
@@ -63,7 +64,7 @@ pub(super) async fn forward(
     }
     let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
     let directed = Directed { outgoing, target, prefix, usual, told, id_token, credential };
-    let sending = send(&directed, &destination, exchange, body, &permit, began);
+    let sending = pin!(send(&directed, &destination, exchange, body, &permit, began));
     let mut answer = while_admitted(sending, exchange, &permit, began).await?;
     destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
     note_unknown(&destination, answer.status(), exchange);

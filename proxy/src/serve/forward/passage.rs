@@ -1,5 +1,6 @@
 //! What every way to an upstream has in common: the head that it is sent, and what the client gets of the answer.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -177,15 +178,14 @@ impl RequestHead for Outgoing<'_> {
 }
 
 /// Gives the answer up where its session ends, or nobody may pass any more, before its head has come. A request that is answered within a
-/// second costs nothing for it.
+/// second costs nothing for it. The sending is pinned by the caller: by value it would lie in the future twice.
 pub(super) async fn while_admitted<T>(
-    sending: impl Future<Output = Result<T, Refused>>,
+    mut sending: Pin<&mut impl Future<Output = Result<T, Refused>>>,
     exchange: &Exchange,
     permit: &Permit<Arc<LoadedSession>>,
     began: Instant,
 ) -> Result<T, Refused> {
-    let (mut sending, mut ended) = (std::pin::pin!(sending), None);
-    let mut is_new = true;
+    let (mut ended, mut is_new) = (None, true);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
             return Poll::Ready(outcome);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::BytesMut;
 use cookie::{Cookie, SameSite};
-use http::header::{COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
+use http::header::{COOKIE, Entry, HeaderMap, HeaderValue, SET_COOKIE};
 use url::{Host, Url};
 
 use crate::domain::login::{ATTEMPT_LIFETIME, AttemptId};
@@ -68,6 +68,10 @@ impl Cookies {
             let Some(token) = SessionToken::parse(text) else { continue };
             if found.len() == TOKENS_MOST {
                 return Err(TooManyTokens);
+            }
+            if found.is_empty() {
+                // Mostly there is one.
+                found.reserve_exact(1);
             }
             found.push(token);
         }
@@ -172,7 +176,8 @@ impl Cookies {
 
     /// Takes our cookies out of a request's `Cookie`; the rest stays as it was written.
     pub(crate) fn strip_request(&self, headers: &mut HeaderMap) {
-        let Some(text) = headers.get(COOKIE) else { return };
+        let Entry::Occupied(mut field) = headers.entry(COOKIE) else { return };
+        let text = field.get();
         let (mut rest, mut found) = (BytesMut::with_capacity(text.len()), false);
         for pair in split(text.as_bytes()).map(<[u8]>::trim_ascii) {
             if self.is_ours(name_of(pair)) {
@@ -189,8 +194,8 @@ impl Cookies {
         }
         let gone = rest.is_empty();
         match HeaderValue::from_maybe_shared(rest.freeze()) {
-            Ok(value) if !gone => headers.insert(COOKIE, value),
-            Ok(_) | Err(_) => headers.remove(COOKIE),
+            Ok(rest) if !gone => field.insert(rest),
+            Ok(_) | Err(_) => field.remove(),
         };
     }
 

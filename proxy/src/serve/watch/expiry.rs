@@ -1,10 +1,11 @@
 //! When a connection's time is over: that of a head, that of an unused connection, or its part of the drain.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 use super::{NEVER, SOON, Watch, millis};
@@ -26,6 +27,8 @@ pub(crate) struct Expiry<'w> {
     watch: &'w Watch,
     alarm: Option<Pin<Box<Sleep>>>,
     armed_for: Option<u64>,
+    /// Whether the alarm knows whom to wake.
+    waits: bool,
     registered: bool,
     /// The deadline of the rest that was told of.
     told_of_rest: Option<u64>,
@@ -33,7 +36,7 @@ pub(crate) struct Expiry<'w> {
 
 impl<'w> Expiry<'w> {
     pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None, armed_for: None, registered: false, told_of_rest: None }
+        Self { watch, alarm: None, armed_for: None, waits: false, registered: false, told_of_rest: None }
     }
 }
 
@@ -76,8 +79,14 @@ impl Future for Expiry<'_> {
                 }
                 alarm.as_mut().reset(at);
                 this.armed_for = Some(until);
+                this.waits = false;
             }
-            ready!(alarm.as_mut().poll(cx));
+            if this.waits {
+                return Poll::Pending;
+            }
+            this.waits = true;
+            // Unconstrained: else it is not told whom to wake where the task has used up its turn.
+            ready!(pin!(unconstrained(alarm.as_mut())).poll(cx));
         }
     }
 }

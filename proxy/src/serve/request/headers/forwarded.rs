@@ -1,7 +1,7 @@
 //! How a request came: read from whom we trust, and told to the upstream.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -27,7 +27,7 @@ pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) 
 /// How a request came to us, for the upstream: appended to what a trusted proxy says, else written anew.
 pub(crate) struct Forwarded<'h> {
     /// The hops, and behind them the port.
-    text: String,
+    text: Vec<u8>,
     hops: usize,
     proto: &'static str,
     host: Option<Cow<'h, HeaderValue>>,
@@ -37,20 +37,22 @@ impl<'h> Forwarded<'h> {
     /// Reads it off a head that was stripped: what it still says of this came from a trusted proxy.
     pub(crate) fn of(headers: &'h HeaderMap, caller: &Caller) -> Self {
         let host = host_value(headers, caller);
-        let mut text = String::with_capacity(64);
+        let mut text = Vec::with_capacity(64);
         if caller.trusted {
             for said in headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
-                text.push_str(said);
-                text.push_str(", ");
+                text.extend_from_slice(said.as_bytes());
+                text.extend_from_slice(b", ");
             }
         }
         if caller.peer != NO_ADDRESS {
             push_address(&mut text, caller.peer);
         } else if text.is_empty() {
             // The word of RFC 7239 §6.2 for somebody who has no address that could be told.
-            text.push_str("unknown");
+            text.extend_from_slice(b"unknown");
         } else {
-            text.truncate(text.trim_end_matches(", ").len());
+            while let Some(rest) = text.strip_suffix(b", ") {
+                text.truncate(rest.len());
+            }
         }
         let hops = text.len();
         let port = told(headers, &X_FORWARDED_PORT, caller).and_then(|port| port.parse().ok().filter(|port| *port > 0));
@@ -65,7 +67,7 @@ impl<'h> Forwarded<'h> {
         // Addresses, and what came as a header's value.
         let (hops, port) = self.text.split_at_checked(self.hops).unwrap_or_default();
         fields.text(&X_FORWARDED_FOR, hops);
-        fields.text(&X_FORWARDED_PROTO, self.proto);
+        fields.text(&X_FORWARDED_PROTO, self.proto.as_bytes());
         if let Some(host) = &self.host {
             fields.field(&X_FORWARDED_HOST, host);
         }
@@ -80,31 +82,61 @@ pub(crate) fn is_said_anew(name: &HeaderName) -> bool {
 }
 
 /// As `Display` writes it, without the cost of formatting for the usual kind.
-fn push_address(text: &mut String, address: IpAddr) {
+fn push_address(text: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
         let _infallible = write!(text, "{address}");
         return;
     };
-    for (place, octet) in address.octets().into_iter().enumerate() {
+    let mut signs = FromBehind::new();
+    for (place, octet) in address.octets().into_iter().enumerate().rev() {
+        signs.number(u16::from(octet));
         if place > 0 {
-            text.push('.');
+            signs.sign(b'.');
         }
-        push_number(text, u16::from(octet));
     }
+    text.extend_from_slice(signs.as_slice());
 }
 
 /// As `Display` writes it, without the cost of formatting.
-fn push_number(text: &mut String, number: u16) {
-    let (mut digits, mut rest, mut first) = ([b'0'; 5], number, 4);
-    for (place, digit) in digits.iter_mut().enumerate().rev() {
-        *digit += u8::try_from(rest % 10).unwrap_or_default();
-        rest /= 10;
-        first = place;
-        if rest == 0 {
-            break;
+fn push_number(text: &mut Vec<u8>, number: u16) {
+    let mut signs = FromBehind::new();
+    signs.number(number);
+    text.extend_from_slice(signs.as_slice());
+}
+
+/// Few signs, written from the last to the first: the longest are those of an IPv4 address.
+struct FromBehind {
+    signs: [u8; 15],
+    from: usize,
+}
+
+impl FromBehind {
+    const fn new() -> Self {
+        Self { signs: [0; 15], from: 15 }
+    }
+
+    fn sign(&mut self, sign: u8) {
+        self.from = self.from.saturating_sub(1);
+        if let Some(place) = self.signs.get_mut(self.from) {
+            *place = sign;
         }
     }
-    text.push_str(std::str::from_utf8(digits.get(first..).unwrap_or_default()).unwrap_or_default());
+
+    fn number(&mut self, mut number: u16) {
+        let room = self.signs.get_mut(..self.from).unwrap_or_default();
+        for place in room.iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
+            self.from -= 1;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        self.signs.get(self.from..).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -123,14 +155,14 @@ mod tests {
     #[test]
     fn numbers_and_addresses_are_written_as_always() {
         for number in 0..=u16::MAX {
-            let mut text = String::new();
+            let mut text = Vec::new();
             push_number(&mut text, number);
-            assert_eq!(text, number.to_string());
+            assert_eq!(text, number.to_string().as_bytes());
         }
         for address in ["0.0.0.0", "10.0.200.99", "255.255.255.255", "2001:db8::1"] {
-            let mut text = String::new();
+            let mut text = Vec::new();
             push_address(&mut text, address.parse().unwrap());
-            assert_eq!(text, address);
+            assert_eq!(text, address.as_bytes());
         }
     }
 

@@ -33,9 +33,9 @@ pub(crate) enum Malformed {
 
 /// Checks what two readers could read differently, and makes `Host` the one name of the host.
 pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
-        && (codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    if let Some(coding) = head.headers.get(TRANSFER_ENCODING)
+        && (!coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+            || head.headers.get_all(TRANSFER_ENCODING).iter().nth(1).is_some())
     {
         return Err(Malformed::TransferEncoding);
     }

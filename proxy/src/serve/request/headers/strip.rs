@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use http::StatusCode;
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+};
 
 use crate::domain::caller::NO_ADDRESS;
 
@@ -111,12 +113,9 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
         Some(b'h') => name == "http2-settings",
         Some(_) | None => false,
     };
-    let doomed = names(headers, is_doomed);
-    if doomed.is_empty() {
-        return;
-    }
+    let (doomed, connection) = names_beside_connection(headers, is_doomed);
     let takes_trailers = doomed.contains(&TE) && lists(headers, &TE, "trailers");
-    remove_with_listed(headers, doomed);
+    remove_with_listed(headers, doomed, connection);
     // Of `TE` only this is true of our own hop as well: we pass trailers on.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -159,10 +158,23 @@ fn names(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName
     names
 }
 
-/// Takes out these, and with `Connection` what it lists.
-fn remove_with_listed(headers: &mut HeaderMap, doomed: Vec<HeaderName>) {
-    if doomed.contains(&CONNECTION) {
-        strip_listed(headers);
+/// The names that are in question, and whether there is a `Connection`, which stands in nearly every head and is not among them.
+fn names_beside_connection(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> (Vec<HeaderName>, bool) {
+    let (mut names, mut connection) = (Vec::new(), false);
+    for name in headers.keys() {
+        if *name == CONNECTION {
+            connection = true;
+        } else if is_meant(name.as_str()) {
+            names.push(name.clone());
+        }
+    }
+    (names, connection)
+}
+
+/// Takes out these, and `Connection`, where there is one, with what it lists.
+fn remove_with_listed(headers: &mut HeaderMap, doomed: Vec<HeaderName>, connection: bool) {
+    if connection {
+        strip_connection(headers);
     }
     for name in doomed {
         headers.remove(name);
@@ -213,21 +225,20 @@ fn is_kept(name: &str) -> bool {
         || CLIENT_ADDRESS.contains(&name)
 }
 
-/// Removes what `Connection` lists, but for what is never a hop's own.
-fn strip_listed(headers: &mut HeaderMap) {
+/// Takes out `Connection` with what it lists, but for what is never a hop's own.
+fn strip_connection(headers: &mut HeaderMap) {
+    let Entry::Occupied(connection) = headers.entry(CONNECTION) else { return };
     // What nearly every request and answer says names no other field.
     let plain = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive" | b"Close");
-    if headers.get_all(CONNECTION).iter().all(plain) {
-        return;
-    }
-    let listed: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        .filter(|name| !is_kept(name.as_str()))
-        .collect();
+    let is_listed = |name: &HeaderName| !is_kept(name.as_str());
+    let listed = if connection.iter().all(plain) {
+        Vec::new()
+    } else {
+        let values = connection.iter().filter_map(|value| value.to_str().ok());
+        let names = values.flat_map(|value| value.split(','));
+        names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()).filter(is_listed).collect()
+    };
+    connection.remove();
     for name in listed {
         headers.remove(name);
     }
@@ -235,8 +246,8 @@ fn strip_listed(headers: &mut HeaderMap) {
 
 /// Takes out of an answer what ends at this hop.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    let doomed = names(headers, is_hop_by_hop);
-    remove_with_listed(headers, doomed);
+    let (doomed, connection) = names_beside_connection(headers, is_hop_by_hop);
+    remove_with_listed(headers, doomed, connection);
 }
 
 /// Takes out of an answer the length that its status forbids (RFC 9110 §8.6, §15.3.6): over HTTP/2 clients break the stream at one.

@@ -28,7 +28,7 @@ impl RequestId {
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Theirs(value) => value.to_str().unwrap_or_default(),
-            Self::Ours(digits) => text(digits),
+            Self::Ours(digits) => std::str::from_utf8(digits).unwrap_or_default(),
         }
     }
 }
@@ -47,10 +47,10 @@ impl Trace {
     /// Tells the upstream what the head does not say.
     pub(crate) fn tell(&self, fields: &mut impl Fields) {
         if let RequestId::Ours(digits) = &self.request_id {
-            fields.text(&X_REQUEST_ID, text(digits));
+            fields.text(&X_REQUEST_ID, digits);
         }
         if let Some(parent) = &self.parent {
-            fields.text(&TRACEPARENT, text(parent));
+            fields.text(&TRACEPARENT, parent);
         }
     }
 }
@@ -61,9 +61,7 @@ fn only_good<'h>(
     name: &HeaderName,
     is_good: fn(&HeaderValue) -> bool,
 ) -> Option<&'h HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    let (first, second) = (values.next()?, values.next());
-    if second.is_some() || !is_good(first) {
+    if !is_good(headers.get(name)?) || headers.get_all(name).iter().nth(1).is_some() {
         headers.remove(name);
         return None;
     }
@@ -83,11 +81,6 @@ fn new_traceparent() -> [u8; 55] {
     text[3..35].copy_from_slice(&trace);
     text[36..52].copy_from_slice(&parent);
     text
-}
-
-/// What we made of plain signs.
-fn text(signs: &[u8]) -> &str {
-    std::str::from_utf8(signs).unwrap_or_default()
 }
 
 fn hex<const BYTES: usize, const DIGITS: usize>(number: [u8; BYTES]) -> [u8; DIGITS] {
