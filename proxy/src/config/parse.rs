@@ -376,7 +376,7 @@ mod tests {
         let bare: Vec<_> = trial::GITHUB.iter().copied().filter(|(name, _)| *name != "OAUTH_ALLOWED_USERS").collect();
         let loaded = trial::env(&[&bare]).unwrap();
         assert!(loaded.warnings.join("\n").contains("OAUTH_ALLOWED_USERS is not set: everyone"));
-        assert!(sign_in(Ok(loaded)).allow.admit_everyone());
+        assert!(sign_in(Ok(loaded)).allow.admits_everyone());
         assert_eq!(warnings(github(&[("OAUTH_ALLOWED_USERS", "*")])), "", "who writes `*` means it");
         assert!(warnings(github(&[("OAUTH_ALLOWED_USERS", "*,ann")])).contains("change nothing"));
     }
@@ -400,7 +400,7 @@ mod tests {
         let bare: Vec<_> = trial::GITHUB.iter().copied().filter(|(name, _)| *name != "OAUTH_ALLOWED_USERS").collect();
         let alone = trial::env(&[&bare, &[file]]).unwrap();
         assert!(alone.warnings.join("\n").contains("lets nobody in"));
-        assert!(!sign_in(Ok(alone)).allow.admit_everyone(), "an emptied file lets nobody in");
+        assert!(!sign_in(Ok(alone)).allow.admits_everyone(), "an emptied file lets nobody in");
         fs::remove_file(&path).unwrap();
         assert!(faults(github(&[file])).contains("cannot read the file"));
     }

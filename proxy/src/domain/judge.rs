@@ -332,7 +332,7 @@ fn verdict(
     let who = who.ok_or(Why::Unauthenticated)?;
     let because = match access {
         Access::SignedIn => Because::SignedIn,
-        Access::People(people) if people.name(who) => Because::Named,
+        Access::People(people) if people.lists(who) => Because::Named,
         Access::People(_) => return Err(Why::NotNamed),
         Access::Public | Access::Listed | Access::Nobody if rules.list(lists, who) => Because::Listed,
         Access::Public | Access::Listed | Access::Nobody => return Err(Why::NotListed),

@@ -17,21 +17,21 @@ pub struct AllowLists {
 impl AllowLists {
     /// Whether nothing narrows who may pass: everyone whom the provider signs in does.
     #[must_use]
-    pub fn admit_everyone(&self) -> bool {
+    pub fn admits_everyone(&self) -> bool {
         (self.users.is_none() && self.groups.is_none()) || self.users.as_ref().is_some_and(|users| users.everyone)
     }
 
     /// Whether a list names that person. Where there is none, it names nobody.
     #[must_use]
-    pub fn name_outright(&self, who: &Identity) -> bool {
-        self.users.as_ref().is_some_and(|users| users.name(who))
-            || self.groups.as_ref().is_some_and(|groups| groups.name(who))
+    pub fn lists(&self, who: &Identity) -> bool {
+        self.users.as_ref().is_some_and(|users| users.lists(who))
+            || self.groups.as_ref().is_some_and(|groups| groups.lists(who))
     }
 
     /// Whether a list names that person, or none narrows who may pass.
     #[must_use]
-    pub fn name(&self, who: &Identity) -> bool {
-        self.admit_everyone() || self.name_outright(who)
+    pub fn admits(&self, who: &Identity) -> bool {
+        self.admits_everyone() || self.lists(who)
     }
 }
 
@@ -132,18 +132,18 @@ impl AllowedUsers {
 
     /// Whether an entry names that person.
     #[must_use]
-    pub fn name(&self, who: &Identity) -> bool {
-        self.everyone || self.ids.contains(&who.id) || self.name_email(who) || self.name_username(who)
+    pub fn lists(&self, who: &Identity) -> bool {
+        self.everyone || self.ids.contains(&who.id) || self.lists_email_of(who) || self.lists_username_of(who)
     }
 
-    fn name_email(&self, who: &Identity) -> bool {
+    fn lists_email_of(&self, who: &Identity) -> bool {
         let Some(email) = &who.email else { return false };
         self.emails.contains(&*folded(email.as_str()))
             || (!self.domains.is_empty() && self.domains.contains(&*folded(email.domain())))
     }
 
     /// GitHub logins and Entra UPNs are unique without regard to case; another provider may well have both `ann` and `Ann`.
-    fn name_username(&self, who: &Identity) -> bool {
+    fn lists_username_of(&self, who: &Identity) -> bool {
         let Some(name) = who.username.vouched() else { return false };
         match who.provider {
             ProviderKind::Github | ProviderKind::Entra => self.folded_usernames.contains(&*folded(name)),
@@ -185,7 +185,7 @@ impl AllowedGroups {
     /// Whether one of the person's groups is named. GitHub's organisations and teams, and GUIDs, are unique without regard to case; an app
     /// role or another provider's group need not be.
     #[must_use]
-    pub fn name(&self, who: &Identity) -> bool {
+    pub fn lists(&self, who: &Identity) -> bool {
         who.groups.iter().any(|group| {
             let folds = who.provider == ProviderKind::Github || is_guid(group);
             if folds { self.folded.contains(&*folded(group)) } else { self.exact.contains(group) }
@@ -230,12 +230,12 @@ mod tests {
 
     fn users(list: &str, who: &Identity) -> bool {
         let lists = AllowLists { users: Some(AllowedUsers::parse(list.split(',')).unwrap()), groups: None };
-        lists.name(who)
+        lists.admits(who)
     }
 
     fn groups(list: &str, who: &Identity) -> bool {
         let lists = AllowLists { users: None, groups: Some(AllowedGroups::parse(list.split(','))) };
-        lists.name(who)
+        lists.admits(who)
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
             users: Some(AllowedUsers::parse(list.split(',')).unwrap()),
             groups: Some(AllowedGroups::parse(["acme/platform"])),
         };
-        assert!(both("bob").name(&who));
+        assert!(both("bob").admits(&who));
         assert!(!users("", &who));
         assert!(!groups("", &who));
         assert!(users("*", &who));
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn without_lists_everyone_who_signed_in_passes() {
-        assert!(AllowLists::default().name(&ann(ProviderKind::Github)));
+        assert!(AllowLists::default().admits(&ann(ProviderKind::Github)));
     }
 
     /// The cases of oauth2-proxy's tests for lists of addresses and domains; a domain with a dot in front, which there stands for all
@@ -307,7 +307,7 @@ mod tests {
     fn addresses_and_domains_from_the_tests_of_another_proxy() {
         let passes = |email: &str, list: &[&str]| {
             let who = Identity { email: Email::parse(email).ok(), ..ann(ProviderKind::Oidc) };
-            AllowedUsers::parse(list.iter().copied()).unwrap().name(&who)
+            AllowedUsers::parse(list.iter().copied()).unwrap().lists(&who)
         };
         let two = ["xyzzy@example.com", "plugh@example.com", "@example0.com", "@example1.com"];
         let subdomains = ["@us.example.com", "@de.example.com", "@example.com"];

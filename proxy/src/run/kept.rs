@@ -272,7 +272,7 @@ impl Kept {
         terms: StoreTerms,
         changed: &mut Option<(Arc<dyn Sessions>, StoreTerms)>,
     ) -> anyhow::Result<Arc<dyn Sessions>> {
-        if let Some((old, store)) = lock(&self.store).as_ref().filter(|(old, _)| old.serve(settings)) {
+        if let Some((old, store)) = lock(&self.store).as_ref().filter(|(old, _)| old.can_continue_as(settings)) {
             if old != settings {
                 tracing::warn!(
                     "SESSION_MEMORY_BYTES has changed: it counts from the next start, since sessions live as long as the store"

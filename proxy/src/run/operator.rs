@@ -76,7 +76,7 @@ impl Who {
     }
 
     fn is(&self, identity: &Identity) -> bool {
-        self.list.name(identity)
+        self.list.lists(identity)
     }
 }
 

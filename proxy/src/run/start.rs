@@ -223,7 +223,7 @@ fn tell_what_is_served(settings: &Settings) {
         provider = sign_in.provider.kind().as_str(),
         store = sign_in.store.name(),
         token_issuers = sign_in.bearer.as_ref().map_or(0, BearerSettings::count),
-        everyone = allow.admit_everyone(),
+        everyone = allow.admits_everyone(),
         allowed_users = allow.users.as_ref().map_or(0, AllowedUsers::len),
         allowed_groups = allow.groups.as_ref().map_or(0, |groups| groups.iter().count()),
         "sidegate starts",

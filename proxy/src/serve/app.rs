@@ -88,7 +88,7 @@ impl Snapshot {
         let is_sent_cookie = sign_in.cookies.domain().is_some_and(|domain| {
             host == domain || host.strip_suffix(domain).is_some_and(|front| front.ends_with('.'))
         });
-        is_sent_cookie && !sign_in.is_public_host(host) && self.rules.name_host(host)
+        is_sent_cookie && !sign_in.is_public_host(host) && self.rules.names_host(host)
     }
 }
 
@@ -123,7 +123,7 @@ impl SignIn {
     /// sessions count no more, nor do those of another deployment with the same secret.
     pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
         if session.is_token() {
-            return self.bearers.as_ref().is_some_and(|bearers| bearers.vouch_for(session));
+            return self.bearers.as_ref().is_some_and(|bearers| bearers.vouches_for(session));
         }
         session.session().authority == self.authority
     }

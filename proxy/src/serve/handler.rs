@@ -63,7 +63,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     if let Some(sign_in) = &exchange.snapshot.sign_in {
         auth::bearer::strip(&mut exchange.head.headers, sign_in);
     }
-    if exchange.snapshot.rules.name_methods() {
+    if exchange.snapshot.rules.names_methods() {
         headers::strip_method_overrides(&mut exchange.head.headers);
     }
     in_flight.lets_in();

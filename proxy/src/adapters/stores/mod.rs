@@ -46,9 +46,9 @@ impl StoreSettings {
         }
     }
 
-    /// Whether a store that was opened with these settings goes on where `wanted` is what the operator wants now.
+    /// Whether a store that was opened with these settings can be kept when the operator now asks for `wanted`.
     #[must_use]
-    pub fn serve(&self, wanted: &Self) -> bool {
+    pub fn can_continue_as(&self, wanted: &Self) -> bool {
         match (self, wanted) {
             (Self::Memory { .. }, Self::Memory { .. }) | (Self::Jwt { .. }, Self::Jwt { .. }) => true,
             (Self::Redis(ours), Self::Redis(wanted)) => {

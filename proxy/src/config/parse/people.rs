@@ -97,7 +97,7 @@ fn warn_of_everyone(reading: &mut Reading, lists: &AllowLists, named: &[&str]) {
             "OAUTH_ALLOWED_USERS is not set: everyone whom the provider signs in may pass; \
              name users, or write `*` to say that this is meant",
         );
-    } else if lists.admit_everyone() && (named.len() > 1 || lists.groups.is_some()) {
+    } else if lists.admits_everyone() && (named.len() > 1 || lists.groups.is_some()) {
         reading.warn("OAUTH_ALLOWED_USERS holds `*`, so everyone whom the provider signs in may pass, and the other entries change nothing");
     }
 }

@@ -564,7 +564,7 @@ proptest! {
             prop_assert!(permit.session().is_some());
             match access {
                 Access::SignedIn => {}
-                Access::People(people) => prop_assert!(people.name(who)),
+                Access::People(people) => prop_assert!(people.lists(who)),
                 Access::Public | Access::Listed | Access::Nobody => prop_assert_eq!(who.identity.name.as_str(), "ann"),
             }
             if let Some(rule) = decides.and_then(|id| rules.get(id)) {

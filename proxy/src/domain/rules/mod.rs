@@ -148,7 +148,7 @@ pub struct Rules {
     openness: Openness,
     rules: Vec<Rule>,
     index: Index,
-    name_methods: bool,
+    names_methods: bool,
     /// The lists of those whose tokens other issuers sign, by the name of the issuer's section.
     token_lists: TokenLists,
 }
@@ -167,8 +167,8 @@ impl Rules {
         for (number, rule) in (0..).zip(&rules) {
             index.add(number, &rule.host, rule.path.as_ref().map(|path| (path, rule.ignores_case)));
         }
-        let name_methods = rules.iter().any(|rule| !rule.methods.is_empty());
-        Self { openness, rules, index, name_methods, token_lists: TokenLists::new() }
+        let names_methods = rules.iter().any(|rule| !rule.methods.is_empty());
+        Self { openness, rules, index, names_methods, token_lists: TokenLists::new() }
     }
 
     /// The same rules, with lists of their own for those whose tokens other issuers sign.
@@ -180,8 +180,8 @@ impl Rules {
     /// Whether the allow lists name that person: those of the issuer's own section, which name nobody where it has none, or else `lists`.
     pub(super) fn list(&self, lists: &AllowLists, who: &Principal<'_>) -> bool {
         match self.token_lists.get(who.provider) {
-            Some(own) => own.name_outright(who.identity),
-            None => lists.name(who.identity),
+            Some(own) => own.lists(who.identity),
+            None => lists.admits(who.identity),
         }
     }
 
@@ -229,19 +229,19 @@ impl Rules {
 
     /// Whether some rule says by what method a request may come, so that no header may change it behind us.
     #[must_use]
-    pub const fn name_methods(&self) -> bool {
-        self.name_methods
+    pub const fn names_methods(&self) -> bool {
+        self.names_methods
     }
 
     /// Whether some rule is about some hosts only.
     #[must_use]
-    pub fn name_hosts(&self) -> bool {
+    pub fn names_hosts(&self) -> bool {
         self.rules.iter().any(|rule| rule.host != HostPattern::Every)
     }
 
     /// Whether some rule is about callers of some networks only.
     #[must_use]
-    pub fn name_networks(&self) -> bool {
+    pub fn names_networks(&self) -> bool {
         self.rules.iter().any(|rule| !rule.from.is_empty())
     }
 
@@ -255,7 +255,7 @@ impl Rules {
 
     /// Whether a rule names exactly that host, without a wildcard.
     #[must_use]
-    pub fn name_host(&self, host: &str) -> bool {
+    pub fn names_host(&self, host: &str) -> bool {
         let host = HostName::of(host);
         self.rules.iter().any(|rule| matches!(rule.host, HostPattern::One(_)) && rule.host.matches(&host))
     }
@@ -276,7 +276,7 @@ impl Rules {
         };
         let lets_in = |rule: &Rule| match &rule.access {
             Access::SignedIn => rule.lacks(who).is_none(),
-            Access::People(people) => people.name(who) && rule.lacks(who).is_none(),
+            Access::People(people) => people.lists(who) && rule.lacks(who).is_none(),
             // What the lists say has been asked.
             Access::Public | Access::Listed | Access::Nobody => false,
         };

@@ -139,8 +139,8 @@ impl Entry {
         }
         match &self.whom {
             Whom::Everyone => true,
-            Whom::User(users) => users.name(who.identity),
-            Whom::Group(_, groups) => groups.name(who.identity),
+            Whom::User(users) => users.lists(who.identity),
+            Whom::Group(_, groups) => groups.lists(who.identity),
             Whom::Claim { name, text } => who.claims.hold(name, text),
             Whom::Certificate(name) => shows(who, |shown| shown == name.as_str()),
         }
@@ -266,16 +266,16 @@ impl People {
 
     /// Whether an entry names that person.
     #[must_use]
-    pub fn name(&self, who: &Principal<'_>) -> bool {
-        self.of_any.name(who) || self.of_one.get(who.provider).is_some_and(|names| names.name(who))
+    pub fn lists(&self, who: &Principal<'_>) -> bool {
+        self.of_any.lists(who) || self.of_one.get(who.provider).is_some_and(|names| names.lists(who))
     }
 }
 
 impl Names {
-    fn name(&self, who: &Principal<'_>) -> bool {
+    fn lists(&self, who: &Principal<'_>) -> bool {
         self.everyone
-            || self.users.name(who.identity)
-            || self.groups.as_ref().is_some_and(|groups| groups.name(who.identity))
+            || self.users.lists(who.identity)
+            || self.groups.as_ref().is_some_and(|groups| groups.lists(who.identity))
             || self.claims.iter().any(|(name, texts)| who.claims.texts(name).iter().any(|text| texts.contains(text)))
             || (!self.certificates.is_empty() && shows(who, |shown| self.certificates.contains(shown)))
     }
@@ -350,7 +350,7 @@ mod tests {
             };
             let parsed = Entry::parse(entry).unwrap();
             assert_eq!(parsed.names(&who), names, "{entry}");
-            assert_eq!(People::new(vec![Entry::parse("zoe").unwrap(), parsed]).name(&who), names, "{entry} in a list");
+            assert_eq!(People::new(vec![Entry::parse("zoe").unwrap(), parsed]).lists(&who), names, "{entry} in a list");
         }
     }
 

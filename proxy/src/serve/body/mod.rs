@@ -243,10 +243,10 @@ impl HttpBody for Body {
 
 /// What the upstream is sent; `None`: nothing. In a box, since most requests have none, and this is moved several times.
 #[derive(Default)]
-pub(crate) struct RequestBody(Option<Box<Sent>>);
+pub(crate) struct RequestBody(Option<Box<Content>>);
 
 #[derive(Default)]
-struct Sent {
+struct Content {
     rest: Option<(Incoming, Stall, Guard)>,
     /// What was taken of it for an attempt that came to nothing: it goes first.
     front: VecDeque<Bytes>,
@@ -263,12 +263,12 @@ impl RequestBody {
             return Self::empty();
         }
         let rest = Some((inner, Stall::new(Side::Request, Some(limit)), guard()));
-        Self(Some(Box::new(Sent { rest, front: VecDeque::new() })))
+        Self(Some(Box::new(Content { rest, front: VecDeque::new() })))
     }
 
     /// The same, which may have so many bytes, and none of these names in its trailers; `None`: it says itself that it has more.
     pub(crate) fn within(mut self, bytes: Option<u64>, chosen: &Arc<ChosenNames>) -> Option<Self> {
-        if let Some((inner, stall, _)) = self.0.as_mut().and_then(|sent| sent.rest.as_mut()) {
+        if let Some((inner, stall, _)) = self.0.as_mut().and_then(|content| content.rest.as_mut()) {
             if bytes.is_some_and(|most| inner.size_hint().lower() > most) {
                 return None;
             }
@@ -291,11 +291,11 @@ impl HttpBody for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(sent) = &mut self.0 else { return Poll::Ready(None) };
-        if let Some(data) = sent.front.pop_front() {
+        let Some(content) = &mut self.0 else { return Poll::Ready(None) };
+        if let Some(data) = content.front.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some((inner, stall, guard)) = &mut sent.rest else { return Poll::Ready(None) };
+        let Some((inner, stall, guard)) = &mut content.rest else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
         if frame.is_ready() {
             guard.hears();
@@ -308,18 +308,18 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|sent| {
-            sent.front.is_empty() && sent.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
+        self.0.as_ref().is_none_or(|content| {
+            content.front.is_empty() && content.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
         })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(sent) = &self.0 else { return SizeHint::with_exact(0) };
-        let rest = sent.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
-        if sent.front.is_empty() {
+        let Some(content) = &self.0 else { return SizeHint::with_exact(0) };
+        let rest = content.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
+        if content.front.is_empty() {
             return rest;
         }
-        let front: u64 = sent.front.iter().map(|data| data.len() as u64).sum();
+        let front: u64 = content.front.iter().map(|data| data.len() as u64).sum();
         let mut hint = SizeHint::new();
         hint.set_lower(front.saturating_add(rest.lower()));
         if let Some(upper) = rest.upper() {
@@ -331,9 +331,9 @@ impl HttpBody for RequestBody {
 
 impl Restart for RequestBody {
     fn restart(self, taken: Vec<Bytes>) -> Self {
-        let Sent { rest, front } = *self.0.unwrap_or_default();
+        let Content { rest, front } = *self.0.unwrap_or_default();
         // Of an attempt before it something may be left that was not taken again.
-        Self(Some(Box::new(Sent { rest, front: taken.into_iter().chain(front).collect() })))
+        Self(Some(Box::new(Content { rest, front: taken.into_iter().chain(front).collect() })))
     }
 }
 

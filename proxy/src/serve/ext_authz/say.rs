@@ -57,7 +57,7 @@ pub(super) fn allowed(
         headers::settle_trusted(left, caller.client);
     }
     auth::bearer::strip(left, sign_in);
-    if snapshot.rules.name_methods() {
+    if snapshot.rules.names_methods() {
         headers::strip_method_overrides(left);
     }
     sign_in.cookies.strip_request(left);

@@ -102,16 +102,16 @@ impl Description {
         }
         let method = match &main.method {
             Some(method) => method.clone(),
-            None if rules.name_methods() => {
+            None if rules.names_methods() => {
                 return Err(BadDescription::Missing(main.names.method, "rules name methods"));
             }
             None => Method::GET,
         };
         check_method(&method, &target, &head.headers, rules)?;
-        if rules.name_hosts() && main.host.is_none() && (main.names.needs_host || !head.headers.contains_key(HOST)) {
+        if rules.names_hosts() && main.host.is_none() && (main.names.needs_host || !head.headers.contains_key(HOST)) {
             return Err(BadDescription::Missing(main.names.host, "rules name hosts"));
         }
-        if rules.name_networks() && !is_caller_told(&head.headers) {
+        if rules.names_networks() && !is_caller_told(&head.headers) {
             return Err(BadDescription::Missing("X-Forwarded-For", "rules name networks"));
         }
         let host = main.host.as_deref().map(HeaderValue::from_str).transpose();
@@ -285,7 +285,7 @@ fn check_method(
     rules: &Rules,
 ) -> Result<(), BadDescription> {
     check_passes(method, target)?;
-    let overridden = rules.name_methods() && headers.keys().any(|name| headers::is_method_override(name.as_str()));
+    let overridden = rules.names_methods() && headers.keys().any(|name| headers::is_method_override(name.as_str()));
     if overridden { Err(BadDescription::MethodOverride) } else { Ok(()) }
 }
 

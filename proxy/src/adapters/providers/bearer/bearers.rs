@@ -105,7 +105,7 @@ impl Bearers {
 
     /// Whether what a token was found to be still counts: its issuer is accepted by the same settings.
     #[must_use]
-    pub fn vouch_for(&self, session: &LoadedSession) -> bool {
+    pub fn vouches_for(&self, session: &LoadedSession) -> bool {
         let counts =
             |name: &str, authority: Authority| name == session.provider() && authority == session.session().authority;
         self.issuers.iter().any(|issuer| counts(issuer.name(), issuer.authority()))

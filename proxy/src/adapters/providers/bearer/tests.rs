@@ -405,18 +405,18 @@ async fn a_token_is_remembered_for_a_minute_and_never_past_its_end() {
 #[tokio::test]
 async fn what_was_accepted_counts_only_under_the_same_settings() {
     let session = verify(&bearers(vec![issuer()]), &token(&projected())).await.unwrap();
-    assert!(bearers(vec![issuer()]).vouch_for(&session));
+    assert!(bearers(vec![issuer()]).vouches_for(&session));
     // Newer keys change nothing for what is open.
-    assert!(bearers(vec![IssuerSettings { keys: Some(b"{}".to_vec()), ..issuer() }]).vouch_for(&session));
+    assert!(bearers(vec![IssuerSettings { keys: Some(b"{}".to_vec()), ..issuer() }]).vouches_for(&session));
     for changed in [
         IssuerSettings { name: "other".into(), ..issuer() },
         IssuerSettings { audiences: vec!["sidegate".into()], ..issuer() },
         IssuerSettings { issuer: IssuerName::Named("https://other.example".into()), ..issuer() },
         IssuerSettings { names: ClaimNames { username: Some("x".into()), ..ClaimNames::default() }, ..issuer() },
     ] {
-        assert!(!bearers(vec![changed]).vouch_for(&session));
+        assert!(!bearers(vec![changed]).vouches_for(&session));
     }
-    assert!(!bearers(Vec::new()).vouch_for(&session));
+    assert!(!bearers(Vec::new()).vouches_for(&session));
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -95,18 +95,17 @@ struct HostPort<'h> {
 
 /// Reads `host`, `host:port`, `[address]` or `[address]:port` (RFC 3986 §3.2.2), of the signs that names and addresses are made of.
 fn authority(text: &[u8]) -> Result<HostPort<'_>, Malformed> {
-    let bracketed = text.first() == Some(&b'[');
-    let end = if bracketed {
+    let end = if text.first() == Some(&b'[') {
         text.iter().position(|b| *b == b']').map(|at| at + 1)
     } else {
-        Some(text.iter().position(|b| *b == b':').unwrap_or(text.len()))
+        Some(text.iter().position(|b| !is_in_names(b)).unwrap_or(text.len()))
     };
     let (host, rest) = end.and_then(|end| text.split_at_checked(end)).ok_or(Malformed::HostSyntax)?;
     let fits = match host {
         [b'[', address @ .., b']'] => {
             !address.is_empty() && address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'))
         }
-        name => !name.is_empty() && name.iter().all(is_in_names),
+        name => !name.is_empty(),
     };
     let port = match rest {
         [] => Ok(None),
