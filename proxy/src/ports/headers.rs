@@ -5,11 +5,11 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::domain::identity::Identity;
 
-/// Header fields that are told again and again, as the text that HTTP/1.1 writes, made once.
+/// Header fields that are sent repeatedly, as the text that HTTP/1.1 writes, made once.
 pub struct ReadyFields(Box<[u8]>);
 
 impl ReadyFields {
-    /// Makes fields ready.
+    /// Makes the text of the fields.
     #[must_use]
     pub fn new(fields: &[(HeaderName, HeaderValue)]) -> Self {
         let length = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
@@ -22,8 +22,8 @@ impl ReadyFields {
         Self(text.into())
     }
 
-    /// What they say of an identity that `provider` vouches for; a field is empty where there is nothing to say. User is the username where the policy may use it, else
-    /// the vouched email, else the id; the preferred username may be one for display only.
+    /// The fields of an identity that `provider` vouches for; a field without a value is empty. User is the username where the policy may
+    /// use it, else the vouched email, else the id; the preferred username may be for display only.
     #[must_use]
     pub fn of(identity: &Identity, provider: &str) -> Self {
         let text = |text: &str| value(&encode(text, TEXT));
@@ -39,8 +39,8 @@ impl ReadyFields {
         Self::new(&fields.map(|(name, value)| (HeaderName::from_static(name), value)))
     }
 
-    /// What proxies that only ask (forward-auth) are told of an identity, for the request that they pass on. `None`: nobody is known, and
-    /// all are empty, so that whoever copies them leaves nothing standing that a client has sent.
+    /// The identity fields for proxies that only ask (forward-auth), to copy to the request that they forward. `None`: no identity; all
+    /// fields are empty, so that a proxy that copies them overwrites what a client has sent.
     #[must_use]
     pub fn for_asking_proxies(identity: Option<&Identity>) -> [(HeaderName, HeaderValue); 5] {
         let text =
@@ -55,7 +55,7 @@ impl ReadyFields {
         .map(|(name, value)| (HeaderName::from_static(name), value))
     }
 
-    /// One after the other, for HTTP/2: not to be kept in the tables of its compression, since they speak of a person.
+    /// Each field, for HTTP/2: marked sensitive, since it describes a person, so that HPACK does not index it.
     pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let lines = self.0.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
         lines.filter_map(|line| {
@@ -76,11 +76,11 @@ impl ReadyFields {
 
 /// What is percent-encoded in an identity header: `%`, control characters and (by the crate) all bytes beyond ASCII.
 pub(super) const TEXT: &AsciiSet = &CONTROLS.add(b'%');
-/// In an item of a list also the comma, which separates items.
+/// In a list item also the comma, which separates items.
 pub(super) const ITEM: &AsciiSet = &TEXT.add(b',');
 
-/// The one way to write a value of an identity, or ([`ITEM`]) an item of a list. Blanks at either end are encoded as well: readers of
-/// header fields cut them (RFC 9110 §5.5), and `ann ` would become `ann`, who is somebody else.
+/// Encodes a value of an identity, or ([`ITEM`]) an item of a list. Spaces at either end are encoded too: recipients of
+/// header fields strip them (RFC 9110 §5.5), and `ann ` would become `ann`, another person.
 pub(super) fn encode(text: &str, set: &'static AsciiSet) -> String {
     let inner = text.trim_matches(' ');
     let before = text.len() - text.trim_start_matches(' ').len();
@@ -89,12 +89,12 @@ pub(super) fn encode(text: &str, set: &'static AsciiSet) -> String {
     format!("{}{inner}{}", "%20".repeat(before), "%20".repeat(after))
 }
 
-/// Items with commas between them.
+/// Joins items by commas.
 fn list(items: &[String]) -> String {
     items.iter().map(|item| encode(item, ITEM)).collect::<Vec<_>>().join(",")
 }
 
-/// Encoded text is printable ASCII, so it always is a header's value.
+/// Encoded text is printable ASCII, so it is always a valid header value.
 pub(super) fn value(encoded: &str) -> HeaderValue {
     HeaderValue::from_str(encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -1,4 +1,4 @@
-//! Identity headers by choice: which fields an upstream is told, and what each says.
+//! Configured identity headers: which fields an upstream gets, and the value of each.
 
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
@@ -7,29 +7,29 @@ use super::headers::{ITEM, TEXT, encode, value};
 use crate::domain::identity::Identity;
 use crate::domain::secret::Secret;
 
-/// The fields that an upstream is told, in the operator's order.
+/// The fields that an upstream gets, in the operator's order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdentityTable {
     /// The fields.
     pub fields: Vec<ChosenField>,
 }
 
-/// One field by choice.
+/// One configured field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChosenField {
     /// Its name.
     pub name: HeaderName,
-    /// What it says.
+    /// The source of its value.
     pub value: ChosenValue,
-    /// What stands before the value, before each where there are several.
+    /// Prefix of the value; of each value if there are several.
     pub prefix: String,
     /// Which groups it names; `None`: all.
     pub only: Option<Vec<GroupPattern>>,
-    /// How several values are told.
+    /// How several values are written.
     pub several: Several,
 }
 
-/// What a field says of somebody.
+/// The part of an identity that a field carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChosenValue {
     /// The username where the policy may use it, else the vouched email, else the id.
@@ -42,11 +42,11 @@ pub enum ChosenValue {
     Name,
     /// The provider's stable id.
     Id,
-    /// Who vouches for them.
+    /// The name of the provider.
     Provider,
     /// The groups.
     Groups,
-    /// The texts of a claim.
+    /// The values of a claim.
     Claim(String),
     /// The signed assertion.
     Assertion,
@@ -54,16 +54,16 @@ pub enum ChosenValue {
     IdToken,
 }
 
-/// How several values of one field are told.
+/// How several values of one field are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Several {
-    /// In one field, with this sign between them.
+    /// In one field, separated by this character.
     Joined(char),
-    /// In a field each.
+    /// In one field for each value.
     Repeated,
 }
 
-/// Which groups are meant; `*` stands for any text.
+/// Selects groups; `*` stands for any text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupPattern(pub String);
 
@@ -85,12 +85,12 @@ impl ChosenField {
         self.only.as_ref().is_none_or(|only| only.iter().any(|pattern| pattern.matches(group)))
     }
 
-    /// What it says, each with its prefix; nothing that is empty.
+    /// The field's values, each with its prefix; empty values are left out.
     fn told(&self, who: &Identity, provider: &str, assertion: Option<&HeaderValue>) -> Vec<HeaderValue> {
         let one = |text: &str| vec![text.to_owned()];
         let texts = match &self.value {
             ChosenValue::Assertion => return assertion.cloned().into_iter().collect(),
-            // Opened for each request, and kept with nothing else: see `tell_id_token`.
+            // Opened for each request, and not kept with the others: see `tell_id_token`.
             ChosenValue::IdToken => return Vec::new(),
             ChosenValue::User => one(who.principal()),
             ChosenValue::Username => one(who.username.vouched().unwrap_or_default()),
@@ -105,7 +105,7 @@ impl ChosenField {
         let texts = texts.iter().filter(|text| !text.is_empty());
         let encoded = texts.map(|text| match self.several {
             _ if !is_list => format!("{}{}", self.prefix, encode(text, TEXT)),
-            // Fields of one name may be joined by a comma on their way (RFC 9110 §5.3).
+            // A recipient may join fields of one name by a comma (RFC 9110 §5.3).
             Several::Repeated => format!("{}{}", self.prefix, encode(text, ITEM)),
             Several::Joined(sign) => {
                 let plain = encode(text, TEXT).replace(sign, &format!("%{:02X}", u32::from(sign)));
@@ -123,7 +123,7 @@ impl ChosenField {
 }
 
 impl IdentityTable {
-    /// What the upstream is told of somebody whom `provider` vouches for.
+    /// The header fields for an identity that `provider` vouches for.
     #[must_use]
     pub fn tell(
         &self,
@@ -138,19 +138,19 @@ impl IdentityTable {
         self.fields.iter().flat_map(told).collect()
     }
 
-    /// Whether the assertion is told.
+    /// Whether a field carries the assertion.
     #[must_use]
     pub fn has_assertion(&self) -> bool {
         self.fields.iter().any(|field| field.value == ChosenValue::Assertion)
     }
 
-    /// Whether the provider's ID token is told.
+    /// Whether a field carries the provider's ID token.
     #[must_use]
     pub fn has_id_token(&self) -> bool {
         self.fields.iter().any(|field| field.value == ChosenValue::IdToken)
     }
 
-    /// The fields that tell an ID token; none where it cannot be the value of a header. HTTP/2 keeps them out of its compression's tables.
+    /// The fields that carry the ID token; none if it is no valid header value. Marked sensitive: HTTP/2 does not index them (HPACK).
     pub fn tell_id_token(&self, token: &Secret) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let fields = self.fields.iter().filter(|field| field.value == ChosenValue::IdToken);
         fields.filter_map(|field| {
@@ -161,7 +161,7 @@ impl IdentityTable {
         })
     }
 
-    /// The groups that the assertion may name: those that the table's own fields of groups do, or all where it has none.
+    /// The groups that the assertion may name: those of the table's group fields, or all if it has no such field.
     #[must_use]
     pub fn groups(&self, who: &Identity) -> Vec<String> {
         let fields: Vec<&ChosenField> = self.fields.iter().filter(|field| field.value == ChosenValue::Groups).collect();
@@ -169,7 +169,7 @@ impl IdentityTable {
         who.groups.iter().filter(may).cloned().collect()
     }
 
-    /// The claims that it names.
+    /// The names of the claims that the table uses.
     pub fn claims(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().filter_map(|field| match &field.value {
             ChosenValue::Claim(name) => Some(name.as_str()),

@@ -1,7 +1,7 @@
-//! A person as a Kubernetes API server is asked to act as: the header fields of its impersonation, and who must not be impersonated.
+//! The identity as a Kubernetes API server takes it: the header fields of impersonation, and which names must not be impersonated.
 //!
-//! The server reads these fields to the letter: a name that is percent-encoded would be another name there. So a name goes as it is, in
-//! UTF-8, or not at all; only blanks at its ends are cut, as every reader of a header field does (RFC 9110 §5.5), before it is checked.
+//! The server takes these fields literally: a percent-encoded name would be another name there. So a name is sent unchanged, in
+//! UTF-8, or not at all; only blanks at its ends are cut before the check, as recipients of header fields do (RFC 9110 §5.5).
 
 use http::{HeaderName, HeaderValue};
 
@@ -13,28 +13,28 @@ const UID: HeaderName = HeaderName::from_static("impersonate-uid");
 const EXTRA_PROVIDER: HeaderName = HeaderName::from_static("impersonate-extra-provider");
 const EXTRA_EMAIL: HeaderName = HeaderName::from_static("impersonate-extra-email");
 
-/// What Kubernetes' own names begin with. It heeds case, and we refuse them in any.
+/// The prefix of Kubernetes' own names. Kubernetes is case-sensitive; we refuse every case.
 const RESERVED: &str = "system:";
 
-/// Characters without a width that are no blanks (Unicode's `White_Space`), and that some languages' `trim` cuts all the same.
+/// Zero-width characters that are not blanks (Unicode's `White_Space`), but that some languages' `trim` cuts.
 const UNSEEN: [char; 4] = ['\u{180e}', '\u{200b}', '\u{2060}', '\u{feff}'];
 
-/// How long a name may be, in bytes.
+/// The longest name, in bytes.
 const LONGEST: usize = 1024;
 
-/// What stands for the name of whoever vouches for a person, in a prefix.
+/// The placeholder for the provider's name in a prefix.
 pub const PROVIDER_PLACE: &str = "{provider}";
 
-/// How an upstream acts as people.
+/// How an upstream impersonates people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Impersonation {
-    /// `impersonate_user`: what a person is known by there.
+    /// `impersonate_user`: which name of a person is used there.
     pub user: ImpersonatedName,
-    /// `prefix`: what stands before users and groups, with [`PROVIDER_PLACE`] in it or not.
+    /// `prefix`: text before users and groups; may contain [`PROVIDER_PLACE`].
     pub prefix: String,
 }
 
-/// What of a person is the name of the user.
+/// Which name of a person becomes the user name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ImpersonatedName {
     /// The username, where the policy may use it.
@@ -47,7 +47,7 @@ pub enum ImpersonatedName {
 }
 
 impl ImpersonatedName {
-    /// The word for it in a configuration.
+    /// The configuration keyword.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl ImpersonatedName {
         }
     }
 
-    /// Never another one in its place.
+    /// The chosen name; never falls back to another one.
     fn of(self, who: &Identity) -> &str {
         match self {
             Self::Username => who.username.vouched().unwrap_or_default(),
@@ -67,16 +67,16 @@ impl ImpersonatedName {
     }
 }
 
-/// Why a name is not passed on.
+/// Why a name is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPerson {
-    /// Nobody vouches for a name of that kind.
+    /// The identity has no vouched name of that kind.
     #[error("nobody vouches for a name of the kind that `impersonate_user` wants")]
     Empty,
-    /// A name of Kubernetes' own.
+    /// The name is one of Kubernetes' own.
     #[error("names that begin with `system:` are Kubernetes' own: nobody who signs in is one of them")]
     Reserved,
-    /// A name that cannot be a header's value.
+    /// The name is no valid header value.
     #[error("the name holds control characters, or is longer than 1,024 bytes")]
     Unfit,
 }
@@ -84,17 +84,17 @@ pub enum NotAPerson {
 /// A person, ready to be impersonated.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Impersonated {
-    /// The fields.
+    /// The header fields.
     pub fields: Vec<(HeaderName, HeaderValue)>,
-    /// The groups that are left out, each with the reason.
+    /// The omitted groups, each with the reason.
     pub left_out: Vec<(String, NotAPerson)>,
 }
 
 impl Impersonation {
-    /// The fields by which the upstream acts as somebody whom `provider` vouches for.
+    /// The header fields to impersonate a person whom `provider` vouches for.
     ///
     /// # Errors
-    /// [`NotAPerson`]: there is no such user. A group of that kind is left out.
+    /// [`NotAPerson`]: the user name is refused. A group with a refused name is omitted.
     pub fn tell(&self, who: &Identity, provider: &str) -> Result<Impersonated, NotAPerson> {
         let prefix = self.prefix.replace(PROVIDER_PLACE, provider);
         let (user, id) = (named(self.user.of(who), &prefix)?, named(&who.id, "")?);
@@ -113,25 +113,25 @@ impl Impersonation {
     }
 }
 
-/// A name with its prefix. It must not be Kubernetes' own with it nor without.
+/// A name with its prefix. It must not be Kubernetes' own, with or without the prefix.
 fn named(name: &str, prefix: &str) -> Result<HeaderValue, NotAPerson> {
     let name = name.trim();
     fit(name)?;
     fit(&format!("{prefix}{name}"))
 }
 
-/// A group that holds commas may be read in pieces by what stands between us and the API server.
+/// An intermediary may split a group that contains commas before the API server reads it.
 fn in_pieces(group: &str) -> Result<(), NotAPerson> {
     if group.split(',').any(is_reserved) { Err(NotAPerson::Reserved) } else { Ok(()) }
 }
 
-/// Whether a name is one of Kubernetes' own, or would be for a reader that cuts more from its front than others do.
+/// Whether a name is one of Kubernetes' own, or is for a reader that trims more from its start than others.
 fn is_reserved(name: &str) -> bool {
     let name = name.trim_start_matches(|c: char| c.is_whitespace() || UNSEEN.contains(&c));
     name.get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
 }
 
-/// What is sent is what was checked: the name without the blanks at its ends.
+/// Checks and returns exactly what is sent: the name without blanks at its ends.
 fn fit(name: &str) -> Result<HeaderValue, NotAPerson> {
     let name = name.trim();
     if name.is_empty() {
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn blanks_at_the_ends_are_cut_before_a_name_is_checked_and_sent() {
-        // All of Unicode's blanks.
+        // All blanks of Unicode.
         let blanks: String = ('\0'..=char::MAX).filter(|c| c.is_whitespace()).collect();
         assert_eq!(blanks.chars().count(), 25);
         let long = "a".repeat(LONGEST);
@@ -267,7 +267,7 @@ mod tests {
                 let rule = by(ImpersonatedName::Username, prefix);
                 let who = person(Username::Vouched(name.into()), &[]);
                 assert_eq!(rule.tell(&who, "corp"), Err(why), "{name:?}");
-                // As a group it is left out, and nothing else is.
+                // As a group it is omitted, and nothing else is.
                 let told = rule.tell(&ann(&["dev", name]), "corp").unwrap();
                 assert_eq!(told.left_out, [(name.to_owned(), why)]);
                 assert_eq!(told.fields.iter().filter(|(name, _)| name == GROUP).count(), 1, "{name:?}");

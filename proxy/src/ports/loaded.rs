@@ -1,4 +1,4 @@
-//! A session with all that a request needs of it, made once.
+//! A session with everything that a request needs of it, made once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,21 +13,21 @@ use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::session::{Session, SessionKey};
 use crate::domain::time::Timestamp;
 
-/// A session with all that a request needs of it, made once when it is loaded.
+/// A session with everything that a request needs of it, made once when it is loaded.
 pub struct LoadedSession {
     key: SessionKey,
     session: Session,
-    /// Who vouches for it, where that is a bearer token and no session of ours.
+    /// The issuer, if this is a bearer token rather than a session of ours.
     token_of: Option<Arc<str>>,
     headers: ReadyFields,
     last_seen: AtomicU64,
-    /// When the provider is to be asked again, in milliseconds; the largest number: never.
+    /// When the provider is due to be asked again, in milliseconds; `u64::MAX`: never.
     due: AtomicU64,
-    /// The last use that the store was told of, or is being told of.
+    /// The last use that was written to the store, or is being written.
     noted: AtomicU64,
     ended: AtomicBool,
     assertion: ArcSwapOption<IssuedAssertion>,
-    /// What an assertion was signed with before this copy was made ready.
+    /// The signature of an assertion from before this copy was made.
     signed_before: Option<Box<Signed>>,
     tellings: Tellings,
 }
@@ -51,32 +51,32 @@ impl LoadedSession {
         }
     }
 
-    /// With the signature of an assertion that was sent for this very session before: while it is fresh, none is signed anew.
+    /// Adds the signature of an assertion sent earlier for this same session: while it is fresh, no new one is signed.
     #[must_use]
     pub fn with_signed(self, signed_before: Option<Box<Signed>>) -> Self {
         Self { signed_before, ..self }
     }
 
-    /// Makes what a bearer token says ready for requests, by the name of who issued it. No store knows it.
+    /// Makes the claims of a bearer token ready for requests, under its issuer's name. No store knows it.
     #[must_use]
     pub fn of_token(key: SessionKey, session: Session, issuer: Arc<str>, now: Timestamp) -> Self {
         let headers = ReadyFields::of(&session.identity, &issuer);
         Self { headers, token_of: Some(issuer), ..Self::new(key, session, now) }
     }
 
-    /// Whether it is a bearer token, and no session of ours.
+    /// Whether it is a bearer token rather than a session of ours.
     #[must_use]
     pub const fn is_token(&self) -> bool {
         self.token_of.is_some()
     }
 
-    /// The name by which rules, logs and upstreams know who vouches for it.
+    /// The name of the provider or issuer, as rules, logs and upstreams use it.
     #[must_use]
     pub fn provider(&self) -> &str {
         self.token_of.as_deref().unwrap_or_else(|| self.session.identity.provider.as_str())
     }
 
-    /// What the store knows it by.
+    /// Its key in the store.
     #[must_use]
     pub const fn key(&self) -> SessionKey {
         self.key
@@ -88,13 +88,13 @@ impl LoadedSession {
         &self.session
     }
 
-    /// Who it is, as header fields.
+    /// The identity, as header fields.
     #[must_use]
     pub const fn headers(&self) -> &ReadyFields {
         &self.headers
     }
 
-    /// What upstreams other than the usual one are told of it.
+    /// The identity fields for upstreams other than the usual one.
     #[must_use]
     pub const fn tellings(&self) -> &Tellings {
         &self.tellings
@@ -106,7 +106,7 @@ impl LoadedSession {
         Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
     }
 
-    /// Notes that it is used now. Written at most once a second, so that busy sessions do not fight over a cache line.
+    /// Records a use now. Written at most once a second, so that busy sessions do not contend for a cache line.
     pub fn touch(&self, now: Timestamp) {
         if now.since(self.last_seen()) >= Duration::from_secs(1) {
             self.last_seen.fetch_max(now.millis(), Ordering::Relaxed);
@@ -119,12 +119,12 @@ impl LoadedSession {
         now.millis() >= self.due.load(Ordering::Relaxed)
     }
 
-    /// Lets this copy of the session be, until then.
+    /// Postpones asking the provider for this copy of the session.
     pub fn postpone(&self, until: Timestamp) {
         self.due.store(until.millis(), Ordering::Relaxed);
     }
 
-    /// Whether its last use is to be written to the store now, where that is done once in `every`: of those who ask at once, one is told yes.
+    /// Whether to write its last use to the store now, at most once in `every`; of several concurrent callers one gets `true`.
     #[must_use]
     pub fn is_note_due(&self, every: Duration, now: Timestamp) -> bool {
         let noted = self.noted.load(Ordering::Relaxed);
@@ -132,24 +132,24 @@ impl LoadedSession {
         due && self.noted.compare_exchange(noted, now.millis(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Notes that it is over, for whoever still holds it: an open WebSocket.
+    /// Marks it as ended, for those that still hold it, such as an open WebSocket.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
     }
 
-    /// Whether it may be used at `now`, where it may go unused for `idle` (zero: for ever).
+    /// Whether it may be used at `now`; `idle` is how long it may stay unused (zero: for ever).
     #[must_use]
     pub fn is_live(&self, idle: Duration, now: Timestamp) -> bool {
         !self.ended.load(Ordering::Acquire) && self.session.is_live(self.last_seen(), idle, now)
     }
 
-    /// The place where its assertion is kept until it is signed anew.
+    /// The cache of its latest assertion.
     #[must_use]
     pub const fn assertion(&self) -> &ArcSwapOption<IssuedAssertion> {
         &self.assertion
     }
 
-    /// What the latest assertion was signed with, in this copy of the session or before it was made ready.
+    /// The signature of the latest assertion, made by this copy of the session or before it.
     #[must_use]
     pub fn signed(&self) -> Option<Signed> {
         let issued = self.assertion.load().as_deref().map(|issued| issued.signed);
@@ -162,7 +162,7 @@ impl Known for LoadedSession {
         let principal = self.session.principal();
         match &self.token_of {
             None => principal,
-            // Only what the token says of a sign-in counts: nobody signed in here.
+            // Only the token's own `auth_time` counts: nobody signed in here.
             Some(issuer) => {
                 Principal { provider: issuer, by: Proof::Bearer, proved_at: self.session.auth_time, ..principal }
             }
@@ -180,25 +180,25 @@ impl Identified for LoadedSession {
 pub struct IssuedAssertion {
     /// The header's value.
     pub value: HeaderValue,
-    /// What it was signed with.
+    /// Its signature.
     pub signed: Signed,
 }
 
-/// An assertion's signature and what it was made for: with the session it gives the assertion again, at a tenth of the bytes, and
-/// without the cost of signing.
+/// An assertion's signature and its inputs: together with the session they restore the assertion, at a tenth of its size and without
+/// the cost of signing.
 #[derive(Clone, Copy)]
 pub struct Signed {
     /// When it was made.
     pub issued_at: Timestamp,
-    /// Which signer made it: another one (after a reload) signs anew.
+    /// The signer's number; another signer (after a reload) signs again.
     pub signer: u64,
-    /// A hash of what was signed, by the signer's own key.
+    /// A hash of what was signed, keyed by the signer.
     pub of: u64,
-    /// ES256: two numbers of 32 bytes.
+    /// ES256: two 32-byte integers.
     pub signature: [u8; 64],
 }
 
-/// How often a session's last use is written to its store: once a minute, or in a tenth of the time that it may go unused.
+/// How often a session's last use is written to its store: once a minute, or once in a tenth of the idle limit if that is shorter.
 #[must_use]
 pub fn note_every(idle: Duration) -> Duration {
     const MINUTE: Duration = Duration::from_secs(60);

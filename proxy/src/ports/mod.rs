@@ -1,4 +1,4 @@
-//! Floor 1, what we ask of the world: an identity provider, a session store, and the headers that a loaded session carries ready-made.
+//! Floor 1, the interfaces to the outside: an identity provider, a session store, and the ready-made headers of a loaded session.
 
 mod headers;
 mod identity_table;

@@ -1,4 +1,4 @@
-//! What we ask of whoever signs people in.
+//! The identity provider as the proxy uses it.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ use crate::domain::login::LoginAttempt;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
-/// Somebody who signs people in.
+/// A provider that people sign in with.
 pub trait IdentityProvider: Send + Sync {
     /// Which kind it is.
     fn kind(&self) -> ProviderKind;
 
-    /// Where to send a browser that signs in, with `state`, the PKCE challenge and, for OpenID Connect, `nonce`.
+    /// The URL that starts a sign-in in the browser, with `state`, the PKCE challenge and, for OpenID Connect, `nonce`.
     ///
     /// # Errors
     /// [`SignInError::Unreachable`] while discovery is missing.
     fn authorization_url(&self, attempt: &LoginAttempt, prompt: Option<Prompt>) -> Result<Url, SignInError>;
 
-    /// Checks the callback's `iss` (RFC 9207), before the code is redeemed: where it is sent it must be ours,
-    /// and where discovery advertises it, it must be sent.
+    /// Checks the callback's `iss` (RFC 9207) before the code is redeemed: if present, it must be this provider's; if discovery
+    /// advertises it, it must be present.
     ///
     /// # Errors
-    /// [`SignInError::Issuer`] where it is another's, or missing.
+    /// [`SignInError::Issuer`] if it is missing or another provider's.
     fn check_issuer(&self, issuer: Option<&str>) -> Result<(), SignInError>;
 
-    /// Redeems an authorization code, and learns who signed in.
+    /// Redeems an authorization code and reads the identity.
     fn sign_in<'a>(
         &'a self,
         code: &'a Secret,
@@ -37,12 +37,12 @@ pub trait IdentityProvider: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<SignedIn, SignInError>>;
 
-    /// Asks again who the person is, with what was granted at the sign-in: by the refresh token where there is one, else by the access
-    /// token as long as that lasts. The identity is of the same person. It takes 25 s at most, and gives the tokens that were issued
-    /// whatever fails after that: those before them may be void.
+    /// Asks the provider for the identity again, with the grant of the sign-in: by the refresh token if there is one, else by the
+    /// access token while it is valid. The returned identity is of the same person. Takes 25 s at most. If a step fails after new tokens
+    /// were issued, it returns those tokens: the old ones may be void.
     ///
     /// # Errors
-    /// [`RenewError`], which tells "no more" from "not now".
+    /// [`RenewError`], which distinguishes "no more" from "not now".
     fn renew<'a>(
         &'a self,
         identity: &'a Identity,
@@ -50,40 +50,40 @@ pub trait IdentityProvider: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<Renewed, RenewError>>;
 
-    /// Where to send a browser that signs out at the provider too (OpenID Connect RP-Initiated Logout 1.0), and comes back to
-    /// `return_to`; `None`: the provider has no such place, or it is not known yet.
+    /// The URL that signs the browser out at the provider (OpenID Connect RP-Initiated Logout 1.0) and returns it to `return_to`;
+    /// `None`: the provider has no such endpoint, or discovery is missing.
     fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url>;
 
-    /// Verifies a logout token (OpenID Connect Back-Channel Logout 1.0 §2.6); that its `jti` comes once only is for the caller to check.
+    /// Verifies a logout token (OpenID Connect Back-Channel Logout 1.0 §2.6). The caller must check that its `jti` is used only once.
     ///
     /// # Errors
-    /// Why it is not believed, for the log.
+    /// Why the token is rejected, for the log.
     fn verify_logout<'a>(&'a self, token: &'a Secret, now: Timestamp) -> Pending<'a, Result<LogoutToken, String>>;
 
-    /// Fetches what the provider publishes (discovery, keys) where it is missing or old, and says when to come again.
+    /// Fetches what the provider publishes (discovery, keys) if it is missing or old; returns when to call this again.
     fn refresh(&self, now: Timestamp) -> Pending<'_, Duration>;
 
-    /// Waits until people can be sent to the provider, and asks for a `refresh` where that is missing. It may wait for ever.
+    /// Waits until browsers can be sent to the provider, and requests a `refresh` if discovery is missing. May wait for ever.
     fn ready(&self) -> Pending<'_, ()>;
 
-    /// Waits until somebody waits for `ready`: `refresh` is due before its time.
+    /// Waits until a caller waits in `ready`: `refresh` is then due early.
     fn wanted(&self) -> Pending<'_, ()>;
 
-    /// What keeps sign-ins from working, as far as is known without asking now; `None`: nothing.
+    /// The known reason why sign-ins fail, without asking the provider now; `None`: no known problem.
     fn trouble(&self) -> Option<String>;
 }
 
-/// What the provider is asked to show, though the person may be signed in there.
+/// What the provider is asked to show even if the person is signed in there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prompt {
-    /// `prompt=select_account`: let the person choose who to be.
+    /// `prompt=select_account`: lets the person choose an account.
     SelectAccount,
 }
 
-/// Why a sign-in failed, by whose fault it is. The reasons are for the log: they name no secret, and may quote the provider.
+/// Why a sign-in failed, by the party at fault. The reasons are for the log: they contain no secret, and may quote the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum SignInError {
-    /// The provider cannot be reached, or has not been yet.
+    /// The provider cannot be reached, or has not been reached yet.
     #[error("{0}")]
     Unreachable(String),
     /// The callback's `iss` is not the provider's.
@@ -92,10 +92,10 @@ pub enum SignInError {
     /// The code was not redeemed, or the ID token does not verify.
     #[error("{0}")]
     TokenExchange(String),
-    /// The provider did not say who it is.
+    /// The provider did not return the user's identity.
     #[error("{0}")]
     UserInfo(String),
-    /// The provider signs the person in, but this kind of account may not (another tenant's).
+    /// The provider signs the person in, but this kind of account is not allowed (e.g. another tenant's).
     #[error("{reason}")]
     NotAllowed {
         /// The address or name to write to the log.
@@ -105,59 +105,59 @@ pub enum SignInError {
     },
 }
 
-/// Somebody who signed in.
+/// The result of a sign-in.
 pub struct SignedIn {
     /// Who it is.
     pub identity: Identity,
-    /// What the provider granted for asking again; `None`: nothing that could be used.
+    /// The provider's grant for asking again; `None`: nothing usable was granted.
     pub grant: Option<Grant>,
     /// The provider's own session (`sid`), where it names one.
     pub provider_session: Option<String>,
-    /// When the person proved to the provider who they are (`auth_time`), where it says so.
+    /// When the person authenticated at the provider (`auth_time`), if the provider says so.
     pub auth_time: Option<Timestamp>,
-    /// What the provider says of the person and does not count.
+    /// Statements of the provider about the person that are ignored.
     pub omitted: Vec<Omitted>,
 }
 
-/// What a provider says of a person and does not count here.
+/// A statement of a provider about a person that is ignored here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Omitted {
     /// What it is.
     pub what: Omission,
-    /// Why it does not count, for the log: it names the person, and may quote the provider.
+    /// Why it is ignored, for the log: names the person, and may quote the provider.
     pub reason: String,
 }
 
-/// Of what kind it is.
+/// The kind of an ignored statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Omission {
-    /// No address is vouched for.
+    /// No email address is verified.
     Email,
-    /// The addresses could not be read.
+    /// The email addresses could not be read.
     EmailUnreadable,
-    /// Some groups came in another form than that of names.
+    /// Some groups are not in the form of names.
     GroupsOfAnotherForm,
     /// The groups could not be read.
     GroupsUnreadable,
-    /// GitHub leaves out organisations whose single sign-on the application has not been through.
+    /// GitHub omits organisations with single sign-on that the application was not authorized for.
     SingleSignOn,
 }
 
-/// What asking again brought.
+/// The result of asking the provider again.
 pub struct Renewed {
-    /// Who the person is now; or why the provider, which has issued new tokens, did not say so: it is to be asked again soon.
+    /// The current identity; or why the provider issued new tokens but no identity: ask again soon.
     pub identity: Result<Identity, String>,
-    /// What is granted from now on, which may be as before.
+    /// The grant from now on; may be unchanged.
     pub grant: Grant,
 }
 
-/// Why asking again brought nothing. The reasons are for the log: they name no secret, and may quote the provider.
+/// Why asking again failed. The reasons are for the log: they contain no secret, and may quote the provider.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
-    /// The provider says that the grant or the person is gone (`invalid_grant`), or speaks of somebody else: the session ends.
+    /// The grant or the person no longer exists (`invalid_grant`), or the answer is about another person: the session ends.
     #[error("{0}")]
     Gone(String),
-    /// The provider did not answer, or failed: the session goes on, and it is asked again later.
+    /// The provider did not answer, or failed: the session continues, and the provider is asked again later.
     #[error("{0}")]
     NotNow(String),
 }
@@ -168,8 +168,8 @@ pub struct LogoutToken {
     pub subject: Option<String>,
     /// The provider's session that ends.
     pub provider_session: Option<String>,
-    /// Names the token, which counts once.
+    /// The token's id (`jti`), accepted once.
     pub id: String,
-    /// Until when it could be sent again.
+    /// Until when the token could be replayed.
     pub expires_at: Timestamp,
 }

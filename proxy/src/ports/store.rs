@@ -1,4 +1,4 @@
-//! What we ask of the place where sessions are kept.
+//! The session store as the proxy uses it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use super::{LoadedSession, Pending};
 use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
 use crate::domain::time::Timestamp;
 
-/// How many sessions one person may have at a time: with a further sign-in their own oldest one ends. Whatever ends all of somebody's
+/// The most sessions that one person may have: a further sign-in ends their own oldest one. An operation that ends all of a person's
 /// sessions therefore finds them all.
 pub const SESSIONS_OF_ONE: usize = 500;
 
 /// Where sessions are kept.
 ///
-/// A session's token is known to the browser alone; the store knows its [`SessionKey`], a hash. On every doubt a store answers
+/// Only the browser has a session's token; the store has its [`SessionKey`], a hash. In every doubt a store returns
 /// [`StoreUnavailable`]: nobody is let in because of it, and nobody is signed out.
 pub trait Sessions: Send + Sync {
-    /// What the store knows the session of `token` by.
+    /// The key under which the store keeps the session of `token`.
     fn key(&self, token: &SessionToken) -> SessionKey;
 
-    /// A session that this replica holds in its own memory; never waits. It answers only with sessions that are live at `now`, and notes
-    /// that they were used.
+    /// The session from this replica's own memory; never waits. Returns only sessions that are live at `now`, and records
+    /// the use.
     fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>>;
 
     /// A session that is live at `now`, from wherever it is kept; `Ok(None)`: there is none.
@@ -32,8 +32,8 @@ pub trait Sessions: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>>;
 
-    /// The session as it is now, for whoever holds one for long (an open WebSocket, an event stream): the renewed one in place of an older
-    /// one, wherever it was renewed; `Ok(None)`: it has ended, wherever it was ended. It is noted as used only where the holder was: `used`.
+    /// The current version of a session, for holders that keep one long (an open WebSocket, an event stream): the renewed session if any
+    /// replica has renewed it; `Ok(None)`: a replica has ended it. Records a use only if the holder was used: `used`.
     fn follow<'a>(
         &'a self,
         held: &'a Arc<LoadedSession>,
@@ -41,22 +41,22 @@ pub trait Sessions: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<Option<Arc<LoadedSession>>, StoreUnavailable>>;
 
-    /// Keeps a new session, and gives the token that names it.
+    /// Stores a new session, and returns the token that names it.
     ///
     /// # Errors
-    /// [`BeginError`]: the store is away, or the session does not fit.
+    /// [`BeginError`]: the store is unavailable, or the session does not fit.
     fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>>;
 
-    /// Ends a session, on every replica. One that is not there has ended. Where the store does not confirm it, this replica holds the
-    /// session for ended at once, and goes on trying.
+    /// Ends a session on every replica. A missing session counts as ended. If the store does not confirm, this replica treats the
+    /// session as ended at once, and keeps trying.
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>>;
 
-    /// Ends whatever a token names that [`Sessions::load`] has found no live session for. Anybody can make up such tokens: what is
-    /// remembered of them must not take the room of sessions that were there.
+    /// Ends whatever a token names for which [`Sessions::load`] found no live session. Anybody can make up such tokens: the records
+    /// kept of them must not displace those of real sessions.
     fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>>;
 
-    /// Takes the `state` of a sign-in, which counts once, and will not be good any more from `until` on: whether it had not been taken
-    /// before, on any replica where the store is shared. Of several that ask at once exactly one is told so.
+    /// Consumes the `state` of a sign-in, which is valid once and until `until`. Returns whether it was unused before, on every replica
+    /// if the store is shared. Of several concurrent callers exactly one gets `true`.
     fn take_state<'a>(
         &'a self,
         state: &'a str,
@@ -64,51 +64,51 @@ pub trait Sessions: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>>;
 
-    /// Sessions by whose they are; `None`: they live in the cookie alone, so that a list of them cannot be had.
+    /// Sessions listed by owner; `None`: sessions exist only in cookies, so they cannot be listed.
     fn directory(&self) -> Option<&dyn Directory>;
 
     /// Leases to renew sessions; `None`: none can be renewed.
     fn leases(&self) -> Option<&dyn Leases>;
 
-    /// Takes what a reload may change.
+    /// Applies the terms that a reload may change.
     ///
     /// # Errors
-    /// Where the secrets cannot be used; the old terms stay.
+    /// The secrets cannot be used; the old terms stay in force.
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String>;
 
-    /// Does what is due every second: settles, and sheds what has expired.
+    /// Does the work that is due every second: upkeep of caches, and dropping what has expired.
     fn sweep(&self, now: Timestamp);
 
     /// Sessions held in this replica's memory.
     fn held(&self) -> u64;
 
-    /// Sessions that were given up for want of room since the start.
+    /// Sessions that were evicted for lack of room since the start.
     fn evicted(&self) -> u64 {
         0
     }
 
-    /// Waits until the store has been tried once, whatever came of it.
+    /// Waits until the store was tried once, with whatever result.
     fn tried(&self) -> Pending<'_, ()> {
         Box::pin(std::future::ready(()))
     }
 
-    /// What keeps the store from working, as far as is known; `None`: nothing.
+    /// The known reason why the store does not work; `None`: no known problem.
     fn trouble(&self) -> Option<String>;
 }
 
-/// Sessions by whose they are, for those who end them from elsewhere.
+/// Sessions listed by owner, to end them from elsewhere.
 pub trait Directory: Send + Sync {
-    /// The live sessions of a person, or of a session at the provider; at most some hundreds, the newest first.
+    /// The live sessions of a person, or of a session at the provider; at most some hundreds, newest first.
     fn of<'a>(
         &'a self,
         whose: Whose<'a>,
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
 
-    /// Whether `what`, which must count once only, was noted on any replica.
+    /// Whether `what`, which must be used only once, was recorded on any replica.
     fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>>;
 
-    /// Notes it until then.
+    /// Records `what` until `until`.
     fn note_coming<'a>(
         &'a self,
         what: &'a str,
@@ -117,16 +117,16 @@ pub trait Directory: Send + Sync {
     ) -> Pending<'a, Result<(), StoreUnavailable>>;
 }
 
-/// How long the lease to renew a session lasts, and so how long the new tokens may wait for the store.
+/// How long the lease to renew a session lasts, and so how long the store may take to accept the new tokens.
 pub const LEASE: Duration = Duration::from_secs(30);
 
-/// Leases to renew sessions, for one at a time over all replicas.
+/// Leases to renew sessions: one holder at a time across all replicas.
 pub trait Leases: Send + Sync {
-    /// Asks for the lease to renew a session: at most one has it at a time, over all replicas. With it comes the session as the store has it at
-    /// this moment, which another replica may have renewed already.
+    /// Claims the lease to renew a session: at most one holder at a time across all replicas. A granted lease holds the session as the
+    /// store has it now; another replica may have renewed it already.
     fn claim(&self, key: SessionKey, now: Timestamp) -> Pending<'_, Result<Claim, StoreUnavailable>>;
 
-    /// Puts a renewed session in its place, on every replica, and gives the lease back. `false`: it has ended meanwhile, and stays ended.
+    /// Replaces a session by its renewed version on every replica, and returns the lease. `false`: the session has ended, and stays ended.
     fn renew<'a>(
         &'a self,
         lease: &'a Lease,
@@ -134,36 +134,36 @@ pub trait Leases: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>>;
 
-    /// Gives the lease back without having renewed. Best effort: it runs out by itself.
+    /// Returns the lease without a renewal. Best effort: a lease expires by itself.
     fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()>;
 }
 
-/// What a store is told at the start and at a reload.
+/// What a store gets at the start and at a reload.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreTerms {
-    /// `SESSION_IDLE_TTL`: how long a session may go unused; zero: for ever.
+    /// `SESSION_IDLE_TTL`: how long a session may stay unused; zero: for ever.
     pub idle: Duration,
-    /// `SESSION_SECRET`, or a random one where none is set: the first seals and signs, all open and verify. Never empty.
+    /// `SESSION_SECRET`, or a random one if unset: the first seals and signs, all open and verify. Never empty.
     pub secrets: Vec<Zeroizing<Vec<u8>>>,
-    /// What a session cookie takes beside its value, in bytes: its name and its attributes.
+    /// The size of a session cookie without its value, in bytes: its name and its attributes.
     pub cookie_beside: usize,
 }
 
-/// The answer to who asks for the lease to renew a session.
+/// The answer to a claim of the lease to renew a session.
 pub enum Claim {
-    /// It may be renewed now.
+    /// The caller may renew the session now.
     Granted(Lease),
-    /// Somebody else renews it at this moment.
+    /// Another holder is renewing the session now.
     Taken,
-    /// It has ended.
+    /// The session has ended.
     Ended,
 }
 
-/// The lease to renew a session; it runs out after [`LEASE`].
+/// The lease to renew a session; it expires after [`LEASE`].
 pub struct Lease {
     /// The session as the store has it.
     pub session: Arc<LoadedSession>,
-    /// Tells this lease from later ones.
+    /// Distinguishes this lease from later ones.
     pub ticket: u64,
 }
 
@@ -183,12 +183,12 @@ pub enum BeginError {
         "the session takes {bytes} bytes as a cookie, and browsers keep {most}: too many groups? Keep sessions in `redis` instead"
     )]
     TooLarge {
-        /// What it takes.
+        /// The size of the session's cookie.
         bytes: usize,
-        /// What there is room for.
+        /// The largest size that browsers keep.
         most: usize,
     },
-    /// This machine cannot keep secrets.
+    /// A secret or a token could not be made: no random bytes, or sealing or signing failed.
     #[error("{0}")]
     Internal(String),
 }

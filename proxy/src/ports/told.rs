@@ -1,4 +1,4 @@
-//! What upstreams other than the usual one are told of a session, kept with it.
+//! What upstreams other than the usual one get to know of a session, kept with the session.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use arc_swap::ArcSwapOption;
 use super::ReadyFields;
 use crate::domain::time::Timestamp;
 
-/// So many upstreams are remembered for one session: beyond it the one that was told first is made ready anew when it is next.
+/// How many upstreams are remembered per session; beyond it the oldest entry is dropped, and made again when next needed.
 const REMEMBERED: usize = 4;
 
-/// What one upstream is told of a session.
+/// The identity header fields of one session for one upstream.
 pub struct Told {
-    /// Whose it is: each upstream of each snapshot has its own number.
+    /// The upstream's number, unique to each upstream of each snapshot.
     pub by: u64,
     /// When it was made.
     pub at: Timestamp,
@@ -20,18 +20,18 @@ pub struct Told {
     pub fields: ReadyFields,
 }
 
-/// What several upstreams are told of one session.
+/// The identity header fields of one session for several upstreams.
 #[derive(Default)]
 pub struct Tellings(ArcSwapOption<Vec<Arc<Told>>>);
 
 impl Tellings {
-    /// What that upstream was told last.
+    /// The latest fields for that upstream.
     #[must_use]
     pub fn by(&self, number: u64) -> Option<Arc<Told>> {
         self.0.load().as_ref()?.iter().find(|told| told.by == number).cloned()
     }
 
-    /// Remembers what an upstream is told now.
+    /// Remembers the current fields for an upstream.
     pub fn keep(&self, told: &Arc<Told>) {
         self.0.rcu(|before| {
             let others = before.iter().flat_map(|all| all.iter()).filter(|other| other.by != told.by);

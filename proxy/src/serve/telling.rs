@@ -1,4 +1,4 @@
-//! Who somebody is, as one upstream is told: the usual fields, those of a table, or nothing.
+//! How one upstream learns the identity: by the usual fields, those of a table, or not at all.
 
 use std::sync::Arc;
 
@@ -16,25 +16,25 @@ use crate::serve::upstream_settings::IdentityChoice;
 /// The name of the assertion among the usual fields.
 pub(crate) static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 
-/// How one upstream is told.
+/// Makes the identity header fields for one upstream.
 pub(crate) struct Telling {
     choice: IdentityChoice,
     /// Whether the assertion names groups.
     groups: bool,
-    /// How the upstream acts as people.
+    /// How the upstream impersonates people.
     acting: Option<Impersonation>,
     assertions: Assertions,
-    /// Opens the provider's tokens.
+    /// Opens sealed grants, which hold the provider's tokens.
     grants: Arc<GrantSealer>,
-    /// When a group was last said to be left out.
+    /// When an omitted group was last logged.
     complaint: Seldom,
 }
 
-/// Why an upstream cannot be told of somebody.
+/// Why an identity cannot be passed to an upstream.
 pub(crate) enum Untold {
     /// The assertion could not be signed.
     Unsigned(SigningFailed),
-    /// It can act as nobody of that name.
+    /// The upstream cannot impersonate this user name.
     NotAPerson(NotAPerson),
 }
 
@@ -49,12 +49,12 @@ impl Telling {
         Self { choice, groups, acting, assertions, grants, complaint: Seldom::new() }
     }
 
-    /// Whether the session's own ready fields are told as well.
+    /// Whether the session's own ready fields are sent as well.
     pub(crate) fn has_usual_fields(&self) -> bool {
         self.choice == IdentityChoice::Usual
     }
 
-    /// What is told of a session, ready-made: kept with it, and made anew once a minute where an assertion is among it.
+    /// The fields for a session, ready-made: cached with it, and made again once a minute if they contain an assertion.
     pub(crate) fn tell(&self, session: &LoadedSession, now: Timestamp) -> Result<Option<Arc<Told>>, Untold> {
         let has_assertion = match &self.choice {
             IdentityChoice::Nothing if self.acting.is_none() => return Ok(None),
@@ -92,8 +92,8 @@ impl Telling {
         Ok(Some(told))
     }
 
-    /// The provider's ID token, where the table tells it and the session has one. It is opened for one request, and not kept open with
-    /// what else is told.
+    /// The fields with the provider's ID token, if the table has such a field and the session a token. The token is opened for one request
+    /// and not cached.
     pub(crate) fn id_token(&self, session: &LoadedSession) -> Vec<(HeaderName, HeaderValue)> {
         let IdentityChoice::Table(table) = &self.choice else { return Vec::new() };
         if !table.has_id_token() {
@@ -104,7 +104,7 @@ impl Telling {
         sealed.and_then(open).map(|token| table.tell_id_token(&token).collect()).unwrap_or_default()
     }
 
-    /// Says that groups are left out, once a minute at most.
+    /// Logs that groups are omitted, at most once a minute.
     fn complain(&self, left_out: &[(String, NotAPerson)], who: &str, now: Timestamp) {
         let Some((group, why)) = left_out.first() else { return };
         if self.complaint.is_due(now) {

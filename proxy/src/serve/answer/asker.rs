@@ -1,4 +1,4 @@
-//! Who asks, as far as a refusal depends on it: a browser or a program, directly or by a proxy in front, and where a sign-in leads back to.
+//! What a refusal depends on: browser or program, directly or through a proxy in front, and where a sign-in returns to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,40 +17,40 @@ use crate::serve::answer::{grpc, query};
 use crate::serve::app::Snapshot;
 use crate::serve::request::headers::{self, RequestId};
 
-/// What the answer depends on, of the request.
+/// The properties of the request that the answer depends on.
 pub(crate) struct Asker {
-    /// Whether pages are preferred to JSON.
+    /// Whether the client prefers HTML to JSON.
     pub(super) html: bool,
-    /// Whether a browser asks for a page to show, and is led to the sign-in for it.
+    /// Whether a browser navigates, so that it is redirected to the sign-in.
     pub(super) navigates: bool,
-    /// Whether it is a call by gRPC.
+    /// Whether it is a gRPC call.
     pub(super) grpc: bool,
-    /// Whether it sends cookies, be they ours or not.
+    /// Whether it has any cookies, ours or not.
     pub(super) cookies: bool,
     /// Whether the connection speaks HTTP/1.
     pub(super) http1: bool,
-    /// What was asked for.
+    /// The requested URI.
     pub(super) uri: Uri,
     /// For support.
     pub(super) request_id: RequestId,
-    /// The host that was asked for, where it is one of those that rules name.
+    /// The requested host, if a rule names it.
     host: Option<String>,
-    /// Who asks for somebody else, if it is a proxy in front.
+    /// The proxy in front that asks on behalf of a client, if any.
     pub(super) front: Option<Front>,
     pub(super) snapshot: Arc<Snapshot>,
 }
 
-/// A proxy in front that asks about a request of somebody else's, to which the browser never spoke here.
+/// A proxy in front that asks about a client's request; the browser does not talk to us directly.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Front {
     /// Whether it passes a redirect on to the browser.
     pub(crate) redirects: bool,
 }
 
-/// Who asks these asks whether somebody is signed in: an answer, not a sign-in.
+/// A request to these asks whether there is a session: it gets an answer, not a redirect to the sign-in.
 const NEVER_LED_ON: [&str; 2] = [paths::ME, paths::SESSION];
 
-/// The parameter of `login` that says how long ago a sign-in may be, in seconds.
+/// The parameter of `login` for the maximum age of a sign-in, in seconds.
 pub(crate) const MAX_AGE: &str = "max_age";
 
 pub(super) fn with_max_age(mut url: String, sign: char, max_age: Option<Duration>) -> String {
@@ -61,7 +61,7 @@ pub(super) fn with_max_age(mut url: String, sign: char, max_age: Option<Duration
 }
 
 impl Asker {
-    /// Reads it off a request that is refused.
+    /// Reads it from a refused request.
     pub(crate) fn of(
         head: &Parts,
         upgrades: bool,
@@ -84,7 +84,7 @@ impl Asker {
         }
     }
 
-    /// The same, asked by a proxy in front: the head is that of the request which it asks about.
+    /// The same for a proxy in front: the head is that of the request which it asks about.
     pub(crate) fn by(self, front: Front) -> Self {
         Self { front: Some(front), ..self }
     }
@@ -94,19 +94,19 @@ impl Asker {
         self.front.is_none_or(|front| front.redirects)
     }
 
-    /// Where people sign in: absolute where the browser is on another host, since sign-in is on the public one.
+    /// The sign-in URL: absolute if the browser is on another host, since sign-in is on the public one.
     pub(super) fn login_place(&self) -> String {
         let origin = self.front.and(self.snapshot.sign_in.as_ref()).map_or("", |sign_in| sign_in.origin_text.as_str());
         format!("{origin}{}", paths::LOGIN)
     }
 
-    /// Where a sign-in, or another try, leads back to: to what was asked for, or to what a sign-in was asked for.
+    /// Where a sign-in, or a retry, returns to: the requested page, or the page that a sign-in was requested for.
     pub(super) fn return_to(&self) -> ReturnTo {
         if self.uri.path() == paths::LOGIN {
             return query::wanted(self.uri.query(), &self.snapshot);
         }
         let path = self.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        // Sign-in is on the public host: whoever asked for another one of ours is led back there.
+        // Sign-in is on the public host: a request for another host of ours returns there.
         self.snapshot.return_to_on(self.host.as_deref().unwrap_or_default(), path)
     }
 

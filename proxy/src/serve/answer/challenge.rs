@@ -1,4 +1,4 @@
-//! What a request with a bearer token is told that is not let in (RFC 6750 §3, RFC 9470).
+//! The `WWW-Authenticate` challenge for a refused bearer token (RFC 6750 §3, RFC 9470).
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use http::HeaderValue;
 
 use crate::domain::paths::METADATA;
 
-/// The value of `WWW-Authenticate` for who brings nothing: where to learn whose tokens are accepted (RFC 9728 §5.1).
+/// The value of `WWW-Authenticate` for a request without credentials: where to find the accepted issuers (RFC 9728 §5.1).
 pub(crate) fn hint(origin: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("Bearer resource_metadata=\"{origin}{METADATA}\"")).ok()
 }
@@ -14,13 +14,13 @@ pub(crate) fn hint(origin: &str) -> Option<HeaderValue> {
 /// What is wrong with a bearer token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Challenge {
-    /// There is not exactly one, or it is not written as one.
+    /// There is not exactly one, or its syntax is invalid.
     Malformed(&'static str),
-    /// It does not count here.
+    /// It is not valid here.
     Invalid,
-    /// It does not say that the person signed in as lately as a rule asks for.
+    /// It does not prove a sign-in as recent as a rule requires.
     TooOld { max_age: Duration },
-    /// Whether it counts cannot be said now.
+    /// Its validity cannot be checked now.
     Unknown,
 }
 

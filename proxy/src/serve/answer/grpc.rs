@@ -1,7 +1,7 @@
-//! What a client of gRPC is told beside the answer of every other client: gRPC's own status.
+//! The extra answer to a gRPC client: gRPC's own status.
 //!
-//! The status of HTTP stays what it is, since proxies, logs and limits count by it. Clients that read it, as the protocol wants where no
-//! `grpc-status` counts, and clients that read `grpc-status` first come to the same code.
+//! The HTTP status stays unchanged, since proxies, logs and limits use it. Clients that read it, as the protocol requires where no valid
+//! `grpc-status` is present, and clients that read `grpc-status` first get the same code.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -10,10 +10,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What is percent-encoded in a `grpc-message`: `%`, and (by the crate with these) all that is not printable ASCII.
+/// What is percent-encoded in a `grpc-message`: `%`, and (by the crate, with these) all that is not printable ASCII.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Whether a request is a call by gRPC. gRPC-web, of browsers, is told by HTTP.
+/// Whether a request is a gRPC call. gRPC-web, from browsers, gets the HTTP status only.
 pub(super) fn is_call(headers: &HeaderMap) -> bool {
     let rest = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
@@ -27,7 +27,7 @@ pub(super) fn tell(headers: &mut HeaderMap, status: StatusCode, message: &str) {
     }
 }
 
-/// gRPC's code for a status of HTTP, as "HTTP to gRPC Status Code Mapping" has it (grpc/doc/http-grpc-status-mapping.md).
+/// gRPC's code for an HTTP status, from "HTTP to gRPC Status Code Mapping" (grpc/doc/http-grpc-status-mapping.md).
 fn code(status: StatusCode) -> &'static str {
     match status.as_u16() {
         400 => "13",

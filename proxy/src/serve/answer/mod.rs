@@ -1,4 +1,4 @@
-//! Answers of our own: refusals, pages, JSON, redirects.
+//! The proxy's own responses: refusals, pages, JSON, redirects.
 
 pub(crate) mod asker;
 pub(crate) mod challenge;

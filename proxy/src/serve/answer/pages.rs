@@ -1,4 +1,4 @@
-//! The pages that the proxy itself shows to people: sign-in, signed-out, and one for every message.
+//! The proxy's own pages: sign-in, signed-out, sessions, and one for every message.
 //!
 //! They hold no script, no inline style and nothing from outside, so that [`CONTENT_SECURITY_POLICY`] can forbid all of it.
 //! The templates end in `.html`: askama escapes every value in them.
@@ -16,51 +16,51 @@ use crate::domain::paths;
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                                            base-uri 'none'; frame-ancestors 'none'";
 
-/// What the sign-in page says.
+/// The content of the sign-in page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignInPage<'a> {
-    /// The host that people know the site by.
+    /// The site's host name, as users know it.
     pub site: Option<&'a str>,
-    /// What people sign in with, see [`provider_name`].
+    /// The provider's display name, see [`provider_name`].
     pub provider: &'a str,
-    /// Where they go on to.
+    /// Where the browser goes after the sign-in.
     pub return_to: &'a ReturnTo,
     /// A sentence above the button.
     pub notice: Option<&'a str>,
 }
 
-/// What the signed-out page says.
+/// The content of the signed-out page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SignedOutPage<'a> {
-    /// The host that people know the site by.
+    /// The site's host name, as users know it.
     pub site: Option<&'a str>,
-    /// Where people may still be signed in, see [`provider_name`].
+    /// Where the user may still be signed in, see [`provider_name`].
     pub provider: &'a str,
-    /// Where they sign out there too: the one address of another origin on any page, and no browser's to say.
+    /// The provider's logout URL: the only link to another origin on any page; no browser can choose it.
     pub provider_logout: Option<&'a Url>,
 }
 
-/// What the page of a person's sessions says.
+/// The content of the page that lists a person's sessions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionsPage<'a> {
-    /// The host that people know the site by.
+    /// The site's host name, as users know it.
     pub site: Option<&'a str>,
     /// Whose sessions they are: an email or a username.
     pub who: &'a str,
-    /// The sessions, the newest first.
+    /// The sessions, newest first.
     pub sessions: &'a [SessionRow],
-    /// That only so many are shown, where there are more.
+    /// How many are shown, if there are more.
     pub only: Option<usize>,
-    /// Whether others than this one cannot be known.
+    /// Whether other sessions than this one cannot be known.
     pub stateless: bool,
 }
 
-/// One session, in words.
+/// One session, as text.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionRow {
-    /// What it is ended by.
+    /// The id to end it by.
     pub id: String,
-    /// The browser's name; may be empty.
+    /// The browser's name, or empty.
     pub browser: String,
     /// The client's address at the sign-in.
     pub address: String,
@@ -68,45 +68,45 @@ pub(crate) struct SessionRow {
     pub created: String,
     /// When it was last used.
     pub last_seen: String,
-    /// Whether it is the one that asks.
+    /// Whether it is the session of this request.
     pub is_current: bool,
 }
 
-/// What a message page says: an error or a refusal, with a way on.
+/// The content of a message page: an error or a refusal, and what to do next.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MessagePage<'a> {
-    /// The host that people know the site by; `None` in open mode.
+    /// The site's host name, as users know it; `None` in open mode.
     pub site: Option<&'a str>,
-    /// The error's code, for whoever helps: `not_allowed`.
+    /// The error's code, for support: `not_allowed`.
     pub code: &'a str,
     /// The heading.
     pub title: &'a str,
-    /// The same message that a program gets.
+    /// The message that a program gets too.
     pub sentence: &'a str,
     /// Why, and what to do about it.
     pub explanation: Option<&'a str>,
     /// A list under "What to check".
     pub checks: &'a [&'a str],
-    /// Who the browser is signed in as: an email or a username.
+    /// The signed-in user: an email or a username.
     pub signed_in_as: Option<&'a str>,
-    /// The request's id, for whoever reads the log.
+    /// The request's id, to find it in the log.
     pub request_id: Option<&'a str>,
-    /// The ways on; the first stands out.
+    /// The offered actions; the first stands out.
     pub actions: &'a [Action<'a>],
 }
 
-/// A way on from a message page. There are only these, so that no page can link to another origin or to a script.
+/// An action on a message page. There are only these, so that no page can link to another origin or to a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action<'a> {
-    /// "Try again": a new sign-in that leads there.
+    /// "Try again": a new sign-in that returns there.
     TryAgain(&'a ReturnTo),
     /// "Try again": the page itself once more.
     Reload(&'a ReturnTo),
-    /// "Sign in", and then there.
+    /// "Sign in", then return there.
     SignIn(&'a ReturnTo),
-    /// "Sign in as someone else", by the provider's choice of accounts, and then there.
+    /// "Sign in as someone else", with the provider's account chooser, then return there.
     SignInAsSomeoneElse(&'a ReturnTo),
-    /// "Sign out": a form, since links must not change anything.
+    /// "Sign out": a form, since links must not change state.
     SignOut,
     /// "Go to the start page".
     Start,
@@ -135,7 +135,7 @@ impl Action<'_> {
         }
     }
 
-    /// `None`: a form that posts, not a link.
+    /// `None`: the action is a form that posts, not a link.
     fn href(&self) -> Option<String> {
         match self {
             Self::TryAgain(to) | Self::SignIn(to) => Some(login_href(to)),
@@ -147,7 +147,7 @@ impl Action<'_> {
     }
 }
 
-/// What people call the provider, in "Continue with …" and "signed in to …".
+/// The provider's display name, in "Continue with …" and "signed in to …".
 #[must_use]
 pub(crate) const fn provider_name(provider: ProviderKind) -> &'static str {
     match provider {
@@ -169,7 +169,7 @@ pub(crate) fn signed_out(view: &SignedOutPage<'_>) -> String {
     rendered(&SignedOutTemplate { view })
 }
 
-/// The page of a person's sessions.
+/// The page that lists a person's sessions.
 #[must_use]
 pub(crate) fn sessions(view: &SessionsPage<'_>) -> String {
     rendered(&SessionsTemplate { view })
@@ -190,7 +190,7 @@ pub(crate) struct Asset {
     pub body: &'static [u8],
 }
 
-/// The file of that name; `None` for all others. Names are compared whole: nothing is read from a disk.
+/// The file of that name; `None` for all others. Names are compared whole: no file is read from disk.
 #[must_use]
 pub(crate) fn asset(name: &str) -> Option<Asset> {
     let (content_type, body): (_, &[u8]) = match name {
@@ -228,7 +228,7 @@ struct MessageTemplate<'a> {
     view: &'a MessagePage<'a>,
 }
 
-/// Writing to memory does not fail; should it ever, people get a page and the log gets the reason.
+/// Writing to memory does not fail; if it ever does, the user gets a page and the log the reason.
 fn rendered(page: &impl Template) -> String {
     page.render().unwrap_or_else(|error| {
         tracing::error!(%error, "a page could not be made");
@@ -237,7 +237,7 @@ fn rendered(page: &impl Template) -> String {
     })
 }
 
-/// All but what RFC 3986 leaves unreserved, and `/`: a query inside `rd` must not become one of `login`.
+/// All but RFC 3986's unreserved characters and `/`: a query inside `rd` must not become one of `login`.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 fn login_href(to: &ReturnTo) -> String {
@@ -254,7 +254,7 @@ mod tests {
         ReturnTo::parse(path, &url::Url::parse("https://app.example.com/").unwrap())
     }
 
-    /// Each page, with `text` wherever a caller may put text, and all ways on.
+    /// Each page, with `text` wherever a caller can supply text, and all actions.
     fn pages_with(text: &str, path: &str) -> Vec<String> {
         let to = to(path);
         let actions = [
@@ -296,12 +296,12 @@ mod tests {
         SessionRow { id, browser, address, created: text.clone(), last_seen: text, is_current }
     }
 
-    /// The tags of a page, from `<` to `>`. A `>` inside a value would be an escape that is missing, and cut the tag short.
+    /// The tags of a page, from `<` to `>`. An unescaped `>` inside a value would cut the tag short.
     fn tags(page: &str) -> Vec<&str> {
         page.split('<').skip(1).map(|rest| rest.split_once('>').expect("each tag ends").0).collect()
     }
 
-    /// The values of an attribute, on all tags.
+    /// The values of an attribute, across all tags.
     fn values<'a>(page: &'a str, attribute: &str) -> Vec<&'a str> {
         let opening = format!(" {attribute}=\"");
         tags(page)

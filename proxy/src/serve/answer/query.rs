@@ -1,14 +1,14 @@
-//! Reading a request's query, of which nobody may read another value than we do.
+//! Reads a request's query so that no other parser can read another value.
 
 use crate::domain::path::ReturnTo;
 use crate::serve::app::Snapshot;
 
-/// Where `rd` leads to after a sign-in; `/` where it is missing, there twice, or not safe.
+/// Where `rd` points after a sign-in; `/` if it is missing, repeated or unsafe.
 pub(crate) fn wanted(query: Option<&str>, snapshot: &Snapshot) -> ReturnTo {
     snapshot.return_to(&parameter(query, "rd").ok().flatten().unwrap_or_default())
 }
 
-/// The one value of a query parameter: `None` where it is missing, an error where it is there twice.
+/// The one value of a query parameter: `None` if it is missing, an error if it is repeated.
 pub(crate) fn parameter(query: Option<&str>, wanted: &str) -> Result<Option<String>, Twice> {
     let mut values =
         url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).filter(|(name, _)| name == wanted);
@@ -18,5 +18,5 @@ pub(crate) fn parameter(query: Option<&str>, wanted: &str) -> Result<Option<Stri
     }
 }
 
-/// A parameter that is there twice: two readers could take different ones.
+/// A repeated parameter: two parsers could take different values.
 pub(crate) struct Twice;

@@ -1,4 +1,4 @@
-//! Every way we say no, and exactly what the caller sees.
+//! Every refusal, and exactly what the caller sees.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,80 +18,80 @@ use crate::serve::body::Body;
 use crate::serve::request::description::BadDescription;
 use crate::serve::request::headers::Malformed;
 
-/// A request that is not answered as it asked.
+/// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rejection {
     /// No live session.
     Unauthenticated,
-    /// The callback's state is unknown, stale or missing, or its issuer is another's.
+    /// The callback's state is unknown, stale or missing, or its issuer is another provider's.
     InvalidState,
     /// The code was not redeemed, or the ID token does not verify.
     TokenExchangeFailed,
-    /// The provider did not say who it is.
+    /// The provider did not return the user's identity.
     UserInfoFailed,
-    /// Signed in at the provider, and not on the lists: whom the page names, and whether there is a session to end.
+    /// Signed in at the provider, but not on the lists: the name that the page shows, and whether there is a session to end.
     NotAllowed { who: String, has_session: bool, denial: Box<Denial> },
-    /// The upstream acts as people, and there is no name that it could act by as this one.
+    /// The upstream impersonates people, and the identity has no name that it may use.
     NotImpersonated { who: String, why: NotAPerson },
-    /// A rule asks for a later sign-in than the session's.
+    /// A rule requires a more recent sign-in than the session's.
     StepUp { max_age: Duration },
     /// The person pressed "cancel" at the provider.
     SignInCancelled,
-    /// Any other error that the provider sends to the callback.
+    /// Any other error that the provider returned to the callback.
     ProviderError,
     /// The provider cannot be reached.
     ProviderUnreachable,
-    /// The browser comes back again and again without the session cookie that it was given.
+    /// The browser returns repeatedly without the session cookie that it was given.
     SignInLoop,
     /// `login` on a host that is not the public origin's, twice: the host asked for, and the right one.
     WrongHost { asked: String, public: String },
-    /// Framing or target that two readers could read differently.
+    /// Framing or a target that two parsers could read differently.
     Malformed(Malformed),
-    /// A proxy in front does not say, so that it can be relied on, what it asks about.
+    /// A proxy in front does not reliably describe the request that it asks about.
     NotDescribed(BadDescription),
-    /// A browser looks ahead at what begins or ends a sign-in.
+    /// A browser prefetches an endpoint that begins or ends a sign-in.
     Prefetch,
-    /// Nothing is there.
+    /// Nothing exists at this path.
     NotFound,
-    /// Something is there, for other methods.
+    /// The resource exists, for other methods.
     MethodNotAllowed(&'static str),
     /// Open mode has no sign-in.
     AuthDisabled,
-    /// Another site sent the browser here to change something.
+    /// A cross-site request that would change something.
     CrossSite,
     /// The store did not answer.
     StoreUnavailable,
-    /// The store did not confirm that a session has ended; the cookie is gone all the same.
+    /// The store did not confirm that a session has ended; the cookie is deleted all the same.
     LogoutUnconfirmed,
     /// The client sent its body too slowly.
     RequestTimeout,
-    /// The request's body is larger than its upstream takes.
+    /// The request's body is larger than its upstream accepts.
     ContentTooLarge,
-    /// The upstream did not answer, or broke off before its answer's head.
+    /// The upstream did not answer, or closed the connection before the head of its response.
     UpstreamUnreachable,
     /// The upstream took too long.
     UpstreamTimeout,
-    /// The session does not fit into a cookie, where that holds it.
+    /// The session does not fit into the cookie that holds it.
     SessionTooLarge,
-    /// What was posted as the provider's logout token is none, or has come before.
+    /// The posted logout token is invalid, or was used before.
     InvalidLogoutToken,
-    /// Sessions are kept in cookies only: others than this one can be neither listed nor ended.
+    /// Sessions are kept in cookies only: other sessions can be neither listed nor ended.
     Stateless,
     /// The request's bearer token does not let it in.
     Token(Challenge),
-    /// Our own fault: no random bytes, no signature.
+    /// A fault of the proxy itself: no random bytes, no signature.
     Internal,
 }
 
-/// By which rule somebody is not let in, and why, as the page tells it.
+/// Which rule does not let a person in, and why, as the page shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Denial {
-    /// The rule's name; `None`: no rule is about it.
+    /// The rule's name; `None`: no rule is involved.
     pub(crate) rule: Option<String>,
     pub(crate) reason: &'static str,
-    /// Whether another account, or another word of the operator's, would help.
+    /// Whether another account, or a change by the operator, would help.
     pub(crate) may_be_mended: bool,
-    /// What the provider does not say of the person.
+    /// What the provider does not state about the person.
     pub(crate) missing: Vec<Missing>,
 }
 
@@ -103,7 +103,7 @@ impl Denial {
             .rule
             .as_ref()
             .map(|rule| format!("The rule \u{201c}{rule}\u{201d} does not let you in: {}.", self.reason));
-        // Where the addresses could not be read, it is not that the person should verify one.
+        // If the addresses could not be read, the page must not ask the person to verify one.
         let unreadable = self.missing.contains(&Missing::Omitted(Omission::EmailUnreadable));
         let told = self.missing.iter().filter(|what| !(unreadable && **what == Missing::Email));
         let missing = told.filter_map(|what| what.on_the_page()).map(ToOwned::to_owned);
@@ -115,10 +115,10 @@ impl Denial {
     }
 }
 
-/// Defines the codes and the list of them from one table.
+/// Defines the codes and their list from one table.
 macro_rules! codes {
     ($($code:ident = $text:literal),+ $(,)?) => {
-        /// What a refusal is called, in answers, logs and metrics.
+        /// The name of a refusal, in answers, logs and metrics.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         enum Code {
             $($code),+
@@ -132,7 +132,7 @@ macro_rules! codes {
             }
         }
 
-        /// Every code there is, for the metrics.
+        /// All codes, for the metrics.
         pub(crate) const CODES: &[&str] = &[$(Code::$code.as_str()),+];
     };
 }
@@ -167,7 +167,7 @@ codes! {
     InternalError = "internal_error",
 }
 
-/// What a caller is told, beside the status.
+/// The answer to the caller.
 struct ErrorAnswer {
     status: StatusCode,
     code: Code,
@@ -263,7 +263,7 @@ impl Rejection {
         self.answer().code.as_str()
     }
 
-    /// Why, for the log.
+    /// The reason, for the log.
     pub(crate) fn reason(&self) -> Cow<'static, str> {
         if let Self::Malformed(malformed) = self {
             malformed.to_string().into()
@@ -282,7 +282,7 @@ impl Rejection {
         }
     }
 
-    /// Whether a refusal that is the caller's own fault is worth a line by default: these are rare, and people ask about them.
+    /// Whether a refusal that is the caller's own fault is logged by default: these are rare, and people ask about them.
     const fn is_told(&self) -> bool {
         matches!(
             self,
@@ -297,16 +297,16 @@ impl Rejection {
         )
     }
 
-    /// Whether the operator has something to mend, rather than the caller.
+    /// Whether the operator, rather than the caller, must fix something.
     fn is_ours(&self) -> bool {
-        // What the upstream did is told where it is known, together with the request's id.
+        // Upstream failures are logged where they occur, with the request's id.
         let is_told = matches!(self, Self::UpstreamUnreachable | Self::UpstreamTimeout);
         let is_theirs = is_told || matches!(self, Self::Stateless | Self::Prefetch);
         (self.answer().status.is_server_error() && !is_theirs)
             || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
     }
 
-    /// Writes it to the log, at the level of whose fault it is.
+    /// Logs it, at a level that depends on who is at fault.
     pub(crate) fn note(&self, asker: &Asker, caller: &Caller) {
         let (code, path, client) = (self.code(), Clean(asker.uri.path()), caller.client);
         let request_id = Clean(asker.request_id.as_str());

@@ -1,4 +1,4 @@
-//! The forms that an answer of our own has.
+//! The forms of the proxy's own responses.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use crate::serve::answer::pages;
 use crate::serve::body::Body;
 
-/// A redirect; never 307 or 308, which would repeat a method and its body elsewhere.
+/// A redirect; never 307 or 308, which would repeat the method and body at the new location.
 pub(crate) fn redirect(status: StatusCode, to: &str) -> Response<Body> {
     let mut response = bare(status, Body::empty());
     if let Ok(location) = HeaderValue::from_str(to) {
@@ -15,14 +15,14 @@ pub(crate) fn redirect(status: StatusCode, to: &str) -> Response<Body> {
     response
 }
 
-/// An answer in JSON.
+/// A JSON response.
 pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     let mut response = bare(status, Body::text(body.to_string()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// A page for people.
+/// An HTML page.
 pub(crate) fn html(status: StatusCode, page: String) -> Response<Body> {
     let mut response = bare(status, Body::text(page));
     let headers = response.headers_mut();
@@ -32,7 +32,7 @@ pub(crate) fn html(status: StatusCode, page: String) -> Response<Body> {
     response
 }
 
-/// An answer of our own, with the headers that all of them carry.
+/// A response of our own, with the header fields that all of them carry.
 pub(crate) fn bare(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
