@@ -1,4 +1,4 @@
-//! Everything a request needs, made at the start or at a reload, and swapped whole.
+//! Everything a request needs, made at the start or at a reload, and swapped as a whole.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
@@ -25,50 +25,50 @@ use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
 use crate::serve::settings::{Limits, Timeouts};
 
-/// What lives as long as the process: the counters, what outlives a reload, and the snapshot of the moment.
+/// What lives as long as the process: the counters, what survives a reload, and the current snapshot.
 pub(crate) struct App {
     snapshot: ArcSwap<Snapshot>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Open WebSockets, which end apart from their connections.
+    /// Open WebSockets, whose tasks are separate from those of their connections.
     pub(crate) tunnels: TaskTracker,
-    /// Sessions that are renewed beside requests.
+    /// Sessions that are renewed in the background.
     pub(crate) renewals: Arc<Renewals>,
-    /// How many sign-ins have begun, round and round: what tells those of one millisecond apart.
+    /// A wrapping count of sign-ins begun: distinguishes those that begin in the same millisecond.
     pub(crate) attempts: AtomicU16,
-    /// Told when the provider has been asked, whatever it answered.
+    /// Notified when the provider was asked, whatever it answered.
     pub(crate) provider_tried: Notify,
-    /// Told after each reload.
+    /// Notified after each reload.
     pub(crate) reloaded: Notify,
     reload_failure: ArcSwapOption<String>,
 }
 
-/// The settings of the moment, ready for requests.
+/// The current settings, ready for requests.
 pub(crate) struct Snapshot {
     pub(crate) rules: Rules,
     pub(crate) rule_metrics: RuleCounters,
-    /// Whether each decision has an audit line.
+    /// Whether every decision gets an audit line.
     pub(crate) audit_all: bool,
     pub(crate) sign_in: Option<SignIn>,
     pub(crate) upstream: Arc<Upstream<RequestBody>>,
-    /// Where rules lead instead.
+    /// The upstreams that rules name.
     pub(crate) destinations: Destinations,
-    /// Names that no client may say, since upstreams are told by them who somebody is.
+    /// Header names that no client may set, since upstreams get identities in them.
     pub(crate) chosen: Arc<ChosenNames>,
     pub(crate) trusted_proxies: TrustedProxies,
-    /// Whose connections begin with the PROXY protocol.
+    /// Peers whose connections begin with the PROXY protocol.
     pub(crate) proxy_protocol_from: TrustedProxies,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
 }
 
 impl Snapshot {
-    /// Where a sign-in leads back to: a path of the public origin, or an address of another host that it serves.
+    /// The target after a sign-in: a path of the public origin, or a URL of another host that it serves.
     pub(crate) fn return_to(&self, rd: &str) -> ReturnTo {
         let Some(sign_in) = &self.sign_in else { return ReturnTo::root() };
         ReturnTo::parse_among(rd, &sign_in.public_origin, |host| self.may_lead_back_to(host))
     }
 
-    /// The same for a path of `host`, which counts where a sign-in may lead back there; elsewhere the path is the public host's.
+    /// The same for a path of `host`, if a sign-in may return to that host; otherwise the path is taken as the public host's.
     pub(crate) fn return_to_on(&self, host: &str, path: &str) -> ReturnTo {
         let host = HostName::of(host);
         if path.starts_with('/') && self.may_lead_back_to(host.as_str()) {
@@ -77,12 +77,12 @@ impl Snapshot {
         self.return_to(path)
     }
 
-    /// The port of the public origin, where it is not that of https.
+    /// The port of the public origin, if it is not the scheme's default.
     pub(crate) fn public_port(&self) -> Option<u16> {
         self.sign_in.as_ref().and_then(|sign_in| sign_in.public_origin.port())
     }
 
-    /// Whether a sign-in may lead back to that host: a rule names it, and it is sent the session's cookie. The public host is a path's.
+    /// Whether a sign-in may return to that host: a rule names it, and it receives the session cookie. False for the public host.
     pub(crate) fn may_lead_back_to(&self, host: &str) -> bool {
         let Some(sign_in) = &self.sign_in else { return false };
         let is_sent_cookie = sign_in.cookies.domain().is_some_and(|domain| {
@@ -95,7 +95,7 @@ impl Snapshot {
 /// How people sign in; `None` in open mode.
 pub(crate) struct SignIn {
     pub(crate) provider: Arc<dyn IdentityProvider>,
-    /// Whose bearer tokens are accepted; `None`: `Authorization` is not looked at.
+    /// The accepted bearer token issuers; `None`: `Authorization` is ignored.
     pub(crate) bearers: Option<Arc<Bearers>>,
     pub(crate) store: Arc<dyn Sessions>,
     pub(crate) cookies: Cookies,
@@ -104,23 +104,23 @@ pub(crate) struct SignIn {
     pub(crate) renewing: Arc<Renewing>,
     pub(crate) assertions: Assertions,
     pub(crate) public_origin: Url,
-    /// The origin as browsers write it in `Origin`: without a slash at its end.
+    /// The origin as browsers write it in `Origin`: without a trailing slash.
     pub(crate) origin_text: String,
     /// Host and port of the public origin, as browsers write them in `Host`.
     pub(crate) host_text: String,
     pub(crate) lifetime: Lifetime,
-    /// Who vouches for the sessions.
+    /// The current authority of sessions.
     pub(crate) authority: Authority,
 }
 
 impl SignIn {
-    /// Whether that is the public origin's host, whatever the port.
+    /// Whether `host` is the public origin's host, whatever the port.
     pub(crate) fn is_public_host(&self, host: &str) -> bool {
         self.public_origin.host_str() == Some(HostName::of(host).as_str())
     }
 
-    /// Whether the provider of the moment has vouched for a session, to us: after a change of provider, client id or public origin the old
-    /// sessions count no more, nor do those of another deployment with the same secret.
+    /// Whether the current provider vouched for a session to this deployment: after a change of provider, client id or public origin, old
+    /// sessions are not valid, nor are those of another deployment with the same secret.
     pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
         if session.is_token() {
             return self.bearers.as_ref().is_some_and(|bearers| bearers.vouches_for(session));
@@ -143,12 +143,12 @@ impl App {
         }
     }
 
-    /// The snapshot of the moment. A request takes it once.
+    /// The current snapshot. A request takes it once.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Swaps the snapshot; requests under way end with the old one.
+    /// Swaps the snapshot; requests in flight finish with the old one.
     pub(crate) fn swap(&self, next: Snapshot) {
         let before = self.snapshot();
         if let (Some(before), Some(sign_in)) = (&before.sign_in, &next.sign_in)
@@ -169,12 +169,12 @@ impl App {
         self.reloaded.notify_waiters();
     }
 
-    /// Notes why the last reload failed, for `readyz`.
+    /// Records why the last reload failed, for `readyz`.
     pub(crate) fn note_reload_failure(&self, reason: String) {
         self.reload_failure.store(Some(Arc::new(reason)));
     }
 
-    /// What does not work at the moment, a line each.
+    /// The current problems, a line each.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let snapshot = self.snapshot();
         let sign_in = snapshot.sign_in.as_ref();

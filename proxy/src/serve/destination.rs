@@ -1,4 +1,4 @@
-//! The upstreams that rules name, and the one of `UPSTREAM_URL` where it is told by choice: what is said and allowed on the way to each.
+//! The upstreams that rules name, and that of `UPSTREAM_URL` if its identity fields are configured: what is sent and allowed there.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,20 +18,20 @@ pub(crate) struct Destination {
     pub(crate) name: String,
     pub(crate) backends: Arc<Backends<RequestBody>>,
     pub(crate) manner: Manner,
-    /// `None` in open mode, where nobody is known.
+    /// `None` in open mode, where there is no identity.
     pub(crate) telling: Option<Telling>,
-    /// Whether it acts as people, so that nothing goes there on behalf of nobody.
+    /// Whether it impersonates people, so that no request without an identity goes there.
     pub(crate) acts: bool,
-    /// When it was last said that it does not know us.
+    /// When it was last logged that it rejects our credential.
     pub(crate) unknown_there: Seldom,
-    /// The token that we are known by there.
+    /// Our bearer token there.
     pub(crate) token: Option<Arc<TokenFile>>,
     pub(crate) counters: UpstreamCounters,
 }
 
 impl Destination {
-    /// Path and query as the upstream is asked for them, with whether something was taken from their front. A path without the prefix stays
-    /// as it came.
+    /// Path and query as sent to the upstream, and whether a prefix was removed. A path without the prefix stays
+    /// unchanged.
     pub(crate) fn target<'t>(&self, target: &'t str) -> (Cow<'t, str>, bool) {
         let Some(prefix) = &self.manner.strip_prefix else { return (Cow::Borrowed(target), false) };
         let front = target.get(..prefix.len()).filter(|front| {
@@ -47,7 +47,7 @@ impl Destination {
         }
     }
 
-    /// Changes an answer's fields as the operator says.
+    /// Changes the header fields of a response as configured.
     pub(crate) fn change(&self, headers: &mut HeaderMap) {
         for name in &self.manner.remove {
             headers.remove(name);
@@ -57,25 +57,25 @@ impl Destination {
         }
     }
 
-    /// What is wrong with it, a line each.
+    /// Its current problems, a line each.
     pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
         let token = self.token.as_ref().and_then(|token| token.trouble());
         self.backends.troubles().into_iter().chain(token).map(|why| format!("upstream {}: {why}", self.name))
     }
 }
 
-/// All of them, and which rule leads to which.
+/// All upstreams, and which rule routes to which.
 #[derive(Default)]
 pub(crate) struct Destinations {
     all: Vec<Arc<Destination>>,
-    /// By the place of the rule; `None`: to the upstream of `UPSTREAM_URL`.
+    /// Indexed by the rule's position; `None`: to the upstream of `UPSTREAM_URL`.
     of_rules: Box<[Option<Arc<Destination>>]>,
-    /// The upstream of `UPSTREAM_URL`, where it is told by choice.
+    /// The upstream of `UPSTREAM_URL`, if its identity fields are configured.
     usual: Option<Arc<Destination>>,
 }
 
 impl Destinations {
-    /// `usual`: the upstream of `UPSTREAM_URL`, where it is told by choice.
+    /// `usual`: the upstream of `UPSTREAM_URL`, if its identity fields are configured.
     pub(crate) fn new(named: Vec<Arc<Destination>>, usual: Option<Arc<Destination>>, rules: &Rules) -> Self {
         let leads = |name: &str| named.iter().find(|destination| destination.name == name).cloned();
         let of_rules = rules.iter().map(|rule| rule.upstream.as_deref().and_then(leads));
@@ -83,7 +83,7 @@ impl Destinations {
         Self { all: named.into_iter().chain(usual.clone()).collect(), of_rules, usual }
     }
 
-    /// Where a request goes that this rule lets in; `None`: plainly to the upstream of `UPSTREAM_URL`.
+    /// The upstream of a request that this rule admits; `None`: the upstream of `UPSTREAM_URL`, with the usual identity fields.
     pub(crate) fn of(&self, rule: Option<RuleId>) -> Option<&Arc<Destination>> {
         rule.and_then(|rule| self.of_rules.get(rule.place())?.as_ref()).or(self.usual.as_ref())
     }

@@ -1,4 +1,4 @@
-//! One request on its way, and a refusal of it.
+//! One request in progress, and its refusal.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::serve::app::{App, Snapshot};
 use crate::serve::request::headers::Trace;
 use crate::serve::telling::Untold;
 
-/// One request on its way: what every step looks at.
+/// One request in progress: what every step uses.
 pub(crate) struct Exchange {
     pub(crate) head: Parts,
-    /// Whether it asks for another protocol: noted at once, since that header ends at this hop.
+    /// Whether it asks for a protocol upgrade: recorded here, since that header field ends at this hop.
     pub(crate) upgrades: bool,
     pub(crate) caller: Caller,
-    /// The certificate that the caller has shown on this connection; `None`: none, or it is that of a proxy in front.
+    /// The client certificate of this connection; `None`: none, or that of a proxy in front.
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
     pub(crate) now: Timestamp,
     pub(crate) trace: Trace,
@@ -32,13 +32,13 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Where it came from, for the audit log.
+    /// Its origin, for the audit log.
     pub(crate) fn origin(&self) -> Origin<'_> {
         Origin { client: self.caller.client, request_id: self.trace.request_id.as_str() }
     }
 }
 
-/// A refusal, with the cookies that go with it.
+/// A refusal, with its cookies.
 pub(crate) struct Refused(pub(crate) Rejection, pub(crate) Vec<HeaderValue>);
 
 impl<R: Into<Rejection>> From<R> for Refused {
@@ -47,7 +47,7 @@ impl<R: Into<Rejection>> From<R> for Refused {
     }
 }
 
-/// The refusal of a request of somebody of whom an upstream cannot be told.
+/// The refusal of a request whose identity cannot be passed to the upstream.
 pub(crate) fn untold(why: Untold, session: &LoadedSession) -> Rejection {
     match why {
         Untold::Unsigned(error) => unsigned(error),
@@ -55,7 +55,7 @@ pub(crate) fn untold(why: Untold, session: &LoadedSession) -> Rejection {
     }
 }
 
-/// The refusal of a request whose assertion could not be signed: it goes nowhere without.
+/// The refusal of a request whose assertion could not be signed: it is not forwarded without one.
 pub(crate) fn unsigned(error: SigningFailed) -> Rejection {
     tracing::error!("{error}: the request was not let in");
     Rejection::Internal

@@ -1,4 +1,4 @@
-//! The request path, whole, in one function: read [`answer`] top to bottom and you know what Sidegate does.
+//! The whole request path in one function: read [`answer`] from top to bottom to know what Sidegate does.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ use crate::serve::request::{connect, description};
 use crate::serve::verify;
 use crate::serve::watch::InFlight;
 
-/// The way of a request, from its head to the head of its answer.
+/// Handles a request, from its head to the head of its response.
 async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -> Result<Response<Body>, Refused> {
     let Exchange { head, upgrades, caller, .. } = exchange;
     headers::check(head).map_err(Rejection::Malformed)?;
-    // In any case: servers that fold the case of a method would take `trace` for `TRACE`.
+    // In any case: servers that ignore the case of a method would take `trace` for `TRACE`.
     if ["TRACE", "CONNECT"].iter().any(|name| head.method.as_str().eq_ignore_ascii_case(name)) {
         return Err(Rejection::MethodNotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS").into());
     }
@@ -39,18 +39,18 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         return Ok(Box::pin(verify::answer(exchange)).await);
     }
     let websocket = over_http2 || (*upgrades && headers::is_websocket(head));
-    // From here on no header tells who it is, or how it came, that this caller may not say.
+    // From here on, the head has no identity or forwarding fields that this caller may not set.
     headers::strip_request(&mut head.headers, caller.trusted);
 
     let path = Readings::of(exchange.head.uri.path())
         .map_err(|why| Rejection::Malformed(Malformed::Path(why)))
         .inspect_err(|why| auth::refused_before_rules(exchange, why))?;
     if path.may_be_below(AUTH_PREFIX) {
-        // An upstream never sees such a path, and our endpoints are read as they are written.
+        // An upstream never gets such a path, and our endpoints match only their literal spelling.
         if !path.is_plain() || over_http2 {
             return Err(Rejection::NotFound.into());
         }
-        // In a box, so that what signs people in does not enlarge the future of every request.
+        // In a box, so that the sign-in code does not enlarge the future of every request.
         return Box::pin(auth::answer(exchange, body)).await;
     }
     if exchange.caller.trusted {
@@ -70,7 +70,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     forward::forward(permit, exchange, body, websocket, in_flight).await
 }
 
-/// Answers one request, whatever comes of it.
+/// Answers one request, with whatever result.
 pub(crate) fn handle(
     app: Arc<App>,
     peer: Peer,
@@ -79,7 +79,7 @@ pub(crate) fn handle(
     in_flight: InFlight,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let (mut exchange, body) = begin(app, peer, certificate, request);
-    // What another proxy asks about may have another method.
+    // Taken now: forward-auth may replace the method by that of the request it asks about.
     let is_head = exchange.head.method == Method::HEAD;
     async move {
         let response = match answer(&mut exchange, body, &in_flight).await {
@@ -105,12 +105,12 @@ fn begin(
     let caller = headers::caller(&head.headers, peer, &snapshot.trusted_proxies);
     let trace = Trace::of(&mut head.headers);
     let upgrades = connect::make_upgrade(&mut head) || head.headers.contains_key(UPGRADE);
-    // A proxy in front shows its own certificate, and not that of whom it speaks for.
+    // A proxy in front presents its own certificate, not that of its client.
     let certificate = certificate.filter(|_| !caller.trusted);
     (Exchange { head, upgrades, caller, certificate, now: clock::now(), trace, app, snapshot }, body)
 }
 
-/// The answer to `HEAD`: the head that `GET` would get (RFC 9110 §9.3.2). HTTP/2 knows no other end of it than that of the stream.
+/// The response to `HEAD`: the head that `GET` would get (RFC 9110 §9.3.2). In HTTP/2 only the end of the stream ends the response.
 fn without_body(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     if let Some(length) = body.length_of_text().filter(|length| *length > 0) {

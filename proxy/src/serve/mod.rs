@@ -1,4 +1,4 @@
-//! Floor 3, the way of a request.
+//! Floor 3, the path of a request.
 //!
 //! | step | module |
 //! | --- | --- |

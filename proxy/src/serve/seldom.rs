@@ -1,4 +1,4 @@
-//! Something that is written to the log once a minute at most, however often there is reason to.
+//! Limits a log message to once a minute.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ impl Seldom {
         Self(AtomicU64::new(0))
     }
 
-    /// Whether it is time to write it; of those who ask at once, one is told yes.
+    /// Whether to write it now; of several concurrent callers, one gets `true`.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         let last = self.0.load(Ordering::Relaxed);
         let due = last == 0 || now.since(Timestamp::from_millis(last)) >= EVERY;

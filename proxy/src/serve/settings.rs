@@ -1,4 +1,4 @@
-//! What this floor needs to know: a type that `config` builds, all of it checked.
+//! The settings of this floor: types that `config` builds and has checked.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::domain::secret::Secret;
 use crate::domain::session::Lifetime;
 use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice};
 
-/// Everything that `sidegate` is told, checked.
+/// All settings of `sidegate`, checked.
 pub struct Settings {
     /// `LISTEN_ADDR`; a change needs a restart.
     pub listen: Listen,
@@ -30,25 +30,25 @@ pub struct Settings {
     pub redirect: Option<SocketAddr>,
     /// `EXT_AUTHZ_ADDR`; a change needs a restart.
     pub ext_authz: Option<SocketAddr>,
-    /// `TLS_CERT_FILE` and `TLS_KEY_FILE`; empty: TLS does not end here.
+    /// `TLS_CERT_FILE` and `TLS_KEY_FILE`; empty: no TLS on this listener.
     pub tls: Vec<PemFiles>,
-    /// `TLS_CLIENT_CA_FILE` and `TLS_CLIENT_AUTH`: which certificates clients are asked for; `None`: none.
+    /// `TLS_CLIENT_CA_FILE` and `TLS_CLIENT_AUTH`: which client certificates are requested; `None`: none.
     pub client_auth: Option<ClientAuth>,
-    /// Whether people sign in, and how.
+    /// Whether and how people sign in.
     pub mode: Mode,
     /// `[[routes]]`, in the order of the file.
     pub rules: Vec<Rule>,
-    /// Where requests go that no rule leads elsewhere.
+    /// The default upstream, for requests that no rule routes elsewhere.
     pub upstream: UpstreamSettings,
-    /// `[identity]`: what that upstream is told of people.
+    /// `[identity]`: the identity fields for that upstream.
     pub identity: IdentityChoice,
     /// `ASSERTION_GROUPS`: whether its assertions name groups.
     pub assertion_groups: bool,
-    /// `[[upstreams]]`: where rules may lead.
+    /// `[[upstreams]]`: the upstreams that rules may name.
     pub upstreams: Vec<DestinationSettings>,
     /// `TRUSTED_PROXIES`.
     pub trusted_proxies: TrustedProxies,
-    /// `PROXY_PROTOCOL_FROM`: whose connections begin with the PROXY protocol.
+    /// `PROXY_PROTOCOL_FROM`: which peers' connections begin with the PROXY protocol.
     pub proxy_protocol_from: TrustedProxies,
     /// `LIMIT_…`.
     pub limits: Limits,
@@ -56,20 +56,20 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// `SHUTDOWN_…`.
     pub shutdown: Shutdown,
-    /// `AUDIT`: whether each decision has a line, rather than what changes something and what is refused.
+    /// `AUDIT`: whether every decision is logged, rather than only changes and refusals.
     pub audit_all: bool,
     /// `LOG_…`; a change needs a restart.
     pub log: LogSettings,
 }
 
-/// Where requests come in.
+/// Where the proxy listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// At an address.
+    /// On an address.
     Address(SocketAddr),
-    /// By a socket file.
+    /// On a Unix socket file.
     File(PathBuf),
-    /// By the socket that systemd passes on.
+    /// On the socket that systemd passes.
     Systemd,
 }
 
@@ -81,29 +81,29 @@ pub enum Mode {
     SignIn(Box<SignInSettings>),
 }
 
-/// How people sign in, and what becomes of it.
+/// How people sign in, and how their sessions are kept.
 pub struct SignInSettings {
     /// The provider.
     pub provider: ProviderSettings,
-    /// `OAUTH_BEARER_…` and `[[tokens]]`: whose bearer tokens are accepted; `None`: none are looked at.
+    /// `OAUTH_BEARER_…` and `[[tokens]]`: which issuers' bearer tokens are accepted; `None`: tokens are ignored.
     pub bearer: Option<BearerSettings>,
     /// The allow lists of each section of `[[tokens]]`.
     pub token_lists: TokenLists,
-    /// `OAUTH_CA_FILE`: further roots for the connection to the provider.
+    /// `OAUTH_CA_FILE`: additional root certificates for the connection to the provider.
     pub provider_roots: Vec<CertificateDer<'static>>,
-    /// `OAUTH_PROXY`, else `HTTPS_PROXY`: the proxy on the way to the provider.
+    /// `OAUTH_PROXY`, else `HTTPS_PROXY`: the forward proxy to the provider.
     pub way_out: Option<WayOut>,
     /// Scheme and host of `OAUTH_REDIRECT_URL`, with path `/`.
     pub public_origin: Url,
-    /// Who may pass.
+    /// Who is admitted.
     pub allow: AllowLists,
     /// `SESSION_STORE`: where sessions are kept.
     pub store: StoreSettings,
     /// `SESSION_TTL` and `SESSION_IDLE_TTL`.
     pub lifetime: Lifetime,
-    /// `SESSION_RECHECK`: how often the provider is asked again by an access token; zero: not at all.
+    /// `SESSION_RECHECK`: how often the provider is asked again with an access token; zero: never.
     pub recheck: Duration,
-    /// `SESSION_SECRET`, at least 32 bytes each: the first seals, all open. Empty: random at start.
+    /// `SESSION_SECRET`, at least 32 bytes each: the first seals, all open. Empty: random at the start.
     pub secrets: Vec<SecretKey>,
     /// `COOKIE_…`.
     pub cookie: CookieSettings,
@@ -111,7 +111,7 @@ pub struct SignInSettings {
     pub assertion_keys: Vec<Secret>,
 }
 
-/// The bytes of one `SESSION_SECRET`. It cannot be printed.
+/// The bytes of one `SESSION_SECRET`. It has no `Debug` or `Display`.
 #[derive(Clone, PartialEq, Eq, zeroize::ZeroizeOnDrop)]
 pub struct SecretKey(pub Vec<u8>);
 
@@ -126,14 +126,14 @@ pub struct CookieSettings {
     pub secure: bool,
 }
 
-/// Bounds on what a client may ask for.
+/// Limits on what a client may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// `LIMIT_HEADER_BYTES`: a request head beyond it is answered 431.
+    /// `LIMIT_HEADER_BYTES`: a larger request head is answered 431.
     pub header_bytes: usize,
     /// `LIMIT_CONNECTIONS`: further connections wait in the kernel's queue.
     pub connections: usize,
-    /// `LIMIT_MEMORY`, in bytes; 0: without a limit; `None`: by what the system lets us have.
+    /// `LIMIT_MEMORY`, in bytes; 0: no limit; `None`: derived from what the system allows.
     pub memory: Option<usize>,
 }
 
@@ -150,11 +150,11 @@ pub struct Timeouts {
     pub body: Duration,
 }
 
-/// How the end goes.
+/// The steps of a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shutdown {
-    /// `SHUTDOWN_DELAY`: go on accepting for so long while not ready.
+    /// `SHUTDOWN_DELAY`: how long to keep accepting connections while reporting not ready.
     pub delay: Duration,
-    /// `SHUTDOWN_TIMEOUT`: how long what is in flight may take to end.
+    /// `SHUTDOWN_TIMEOUT`: how long requests in flight may take to end.
     pub timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! What this floor needs to know of upstreams: types that `config` builds, all of it checked.
+//! The settings of upstreams: types that `config` builds and has checked.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,47 +13,47 @@ use crate::ports::{IdentityTable, Impersonation};
 pub struct DestinationSettings {
     /// Its name and its backends.
     pub pool: PoolSettings,
-    /// How requests go there.
+    /// How requests are sent to it.
     pub manner: Manner,
-    /// What it is told of people.
+    /// Its identity fields.
     pub identity: IdentityChoice,
     /// Whether its assertions name groups.
     pub assertion_groups: bool,
-    /// How it acts as people; `None`: it does not.
+    /// How it impersonates people; `None`: it does not.
     pub acting: Option<ActingSettings>,
 }
 
-/// How an upstream acts as people, and by what it knows us.
+/// How an upstream impersonates people, and the credential that we present there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActingSettings {
-    /// How they are named there.
+    /// The names of people there.
     pub impersonation: Impersonation,
-    /// `token_file`: the token that we are known by; `None`: our certificate does it.
+    /// `token_file`: our bearer token there; `None`: our client certificate authenticates us.
     pub token_file: Option<PathBuf>,
 }
 
-/// How requests go to an upstream, and what of its answers is changed.
+/// How requests are sent to an upstream, and what is changed in its responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manner {
-    /// What is taken from the front of a path: `/grafana`, without a slash at its end.
+    /// The prefix removed from a path: `/grafana`, without a trailing slash.
     pub strip_prefix: Option<String>,
-    /// Whether it reads paths without regard to case.
+    /// Whether it compares paths without regard to case.
     pub ignores_case: bool,
-    /// Whether `Host` goes on as it came, rather than as the backend's own name.
+    /// Whether `Host` is passed on unchanged, rather than set to the backend's name.
     pub keeps_host: bool,
-    /// From the last byte of a request to the head of the answer.
+    /// The time from the last byte of a request to the head of the response.
     pub first_byte: Duration,
-    /// How long a body may move no byte.
+    /// How long a body may make no progress.
     pub body: Duration,
-    /// The largest body of a request, in bytes; `None`: any.
+    /// The largest request body, in bytes; `None`: no limit.
     pub limit_body: Option<u64>,
-    /// What is set in its answers.
+    /// Header fields to set in its responses.
     pub set: Vec<(HeaderName, HeaderValue)>,
-    /// What is taken out of its answers.
+    /// Header fields to remove from its responses.
     pub remove: Vec<HeaderName>,
 }
 
-/// What an upstream is told of somebody.
+/// Which identity fields an upstream gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum IdentityChoice {
     /// The usual fields.

@@ -33,7 +33,7 @@ pub(crate) struct Asker {
     pub(super) uri: Uri,
     /// For support.
     pub(super) request_id: RequestId,
-    /// The requested host, if a rule names it.
+    /// The requested host; `None` if there are no rules.
     host: Option<String>,
     /// The proxy in front that asks on behalf of a client, if any.
     pub(super) front: Option<Front>,
@@ -94,7 +94,7 @@ impl Asker {
         self.front.is_none_or(|front| front.redirects)
     }
 
-    /// The sign-in URL: absolute if the browser is on another host, since sign-in is on the public one.
+    /// The sign-in URL: absolute if a proxy in front asks, since sign-in is on the public host and the browser on another.
     pub(super) fn login_place(&self) -> String {
         let origin = self.front.and(self.snapshot.sign_in.as_ref()).map_or("", |sign_in| sign_in.origin_text.as_str());
         format!("{origin}{}", paths::LOGIN)

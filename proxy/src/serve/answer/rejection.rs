@@ -321,7 +321,7 @@ impl Rejection {
         }
     }
 
-    /// The answer for one caller.
+    /// The response to one caller.
     pub(crate) fn respond(&self, asker: &Asker, cookies: Vec<HeaderValue>) -> Response<Body> {
         let answer = self.answer();
         let sign_in = (asker.navigates && matches!(self, Self::Unauthenticated | Self::StepUp { .. }))
@@ -334,7 +334,7 @@ impl Rejection {
             reply::json(answer.status, &self.json(&answer, asker))
         };
         let headers = response.headers_mut();
-        // A proxy in front that takes no redirect for an answer sends the browser there itself.
+        // A proxy in front that accepts no redirect as an answer sends the browser there itself.
         if let Some(to) = sign_in.and_then(|to| HeaderValue::from_str(&to).ok()) {
             headers.insert(LOCATION, to);
         }
@@ -353,14 +353,14 @@ impl Rejection {
         if asker.grpc && asker.front.is_none() {
             grpc::tell(headers, answer.status, answer.message);
         }
-        // Whoever frames a request oddly may have put another one behind it.
+        // Behind a malformed request another one may be hidden (request smuggling).
         if asker.http1 && matches!(self, Self::Malformed(_)) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 
-    /// What a client with a bearer token, or without one where tokens are accepted, is told.
+    /// The `WWW-Authenticate` value for a bearer token, or for no token where tokens are accepted.
     fn challenge(&self, asker: &Asker) -> Option<HeaderValue> {
         if let Self::Token(challenge) = self {
             return challenge.header();
@@ -370,12 +370,12 @@ impl Rejection {
         if brings_nothing { challenge::hint(&sign_in.origin_text) } else { None }
     }
 
-    /// How long ago the sign-in may be that would help.
+    /// The maximum age of a sign-in that would be accepted.
     const fn max_age(&self) -> Option<Duration> {
         if let Self::StepUp { max_age } = self { Some(*max_age) } else { None }
     }
 
-    /// When to come again, in seconds.
+    /// `Retry-After`, in seconds.
     const fn retry_after(&self) -> Option<&'static str> {
         if matches!(self, Self::SignInLoop) {
             Some("60")
@@ -386,7 +386,7 @@ impl Rejection {
         }
     }
 
-    /// Whom the page says the browser is signed in as.
+    /// The user that the page shows as signed in.
     fn who(&self) -> Option<&str> {
         let (Self::NotAllowed { who, .. } | Self::NotImpersonated { who, .. }) = self else { return None };
         Some(who.as_str()).filter(|who| !who.is_empty())
@@ -495,21 +495,21 @@ impl Rejection {
     }
 }
 
-/// What a provider may not say of a person, so that no list can name them by it.
+/// What a provider may not state about a person, so that no list can match them by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// No address that counts.
+    /// No vouched email address.
     Email,
-    /// No username that is nobody's to choose.
+    /// No vouched username: none that its user cannot change.
     Username,
-    /// No group that was taken.
+    /// No known groups.
     Groups,
-    /// Something that it said at the sign-in just now, and that does not count.
+    /// Something that the provider stated at this sign-in and that is ignored.
     Omitted(Omission),
 }
 
 impl Missing {
-    /// For the operator.
+    /// The text for the operator.
     pub(crate) const fn in_the_log(self) -> &'static str {
         match self {
             Self::Email => {
@@ -533,7 +533,7 @@ impl Missing {
         }
     }
 
-    /// For the person, in a sentence; `None`: it would tell them nothing that they can do.
+    /// The sentence for the person; `None`: there is nothing that they can do about it.
     const fn on_the_page(self) -> Option<&'static str> {
         match self {
             Self::Email | Self::Omitted(Omission::Email) => Some(UNVERIFIED),
@@ -575,7 +575,7 @@ const TOO_LARGE: &str = "You are probably in very many groups. Give the code and
 const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to whoever runs this site: \
      the log has the reason.";
 
-/// Why nobody of that name is impersonated, as the person is told it.
+/// Why the user name is not impersonated, in the words of the page.
 const fn not_impersonated(why: NotAPerson) -> &'static str {
     match why {
         NotAPerson::Empty => "Your sign-in gives no name that this cluster knows people by",

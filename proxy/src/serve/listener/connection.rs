@@ -29,22 +29,22 @@ use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::watch::{DrainPause, Expiry, Overdue, Watch};
 
-/// What is read ahead of an HTTP/1 body, in bytes.
+/// The read buffer for an HTTP/1 body, in bytes.
 const READ_BUFFER: u32 = 64 * 1024;
 
-/// How long a connection on which nothing was read yet is given before it goes for others' sake: its request may wait to be read.
+/// How long a connection with nothing read yet may stay before it is closed to make room: its request may wait to be read.
 const TO_BE_READ: Duration = Duration::from_millis(20);
 
-/// What a listener is for.
+/// The purpose of a listener.
 #[derive(Clone)]
 pub(crate) enum Door {
-    /// Requests of clients; with TLS, where it ends here.
+    /// Client requests; with TLS if it is terminated here.
     Requests(Option<Arc<Certificates>>),
-    /// Envoy's questions about requests of its own.
+    /// Envoy's checks (ext_authz) of its own requests.
     Checks(Arc<Checks>),
 }
 
-/// Serves one accepted connection to its end. `drain` ends it once what is in flight has ended.
+/// Serves one accepted connection to its end. `drain` ends it once its requests in flight have ended.
 pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Crowd, drain: Drain) -> io::Result<()> {
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
@@ -61,7 +61,7 @@ pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Cro
     let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
     let _place = crowd.join(Arc::clone(&watch));
     let answering = Answering { app, watch, drain };
-    // In boxes, so that a connection at rest does not keep the room that its beginning took.
+    // In boxes, so that an idle connection does not keep the memory that its start took.
     let opened = Box::pin(open(stream, names_client, door, crowd, &answering)).await?;
     let Some(Opened { stream, client, door }) = opened else { return Ok(()) };
     let http = match stream {
@@ -87,7 +87,7 @@ enum Transport {
     TlsOverUnix(Box<TlsStream<UnixStream>>),
 }
 
-/// What comes before HTTP: a load balancer's word on who connects, and TLS. `None`: the connection was answered, and has ended.
+/// What comes before HTTP: the PROXY protocol header of a load balancer, and TLS. `None`: the connection was answered, and has ended.
 async fn open(
     stream: Stream,
     names_client: bool,
@@ -116,13 +116,13 @@ async fn open(
         TlsAcceptor::from(tls.server_config()).accept(stream).await.map(Some)
     };
     let Some(stream) = shaken(handshake, answering).await? else { return Ok(None) };
-    // One of a connection that a load balancer begins for somebody else may be the balancer's own.
+    // On a connection that a load balancer opens for its client, the certificate may be the balancer's own.
     let certificate = shown(&stream).filter(|_| !names_client);
     let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate };
     Ok(Some(Opened { stream: Transport::TlsOverTcp(Box::new(stream)), client, door: Door::Requests(None) }))
 }
 
-/// The address that a load balancer names in front of everything else, where it names one.
+/// The client's address in the PROXY protocol header, if it names one.
 async fn named_client(
     stream: &mut TcpStream,
     balancer: SocketAddr,
@@ -136,12 +136,12 @@ async fn named_client(
         }
         () = answering.watch.sent_away() => return Err(sent_away()),
     };
-    // Nobody has an address that is none.
+    // No client has an unspecified address.
     let client = client.map(|client| client.filter(|client| !client.ip().is_unspecified()));
     client.inspect_err(|error| crowd.warn_of_proxy_protocol(balancer.ip(), error))
 }
 
-/// A connection by a socket file: whoever it is has no address.
+/// A connection through a socket file: its client has no address.
 async fn open_unix(stream: UnixStream, door: Door, answering: &Answering) -> io::Result<Opened> {
     let address = SocketAddr::new(NO_ADDRESS, 0);
     let tls = match door {
@@ -156,19 +156,19 @@ async fn open_unix(stream: UnixStream, door: Door, answering: &Answering) -> io:
     Ok(Opened { stream: Transport::TlsOverUnix(Box::new(stream)), client, door: Door::Requests(None) })
 }
 
-/// Who is at the far end.
+/// The client of a connection.
 struct Client {
     peer: Peer,
     certificate: Option<Arc<ClientCertificate>>,
 }
 
-/// The certificate that the client has shown.
+/// The certificate that the client has presented.
 fn shown<IO>(stream: &TlsStream<IO>) -> Option<Arc<ClientCertificate>> {
     let leaf = stream.get_ref().1.peer_certificates()?.first()?;
     certs::client_certificate(leaf).map(Arc::new)
 }
 
-/// A handshake within the time for a head.
+/// A TLS handshake within the time limit for a head.
 async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &Answering) -> io::Result<T> {
     answering.watch.takes_tls();
     tokio::select! {
@@ -180,7 +180,7 @@ async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &A
     }
 }
 
-/// What a connection is answered with and within.
+/// What a connection needs to answer requests.
 struct Answering {
     app: Arc<App>,
     watch: Arc<Watch>,
@@ -191,7 +191,7 @@ fn sent_away() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
-/// RequestService requests until the connection ends.
+/// Serves requests until the connection ends.
 fn http<IO>(
     stream: IO,
     client: Client,
@@ -226,7 +226,7 @@ where
     Box::pin(until_end(connection, watch, drain))
 }
 
-/// Drives a connection to its end: its own, that of its time, or that of all when we drain.
+/// Drives a connection to its end: by itself, by a time limit, or by the drain.
 #[expect(
     clippy::manual_async_fn,
     reason = "what a block captures lies in its future once, what a function is given twice"
@@ -260,7 +260,7 @@ where
                 }
                 overdue = expiry.as_mut() => match overdue {
                     Overdue::Rests => connection.rest(),
-                    // An unused connection is told to go; one that does not is dropped at the next limit.
+                    // An idle connection is asked to close; one that does not is dropped at the next limit.
                     Overdue::Idle if end != End::Told => {
                         end = End::Told;
                         watch.expect_end();
@@ -268,7 +268,7 @@ where
                     }
                     Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
                     Overdue::SentAway if !asked_again => {
-                        // What came meanwhile is read first: somebody may have sent a request while we were too busy to see it.
+                        // Pending bytes are read first: a request may have come while we were too busy to read it.
                         asked_again = true;
                         if watch.has_read_something() {
                             tokio::task::yield_now().await;
@@ -283,17 +283,17 @@ where
     }
 }
 
-/// How far the end of a connection has come.
+/// The progress of ending a connection.
 #[derive(PartialEq, Eq)]
 enum End {
     NotYet,
-    /// It has no request under way, and ends if none comes.
+    /// It has no request in flight, and ends if none comes.
     Near,
-    /// What is under way is the last.
+    /// The requests in flight are the last.
     Told,
 }
 
-/// How much of a body of so many bytes may be read before it goes on: on HTTP/2 the stream's window, else a full buffer.
+/// How much of a body of this length may be read before it is forwarded: on HTTP/2 the stream's window, else a full buffer.
 fn ahead(http2: bool, length: Option<u64>) -> usize {
     let most = if http2 { STREAM_WINDOW } else { READ_BUFFER };
     length.map_or(most, |length| u32::try_from(length).unwrap_or(u32::MAX).min(most)) as usize

@@ -1,4 +1,4 @@
-//! HTTP on one connection: HTTP/1.1 or HTTP/2 by its first bytes, and without buffers while nothing happens on it.
+//! HTTP on one connection: HTTP/1.1 or HTTP/2 according to its first bytes, and without buffers while it is idle.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,17 +19,17 @@ use crate::serve::watch::guarded::{Guarded, HttpVersion};
 use crate::serve::watch::streams::StreamExecutor;
 use crate::serve::watch::{UPLOADS_MOST, Watch};
 
-/// What one HTTP/2 stream may send ahead of being read, in bytes.
+/// The most unread bytes that one HTTP/2 stream may send.
 pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
-/// HTTP/2 streams at once on a connection.
+/// Concurrent HTTP/2 streams on a connection.
 const STREAMS: u32 = 100;
-/// All streams of a connection together: as much as sixteen uploads that nobody reads. More would let one client hold too much.
+/// The same for all streams of a connection: as much as sixteen unread uploads. More would let one client hold too much.
 const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 const _: () = assert!(CONNECTION_WINDOW as usize == UPLOADS_MOST, "what may be sent ahead is what is counted");
-/// What is held of an HTTP/2 answer that its reader is slow to take, in bytes.
+/// How much of an HTTP/2 response is buffered for a slow reader, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// A connection that answers requests by `S`.
+/// A connection whose requests `S` answers.
 pub(super) struct HttpConnection<IO, S>
 where
     S: RequestService,
@@ -37,11 +37,11 @@ where
 {
     stage: Stage<IO, S>,
     watch: Arc<Watch>,
-    /// Whether what is under way is the last.
+    /// Whether the requests in flight are the last.
     ends: bool,
 }
 
-/// What answers requests.
+/// The service that answers requests.
 pub(super) trait RequestService:
     Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + 'static> + Unpin + 'static
 {
@@ -59,11 +59,11 @@ where
     S: RequestService,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Nothing has come yet, or nothing for some time.
+    /// Nothing was read yet, or nothing for some time.
     Rests {
         io: Guarded<IO>,
         service: S,
-        /// `None`: its first bytes are to tell.
+        /// `None`: its first bytes decide.
         version: Option<HttpVersion>,
     },
     Http1(Box<http1::UpgradeableConnection<TokioIo<Guarded<IO>>, S>>),
@@ -81,7 +81,7 @@ where
         Self { stage: Stage::Rests { io, service, version: None }, watch, ends: false }
     }
 
-    /// Ends the connection once what is under way has ended.
+    /// Ends the connection once its requests in flight have ended.
     pub(super) fn graceful_shutdown(&mut self) {
         self.ends = true;
         match &mut self.stage {
@@ -91,7 +91,7 @@ where
         }
     }
 
-    /// Gives the buffers back, until something comes. Only where everything that was answered has been written; on HTTP/2 they stay.
+    /// Frees the buffers until bytes come. Only if every response has been written; on HTTP/2 the buffers stay.
     pub(super) fn rest(&mut self) {
         if !self.watch.is_at_rest() || !matches!(self.stage, Stage::Http1(_)) {
             return;
@@ -104,7 +104,7 @@ where
         self.stage = Stage::Rests { io, service, version: Some(HttpVersion::Http1) };
     }
 
-    /// Speaks HTTP from the first bytes on.
+    /// Starts HTTP with the first bytes.
     fn wake(&mut self, version: HttpVersion) {
         let Stage::Rests { io, service, .. } = std::mem::replace(&mut self.stage, Stage::Ended) else { return };
         self.watch.takes_buffers();
@@ -154,7 +154,7 @@ where
 
 fn http1(watch: &Watch) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // The time to a complete head is measured by `Watch`, which tells waiting for a request from reading one.
+    // `Watch` measures the time to a complete head; it distinguishes waiting for a request from reading one.
     builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(watch.head_most()).half_close(false);
     builder
 }
@@ -167,7 +167,7 @@ fn http2(watch: &Watch) -> http2::Builder<StreamExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
-        // WebSockets may come as streams; every other CONNECT is refused.
+        // Allows WebSockets as streams (extended CONNECT); every other CONNECT is refused.
         .enable_connect_protocol()
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(watch.head_most()).unwrap_or(u32::MAX))

@@ -1,4 +1,4 @@
-//! When a connection's time is over: that of a head, that of an unused connection, or its part of the drain.
+//! When a connection's time is over: that for a head, that for an idle connection, or that for the drain.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
@@ -10,27 +10,27 @@ use tokio::time::{Instant, Sleep};
 
 use super::{NEVER, SOON, Watch, millis};
 
-/// How long a connection is unused until it gives its buffers back.
+/// How long a connection is idle until it frees its buffers.
 const NAP: Duration = Duration::from_secs(1);
 
 pub(crate) enum Overdue {
-    /// It has not been used for a while: it may give its buffers back.
+    /// It was idle for a while: it may free its buffers.
     Rests,
     Idle,
     Head,
-    /// It goes for others' sake, or because nobody takes what is sent on it.
+    /// It is closed to make room, or because its peer takes nothing that is sent.
     SentAway,
 }
 
-/// Ends when the connection has overstayed. It looks at the deadline each time the connection is polled, which costs one load.
+/// Ends when the connection's deadline has passed. Checks the deadline each time the connection is polled, which costs one load.
 pub(crate) struct Expiry<'w> {
     watch: &'w Watch,
     alarm: Option<Pin<Box<Sleep>>>,
     armed_for: Option<u64>,
-    /// Whether the alarm knows whom to wake.
+    /// Whether the alarm has our waker.
     waits: bool,
     registered: bool,
-    /// The deadline of the rest that was told of.
+    /// The deadline for which `Rests` was already returned.
     told_of_rest: Option<u64>,
 }
 
@@ -68,7 +68,7 @@ impl Future for Expiry<'_> {
             let until = rests_from.unwrap_or(deadline);
             let at = this.watch.began + Duration::from_millis(until);
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            // Later deadlines need no new alarm: when the old one rings, we look again.
+            // Later deadlines need no new alarm: when the old one fires, we check again.
             if this.armed_for.is_none_or(|armed| armed > until) || alarm.is_elapsed() {
                 if Instant::now() >= at {
                     if rests_from.is_some() {
@@ -85,22 +85,22 @@ impl Future for Expiry<'_> {
                 return Poll::Pending;
             }
             this.waits = true;
-            // Unconstrained: else it is not told whom to wake where the task has used up its turn.
+            // Unconstrained: otherwise the alarm does not store the waker when the task has used up its budget.
             ready!(pin!(unconstrained(alarm.as_mut())).poll(cx));
         }
     }
 }
 
-/// When a connection that is unused until `deadline` counts as at rest; `None`: it ends before.
+/// When a connection that is idle until `deadline` counts as at rest; `None`: it ends before that.
 fn rests_from(watch: &Watch, deadline: u64) -> Option<u64> {
     let unused = millis(watch.timeouts.idle.checked_sub(NAP)?);
     deadline.checked_sub(unused)
 }
 
-/// How long a connection without a request under way is kept while we drain: a request may be on its way to us.
+/// How long a connection without a request in flight is kept during the drain: a request may be on its way to us.
 const DRAIN_PAUSE: Duration = Duration::from_millis(500);
 
-/// Once begun, ends when a request is under way, else after [`DRAIN_PAUSE`]. To be polled behind the connection, in the same task.
+/// Once begun, ends when a request is in flight, else after [`DRAIN_PAUSE`]. Must be polled after the connection, in the same task.
 pub(crate) struct DrainPause<'w> {
     watch: &'w Watch,
     alarm: Option<Pin<Box<Sleep>>>,

@@ -1,4 +1,4 @@
-//! The bytes of a client's connection, as hyper reads and writes them: watched, and put right where its parser refuses more than it must.
+//! The bytes of a client's connection, as hyper reads and writes them: watched, and adapted where its parser refuses too much.
 
 use std::io;
 use std::pin::Pin;
@@ -14,10 +14,10 @@ use super::memory::Waiting;
 use super::{Watch, parser};
 use crate::adapters::net::{Alarm, write_pieces};
 
-/// How much of the first request behind a rest is read at once, in bytes.
+/// How many bytes are read at once for the first request after a rest.
 const AHEAD: usize = 4096;
 
-/// What an HTTP/2 connection begins with.
+/// The HTTP/2 connection preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection speaks.
@@ -27,21 +27,21 @@ pub(crate) enum HttpVersion {
     Http2,
 }
 
-/// The connection's bytes, with a limit on how long the peer may refuse to take any.
+/// The connection's bytes, with a limit on how long the peer may take none.
 pub(crate) struct Guarded<IO> {
     stream: IO,
     watch: Arc<Watch>,
     write_alarm: Alarm,
     write_waits: Option<Instant>,
-    /// Whether nothing was read yet of the request whose head is being read.
+    /// Whether nothing was read yet of the next request's head.
     at_request: bool,
-    /// What was read before hyper asked for it.
+    /// Bytes read before hyper asked for them.
     ahead: BytesMut,
-    /// What is to be written before anything else: interim answers, or a refusal in place of hyper's.
+    /// Bytes to write before all others: interim responses, or a refusal in place of hyper's.
     first: BytesMut,
-    /// Whether hyper has refused a head: what it writes was said in our words.
+    /// Whether hyper has refused a head: its own bytes are dropped, since ours replace them.
     refused: bool,
-    /// Where what has come needs memory that is not to be had now.
+    /// The wait for memory for what was read, if there is not enough now.
     room: Option<Waiting>,
 }
 
@@ -60,7 +60,7 @@ impl<IO> Guarded<IO> {
         }
     }
 
-    /// Ready once there is room for what has come: until then no more of it is read.
+    /// Ready once there is memory for what was read; until then no more is read.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let owed = self.watch.owed.load(Ordering::Relaxed);
         if owed > 0 {
@@ -83,7 +83,7 @@ impl<IO> Guarded<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> Guarded<IO> {
-    /// Writes what comes before anything of hyper's.
+    /// Writes the bytes that come before hyper's.
     fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(interim) = self.watch.interim.take() {
             self.first.extend_from_slice(&interim);
@@ -99,7 +99,7 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// What is to be done before hyper's bytes are written. Ready with `true` where they are not to be written at all.
+    /// Prepares for a write of hyper's. Ready with `true` if hyper's bytes must not be written.
     fn poll_before(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<bool>> {
         if !self.refused
             && self.watch.refuses_head()
@@ -116,18 +116,18 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Guarded<IO> {
-    /// Whether something has come that nobody has read yet.
+    /// Whether bytes were read that hyper has not taken yet.
     pub(crate) fn has_begun(&self) -> bool {
         !self.ahead.is_empty()
     }
 
-    /// What was read and not understood comes first when it is read again.
+    /// Puts back bytes that hyper did not use; they are read first next time.
     pub(crate) fn unread(&mut self, bytes: &[u8]) {
         self.ahead.extend_from_slice(bytes);
     }
 
-    /// Ready once a request begins, with what it speaks; `None`: the connection has ended. The first bytes of a connection tell, later ones
-    /// are of the version that is `known`.
+    /// Ready once a request begins, with its HTTP version; `None`: the connection has ended. The first bytes of a connection determine the
+    /// version; later requests have the `known` one.
     pub(crate) fn poll_begin(
         &mut self,
         cx: &mut Context<'_>,
@@ -153,7 +153,7 @@ impl<IO: AsyncRead + Unpin> Guarded<IO> {
         }
     }
 
-    /// Reads on, by way of the stack: whoever says nothing takes no buffer.
+    /// Reads into a buffer on the stack, so that a silent connection takes no heap buffer.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut room = [0; AHEAD];
         let mut read = ReadBuf::new(&mut room);
@@ -176,7 +176,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
             let here = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead.split_to(here));
             if self.ahead.is_empty() {
-                // Even an empty one keeps the memory that it was read into.
+                // Even when empty it keeps its allocation.
                 self.ahead = BytesMut::new();
             }
             return Poll::Ready(Ok(()));
@@ -219,7 +219,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Hyper flushes once it has written all that it had.
+        // Hyper flushes once it has written everything it had.
         self.watch.interim.set_between(true);
         self.at_request |=
             self.watch.in_flight.load(Ordering::Relaxed) == 0 && !self.watch.reads_head.load(Ordering::Relaxed);
@@ -237,7 +237,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     }
 }
 
-/// Encodes in what was just read, behind `before`, the signs that the parser refuses, where there is room for it.
+/// Percent-encodes the characters that the parser refuses in what was read after `before`, if there is room for it.
 fn encode_signs(buf: &mut ReadBuf<'_>, before: usize) {
     let Some(encoded) = buf.filled().get(before..).and_then(parser::encode_signs) else { return };
     if encoded.len() <= buf.capacity() - before {

@@ -1,18 +1,18 @@
-//! Interim answers (1xx) on their way to an HTTP/1.1 client, which hyper's server cannot send: they are written between its messages.
+//! Interim responses (1xx) for an HTTP/1.1 client, which hyper's server cannot send: they are written between its messages.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use http::{HeaderMap, StatusCode};
 
-/// What may wait for a client that is slow to read, in bytes; what comes beyond it is left out, as any interim answer may be.
+/// The most bytes that may wait for a slow client; more are dropped, as any interim response may be.
 const WAITING_MOST: usize = 64 * 1024;
 
-/// The interim answers of one connection's request. Heard by the request, written by the connection, both in one task.
+/// The interim responses to a connection's current request. Added by the request, written by the connection, both in one task.
 pub(crate) struct Interim {
     waiting: Mutex<Vec<u8>>,
     some_wait: AtomicBool,
-    /// Whether all that hyper had to write was taken: only then does what is written next not stand inside another message.
+    /// Whether all that hyper wrote was taken: only then are the next bytes not inside another message.
     between: AtomicBool,
 }
 
@@ -21,7 +21,7 @@ impl Interim {
         Self { waiting: Mutex::new(Vec::new()), some_wait: AtomicBool::new(false), between: AtomicBool::new(true) }
     }
 
-    /// Has an interim answer written before the answer.
+    /// Adds an interim response, to be written before the final one.
     pub(crate) fn hear(&self, status: StatusCode, headers: &HeaderMap) {
         let mut text =
             format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default()).into_bytes();
@@ -39,7 +39,7 @@ impl Interim {
         }
     }
 
-    /// The answer comes next: what can no longer be written before it is left out.
+    /// The final response comes next: drops what can no longer be written before it.
     pub(crate) fn end(&self) {
         if self.some_wait.load(Ordering::Relaxed) && !self.is_between() {
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -47,7 +47,7 @@ impl Interim {
         }
     }
 
-    /// What is to be written now.
+    /// Takes what can be written now.
     pub(crate) fn take(&self) -> Option<Vec<u8>> {
         if !self.some_wait.load(Ordering::Relaxed) || !self.is_between() {
             return None;
@@ -56,7 +56,7 @@ impl Interim {
         Some(std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Hyper has written some of a message, or (`true`) has seen all of its messages off.
+    /// Hyper has written part of a message, or (`true`) has flushed all its messages.
     pub(crate) fn set_between(&self, between: bool) {
         self.between.store(between, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What the connections of clients take of memory together: a budget in bytes, and each connection's part of it.
+//! The memory that clients' connections use: a budget in bytes, and each connection's share of it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-/// The part of the budget above which room is made, and what strangers' heads may take: eighths. The rest is for new connections, and for
-/// those who were let in.
+/// The part of the budget, in eighths, above which room is made, and which bounds heads of clients not yet admitted. The rest is for new
+/// connections and admitted clients.
 const FULL_EIGHTHS: usize = 7;
-/// How much is freed at a time for heads that wait: this part of the budget.
+/// How much is freed at a time for waiting heads: one part in this many of the budget.
 const FREED_AT_A_TIME: usize = 16;
 
-/// The budget of the process (`LIMIT_MEMORY`). It is counted by what may grow (heads, windows, answers under way), not by each byte.
+/// The process's budget (`LIMIT_MEMORY`). Counts what can grow (heads, windows, responses in progress), not each byte.
 pub(crate) struct Memory {
     limit: usize,
     taken: AtomicUsize,
-    /// How many bytes those wait for who may not take them now.
+    /// How many bytes the connections wait for that may not take them now.
     wanted: AtomicUsize,
     pressed: Notify,
     freed: Arc<Notify>,
 }
 
 impl Memory {
-    /// `None`: without a limit.
+    /// `None`: no limit.
     pub(crate) fn new(limit: Option<usize>) -> Self {
         Self {
             limit: limit.unwrap_or(usize::MAX),
@@ -41,7 +41,7 @@ impl Memory {
         self.taken.load(Ordering::Relaxed).saturating_add(bytes) <= self.limit
     }
 
-    /// How many bytes are to be given back until there is room again.
+    /// How many bytes must be freed until there is room again.
     pub(crate) fn excess(&self) -> usize {
         self.taken.load(Ordering::Relaxed).saturating_sub(self.mark())
     }
@@ -51,12 +51,12 @@ impl Memory {
         self.taken.load(Ordering::Relaxed).saturating_sub(self.limit)
     }
 
-    /// How many bytes are to be given back by connections that nobody was let in on: what others wait for, a part at a time.
+    /// How many bytes idle connections without an admitted request must free: what others wait for, a part at a time.
     pub(crate) fn wanted(&self) -> usize {
         self.wanted.load(Ordering::SeqCst).min(self.limit / FREED_AT_A_TIME)
     }
 
-    /// Ends once room is to be made.
+    /// Ends when room must be made.
     pub(crate) async fn pressed(&self) {
         self.pressed.notified().await;
     }
@@ -72,7 +72,7 @@ impl Memory {
         }
     }
 
-    /// Takes them only where they fit below the mark.
+    /// Takes the bytes only if they fit below the mark.
     fn try_take(&self, bytes: usize) -> bool {
         let mut taken = self.taken.load(Ordering::SeqCst);
         while let Some(after) = taken.checked_add(bytes).filter(|after| *after <= self.mark()) {
@@ -89,7 +89,7 @@ impl Memory {
         self.pass_on();
     }
 
-    /// Wakes the one that waits longest.
+    /// Wakes the longest waiter.
     fn pass_on(&self) {
         if self.wanted.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();
@@ -97,7 +97,7 @@ impl Memory {
     }
 }
 
-/// One connection's part; given back when dropped.
+/// One connection's share; returned when dropped.
 pub(crate) struct Share {
     memory: Arc<Memory>,
     held: AtomicUsize,
@@ -108,7 +108,7 @@ impl Share {
         Self { memory, held: AtomicUsize::new(0) }
     }
 
-    /// Nobody is refused here: whoever is to go instead is chosen beside the connections.
+    /// Always succeeds: which connection is closed to make room is decided elsewhere.
     pub(crate) fn grow(&self, bytes: usize) {
         if bytes > 0 {
             self.held.fetch_add(bytes, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl Share {
         }
     }
 
-    /// Takes them only where they fit.
+    /// Takes the bytes only if they fit.
     pub(crate) fn try_grow(&self, bytes: usize) -> bool {
         let taken = self.memory.try_take(bytes);
         if taken {
@@ -125,7 +125,7 @@ impl Share {
         taken
     }
 
-    /// Ends once there was room for so many bytes, and they were taken.
+    /// Ends when there was room for this many bytes, and they were taken.
     pub(crate) fn wait(&self, bytes: usize) -> Waiting {
         self.memory.wanted.fetch_add(bytes, Ordering::SeqCst);
         Waiting { memory: Arc::clone(&self.memory), bytes, freed: None }
@@ -149,7 +149,7 @@ impl Drop for Share {
     }
 }
 
-/// Somebody who waits for room. First come, first served.
+/// A connection that waits for memory. First come, first served.
 pub(crate) struct Waiting {
     memory: Arc<Memory>,
     bytes: usize,
@@ -157,7 +157,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Ready once `share`, which began to wait, has taken what it waited for.
+    /// Ready once `share`, which began the wait, has taken the bytes.
     pub(crate) fn poll(&mut self, share: &Share, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if share.try_grow(self.bytes) {

@@ -1,4 +1,4 @@
-//! How long a connection may do what it is doing: read a head, rest, or wait for its peer to take bytes.
+//! Time limits on what a connection does: reads a head, stays idle, or waits for its peer to take bytes.
 
 mod expiry;
 pub(crate) mod guarded;
@@ -20,76 +20,76 @@ use crate::serve::settings::Timeouts;
 use crate::serve::watch::interim::Interim;
 use crate::serve::watch::memory::{Memory, Share};
 
-/// What a connection is counted with, in bytes: itself with its first buffers; what TLS adds; what HTTP/2 adds, with its first streams;
-/// each further stream.
+/// The memory counted for a connection, in bytes: the connection with its first buffers; added by TLS; added by HTTP/2, with its first
+/// streams; each further stream.
 pub(crate) const CONNECTION: usize = 16 * 1024;
 const TLS: usize = 32 * 1024;
 const HTTP2: usize = 64 * 1024;
 const STREAMS: usize = 8;
 const STREAM: usize = 8 * 1024;
-/// What of a connection are buffers, which it has only while it is in use.
+/// The part of it for buffers, which a connection has only while it is in use.
 const BUFFERS: usize = 12 * 1024;
 
-/// How much of a head the first buffers hold, in bytes; a larger one is counted.
+/// How much of a head the first buffers hold, in bytes; a larger head is counted.
 const HEAD: usize = 4 * 1024;
-/// How much of an answer is held that its reader is slow to take, in bytes, where it is no small one.
+/// How much of a response is buffered for a slow reader, in bytes, unless the response is small.
 const ANSWER: usize = 96 * 1024;
 const SMALL_ANSWER: u64 = 16 * 1024;
 
-/// What an HTTP/2 client may send ahead of being read, on all its streams together.
+/// The most unread bytes that an HTTP/2 client may send, on all its streams together.
 pub(crate) const UPLOADS_MOST: usize = 4 * 1024 * 1024;
 
-/// What the client of a WebSocket over HTTP/2 may send ahead of being read, in bytes.
+/// The most unread bytes that the client of a WebSocket over HTTP/2 may send.
 const TUNNEL: usize = 256 * 1024;
 
-/// What a connection is doing, and until when it may. Written by the stream and the requests, read by [`Expiry`].
+/// What a connection is doing, and its deadline. Written by the stream and the requests, read by [`Expiry`].
 pub(crate) struct Watch {
     began: Instant,
     timeouts: Timeouts,
     in_flight: AtomicUsize,
     http2: AtomicBool,
     upgraded: AtomicBool,
-    /// Milliseconds after `began`; `NEVER` while something is in flight, `SOON` where [`Expiry`] is still to say when.
+    /// Milliseconds after `began`; `NEVER` while something is in flight, `SOON` if [`Expiry`] must still set it.
     deadline: AtomicU64,
-    /// Whether the deadline is for a head that is being read, rather than for an unused connection.
+    /// Whether the deadline is for a head that is being read, rather than for an idle connection.
     reads_head: AtomicBool,
-    /// Whether each request so far came without a body and after the answer before it: then it is certain where the next one begins.
+    /// Whether each request so far had no body and came after the previous response: only then is the start of the next one certain.
     in_step: AtomicBool,
     interim: Interim,
     share: Share,
-    /// What the buffer of a head may grow to, in bytes.
+    /// The largest size of the head's buffer, in bytes.
     head_most: usize,
-    /// How many bytes of a head have come, and what is counted for it.
+    /// How many bytes of a head were read, and how many are counted for it.
     head_come: AtomicUsize,
     head_counted: AtomicUsize,
-    /// What is to be taken, for what has come, before more is read.
+    /// Memory to take for what was read, before more is read.
     owed: AtomicUsize,
-    /// What clients may still send ahead of being read on this connection.
+    /// Unread bytes that clients may send on this connection.
     uploads: AtomicUsize,
-    /// Beyond [`STREAMS`], how many streams are counted.
+    /// How many streams beyond [`STREAMS`] are counted.
     streams_counted: AtomicUsize,
-    /// Whether somebody was let in on this connection.
+    /// Whether a request on this connection was admitted.
     let_in: AtomicBool,
     was_used: AtomicBool,
-    /// Whether everything that was written has been sent: TLS may hold some of it.
+    /// Whether everything written was sent: TLS may hold some of it.
     is_flushed: AtomicBool,
-    /// Whether its buffers were given back.
+    /// Whether its buffers were freed.
     is_bare: AtomicBool,
-    /// Whether it is to end for others' sake, and who is to hear of it.
+    /// Whether it is to be closed to make room, and the task to wake for it.
     goes: AtomicU8,
     task: AtomicWaker,
 }
 
-/// Whether a connection is to end for others' sake: not; unless a request has come meanwhile; unless somebody was let in meanwhile; whatever
-/// is in flight.
+/// Whether to close a connection to make room: no; yes, unless a request has come by then; yes, unless a request was admitted by then; in
+/// any case.
 const STAYS: u8 = 0;
 const GOES_UNUSED: u8 = 1;
 const GOES_UNKNOWN: u8 = 2;
 const GOES: u8 = 3;
 
-/// How a connection stands: what decides whether it goes when there are too many.
+/// The state of a connection that decides whether it is closed when there are too many.
 pub(crate) struct Standing {
-    /// Whether somebody was let in on it.
+    /// Whether a request on it was admitted.
     pub(crate) let_in: bool,
     /// Whether a request was ever read on it.
     pub(crate) was_used: bool,
@@ -97,13 +97,13 @@ pub(crate) struct Standing {
     pub(crate) busy: bool,
     /// How long it has been open.
     pub(crate) age: Duration,
-    /// For how long it has been at what it is doing, where it is not busy.
+    /// How long it has been idle or reading a head; zero while it is busy.
     pub(crate) rests: Duration,
-    /// What it is counted with, in bytes.
+    /// The memory counted for it, in bytes.
     pub(crate) held: usize,
     /// Whether a long head or many streams were sent on it.
     pub(crate) grown: bool,
-    /// Whether it is on its way out.
+    /// Whether it is already being closed.
     pub(crate) goes: bool,
 }
 
@@ -168,7 +168,7 @@ impl Watch {
         self.head_most
     }
 
-    /// TLS ends here, which takes memory of its own.
+    /// TLS is terminated here, which takes memory of its own.
     pub(crate) fn takes_tls(&self) {
         self.share.grow(TLS);
     }
@@ -179,7 +179,7 @@ impl Watch {
         }
     }
 
-    /// For what a stranger sends there must be room; who was let in goes on, and others make it.
+    /// Bytes from clients not yet admitted need free memory first; admitted clients go on, and room is made elsewhere.
     fn grow_or_owe(&self, bytes: usize) {
         if self.let_in.load(Ordering::Relaxed) {
             self.share.grow(bytes);
@@ -197,7 +197,7 @@ impl Watch {
         }
     }
 
-    /// Counts bytes of a head: a buffer that is full is doubled, and the old one lies beside the new one meanwhile.
+    /// Counts bytes of a head: a full buffer is doubled, and the old one exists beside the new one meanwhile.
     fn count_head(&self, come: usize) {
         let wanted = come.next_power_of_two() * 2;
         let counted = self.head_counted.load(Ordering::Relaxed);
@@ -207,7 +207,7 @@ impl Watch {
         }
     }
 
-    /// Counts what clients may send ahead of being read: never more than the connection's own window.
+    /// Counts unread bytes that clients may send: never more than the connection's own window.
     fn count_upload(&self, bytes: usize, window: usize) {
         let before = self.uploads.fetch_add(bytes, Ordering::Relaxed);
         self.share.grow((before + bytes).min(window) - before.min(window));
@@ -218,7 +218,7 @@ impl Watch {
         self.share.shrink(before.min(window) - before.saturating_sub(bytes).min(window));
     }
 
-    /// How it stands now.
+    /// Its current state.
     pub(crate) fn standing(&self, now: Instant) -> Standing {
         let limit = if self.reads_head.load(Ordering::Relaxed) { self.timeouts.header } else { self.timeouts.idle };
         let deadline = self.deadline.load(Ordering::Relaxed);
@@ -239,27 +239,27 @@ impl Watch {
         }
     }
 
-    /// Ends the connection, for others' sake or because nobody takes what is sent on it.
+    /// Closes the connection, to make room or because its peer takes nothing that is sent.
     pub(crate) fn send_away(&self) {
         self.goes.store(GOES, Ordering::Release);
         self.task.wake();
     }
 
-    /// Ends the connection for others' sake, unless a request has come on it: we may have been too slow to read it.
+    /// Closes the connection to make room, unless a request has come on it: we may have been too slow to read it.
     pub(crate) fn send_away_unused(&self) {
         let _unless_it_goes_already =
             self.goes.compare_exchange(STAYS, GOES_UNUSED, Ordering::AcqRel, Ordering::Relaxed);
         self.task.wake();
     }
 
-    /// Ends the connection for others' sake, unless somebody is let in on it: the request in flight may not have been judged yet.
+    /// Closes the connection to make room, unless a request on it is admitted: the one in flight may not have been judged yet.
     pub(crate) fn send_away_unknown(&self) {
         let _unless_it_goes_already =
             self.goes.compare_exchange(STAYS, GOES_UNKNOWN, Ordering::AcqRel, Ordering::Relaxed);
         self.task.wake();
     }
 
-    /// What was decided about a connection that nobody was let in on does not hold any more.
+    /// Cancels a close that was decided before a request on it was admitted.
     fn stays_after_all(&self) {
         let goes = self.goes.load(Ordering::Relaxed);
         if matches!(goes, GOES_UNUSED | GOES_UNKNOWN) {
@@ -267,12 +267,12 @@ impl Watch {
         }
     }
 
-    /// Whether something has come on it that is not yet a whole head.
+    /// Whether part of a head was read on it.
     pub(crate) fn has_read_something(&self) -> bool {
         self.head_come.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether it is to go now; one that is in use after all stays.
+    /// Whether to close it now; one that came into use after all stays.
     fn goes_now(&self) -> bool {
         match self.goes.load(Ordering::Acquire) {
             STAYS => false,
@@ -283,7 +283,7 @@ impl Watch {
         }
     }
 
-    /// Ends when the connection is to go. For the connection's own task, before it speaks HTTP.
+    /// Ends when the connection is to be closed. For the connection's own task, before it speaks HTTP.
     pub(crate) fn sent_away(&self) -> impl Future<Output = ()> {
         std::future::poll_fn(|cx| {
             self.task.register(cx.waker());
@@ -305,7 +305,7 @@ impl Watch {
         }
     }
 
-    /// Bytes have come; perhaps the first of a later request. On HTTP/2 bytes come without requests, and prove nothing.
+    /// Records that bytes were read, perhaps the first of a later request. HTTP/2 also has bytes without requests, which prove nothing.
     fn read_something(&self, bytes: usize) {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             self.in_step.store(false, Ordering::Relaxed);
@@ -324,7 +324,7 @@ impl Watch {
         }
     }
 
-    /// Whether it carries HTTP/1.1 and everything that was asked on it has been answered and sent.
+    /// Whether it speaks HTTP/1.1 and every request on it was answered and the response sent.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0
             && !self.reads_head.load(Ordering::Relaxed)
@@ -346,12 +346,12 @@ impl Watch {
         }
     }
 
-    /// Whether what is read now is the first of a request, for certain.
+    /// Whether the next bytes read are certainly the first of a request.
     fn begins_request(&self) -> bool {
         self.in_step.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether hyper's next message, where it writes one, answers no request that we were handed: it refuses a head.
+    /// Whether hyper's next message would answer no request that we were given: then it refuses a head.
     fn refuses_head(&self) -> bool {
         self.reads_head.load(Ordering::Relaxed)
             && self.in_flight.load(Ordering::Relaxed) == 0
@@ -360,7 +360,7 @@ impl Watch {
             && !self.upgraded.load(Ordering::Relaxed)
     }
 
-    /// From now on the time for a head runs.
+    /// Starts the time limit for a head.
     pub(crate) fn expect_end(&self) {
         self.reads_head.store(true, Ordering::Relaxed);
         self.deadline
@@ -372,18 +372,18 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(SOON - 1)
 }
 
-/// A request under way; the connection is not idle until it is dropped.
+/// A request in progress; the connection is not idle until this is dropped.
 pub(crate) struct InFlight {
     watch: Arc<Watch>,
     let_in: AtomicBool,
-    /// What its client may send ahead, and what may wait to be taken of its answer, in bytes.
+    /// What its client may send unread, and how much of its response may be buffered, in bytes.
     upload: usize,
     answer: usize,
 }
 
 impl InFlight {
-    /// The request becomes a tunnel. On HTTP/1 the whole connection does: from here on its bytes are not HTTP, and may rest. On HTTP/2 it is one
-    /// stream of many, and in flight until what is returned is dropped.
+    /// The request becomes a tunnel. On HTTP/1 the whole connection does: from here on its bytes are not HTTP, and may pause. On HTTP/2 it
+    /// is one stream of many, and in flight until the returned value is dropped.
     #[must_use]
     pub(crate) fn becomes_tunnel(&self) -> Option<Self> {
         if !self.is_http2() {
@@ -398,7 +398,7 @@ impl InFlight {
         Some(held)
     }
 
-    /// Its sender was let in.
+    /// Its sender was admitted.
     pub(crate) fn lets_in(&self) {
         self.let_in.store(true, Ordering::Relaxed);
         self.watch.let_in.store(true, Ordering::Relaxed);
@@ -413,9 +413,9 @@ impl InFlight {
         self.watch.http2.load(Ordering::Relaxed)
     }
 
-    /// Its client may send so many bytes before they are read; on HTTP/2 all streams together no more than the connection's window.
+    /// Its client may send this many bytes unread; on HTTP/2 all streams together at most the connection's window.
     pub(crate) fn expects_upload(&mut self, bytes: usize) {
-        // The first buffers hold so much anyway.
+        // The first buffers hold this much anyway.
         if bytes <= HEAD {
             return;
         }
@@ -423,7 +423,7 @@ impl InFlight {
         self.upload += bytes;
     }
 
-    /// Its answer passes bit by bit, and is so long; `None`: it is not known.
+    /// Its response is streamed, with this length; `None`: unknown.
     pub(crate) fn gives_answer(&mut self, length: Option<u64>) {
         if self.answer == 0 && length.is_none_or(|length| length > SMALL_ANSWER) {
             self.watch.share.grow(ANSWER);
@@ -431,12 +431,12 @@ impl InFlight {
         }
     }
 
-    /// Ends the whole connection.
+    /// Closes the whole connection.
     pub(crate) fn cuts_connection(&self) {
         self.watch.send_away();
     }
 
-    /// Interim answers to the request, where its connection speaks HTTP/1.1.
+    /// Interim responses to the request, if its connection speaks HTTP/1.1.
     pub(crate) fn interim(&self) -> &Interim {
         &self.watch.interim
     }

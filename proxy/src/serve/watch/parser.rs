@@ -1,11 +1,11 @@
-//! Where the HTTP/1.1 parser below us refuses more than it must, or without a word.
+//! Works around the HTTP/1.1 parser where it refuses more than it must, or gives no reason.
 
-/// The longest request line that is looked at, in bytes.
+/// The longest request line that is examined, in bytes.
 const LINE_MOST: usize = 16 * 1024;
 
-/// The bytes of a request that begin with its request line, with what the parser refuses in a target percent-encoded as browsers do it
-/// (`"`, `<` and `>` in a query; `<`, `>` and `` ` `` in a path). Other proxies pass these signs, and every server reads both forms the same.
-/// `None`: nothing is to be changed.
+/// Percent-encodes the characters of a target that the parser refuses, in bytes that begin with a request line, as browsers do
+/// (`"`, `<` and `>` in a query; `<`, `>` and `` ` `` in a path). Other proxies pass these, and servers read both forms the same.
+/// `None`: nothing to change.
 pub(crate) fn encode_signs(bytes: &[u8]) -> Option<Vec<u8>> {
     let end = memchr::memchr(b'\n', bytes.get(..bytes.len().min(LINE_MOST))?)?;
     let (line, rest) = bytes.split_at_checked(end)?;
@@ -37,7 +37,7 @@ pub(crate) fn encode_signs(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(encoded)
 }
 
-/// The parser's own refusal, an empty answer of which `head` is the beginning, with a body that says what is wrong.
+/// The parser's own refusal, an empty response that begins with `head`, with a body that gives the reason.
 pub(crate) fn explain_refusal(head: &[u8]) -> Option<Vec<u8>> {
     let (status, message) = match head.get(..12)? {
         b"HTTP/1.1 400" | b"HTTP/1.0 400" => (

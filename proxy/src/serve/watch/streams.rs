@@ -1,12 +1,12 @@
-//! HTTP/2 streams as tasks, each ended when its reader takes no byte for too long.
+//! HTTP/2 streams as tasks, each ended if its reader takes no byte for too long.
 //!
-//! On HTTP/1 a reader that stalls stalls its connection's writes, which `watch` limits. On HTTP/2 it closes its own stream's
-//! window: the connection goes on, and nothing polls that answer's body any more. So the task itself is watched: a task that has
-//! an answer to give and is not woken for the whole limit is dropped, which resets the stream (RFC 9113 §5.4.2). Every answer is watched,
-//! ours too; only event streams of those who were let in may rest.
+//! On HTTP/1 a stalled reader stalls its connection's writes, which `watch` limits. On HTTP/2 it exhausts its own stream's
+//! window: the connection goes on, and nothing polls that response's body any more. So the task itself is watched: a task that has
+//! a response to send and is not woken within the limit is dropped, which resets the stream (RFC 9113 §5.4.2). Every response is watched,
+//! ours too; only event streams of admitted users may pause.
 //!
-//! A task ends once the last bytes of its answer are queued, which is before they are sent: a window of one byte is enough for that. So
-//! the bytes themselves tell when they have gone ([`Tail`]), and until then their task lingers.
+//! A task ends once the last bytes of its response are queued, which is before they are sent: a window of one byte is enough for that. So
+//! the buffers themselves report when they were sent ([`Tail`]), and until then their task stays.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -22,11 +22,11 @@ use tokio::time::{Instant, Sleep};
 
 use crate::serve::watch::InFlight;
 
-/// What is sent in one piece, in bytes: as much as a frame holds, so that each piece that is taken shows that its reader reads.
+/// The size of one piece, in bytes: as much as a frame holds, so that each piece taken shows that the reader reads.
 const PIECE: usize = 16 * 1024;
 
 thread_local! {
-    /// What the stream whose task is being polled has said of its answer.
+    /// What the stream whose task is being polled has reported about its response.
     static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
 }
 
@@ -35,25 +35,25 @@ struct Said {
     tail: Arc<Tail>,
 }
 
-/// How an answer has to go.
+/// The progress that a response must make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// An event stream of somebody who was let in.
+    /// An event stream for an admitted user: it may pause.
     MayRest,
-    /// An answer for somebody who was let in: some of it must be taken within each time limit.
+    /// Another response for an admitted user: some of it must be taken within each time limit.
     Moves,
-    /// An answer for anybody else, which is one of ours, and short: all of it must be taken within the time limit.
+    /// Any other response, one of our own and short: all of it must be taken within the time limit.
     Ends,
 }
 
-/// Says how the answer has to go of the stream whose request is being handled; from the next poll on it is watched.
+/// Sets the pace for the stream whose request is being handled; it is watched from the next poll on.
 pub(crate) fn watch_this_stream(pace: Pace, in_flight: InFlight) -> Arc<Tail> {
     let tail = Arc::new(Tail { in_flight, unsent: AtomicUsize::new(0), task: AtomicWaker::new() });
     SAID.set(Some(Said { pace, tail: Arc::clone(&tail) }));
     tail
 }
 
-/// What has been queued of an answer and not been sent. The request is in flight until that has gone.
+/// The queued but unsent part of a response. The request is in flight until it is sent.
 pub(crate) struct Tail {
     in_flight: InFlight,
     unsent: AtomicUsize,
@@ -61,7 +61,7 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// The front of `data`, which tells when it has been sent.
+    /// Splits off the front of `data`; the piece reports when it was sent.
     pub(crate) fn piece(tail: &Arc<Self>, data: &mut Bytes) -> Bytes {
         tail.unsent.fetch_add(1, Ordering::Relaxed);
         let bytes = data.split_to(data.len().min(PIECE));
@@ -91,7 +91,7 @@ impl Drop for Piece {
     }
 }
 
-/// Runs a connection's streams.
+/// Spawns the streams of a connection.
 #[derive(Clone)]
 pub(crate) struct StreamExecutor {
     limit: Duration,
@@ -121,12 +121,12 @@ where
 }
 
 struct WatchedStream<F> {
-    /// `None`: all of the answer is queued, and the task lingers.
+    /// `None`: the whole response is queued, and the task waits until it is sent.
     stream: Option<Pin<Box<F>>>,
     limit: Duration,
     pace: Pace,
     tail: Option<Arc<Tail>>,
-    /// When the limit began to run.
+    /// When the time limit began to run.
     since: Instant,
     yielded: bool,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -148,7 +148,7 @@ impl<F: Future<Output = ()>> WatchedStream<F> {
     fn end(&self) {
         match (&self.stream, &self.tail) {
             (None, Some(tail)) => {
-                // The stream is closed as far as the library is concerned, so that it cannot be reset by itself.
+                // To the library the stream is closed, so it cannot be reset by itself.
                 tracing::debug!(
                     "an HTTP/2 connection was closed: its reader left the end of an answer for {:?} (TIMEOUT_BODY)",
                     self.limit
@@ -167,7 +167,7 @@ impl<F: Future<Output = ()>> WatchedStream<F> {
             let until = self.since + self.limit;
             let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
             alarm.as_mut().reset(until);
-            // Registers the task; an alarm that rings this very moment wakes it at once.
+            // Registers the task; an alarm that fires right now wakes it at once.
             if alarm.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
@@ -187,13 +187,13 @@ impl<F: Future<Output = ()>> Future for WatchedStream<F> {
             return Poll::Ready(());
         }
         if !rung && this.pace != Pace::Ends {
-            // Woken by the stream itself, which is how progress looks from here.
+            // Woken by the stream itself, which counts as progress.
             this.since = now;
         }
         if this.poll_stream(now, cx) {
             let Some(tail) = this.tail.clone() else { return Poll::Ready(()) };
             if this.stream.take().is_some() && this.pace == Pace::MayRest {
-                // Its end is no event: from here on it is watched as any other.
+                // The end of an event stream is no event: from here on it is watched like any other.
                 this.pace = Pace::Moves;
             }
             tail.task.register(cx.waker());
@@ -201,7 +201,7 @@ impl<F: Future<Output = ()>> Future for WatchedStream<F> {
                 return Poll::Ready(());
             }
             if !std::mem::replace(&mut this.yielded, true) {
-                // Nearly always the connection sends it next.
+                // The connection nearly always sends it next.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
