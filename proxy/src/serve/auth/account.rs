@@ -1,4 +1,4 @@
-//! Who is signed in, and what anybody may read.
+//! Endpoints about the signed-in user, and the public sign-in page and keys.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
@@ -23,7 +23,7 @@ pub(super) async fn me(exchange: &Exchange, sign_in: &SignIn) -> Result<Response
     Ok(reply::json(StatusCode::OK, &Value::Object(fields(&session))))
 }
 
-/// `GET session`: what `me` says, with groups and times.
+/// `GET session`: the fields of `me`, with groups and times.
 pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let loaded = anybody(exchange, sign_in).await?;
     let session = loaded.session();
@@ -34,7 +34,7 @@ pub(super) async fn session(exchange: &Exchange, sign_in: &SignIn) -> Result<Res
     Ok(reply::json(StatusCode::OK, &Value::Object(fields)))
 }
 
-/// Whoever asks: by a bearer token where tokens are looked at, else by a session.
+/// The identity of the request: by a bearer token where tokens are accepted, else by a session.
 async fn anybody(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     match bearer::find(exchange, sign_in).await? {
         Some(token) => {
@@ -45,7 +45,7 @@ async fn anybody(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSess
     }
 }
 
-/// Whoever's session it is.
+/// The request's live session.
 pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Somebody(session) => session,
@@ -72,7 +72,7 @@ fn fields(session: &LoadedSession) -> Map<String, Value> {
     .collect()
 }
 
-/// `GET sign-in`: a page with a button, for links that should not lead to the provider at once.
+/// `GET sign-in`: a page with a button, for links that should not redirect to the provider at once.
 pub(super) fn sign_in_page(exchange: &Exchange, sign_in: &SignIn) -> Response<Body> {
     let page = SignInPage {
         site: Some(&sign_in.host_text),

@@ -1,4 +1,4 @@
-//! The judgement asked about a request or a person; a refusal is written to the log.
+//! Judges a request or a person, and logs a refusal.
 
 use std::sync::Arc;
 
@@ -21,13 +21,13 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::{self, Malformed};
 use crate::serve::request::question;
 
-/// Who asks, where people sign in, and the cookies that a refusal is to clear; that nobody can say is written down.
+/// The request's session, if any, and the cookies that a refusal must clear; logs a lookup that fails.
 async fn who_asks(exchange: &Exchange) -> Result<(Option<Arc<LoadedSession>>, Vec<HeaderValue>), Refused> {
     let Some(sign_in) = &exchange.snapshot.sign_in else { return Ok((None, Vec::new())) };
     Ok(find(exchange, sign_in).await.inspect_err(|why| refused_before_rules(exchange, why))?)
 }
 
-/// Leave to pass for a request, by the rules of the moment, with its live session if it has one.
+/// The permit for a request by the current rules, with its live session if it has one.
 pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;
     let (session, cookies) = who_asks(exchange).await?;
@@ -53,7 +53,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
     }
 }
 
-/// Who asks, by a bearer token or a session, and the cookies that a refusal is to clear.
+/// The request's session, by a bearer token or a cookie, and the cookies that a refusal must clear.
 async fn find(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -64,12 +64,12 @@ async fn find(
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Somebody(session) => Ok((Some(session), Vec::new())),
         Found::Nobody => Ok((None, Vec::new())),
-        // Nobody is signed in: what needs no session is open all the same.
+        // No session counts; requests that need none pass all the same.
         Found::Conflict => Ok((None, sign_in.cookies.clear_session().to_vec())),
     }
 }
 
-/// Writes down a request that cannot be put to the rules: a bad bearer token, a store that is away, a path of too many readings.
+/// Logs a request refused before the rules: a bad bearer token, an unavailable store, a path with too many readings.
 pub(crate) fn refused_before_rules(exchange: &Exchange, why: &Rejection) {
     if exchange.snapshot.audit_all {
         let Exchange { head, .. } = exchange;
@@ -78,10 +78,10 @@ pub(crate) fn refused_before_rules(exchange: &Exchange, why: &Rejection) {
     }
 }
 
-/// What the audit log says is asked where nobody says it. It is no path, so that `sidegate simulate` does not take it for one.
+/// The audit log's entry for a request without a description. It is no path, so `sidegate simulate` does not take it for one.
 const NOT_DESCRIBED: Asked<'static> = Asked { host: "-", forwarded_host: None, method: "-", path: "(not described)" };
 
-/// Leave to pass for a request of which nobody says what it asks for: only where every rule would give it.
+/// The permit for a request without a description: granted only if every rule would admit it.
 pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<LoadedSession>>, Refused> {
     let snapshot = &exchange.snapshot;
     let (session, cookies) = who_asks(exchange).await?;
@@ -115,8 +115,8 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
     Err(Refused(rejection, cookies))
 }
 
-/// What the lists could name this person by, and what the provider does not say of them: the commonest reason of a refusal.
-/// `omitted`: what it said at the sign-in just now, and does not count.
+/// What the lists could match this person by but the provider does not state: the commonest reason of a refusal.
+/// `omitted`: what it stated at this sign-in but is ignored.
 fn missing(who: &Identity, omitted: &[Omitted]) -> Vec<Missing> {
     let not_counted = omitted.iter().map(|omitted| omitted.what).filter(|what| *what != Omission::Email);
     let not_said = [
@@ -139,7 +139,7 @@ fn in_the_log(missing: &[Missing]) -> String {
     missing.iter().map(|what| format!("; {}", what.in_the_log())).collect()
 }
 
-/// What a refused request is answered, and what the log is told of it.
+/// The answer to a refused request; also logs and counts the refusal.
 fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option<&LoadedSession>) -> Rejection {
     let snapshot = &exchange.snapshot;
     let rule = snapshot.rules.name(refusal.rule);
@@ -172,32 +172,32 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
     }
 }
 
-/// What the audit log says of what is asked.
+/// The request, as the audit log describes it.
 fn asked<'a>(exchange: &'a Exchange, method: &'a str, path: &'a str) -> Asked<'a> {
     let (headers, caller) = (&exchange.head.headers, &exchange.caller);
-    // Without rules the judgement is not told the host.
+    // Without rules the judgement's input has no host.
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let forwarded_host = if caller.trusted { headers::host(headers, caller) } else { None };
     Asked { host, forwarded_host, method, path }
 }
 
-/// Who asks, with what the connection shows beside it.
+/// The principal of the request, with its client certificate.
 fn principal<'a>(exchange: &'a Exchange, who: &'a LoadedSession) -> Principal<'a> {
     Principal { certificate: shown(exchange), ..who.principal() }
 }
 
-/// The certificate that the connection shows, unless it has ended.
+/// The connection's client certificate, unless it has expired.
 pub(super) fn shown(exchange: &Exchange) -> Option<&ClientCertificate> {
     exchange.certificate.as_deref().filter(|certificate| certificate.is_valid(exchange.now))
 }
 
-/// Whether a session of that person may be, by the lists and rules of the moment.
+/// Whether that person may have a session, by the current lists and rules.
 pub(crate) fn admit_session(exchange: &Exchange, session: &LoadedSession) -> Result<(), Rejection> {
     let who = principal(exchange, session);
     admit_person(&exchange.snapshot, &who, &[], !session.is_token(), exchange.origin())
 }
 
-/// Whether a session of that person may begin: some list, or some rule that is not public, could let the person in.
+/// Whether a session may begin: some list, or some rule that is not public, could admit the person.
 pub(super) fn admit_person(
     snapshot: &Snapshot,
     who: &Principal<'_>,
@@ -211,7 +211,7 @@ pub(super) fn admit_person(
     Err(denied(Some(who), None, omitted, NO_RULE, &Why::NotListed, has_session, origin))
 }
 
-/// Somebody whom the rules do not let in: written to the log in the words that operators search for.
+/// A refusal by the rules: logged in the words that operators search for.
 pub(super) fn denied(
     who: Option<&Principal<'_>>,
     asked: Option<Asked<'_>>,
@@ -222,7 +222,7 @@ pub(super) fn denied(
     origin: Origin<'_>,
 ) -> Rejection {
     let name = who.map(|who| name(who.identity)).unwrap_or_default().to_owned();
-    // What the provider does not say of a person is the commonest reason that no list names them.
+    // That the provider does not state something is the commonest reason why no list matches.
     let missing = if why.is_about_lists() {
         who.map(|who| missing(who.identity, omitted)).unwrap_or_default()
     } else {
@@ -235,7 +235,7 @@ pub(super) fn denied(
     Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }
 }
 
-/// The reason as the page tells it: what the person may know, and the operator needs.
+/// The reason as the page shows it: what the person may know, and the operator needs.
 const fn in_short(why: &Why) -> &'static str {
     match why {
         Why::NotListed | Why::NotNamed => "your account is not on its list",
@@ -247,7 +247,7 @@ const fn in_short(why: &Why) -> &'static str {
     }
 }
 
-/// What a person knows themselves by: the vouched email, else the username, else the id.
+/// The name by which people know themselves: the vouched email, else the username, else the id.
 pub(super) fn name(who: &Identity) -> &str {
     [who.email_str(), who.username.as_str(), who.id.as_str()]
         .into_iter()

@@ -1,4 +1,4 @@
-//! Back-channel logout: the provider says that somebody's sessions are over (OpenID Connect Back-Channel Logout 1.0).
+//! Back-channel logout: the provider ends a person's sessions (OpenID Connect Back-Channel Logout 1.0).
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::serve::auth::ending;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 
-/// The longest form that is read, in bytes.
+/// The longest accepted form, in bytes.
 const LONGEST: usize = 16 * 1024;
 
-/// How long it may take to come.
+/// The time limit for the form.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the provider is one that sends logout tokens.
+/// Whether the provider sends logout tokens.
 pub(super) fn is_spoken_by(provider: ProviderKind) -> bool {
     match provider {
         ProviderKind::Entra | ProviderKind::Oidc => true,
@@ -34,7 +34,7 @@ pub(super) fn is_spoken_by(provider: ProviderKind) -> bool {
     }
 }
 
-/// `POST backchannel-logout`: ends the sessions that the token names. Who has no token of the provider's learns nothing.
+/// `POST backchannel-logout`: ends the sessions that the token names. A sender without a valid token learns nothing.
 pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming) -> Result<Response<Body>, Refused> {
     let directory = sign_in.store.directory().ok_or(Rejection::Stateless)?;
     let refuse = |reason: &str| {
@@ -51,7 +51,7 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
         return Err(refuse("logout token: it has come before"));
     }
     let ended = ending::end_all(&sign_in.store, directory, whose, None, exchange.now).await?;
-    // Only now: had the store gone away meanwhile, the provider must be able to send the same one again.
+    // Only now: if the store failed before, the provider must be able to send the same token again.
     directory.note_coming(&once, token.expires_at, exchange.now).await?;
     match ended.first() {
         Some(one) => {
@@ -74,7 +74,7 @@ async fn read(headers: &HeaderMap, body: Incoming) -> Result<Zeroizing<Vec<u8>>,
     read.map(|read| Zeroizing::new(read.to_bytes().to_vec())).map_err(|_| Rejection::InvalidLogoutToken)
 }
 
-/// The one token of a form; `None` where there is none, or more than one.
+/// The single token of a form; `None` if there is none, or more than one.
 fn logout_token(form: &[u8]) -> Option<Secret> {
     let mut tokens = url::form_urlencoded::parse(form).filter(|(name, _)| name == "logout_token");
     match (tokens.next(), tokens.next()) {
@@ -83,7 +83,7 @@ fn logout_token(form: &[u8]) -> Option<Secret> {
     }
 }
 
-/// A session of the provider, where it names one, and else the whole person.
+/// The provider's session, if the token names one, else the person.
 fn whose<'t>(token: &'t LogoutToken, sign_in: &SignIn) -> Option<Whose<'t>> {
     let authority = sign_in.authority;
     match (&token.provider_session, &token.subject) {

@@ -1,4 +1,4 @@
-//! The bearer token of a request: as good as a session, and never beside one.
+//! The bearer token of a request: equivalent to a session, and used instead of one.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::serve::app::SignIn;
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 
-/// Who the request's bearer token is; `None`: it has none, or none is looked at.
+/// The identity of the request's bearer token; `None`: it has none, or tokens are ignored.
 pub(crate) async fn find(exchange: &Exchange, sign_in: &SignIn) -> Result<Option<Arc<LoadedSession>>, Rejection> {
     let Some(bearers) = &sign_in.bearers else { return Ok(None) };
     match presented(&exchange.head.headers) {
@@ -47,20 +47,20 @@ async fn verify(exchange: &Exchange, bearers: &Bearers, token: &str) -> Result<A
     Err(Rejection::Token(challenge))
 }
 
-/// Counts a token that is not accepted, and writes why into the audit log.
+/// Counts a rejected token, and writes the reason to the audit log.
 pub(crate) fn note(exchange: &Exchange, outcome: &'static str, reason: &str) {
     exchange.app.metrics.bearer(outcome);
     audit::token_refused(outcome, reason, exchange.origin());
 }
 
-/// Takes out what was looked at, so that no upstream gets a token that is ours to use. Other schemes stay.
+/// Removes bearer tokens if they are accepted here, so that no upstream gets one meant for us. Other schemes stay.
 pub(crate) fn strip(headers: &mut HeaderMap, sign_in: &SignIn) {
     if sign_in.bearers.is_some() && headers.get_all(AUTHORIZATION).iter().any(is_bearer) {
         headers.remove(AUTHORIZATION);
     }
 }
 
-/// The one token of a request (RFC 6750 §2.1).
+/// The single token of a request (RFC 6750 §2.1).
 fn presented(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     if !headers.get_all(AUTHORIZATION).iter().any(is_bearer) {
         return Ok(None);
@@ -79,7 +79,7 @@ fn presented(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
 
 const SCHEME: &[u8] = b"bearer";
 
-/// Whether a field is of this scheme, however it goes on.
+/// Whether a field has this scheme, whatever follows.
 pub(crate) fn is_bearer(field: &HeaderValue) -> bool {
     let field = field.as_bytes().trim_ascii_start();
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
@@ -93,7 +93,7 @@ fn is_token(text: &str) -> bool {
     !body.is_empty() && body.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
 }
 
-/// Whose tokens are accepted (RFC 9728), where any are.
+/// The accepted issuers (RFC 9728), if any.
 pub(crate) fn metadata(exchange: &Exchange) -> Option<Result<Response<Body>, Refused>> {
     let sign_in = exchange.snapshot.sign_in.as_ref()?;
     let bearers = sign_in.bearers.as_ref()?;

@@ -1,4 +1,4 @@
-//! Ending sessions: all of a person, or all of a session at the provider.
+//! Ends sessions: all of a person, or all of a session at the provider.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use crate::domain::session::{SessionKey, Whose};
 use crate::domain::time::Timestamp;
 use crate::ports::{Directory, LoadedSession, Sessions, StoreUnavailable};
 
-/// How many sessions are ended at a time.
+/// How many sessions are ended concurrently.
 const AT_ONCE: usize = 16;
 
-/// How often the store is asked for more: it tells of some hundreds at a time.
+/// How often the store is asked for more: it lists some hundreds at a time.
 const ROUNDS: usize = 50;
 
-/// Ends all sessions of `whose` but `kept`, and gives those that have ended. A person may have more than a store tells of at a time, and
-/// may sign in anew meanwhile: it is asked until it knows of no other.
+/// Ends all sessions of `whose` except `kept`, and returns those that ended. A person may have more than a store lists at a time, and
+/// may sign in again meanwhile: the store is asked until it lists no others.
 ///
 /// # Errors
-/// [`StoreUnavailable`] where it did not tell, or did not confirm all; what could be ended has ended.
+/// [`StoreUnavailable`]: a list failed, or not every end was confirmed; the sessions that could be ended have ended.
 pub(crate) async fn end_all(
     store: &Arc<dyn Sessions>,
     directory: &dyn Directory,
@@ -43,10 +43,10 @@ pub(crate) async fn end_all(
     failure.map_or(Ok(ended), Err)
 }
 
-/// Ends these sessions, some at a time.
+/// Ends these sessions, a batch at a time.
 ///
 /// # Errors
-/// [`StoreUnavailable`] where it did not confirm all; what could be ended has ended.
+/// [`StoreUnavailable`]: not every end was confirmed; the sessions that could be ended have ended.
 pub(crate) async fn end_each(
     store: &Arc<dyn Sessions>,
     sessions: &[Arc<LoadedSession>],

@@ -1,4 +1,4 @@
-//! Signing in: off to the provider, and back with a code.
+//! Sign-in: the redirect to the provider, and the callback with a code.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,16 +31,16 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers;
 
-/// Marks a request for `login` that we sent to the public origin ourselves.
+/// Marks a request for `login` that we redirected to the public origin.
 const SENT_HERE: &str = "sent";
 
-/// How long a sign-in waits for a provider that has not been read yet.
+/// How long a sign-in waits for the provider's metadata.
 const PROVIDER_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// A session that a new sign-in replaces is ended if it is older than this: a younger one belongs to another tab's sign-in just now.
+/// A replaced session is ended by a new sign-in if it is older than this: a younger one belongs to a sign-in in another tab.
 const REPLACED_AFTER: Duration = Duration::from_secs(60);
 
-/// `GET login?rd=/path`: off to the provider.
+/// `GET login?rd=/path`: redirects to the provider.
 pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let query = exchange.head.uri.query();
     let return_to = query::wanted(query, &exchange.snapshot);
@@ -68,20 +68,20 @@ pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Respo
     Ok(response)
 }
 
-/// Right after a start, or an outage, what the provider publishes may be on its way: people wait for it a little, and hurry it.
+/// Right after a start or an outage the provider's metadata may still be loading: waits a little, and speeds it up.
 async fn wait_for_provider(sign_in: &SignIn) {
-    // Where it does not come in time, what comes next says why.
+    // On a timeout the next step reports the reason.
     let _late = tokio::time::timeout(PROVIDER_WAIT, sign_in.provider.ready()).await;
 }
 
-/// How long ago the person may have signed in, where a rule that says so has sent the browser here.
+/// The maximum age of the sign-in, if a rule that requires one has sent the browser here.
 fn max_age(query: Option<&str>) -> Option<Duration> {
     let text = parameter(query, MAX_AGE).ok().flatten()?;
-    // The rule is asked again after the sign-in: whoever changes this gets in nowhere.
+    // The rule is judged again after the sign-in: changing this value gains nothing.
     text.parse().ok().map(Duration::from_secs)
 }
 
-/// On another host our cookies would not come along to the callback: the browser is sent to the public one, once.
+/// On another host the callback would lack our cookies: redirects the browser to the public one, once.
 fn send_to_public_origin(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -97,7 +97,7 @@ fn send_to_public_origin(
         let (asked, public) = (asked.to_owned(), sign_in.host_text.clone());
         return Err(Rejection::WrongHost { asked, public }.into());
     }
-    // A path is one of the host that was asked.
+    // A path belongs to the requested host.
     let return_to = exchange.snapshot.return_to_on(asked, return_to.as_str());
     let mut to = sign_in.public_origin.clone();
     to.set_path(paths::LOGIN);
@@ -111,14 +111,14 @@ fn send_to_public_origin(
     Ok(Some(reply::redirect(StatusCode::FOUND, to.as_str())))
 }
 
-/// Cookies know no ports, but the return after sign-in does: both must be the same.
+/// Cookies ignore ports, but the return after sign-in does not: host and port must match.
 fn is_host(asked: &str, sign_in: &SignIn) -> bool {
     let default = sign_in.public_origin.port_or_known_default().map(|port| format!(":{port}")).unwrap_or_default();
     asked.eq_ignore_ascii_case(&sign_in.host_text)
         || asked.strip_suffix(&default).is_some_and(|bare| bare.eq_ignore_ascii_case(&sign_in.host_text))
 }
 
-/// Counts visits without a session after callbacks that succeeded; the fifth within a minute is refused.
+/// Counts visits without a session after successful callbacks; refuses the fifth within a minute.
 async fn note_visit(exchange: &Exchange, sign_in: &SignIn, cookies: &HeaderMap) -> Result<Vec<HeaderValue>, Refused> {
     let conflict = match session::find(sign_in, cookies, exchange.now).await? {
         Found::Somebody(..) => return Ok(Vec::new()),
@@ -148,7 +148,7 @@ fn write_visits(sign_in: &SignIn, visits: &Visits) -> Result<HeaderValue, Refuse
     Ok(sign_in.cookies.set_visits(&sealed))
 }
 
-/// `GET callback?code&state`: back from the provider. Every answer deletes the attempt's cookie.
+/// `GET callback?code&state`: the return from the provider. Every response deletes the attempt's cookie.
 pub(super) async fn callback(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let state = parameter(exchange.head.uri.query(), "state").ok().flatten();
     let id = state.as_deref().and_then(AttemptId::of_state);
@@ -166,7 +166,7 @@ pub(super) async fn callback(exchange: &Exchange, sign_in: &SignIn) -> Result<Re
     }
 }
 
-/// The order is the security: the state, the issuer, the provider's error, the code, the policy, and only then a session.
+/// The order matters for security: the state, the issuer, the provider's error, the code, the policy, and only then a session.
 async fn redeem(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -185,7 +185,7 @@ async fn redeem(
     if error.is_none() && code.is_none() {
         return Err(Rejection::InvalidState.into());
     }
-    // A state counts once: of callbacks that come at once one goes on, and none of the others reaches the provider.
+    // A state is valid once: of concurrent callbacks one goes on, and no other reaches the provider.
     if !sign_in.store.take_state(attempt.state(), attempt.started_at + ATTEMPT_LIFETIME, now).await? {
         return stale(exchange, sign_in, "this sign-in has come back before").await;
     }
@@ -211,7 +211,7 @@ async fn redeem(
     Ok(response)
 }
 
-/// A callback opened again, from the history or by going back: whoever is signed in stays so.
+/// A callback opened again, from the history or by going back: an existing session stays.
 async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Response<Body>, Refused> {
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Somebody(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
@@ -223,7 +223,7 @@ async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Respo
     }
 }
 
-/// Whether a session may begin, and the person has proved who they are as lately as it was asked for.
+/// Whether a session may begin, and the person's authentication is as recent as required.
 fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -> Result<(), Refused> {
     let (snapshot, identity, origin) = (&exchange.snapshot, &signed_in.identity, exchange.origin());
     let who = Principal {
@@ -236,7 +236,7 @@ fn admit(exchange: &Exchange, signed_in: &SignedIn, max_age: Option<Duration>) -
     };
     admission::admit_person(snapshot, &who, &signed_in.omitted, false, origin)?;
     let Some(max_age) = max_age else { return Ok(()) };
-    // A provider that asks for no password again would send the browser round for ever.
+    // Otherwise a provider that does not ask for the password again would cause an endless redirect loop.
     if who.proved_at.is_none_or(|at| exchange.now.since(at) > max_age) {
         return Err(admission::denied(Some(&who), None, &[], NO_RULE, &Why::TooOld { max_age }, false, origin).into());
     }
@@ -256,7 +256,7 @@ fn open_attempt(
     attempt.answers_to(state, now).then_some(attempt)
 }
 
-/// A new token at each sign-in, so that none that was planted before it counts after it (session fixation).
+/// Issues a new token at each sign-in, so that one planted before is not valid after it (session fixation).
 async fn start_session(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -283,7 +283,7 @@ async fn start_session(
     Ok(vec![sign_in.cookies.set_session(&token, sign_in.lifetime.absolute.as_secs()), write_visits(sign_in, &visits)?])
 }
 
-/// Writes the reason to the log, in the words that operators search for; the person gets the code.
+/// Logs the reason in the words that operators search for; the person gets the code.
 fn fail(error: &SignInError, exchange: &Exchange, sign_in: &SignIn) -> Refused {
     let (kind, origin) = (sign_in.provider.kind(), exchange.origin());
     match error {
@@ -296,8 +296,8 @@ fn fail(error: &SignInError, exchange: &Exchange, sign_in: &SignIn) -> Refused {
     Rejection::from(error).into()
 }
 
-/// What the seal of an attempt is bound to: its cookie, and who signs in for whom. Deployments that share a secret, and a reload that
-/// changes the provider, take no attempt of the other's.
+/// What the seal of an attempt is bound to: its cookie, and the authority. Deployments that share a secret, and a reload that
+/// changes the provider, accept no attempt of the other's.
 fn seal_of(sign_in: &SignIn, id: &AttemptId) -> Vec<u8> {
     [sign_in.cookies.login_name(id).as_bytes(), b"\0", &sign_in.authority.0].concat()
 }

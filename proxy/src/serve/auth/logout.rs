@@ -1,4 +1,4 @@
-//! Signing out: in this browser, everywhere, and at the provider.
+//! Sign-out: in this browser, everywhere, and at the provider.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers;
 
-/// How many sessions of one request are ended at a time.
+/// How many sessions of one request are ended concurrently.
 const AT_ONCE: usize = 16;
 
 /// `POST logout`: ends every session that the browser sent, and clears the cookie; a form gets a page, a program JSON. With
-/// `?everywhere=true` the person's other sessions end as well, and the browser is led on to sign out at the provider, where that has a
-/// place for it.
+/// `?everywhere=true` it also ends the person's other sessions, and sends the browser to the provider's logout endpoint, if there
+/// is one.
 pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let request = &exchange.head.headers;
     let everywhere = asks_everywhere(exchange.head.uri.query());
@@ -58,14 +58,14 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     Ok(response)
 }
 
-/// Whether it is asked for at all: said twice in different ways, signing out more is the safe reading.
+/// Whether any `everywhere` parameter is `true`: if they differ, ending more is the safe reading.
 fn asks_everywhere(query: Option<&str>) -> bool {
     url::form_urlencoded::parse(query.unwrap_or_default().as_bytes())
         .any(|(name, value)| name == "everywhere" && value == "true")
 }
 
-/// Ends the sessions of all cookies that came along, live or not; gives those that were live, as far as that could be told. Where more
-/// came than are ended, the outcome says so: the real one may be among the rest.
+/// Ends the sessions of all cookies sent, live or not; returns those known to be live. If more were sent than can be ended, the outcome
+/// is an error: the real session may be among the rest.
 async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSession>>, Result<(), StoreUnavailable>) {
     let (store, now) = (&sign_in.store, exchange.now);
     let (tokens, are_all) = sign_in.cookies.tokens_to_end(&exchange.head.headers);
@@ -116,8 +116,8 @@ async fn end_others(
     outcome
 }
 
-/// Where the browser signs out at the provider, with the ID token as a hint whose session it is about. The way back is fixed: nothing
-/// of the request has a say in it.
+/// The provider's logout URL, with the ID token as a hint of the session to end. The return URL is fixed: nothing in the
+/// request can change it.
 fn provider_logout(sign_in: &SignIn, sessions: &[Arc<LoadedSession>]) -> Option<Url> {
     let hint = match sessions {
         [session] if sign_in.vouches_for(session) => id_token(sign_in, session),
@@ -137,7 +137,7 @@ fn way_back(sign_in: &SignIn) -> Url {
     url
 }
 
-/// `GET signed-out`, with a way to sign out at the provider too, where it has one. A link, not a form: `form-action` would stop it.
+/// `GET signed-out`, with a link to sign out at the provider too, if supported. Not a form: `form-action` would block it.
 pub(super) fn signed_out_page(sign_in: &SignIn) -> Response<Body> {
     let onward = sign_in.provider.logout_url(None, &way_back(sign_in));
     let page = SignedOutPage {

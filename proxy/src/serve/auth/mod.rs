@@ -49,7 +49,7 @@ async fn dispatch(exchange: &Exchange, body: Incoming) -> Result<Response<Body>,
     };
     let endpoint = endpoint.filter(there).ok_or(Rejection::NotFound)?;
     endpoint.check(&method)?;
-    // What nobody may ever see must not use up a sign-in, nor make the browser follow its redirect to the provider.
+    // A prefetched page must not use up a sign-in, nor make the browser follow its redirect to the provider.
     if matches!(endpoint, Endpoint::Login | Endpoint::Callback) && headers::is_prefetch(&exchange.head.headers) {
         return Err(Rejection::Prefetch.into());
     }
@@ -124,7 +124,7 @@ impl Endpoint {
         if fits { Ok(()) } else { Err(Rejection::MethodNotAllowed(allowed).into()) }
     }
 
-    /// Its methods, as `Allow` names them.
+    /// Its methods, as `Allow` lists them.
     const fn methods(&self) -> &'static str {
         match self {
             Self::Logout | Self::BackchannelLogout | Self::EndOthers | Self::EndSession(_) => "POST",
@@ -143,12 +143,12 @@ impl Endpoint {
     }
 }
 
-/// What stands behind a folder of endpoints.
+/// The part of a path below a folder.
 fn below<'p>(path: &'p str, folder: &str) -> Option<&'p str> {
     path.strip_prefix(folder)?.strip_prefix('/')
 }
 
-/// An unsafe method must come from our own pages: the browser says so in `Sec-Fetch-Site`, older ones in `Origin`.
+/// An unsafe method must come from our own pages, according to `Sec-Fetch-Site`, or `Origin` from older browsers.
 fn refuse_cross_site(headers: &HeaderMap, method: &Method, sign_in: &SignIn) -> Result<(), Rejection> {
     if method.is_safe() {
         return Ok(());
@@ -180,7 +180,7 @@ mod tests {
         let id = "a1".repeat(16);
         for path in paths::ALL {
             let leads = Endpoint::at(path).is_some();
-            // What pages load is below it; and the other one is asked before these.
+            // Assets are below this path, and forward-auth requests are dispatched before these.
             assert_eq!(leads, ![paths::ASSETS, paths::VERIFY].contains(path), "{path}");
             for near in [format!("{path}/"), format!("{path}x"), path.to_uppercase(), format!("/{path}")] {
                 assert!(Endpoint::at(&near).is_none(), "{near}");
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    /// The templates are pages to be read as such, and write their paths out.
+    /// The templates must read like finished pages, so they contain literal paths.
     #[test]
     fn every_path_in_a_template_is_an_endpoints() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");

@@ -1,4 +1,4 @@
-//! The session of a request: from its cookies to what the store holds.
+//! The session of a request: from its cookies to the store.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 use crate::serve::app::SignIn;
 
-/// What a request's cookies lead to.
+/// The result of a lookup by cookies.
 pub(crate) enum Found {
     /// No live session.
     Nobody,
     /// One live session.
     Somebody(Arc<LoadedSession>),
-    /// Two live sessions, or more cookies than are looked at: somebody else has planted some (cookie tossing). Nobody is signed in, and all
-    /// are to go.
+    /// Two live sessions, or more cookies than are examined: some were planted (cookie tossing). No session counts, and all cookies are
+    /// to be cleared.
     Conflict,
 }
 
-/// Looks up the session of a request. Unreadable cookies beside a good one do not count.
+/// Finds the session of a request. Unreadable cookies beside a valid one are ignored.
 pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
     let mut found = Found::Nobody;
     let Ok(tokens) = sign_in.cookies.tokens(headers) else {
@@ -34,7 +34,7 @@ pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) 
             None => sign_in.store.load(&token, now).await?,
         };
         let session = match session.filter(|session| sign_in.vouches_for(session)) {
-            // In a box, so that what renews a session does not enlarge the future of every request.
+            // In a box, so that session renewal does not enlarge the future of every request.
             Some(session) if session.is_due(now) => Box::pin(sign_in.renewing.attend(session, now)).await,
             other => other,
         };

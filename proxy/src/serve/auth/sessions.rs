@@ -1,4 +1,4 @@
-//! People see their own sessions, and end them.
+//! Lists a person's own sessions, and ends them.
 
 use std::sync::Arc;
 
@@ -24,10 +24,10 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers;
 
-/// How many sessions a list shows: the newest.
+/// The most sessions in a list: the newest.
 const LISTED: usize = 100;
 
-/// `GET sessions`: the person's live sessions, the newest first; a page for people, JSON for programs.
+/// `GET sessions`: the person's live sessions, newest first; HTML for browsers, JSON for programs.
 pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
     let mine = current(exchange, sign_in).await?;
     let (all, more) = of_person(sign_in, &mine, exchange.now).await?;
@@ -46,7 +46,7 @@ pub(super) async fn list(exchange: &Exchange, sign_in: &SignIn) -> Result<Respon
     Ok(reply::json(StatusCode::OK, &json!({ "sessions": sessions })))
 }
 
-/// The newest sessions of a person, with this one among them, and whether there are more.
+/// The newest sessions of a person, this one included, and whether there are more.
 async fn of_person(
     sign_in: &SignIn,
     mine: &Arc<LoadedSession>,
@@ -92,8 +92,8 @@ fn fields(session: &LoadedSession, row: &SessionRow) -> serde_json::Value {
     })
 }
 
-/// `DELETE sessions/{id}`, and `POST sessions/{id}/end` for forms: one of the person's own. Others' are as unknown as those that are not
-/// there.
+/// `DELETE sessions/{id}`, and `POST sessions/{id}/end` for forms: ends one of the person's own. Other people's ids are answered like
+/// unknown ones.
 pub(super) async fn end_one(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -112,7 +112,7 @@ pub(super) async fn end_one(
     };
     let cleared = if is_current { sign_in.cookies.clear_session() } else { &[] };
     let Some(session) = session else {
-        // A button pressed twice, or in an old page: the list no longer shows what is gone.
+        // A button pressed twice, or on an old page: the list no longer shows that session.
         return if for_people { Ok(see(paths::SESSIONS)) } else { Err(Rejection::NotFound.into()) };
     };
     if let Err(error) = sign_in.store.end(&session).await {
@@ -135,7 +135,7 @@ pub(super) async fn end_one(
     Ok(response)
 }
 
-/// `DELETE sessions`, and `POST sessions/end-others` for forms: all of the person but this one.
+/// `DELETE sessions`, and `POST sessions/end-others` for forms: ends all the person's sessions except this one.
 pub(super) async fn end_others(
     exchange: &Exchange,
     sign_in: &SignIn,

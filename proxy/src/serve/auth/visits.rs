@@ -1,4 +1,4 @@
-//! Finds sign-in loops: a browser that signs in again and again because its session cookie does not come back.
+//! Detects sign-in loops: a browser that signs in repeatedly because its session cookie does not come back.
 
 use std::time::Duration;
 
@@ -6,29 +6,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::time::Timestamp;
 
-/// Visits within this time count.
+/// Visits within this time are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// The visit that is refused.
 const MOST: usize = 5;
 
-/// What a browser remembers of its visits to `login`, in a sealed cookie.
+/// A browser's visits to `login`, kept in a sealed cookie.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Visits {
     /// Whether a callback has succeeded since the last visit.
     signed_in: bool,
-    /// When it came to `login` without a session after a callback that had succeeded.
+    /// When it came to `login` without a session after a successful callback.
     returned: Vec<Timestamp>,
 }
 
 impl Visits {
-    /// Notes a callback that succeeded.
+    /// Records a successful callback.
     pub(crate) const fn note_sign_in(&mut self) {
         self.signed_in = true;
     }
 
-    /// Notes that the browser comes to `login` without a session. Tabs that are merely open do not count, since no callback succeeded
-    /// between their visits. Whether this is the fifth time within a minute.
+    /// Records a visit to `login` without a session, and returns whether it is the fifth within a minute. Tabs that are merely open do not
+    /// count, since no callback succeeded between their visits.
     pub(crate) fn note_visit(&mut self, now: Timestamp) -> bool {
         self.returned.retain(|at| now.since(*at) < WINDOW);
         if std::mem::take(&mut self.signed_in) {

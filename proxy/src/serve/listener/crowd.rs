@@ -1,4 +1,4 @@
-//! The connections of clients that are open, and which of them go where there are too many.
+//! The open client connections, and which of them are closed when there are too many.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,24 +13,24 @@ use tokio::time::Instant;
 use crate::serve::watch::memory::Memory;
 use crate::serve::watch::{Standing, Watch};
 
-/// How long a connection may be silent before it goes for another's sake, while all places are taken.
+/// How long a connection must be silent before it may be closed to make room, while all places are taken.
 const SILENT: Duration = Duration::from_millis(500);
-/// How long one that carried a request may rest until then.
+/// The same for an idle connection that has carried a request.
 const RESTED: Duration = Duration::from_secs(5);
-/// A connection this young that holds nothing but its first buffers is let be: it may be somebody who is about to sign in.
+/// A silent connection this young that holds only its first buffers is spared: its client may be about to sign in.
 const YOUNG: Duration = Duration::from_secs(1);
-/// A first request has been judged by then: a store is asked for no longer than a quarter of a second.
+/// By then a first request has been judged: the store is asked for at most a quarter of a second.
 const JUDGED: Duration = Duration::from_millis(300);
-/// Somebody let in who holds more than this, in bytes, goes before others have to wait.
+/// An admitted client that holds more than this, in bytes, is closed before others have to wait.
 const LARGE: usize = 1024 * 1024;
-/// While all places are taken, one connection of so many goes at a time.
+/// While all places are taken, one in this many connections is closed at a time.
 const PART: usize = 16;
 /// How often the log says that connections are closed to make room.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// How often memory is looked at while room is being made.
+/// The pause between checks of memory while room is being made.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Connections that are open.
+/// The open connections.
 pub(crate) struct Crowd {
     memory: Arc<Memory>,
     members: Mutex<HashMap<u64, Arc<Watch>>>,
@@ -40,16 +40,16 @@ pub(crate) struct Crowd {
     warned_of_proxy_protocol: Mutex<Option<Instant>>,
 }
 
-/// In which order connections go: those who were let in come last.
+/// The order in which connections are closed: those of admitted clients last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
-    /// Nobody who was let in, and nothing in flight: silent, or with half a head.
+    /// Not admitted, nothing in flight: silent, or with part of a head.
     Silent,
-    /// Nobody who was let in, with requests that do not come to their end.
+    /// Not admitted, with requests in flight.
     Strangers,
-    /// Somebody who was let in, with nothing in flight.
+    /// Admitted, nothing in flight.
     Resting,
-    /// Requests of somebody who was let in.
+    /// Admitted, with requests in flight.
     Busy,
 }
 
@@ -74,7 +74,7 @@ fn is_due(warned: &Mutex<Option<Instant>>) -> bool {
     due
 }
 
-/// A place in the crowd, until it is dropped.
+/// A connection's membership, until dropped.
 pub(crate) struct Place<'c> {
     crowd: &'c Crowd,
     number: u64,
@@ -87,7 +87,7 @@ impl Drop for Place<'_> {
 }
 
 impl Crowd {
-    /// `shed` counts connections that went for others' sake.
+    /// `shed` counts connections closed to make room.
     pub(crate) fn new(memory: Arc<Memory>, shed: Counter) -> Self {
         Self {
             memory,
@@ -113,7 +113,7 @@ impl Crowd {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of up to a rank, in the order in which they go; and how many bytes those hold who are on their way out.
+    /// Connections up to a rank, in the order in which they are closed; and how many bytes those hold that are being closed already.
     fn queue(&self, last: Rank) -> (Vec<(Rank, Standing, Arc<Watch>)>, usize) {
         let now = Instant::now();
         let members = self.members();
@@ -125,14 +125,14 @@ impl Crowd {
         drop(members);
         let leaving = leaving.iter().map(|(_, standing, _)| standing.held).sum();
         queue.retain(|(rank, ..)| *rank <= last);
-        // Those who sent much first; of them the longest at rest; of those with requests in flight, the one that holds most.
+        // First those that sent much; then the longest idle; of those with requests in flight, the one that holds most.
         queue.sort_by_key(|(rank, standing, _)| {
             (*rank, std::cmp::Reverse((standing.grown && !standing.busy, standing.rests, standing.held)))
         });
         (queue, leaving)
     }
 
-    /// All places are taken: who has long been silent makes room.
+    /// All places are taken: closes connections that were silent for long.
     pub(crate) fn make_places(&self) {
         let most = self.members().len() / PART + 1;
         let goes = |(rank, standing, _): &(Rank, Standing, Arc<Watch>)| match rank {
@@ -150,19 +150,19 @@ impl Crowd {
         }
     }
 
-    /// Makes room in memory: who holds it longest without being let in goes first; of those let in, who holds most, where nobody else is
-    /// left.
+    /// Makes room in memory: closes first the longest idle connections not admitted; last, if no others are left, admitted ones with
+    /// requests in flight, those that hold most first.
     pub(crate) fn make_room(&self) {
         if self.memory.excess() + self.memory.wanted() == 0 {
             return;
         }
         let (queue, mut freed) = self.queue(Rank::Busy);
-        // Looked at behind the queue: what somebody gives back in between must not be made up for by others.
+        // Read after the queue: what a connection frees in between must not be freed again by others.
         let (excess, wanted, overdraft) = (self.memory.excess(), self.memory.wanted(), self.memory.overdraft());
         let mut gone = 0_usize;
         for (rank, standing, watch) in queue {
             let enough = match rank {
-                // What has not come to its end makes room for what may.
+                // An incomplete head makes room for waiting ones.
                 Rank::Silent => excess + wanted,
                 Rank::Busy if standing.held < LARGE => overdraft,
                 Rank::Strangers | Rank::Resting | Rank::Busy => excess,
@@ -175,7 +175,7 @@ impl Crowd {
             }
             let is_young = match rank {
                 Rank::Silent => standing.rests < YOUNG,
-                // Its first request may be that of somebody signed in, and not judged yet.
+                // Its first request may belong to a session, and may not be judged yet.
                 Rank::Strangers => standing.age < JUDGED,
                 Rank::Resting | Rank::Busy => false,
             };
@@ -200,15 +200,15 @@ impl Crowd {
         self.shed.inc();
     }
 
-    /// Not more often than [`WARN_EVERY`].
+    /// At most once in [`WARN_EVERY`].
     fn warn(&self, why: &str) {
         if is_due(&self.warned) {
             tracing::warn!("{why}: the slowest connections are closed; sidegate_connections_shed_total counts them");
         }
     }
 
-    /// A connection from one of `PROXY_PROTOCOL_FROM` does not begin with it. Not more often than [`WARN_EVERY`]; load balancers that only
-    /// look whether the port is open close it at once, which is no error.
+    /// Warns that a connection from one of `PROXY_PROTOCOL_FROM` does not begin with it, at most once in [`WARN_EVERY`]. A load balancer's
+    /// check whether the port is open closes the connection at once, which is no error.
     pub(crate) fn warn_of_proxy_protocol(&self, peer: IpAddr, error: &io::Error) {
         if error.kind() == io::ErrorKind::InvalidData && is_due(&self.warned_of_proxy_protocol) {
             tracing::warn!(
@@ -219,12 +219,12 @@ impl Crowd {
         }
     }
 
-    /// Makes room whenever there is too little; for ever.
+    /// Makes room whenever there is too little; never ends.
     pub(crate) async fn keep_room(&self) {
         loop {
             self.memory.pressed().await;
             self.make_room();
-            // Who was sent away goes a moment later.
+            // A closed connection frees its memory a moment later.
             tokio::time::sleep(PAUSE).await;
         }
     }

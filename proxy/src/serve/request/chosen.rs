@@ -1,12 +1,12 @@
-//! The names under which operators have upstreams told who somebody is, in any table: no client may say them, to any upstream.
+//! The names of identity fields that operators configure for any upstream: no client may set them, for any upstream.
 
 use http::{HeaderMap, HeaderName};
 
-/// Names that no client may say, each sign but letters and digits read as `-`.
+/// Names that no client may set; all characters but letters and digits are read as `-`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChosenNames {
     names: Vec<String>,
-    /// Whether whatever begins with `impersonate-` is among them.
+    /// Whether all names that begin with `impersonate-` are among them.
     impersonation: bool,
 }
 
@@ -22,7 +22,7 @@ impl ChosenNames {
         self.names.is_empty() && !self.impersonation
     }
 
-    /// Takes them out, in any spelling.
+    /// Removes these fields, in any spelling.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         let is_one = |name: &&HeaderName| {
             let name = folded(name.as_str());
@@ -35,7 +35,7 @@ impl ChosenNames {
     }
 }
 
-/// A name as servers read it that hand headers on as variables: they write one sign for all others.
+/// A name as read by servers that pass header fields as variables: they replace all other characters by one.
 fn folded(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }

@@ -1,5 +1,5 @@
-//! WebSockets over HTTP/2: a `CONNECT` that names its protocol (RFC 8441) is made the upgrade that it means, so that it is judged and
-//! passed on as one.
+//! WebSockets over HTTP/2: turns an extended `CONNECT` (RFC 8441) into the equivalent upgrade request, so that it is judged and
+//! forwarded as one.
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -13,20 +13,20 @@ const WEBSOCKET: &str = "websocket";
 static SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 static SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
-/// What a key is answered with (RFC 6455 §1.3).
+/// Appended to a key to compute the accept value (RFC 6455 §1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The answer to our key by which an upstream shows that it has understood.
+/// The accept value by which an upstream confirms our key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Expected(HeaderValue);
 
-/// Makes the head of a WebSocket over HTTP/2 that of a `GET` which asks for the upgrade, with a key of our own: over HTTP/2 there is none.
-/// Whether it was one; every other `CONNECT` stays as it is, and is refused.
+/// Turns the head of a WebSocket over HTTP/2 into a `GET` that asks for the upgrade, with a key of ours, since HTTP/2 has none. Returns
+/// whether it was one; every other `CONNECT` stays unchanged, and is refused.
 pub(crate) fn make_upgrade(head: &mut Parts) -> bool {
     let is_one = head.version == Version::HTTP_2
         && head.method == Method::CONNECT
         && head.extensions.get::<Protocol>().is_some_and(|protocol| protocol.as_str() == WEBSOCKET)
-        // `:scheme` and `:path` must be there (RFC 8441 §4).
+        // `:scheme` and `:path` are required (RFC 8441 §4).
         && head.uri.scheme().is_some()
         && head.uri.path().starts_with('/');
     if !is_one {
@@ -48,14 +48,14 @@ pub(crate) fn is_websocket(head: &Parts) -> bool {
     head.version == Version::HTTP_2 && head.extensions.get::<Expected>().is_some()
 }
 
-/// Whether an upstream's answer is one to our key; to a client's own key the client itself looks.
+/// Whether an upstream's response accepts our key; a client's own key is checked by the client.
 pub(crate) fn is_accepted(head: &Parts, answered: &HeaderMap) -> bool {
     let Some(Expected(expected)) = head.extensions.get() else { return true };
     let mut said = answered.get_all(&SEC_WEBSOCKET_ACCEPT).iter();
     said.next() == Some(expected) && said.next().is_none()
 }
 
-/// Takes out of an answer what was between us and the upstream alone.
+/// Removes from a response what concerns only us and the upstream.
 pub(crate) fn strip_answer(answered: &mut HeaderMap) {
     answered.remove(&SEC_WEBSOCKET_ACCEPT);
 }

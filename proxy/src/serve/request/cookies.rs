@@ -11,19 +11,19 @@ use crate::domain::login::{ATTEMPT_LIFETIME, AttemptId};
 use crate::domain::session::SessionToken;
 use crate::serve::settings::CookieSettings;
 
-/// How many sign-ins one browser may have under way.
+/// The most sign-ins that one browser may have in progress.
 const ATTEMPTS_MOST: usize = 8;
 
-/// What all of a browser's login cookies may take, names included, in bytes: more would push requests over common header limits.
+/// The most bytes of a browser's login cookies, names included: more would push requests over common header limits.
 const ATTEMPTS_BYTES: usize = 6 * 1024;
 
-/// How many different session cookies of one request are looked at.
+/// How many different session cookies of one request are examined.
 const TOKENS_MOST: usize = 8;
 
 /// How many different ones a logout ends: more than browsers keep for a site and its parent domains together.
 const ENDED_MOST: usize = 256;
 
-/// More different session cookies than are looked at: somebody has planted most of them, and none counts.
+/// More different session cookies than are examined: most of them were planted, and all are ignored.
 pub(crate) struct TooManyTokens;
 
 /// The cookies of one public origin.
@@ -57,8 +57,8 @@ impl Cookies {
     /// The different session tokens that the browser sent, in order.
     ///
     /// # Errors
-    /// [`TooManyTokens`]: a sibling host can plant cookies with deeper paths, which browsers send first. Were only the first ones looked at,
-    /// the planted would be all that is seen, and nobody would notice that there are others.
+    /// [`TooManyTokens`]: a sibling host can plant cookies with deeper paths, which browsers send first. If only the first were examined,
+    /// they could all be planted ones, and the real one would go unnoticed.
     pub(crate) fn tokens(&self, headers: &HeaderMap) -> Result<Vec<SessionToken>, TooManyTokens> {
         let mut found: Vec<SessionToken> = Vec::new();
         for text in values(headers, &self.session.name) {
@@ -70,7 +70,7 @@ impl Cookies {
                 return Err(TooManyTokens);
             }
             if found.is_empty() {
-                // Mostly there is one.
+                // Usually there is one.
                 found.reserve_exact(1);
             }
             found.push(token);
@@ -78,7 +78,7 @@ impl Cookies {
         Ok(found)
     }
 
-    /// The same for a logout, which ends whatever was sent, and whether these are all.
+    /// The same for a logout, which ends every session sent; and whether these are all.
     pub(crate) fn tokens_to_end(&self, headers: &HeaderMap) -> (Vec<SessionToken>, bool) {
         let (mut seen, mut tokens) = (HashSet::new(), Vec::new());
         for text in values(headers, &self.session.name).filter(|text| seen.insert(*text)) {
@@ -91,7 +91,7 @@ impl Cookies {
         (tokens, true)
     }
 
-    /// What a session cookie takes beside its value, in bytes, however long it lasts.
+    /// The size of a session cookie without its value, in bytes, for any lifetime.
     pub(crate) fn beside_session(&self) -> usize {
         const LONGEST: u64 = 400 * 86_400;
         self.session_cookie("", LONGEST).len()
@@ -110,17 +110,17 @@ impl Cookies {
         }
     }
 
-    /// The domain that the session cookie is for; `None`: the public host alone.
+    /// The domain of the session cookie; `None`: the public host only.
     pub(crate) fn domain(&self) -> Option<&str> {
         self.session.domain.as_deref()
     }
 
-    /// Expires the session cookie, for this host and for every parent domain: one set there by somebody else goes with it.
+    /// Expires the session cookie for this host and every parent domain, including one planted there by another host.
     pub(crate) fn clear_session(&self) -> &[HeaderValue] {
         &self.clearing
     }
 
-    /// What the login cookie of attempt `id` is called; also what its seal is bound to.
+    /// The name of the login cookie of attempt `id`; its seal is bound to the name.
     pub(crate) fn login_name(&self, id: &AttemptId) -> String {
         format!("{}{}", self.login_prefix, id.as_str())
     }
@@ -159,22 +159,22 @@ impl Cookies {
         value(&self.plain(&self.login_name(id), "", 0))
     }
 
-    /// What the cookie that finds sign-in loops is called; also what its seal is bound to.
+    /// The name of the cookie that detects sign-in loops; its seal is bound to the name.
     pub(crate) fn visits_name(&self) -> &str {
         &self.visits
     }
 
-    /// The sealed cookie that finds sign-in loops.
+    /// The sealed cookie that detects sign-in loops.
     pub(crate) fn visits<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
         values(headers, &self.visits).next()
     }
 
-    /// Sets (or with empty text expires) the cookie that finds sign-in loops.
+    /// Sets (or with empty text expires) the cookie that detects sign-in loops.
     pub(crate) fn set_visits(&self, sealed: &str) -> HeaderValue {
         value(&self.plain(&self.visits, sealed, if sealed.is_empty() { 0 } else { 120 }))
     }
 
-    /// Takes our cookies out of a request's `Cookie`; the rest stays as it was written.
+    /// Removes our cookies from a request's `Cookie`; the rest stays as written.
     pub(crate) fn strip_request(&self, headers: &mut HeaderMap) {
         let Entry::Occupied(mut field) = headers.entry(COOKIE) else { return };
         let text = field.get();
@@ -199,8 +199,8 @@ impl Cookies {
         };
     }
 
-    /// Drops an upstream's `Set-Cookie` for our names: it could sign somebody in as another. A cookie without a name counts by its
-    /// value, since that alone is what browsers send back: `=session_token=x` comes as `session_token=x` (RFC 6265bis §5.6, §5.8.3).
+    /// Drops an upstream's `Set-Cookie` for our names: it could replace the session. A cookie without a name is matched by its value,
+    /// which is all that browsers send back: `=session_token=x` returns as `session_token=x` (RFC 6265bis §5.6, §5.8.3).
     pub(crate) fn strip_response(&self, headers: &mut HeaderMap) {
         let ours = |value: &HeaderValue| {
             let pair = value.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
@@ -261,17 +261,17 @@ fn value(cookie: &Cookie<'_>) -> HeaderValue {
 
 /// Each cookie's name and value, as sent; a value in quotes loses them (RFC 6265 §5.2 keeps them, old clients add them).
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    // Pair by pair: another application's cookie that is no UTF-8 must not hide ours.
+    // Pair by pair: another application's cookie that is not UTF-8 must not hide ours.
     raw_pairs(headers).filter_map(|pair| read_pair(pair))
 }
 
-/// A pair without the blanks and `=` before it, behind which what is taken for a name may hide.
+/// A pair without leading blanks and `=`, behind which a name of ours could hide.
 fn strip_nameless(pair: &[u8]) -> &[u8] {
     let start = pair.iter().position(|b| *b > b' ' && *b != b'=' && *b != 0x7f).unwrap_or(pair.len());
     pair.get(start..).unwrap_or_default()
 }
 
-/// A name without the signs at its ends that browsers or servers leave away: blanks, control characters, quotes.
+/// A name without the characters that browsers or servers strip at its ends: blanks, control characters, quotes.
 fn plain_name(name: &[u8]) -> &[u8] {
     let odd = |b: &u8| *b <= b' ' || *b == 0x7f || *b == b'"';
     let start = name.iter().position(|b| !odd(b)).unwrap_or(name.len());
@@ -283,7 +283,7 @@ fn raw_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     headers.get_all(COOKIE).iter().flat_map(|field| split(field.as_bytes()))
 }
 
-/// A field's pairs, blanks and all.
+/// A field's pairs, with their blanks.
 fn split(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(field);
     std::iter::from_fn(move || {
@@ -309,7 +309,7 @@ fn read_value(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(bare).ok()
 }
 
-/// The values of the cookies of one name. Others are passed over before they are read any closer.
+/// The values of all cookies of one name. Others are skipped before they are parsed.
 fn values<'h>(headers: &'h HeaderMap, wanted: &str) -> impl Iterator<Item = &'h str> {
     raw_pairs(headers).filter_map(move |pair| {
         let rest = pair.trim_ascii_start().strip_prefix(wanted.as_bytes())?;

@@ -1,12 +1,12 @@
-//! What a client could say of itself to a Kubernetes API server, taken out where that is asked to act as the person whom we know.
+//! Removes a client's own credentials for a Kubernetes API server, where that is asked to impersonate the session's person.
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 
-/// In the place of a WebSocket's protocol an API server takes a bearer token, since browsers can set no other field there.
+/// An API server accepts a bearer token as a WebSocket subprotocol, since browsers can set no other field there.
 const TOKEN_AS_PROTOCOL: &[u8] = b"base64url.bearer.authorization.k8s.io.";
 
-/// Takes out whatever the server could take for its client's own name or credential.
+/// Removes every field that the server could take for its client's name or credential.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
     let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_name(name.as_str())).cloned().collect();
@@ -16,7 +16,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
     strip_protocols(headers);
 }
 
-/// Whether a field tells who somebody is, every sign read as `-`. `X-Remote-…` counts where the certificate is a front proxy's.
+/// Whether a field carries an identity, other characters read as `-`. `X-Remote-…` counts if our certificate is a front proxy's.
 fn is_name(name: &str) -> bool {
     let folded = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
     ["impersonate-", "x-remote-"].iter().any(|prefix| {

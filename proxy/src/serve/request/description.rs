@@ -1,4 +1,4 @@
-//! What a proxy in front says of a request that it asks about (forward-auth): read in one way, or not at all.
+//! How a proxy in front describes the request that it asks about (forward-auth): read in one way, or not at all.
 
 use std::borrow::Cow;
 
@@ -20,33 +20,33 @@ const X_ORIGINAL_METHOD: &str = "x-original-method";
 const X_FORWARDED_URI: &str = "x-forwarded-uri";
 const X_FORWARDED_METHOD: &str = "x-forwarded-method";
 
-/// The fields that describe a request and nothing else, so that each is there once and in this spelling.
+/// The header fields that only describe a request: each at most once and in exactly this spelling.
 const DESCRIBING: [&str; 5] = [X_ORIGINAL_URI, X_ORIGINAL_URL, X_ORIGINAL_METHOD, X_FORWARDED_URI, X_FORWARDED_METHOD];
 
-/// Why nobody can say what is asked for.
+/// Why a description is unusable.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum BadDescription {
-    /// A field is there twice.
+    /// A field occurs twice.
     #[error("{0} is there more than once: the proxy in front must set it, and drop what its clients send")]
     Twice(&'static str),
-    /// A field is spelled as some servers read it and others do not.
+    /// A field has a spelling that some servers take for the usual one and others do not.
     #[error("a header that tells who somebody is, or what is asked for, has `_` or another sign in place of `-`")]
     OddSpelling,
-    /// A field says nothing that could be meant.
+    /// A field has no valid value.
     #[error("{0} cannot be read")]
     Unreadable(&'static str),
-    /// A field is missing without which some rule cannot be asked.
+    /// A field is missing that some rule needs.
     #[error("{0} is missing, and {1}: the proxy in front must set it")]
     Missing(&'static str, &'static str),
-    /// Two descriptions differ: one of them is a client's own.
+    /// Two descriptions differ: one of them may come from a client.
     #[error(
         "two descriptions of the request differ in its {0}: the proxy in front must drop the one that it does not set itself"
     )]
     Differs(&'static str),
-    /// A method that is never passed on.
+    /// A method that is never forwarded.
     #[error("TRACE and CONNECT are never passed on")]
     Method,
-    /// A header names another method than the request has.
+    /// A header field names another method than the request's.
     #[error(
         "a header names another method, and rules name methods: the proxy in front must drop X-HTTP-Method-Override and its kin"
     )]
@@ -62,35 +62,35 @@ pub(crate) enum BadDescription {
     /// The path's readings lead to different upstreams.
     #[error("servers read the path differently, and the rules lead the readings to different upstreams")]
     Upstreams,
-    /// The header fields are there in both of the forms that Envoy knows.
+    /// The header fields come in both of the forms that Envoy knows.
     #[error("the header fields come both as `headers` and as `header_map`")]
     TwoMaps,
-    /// Fields of one name were made one, and hide what has to be taken out.
+    /// Fields of one name were merged, which hides parts that must be removed.
     #[error("{0} came more than once and was made one with commas: set `encode_raw_headers` in Envoy's ext_authz")]
     Merged(&'static str),
-    /// The request's own body comes along.
+    /// The request's own body is included.
     #[error("the request's body comes along: leave `with_request_body` out of Envoy's ext_authz")]
     Body,
-    /// More than a request may have that is forwarded.
+    /// Larger than a forwarded request may be.
     #[error("its header fields are larger than LIMIT_HEADER_BYTES")]
     TooLarge,
 }
 
-/// A request that somebody else received and asks about.
+/// A request that another proxy received and asks about.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Description {
     method: Method,
     target: PathAndQuery,
-    /// Its host, where that is not the one of the request that asks.
+    /// Its host, if it differs from that of the asking request.
     host: Option<HeaderValue>,
 }
 
 impl Description {
-    /// Reads what a request to [`VERIFY`] describes; `None`: nothing. Only what a trusted proxy says counts, so ask only where the caller
-    /// is one. What a rule looks at must be said: a proxy that does not say it lets its clients say it.
+    /// Reads what a request to [`VERIFY`] describes; `None`: nothing. Call it only if the caller is a trusted proxy: only those are
+    /// believed. What a rule needs must be described: a proxy that omits it lets its clients supply it.
     ///
     /// # Errors
-    /// [`BadDescription`]: there is a description, and it cannot be relied on.
+    /// [`BadDescription`]: there is a description, and it is unreliable.
     pub(crate) fn read(head: &Parts, caller: &Caller, rules: &Rules) -> Result<Option<Self>, BadDescription> {
         check_names(&head.headers)?;
         let all = [Said::original(&head.headers)?, Said::forwarded(&head.headers, caller)?, Said::behind(head)?];
@@ -119,7 +119,7 @@ impl Description {
         Ok(Some(Self { method, target, host }))
     }
 
-    /// Makes the head that asks the head that is asked about. Its own description is gone, so that it is read once.
+    /// Replaces the asking head by the described one. Removes the description, so that it is read only once.
     pub(crate) fn replace(self, head: &mut Parts) {
         head.method = self.method;
         head.uri = Uri::from(self.target);
@@ -132,28 +132,28 @@ impl Description {
     }
 }
 
-/// Whether a path is where proxies in front ask: in this spelling, whatever stands behind it.
+/// Whether a path is the forward-auth endpoint: exactly this spelling, with or without a path after it.
 pub(crate) fn is_asked_at(path: &str) -> bool {
     path.strip_prefix(VERIFY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether a request for [`VERIFY`] has a path behind it.
+/// Whether a path after [`VERIFY`] describes the request.
 pub(crate) fn is_in_path(path: &str) -> bool {
     path.strip_prefix(VERIFY).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether a head describes something, whoever says it.
+/// Whether a head contains a description, from any sender.
 pub(crate) fn describes(head: &Parts) -> bool {
     is_in_path(head.uri.path()) || DESCRIBING.iter().any(|name| head.headers.contains_key(*name))
 }
 
-/// How the fields of one kind of description are called.
+/// The header field names of one kind of description.
 #[derive(Clone, Copy)]
 struct Names {
     target: &'static str,
     method: &'static str,
     host: &'static str,
-    /// Whether proxies that describe requests in this way ask by a `Host` of their own.
+    /// Whether proxies that use this kind send a `Host` of their own when they ask.
     needs_host: bool,
 }
 
@@ -163,7 +163,7 @@ const FORWARDED: Names =
     Names { target: "X-Forwarded-Uri", method: "X-Forwarded-Method", host: "X-Forwarded-Host", needs_host: true };
 const BEHIND: Names = Names { target: "the path", method: "the method", host: "Host", needs_host: false };
 
-/// What one kind of description says.
+/// One kind of description, as read.
 struct Said<'h> {
     names: Names,
     target: Option<PathAndQuery>,
@@ -208,12 +208,12 @@ impl<'h> Said<'h> {
             .map(|text| target(text, FORWARDED.target))
             .transpose()?;
         let method = method(headers, X_FORWARDED_METHOD, FORWARDED.method)?;
-        // Many a proxy sends this one with every request: where it cannot be read, that is odd whatever else there is.
+        // Many proxies send this field with every request: an unreadable one is an error in any case.
         let host = headers::forwarded_host(headers, caller).map_err(|_| BadDescription::Unreadable(FORWARDED.host))?;
         Ok(Self::of(FORWARDED, uri, method, host.map(Cow::Borrowed)))
     }
 
-    /// What stands behind [`VERIFY`], by the method of the request that asks.
+    /// The path after [`VERIFY`], with the method of the asking request.
     fn behind(head: &'h Parts) -> Result<Option<Self>, BadDescription> {
         let whole = head.uri.path_and_query().map_or("", PathAndQuery::as_str);
         let Some(text) = whole.strip_prefix(VERIFY).filter(|rest| rest.starts_with('/')) else { return Ok(None) };
@@ -235,14 +235,14 @@ impl<'h> Said<'h> {
     }
 }
 
-/// Each field that tells who somebody is, or what is asked for, is in its own spelling: servers behind the proxy in front may read another
-/// one as the same, and few proxies drop it.
+/// Checks that each field with an identity or a description has its usual spelling: servers behind the proxy in front may read
+/// another one as the same, and few proxies drop it.
 fn check_names(headers: &HeaderMap) -> Result<(), BadDescription> {
     let odd = headers.keys().any(|name| headers::is_odd_spelling(name.as_str()));
     if odd { Err(BadDescription::OddSpelling) } else { Ok(()) }
 }
 
-/// The one value of a field.
+/// The single value of a field.
 fn field<'h>(headers: &'h HeaderMap, name: &str, shown: &'static str) -> Result<Option<&'h str>, BadDescription> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -252,15 +252,15 @@ fn field<'h>(headers: &'h HeaderMap, name: &str, shown: &'static str) -> Result<
     }
 }
 
-/// A request's target as it stands in the request line: a path with its query, or `*`.
+/// A target as in the request line: a path with its query, or `*`.
 pub(crate) fn target(text: &str, shown: &'static str) -> Result<PathAndQuery, BadDescription> {
-    // A fragment is dropped by some readers, and part of the path for others.
+    // Some readers drop a fragment, others take it as part of the path.
     let fits = (text.starts_with('/') || text == "*") && !text.contains('#');
     let read = PathAndQuery::try_from(text).ok().filter(|read| fits && read.as_str() == text);
     read.ok_or(BadDescription::Unreadable(shown))
 }
 
-/// A whole address, as host and target.
+/// An absolute URL, as host and target.
 fn absolute(text: &str) -> Result<(&str, PathAndQuery), BadDescription> {
     const SHOWN: &str = "X-Original-URL";
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
@@ -289,7 +289,7 @@ fn check_method(
     if overridden { Err(BadDescription::MethodOverride) } else { Ok(()) }
 }
 
-/// Whether a request of this method for this target is one that may be passed on at all.
+/// Checks whether a request of this method for this target may be forwarded at all.
 pub(crate) fn check_passes(method: &Method, target: &PathAndQuery) -> Result<(), BadDescription> {
     if ["TRACE", "CONNECT"].iter().any(|name| method.as_str().eq_ignore_ascii_case(name)) {
         return Err(BadDescription::Method);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     proptest! {
-        // What is judged is to the letter what is said, and two that say different things are never one.
+        // The result equals the description literally, and contradictory descriptions are refused.
         #[test]
         fn a_target_is_read_to_the_letter_or_not_at_all(one in "[/a-c%.?#*;\\\\ é]{0,10}", other in "[/a-c%.?#*;\\\\ é]{0,10}") {
             if let Ok(Some(described)) = read(VERIFY, &[("x-original-uri", &one)]) {

@@ -1,4 +1,4 @@
-//! What a request says of itself: its header fields, cookies, and what is asked of the judgement; and what a proxy in front says of another.
+//! What a request contains: header fields, cookies, the input of the judgement; and how a proxy in front describes another request.
 
 pub(crate) mod chosen;
 pub(crate) mod connect;

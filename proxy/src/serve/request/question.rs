@@ -1,4 +1,4 @@
-//! What a request asks of the judgement: at once, and again while something stays open for it.
+//! The input of the judgement for a request: judged at once, and again while a response stays open.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::domain::rules::Rules;
 use crate::domain::time::Timestamp;
 use crate::serve::request::headers;
 
-/// What a request asks, with its path in all readings.
+/// The input of the judgement, with all readings of the path.
 pub(crate) fn ask<'a>(
     head: &'a Parts,
     caller: &'a Caller,
@@ -33,7 +33,7 @@ pub(crate) fn ask<'a>(
         certificate: None,
         now,
     };
-    // Without rules nobody looks at them.
+    // Without rules they are not used.
     if !rules.is_empty() {
         ask.host = text(head.headers.get(HOST));
         ask.forwarded_host = if caller.trusted { headers::host(&head.headers, caller) } else { None };
@@ -45,7 +45,7 @@ fn text(value: Option<&HeaderValue>) -> &str {
     value.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// What a request asked, kept for as long as its answer lasts: each part is a handle of the request's own bytes.
+/// The input of the judgement, kept as long as the response lasts: each part is a handle to the request's own bytes.
 #[derive(Clone)]
 pub(crate) struct Question {
     uri: Uri,
@@ -57,7 +57,7 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// What the request with this head asks.
+    /// The input for the request with this head.
     pub(crate) fn of(head: &Parts, caller: &Caller) -> Self {
         let forwarded_host = if caller.trusted { headers::host(&head.headers, caller) } else { None };
         Self {
@@ -70,20 +70,20 @@ impl Question {
         }
     }
 
-    /// The same in memory of its own, for what stays open for long: a handle would keep the whole buffer that the request was read into.
+    /// A copy in its own memory, for responses that stay open for long: a handle would keep the request's whole read buffer.
     pub(crate) fn kept(self) -> Self {
         let own = |value: HeaderValue| HeaderValue::from_bytes(value.as_bytes()).unwrap_or(value);
-        // Only the path is asked about again.
+        // Only the path is judged again.
         let uri = Uri::try_from(self.uri.path()).unwrap_or(self.uri);
         Self { uri, host: self.host.map(own), forwarded_host: self.forwarded_host.map(own), ..self }
     }
 
-    /// The same, asked over a connection that has shown this certificate.
+    /// The same with the client certificate of its connection.
     pub(crate) fn with(self, certificate: Option<Arc<ClientCertificate>>) -> Self {
         Self { certificate, ..self }
     }
 
-    /// Asks it again, of the rules of the moment; `None`: its path cannot be asked about.
+    /// Judges it again by the current rules; `None`: its path cannot be judged.
     pub(crate) fn ask_again<S: Known>(
         &self,
         rules: &Rules,

@@ -1,4 +1,4 @@
-//! How a request came: read from whom we trust, and told to the upstream.
+//! The forwarding header fields: read from trusted proxies, and written for the upstream.
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -15,7 +15,7 @@ static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// Who sent the request, as its connection and any trusted proxy tell.
+/// The sender of the request, from its connection and any trusted proxy.
 pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) -> Caller {
     if !proxies.contain(peer.address.ip()) {
         return Caller::judge(peer, proxies, std::iter::empty(), None);
@@ -24,9 +24,9 @@ pub(crate) fn caller(headers: &HeaderMap, peer: Peer, proxies: &TrustedProxies) 
     Caller::judge(peer, proxies, texts(&X_FORWARDED_FOR), texts(&X_FORWARDED_PROTO))
 }
 
-/// How a request came to us, for the upstream: appended to what a trusted proxy says, else written anew.
+/// The forwarding fields for the upstream: appended to those of a trusted proxy, else written from scratch.
 pub(crate) struct Forwarded<'h> {
-    /// The hops, and behind them the port.
+    /// The value of `X-Forwarded-For`, followed by the port.
     text: Vec<u8>,
     hops: usize,
     proto: &'static str,
@@ -34,7 +34,7 @@ pub(crate) struct Forwarded<'h> {
 }
 
 impl<'h> Forwarded<'h> {
-    /// Reads it off a head that was stripped: what it still says of this came from a trusted proxy.
+    /// Reads a head that was stripped: the forwarding fields left in it come from a trusted proxy.
     pub(crate) fn of(headers: &'h HeaderMap, caller: &Caller) -> Self {
         let host = host_value(headers, caller);
         let mut text = Vec::with_capacity(64);
@@ -47,7 +47,7 @@ impl<'h> Forwarded<'h> {
         if caller.peer != NO_ADDRESS {
             push_address(&mut text, caller.peer);
         } else if text.is_empty() {
-            // The word of RFC 7239 §6.2 for somebody who has no address that could be told.
+            // RFC 7239 §6.2: the token for a client without a known address.
             text.extend_from_slice(b"unknown");
         } else {
             while let Some(rest) = text.strip_suffix(b", ") {
@@ -62,9 +62,9 @@ impl<'h> Forwarded<'h> {
         Self { text, hops, proto: caller.scheme.as_str(), host }
     }
 
-    /// Says it, field by field.
+    /// Writes the fields.
     pub(crate) fn tell(&self, fields: &mut impl Fields) {
-        // Addresses, and what came as a header's value.
+        // Addresses, and text that came as a header value.
         let (hops, port) = self.text.split_at_checked(self.hops).unwrap_or_default();
         fields.text(&X_FORWARDED_FOR, hops);
         fields.text(&X_FORWARDED_PROTO, self.proto.as_bytes());
@@ -75,13 +75,13 @@ impl<'h> Forwarded<'h> {
     }
 }
 
-/// Whether [`Forwarded::tell`] says this field anew.
+/// Whether [`Forwarded::tell`] writes this field.
 pub(crate) fn is_said_anew(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-forwarded-") && FORWARDED_TRUTH.contains(&text)
 }
 
-/// As `Display` writes it, without the cost of formatting for the usual kind.
+/// Formats like `Display`, without its cost for IPv4.
 fn push_address(text: &mut Vec<u8>, address: IpAddr) {
     let IpAddr::V4(address) = address else {
         let _infallible = write!(text, "{address}");
@@ -97,14 +97,14 @@ fn push_address(text: &mut Vec<u8>, address: IpAddr) {
     text.extend_from_slice(signs.as_slice());
 }
 
-/// As `Display` writes it, without the cost of formatting.
+/// Formats like `Display`, without its cost.
 fn push_number(text: &mut Vec<u8>, number: u16) {
     let mut signs = FromBehind::new();
     signs.number(number);
     text.extend_from_slice(signs.as_slice());
 }
 
-/// Few signs, written from the last to the first: the longest are those of an IPv4 address.
+/// A short text, written from its end; the longest is an IPv4 address.
 struct FromBehind {
     signs: [u8; 15],
     from: usize,

@@ -1,4 +1,4 @@
-//! The one host that a request is for, and the one length that its body has: what two readers could read differently is refused.
+//! The one host of a request, and the one length of its body: what two parsers could read differently is refused.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ pub(crate) enum Malformed {
     Upstreams,
 }
 
-/// Checks what two readers could read differently, and makes `Host` the one name of the host.
+/// Checks what two parsers could read differently, and makes `Host` the only name of the host.
 pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
     if let Some(coding) = head.headers.get(TRANSFER_ENCODING)
         && (!coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
@@ -67,8 +67,8 @@ pub(crate) fn check(head: &mut Parts) -> Result<(), Malformed> {
     }
 }
 
-/// Refuses a target that names no path (RFC 9112 §3.2), and gives one that only has a query (`http://host?x`) the path that it means:
-/// left as `?x`, servers would read it in different ways (RFC 9110 §4.2.3).
+/// Refuses a target without a path (RFC 9112 §3.2), and gives one that has only a query (`http://host?x`) the path `/`: servers would
+/// read a bare `?x` in different ways (RFC 9110 §4.2.3).
 fn check_target(head: &mut Parts) -> Result<(), Malformed> {
     if head.uri.path() == "*" && head.method != Method::OPTIONS {
         return Err(Malformed::Target);
@@ -86,14 +86,14 @@ fn check_target(head: &mut Parts) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// A host, and a port where one is named.
+/// A host with an optional port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct HostPort<'h> {
     host: &'h [u8],
     port: Option<u16>,
 }
 
-/// Reads `host`, `host:port`, `[address]` or `[address]:port` (RFC 3986 §3.2.2), of the signs that names and addresses are made of.
+/// Parses `host`, `host:port`, `[address]` or `[address]:port` (RFC 3986 §3.2.2), of the characters of names and addresses.
 fn authority(text: &[u8]) -> Result<HostPort<'_>, Malformed> {
     let end = if text.first() == Some(&b'[') {
         text.iter().position(|b| *b == b']').map(|at| at + 1)
@@ -115,7 +115,7 @@ fn authority(text: &[u8]) -> Result<HostPort<'_>, Malformed> {
     if fits { port.map(|port| HostPort { host, port }) } else { Err(Malformed::HostSyntax) }
 }
 
-/// The signs that names of hosts and IPv4 addresses are made of.
+/// Characters of host names and IPv4 addresses.
 const fn is_in_names(sign: &u8) -> bool {
     matches!(sign, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~')
 }
@@ -133,12 +133,12 @@ fn same_port(a: HostPort<'_>, b: HostPort<'_>, scheme: Option<&str>) -> bool {
     a.port.unwrap_or(default) == b.port.unwrap_or(default)
 }
 
-/// The name or address in a host field, without its port; `None` where it is not well-formed.
+/// The name or address in a host field, without its port; `None` if it is not well-formed.
 pub(crate) fn host_name(text: &[u8]) -> Option<&str> {
     std::str::from_utf8(authority(text).ok()?.host).ok()
 }
 
-/// The host that the client asked for, as a trusted proxy tells or as `Host` has it.
+/// The host that the client requested, from a trusted proxy or from `Host`.
 pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
     match told_host(headers, caller) {
         Some((told, _)) => Some(told),
@@ -146,7 +146,7 @@ pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a st
     }
 }
 
-/// The same as a field's value, and the port where it names one. `Host` has passed [`check`].
+/// The same as a header value, and its port, if any. `Host` has passed [`check`].
 pub(super) fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(Cow<'a, HeaderValue>, Option<u16>)> {
     if let Some((told, port)) = told_host(headers, caller) {
         return Some((Cow::Owned(HeaderValue::from_str(told).ok()?), port));
@@ -155,16 +155,16 @@ pub(super) fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<
     Some((Cow::Borrowed(host), host.as_bytes().rsplit(|b| *b == b':').next().and_then(port_number)))
 }
 
-/// The host that trusted proxies tell of, where it is one, and its port.
+/// The host named by trusted proxies, if valid, and its port.
 fn told_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a str, Option<u16>)> {
     let told = told(headers, &X_FORWARDED_HOST, caller)?;
     Some((told, authority(told.as_bytes()).ok()?.port))
 }
 
-/// The host that trusted proxies tell of in `X-Forwarded-Host`, where they tell of one.
+/// The host in the `X-Forwarded-Host` of trusted proxies, if any.
 ///
 /// # Errors
-/// [`Malformed::HostSyntax`]: what they tell is no host.
+/// [`Malformed::HostSyntax`]: the value is not a host.
 pub(crate) fn forwarded_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Result<Option<&'a str>, Malformed> {
     match told(headers, &X_FORWARDED_HOST, caller) {
         Some(text) => authority(text.as_bytes()).map(|_| Some(text)),
@@ -172,12 +172,12 @@ pub(crate) fn forwarded_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Res
     }
 }
 
-/// Whether that is a host, with or without a port.
+/// Whether `text` is a host, with or without a port.
 pub(crate) fn is_host(text: &str) -> bool {
     authority(text.as_bytes()).is_ok()
 }
 
-/// What trusted proxies tell in a field that may be a list.
+/// The value from trusted proxies of a field that may be a list.
 pub(super) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName, caller: &Caller) -> Option<&'a str> {
     if !caller.trusted {
         return None;
@@ -185,7 +185,7 @@ pub(super) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName, caller: &Calle
     caller::entry(headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()), caller.hops)
 }
 
-/// The origin that a browser would name for this request: for open mode, where no public origin is known.
+/// The origin that a browser would send for this request: for open mode, which has no public origin.
 pub(crate) fn own_origin(headers: &HeaderMap, caller: &Caller) -> Option<String> {
     let host = host(headers, caller)?;
     let default = match caller.scheme {

@@ -1,4 +1,4 @@
-//! What a client is after: a page, JSON, a WebSocket; and whether it asks from our own pages.
+//! What a client wants: a page, JSON, a WebSocket; and whether its request comes from our own pages.
 
 use http::header::{ACCEPT, CONNECTION, HeaderMap, HeaderName, ORIGIN, UPGRADE};
 use http::request::Parts;
@@ -9,7 +9,7 @@ use super::strip::lists;
 static SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 static SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// What tells that a browser looks ahead rather than shows a page.
+/// The fields by which a browser marks a prefetch.
 static PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("sec-purpose"),
     HeaderName::from_static("purpose"),
@@ -17,7 +17,7 @@ static PURPOSES: [HeaderName; 4] = [
     HeaderName::from_static("x-moz"),
 ];
 
-/// Whether the request asks to become a WebSocket (RFC 6455 §4.1). Other upgrades, `h2c` above all, do not pass.
+/// Whether the request asks for a WebSocket upgrade (RFC 6455 §4.1). Other upgrades, above all `h2c`, are not forwarded.
 pub(crate) fn is_websocket(head: &Parts) -> bool {
     let alone = head.headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     head.version == Version::HTTP_11
@@ -26,15 +26,15 @@ pub(crate) fn is_websocket(head: &Parts) -> bool {
         && lists(&head.headers, &CONNECTION, "upgrade")
 }
 
-/// Whether an answer of `101` says that it switches to the WebSocket that was asked for, and to nothing else.
+/// Whether a `101` response switches to the requested WebSocket, and to nothing else.
 pub(crate) fn switches_to_websocket(headers: &HeaderMap) -> bool {
     let mut said = headers.get_all(UPGRADE).iter();
     let websocket = said.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     websocket && said.next().is_none()
 }
 
-/// Whether a browser asks for a page to show: only then is it led to the sign-in. A service worker that passes a navigation on
-/// (`fetch(event.request)`) keeps its mode, and has no destination.
+/// Whether a browser requests a page to show: only then is it redirected to the sign-in. A service worker that forwards a navigation
+/// (`fetch(event.request)`) keeps its mode, but has no destination.
 pub(crate) fn is_navigation(head: &Parts) -> bool {
     let says = |name: &HeaderName, expected: &[&str]| {
         head.headers.get(name).is_none_or(|value| expected.iter().any(|one| value.as_bytes() == one.as_bytes()))
@@ -47,7 +47,7 @@ pub(crate) fn is_navigation(head: &Parts) -> bool {
         && !head.headers.contains_key(UPGRADE)
 }
 
-/// Whether a browser only looks ahead (prefetch, prerender, preview), and may never show what it gets.
+/// Whether a browser only prefetches (prefetch, prerender, preview), and may never show the response.
 pub(crate) fn is_prefetch(headers: &HeaderMap) -> bool {
     PURPOSES.iter().flat_map(|name| headers.get_all(name)).any(|value| {
         let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
@@ -55,17 +55,17 @@ pub(crate) fn is_prefetch(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether the client would rather have a page than JSON: it names `text/html`, and wants JSON no more than that.
+/// Whether the client prefers HTML to JSON: it names `text/html`, with at least the quality of JSON.
 pub(crate) fn prefers_html(headers: &HeaderMap) -> bool {
     let html = quality(headers, &["text/html"]).unwrap_or(0);
     html > 0 && html >= quality(headers, &["application/json", "application/*", "*/*", "*"]).unwrap_or(0)
 }
 
-/// The quality in thousandths at which `Accept` wants a media type (RFC 9110 §12.5.1), by the first of `ranges` that it names, the most
-/// specific one in front.
+/// The quality of a media type in `Accept`, in thousandths (RFC 9110 §12.5.1), from the first of `ranges` that it names; give the most
+/// specific range first.
 ///
-/// Read by hand: of the crates for this, `headers-accept` 0.3 takes a weight that it cannot read for 1, `accept-header` 0.2 compares
-/// floats, and both refuse a whole field for one odd member, such as the `*; q=.2` that every old Java client sends.
+/// Parsed by hand: of the crates for this, `headers-accept` 0.3 takes an invalid weight for 1, `accept-header` 0.2 compares floats, and
+/// both refuse a whole field for one odd member, such as the `*; q=.2` that every old Java client sends.
 fn quality(headers: &HeaderMap, ranges: &[&str]) -> Option<u16> {
     ranges.iter().find_map(|range| {
         let fields = headers.get_all(ACCEPT).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -73,7 +73,7 @@ fn quality(headers: &HeaderMap, ranges: &[&str]) -> Option<u16> {
     })
 }
 
-/// The weight of a member of `Accept`, in thousandths, where it is of this range.
+/// The weight of a member of `Accept`, in thousandths, if it is for this range.
 fn weight(member: &str, range: &str) -> Option<u16> {
     let mut parts = split(member, ';').map(str::trim);
     if !parts.next()?.eq_ignore_ascii_case(range) {
@@ -83,7 +83,7 @@ fn weight(member: &str, range: &str) -> Option<u16> {
     Some(weight.map_or(1000, |(_, value)| thousandths(value.trim())))
 }
 
-/// A weight (RFC 9110 §12.4.2) in thousandths; one that cannot be read wants nothing. `.5` counts, and so do digits beyond the third.
+/// A weight (RFC 9110 §12.4.2) in thousandths; an invalid one is 0. `.5` is accepted, and so are digits beyond the third.
 fn thousandths(text: &str) -> u16 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
@@ -97,7 +97,7 @@ fn thousandths(text: &str) -> u16 {
     digits.fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'))
 }
 
-/// The parts of a field's value; a separator in a quoted string separates nothing.
+/// The parts of a field's value; separators in quoted strings do not count.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |character| {
@@ -111,7 +111,7 @@ fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether the request's `Origin`, where it has one, is `origin` (scheme, host and port as browsers write them).
+/// Whether the request's `Origin`, if present, is `origin` (scheme, host and port as browsers write them).
 pub(crate) fn is_same_origin(headers: &HeaderMap, origin: &str) -> bool {
     let mut said = headers.get_all(ORIGIN).iter();
     match (said.next(), said.next()) {

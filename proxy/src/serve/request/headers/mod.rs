@@ -1,4 +1,4 @@
-//! Hop-by-hop, forwarded and identity headers: strip theirs, set ours.
+//! Hop-by-hop, forwarding and identity header fields: removes the client's, sets ours.
 
 mod forwarded;
 mod host;

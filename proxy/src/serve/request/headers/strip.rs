@@ -1,4 +1,4 @@
-//! What a message may not say beyond this hop: hop-by-hop fields, and whatever speaks of who somebody is or how the request came.
+//! Removes what must not pass this hop: hop-by-hop fields, and fields about identity or the request's route.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use http::header::{
 
 use crate::domain::caller::NO_ADDRESS;
 
-/// Names that a client may never supply, whoever it is: an upstream believes them.
+/// Names that no client may set, not even a trusted proxy: upstreams believe them.
 const IDENTITY: [&str; 16] = [
     "x-forwarded-user",
     "x-forwarded-email",
@@ -29,12 +29,12 @@ const IDENTITY: [&str; 16] = [
     "x-forwarded-prefix",
 ];
 
-/// Names that some servers take in place of the request's own path or host. A request that was judged by the one would be answered
-/// as the other. Beside them every `X-Original-…` and `X-Rewrite-…`.
+/// Names that some servers use in place of the request's own path or host. A request judged by its own would be answered by
+/// theirs. All of `X-Original-…` and `X-Rewrite-…` as well.
 const REROUTING: [&str; 3] = ["x-override-url", "x-http-host-override", "x-host"];
 const REROUTING_PREFIXES: [&str; 2] = ["x-original-", "x-rewrite-"];
 
-/// Names by which proxies tell the client's address beside `X-Forwarded-For`. A proxy that does not know one passes on what its own
+/// Names in which proxies send the client's address, other than `X-Forwarded-For`. A proxy that does not know one passes on what its
 /// client made up, so they are never believed.
 const CLIENT_ADDRESS: [&str; 10] = [
     "x-real-ip",
@@ -49,17 +49,17 @@ const CLIENT_ADDRESS: [&str; 10] = [
     "x-proxyuser-ip",
 ];
 
-/// The four that a trusted proxy may set, in their one right spelling.
+/// The four fields that a trusted proxy may set, in this exact spelling.
 pub(super) const FORWARDED_TRUTH: [&str; 4] =
     ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"];
 
-/// Hop-by-hop fields (RFC 9110 §7.6.1): they end here, in both directions.
+/// Hop-by-hop fields (RFC 9110 §7.6.1): removed in both directions.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(name, "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade")
 }
 
-/// Whether `name` speaks of somebody's identity. Every sign is read as `-`, since servers that hand headers on as variables
-/// (CGI, WSGI, FastCGI) write `_` for `-`, and some for any sign.
+/// Whether `name` is an identity field. All other characters are read as `-`, since servers that pass header fields as variables
+/// (CGI, WSGI, FastCGI) write `_` for `-`, and some for any such character.
 fn is_identity(name: &str) -> bool {
     matches!(name.as_bytes().first(), Some(b'x' | b'r'))
         && (IDENTITY.iter().any(|known| same_folded(name, known)) || starts_folded(name, "x-auth-request-"))
@@ -70,18 +70,18 @@ fn is_forwarding(name: &str) -> bool {
     starts_folded(name, "x-forwarded-") || same_folded(name, FORWARDED.as_str())
 }
 
-/// Whether `name` would have the upstream answer another path or host than the one that was judged.
+/// Whether `name` could make the upstream answer another path or host than the judged one.
 fn is_rerouting(name: &str) -> bool {
     REROUTING_PREFIXES.iter().any(|prefix| starts_folded(name, prefix))
         || REROUTING.iter().any(|known| same_folded(name, known))
 }
 
-/// Whether `name` tells an address of the client in another way than `X-Forwarded-For`.
+/// Whether `name` is a client address field other than `X-Forwarded-For`.
 fn is_client_address(name: &str) -> bool {
     CLIENT_ADDRESS.iter().any(|known| same_folded(name, known))
 }
 
-/// Whether `name` is one that nobody but a proxy should say, in a spelling that only some servers read as that: `X_Forwarded_User`.
+/// Whether `name` is reserved for proxies but spelled so that only some servers recognize it: `X_Forwarded_User`.
 pub(crate) fn is_odd_spelling(name: &str) -> bool {
     name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-')
         && (is_identity(name) || is_forwarding(name) || is_rerouting(name) || is_client_address(name))
@@ -96,13 +96,13 @@ fn starts_folded(name: &str, prefix: &str) -> bool {
     name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(b, known)| folded(b) == known)
 }
 
-/// Takes out what a client may not supply, what ends at this hop, and, unless a trusted proxy sent it, all forwarding headers.
-/// `listed` is what `Connection` names; it never reaches what we set, since we set it afterwards.
+/// Removes what a client may not set, what ends at this hop and, unless a trusted proxy sent it, all forwarding fields. Also removes
+/// what `Connection` lists; this never affects the fields that we set, since they are set afterwards.
 pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     let true_of_proxies = |name: &str| FORWARDED_TRUTH.contains(&name) || name == "forwarded";
     let forwards = |name: &str| is_forwarding(name) && !(trusted && true_of_proxies(name));
     let addresses = |name: &str| is_client_address(name) && !(trusted && CLIENT_ADDRESS.contains(&name));
-    // By its first letter, since most names are none of ours.
+    // Dispatches on the first letter, since most names match none.
     let is_doomed = |name: &str| match name.as_bytes().first() {
         Some(b'x') => is_identity(name) || forwards(name) || (!trusted && is_rerouting(name)) || addresses(name),
         Some(b'r') => is_identity(name),
@@ -116,14 +116,14 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     let (doomed, connection) = names_beside_connection(headers, is_doomed);
     let takes_trailers = doomed.contains(&TE) && lists(headers, &TE, "trailers");
     remove_with_listed(headers, doomed, connection);
-    // Of `TE` only this is true of our own hop as well: we pass trailers on.
+    // This value of `TE` holds for our own hop too: we forward trailers.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
 }
 
-/// Puts right what only a trusted proxy may say, before the upstream is told: what would lead it to another path or host goes, and
-/// where the proxy tells the client's address in a way of its own, that way tells the address that `X-Forwarded-For` comes to.
+/// Normalizes what only a trusted proxy may send, before it is forwarded: removes fields that could select another path or host, and
+/// sets the proxy's other client address fields to the address derived from `X-Forwarded-For`.
 pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
     remove_all(headers, is_rerouting);
     let told: Vec<HeaderName> = headers.keys().filter(|name| is_client_address(name.as_str())).cloned().collect();
@@ -136,18 +136,18 @@ pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
     }
 }
 
-/// Takes out what would make a server take another method than the request's, in any spelling.
+/// Removes fields that could make a server use another method than the request's, in any spelling.
 pub(crate) fn strip_method_overrides(headers: &mut HeaderMap) {
     remove_all(headers, is_method_override);
 }
 
-/// Whether `name` would make a server take another method than the request's.
+/// Whether `name` could make a server use another method than the request's.
 pub(crate) fn is_method_override(name: &str) -> bool {
     const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
     OVERRIDES.iter().any(|known| same_folded(name, known))
 }
 
-/// The names that are in question.
+/// The matching names.
 fn names(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName> {
     let mut names = Vec::new();
     for name in headers.keys() {
@@ -158,7 +158,7 @@ fn names(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName
     names
 }
 
-/// The names that are in question, and whether there is a `Connection`, which stands in nearly every head and is not among them.
+/// The matching names, and whether there is a `Connection`, which nearly every head has; it is not among the names.
 fn names_beside_connection(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> (Vec<HeaderName>, bool) {
     let (mut names, mut connection) = (Vec::new(), false);
     for name in headers.keys() {
@@ -171,7 +171,7 @@ fn names_beside_connection(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool)
     (names, connection)
 }
 
-/// Takes out these, and `Connection`, where there is one, with what it lists.
+/// Removes these names, and `Connection`, if present, with the fields that it lists.
 fn remove_with_listed(headers: &mut HeaderMap, doomed: Vec<HeaderName>, connection: bool) {
     if connection {
         strip_connection(headers);
@@ -187,14 +187,14 @@ fn remove_all(headers: &mut HeaderMap, is_doomed: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a header lists `token`, case aside.
+/// Whether a header field lists `token`, ignoring case.
 pub(super) fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// What `Connection` cannot take away, whoever lists it: all that frames or routes a message, that a decision reads, or that we write.
-/// Otherwise a stranger behind a trusted proxy could hide where a request comes from.
+/// What `Connection` never removes: all fields that frame or route a message, that a decision reads, or that we write. Otherwise a
+/// client behind a trusted proxy could hide where a request comes from.
 const KEPT: [&str; 20] = [
     "host",
     "cookie",
@@ -225,10 +225,10 @@ fn is_kept(name: &str) -> bool {
         || CLIENT_ADDRESS.contains(&name)
 }
 
-/// Takes out `Connection` with what it lists, but for what is never a hop's own.
+/// Removes `Connection` with the fields that it lists, except those in [`KEPT`].
 fn strip_connection(headers: &mut HeaderMap) {
     let Entry::Occupied(connection) = headers.entry(CONNECTION) else { return };
-    // What nearly every request and answer says names no other field.
+    // The usual values list no other field.
     let plain = |value: &HeaderValue| matches!(value.as_bytes(), b"keep-alive" | b"close" | b"Keep-Alive" | b"Close");
     let is_listed = |name: &HeaderName| !is_kept(name.as_str());
     let listed = if connection.iter().all(plain) {
@@ -244,13 +244,13 @@ fn strip_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of an answer what ends at this hop.
+/// Removes hop-by-hop fields from a response.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
     let (doomed, connection) = names_beside_connection(headers, is_hop_by_hop);
     remove_with_listed(headers, doomed, connection);
 }
 
-/// Takes out of an answer the length that its status forbids (RFC 9110 §8.6, §15.3.6): over HTTP/2 clients break the stream at one.
+/// Removes a length that the response's status forbids (RFC 9110 §8.6, §15.3.6): HTTP/2 clients reset the stream for one.
 pub(crate) fn strip_forbidden(headers: &mut HeaderMap, status: StatusCode) {
     if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
         headers.remove(CONTENT_LENGTH);
@@ -258,7 +258,7 @@ pub(crate) fn strip_forbidden(headers: &mut HeaderMap, status: StatusCode) {
     }
 }
 
-/// Takes out of trailers what may not stand there (RFC 9110 §6.5.1) or what a client may not say.
+/// Removes from trailers what is forbidden there (RFC 9110 §6.5.1) or what a client may not set.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     let doomed = |text: &str| {
         is_identity(text)
@@ -274,7 +274,7 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     remove_all(trailers, doomed);
 }
 
-/// Joins `Cookie` fields, which HTTP/2 may split (RFC 9113 §8.2.3), so that everyone reads the same one.
+/// Joins `Cookie` fields, which HTTP/2 may split (RFC 9113 §8.2.3), so that every reader sees the same one.
 pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     let mut fields = headers.get_all(COOKIE).iter();
     let (Some(first), Some(second)) = (fields.next(), fields.next()) else { return };

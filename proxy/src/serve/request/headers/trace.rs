@@ -1,4 +1,4 @@
-//! The names that a request and its trace go by.
+//! The ids of a request and its trace.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -7,20 +7,20 @@ use crate::adapters::upstream::Fields;
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What a request and its trace are called: by the client where it names them well, else by us.
+/// The ids of a request and its trace: the client's if well-formed, else ours.
 pub(crate) struct Trace {
-    /// What the log and our answers call the request.
+    /// The request's id in the log and in our responses.
     pub(crate) request_id: RequestId,
-    /// The `traceparent` that we begin the trace with; `None`: the client's stands in the head.
+    /// The `traceparent` with which we begin a trace; `None`: the head has the client's.
     parent: Option<[u8; 55]>,
 }
 
-/// What a request is called.
+/// A request's id.
 #[derive(Clone)]
 pub(crate) enum RequestId {
-    /// By the client: it stands in the head.
+    /// The client's; it stays in the head.
     Theirs(HeaderValue),
-    /// By us, in hexadecimal digits.
+    /// Ours, as hexadecimal digits.
     Ours([u8; 32]),
 }
 
@@ -34,7 +34,7 @@ impl RequestId {
 }
 
 impl Trace {
-    /// Reads both off a head, and takes out of it what is not well-formed.
+    /// Reads both ids from a head, and removes those that are not well-formed.
     pub(crate) fn of(headers: &mut HeaderMap) -> Self {
         let request_id = match only_good(headers, &X_REQUEST_ID, is_request_id) {
             Some(value) => RequestId::Theirs(value.clone()),
@@ -44,7 +44,7 @@ impl Trace {
         Self { request_id, parent }
     }
 
-    /// Tells the upstream what the head does not say.
+    /// Writes the ids that the head does not have.
     pub(crate) fn tell(&self, fields: &mut impl Fields) {
         if let RequestId::Ours(digits) = &self.request_id {
             fields.text(&X_REQUEST_ID, digits);
@@ -55,7 +55,7 @@ impl Trace {
     }
 }
 
-/// The one good value of a field; where there is none, whatever it says is taken out.
+/// The single valid value of a field; otherwise the field is removed.
 fn only_good<'h>(
     headers: &'h mut HeaderMap,
     name: &HeaderName,
