@@ -1,4 +1,4 @@
-//! What is fuzzed of a request's head: forwarded headers and cookies.
+//! Fuzz targets for a request's head: forwarding header fields and cookies.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -11,7 +11,7 @@ use crate::serve::request::cookies::Cookies;
 use crate::serve::request::headers::{self, Forwarded};
 use crate::serve::settings::CookieSettings;
 
-/// Header lines, by a stranger and by a trusted proxy.
+/// Header lines, from an untrusted client and from a trusted proxy.
 pub(crate) fn forwarded(bytes: &[u8]) {
     let sent = lines(bytes);
     let stranger = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
@@ -44,7 +44,7 @@ pub(crate) fn forwarded(bytes: &[u8]) {
     }
 }
 
-/// The text of a `Cookie` field; the same as an upstream's `Set-Cookie`.
+/// The text of a `Cookie` field, also used as an upstream's `Set-Cookie`.
 pub(crate) fn cookies(bytes: &[u8]) {
     let Ok(origin) = Url::parse("https://app.example.com") else { return };
     let settings = CookieSettings { name: "session_token".to_owned(), domain: None, secure: true };

@@ -1,4 +1,4 @@
-//! Whether a client does something while something of its is open.
+//! Whether a client is active while something is open for it.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Whether the client has sent anything since it was last asked.
+/// Whether the client has sent anything since the last check.
 #[derive(Default)]
 pub(crate) struct Activity(AtomicBool);
 
@@ -22,7 +22,7 @@ impl Activity {
     }
 }
 
-/// A client's side of a tunnel, which notes when bytes come.
+/// A client's side of a tunnel, which records when bytes come.
 pub(crate) struct Heard<S> {
     stream: S,
     activity: Arc<Activity>,

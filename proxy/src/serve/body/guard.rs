@@ -1,4 +1,4 @@
-//! What breaks off an answer or an upload that is under way for long.
+//! Aborts a long response or upload whose session has ended.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use tokio::time::Instant;
 
 use crate::serve::body::activity::Activity;
 
-/// An answer that is longer than this, in bytes, or of unknown length may be under way for long.
+/// A response longer than this, in bytes, or of unknown length may take long.
 const LONG: u64 = 256 * 1024;
 
-/// Nothing is looked after before this age: most has ended by then.
+/// Nothing is checked before this age: most bodies have ended by then.
 pub(crate) const FRESH: Duration = Duration::from_secs(1);
 
-/// Something that is open, and knows when it may stay so no longer.
+/// Something open that knows when it must be closed.
 pub(crate) trait Ending: Send + Sync {
-    /// Ends when it may stay open no longer. `activity` tells of use by the client.
+    /// Ends when it must be closed. `activity` reports use by the client.
     fn end(&self, activity: Arc<Activity>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-/// Breaks off what is open on behalf of a session, or of nobody, once that may stay open no longer. Until it has lasted a while it costs
-/// nothing but the memory of whom it is for.
+/// Aborts what is open for a session, or without one, once it must be closed. For its first moments it costs only the memory of
+/// what it holds.
 pub(crate) struct Guard {
     began: Instant,
-    /// Whether it is known from the start that it will last.
+    /// Whether it is certain from the start to last long.
     lasts: bool,
     state: State,
 }
@@ -36,13 +36,13 @@ enum State {
 }
 
 impl Guard {
-    /// For what was opened at `began`; `length`, in bytes, tells whether it lasts for sure (`None`: it is not known).
+    /// For what was opened at `began`; `length`, in bytes, decides whether it is certain to last (`None`: unknown).
     pub(crate) fn of(open: impl Ending + 'static, began: Instant, length: Option<u64>) -> Self {
         let lasts = length.is_none_or(|length| length > LONG);
         Self { began, lasts, state: State::Fresh(Box::new(open)) }
     }
 
-    /// When to look again at the latest, where nothing comes meanwhile; `None`: it sees to that itself.
+    /// When to poll again at the latest, if nothing comes meanwhile; `None`: it wakes the task itself.
     pub(crate) fn wakes_at(&self) -> Option<Instant> {
         match &self.state {
             State::Fresh(..) if !self.lasts => Some(self.began + FRESH),
@@ -50,14 +50,14 @@ impl Guard {
         }
     }
 
-    /// The client has sent something: while it does, its session is in use.
+    /// The client has sent something: this counts as use of its session.
     pub(crate) fn hears(&self) {
         if let State::Watched(_, activity) = &self.state {
             activity.note();
         }
     }
 
-    /// Ready once the end has come. `waits`: whether it keeps us waiting at this moment.
+    /// Ready once it must be closed. `waits`: whether the body is pending now.
     pub(crate) fn poll(&mut self, waits: bool, cx: &mut Context<'_>) -> Poll<()> {
         if let State::Fresh(open) = &self.state {
             if !(self.lasts && waits) && self.began.elapsed() < FRESH {

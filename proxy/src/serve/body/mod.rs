@@ -1,4 +1,4 @@
-//! Bodies as the frames they came in, with back-pressure, and a limit on how long one may move no byte.
+//! Bodies as the frames they came in, with back-pressure, and a limit on how long one may make no progress.
 
 pub(crate) mod activity;
 pub(crate) mod guard;
@@ -39,25 +39,25 @@ pub(crate) enum BodyError {
     Answer(#[from] BrokenAnswer),
 }
 
-/// What a client is answered with.
+/// A response body.
 pub(crate) struct Body {
     kind: Kind,
     held: Held,
     guard: Option<Box<Guard>>,
 }
 
-/// What keeps the connection from counting as idle until the body has gone.
+/// Keeps the connection from counting as idle until the body is sent.
 enum Held {
     Not,
-    /// Until it was given: on HTTP/1 a connection that does not take it fails by itself.
+    /// Until hyper has taken it: on HTTP/1 a connection whose peer does not take it fails by itself.
     Given(#[expect(dead_code, reason = "counts until it is dropped")] InFlight),
-    /// Until it was sent, with what was not given yet of the last piece.
+    /// Until it was sent; with the remainder of the last piece.
     Sent(Arc<Tail>, Bytes),
 }
 
 enum Kind {
     Text(Option<Bytes>),
-    /// An answer to a call by gRPC: a message, and what came of it.
+    /// The response to a gRPC call: a message, and trailers with the status.
     Call(Option<Bytes>, Option<HeaderMap>),
     Streamed(Answer, Stall),
 }
@@ -68,13 +68,13 @@ impl Body {
         Self { kind: Kind::Text((!text.is_empty()).then_some(text)), held: Held::Not, guard: None }
     }
 
-    /// An answer to a call by gRPC.
+    /// The response to a gRPC call.
     pub(crate) fn call(message: Bytes, trailers: Option<HeaderMap>) -> Self {
         let kind = Kind::Call((!message.is_empty()).then_some(message), trailers);
         Self { kind, held: Held::Not, guard: None }
     }
 
-    /// Our own text; nothing of what comes from elsewhere.
+    /// Our own text; empty for any other body.
     pub(crate) fn into_text(self) -> Bytes {
         match self.kind {
             Kind::Text(text) => text.unwrap_or_default(),
@@ -86,12 +86,12 @@ impl Body {
         Self::text(Bytes::new())
     }
 
-    /// An upstream's body, which may move no byte for `limit`.
+    /// An upstream's body, which may make no progress for at most `limit`.
     pub(crate) const fn streamed(answer: Answer, limit: Option<Duration>) -> Self {
         Self { kind: Kind::Streamed(answer, Stall::new(Side::Answer, limit)), held: Held::Not, guard: None }
     }
 
-    /// How long our own text is, in bytes; `None` for what comes from the upstream.
+    /// The length of our own text, in bytes; `None` for other bodies.
     pub(crate) fn length_of_text(&self) -> Option<usize> {
         match &self.kind {
             Kind::Text(text) => Some(text.as_ref().map_or(0, Bytes::len)),
@@ -99,7 +99,7 @@ impl Body {
         }
     }
 
-    /// The same without our own text, for an answer that has none.
+    /// The same without our own text, for a response that has no body.
     pub(crate) fn without_text(mut self) -> Self {
         if let Kind::Text(text) = &mut self.kind {
             *text = None;
@@ -107,13 +107,13 @@ impl Body {
         self
     }
 
-    /// Breaks it off when the session that it is for ends.
+    /// Aborts the body when its session ends.
     pub(crate) fn guarded_by(mut self, guard: Option<Guard>) -> Self {
         self.guard = guard.map(Box::new);
         self
     }
 
-    /// Keeps the connection from counting as idle until the body has ended, and on HTTP/2 has its reader watched.
+    /// Keeps the connection from counting as idle until the body has ended; on HTTP/2 also watches its reader.
     pub(crate) fn hold(&mut self, mut in_flight: InFlight) {
         let may_rest = match &self.kind {
             Kind::Text(_) | Kind::Call(..) => false,
@@ -145,7 +145,7 @@ impl Body {
         }
     }
 
-    /// The next frame; on HTTP/2 in pieces that tell when they have been sent.
+    /// The next frame; on HTTP/2 in pieces that report when they were sent.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Held::Sent(tail, rest) = &mut self.held
             && !rest.is_empty()
@@ -167,7 +167,7 @@ impl Body {
     }
 }
 
-/// The next frame of a body, unless it moves no byte for too long.
+/// The next frame of a body, unless it makes no progress for too long.
 fn poll_limited<B>(
     body: &mut B,
     stall: &mut Stall,
@@ -234,21 +234,21 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            // Its end is told by its trailers.
+            // It ends with its trailers.
             Kind::Call(..) => SizeHint::default(),
             Kind::Streamed(answer, _) => answer.size_hint(),
         }
     }
 }
 
-/// What the upstream is sent; `None`: nothing. In a box, since most requests have none, and this is moved several times.
+/// The body for the upstream; `None`: no body. In a box, since most requests have none, and this is moved several times.
 #[derive(Default)]
 pub(crate) struct RequestBody(Option<Box<Content>>);
 
 #[derive(Default)]
 struct Content {
     rest: Option<(Incoming, Stall, Guard)>,
-    /// What was taken of it for an attempt that came to nothing: it goes first.
+    /// What a failed attempt had already taken: it is sent first.
     front: VecDeque<Bytes>,
 }
 
@@ -257,7 +257,7 @@ impl RequestBody {
         Self(None)
     }
 
-    /// A client's body, which may move no byte for `limit`, and goes on only while its guard lets it.
+    /// A client's body, which may make no progress for at most `limit`, and is aborted by its guard.
     pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
         if inner.is_end_stream() {
             return Self::empty();
@@ -266,7 +266,7 @@ impl RequestBody {
         Self(Some(Box::new(Content { rest, front: VecDeque::new() })))
     }
 
-    /// The same, which may have so many bytes, and none of these names in its trailers; `None`: it says itself that it has more.
+    /// Limits the body's size and removes the `chosen` names from its trailers; `None`: its declared length is larger.
     pub(crate) fn within(mut self, bytes: Option<u64>, chosen: &Arc<ChosenNames>) -> Option<Self> {
         if let Some((inner, stall, _)) = self.0.as_mut().and_then(|content| content.rest.as_mut()) {
             if bytes.is_some_and(|most| inner.size_hint().lower() > most) {
@@ -279,7 +279,7 @@ impl RequestBody {
         Some(self)
     }
 
-    /// Whether a request broke off because its body was larger than the upstream takes.
+    /// Whether a request was aborted because its body was larger than the upstream accepts.
     pub(crate) fn was_too_large(error: &(dyn std::error::Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| error.source())
             .any(|error| matches!(error.downcast_ref(), Some(BodyError::TooLarge)))
@@ -332,21 +332,21 @@ impl HttpBody for RequestBody {
 impl Restart for RequestBody {
     fn restart(self, taken: Vec<Bytes>) -> Self {
         let Content { rest, front } = *self.0.unwrap_or_default();
-        // Of an attempt before it something may be left that was not taken again.
+        // An earlier attempt may have left parts that were not taken again.
         Self(Some(Box::new(Content { rest, front: taken.into_iter().chain(front).collect() })))
     }
 }
 
-/// What a request's body may hold.
+/// Limits on a request's body.
 struct Bounds {
-    /// How many bytes may still come.
+    /// How many more bytes may come.
     left: u64,
-    /// Names that may not stand in its trailers.
+    /// Names that are removed from its trailers.
     chosen: Arc<ChosenNames>,
 }
 
 impl Bounds {
-    /// Takes out of a frame what may not stand there. Whether it may go on.
+    /// Applies the limits to a frame. Returns whether the body may go on.
     fn hold(&mut self, frame: &mut Frame<Bytes>) -> bool {
         if let Some(trailers) = frame.trailers_mut() {
             self.chosen.strip(trailers);
@@ -361,12 +361,12 @@ impl Bounds {
     }
 }
 
-/// A limit on how long a body may move no byte. It costs nothing until the body first has to be waited for.
+/// A limit on how long a body may make no progress. It costs nothing until the body first has to be waited for.
 struct Stall {
     side: Side,
-    /// In milliseconds; the largest number: there is none.
+    /// In milliseconds; `u64::MAX`: no limit.
     limit: u64,
-    /// What else bounds it, which is rare.
+    /// Further limits, which are rare.
     bounds: Option<Box<Bounds>>,
     last_moved: Option<Instant>,
     alarm: Alarm,
@@ -390,7 +390,7 @@ impl Stall {
         self.last_moved = None;
     }
 
-    /// Ready with the limit once it has passed. Its alarm rings at `wake` too, where that is sooner, so that the body is looked at then.
+    /// Ready with the limit once it has passed. Its alarm also fires at `wake`, if sooner, so that the body is polled then.
     fn poll(&mut self, cx: &mut Context<'_>, wake: Option<Instant>) -> Poll<Duration> {
         let Some(limit) = self.limit() else {
             if let Some(wake) = wake {

@@ -1,5 +1,5 @@
-//! The messages of `envoy.service.auth.v3` and `grpc.health.v1`: the fields that are read or said here, under the tags that
-//! <https://github.com/envoyproxy/envoy/tree/main/api/envoy/service/auth/v3> gives them.
+//! The messages of `envoy.service.auth.v3` and `grpc.health.v1`: the fields that are read or written here, with the tags of
+//! <https://github.com/envoyproxy/envoy/tree/main/api/envoy/service/auth/v3>.
 
 use prost::{Message, Oneof};
 
@@ -26,7 +26,7 @@ pub(super) struct Peer {
     pub(super) address: Option<Address>,
 }
 
-/// `envoy.config.core.v3.Address`, where it is one of a socket.
+/// `envoy.config.core.v3.Address`, if it is a socket address.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Address {
     #[prost(message, optional, tag = "1")]
@@ -54,7 +54,7 @@ pub(super) struct Request {
 pub(super) struct HttpRequest {
     #[prost(string, tag = "2")]
     pub(super) method: String,
-    /// A map; read as the entries that it is sent as, so that a name which is there twice is seen.
+    /// A map; read as the entries that are sent, so that a repeated name is noticed.
     #[prost(message, repeated, tag = "3")]
     pub(super) headers: Vec<Entry>,
     #[prost(string, tag = "4")]
@@ -75,7 +75,7 @@ pub(super) struct HttpRequest {
     pub(super) header_map: Option<HeaderMap>,
 }
 
-/// An entry of a map of texts.
+/// An entry of a string map.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Entry {
     #[prost(string, tag = "1")]
@@ -84,7 +84,7 @@ pub(super) struct Entry {
     pub(super) value: String,
 }
 
-/// `envoy.config.core.v3.HeaderMap`: each field as it came (`encode_raw_headers`).
+/// `envoy.config.core.v3.HeaderMap`: each field as received (`encode_raw_headers`).
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct HeaderMap {
     #[prost(message, repeated, tag = "1")]
@@ -111,7 +111,7 @@ pub(super) struct CheckResponse {
     pub(super) http_response: Option<HttpResponse>,
 }
 
-/// What becomes of the request.
+/// The outcome for the request.
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum HttpResponse {
     #[prost(message, tag = "2")]
@@ -120,14 +120,14 @@ pub(super) enum HttpResponse {
     Ok(OkHttpResponse),
 }
 
-/// `google.rpc.Status`; code 0 lets the request pass.
+/// `google.rpc.Status`; code 0 admits the request.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Status {
     #[prost(int32, tag = "1")]
     pub(super) code: i32,
 }
 
-/// `envoy.service.auth.v3.DeniedHttpResponse`: what the client is answered.
+/// `envoy.service.auth.v3.DeniedHttpResponse`: the response to the client.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct DeniedHttpResponse {
     #[prost(message, optional, tag = "1")]
@@ -145,7 +145,7 @@ pub(super) struct HttpStatus {
     pub(super) code: i32,
 }
 
-/// `envoy.service.auth.v3.OkHttpResponse`: what of the request is changed on its way to the application.
+/// `envoy.service.auth.v3.OkHttpResponse`: changes to the request on its way to the application.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OkHttpResponse {
     #[prost(message, repeated, tag = "2")]
@@ -159,10 +159,10 @@ pub(super) struct OkHttpResponse {
 pub(super) struct HeaderValueOption {
     #[prost(message, optional, tag = "1")]
     pub(super) header: Option<HeaderValue>,
-    /// A `BoolValue`; what Envoy goes by.
+    /// A `BoolValue`; this is what Envoy uses.
     #[prost(message, optional, tag = "2")]
     pub(super) append: Option<bool>,
-    /// The same in newer words.
+    /// The same in the newer field.
     #[prost(int32, tag = "3")]
     pub(super) append_action: i32,
 }
@@ -172,7 +172,7 @@ const APPEND: i32 = 0;
 const OVERWRITE: i32 = 2;
 
 impl HeaderValueOption {
-    /// A field that takes the place of all that have its name, or stands beside those that were said before.
+    /// A field that replaces all others of its name, or is added to those set before.
     pub(super) fn new(key: &str, value: &str, appends: bool) -> Self {
         let header = HeaderValue { key: key.to_owned(), value: value.to_owned(), raw_value: bytes::Bytes::new() };
         let append_action = if appends { APPEND } else { OVERWRITE };
@@ -181,7 +181,7 @@ impl HeaderValueOption {
 }
 
 impl HeaderValueOption {
-    /// A further field of the same name in an answer: by the older word Envoy gives all that are said, by the newer one it adds them.
+    /// A further field of the same name in a response: with `append`, Envoy sets all given; with `append_action`, it adds them.
     pub(super) fn further(self) -> Self {
         Self { append_action: APPEND, ..self }
     }

@@ -1,6 +1,6 @@
-//! Envoy asks by gRPC whether a request may pass (`envoy.service.auth.v3.Authorization/Check`): the judgement of requests that are forwarded.
+//! Envoy asks by gRPC whether to admit a request (`envoy.service.auth.v3.Authorization/Check`): judged like forwarded requests.
 //!
-//! Whoever reaches the listener is believed, so it is an address of its own (`EXT_AUTHZ_ADDR`).
+//! Every client of the listener is believed, so it has its own address (`EXT_AUTHZ_ADDR`).
 
 mod message;
 mod read;
@@ -38,21 +38,21 @@ use crate::serve::watch::InFlight;
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
-/// The services whose health may be asked for; the empty name is the whole server.
+/// The services whose health can be checked; the empty name is the whole server.
 const SERVICES: [&str; 2] = ["", "envoy.service.auth.v3.Authorization"];
 
-/// The largest message that is read, in bytes: a head of the largest `LIMIT_HEADER_BYTES`, and what Envoy says beside it.
+/// The largest accepted message, in bytes: a head of the largest `LIMIT_HEADER_BYTES`, and Envoy's other attributes.
 const MESSAGE_MOST: usize = 2 * 1024 * 1024;
-/// What stands in front of a message: whether it is compressed, and its length.
+/// The prefix of a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// What a listener for checks has beside the others.
+/// What a listener for checks needs in addition.
 pub(crate) struct Checks {
-    /// Whether the proxy is ready, for those who ask for its health.
+    /// Whether the proxy is ready, for health checks.
     pub(crate) is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Answers one call, whatever comes of it.
+/// Answers one call, with whatever result.
 pub(crate) async fn handle(
     app: Arc<App>,
     checks: Arc<Checks>,
@@ -120,7 +120,7 @@ fn note_failure(peer: &Peer, path: &str, status: &tonic::Status) {
     tracing::info!(peer = %peer.address.ip(), %path, code = ?status.code(), %reason, "a call to EXT_AUTHZ_ADDR failed");
 }
 
-/// The call with its message, read within limits: as much as a message may have, in as long as a head may take.
+/// The call with its message, read within limits: [`MESSAGE_MOST`], and the time limit for a head.
 async fn whole(request: Request<Incoming>, snapshot: &Snapshot) -> Result<Request<Full<Bytes>>, tonic::Status> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MESSAGE_MOST + PREFIX).collect();
@@ -134,7 +134,7 @@ async fn whole(request: Request<Incoming>, snapshot: &Snapshot) -> Result<Reques
     }
 }
 
-/// What the library answers, which is there at once, as an answer of ours.
+/// Turns the library's response, which is complete at once, into ours.
 async fn spoken(response: Response<tonic::body::Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     match body.collect().await {
@@ -142,7 +142,7 @@ async fn spoken(response: Response<tonic::body::Body>) -> Response<Body> {
             let trailers = body.trailers().cloned();
             Response::from_parts(head, Body::call(body.to_bytes(), trailers))
         }
-        // The status is told in the head, and nothing follows it.
+        // The status is in the head, and nothing follows it.
         Err(status) => status.into_http::<()>().map(|()| Body::call(Bytes::new(), None)),
     }
 }
@@ -194,7 +194,7 @@ impl tower_service::Service<tonic::Request<CheckRequest>> for Authorization {
     }
 }
 
-/// Judges the request that is asked about.
+/// Judges the described request.
 async fn check(
     app: Arc<App>,
     snapshot: Arc<Snapshot>,
@@ -229,7 +229,7 @@ fn exchange(app: Arc<App>, snapshot: Arc<Snapshot>, described: Described) -> Exc
     Exchange { head, upgrades, caller, certificate: None, now: clock::now(), trace, app, snapshot }
 }
 
-/// What a description that cannot be read is refused by: the question of Envoy itself, whatever it was about.
+/// The exchange for an unreadable description: Envoy's own call, whatever it described.
 fn unread(app: Arc<App>, snapshot: Arc<Snapshot>, peer: Peer) -> Exchange {
     let mut head = Request::new(()).into_parts().0;
     (head.method, head.uri, head.version) = (Method::POST, http::Uri::from_static(CHECK), Version::HTTP_2);
@@ -251,7 +251,7 @@ async fn judge(exchange: &mut Exchange, merged: bool) -> Result<CheckResponse, R
     say::allowed(exchange, sign_in, permit.session(), &asked)
 }
 
-/// The proxy's own answer, which Envoy passes on, redirects too.
+/// The proxy's own response, which Envoy passes on, including redirects.
 fn refuse(exchange: &mut Exchange, Refused(rejection, cookies): Refused) -> Response<Body> {
     let rejection = verify::in_terms_of_fronts(rejection);
     let Exchange { head, upgrades, caller, trace, snapshot, .. } = &*exchange;

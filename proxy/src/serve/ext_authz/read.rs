@@ -1,4 +1,4 @@
-//! From Envoy's description of a request to the head that is judged: read in one way, or not at all.
+//! Turns Envoy's description of a request into the head to judge: read in one way, or not at all.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,24 +13,24 @@ use crate::domain::caller::{self, Scheme};
 use crate::serve::request::description::{self, BadDescription};
 use crate::serve::request::headers;
 
-/// A request that Envoy asks about.
+/// A request described by Envoy.
 #[derive(Debug)]
 pub(super) struct Described {
     pub(super) head: Parts,
-    /// The far end of the connection that Envoy took it from.
+    /// The peer of Envoy's own connection.
     pub(super) source: SocketAddr,
     pub(super) scheme: Scheme,
-    /// Whether fields of one name were made one with commas between them, so that some can no longer be told apart.
+    /// Whether fields of one name were joined by commas, so that some cannot be separated again.
     pub(super) merged: bool,
 }
 
-/// What a field is called that could not be read.
+/// The name in errors for a field that could not be read.
 const A_FIELD: &str = "a header field of attributes.request.http";
 
-/// Reads what a check describes.
+/// Reads the description in a check.
 ///
 /// # Errors
-/// [`BadDescription`]: something is missing, odd, or said twice.
+/// [`BadDescription`]: something is missing, invalid, or contradictory.
 pub(super) fn read(check: CheckRequest, header_bytes: usize) -> Result<Described, BadDescription> {
     let attributes = check.attributes.unwrap_or_default();
     let source = source(attributes.source)?;
@@ -51,13 +51,13 @@ pub(super) fn read(check: CheckRequest, header_bytes: usize) -> Result<Described
         return Err(BadDescription::Unreadable("http.host"));
     }
     let host = HeaderValue::from_str(&http.host).map_err(|_| BadDescription::Unreadable("http.host"))?;
-    // Both are there for older versions, and always empty: the path has its query.
+    // Both exist for older versions, and are always empty: the path includes its query.
     if !http.query.is_empty() || !http.fragment.is_empty() {
         return Err(BadDescription::Differs("query"));
     }
     let scheme = match http.scheme.as_str() {
         "https" => Scheme::Https,
-        // Some versions name none over HTTP/1.
+        // Some versions send none over HTTP/1.
         "http" | "" => Scheme::Http,
         _ => return Err(BadDescription::Unreadable("http.scheme")),
     };
@@ -82,7 +82,7 @@ fn source(peer: Option<Peer>) -> Result<SocketAddr, BadDescription> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// The header fields, each value as it came, and whether those of one name were made one.
+/// The header fields, each value as received, and whether those of one name were joined.
 fn fields(
     http: &HttpRequest,
     method: &Method,
@@ -131,7 +131,7 @@ fn fields(
     Ok((fields, merged))
 }
 
-/// What Envoy says of the request line among the fields says nothing else.
+/// Checks that Envoy's pseudo-header fields agree with the described request line.
 fn check_pseudo(
     name: &str,
     value: &[u8],
@@ -146,12 +146,12 @@ fn check_pseudo(
         ":scheme" => (http.scheme.as_str(), "scheme"),
         _ => return Err(BadDescription::Unreadable(A_FIELD)),
     };
-    // A description may leave the scheme out of either place.
+    // A description may omit the scheme in either place.
     let agrees = own.as_bytes() == value || (what == "scheme" && (own.is_empty() || value.is_empty()));
     if agrees { Ok(()) } else { Err(BadDescription::Differs(what)) }
 }
 
-/// Where Envoy has added the source itself to `X-Forwarded-For`, as it does by `use_remote_address`, that entry is no hop of its own.
+/// Removes the source that Envoy itself appends to `X-Forwarded-For` (`use_remote_address`): it is not a separate hop.
 fn drop_own_hop(fields: &mut HeaderMap, source: IpAddr) {
     const X_FORWARDED_FOR: &str = "x-forwarded-for";
     let Some(last) = fields.get_all(X_FORWARDED_FOR).iter().next_back() else { return };
@@ -169,7 +169,7 @@ fn drop_own_hop(fields: &mut HeaderMap, source: IpAddr) {
     }
 }
 
-/// Refuses a request whose fields were made one where that hides a cookie or a token that is ours to take out: `a=1,session_token=…`.
+/// Refuses a request whose joined fields hide a cookie or a token of ours that must be removed: `a=1,session_token=…`.
 ///
 /// # Errors
 /// [`BadDescription::Merged`] with the field.

@@ -1,4 +1,4 @@
-//! What Envoy is told: what of the request is changed on its way to the application, or what its client is answered.
+//! The answer to Envoy: changes to the request on its way to the application, or the response to its client.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use crate::serve::request::description::BadDescription;
 use crate::serve::request::headers;
 use crate::serve::telling::X_SIDEGATE_ASSERTION;
 
-/// gRPC's own codes, which say no more than whether the request passes.
+/// gRPC's own codes, which only state whether the request is admitted.
 const OK: i32 = 0;
 const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
-/// What Envoy itself sees to, on the connection or by its configuration: it is neither taken out nor changed.
+/// Fields that Envoy manages itself, on the connection or by its configuration: neither removed nor changed.
 fn is_envoys_own(name: &HeaderName) -> bool {
     const OWN: [&str; 11] = [
         "connection",
@@ -43,8 +43,8 @@ fn is_envoys_own(name: &HeaderName) -> bool {
     OWN.contains(&name.as_str()) || name.as_str().starts_with("x-envoy-")
 }
 
-/// What becomes of the fields of a request that is let in: as much as of those of one that is forwarded. `asked` are the fields as they
-/// came; those of the exchange have lost what a client may not say.
+/// The changes to the fields of an admitted request, the same as for a forwarded one. `asked` are the fields as received;
+/// those of the exchange lack what a client may not set.
 pub(super) fn allowed(
     exchange: &mut Exchange,
     sign_in: &SignIn,
@@ -69,7 +69,7 @@ pub(super) fn allowed(
         for name in fields.keys() {
             for (place, value) in fields.get_all(name).iter().enumerate() {
                 let value = std::str::from_utf8(value.as_bytes());
-                // The protocol has no other texts.
+                // The protocol's strings are UTF-8.
                 let value = value.map_err(|_| Rejection::NotDescribed(BadDescription::Unreadable("Cookie")))?;
                 options.push(HeaderValueOption::new(name.as_str(), value, place > 0));
             }
@@ -79,11 +79,11 @@ pub(super) fn allowed(
     Ok(CheckResponse { status: Some(Status { code: OK }), http_response: Some(HttpResponse::Ok(ok)) })
 }
 
-/// Who it is: what the upstream of `UPSTREAM_URL` would be told, and where that is the usual set also the names that proxies which only
-/// ask know.
+/// The identity fields for the upstream of `UPSTREAM_URL`; with the usual set, also the names that forward-auth proxies
+/// use.
 fn told(exchange: &Exchange, sign_in: &SignIn, session: Option<&Arc<LoadedSession>>) -> Result<HeaderMap, Rejection> {
     let mut told = HeaderMap::new();
-    // Nobody: what the client sent under these names goes, and nothing comes in its place.
+    // No session: fields of these names from the client are removed and not replaced.
     let Some(session) = session else { return Ok(told) };
     let chosen = exchange.snapshot.destinations.of(None).and_then(|usual| usual.telling.as_ref());
     if chosen.is_none_or(|telling| telling.has_usual_fields()) {
@@ -110,8 +110,8 @@ fn told(exchange: &Exchange, sign_in: &SignIn, session: Option<&Arc<LoadedSessio
     Ok(told)
 }
 
-/// The fields that have another value than they came with, and the names of those that are gone. Envoy removes after it has set, so no
-/// name that is told is among them.
+/// The fields whose values have changed, and the names of those removed. Envoy removes after it sets, so no name in `told` is
+/// among them.
 fn changes(asked: &HeaderMap, left: &HeaderMap, told: &HeaderMap) -> (HeaderMap, Vec<String>) {
     let (mut changed, mut gone) = (HeaderMap::new(), Vec::new());
     for name in asked.keys().filter(|name| !is_envoys_own(name) && !told.contains_key(*name)) {
@@ -126,12 +126,12 @@ fn changes(asked: &HeaderMap, left: &HeaderMap, told: &HeaderMap) -> (HeaderMap,
     (changed, gone)
 }
 
-/// The proxy's own answer to a request that is not let in, for Envoy to give.
+/// The proxy's own response to a refused request, for Envoy to send.
 pub(super) fn denied(response: Response<Body>, method: &Method) -> CheckResponse {
     let (head, body) = response.into_parts();
     let mut headers = Vec::with_capacity(head.headers.len());
     for name in head.headers.keys().filter(|name| ![CONTENT_LENGTH, CONNECTION].contains(name)) {
-        // Each is one of ours, and text. Several of one name (`Set-Cookie`) are all given, and take the place of others.
+        // Each value is our own text. All of one name (`Set-Cookie`) are sent, and replace others.
         let values = head.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         headers.extend(values.enumerate().map(|(place, value)| {
             let option = HeaderValueOption::new(name.as_str(), value, false);

@@ -1,4 +1,4 @@
-//! Bytes both ways between two streams. While nothing comes it holds no buffer, since most WebSockets say nothing most of the time.
+//! Copies bytes both ways between two streams. Holds no buffer while nothing comes, since most WebSockets are silent most of the time.
 
 use std::future::poll_fn;
 use std::io;
@@ -7,15 +7,15 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// How much is read at a time.
+/// How many bytes are read at a time.
 const PIECE: usize = 16 * 1024;
-/// How many pieces a direction passes on before others have their turn.
+/// How many pieces a direction copies before other tasks get their turn.
 const PIECES: usize = 16;
 
-/// What one side has sent and the other has yet to take.
+/// What one side has sent and the other has not taken yet.
 #[derive(Default)]
 struct Direction {
-    /// Read and not written yet, from `taken` on; without memory of its own once all is written.
+    /// Read but not yet written, from `taken` on; holds no memory once all is written.
     waiting: Vec<u8>,
     taken: usize,
     unflushed: bool,
@@ -23,11 +23,11 @@ struct Direction {
     closed: bool,
 }
 
-/// Copies both ways until both sides have ended; an end of one side is passed on to the other.
+/// Copies both ways until both sides have ended; the end of one side is passed on to the other.
 ///
 /// # Errors
 ///
-/// The first fault of either side.
+/// The first error of either side.
 pub(crate) async fn both_ways<A, B>(a: &mut A, b: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -43,7 +43,7 @@ where
 }
 
 impl Direction {
-    /// Ready when the reader has ended and the writer was told so.
+    /// Ready when the reader has ended and the writer was shut down.
     fn poll_copy(
         &mut self,
         context: &mut Context<'_>,
@@ -78,7 +78,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Writes what is waiting, and lets go of its memory.
+    /// Writes the waiting bytes, and frees their memory.
     fn poll_write_waiting(
         &mut self,
         context: &mut Context<'_>,
@@ -94,7 +94,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what was read a moment ago; what is not taken now waits.
+    /// Writes what was just read; what the writer does not take now waits.
     fn poll_write_read(
         &mut self,
         context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! To the upstream and back: stream bodies, hand over upgrades.
+//! Forwards to the upstream and back: streams bodies, hands over upgrades.
 
 mod copy;
 pub(crate) mod lasting;
@@ -29,7 +29,7 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::{credentials, headers};
 use crate::serve::watch::InFlight;
 
-/// Forwards one request, with leave: on behalf of the permit's session, or of nobody.
+/// Forwards one admitted request, with the permit's session, if any.
 pub(crate) async fn forward(
     permit: Permit<Arc<LoadedSession>>,
     exchange: &mut Exchange,
@@ -69,8 +69,8 @@ pub(crate) async fn forward(
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit }, in_flight)
 }
 
-/// Whether a request by a cookie that changes something is from a page of another site or host: those of sibling hosts bring the cookie
-/// along, and a server that acts as people asks nobody where a request is from.
+/// Whether an unsafe request with a cookie comes from a page of another site or host: pages of sibling hosts also send the cookie,
+/// and a server that impersonates people does not check a request's origin.
 fn is_sent_by_another_sites_page(exchange: &Exchange, session: Option<&Arc<LoadedSession>>) -> bool {
     let is_by_cookie = session.is_some_and(|session| !session.is_token());
     if !is_by_cookie || exchange.head.method.is_safe() {
@@ -82,13 +82,13 @@ fn is_sent_by_another_sites_page(exchange: &Exchange, session: Option<&Arc<Loade
     }
 }
 
-/// Whether no other origin is named. A WebSocket carries cookies from any site and knows no preflight (RFC 6455 §10.2).
+/// Whether `Origin` names no other origin. A WebSocket sends cookies from any site, without a preflight (RFC 6455 §10.2).
 fn is_of_our_origin(exchange: &Exchange) -> bool {
     let Exchange { head, caller, snapshot, .. } = exchange;
     let asked = headers::host(&head.headers, caller).unwrap_or_default();
     let own;
     let origin = match &snapshot.sign_in {
-        // Another host that rules are about has an origin of its own.
+        // Another host that rules name has its own origin.
         Some(sign_in) if sign_in.is_public_host(asked) || !snapshot.rules.are_about_host(asked) => {
             sign_in.origin_text.as_str()
         }
@@ -100,8 +100,8 @@ fn is_of_our_origin(exchange: &Exchange) -> bool {
     headers::is_same_origin(&head.headers, origin)
 }
 
-/// Sends the request, and once more where that is safe: it was never sent; or a connection that had been used before closed before
-/// the first byte of the answer, and the request has no body and may be repeated (RFC 9110 §9.2.2).
+/// Sends the request, and again if that is safe: it was never sent; or a reused connection closed before the first byte of the
+/// response, and the request has no body and is idempotent (RFC 9110 §9.2.2).
 async fn send(
     outgoing: &Outgoing<'_>,
     exchange: &Exchange,

@@ -1,4 +1,4 @@
-//! To an upstream that a rule names, or that is told by choice, and back: to one of its backends, and to another where that is safe.
+//! Forwards to an upstream that a rule names, or with configured identity fields: to a backend, and to another if that is safe.
 
 use std::borrow::Cow;
 use std::pin::pin;
@@ -27,10 +27,10 @@ use crate::serve::watch::InFlight;
 
 static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// So many backends are tried for one request at most.
+/// The most backends tried for one request.
 const TRIED_MOST: usize = 4;
 
-/// The way that a request goes.
+/// How a request is forwarded.
 pub(super) struct Way {
     pub(super) destination: Arc<Destination>,
     pub(super) began: Instant,
@@ -38,7 +38,7 @@ pub(super) struct Way {
     pub(super) websocket: bool,
 }
 
-/// Forwards one request, with leave, to an upstream other than the usual one.
+/// Forwards one admitted request to an upstream other than the usual one.
 pub(super) async fn forward(
     permit: Permit<Arc<LoadedSession>>,
     exchange: &Exchange,
@@ -72,7 +72,7 @@ pub(super) async fn forward(
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit: manner.body }, in_flight)
 }
 
-/// By what we are known at an upstream that acts as people, where that is a token. Without one nothing goes there, nor on behalf of nobody.
+/// Our bearer token for an upstream that impersonates people, if it needs one. Refuses a request without the token or a session.
 fn credential(
     destination: &Destination,
     session: Option<&Arc<LoadedSession>>,
@@ -84,7 +84,7 @@ fn credential(
     let Some(token) = &destination.token else { return Ok(None) };
     let credential = token.authorization();
     if credential.is_none() {
-        // The reason is told once, where the file is read, and in `readyz`.
+        // The reason is logged once, where the file is read, and shown in `readyz`.
         let ((path, request_id), upstream) = (told(exchange), &destination.name);
         tracing::debug!(%path, %request_id, upstream, "not forwarded: there is no token to be known by");
         return Err(Rejection::UpstreamUnreachable.into());
@@ -92,7 +92,7 @@ fn credential(
     Ok(credential)
 }
 
-/// Says, seldom, that an upstream which acts as people does not know us ourselves.
+/// Logs, rarely, that an upstream that impersonates people rejects our own credential.
 fn note_unknown(destination: &Destination, status: StatusCode, exchange: &Exchange) {
     if destination.acts && status == StatusCode::UNAUTHORIZED && destination.unknown_there.is_due(exchange.now) {
         let ((path, request_id), upstream) = (told(exchange), &destination.name);
@@ -100,24 +100,24 @@ fn note_unknown(destination: &Destination, status: StatusCode, exchange: &Exchan
     }
 }
 
-/// What an upstream other than the usual one is sent, whichever of its backends.
+/// The request for an upstream other than the usual one, the same for all its backends.
 struct Directed<'e> {
     outgoing: Outgoing<'e>,
     target: Cow<'e, str>,
-    /// What was taken from the front of the path.
+    /// The prefix removed from the path.
     prefix: Option<HeaderValue>,
     usual: Option<&'e ReadyFields>,
     told: Option<Arc<Told>>,
-    /// The provider's, of the session.
+    /// The session's, from the provider.
     id_token: Vec<(HeaderName, HeaderValue)>,
     /// Our own.
     credential: Option<HeaderValue>,
 }
 
-/// What one backend is sent.
+/// The request for one backend.
 struct ToBackend<'d, 'e> {
     directed: &'d Directed<'e>,
-    /// The backend's own name; `None`: the host as it came.
+    /// The backend's own name; `None`: the host stays unchanged.
     host: Option<&'d HeaderValue>,
 }
 
@@ -158,7 +158,7 @@ impl RequestHead for ToBackend<'_, '_> {
     }
 }
 
-/// Fields, with another `Host`.
+/// Writes fields, with another `Host`.
 struct Renamed<'f, F> {
     fields: &'f mut F,
     host: &'f HeaderValue,
@@ -170,15 +170,15 @@ impl<F: Fields> Fields for Renamed<'_, F> {
     }
 }
 
-/// A request that may have to be sent to one backend after the other.
+/// A request that may have to be sent to several backends in turn.
 struct Sending<'s> {
     destination: &'s Destination,
     exchange: &'s Exchange,
     tried: Vec<Arc<Backend<RequestBody>>>,
 }
 
-/// Sends the request to a backend. To another one, where that is safe: it was never sent; or a connection closed before the first byte of
-/// the answer, and the request has no body and may be repeated (RFC 9110 §9.2.2).
+/// Sends the request to a backend, and to another if that is safe: it was never sent; or a connection closed before the first byte of
+/// the response, and the request has no body and is idempotent (RFC 9110 §9.2.2).
 async fn send(
     directed: &Directed<'_>,
     destination: &Destination,
@@ -231,7 +231,7 @@ async fn send(
             }
             continue;
         }
-        // The connection was an old one: the same backend may well be there.
+        // The connection was a reused one: the same backend may still be reachable.
         destination.counters.retries.inc();
         let lease = match backend.connect_new().await {
             Ok(lease) => lease,
@@ -276,7 +276,7 @@ impl Sending<'_> {
         }
     }
 
-    /// No backend is left.
+    /// Refuses the request: no backend is left.
     fn nowhere(&self) -> Refused {
         if self.tried.is_empty() {
             let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);

@@ -1,4 +1,4 @@
-//! What every way to an upstream has in common: the head that it is sent, and what the client gets of the answer.
+//! What all forwarding has in common: the head for the upstream, and the response for the client.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,15 +30,15 @@ use crate::serve::request::question::Question;
 use crate::serve::telling::X_SIDEGATE_ASSERTION;
 use crate::serve::watch::InFlight;
 
-/// What is known of a request whose answer has come.
+/// What is known of a request when its response has come.
 pub(super) struct Passing {
     pub(super) began: Instant,
     pub(super) upgrade: Option<hyper::upgrade::OnUpgrade>,
-    /// How long the answer's body may move no byte.
+    /// How long the response's body may make no progress.
     pub(super) body_limit: Duration,
 }
 
-/// What the client gets of the upstream's answer.
+/// Turns the upstream's response into the client's.
 pub(super) fn pass_back(
     answer: Response<Answer>,
     exchange: &Exchange,
@@ -49,7 +49,7 @@ pub(super) fn pass_back(
     let (mut answer, body) = answer.into_parts();
     exchange.app.metrics.forwarded(answer.status, body.arrived().saturating_duration_since(began));
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nothing else was asked for, and whatever else came would be a tunnel that nobody looks into (RFC 9110 §7.8).
+        // Nothing else was requested, and any other protocol would be a tunnel that nothing inspects (RFC 9110 §7.8).
         if !headers::switches_to_websocket(&answer.headers) {
             return Err(upstream_failed("it switched to another protocol than was asked for", exchange));
         }
@@ -63,7 +63,7 @@ pub(super) fn pass_back(
         return Ok(tunnel::open(client, upstream, answer.headers, opened(exchange, permit).kept(), exchange, held));
     }
     if connect::is_websocket(&exchange.head) && answer.status.is_success() {
-        // Over HTTP/2 this would say that the WebSocket is open (RFC 8441 §5).
+        // Over HTTP/2 this would mean that the WebSocket is open (RFC 8441 §5).
         return Err(upstream_failed("it answered a WebSocket without switching to it", exchange));
     }
     headers::strip_response(&mut answer.headers);
@@ -75,27 +75,27 @@ pub(super) fn pass_back(
     let limit = (!event_stream).then_some(body_limit);
     answer.version = Version::default();
     if answer.status == StatusCode::RESET_CONTENT {
-        // It has no content (RFC 9110 §15.3.6): what there is all the same ends here, and the connection with it.
+        // It has no content (RFC 9110 §15.3.6): any content is dropped here, with the upstream connection.
         return Ok(Response::from_parts(answer, Body::empty()));
     }
-    // On HTTP/2 the client may still be slow to take what is here.
+    // On HTTP/2 the client may still be slow to take a body that is complete here.
     let is_given_at_once = body.is_end_stream() || (body.is_here() && exchange.head.version != Version::HTTP_2);
     let guard = (!is_given_at_once).then(|| Guard::of(opened(exchange, permit), began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }
 
-/// What the request opens, to be asked again while it lasts.
+/// What the request opens, to be judged again while it lasts.
 pub(super) fn opened(exchange: &Exchange, permit: &Permit<Arc<LoadedSession>>) -> Open {
     Open::of(&exchange.app, Question::of(&exchange.head, &exchange.caller).with(exchange.certificate.clone()), permit)
 }
 
-/// The head that the upstream is sent: what the client says, less what it may not say, then how the request came and who it is.
+/// The head for the upstream: the client's without what it may not set, then the forwarding and identity fields.
 pub(super) struct Outgoing<'e> {
     pub(super) head: &'e Parts,
     pub(super) target: &'e str,
     trace: &'e Trace,
     forwarded: Forwarded<'e>,
-    /// Whether a trusted proxy has said how the request came, which we say anew with ourselves added.
+    /// Whether a trusted proxy has sent forwarding fields, which we write again with this hop added.
     trusted: bool,
     identity: Option<(&'e ReadyFields, HeaderValue)>,
     pub(super) websocket: bool,
@@ -121,7 +121,7 @@ impl<'e> Outgoing<'e> {
         Ok(Self { identity, ..Self::of_nobody(exchange, websocket, in_flight) })
     }
 
-    /// The same without a word of who it is.
+    /// The same without identity fields.
     pub(super) fn of_nobody(exchange: &'e Exchange, websocket: bool, in_flight: &'e InFlight) -> Self {
         let Exchange { head, caller, snapshot, trace, .. } = exchange;
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
@@ -141,7 +141,7 @@ impl RequestHead for Outgoing<'_> {
     }
 
     fn hear_interim(&self, status: StatusCode, mut headers: HeaderMap) {
-        // `100` is the answer to our own `Expect`; an HTTP/1.0 client knows none (RFC 9110 §15.2), and over HTTP/2 hyper sends none.
+        // `100` answers our own `Expect`; HTTP/1.0 has no interim responses (RFC 9110 §15.2), and over HTTP/2 hyper sends none.
         if self.head.version != Version::HTTP_11 || status == StatusCode::CONTINUE {
             return;
         }
@@ -155,13 +155,13 @@ impl RequestHead for Outgoing<'_> {
 
     fn tell(&self, fields: &mut impl Fields) {
         for (name, value) in &self.head.headers {
-            // Left standing, a length would make the upstream take the next request's bytes for this one's body.
+            // If a wrong length were kept, the upstream would take the next request's bytes for this one's body.
             if *name != CONTENT_LENGTH && !(self.trusted && headers::is_said_anew(name)) {
                 fields.field(name, value);
             }
         }
         if self.head.version == Version::HTTP_10 && !self.head.headers.contains_key(HOST) {
-            // An HTTP/1.0 client need not name a host; HTTP/1.1 must (RFC 9112 §3.2).
+            // An HTTP/1.0 client need not send `Host`; HTTP/1.1 must (RFC 9112 §3.2).
             fields.field(&HOST, &HeaderValue::from_static(""));
         }
         self.trace.tell(fields);
@@ -177,8 +177,8 @@ impl RequestHead for Outgoing<'_> {
     }
 }
 
-/// Gives the answer up where its session ends, or nobody may pass any more, before its head has come. A request that is answered within a
-/// second costs nothing for it. The sending is pinned by the caller: by value it would lie in the future twice.
+/// Gives up the request if its session ends, or the rules no longer admit it, before the response's head has come. A request answered
+/// within a second pays nothing for it. The caller pins the sending: by value it would lie in the future twice.
 pub(super) async fn while_admitted<T>(
     mut sending: Pin<&mut impl Future<Output = Result<T, Refused>>>,
     exchange: &Exchange,
@@ -190,9 +190,9 @@ pub(super) async fn while_admitted<T>(
         if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
             return Poll::Ready(outcome);
         }
-        // The first time spares a look at the clock.
+        // The first poll does not read the clock.
         if std::mem::take(&mut is_new) || (ended.is_none() && began.elapsed() < FRESH) {
-            // Whoever waits for the upstream wakes us by then.
+            // The wait for the upstream wakes the task by then.
             return Poll::Pending;
         }
         let ended = ended.get_or_insert_with(|| Box::pin(lasting::ended(opened(exchange, permit), Arc::default())));
@@ -204,7 +204,7 @@ pub(super) async fn while_admitted<T>(
     .await
 }
 
-/// Frames the request by what its body is, not by what its headers said.
+/// Frames the request by its actual body, not by its header fields.
 pub(super) fn framing(head: &Parts, body: &RequestBody) -> RequestFraming {
     if body.is_end_stream() {
         let said = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0");
@@ -218,7 +218,7 @@ pub(super) fn has_session_ended(error: &(dyn std::error::Error + 'static)) -> bo
         .any(|error| matches!(error.downcast_ref(), Some(BodyError::SessionEnded)))
 }
 
-/// What a line about a request's failure names: cause and request stand together.
+/// What a log line about a failed request names: its path and its id.
 pub(super) fn told(exchange: &Exchange) -> (Clean<'_>, Clean<'_>) {
     (Clean(exchange.head.uri.path()), Clean(exchange.trace.request_id.as_str()))
 }
@@ -229,7 +229,7 @@ pub(super) fn upstream_failed(why: &str, exchange: &Exchange) -> Refused {
     Rejection::UpstreamUnreachable.into()
 }
 
-/// The methods that may be repeated (RFC 9110 §9.2.2), but for `TRACE`, which does not pass.
+/// The idempotent methods (RFC 9110 §9.2.2), except `TRACE`, which is not forwarded.
 pub(super) fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }

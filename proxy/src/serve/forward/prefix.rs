@@ -1,4 +1,4 @@
-//! What an upstream reads behind a prefix that was taken away, judged as if the prefix stood before it.
+//! Judges the path that an upstream reads after a prefix was removed, as if the prefix were still there.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::Malformed;
 use crate::serve::request::question;
 
-/// Judges a request once more whose path has lost `prefix`: `/app/../admin` is another thing than `/../admin`, which a server reads as its
-/// `/admin`, and the rules know that as `/app/admin`. A plain path reads the same with and without its front.
+/// Judges again a request whose path has lost `prefix`: `/app/../admin` becomes `/../admin`, which a server reads as its
+/// `/admin`, and which the rules know as `/app/admin`. A plain path reads the same with and without its prefix.
 pub(super) fn judge_stripped(
     permit: &Permit<Arc<LoadedSession>>,
     exchange: &Exchange,

@@ -1,4 +1,4 @@
-//! WebSockets: bytes both ways, until either side ends or the session does.
+//! WebSockets: copies bytes both ways, until either side or the session ends.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::serve::forward::lasting::{self, Open};
 use crate::serve::request::{connect, headers};
 use crate::serve::watch::InFlight;
 
-/// Answers `101`, over HTTP/2 `200`, and copies bytes both ways from then on. `held` keeps an HTTP/2 connection from counting as idle.
+/// Responds `101`, over HTTP/2 `200`, and copies bytes both ways from then on. `held` keeps an HTTP/2 connection from counting as idle.
 pub(crate) fn open(
     client: OnUpgrade,
     upstream: Tunnel,

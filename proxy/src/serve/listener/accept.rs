@@ -1,4 +1,4 @@
-//! Accepts connections, as many as there is room for.
+//! Accepts connections while there is room for more.
 
 use std::io;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::serve::listener::workers::Workers;
 use crate::serve::settings::Limits;
 use crate::serve::watch;
 
-/// How long somebody waits for a place, or for room in memory, before it is made.
+/// How long to wait for a place, or for memory, before connections are closed to make room.
 const PLACE_PAUSE: Duration = Duration::from_millis(50);
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
-/// Open files that are neither a client's connection nor one to the upstream: listeners, store, provider, probes, files that are read.
+/// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read.
 const FILES_BESIDE: u64 = 160;
 
-/// How long the accept loop rests when the system has no file descriptor left.
+/// How long the accept loop pauses when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections are taken at a time: `LIMIT_CONNECTIONS`, or what open files and memory allow. Each may need a connection to the
-/// upstream as well, and half of the memory is for what they carry.
+/// How many connections are open at a time: `LIMIT_CONNECTIONS`, or what open files and memory allow. Each may need an upstream
+/// connection as well, and half of the memory is for what they carry.
 pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>) -> usize {
     let by_files = files.map_or(usize::MAX, |files| {
         let left = files.saturating_sub(FILES_BESIDE).max(files / 2) / 2;
@@ -65,7 +65,7 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     pub(crate) async fn run(&self, listener: Listener, stop: &CancellationToken) {
         loop {
-            // Before it is accepted, not after: what is beyond the limit waits in the kernel's queue.
+            // Before the accept, not after: connections beyond the limit wait in the kernel's queue.
             let Some(room) = self.place().await else { return };
             let accepted = tokio::select! {
                 biased;
@@ -79,7 +79,7 @@ impl Acceptor {
         }
     }
 
-    /// A place for one more connection, with room in memory. Where there is none, who has long been silent makes it.
+    /// A place for one more connection, with memory for it. If there is none, connections that were silent for long are closed.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
         let place = loop {
             match tokio::time::timeout(PLACE_PAUSE, Arc::clone(&self.room).acquire_owned()).await {
@@ -94,7 +94,7 @@ impl Acceptor {
         Some(place)
     }
 
-    /// Who has connected is served: asks the kernel itself what is left in the queue, since the runtime may not have heard of it yet.
+    /// Serves clients that have already connected: reads the kernel's queue directly, since the runtime may not have been notified yet.
     async fn run_dry(&self, listener: Listener) -> io::Result<()> {
         let listener = listener.into_blocking()?;
         loop {
@@ -135,7 +135,7 @@ impl Acceptor {
     }
 }
 
-/// Errors of `accept` that are about the connection, not about us.
+/// Errors of `accept` that concern one connection, not the listener.
 fn is_one_connections_own(error: &io::Error) -> bool {
     matches!(
         error.kind(),

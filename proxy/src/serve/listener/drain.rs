@@ -1,4 +1,4 @@
-//! The end of serving, as connections hear of it.
+//! The end of serving, as connections are notified of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells every connection that serving comes to its end.
+/// Notifies every connection that serving ends.
 #[derive(Clone, Default)]
 pub(crate) struct Drain {
     token: CancellationToken,
@@ -19,8 +19,8 @@ impl Drain {
         self.token.cancel();
     }
 
-    /// Ends once the drain begins. For one task to poll as often as it likes: after the first time that costs a load, where the token
-    /// itself would take a lock that all connections share.
+    /// Ends once the drain begins. One task may poll it as often as it likes: after the first poll that costs one load, whereas the token
+    /// itself would take a lock shared by all connections.
     pub(crate) fn begun(&self) -> impl Future<Output = ()> {
         let mut cancelled = Box::pin(self.token.clone().cancelled_owned());
         let begun = Arc::clone(&self.begun);

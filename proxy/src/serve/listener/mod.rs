@@ -1,4 +1,4 @@
-//! Connections of clients: accepted within limits, served by a worker each, ended when we drain.
+//! Client connections: accepted within limits, each served by a worker, ended by the drain.
 
 pub(crate) mod accept;
 pub(crate) mod connection;

@@ -1,4 +1,4 @@
-//! Plain HTTP on a port that speaks TLS: a sentence that says so, in place of a connection that breaks without a word.
+//! Plain HTTP on a TLS port: sends an explanation, instead of just closing the connection.
 
 use std::io;
 
@@ -8,19 +8,19 @@ use tokio::net::TcpStream;
 
 /// How much of a request is read before it is answered, in bytes.
 const HEAD_MOST: usize = 16 * 1024;
-/// How much of what is still coming is taken and dropped: a socket that is closed on unread bytes takes its answer with it.
+/// How many of the remaining bytes are read and dropped: closing a socket with unread bytes discards its response.
 const REST_MOST: u64 = 256 * 1024;
 
 const SENTENCE: &str =
     "This port speaks HTTPS, and the request came as plain HTTP: write https:// in front of the address.\n";
 
-/// Whether a connection begins as plain HTTP does, in any version: with a letter. A TLS record begins with its type, 22.
+/// Whether a connection begins like plain HTTP of any version: with a letter. A TLS record begins with its type, 22.
 pub(crate) async fn begins(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
     Ok(stream.peek(&mut first).await? == 1 && first.iter().all(u8::is_ascii_alphabetic))
 }
 
-/// Reads a head and answers 400. The caller limits how long that may take.
+/// Reads a head and responds 400. The caller limits how long this may take.
 pub(crate) async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     let mut head = Vec::with_capacity(1024);
     let ends =

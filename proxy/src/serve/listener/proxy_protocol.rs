@@ -1,25 +1,25 @@
-//! The PROXY protocol, versions 1 and 2: a load balancer says whose connection it passes on, before the first byte of it.
+//! The PROXY protocol, versions 1 and 2: a load balancer names the client of a connection before its first byte.
 //!
-//! As <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt> has it. Read byte for byte and no further, since TLS or HTTP follows.
+//! See <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. Reads the header and not one byte more, since TLS or HTTP follows.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// What version 2 begins with.
+/// The first bytes of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest line of version 1, its end included, in bytes.
+/// The longest line of version 1, including its line end, in bytes.
 const LINE_MOST: usize = 107;
-/// What version 2 may say beside the addresses, in bytes. Balancers send some dozens.
+/// The most bytes after the fixed part of a version 2 header. Balancers send some dozens.
 const REST_MOST: u16 = 4096;
 
-/// Reads what a connection begins with, and whose it is; `None`: the balancer's own (a health check), or of somebody it cannot name.
+/// Reads the header; returns the client's address. `None`: the balancer's own connection (a health check), or a client without one.
 ///
 /// # Errors
-/// `InvalidData` where it is not the PROXY protocol, or an address is not one.
+/// `InvalidData` if it is not the PROXY protocol, or an address is invalid.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
-    // The shortest of either version is longer.
+    // Every valid header of either version is longer.
     let mut begin = [0; SIGNATURE.len()];
     stream.read_exact(&mut begin).await?;
     if begin == SIGNATURE { read_binary(stream).await } else { read_line(stream, &begin).await }
@@ -67,7 +67,7 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin), begin: &[u8]) -> io::R
     }
 }
 
-/// Version 2: what it does, for which family, how much follows, the addresses, and more that is passed over.
+/// Version 2: command, address family, length, addresses, and extensions, which are skipped.
 async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let (does, family) = (stream.read_u8().await?, stream.read_u8().await?);
     let length = stream.read_u16().await?;
@@ -86,14 +86,14 @@ async fn read_binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
         // TCP over IPv4, over IPv6.
         0x11 => Some(addresses::<4>(&rest).ok_or_else(short)?),
         0x21 => Some(addresses::<16>(&rest).ok_or_else(short)?),
-        // Unspecified, datagrams, Unix sockets: nobody whom a rule could name.
+        // Unspecified, datagrams, Unix sockets: no address that a rule could name.
         0x00 | 0x12 | 0x22 | 0x31 | 0x32 => None,
         _ => return Err(malformed("its PROXY header is for a family of addresses that is not known")),
     };
     Ok(named.filter(|_| passes_on))
 }
 
-/// The first of two addresses of `N` bytes, and the first of two ports behind them.
+/// The first of two addresses of `N` bytes, with the first of the two ports after them.
 fn addresses<const N: usize>(rest: &[u8]) -> Option<SocketAddr>
 where
     IpAddr: From<[u8; N]>,
@@ -108,7 +108,7 @@ where
 mod tests {
     use super::*;
 
-    /// What comes of these bytes, and what is left behind them.
+    /// The result for these bytes, and the bytes left unread.
     async fn said(bytes: &[u8]) -> (io::Result<Option<SocketAddr>>, Vec<u8>) {
         let mut rest = bytes;
         let outcome = read(&mut rest).await;

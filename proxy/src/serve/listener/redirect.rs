@@ -1,4 +1,4 @@
-//! Plain HTTP at an address of its own: every request is led to the same address by https, and nothing else is answered.
+//! Plain HTTP on a separate address: redirects every request to the same URL with https, and answers nothing else.
 
 use std::io;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 use crate::serve::app::App;
 use crate::serve::request::headers;
 
-/// How many connections are served at a time; each is closed after one answer.
+/// How many connections are served concurrently; each is closed after one response.
 const PLACES: usize = 256;
 /// How much of a request is read, in bytes.
 const HEAD_MOST: usize = 16 * 1024;
 const FIELDS_MOST: usize = 100;
-/// How much of what is still coming is taken and dropped, in bytes.
+/// How many of the remaining bytes are read and dropped.
 const REST_MOST: u64 = 256 * 1024;
-/// How long the accept loop rests when the system has no file descriptor left.
+/// How long the accept loop pauses when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Redirects until it is told to stop.
+/// Redirects until it is stopped.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(PLACES));
     loop {
@@ -69,11 +69,11 @@ async fn answer(mut stream: TcpStream, port: Option<u16>) -> io::Result<()> {
     };
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
-    // A socket that is closed on unread bytes takes its answer with it.
+    // Closing a socket with unread bytes discards its response.
     tokio::io::copy(&mut stream.take(REST_MOST), &mut tokio::io::sink()).await.map(drop)
 }
 
-/// The request's own address by https; `None` where it names none that is well-formed.
+/// The request's own URL with https; `None` if it names none that is well-formed.
 fn location(head: &[u8], port: Option<u16>) -> Option<String> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MOST];
     let mut request = httparse::Request::new(&mut fields);

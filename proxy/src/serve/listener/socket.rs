@@ -1,4 +1,4 @@
-//! What connections come by: a TCP port or a socket file.
+//! Sockets for connections: a TCP port or a socket file.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,20 +6,20 @@ use std::os::unix::net as unix;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// Where connections are accepted.
+/// A listening socket.
 pub(crate) enum Listener {
     Tcp(TcpListener),
     /// A socket file, which has no addresses.
     Unix(UnixListener),
 }
 
-/// The same outside of the runtime.
+/// The same outside the runtime.
 pub(super) enum BlockingListener {
     Tcp(std::net::TcpListener),
     Unix(unix::UnixListener),
 }
 
-/// A connection that was accepted, for whichever runtime.
+/// An accepted connection, not yet bound to a runtime.
 pub(super) enum Accepted {
     Tcp(std::net::TcpStream),
     Unix(unix::UnixStream),
@@ -32,7 +32,7 @@ pub(super) enum Stream {
 }
 
 impl Listener {
-    /// The next connection, released from this thread's reactor, to be taken into a worker's.
+    /// The next connection, detached from this thread's reactor, to be attached to a worker's.
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => listener.accept().await?.0.into_std().map(Accepted::Tcp),
@@ -49,7 +49,7 @@ impl Listener {
 }
 
 impl BlockingListener {
-    /// What is left in the kernel's queue; `None`: nothing.
+    /// The next connection in the kernel's queue; `None`: it is empty.
     pub(super) fn accept(&self) -> Option<io::Result<Accepted>> {
         let accepted = match self {
             Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {

@@ -1,26 +1,26 @@
-//! Worker threads, each with a runtime of its own: a connection, its requests and the connections that these take to the upstream stay
-//! on one thread, so that no request wakes another thread up.
+//! Worker threads, each with its own runtime: a connection, its requests and their upstream connections stay on one thread, so that no
+//! request wakes another thread.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Builder, Handle};
 
-/// The workers, which take connections in turn.
+/// The workers, which take connections in rotation.
 pub(crate) struct Workers {
     handles: Vec<Handle>,
     next: AtomicUsize,
 }
 
 impl Workers {
-    /// Starts a worker for each processor. They end with the process.
+    /// Starts one worker per processor. They end with the process.
     pub(crate) fn start() -> io::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let handles = (0..processors).map(|_| start_one()).collect::<io::Result<_>>()?;
         Ok(Self { handles, next: AtomicUsize::new(0) })
     }
 
-    /// Whose turn it is.
+    /// The next worker in rotation.
     pub(crate) fn next(&self) -> Option<&Handle> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         self.handles.get(turn % self.handles.len().max(1))

@@ -1,4 +1,4 @@
-//! Sessions renewed beside requests: one renewal at a time for a session, however many requests and replicas see that it is due.
+//! Renews sessions in the background: one renewal at a time per session, however many requests and replicas see that it is due.
 
 mod rests;
 mod schedule;
@@ -22,20 +22,20 @@ use crate::domain::time::Timestamp;
 use crate::ports::{Claim, IdentityProvider, LEASE, Lease, Leases, LoadedSession, RenewError, Renewed, Sessions};
 use crate::serve::clock;
 
-/// How many sessions are renewed at a time; the others go on as they are, and come a little later.
+/// How many sessions are renewed concurrently; the others go on unchanged, and are renewed a little later.
 const AT_ONCE: usize = 64;
-/// How long a request waits for the renewal of a session that nobody has used for long.
+/// How long a request waits for the renewal of a session that was unused for long.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long overdue a session is that a request waits for, where `SESSION_RECHECK` is off.
+/// How long a session must be overdue before a request waits for it, if `SESSION_RECHECK` is off.
 const OVERDUE: Duration = Duration::from_secs(900);
-/// How long requests take no notice of a renewal under way.
+/// How long requests ignore a renewal in progress.
 const UNDER_WAY: Duration = Duration::from_secs(30);
 
-/// What lives as long as the process: who is being renewed, and who is left in peace for a while.
+/// What lives as long as the process: the renewals in progress, and the pauses after failures.
 pub(crate) struct Renewals {
     tasks: TaskTracker,
     room: Arc<Semaphore>,
-    /// Sessions that this replica renews at this moment; the token is cancelled when it is done.
+    /// Sessions that this replica is renewing; the token is cancelled when the renewal is done.
     flights: Mutex<HashMap<SessionKey, CancellationToken>>,
     rests: Mutex<Rests>,
     metrics: Arc<Metrics>,
@@ -52,13 +52,13 @@ impl Renewals {
         }
     }
 
-    /// Waits until what is under way has ended: a token that was rotated must be saved before the process ends.
+    /// Waits for the renewals in progress: a rotated token must be saved before the process ends.
     pub(crate) async fn settle(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// How many are under way.
+    /// The number of renewals in progress.
     pub(crate) fn under_way(&self) -> usize {
         self.tasks.len()
     }
@@ -72,7 +72,7 @@ impl Renewals {
     }
 }
 
-/// How sessions are renewed, under one configuration.
+/// How sessions are renewed under one configuration.
 pub(crate) struct Renewing {
     pub(crate) renewals: Arc<Renewals>,
     pub(crate) provider: Arc<dyn IdentityProvider>,
@@ -84,17 +84,17 @@ pub(crate) struct Renewing {
 }
 
 impl Renewing {
-    /// Puts what a sign-in was granted into its new session, and says when the provider is to be asked again.
+    /// Stores a sign-in's grant in its new session, and sets when the provider is to be asked again.
     ///
     /// # Errors
-    /// [`CryptoFailure`], which a sound machine never sees.
+    /// [`CryptoFailure`], which does not occur on a sound machine.
     pub(crate) fn begin_with(
         &self,
         session: &mut Session,
         grant: Option<Grant>,
         now: Timestamp,
     ) -> Result<(), CryptoFailure> {
-        // A session in a cookie alone is never renewed, and a provider's tokens do not travel in it.
+        // A session kept only in a cookie is never renewed, and never contains the provider's tokens.
         let Some(grant) = grant.filter(|_| self.store.leases().is_some()) else { return Ok(()) };
         session.renew_at = self.next(&grant, now);
         if session.renew_at.is_some() || grant.id_token.is_some() {
@@ -103,9 +103,9 @@ impl Renewing {
         Ok(())
     }
 
-    /// The session to go on with, where `session` is due: itself, while it is renewed beside the request. Only where nobody has used it
-    /// for long does the request wait, so that somebody who is gone from the provider since is not let in once more; a provider that is
-    /// away keeps nobody out. `None`: it has ended.
+    /// The session to use for a request when `session` is due: usually `session` itself, while it is renewed in the background. Only after
+    /// a long time without use the request waits, so that a person since removed at the provider is not admitted again; an unavailable
+    /// provider keeps no one out. `None`: it has ended.
     pub(crate) async fn attend(
         self: &Arc<Self>,
         session: Arc<LoadedSession>,
@@ -117,7 +117,7 @@ impl Renewing {
         if !wait {
             return Some(session);
         }
-        // In time or not: what the store says then is what counts.
+        // Finished or timed out: the store's state is used.
         let _in_time = tokio::time::timeout(PATIENCE, flight.cancelled()).await;
         match self.store.follow(&session, true, clock::now()).await {
             Ok(current) => current,
@@ -125,12 +125,12 @@ impl Renewing {
         }
     }
 
-    /// Begins to renew a session that is due, for whoever holds it without asking anything of it (an open WebSocket).
+    /// Begins to renew a session that is due, for a holder that makes no requests (an open WebSocket).
     pub(crate) fn remind(self: &Arc<Self>, session: &Arc<LoadedSession>, now: Timestamp) {
         let _flight = self.begin(session, false, now);
     }
 
-    /// Begins to renew a session that is due, unless it is being renewed already; `None` where it is left in peace for now.
+    /// Begins to renew a session that is due, unless a renewal is in progress; `None` if it is postponed.
     fn begin(
         self: &Arc<Self>,
         session: &Arc<LoadedSession>,
@@ -168,7 +168,7 @@ impl Renewing {
         Some(flight)
     }
 
-    /// Renews a session under a lease of the store, and says what came of it.
+    /// Renews a session under a lease of the store, and returns the outcome for the metrics.
     async fn renew(&self, held: &Arc<LoadedSession>, awaited: bool) -> &'static str {
         let claimed = clock::now();
         let Some(leases) = self.store.leases() else { return "unusable" };
@@ -187,7 +187,7 @@ impl Renewing {
         let session = lease.session.session();
         let now = clock::now();
         if session.renew_at.is_none_or(|due| now < due) {
-            // Somebody else was faster, and this replica's copy is an older one.
+            // Another replica was faster, and this replica's copy is outdated.
             held.postpone(session.renew_at.unwrap_or(session.expires_at));
             leases.release(&lease).await;
             return "adopted";
@@ -213,7 +213,7 @@ impl Renewing {
         }
     }
 
-    /// Takes what asking again brought.
+    /// Applies the provider's answer.
     async fn take(
         &self,
         leases: &dyn Leases,
@@ -248,7 +248,7 @@ impl Renewing {
         save(leases, held, lease, session, claimed, outcome).await
     }
 
-    /// The provider says that it is over: on every replica.
+    /// The provider reports the end of the session: ends it on every replica.
     async fn end(&self, leases: &dyn Leases, held: &LoadedSession, lease: &Lease, reason: &str) {
         self.told(lease.session.session().identity.provider.as_str(), held.key());
         audit::sessions_ended(&lease.session.session().identity, 1, reason, None);
@@ -259,7 +259,7 @@ impl Renewing {
         leases.release(lease).await;
     }
 
-    /// Lets the session be for a while, and the provider too where it fails again and again. Says until when.
+    /// Postpones the session's renewal, and that of all sessions if the provider fails repeatedly. Returns until when.
     fn put_off(&self, held: &LoadedSession, session: &Session, grant: &Grant, reason: &str) -> Timestamp {
         let pause = schedule::pause(session, grant, self.recheck);
         let rest = self.renewals.rests().failed(held.key(), self.authority, pause, clock::now(), fastrand::f64());
@@ -273,20 +273,20 @@ impl Renewing {
         rest.until
     }
 
-    /// When the provider is to be asked again about what it granted at `now`.
+    /// When to ask the provider again about what it granted at `now`.
     fn next(&self, grant: &Grant, now: Timestamp) -> Option<Timestamp> {
         let between = self.provider.kind() == ProviderKind::Github;
         schedule::next(grant, self.recheck, now, between, fastrand::f64())
     }
 
-    /// The provider has answered, whatever it said.
+    /// Records that the provider has answered, with any result.
     fn told(&self, provider: &'static str, key: SessionKey) {
         if self.renewals.rests().succeeded(key, self.authority) {
             tracing::info!(provider, "sessions are renewed again");
         }
     }
 
-    /// Seals a grant; without the ID token where it is too long with it. `None`: it is too long in any case.
+    /// Seals a grant, without the ID token if it is too long with it. `None`: it is too long in any case.
     fn seal(&self, id: &str, grant: Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
         match self.grants.seal(self.authority, id, &grant)? {
             None if grant.id_token.is_some() => {
@@ -298,7 +298,7 @@ impl Renewing {
     }
 }
 
-/// A renewal under way; when it is dropped, however it ended, whoever waits goes on.
+/// A renewal in progress; dropping it, after any outcome, releases the waiters.
 struct Landing {
     renewals: Arc<Renewals>,
     authority: Authority,
@@ -319,7 +319,7 @@ fn spread(most: Duration) -> Duration {
     most.mul_f64(fastrand::f64())
 }
 
-/// Asks for the lease. Where a request waits for it, also for as long as it would wait for another replica's renewal.
+/// Claims the lease. If a request waits, retries while another replica holds it, for up to [`PATIENCE`].
 async fn claim(leases: &dyn Leases, key: SessionKey, awaited: bool) -> Result<Claim, ()> {
     let until = clock::now() + if awaited { PATIENCE } else { Duration::ZERO };
     loop {
@@ -337,7 +337,7 @@ async fn claim(leases: &dyn Leases, key: SessionKey, awaited: bool) -> Result<Cl
     }
 }
 
-/// Puts the renewed session in its place. The old tokens may be void, so a store that is away is tried for as long as the lease lasts.
+/// Stores the renewed session. The old tokens may be void, so an unavailable store is retried as long as the lease lasts.
 async fn save(
     leases: &dyn Leases,
     held: &LoadedSession,
@@ -351,7 +351,7 @@ async fn save(
         let now = clock::now();
         match leases.renew(lease, session.clone(), now).await {
             Ok(true) => return outcome,
-            // Signed out meanwhile, or an earlier attempt arrived though the answer did not.
+            // The user signed out meanwhile, or an earlier attempt succeeded but its answer was lost.
             Ok(false) => return "ended_before",
             Err(error) if now.since(claimed) >= LEASE => {
                 tracing::error!(

@@ -1,4 +1,4 @@
-//! Who is left in peace for a while after failures: a session, and the provider where it fails again and again.
+//! Pauses after failed renewals: of a session, and of the provider if it fails repeatedly.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use crate::domain::time::Timestamp;
 
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(300);
-/// After so many failures without an answer in between the provider itself is left in peace.
+/// After this many failures without an answer in between, the provider itself is paused.
 const PROVIDER_FAILURES: u32 = 4;
-/// How many sessions' pauses are remembered; beyond, those that have passed are forgotten, and then the rest.
+/// How many sessions' pauses are remembered; beyond that, expired pauses are dropped, and then all others.
 const REMEMBERED: usize = 20_000;
 
-/// Pauses after failures, longer from one to the next.
+/// Pauses after failures; each is longer than the last.
 #[derive(Default)]
 pub(super) struct Rests {
     sessions: HashMap<SessionKey, Pause>,
@@ -31,7 +31,7 @@ struct ProviderRest {
     authority: Option<Authority>,
     failures: u32,
     until: Option<Timestamp>,
-    /// Somebody has gone to see whether it is well again.
+    /// A request is in progress that probes whether the provider works again.
     probed: bool,
 }
 
@@ -39,13 +39,13 @@ struct ProviderRest {
 pub(super) struct Begun {
     /// When it ends.
     pub(super) until: Timestamp,
-    /// Whether the provider has begun to fail for good, which is worth a line in the log.
+    /// Whether the provider has just begun to fail repeatedly, which is worth a log line.
     pub(super) is_news: bool,
 }
 
 impl Rests {
-    /// Whether the provider may be asked about a session now; else until when not. Of a provider that has failed again and again, one
-    /// asks at a time.
+    /// Whether the provider may be asked about a session now; else until when not. After repeated failures, only one request at a
+    /// time asks the provider.
     pub(super) fn ask(&mut self, key: SessionKey, authority: Authority, now: Timestamp) -> Result<(), Timestamp> {
         let provider = self.provider.of(authority);
         if let Some(until) = provider.until {
@@ -64,12 +64,12 @@ impl Rests {
         Ok(())
     }
 
-    /// Whoever was allowed to ask has done so, or has not asked after all.
+    /// The permitted request is done, or was not made after all.
     pub(super) fn ask_no_more(&mut self, authority: Authority) {
         self.provider.of(authority).probed = false;
     }
 
-    /// Notes a failure; `pause` is the first pause after it.
+    /// Records a failure; `pause` is the first pause after it.
     pub(super) fn failed(
         &mut self,
         key: SessionKey,
@@ -95,7 +95,7 @@ impl Rests {
         Begun { until, is_news: provider.failures == PROVIDER_FAILURES }
     }
 
-    /// Notes that the provider has answered; whether that is news.
+    /// Records an answer of the provider; returns whether it had been paused.
     pub(super) fn succeeded(&mut self, key: SessionKey, authority: Authority) -> bool {
         self.sessions.remove(&key);
         let provider = self.provider.of(authority);
@@ -105,7 +105,7 @@ impl Rests {
 }
 
 impl ProviderRest {
-    /// The state of this provider: another one begins anew.
+    /// The state of this provider; another provider starts with a clean state.
     fn of(&mut self, authority: Authority) -> &mut Self {
         if self.authority != Some(authority) {
             *self = Self { authority: Some(authority), ..Self::default() };
@@ -114,7 +114,7 @@ impl ProviderRest {
     }
 }
 
-/// `pause`, doubled with each failure, up to five minutes, and a fifth more or less.
+/// `pause`, doubled with each failure up to five minutes, and varied by up to a fifth.
 fn grown(pause: Duration, failures: u32, chance: f64) -> Duration {
     let doubled = pause.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST);
     doubled.mul_f64(0.8 + 0.4 * chance.clamp(0.0, 1.0)).min(LONGEST)

@@ -1,4 +1,4 @@
-//! When a session is renewed: pure arithmetic over what the provider granted.
+//! When a session is renewed: pure arithmetic on the provider's grant.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use crate::domain::grant::Grant;
 use crate::domain::session::Session;
 use crate::domain::time::Timestamp;
 
-/// How long before its end an access token is renewed at least, where it lasts long enough.
+/// How long before its expiry an access token is renewed at least, if it lasts long enough.
 const LEAD: Duration = Duration::from_secs(60);
-/// A session is not renewed sooner than this, whatever the provider says of its tokens.
+/// The shortest time until a renewal, whatever lifetime the provider gives its tokens.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// Where the provider does not say how long an access token lasts.
+/// For a provider that does not say how long an access token lasts.
 const UNTOLD: Duration = Duration::from_secs(900);
 /// The first pause after a failure is at most this long, and at least [`SHORTEST`].
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// When the provider is to be asked again about what it granted at `now`: with a refresh token shortly before the access token ends, else
-/// every `recheck` (zero: not at all) while the access token lasts. `None`: not at all.
+/// When to ask the provider again about what it granted at `now`: with a refresh token shortly before the access token expires, else
+/// every `recheck` (zero: never) while the access token lasts. `None`: never.
 ///
-/// `between`: the access token tells all there is to know (GitHub's), so that it is asked every `recheck` between its renewals too.
-/// `chance`, from 0 to 1, moves it forward a little, so that those who signed in together are not renewed together.
+/// `between`: the access token alone reads the identity (GitHub's), so it is also used every `recheck` between its renewals.
+/// `chance`, from 0 to 1, moves the time forward a little, so that sessions begun together are not renewed together.
 pub(super) fn next(grant: &Grant, recheck: Duration, now: Timestamp, between: bool, chance: f64) -> Option<Timestamp> {
     let every = |interval: Duration| interval - (interval / 10).mul_f64(chance);
     match (&grant.refresh, grant.access_expires_at) {
@@ -38,7 +38,7 @@ pub(super) fn next(grant: &Grant, recheck: Duration, now: Timestamp, between: bo
     }
 }
 
-/// How long to leave a session in peace after a first failure: so that several attempts fit in before its access token ends.
+/// How long to pause a session's renewal after a first failure: several attempts must fit in before its access token expires.
 pub(super) fn pause(session: &Session, grant: &Grant, recheck: Duration) -> Duration {
     let window = match (&grant.refresh, grant.access_expires_at, session.renew_at) {
         (Some(_), Some(expires_at), Some(due)) => expires_at.since(due) / 2,

@@ -1,4 +1,4 @@
-//! `verify`: another proxy asks whether a request of its own may pass, and who it is from (forward-auth).
+//! `verify`: another proxy asks whether to admit a request, and whose it is (forward-auth).
 
 use std::sync::Arc;
 
@@ -24,11 +24,11 @@ use crate::serve::request::headers::{self, Malformed};
 
 static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 
-/// Answers a proxy in front. From here on the exchange has the head of the request that is asked about, so that the judgement, the audit
-/// log and the way to sign in are those of a request that is forwarded.
+/// Answers a proxy in front. From here on the exchange has the head of the described request, so that the judgement, the audit
+/// log and the sign-in URL are those of a forwarded request.
 pub(crate) async fn answer(exchange: &mut Exchange) -> Response<Body> {
     let front = Front { redirects: redirects(exchange) };
-    // Whoever asks about another one's request does not show that one's certificate.
+    // The certificate is that of the asking proxy, not of its client.
     exchange.certificate = None;
     let outcome = match verify(exchange).await {
         Ok(response) => {
@@ -46,7 +46,7 @@ pub(crate) async fn answer(exchange: &mut Exchange) -> Response<Body> {
     rejection.respond(&asker, cookies)
 }
 
-/// Whether the proxy passes a redirect on: it says so, or it asks by the path behind `verify/`, which only such proxies do.
+/// Whether the proxy passes on a redirect: it says so, or it asks with the path after `verify/`, as only such proxies do.
 fn redirects(exchange: &Exchange) -> bool {
     let uri = &exchange.head.uri;
     let says = || parameter(uri.query(), "on_fail").ok().flatten().is_some_and(|says| says == "redirect");
@@ -79,7 +79,7 @@ async fn verify(exchange: &mut Exchange) -> Result<Response<Body>, Refused> {
     permitted(exchange, sign_in, &permit)
 }
 
-/// Leave to pass for a request that is described, and whose head is the exchange's.
+/// The permit for a described request, whose head is the exchange's.
 pub(crate) async fn admit_described(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -95,8 +95,8 @@ pub(crate) async fn admit_described(
     auth::admit(exchange, &path).await
 }
 
-/// A WebSocket carries cookies from any site and knows no preflight, so its origin must be that of the host which it is for (RFC 6455
-/// §10.2). Proxies in front drop `Upgrade`, which is for one hop, and pass on what only browsers' WebSockets have.
+/// A WebSocket sends cookies from any site, without a preflight, so its origin must be that of its host (RFC 6455 §10.2). Proxies
+/// in front drop the hop-by-hop `Upgrade`, but pass on what only browsers' WebSockets send.
 fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool {
     let Exchange { head, caller, .. } = exchange;
     if !exchange.upgrades && !head.headers.contains_key("sec-websocket-key") || !head.headers.contains_key(ORIGIN) {
@@ -107,7 +107,7 @@ fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool
     let origin = if sign_in.is_public_host(host) {
         sign_in.origin_text.as_str()
     } else {
-        // Hosts beside the public one are https, or all are not.
+        // Other hosts use https if the public one does.
         let scheme = sign_in.public_origin.scheme();
         let default = if scheme == "https" { ":443" } else { ":80" };
         own = format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(host));
@@ -116,7 +116,7 @@ fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool
     !headers::is_same_origin(&head.headers, origin)
 }
 
-/// 200, with who it is. Each field is always there, so that a proxy which copies them leaves nothing standing that a client has sent.
+/// 200, with the identity. Every field is always present, so that a proxy that copies them overwrites what a client has sent.
 fn permitted(
     exchange: &Exchange,
     sign_in: &SignIn,
@@ -134,7 +134,7 @@ fn permitted(
     Ok(response)
 }
 
-/// Proxies in front know 401 and 403, and take whatever else for a fault of ours: what the request itself does wrong is refused.
+/// Proxies in front handle 401 and 403, and take other codes for our failure: so errors of the request itself become refusals.
 pub(crate) fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
     if matches!(rejection, Rejection::Malformed(Malformed::Upstreams)) {
         return Rejection::NotDescribed(BadDescription::Upstreams);
