@@ -67,7 +67,7 @@ impl ReadyFields {
         })
     }
 
-    /// All of them as HTTP/1.1 writes them, each with its line break.
+    /// All fields as HTTP/1.1 writes them, each with its CRLF.
     #[must_use]
     pub fn text(&self) -> &[u8] {
         &self.0

@@ -231,7 +231,7 @@ mod tests {
         ] {
             assert_eq!(told(field(value)), [text]);
         }
-        // One that its owner may edit is nobody's name here.
+        // A name that its owner may edit identifies no one here.
         for nothing in [ChosenValue::Username, ChosenValue::Name, ChosenValue::Claim("x".into())] {
             assert!(told(ChosenField { prefix: "p:".into(), ..field(nothing) }).is_empty());
         }

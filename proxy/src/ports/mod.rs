@@ -23,5 +23,5 @@ pub use store::{
 };
 pub use told::{Tellings, Told};
 
-/// An answer that has to be waited for.
+/// A boxed future.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

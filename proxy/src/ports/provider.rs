@@ -111,7 +111,7 @@ pub struct SignedIn {
     pub identity: Identity,
     /// The provider's grant for asking again; `None`: nothing usable was granted.
     pub grant: Option<Grant>,
-    /// The provider's own session (`sid`), where it names one.
+    /// The provider's own session (`sid`), if the provider names one.
     pub provider_session: Option<String>,
     /// When the person authenticated at the provider (`auth_time`), if the provider says so.
     pub auth_time: Option<Timestamp>,

@@ -16,7 +16,7 @@ pub const SESSIONS_OF_ONE: usize = 500;
 /// Where sessions are kept.
 ///
 /// Only the browser has a session's token; the store has its [`SessionKey`], a hash. In every doubt a store returns
-/// [`StoreUnavailable`]: nobody is let in because of it, and nobody is signed out.
+/// [`StoreUnavailable`]: this neither admits nor signs out anyone.
 pub trait Sessions: Send + Sync {
     /// The key under which the store keeps the session of `token`.
     fn key(&self, token: &SessionToken) -> SessionKey;
@@ -25,7 +25,7 @@ pub trait Sessions: Send + Sync {
     /// the use.
     fn hot(&self, token: &SessionToken, now: Timestamp) -> Option<Arc<LoadedSession>>;
 
-    /// A session that is live at `now`, from wherever it is kept; `Ok(None)`: there is none.
+    /// A session that is live at `now`, from memory or the store; `Ok(None)`: there is none.
     fn load<'a>(
         &'a self,
         token: &'a SessionToken,
@@ -167,7 +167,7 @@ pub struct Lease {
     pub ticket: u64,
 }
 
-/// The store did not answer: nobody is let in because of it, and nobody is signed out.
+/// The store did not answer: this neither admits nor signs out anyone.
 #[derive(Debug, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]
 pub struct StoreUnavailable(pub String);

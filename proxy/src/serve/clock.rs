@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::domain::time::Timestamp;
 
-/// The current time. A clock before 1970 reads as 1970: then everything has expired, and nobody is let in.
+/// The current time. A clock before 1970 reads as 1970: then everything has expired, and no one is admitted.
 #[expect(
     clippy::disallowed_methods,
     reason = "this is the place that reads the clock; everything else is given the time"

@@ -70,7 +70,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
     forward::forward(permit, exchange, body, websocket, in_flight).await
 }
 
-/// Answers one request, with whatever result.
+/// Answers one request, by a response or a refusal.
 pub(crate) fn handle(
     app: Arc<App>,
     peer: Peer,

@@ -3,12 +3,12 @@
 //! | step | module |
 //! | --- | --- |
 //! | a connection is accepted, within limits | `listener`, `watch` |
-//! | what a request says, and what it may not say | `request` |
-//! | who asks, and whether they may | `auth`, then `domain::judge` |
-//! | the same for a proxy in front that only asks | `verify`, and by gRPC `ext_authz` |
-//! | the way to the upstream and back | `forward`, `body` |
-//! | an answer of our own | `answer` |
-//! | sessions that are renewed beside requests | `renewal` |
+//! | what a request says, and which header fields it may not set | `request` |
+//! | the session, and whether the request is admitted | `auth`, then `domain::judge` |
+//! | the same for a proxy in front (forward-auth) | `verify`, and by gRPC `ext_authz` |
+//! | forwarding to the upstream and back | `forward`, `body` |
+//! | our own responses | `answer` |
+//! | sessions renewed in the background | `renewal` |
 
 pub mod settings;
 pub mod upstream_settings;

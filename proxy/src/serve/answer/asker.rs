@@ -89,7 +89,7 @@ impl Asker {
         Self { front: Some(front), ..self }
     }
 
-    /// Whether a browser's navigation is answered by a redirect.
+    /// Whether a browser's navigation gets a redirect.
     pub(super) fn is_redirected(&self) -> bool {
         self.front.is_none_or(|front| front.redirects)
     }

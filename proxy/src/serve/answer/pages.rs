@@ -1,6 +1,6 @@
 //! The proxy's own pages: sign-in, signed-out, sessions, and one for every message.
 //!
-//! They hold no script, no inline style and nothing from outside, so that [`CONTENT_SECURITY_POLICY`] can forbid all of it.
+//! They contain no script, no inline style and nothing external, so that [`CONTENT_SECURITY_POLICY`] can forbid all of it.
 //! The templates end in `.html`: askama escapes every value in them.
 
 use askama::Template;
@@ -11,8 +11,8 @@ use crate::domain::identity::ProviderKind;
 use crate::domain::path::ReturnTo;
 use crate::domain::paths;
 
-/// For every page. Injected markup could neither run, nor load, nor post anywhere else, and no site may frame the
-/// buttons (clickjacking). `form-action` also covers redirects in Chromium: what leads to the provider is a link, not a form.
+/// For every page. Injected markup can neither run, nor load, nor post elsewhere, and no site can frame the buttons
+/// (clickjacking). `form-action` also covers redirects in Chromium: so the way to the provider is a link, not a form.
 pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
                                            base-uri 'none'; frame-ancestors 'none'";
 
@@ -83,7 +83,7 @@ pub(crate) struct MessagePage<'a> {
     pub title: &'a str,
     /// The message that a program gets too.
     pub sentence: &'a str,
-    /// Why, and what to do about it.
+    /// The reason, and what to do about it.
     pub explanation: Option<&'a str>,
     /// A list under "What to check".
     pub checks: &'a [&'a str],
@@ -100,7 +100,7 @@ pub(crate) struct MessagePage<'a> {
 pub(crate) enum Action<'a> {
     /// "Try again": a new sign-in that returns there.
     TryAgain(&'a ReturnTo),
-    /// "Try again": the page itself once more.
+    /// "Try again": reloads the page itself.
     Reload(&'a ReturnTo),
     /// "Sign in", then return there.
     SignIn(&'a ReturnTo),

@@ -43,7 +43,7 @@ pub(crate) enum Rejection {
     ProviderUnreachable,
     /// The browser returns repeatedly without the session cookie that it was given.
     SignInLoop,
-    /// `login` on a host that is not the public origin's, twice: the host asked for, and the right one.
+    /// `login` on a host that is not the public origin's, twice: the requested host, and the right one.
     WrongHost { asked: String, public: String },
     /// Framing or a target that two parsers could read differently.
     Malformed(Malformed),
@@ -77,7 +77,7 @@ pub(crate) enum Rejection {
     InvalidLogoutToken,
     /// Sessions are kept in cookies only: other sessions can be neither listed nor ended.
     Stateless,
-    /// The request's bearer token does not let it in.
+    /// The request's bearer token does not admit it.
     Token(Challenge),
     /// A fault of the proxy itself: no random bytes, no signature.
     Internal,
@@ -175,7 +175,7 @@ struct ErrorAnswer {
 }
 
 impl Rejection {
-    /// The one table from error to answer.
+    /// The only table from refusal to answer.
     const fn answer(&self) -> ErrorAnswer {
         let (status, code, message) = match self {
             Self::Unauthenticated

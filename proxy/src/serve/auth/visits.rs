@@ -9,7 +9,7 @@ use crate::domain::time::Timestamp;
 /// Visits within this time are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The visit that is refused.
+/// This visit is refused.
 const MOST: usize = 5;
 
 /// A browser's visits to `login`, kept in a sealed cookie.

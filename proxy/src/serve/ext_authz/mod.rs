@@ -52,7 +52,7 @@ pub(crate) struct Checks {
     pub(crate) is_ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-/// Answers one call, with whatever result.
+/// Answers one call.
 pub(crate) async fn handle(
     app: Arc<App>,
     checks: Arc<Checks>,

@@ -160,8 +160,8 @@ fn refuse(failure: &Failure<RequestBody>, exchange: &Exchange) -> Refused {
 mod tests {
     use super::*;
 
-    /// Does not compile where `forward` goes without a permit, or takes one only to look at: no permit, no forward. That nobody can
-    /// make one is shown at [`Permit`].
+    /// Compiles only if `forward` takes a permit by value: no permit, no forward. [`Permit`] shows that no other code can
+    /// make one.
     #[expect(dead_code, reason = "its types are what is tested")]
     async fn forward_takes_a_permit(
         permit: Permit<Arc<LoadedSession>>,

@@ -40,7 +40,7 @@ const TO_BE_READ: Duration = Duration::from_millis(20);
 pub(crate) enum Door {
     /// Client requests; with TLS if it is terminated here.
     Requests(Option<Arc<Certificates>>),
-    /// Envoy's checks (ext_authz) of its own requests.
+    /// Envoy's checks (`ext_authz`) of its own requests.
     Checks(Arc<Checks>),
 }
 

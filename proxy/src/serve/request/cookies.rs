@@ -26,7 +26,7 @@ const ENDED_MOST: usize = 256;
 /// More different session cookies than are examined: most of them were planted, and all are ignored.
 pub(crate) struct TooManyTokens;
 
-/// The cookies of one public origin.
+/// The names and attributes of our cookies, for one public origin.
 pub(crate) struct Cookies {
     session: CookieSettings,
     login_prefix: String,
@@ -259,7 +259,7 @@ fn value(cookie: &Cookie<'_>) -> HeaderValue {
     HeaderValue::from_str(&cookie.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Each cookie's name and value, as sent; a value in quotes loses them (RFC 6265 §5.2 keeps them, old clients add them).
+/// Each cookie's name and value, as sent, but without quotes around the value (RFC 6265 §5.2 keeps them, old clients add them).
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
     // Pair by pair: another application's cookie that is not UTF-8 must not hide ours.
     raw_pairs(headers).filter_map(|pair| read_pair(pair))

@@ -46,7 +46,7 @@ impl Future for Expiry<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Overdue> {
         let this = &mut *self;
         if !this.registered {
-            // Once: a connection lives in one task.
+            // Only once: a connection lives in one task.
             this.registered = true;
             this.watch.task.register(cx.waker());
         }

@@ -319,7 +319,7 @@ impl Watch {
         let idle = !self.reads_head.load(Ordering::Relaxed);
         if idle && !self.http2.load(Ordering::Relaxed) && !self.upgraded.load(Ordering::Relaxed) {
             self.reads_head.store(true, Ordering::Relaxed);
-            // Nearly always the whole head has come: this spares a look at the clock.
+            // The whole head has nearly always come: this avoids reading the clock.
             self.deadline.store(SOON, Ordering::Relaxed);
         }
     }
