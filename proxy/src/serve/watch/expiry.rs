@@ -22,7 +22,7 @@ pub(crate) enum Overdue {
     SentAway,
 }
 
-/// Ends when the connection's deadline has passed. Checks the deadline each time the connection is polled, which costs one load.
+/// Ends when a time limit of the connection has passed, or it is to be closed. Each poll checks the deadline, which costs one load.
 pub(crate) struct Expiry<'w> {
     watch: &'w Watch,
     alarm: Option<Pin<Box<Sleep>>>,
