@@ -1,4 +1,4 @@
-//! //! The documents that a provider publishes, cached: discovery is read hourly, keys also when a token names an unknown one.
+//! The documents that a provider publishes, cached: discovery is read hourly, keys also when a token names an unknown one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use super::http::Http;
 use super::jwks::{KeySet, Sent};
 use crate::domain::time::Timestamp;
 
-/// /// How often it is read again while all is well.
+/// How often it is read again while all is well.
 const FRESH: Duration = Duration::from_secs(3600);
-/// /// How often unknown keys may trigger a read: forged tokens must not make us flood the provider.
+/// How often unknown keys may trigger a read: forged tokens must not make us flood the provider.
 const KEYS_AGAIN: Duration = Duration::from_secs(60);
 
-/// /// The result of one read.
+/// The result of one read.
 pub(super) struct Published {
     pub(super) document: Document,
     pub(super) issuer: Issuer,
     pub(super) keys: Arc<KeySet>,
 }
 
-/// /// The last successful read, kept through failures.
+/// The last successful read, kept through failures.
 pub(super) struct Publication {
     place: Place,
     current: ArcSwapOption<Published>,
     trouble: ArcSwapOption<String>,
-    /// /// Locked while reading, so that there is one reader at a time.
+    /// Locked while reading, so that there is one reader at a time.
     reader: Mutex<Reader>,
-    /// /// Notified when a caller waits for the first read.
+    /// Notified when a caller waits for the first read.
     wanted: Notify,
-    /// /// Notified when the first read has succeeded.
+    /// Notified when the first read has succeeded.
     there: Notify,
 }
 
@@ -55,12 +55,12 @@ impl Publication {
         }
     }
 
-    /// /// The last successful read.
+    /// The last successful read.
     pub(super) fn current(&self) -> Option<Arc<Published>> {
         self.current.load_full()
     }
 
-    /// /// Why there is none; `None` while there is one, however old.
+    /// Why there is none; `None` while there is one, however old.
     pub(super) fn trouble(&self) -> Option<String> {
         if self.current.load().is_some() {
             return None;
@@ -69,18 +69,18 @@ impl Publication {
         Some(failure.map_or_else(|| "discovery has not been read yet".to_owned(), |failure| failure.as_ref().clone()))
     }
 
-    /// /// Reads everything, and returns the pause before the next refresh.
+    /// Reads everything, and returns the pause before the next refresh.
     pub(super) async fn refresh(&self, http: &Http) -> Duration {
         let mut reader = self.reader.lock().await;
         self.read(http, &mut reader).await
     }
 
-    /// /// Waits until a caller waits for the first read.
+    /// Waits until a caller waits for the first read.
     pub(super) async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
-    /// /// Waits for a read, and requests one: the task that calls [`Self::refresh`] repeatedly then does so at once.
+    /// Waits for a read, and requests one: the task that calls [`Self::refresh`] repeatedly then does so at once.
     pub(super) async fn first_reading(&self) {
         loop {
             let there = self.there.notified();
@@ -92,7 +92,7 @@ impl Publication {
         }
     }
 
-    /// /// The last successful read, or a first one. If another task is reading, waits for that read and uses its result.
+    /// The last successful read, or a first one. If another task is reading, waits for that read and uses its result.
     pub(super) async fn ready(&self, http: &Http) -> Result<Arc<Published>, String> {
         if self.current.load().is_none() {
             match self.reader.try_lock() {
@@ -105,7 +105,7 @@ impl Publication {
         self.current().ok_or_else(|| self.trouble().unwrap_or_default())
     }
 
-    /// /// Reads other keys than those in `seen`, at most once a minute. Old keys are kept if that fails.
+    /// Reads other keys than those in `seen`, at most once a minute. Old keys are kept if that fails.
     pub(super) async fn newer_keys(
         &self,
         http: &Http,
@@ -152,7 +152,7 @@ async fn published(http: &Http, place: &Place) -> Result<Published, String> {
     Ok(Published { document, issuer, keys })
 }
 
-/// /// The document at `place`, unchecked.
+/// The document at `place`, unchecked.
 pub(super) async fn document(http: &Http, place: &Place) -> Result<Document, String> {
     let answer = http.get(&place.document()).await.and_then(|answer| answer.json());
     answer.map_err(|error| format!("discovery: {error}"))

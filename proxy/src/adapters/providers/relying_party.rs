@@ -1,4 +1,4 @@
-//! //! The core of OpenID Connect, shared by Entra and every other provider: discovery, the code flow, the ID token.
+//! The core of OpenID Connect, shared by Entra and every other provider: discovery, the code flow, the ID token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,24 +21,24 @@ use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, RenewError, SignInError};
 
-/// /// The longest ID token that is sent as a sign-out hint, in bytes: it is part of a URL, and servers reject longer ones.
+/// The longest ID token that is sent as a sign-out hint, in bytes: it is part of a URL, and servers reject longer ones.
 const LONGEST_HINT: usize = 4096;
-/// /// The longest ID token that is kept for upstreams, in bytes: servers accept no longer header field either.
+/// The longest ID token that is kept for upstreams, in bytes: servers accept no longer header field either.
 const LONGEST_KEPT: usize = 16 * 1024;
-/// /// The longest provider session id that is kept, in bytes.
+/// The longest provider session id that is kept, in bytes.
 const LONGEST_SESSION: usize = 255;
 
-/// /// The relying party of OpenID Connect.
+/// The relying party of OpenID Connect.
 pub(super) struct RelyingParty {
     pub(super) http: Http,
     flow: CodeFlow,
     place: Place,
     publication: Publication,
-    /// /// Whether upstreams receive the ID token.
+    /// Whether upstreams receive the ID token.
     keeps_id_token: bool,
 }
 
-/// /// The result of a sign-in with a verified ID token.
+/// The result of a sign-in with a verified ID token.
 pub(super) struct Verified {
     pub(super) id_token: IdToken,
     pub(super) grant: Grant,
@@ -46,18 +46,18 @@ pub(super) struct Verified {
 }
 
 impl Verified {
-    /// /// When the user authenticated. A time in the future counts as now.
+    /// When the user authenticated. A time in the future counts as now.
     pub(super) fn auth_time(&self, now: Timestamp) -> Option<Timestamp> {
         self.id_token.claims.seconds("auth_time").map(|secs| Timestamp::from_secs(secs).min(now))
     }
 
-    /// /// The provider's session id, if the ID token has one (OpenID Connect Back-Channel Logout 1.0 §2.1).
+    /// The provider's session id, if the ID token has one (OpenID Connect Back-Channel Logout 1.0 §2.1).
     pub(super) fn provider_session(&self) -> Option<String> {
         self.id_token.claims.text("sid").filter(|sid| sid.len() <= LONGEST_SESSION).map(ToOwned::to_owned)
     }
 }
 
-/// /// The result of a refresh.
+/// The result of a refresh.
 pub(super) struct Refreshed {
     pub(super) grant: Grant,
     id_token: Option<Secret>,
@@ -77,7 +77,7 @@ impl RelyingParty {
         Self { http, flow: CodeFlow::new(registration), publication, place, keeps_id_token }
     }
 
-    /// /// The URL to redirect the browser to.
+    /// The URL to redirect the browser to.
     pub(super) fn authorization_url(&self, attempt: &LoginAttempt, prompt: Option<Prompt>) -> Result<Url, SignInError> {
         let published = self
             .publication
@@ -87,7 +87,7 @@ impl RelyingParty {
         Ok(self.flow.authorization_url(endpoint, attempt, Some(attempt.nonce()), prompt))
     }
 
-    /// /// RFC 9207 §2.4: a response from another issuer is a mix-up attack.
+    /// RFC 9207 §2.4: a response from another issuer is a mix-up attack.
     pub(super) fn check_issuer(&self, sent: Option<&str>) -> Result<(), SignInError> {
         match (sent, self.publication.current()) {
             (Some(sent), Some(published)) if published.issuer.sends(sent) => Ok(()),
@@ -102,12 +102,12 @@ impl RelyingParty {
                 Err(SignInError::Issuer(reason))
             }
             (None, Some(_)) => Ok(()),
-            // // Unknown whether it must name one: another replica redirected the browser, and this one has not read discovery.
+            // Unknown whether it must name one: another replica redirected the browser, and this one has not read discovery.
             (None, None) => Err(SignInError::Unreachable(self.publication.trouble().unwrap_or_default())),
         }
     }
 
-    /// /// Before discovery is read, the configured address determines the issuer.
+    /// Before discovery is read, the configured address determines the issuer.
     fn could_send(&self, sent: &str) -> bool {
         match &self.place {
             Place::Issuer(issuer) => sent.trim_end_matches('/') == trimmed(issuer),
@@ -142,7 +142,7 @@ impl RelyingParty {
         Ok(Verified { id_token: verified, grant, userinfo_endpoint: document.userinfo_endpoint.clone() })
     }
 
-    /// /// Requests new tokens with the refresh token of `before`.
+    /// Requests new tokens with the refresh token of `before`.
     pub(super) async fn refresh_tokens(
         &self,
         before: &Grant,
@@ -156,7 +156,7 @@ impl RelyingParty {
         Ok(Refreshed { grant: tokens.grant(Some(before), now), id_token, published })
     }
 
-    /// /// Verifies the ID token of a refresh; `None`: the response had none, which OpenID Connect Core §12.2 allows.
+    /// Verifies the ID token of a refresh; `None`: the response had none, which OpenID Connect Core §12.2 allows.
     pub(super) async fn verify_refreshed(
         &self,
         refreshed: &mut Refreshed,
@@ -171,7 +171,7 @@ impl RelyingParty {
         Ok(Some(verified))
     }
 
-    /// /// Verifies a signed UserInfo response, like an ID token.
+    /// Verifies a signed UserInfo response, like an ID token.
     pub(super) async fn verify_userinfo(&self, token: &str, now: Timestamp) -> Result<TokenClaims, String> {
         let published = self.published()?;
         self.with_keys(&published, now, |published| {
@@ -183,7 +183,7 @@ impl RelyingParty {
         .await
     }
 
-    /// /// An ID token is long: it is kept only for upstreams that receive it, and for signing out at the provider.
+    /// An ID token is long: it is kept only for upstreams that receive it, and for signing out at the provider.
     fn kept(&self, document: &Document, id_token: Secret) -> Option<Secret> {
         let length = id_token.expose().len();
         if self.keeps_id_token {
@@ -214,7 +214,7 @@ impl RelyingParty {
         verified.await.map_err(|reason| format!("ID token: {reason}"))
     }
 
-    /// /// Verifies with the current keys, or with newer ones if the named key is unknown.
+    /// Verifies with the current keys, or with newer ones if the named key is unknown.
     async fn with_keys<T>(
         &self,
         published: &Arc<Published>,
@@ -232,7 +232,7 @@ impl RelyingParty {
         }
     }
 
-    /// /// The URL for a browser that also signs out at the provider (OpenID Connect RP-Initiated Logout 1.0 §2).
+    /// The URL for a browser that also signs out at the provider (OpenID Connect RP-Initiated Logout 1.0 §2).
     pub(super) fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {
         let mut url = self.publication.current()?.document.end_session_endpoint()?;
         let mut query = url.query_pairs_mut();
@@ -255,7 +255,7 @@ impl RelyingParty {
         .await
     }
 
-    /// /// The provider's UserInfo endpoint; `None` if it has none, or discovery has not been read.
+    /// The provider's UserInfo endpoint; `None` if it has none, or discovery has not been read.
     pub(super) fn userinfo_endpoint(&self) -> Option<Url> {
         self.publication.current()?.document.userinfo_endpoint.clone()
     }
@@ -264,28 +264,28 @@ impl RelyingParty {
         self.publication.current().ok_or_else(|| self.publication.trouble().unwrap_or_default())
     }
 
-    /// /// Reads discovery and keys again; returns the pause before the next refresh.
+    /// Reads discovery and keys again; returns the pause before the next refresh.
     pub(super) async fn refresh(&self) -> Duration {
         self.publication.refresh(&self.http).await
     }
 
-    /// /// Waits until discovery has been read, and triggers a read.
+    /// Waits until discovery has been read, and triggers a read.
     pub(super) async fn ready(&self) {
         self.publication.first_reading().await;
     }
 
-    /// /// Waits until a caller of [`Self::ready`] needs a read.
+    /// Waits until a caller of [`Self::ready`] needs a read.
     pub(super) async fn wanted(&self) {
         self.publication.wanted().await;
     }
 
-    /// /// Why sign-ins do not work now.
+    /// Why sign-ins do not work now.
     pub(super) fn trouble(&self) -> Option<String> {
         self.publication.trouble()
     }
 }
 
-/// /// How the client sends its secret.
+/// How the client sends its secret.
 fn auth(document: &Document) -> AuthType {
     if document.takes_secret_in_form_only() { AuthType::RequestBody } else { AuthType::BasicAuth }
 }

@@ -1,4 +1,4 @@
-//! //! Which Entra tenants may sign in, and whose administrators are trusted for an address.
+//! Which Entra tenants may sign in, and whose administrators are trusted for an address.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::quote::quote;
 /// The tenant of every personal Microsoft account.
 pub(super) const PERSONAL: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// /// The configured tenants, with domain names resolved.
+/// The configured tenants, with domain names resolved.
 pub(super) struct TenantList {
     tenants: Tenants,
     authority: Url,
-    /// /// Tenants by the configured domain.
+    /// Tenants by the configured domain.
     resolved: ArcSwap<BTreeMap<String, String>>,
 }
 
-/// /// The verdict on a tenant.
+/// The verdict on a tenant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// /// The operator named it: its administrators are trusted.
+    /// The operator named it: its administrators are trusted.
     Named,
-    /// /// It may sign in, but its administrators may have put any address into the token.
+    /// It may sign in, but its administrators may have put any address into the token.
     Admitted,
     /// It may not sign in.
     Refused,
@@ -39,7 +39,7 @@ impl TenantList {
         Self { tenants, authority, resolved: ArcSwap::default() }
     }
 
-    /// /// Where these tenants' discovery document is: the tenant's own if there is one tenant, else the shared one of the kind.
+    /// Where these tenants' discovery document is: the tenant's own if there is one tenant, else the shared one of the kind.
     pub(super) fn place(&self) -> Place {
         let tenant = match &self.tenants {
             Tenants::Common => "common",
@@ -54,7 +54,7 @@ impl TenantList {
         Place::Entra { authority: self.authority.clone(), tenant: tenant.to_owned() }
     }
 
-    /// /// Judges the tenant `tid` of a verified token.
+    /// Judges the tenant `tid` of a verified token.
     pub(super) fn judge(&self, tid: &str) -> Verdict {
         let personal = tid.eq_ignore_ascii_case(PERSONAL);
         let admitted = |admitted| if admitted { Verdict::Admitted } else { Verdict::Refused };
@@ -70,12 +70,12 @@ impl TenantList {
         }
     }
 
-    /// /// Whether the operator has named all tenants, so that every user who is admitted has a [`Verdict::Named`].
+    /// Whether the operator has named all tenants, so that every user who is admitted has a [`Verdict::Named`].
     pub(super) const fn are_named(&self) -> bool {
         matches!(self.tenants, Tenants::Named(_))
     }
 
-    /// /// The configured domains whose tenant is not known yet.
+    /// The configured domains whose tenant is not known yet.
     pub(super) fn unresolved(&self) -> Vec<String> {
         let resolved = self.resolved.load();
         match &self.tenants {
@@ -86,7 +86,7 @@ impl TenantList {
         }
     }
 
-    /// /// Finds the tenants of unresolved domains by the issuer in their discovery documents. A resolved domain is not looked up again:
+    /// Finds the tenants of unresolved domains by the issuer in their discovery documents. A resolved domain is not looked up again:
     /// its tenant does not change while we run.
     pub(super) async fn resolve(&self, http: &Http) -> Result<(), String> {
         for domain in self.unresolved() {

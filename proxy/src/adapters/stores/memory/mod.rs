@@ -1,6 +1,6 @@
-//! //! Sessions in this process's memory: lost when it ends, and bounded.
+//! Sessions in this process's memory: lost when it ends, and bounded.
 //!
-//! //! Sessions are stored packed in several tables, each with its own lock; those in use are also kept ready for requests, as many as
+//! Sessions are stored packed in several tables, each with its own lock; those in use are also kept ready for requests, as many as
 //! there is room for. Requests take read locks only; a table is changed when a session begins, comes into use or ends.
 
 mod leases;
@@ -27,32 +27,32 @@ use crate::ports::{
     StoreUnavailable, note_every,
 };
 
-/// /// One table for each of this many bytes, up to [`TABLES_MOST`].
+/// One table for each of this many bytes, up to [`TABLES_MOST`].
 const BYTES_PER_TABLE: u64 = 4 * 1024 * 1024;
 const TABLES_MOST: u64 = 64;
 
-/// /// The part of the memory reserved for ready sessions (one in this many). They may also use what packed ones leave free.
+/// The part of the memory reserved for ready sessions (one in this many). They may also use what packed ones leave free.
 const READY_PART: u64 = 4;
 
-/// /// The number of sweeps (one a second) in which every session is checked once.
+/// The number of sweeps (one a second) in which every session is checked once.
 const SWEEPS: usize = 60;
-/// /// How many rows are checked under one lock, at least and at most.
+/// How many rows are checked under one lock, at least and at most.
 const LOOK_LEAST: usize = 256;
 const LOOK_MOST: usize = 4096;
 
-/// /// How many seemingly unused sessions are checked for a recent use before one is evicted.
+/// How many seemingly unused sessions are checked for a recent use before one is evicted.
 const REPRIEVES: usize = 64;
 
-/// /// The part of the memory for packed sessions that one user's may take (one in this many), so that their sign-ins evict no one else's
+/// The part of the memory for packed sessions that one user's may take (one in this many), so that their sign-ins evict no one else's
 /// sessions.
 const PERSONS_PART: usize = 16;
 
-/// /// Sessions by the hash of their token, so that the memory of the process holds no token.
+/// Sessions by the hash of their token, so that the memory of the process holds no token.
 pub struct MemoryStore {
     tables: Box<[RwLock<SessionTable>]>,
-    /// /// The limit of packed sessions in one table, in bytes.
+    /// The limit of packed sessions in one table, in bytes.
     room: usize,
-    /// /// The limit of packed and ready sessions in one table together.
+    /// The limit of packed and ready sessions in one table together.
     room_of_all: usize,
     /// Milliseconds; zero: no idle limit.
     idle: AtomicU64,
@@ -64,7 +64,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// /// An empty store. `idle`: how long a session may go unused; zero: no limit. `bytes`: the limit for all sessions together; beyond
+    /// An empty store. `idle`: how long a session may go unused; zero: no limit. `bytes`: the limit for all sessions together; beyond
     /// it the least recently used is evicted first.
     #[must_use]
     pub fn new(idle: Duration, bytes: u64) -> Self {
@@ -93,7 +93,7 @@ impl MemoryStore {
         Duration::from_millis(self.idle.load(Ordering::Relaxed))
     }
 
-    /// /// A live session, ready for requests; with `used`, notes the use.
+    /// A live session, ready for requests; with `used`, notes the use.
     fn live(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let idle = self.idle();
         let ready = self.looked_at(key).ready(key).map(Arc::clone);
@@ -114,13 +114,13 @@ impl MemoryStore {
         Some(session)
     }
 
-    /// /// Makes a session ready from its record.
+    /// Makes a session ready from its record.
     fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let mut table = self.table(key);
         if self.settle(&mut table, key, now) {
             return None;
         }
-        // // Another request may have done it already.
+        // Another request may have done it already.
         if let Some(session) = table.ready(key) {
             return Some(Arc::clone(session));
         }
@@ -129,7 +129,7 @@ impl MemoryStore {
         Some(session)
     }
 
-    /// /// Ends a session that has expired; returns whether it has ended. Otherwise updates its last use, which the table learns only now
+    /// Ends a session that has expired; returns whether it has ended. Otherwise updates its last use, which the table learns only now
     /// and then.
     fn settle(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
         let Some(kept) = table.get(key) else { return true };
@@ -164,7 +164,7 @@ impl MemoryStore {
         }
     }
 
-    /// /// Ends a user's own least recently used sessions if one more would be too many, or exceed their share.
+    /// Ends a user's own least recently used sessions if one more would be too many, or exceed their share.
     fn make_room_of_one(&self, session: &Session) {
         let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
         let size = |record: &[u8]| record.len() + table::BESIDE;
@@ -190,7 +190,7 @@ impl MemoryStore {
         }
     }
 
-    /// /// Whether the table is full. The newest session is always accepted.
+    /// Whether the table is full. The newest session is always accepted.
     fn is_full(&self, table: &SessionTable) -> bool {
         table.bytes() > self.room && table.len() > 1
     }
@@ -204,18 +204,18 @@ impl MemoryStore {
         self.table(key).take(key);
     }
 
-    /// /// Locks the table of a session for writing.
+    /// Locks the table of a session for writing.
     fn table(&self, key: SessionKey) -> RwLockWriteGuard<'_, SessionTable> {
         self.lock(key).write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// /// Locks the table of a session for reading.
+    /// Locks the table of a session for reading.
     fn looked_at(&self, key: SessionKey) -> RwLockReadGuard<'_, SessionTable> {
         self.lock(key).read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self, key: SessionKey) -> &RwLock<SessionTable> {
-        // // The table hashes by the first bytes.
+        // The table hashes by the first bytes.
         let [.., last] = key.0;
         let at = usize::from(last) % self.tables.len();
         #[expect(
@@ -225,7 +225,7 @@ impl MemoryStore {
         &self.tables[at]
     }
 
-    /// /// Locks one table after the other for reading.
+    /// Locks one table after the other for reading.
     fn all_looked_at(&self) -> impl Iterator<Item = RwLockReadGuard<'_, SessionTable>> {
         self.tables.iter().map(|table| table.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -400,7 +400,7 @@ impl Leases for MemoryStore {
         let mut table = self.table(key);
         let renewed = is_ours && !self.settle(&mut table, key, now);
         if renewed && let Some(kept) = table.get(key) {
-            // // A renewal does not extend the session's lifetime.
+            // A renewal does not extend the session's lifetime.
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
             let last_seen = kept.last_seen.max(lease.session.last_seen());
             self.put(&mut table, key, &session, last_seen, now);
@@ -414,12 +414,12 @@ impl Leases for MemoryStore {
     }
 }
 
-/// /// Like [`Session::is_live`], without the session.
+/// Like [`Session::is_live`], without the session.
 fn is_over(expires_at: Timestamp, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
     now >= expires_at || (!idle.is_zero() && now.since(last_seen) >= idle)
 }
 
-/// /// Unpacks a session, which always succeeds: this process wrote it.
+/// Unpacks a session, which always succeeds: this process wrote it.
 fn unpacked(kept: &Kept<'_>) -> Option<LoadedSession> {
     match record::unpack(kept.record) {
         Ok(session) => Some(LoadedSession::new(kept.key, session, kept.last_seen)),
@@ -493,7 +493,7 @@ mod tests {
             }
             let (mut own, mut used) = (Vec::new(), None);
             for number in 0..4000 {
-                // // A use is recorded to the second: sessions used within the same second may be in any order.
+                // A use is recorded to the second: sessions used within the same second may be in any order.
                 now = now + Duration::from_millis(20);
                 own.push(store.begin(session_of("loud", now), now).await.unwrap());
                 if number == 0 {
@@ -598,7 +598,7 @@ mod tests {
         let idle = Duration::from_secs(600);
         let (store, now) = (MemoryStore::new(idle, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
-        // // Within the minute: the table is not updated.
+        // Within the minute: the table is not updated.
         assert!(store.hot(&token, now + Duration::from_secs(50)).is_some());
         store.sweep(now + Duration::from_secs(610));
         assert_eq!(store.held(), 1);
@@ -655,7 +655,7 @@ mod tests {
         }
     }
 
-    /// /// The result of a call to a store in memory, which is always ready.
+    /// The result of a call to a store in memory, which is always ready.
     fn at_once<T>(mut pending: Pending<'_, T>) -> T {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match pending.as_mut().poll(&mut context) {

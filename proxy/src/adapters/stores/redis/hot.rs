@@ -1,4 +1,4 @@
-//! //! Sessions in this replica's memory, and how long each stays valid there.
+//! Sessions in this replica's memory, and how long each stays valid there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,18 @@ use crate::adapters::stores::weight;
 use crate::domain::session::SessionKey;
 use crate::ports::LoadedSession;
 
-/// /// How long the end or change of a session is remembered: longer than any read of it can take.
+/// How long the end or change of a session is remembered: longer than any read of it can take.
 const NEWS_LAST: Duration = Duration::from_secs(60);
-/// /// A session unused for this long is dropped from memory.
+/// A session unused for this long is dropped from memory.
 const UNUSED_MOST: Duration = Duration::from_secs(900);
-/// /// How many ended or changed sessions are remembered.
+/// How many ended or changed sessions are remembered.
 const NEWS_MOST: u64 = 100_000;
 
-/// /// Sessions in memory, least recently used evicted first.
+/// Sessions in memory, least recently used evicted first.
 pub(super) struct Hot {
     entries: Cache<SessionKey, Arc<Entry>, ByKey>,
     news: Cache<SessionKey, News>,
-    /// /// When news was last evicted for lack of room: reads under way at that time may have missed some.
+    /// When news was last evicted for lack of room: reads under way at that time may have missed some.
     lost: Arc<AtomicU64>,
     channel: ChannelState,
     ttl: Duration,
@@ -35,13 +35,13 @@ pub(super) struct Hot {
 /// A session in memory.
 pub(super) struct Entry {
     pub(super) loaded: Arc<LoadedSession>,
-    /// /// Identifies the sealed value.
+    /// Identifies the sealed value.
     value: [u8; 16],
-    /// /// When it was read, and the subscription that was active before that.
+    /// When it was read, and the subscription that was active before that.
     read: ReadMoment,
-    /// /// When it was reported as changed; 0: never.
+    /// When it was reported as changed; 0: never.
     changed: AtomicU64,
-    /// /// The last use that was written to the store.
+    /// The last use that was written to the store.
     pub(super) seen_written: AtomicU64,
 }
 
@@ -58,12 +58,12 @@ enum News {
     Changed(u64),
 }
 
-/// /// The state of the channel that brings news. Times are milliseconds of our own clock.
+/// The state of the channel that brings news. Times are milliseconds of our own clock.
 #[derive(Default)]
 struct ChannelState {
-    /// /// The number of the subscription; news between two subscriptions is missed.
+    /// The number of the subscription; news between two subscriptions is missed.
     subscription: AtomicU64,
-    /// /// When news was last proven to arrive.
+    /// When news was last proven to arrive.
     proven: AtomicU64,
 }
 
@@ -76,7 +76,7 @@ impl Hot {
         let evicted = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&evicted);
         let entries = Cache::builder()
-            // // The default policy would reject a new session while the cache is full of sessions in use.
+            // The default policy would reject a new session while the cache is full of sessions in use.
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(bytes)
             .time_to_idle(UNUSED_MOST)
@@ -106,29 +106,29 @@ impl Hot {
         millis(self.began)
     }
 
-    /// /// Call this before reading a session.
+    /// Call this before reading a session.
     pub(super) fn reading(&self) -> ReadMoment {
         ReadMoment { at: self.clock(), subscription: self.channel.subscription.load(Ordering::Acquire) }
     }
 
-    /// /// A session that can be used without being read again.
+    /// A session that can be used without being read again.
     pub(super) fn fresh(&self, key: SessionKey) -> Option<Arc<Entry>> {
         let entry = self.entries.get(&key)?;
         let subscribed = entry.read.subscription == self.channel.subscription.load(Ordering::Acquire);
         (subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry)).then_some(entry)
     }
 
-    /// /// A session that can be used while the store is unavailable.
+    /// A session that can be used while the store is unavailable.
     pub(super) fn for_want_of_better(&self, key: SessionKey) -> Option<Arc<Entry>> {
         self.entries.get(&key).filter(|entry| self.is_young(entry))
     }
 
-    /// /// The session in memory, valid or not.
+    /// The session in memory, valid or not.
     pub(super) fn any(&self, key: SessionKey) -> Option<Arc<Entry>> {
         self.entries.get(&key)
     }
 
-    /// /// Whether the entry was known to be unchanged less than `ttl` ago.
+    /// Whether the entry was known to be unchanged less than `ttl` ago.
     fn is_young(&self, entry: &Entry) -> bool {
         let changed = entry.changed.load(Ordering::Acquire);
         let certain = if changed != 0 {
@@ -141,7 +141,7 @@ impl Hot {
         Duration::from_millis(self.clock().saturating_sub(certain)) < self.ttl
     }
 
-    /// /// Stores a session that was read; `None`: it has ended in the meantime.
+    /// Stores a session that was read; `None`: it has ended in the meantime.
     pub(super) fn insert(
         &self,
         loaded: Arc<LoadedSession>,
@@ -158,7 +158,7 @@ impl Hot {
             seen_written: AtomicU64::new(seen_written),
         });
         self.entries.insert(key, Arc::clone(&entry));
-        // // Apply news that arrived during the read.
+        // Apply news that arrived during the read.
         match self.news.get(&key) {
             Some(News::Ended) => {
                 self.forget(key, &entry);
@@ -176,7 +176,7 @@ impl Hot {
         Some(entry)
     }
 
-    /// /// Ends a session on this replica, also for requests that hold it already.
+    /// Ends a session on this replica, also for requests that hold it already.
     pub(super) fn end(&self, key: SessionKey) {
         self.news.insert(key, News::Ended);
         if let Some(entry) = self.entries.remove(&key) {
@@ -189,9 +189,9 @@ impl Hot {
         self.entries.invalidate(&key);
     }
 
-    /// /// Marks a session to be read again: it changed or ended elsewhere, or a message claims so.
+    /// Marks a session to be read again: it changed or ended elsewhere, or a message claims so.
     pub(super) fn change(&self, key: SessionKey) {
-        // // No message can revive a session that has ended here.
+        // No message can revive a session that has ended here.
         if self.has_ended(key) {
             return;
         }
@@ -202,33 +202,33 @@ impl Hot {
         }
     }
 
-    /// /// Whether the session is known to have ended.
+    /// Whether the session is known to have ended.
     pub(super) fn has_ended(&self, key: SessionKey) -> bool {
         self.news.get(&key) == Some(News::Ended)
     }
 
-    /// /// Notes a new subscription: sessions read before it may have missed news.
+    /// Notes a new subscription: sessions read before it may have missed news.
     pub(super) fn subscribed(&self) {
         self.channel.subscription.fetch_add(1, Ordering::AcqRel);
         self.proven(self.clock());
     }
 
-    /// /// Notes that all news sent before `at` has arrived. A time in the future counts as now.
+    /// Notes that all news sent before `at` has arrived. A time in the future counts as now.
     pub(super) fn proven(&self, at: u64) {
         self.channel.proven.fetch_max(at.min(self.clock()), Ordering::AcqRel);
     }
 
-    /// /// The current time, for [`Hot::proven`].
+    /// The current time, for [`Hot::proven`].
     pub(super) fn now(&self) -> u64 {
         self.clock()
     }
 
-    /// /// The time since news was last proven to arrive.
+    /// The time since news was last proven to arrive.
     pub(super) fn silence(&self) -> Duration {
         Duration::from_millis(self.clock().saturating_sub(self.channel.proven.load(Ordering::Acquire)))
     }
 
-    /// /// Runs the caches' pending maintenance.
+    /// Runs the caches' pending maintenance.
     pub(super) fn sweep(&self) {
         self.entries.run_pending_tasks();
         self.news.run_pending_tasks();
@@ -244,13 +244,13 @@ impl Hot {
 }
 
 impl Entry {
-    /// /// Whether this entry was read from the given sealed value.
+    /// Whether this entry was read from the given sealed value.
     pub(super) fn is_of(&self, sealed: &[u8]) -> bool {
         self.value == tail(sealed)
     }
 }
 
-/// /// The last bytes of a sealed value: its authentication tag, which identifies it.
+/// The last bytes of a sealed value: its authentication tag, which identifies it.
 fn tail(sealed: &[u8]) -> [u8; 16] {
     sealed.last_chunk().copied().unwrap_or_default()
 }
