@@ -30,8 +30,8 @@ const UNUSED: Duration = Duration::from_secs(3600);
 
 /// Signs sessions into cookies, and remembers those that ended here.
 ///
-/// A session that was verified is held ready, so that a request costs no signature and no assertion. The ring and the ended sessions are behind
-/// one lock, and a session is held ready only by whoever has it: so none that has ended, or whose key was taken away, comes back.
+/// Verified sessions are cached, so that a request costs no signature check and no assertion. The key ring and the ended sessions share one
+/// lock, and sessions are cached only under that lock: so none that has ended, or whose key was removed, comes back.
 pub struct JwtStore {
     verified: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
     rules: Mutex<Rules>,
