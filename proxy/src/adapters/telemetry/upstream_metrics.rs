@@ -89,7 +89,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// What is counted of the upstream of `UPSTREAM_URL`: connections that could not be made, requests sent again, answers that did not come.
+    /// The counters of the upstream of `UPSTREAM_URL`: failed connection attempts, retries, timeouts.
     #[must_use]
     pub fn of_default(&self) -> [Counter; 3] {
         let label = vec![("upstream", DEFAULT_UPSTREAM.to_owned())];
@@ -98,7 +98,7 @@ impl UpstreamMetrics {
 }
 
 impl UpstreamCounters {
-    /// It answered with `status` after `took`.
+    /// Counts a response with `status` after `took`.
     pub fn answered(&self, status: StatusCode, took: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         if let Some(counter) = self.requests.get(class) {

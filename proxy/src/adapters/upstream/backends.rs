@@ -255,7 +255,7 @@ where
     /// # Errors
     /// [`NoConnection`] if none was available in time; the backend then rests.
     pub async fn checkout(&self, now: Instant, only_http1: bool) -> Result<Lease<B>, NoConnection> {
-        // What is spoken to with HTTP/2 alone would not understand it.
+        // An HTTP/2-only server would not understand it.
         let only_http2 = matches!(self.entry.address, UpstreamAddress::H2 { .. } | UpstreamAddress::H2c { .. });
         let had = if only_http1 && !only_http2 {
             self.upstream.connect_http1().await
@@ -265,18 +265,18 @@ where
         had.inspect_err(|why| self.failed(&why.to_string()))
     }
 
-    /// A connection that nobody has used yet.
+    /// Returns an unused connection.
     ///
     /// # Errors
-    /// [`NoConnection`] where none was had in time; the backend rests then.
+    /// [`NoConnection`] if none was available in time; the backend then rests.
     pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
         self.upstream.connect_new().await.inspect_err(|why| self.failed(&why.to_string()))
     }
 
-    /// Sends a request on a connection of this backend, which has it under way until its answer has ended.
+    /// Sends a request on a connection of this backend, which counts as under way until its response has ended.
     ///
     /// # Errors
-    /// [`Failure`], by whose fault it is.
+    /// [`Failure`], by its cause.
     pub async fn send(
         &self,
         lease: Lease<B>,
@@ -292,7 +292,7 @@ where
                 Ok(answer.map(|body| body.counted_by(busy)))
             }
             Err(failure) => {
-                // What a warm connection meets may be its age alone; and a slow or hasty client is no failure of a backend.
+                // On a warm connection the cause may be only its age; and a slow or aborting client is no failure of a backend.
                 if let Failure::Closed(_) | Failure::Broken(_) = failure
                     && !is_reused
                 {
@@ -319,12 +319,12 @@ where
         self.care.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request met a failure: others go elsewhere for a while.
+    /// Notes a failed request: further ones go elsewhere for a while.
     pub(super) fn failed(&self, why: &str) {
         let now = Instant::now();
         let mut care = self.care();
         why.clone_into(&mut care.why);
-        // Requests that fail together are one failure.
+        // Concurrent failures count once.
         if self.standing() == Standing::Resting && care.due > now {
             return;
         }
