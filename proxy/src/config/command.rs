@@ -15,23 +15,23 @@ use crate::run::explain::{Asked, Somebody};
 use crate::run::operator::{Task, Who};
 use crate::run::simulate;
 
-/// What `sidegate` is asked to do.
+/// The requested command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve requests.
     Serve,
-    /// Say whether the configuration is valid, and go.
+    /// Report whether the configuration is valid, and exit.
     Check {
-        /// Whether it is printed, with where each value comes from.
+        /// Whether to print it, with the source of each value.
         print: bool,
     },
-    /// Say who may do what, and why, and go.
+    /// Explain who may do what, and why, and exit.
     Explain(Box<Asked>),
-    /// Say what a new configuration would change, and go.
+    /// Report what a new configuration would change, and exit.
     Simulate(simulate::Asked),
-    /// Ask the running `sidegate` whether it is ready, and go.
+    /// Ask the running `sidegate` whether it is ready, and exit.
     Health,
-    /// See people's sessions, or end them, and go.
+    /// List or end users' sessions, and exit.
     Sessions(Box<Task>),
 }
 

@@ -1,4 +1,4 @@
-//! `livez`, `readyz` and `metrics`, on a listener of their own.
+//! Serves `livez`, `readyz` and `metrics` on a separate listener.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

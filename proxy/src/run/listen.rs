@@ -192,7 +192,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Listens at an address that a variable names.
+/// Listens at the address that `variable` configures.
 pub(super) fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     #[expect(
         clippy::wildcard_enum_match_arm,

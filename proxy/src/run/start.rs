@@ -91,7 +91,7 @@ pub struct Addresses {
     pub ext_authz: Option<SocketAddr>,
 }
 
-/// How many gRPC connections are accepted at a time: two from each thread of a hundred or more Envoys.
+/// How many gRPC connections are accepted at a time: two from each thread of about a hundred Envoys.
 const CHECKS_MOST: usize = 1024;
 /// Their part of `LIMIT_MEMORY` and of the open files (one in this many), if they have a listener.
 const CHECKS_PART: usize = 8;

@@ -121,7 +121,7 @@ pub fn denied(name: &str, who: Option<&Principal<'_>>, asked: Option<Asked<'_>>,
     decision("not_allowed", false, who, asked, by, origin, format_args!("User not allowed: {name}"));
 }
 
-/// A request was judged, with `AUDIT=all`.
+/// A request was decided on, with `AUDIT=all`.
 pub fn decided(permitted: bool, who: Option<&Principal<'_>>, asked: Asked<'_>, by: Verdict<'_>, origin: Origin<'_>) {
     let what = if permitted { "Permitted" } else { "Refused" };
     let (method, path) = (Clean(asked.method), Clean(asked.path));

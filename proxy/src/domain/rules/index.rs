@@ -203,7 +203,7 @@ impl Trie {
         }
     }
 
-    /// Comes to a node, and without a segment to the one behind its `**`; to none that has only later rules than the best so far.
+    /// Enters a node, and the one after its `**`, which also matches no segment; skips nodes with only later rules than the best so far.
     fn enter(&self, at: usize, best: Option<u32>, places: &mut Places) {
         let Some(node) = self.nodes.get(at) else { return };
         if best.is_some_and(|best| best < node.least) {

@@ -298,7 +298,7 @@ const fn must_be_encoded(byte: u8) -> bool {
 
 #[cfg(test)]
 pub(super) mod reference {
-    //! The pattern held against the path in the plainest way, for the compiled one to be compared with.
+    //! A plain implementation of pattern matching, for comparison with the compiled one.
 
     use super::*;
 
