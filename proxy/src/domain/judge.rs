@@ -232,7 +232,7 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
     let because = outcome?;
     let counts = match because {
         Because::OpenMode => false,
-        // Without a need for a session, a user whom nothing would admit any more counts as not signed in.
+        // On a public path, a user whom no list or rule would admit any more counts as not signed in.
         Because::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
         Because::SignedIn | Because::Listed | Because::Named => true,
     };

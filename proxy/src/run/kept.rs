@@ -58,7 +58,7 @@ type Pools = BTreeMap<String, Arc<Backends<RequestBody>>>;
 
 type TokenFiles = BTreeMap<PathBuf, Arc<TokenFile>>;
 
-/// The named upstreams, and that of `UPSTREAM_URL` if its identity fields are configured.
+/// The named upstreams, and that of `UPSTREAM_URL` if its identity fields or assertion are configured.
 type NamedAndUsual = (Vec<Arc<Destination>>, Option<Arc<Destination>>);
 
 type KeptStore = (StoreSettings, Arc<dyn Sessions>);
@@ -284,7 +284,7 @@ impl Kept {
         stores::open(settings, &terms, &self.store_metrics).map_err(anyhow::Error::msg)
     }
 
-    /// The named upstreams, and that of `UPSTREAM_URL` if its identity fields are configured.
+    /// The named upstreams, and that of `UPSTREAM_URL` if its identity fields or assertion are configured.
     fn destinations(
         &self,
         named: &[DestinationSettings],
@@ -357,7 +357,7 @@ impl Kept {
     }
 }
 
-/// The upstream of `UPSTREAM_URL`, if its identity fields are configured.
+/// The upstream of `UPSTREAM_URL`, if its identity fields or assertion are configured.
 fn told_by_choice(settings: &Settings) -> Option<DestinationSettings> {
     if settings.identity == IdentityChoice::Usual && settings.assertion_groups {
         return None;

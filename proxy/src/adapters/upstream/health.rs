@@ -1,4 +1,4 @@
-//! Checks backends that are not well, independently of requests: by a health check if one is configured, else by connecting.
+//! Checks backends independently of requests: all of them by a health check if one is configured, else resting ones by connecting.
 
 use std::sync::Arc;
 use std::time::Duration;

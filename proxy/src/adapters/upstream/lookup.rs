@@ -75,8 +75,8 @@ where
     }
 }
 
-/// Groups a name's addresses into backends. Addresses of one family are separate servers; one address of each family are two ways to one
-/// server.
+/// Groups a name's addresses into backends. A single address of each family are two ways to one server; otherwise each address of the
+/// larger family is a server.
 fn groups(found: impl Iterator<Item = IpAddr>) -> Vec<Vec<IpAddr>> {
     let mut all: Vec<IpAddr> = Vec::new();
     for address in found {

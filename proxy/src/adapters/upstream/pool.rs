@@ -58,7 +58,8 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Creates an upstream with an empty pool, without connecting. `tls` is needed for `https://` only; `connections` counts open ones.
+    /// Creates an upstream with an empty pool, without connecting. `tls` is needed only for `https://` and `h2://`; `connections` counts
+    /// open ones.
     ///
     /// # Errors
     /// If the address cannot be connected to; the text names the variable.

@@ -1,4 +1,4 @@
-//! The one HTTP/2 connection that all requests to an `h2c` upstream share.
+//! The one HTTP/2 connection that all requests to an HTTP/2 upstream share.
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -41,7 +41,7 @@ const KEPT_PIECES: usize = 32;
 /// A permit to send requests on the connection.
 pub(super) struct Shared<B> {
     sender: http2::SendRequest<Tracked<B>>,
-    /// Whether a request has found the connection closed, which its own task may not have noticed yet.
+    /// Whether a request has found the connection closing or closed, which its own task may not have noticed yet.
     is_dying: Arc<AtomicBool>,
 }
 
