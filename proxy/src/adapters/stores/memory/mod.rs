@@ -1,7 +1,7 @@
 //! Sessions in this process's memory: lost when it ends, and bounded.
 //!
 //! Sessions are stored packed in several tables, each with its own lock; those in use are also kept ready for requests, as many as
-//! there is room for. Requests take read locks only; a table is changed when a session begins, comes into use or ends.
+//! there is room for. Requests for ready sessions take read locks only; a table is changed when a session begins, comes into use or ends.
 
 mod leases;
 mod once;

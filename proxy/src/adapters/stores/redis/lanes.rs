@@ -13,7 +13,7 @@ use crate::ports::StoreUnavailable;
 /// How many writes wait for replicas at a time; further ones wait for their turn within their deadline.
 const LANES: usize = 4;
 
-/// The lanes.
+/// Connections for writes that wait for replicas.
 pub(super) struct Lanes {
     line: Arc<Line>,
     runtime: tokio::runtime::Handle,
@@ -81,8 +81,7 @@ impl Lanes {
             let replicas = link.replicas(&key);
             let mut pipeline = pipeline(commands);
             if replicas > 0 {
-                // Ask for all replicas: others decide which one will be the next master, by their state a second before. One confirmation
-                // is enough.
+                // Ask all replicas, since the next master is chosen by others, from their state a second before. One confirmation is enough.
                 let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
                 pipeline.cmd("WAIT").arg(replicas).arg(millis);
             }
