@@ -81,7 +81,7 @@ impl Lanes {
             let replicas = link.replicas(&key);
             let mut pipeline = pipeline(commands);
             if replicas > 0 {
-                // Ask all replicas, since the next master is chosen by others, from their state a second before. One confirmation is enough.
+                // Ask all replicas: others choose the next master, by their state a second before. One confirmation is enough.
                 let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
                 pipeline.cmd("WAIT").arg(replicas).arg(millis);
             }
