@@ -1,5 +1,4 @@
-//! Files that the operator named, read and appended to so that none of them can hold us up: regular ones only, read up to a bounded size,
-//! within a time limit.
+//! Access to files that the operator named, which cannot block us: only regular files, with a size limit and a time limit.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -11,42 +10,41 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 
-/// No file of a configuration is larger.
+/// The largest accepted file of a configuration.
 const LARGEST: u64 = 8 << 20;
 
-/// How long a file may take: a network file system whose server is gone answers never.
+/// The time limit for a file: a network file system whose server is gone never responds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Without it opening a FIFO waits until somebody opens its other end.
+/// Without it, opening a FIFO waits until its other end is opened.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const O_NONBLOCK: i32 = 0o4000;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const O_NONBLOCK: i32 = 0x0004;
 
-/// Files whose reading has not come back yet: none is read by two threads, so that one that never answers takes one thread only.
+/// Files that are still being read: each is read by one thread only, so that one that never responds blocks only one thread.
 static UNDER_WAY: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
-/// Reads a regular file, or what a link leads to.
+/// Reads a regular file, or the target of a link.
 ///
 /// # Errors
-/// Where it cannot be read, is something else than a regular file, is larger than 8 MiB, or takes longer than 5 s.
+/// If it cannot be read, is not a regular file, is larger than 8 MiB, or takes longer than 5 s.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     within(PATIENCE, path, read_regular)
 }
 
-/// Opens a regular file, or what a link leads to, to append to it; one that is not there is made, for its owner only. It may take as long as
-/// its file system does.
+/// Opens a regular file, or the target of a link, for appending; creates a missing one, for its owner only. Has no time limit.
 ///
 /// # Errors
-/// Where it cannot be opened for that, or is something else than a regular file.
+/// If it cannot be opened for appending, or is not a regular file.
 pub fn append(path: &Path) -> io::Result<File> {
     append_to(path, OpenOptions::new().append(true).create(true).mode(0o600))
 }
 
-/// Whether [`append`] would succeed; nothing is made or changed.
+/// Checks that [`append`] would succeed, without creating or changing anything.
 ///
 /// # Errors
-/// Why it would not, or that it took longer than 5 s to find out.
+/// Why it would not, or that checking took longer than 5 s.
 pub fn can_append(path: &Path) -> io::Result<()> {
     within(PATIENCE, path, |path| match append_to(path, OpenOptions::new().append(true)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => can_create(path),
@@ -89,7 +87,7 @@ fn within<T: Send + 'static>(
     let reader = std::thread::Builder::new().name("file".to_owned()).spawn(move || {
         let outcome = work(&owned);
         under_way(|paths| paths.remove(&owned));
-        // Whoever asked may have gone.
+        // The caller may be gone.
         let _ = tell.send(outcome);
     });
     if let Err(error) = reader {
@@ -104,7 +102,7 @@ fn under_way<T>(act: impl FnOnce(&mut HashSet<PathBuf>) -> T) -> T {
 }
 
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    // Before it is opened, since opening alone does something to some devices; and again, since it may be another one by then.
+    // Checked before opening, since opening alone has effects on some devices; and after it, since the file may have been replaced.
     refuse_others(&std::fs::metadata(path)?)?;
     let file: File = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;

@@ -1,4 +1,4 @@
-//! What the provider granted, sealed into a session and opened again.
+//! Seals and opens the provider's grants in sessions.
 
 use std::borrow::Cow;
 
@@ -14,10 +14,10 @@ use crate::domain::time::Timestamp;
 /// The longest grant that is kept, in bytes; a session with a longer one is not renewed.
 const LONGEST: usize = 32 * 1024;
 
-/// Seals grants for the person that they were given to.
+/// Seals grants, bound to their user.
 pub struct GrantSealer(Sealer);
 
-/// How a grant is written.
+/// The stored format of a grant.
 #[derive(Serialize, Deserialize)]
 struct GrantRecord<'a> {
     #[serde(borrow)]
@@ -35,15 +35,15 @@ impl GrantSealer {
     /// Seals with the first of `secrets`, opens with all.
     ///
     /// # Errors
-    /// Where there is no secret.
+    /// If there is no secret.
     pub fn new<S: AsRef<[u8]>>(secrets: &[S]) -> Result<Self, SealError> {
         Sealer::new(secrets, "grant").map(Self)
     }
 
-    /// Seals `grant` for the person `id`; `None`: it is too long to be kept.
+    /// Seals `grant` for the user `id`; `None`: it is too long to be kept.
     ///
     /// # Errors
-    /// [`CryptoFailure`], which a sound machine never sees.
+    /// [`CryptoFailure`], which a working machine never returns.
     pub fn seal(&self, authority: Authority, id: &str, grant: &Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
         let written = GrantRecord {
             access: grant.access.expose().into(),
@@ -60,7 +60,7 @@ impl GrantSealer {
         Ok(Some(SealedGrant(sealed.into_boxed_slice())))
     }
 
-    /// Opens the grant of the person `id`; `None` where no secret of ours sealed it, or for somebody else.
+    /// Opens the grant of the user `id`; `None` if no secret of ours sealed it, or for another user.
     #[must_use]
     pub fn open(&self, authority: Authority, id: &str, sealed: &SealedGrant) -> Option<Grant> {
         let text = self.0.open_bytes(&context(authority, id), &sealed.0)?;

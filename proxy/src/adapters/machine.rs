@@ -1,14 +1,14 @@
-//! What the system lets this process have: open files, and memory.
+//! The limits that the system sets for this process: open files, and memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A limit as large as this is none: cgroup v1 writes the largest number of pages for "no limit".
+/// A limit this large means none: cgroup v1 writes the largest number of pages for "no limit".
 const NO_LIMIT: u64 = 1 << 60;
 
-/// Raises the limit of open files to the highest that this process may have, and says what it is then; `None`: there is none.
+/// Raises the limit of open files to the allowed maximum, and returns it; `None`: there is none.
 pub fn raise_open_files() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -23,8 +23,8 @@ pub fn raise_open_files() -> Option<u64> {
     }
 }
 
-/// How many bytes of memory may be given out: three quarters of the cgroup's limit, or half of the process's own, whichever is less; `None`:
-/// there is no limit. In the process's own (`ulimit -v`, `-d`) memory counts that is set aside and not used.
+/// How many bytes of memory may be used: three quarters of the cgroup's limit, or half of the process's own, whichever is less; `None`:
+/// there is no limit. The process's own limit (`ulimit -v`, `-d`) also counts memory that is reserved and unused.
 #[must_use]
 pub fn spare_memory() -> Option<u64> {
     let own = [Resource::As, Resource::Data].into_iter().filter_map(|resource| getrlimit(resource).current);
@@ -37,8 +37,8 @@ fn spare(own: Option<u64>, cgroup: Option<u64>) -> Option<u64> {
     [own.map(|bytes| bytes / 2), cgroup.map(|bytes| bytes / 4 * 3)].into_iter().flatten().min()
 }
 
-/// The least limit of the cgroup that `membership` (`/proc/self/cgroup`) names, and of those around it. In a container only the
-/// innermost may be seen, at the top.
+/// The smallest limit of the cgroup that `membership` (`/proc/self/cgroup`) names, and of its parents. In a container only the innermost
+/// may be visible, at the top.
 fn cgroup_memory(membership: &str, mounted: &Path) -> Option<u64> {
     membership.lines().filter_map(|line| cgroup_of_line(line, mounted)).min()
 }
@@ -56,7 +56,7 @@ fn cgroup_of_line(line: &str, mounted: &Path) -> Option<u64> {
     let own: PathBuf = top.join(path.trim_start_matches('/'));
     own.ancestors()
         .take_while(|folder| folder.starts_with(&top))
-        // `max` is no number: no limit.
+        // `max` is not a number: no limit.
         .filter_map(|folder| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok())
         .filter(|bytes| *bytes < NO_LIMIT)
         .min()
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(cgroup_memory("0::/pods/pod1/app\n", top), Some(268_435_456));
         assert_eq!(cgroup_memory("0::/pods\n", top), Some(1_073_741_824));
         assert_eq!(cgroup_memory("0::/elsewhere\n", top), None);
-        // In a container: the path is that of the host, and the limit stands at the top.
+        // In a container: the path is the host's, and the limit is at the top.
         write(top, "memory.max", "134217728");
         assert_eq!(cgroup_memory("0::/kubepods/x/y\n", top), Some(134_217_728));
     }

@@ -6,19 +6,19 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-/// The longest sealed text that is made or looked at, in bytes.
+/// The longest sealed text that is written or read, in bytes.
 const TEXT_LIMIT: usize = 8 * 1024;
-/// The first byte of what is sealed, so that a later format can be told apart.
+/// The first byte of sealed data, to distinguish later formats.
 const VERSION: u8 = 1;
 const KEY_ID_LEN: usize = 4;
 /// Version and key id.
 const HEAD_LEN: usize = 1 + KEY_ID_LEN;
 
-/// Seals what only we may read and write: AES-256-GCM-SIV under a key of its own for each secret and purpose.
+/// Seals data that only we may read and write: AES-256-GCM-SIV with a separate key for each secret and purpose.
 ///
-/// What is sealed is `version (1 byte) | key id (4) | nonce (12, random) | ciphertext and tag`, as text in base64url. The sessions of many
-/// replicas over years come near the 2^32 texts that random nonces are good for in AES-GCM (NIST SP 800-38D §8.3); with SIV a nonce that comes
-/// twice tells no more than whether two texts are the same (RFC 8452 §9).
+/// The format is `version (1 byte) | key id (4) | nonce (12, random) | ciphertext and tag`, as text in base64url. The sessions of many
+/// replicas over years approach the 2^32 messages for which random nonces are safe in AES-GCM (NIST SP 800-38D §8.3); with SIV a repeated
+/// nonce reveals only whether two texts are equal (RFC 8452 §9).
 pub struct Sealer {
     first: Key,
     others: Vec<Key>,
@@ -29,16 +29,16 @@ struct Key {
     cipher: LessSafeKey,
 }
 
-/// Why nothing was sealed.
+/// Why sealing failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// No secret was given.
     #[error("there is no secret to seal with: give at least one")]
     NoSecret,
-    /// The sealed text would be longer than what is opened.
+    /// The sealed text would be longer than [`Sealer::open`] accepts.
     #[error("the text to seal is too long: sealed, it would exceed {TEXT_LIMIT} bytes")]
     TooLong,
-    /// The cryptographic library refused, which a sound machine never sees.
+    /// The cryptographic library failed, which a working machine never sees.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
 }
@@ -57,21 +57,22 @@ impl From<aws_lc_rs::error::Unspecified> for CryptoFailure {
 }
 
 impl Sealer {
-    /// Seals with the first of `secrets` and opens with all, so that a secret can be rotated. What is sealed for one `purpose`
-    /// never opens for another.
+    /// Seals with the first of `secrets` and opens with all, so that secrets can be rotated. Data sealed for one `purpose` never opens
+    /// for another.
     ///
     /// # Errors
-    /// [`SealError::NoSecret`] where `secrets` is empty.
+    /// [`SealError::NoSecret`] if `secrets` is empty.
     pub fn new<S: AsRef<[u8]>>(secrets: &[S], purpose: &'static str) -> Result<Self, SealError> {
         let (first, others) = secrets.split_first().ok_or(SealError::NoSecret)?;
         let others = others.iter().map(|secret| Key::derive(secret.as_ref(), purpose)).collect::<Result<_, _>>()?;
         Ok(Self { first: Key::derive(first.as_ref(), purpose)?, others })
     }
 
-    /// Seals `plaintext` as text, to be opened with the same `context` only (a cookie's name, so that one cookie never passes for another).
+    /// Seals `plaintext` as text that opens only with the same `context` (a cookie's name, so that one cookie never passes for
+    /// another).
     ///
     /// # Errors
-    /// [`SealError::TooLong`] beyond some 6,100 bytes.
+    /// [`SealError::TooLong`] beyond about 6,100 bytes.
     pub fn seal(&self, context: &[u8], plaintext: &[u8]) -> Result<String, SealError> {
         let sealed_len = HEAD_LEN + NONCE_LEN + plaintext.len() + MAX_TAG_LEN;
         if base64::encoded_len(sealed_len, false).is_none_or(|len| len > TEXT_LIMIT) {
@@ -80,14 +81,14 @@ impl Sealer {
         Ok(URL_SAFE_NO_PAD.encode(self.seal_bytes(context, plaintext)?))
     }
 
-    /// Seals `plaintext`, of any length, to be opened with the same `context` only.
+    /// Seals `plaintext` of any length; it opens only with the same `context`.
     ///
     /// # Errors
-    /// [`CryptoFailure`], which a sound machine never sees.
+    /// [`CryptoFailure`], which a working machine never returns.
     pub fn seal_bytes(&self, context: &[u8], plaintext: &[u8]) -> Result<Vec<u8>, CryptoFailure> {
         let nonce = random::<NONCE_LEN>()?;
         let head = self.first.head();
-        // Room for all of it from the start: a buffer that grows would leave plaintext behind in freed memory.
+        // Allocate everything at the start: a growing buffer would leave plaintext behind in freed memory.
         let mut sealed = Vec::with_capacity(HEAD_LEN + NONCE_LEN + plaintext.len() + MAX_TAG_LEN);
         sealed.extend_from_slice(&head);
         sealed.extend_from_slice(&nonce);
@@ -99,7 +100,7 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// Opens `text`; `None` for anything that was not sealed by one of our secrets, for this purpose and with this `context`.
+    /// Opens `text`; `None` for anything that was not sealed with one of our secrets for this purpose and `context`.
     #[must_use]
     pub fn open(&self, context: &[u8], text: &str) -> Option<Zeroizing<Vec<u8>>> {
         if text.len() > TEXT_LIMIT {
@@ -108,13 +109,13 @@ impl Sealer {
         self.open_bytes(context, &URL_SAFE_NO_PAD.decode(text).ok()?)
     }
 
-    /// Opens what [`Sealer::seal_bytes`] made; `None` for anything else.
+    /// Opens the output of [`Sealer::seal_bytes`]; `None` for anything else.
     #[must_use]
     pub fn open_bytes(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (head, rest) = sealed.split_first_chunk::<HEAD_LEN>()?;
         let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>()?;
         let fitting = std::iter::once(&self.first).chain(&self.others).filter(|key| key.head() == *head);
-        // Two secrets may happen to share a key id.
+        // Two secrets may share a key id by chance.
         for key in fitting {
             let mut body = Zeroizing::new(body.to_vec());
             let nonce = Nonce::assume_unique_for_key(*nonce);
@@ -144,7 +145,7 @@ impl Key {
     }
 }
 
-/// The head has a fixed length, so head and context read in one way only.
+/// The additional data. The head has a fixed length, so head and context cannot be confused.
 fn aad(head: [u8; HEAD_LEN], context: &[u8]) -> Aad<Vec<u8>> {
     Aad::from([head.as_slice(), context].concat())
 }
@@ -152,14 +153,14 @@ fn aad(head: [u8; HEAD_LEN], context: &[u8]) -> Aad<Vec<u8>> {
 /// Random bytes from the system's generator.
 ///
 /// # Errors
-/// [`CryptoFailure`] where the system has none; answer 500, or do not start.
+/// [`CryptoFailure`] if the generator fails; respond with 500, or do not start.
 pub fn random<const N: usize>() -> Result<[u8; N], CryptoFailure> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A secret for this process only, where none is configured.
+/// A random secret for this process only, used if none is configured.
 ///
 /// # Errors
 /// As [`random`].
@@ -167,11 +168,11 @@ pub fn random_secret() -> Result<Zeroizing<[u8; 32]>, CryptoFailure> {
     random().map(Zeroizing::new)
 }
 
-/// 32 bytes that follow from `secret` for one purpose (HKDF-SHA256, RFC 5869) and tell nothing of it. `parts` are joined as they are:
-/// the caller keeps them apart.
+/// Derives 32 bytes from `secret` for one purpose (HKDF-SHA256, RFC 5869), which reveal nothing of it. `parts` are joined as they are:
+/// the caller makes them unambiguous.
 ///
 /// # Errors
-/// [`CryptoFailure`], which a sound machine never sees.
+/// [`CryptoFailure`], which a working machine never returns.
 pub(super) fn derive(secret: &[u8], parts: &[&[u8]]) -> Result<Zeroizing<[u8; 32]>, CryptoFailure> {
     let mut bytes = Zeroizing::new([0; 32]);
     root(secret).expand(parts, Bytes(32))?.fill(bytes.as_mut())?;
@@ -220,7 +221,7 @@ mod tests {
     fn what_is_sealed_opens_for_its_purpose_only() {
         let text = sealer(&[NEW]).seal(b"c", b"attempt").unwrap();
         assert!(Sealer::new(&[NEW], "session").unwrap().open(b"c", &text).is_none());
-        // Also where the key id is made to fit.
+        // Even if the key id is made to match.
         let other = Sealer::new(&[NEW], "session").unwrap();
         let mut sealed = URL_SAFE_NO_PAD.decode(&text).unwrap();
         sealed[..HEAD_LEN].copy_from_slice(&other.first.head());

@@ -37,7 +37,7 @@ pub use upstream_metrics::{DEFAULT_UPSTREAM, UpstreamCounters, UpstreamMetrics};
 
 use self::audit_file::AuditLine;
 
-/// How long the end of the program waits for what is queued.
+/// How long the program waits at its end for queued lines.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// `LOG_LEVEL`, `LOG_FORMAT` and `AUDIT_FILE`.
@@ -45,13 +45,13 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 pub struct LogSettings {
     /// A level (`error`, `warn`, `info`, `debug`, `trace`) or a filter such as `info,sidegate=debug`.
     pub filter: String,
-    /// How lines look.
+    /// The format of lines.
     pub format: LogFormat,
-    /// What audit lines are appended to beside the log, whatever its filter is.
+    /// The file that audit lines are appended to beside the log, whatever the filter is.
     pub audit_file: Option<PathBuf>,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -60,20 +60,20 @@ pub enum LogFormat {
     Json,
 }
 
-/// Why nothing would be logged.
+/// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter makes no sense.
+    /// The filter is invalid.
     #[error(
         "`{filter}` is no log filter ({reason}): write a level (`error`, `warn`, `info`, `debug`, `trace`) or `info,sidegate=debug`"
     )]
     Filter {
-        /// What was written.
+        /// The filter's text.
         filter: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// Something else takes the log lines already.
+    /// Another logger is already set up.
     #[error("the log was set up twice")]
     Twice,
 }
@@ -82,13 +82,13 @@ impl LogSettings {
     /// Checks the filter, without setting anything up.
     ///
     /// # Errors
-    /// [`LogError::Filter`] where it makes no sense.
+    /// [`LogError::Filter`] if it is invalid.
     pub fn check(&self) -> Result<(), LogError> {
         self.filter().map(|_| ())
     }
 
-    /// A bare `debug` or `trace` is for our own lines: libraries write down headers, cookies among them, at these levels, so they
-    /// are to be asked for by name.
+    /// A bare `debug` or `trace` applies to our own lines only: at these levels libraries log header fields, cookies among them, so they
+    /// must be named explicitly.
     fn filter(&self) -> Result<EnvFilter, LogError> {
         let directives = match LevelFilter::from_str(self.filter.trim()) {
             Ok(level) if level > LevelFilter::INFO => format!("info,sidegate={level}"),
@@ -101,10 +101,10 @@ impl LogSettings {
     }
 }
 
-/// Sends what is logged to standard error, and audit lines to their file, from now on and for the whole process. Call it once, at the start.
+/// Sends log lines to standard error, and audit lines to their file, for the whole process. Call it once, at the start.
 ///
 /// # Errors
-/// [`LogError`] where the filter makes no sense, or something else takes the log lines already.
+/// [`LogError`] if the filter is invalid, or another logger is already set up.
 pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
     let terminal = std::io::stderr().is_terminal();
     let lines = match settings.format {
@@ -120,15 +120,15 @@ pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Waits until what was logged and said has been written, but no longer than a second. Call it last.
+/// Waits until queued lines are written, for a second at most. Call it last.
 pub fn flush() {
     let now = Instant::now();
-    // First, since it may have something to say.
+    // First, since it may log something.
     audit_file::flush(now + LAST_WAIT / 2);
     log_lines::flush(now + LAST_WAIT);
 }
 
-/// How lines look and where they go.
+/// A layer that formats and writes lines.
 type LogLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// `lines` gets what the filter lets through, `audit` all audit lines.
@@ -147,7 +147,7 @@ where
     Box::new(layer.with_current_span(false).with_span_list(false).with_writer(writer))
 }
 
-/// Lines for people; coloured on a terminal only, and there only where `NO_COLOR` is not set (which the crate looks at).
+/// Lines for people; coloured only on a terminal, and only if `NO_COLOR` is not set (which the crate checks).
 fn text<W>(writer: W, terminal: bool) -> LogLayer
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -157,7 +157,7 @@ where
     if terminal { Box::new(layer) } else { Box::new(layer.with_ansi(false)) }
 }
 
-/// A field as `name=1` or `name="text"`: quoted, so that text with blanks or `=` in it cannot pass for further fields.
+/// Writes a field as `name=1` or `name="text"`: quoted, so that text with blanks or `=` cannot pass for further fields.
 fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
     let (name, text) = (field.name(), format!("{value:?}"));
     if name == "message" {
@@ -176,7 +176,7 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt
     }
 }
 
-/// Whether it is one quoted text as a whole: what was given as text, and not as something to be displayed, is.
+/// Whether it is a single quoted text: a value logged as text is, a displayed one is not.
 fn is_quoted(text: &str) -> bool {
     let Some(inner) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
     let mut escaped = false;
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written to a log.
+    /// Captured log output.
     #[derive(Clone, Default)]
     pub(super) struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -228,7 +228,7 @@ mod tests {
         LogSettings { filter: filter.into(), format: LogFormat::Json, audit_file: None }.filter().unwrap()
     }
 
-    /// What `work` logs at `level`, as the objects of its lines.
+    /// The lines that `work` logs at `level`, as JSON objects.
     pub(super) fn logged(level: &str, work: impl FnOnce()) -> Vec<Value> {
         let lines = Lines::default();
         tracing::subscriber::with_default(subscriber(json(lines.make()), filter(level), None), work);

@@ -1,14 +1,14 @@
-//! What could be better in a configuration that is sound, and how a rule reads in one line.
+//! Suggestions for a valid configuration, and rules printed in one line each.
 
 use crate::domain::rules::{Access, Entry, HostPattern, Rule, TokenLists};
 use crate::serve::settings::{Mode, Settings};
 
-/// Advice on sound settings.
+/// Suggestions for valid settings.
 pub(super) fn on(settings: &Settings) -> Vec<String> {
     let rules = &settings.rules;
     let mut advice = Vec::new();
     for (at, public) in rules.iter().enumerate().filter(|(_, rule)| rule.access == Access::Public) {
-        // An exception to a rule below it is meant; one that only overlaps it may open what that one is to close.
+        // An exception to a rule below it is intended; a partial overlap may open what that rule should close.
         let opens = |below: &&Rule| below.access != Access::Public && public.overlaps(below) && !below.hides(public);
         for closed in rules.iter().skip(at + 1).filter(opens) {
             advice.push(format!(
@@ -52,7 +52,7 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
     advice
 }
 
-/// Advice on the listener for Envoy, which believes whoever reaches it.
+/// A suggestion for the listener for Envoy, which trusts every client that reaches it.
 fn on_checks(settings: &Settings) -> Option<String> {
     let address = settings.ext_authz?;
     if matches!(settings.mode, Mode::Open) {
@@ -68,11 +68,11 @@ fn on_checks(settings: &Settings) -> Option<String> {
     })
 }
 
-/// Advice on a rule that lets in people without saying whose word for them counts, where several are trusted.
+/// A suggestion for a rule that admits users of any provider or issuer, if there are several.
 fn on_tokens(rule: &Rule, sections: &TokenLists) -> Option<String> {
     let names: Vec<&str> = sections.keys().map(String::as_str).collect();
     let (names, place) = (names.join("`, `"), format!("the rule `{}` (line {})", rule.name, rule.line));
-    // An entry of `require` that names a provider leaves no doubt.
+    // With a provider named in `require`, the rule is unambiguous.
     if rule.require.iter().any(|entry| entry.provider().is_some()) {
         return None;
     }
@@ -91,7 +91,7 @@ fn on_tokens(rule: &Rule, sections: &TokenLists) -> Option<String> {
     ))
 }
 
-/// A rule in one line, with where it stands.
+/// A rule in one line, with its place in the file.
 pub(super) fn print(rule: &Rule) -> String {
     let list = |items: Vec<&str>| format!("[{}]", items.join(", "));
     let entries = |entries: &[Entry]| list(entries.iter().map(Entry::as_str).collect());

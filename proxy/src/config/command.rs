@@ -1,4 +1,4 @@
-//! The command line, and what a configuration is read from.
+//! The command line, and the sources of a configuration.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,27 +15,27 @@ use crate::run::explain::{Asked, Somebody};
 use crate::run::operator::{Task, Who};
 use crate::run::simulate;
 
-/// What `sidegate` is asked to do.
+/// The requested command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve requests.
     Serve,
-    /// Say whether the configuration is valid, and go.
+    /// Report whether the configuration is valid, and exit.
     Check {
-        /// Whether it is printed, with where each value comes from.
+        /// Whether to print it, with the source of each value.
         print: bool,
     },
-    /// Say who may do what, and why, and go.
+    /// Explain who may do what, and why, and exit.
     Explain(Box<Asked>),
-    /// Say what a new configuration would change, and go.
+    /// Report what a new configuration would change, and exit.
     Simulate(simulate::Asked),
-    /// Ask the running `sidegate` whether it is ready, and go.
+    /// Ask the running `sidegate` whether it is ready, and exit.
     Health,
-    /// See people's sessions, or end them, and go.
+    /// List or end users' sessions, and exit.
     Sessions(Box<Task>),
 }
 
-/// What a configuration is read from, but for the files. It holds secrets, and cannot be printed.
+/// The sources of a configuration, without the files. It contains secrets, and cannot be printed.
 #[derive(Clone)]
 pub struct Sources {
     /// Values of flags, by variable.
@@ -47,10 +47,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads this process's command line and environment: nobody else does.
+    /// Reads this process's command line and environment, which no other code does.
     ///
     /// # Errors
-    /// What clap has to say, of `--help` and `--version` too: its `exit` prints it and leaves with the right code.
+    /// The message of clap, also for `--help` and `--version`: its `exit` prints it and exits with the right code.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn from_process() -> Result<(Command, Self), clap::Error> {
         Self::read(std::env::args_os(), std::env::vars_os(), std::io::stderr().is_terminal())
@@ -59,7 +59,7 @@ impl Sources {
     /// Reads a command line (the program's name first) beside an environment.
     ///
     /// # Errors
-    /// What clap has to say, of `--help` and `--version` too.
+    /// The message of clap, also for `--help` and `--version`.
     pub fn read(
         args: impl IntoIterator<Item = OsString>,
         env: impl IntoIterator<Item = (OsString, OsString)>,
@@ -90,7 +90,7 @@ impl Sources {
     }
 }
 
-/// What `explain` is asked.
+/// The question for `explain`.
 fn asked(matches: &ArgMatches) -> Asked {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let texts = |name: &str| matches.get_many::<String>(name).into_iter().flatten().cloned().collect();
@@ -115,7 +115,7 @@ fn asked(matches: &ArgMatches) -> Asked {
     }
 }
 
-/// An address of no network (RFC 5737), for who does not say where from.
+/// An address of no real network (RFC 5737), the default caller.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 fn explain_command() -> clap::Command {
@@ -167,7 +167,7 @@ fn simulate_command() -> clap::Command {
         .arg(switch("json", "json", "The answer as one JSON object"))
 }
 
-/// Which of the commands about sessions; clap has seen to it that there is one.
+/// The chosen sessions command; clap ensures that there is one.
 fn sessions(matches: &ArgMatches) -> Option<(Command, &ArgMatches)> {
     let (name, inner) = matches.subcommand()?;
     let who = inner.get_one::<Who>("user").cloned();

@@ -1,17 +1,17 @@
-//! What is wrong with a configuration: all of it, in the operator's terms, and never a secret's value.
+//! The errors in a configuration: all of them, in the operator's terms, and never with a secret's value.
 
 use std::fmt;
 
 use super::files::Files;
 
-/// One thing that is wrong.
+/// One error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The variable, and where its value comes from when that is not the environment.
+    /// The variable, and the source of its value if that is not the environment.
     pub name: String,
-    /// What is wrong. It never quotes the value: a secret may stand in the wrong place.
+    /// What is wrong. It never quotes the value: a secret may have been put in the wrong place.
     pub problem: String,
-    /// A value that would be right.
+    /// A valid value.
     pub example: Option<String>,
 }
 
@@ -21,13 +21,13 @@ impl fmt::Display for Fault {
             Some(example) => format!("{}: {}; for example {example}", self.name, self.problem),
             None => format!("{}: {}", self.name, self.problem),
         };
-        // A file's name or key may hold a line break or a terminal's escape: one fault stays one harmless line.
+        // A file's name or key may contain a line break or a terminal escape: one fault stays one harmless line.
         line.chars()
             .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
 
-/// Everything that is wrong with a configuration, and the files that were read until then.
+/// All errors in a configuration, and the files that were read.
 pub struct Faults {
     faults: Vec<Fault>,
     pub(super) files: Files,

@@ -1,4 +1,4 @@
-//! The files that a configuration was read from, each with a hash of what stood in it, so that a change is seen.
+//! The files of a configuration, each with a hash of its content, so that changes are detected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,27 +11,27 @@ use zeroize::Zeroizing;
 
 use crate::adapters::files::read;
 
-/// Files, each with a hash of its content when it was read; without one where it could not be.
+/// Files, each with a hash of its content when it was read; without one if it could not be read.
 #[derive(Clone, Default)]
 pub struct Files {
     seen: BTreeMap<PathBuf, Option<u64>>,
-    /// What stood in them, so that one which cannot be read later holds up no change of the others.
+    /// Their contents, so that a file that cannot be read later does not delay changes of the others.
     contents: Contents,
-    /// What stood in the files of the configuration in force.
+    /// The contents of the files of the active configuration.
     before: Contents,
-    /// What is to be said of those that could not be read now.
+    /// Messages about files that could not be read now.
     stale: Vec<String>,
 }
 
 type Contents = BTreeMap<PathBuf, Arc<Zeroizing<Vec<u8>>>>;
 
 impl Files {
-    /// For reading a configuration again: a file that cannot be read now counts as it was in `in_force`.
+    /// For a reload: a file that cannot be read now keeps its content from `in_force`.
     pub(super) fn over(in_force: &Self) -> Self {
         Self { before: in_force.contents.clone(), ..Self::default() }
     }
 
-    /// Whether a configuration is in force that these are read for once more.
+    /// Whether this is a reload, with a configuration already in force.
     pub(super) fn are_read_again(&self) -> bool {
         !self.before.is_empty()
     }
@@ -41,7 +41,7 @@ impl Files {
         self.seen.keys().map(PathBuf::as_path)
     }
 
-    /// Reads a file that `variable` names, and remembers what stood in it.
+    /// Reads the file that `variable` names, and stores its content.
     pub(super) fn read(&mut self, variable: &str, path: &Path) -> io::Result<Vec<u8>> {
         let read = read(path).map(|content| Arc::new(Zeroizing::new(content)));
         self.seen.insert(path.to_owned(), read.as_ref().ok().map(|content| hash(content)));
@@ -61,7 +61,7 @@ impl Files {
         Ok(content.to_vec())
     }
 
-    /// What differs from the configuration in force: keys of the file `config`, by their variables, and other files by their paths.
+    /// The changes from the active configuration: keys of the file `config` by their variables, and other files by their paths.
     pub(super) fn changes(&self, config: Option<&Path>) -> Vec<String> {
         let mut changes = Vec::new();
         for (path, now) in &self.contents {
@@ -77,12 +77,12 @@ impl Files {
         changes
     }
 
-    /// Which files could not be read, and count as they were before.
+    /// The files that could not be read, and keep their earlier content.
     pub(super) fn take_stale(&mut self) -> Vec<String> {
         std::mem::take(&mut self.stale)
     }
 
-    /// The same files as they are now.
+    /// The same files in their current state.
     pub(super) fn look_again(&self) -> Self {
         let now = |path: &PathBuf| (path.clone(), read(path).ok().map(|bytes| hash(&bytes)));
         Self { seen: self.seen.keys().map(now).collect(), ..Self::default() }
@@ -97,7 +97,7 @@ impl Files {
     }
 }
 
-/// The variables of the keys that differ; never what they hold, which may be secret.
+/// The variables of the keys that differ; never their values, which may be secret.
 fn changed_keys(before: &[u8], now: &[u8]) -> Vec<String> {
     let table =
         |content: &[u8]| std::str::from_utf8(content).ok().and_then(|text| toml::from_str::<toml::Table>(text).ok());
@@ -114,14 +114,14 @@ impl PartialEq for Files {
 
 impl Eq for Files {}
 
-/// Without what stands in them, which may be secret.
+/// Without their contents, which may be secret.
 impl fmt::Debug for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.seen.keys()).finish()
     }
 }
 
-/// Secret files are hashed too: a seed of this process keeps the hashes from telling anything elsewhere.
+/// Secret files are hashed too: a random seed makes the hashes useless outside this process.
 fn hash(content: &[u8]) -> u64 {
     static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     SEED.hash_one(content)

@@ -1,4 +1,4 @@
-//! From sources to settings, with what is to be said of them.
+//! Loads settings from their sources, with messages about them.
 
 use std::net::SocketAddr;
 
@@ -11,43 +11,43 @@ use super::raw::Raw;
 use super::reading::Reading;
 use crate::serve::settings::Settings;
 
-/// A configuration that is sound.
+/// A valid configuration.
 pub struct Loaded {
-    /// What the floors below need.
+    /// The settings for the floors below.
     pub settings: Settings,
-    /// What may not be as meant: to be logged as warnings.
+    /// Possible mistakes: logged as warnings.
     pub warnings: Vec<String>,
-    /// What was added or derived: to be logged for information.
+    /// Added or derived values: logged for information.
     pub notes: Vec<String>,
-    /// What could be better, and is no reason for a warning at each start.
+    /// Suggestions that need no warning at each start.
     pub advice: Vec<String>,
-    /// Each setting and rule in force, with where it comes from; secrets as `***`.
+    /// Each active setting and rule, with its source; secrets as `***`.
     pub effective: Vec<String>,
-    /// Which files could not be read now, and count as they were before; none at the start, where that is a fault.
+    /// Files that could not be read now, and keep their earlier content; none at the start, when that is an error.
     pub stale: Vec<String>,
-    /// What differs from the configuration in force: variables, and paths of files.
+    /// What differs from the active configuration: variables, and paths of files.
     pub changes: Vec<String>,
     /// Every file that was read, for [`super::reload::watch`].
     pub files: Files,
 }
 
-/// Reads a configuration.
+/// Loads a configuration.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All errors in it.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     load_with(sources, &Files::default(), false)
 }
 
-/// The same, for a start: what it writes to is looked at too.
+/// The same, for a start: also checks the files that it writes to.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All errors in it.
 pub fn load_to_serve(sources: &Sources) -> Result<Loaded, Faults> {
     load_with(sources, &Files::default(), true)
 }
 
-/// The same once more, while that of `in_force` is in force: a file that cannot be read now counts as it did there.
+/// The same for a reload while that of `in_force` is active: a file that cannot be read now keeps its content from there.
 pub(super) fn load_over(sources: &Sources, in_force: &Files) -> Result<Loaded, Faults> {
     load_with(sources, in_force, false)
 }
@@ -77,10 +77,10 @@ fn load_with(sources: &Sources, in_force: &Files, starts: bool) -> Result<Loaded
     }
 }
 
-/// `ADMIN_ADDR` alone, which is all that `sidegate health` needs: it works without the secrets.
+/// Reads only `ADMIN_ADDR`, which is all that `sidegate health` needs: it works without the secrets.
 ///
 /// # Errors
-/// What is wrong with that address, or with the file that it may stand in.
+/// What is wrong with that address, or with the file that may contain it.
 pub fn admin_address(sources: &Sources) -> Result<SocketAddr, Faults> {
     let mut files = Files::default();
     let mut raw = Raw::read(sources, &mut files);

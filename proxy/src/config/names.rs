@@ -1,11 +1,11 @@
-//! Names that somebody wrote and nobody knows: typing errors, what other programs set, and what a later version will know.
+//! Unknown names of settings: typing errors, other programs' settings, and those of later versions.
 
 use super::options::ALL;
 
-/// Sections of the file that a later version knows.
+/// Sections of the file that a later version supports.
 const LATER_SECTIONS: &[&str] = &["identity_headers", "providers"];
 
-/// Variables that would be lists of rules or upstreams: these stand in the file only.
+/// Names that could be mistaken for variables of rules or upstreams, which are configured only in the file.
 const TABLES: [(&str, &str); 4] = [
     ("ROUTES", "[[routes]]"),
     ("PUBLIC_PATHS", "[[routes]] with `allow = \"public\"`"),
@@ -13,27 +13,27 @@ const TABLES: [(&str, &str); 4] = [
     ("ALLOWED_ROUTES", "[[routes]]"),
 ];
 
-/// Beginnings of our names that other programs use too, so that one that is not known is told and no fault.
+/// Prefixes of our names that other programs use too: an unknown name with one is a warning and no error.
 const SHARED_FAMILIES: [&str; 8] =
     ["ASSERTION_", "COOKIE_", "LIMIT_", "SHUTDOWN_", "SIDEGATE_", "TIMEOUT_", "TRUSTED_", "UPSTREAM_"];
 
-/// What is to be said of a name.
+/// A message about a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Remark {
-    /// It stops the start.
+    /// An error that prevents the start.
     Fault(String),
-    /// It is told.
+    /// A warning.
     Warning(String),
 }
 
-/// Judges a variable that is set: `None` where there is nothing to say.
+/// Checks the name of a variable that is set: `None` if it is fine.
 pub(super) fn judge_variable(name: &str) -> Option<Remark> {
     if ALL.iter().any(|knob| knob.variable == name) || is_anothers(name) {
         return None;
     }
     let ours = ALL.iter().map(|knob| knob.variable);
     if let Some(meant) = nearest(&name.to_ascii_uppercase(), ours.filter(|known| has_our_prefix(known))) {
-        // `OAUTH2_…` is what other programs of the same environment are told with.
+        // `OAUTH2_…` are variables of other programs in the same environment.
         return Some(if name.starts_with("OAUTH2_") {
             Remark::Warning(format!("{name} is not known here; {meant} is"))
         } else {
@@ -53,7 +53,7 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
     has_our_prefix(name).then(|| Remark::Warning(format!("{name} is not known, so it changes nothing")))
 }
 
-/// Judges a key of the file that is no option's.
+/// The message about an unknown key of the file.
 pub(super) fn judge_key(key: &str) -> String {
     if LATER_SECTIONS.contains(&key) {
         return "is an unknown key: it is not built into this version yet; remove it".to_owned();
@@ -73,7 +73,7 @@ fn has_our_prefix(name: &str) -> bool {
     name.starts_with("OAUTH_") || name.starts_with("SESSION_")
 }
 
-/// What desktops and Kubernetes' service links set.
+/// Variables that desktops and Kubernetes' service links set.
 fn is_anothers(name: &str) -> bool {
     name == "SESSION_MANAGER"
         || name.ends_with("_SERVICE_HOST")

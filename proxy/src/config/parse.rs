@@ -1,4 +1,4 @@
-//! Raw words into settings; all faults at once.
+//! Parses raw values into settings; reports all errors at once.
 
 mod client_auth;
 mod identity;
@@ -37,7 +37,7 @@ use crate::serve::upstream_settings::IdentityChoice;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Everything. `None` only where there are faults.
+/// Parses everything. `None` only if there are errors.
 pub(super) fn settings(reading: &mut Reading, terminal: bool) -> Option<Settings> {
     let network = network::read(reading);
     let upstream = network::upstream(reading, network.as_ref());
@@ -101,7 +101,7 @@ fn is_public_by_https(mode: &Mode) -> bool {
     }
 }
 
-/// The least that serves a handful of people.
+/// The least memory that serves a few users.
 const MEMORY_LEAST: usize = 16 * 1024 * 1024;
 
 fn memory(reading: &mut Reading) -> Option<usize> {
@@ -113,7 +113,7 @@ fn memory(reading: &mut Reading) -> Option<usize> {
     })
 }
 
-/// Whether people sign in, and the rules, which may name the provider.
+/// Whether sign-in is enabled, and the rules, which may name the provider.
 fn mode(reading: &mut Reading, upstreams: Vec<upstreams::Named>, chosen: &[&str]) -> (Option<Mode>, Vec<Rule>) {
     let enabled = reading.parsed(OAUTH_ENABLED, words::switch);
     let ignores_case = reading.parsed(UPSTREAM_IGNORE_CASE, words::switch).unwrap_or_default();
@@ -155,7 +155,7 @@ fn sign_in_or_open(
     let redirect_url = provider::redirect_url(reading);
     let cookie = session::cookie(reading, redirect_url.as_ref());
     let people = people::read(reading, kind);
-    // What is said of tokens alone, the provider is not asked for.
+    // Entries that apply only to bearer tokens do not concern the provider.
     let is_of_provider = |entry: &&Entry| !sections.iter().any(|section| entry.provider() == Some(&section.name));
     let entries: Vec<&Entry> = rules.iter().flat_map(Rule::entries).filter(is_of_provider).collect();
     if let (Some(kind), Some(store)) = (kind, &store) {
@@ -193,7 +193,7 @@ fn sign_in_or_open(
     })))
 }
 
-/// The groups that the lists or rules name.
+/// The groups that the lists or rules refer to.
 fn groups(people: &AllowLists, entries: &[&Entry]) -> Option<AllowedGroups> {
     let named: Vec<&str> = entries.iter().filter_map(|entry| entry.group()).collect();
     let by_rules = (!named.is_empty()).then(|| AllowedGroups::parse(named));
@@ -203,7 +203,7 @@ fn groups(people: &AllowLists, entries: &[&Entry]) -> Option<AllowedGroups> {
     }
 }
 
-/// The claims that a table tells.
+/// The claims in a table's fields.
 fn claims_of(choice: &IdentityChoice) -> Vec<&str> {
     match choice {
         IdentityChoice::Table(table) => table.claims().collect(),
@@ -211,7 +211,7 @@ fn claims_of(choice: &IdentityChoice) -> Vec<&str> {
     }
 }
 
-/// The claims that rules and tables name, each once.
+/// The claims that rules and tables refer to, each once.
 fn claims(entries: &[&Entry], chosen: &[&str]) -> Vec<String> {
     let named: BTreeSet<&str> =
         entries.iter().filter_map(|entry| entry.claim()).chain(chosen.iter().copied()).collect();
@@ -237,7 +237,7 @@ fn warn_of_open_mode(reading: &mut Reading) {
     }
 }
 
-/// None of these can be off: each bounds a wait that a client or the upstream causes.
+/// None of these can be turned off: each bounds a wait that a client or the upstream causes.
 fn timeouts(reading: &mut Reading) -> Timeouts {
     let mut within = |knob, most| reading.duration(knob, Duration::from_millis(10)..=most, Zero::Refused);
     Timeouts {
@@ -291,7 +291,7 @@ fn audit_file(reading: &mut Reading) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The filter takes any word for the name of a module: a level with a typing error would silence everything.
+/// The filter accepts any word as a module's name: a misspelled level would silence everything.
 fn log_filter(text: &str) -> Result<String, String> {
     let is_level = |word: &str| {
         ["error", "warn", "info", "debug", "trace", "off"].iter().any(|level| word.eq_ignore_ascii_case(level))

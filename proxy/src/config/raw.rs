@@ -1,4 +1,4 @@
-//! Flags, environment and file as written, each option's first source that has it. Unknown keys are faults.
+//! Flags, environment and file as written: for each option the first source that has it. Unknown keys are errors.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,7 +12,7 @@ use super::names::{self, Remark};
 use super::options::{ALL, Fallback, Kind, Knob, SIDEGATE_CONFIG};
 use super::tables::{self, Table, Tables, Wrong};
 
-/// What an option was given, and where. It may hold a secret, and cannot be printed.
+/// An option's value and its source. It may contain a secret, and cannot be printed.
 pub(super) struct Setting {
     pub(super) written: RawValue,
     origin: Source,
@@ -62,7 +62,7 @@ impl RawValue {
 }
 
 impl Setting {
-    /// The option as its reader knows it: with its origin, where that is not the environment.
+    /// The option's name for messages: with its source, unless that is the environment.
     fn name(&self, knob: Knob) -> String {
         match &self.origin {
             Source::Flag => format!("{} (--{})", knob.variable, knob.flag().unwrap_or_default()),
@@ -72,17 +72,17 @@ impl Setting {
     }
 }
 
-/// All that was written.
+/// All raw values.
 #[derive(Default)]
 pub(super) struct Raw {
     found: BTreeMap<&'static str, Setting>,
     /// `HTTPS_PROXY` and `NO_PROXY`, or their names in lower case, as all programs read them.
     pub(super) environment_proxy: Option<(String, String)>,
-    /// What is wrong already.
+    /// The errors found so far.
     pub(super) faults: Vec<Fault>,
-    /// Names that nobody knows.
+    /// Warnings about unknown names.
     pub(super) warnings: Vec<String>,
-    /// `[[routes]]`, where the file has some.
+    /// `[[routes]]`, if the file has any.
     pub(super) routes: Option<Tables>,
     /// `[[tokens]]`, likewise.
     pub(super) tokens: Option<Tables>,
@@ -90,7 +90,7 @@ pub(super) struct Raw {
     pub(super) upstreams: Option<Tables>,
     /// `[identity]`, likewise.
     pub(super) identity: Option<Tables>,
-    /// Whether a file was named that cannot be read as one, so that nothing can be said of what is missing.
+    /// Whether a configured file could not be read or parsed, so that missing values cannot be reported.
     pub(super) lacks_file: bool,
 }
 
@@ -112,7 +112,7 @@ impl Raw {
         raw
     }
 
-    /// Each option with its value and where that comes from, in the order of the documentation; secrets as `***`.
+    /// Each option with its value and its source, in the order of the documentation; secrets as `***`.
     pub(super) fn effective(&self) -> Vec<String> {
         let line = |knob: &Knob| -> Option<String> {
             let (value, source) = match (self.found.get(knob.variable), knob.fallback) {
@@ -127,7 +127,7 @@ impl Raw {
         ALL.iter().filter_map(line).collect()
     }
 
-    /// The file that was named, if any.
+    /// The configured file, if any.
     pub(super) fn config_file(&self) -> Option<PathBuf> {
         match self.get(SIDEGATE_CONFIG) {
             Some(RawValue::Text(path)) => Some(PathBuf::from(path.trim())),
@@ -135,17 +135,17 @@ impl Raw {
         }
     }
 
-    /// What the option was given, unless that is blank.
+    /// The option's value, unless it is blank.
     pub(super) fn get(&self, knob: Knob) -> Option<&RawValue> {
         self.found.get(knob.variable).map(|found| &found.written).filter(|written| !written.is_blank())
     }
 
-    /// Whether an option that narrows who may pass was written down, and nothing in it.
+    /// Whether an option that limits access is set but empty.
     pub(super) fn is_set_and_empty(&self, knob: Knob) -> bool {
         self.found.get(knob.variable).is_some_and(|found| found.written.is_blank())
     }
 
-    /// A fault of an option.
+    /// An error about an option.
     pub(super) fn fault(&self, knob: Knob, problem: impl Into<String>) -> Fault {
         let name = self.found.get(knob.variable).map_or_else(|| knob.variable.to_owned(), |found| found.name(knob));
         Fault { name, problem: problem.into(), example: Some(knob.example.to_owned()) }
@@ -216,7 +216,7 @@ impl Raw {
         }
     }
 
-    /// The first source that has the option counts. A blank one counts as unset, but for allow lists.
+    /// Takes the first source that has the option. A blank value counts as unset, except in allow lists.
     fn find(&mut self, knob: Knob, sources: &Sources, file: Option<&mut FileTable>) {
         let counts = |written: &RawValue| knob.narrows_access() || !written.is_blank();
         let flag = sources.flags.get(knob.variable).map(|text| RawValue::Text(text.clone())).filter(counts);
@@ -259,13 +259,13 @@ impl Raw {
     }
 }
 
-/// The file's tables of rules.
+/// The key of the tables of rules.
 const ROUTES: &str = "routes";
-/// The file's tables of issuers of bearer tokens.
+/// The key of the tables of issuers of bearer tokens.
 const TOKENS: &str = "tokens";
-/// The file's tables of upstreams.
+/// The key of the tables of upstreams.
 const UPSTREAMS: &str = "upstreams";
-/// The file's table of what the upstream of `UPSTREAM_URL` is told of people.
+/// The key of the table of identity fields for the upstream of `UPSTREAM_URL`.
 const IDENTITY: &str = "identity";
 
 struct FileTable {
@@ -273,7 +273,7 @@ struct FileTable {
     table: toml::Table,
 }
 
-/// The parser's own message would quote the line, in which a secret may stand.
+/// The parser's own message would quote the line, which may contain a secret.
 fn parse_toml(path: &Path, content: Vec<u8>) -> Result<(toml::Table, String), String> {
     let text = String::from_utf8(content).map_err(|_| format!("{} is not UTF-8 text", path.display()))?;
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);

@@ -1,4 +1,4 @@
-//! Reading options one after another: a fault is noted, and reading goes on, so that all faults show at once.
+//! Reads options one after another: errors are noted and reading continues, so that all errors are reported at once.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::tables::Tables;
 use super::words;
 use crate::domain::secret::Secret;
 
-/// What has been read so far, and what is to be said of it. After a fault, what is returned is never used.
+/// The state of reading, with its messages. After an error the results are never used.
 pub(super) struct Reading {
     raw: Raw,
     pub(super) routes: Option<Tables>,
@@ -20,18 +20,18 @@ pub(super) struct Reading {
     pub(super) upstreams: Option<Tables>,
     pub(super) identity: Option<Tables>,
     pub(super) files: Files,
-    /// Whether a start is to follow: at a reload, what the log is written to is no reason to keep the old settings.
+    /// Whether this is for a start: at a reload, an unusable log file is no reason to keep the old settings.
     pub(super) starts: bool,
     pub(super) faults: Vec<Fault>,
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
-    /// What is in force beside options and rules, a line each.
+    /// What is active beside options and rules, one line each.
     pub(super) effective: Vec<String>,
-    /// The fields that tell a provider's ID token, as faults name them.
+    /// The fields that send a provider's ID token, as named in messages.
     pub(super) id_tokens: Vec<String>,
 }
 
-/// Whether `0` is a value of a duration.
+/// Whether a duration may be `0`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Zero {
     /// It turns something off.
@@ -62,7 +62,7 @@ impl Reading {
         }
     }
 
-    /// The proxy that the environment names for all programs, and what is called without it.
+    /// The proxy of the environment, and the hosts that bypass it.
     pub(super) fn environment_proxy(&self) -> Option<(String, String)> {
         self.raw.environment_proxy.clone()
     }
@@ -71,7 +71,7 @@ impl Reading {
         self.raw.get(knob).is_some()
     }
 
-    /// Whether the option was set to something else than its default.
+    /// Whether the option is set to a value other than its default.
     pub(super) fn differs(&self, knob: Knob) -> bool {
         let default = match knob.fallback {
             Fallback::Is(text) => Some(text),
@@ -85,7 +85,7 @@ impl Reading {
         self.faults.push(fault);
     }
 
-    /// The same where the option's own example would be wrong too.
+    /// The same, if the option's own example would be wrong too.
     pub(super) fn fault_unlike(&mut self, knob: Knob, problem: impl Into<String>, example: &str) {
         let fault = self.raw.fault(knob, problem);
         self.faults.push(Fault { example: Some(example.to_owned()), ..fault });
@@ -99,7 +99,7 @@ impl Reading {
         self.notes.push(text.into());
     }
 
-    /// The value or its default; `None` where there is neither.
+    /// The value or its default; `None` if there is neither.
     pub(super) fn text(&self, knob: Knob) -> Option<String> {
         match (self.raw.get(knob), knob.fallback) {
             (Some(RawValue::Text(text)), _) => Some(text.trim().to_owned()),
@@ -109,7 +109,7 @@ impl Reading {
         }
     }
 
-    /// A value that must be there.
+    /// A required value.
     pub(super) fn required(&mut self, knob: Knob, because: &str) -> Option<String> {
         let text = self.text(knob);
         if text.is_none() {
@@ -133,7 +133,7 @@ impl Reading {
         items.into_iter().map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
     }
 
-    /// A list that narrows who may pass; `None` where it is not set.
+    /// A list that limits access; `None` if it is not set.
     pub(super) fn allow_list(&mut self, knob: Knob) -> Option<Vec<String>> {
         let items = self.list(knob);
         if items.is_empty() && (self.is_set(knob) || self.raw.is_set_and_empty(knob)) {
@@ -142,7 +142,7 @@ impl Reading {
         (!items.is_empty()).then_some(items)
     }
 
-    /// The name of a file that narrows who may pass; `None` where it is not set.
+    /// The path of a file that limits access; `None` if it is not set.
     pub(super) fn allow_file(&mut self, knob: Knob) -> Option<PathBuf> {
         if self.raw.is_set_and_empty(knob) {
             self.fault(knob, "is set and empty: name a file, or do not set it");
@@ -154,7 +154,7 @@ impl Reading {
         self.text(knob).map(PathBuf::from)
     }
 
-    /// The value as `parse` reads it; `None` where it is not set, or wrong.
+    /// The value parsed by `parse`; `None` if it is not set, or invalid.
     pub(super) fn parsed<T>(&mut self, knob: Knob, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         match parse(&self.text(knob)?) {
             Ok(value) => Some(value),
@@ -188,7 +188,7 @@ impl Reading {
         .unwrap_or_default()
     }
 
-    /// A secret, given plainly or as a file, but not both.
+    /// A secret, given directly or as a file, but not both.
     pub(super) fn secret(&mut self, plain: Knob, file: Knob) -> Option<Secret> {
         let written = self.raw.get(plain).map(|written| match written {
             RawValue::Text(text) => text.clone(),

@@ -1,4 +1,4 @@
-//! Watches the files that a configuration was read from, and reads it again on `SIGHUP` or when one of them changed.
+//! Watches the files of a configuration, and loads it again on `SIGHUP` or when one of them changes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,24 +16,24 @@ use super::faults::Faults;
 use super::files::Files;
 use super::load::{Loaded, load_over};
 
-/// Editors and Kubernetes change several names for one change.
+/// The pause for related changes: editors and Kubernetes change several names at once.
 const SETTLE: Duration = Duration::from_millis(200);
-/// How often files are looked at where the system tells nothing (network file systems, no inotify watches left).
+/// How often files are checked if the system reports no changes (network file systems, no inotify watches left).
 const POLL: Duration = Duration::from_secs(30);
 
-/// `SIGHUP`, which ends a process that does not wait for it: to be had before anybody can know that the process is there.
+/// `SIGHUP`, which ends a process without a handler: create this before other processes can know of this one.
 pub struct Hangup(Option<Signal>);
 
 impl Hangup {
-    /// Waits for the signal from now on. To be called inside the runtime.
+    /// Handles the signal from now on. Call it inside the runtime.
     #[must_use]
     pub fn heed() -> Self {
         Self(hangup())
     }
 }
 
-/// Calls `reload` with each new outcome, until it is dropped. `files` are those of the configuration in force: what changed since it
-/// was read counts as changed.
+/// Calls `reload` with each new outcome, until it is dropped. `files` are those of the active configuration: changes since they were read
+/// are detected too.
 pub async fn watch(hangup: Hangup, sources: Sources, files: Files, reload: impl FnMut(Result<Loaded, Faults>) + Send) {
     let (changed, changes) = mpsc::channel(1);
     run(hangup.0, watcher(changed), changes, POLL, sources, files, reload).await;
@@ -54,11 +54,11 @@ async fn run(
         if let Some(watcher) = &mut watcher {
             watch_folders(watcher, &files);
         }
-        // What changed before its folder was watched is seen by this first look.
+        // The first check detects changes made before the folder was watched.
         let now = look(&files).await;
         if now != files {
             files = read_again(&sources, now, &mut in_force, &mut reload).await;
-            // A file that never stops changing is not read more often than this.
+            // A file that changes all the time is not read more often than this.
             tokio::time::sleep(SETTLE).await;
             continue;
         }
@@ -73,8 +73,8 @@ async fn run(
     }
 }
 
-/// Reads everything, tells the outcome, and says what to watch from now on. A configuration that is not sound does not end the watch
-/// over the files of the one in force, and adds its own: the fault may be mended in either.
+/// Loads the configuration, reports the outcome, and returns the files to watch. After an invalid one, the files of the active
+/// configuration stay watched in addition to its own: the error may be fixed in either.
 async fn read_again(
     sources: &Arc<Sources>,
     now: Files,
@@ -121,7 +121,7 @@ async fn hung_up(signal: &mut Option<Signal>) {
 fn watcher(changed: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     let tell = move |event: notify::Result<notify::Event>| {
         if event.map_or(true, |event| changes_something(event.kind)) {
-            // A full channel already has the news.
+            // If the channel is full, a notification is pending already.
             let _ = changed.try_send(());
         }
     };
@@ -130,7 +130,7 @@ fn watcher(changed: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
         .ok()
 }
 
-/// Our own reading opens and closes files: it must not wake us again.
+/// Our own reading opens and closes files, which must not trigger another reload.
 const fn changes_something(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
@@ -139,7 +139,7 @@ const fn changes_something(kind: EventKind) -> bool {
     }
 }
 
-/// Watches the folders, not the files: an editor's rename and Kubernetes' swapped link replace the file itself.
+/// Watches the folders, not the files: editors and Kubernetes replace the file itself, by a rename or a changed link.
 fn watch_folders(watcher: &mut RecommendedWatcher, files: &Files) {
     for folder in folders(files) {
         if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
@@ -148,7 +148,7 @@ fn watch_folders(watcher: &mut RecommendedWatcher, files: &Files) {
     }
 }
 
-/// The folder that each file is named in, and the one where it really lies.
+/// The folder in each file's path, and the one where it really is.
 fn folders(files: &Files) -> BTreeSet<PathBuf> {
     let parent = |path: &Path| match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Some(PathBuf::from(".")),
@@ -177,7 +177,7 @@ mod tests {
         trial::sources(&["--config", path.to_str().unwrap()], &[])
     }
 
-    /// Watches `path` while `act` runs; each outcome is told by its log level, or its faults.
+    /// Watches `path` while `act` runs; each outcome is reported by its log level, or its errors.
     async fn watched(
         path: &Path,
         files: Files,
@@ -202,7 +202,7 @@ mod tests {
         }
     }
 
-    /// Waits for an outcome; one before it may come of a file half written.
+    /// Waits for an outcome; earlier ones may come from a half-written file.
     async fn hear(told: &mut Told, what: &str) {
         while !told.recv().await.unwrap().contains(what) {}
     }
@@ -327,7 +327,7 @@ mod tests {
         .await;
     }
 
-    /// Whether clients who believe this certificate alone are shown it.
+    /// Whether clients that trust only this certificate are presented it.
     async fn shows(running: &Running, certificate: &rcgen::Certificate) -> bool {
         let config = crate::adapters::certs::client_config(&[certificate.der().clone()], &[]).unwrap();
         let stream = tokio::net::TcpStream::connect(running.addresses().listen.address().unwrap()).await.unwrap();
@@ -370,7 +370,7 @@ mod tests {
         let running = run::start(settings("http://localhost:1")).await.unwrap();
         assert!(shows(&running, &old).await);
         let new = issue();
-        // What only the building refuses.
+        // An error that only building the settings detects.
         assert!(running.reload(settings("http://idp.example:1")).is_err());
         assert!(shows(&running, &old).await && !shows(&running, &new).await, "nothing of it was taken");
         running.reload(settings("http://localhost:2")).unwrap();

@@ -1,4 +1,4 @@
-//! Tables of the file that may stand several times (`[[routes]]`), each thing with the line on which it stands.
+//! Tables of the file that may occur several times (`[[routes]]`), with line numbers.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::names::nearest;
 
-/// All tables of one name, and the file that they stand in.
+/// All tables of one name, and their file.
 pub(super) struct Tables {
     pub(super) path: PathBuf,
     pub(super) tables: Vec<Table>,
@@ -27,7 +27,7 @@ pub(super) struct Item {
     pub(super) value: Value,
 }
 
-/// What a key was given.
+/// The value of a key.
 pub(super) enum Value {
     /// One text.
     Text(String),
@@ -39,11 +39,11 @@ pub(super) enum Value {
     Number(i64),
     /// A table within the table.
     Table(Table),
-    /// Something else: what it is, with its article.
+    /// Another type: its name, with its article.
     Other(&'static str),
 }
 
-/// Why there are no tables of that name: the line, and what is wrong there.
+/// Why the tables cannot be read: the line, and the error there.
 pub(super) type Wrong = (usize, String);
 
 impl Table {
@@ -53,12 +53,12 @@ impl Table {
         Some(self.items.remove(at))
     }
 
-    /// The keys that nobody has taken out, in their order.
+    /// The keys that were not taken out, in their order.
     pub(super) fn rest(&self) -> impl Iterator<Item = &Item> {
         self.items.iter()
     }
 
-    /// The same as faults: key, line, and what is wrong. `known`: what there is instead; `whose`: whose keys those are.
+    /// These keys as errors: key, line, and message. `known`: the valid keys; `whose`: what they belong to.
     pub(super) fn unknown_keys(&self, known: &[&str], whose: &str) -> Vec<(String, usize, String)> {
         let fault = |item: &Item| {
             let plain = item.key.to_ascii_lowercase().replace('-', "_");
@@ -78,7 +78,7 @@ impl Table {
 }
 
 impl Value {
-    /// What it is, with its article.
+    /// The name of its type, with its article.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",
@@ -91,7 +91,7 @@ impl Value {
     }
 }
 
-/// Reads the one table `name` of a text that is known to be TOML.
+/// Reads the single table `name` from valid TOML.
 pub(super) fn read_one(text: &str, name: &str) -> Result<Vec<Table>, Wrong> {
     let lines = Lines::of(text);
     let Ok(document) = DeTable::parse(text) else { return Err((1, "cannot be read".to_owned())) };
@@ -105,7 +105,7 @@ pub(super) fn read_one(text: &str, name: &str) -> Result<Vec<Table>, Wrong> {
     }
 }
 
-/// Reads the tables `name` of a text that is known to be TOML.
+/// Reads the tables `name` from valid TOML.
 pub(super) fn read(text: &str, name: &str) -> Result<Vec<Table>, Wrong> {
     let lines = Lines::of(text);
     let Ok(document) = DeTable::parse(text) else { return Err((1, "cannot be read".to_owned())) };
@@ -172,7 +172,7 @@ impl Lines {
         Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
     }
 
-    /// The line in which a byte stands, from 1 on.
+    /// The line of a byte, from 1 on.
     fn line(&self, at: usize) -> usize {
         self.0.partition_point(|end| *end < at) + 1
     }

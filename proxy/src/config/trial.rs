@@ -1,11 +1,11 @@
-//! What the tests of this floor load their trials with.
+//! Helpers with which tests of this floor load configurations.
 
 use std::ffi::OsString;
 
 use super::{Faults, Loaded, Sources, load};
 use crate::serve::settings::{Mode, SignInSettings};
 
-/// GitHub, complete.
+/// A complete configuration for GitHub.
 pub(super) const GITHUB: &[(&str, &str)] = &[
     ("OAUTH_ENABLED", "true"),
     ("OAUTH_PROVIDER", "github"),
@@ -15,7 +15,7 @@ pub(super) const GITHUB: &[(&str, &str)] = &[
     ("OAUTH_ALLOWED_USERS", "ann"),
 ];
 
-/// Sources of these flags and variables; a later variable takes the place of an earlier one.
+/// Sources with these flags and variables; later variables replace earlier ones.
 pub(super) fn sources(args: &[&str], env: &[&[(&str, &str)]]) -> Sources {
     let args = std::iter::once("sidegate").chain(args.iter().copied()).map(OsString::from);
     let env = env.iter().copied().flatten().map(|(name, value)| (OsString::from(name), OsString::from(value)));
@@ -27,12 +27,12 @@ pub(super) fn env(env: &[&[(&str, &str)]]) -> Result<Loaded, Faults> {
     load(&sources(&[], env))
 }
 
-/// Loads GitHub, complete, with these variables in the place of its own.
+/// Loads the configuration for GitHub, with these variables replaced.
 pub(super) fn github(more: &[(&str, &str)]) -> Result<Loaded, Faults> {
     env(&[GITHUB, more])
 }
 
-/// The faults, one a line.
+/// The errors, one a line.
 pub(super) fn faults(outcome: Result<Loaded, Faults>) -> String {
     outcome.err().expect("no fault was found").to_string()
 }

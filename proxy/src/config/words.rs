@@ -1,4 +1,4 @@
-//! Single words into values: switches, durations, numbers, addresses, URLs. What is wrong is told without quoting the word.
+//! Parses single words: switches, durations, numbers, addresses, URLs. Error messages never quote the word.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(sum) }
 }
 
-/// A duration as people write it, in its largest whole unit.
+/// A duration in its largest whole unit.
 pub(super) fn say(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
@@ -61,7 +61,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| "is not an address and a port: `ip:port`, `[ip]:port`, `localhost:port` or `:port`".to_owned())
 }
 
-/// The same for a listener that trusts whoever reaches it: `:port` is loopback.
+/// The same for a listener that trusts every client: `:port` is loopback.
 pub(super) fn private_address(text: &str) -> Result<SocketAddr, String> {
     let port = text.strip_prefix(':').and_then(|port| port.parse().ok());
     port.map_or_else(|| address(text), |port: u16| Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)))
@@ -70,7 +70,7 @@ pub(super) fn private_address(text: &str) -> Result<SocketAddr, String> {
 /// A network, or one address.
 pub(super) fn network(text: &str) -> Option<IpNet> {
     let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))?;
-    // Callers are compared as IPv4 where IPv6 only wraps it.
+    // IPv4-mapped IPv6 addresses are compared as IPv4.
     Some(match network {
         IpNet::V6(six) if six.prefix_len() >= 96 => match six.addr().to_ipv4_mapped() {
             Some(four) => IpNet::V4(Ipv4Net::new(four, six.prefix_len() - 96).ok()?.trunc()),
@@ -80,7 +80,7 @@ pub(super) fn network(text: &str) -> Option<IpNet> {
     })
 }
 
-/// An `http` or `https` URL without what has no place in a setting.
+/// An `http` or `https` URL without parts that a setting must not have.
 pub(super) fn web_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
     if !matches!(url.scheme(), "http" | "https") {

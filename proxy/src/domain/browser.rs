@@ -1,8 +1,8 @@
-//! What a browser is called in words: `Firefox on Linux`.
+//! Describes a browser in words: `Firefox on Linux`.
 
 use super::session::Device;
 
-/// What names a browser, the most particular first: nearly all of them also call themselves Chrome and Safari.
+/// The marks of browsers, the most specific first: nearly all of them also contain Chrome's and Safari's.
 const BROWSERS: [(&str, &str); 13] = [
     ("Edg/", "Edge"),
     ("EdgA/", "Edge"),
@@ -19,7 +19,7 @@ const BROWSERS: [(&str, &str); 13] = [
     ("Version/", "Safari"),
 ];
 
-/// What names a system, the most particular first: Android calls itself Linux too.
+/// The marks of systems, the most specific first: Android's name contains Linux too.
 const SYSTEMS: [(&str, &str); 9] = [
     ("iPhone", "iPhone"),
     ("iPad", "iPad"),
@@ -32,11 +32,11 @@ const SYSTEMS: [(&str, &str); 9] = [
     ("Linux", "Linux"),
 ];
 
-/// What may stand in a browser's name beside [`BROWSERS`]; anything else makes it another program, which is not called a browser.
+/// What a browser's name may contain beside [`BROWSERS`]; anything else makes it another program, which is not called a browser.
 const BESIDE: [&str; 5] = ["AppleWebKit/", "Gecko/", "Safari/", "Mobile/", "Mobile"];
 
-/// A `User-Agent` in words, where it is surely one of the browsers that people use; `None` for all else (programs, robots, views inside
-/// other applications, a text that was cut), which is then best shown as it is.
+/// Describes a `User-Agent` that is certainly one of the common browsers; `None` for everything else (programs, robots, views inside other
+/// applications, a truncated text), which is best shown as it is.
 #[must_use]
 pub fn in_words(user_agent: &str) -> Option<String> {
     if user_agent.len() + 4 > Device::BROWSER_MOST {
@@ -44,7 +44,7 @@ pub fn in_words(user_agent: &str) -> Option<String> {
     }
     let rest = user_agent.strip_prefix("Mozilla/5.0 (")?;
     let (system, rest) = rest.split_once(')')?;
-    // Views inside other applications on Android, and robots that wear a browser's name.
+    // Views inside other applications on Android, and robots that use a browser's name.
     if system.ends_with("; wv") || system.contains("compatible") {
         return None;
     }

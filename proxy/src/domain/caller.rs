@@ -1,14 +1,14 @@
-//! What a connection tells of its caller, and which hop to believe.
+//! Finds a request's client from its connection and the hops that can be trusted.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// What stands for the address of somebody who has none, having connected by a socket file. No connection has it, no network of a rule
-/// contains it, and nobody can claim it.
+/// Stands for the address of a peer that has none because it connected over a Unix socket. No connection has it, no network of a rule
+/// contains it, and no header field can claim it.
 pub const NO_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
-/// How a request travelled.
+/// How a request was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// Without TLS.
@@ -27,7 +27,7 @@ impl Scheme {
         }
     }
 
-    /// The port that a URL of this scheme means when it names none.
+    /// The default port of URLs with this scheme.
     #[must_use]
     pub const fn default_port(self) -> u16 {
         match self {
@@ -37,12 +37,12 @@ impl Scheme {
     }
 }
 
-/// Networks of proxies that are believed: in their `X-Forwarded-*` headers (`TRUSTED_PROXIES`), or in what they say of a connection
-/// (`PROXY_PROTOCOL_FROM`). Empty: nobody.
+/// The networks of trusted proxies: for their `X-Forwarded-*` header fields (`TRUSTED_PROXIES`), or for their PROXY protocol headers
+/// (`PROXY_PROTOCOL_FROM`). Empty: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
-    /// Whether whoever connects by a socket file is one of them.
+    /// Whether peers that connect over a Unix socket are trusted.
     by_socket_file: bool,
 }
 
@@ -53,13 +53,13 @@ impl TrustedProxies {
         Self { networks, by_socket_file: false }
     }
 
-    /// The same, and whether whoever connects by a socket file is trusted.
+    /// The same, with peers over a Unix socket trusted or not.
     #[must_use]
     pub fn with_socket_files(self, trusted: bool) -> Self {
         Self { by_socket_file: trusted, ..self }
     }
 
-    /// Whether `address` may speak for others.
+    /// Whether `address` is a trusted proxy's.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {
         if address == NO_ADDRESS {
@@ -69,14 +69,14 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether one of these networks shares addresses with that one.
+    /// Whether one of these networks overlaps with that one.
     #[must_use]
     pub fn overlap(&self, other: &IpNet) -> bool {
         self.networks.iter().any(|network| network.contains(other) || other.contains(network))
     }
 }
 
-/// The far end of a connection.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its address, as the kernel gives it.
@@ -85,24 +85,24 @@ pub struct Peer {
     pub scheme: Scheme,
 }
 
-/// Who sent a request, and how far its forwarding headers are believed.
+/// The sender of a request, and how far its forwarding header fields are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The far end of our connection.
+    /// The peer of our connection.
     pub peer: IpAddr,
     /// Whether the peer is one of the trusted proxies.
     pub trusted: bool,
-    /// The nearest hop that no trusted proxy speaks for: the client.
+    /// The client: the nearest hop that is not a trusted proxy.
     pub client: IpAddr,
-    /// How the client's own request travelled.
+    /// The scheme of the client's own request.
     pub scheme: Scheme,
     /// How many hops are trusted: the peer, and each trusted address from the right of `X-Forwarded-For`.
     pub hops: usize,
 }
 
 impl Caller {
-    /// Judges a request by its connection and, only where the peer is trusted, by what the peer says of it:
-    /// `forwarded_for` and `forwarded_proto` are every `X-Forwarded-For` and `X-Forwarded-Proto` value in order.
+    /// Determines the caller from the connection and, only if the peer is trusted, from its header fields: `forwarded_for` and
+    /// `forwarded_proto` are all values of `X-Forwarded-For` and `X-Forwarded-Proto` in order.
     #[must_use]
     pub fn judge<'a>(
         peer: Peer,
@@ -124,15 +124,15 @@ impl Caller {
     }
 }
 
-/// What the farthest trusted hop says in a list to which each hop adds an entry: the entry as far from the right as hops are trusted,
-/// and with fewer entries the first. What stands left of it was written by somebody whom nobody vouches for.
+/// The entry of the farthest trusted hop in a list to which each hop appends one: as far from the right as hops are trusted, or the first
+/// if there are fewer. Entries to the left of it come from untrusted senders.
 #[must_use]
 pub fn entry<'a>(values: impl DoubleEndedIterator<Item = &'a str>, hops: usize) -> Option<&'a str> {
     values.rev().flat_map(|value| value.rsplit(',')).map(str::trim).take(hops).last()
 }
 
-/// Reads the hops from the nearest on: each trusted one vouches for the next. Text that is no address ends the walk,
-/// since what stands behind it was written by somebody whom nobody vouches for. With the client, how many hops are trusted.
+/// Walks the hops from the nearest on: each trusted one vouches for the next. Text that is no address ends the walk, since entries beyond
+/// it come from untrusted senders. Returns the client, and how many hops are trusted.
 fn first_untrusted<'a>(
     peer: IpAddr,
     proxies: &TrustedProxies,
@@ -150,7 +150,7 @@ fn first_untrusted<'a>(
     (client, trusted)
 }
 
-/// Whether the nearest hop tells who called it: the last entry of all `X-Forwarded-For` values is an address.
+/// Whether the nearest hop names its caller: the last entry of all `X-Forwarded-For` values is an address.
 #[must_use]
 pub fn is_told<'a>(forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> bool {
     entry(forwarded_for, 1).is_some_and(|text| hop(text).is_some())
@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(picked(&[], 1), None);
     }
 
-    /// The cases of oauth2-proxy's tests for addresses behind trusted proxies. Where that gives up at text which is no address, the
-    /// nearest hop that a trusted one vouches for counts here: it is a trusted proxy's own, never one that a stranger wrote.
+    /// The cases of oauth2-proxy's tests for addresses behind trusted proxies. At text that is no address it gives up; here the nearest hop
+    /// that a trusted one vouches for counts: it is a trusted proxy's own, never one that an untrusted sender wrote.
     #[test]
     fn chains_from_the_tests_of_another_proxy() {
         let networks = ["192.0.2.0/24", "2001:db8:1::/48"].map(|network| network.parse().unwrap());

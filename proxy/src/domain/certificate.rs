@@ -1,11 +1,11 @@
-//! A client's certificate, as its connection has shown it: names that rules may ask for.
+//! A client certificate of a connection: the names that rules can refer to.
 
 use super::time::Timestamp;
 
-/// What every certificate is called by rules that ask for no certain one.
+/// The name that every certificate has, for rules that require no particular one.
 pub const ANY: &str = "any";
 
-/// What a client's certificate says, once an authority that we trust is found to have signed it.
+/// The content of a client certificate that was verified against a trusted authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
     names: Vec<String>,
@@ -13,40 +13,40 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// A certificate that has these names, and ends then.
+    /// A certificate with these names and this expiry.
     #[must_use]
     pub fn new(names: impl IntoIterator<Item = CertificateName>, not_after: Timestamp) -> Self {
         let names = std::iter::once(ANY.to_owned()).chain(names.into_iter().map(|CertificateName(name)| name));
         Self { names: names.collect(), not_after }
     }
 
-    /// All names as rules write them, [`ANY`] among them.
+    /// All names in the format of rules, including [`ANY`].
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Whether it has not ended.
+    /// Whether it has not expired.
     #[must_use]
     pub fn is_valid(&self, now: Timestamp) -> bool {
         now <= self.not_after
     }
 }
 
-/// A name of a certificate as rules write it behind `cert:`: `any`, or its kind and its text.
+/// A name of a certificate in the format of rules after `cert:`: `any`, or its kind and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateName(String);
 
-/// What a certificate's name may be.
+/// The kinds of names in a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameKind {
     /// The subject's Common Name.
     CommonName,
     /// A DNS name of the subject alternative names.
     Dns,
-    /// A URI of these.
+    /// A URI of the subject alternative names.
     Uri,
-    /// An email address of these.
+    /// An email address of the subject alternative names.
     Email,
 }
 
@@ -64,16 +64,16 @@ impl NameKind {
 }
 
 impl CertificateName {
-    /// A name of that kind; `None`: a text that names nothing.
+    /// A name of that kind; `None` if the text is not valid.
     #[must_use]
     pub fn new(kind: NameKind, text: &str) -> Option<Self> {
         let fits = !text.is_empty() && !text.contains(char::is_control);
-        // Case does not matter in names of hosts, and in nothing else.
+        // Only host names are compared without case.
         let text = if kind == NameKind::Dns { text.to_ascii_lowercase() } else { text.to_owned() };
         fits.then(|| Self(format!("{}={text}", kind.as_str())))
     }
 
-    /// Reads what stands behind `cert:`; a name without a kind is a Common Name.
+    /// Parses the text after `cert:`; a name without a kind is a Common Name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text == ANY {
@@ -86,7 +86,7 @@ impl CertificateName {
         Self::new(NameKind::ALL.into_iter().find(|known| known.as_str() == kind)?, text)
     }
 
-    /// The name as rules write it.
+    /// The name in the format of rules.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

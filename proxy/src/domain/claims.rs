@@ -1,14 +1,14 @@
-//! What a provider says of a person beside who they are, for rules that name it.
+//! Further claims of the provider about a user, for rules that refer to them.
 
 use serde::{Deserialize, Serialize};
 
-/// What a provider says of a person beside the identity: for each claim that a rule names, its texts. A claim that is missing, or that
-/// is neither a text nor a list with texts, has none.
+/// Further claims of the provider beside the identity: the strings of each claim that a rule refers to. A claim that is missing, or is
+/// neither a string nor a list with strings, has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims(Vec<(String, Vec<String>)>);
 
 impl Claims {
-    /// Notes the texts of a claim; those noted before are replaced.
+    /// Sets the strings of a claim; replaces earlier ones.
     pub fn set(&mut self, name: &str, texts: Vec<String>) {
         self.0.retain(|(known, _)| known != name);
         if !texts.is_empty() {
@@ -16,19 +16,19 @@ impl Claims {
         }
     }
 
-    /// Whether the claim is that text, or a list with it.
+    /// Whether the claim is that string, or a list with it.
     #[must_use]
     pub fn hold(&self, name: &str, text: &str) -> bool {
         self.texts(name).iter().any(|known| known == text)
     }
 
-    /// The texts of a claim.
+    /// The strings of a claim.
     #[must_use]
     pub fn texts(&self, name: &str) -> &[String] {
         self.0.iter().find(|(known, _)| known == name).map_or(&[], |(_, texts)| texts)
     }
 
-    /// The claims with their texts.
+    /// The claims with their strings.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.0.iter().map(|(name, texts)| (name.as_str(), texts.as_slice()))
     }

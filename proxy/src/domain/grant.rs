@@ -1,24 +1,24 @@
-//! What the provider granted at a sign-in, for asking it again.
+//! The provider's grant from a sign-in, used for renewals.
 
 use super::secret::Secret;
 use super::time::Timestamp;
 
-/// The tokens of a sign-in. They are held open only while they are used: a session carries them sealed.
+/// The tokens of a sign-in. They are unsealed only while they are used: a session holds them sealed.
 #[derive(Clone)]
 pub struct Grant {
     /// The access token.
     pub access: Secret,
-    /// Until when it lasts; `None`: for ever, or not told.
+    /// When it expires; `None`: never, or unknown.
     pub access_expires_at: Option<Timestamp>,
     /// The refresh token.
     pub refresh: Option<Secret>,
-    /// The ID token, which tells the provider whose session a logout is about.
+    /// The ID token, by which the provider identifies the session at a logout.
     pub id_token: Option<Secret>,
-    /// The claims that UserInfo has told so far. Where it tells one of them no more, that is gone; a claim that it never told stands as
-    /// the ID token had it.
+    /// The claims that UserInfo has supplied so far. If it stops supplying one of them, the value is removed; a claim that it never
+    /// supplied keeps its value from the ID token.
     pub told_by_userinfo: Vec<String>,
 }
 
-/// A grant, sealed: nobody reads it but who has the session secret.
+/// A sealed grant: only the session secret opens it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SealedGrant(pub Box<[u8]>);

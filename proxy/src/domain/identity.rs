@@ -1,4 +1,4 @@
-//! Who someone is, as a provider vouches for it.
+//! A user's identity, as vouched for by a provider.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
-    /// All there are.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Github, Self::Entra, Self::Oidc];
 
     /// The name that people configure and see: `github`, `entra` or `oidc`.
@@ -31,21 +31,21 @@ impl ProviderKind {
     }
 }
 
-/// An email address that the provider vouches for: exactly one `@`, something on both sides, no white space or control characters.
+/// An email address that the provider vouches for: exactly one `@`, with text on both sides, no white space or control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Email(String);
 
-/// Text that is not an email address we would compare with an allow list.
+/// The text is no email address that could be compared with an allow list.
 #[derive(Debug, thiserror::Error)]
 #[error("not an email address: it must have exactly one `@`, with text on both sides and no white space")]
 pub struct NotAnEmail;
 
 impl Email {
-    /// Takes `text` as an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// [`NotAnEmail`] for other than one `@`: two would let `a@evil.example@example.com` end in a domain that is allowed.
+    /// [`NotAnEmail`] without exactly one `@`: with two, `a@evil.example@example.com` would end in an allowed domain.
     pub fn parse(text: &str) -> Result<Self, NotAnEmail> {
         let mut parts = text.split('@');
         let (Some(local), Some(domain), None) = (parts.next(), parts.next(), parts.next()) else {
@@ -64,7 +64,7 @@ impl Email {
         &self.0
     }
 
-    /// The part behind the `@`.
+    /// The part after the `@`.
     #[must_use]
     pub fn domain(&self) -> &str {
         let at = self.0.bytes().position(|sign| sign == b'@');
@@ -86,12 +86,12 @@ impl From<Email> for String {
     }
 }
 
-/// What a provider calls the person, and whether the policy may believe it.
+/// The user's name at the provider, and whether rules may trust it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Username {
-    /// Unique at the provider and not its owner's to edit: a GitHub login, an Entra UPN, the claim named by `OAUTH_USERNAME_CLAIM`.
+    /// Unique at the provider and not changeable by its owner: a GitHub login, an Entra UPN, the claim named by `OAUTH_USERNAME_CLAIM`.
     Vouched(String),
-    /// For display only: anybody may have chosen it.
+    /// For display only: its owner may have chosen it freely.
     Displayed(String),
 }
 
@@ -104,7 +104,7 @@ impl Username {
         }
     }
 
-    /// The name where the policy and the upstream may rely on it; never empty.
+    /// The name, if rules and the upstream may rely on it; never empty.
     #[must_use]
     pub fn vouched(&self) -> Option<&str> {
         match self {
@@ -114,7 +114,7 @@ impl Username {
     }
 }
 
-/// Who someone is: what the policy judges and what the upstream is told.
+/// A user's identity: rules decide by it, and the upstream receives it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Who vouches for it.
@@ -125,32 +125,32 @@ pub struct Identity {
     pub email: Option<Email>,
     /// The display name; may be empty.
     pub name: String,
-    /// The provider's name for the person; may be empty.
+    /// The user's name at the provider; may be empty.
     pub username: Username,
-    /// Groups in the provider's own terms; empty where no rule asks for them and the provider does not send them.
+    /// Groups in the provider's own terms; empty if no rule needs them and the provider does not send them.
     pub groups: Vec<String>,
-    /// The claims that rules name.
+    /// The claims that rules refer to.
     #[serde(default)]
     pub claims: Claims,
 }
 
 impl Identity {
-    /// The one name that the upstream knows the person by: the username where the policy may use it, else the vouched email, else the id.
+    /// The user's single name for the upstream: the username if rules may trust it, else the vouched email, else the id.
     #[must_use]
     pub fn principal(&self) -> &str {
         self.username.vouched().or_else(|| self.email.as_ref().map(Email::as_str)).unwrap_or(&self.id)
     }
 
-    /// The vouched address, or nothing.
+    /// The vouched address, or the empty string.
     #[must_use]
     pub fn email_str(&self) -> &str {
         self.email.as_ref().map_or("", Email::as_str)
     }
 }
 
-/// Something that knows whose it is.
+/// Something that belongs to a user.
 pub trait Identified {
-    /// Whose it is.
+    /// The identity of that user.
     fn identity(&self) -> &Identity;
 }
 

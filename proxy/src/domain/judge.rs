@@ -1,4 +1,5 @@
-//! The judgement: a permit by a rule, or a refusal with its reason. Nothing is forwarded without a permit, and only this file can make one.
+//! The decision: a permit by a rule, or a refusal with its reason. Nothing is forwarded without a permit, and only this file can create
+//! one.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use super::readings::Readings;
 use super::rules::{Access, HostName, Openness, Rule, RuleId, Rules};
 use super::time::Timestamp;
 
-/// What is asked, whoever carries it.
+/// A request to decide on, independent of its transport.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// The host that is asked for, as `Host` has it.
+    /// The requested host, as in `Host`.
     pub host: &'a str,
-    /// The host that a trusted proxy says was asked for, where it is said.
+    /// The requested host as reported by a trusted proxy, if any.
     pub forwarded_host: Option<&'a str>,
     /// The method.
     pub method: &'a str,
@@ -24,13 +25,13 @@ pub struct Ask<'a> {
     pub path: &'a Readings<'a>,
     /// The caller's address.
     pub from: IpAddr,
-    /// The certificate that the caller's own connection has shown; `None`: none, or somebody else's.
+    /// The certificate of the caller's own connection; `None`: it has none, or is another peer's connection.
     pub certificate: Option<&'a ClientCertificate>,
-    /// The moment.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// Leave to forward one request. Its fields are private: no other file can make one.
+/// A permit to forward one request. Its fields are private: no other file can create one.
 ///
 /// ```
 /// use sidegate::domain::judge::{Because, Permit};
@@ -40,7 +41,7 @@ pub struct Ask<'a> {
 /// }
 /// ```
 ///
-/// Not by writing one down:
+/// A permit cannot be written as a literal,
 ///
 /// ```compile_fail,E0451
 /// use sidegate::domain::judge::{Because, Permit};
@@ -50,7 +51,7 @@ pub struct Ask<'a> {
 /// }
 /// ```
 ///
-/// nor by changing one that was given for another request:
+/// nor changed after it was given for another request,
 ///
 /// ```compile_fail,E0616
 /// use sidegate::domain::judge::Permit;
@@ -61,7 +62,7 @@ pub struct Ask<'a> {
 /// }
 /// ```
 ///
-/// nor by using one twice:
+/// nor used twice,
 ///
 /// ```compile_fail,E0382
 /// use sidegate::domain::judge::Permit;
@@ -71,7 +72,7 @@ pub struct Ask<'a> {
 /// }
 /// ```
 ///
-/// nor out of nothing:
+/// nor created by default:
 ///
 /// ```compile_fail,E0277
 /// use sidegate::domain::judge::Permit;
@@ -87,39 +88,39 @@ pub struct Permit<S> {
 }
 
 impl<S> Permit<S> {
-    /// On whose behalf; `None` is "let in without a session", never "not let in".
+    /// The admitted session; `None` means "admitted without a session", never "refused".
     pub const fn session(&self) -> Option<&S> {
         self.session.as_ref()
     }
 
-    /// The rule that lets the request in; `None`: no rule is about it.
+    /// The rule that admits the request; `None`: no rule matches it.
     pub const fn rule(&self) -> Option<RuleId> {
         self.rule
     }
 
-    /// Why it is let in.
+    /// Why it is admitted.
     pub const fn because(&self) -> Because {
         self.because
     }
 }
 
-/// Why a request is let in.
+/// Why a request is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Because {
-    /// Nobody signs in.
+    /// Sign-in is disabled.
     OpenMode,
     /// The rule is for everyone.
     Public,
-    /// The rule is for everyone who has signed in.
+    /// The rule is for every signed-in user.
     SignedIn,
-    /// The allow lists name the person.
+    /// The allow lists name the user.
     Listed,
-    /// The rule's own list names the person.
+    /// The rule's own list names the user.
     Named,
 }
 
 impl Because {
-    /// In the operator's words.
+    /// The operator's word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -132,7 +133,7 @@ impl Because {
     }
 }
 
-/// Why a request is not let in, and by which rule; `None`: no rule is about it.
+/// Why a request is refused, and by which rule; `None`: no rule matches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The rule that refuses it.
@@ -141,31 +142,31 @@ pub struct Refusal {
     pub why: Why,
 }
 
-/// Why a request is not let in, in the operator's terms.
+/// Why a request is refused, in the operator's terms.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Why {
-    /// The person proved who they are too long ago: signing in again may help.
+    /// The user authenticated too long ago: signing in again may help.
     #[error("the sign-in is older than the rule's `max_age`, or nobody has said when it was")]
     TooOld {
-        /// What the rule allows.
+        /// The age that the rule allows.
         max_age: Duration,
     },
-    /// Nobody is signed in: signing in may help.
+    /// The request has no identity: signing in may help.
     #[error("nobody is signed in")]
     Unauthenticated,
-    /// The lists do not name the person.
+    /// The lists do not name the user.
     #[error("no allow list names this person")]
     NotListed,
-    /// The rule's own list does not.
+    /// The rule's own list does not name the user.
     #[error("the rule's `allow` does not name this person")]
     NotNamed,
-    /// The person lacks what the rule requires.
+    /// An entry that the rule requires does not match the user.
     #[error("the rule requires `{0}`, which does not name this person")]
     Lacks(String),
-    /// The rule lets nobody in.
+    /// The rule admits nobody.
     #[error("the rule lets nobody in")]
     Nobody,
-    /// Servers read the path differently, and rules lead those readings to different upstreams.
+    /// Servers read the path differently, and rules send those readings to different upstreams.
     #[error("servers read this path differently, and the rules lead the readings to different upstreams")]
     ManyUpstreams,
 }
@@ -185,13 +186,13 @@ impl Why {
         }
     }
 
-    /// Whether the person lacks what a list could name them by.
+    /// Whether the user is missing from a list.
     #[must_use]
     pub const fn is_about_lists(&self) -> bool {
         matches!(self, Self::NotListed | Self::NotNamed | Self::Lacks(_))
     }
 
-    /// Which of several reasons counts: the one that is the hardest to mend.
+    /// Ranks several reasons: the hardest to fix counts.
     const fn weight(&self) -> u8 {
         match self {
             Self::TooOld { .. } => 0,
@@ -203,11 +204,11 @@ impl Why {
     }
 }
 
-/// Judges what is asked by `who` (`None`: nobody known). It is let in only where the rules let it in under every reading of its path, for
+/// Decides on a request by `who` (`None`: not signed in). It is admitted only if the rules admit it under every reading of its path, for
 /// each host that it may be for, and by each method that it may be taken for.
 ///
 /// # Errors
-/// [`Refusal`], with the reason that is the hardest to mend.
+/// [`Refusal`], with the reason that is the hardest to fix.
 pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<Permit<S>, Refusal> {
     let deciding = Deciding::of(rules, ask);
     if let Some(rule) = deciding.leads_elsewhere(rules) {
@@ -223,7 +224,7 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
             (Err(kept), Err(refusal)) if refusal.why.weight() > kept.why.weight() => Err(refusal),
             (Err(kept), _) => Err(kept),
             (Ok(_), Err(refusal)) => Err(refusal),
-            // What is public under one reading only is on behalf of the person.
+            // If the path is public under one reading only, the request is forwarded for the user.
             (Ok(Because::Public), Ok(because)) => Ok(because),
             (Ok(because), Ok(_)) => Ok(because),
         };
@@ -231,17 +232,17 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
     let because = outcome?;
     let counts = match because {
         Because::OpenMode => false,
-        // Whom nothing would let in any more is nobody, where a session is not needed.
+        // On a public path, a user whom no list or rule would admit any more counts as not signed in.
         Because::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
         Because::SignedIn | Because::Listed | Because::Named => true,
     };
     Ok(Permit { rule: deciding.first, because, session: who.filter(|_| counts) })
 }
 
-/// Judges a request of which nobody says what it asks for: it is let in only where every rule would let it in, whatever it is.
+/// Decides on a request of unknown content: it is admitted only if every rule would admit it.
 ///
 /// # Errors
-/// [`Refusal`], with the reason that is the hardest to mend.
+/// [`Refusal`], with the reason that is the hardest to fix.
 pub fn judge_blindly<S: Known>(rules: &Rules, now: Timestamp, who: Option<S>) -> Result<Permit<S>, Refusal> {
     let principal = who.as_ref().map(Known::principal);
     let mut first: Option<(Option<RuleId>, Because)> = None;
@@ -262,7 +263,7 @@ pub fn judge_blindly<S: Known>(rules: &Rules, now: Timestamp, who: Option<S>) ->
     }
 }
 
-/// The rules that decide under some reading: the one of the first, and the others, each once.
+/// The rules that decide under some reading: the one of the first reading, and the others, each once.
 struct Deciding {
     first: Option<RuleId>,
     others: Vec<Option<RuleId>>,
@@ -296,7 +297,7 @@ impl Deciding {
 }
 
 impl Deciding {
-    /// A rule that leads to another upstream than one before it. One that lets nobody in leads nowhere.
+    /// A rule with another upstream than one before it. A rule that admits nobody has no upstream.
     fn leads_elsewhere(&self, rules: &Rules) -> Option<Option<RuleId>> {
         if self.others.is_empty() {
             return None;
@@ -313,7 +314,7 @@ impl Deciding {
     }
 }
 
-/// What one rule says, or the lists where no rule is about it. `opens`: whether a public rule may open the path.
+/// The verdict of one rule, or of the lists if no rule matches. `opens`: whether a public rule may open the path.
 fn verdict(
     rules: &Rules,
     rule: Option<RuleId>,

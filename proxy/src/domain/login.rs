@@ -1,4 +1,4 @@
-//! One attempt to sign in: state, nonce, PKCE code verifier, and where to return.
+//! One sign-in attempt: state, nonce, PKCE code verifier, and where to return.
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use super::path::ReturnTo;
 use super::secret::Secret;
 use super::time::Timestamp;
 
-/// How long a person may take at the provider.
+/// How long a user may take at the provider.
 pub const ATTEMPT_LIFETIME: Duration = Duration::from_secs(600);
 
-/// Random bytes that one attempt takes.
+/// How many random bytes one attempt needs.
 pub const ATTEMPT_RANDOM: usize = 100;
 
-/// One attempt to sign in. It lives sealed in a cookie of its own, never on the server; it cannot be printed.
+/// One sign-in attempt. It is sealed in its own cookie, never stored on the server, and cannot be printed.
 #[derive(Serialize, Deserialize)]
 pub struct LoginAttempt {
     id: AttemptId,
     state: String,
     nonce: String,
     verifier: String,
-    /// Where the person wanted to go.
+    /// Where the user wanted to go.
     pub return_to: ReturnTo,
     /// When the attempt began.
     pub started_at: Timestamp,
-    /// How long ago the person may have proved who they are; `None`: however long.
+    /// The greatest accepted age of the user's authentication; `None`: any age.
     #[serde(default)]
     pub max_age: Option<Duration>,
 }
 
 impl LoginAttempt {
-    /// A new attempt, of 256 random bits each for state, nonce and code verifier (RFC 7636 §4.1, RFC 9700 §2.1).
+    /// A new attempt, with 256 random bits each for state, nonce and code verifier (RFC 7636 §4.1, RFC 9700 §2.1).
     ///
-    /// `turn` tells attempts of one millisecond apart: it grows by one with each.
+    /// `turn` distinguishes attempts of one millisecond: it grows by one with each.
     #[must_use]
     pub fn begin(random: &[u8; ATTEMPT_RANDOM], return_to: ReturnTo, turn: u16, now: Timestamp) -> Self {
         let (for_id, rest) = random.split_at(4);
@@ -53,14 +53,14 @@ impl LoginAttempt {
         }
     }
 
-    /// The same attempt, for somebody who is to prove anew who they are.
+    /// The same attempt, for a user who must authenticate again.
     #[must_use]
     pub const fn within(mut self, max_age: Option<Duration>) -> Self {
         self.max_age = max_age;
         self
     }
 
-    /// Which of the browser's attempts this is; public.
+    /// Identifies the attempt among the browser's; public.
     #[must_use]
     pub const fn id(&self) -> &AttemptId {
         &self.id
@@ -91,8 +91,8 @@ impl LoginAttempt {
     }
 }
 
-/// Names an attempt in its cookie: hexadecimal digits, twelve of the time in milliseconds, four of the turn within one, eight of chance.
-/// So names sort by age, also those of many tabs that a browser opens at once.
+/// The id of an attempt in its cookie's name: hexadecimal digits, twelve of the time in milliseconds, four of the turn within one, eight
+/// random. So ids sort by age, even those of many tabs that a browser opens at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttemptId(String);
 
@@ -104,20 +104,20 @@ impl AttemptId {
         Self(format!("{:012x}{turn:04x}{chance}", now.millis() & 0xffff_ffff_ffff))
     }
 
-    /// Reads the id out of a cookie's name or the front of a `state`; `None` where it is not one of ours.
+    /// Parses the id in a cookie's name or at the start of a `state`; `None` if it is not one of ours.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         (text.len() == Self::LENGTH && text.bytes().all(digit)).then(|| Self(text.to_owned()))
     }
 
-    /// The id at the front of a `state` parameter.
+    /// The id at the start of a `state` parameter.
     #[must_use]
     pub fn of_state(state: &str) -> Option<Self> {
         state.split_once('.').and_then(|(id, _)| Self::parse(id))
     }
 
-    /// The id as it stands in the cookie's name.
+    /// The id as used in the cookie's name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

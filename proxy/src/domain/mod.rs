@@ -1,4 +1,4 @@
-//! Floor 0, what is true: values only; no I/O, no clock, no async, no HTTP library.
+//! Floor 0, the domain: values only; no I/O, no clock, no async, no HTTP library.
 
 pub mod browser;
 pub mod caller;

@@ -1,4 +1,4 @@
-//! Safe places to return to.
+//! Safe redirect targets after a sign-in.
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -6,28 +6,28 @@ use url::Url;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
 
-/// The longest `rd` that is followed, in bytes.
+/// The longest accepted `rd`, in bytes.
 const RETURN_LIMIT: usize = 2048;
 
-/// A path on the public origin where a browser may safely be sent: never another host's, never one of our own endpoints.
+/// A path on the public origin that a browser may safely be sent to: never another host's, never one of our own endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnTo(String);
 
 impl ReturnTo {
-    /// `/`, where everything unsafe leads.
+    /// `/`, the substitute for everything unsafe.
     #[must_use]
     pub fn root() -> Self {
         Self("/".to_owned())
     }
 
-    /// Reads an `rd` parameter, by the rules by which browsers read a URL (WHATWG URL), so that both come to the same place.
-    /// An absolute URL of the public origin counts as its path; whatever is not safe is `/`.
+    /// Parses an `rd` parameter like a browser (WHATWG URL), so that both get the same target. An absolute URL of the public origin counts
+    /// as its path; anything unsafe becomes `/`.
     #[must_use]
     pub fn parse(rd: &str, public_origin: &Url) -> Self {
         Self::checked(rd, public_origin).unwrap_or_else(Self::root)
     }
 
-    /// The same where one instance serves several hosts: `rd` may lead to any `https` host that `is_ours` takes, too.
+    /// The same for an instance that serves several hosts: `rd` may also be on any `https` host that `is_ours` accepts.
     #[must_use]
     pub fn parse_among(rd: &str, public_origin: &Url, is_ours: impl Fn(&str) -> bool) -> Self {
         Self::checked(rd, public_origin).or_else(|| Self::elsewhere(rd, is_ours)).unwrap_or_else(Self::root)
@@ -35,7 +35,7 @@ impl ReturnTo {
 
     fn elsewhere(rd: &str, is_ours: impl Fn(&str) -> bool) -> Option<Self> {
         let odd = |c: char| c.is_control() || c == '\\';
-        // Only what names its host plainly: a browser that reads the address in another way would lead to another one.
+        // Only URLs with a plain host: a browser that parses the URL differently would go to another host.
         if rd.len() > RETURN_LIMIT || rd.contains(odd) || !rd.starts_with("https://") || rd.starts_with("https:///") {
             return None;
         }
@@ -44,14 +44,14 @@ impl ReturnTo {
         if !plain || !target.domain().is_some_and(is_ours) {
             return None;
         }
-        // Our own endpoints are no place to return to there either.
+        // Our own endpoints are no valid targets there either.
         Self::checked(target.path(), &target)?;
         let text = String::from(target);
         (text.len() <= RETURN_LIMIT).then_some(Self(text))
     }
 
     fn checked(rd: &str, public_origin: &Url) -> Option<Self> {
-        // Browsers drop tabs and line breaks inside a URL and read `\` as `/`: `/\t/evil.example` would leave the origin.
+        // Browsers drop tabs and line breaks in a URL and read `\` as `/`: `/\t/evil.example` would leave the origin.
         let odd = |c: char| c.is_control() || c == '\\';
         if rd.is_empty() || rd.len() > RETURN_LIMIT || rd.contains(odd) || rd.starts_with("//") {
             return None;
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// The cases of oauth2-proxy's tests for redirects, with the one public origin here as the domain that is allowed.
+    /// The cases of oauth2-proxy's tests for redirects, with the one public origin here as the allowed domain.
     #[test]
     fn redirects_from_the_tests_of_another_proxy() {
         for (rd, to) in [
@@ -170,8 +170,8 @@ mod tests {
         }
     }
 
-    /// The rest of those cases, of several domains that are allowed: here only hosts that a rule names to the letter, with https and its
-    /// own port, whatever stands below or beside them.
+    /// The rest of those cases, with several allowed domains: here only hosts that a rule names exactly, with https and its default port;
+    /// no subdomains or similar names.
     #[test]
     fn redirects_to_other_hosts_from_the_tests_of_another_proxy() {
         let ours = ["foo.bar", "baz.bar.foo", "port.bar", "www.whitelisteddomain.tld", "foo.wildcard.bar"];
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Open redirects that oauth2-proxy is tested with, as they stand and decoded once: wherever each leads, it is a path here.
+    /// The open redirects of oauth2-proxy's tests, as they are and decoded once: each leads to a path here.
     #[test]
     fn open_redirects_from_the_tests_of_another_proxy_lead_nowhere_else() {
         let base = Url::parse("https://app.example.com/").unwrap();

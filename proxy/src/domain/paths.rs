@@ -1,40 +1,40 @@
-//! Where our own endpoints are: each path stands here, and nowhere else but in the pages' templates.
+//! The paths of our own endpoints, defined here and otherwise only in the pages' templates.
 
-/// Where all of the proxy's own endpoints are, but for [`METADATA`].
+/// The prefix of all of the proxy's own endpoints, except [`METADATA`].
 pub const AUTH_PREFIX: &str = "/api/v1/auth";
-/// Where clients learn whose tokens are accepted (RFC 9728 §3).
+/// Lists the issuers whose tokens are accepted, for clients (RFC 9728 §3).
 pub const METADATA: &str = "/.well-known/oauth-protected-resource";
 
 macro_rules! endpoints {
     ($($(#[doc = $doc:literal])+ $name:ident = $path:literal;)+) => {
         $($(#[doc = $doc])+ pub const $name: &str = concat!("/api/v1/auth/", $path);)+
 
-        /// Every endpoint, and every folder of them.
+        /// Every endpoint, and every folder of endpoints.
         #[cfg(test)]
         pub(crate) const ALL: &[&str] = &[$($name),+];
     };
 }
 
 endpoints! {
-    /// Whether people sign in.
+    /// Whether sign-in is enabled.
     STATUS = "status";
     /// Begins a sign-in.
     LOGIN = "login";
-    /// Where the provider sends the browser back to.
+    /// The provider redirects the browser here.
     CALLBACK = "callback";
-    /// Who is signed in.
+    /// The signed-in user.
     ME = "me";
     /// The same, with the session.
     SESSION = "session";
-    /// Where proxies in front ask; a path that they describe may stand behind it.
+    /// For authorization requests of proxies in front; a path that they describe may follow it.
     VERIFY = "verify";
     /// Ends the session.
     LOGOUT = "logout";
-    /// Where the provider tells of logouts.
+    /// Receives logout tokens from the provider.
     BACKCHANNEL_LOGOUT = "backchannel-logout";
-    /// The person's own sessions; each is below it.
+    /// The user's own sessions; each has a path below it.
     SESSIONS = "sessions";
-    /// Ends all of them but this one.
+    /// Ends all of them except the current one.
     END_OTHERS = "sessions/end-others";
     /// The page to sign in on.
     SIGN_IN = "sign-in";
@@ -42,7 +42,7 @@ endpoints! {
     SIGNED_OUT = "signed-out";
     /// The keys of the identity assertion.
     JWKS = "jwks";
-    /// What pages load is below it.
+    /// The folder of files that pages load.
     ASSETS = "assets";
 }
 

@@ -1,34 +1,34 @@
-//! Lists of those who may pass: users and groups, as operators name them.
+//! Allow lists: users and groups, as operators name them.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::identity::{Email, Identity, ProviderKind};
 
-/// Who the operator lets in. Lists add up: whoever is named in any of them may pass.
+/// Whom the operator admits. The lists add up: one entry in any of them is enough.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowLists {
-    /// `OAUTH_ALLOWED_USERS`, with the file's; `None` where neither is set.
+    /// `OAUTH_ALLOWED_USERS`, with the file's entries; `None` if neither is set.
     pub users: Option<AllowedUsers>,
-    /// `OAUTH_ALLOWED_GROUPS`; `None` where it is not set.
+    /// `OAUTH_ALLOWED_GROUPS`; `None` if it is not set.
     pub groups: Option<AllowedGroups>,
 }
 
 impl AllowLists {
-    /// Whether nothing narrows who may pass: everyone whom the provider signs in does.
+    /// Whether no list limits access: everyone who signs in at the provider is admitted.
     #[must_use]
     pub fn admits_everyone(&self) -> bool {
         (self.users.is_none() && self.groups.is_none()) || self.users.as_ref().is_some_and(|users| users.everyone)
     }
 
-    /// Whether a list names that person. Where there is none, it names nobody.
+    /// Whether a list names that user. Without lists, nobody is named.
     #[must_use]
     pub fn lists(&self, who: &Identity) -> bool {
         self.users.as_ref().is_some_and(|users| users.lists(who))
             || self.groups.as_ref().is_some_and(|groups| groups.lists(who))
     }
 
-    /// Whether a list names that person, or none narrows who may pass.
+    /// Whether a list names that user, or no list limits access.
     #[must_use]
     pub fn admits(&self, who: &Identity) -> bool {
         self.admits_everyone() || self.lists(who)
@@ -46,28 +46,28 @@ pub struct AllowedUsers {
     folded_usernames: BTreeSet<String>,
 }
 
-/// An entry that could never match, or not as meant.
+/// Why an entry could never match, or not as intended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEntry {
     /// An address with other than one `@`.
     #[error("`{0}` is not an email address (`ann@example.com`) or a domain (`@example.com`)")]
     Address(String),
-    /// `id:` with nothing behind it.
+    /// `id:` without an id.
     #[error("`{0}` names no id: write `id:` and the provider's stable id, such as `id:583231`")]
     Id(String),
     /// `group:` belongs to another list.
     #[error("`{0}` is a group: name it in OAUTH_ALLOWED_GROUPS, without `group:`")]
     Group(String),
-    /// Wildcards other than `*` alone would be compared to the letter.
+    /// Wildcards other than a single `*` would be compared literally.
     #[error("`{0}` is not a pattern that is understood: `*` alone is everyone, `@example.com` is a domain")]
     Pattern(String),
 }
 
 impl AllowedUsers {
-    /// Reads a list's entries.
+    /// Parses a list's entries.
     ///
     /// # Errors
-    /// Every entry that could not mean what it says, not only the first.
+    /// All invalid entries, not only the first.
     pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, Vec<BadEntry>> {
         let mut list = Self::default();
         let faults: Vec<BadEntry> = entries.into_iter().filter_map(|entry| list.add(entry.trim()).err()).collect();
@@ -90,7 +90,7 @@ impl AllowedUsers {
             }
             self.ids.insert(id.trim().to_owned());
         } else if let Some(domain) = entry.strip_prefix('@') {
-            // `@.example.com` would be meant for all domains below, and match none.
+            // `@.example.com` would be meant for all subdomains, and match none.
             if domain.is_empty() || domain.starts_with('.') || domain.contains(|c: char| c == '@' || c.is_whitespace())
             {
                 return Err(BadEntry::Address(entry.to_owned()));
@@ -106,19 +106,19 @@ impl AllowedUsers {
         Ok(())
     }
 
-    /// How many entries it has, `*` aside.
+    /// The number of entries, without `*`.
     #[must_use]
     pub fn len(&self) -> usize {
         self.emails.len() + self.domains.len() + self.ids.len() + self.usernames.len()
     }
 
-    /// Whether it has no entry but perhaps `*`.
+    /// Whether it has no entries, except perhaps `*`.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Both lists in one.
+    /// Merges both lists.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.everyone |= other.everyone;
@@ -130,7 +130,7 @@ impl AllowedUsers {
         self
     }
 
-    /// Whether an entry names that person.
+    /// Whether an entry names that user.
     #[must_use]
     pub fn lists(&self, who: &Identity) -> bool {
         self.everyone || self.ids.contains(&who.id) || self.lists_email_of(who) || self.lists_username_of(who)
@@ -142,7 +142,7 @@ impl AllowedUsers {
             || (!self.domains.is_empty() && self.domains.contains(&*folded(email.domain())))
     }
 
-    /// GitHub logins and Entra UPNs are unique without regard to case; another provider may well have both `ann` and `Ann`.
+    /// GitHub logins and Entra UPNs are unique ignoring case; another provider may have both `ann` and `Ann`.
     fn lists_username_of(&self, who: &Identity) -> bool {
         let Some(name) = who.username.vouched() else { return false };
         match who.provider {
@@ -160,7 +160,7 @@ pub struct AllowedGroups {
 }
 
 impl AllowedGroups {
-    /// Reads a list's entries.
+    /// Parses a list's entries.
     #[must_use]
     pub fn parse<'a>(entries: impl IntoIterator<Item = &'a str>) -> Self {
         let exact: BTreeSet<String> =
@@ -169,7 +169,7 @@ impl AllowedGroups {
         Self { exact, folded }
     }
 
-    /// Both lists in one.
+    /// Merges both lists.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.exact.extend(other.exact);
@@ -177,13 +177,13 @@ impl AllowedGroups {
         self
     }
 
-    /// The groups named, in no order.
+    /// The groups, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.exact.iter().map(String::as_str)
     }
 
-    /// Whether one of the person's groups is named. GitHub's organisations and teams, and GUIDs, are unique without regard to case; an app
-    /// role or another provider's group need not be.
+    /// Whether one of the user's groups is on the list. GitHub's organisations and teams, and GUIDs, are unique ignoring case; an app role
+    /// or another provider's group need not be.
     #[must_use]
     pub fn lists(&self, who: &Identity) -> bool {
         who.groups.iter().any(|group| {
@@ -193,9 +193,9 @@ impl AllowedGroups {
     }
 }
 
-/// In lower case; most names already are.
+/// The name in lower case; most already are.
 fn folded(name: &str) -> Cow<'_, str> {
-    // Without a way out the processor looks at many bytes at once.
+    // Without an early exit the processor compares many bytes at once.
     if name.bytes().fold(false, |found, b| found | b.is_ascii_uppercase()) {
         Cow::Owned(name.to_ascii_lowercase())
     } else {
@@ -301,8 +301,8 @@ mod tests {
         assert!(AllowLists::default().admits(&ann(ProviderKind::Github)));
     }
 
-    /// The cases of oauth2-proxy's tests for lists of addresses and domains; a domain with a dot in front, which there stands for all
-    /// below it, is a fault here.
+    /// The cases of oauth2-proxy's tests for lists of addresses and domains; a domain with a leading dot, which there means all subdomains,
+    /// is an error here.
     #[test]
     fn addresses_and_domains_from_the_tests_of_another_proxy() {
         let passes = |email: &str, list: &[&str]| {

@@ -1,4 +1,4 @@
-//! Who asks: an identity, how it was proved, and the claims that rules name.
+//! The author of a request: an identity, how it was proved, and the claims that rules refer to.
 
 use std::sync::Arc;
 
@@ -7,35 +7,35 @@ use super::claims::Claims;
 use super::identity::Identity;
 use super::time::Timestamp;
 
-/// Who asks.
+/// The author of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Principal<'a> {
-    /// Who it is, as the provider vouches for it.
+    /// The identity that the provider vouches for.
     pub identity: &'a Identity,
-    /// The name by which rules call the provider that vouches.
+    /// The provider's name in rules.
     pub provider: &'a str,
-    /// By what the person is known.
+    /// How the identity was proved.
     pub by: Proof,
-    /// When the person last proved who they are; `None`: nobody has said.
+    /// When the user last authenticated; `None`: unknown.
     pub proved_at: Option<Timestamp>,
-    /// The claims that rules name.
+    /// The claims that rules refer to.
     pub claims: &'a Claims,
-    /// The certificate that the connection has shown beside it.
+    /// The certificate of the connection, if any.
     pub certificate: Option<&'a ClientCertificate>,
 }
 
-/// By what a request shows whose it is.
+/// How a request proves its identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     /// A session that began with a sign-in here.
     Session,
-    /// A bearer token that somebody else issued.
+    /// A bearer token from another issuer.
     Bearer,
 }
 
-/// Something that says who asks.
+/// A source of a request's identity.
 pub trait Known {
-    /// Who asks.
+    /// The author of the request.
     fn principal(&self) -> Principal<'_>;
 }
 

@@ -1,4 +1,4 @@
-//! Every way in which a common server reads a request's path.
+//! All the ways in which common servers interpret a request's path.
 
 #[cfg(test)]
 mod recorded;
@@ -10,29 +10,29 @@ use thiserror::Error;
 
 use self::steps::Step;
 
-/// The most readings that a path may have.
+/// The most readings of a path.
 const READINGS_LIMIT: usize = 64;
 
-/// How often a path is percent-decoded at most: once by a server, and once more by what stands behind it.
+/// How often a path is percent-decoded at most: once by a server, and once more by one behind it.
 const DECODES_LIMIT: u8 = 2;
 
-/// The most bytes that are looked at for one path, so that a long path of a stranger takes a millisecond or two and no more.
+/// The most bytes that are processed for one path, so that a long path from a stranger takes a few milliseconds at most.
 const WORK_LIMIT: usize = 1 << 20;
 
-/// Every way in which a common server reads a request's path: whatever a rule says must hold for all of them.
+/// All the ways in which common servers interpret a request's path: a rule must hold for each of them.
 ///
-/// They are what comes of taking or leaving, in any order, each of the [steps](Step) in which servers differ. Bytes that are not
-/// UTF-8 stand in a reading as they would be percent-encoded (`%FF`), so that a reading is text and no two become one.
+/// They result from applying or skipping, in any order, each of the [steps](Step) in which servers differ. Bytes that are not UTF-8 appear
+/// percent-encoded in a reading (`%FF`), so that readings are text and stay distinct.
 #[derive(Debug)]
 pub struct Readings<'a> {
     written: &'a str,
-    /// A plain path that ends in a slash has one other reading, and nothing is allocated for it.
+    /// The only other reading of a plain path that ends in a slash, without an allocation.
     without_slash: Option<&'a str>,
     others: Vec<String>,
     openable: bool,
 }
 
-/// A path can be read in too many ways to look at each of them, or is too long to.
+/// A path has too many readings to check each of them, or is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "the path can be read in more than {READINGS_LIMIT} ways, or is too long to find out; write it without needless encoding"
@@ -40,11 +40,11 @@ pub struct Readings<'a> {
 pub struct TooManyReadings;
 
 impl<'a> Readings<'a> {
-    /// Reads a path as it stands in the request line, without its query.
+    /// Reads the path of a request line, without its query.
     ///
     /// # Errors
     ///
-    /// [`TooManyReadings`]: no rule can be asked about such a path.
+    /// [`TooManyReadings`]: rules cannot be applied to such a path.
     pub fn of(raw: &'a str) -> Result<Self, TooManyReadings> {
         if is_plain(raw) {
             let without_slash = raw.strip_suffix('/').filter(|rest| !rest.is_empty());
@@ -59,13 +59,13 @@ impl<'a> Readings<'a> {
         std::iter::once(self.written).chain(self.without_slash).chain(self.others.iter().map(String::as_str))
     }
 
-    /// The path as it stands in the request line.
+    /// The path as written in the request line.
     #[must_use]
     pub const fn as_written(&self) -> &'a str {
         self.written
     }
 
-    /// Whether a `"public"` rule may open the path. It opens none that holds a segment of dots or blanks alone, a doubled slash, a
+    /// Whether a `"public"` rule may open the path. That excludes any path with a segment of only dots or blanks, a doubled slash, a
     /// backslash, a `;`, or an encoded dot, slash, backslash, percent sign, `;` or control character, or that is not UTF-8 once decoded,
     /// whatever its readings.
     #[must_use]
@@ -73,20 +73,20 @@ impl<'a> Readings<'a> {
         self.openable
     }
 
-    /// What stands behind `prefix` and a slash in the path as written; empty for `prefix` itself; `None` elsewhere.
-    /// `prefix` has no slash at its end.
+    /// The part of the path as written after `prefix` and a slash; empty for `prefix` itself; `None` elsewhere. `prefix` has no trailing
+    /// slash.
     #[must_use]
     pub fn below(&self, prefix: &str) -> Option<&'a str> {
         below(self.written, prefix)
     }
 
-    /// Whether some reading is `prefix` or stands below it.
+    /// Whether some reading is `prefix` or below it.
     #[must_use]
     pub fn may_be_below(&self, prefix: &str) -> bool {
         self.iter().any(|reading| below(reading, prefix).is_some())
     }
 
-    /// Whether every server reads the path as it is written, but for a slash at its end.
+    /// Whether every server reads the path as written, except for a trailing slash.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let without_slash = self.written.strip_suffix('/');
@@ -94,8 +94,8 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// A character as it counts for a server that takes no account of case: lower case, and the few that only one of the two
-/// cases of a letter leads to (`İ`, `ı`, the Kelvin sign, `ſ`) as that letter, since Go and Java take them for it.
+/// A character as servers that ignore case compare it: lower case. Characters of which only one case maps to a letter (`İ`, `ı`, the Kelvin
+/// sign, `ſ`) become that letter, since Go and Java treat them as equal.
 #[must_use]
 pub fn without_case(c: char) -> char {
     let mut upper = c.to_uppercase();
@@ -108,10 +108,10 @@ fn below<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
 }
 
-/// Whether no step applies to the path, but for a slash at its end. True of nearly every path there is.
+/// Whether no step changes the path, except for a trailing slash. True of nearly every path.
 fn is_plain(raw: &str) -> bool {
     let bytes = raw.as_bytes();
-    // Every byte is looked at: without a way out the processor looks at many at once.
+    // Checks all bytes: without an early exit the processor compares many at once.
     let odd_sign = bytes.iter().fold(false, |odd, b| {
         let cuts = (*b == b';') | (*b == b'#') | (*b == b'?');
         odd | !b.is_ascii_graphic() | (*b == b'%') | (*b == b'\\') | cuts
@@ -134,7 +134,7 @@ fn is_openable(raw: &str) -> bool {
             decoded.push(first);
             continue;
         }
-        // A percent sign that encodes nothing is one that a second decoding may read with what comes before or after it.
+        // A stray percent sign could form an encoding with its neighbours in a second decoding.
         let Some((byte, after)) = steps::encoded_byte(rest) else { return false };
         if byte.is_ascii_control() || matches!(byte, b'.' | b'/' | b'\\' | b'%' | b';') {
             return false;
@@ -142,18 +142,18 @@ fn is_openable(raw: &str) -> bool {
         decoded.push(byte);
         rest = after;
     }
-    // What is not UTF-8 may hide a slash in an overlong form. Of dots and blanks alone nothing stays on Windows, not even a name.
+    // Bytes that are not UTF-8 may hide a slash in an overlong form. On Windows, a segment of only dots and blanks vanishes.
     let vanishes = |segment: &str| !segment.is_empty() && segment.trim_end_matches(['.', ' ']).is_empty();
     std::str::from_utf8(&decoded).is_ok_and(|text| !text.contains(char::is_control) && !text.split('/').any(vanishes))
 }
 
-/// A text that was reached, and how often it was decoded on the shortest way.
+/// A text that was reached, and the fewest decodings to get there.
 struct Reached {
     text: Vec<u8>,
     decodes: u8,
 }
 
-/// The readings of a path but for the path as written, by `steps`.
+/// The readings of a path by `steps`, except for the path as written.
 fn explore(raw: &str, steps: &[Step]) -> Result<Vec<String>, TooManyReadings> {
     let mut reached = vec![Reached { text: raw.as_bytes().to_vec(), decodes: 0 }];
     let mut open = VecDeque::from([0]);
@@ -175,7 +175,7 @@ fn explore(raw: &str, steps: &[Step]) -> Result<Vec<String>, TooManyReadings> {
                     open.push_back(reached.len());
                     reached.push(Reached { text, decodes });
                 }
-                // Reached before, but now with a decoding left that it did not have then.
+                // Reached before, but now with fewer decodings, so that more are left.
                 Some(known) => {
                     if let Some(known_at) = reached.get_mut(known).filter(|other| decodes < other.decodes) {
                         known_at.decodes = decodes;
@@ -197,7 +197,7 @@ fn explore(raw: &str, steps: &[Step]) -> Result<Vec<String>, TooManyReadings> {
     Ok(readings)
 }
 
-/// The bytes as text, those that are not UTF-8 percent-encoded.
+/// The bytes as text, with those that are not UTF-8 percent-encoded.
 fn readable(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| {
         let mut text = String::new();
@@ -392,7 +392,7 @@ mod tests {
             let raw = format!("/{}", piece.repeat((64 << 10) / piece.len()));
             let begun = Instant::now();
             let _ = Readings::of(&raw);
-            // A millisecond or two where it is optimised; tests are not.
+            // A millisecond or two if optimised, which tests are not.
             assert!(begun.elapsed() < Duration::from_secs(2), "{piece}: {:?}", begun.elapsed());
         }
     }
@@ -424,14 +424,14 @@ mod tests {
             }
         }
 
-        // Whatever step is taken from a reading leads to a reading.
+        // Any step from a reading leads to a reading.
         #[test]
         fn readings_are_closed_under_every_step(raw in odd_path()) {
             if let Ok(readings) = Readings::of(&raw) {
                 let all: Vec<&str> = readings.iter().collect();
                 for reading in &all {
                     for step in Step::ALL.iter().filter(|step| !step.decodes()) {
-                        // A byte that is not UTF-8 stands encoded in the text, where a step cannot see it.
+                        // A byte that is not UTF-8 is encoded in the text, where a step cannot detect it.
                         if let Some(next) = step.take(reading.as_bytes()).map(readable) {
                             prop_assert!(all.contains(&next.as_str()), "{raw}: {reading} leads to {next} by {step:?}");
                         }
@@ -440,7 +440,7 @@ mod tests {
             }
         }
 
-        // What is plain has no reading but itself; what a rule may open has no reading that climbs or parts it anew.
+        // A plain path is its only reading; a path that a rule may open has no reading with other segments.
         #[test]
         fn what_may_be_opened_keeps_its_segments(raw in odd_path()) {
             if let Ok(readings) = Readings::of(&raw) && readings.may_be_opened() {

@@ -7,13 +7,13 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes `text` into custody.
+    /// Wraps `text`.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The text itself, for the one place that must send or compute with it.
+    /// The text itself, for code that must send it or compute with it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! An identity, and for how long we believe it.
+//! An identity, and how long it stays valid.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use super::principal::{Known, Principal, Proof};
 use super::secret::Secret;
 use super::time::Timestamp;
 
-/// The longest session cookie that is looked at, in bytes: what browsers keep of one cookie (RFC 6265bis §5.6 limits it to 4096).
+/// The longest accepted session cookie, in bytes: the most that browsers store of one cookie (RFC 6265bis §5.6 limits it to 4096).
 const TOKEN_LIMIT: usize = 4096;
 
-/// What the `session_token` cookie holds: whoever has it is the person. It cannot be printed.
+/// The content of the `session_token` cookie: its holder is treated as the user. It cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionToken(Secret);
 
 impl SessionToken {
-    /// Takes a cookie's value as a token; `None` where no store could have made it.
+    /// Parses a cookie's value; `None` if no store could have issued it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let ours = |b: u8| b.is_ascii_alphanumeric() | (b == b'-') | (b == b'_') | (b == b'.');
-        // Every byte is looked at: without a way out the processor looks at many at once.
+        // Checks all bytes: without an early exit the processor compares many at once.
         let fits = !text.is_empty() && text.len() <= TOKEN_LIMIT && text.bytes().fold(true, |fits, b| fits & ours(b));
         fits.then(|| Self(Secret::new(text)))
     }
@@ -42,7 +42,7 @@ impl SessionToken {
     }
 }
 
-/// How long a session is believed.
+/// The limits of a session's validity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// From the sign-in, whatever happens.
@@ -51,29 +51,29 @@ pub struct Lifetime {
     pub idle: Duration,
 }
 
-/// What a store knows a session by: a hash of its token, which tells nothing of it.
+/// The key of a session in stores: a hash of its token, which reveals nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub [u8; 32]);
 
-/// Who vouched for a session, and to whom: the provider's kind and address, our client id there, and our public origin, hashed. Where these
-/// are others now, the session counts no more.
+/// Identifies who vouched for a session, and to whom: a hash of the provider's kind and address, our client id there, and our public
+/// origin. If these differ now, the session no longer counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Authority(pub [u8; 8]);
 
-/// Where a session was begun, so that people know their sessions apart.
+/// Where a session was begun, so that users can distinguish their sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// The client's address at the sign-in.
     pub address: IpAddr,
-    /// What the browser called itself (`User-Agent`), at most [`Device::BROWSER_MOST`] bytes; may be empty.
+    /// The browser's `User-Agent`, at most [`Device::BROWSER_MOST`] bytes; may be empty.
     pub browser: String,
 }
 
 impl Device {
-    /// What is kept of a browser's name, in bytes.
+    /// The most that is kept of a browser's name, in bytes.
     pub const BROWSER_MOST: usize = 160;
 
-    /// A device, its browser's name cut to what is kept, without control characters.
+    /// A device, with its browser's name shortened to that limit, without control characters.
     #[must_use]
     pub fn new(address: IpAddr, browser: &str) -> Self {
         let mut kept: String = browser.chars().filter(|c| !c.is_control()).take(Self::BROWSER_MOST).collect();
@@ -84,50 +84,50 @@ impl Device {
     }
 }
 
-/// Which sessions.
+/// Selects sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose<'a> {
-    /// All of a person.
+    /// All of a user.
     Person {
-        /// Who vouches for the person.
+        /// Who vouches for the user.
         authority: Authority,
         /// The provider's stable id.
         id: &'a str,
     },
     /// Those that belong to one session at the provider.
     ProviderSession {
-        /// Whose session.
+        /// Who vouches for it.
         authority: Authority,
-        /// Its name (`sid`).
+        /// Its id (`sid`).
         sid: &'a str,
     },
 }
 
-/// An identity, and for how long we believe it.
+/// An identity, and how long it stays valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Whose session it is.
+    /// The session's user.
     pub identity: Identity,
     /// Who vouched for it.
     pub authority: Authority,
-    /// When the person signed in.
+    /// When the user signed in.
     pub created_at: Timestamp,
-    /// When the session ends at the latest; no renewal moves it.
+    /// When the session ends at the latest; renewals do not extend it.
     pub expires_at: Timestamp,
     /// Where it was begun.
     pub device: Device,
-    /// The provider's own session (`sid`), where it names one.
+    /// The provider's session id (`sid`), if it sends one.
     pub provider_session: Option<String>,
-    /// What the provider granted for asking again.
+    /// The provider's grant for renewals.
     pub grant: Option<SealedGrant>,
-    /// When the provider is to be asked again; `None`: it cannot be.
+    /// When to renew from the provider; `None`: it cannot be renewed.
     pub renew_at: Option<Timestamp>,
-    /// When the person proved to the provider who they are (`auth_time`), where it says so.
+    /// When the user authenticated at the provider (`auth_time`), if it says so.
     pub auth_time: Option<Timestamp>,
 }
 
 impl Session {
-    /// A session that begins now, and is not renewed.
+    /// A session that begins now, without renewal.
     #[must_use]
     pub fn begin(identity: Identity, authority: Authority, device: Device, absolute: Duration, now: Timestamp) -> Self {
         Self {
@@ -143,13 +143,13 @@ impl Session {
         }
     }
 
-    /// Whether the session is believed at `now`, when it was last used at `last_seen`.
+    /// Whether the session is valid at `now`, if it was last used at `last_seen`.
     #[must_use]
     pub fn is_live(&self, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
         now < self.expires_at && (idle.is_zero() || now.since(last_seen) < idle)
     }
 
-    /// Whether it is one of those.
+    /// Whether it belongs to that selection.
     #[must_use]
     pub fn is(&self, whose: Whose<'_>) -> bool {
         match whose {
@@ -161,8 +161,8 @@ impl Session {
     }
 }
 
-/// When somebody who signed in at `signed_in_at` last proved who they are. GitHub does not say when somebody signed in there, and asks for
-/// no password again: the sign-in here is what counts.
+/// When a user who signed in at `signed_in_at` last authenticated. GitHub does not report that, and asks for no password again: for it the
+/// sign-in here counts.
 #[must_use]
 pub const fn proved_at(
     provider: ProviderKind,

@@ -1,4 +1,4 @@
-//! A moment, as an argument: whoever needs the time is given it.
+//! Timestamps, passed as arguments to the code that needs the time.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// A moment, in milliseconds since the Unix epoch.
+/// A point in time, in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The moment `millis` milliseconds after the Unix epoch.
+    /// The timestamp `millis` milliseconds after the Unix epoch.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// The moment `secs` seconds after the Unix epoch.
+    /// The timestamp `secs` seconds after the Unix epoch.
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1000))
     }
 
-    /// The moment that a text of RFC 3339 names, not before the epoch.
+    /// Parses an RFC 3339 timestamp, not before the epoch.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
@@ -42,7 +42,7 @@ impl Timestamp {
         self.0 / 1000
     }
 
-    /// How long after `earlier` this is; zero where it is not after it.
+    /// The time since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -72,7 +72,7 @@ impl Timestamp {
         )
     }
 
-    /// For people, how long ago this was at `now`: `5 minutes ago`.
+    /// For people, the age at `now`: `5 minutes ago`.
     #[must_use]
     pub fn ago(self, now: Self) -> String {
         let minutes = now.since(self).as_secs() / 60;

@@ -1,4 +1,4 @@
-//! `livez`, `readyz` and `metrics`, on a listener of their own.
+//! Serves `livez`, `readyz` and `metrics` on a separate listener.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,38 +24,38 @@ use tracing::warn;
 
 use crate::adapters::telemetry::{Clean, METRICS_CONTENT_TYPE, Metrics};
 
-/// Beyond so many connections the oldest silent one makes room for the next: a probe always gets through.
+/// With this many connections the oldest silent one makes room for the next: a probe always gets through.
 const CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection carries one request and is over within this, however slowly its client reads.
+/// A connection carries one request and is closed after this time, however slow its client is.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this a probe is lost.
+/// The time limit of a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How much of an answer a probe reads, in bytes.
+/// How much of a response a probe reads, in bytes.
 const PROBE_LIMIT: u64 = 16 * 1024;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What the admin listener tells.
+/// The state behind the admin listener.
 pub struct Admin {
     phase: AtomicU8,
     troubles: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     metrics: Arc<Metrics>,
 }
 
-/// Where in its life the proxy is.
+/// The proxy's phase of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Listening; the provider or the store has not been tried yet.
     Starting,
     /// Serving.
     Ready,
-    /// On the way out.
+    /// Shutting down.
     Draining,
 }
 
 impl Admin {
-    /// In [`Phase::Starting`]. `troubles` says, each time it is asked, what does not work though requests are served, a line each:
+    /// Creates it in [`Phase::Starting`]. `troubles` returns on each call what does not work although requests are served, one line each:
     /// `provider: …`, `store: …`, `upstream: …`, `configuration: last reload failed: …`, `certificate: expires in 3 days`.
     #[must_use]
     pub fn new(troubles: Box<dyn Fn() -> Vec<String> + Send + Sync>, metrics: Arc<Metrics>) -> Self {
@@ -67,13 +67,13 @@ impl Admin {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Enters [`Phase::Ready`], unless it is on the way out already. Whether it did.
+    /// Enters [`Phase::Ready`], unless shutting down; returns whether it did.
     pub fn become_ready(&self) -> bool {
         let (from, to) = (Phase::Starting as u8, Phase::Ready as u8);
         self.phase.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// The phase it is in.
+    /// The current phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
@@ -100,8 +100,8 @@ impl Admin {
         }
     }
 
-    /// A provider, store or upstream that is away does not make us unready: every replica would be taken out at once, and what needs
-    /// none of them (sessions that are held, pages that explain) with them.
+    /// An unavailable provider, store or upstream does not make us unready: all replicas would be taken out of service at once, including
+    /// everything that works without them (held sessions, error pages).
     fn readiness(&self) -> Response<Full<Bytes>> {
         match self.phase() {
             Phase::Starting => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting\n"),
@@ -109,7 +109,7 @@ impl Admin {
             Phase::Ready => {
                 let mut text = String::from("ready\n");
                 for trouble in (self.troubles)() {
-                    // A trouble may quote a provider, who shall not write lines of its own.
+                    // A message may quote a provider, which must not add lines of its own.
                     text.push_str(&Clean(&trouble).to_string());
                     text.push('\n');
                 }
@@ -129,10 +129,10 @@ fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes
     response
 }
 
-/// Answers on `listener` until `shutdown` is done. Shut it down last: a drain is to be seen from outside.
+/// Serves on `listener` until `shutdown` is done. Shut it down last, so that a drain is visible from outside.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Future<Output = ()>) {
     let mut shutdown = pin!(shutdown);
-    // Dropping it ends what is still open.
+    // Dropping it closes open connections.
     let mut connections = JoinSet::new();
     let mut open = VecDeque::new();
     loop {
@@ -145,14 +145,14 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
                     let (admin, asked) = (Arc::clone(&admin), Arc::new(AtomicBool::new(false)));
                     let has_asked = Arc::clone(&asked);
                     let task = connections.spawn(async move {
-                        // What goes wrong with a connection here is its client's affair.
+                        // Errors of a connection here concern only its client.
                         let _ = timeout(CONNECTION_TIMEOUT, connection(stream, &admin, &has_asked)).await;
                     });
                     open.push_back(Open { task, asked });
                 }
                 Err(error) => {
                     warn!(%error, "the admin listener cannot accept a connection");
-                    // Most likely there are too many open files: asking again at once would only burn a core.
+                    // Probably too many files are open: retrying at once would only use up a core.
                     sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -160,13 +160,13 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: impl Futu
     }
 }
 
-/// A connection that is open, and whether a request has come on it.
+/// An open connection, and whether it has carried a request.
 struct Open {
     task: AbortHandle,
     asked: Arc<AtomicBool>,
 }
 
-/// Ends the oldest silent connection where there are too many; where all have asked, the oldest.
+/// Closes the oldest silent connection if there are too many; if all have carried a request, the oldest.
 fn make_room(open: &mut VecDeque<Open>) {
     open.retain(|open| !open.task.is_finished());
     if open.len() < CONNECTIONS {
@@ -192,8 +192,8 @@ async fn connection(stream: TcpStream, admin: &Admin, asked: &AtomicBool) -> hyp
         .await
 }
 
-/// Asks the proxy whose admin listener is at `address` whether it is ready, within 3 seconds: `sidegate health`. An unspecified
-/// address (`0.0.0.0`, `[::]`) is asked at loopback.
+/// Asks the proxy with the admin listener at `address` whether it is ready, within 3 seconds: `sidegate health`. For an unspecified address
+/// (`0.0.0.0`, `[::]`) loopback is used.
 ///
 /// # Errors
 /// Why it is not, for people.

@@ -1,4 +1,4 @@
-//! What runs beside requests: sweeps, and what the provider publishes; it passes the time down.
+//! Background tasks: sweeps, and reads of what the provider publishes; they pass the current time to the floors below.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::serve::app::App;
 use crate::serve::clock;
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How often a provider is asked at most because people want to sign in, while it could not be read.
+/// How often waiting sign-ins may trigger reads of an unavailable provider.
 const WANTED_AT_MOST: Duration = Duration::from_secs(1);
 
-/// Closes idle connections to the upstream, and lets the session store do what is due; for ever.
+/// Closes idle upstream connections, and runs the session store's due work; never returns.
 pub(crate) async fn sweep(app: Arc<App>) {
     let mut evicted = 0;
     loop {
@@ -27,10 +27,10 @@ pub(crate) async fn sweep(app: Arc<App>) {
     }
 }
 
-/// How often it is looked whether a backend is to be asked, or a name to be looked up.
+/// How often to check for due health checks and name look-ups.
 const TEND_EVERY: Duration = Duration::from_millis(250);
 
-/// Looks after the backends of named upstreams, and the tokens that we are known by there; for ever.
+/// Runs the checks of named upstreams' backends, and reads our tokens for them; never returns.
 pub(crate) async fn tend_backends(app: Arc<App>) {
     loop {
         let reloaded = app.reloaded.notified();
@@ -51,7 +51,7 @@ pub(crate) async fn tend_backends(app: Arc<App>) {
     }
 }
 
-/// Keeps what the provider publishes fresh; for ever, and anew after each reload.
+/// Keeps the provider's documents fresh; never returns, and restarts after each reload.
 pub(crate) async fn refresh_provider(app: Arc<App>) {
     let mut known_trouble: Option<String> = None;
     loop {
@@ -71,7 +71,7 @@ pub(crate) async fn refresh_provider(app: Arc<App>) {
             known_trouble = trouble;
         }
         app.provider_tried.notify_one();
-        // Who signs in may set off another try, but no stranger makes us ask more often than this.
+        // A waiting sign-in may trigger a retry, but strangers cannot cause more requests than this.
         let (provider, rest) = (&sign_in.provider, pause.saturating_sub(WANTED_AT_MOST));
         let due = async {
             tokio::time::sleep(pause.min(WANTED_AT_MOST)).await;
@@ -87,10 +87,10 @@ pub(crate) async fn refresh_provider(app: Arc<App>) {
     }
 }
 
-/// How often the issuers of bearer tokens are asked at most.
+/// How often the issuers of bearer tokens may be asked.
 const KEYS_AT_MOST: Duration = Duration::from_secs(1);
 
-/// Keeps the keys of the issuers of bearer tokens fresh; for ever, and anew after each reload.
+/// Keeps the keys of the issuers of bearer tokens fresh; never returns, and restarts after each reload.
 pub(crate) async fn refresh_keys(app: Arc<App>) {
     let mut known_troubles: Vec<String> = Vec::new();
     loop {

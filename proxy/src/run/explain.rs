@@ -1,4 +1,4 @@
-//! Operators ask who may do what, and why: the answer is that of the very function that judges requests.
+//! Tells operators who may do what, and why: by the same function that decides on requests.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -19,26 +19,26 @@ use crate::domain::time::Timestamp;
 use crate::serve::clock;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
 
-/// What an operator asks.
+/// An operator's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Who asks; `None`: nobody who is known.
+    /// The user; `None`: not signed in.
     pub who: Option<Somebody>,
     /// The host; `None`: the public one.
     pub host: Option<String>,
     /// The method.
     pub method: String,
-    /// The path as it stands in a request, with or without a query.
+    /// The path as in a request, with or without a query.
     pub path: String,
     /// The caller's address.
     pub from: IpAddr,
-    /// The names of the certificate that the connection has shown, as rules write them; none: it has shown none.
+    /// The names of the connection's client certificate, in the format of rules; empty: it has none.
     pub certificate: Vec<String>,
-    /// Whether the answer is for programs.
+    /// Whether to answer in JSON.
     pub json: bool,
 }
 
-/// Somebody, as an operator describes them.
+/// A user, as described by an operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Somebody {
     /// The username, or an email.
@@ -49,15 +49,15 @@ pub struct Somebody {
     pub id: Option<String>,
     /// The groups.
     pub groups: Vec<String>,
-    /// The name of the provider; `None`: the one there is.
+    /// The name of the provider; `None`: the configured one.
     pub provider: Option<String>,
     /// Claims, each `NAME=VALUE`.
     pub claims: Vec<String>,
-    /// How long ago they signed in.
+    /// How long ago the user signed in.
     pub signed_in: Duration,
 }
 
-/// Why there is no answer: the question is wrong.
+/// The question is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongQuestion(String);
@@ -65,20 +65,20 @@ pub struct WrongQuestion(String);
 /// The answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether it is let in.
+    /// Whether the request is admitted.
     pub is_permit: bool,
     /// The rule that decides, with its line; `None`: no rule does.
     pub rule: Option<(String, usize)>,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// The upstream that it leads to where it is let in; `None`: that of `UPSTREAM_URL`, or none.
+    /// The upstream of an admitted request; `None`: that of `UPSTREAM_URL`, or none.
     pub upstream: Option<String>,
     /// The path in all its readings.
     pub readings: Vec<String>,
 }
 
 impl Explanation {
-    /// For programs.
+    /// As JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let mut answer = json!({
@@ -104,7 +104,7 @@ impl Explanation {
             writeln!(out, "upstream: {upstream}")?;
         }
         for (i, reading) in self.readings.iter().enumerate() {
-            // A path may hold a terminal's escape.
+            // A path may contain a terminal escape.
             let plain: String = reading
                 .chars()
                 .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
@@ -115,10 +115,10 @@ impl Explanation {
     }
 }
 
-/// Answers a question, and says whether what is asked is let in.
+/// Answers a question; returns whether the request is admitted.
 ///
 /// # Errors
-/// [`WrongQuestion`] where it cannot be asked; [`io::Error`] where the answer cannot be written.
+/// [`WrongQuestion`] if it is invalid; [`io::Error`] if the answer cannot be written.
 pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<bool, anyhow::Error> {
     let answer = answer(asked, settings)?;
     if asked.json {
@@ -132,7 +132,7 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
 /// The answer to a question.
 ///
 /// # Errors
-/// [`WrongQuestion`] where it cannot be asked.
+/// [`WrongQuestion`] if it is invalid.
 pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQuestion> {
     let rules = rules(&settings);
     let (vouchers, public_host) = match &settings.mode {
@@ -170,7 +170,7 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
     Ok(decide(&rules, &question, principal, now))
 }
 
-/// The certificate that an operator describes.
+/// The certificate described by an operator.
 fn certificate(names: &[String]) -> Result<Option<ClientCertificate>, WrongQuestion> {
     if names.is_empty() {
         return Ok(None);
@@ -193,7 +193,7 @@ pub(super) fn rules(settings: &Settings) -> Rules {
     Rules::new(openness, settings.rules.clone()).with_token_lists(token_lists)
 }
 
-/// The names by which rules call whoever vouches for people and machines; none in open mode.
+/// The names of providers and issuers in rules; none in open mode.
 pub(super) fn providers(settings: &Settings) -> Vec<String> {
     match &settings.mode {
         Mode::Open => Vec::new(),
@@ -201,7 +201,7 @@ pub(super) fn providers(settings: &Settings) -> Vec<String> {
     }
 }
 
-/// What is asked about, as a request would ask it.
+/// The question in the form of a request.
 pub(super) struct Question<'a> {
     pub(super) host: &'a str,
     pub(super) forwarded_host: Option<&'a str>,
@@ -209,11 +209,11 @@ pub(super) struct Question<'a> {
     /// Without its query.
     pub(super) path: &'a str,
     pub(super) from: IpAddr,
-    /// What the connection shows.
+    /// The connection's client certificate.
     pub(super) certificate: Option<&'a ClientCertificate>,
 }
 
-/// The answer that the judgement gives.
+/// Decides as for a request.
 pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<'_>>, now: Timestamp) -> Explanation {
     let refused = |reason: &str, readings: Vec<String>| Explanation {
         is_permit: false,
@@ -256,16 +256,16 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
     }
 }
 
-/// What of a request's target is its path.
+/// The path of a request's target.
 fn path_of(target: &str) -> &str {
     target.split_once(['?', '#']).map_or(target, |(path, _)| path)
 }
 
-/// Somebody who vouches for people: the provider, or an issuer of bearer tokens.
+/// A source of identities: the provider, or an issuer of bearer tokens.
 struct Voucher {
     name: String,
     kind: ProviderKind,
-    /// Whether the usernames that it gives take part in lists and rules.
+    /// Whether lists and rules may trust its usernames.
     usernames: bool,
     by: Proof,
 }
@@ -292,7 +292,7 @@ impl Voucher {
 }
 
 impl Somebody {
-    /// Who vouches for the person: the one that is named, else the provider.
+    /// The user's source of identity: the named one, else the provider.
     fn voucher<'v>(&self, vouchers: &'v [Voucher]) -> Result<&'v Voucher, WrongQuestion> {
         let wanted = |voucher: &&Voucher| self.provider.as_deref().is_none_or(|name| name == voucher.name);
         vouchers.iter().find(wanted).ok_or_else(|| {
@@ -308,10 +308,10 @@ impl Somebody {
         })
     }
 
-    /// The person.
+    /// The user's identity.
     fn identity(&self, voucher: &Voucher) -> Result<Identity, WrongQuestion> {
         let wrong = |what: String| Err(WrongQuestion(what));
-        // As in the lists: what has an `@` is an email.
+        // As in the lists: a name with an `@` is an email.
         let as_email = self.user.as_deref().filter(|user| user.contains('@'));
         let email = match self.email.as_deref().or(as_email) {
             Some(text) => match Email::parse(text) {
@@ -400,7 +400,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        // Fifty questions to each set of rules: 100,000 in all.
+        // Fifty questions for each set of rules: 100,000 in all.
         #[test]
         fn what_is_explained_is_what_a_request_meets_here_and_behind_another_proxy(
             rules in prop::collection::vec(some_rule(), 0..8),
@@ -417,7 +417,7 @@ mod tests {
             let now = Timestamp::from_secs(1_000_000);
             let fronts = TrustedProxies::new(vec!["198.51.100.1/32".parse().unwrap()]);
             for (host, method, path, from, who) in questions {
-                // What HTTP does not take never comes to be judged.
+                // Requests that are invalid in HTTP are never decided on.
                 let Ok(request) = Request::builder().method(method).uri(&path).header("host", host).body(()) else { continue };
                 let head = request.into_parts().0;
                 let who = who.map(|(name, ago)| {
@@ -448,7 +448,7 @@ mod tests {
                 let name = explained.rule.map(|(name, _)| name);
                 prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());
 
-                // The same request, as a proxy in front describes it, in one of three ways.
+                // The same request as described by a proxy in front, in one of three ways.
                 let asking = [
                     Request::get(paths::VERIFY)
                         .header("host", host)

@@ -1,4 +1,4 @@
-//! Builds what requests need from settings, at the start and at a reload, and keeps what goes on over reloads.
+//! Builds a snapshot from settings, at the start and at a reload, and keeps what outlives reloads.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,8 +30,8 @@ use crate::serve::settings::{Mode, Settings, SignInSettings};
 use crate::serve::telling::Telling;
 use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice, Manner};
 
-/// What goes on over a reload: pools, stores and what providers have said, and random secrets in place of those that are not set, so
-/// that a reload interrupts nobody.
+/// What outlives reloads: pools, stores, what was fetched from providers, and random secrets used if none are configured, so that a reload
+/// interrupts no user.
 pub(crate) struct Kept {
     secret: Vec<u8>,
     renewals: Arc<Renewals>,
@@ -40,17 +40,17 @@ pub(crate) struct Kept {
     rule_metrics: RuleMetrics,
     upstream_metrics: UpstreamMetrics,
     signing: SigningKeys,
-    /// The upstream's pool, kept while its settings are the same.
+    /// The upstream's pool, kept while its settings are unchanged.
     upstream: Mutex<Option<(UpstreamSettings, Arc<Upstream<RequestBody>>)>>,
-    /// The backends of the other upstreams, by the name of the upstream, kept as far as their settings are the same.
+    /// The backends of the other upstreams, by the upstream's name, kept as far as their settings are unchanged.
     pools: Mutex<Pools>,
-    /// The tokens that we are known by at upstreams, by their files.
+    /// Our tokens for upstreams, by their files.
     tokens: Mutex<TokenFiles>,
-    /// The provider with what it has fetched, kept likewise.
+    /// The provider with what it has fetched, kept while its settings are unchanged.
     provider: Mutex<Option<KeptProvider>>,
-    /// The issuers of bearer tokens with their keys, and the tokens that were verified lately, kept likewise.
+    /// The issuers of bearer tokens with their keys, and recently verified tokens, kept likewise.
     bearers: Mutex<Option<Arc<Bearers>>>,
-    /// The session store, kept likewise, and while nobody signs in.
+    /// The session store, kept likewise, and also in open mode.
     store: Mutex<Option<KeptStore>>,
 }
 
@@ -58,7 +58,7 @@ type Pools = BTreeMap<String, Arc<Backends<RequestBody>>>;
 
 type TokenFiles = BTreeMap<PathBuf, Arc<TokenFile>>;
 
-/// The upstreams with a name, and that of `UPSTREAM_URL` where it is told by choice.
+/// The named upstreams, and that of `UPSTREAM_URL` if its identity fields or assertion are configured.
 type NamedAndUsual = (Vec<Arc<Destination>>, Option<Arc<Destination>>);
 
 type KeptStore = (StoreSettings, Arc<dyn Sessions>);
@@ -70,26 +70,26 @@ struct KeptProvider {
     provider: Arc<dyn IdentityProvider>,
 }
 
-/// A snapshot that was built and is not in force.
+/// A snapshot that was built but is not active yet.
 pub(crate) struct Next {
     snapshot: Snapshot,
     built: Built,
-    /// The store that goes on, and what it is told then.
+    /// The store that is kept, and its new terms.
     terms: Option<(Arc<dyn Sessions>, StoreTerms)>,
 }
 
-/// What the next reload may go on with.
+/// What the next reload can keep.
 struct Built {
     pools: Pools,
     tokens: TokenFiles,
     upstream: (UpstreamSettings, Arc<Upstream<RequestBody>>),
-    /// In open mode those of before stay.
+    /// In open mode the earlier ones are kept.
     sign_in: Option<(KeptProvider, KeptStore)>,
     bearers: Option<Arc<Bearers>>,
 }
 
 impl Kept {
-    /// What a start serves, and what its reloads go on with.
+    /// Builds the state for a start, and what its reloads keep.
     pub(crate) fn start(settings: Settings, metrics: Arc<Metrics>) -> anyhow::Result<(App, Self)> {
         let renewals = Arc::new(Renewals::new(Arc::clone(&metrics)));
         let kept = Self {
@@ -112,10 +112,10 @@ impl Kept {
         Ok((App::new(snapshot, metrics, renewals), kept))
     }
 
-    /// Puts what was built in force.
+    /// Activates what was built.
     ///
     /// # Errors
-    /// Where the store that goes on does not take its new terms; then nothing is swapped.
+    /// If the kept store rejects its new terms; then nothing is replaced.
     pub(crate) fn take(&self, app: &App, next: Next) -> anyhow::Result<()> {
         let Next { snapshot, built, terms } = next;
         if let Some((store, terms)) = terms {
@@ -126,7 +126,7 @@ impl Kept {
         Ok(())
     }
 
-    /// Builds the snapshot of new settings, whole; nothing of it is in force yet.
+    /// Builds the complete snapshot of new settings, without activating anything.
     pub(crate) fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
         let (usual, chosen) = (told_by_choice(&settings), chosen_names(&settings));
@@ -164,7 +164,7 @@ impl Kept {
         Ok(Next { snapshot, built, terms })
     }
 
-    /// From now on this is what the next reload goes on with.
+    /// Stores what the next reload can keep.
     fn keep(&self, built: Built) {
         *lock(&self.upstream) = Some(built.upstream);
         *lock(&self.bearers) = built.bearers;
@@ -238,13 +238,13 @@ impl Kept {
             lifetime: settings.lifetime,
             public_origin: settings.public_origin,
         };
-        // What goes on keeps the settings that it was opened with.
+        // A kept store keeps the settings that it was opened with.
         let opened = lock(&self.store).as_ref().filter(|(_, old)| Arc::ptr_eq(old, &store)).map(|(old, _)| old.clone());
         *built = Some((kept_provider, (opened.unwrap_or(settings.store), store)));
         Ok(sign_in)
     }
 
-    /// With other settings there are other ones, which remember no token.
+    /// Other settings need other issuers, which have no cached tokens.
     fn bearers(&self, settings: &BearerSettings) -> anyhow::Result<Arc<Bearers>> {
         match lock(&self.bearers).as_ref().filter(|kept| kept.is_of(settings)) {
             Some(kept) => Ok(Arc::clone(kept)),
@@ -265,7 +265,7 @@ impl Kept {
         }
     }
 
-    /// The store that goes on, with the terms that it is to be told once everything else is built, or a new one.
+    /// The kept store with its new terms, applied once everything else is built, or a new store.
     fn store(
         &self,
         settings: &StoreSettings,
@@ -284,7 +284,7 @@ impl Kept {
         stores::open(settings, &terms, &self.store_metrics).map_err(anyhow::Error::msg)
     }
 
-    /// The other upstreams, and that of `UPSTREAM_URL` where it is told by choice.
+    /// The named upstreams, and that of `UPSTREAM_URL` if its identity fields or assertion are configured.
     fn destinations(
         &self,
         named: &[DestinationSettings],
@@ -332,7 +332,7 @@ impl Kept {
         Ok(((named, usual), pools))
     }
 
-    /// The tokens that we are known by at these upstreams; a file that is read already goes on being read.
+    /// Our tokens for these upstreams; a file that is read already stays in use.
     fn tokens(&self, named: &[DestinationSettings]) -> TokenFiles {
         let kept = lock(&self.tokens);
         let mut tokens = TokenFiles::new();
@@ -357,7 +357,7 @@ impl Kept {
     }
 }
 
-/// The upstream of `UPSTREAM_URL`, where it is told of people by choice.
+/// The upstream of `UPSTREAM_URL`, if its identity fields or assertion are configured.
 fn told_by_choice(settings: &Settings) -> Option<DestinationSettings> {
     if settings.identity == IdentityChoice::Usual && settings.assertion_groups {
         return None;
@@ -377,7 +377,7 @@ fn told_by_choice(settings: &Settings) -> Option<DestinationSettings> {
     Some(DestinationSettings { pool, manner, identity, assertion_groups, acting: None })
 }
 
-/// The names of all tables, and those of impersonation where an upstream acts as people.
+/// The names in all tables, and those for impersonation if an upstream acts as users.
 fn chosen_names(settings: &Settings) -> ChosenNames {
     let choices = settings.upstreams.iter().map(|named| &named.identity).chain([&settings.identity]);
     let impersonation = settings.upstreams.iter().any(|named| named.acting.is_some());

@@ -1,4 +1,4 @@
-//! Where it listens: a port, a socket file of its own, or a socket that systemd has opened.
+//! The listeners: a port, a Unix socket of our own, or a socket from systemd.
 
 use std::fmt;
 use std::io;
@@ -15,24 +15,24 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::serve::listener::socket::Listener;
 use crate::serve::settings::Listen;
 
-/// How many connections wait in the kernel's queue to be accepted; it may be set to take fewer (`net.core.somaxconn`). Whoever comes
-/// beyond that tries again after a second.
+/// How many connections wait in the kernel's queue; its own limit may be lower (`net.core.somaxconn`). Further clients retry after a
+/// second.
 const BACKLOG: u32 = 4096;
 
-/// What is taken away of a socket file's mode 0777: its owner and its group may connect (0660).
+/// Removed from a Unix socket's mode 0777: its owner and its group may connect (0660).
 const UMASK: Mode = Mode::from_bits_retain(0o117);
 
-/// Where requests come in.
+/// The place of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// An address.
     Address(SocketAddr),
-    /// A socket file; `None`: it has no name that could be told.
+    /// A Unix socket; `None`: it has no printable path.
     File(Option<PathBuf>),
 }
 
 impl Place {
-    /// The address; a socket file has none.
+    /// The address; a Unix socket has none.
     #[must_use]
     pub const fn address(&self) -> Option<SocketAddr> {
         match self {
@@ -55,7 +55,7 @@ impl fmt::Display for Place {
 pub(super) struct Bound {
     pub(super) listener: Listener,
     pub(super) place: Place,
-    /// The socket file that is ours to remove.
+    /// The Unix socket that we must remove.
     pub(super) file: Option<SocketFile>,
 }
 
@@ -84,12 +84,12 @@ fn of_port(listener: TcpListener) -> anyhow::Result<Bound> {
     Ok(Bound { listener: Listener::Tcp(listener), place, file: None })
 }
 
-/// What the kernel may hold of an answer before it is sent, in bytes. Without it some MiB gather there, and a reader that is slow
-/// but steady looks as if it took nothing for as long as those last (`TIMEOUT_BODY`).
+/// How many unsent bytes of a response the kernel may buffer. By default it is some MiB, and a slow but steady reader would seem to accept
+/// nothing until they are sent (`TIMEOUT_BODY`).
 #[cfg(target_os = "linux")]
 const UNSENT_MOST: u32 = 128 * 1024;
 
-/// The one socket that systemd has opened and passed on (`LISTEN_FDS`, `LISTEN_PID`), of either kind. Its file is systemd's.
+/// The single socket passed by systemd (`LISTEN_FDS`, `LISTEN_PID`), of either kind. Its file belongs to systemd.
 fn from_systemd() -> anyhow::Result<Bound> {
     let mut passed = ListenFd::from_env();
     anyhow::ensure!(
@@ -115,16 +115,16 @@ fn from_systemd() -> anyhow::Result<Bound> {
     Ok(Bound { listener, place: Place::File(path), file: None })
 }
 
-/// A socket file that we have made; gone when dropped.
+/// A Unix socket created by us; removed when dropped.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and number, by which it is known again.
+    /// Its device and inode numbers, to recognize it.
     is: (u64, u64),
 }
 
 impl SocketFile {
-    /// Makes one, in place of one that somebody has left behind.
+    /// Creates the socket, replacing a stale one.
     fn open(path: &Path) -> anyhow::Result<(tokio::net::UnixListener, Self)> {
         let listener = match bind_file(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -141,7 +141,7 @@ impl SocketFile {
     }
 }
 
-/// Takes it away, unless another has taken its place.
+/// Removes the socket, unless another one has replaced it.
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.is);
@@ -151,7 +151,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// The mode holds from the first moment on.
+/// Sets the mode from the beginning.
 fn bind_file(path: &Path) -> io::Result<UnixListener> {
     let before = rustix::process::umask(UMASK);
     let bound = UnixListener::bind(path);
@@ -175,7 +175,7 @@ fn explain(error: io::Error) -> anyhow::Error {
     }
 }
 
-/// Removes a socket file by which nobody listens any more. Whatever else is there stays.
+/// Removes a Unix socket without a listener. Any other file stays.
 fn remove_stale(path: &Path) -> anyhow::Result<()> {
     let found = std::fs::symlink_metadata(path)?;
     anyhow::ensure!(
@@ -192,7 +192,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Listens at an address that a variable names.
+/// Listens at the address that `variable` configures.
 pub(super) fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     #[expect(
         clippy::wildcard_enum_match_arm,

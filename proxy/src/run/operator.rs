@@ -1,4 +1,4 @@
-//! Operators look at people's sessions and end them, from a process of their own, on a store that is shared.
+//! Lists and ends users' sessions for operators, in a separate process, with a shared store.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -21,27 +21,27 @@ use crate::serve::auth::ending;
 use crate::serve::clock;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
 
-/// How long the store may take to be reached.
+/// How long connecting to the store may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What an operator wants.
+/// An operator's command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// See sessions.
+    /// List sessions.
     List {
-        /// Whose; `None`: everybody's.
+        /// Whose; `None`: all users'.
         who: Option<Who>,
-        /// One JSON object a line, rather than a table.
+        /// Whether to write one JSON object a line, rather than a table.
         json: bool,
     },
-    /// End all sessions of somebody.
+    /// End all sessions of a user.
     Revoke {
         /// Whose.
         who: Who,
     },
 }
 
-/// Whom an operator means, in the words of `OAUTH_ALLOWED_USERS`: an email, `id:…`, a username; `@domain` and `*` for many.
+/// The users that an operator names, in the format of `OAUTH_ALLOWED_USERS`: an email, `id:…`, a username; `@domain` and `*` for many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Who {
     text: String,
@@ -49,10 +49,10 @@ pub struct Who {
 }
 
 impl Who {
-    /// Anybody, or many.
+    /// One or many users.
     ///
     /// # Errors
-    /// Where the text could never name anybody.
+    /// If the text could never match a user.
     pub fn any(text: &str) -> Result<Self, String> {
         let text = text.trim().to_owned();
         if text.is_empty() {
@@ -63,10 +63,10 @@ impl Who {
         Ok(Self { text, list })
     }
 
-    /// One person.
+    /// One user.
     ///
     /// # Errors
-    /// Where the text names many (`@example.com`, `*`), or could never name anybody.
+    /// If the text names many (`@example.com`, `*`), or could never match a user.
     pub fn one(text: &str) -> Result<Self, String> {
         let who = Self::any(text)?;
         if who.text == "*" || who.text.starts_with('@') {
@@ -80,10 +80,10 @@ impl Who {
     }
 }
 
-/// Does what an operator wants, and gives a sentence on what came of it. What was asked for is written to `out`.
+/// Runs a command, and returns a sentence about its result. The list is written to `out`.
 ///
 /// # Errors
-/// Where sessions are not kept where this process could find them, or the store does not answer.
+/// If sessions are not in a store that this process can reach, or the store does not respond.
 pub async fn run(task: &Task, settings: Settings, out: &mut (dyn Write + Send)) -> anyhow::Result<String> {
     let Mode::SignIn(sign_in) = settings.mode else {
         bail!("nobody signs in: OAUTH_ENABLED is off");
@@ -161,7 +161,7 @@ async fn list(
         })
         .await;
     match written {
-        // Whoever reads has seen enough.
+        // The reader has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         other => other.context("the list could not be written")?,
     }
@@ -176,7 +176,7 @@ async fn list(
 const HEADING: &str =
     "ID                                SIGNED IN             LAST SEEN             ADDRESS          USER  BROWSER";
 
-/// What comes from browsers and providers is cleaned, so that it cannot steer a terminal.
+/// Data from browsers and providers is cleaned, so that it cannot control a terminal.
 fn row(session: &LoadedSession) -> String {
     let (began, device) = (session.session(), &session.session().device);
     format!(
@@ -211,7 +211,7 @@ fn browser(session: &LoadedSession) -> String {
     browser::in_words(text).unwrap_or_else(|| text.clone())
 }
 
-/// Ends what it finds; somebody who signs in meanwhile is signed in.
+/// Ends the sessions that it finds; sessions that begin meanwhile stay.
 async fn revoke(store: Arc<RedisStore>, who: &Who) -> anyhow::Result<String> {
     let (mut seen, mut found) = (HashSet::new(), Vec::new());
     let walked = store
@@ -240,7 +240,7 @@ fn none(who: &Who) -> String {
     )
 }
 
-/// An audit line for each person.
+/// Writes an audit line for each user.
 fn tell(ended: &[Arc<LoadedSession>]) {
     let mut people: BTreeMap<&str, (&Identity, usize)> = BTreeMap::new();
     for session in ended {

@@ -1,4 +1,4 @@
-//! Operators ask what a new configuration would change: the decisions of an audit log are made again, and live sessions are looked at.
+//! Shows operators what a new configuration would change: repeats the decisions of an audit log, and checks live sessions.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read as _, Write};
@@ -21,30 +21,30 @@ use crate::run::operator;
 use crate::serve::clock;
 use crate::serve::settings::Settings;
 
-/// The longest line that is read, in bytes. A decision takes the length of its path and of its person's groups.
+/// The longest accepted line, in bytes. A decision grows with its path and its user's groups.
 const LINE_MOST: u64 = 1024 * 1024;
-/// How many people, by rule, are told apart. Those beyond are counted only.
+/// How many users, by rule, are listed. Further ones are only counted.
 const CHANGES_MOST: usize = 100_000;
 
-/// What an operator asks.
+/// An operator's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Where the audit log is; `-` is standard input.
+    /// The path of the audit log; `-` is standard input.
     pub audit: Option<PathBuf>,
-    /// Whether the sessions that live are looked at, on a store that is shared.
+    /// Whether to check live sessions, in a shared store.
     pub sessions: bool,
-    /// Whether the answer is for programs.
+    /// Whether to answer in JSON.
     pub json: bool,
 }
 
-/// Which way access changes.
+/// The direction of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
     Lost,
     Gained,
 }
 
-/// A person, as the answer names them; empty: nobody who was signed in.
+/// A user, as named in the answer; empty: not signed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Who {
     provider: String,
@@ -64,31 +64,31 @@ impl Who {
     }
 }
 
-/// What changes for one person by one rule.
+/// What changes for one user by one rule.
 struct Changed {
     line: Option<usize>,
     reason: String,
     times: u64,
-    /// The first of them; `None`: a session as such.
+    /// The first changed request; `None`: a session as such.
     example: Option<String>,
 }
 
-/// What was found.
+/// The results.
 #[derive(Default)]
 struct Findings {
-    /// Who vouches for people and machines under the new configuration.
+    /// The providers and issuers of the new configuration.
     providers: Vec<String>,
     changes: BTreeMap<(Change, Who, Option<String>), Changed>,
-    /// Changes that found no room.
+    /// Changes beyond the limit.
     further: u64,
     decisions: u64,
-    /// Those of them that were refused before any rule was asked, and would be again.
+    /// Those that were refused before any rule was evaluated, and would be again.
     before_rules: u64,
     sessions: u64,
     unreadable: u64,
 }
 
-/// A line of the audit log, as far as it is about a decision.
+/// A line of the audit log, reduced to the fields of a decision.
 #[derive(Deserialize)]
 struct Line {
     decision: Option<String>,
@@ -110,10 +110,10 @@ struct Line {
     timestamp: Option<String>,
 }
 
-/// Answers, and says whether anything changes.
+/// Answers the question; returns whether anything changes.
 ///
 /// # Errors
-/// Where it cannot be asked, the log cannot be read or has no decisions, the store does not answer, or the answer cannot be written.
+/// If the question is invalid, the log cannot be read or has no decisions, the store does not respond, or the answer cannot be written.
 pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
     if asked.audit.is_none() && !asked.sessions {
         bail!("simulate needs --audit FILE, --sessions, or both");
@@ -152,7 +152,7 @@ fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Findings) -> anyh
 }
 
 impl Findings {
-    /// Makes the decisions of a log again.
+    /// Repeats the decisions of a log.
     fn log(&mut self, rules: &Rules, mut log: impl BufRead) -> io::Result<()> {
         let mut bytes = Vec::new();
         loop {
@@ -161,7 +161,7 @@ impl Findings {
                 return Ok(());
             }
             if bytes.len() as u64 == LINE_MOST && bytes.last() != Some(&b'\n') {
-                // The rest of a line that nobody wrote so long.
+                // Skip the rest of a line that is too long for one of ours.
                 log.skip_until(b'\n')?;
                 self.unreadable += 1;
                 continue;
@@ -175,14 +175,14 @@ impl Findings {
                         self.unreadable += 1;
                     }
                 }
-                // Another line of the log.
+                // Another kind of line.
                 Ok(_) => {}
                 Err(_) => self.unreadable += 1,
             }
         }
     }
 
-    /// Makes one decision again; `None` where the line does not say all that it was made of.
+    /// Repeats one decision; `None` if the line does not have all of its inputs.
     fn decide(&mut self, rules: &Rules, line: &Line) -> Option<()> {
         let was_permitted = match line.decision.as_deref()? {
             "permit" => true,
@@ -190,7 +190,7 @@ impl Findings {
             _ => return None,
         };
         if line.code.is_some() {
-            // No rule was asked: the token was bad, or the store was away.
+            // No rule was evaluated: the token was invalid, or the store was unavailable.
             self.decisions += 1;
             self.before_rules += 1;
             return Some(());
@@ -220,7 +220,7 @@ impl Findings {
         });
         let who = principal.as_ref().map(Who::of).unwrap_or_default();
         let Some(path) = &line.path else {
-            // It was about a session as such.
+            // The decision was about a session as such.
             let principal = principal?;
             self.decisions += 1;
             self.session_was(rules, was_permitted, who, &principal);
@@ -247,13 +247,13 @@ impl Findings {
         Some(())
     }
 
-    /// Looks at a session that lives.
+    /// Checks a live session.
     fn session(&mut self, rules: &Rules, principal: &Principal<'_>) {
         self.sessions += 1;
         self.session_was(rules, true, Who::of(principal), principal);
     }
 
-    /// Whether sessions and tokens of that provider count under the new configuration.
+    /// Whether sessions and tokens of that provider are accepted under the new configuration.
     fn vouches_for(&self, who: &Principal<'_>) -> bool {
         self.providers.iter().any(|name| name == who.provider)
     }
@@ -348,22 +348,22 @@ impl Findings {
     }
 }
 
-/// A text of the log, where it is the whole text: one that was cut or escaped there is not what it stands for.
+/// A text of the log, if it is complete: one that was cut or escaped there differs from the original.
 fn whole(text: &str) -> Option<&str> {
     (!text.ends_with('\u{2026}') && !text.contains('\\')).then_some(text)
 }
 
-/// The certificate that a line tells of.
+/// The certificate in a line.
 fn certificate(names: &str) -> Option<ClientCertificate> {
     let names: Vec<String> = serde_json::from_str(names).ok()?;
     let names = names.iter().filter(|name| *name != ANY).map(|name| CertificateName::parse(name));
-    // Lines tell of none that had ended.
+    // Lines contain no expired certificate.
     Some(ClientCertificate::new(names.collect::<Option<Vec<_>>>()?, Timestamp::from_millis(u64::MAX)))
 }
 
 impl Line {
     fn identity(&self, provider: &str) -> Option<Identity> {
-        // Rules go by the name; sections of `[[tokens]]` are of this kind.
+        // Rules use the name; sections of `[[tokens]]` are of this kind.
         let provider =
             ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider).unwrap_or(ProviderKind::Oidc);
         let text = |text: &Option<String>| match text {

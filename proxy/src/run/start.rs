@@ -36,7 +36,7 @@ use crate::serve::watch::memory::Memory;
 /// How long the start waits for the provider and the store.
 const STARTING_MOST: Duration = Duration::from_secs(5);
 
-/// A proxy that is running.
+/// A running proxy.
 pub struct Running {
     app: Arc<App>,
     kept: Kept,
@@ -44,7 +44,7 @@ pub struct Running {
     certificates: Option<Arc<Certificates>>,
     addresses: Addresses,
     fixed: Fixed,
-    /// The socket file that is ours to remove.
+    /// The Unix socket that we must remove.
     file: Option<SocketFile>,
     stop_accepting: CancellationToken,
     drain: Drain,
@@ -52,7 +52,7 @@ pub struct Running {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// What a reload leaves as it was at the start.
+/// Settings that a reload does not change.
 struct Fixed {
     listen: Listen,
     shutdown: Shutdown,
@@ -78,28 +78,28 @@ impl Fixed {
     }
 }
 
-/// Where it listens.
+/// The addresses that it listens on.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     /// For requests.
     pub listen: Place,
     /// For probes and metrics.
     pub admin: SocketAddr,
-    /// For redirects to https, where there are any.
+    /// For redirects to https, if enabled.
     pub redirect: Option<SocketAddr>,
-    /// For Envoy's questions by gRPC, where it asks any.
+    /// For Envoy's requests by gRPC, if enabled.
     pub ext_authz: Option<SocketAddr>,
 }
 
-/// How many connections are taken at a time of those who ask by gRPC: two of each thread of some hundred Envoys.
+/// How many gRPC connections are accepted at a time: two from each thread of about a hundred Envoys.
 const CHECKS_MOST: usize = 1024;
-/// The part of `LIMIT_MEMORY` and of the open files allowed that is theirs, where they have a listener.
+/// Their part of `LIMIT_MEMORY` and of the open files (one in this many), if they have a listener.
 const CHECKS_PART: usize = 8;
 
-/// Binds, and begins to serve.
+/// Binds the listeners, and begins to serve.
 ///
 /// # Errors
-/// What keeps it from starting, and how to mend it.
+/// Why it cannot start, and how to fix that.
 pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new(CODES, CODES));
     let admin_listener = bind("ADMIN_ADDR", settings.admin)?;
@@ -117,7 +117,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     tell_what_is_served(&settings);
     let mut memory = memory(&settings.limits);
     let mut files = machine::raise_open_files();
-    // They have a budget of their own, so that neither side can starve the other.
+    // They have a separate budget, so that neither side can starve the other.
     let checks = checks_listener.map(|listener| {
         let part = memory.map(|bytes| bytes / CHECKS_PART);
         memory = memory.zip(part).map(|(bytes, part)| bytes - part);
@@ -183,20 +183,20 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     Ok(running)
 }
 
-/// Makes room whenever connections hold too much; for ever.
+/// Closes connections whenever they use too much memory; never returns.
 async fn keep_room(crowd: Arc<Crowd>) {
     crowd.keep_room().await;
 }
 
-/// Ready once the provider and the store have each been tried, whatever came of it: who is sent here before would be refused for
-/// want of a connection that is being made.
+/// Becomes ready once the provider and the store have each been tried, successfully or not: earlier requests would be refused for lack of a
+/// connection that is still being made.
 async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
     let tried = async {
         if let Some(sign_in) = &app.snapshot().sign_in {
             tokio::join!(app.provider_tried.notified(), sign_in.store.tried());
         }
     };
-    // Away is not unready: after this time it is for `readyz` to say.
+    // Unavailable does not mean unready: after this time `readyz` reports it.
     let _late = tokio::time::timeout(STARTING_MOST, tried).await;
     if admin.become_ready() {
         let redirect = addresses.redirect.map(tracing::field::display);
@@ -205,7 +205,7 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
     }
 }
 
-/// What a start serves, and for whom: the first thing that is asked when something does not work.
+/// Logs what is served, and to whom: the first question when something does not work.
 fn tell_what_is_served(settings: &Settings) {
     let upstream = Clean(&settings.upstream.address.origin()).to_string();
     for named in &settings.upstreams {
@@ -230,7 +230,7 @@ fn tell_what_is_served(settings: &Settings) {
     );
 }
 
-/// `None`: TLS does not end here.
+/// Loads the certificates; `None`: TLS does not end here.
 fn load_certificates(settings: &Settings) -> anyhow::Result<Option<Arc<Certificates>>> {
     if settings.tls.is_empty() {
         return Ok(None);
@@ -238,27 +238,28 @@ fn load_certificates(settings: &Settings) -> anyhow::Result<Option<Arc<Certifica
     Ok(Some(Arc::new(Certificates::load(&settings.tls, settings.client_auth.as_ref(), clock::now())?)))
 }
 
-/// Builds everything that a start builds and that needs nobody else, and throws it away: so `sidegate check` passes nothing that a start
-/// refuses. To be called inside a runtime; what is begun there connects only if that runs.
+/// Builds everything that a start builds without other systems, and drops it: so `sidegate check` accepts nothing that a start refuses.
+/// Call it inside a runtime; tasks started here connect only if that runs.
 ///
 /// # Errors
-/// What would keep it from starting.
+/// What would prevent the start.
 pub fn rehearse(settings: Settings) -> anyhow::Result<()> {
     load_certificates(&settings)?;
     Kept::start(settings, Arc::new(Metrics::new(CODES, CODES))).map(drop)
 }
 
 impl Running {
-    /// Where it listens.
+    /// The addresses that it listens on.
     #[must_use]
     pub const fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// Takes new settings. What needs a restart (addresses, whether TLS ends here, the connection limit) is left as it is, with a warning.
+    /// Applies new settings. Those that need a restart (addresses, whether TLS ends here, the connection limit) stay as they are, with a
+    /// warning.
     ///
     /// # Errors
-    /// What is wrong with them; the old ones stay in force.
+    /// What is wrong with them; the old ones stay active.
     pub fn reload(&self, settings: Settings) -> anyhow::Result<()> {
         let outcome = self.try_reload(settings);
         self.app.metrics.reloaded(outcome.is_ok(), clock::now());
@@ -268,7 +269,7 @@ impl Running {
         outcome
     }
 
-    /// All or nothing: everything is built before anything is swapped.
+    /// All or nothing: everything is built before anything is replaced.
     fn try_reload(&self, settings: Settings) -> anyhow::Result<()> {
         let shown = match (&self.certificates, settings.tls.as_slice()) {
             (Some(certificates), files @ [_, ..]) => {
@@ -289,7 +290,7 @@ impl Running {
         Ok(())
     }
 
-    /// What these settings change, and a reload does not.
+    /// The changes that a reload does not apply.
     fn what_stays(&self, settings: &Settings) -> Vec<&'static str> {
         let mut stays = Vec::new();
         let moved = |was: SocketAddr, wanted: SocketAddr| wanted.port() != 0 && was != wanted;
@@ -319,14 +320,14 @@ impl Running {
         stays
     }
 
-    /// Notes that a new configuration was bad; the old one stays in force.
+    /// Notes that a new configuration was invalid; the old one stays active.
     pub fn note_bad_configuration(&self, reason: &str) {
         self.app.metrics.reloaded(false, clock::now());
         self.app.note_reload_failure(reason.to_owned());
     }
 
-    /// Ends: not ready at once; goes on accepting for `SHUTDOWN_DELAY`; lets what is in flight end for up to `SHUTDOWN_TIMEOUT`.
-    /// Whether everything ended by itself.
+    /// Shuts down: not ready at once; keeps accepting for `SHUTDOWN_DELAY`; lets requests in flight finish for up to `SHUTDOWN_TIMEOUT`.
+    /// Returns whether all ended by themselves.
     pub async fn drain(mut self) -> bool {
         self.admin.enter(Phase::Draining);
         tracing::info!(delay = ?self.fixed.shutdown.delay, timeout = ?self.fixed.shutdown.timeout, "draining: no longer ready");
@@ -378,7 +379,7 @@ impl Running {
     }
 }
 
-/// `LIMIT_MEMORY`, else what the system lets us have to spare; `None`: without a limit.
+/// `LIMIT_MEMORY`, else the spare memory that the system allows; `None`: no limit.
 fn memory(limits: &Limits) -> Option<usize> {
     let bytes = match limits.memory {
         Some(0) => None,

@@ -1,4 +1,4 @@
-//! The keys that sign assertions: from PEM, from the session secrets, or random.
+//! The keys that sign assertions: read from PEM, derived from the session secrets, or random.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) struct SigningKey {
     pub(super) jwk: Jwk,
 }
 
-/// A public key as RFC 7517 and RFC 7518 §6.2 write it.
+/// A public key in the format of RFC 7517 and RFC 7518 §6.2.
 #[derive(Clone, Serialize)]
 pub(super) struct Jwk {
     kty: &'static str,
@@ -40,13 +40,13 @@ pub(super) struct Jwk {
     pub(super) kid: String,
 }
 
-/// A key that cannot sign assertions.
+/// Why a key cannot sign assertions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKey {
     /// The text has no private key.
     #[error("there is no private key in it: an EC P-256 private key in PEM is wanted; {HOW_TO_MAKE}")]
     Missing,
-    /// The key asks for a passphrase.
+    /// The key is encrypted with a passphrase.
     #[error(
         "the private key is encrypted: write it without a passphrase, `openssl pkey -in old.pem -out assertion.pem`"
     )]
@@ -66,10 +66,10 @@ const HOW_TO_MAKE: &str =
     "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out assertion.pem`";
 
 impl SigningKeys {
-    /// Keys from PEM, PKCS#8 (`PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`); a text may hold several.
+    /// Reads keys from PEM, PKCS#8 (`PRIVATE KEY`) or SEC 1 (`EC PRIVATE KEY`); a text may hold several.
     ///
     /// # Errors
-    /// [`BadKey`] for any text that has no such key, or one that cannot be used.
+    /// [`BadKey`] for a text that has no such key, or an unusable one.
     pub fn from_pem(texts: &[Secret]) -> Result<Self, BadKey> {
         let mut keys = Vec::new();
         for text in texts {
@@ -82,25 +82,26 @@ impl SigningKeys {
         Self::of(keys).ok_or(BadKey::Missing)
     }
 
-    /// Keys that follow from the session secrets, so that replicas that share these sign alike. In the order of `secrets`, which rotate.
+    /// Derives keys from the session secrets, so that replicas with the same secrets sign alike. Keeps the order of `secrets`, which
+    /// rotate.
     ///
     /// # Errors
-    /// [`BadKey::Missing`] where there is no secret.
+    /// [`BadKey::Missing`] if there is no secret.
     pub fn derived<S: AsRef<[u8]>>(secrets: &[S]) -> Result<Self, BadKey> {
         let keys = secrets.iter().map(|secret| SigningKey::derive(secret.as_ref())).collect::<Result<_, _>>()?;
         Self::of(keys).ok_or(BadKey::Missing)
     }
 
-    /// A key for this process only. Keep a clone of it over reloads.
+    /// A key for this process only. Keep a clone of it across reloads.
     ///
     /// # Errors
-    /// [`CryptoFailure`] where the system has no random generator.
+    /// [`CryptoFailure`] if the system has no random generator.
     pub fn random() -> Result<Self, CryptoFailure> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?;
         Ok(Self { first: Arc::new(SigningKey::new(pair)?), others: Vec::new() })
     }
 
-    /// The first signs. A key that is there twice is published once.
+    /// The first key signs. Duplicates are published once.
     fn of(keys: Vec<SigningKey>) -> Option<Self> {
         let mut keys = keys.into_iter().map(Arc::new);
         let first = keys.next()?;
@@ -123,7 +124,7 @@ fn read_pem(text: &str, keys: &mut Vec<SigningKey>) -> Result<(), BadKey> {
     if text.contains("ENCRYPTED") {
         return Err(BadKey::Encrypted);
     }
-    // Other sections (`openssl ecparam` writes its parameters first) are passed over.
+    // Other sections are skipped (`openssl ecparam` writes its parameters first).
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()) {
         let (kind, der) = section.map_err(|error| BadKey::NotPem(error.to_string()))?;
         let der = Zeroizing::new(der);
@@ -143,8 +144,8 @@ impl SigningKey {
         Ok(Self { pair, jwk })
     }
 
-    /// The first of the numbers that follow from `secret` to be a private key of the curve, which nearly always is the first of all
-    /// (rejection sampling: none is likelier than another).
+    /// The first number derived from `secret` that is a private key of the curve, nearly always the very first (rejection sampling: all
+    /// keys are equally likely).
     fn derive(secret: &[u8]) -> Result<Self, CryptoFailure> {
         for attempt in 0..=u8::MAX {
             let scalar = seal::derive(secret, &[b"assertion\0", &[attempt]])?;

@@ -21,17 +21,17 @@ use crate::ports::{IssuedAssertion, LoadedSession, Signed};
 
 /// How long an assertion is valid, in seconds.
 const LIFETIME: u64 = 300;
-/// How long one is sent before it is signed anew, so that an upstream always has some minutes to look at it.
+/// How long an assertion is reused before a new one is signed, so that upstreams always have some minutes to check it.
 pub const REUSE: Duration = Duration::from_secs(60);
-/// A signature in base64url, in bytes.
+/// The length of a signature in base64url, in bytes.
 const SIGNATURE: usize = 86;
 
-/// Signs who somebody is, for the upstream: an ES256 JWT of `iss` (the public origin), `aud` (the upstream), `sub` (the provider's
-/// stable id), `iat`, `exp`, `provider`, and where there is something to say `email`, `name`, `preferred_username` and `groups`.
+/// Signs a user's identity for the upstream: an ES256 JWT with `iss` (the public origin), `aud` (the upstream), `sub` (the provider's
+/// stable id), `iat`, `exp`, `provider`, and unless empty `email`, `name`, `preferred_username` and `groups`.
 pub struct Assertions {
     signer: u64,
     keys: SigningKeys,
-    /// The JOSE header in base64url: the same in every assertion.
+    /// The JOSE header in base64url, the same in every assertion.
     head: String,
     issuer: String,
     audience: String,
@@ -57,13 +57,13 @@ struct AssertionClaims<'a> {
     groups: &'a [String],
 }
 
-/// Each signer has its own number, so that a session knows whether its assertion is from before a reload.
+/// A unique number for each signer, by which a session detects an assertion from before a reload.
 fn next_signer() -> u64 {
     static SIGNERS: AtomicU64 = AtomicU64::new(0);
     SIGNERS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An assertion could not be signed. Our fault: answer 500, and never forward without it.
+/// An assertion could not be signed. This is our fault: respond with 500, and never forward without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the identity assertion could not be signed")]
 pub struct SigningFailed;
@@ -83,13 +83,13 @@ impl Assertions {
         }
     }
 
-    /// Its number, which no other signer of this process has.
+    /// The signer's number, unique in this process.
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.signer
     }
 
-    /// The same keys for another upstream.
+    /// A signer with the same keys for another upstream.
     #[must_use]
     pub fn for_audience(&self, audience: String) -> Self {
         Self {
@@ -103,16 +103,16 @@ impl Assertions {
         }
     }
 
-    /// Whom they are for.
+    /// The upstream that the assertions are for.
     #[must_use]
     pub fn audience(&self) -> &str {
         &self.audience
     }
 
-    /// The session's assertion as a header value, signed at most once a minute. Requests that race may each sign one.
+    /// The session's assertion as a header field value, signed at most once a minute. Concurrent requests may each sign one.
     ///
     /// # Errors
-    /// [`SigningFailed`], which a sound machine never sees.
+    /// [`SigningFailed`], which a working machine never returns.
     pub fn header(&self, session: &LoadedSession, now: Timestamp) -> Result<HeaderValue, SigningFailed> {
         if let Some(issued) = session.assertion().load().as_deref()
             && self.is_fresh(&issued.signed, now)
@@ -136,7 +136,7 @@ impl Assertions {
     fn is_fresh(&self, signed: &Signed, now: Timestamp) -> bool {
         signed.signer == self.signer
             && now.since(signed.issued_at) < REUSE
-            // A clock that was set back must not leave us with an assertion from the future.
+            // After the clock is set back, an assertion from the future must not be used.
             && signed.issued_at.since(now) < REUSE
     }
 
@@ -146,10 +146,10 @@ impl Assertions {
         &self.jwks
     }
 
-    /// An assertion as a header value, signed now, that speaks of these groups alone.
+    /// An assertion as a header field value, signed now, with only these groups.
     ///
     /// # Errors
-    /// [`SigningFailed`], which a sound machine never sees.
+    /// [`SigningFailed`], which a working machine never returns.
     pub fn sign(
         &self,
         session: &LoadedSession,
@@ -172,7 +172,7 @@ impl Assertions {
         Ok(IssuedAssertion { value: whole(text, &signature)?, signed })
     }
 
-    /// The assertion that was signed before; `None` where it would say something else now.
+    /// Rebuilds the assertion that was signed before; `None` if its content would differ now.
     fn again(
         &self,
         session: &LoadedSession,
@@ -186,7 +186,7 @@ impl Assertions {
         Ok(Some(IssuedAssertion { value: whole(text, &before.signature)?, signed: *before }))
     }
 
-    /// What is signed: the JOSE header and the claims.
+    /// The signed text: the JOSE header and the claims.
     fn text(&self, session: &LoadedSession, issued_at: Timestamp, groups: &[String]) -> Result<String, SigningFailed> {
         // An assertion does not outlive its session; rounded up, so that a session in its last second still gets a valid one.
         let session_end = session.session().expires_at.millis().div_ceil(1000);
@@ -224,7 +224,7 @@ impl Assertions {
     }
 }
 
-/// An assertion of what was signed and its signature, as a header value.
+/// Joins the signed text and its signature to a header field value.
 fn whole(mut text: String, signature: &[u8; 64]) -> Result<HeaderValue, SigningFailed> {
     text.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut text);
@@ -289,7 +289,7 @@ mod tests {
         rules.set_audience(&["http://127.0.0.1:8081"]);
         rules.set_issuer(&["https://app.example.com"]);
         rules.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
-        // The test's clock is not the machine's.
+        // The test's clock differs from the machine's.
         rules.validate_exp = false;
         Some(decode::<Value>(token, &DecodingKey::from_jwk(&key).unwrap(), &rules).unwrap().claims)
     }
@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(assertions.header(&same, secs(59)).unwrap(), sent);
         assert!(sent.is_sensitive() && verified(&sent, &assertions).is_some());
         assert_ne!(assertions.header(&again(session()), secs(60)).unwrap(), sent, "it is too old");
-        // What says something else is signed anew, whatever lay beside it.
+        // An assertion with other content is signed again, whatever signature was kept.
         let other = Identity { groups: vec!["c".into()], ..ann() };
         let other = again(loaded(other, Duration::from_secs(86400)));
         assert_eq!(verified(&assertions.header(&other, secs(1)).unwrap(), &assertions).unwrap()["groups"][0], "c");
@@ -476,7 +476,7 @@ mod tests {
     #[test]
     fn a_derived_key_stays_the_same_from_version_to_version() {
         let keys = SigningKeys::derived(&[[7_u8; 32]]).unwrap();
-        // Computed by other means (HKDF, the curve and RFC 7638 written out in Python).
+        // Computed independently (HKDF, the curve and RFC 7638 written out in Python).
         assert_eq!(keys.first.jwk.kid, "gPeqWeFPVEMghbb5Pwu61k0Xy7wK0-jiBgaJ-60Meeg");
     }
 }

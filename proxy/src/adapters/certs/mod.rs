@@ -1,4 +1,4 @@
-//! Certificate files into a TLS config, and again when they change.
+//! Loads certificate files into a TLS config, and again when they change.
 
 mod outgoing;
 mod subject;
@@ -29,18 +29,18 @@ pub use self::subject::client_certificate;
 use self::validity::Validity;
 use crate::domain::time::Timestamp;
 
-/// The certificates that clients are shown, and the TLS config that shows them: while clients are asked for no certificate, one config for
-/// the life of the process, so that session tickets stay good over a reload.
+/// The server certificates, and the TLS config that presents them: as long as client certificates are not requested, one config for the
+/// life of the process, so that session tickets stay valid across reloads.
 pub struct Certificates {
     shown: Arc<Shown>,
     config: ArcSwap<ServerConfig>,
     asked: ArcSwapOption<ClientAuth>,
 }
 
-/// Which certificates clients are asked for.
+/// Which client certificates are requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuth {
-    /// `TLS_CLIENT_CA_FILE`: who may have signed them.
+    /// `TLS_CLIENT_CA_FILE`: the accepted issuers.
     pub roots: Vec<CertificateDer<'static>>,
     /// `TLS_CLIENT_AUTH`: whether a client without one is refused.
     pub required: bool,
@@ -57,10 +57,10 @@ pub enum CertError {
         /// What is wrong with it.
         reason: String,
     },
-    /// There is no certificate.
+    /// The file has no certificate.
     #[error("{}: no certificate in it: put the server's own first, then the intermediate ones, in PEM (`-----BEGIN CERTIFICATE-----`)", .0.display())]
     NoCertificate(PathBuf),
-    /// The first certificate makes no sense.
+    /// The first certificate is malformed.
     #[error("{}: its first certificate cannot be used: {reason}", path.display())]
     BadCertificate {
         /// The file.
@@ -68,13 +68,13 @@ pub enum CertError {
         /// What is wrong with it.
         reason: String,
     },
-    /// There is no private key.
+    /// The file has no private key.
     #[error("{}: no private key in it: put the certificate's key there, in PEM (`-----BEGIN PRIVATE KEY-----`)", .0.display())]
     NoKey(PathBuf),
-    /// The private key asks for a passphrase.
+    /// The private key is encrypted with a passphrase.
     #[error("{}: the private key is encrypted: write it without a passphrase (`openssl pkey -in old.pem -out key.pem`)", .0.display())]
     EncryptedKey(PathBuf),
-    /// The private key is of no use for TLS.
+    /// The private key cannot be used for TLS.
     #[error("{}: the private key cannot be used: {reason}", path.display())]
     BadKey {
         /// The file.
@@ -82,7 +82,7 @@ pub enum CertError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error("{} does not belong to {}: the key is not that of the first certificate; if both were just renewed, one of them is still the old file", key.display(), chain.display())]
     Mismatch {
         /// The key's file.
@@ -90,20 +90,20 @@ pub enum CertError {
         /// The certificates' file.
         chain: PathBuf,
     },
-    /// Clients cannot be asked for certificates.
+    /// Client certificates cannot be requested.
     #[error("clients cannot be asked for certificates: {0}")]
     ClientRoots(String),
-    /// The TLS library refused.
+    /// The TLS library failed.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// Certificate and key as they were read.
+/// Certificate and key as read.
 #[derive(Clone)]
 pub struct PemFiles {
-    /// `TLS_CERT_FILE`: where the certificate stands.
+    /// `TLS_CERT_FILE`: the certificate's path.
     pub certificate: PathBuf,
-    /// `TLS_KEY_FILE`: where the key stands.
+    /// `TLS_KEY_FILE`: the key's path.
     pub key: PathBuf,
     /// The server's own certificate first, in PEM.
     pub chain: Vec<u8>,
@@ -111,16 +111,16 @@ pub struct PemFiles {
     pub private: Zeroizing<Vec<u8>>,
 }
 
-/// Certificates that were read and can be shown; nobody is shown them yet.
+/// Certificates that were loaded but are not presented yet.
 pub struct Next {
     pairs: Vec<Pair>,
-    /// With what clients are asked for, where that is another one.
+    /// The config and the client certificate settings, if they changed.
     config: Option<(Arc<ServerConfig>, Option<Arc<ClientAuth>>)>,
 }
 
 impl Certificates {
-    /// Reads certificates and keys, and warns where a certificate is not valid at `now` or will soon not be. A client is shown the first
-    /// one that is for the name it asks for (SNI), else the first. `asked`: which certificates clients are asked for.
+    /// Loads certificates and keys, and warns if a certificate is not valid at `now` or soon will not be. A client gets the first one that
+    /// matches its requested name (SNI), else the first. `asked`: which client certificates are requested.
     ///
     /// # Errors
     /// [`CertError`], naming the file and what is wrong with it.
@@ -133,7 +133,7 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// Reads what is to be shown next.
+    /// Loads the certificates to present next.
     ///
     /// # Errors
     /// [`CertError`] as for [`Certificates::load`].
@@ -148,7 +148,7 @@ impl Certificates {
         Ok(Next { pairs, config })
     }
 
-    /// From now on new connections are shown `next`, and asked for what goes with it.
+    /// Presents `next` to new connections, and requests the client certificates that go with it.
     pub fn show(&self, next: Next, now: Timestamp) {
         self.shown.0.store(Arc::new(next.pairs));
         if let Some((config, asked)) = next.config {
@@ -158,19 +158,19 @@ impl Certificates {
         self.warn(now);
     }
 
-    /// The config to accept TLS connections with: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+    /// The config for accepting TLS connections: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
     #[must_use]
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.config.load_full()
     }
 
-    /// When the first of the certificates ends, in seconds since the Unix epoch.
+    /// When the first of the certificates expires, in seconds since the Unix epoch.
     #[must_use]
     pub fn not_after(&self) -> i64 {
         self.shown.0.load().iter().map(|pair| pair.validity.not_after).min().unwrap_or(i64::MAX)
     }
 
-    /// What is wrong with each certificate at `now`, or will be within 14 days: `expires in 3 days`; of several with the file in front.
+    /// What is wrong with each certificate at `now`, or will be within 14 days: `expires in 3 days`; with several, prefixed by the file.
     #[must_use]
     pub fn troubles(&self, now: Timestamp) -> Vec<String> {
         let (pairs, now) = (self.shown.0.load(), seconds(now));
@@ -212,7 +212,7 @@ fn server_config(
         .with_cert_resolver(Arc::clone(shown) as Arc<dyn ResolvesServerCert>);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if asked.is_some() {
-        // A session that is resumed brings the certificate of back then, whoever is trusted now: each connection shows it anew.
+        // A resumed session would keep its old certificate, whoever is trusted now: so each connection must present it again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     } else {
@@ -225,7 +225,7 @@ fn seconds(time: Timestamp) -> i64 {
     i64::try_from(time.secs()).unwrap_or(i64::MAX)
 }
 
-/// What the handshake reads; a reload swaps it.
+/// The certificates that handshakes read; a reload replaces them.
 struct Shown(ArcSwap<Vec<Pair>>);
 
 impl ResolvesServerCert for Shown {
@@ -318,7 +318,7 @@ mod tests {
     use super::outgoing::client_config_with;
     use super::*;
 
-    /// 2026-06-01, within the validity of what [`issued`] makes.
+    /// 2026-06-01, within the validity of the certificate from [`issued`].
     const NOW: Timestamp = Timestamp::from_secs(1_780_272_000);
 
     struct Files {
@@ -369,7 +369,7 @@ mod tests {
         (params.self_signed(&key).unwrap(), key)
     }
 
-    /// Shakes hands over an in-memory pipe; the connection as the client sees it after one byte from the server.
+    /// Does a handshake over an in-memory pipe; returns the client's connection after one byte from the server.
     async fn connect(
         certificates: &Certificates,
         client: ClientConfig,

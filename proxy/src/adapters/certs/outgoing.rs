@@ -1,4 +1,4 @@
-//! TLS of the connections that we make: whom we trust there, and who we are.
+//! TLS for outgoing connections: the trusted roots, and our client certificate.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 use tracing::warn;
 
-/// There is nothing to check another server's certificate against.
+/// There is no root to verify a server's certificate with.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
     /// The machine has no roots, and none were given.
@@ -16,24 +16,24 @@ pub enum RootsError {
         "no trusted root certificates were found ({reason}): install the system's (Debian: `ca-certificates`), or name a file of them (`OAUTH_CA_FILE`, `UPSTREAM_CA_FILE`)"
     )]
     None {
-        /// What the search for the machine's roots met.
+        /// Why the machine's roots were not found.
         reason: String,
     },
-    /// The TLS library refused.
+    /// The TLS library failed.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// A config for outgoing connections: TLS 1.2 and 1.3, the machine's roots and `extra` ones, and `alpn` offered in this order.
-/// Without the machine's roots the extra ones do, and a warning says so.
+/// A config for outgoing connections: TLS 1.2 and 1.3, the machine's roots and `extra` ones, and `alpn` offered in this order. Without the
+/// machine's roots only the extra ones are used, with a warning.
 ///
 /// # Errors
-/// [`RootsError::None`] where there is no root at all.
+/// [`RootsError::None`] if there is no root at all.
 pub fn client_config(extra: &[CertificateDer<'static>], alpn: &[&[u8]]) -> Result<ClientConfig, RootsError> {
     client_config_as(None, extra, alpn)
 }
 
-/// Who we are to another server: a certificate with its chain, and its key.
+/// Our identity for another server: a certificate with its chain, and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// Our own certificate first.
@@ -42,10 +42,10 @@ pub struct ClientIdentity {
     pub key: Arc<PrivateKeyDer<'static>>,
 }
 
-/// The same, saying who we are to a server that asks.
+/// The same, presenting our certificate to a server that requests it.
 ///
 /// # Errors
-/// [`RootsError`], also where certificate and key do not go together.
+/// [`RootsError`], also if certificate and key do not match.
 pub fn client_config_as(
     client: Option<&ClientIdentity>,
     extra: &[CertificateDer<'static>],
@@ -65,7 +65,7 @@ pub(super) fn client_config_with(
 ) -> Result<ClientConfig, RootsError> {
     let mut roots = RootCertStore::empty();
     let (known, _) = roots.add_parsable_certificates(native);
-    // One that is given by name must be usable: passing it over would show much later, as an unknown issuer.
+    // A configured root must be usable: skipping it would surface much later, as an unknown issuer.
     for root in extra {
         roots.add(root.clone())?;
     }

@@ -1,4 +1,4 @@
-//! What a client's certificate says of its owner, read off its DER: the Common Name and the subject alternative names.
+//! Reads the names in a client's certificate from its DER: the Common Name and the subject alternative names.
 
 use rustls::pki_types::CertificateDer;
 
@@ -21,7 +21,7 @@ const EXTENSIONS: u8 = 0xa3;
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// The names of a client's certificate that was verified; `None`: it is of a form that we do not read, and counts as none.
+/// The names in a verified client certificate; `None`: its format is not supported, and it counts as none.
 #[must_use]
 pub fn client_certificate(certificate: &CertificateDer<'_>) -> Option<ClientCertificate> {
     let not_after = u64::try_from(Validity::of(certificate)?.not_after).ok()?;
@@ -35,7 +35,7 @@ fn names(certificate: &[u8]) -> Option<Vec<CertificateName>> {
     if let Some((_, after)) = element(rest, VERSION) {
         rest = after;
     }
-    // The serial number, the signature's algorithm, the issuer, the validity.
+    // Skip the serial number, the signature algorithm, the issuer, the validity.
     for tag in [INTEGER, SEQUENCE, SEQUENCE, SEQUENCE] {
         (_, rest) = element(rest, tag)?;
     }
@@ -53,7 +53,7 @@ fn names(certificate: &[u8]) -> Option<Vec<CertificateName>> {
     Some(names)
 }
 
-/// The one Common Name; none where there are several, since nobody could say which of them is meant.
+/// The only Common Name; none if there are several, since the choice would be ambiguous.
 fn common_name(mut subject: &[u8]) -> Option<Option<CertificateName>> {
     let mut found = Vec::new();
     while !subject.is_empty() {
@@ -101,7 +101,7 @@ fn name(kind: NameKind, text: &[u8]) -> Option<CertificateName> {
     CertificateName::new(kind, std::str::from_utf8(text).ok()?)
 }
 
-/// What follows the first element, whatever that is.
+/// Skips the first element, whatever it is.
 fn skip(input: &[u8]) -> Option<&[u8]> {
     element(input, *input.first()?).map(|(_, rest)| rest)
 }
@@ -188,7 +188,7 @@ mod tests {
     });
 
     proptest! {
-        // What a client sends is read without a panic, whatever of it is broken off or changed.
+        // A client's certificate is parsed without a panic, even truncated or changed.
         #[test]
         fn nothing_that_a_client_sends_is_a_panic(cut in 0_usize..400, at in 0_usize..400, byte: u8) {
             let mut der = SOUND.clone();

@@ -1,9 +1,9 @@
-//! When a certificate is valid, read off its DER.
+//! Reads a certificate's validity from its DER.
 
 use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime, Time};
 
-/// From how many days before its end a certificate is a trouble worth telling.
+/// From how many days before its expiry a certificate is reported.
 const WARN_DAYS: i64 = 14;
 const DAY: i64 = 86_400;
 
@@ -15,7 +15,7 @@ pub(super) struct Validity {
 }
 
 impl Validity {
-    /// Reads `tbsCertificate.validity` (RFC 5280 §4.1): `rustls` checks a server's own certificate for nothing but its key.
+    /// Reads `tbsCertificate.validity` (RFC 5280 §4.1): of a server's own certificate `rustls` checks only the key.
     pub(super) fn of(certificate: &[u8]) -> Option<Self> {
         const SEQUENCE: u8 = 0x30;
         const INTEGER: u8 = 0x02;
@@ -26,7 +26,7 @@ impl Validity {
         if let Some((_, after)) = element(rest, VERSION) {
             rest = after;
         }
-        // The serial number, the signature's algorithm, the issuer.
+        // Skip the serial number, the signature algorithm, the issuer.
         for tag in [INTEGER, SEQUENCE, SEQUENCE] {
             (_, rest) = element(rest, tag)?;
         }
@@ -58,7 +58,7 @@ fn date(secs: i64) -> String {
     moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-/// Takes one DER element with this tag off the front of `input`: its content, and what follows it.
+/// Takes one DER element with this tag from the start of `input`: returns its content, and the rest.
 pub(super) fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&found, rest) = input.split_first()?;
     let (&short, rest) = rest.split_first()?;
@@ -76,7 +76,7 @@ pub(super) fn element(input: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(len)
 }
 
-/// Takes one `Time` (RFC 5280 §4.1.2.5: `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`, always UTC) off the front of `input`.
+/// Takes one `Time` (RFC 5280 §4.1.2.5: `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`, always UTC) from the start of `input`.
 fn moment(input: &[u8]) -> Option<(i64, &[u8])> {
     const UTC_TIME: u8 = 0x17;
     const GENERALIZED_TIME: u8 = 0x18;

@@ -1,11 +1,12 @@
-//! An alarm that is moved on by a store: the runtime's timer is touched only when one rings.
+//! An alarm that can be postponed by a plain store: the runtime's timer is touched only when it fires.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep};
 
-/// Rings at a moment that may be moved on as often as one likes. A later moment needs no new timer: when the old one rings, we look again.
+/// Fires at a time that may be postponed any number of times. Postponing needs no new timer: when the old one fires, the time is checked
+/// again.
 #[derive(Default)]
 pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
 
@@ -14,7 +15,7 @@ impl Alarm {
         Self(None)
     }
 
-    /// Ready from `until` on. Between polls `until` may differ.
+    /// Ready from `until` on. `until` may change between polls.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         let timer = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if timer.is_elapsed() || timer.deadline() > until {

@@ -1,4 +1,4 @@
-//! What connections of both sides use, a client's and an upstream's.
+//! Shared by client and upstream connections.
 
 mod alarm;
 mod pieces;
@@ -12,11 +12,11 @@ use tokio::net::TcpStream;
 pub(crate) use alarm::Alarm;
 pub(crate) use pieces::{SMALL, write_pieces};
 
-/// What the kernel may hold of what is sent, in bytes, so that a far end which takes it slowly is seen to take it.
+/// How many unsent bytes the kernel may buffer, so that progress with a slow peer is noticed.
 #[cfg(target_os = "linux")]
 const UNSENT_MOST: u32 = 128 * 1024;
 
-/// What every TCP connection is set to, of an upstream or of a client.
+/// Sets the options of every TCP connection, of an upstream or of a client.
 pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Text and data that are written together.
+//! Writes text and data together.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-/// Up to so many bytes are copied together and written with one plain `send`, which costs the kernel less than a `writev`.
+/// Up to this many bytes are copied together and written with one plain `send`, which costs the kernel less than a `writev`.
 pub(crate) const SMALL: usize = 4096;
 
-/// Writes pieces: small ones as one, large ones as they lie.
+/// Writes pieces: small ones joined, large ones without a copy.
 pub(crate) fn write_pieces<W: AsyncWrite>(
     stream: Pin<&mut W>,
     cx: &mut Context<'_>,
@@ -32,6 +32,6 @@ pub(crate) fn write_pieces<W: AsyncWrite>(
 }
 
 thread_local! {
-    /// Where small pieces are put together: one place for each thread, since it is empty again before anything else runs.
+    /// The buffer for joining small pieces: one for each thread, since it is always emptied before other code runs.
     static TOGETHER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SMALL));
 }

@@ -1,25 +1,25 @@
-//! When to try again what keeps failing.
+//! The pauses between retries.
 
 use std::time::Duration;
 
 /// The longest pause, in seconds.
 const LONGEST: u64 = 60;
 
-/// Pauses of one second, doubling to a minute.
+/// Pauses of one second, doubling up to a minute.
 #[derive(Default)]
 pub(super) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// How long to wait after one more failure.
+    /// The pause after one more failure.
     pub(super) fn failed(&mut self) -> Duration {
         let pause = 1_u64.checked_shl(self.failures).unwrap_or(LONGEST).min(LONGEST);
         self.failures = self.failures.saturating_add(1).min(u64::BITS - 1);
         Duration::from_secs(pause)
     }
 
-    /// Begins anew.
+    /// Resets the pauses.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
     }

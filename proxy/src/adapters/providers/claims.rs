@@ -1,4 +1,4 @@
-//! What a provider says of somebody, as JSON that nobody has made sense of yet.
+//! A provider's claims about a user, as uninterpreted JSON.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -7,18 +7,18 @@ use super::quote::quote;
 use crate::domain::claims as domain;
 use crate::domain::identity::Email;
 
-/// Claims of an ID token, of UserInfo, or of nobody.
+/// The claims of an ID token or of UserInfo; empty by default.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(transparent)]
 pub(super) struct TokenClaims(Map<String, Value>);
 
 impl TokenClaims {
-    /// Whether the claim is there and not null.
+    /// Whether the claim is present and not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.value(name).is_some()
     }
 
-    /// Whether the claim is there, be it null.
+    /// Whether the claim is present, even if null.
     pub(super) fn names(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
@@ -28,19 +28,18 @@ impl TokenClaims {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    /// The value of the claim of that name, else of what the name leads to from object to object (`realm_access.roles`); null counts as
-    /// absent.
+    /// The value of the claim with that name, else of the path from object to object (`realm_access.roles`); null counts as absent.
     pub(super) fn find(&self, path: &str) -> Option<&Value> {
         find(&self.0, path).filter(|value| !value.is_null())
     }
 
-    /// The claim, where it is text that is not empty.
+    /// The claim, if it is a non-empty string.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.value(name).and_then(Value::as_str).filter(|text| !text.is_empty())
     }
 
-    /// The claim as strings: one text, which is never split, or a list of texts, or of objects with a `name` or else an `id`. Anything
-    /// else in it is nobody's group.
+    /// The claim as strings: one string, which is never split, or a list of strings, or of objects with a `name` or else an `id`. Anything
+    /// else in it is ignored.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         let items = match self.find(name) {
             Some(Value::Array(items)) => items.as_slice(),
@@ -52,7 +51,7 @@ impl TokenClaims {
         items.iter().filter_map(|item| text(item).or_else(|| of_object(item))).collect()
     }
 
-    /// What of the claim is no list of texts, and so not taken; `None`: all of it is taken, or it is not there.
+    /// Describes what of the claim is no list of strings, and so ignored; `None` if nothing is, or the claim is absent.
     pub(super) fn left_out(&self, name: &str) -> Option<String> {
         let (value, taken) = (self.value(name)?, self.list(name).len());
         let Some(items) = value.as_array() else {
@@ -64,7 +63,7 @@ impl TokenClaims {
         (left_out > 0).then(|| format!("{left_out} of the {} entries of `{name}` are not names: {odd}", items.len()))
     }
 
-    /// Why the `email` does not count; `None`: it does.
+    /// Why the `email` does not count; `None` if it does.
     pub(super) fn unverified_email(&self) -> Option<String> {
         let Some(email) = self.value("email") else {
             return Some("the provider sent none: is the scope `email` in OAUTH_SCOPES?".to_owned());
@@ -80,8 +79,8 @@ impl TokenClaims {
         })
     }
 
-    /// Whether the claim is `true`, or the text `"true"`, which AWS Cognito sends for `email_verified`. Nothing else is:
-    /// not `"True"`, not 1.
+    /// Whether the claim is `true`, or the string `"true"`, which AWS Cognito sends for `email_verified`. Nothing else counts: not
+    /// `"True"`, not 1.
     pub(super) fn is_true(&self, name: &str) -> bool {
         match self.value(name) {
             Some(Value::Bool(truth)) => *truth,
@@ -90,18 +89,18 @@ impl TokenClaims {
         }
     }
 
-    /// The claim as whole seconds since 1970; `None` where it is not a number that time can be (RFC 7519 §2, NumericDate).
+    /// The claim as whole seconds since 1970; `None` if it is no valid time (RFC 7519 §2, NumericDate).
     pub(super) fn seconds(&self, name: &str) -> Option<u64> {
         let value = self.value(name)?;
         value.as_u64().or_else(|| {
-            // A NumericDate may have a fraction; a negative or endless one is no date of ours.
+            // A NumericDate may have a fraction; a negative or infinite one is not accepted.
             let fractional = value.as_f64()?;
             std::time::Duration::try_from_secs_f64(fractional).ok().map(|since| since.as_secs())
         })
     }
 }
 
-/// A claim by its name, else by the names of the objects that lead to it, which may hold dots themselves (`kubernetes.io.namespace`).
+/// A claim by its name, else by the names of its enclosing objects, which may contain dots themselves (`kubernetes.io.namespace`).
 fn find<'a>(object: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     object.get(path).or_else(|| {
         path.match_indices('.').find_map(|(dot, _)| {
@@ -124,7 +123,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 impl TokenClaims {
-    /// The claims that rules name, each as its texts; of `self`, and of `other` where it is not here.
+    /// The claims that rules refer to, each as strings; from `self`, else from `other`.
     pub(super) fn named(&self, names: &[String], other: &Self) -> domain::Claims {
         let mut found = domain::Claims::default();
         for name in names {

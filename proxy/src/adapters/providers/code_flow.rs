@@ -1,4 +1,4 @@
-//! The authorization code flow with PKCE (RFC 6749 §4.1, RFC 7636): the way to the provider, and the code for tokens.
+//! The authorization code flow with PKCE (RFC 6749 §4.1, RFC 7636): the authorization request, and the exchange of the code for tokens.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ type OauthClient = Client<
     BasicRevocationErrorResponse,
 >;
 
-/// What a token answer has beyond OAuth (OpenID Connect Core §3.1.3.3).
+/// The fields that OpenID Connect adds to a token response (OpenID Connect Core §3.1.3.3).
 #[derive(Serialize, Deserialize)]
 struct WithIdToken {
     id_token: Option<String>,
@@ -47,8 +47,8 @@ impl std::fmt::Debug for WithIdToken {
     }
 }
 
-/// How a provider says that only a new sign-in would bring tokens: the grant or the person is gone (RFC 6749 §5.2, and GitHub's own
-/// word for it), or the person is wanted there again (OpenID Connect Core §3.1.2.6; Entra's conditional access).
+/// Error codes after which only a new sign-in brings tokens: the grant or the user is gone (RFC 6749 §5.2, and GitHub's own code for
+/// it), or the user has to interact again (OpenID Connect Core §3.1.2.6; Entra's conditional access).
 const GONE: [&str; 6] = [
     "invalid_grant",
     "bad_refresh_token",
@@ -58,7 +58,7 @@ const GONE: [&str; 6] = [
     "consent_required",
 ];
 
-/// What the token endpoint issued.
+/// The tokens from the token endpoint.
 pub(super) struct Tokens {
     access: Secret,
     expires_in: Option<Duration>,
@@ -72,7 +72,7 @@ impl Tokens {
         Self { access: Secret::new(access), expires_in: None, refresh: None, id: None }
     }
 
-    /// These tokens as what is granted from `now` on. Where no new refresh token came, that of `before` goes on (RFC 6749 §6).
+    /// Makes a grant of these tokens, valid from `now`. Without a new refresh token, that of `before` stays in use (RFC 6749 §6).
     pub(super) fn grant(self, before: Option<&Grant>, now: Timestamp) -> Grant {
         Grant {
             access: self.access,
@@ -84,7 +84,7 @@ impl Tokens {
     }
 }
 
-/// Our side of the flow.
+/// The client of the flow.
 pub(super) struct CodeFlow {
     registration: ClientRegistration,
 }
@@ -98,7 +98,7 @@ impl CodeFlow {
         &self.registration.id
     }
 
-    /// Where to send the browser; `nonce` for OpenID Connect.
+    /// The URL to redirect the browser to; `nonce` for OpenID Connect.
     pub(super) fn authorization_url(
         &self,
         endpoint: &Url,
@@ -116,7 +116,7 @@ impl CodeFlow {
         if let Some(nonce) = nonce {
             request = request.add_extra_param("nonce", nonce);
         }
-        // OpenID Connect Core §3.1.2.1. GitHub knows neither: there the sign-in here is what counts.
+        // OpenID Connect Core §3.1.2.1. GitHub supports neither: for it the sign-in here is what counts.
         let max_age = attempt.max_age.filter(|_| nonce.is_some());
         if let Some(max_age) = max_age {
             request = request.add_extra_param("max_age", max_age.as_secs().to_string());
@@ -133,7 +133,7 @@ impl CodeFlow {
         request.url().0
     }
 
-    /// Redeems `code`. The error's text names no secret.
+    /// Redeems `code`. The error's text contains no secret.
     pub(super) async fn redeem(
         &self,
         http: &Http,
@@ -152,7 +152,7 @@ impl CodeFlow {
         issued(&answer)
     }
 
-    /// Asks for new tokens by the refresh token (RFC 6749 §6). The error's text names no secret.
+    /// Requests new tokens with the refresh token (RFC 6749 §6). The error's text contains no secret.
     pub(super) async fn refresh(
         &self,
         http: &Http,
@@ -201,9 +201,8 @@ impl<'c> AsyncHttpClient<'c> for Http {
     }
 }
 
-/// Calls the token endpoint, and makes one form of what providers answer. An `error` at status 200 (GitHub) becomes 400, as RFC 6749 §5.2
-/// has it; a failure that is not OAuth's own keeps its status, and so does whatever comes from a provider that is unwell or overrun (5xx,
-/// 429).
+/// Calls the token endpoint and normalizes its response. An `error` with status 200 (GitHub) becomes 400, as in RFC 6749 §5.2; a
+/// failure that is not OAuth's own keeps its status, as does any response of a failing or overloaded provider (5xx, 429).
 async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse, CallError> {
     let answer = Http::call(http, request).await?;
     let unwell = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
@@ -227,8 +226,8 @@ async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse,
     Ok(response)
 }
 
-/// The fields of an answer, in JSON or, as GitHub has it, as a form. What its `Content-Type` says does not matter: some send JSON as text, as
-/// JavaScript, or without a word.
+/// The fields of a response, in JSON or, as GitHub sends it, as a form. Its `Content-Type` is ignored: some send JSON as text, as
+/// JavaScript, or without a type.
 fn fields(body: &[u8]) -> Option<Map<String, Value>> {
     if let Ok(fields) = serde_json::from_slice(body) {
         return Some(fields);
@@ -239,14 +238,14 @@ fn fields(body: &[u8]) -> Option<Map<String, Value>> {
     ["access_token", "error"].iter().any(|name| fields.contains_key(*name)).then_some(fields)
 }
 
-/// The fields of these names, less what says nothing. Others (`scope` comes as text and as a list) are not read.
+/// Keeps the fields with these names, without nulls. Others are not read (`scope` may be text or a list).
 fn told(mut fields: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
     fields.retain(|name, value| names.contains(&name.as_str()) && !value.is_null());
     fields
 }
 
-/// How long a token lasts, in seconds: a number, whole or not, or the text of one. What is no time, has passed, or is nothing (0 stands for
-/// "for ever" at some) is not known, and a time beyond ten years is ten years.
+/// A token's lifetime in seconds: a number, whole or not, or its text. An invalid, past or zero lifetime counts as unknown (0 means
+/// "unlimited" at some), and one beyond ten years as ten years.
 fn seconds(value: &Value) -> Option<u64> {
     const LONGEST: f64 = 10.0 * 365.0 * 86_400.0;
     let number =
@@ -261,7 +260,7 @@ fn is_gone(error: &RequestTokenError<CallError, BasicErrorResponse>) -> bool {
     }
 }
 
-/// What nobody who signs in can mend, and keeps everybody out.
+/// Logs an error that users cannot fix and that prevents all sign-ins.
 fn tell_operator(refusal: &BasicErrorResponse) {
     let code = refusal.error().as_ref();
     let mend = match code {
@@ -285,7 +284,7 @@ fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {
             format!("the token endpoint answered {code}{words}")
         }
         RequestTokenError::Request(error) => error.to_string(),
-        // Neither the body nor the parser's words about it: both may hold a token.
+        // Neither the body nor the parser's message about it: both may contain a token.
         RequestTokenError::Parse(error, _) => format!(
             "the token endpoint's answer is not a token response: at `{}`, column {}",
             quote(&error.path().to_string()),

@@ -1,4 +1,4 @@
-//! From settings to a provider that can be asked.
+//! Creates a provider from its settings.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use super::way_out::{WayOut, is_this_machine};
 use super::{ConnectError, ProviderSettings};
 use crate::ports::IdentityProvider;
 
-/// Makes the provider ready to be used. It calls nobody yet: `refresh` does that for the first time.
+/// Creates the provider without any call: the first `refresh` makes one.
 ///
-/// Connections trust the system's roots and `extra_roots` (`OAUTH_CA_FILE`), and go by `way_out` (`OAUTH_PROXY`).
+/// Connections trust the system's roots and `extra_roots` (`OAUTH_CA_FILE`), and use the proxy `way_out` (`OAUTH_PROXY`).
 ///
 /// # Errors
-/// [`ConnectError`], where an address or the roots cannot be used.
+/// [`ConnectError`], if an address or the roots cannot be used.
 pub fn connect(
     settings: &ProviderSettings,
     extra_roots: &[CertificateDer<'static>],
     way_out: Option<WayOut>,
 ) -> Result<Arc<dyn IdentityProvider>, ConnectError> {
-    // Whoever was first has installed the same one.
+    // If another caller was first, it installed the same one.
     let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     let addresses = settings.addresses();
     if let Some(address) = addresses.iter().find(|address| !is_safe(address)) {
@@ -47,7 +47,7 @@ pub fn connect(
     })
 }
 
-/// Whether the provider is called beyond this machine.
+/// Whether calls to the provider leave this machine.
 #[must_use]
 pub fn leaves_this_machine(settings: &ProviderSettings) -> bool {
     settings.addresses().into_iter().any(|address| !is_this_machine(address))

@@ -1,4 +1,4 @@
-//! What an OpenID Connect provider publishes about itself (OpenID Connect Discovery §3, §4), and who it says it is.
+//! The discovery document of an OpenID Connect provider (OpenID Connect Discovery §3, §4), and its issuer.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -9,26 +9,26 @@ use super::claims::TokenClaims;
 use super::http::is_safe;
 use super::quote::quote;
 
-/// Stands for the tenant in Entra's issuers.
+/// The placeholder for the tenant in Entra's issuers.
 const TENANT: &str = "{tenantid}";
 
-/// Where the document is, below an issuer (OpenID Connect Discovery §4.1).
+/// The document's path below an issuer (OpenID Connect Discovery §4.1).
 pub(super) const WELL_KNOWN: &str = ".well-known/openid-configuration";
 
-/// Who issues a provider's tokens.
+/// The issuer of a provider's tokens.
 #[derive(Clone, Debug)]
 pub(super) enum Issuer {
-    /// This one, to the letter.
+    /// Exactly this one.
     Exactly(String),
     /// Entra: `{authority}/{tid}/v2.0`, with the tenant that the token itself names.
     TenantOf {
-        /// The authority, without a slash at its end.
+        /// The authority, without a trailing slash.
         authority: String,
     },
 }
 
 impl Issuer {
-    /// Whether the token's `iss` is this issuer's.
+    /// Checks the token's `iss` against this issuer.
     pub(super) fn check(&self, claims: &TokenClaims) -> Result<(), &'static str> {
         let claimed = claims.text("iss").ok_or("it has no issuer")?;
         let ours = match self {
@@ -44,13 +44,13 @@ impl Issuer {
         if ours { Ok(()) } else { Err("its issuer is not the provider") }
     }
 
-    /// Whether this is an access token of Entra's version 1.0, which names its issuer in another way: an API gets these unless its
-    /// registration asks for 2.0 (`requestedAccessTokenVersion`).
+    /// Whether this is an access token of Entra's version 1.0, whose issuer has another form: an API gets these unless its registration
+    /// asks for 2.0 (`requestedAccessTokenVersion`).
     pub(super) fn issues_version_1(&self, claims: &TokenClaims) -> bool {
         self.as_version_2(claims).is_some()
     }
 
-    /// Whether a key that Entra publishes for `template` may sign an access token, whose issuer has been checked.
+    /// Whether a key that Entra publishes for `template` may sign an access token whose issuer has been checked.
     pub(super) fn may_sign_access(&self, template: &str, claims: &TokenClaims) -> bool {
         match (self.as_version_2(claims), claims.text("tid")) {
             (Some(issuer), Some(tenant)) => template.replace(TENANT, tenant) == issuer,
@@ -58,7 +58,7 @@ impl Issuer {
         }
     }
 
-    /// What version 2.0 would call the issuer of an access token of version 1.0: the keys are the same, and are published for 2.0.
+    /// The version 2.0 issuer of a version 1.0 access token: the keys are the same, and are published for 2.0.
     fn as_version_2(&self, claims: &TokenClaims) -> Option<String> {
         let Self::TenantOf { authority } = self else { return None };
         let tenant = claims.text("tid").filter(|tenant| is_guid(tenant))?;
@@ -66,7 +66,7 @@ impl Issuer {
         (claims.text("ver") == Some("1.0") && claims.text("iss") == Some(&issuer)).then(|| of_tenant(authority, tenant))
     }
 
-    /// How it is written, for people.
+    /// The issuer as shown to people.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Exactly(issuer) => quote(issuer),
@@ -74,7 +74,7 @@ impl Issuer {
         }
     }
 
-    /// Whether a callback's `iss` (RFC 9207) is this issuer's; Entra's with any tenant, which the token then has to name.
+    /// Whether a callback's `iss` (RFC 9207) is this issuer; for Entra any tenant's, which the token then has to name.
     pub(super) fn sends(&self, issuer: &str) -> bool {
         match self {
             Self::Exactly(ours) => ours == issuer,
@@ -83,8 +83,8 @@ impl Issuer {
     }
 }
 
-/// Whether a key that Entra publishes for `template` may sign these claims, whose issuer has been checked: the keys of one
-/// tenant must not sign for another.
+/// Whether a key that Entra publishes for `template` may sign these claims, whose issuer has been checked: one tenant's keys must not
+/// sign for another.
 pub(super) fn may_sign(template: &str, claims: &TokenClaims) -> bool {
     let tenant = claims.text("tid").unwrap_or(TENANT);
     claims.text("iss") == Some(template.replace(TENANT, tenant).as_str())
@@ -95,12 +95,12 @@ fn of_tenant(authority: &str, tenant: &str) -> String {
     format!("{authority}/{tenant}/v2.0")
 }
 
-/// Where the issuers of version 1.0 are; China's cloud has its own.
+/// The base of version 1.0 issuers; China's cloud has its own.
 fn of_version_1(authority: &str) -> &'static str {
     if authority.ends_with(".cn") { "https://sts.chinacloudapi.cn" } else { "https://sts.windows.net" }
 }
 
-/// The tenant, in lower case, of an issuer that is Entra's.
+/// The tenant, in lower case, of an Entra issuer.
 pub(super) fn tenant_of(authority: &str, issuer: &str) -> Option<String> {
     let tenant = issuer.strip_prefix(authority)?.strip_prefix('/')?.strip_suffix("/v2.0")?;
     is_guid(tenant).then(|| tenant.to_ascii_lowercase())
@@ -113,7 +113,7 @@ pub(super) fn is_guid(text: &str) -> bool {
     lengths == [8, 4, 4, 4, 12] && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The document, as far as it matters here.
+/// The fields of the document that are used here.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Document {
     pub(super) issuer: String,
@@ -122,7 +122,7 @@ pub(super) struct Document {
     pub(super) jwks_uri: Url,
     #[serde(default, deserialize_with = "optional")]
     pub(super) userinfo_endpoint: Option<Url>,
-    /// As text: one that is no address must not keep people from signing in.
+    /// Text, so that an invalid URL does not prevent sign-in.
     #[serde(default)]
     end_session_endpoint: Option<String>,
     #[serde(default, deserialize_with = "optional")]
@@ -131,7 +131,7 @@ pub(super) struct Document {
     authorization_response_iss_parameter_supported: Option<bool>,
 }
 
-/// What a document may lack: `null` and empty text, which some providers send in its place, are as good as nothing.
+/// An optional member: `null` and the empty string, which some providers send instead, count as absent.
 fn optional<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     if value.is_null() || value.as_str() == Some("") {
@@ -146,8 +146,8 @@ impl Document {
         self.authorization_response_iss_parameter_supported.unwrap_or_default()
     }
 
-    /// Whether the client must authenticate in the form: Basic is the default (OpenID Connect Discovery §3), and what
-    /// every server has to speak (RFC 6749 §2.3.1), unless only the other is listed.
+    /// Whether the client must authenticate in the form. Basic is the default (OpenID Connect Discovery §3) and mandatory for servers
+    /// (RFC 6749 §2.3.1), unless only the form is listed.
     pub(super) fn takes_secret_in_form_only(&self) -> bool {
         self.token_endpoint_auth_methods_supported.as_ref().is_some_and(|methods| {
             let lists = |name: &str| methods.iter().any(|method| method == name);
@@ -155,15 +155,15 @@ impl Document {
         })
     }
 
-    /// Where a browser signs out at the provider (OpenID Connect RP-Initiated Logout 1.0 §2.1), where that is a safe address.
+    /// The URL for signing out at the provider (OpenID Connect RP-Initiated Logout 1.0 §2.1), if it is safe.
     pub(super) fn end_session_endpoint(&self) -> Option<Url> {
         let endpoint = Url::parse(self.end_session_endpoint.as_deref()?).ok()?;
         is_safe(&endpoint).then_some(endpoint)
     }
 
-    /// Whether the document may be believed, and whose tokens it speaks of.
+    /// Checks that the document can be trusted, and returns the issuer that it describes.
     ///
-    /// A document for another issuer would let that one sign people in here (OpenID Connect Discovery §4.3).
+    /// A document for another issuer would let that one sign users in here (OpenID Connect Discovery §4.3).
     pub(super) fn check(&self, place: &Place) -> Result<Issuer, String> {
         let endpoints = [
             ("authorization_endpoint", Some(&self.authorization_endpoint)),
@@ -180,7 +180,7 @@ impl Document {
     }
 }
 
-/// The document of an issuer that signs nobody in here, as far as its tokens need it.
+/// The document of an issuer that is not used for sign-in, reduced to what its tokens need.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct KeysDocument {
     issuer: String,
@@ -188,7 +188,7 @@ pub(super) struct KeysDocument {
 }
 
 impl KeysDocument {
-    /// Whether the document may be believed, and whose tokens it speaks of.
+    /// Checks that the document can be trusted, and returns the issuer that it describes.
     pub(super) fn check(&self, place: &Place) -> Result<Issuer, String> {
         if !is_safe(&self.jwks_uri) {
             return Err("discovery: jwks_uri is neither https nor on a loopback host".to_owned());
@@ -202,17 +202,17 @@ impl KeysDocument {
 pub(super) enum Place {
     /// Below its issuer.
     Issuer(Url),
-    /// Below one tenant, or one of Entra's words for several.
+    /// Below one tenant, or one of Entra's keywords for several.
     Entra {
         /// The authority.
         authority: Url,
-        /// The tenant, or the word.
+        /// The tenant, or the keyword.
         tenant: String,
     },
 }
 
 impl Place {
-    /// The address that is configured.
+    /// The configured issuer URL.
     pub(super) fn issuer(&self) -> Url {
         match self {
             Self::Issuer(issuer) => issuer.clone(),
@@ -220,14 +220,14 @@ impl Place {
         }
     }
 
-    /// Whose tokens a document speaks of that was found here, and says that it is of `found`.
+    /// The issuer that is accepted for a document found here that claims to be of `found`.
     fn believe(&self, found: &str) -> Result<Issuer, String> {
         let elsewhere = |expected: &str| {
             let found = quote(found);
             Err(format!("discovery: the issuer is {found}, not {expected}; correct the address that is configured"))
         };
         match self {
-            // A URL cannot tell `https://idp.example` from `https://idp.example/`: the document's spelling is the issuer's.
+            // A URL cannot distinguish `https://idp.example` from `https://idp.example/`: the document's spelling is the issuer's.
             Self::Issuer(issuer) if trimmed(issuer) == found.trim_end_matches('/') => {
                 Ok(Issuer::Exactly(found.to_owned()))
             }
@@ -244,7 +244,7 @@ impl Place {
         }
     }
 
-    /// The document's address.
+    /// The document's URL.
     pub(super) fn document(&self) -> Url {
         match self {
             Self::Issuer(issuer) => super::http::below(issuer, WELL_KNOWN),
@@ -253,7 +253,7 @@ impl Place {
     }
 }
 
-/// An address without slashes at its end.
+/// A URL without trailing slashes.
 pub(super) fn trimmed(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
 }

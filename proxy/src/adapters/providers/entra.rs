@@ -1,4 +1,4 @@
-//! Microsoft Entra ID, built on OpenID Connect's core: tenants, whose word for an address counts, and Graph.
+//! Microsoft Entra ID, built on the core of OpenID Connect: tenants, which source of an address is trusted, and Graph.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ use crate::ports::{
     IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
 
-/// The delegated permission that reading one's own account takes. Without it there is no user principal name.
+/// The delegated permission to read one's own account. Without it there is no user principal name.
 const USER_READ: &str = "User.Read";
 
 /// Microsoft Entra ID.
@@ -43,9 +43,9 @@ pub(super) struct Entra {
     backoff: Mutex<Backoff>,
 }
 
-/// What rules ask for beside the identity.
+/// What rules need beside the identity.
 pub(super) struct Wanted {
-    /// Groups, so that an overage is read from Graph.
+    /// Groups: an overage is then read from Graph.
     pub(super) groups: bool,
     /// Claims of the ID token.
     pub(super) claims: Vec<String>,
@@ -137,8 +137,8 @@ impl Entra {
         }
     }
 
-    /// Groups and app roles. Where the groups do not fit in the token, Graph has them; where it does not tell at a sign-in, or says that
-    /// the application may not read them, the person is in none of them.
+    /// Groups and app roles. Groups that do not fit in the token are read from Graph; if Graph does not respond at a sign-in, or does
+    /// not let the application read them, the user is in none of them.
     async fn groups(
         &self,
         claims: &TokenClaims,
@@ -198,8 +198,8 @@ impl Entra {
         })
     }
 
-    /// What Graph says now of somebody who is known. What only an ID token tells (app roles, `xms_edov`) stands, and groups only become
-    /// fewer: which of Graph's the application is to hear of, only a token says. Where Graph cannot be asked, they are who they were.
+    /// Updates a known identity from Graph. What only an ID token has (app roles, `xms_edov`) stays, and groups can only be removed:
+    /// only a token says which of Graph's the application receives. If Graph cannot be asked, the identity stays as it is.
     async fn reread(&self, before: &Identity, access_token: &Secret) -> Result<Identity, RenewError> {
         let not_now = |error: CallError| RenewError::NotNow(graph::reason(&error));
         let me = match self.graph.me(&self.party.http, access_token).await {
@@ -231,11 +231,11 @@ impl Entra {
     }
 }
 
-/// The address that counts, if any.
+/// The trusted address, if any.
 ///
-/// Whoever administers a tenant can write any `mail` and `email` ("nOAuth"), so these count only for a tenant that the
-/// operator named, or, for `email`, where Entra says that the tenant has proven the domain (`xms_edov`). A user
-/// principal name's domain is always proven, but a guest's name is made up, and a personal account has none.
+/// Administrators of a tenant can write any `mail` and `email` ("nOAuth"), so these count only for a tenant that the operator named,
+/// or, for `email`, if Entra says that the tenant has proven the domain (`xms_edov`). The domain of a user principal name is always proven,
+/// but a guest's name is made up, and a personal account has none.
 fn vouched(claims: &TokenClaims, me: &Me, named: bool, personal: bool) -> Option<Email> {
     let parse = |address: &str| Email::parse(address).ok();
     let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
@@ -245,7 +245,7 @@ fn vouched(claims: &TokenClaims, me: &Me, named: bool, personal: bool) -> Option
     claimed.or(mail).or(principal)
 }
 
-/// Why no address counts.
+/// Why no address is trusted.
 fn unvouched(me: &Me, named: bool, personal: bool) -> String {
     let name = quote(&me.user_principal_name);
     match (personal, named) {
@@ -258,7 +258,7 @@ fn unvouched(me: &Me, named: bool, personal: bool) -> String {
     }
 }
 
-/// The address that counts, where there is no new ID token: what Graph says by the same rules, and else what the old token vouched for.
+/// The trusted address without a new ID token: what Graph says by the same rules, else what the old token vouched for.
 fn revouched(before: &Identity, me: &Me, named: bool) -> Option<Email> {
     let by_graph = vouched(&TokenClaims::default(), me, named, me.is_personal());
     let was_principal = before.email_str() == before.username.as_str();
@@ -266,7 +266,7 @@ fn revouched(before: &Identity, me: &Me, named: bool) -> Option<Email> {
     if was_principal || has_mail { by_graph } else { before.email.clone() }
 }
 
-/// `xms_edov`, in the spellings that Entra has been seen to send.
+/// Reads `xms_edov`, in the forms that Entra has been seen to send.
 pub(super) fn has_proven_domain(claims: &TokenClaims) -> bool {
     match claims.value("xms_edov") {
         Some(Value::Bool(proven)) => *proven,
@@ -276,7 +276,7 @@ pub(super) fn has_proven_domain(claims: &TokenClaims) -> bool {
     }
 }
 
-/// Whether the groups are too many for the token.
+/// Whether the groups were too many for the token.
 fn is_overage(claims: &TokenClaims) -> bool {
     let named = claims.value("_claim_names").and_then(|names| names.get("groups")).is_some();
     named || claims.is_true("hasgroups")
@@ -330,7 +330,7 @@ impl IdentityProvider for Entra {
         Box::pin(async move {
             let logout_token::Verified { claims, id, expires_at } = self.party.verify_logout(token, now).await?;
             let text = |name| claims.text(name).map(ToOwned::to_owned);
-            // Entra's `sub` differs between applications, and is not what people are known by here.
+            // Entra's `sub` differs between applications, and does not identify users here.
             let (subject, provider_session) = (text("oid"), text("sid"));
             if subject.is_none() && provider_session.is_none() {
                 return Err("it names neither an object id nor a session".to_owned());
@@ -436,7 +436,7 @@ mod tests {
         let moved = me(Some("new@example.com"), "new@contoso.example");
         assert_eq!(email(&before("old@example.com"), &moved, true), "new@example.com");
         assert_eq!(email(&before("upn@contoso.example"), &moved, false), "new@contoso.example");
-        // By `xms_edov`, which only a token has.
+        // Trusted by `xms_edov`, which only a token has.
         assert_eq!(email(&before("old@example.com"), &moved, false), "old@example.com");
         assert_eq!(email(&before("old@example.com"), &me(None, "new@contoso.example"), true), "old@example.com");
         assert_eq!(email(&before(""), &me(Some("g@x.example"), "g_x#EXT#@contoso.example"), false), "");

@@ -1,4 +1,4 @@
-//! What is fuzzed of providers: tokens that nobody signed are never believed, and no answer makes us panic.
+//! Fuzz targets for providers: unsigned tokens are never accepted, and no response causes a panic.
 
 use jsonwebtoken::Algorithm;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use super::jwks::{KeySet, Sent};
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
-/// A JWK set on the first line, and a token behind it: no one has the keys, so none verifies.
+/// A JWK set in the first line, and a token after it: the private keys are unknown, so no token verifies.
 pub(crate) fn tokens(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (keys, token) = text.split_once('\n').unwrap_or(("{\"keys\":[]}", text));
@@ -25,7 +25,7 @@ pub(crate) fn tokens(bytes: &[u8]) {
     assert!(verify(token, &keys, &expected).is_err(), "a token that nobody signed was believed");
 }
 
-/// The body of an answer, read as everything that a provider answers.
+/// A response's body, parsed as every kind of provider response.
 pub(crate) fn provider_answers(bytes: &[u8]) {
     if let (Some(document), Ok(configured)) = (read::<Document>(bytes), Url::parse("https://idp.example")) {
         if let Ok(issuer) = document.check(&Place::Issuer(configured)) {

@@ -1,4 +1,4 @@
-//! GitHub, at github.com or an Enterprise Server: OAuth without ID tokens, and what its API says of the person.
+//! GitHub, at github.com or an Enterprise Server: OAuth without ID tokens; the identity comes from its API.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,12 +23,12 @@ use crate::ports::{
     IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
 
-/// How many organisations and teams an identity holds; those that the rules name come first.
+/// The most organisations and teams in an identity; those that rules refer to come first.
 const MOST_GROUPS: usize = 1000;
-/// An access token with a refresh token beside it (a GitHub App's) lasts eight hours, and is renewed in the last of them; until then it
-/// reads by itself.
+/// An access token with a refresh token (a GitHub App's) lasts eight hours. It is renewed when less than this is left; until then it is
+/// used for reading.
 const NEAR_ITS_END: Duration = Duration::from_secs(75 * 60);
-/// Nothing is published that could grow old.
+/// Nothing that GitHub publishes is cached.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// GitHub.
@@ -37,7 +37,7 @@ pub(super) struct Github {
     flow: CodeFlow,
     web: Url,
     api: Url,
-    /// What the rules name, in lower case.
+    /// The organisations and teams that rules refer to, in lower case.
     wanted: HashSet<String>,
 }
 
@@ -47,7 +47,7 @@ impl Github {
         Self { http, flow: CodeFlow::new(registration), web, api, wanted }
     }
 
-    /// Who the access token of a request is of.
+    /// The identity of a request's access token.
     pub(super) async fn identity(&self, access_token: &Secret) -> Result<Identity, CallError> {
         let omissions = Omissions::default();
         let identity = self.read(access_token, Occasion::SignIn, &omissions).await;
@@ -55,7 +55,7 @@ impl Github {
         identity
     }
 
-    /// Who the access token is of, by GitHub's API.
+    /// The identity of the access token, from GitHub's API.
     async fn read(
         &self,
         access_token: &Secret,
@@ -97,7 +97,7 @@ impl Github {
         })
     }
 
-    /// Organisations and teams, where the rules name any; what cannot be read is nobody's membership.
+    /// Organisations and teams, if rules refer to any; unreadable ones count as no membership.
     async fn groups(&self, api: &Api<'_>, login: &str, occasion: Occasion) -> Result<Vec<String>, CallError> {
         if self.wanted.is_empty() {
             return Ok(Vec::new());
@@ -125,7 +125,7 @@ impl Github {
         with_new_tokens(read, grant)
     }
 
-    /// Who the access token is of now, which must be the same account. GitHub answers 401 to a token that was revoked.
+    /// Reads the access token's identity again, which must be the same account. GitHub responds 401 to a revoked token.
     async fn reread(&self, before: &Identity, access_token: &Secret, age: Age) -> Result<Identity, RenewError> {
         let omissions = Omissions::default();
         let read = self.read(access_token, Occasion::Renewal, &omissions).await;
@@ -147,16 +147,16 @@ impl Github {
     }
 }
 
-/// What is to be made of an access token that GitHub does not know.
+/// How to treat an access token that GitHub does not know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Age {
     /// It was revoked.
     Old,
-    /// GitHub has just issued it: it will know it later.
+    /// GitHub has just issued it, and will know it later.
     New,
 }
 
-/// A list, or none of it where GitHub says that it may not be read, and at a sign-in where it says nothing.
+/// Returns a list; an empty one if GitHub does not allow reading it, and at a sign-in also if the call fails.
 fn readable<T>(
     list: Result<Vec<T>, CallError>,
     what: &str,
@@ -184,7 +184,7 @@ fn vouched(addresses: &[Address]) -> Option<Email> {
     Email::parse(&address.email).ok()
 }
 
-/// Why no address counts.
+/// Why no address is trusted.
 fn unvouched(addresses: &[Address]) -> String {
     match addresses.iter().find(|address| address.primary) {
         Some(primary) if primary.verified => format!("the primary one, {}, is no address", quote(&primary.email)),
@@ -193,7 +193,7 @@ fn unvouched(addresses: &[Address]) -> String {
     }
 }
 
-/// `org` and `org/team` of the organisations where the person's membership is active: an invitation alone makes nobody a member.
+/// `org` and `org/team` of the organisations where the user's membership is active: a pending invitation is no membership.
 fn active(memberships: Vec<Membership>, teams: Vec<Team>) -> Vec<String> {
     let active = memberships.into_iter().filter(|membership| membership.state == "active");
     let mut groups: Vec<String> = active.map(|membership| membership.organization.login).collect();

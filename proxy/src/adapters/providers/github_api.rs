@@ -1,4 +1,4 @@
-//! GitHub's REST API, as far as a sign-in needs it, all pages of every list.
+//! The parts of GitHub's REST API that a sign-in needs, with all pages of every list.
 
 use http::header::LINK;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,7 +12,7 @@ use super::quote::quote;
 use crate::domain::secret::Secret;
 use crate::ports::Omission;
 
-/// More pages of 100 than anybody's lists fill.
+/// More pages of 100 than any real list has.
 const MOST_PAGES: usize = 50;
 
 pub(super) const HEADERS: [(HeaderName, HeaderValue); 2] = [
@@ -20,7 +20,7 @@ pub(super) const HEADERS: [(HeaderName, HeaderValue); 2] = [
     (HeaderName::from_static("x-github-api-version"), HeaderValue::from_static("2022-11-28")),
 ];
 
-/// The API on behalf of one person.
+/// The API on behalf of one user.
 pub(super) struct Api<'a> {
     pub(super) http: &'a Http,
     /// `https://api.github.com`, or an Enterprise Server's, which ends in `/api/v3`.
@@ -38,7 +38,7 @@ pub(super) struct User {
     pub(super) name: Option<String>,
 }
 
-/// One of `GET /user/emails`.
+/// An item of `GET /user/emails`.
 #[derive(Deserialize)]
 pub(super) struct Address {
     pub(super) email: String,
@@ -46,14 +46,14 @@ pub(super) struct Address {
     pub(super) verified: bool,
 }
 
-/// One of `GET /user/memberships/orgs`.
+/// An item of `GET /user/memberships/orgs`.
 #[derive(Deserialize)]
 pub(super) struct Membership {
     pub(super) state: String,
     pub(super) organization: Organization,
 }
 
-/// One of `GET /user/teams`.
+/// An item of `GET /user/teams`.
 #[derive(Deserialize)]
 pub(super) struct Team {
     pub(super) slug: String,
@@ -83,7 +83,7 @@ impl Api<'_> {
         self.list("user/teams", "per_page=100").await
     }
 
-    /// All pages or an error: half a list is none.
+    /// Returns all pages or an error: a partial list is not used.
     async fn list<T: DeserializeOwned>(&self, path: &str, query: &str) -> Result<Vec<T>, CallError> {
         let mut items = Vec::new();
         let mut url = below(self.base, path);
@@ -100,7 +100,7 @@ impl Api<'_> {
         Err(CallFault::Endless(MOST_PAGES).at(self.base))
     }
 
-    /// Organisations with single sign-on are left out of lists for an application that they have not authorized.
+    /// GitHub omits organisations with single sign-on from lists for an application that they have not authorized.
     fn note_left_out(&self, path: &str, headers: &HeaderMap) {
         let said = headers.get("x-github-sso").and_then(|value| value.to_str().ok()).unwrap_or_default();
         if let Some(organizations) = said.strip_prefix("partial-results") {
@@ -114,7 +114,7 @@ impl Api<'_> {
     }
 }
 
-/// The address of the next page (RFC 8288).
+/// The URL of the next page (RFC 8288).
 fn next(headers: &HeaderMap) -> Option<Url> {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     links.flat_map(|value| value.split(',')).find_map(|link| {

@@ -1,4 +1,4 @@
-//! Microsoft Graph, as far as a sign-in needs it: who the person is, and the groups that do not fit in a token.
+//! The parts of Microsoft Graph that a sign-in needs: the user, and the groups that do not fit in a token.
 
 use serde::Deserialize;
 use url::Url;
@@ -7,7 +7,7 @@ use super::http::{CallError, CallFault, Http, below, followed};
 use super::quote::quote;
 use crate::domain::secret::Secret;
 
-/// More pages than anybody's groups fill.
+/// More pages than any real list of groups has.
 const MOST_PAGES: usize = 100;
 
 /// Graph, at its address in this cloud.
@@ -46,14 +46,14 @@ impl Graph {
         Self { base }
     }
 
-    /// The person whose token it is.
+    /// The user whose token it is.
     pub(super) async fn me(&self, http: &Http, token: &Secret) -> Result<Me, CallError> {
         let mut url = below(&self.base, "v1.0/me");
         url.set_query(Some("$select=id,displayName,mail,userPrincipalName"));
         http.get_as(&url, token, &[]).await?.json()
     }
 
-    /// The ids of all groups, also those reached through other groups. All pages or an error: half a list is none.
+    /// The ids of all groups, including indirect ones. Returns all pages or an error: a partial list is not used.
     pub(super) async fn groups(&self, http: &Http, token: &Secret) -> Result<Vec<String>, CallError> {
         let mut groups = Vec::new();
         let mut url = below(&self.base, "v1.0/me/transitiveMemberOf");
@@ -61,7 +61,7 @@ impl Graph {
         for _ in 0..MOST_PAGES {
             let page: Page = http.get_as(&url, token, &[]).await?.json()?;
             let of_groups = page.value.into_iter().filter(|member| {
-                // Directory roles and administrative units are listed too.
+                // The list also has directory roles and administrative units.
                 member.kind.as_deref() == Some("#microsoft.graph.group")
             });
             groups.extend(of_groups.map(|member| member.id));
@@ -73,13 +73,12 @@ impl Graph {
 }
 
 impl Me {
-    /// Whether it is a personal account.
+    /// Whether this is a personal account.
     pub(super) fn is_personal(&self) -> bool {
         self.id.len() == 16
     }
 
-    /// Whether it is the account that the token speaks of. Graph's id of a personal account is the last 16 digits of
-    /// its object id.
+    /// Whether this is the account in the token. Graph's id of a personal account is the last 16 digits of its object id.
     pub(super) fn is(&self, object_id: &str) -> bool {
         let digits: String = object_id.chars().filter(|c| *c != '-').collect();
         let short = digits.get(16..).unwrap_or_default();
@@ -87,7 +86,7 @@ impl Me {
     }
 }
 
-/// What to do about a call that failed.
+/// The reason of a failed call, with advice.
 pub(super) fn reason(error: &CallError) -> String {
     let advice = if error.is_forbidden() { "; grant the application the delegated permission User.Read" } else { "" };
     quote(&format!("Graph: {error}{advice}"))

@@ -1,4 +1,4 @@
-//! Calls to a provider, every one bounded: in time, in size, and in what an error may tell.
+//! Calls to a provider, with limits on their time, on their size, and on what their errors reveal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use super::quote::quote;
 use super::way_out::{Connector, WayOut, is_loopback};
 use crate::domain::secret::Secret;
 
-/// How long a connection may take to be made.
+/// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a whole call may take, its answer's last byte included.
+/// The time limit for a whole call, up to the last byte of the response.
 const TOTAL: Duration = Duration::from_secs(10);
-/// How large an answer may be. It is counted as it is read, whatever `Content-Length` says.
+/// The largest response, in bytes. It is counted while it is read, whatever `Content-Length` says.
 const LARGEST: usize = 1024 * 1024;
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
@@ -35,14 +35,14 @@ const IDLE: Duration = Duration::from_secs(30);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidegate/", env!("CARGO_PKG_VERSION")));
 
-/// A client for calls to one provider. Redirects are never followed: they could lead a secret to another host, or us to a host within.
+/// A client for calls to one provider. It never follows redirects: they could send a secret to another host, or us to an internal one.
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 impl Http {
-    /// A client that trusts the system's roots and `extra_roots`, and takes the way out that is given.
+    /// A client that trusts the system's roots and `extra_roots`, and uses the given way out.
     pub(super) fn new(
         extra_roots: &[CertificateDer<'static>],
         needs_tls: bool,
@@ -67,7 +67,7 @@ impl Http {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT));
-        // Plain HTTP is for loopback hosts only, which `is_safe` sees to wherever an address comes in.
+        // Plain HTTP is for loopback hosts only: `is_safe` checks every address that is configured or received.
         let way = Connector::new(tcp, tls.clone(), way_out);
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(way);
@@ -83,7 +83,7 @@ impl Http {
         self.fetch(url, None, &[]).await
     }
 
-    /// Fetches `url` on behalf of the person whose access token it is.
+    /// Fetches `url` on behalf of the user whose access token is given.
     pub(super) async fn get_as(
         &self,
         url: &Url,
@@ -111,7 +111,7 @@ impl Http {
         self.call(request).await
     }
 
-    /// Sends `request` and reads the answer, whatever its status.
+    /// Sends `request` and reads the response, whatever its status.
     pub(super) async fn call(&self, request: Request<Vec<u8>>) -> Result<ProviderAnswer, CallError> {
         let place = place_of(request.uri());
         let mut request = request.map(|body| Full::new(Bytes::from(body)));
@@ -137,7 +137,7 @@ impl Http {
     }
 }
 
-/// What a provider answered, at most 1 MiB of it.
+/// A provider's response, of at most 1 MiB.
 pub(super) struct ProviderAnswer {
     place: String,
     pub(super) status: StatusCode,
@@ -146,14 +146,14 @@ pub(super) struct ProviderAnswer {
 }
 
 impl ProviderAnswer {
-    /// The JSON of an answer that succeeded.
+    /// Parses the JSON of a successful response.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
         if self.status != StatusCode::OK {
             return Err(self.refusal());
         }
         let reader = &mut serde_json::Deserializer::from_slice(&self.body);
         serde_path_to_error::deserialize(reader).map_err(|error| {
-            // The parser's own words may quote what it read: only the place is told.
+            // The parser's message may quote its input: report only the position.
             self.fault(match serde_json::from_slice::<IgnoredAny>(&self.body) {
                 Ok(_) => CallFault::Unexpected(field(&error)),
                 Err(error) => CallFault::NotJson((error.line(), error.column())),
@@ -161,17 +161,17 @@ impl ProviderAnswer {
         })
     }
 
-    /// The answer as a signed token, where it says that it is one, or looks like one.
+    /// The response as a signed token, if its type or its form says that it is one.
     pub(super) fn jwt(&self) -> Option<&str> {
         let kind = self.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let says = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/jwt"));
         let text = std::str::from_utf8(&self.body).ok()?.trim();
-        // Three parts, of which the first is a JSON object in base64url.
+        // Three parts, the first of them a JSON object in base64url.
         let looks = text.starts_with("ey") && text.bytes().filter(|byte| *byte == b'.').count() == 2;
         (self.status == StatusCode::OK && (says || looks)).then_some(text)
     }
 
-    /// This answer as an error, with the provider's own words where it gives any.
+    /// This response as an error, with the provider's own message if there is one.
     pub(super) fn refusal(&self) -> CallError {
         if self.status.is_redirection() {
             return self.fault(CallFault::Moved(self.status, self.location()));
@@ -179,7 +179,7 @@ impl ProviderAnswer {
         self.fault(CallFault::Status(self.status, said(&self.body)))
     }
 
-    /// Where it leads to, without the query, which may hold what is secret.
+    /// The redirect's target, without the query, which may hold secrets.
     fn location(&self) -> String {
         let location = self.headers.get(LOCATION).and_then(|value| value.to_str().ok()).unwrap_or("nowhere");
         quote(location.split(['?', '#']).next().unwrap_or_default())
@@ -190,10 +190,10 @@ impl ProviderAnswer {
     }
 }
 
-/// Which field of an answer is not what is expected, and how.
+/// Describes which field of a response is not as expected, and how.
 fn field(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let words = error.inner().to_string();
-    // Of the parser's words only those that are ours: the name of a field that is missing.
+    // From the parser's message take only what is ours: the name of a missing field.
     let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
     match (missing, error.path().to_string()) {
         (Some((name, _)), _) => format!("`{name}` is missing"),
@@ -208,7 +208,7 @@ fn place_of(uri: &Uri) -> String {
     quote(&format!("{}:{port}{}", uri.host().unwrap_or("the provider"), uri.path()))
 }
 
-/// A provider's own words for its refusal, in GitHub's, Graph's or OAuth's form.
+/// A provider's own message for its refusal, in GitHub's, Graph's or OAuth's format.
 fn said(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
@@ -216,7 +216,7 @@ fn said(body: &[u8]) -> String {
     words.map(|words| format!(" ({})", quote(words))).unwrap_or_default()
 }
 
-/// A call that failed. It names host, port and path, and what went wrong; never the query, or what was sent.
+/// A failed call. It names host, port and path, and what went wrong; never the query or the data sent.
 #[derive(Debug, thiserror::Error)]
 #[error("{place} {fault}")]
 pub(super) struct CallError {
@@ -236,12 +236,12 @@ impl CallError {
             && !self.says("rate limit")
     }
 
-    /// Whether the provider does not know the token, or no more.
+    /// Whether the provider does not accept the token, or no longer.
     pub(super) fn is_unauthorized(&self) -> bool {
         matches!(self.fault, CallFault::Status(StatusCode::UNAUTHORIZED, _))
     }
 
-    /// Whether the provider's own words for its refusal hold `words`, in lower case.
+    /// Whether the provider's own message contains `words`, given in lower case.
     pub(super) fn says(&self, words: &str) -> bool {
         matches!(&self.fault, CallFault::Status(_, said) if said.to_ascii_lowercase().contains(words))
     }
@@ -277,13 +277,13 @@ pub(super) enum CallFault {
 }
 
 impl CallFault {
-    /// This fault at the host of `url`.
+    /// This fault for the host of `url`.
     pub(super) fn at(self, url: &Url) -> CallError {
         CallError::at(url, self)
     }
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, in one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -295,13 +295,13 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     quote(&text)
 }
 
-/// Whether secrets may be sent to `url`: `https`, or a loopback host. Names under `.localhost` are none: whether they lead to this machine
-/// is for its resolver to say, and many ask the network (RFC 6761 §6.3 only recommends that they do not).
+/// Whether secrets may be sent to `url`: `https`, or a loopback host. Names under `.localhost` do not count: their resolver decides
+/// whether they lead to this machine, and many ask the network (RFC 6761 §6.3 only recommends that they do not).
 pub fn is_safe(url: &Url) -> bool {
     url.host().is_some() && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url)))
 }
 
-/// `base` with `path` behind its own path, so that `https://ghe.example/api/v3` stays in front.
+/// Appends `path` to the path of `base`, so that `https://ghe.example/api/v3` stays in front.
 pub(super) fn below(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_query(None);
@@ -310,7 +310,7 @@ pub(super) fn below(base: &Url, path: &str) -> Url {
     url
 }
 
-/// The next page of a list that began at `base`. It is on the same origin, or the token would go to whoever wrote the link.
+/// The next page of a list that began at `base`. It must have the same origin, or the token would go to the link's author.
 pub(super) fn followed(base: &Url, next: Option<Url>) -> Result<Url, CallError> {
     next.filter(|next| next.origin() == base.origin()).ok_or_else(|| CallFault::Elsewhere.at(base))
 }

@@ -1,4 +1,4 @@
-//! ID tokens: the signature, and every claim that says for whom, by whom and when (OpenID Connect Core §3.1.3.7).
+//! ID tokens: the checks of their signature, issuer, audience and times (OpenID Connect Core §3.1.3.7).
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
@@ -13,12 +13,12 @@ use super::quote::quote;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
-/// How far the provider's clock may be from ours, in seconds.
+/// The tolerated difference between the provider's clock and ours, in seconds.
 pub(super) const LEEWAY: u64 = 60;
 /// The longest `sub` (OpenID Connect Core §2).
 pub(super) const LONGEST_SUBJECT: usize = 255;
 
-/// Signatures by a key pair. Never `none`, and no HMAC, whose key could be a public one (RFC 8725 §2.1).
+/// Asymmetric algorithms only. Never `none`, and no HMAC, whose key could be a public one (RFC 8725 §2.1).
 const ALGORITHMS: &[Algorithm] = &[
     Algorithm::RS256,
     Algorithm::RS384,
@@ -31,21 +31,21 @@ const ALGORITHMS: &[Algorithm] = &[
     Algorithm::EdDSA,
 ];
 
-/// What a token must say.
+/// The required content of a token.
 pub(super) struct Expected<'a> {
     pub(super) issuer: &'a Issuer,
     pub(super) client_id: &'a str,
-    /// The sign-in's; `None` for a token that a refresh brought, which has none (OpenID Connect Core §12.2).
+    /// The sign-in's nonce; `None` for a token from a refresh, which has none (OpenID Connect Core §12.2).
     pub(super) nonce: Option<&'a str>,
-    /// The access token that came with it, for `at_hash`.
+    /// The access token from the same response, for `at_hash`.
     pub(super) access_token: &'a Secret,
     pub(super) now: Timestamp,
 }
 
-/// Why a token is not believed.
+/// Why a token is rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
-    /// Newer keys may have the one it names.
+    /// Newer keys may include the one that it names.
     #[error("it is signed with a key that the provider does not publish")]
     UnknownKey,
     #[error("{0}")]
@@ -54,7 +54,7 @@ pub(super) enum Rejected {
     Issuer { reason: &'static str, found: String, expected: String },
 }
 
-/// Whether a token is the provider's; where not, both issuers are named.
+/// Checks a token's issuer; the error names both issuers.
 pub(super) fn check_issuer(claims: &TokenClaims, issuer: &Issuer) -> Result<(), Rejected> {
     issuer.check(claims).map_err(|reason| Rejected::Issuer {
         reason,
@@ -63,10 +63,10 @@ pub(super) fn check_issuer(claims: &TokenClaims, issuer: &Issuer) -> Result<(), 
     })
 }
 
-/// An ID token that verifies.
+/// A verified ID token.
 pub(super) struct IdToken {
     pub(super) claims: TokenClaims,
-    /// Whose tokens the key may sign, where the provider says it (Entra, with `{tenantid}` for any tenant's).
+    /// The issuer whose tokens the key may sign, if the provider limits that (Entra, with `{tenantid}` for any tenant).
     pub(super) key_issuer: Option<String>,
 }
 
@@ -78,14 +78,14 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
     Ok(IdToken { claims, key_issuer })
 }
 
-/// A token whose signature verifies, and nothing else is known to be right.
+/// A token whose signature verifies, but whose claims are unchecked.
 pub(super) struct Signed {
     pub(super) claims: TokenClaims,
     pub(super) header: Header,
     pub(super) key_issuer: Option<String>,
 }
 
-/// Verifies the signature of `token` alone. The library reads the system's clock, so claims are checked here.
+/// Verifies only the signature of `token`. The library would use the system's clock, so claims are checked here.
 pub(super) fn signed(token: &str, keys: &KeySet) -> Result<Signed, Rejected> {
     let header = jsonwebtoken::decode_header(token)
         .map_err(|_| Rejected::Invalid("it is not a JWT signed with an algorithm that is known"))?;
@@ -105,7 +105,7 @@ pub(super) fn signed(token: &str, keys: &KeySet) -> Result<Signed, Rejected> {
         Some((token.claims, key.issuer.clone()))
     });
     let Some((claims, key_issuer)) = verified else {
-        // Where no name says which key it is, newer ones may have it.
+        // If no key id identifies the key, newer keys may include it.
         let is_named = header.kid.is_some() && candidates.iter().any(|key| key.id.is_some());
         return Err(if is_named { Rejected::Invalid("its signature does not verify") } else { Rejected::UnknownKey });
     };
@@ -129,7 +129,7 @@ fn check(claims: &TokenClaims, algorithm: Algorithm, expected: &Expected<'_>) ->
     check_audience(claims, expected.client_id)?;
     check_times(claims, expected.now.secs())?;
     if let Some(ours) = expected.nonce {
-        // Compared in constant time; a missing nonce is a replayed or an injected token (OpenID Connect Core §15.5.2).
+        // Compared in constant time; a token without a nonce is replayed or injected (OpenID Connect Core §15.5.2).
         let nonce = claims.text("nonce").ok_or("it has no nonce")?;
         if Secret::new(nonce) != Secret::new(ours) {
             return Err("its nonce is not this sign-in's");
@@ -154,7 +154,8 @@ pub(super) fn check_audience(claims: &TokenClaims, client_id: &str) -> Result<()
     }
 }
 
-/// A signed answer of UserInfo (OpenID Connect Core §5.3.2): what it says of issuer, audience and times must hold, and it need not say it.
+/// Checks a signed UserInfo response (OpenID Connect Core §5.3.2): its issuer, audience and times must be right if present, but may be
+/// absent.
 pub(super) fn check_userinfo(
     claims: &TokenClaims,
     issuer: &Issuer,
@@ -196,7 +197,7 @@ fn check_times(claims: &TokenClaims, now: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// OpenID Connect Core §3.1.3.8: where it is there, `at_hash` is the left half of the access token's hash.
+/// OpenID Connect Core §3.1.3.8: if present, `at_hash` must be the left half of the access token's hash.
 fn check_access_token(claims: &TokenClaims, algorithm: Algorithm, access_token: &Secret) -> Result<(), &'static str> {
     let Some(claimed) = claims.value("at_hash") else { return Ok(()) };
     let hash = digest::digest(hash_of(algorithm), access_token.expose().as_bytes());

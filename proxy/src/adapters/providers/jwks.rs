@@ -1,4 +1,4 @@
-//! A provider's public keys (RFC 7517), and which of them a token may be verified with.
+//! A provider's public keys (RFC 7517), and the choice of keys to verify a token with.
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
@@ -9,10 +9,10 @@ use serde_json::Value;
 const MOST_KEYS: usize = 200;
 /// How many keys are tried for one token.
 const MOST_TRIED: usize = 16;
-/// What is read of a key. The rest (certificates, extensions) is not needed, and if it is odd the key may still be good.
+/// The members of a key that are read. Others (certificates, extensions) are not needed, and may be malformed in a good key.
 const MEMBERS: [&str; 11] = ["kty", "n", "e", "crv", "x", "y", "kid", "alg", "use", "key_ops", "issuer"];
 
-/// Keys that verify signatures. What a provider publishes beside them (other uses, unknown kinds, secrets) is left out.
+/// Keys that verify signatures. Other published keys (other uses, unknown types, secrets) are left out.
 #[derive(Default)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
@@ -23,7 +23,7 @@ pub(super) struct Key {
     pub(super) id: Option<String>,
     algorithm: Option<KeyAlgorithm>,
     parameters: AlgorithmParameters,
-    /// Entra's addition: whose tokens the key may sign, with `{tenantid}` for any tenant's.
+    /// Entra's addition: the issuer whose tokens the key may sign, with `{tenantid}` for any tenant.
     pub(super) issuer: Option<String>,
     pub(super) decoding: DecodingKey,
 }
@@ -31,13 +31,13 @@ pub(super) struct Key {
 /// Why there is no key for a token.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoKey {
-    /// It is not among these keys: newer ones may have it.
+    /// It is not in this set: newer keys may include it.
     Unknown,
-    /// Newer keys would not mend it.
+    /// Newer keys would not help.
     Unsuitable(&'static str),
 }
 
-/// A JWK set as it is sent.
+/// A JWK set as received.
 #[derive(Deserialize)]
 pub(super) struct Sent {
     keys: Vec<Value>,
@@ -58,8 +58,8 @@ impl KeySet {
         self.keys.is_empty()
     }
 
-    /// The keys that a token may be signed with: those named `id` that suit `algorithm`, and those without a name. Where several have one
-    /// name, or the token gives none, each is tried (OpenID Connect Core §10.1 wants names, RFC 7517 §4.5 does not).
+    /// The keys that may have signed a token: those with the key id `id` that suit `algorithm`, and those without an id. If several share
+    /// the id, or the token has none, each is tried (OpenID Connect Core §10.1 requires ids, RFC 7517 §4.5 does not).
     pub(super) fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Vec<&Key>, NoKey> {
         let (named, unnamed): (Vec<&Key>, Vec<&Key>) = self
             .keys
@@ -89,7 +89,7 @@ impl Key {
         let signs = jwk.common.public_key_use.as_ref().is_none_or(|purpose| *purpose == PublicKeyUse::Signature);
         let verifies =
             jwk.common.key_operations.as_ref().is_none_or(|purposes| purposes.contains(&KeyOperations::Verify));
-        // A symmetric key in a public set would let anybody who reads it sign.
+        // With a symmetric key in a public set, anyone could sign.
         let public = matches!(
             jwk.algorithm,
             AlgorithmParameters::RSA(_) | AlgorithmParameters::EllipticCurve(_) | AlgorithmParameters::OctetKeyPair(_)

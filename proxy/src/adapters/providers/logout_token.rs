@@ -1,4 +1,4 @@
-//! Logout tokens: what a provider sends to say that somebody's sessions are over (OpenID Connect Back-Channel Logout 1.0 §2.4, §2.6).
+//! Logout tokens, by which a provider ends a user's sessions (OpenID Connect Back-Channel Logout 1.0 §2.4, §2.6).
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use super::id_token::{LEEWAY, LONGEST_SUBJECT, Rejected, Signed, check_audience,
 use super::jwks::KeySet;
 use crate::domain::time::Timestamp;
 
-/// How old a token may be, in seconds: its `jti` is remembered for that long.
+/// The greatest age of a token, in seconds: its `jti` is remembered for that long.
 const OLDEST: u64 = 300;
-/// The longest `jti` and `sid` that are taken, in bytes.
+/// The longest accepted `jti` and `sid`, in bytes.
 const LONGEST_NAME: usize = 255;
-/// The event that the token is about.
+/// The event in the token.
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// What a token must say.
+/// The required content of a token.
 pub(super) struct Expected<'a> {
     pub(super) issuer: &'a Issuer,
     pub(super) client_id: &'a str,
     pub(super) now: Timestamp,
 }
 
-/// A logout token that verifies.
+/// A verified logout token.
 pub(super) struct Verified {
     pub(super) claims: TokenClaims,
     pub(super) id: String,
-    /// From then on it would be refused for its age.
+    /// From then on the token is rejected for its age.
     pub(super) expires_at: Timestamp,
 }
 
 /// Verifies `token`.
 pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Verified, Rejected> {
     let Signed { claims, header, key_issuer: _ } = signed(token, keys)?;
-    // RFC 8725 §3.11: a token of another kind says so, and is not taken for this one. Not every provider says that it is this one.
+    // RFC 8725 §3.11: a token that declares another type is rejected. Not every provider declares this one.
     let kind = header.typ.as_deref().map(|kind| kind.to_ascii_lowercase());
     let kind = kind.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
     if !matches!(kind, None | Some("logout+jwt" | "jwt")) {
@@ -52,7 +52,7 @@ fn check(claims: TokenClaims, expected: &Expected<'_>) -> Result<Verified, &'sta
     if !event.is_some_and(Value::is_object) {
         return Err("its events do not name a logout");
     }
-    // With a nonce it would be an ID token, made to look like this (§4).
+    // With a nonce it would be an ID token disguised as a logout token (§4).
     if claims.names("nonce") {
         return Err("it has a nonce, which no logout token has");
     }
@@ -70,7 +70,7 @@ fn check(claims: TokenClaims, expected: &Expected<'_>) -> Result<Verified, &'sta
     Ok(Verified { claims, id, expires_at })
 }
 
-/// When it was issued: not in the future, not long ago, and where it has an expiry not after that.
+/// Returns the time of issue, which must not be in the future, or long ago, or after an expiry.
 fn check_times(claims: &TokenClaims, now: u64) -> Result<u64, &'static str> {
     let issued = claims.seconds("iat").ok_or("it has no time of issue")?;
     if issued > now.saturating_add(LEEWAY) {

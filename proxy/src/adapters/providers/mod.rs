@@ -1,4 +1,4 @@
-//! Identity providers, and what each needs to know.
+//! Identity providers and their settings.
 
 mod backoff;
 pub mod bearer;
@@ -42,18 +42,18 @@ pub use self::way_out::WayOut;
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Secrets would travel in the clear.
+    /// Secrets would be sent unencrypted.
     #[error("the provider's address {0} must be https (http is for loopback hosts only)")]
     Address(String),
-    /// No certificate of a provider could be believed.
+    /// There are no roots to verify a provider's certificate with.
     #[error(
         "there are no trusted root certificates: install the system's (ca-certificates), or name a file in OAUTH_CA_FILE"
     )]
     NoRoots,
-    /// One of the further roots is not a certificate.
+    /// One of the additional roots is not a certificate.
     #[error("a certificate in OAUTH_CA_FILE cannot be used as a root")]
     Root(#[source] rustls::Error),
-    /// The system's cryptography refuses.
+    /// The TLS library failed.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
 }
@@ -67,13 +67,13 @@ pub struct ClientRegistration {
     pub secret: Secret,
     /// `OAUTH_REDIRECT_URL`.
     pub redirect_url: Url,
-    /// `OAUTH_SCOPES`, with what the rules need beyond them.
+    /// `OAUTH_SCOPES`, and the scopes that the rules need beside them.
     pub scopes: Vec<String>,
-    /// Whether ID tokens are kept for upstreams that a table tells of them.
+    /// Whether ID tokens are kept for upstreams that receive them.
     pub keeps_id_token: bool,
 }
 
-/// What one provider needs to know. Every address is `https`, except on a loopback host.
+/// The settings of one provider. Every address is `https`, except on a loopback host.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ProviderSettings {
     /// GitHub.
@@ -84,7 +84,7 @@ pub enum ProviderSettings {
         web: Url,
         /// `OAUTH_GITHUB_API_URL`.
         api: Url,
-        /// The organisations and teams that the rules name, so that no others need be read; empty: no rule asks for groups.
+        /// The organisations and teams that rules refer to, so that no others need be read; empty: no rule needs groups.
         groups: Vec<String>,
     },
     /// Microsoft Entra ID.
@@ -97,9 +97,9 @@ pub enum ProviderSettings {
         graph: Url,
         /// `OAUTH_TENANT_ID`.
         tenants: Tenants,
-        /// Whether a rule asks for groups, so that an overage is read from Graph.
+        /// Whether a rule needs groups: an overage is then read from Graph.
         wants_groups: bool,
-        /// The claims that rules name.
+        /// The claims that rules refer to.
         claims: Vec<String>,
     },
     /// Any OpenID Connect provider.
@@ -110,15 +110,15 @@ pub enum ProviderSettings {
         issuer: Url,
         /// `OAUTH_USERNAME_CLAIM`.
         username_claim: Option<String>,
-        /// Whether a rule asks for groups, so that they are looked for at UserInfo where the ID token lacks them.
+        /// Whether a rule needs groups: they are then read from UserInfo if the ID token lacks them.
         wants_groups: bool,
-        /// The claims that rules name.
+        /// The claims that rules refer to.
         claims: Vec<String>,
     },
 }
 
 impl ProviderSettings {
-    /// The addresses that are called.
+    /// The addresses that we send requests to.
     fn addresses(&self) -> Vec<&Url> {
         match self {
             Self::Github { web, api, .. } => vec![web, api],
@@ -129,7 +129,7 @@ impl ProviderSettings {
 }
 
 impl ProviderSettings {
-    /// Which kind of provider it is.
+    /// The kind of provider.
     #[must_use]
     pub const fn kind(&self) -> ProviderKind {
         match self {
@@ -139,7 +139,7 @@ impl ProviderSettings {
         }
     }
 
-    /// Whether the usernames that it gives take part in lists and rules.
+    /// Whether lists and rules may trust this provider's usernames.
     #[must_use]
     pub const fn vouches_for_usernames(&self) -> bool {
         match self {
@@ -148,9 +148,9 @@ impl ProviderSettings {
         }
     }
 
-    /// Who vouches for people, and to whom: the provider's kind and address, our client id there, and our public origin. Where one of these
-    /// changes, or is another deployment's with the same secret, what was vouched for before counts no more. The client's secret is no
-    /// part of it: it is changed without anybody being signed out.
+    /// Identifies who vouches for users, and to whom: the provider's kind and address, our client id there, and our public origin. If one
+    /// of these changes, or belongs to another deployment with the same secret, earlier sessions no longer count. The client secret is not
+    /// included: changing it signs nobody out.
     #[must_use]
     pub fn authority(&self) -> Authority {
         let (kind, address, client) = match self {
@@ -159,7 +159,7 @@ impl ProviderSettings {
             Self::Oidc { issuer, client, .. } => (ProviderKind::Oidc, issuer, client),
         };
         let origin = client.redirect_url.origin().ascii_serialization();
-        // No part holds a line break, so that no two of them can be read as two others.
+        // No part contains a line break, so the concatenation is unambiguous.
         let hash = digest(&SHA256, format!("{}\n{address}\n{}\n{origin}", kind.as_str(), client.id).as_bytes());
         let mut authority = [0; 8];
         for (to, from) in authority.iter_mut().zip(hash.as_ref()) {
@@ -172,7 +172,7 @@ impl ProviderSettings {
 /// Which Entra tenants may sign in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tenants {
-    /// `common`: any tenant, and personal accounts. Their administrators' word for an email counts for nothing.
+    /// `common`: any tenant, and personal accounts. An email from their administrators is not trusted.
     Common,
     /// `organizations`: any tenant.
     Organizations,

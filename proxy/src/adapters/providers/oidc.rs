@@ -1,4 +1,4 @@
-//! Any OpenID Connect provider: its claims into an identity.
+//! Any OpenID Connect provider: maps its claims to an identity.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::ports::{
     IdentityProvider, LogoutToken, Omission, Pending, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
 
-/// Some providers sign what UserInfo answers (OpenID Connect Core §5.3.2).
+/// Some providers sign their UserInfo responses (OpenID Connect Core §5.3.2).
 const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
 
 /// An OpenID Connect provider.
@@ -33,11 +33,11 @@ pub(super) struct Oidc {
     wanted: Wanted,
 }
 
-/// Which claims make an identity here.
+/// The claims that make up an identity.
 pub(super) struct Wanted {
     pub(super) username: Option<String>,
     pub(super) groups: bool,
-    /// What rules name.
+    /// Claims that rules refer to.
     pub(super) claims: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ impl Oidc {
         Self { party: RelyingParty::new(http, registration, Place::Issuer(issuer)), wanted }
     }
 
-    /// Who the claims of an ID token speak of, filled up from UserInfo, and what that told.
+    /// The identity in the claims of an ID token, completed from UserInfo; notes in the grant what UserInfo supplied.
     async fn identify(
         &self,
         claims: &TokenClaims,
@@ -65,8 +65,8 @@ impl Oidc {
         Ok(self.wanted.identity(claims, &userinfo, omissions))
     }
 
-    /// OpenID Connect Core §5.3.2: UserInfo that speaks of another subject must not be used, or one person's token could
-    /// be filled up with another's address.
+    /// OpenID Connect Core §5.3.2: UserInfo for another subject must not be used, or one user's token could be completed with another's
+    /// address.
     async fn userinfo(
         &self,
         endpoint: &Url,
@@ -109,7 +109,7 @@ impl Oidc {
         let Some(id_token) = self.party.verify_refreshed(refreshed, now).await? else {
             return self.reread(before, &mut refreshed.grant, endpoint.as_ref(), now).await;
         };
-        // OpenID Connect Core §12.2: the issuer was checked, the subject must be the same.
+        // OpenID Connect Core §12.2: the issuer is checked already, and the subject must be the same.
         if id_token.claims.text("sub") != Some(&before.id) {
             return Err(RenewError::Gone("the new ID token is of another subject".to_owned()));
         }
@@ -119,7 +119,7 @@ impl Oidc {
         identity.map_err(|unread| RenewError::NotNow(unread.to_string()))
     }
 
-    /// What UserInfo says now of somebody who is known. Where it cannot be asked, by this token or at all, they are who they were.
+    /// Updates a known identity from UserInfo. It stays as it is if UserInfo cannot be asked, with this token or at all.
     async fn reread(
         &self,
         before: &Identity,
@@ -142,7 +142,7 @@ impl Oidc {
     }
 }
 
-/// Why UserInfo tells nothing.
+/// Why UserInfo could not be used.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
     #[error("UserInfo: {0}")]
@@ -156,7 +156,7 @@ enum Unread {
 }
 
 impl Wanted {
-    /// Whether the ID token lacks something that UserInfo may know.
+    /// Whether the ID token lacks a claim that UserInfo may have.
     fn is_missing(&self, claims: &TokenClaims) -> bool {
         let groups = self.groups && !claims.has("groups");
         let named = self.claims.iter().any(|name| !claims.has(name));
@@ -165,12 +165,12 @@ impl Wanted {
             || ["email", "email_verified", "name", self.username()].into_iter().any(|name| !claims.has(name))
     }
 
-    /// The claim that the username comes from.
+    /// The claim that supplies the username.
     fn username(&self) -> &str {
         self.username.as_deref().unwrap_or("preferred_username")
     }
 
-    /// Notes which of the claims that count here UserInfo tells.
+    /// Notes which of the relevant claims UserInfo supplies.
     fn note_told(&self, userinfo: &TokenClaims, grant: &mut Grant) {
         let names = ["email", "email_verified", "name", self.username(), "groups"];
         for name in names.into_iter().chain(self.claims.iter().map(String::as_str)) {
@@ -180,13 +180,13 @@ impl Wanted {
         }
     }
 
-    /// Who somebody is by what UserInfo says now. `told`: what it has told, now or before; what it never told stands.
+    /// Updates an identity from UserInfo. `told`: the claims it has ever supplied; all others keep their values.
     fn reread(&self, before: &Identity, userinfo: &TokenClaims, told: &[String]) -> Identity {
         let tells = |name: &str| told.iter().any(|told| told == name);
         let text = |name: &str, before: &str| {
             if tells(name) { userinfo.text(name).unwrap_or_default() } else { before }.to_owned()
         };
-        // An address that UserInfo never vouched for stands as the ID token vouched for it, unless it is another one now.
+        // An address that UserInfo never verified stays as verified by the ID token, unless UserInfo now gives another one.
         let same = before.email_str() == userinfo.text("email").unwrap_or_default();
         let email = if tells("email") && tells("email_verified") {
             vouched(userinfo)
@@ -208,8 +208,7 @@ impl Wanted {
 
     fn identity(&self, token: &TokenClaims, userinfo: &TokenClaims, omissions: &Omissions) -> Identity {
         let either = |name: &str| token.text(name).or_else(|| userinfo.text(name)).unwrap_or_default().to_owned();
-        // An address and the word that it is verified count only from one source: joined from two, one would vouch for
-        // the other's address.
+        // The address and `email_verified` must come from the same source: otherwise one source would vouch for the other's address.
         let source = if token.has("email") && token.has("email_verified") { token } else { userinfo };
         let email = vouched(source);
         let id = quote(token.text("sub").unwrap_or_default());
@@ -217,7 +216,7 @@ impl Wanted {
             omissions.note(Omission::Email, format!("The email of {id} does not count: {why}"));
         }
         let username = match self.username.as_deref() {
-            // Without the claim there is no username at all: an empty one never matches a rule.
+            // Without the claim there is no username: an empty one never matches a rule.
             Some("email") => email_as_username(email.as_ref()),
             Some(claim) => Username::Vouched(either(claim)),
             None => Username::Displayed(either("preferred_username")),
@@ -239,13 +238,13 @@ impl Wanted {
     }
 }
 
-/// The address, where the same source says that it is verified.
+/// The address, if the same source says that it is verified.
 fn vouched(source: &TokenClaims) -> Option<Email> {
     let address = source.text("email").filter(|_| source.is_true("email_verified"))?;
     Email::parse(address).ok()
 }
 
-/// An address is a username only where it is vouched for.
+/// An address is a username only if it is verified.
 fn email_as_username(email: Option<&Email>) -> Username {
     Username::Vouched(email.map(|email| email.as_str().to_owned()).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! What a provider publishes, held and renewed: discovery hourly, keys also when a token names one that is not known.
+//! The documents that a provider publishes, cached: discovery is read hourly, keys also when a token names an unknown one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use crate::domain::time::Timestamp;
 
 /// How often it is read again while all is well.
 const FRESH: Duration = Duration::from_secs(3600);
-/// How often unknown keys may make us ask: forged tokens must not make us hammer the provider.
+/// How often unknown keys may trigger a read: forged tokens must not make us flood the provider.
 const KEYS_AGAIN: Duration = Duration::from_secs(60);
 
-/// One reading.
+/// The result of one read.
 pub(super) struct Published {
     pub(super) document: Document,
     pub(super) issuer: Issuer,
     pub(super) keys: Arc<KeySet>,
 }
 
-/// The last good reading, kept through failures.
+/// The last successful read, kept through failures.
 pub(super) struct Publication {
     place: Place,
     current: ArcSwapOption<Published>,
     trouble: ArcSwapOption<String>,
-    /// Held while reading, so that there is one reader at a time.
+    /// Locked while reading, so that there is one reader at a time.
     reader: Mutex<Reader>,
-    /// Told when somebody waits for a first reading.
+    /// Notified when a caller waits for the first read.
     wanted: Notify,
-    /// Told when the first reading is there.
+    /// Notified when the first read has succeeded.
     there: Notify,
 }
 
@@ -55,7 +55,7 @@ impl Publication {
         }
     }
 
-    /// The last good reading.
+    /// The last successful read.
     pub(super) fn current(&self) -> Option<Arc<Published>> {
         self.current.load_full()
     }
@@ -69,18 +69,18 @@ impl Publication {
         Some(failure.map_or_else(|| "discovery has not been read yet".to_owned(), |failure| failure.as_ref().clone()))
     }
 
-    /// Reads all of it, and says when to come again.
+    /// Reads everything, and returns the pause before the next refresh.
     pub(super) async fn refresh(&self, http: &Http) -> Duration {
         let mut reader = self.reader.lock().await;
         self.read(http, &mut reader).await
     }
 
-    /// Waits until somebody waits for a first reading.
+    /// Waits until a caller waits for the first read.
     pub(super) async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
-    /// Waits for a reading, and says that one is wanted: whoever calls [`Self::refresh`] again and again does so at once.
+    /// Waits for a read, and requests one: the task that calls [`Self::refresh`] repeatedly then does so at once.
     pub(super) async fn first_reading(&self) {
         loop {
             let there = self.there.notified();
@@ -92,7 +92,7 @@ impl Publication {
         }
     }
 
-    /// The last good reading, or a first one. Whoever finds somebody reading waits for that reading and takes what it gives.
+    /// The last successful read, or a first one. If another task is reading, waits for that read and uses its result.
     pub(super) async fn ready(&self, http: &Http) -> Result<Arc<Published>, String> {
         if self.current.load().is_none() {
             match self.reader.try_lock() {
@@ -105,7 +105,7 @@ impl Publication {
         self.current().ok_or_else(|| self.trouble().unwrap_or_default())
     }
 
-    /// A reading with other keys than `seen` has, asked for at most once a minute. Stale keys are kept where it fails.
+    /// Reads other keys than those in `seen`, at most once a minute. Old keys are kept if that fails.
     pub(super) async fn newer_keys(
         &self,
         http: &Http,
@@ -152,7 +152,7 @@ async fn published(http: &Http, place: &Place) -> Result<Published, String> {
     Ok(Published { document, issuer, keys })
 }
 
-/// The document at `place`, not yet checked.
+/// The document at `place`, unchecked.
 pub(super) async fn document(http: &Http, place: &Place) -> Result<Document, String> {
     let answer = http.get(&place.document()).await.and_then(|answer| answer.json());
     answer.map_err(|error| format!("discovery: {error}"))

@@ -1,4 +1,4 @@
-//! Other people's words, made fit for a log line.
+//! Makes external text safe for a log line.
 
 /// The longest quotation, in characters.
 const LONGEST: usize = 200;

@@ -1,4 +1,4 @@
-//! OpenID Connect's core, on which Entra and every other provider of it are built: discovery, the code flow, the ID token.
+//! The core of OpenID Connect, shared by Entra and every other provider: discovery, the code flow, the ID token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,24 +21,24 @@ use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, RenewError, SignInError};
 
-/// The longest ID token that is a hint for signing out, in bytes: it travels in an address, and servers cut longer ones.
+/// The longest ID token that is sent as a sign-out hint, in bytes: it is part of a URL, and servers reject longer ones.
 const LONGEST_HINT: usize = 4096;
-/// The longest ID token that is kept for upstreams, in bytes: servers take no longer header either.
+/// The longest ID token that is kept for upstreams, in bytes: servers accept no longer header field either.
 const LONGEST_KEPT: usize = 16 * 1024;
-/// The longest name of a session at the provider that is kept, in bytes.
+/// The longest provider session id that is kept, in bytes.
 const LONGEST_SESSION: usize = 255;
 
-/// Our side of OpenID Connect.
+/// The relying party of OpenID Connect.
 pub(super) struct RelyingParty {
     pub(super) http: Http,
     flow: CodeFlow,
     place: Place,
     publication: Publication,
-    /// Whether upstreams are told the ID token.
+    /// Whether upstreams receive the ID token.
     keeps_id_token: bool,
 }
 
-/// Somebody whose ID token verifies.
+/// The result of a sign-in with a verified ID token.
 pub(super) struct Verified {
     pub(super) id_token: IdToken,
     pub(super) grant: Grant,
@@ -46,18 +46,18 @@ pub(super) struct Verified {
 }
 
 impl Verified {
-    /// When the person proved who they are. A moment to come counts as this one.
+    /// When the user authenticated. A time in the future counts as now.
     pub(super) fn auth_time(&self, now: Timestamp) -> Option<Timestamp> {
         self.id_token.claims.seconds("auth_time").map(|secs| Timestamp::from_secs(secs).min(now))
     }
 
-    /// The provider's own session, where the ID token names it (OpenID Connect Back-Channel Logout 1.0 §2.1).
+    /// The provider's session id, if the ID token has one (OpenID Connect Back-Channel Logout 1.0 §2.1).
     pub(super) fn provider_session(&self) -> Option<String> {
         self.id_token.claims.text("sid").filter(|sid| sid.len() <= LONGEST_SESSION).map(ToOwned::to_owned)
     }
 }
 
-/// What a refresh token brought.
+/// The result of a refresh.
 pub(super) struct Refreshed {
     pub(super) grant: Grant,
     id_token: Option<Secret>,
@@ -77,7 +77,7 @@ impl RelyingParty {
         Self { http, flow: CodeFlow::new(registration), publication, place, keeps_id_token }
     }
 
-    /// Where to send the browser.
+    /// The URL to redirect the browser to.
     pub(super) fn authorization_url(&self, attempt: &LoginAttempt, prompt: Option<Prompt>) -> Result<Url, SignInError> {
         let published = self
             .publication
@@ -87,7 +87,7 @@ impl RelyingParty {
         Ok(self.flow.authorization_url(endpoint, attempt, Some(attempt.nonce()), prompt))
     }
 
-    /// RFC 9207 §2.4: an answer from another issuer is a mix-up attack.
+    /// RFC 9207 §2.4: a response from another issuer is a mix-up attack.
     pub(super) fn check_issuer(&self, sent: Option<&str>) -> Result<(), SignInError> {
         match (sent, self.publication.current()) {
             (Some(sent), Some(published)) if published.issuer.sends(sent) => Ok(()),
@@ -102,12 +102,12 @@ impl RelyingParty {
                 Err(SignInError::Issuer(reason))
             }
             (None, Some(_)) => Ok(()),
-            // Whether it must name one is not known: another replica sent the browser, and this one has not read discovery.
+            // Unknown whether it must name one: another replica redirected the browser, and this one has not read discovery.
             (None, None) => Err(SignInError::Unreachable(self.publication.trouble().unwrap_or_default())),
         }
     }
 
-    /// Before discovery is read, the configured address tells who the issuer is.
+    /// Before discovery is read, the configured address determines the issuer.
     fn could_send(&self, sent: &str) -> bool {
         match &self.place {
             Place::Issuer(issuer) => sent.trim_end_matches('/') == trimmed(issuer),
@@ -142,7 +142,7 @@ impl RelyingParty {
         Ok(Verified { id_token: verified, grant, userinfo_endpoint: document.userinfo_endpoint.clone() })
     }
 
-    /// Asks for new tokens by the refresh token of `before`.
+    /// Requests new tokens with the refresh token of `before`.
     pub(super) async fn refresh_tokens(
         &self,
         before: &Grant,
@@ -156,7 +156,7 @@ impl RelyingParty {
         Ok(Refreshed { grant: tokens.grant(Some(before), now), id_token, published })
     }
 
-    /// The ID token that came with a refresh, verified; `None`: there came none, as OpenID Connect Core §12.2 allows.
+    /// Verifies the ID token of a refresh; `None`: the response had none, which OpenID Connect Core §12.2 allows.
     pub(super) async fn verify_refreshed(
         &self,
         refreshed: &mut Refreshed,
@@ -171,7 +171,7 @@ impl RelyingParty {
         Ok(Some(verified))
     }
 
-    /// Verifies a signed answer of UserInfo, as an ID token is.
+    /// Verifies a signed UserInfo response, like an ID token.
     pub(super) async fn verify_userinfo(&self, token: &str, now: Timestamp) -> Result<TokenClaims, String> {
         let published = self.published()?;
         self.with_keys(&published, now, |published| {
@@ -183,7 +183,7 @@ impl RelyingParty {
         .await
     }
 
-    /// An ID token is long: it is kept only where it is of use, for upstreams that are told it, and for signing out at the provider.
+    /// An ID token is long: it is kept only for upstreams that receive it, and for signing out at the provider.
     fn kept(&self, document: &Document, id_token: Secret) -> Option<Secret> {
         let length = id_token.expose().len();
         if self.keeps_id_token {
@@ -214,7 +214,7 @@ impl RelyingParty {
         verified.await.map_err(|reason| format!("ID token: {reason}"))
     }
 
-    /// Verifies by the keys at hand, and where these lack the one that is named, by newer ones.
+    /// Verifies with the current keys, or with newer ones if the named key is unknown.
     async fn with_keys<T>(
         &self,
         published: &Arc<Published>,
@@ -232,7 +232,7 @@ impl RelyingParty {
         }
     }
 
-    /// Where to send a browser that signs out at the provider too (OpenID Connect RP-Initiated Logout 1.0 §2).
+    /// The URL for a browser that also signs out at the provider (OpenID Connect RP-Initiated Logout 1.0 §2).
     pub(super) fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {
         let mut url = self.publication.current()?.document.end_session_endpoint()?;
         let mut query = url.query_pairs_mut();
@@ -255,7 +255,7 @@ impl RelyingParty {
         .await
     }
 
-    /// What the provider publishes about UserInfo; `None` where it has none, or nothing has been read.
+    /// The provider's UserInfo endpoint; `None` if it has none, or discovery has not been read.
     pub(super) fn userinfo_endpoint(&self) -> Option<Url> {
         self.publication.current()?.document.userinfo_endpoint.clone()
     }
@@ -264,28 +264,28 @@ impl RelyingParty {
         self.publication.current().ok_or_else(|| self.publication.trouble().unwrap_or_default())
     }
 
-    /// Reads discovery and keys again.
+    /// Reads discovery and keys again; returns the pause before the next refresh.
     pub(super) async fn refresh(&self) -> Duration {
         self.publication.refresh(&self.http).await
     }
 
-    /// Waits until discovery has been read, and sets a reading off.
+    /// Waits until discovery has been read, and triggers a read.
     pub(super) async fn ready(&self) {
         self.publication.first_reading().await;
     }
 
-    /// Waits until somebody waits for that.
+    /// Waits until a caller of [`Self::ready`] needs a read.
     pub(super) async fn wanted(&self) {
         self.publication.wanted().await;
     }
 
-    /// What keeps sign-ins from working.
+    /// Why sign-ins do not work now.
     pub(super) fn trouble(&self) -> Option<String> {
         self.publication.trouble()
     }
 }
 
-/// How the client shows its secret.
+/// How the client sends its secret.
 fn auth(document: &Document) -> AuthType {
     if document.takes_secret_in_form_only() { AuthType::RequestBody } else { AuthType::BasicAuth }
 }

@@ -1,4 +1,4 @@
-//! Asking a provider again who somebody is: bounded in time, and no token lost by what fails after it was issued.
+//! Reads an identity again from the provider: with a time limit, and keeping new tokens even if a later step fails.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use crate::domain::grant::Grant;
 use crate::domain::identity::Identity;
 use crate::ports::{RenewError, Renewed};
 
-/// How long reading may take once there are tokens: with the token endpoint's ten seconds well below the leave to renew.
+/// The time limit for reading once there are new tokens: with the token endpoint's ten seconds well below the renewal lease.
 const READING: Duration = Duration::from_secs(12);
 
-/// When somebody is asked for.
+/// The occasion of a read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// Nothing is known yet: what cannot be read now is not there.
+    /// Nothing is known yet: unreadable data counts as absent.
     SignIn,
-    /// Much is known: what cannot be read now is read later.
+    /// Much is known: unreadable data is read later.
     Renewal,
 }
 
-/// Waits for a reading, not for ever.
+/// Limits the time of a read.
 pub(super) async fn in_time(
     reading: impl Future<Output = Result<Identity, RenewError>> + Send,
 ) -> Result<Identity, RenewError> {
@@ -26,7 +26,7 @@ pub(super) async fn in_time(
     tokio::time::timeout(READING, reading).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// What came of a reading after new tokens were issued: these are kept, whatever it was, unless the session ends.
+/// The outcome of a read after new tokens were issued: they are kept in any case, unless the session ends.
 pub(super) fn with_new_tokens(read: Result<Identity, RenewError>, grant: Grant) -> Result<Renewed, RenewError> {
     match read {
         Ok(identity) => Ok(Renewed { identity: Ok(identity), grant }),

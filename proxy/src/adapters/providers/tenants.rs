@@ -1,4 +1,4 @@
-//! Which Entra tenants may sign in, and whose administrators' word for an address counts.
+//! Which Entra tenants may sign in, and whose administrators are trusted for an address.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::quote::quote;
 /// The tenant of every personal Microsoft account.
 pub(super) const PERSONAL: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-/// The configured tenants, with the domains among them resolved.
+/// The configured tenants, with domain names resolved.
 pub(super) struct TenantList {
     tenants: Tenants,
     authority: Url,
-    /// Tenants by the domain that was configured.
+    /// Tenants by the configured domain.
     resolved: ArcSwap<BTreeMap<String, String>>,
 }
 
-/// What is made of a tenant.
+/// The verdict on a tenant.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The operator named it: its administrators are believed.
+    /// The operator named it: its administrators are trusted.
     Named,
-    /// It may sign in, and its administrators may write into an address what they like.
+    /// It may sign in, but its administrators may have put any address into the token.
     Admitted,
     /// It may not sign in.
     Refused,
@@ -39,7 +39,7 @@ impl TenantList {
         Self { tenants, authority, resolved: ArcSwap::default() }
     }
 
-    /// Where these tenants' discovery document is: a single tenant's own, else one for all of a kind.
+    /// Where these tenants' discovery document is: the tenant's own if there is one tenant, else the shared one of the kind.
     pub(super) fn place(&self) -> Place {
         let tenant = match &self.tenants {
             Tenants::Common => "common",
@@ -54,7 +54,7 @@ impl TenantList {
         Place::Entra { authority: self.authority.clone(), tenant: tenant.to_owned() }
     }
 
-    /// What is made of the tenant `tid`, whose token verifies.
+    /// Judges the tenant `tid` of a verified token.
     pub(super) fn judge(&self, tid: &str) -> Verdict {
         let personal = tid.eq_ignore_ascii_case(PERSONAL);
         let admitted = |admitted| if admitted { Verdict::Admitted } else { Verdict::Refused };
@@ -70,7 +70,7 @@ impl TenantList {
         }
     }
 
-    /// Whether the operator has named all of them, so that whoever is in has a [`Verdict::Named`].
+    /// Whether the operator has named all tenants, so that every user who is admitted has a [`Verdict::Named`].
     pub(super) const fn are_named(&self) -> bool {
         matches!(self.tenants, Tenants::Named(_))
     }
@@ -86,8 +86,8 @@ impl TenantList {
         }
     }
 
-    /// Finds the tenants of the domains that are not known yet, by the issuer in their discovery documents. A domain
-    /// that is known is not asked for again: whom it stands for does not change while we run.
+    /// Finds the tenants of unresolved domains by the issuer in their discovery documents. A resolved domain is not looked up again:
+    /// its tenant does not change while we run.
     pub(super) async fn resolve(&self, http: &Http) -> Result<(), String> {
         for domain in self.unresolved() {
             let place = Place::Entra { authority: self.authority.clone(), tenant: domain.clone() };

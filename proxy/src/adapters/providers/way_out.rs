@@ -1,4 +1,4 @@
-//! The way out to a provider: straight, or through an HTTP proxy by `CONNECT` (RFC 9110 §9.3.6).
+//! The connection to a provider: direct, or through an HTTP proxy by `CONNECT` (RFC 9110 §9.3.6).
 
 use std::error::Error;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use crate::domain::secret::Secret;
 type BoxError = Box<dyn Error + Send + Sync>;
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// A proxy, and what is called without it. It may hold a password, and cannot be printed.
+/// A proxy, and the hosts that bypass it. It may contain a password, and cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WayOut {
     proxy: Secret,
@@ -30,13 +30,13 @@ pub struct WayOut {
 }
 
 impl WayOut {
-    /// The proxy at `proxy`, but for the hosts that `exceptions` names, in the form of `NO_PROXY`: domains with all below them, addresses,
-    /// networks, `*`.
+    /// The proxy at `proxy`, bypassed for the hosts in `exceptions`, in the format of `NO_PROXY`: domains including their subdomains,
+    /// addresses, networks, `*`.
     ///
     /// # Errors
     /// What is wrong with it, without its text.
     pub fn new(proxy: &str, exceptions: &str) -> Result<Self, String> {
-        // Without a scheme it is an HTTP proxy, as curl has it.
+        // Without a scheme it is an HTTP proxy, as in curl.
         let text = if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
         let url = Url::parse(&text).map_err(|error| format!("is not a URL ({error})"))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -52,7 +52,7 @@ impl WayOut {
             proxy: Secret::new(url.as_str()),
             exceptions: exceptions.to_owned(),
         };
-        // The library has a reading of its own: what it cannot use must not become a way past the proxy.
+        // The library parses it in its own way: an address that it cannot use must not bypass the proxy.
         let anywhere = Matcher::builder().https(url.as_str()).build();
         anywhere
             .intercept(&Uri::from_static("https://provider.invalid/"))
@@ -67,7 +67,7 @@ impl WayOut {
     }
 }
 
-/// Makes connections to a provider.
+/// Opens connections to a provider.
 #[derive(Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector,
@@ -82,7 +82,7 @@ impl Connector {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp.clone());
-        // The library's `*` is about names only.
+        // The library's `*` covers names only.
         let is_for_some = |way: &WayOut| !way.exceptions.split(',').any(|item| item.trim() == "*");
         let proxy = way_out.filter(is_for_some).map(|way| {
             let matcher = Matcher::builder().https(way.proxy.expose().to_owned()).no(way.exceptions).build();
@@ -91,7 +91,7 @@ impl Connector {
         Self { tcp, to_proxy, proxy }
     }
 
-    /// The proxy on the way there, and how it is shown; `None`: the way is straight.
+    /// The proxy for a destination, and its display form; `None`: connect directly.
     fn proxy_to(&self, to: &Uri) -> Option<(Intercept, String)> {
         let (matcher, shown) = &**self.proxy.as_ref()?;
         let is_here = Url::parse(&to.to_string()).is_ok_and(|url| is_this_machine(&url));
@@ -124,7 +124,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Whether the host of `url` is this machine for sure.
+/// Whether the host of `url` is certainly this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -134,12 +134,12 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether it is a host that no proxy could reach for us: a loopback one, or a name under `.localhost`.
+/// Whether no proxy could reach the host for us: a loopback one, or a name under `.localhost`.
 pub(super) fn is_this_machine(url: &Url) -> bool {
     is_loopback(url) || url.domain().is_some_and(|name| name.trim_end_matches('.').ends_with(".localhost"))
 }
 
-/// The way through the proxy is closed.
+/// Connecting through the proxy failed.
 #[derive(Debug, thiserror::Error)]
 #[error("through the proxy {proxy}")]
 struct Closed {

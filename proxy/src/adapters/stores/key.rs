@@ -1,4 +1,4 @@
-//! What stores know sessions by, and what people do.
+//! The keys of sessions in stores, and their public ids.
 
 use std::fmt::Write as _;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::domain::session::{SessionKey, SessionToken};
 
-/// The SHA-256 of a token: whoever reads the store has no token. A token has 256 random bits, so no salt is needed.
+/// The SHA-256 of a token, so that a reader of the store has no token. A token has 256 random bits, so no salt is needed.
 pub(super) fn of(token: &SessionToken) -> SessionKey {
     let mut key = [0; 32];
     for (to, from) in key.iter_mut().zip(digest(&SHA256, token.expose().as_bytes()).as_ref()) {
@@ -16,10 +16,10 @@ pub(super) fn of(token: &SessionToken) -> SessionKey {
     SessionKey(key)
 }
 
-/// For tables of live sessions. Their keys are hashes of tokens that we have made, so nobody can choose keys that fall on one place.
+/// For tables of live sessions. Their keys are hashes of tokens that we generated, so nobody can choose colliding keys.
 pub(super) type ByKey = BuildHasherDefault<KeyHasher>;
 
-/// Takes a key's own bytes for its hash.
+/// Uses a key's own bytes as its hash.
 #[derive(Default)]
 pub(super) struct KeyHasher(u64);
 
@@ -30,7 +30,7 @@ impl Hasher for KeyHasher {
         }
     }
 
-    /// The length, which all keys have in common.
+    /// Ignores the length, which is the same for all keys.
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
@@ -38,7 +38,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// What people and operators know a session by: 32 hexadecimal digits, a further hash of its key, so that it opens nothing in any store.
+/// The session's id for users and operators: 32 hexadecimal digits, a further hash of its key, which gives no access to any store.
 #[must_use]
 pub fn public_id(key: SessionKey) -> String {
     let hash = digest(&SHA256, &[b"the public id of a session".as_slice(), &key.0].concat());

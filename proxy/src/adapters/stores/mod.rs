@@ -1,4 +1,4 @@
-//! Session stores, and which one the operator wants.
+//! Session stores, and the choice of one.
 
 pub mod jwt;
 mod key;
@@ -18,19 +18,19 @@ use self::redis::{RedisSettings, RedisStore};
 use crate::adapters::telemetry::StoreMetrics;
 use crate::ports::{Sessions, StoreTerms};
 
-/// `SESSION_STORE` and what belongs to it.
+/// `SESSION_STORE` and related settings.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreSettings {
     /// In this process's memory.
     Memory {
-        /// `SESSION_MEMORY_BYTES`: what all sessions together may take; a change needs a restart.
+        /// `SESSION_MEMORY_BYTES`: the limit for all sessions together; a change needs a restart.
         bytes: u64,
     },
-    /// At Redis or Valkey.
+    /// In Redis or Valkey.
     Redis(Box<RedisSettings>),
     /// In the cookie alone.
     Jwt {
-        /// `SESSION_MEMORY_BYTES`: what those that were verified may take; a change needs a restart.
+        /// `SESSION_MEMORY_BYTES`: the limit for cached verified sessions; a change needs a restart.
         bytes: u64,
     },
 }
@@ -46,7 +46,7 @@ impl StoreSettings {
         }
     }
 
-    /// Whether a store that was opened with these settings can be kept when the operator now asks for `wanted`.
+    /// Whether a store opened with these settings can be kept for the settings `wanted`.
     #[must_use]
     pub fn can_continue_as(&self, wanted: &Self) -> bool {
         match (self, wanted) {
@@ -59,10 +59,10 @@ impl StoreSettings {
     }
 }
 
-/// Makes the store ready to be used.
+/// Opens the store.
 ///
 /// # Errors
-/// Where the settings cannot be used; the text names the variable.
+/// If the settings cannot be used; the text names the variable.
 pub fn open(settings: &StoreSettings, terms: &StoreTerms, metrics: &StoreMetrics) -> Result<Arc<dyn Sessions>, String> {
     match settings {
         StoreSettings::Memory { bytes } => Ok(Arc::new(MemoryStore::new(terms.idle, *bytes))),

@@ -1,4 +1,4 @@
-//! How a session is written down: compact, with the version of the writing in front.
+//! The stored format of a session: compact, with the version of the format in front.
 
 use std::net::IpAddr;
 
@@ -11,30 +11,30 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device, Session};
 use crate::domain::time::Timestamp;
 
-/// The first byte of a record. Another field, another order or another type is another version: [`SessionRecord`] never changes under it.
+/// The first byte of a record. Any other field, order or type needs another version: [`SessionRecord`] never changes under this one.
 const VERSION: u8 = 1;
 
-/// The first byte of a record with [`More`] behind what version 1 has. A session that has nothing of it is written as version 1, so that
-/// an earlier Sidegate beside this one reads it.
+/// The first byte of a record with [`More`] after the fields of version 1. A session without any of that is written as version 1, so that
+/// an earlier Sidegate can read it.
 const VERSION_WITH_MORE: u8 = 2;
 
-/// What a record takes beside its texts and its grant: the version, four moments, the authority, the device's address, lengths.
+/// The size of a record beside its texts and its grant: the version, four timestamps, the authority, the device's address, lengths.
 const BESIDE: usize = 96;
 
-/// Why a record is not read.
+/// Why a record cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// A later Sidegate wrote it, or an earlier one.
+    /// A later or an earlier Sidegate wrote it.
     #[error(
         "the session was written as version {0}, and this Sidegate reads versions up to {VERSION_WITH_MORE}: its owner signs in again"
     )]
     Version(u8),
-    /// It is not what this version writes.
+    /// It does not have this version's format.
     #[error("the session's record is damaged: its owner signs in again")]
     Damaged,
 }
 
-/// What is written, in this order, by postcard (a varint before each text, no names).
+/// The written fields, in this order, by postcard (a varint before each text, no names).
 #[derive(Serialize, Deserialize)]
 struct SessionRecord<'a> {
     provider: u8,
@@ -47,7 +47,7 @@ struct SessionRecord<'a> {
     groups: Vec<&'a str>,
     authority: [u8; 8],
     created_at: u64,
-    /// Milliseconds after `created_at`, which a varint writes shorter than a moment.
+    /// Milliseconds after `created_at`, which take a shorter varint than a timestamp.
     lasts: u64,
     address: IpAddr,
     browser: &'a str,
@@ -57,10 +57,10 @@ struct SessionRecord<'a> {
     renew_after: Option<u64>,
 }
 
-/// What rules look at beside that.
+/// Further fields that rules use.
 #[derive(Serialize, Deserialize)]
 struct More<'a> {
-    /// Milliseconds of the Unix epoch.
+    /// Milliseconds since the Unix epoch.
     auth_time: Option<u64>,
     #[serde(borrow)]
     claims: Vec<(&'a str, Vec<&'a str>)>,
@@ -88,7 +88,7 @@ impl<'a> More<'a> {
     }
 }
 
-/// Writes a session down.
+/// Encodes a session.
 #[must_use]
 pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
     let identity = &session.identity;
@@ -109,11 +109,11 @@ pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
         grant: session.grant.as_ref().map(|grant| &*grant.0),
         renew_after: session.renew_at.map(|renew_at| after(session, renew_at)),
     };
-    // Room for all of it from the start: a buffer that grows would leave names behind in freed memory.
+    // Allocate everything at the start: a growing buffer would leave names behind in freed memory.
     let more = More::of(session);
     let mut record = Zeroizing::new(Vec::with_capacity(room(&written, more.as_ref())));
     record.push(if more.is_some() { VERSION_WITH_MORE } else { VERSION });
-    // A writer that grows refuses nothing; were it to, the record would be unreadable, and its owner would sign in again.
+    // A growing writer does not fail; if it did, the record would be unreadable, and its owner would sign in again.
     if let Ok(whole) = postcard::to_extend(&written, std::mem::take(&mut *record)) {
         *record = whole;
     }
@@ -125,10 +125,10 @@ pub fn pack(session: &Session) -> Zeroizing<Vec<u8>> {
     record
 }
 
-/// Reads what [`pack`] wrote.
+/// Decodes the output of [`pack`].
 ///
 /// # Errors
-/// [`Unreadable`], for any other bytes.
+/// [`Unreadable`] for any other bytes.
 pub fn unpack(record: &[u8]) -> Result<Session, Unreadable> {
     let (version, rest) = record.split_first().ok_or(Unreadable::Damaged)?;
     if !matches!(*version, VERSION | VERSION_WITH_MORE) {
@@ -207,7 +207,7 @@ fn after(session: &Session, moment: Timestamp) -> u64 {
     moment.millis().saturating_sub(session.created_at.millis())
 }
 
-/// At least as many bytes as both take.
+/// An upper bound of the bytes that both take.
 fn room(written: &SessionRecord<'_>, more: Option<&More<'_>>) -> usize {
     const LENGTH: usize = 5;
     let texts = [written.id, written.name, written.username, written.browser]

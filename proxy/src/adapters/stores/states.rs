@@ -1,4 +1,4 @@
-//! The states of sign-ins that have been used here, so that none counts twice.
+//! The sign-in states that were used on this replica, so that none is accepted twice.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -8,11 +8,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use crate::domain::login::ATTEMPT_LIFETIME;
 use crate::domain::time::Timestamp;
 
-/// How many are remembered at least. Anybody can begin sign-ins and use up their states: beyond it the oldest are forgotten, since the
-/// other way would let a stranger keep everybody from signing in.
+/// How many are remembered at least. Beyond that the oldest are forgotten: anyone can begin sign-ins and use up their states, and must
+/// not be able to keep all others from signing in.
 const LEAST: usize = 100_000;
 
-/// Used states in two generations: the older one is forgotten once a new one has to begin.
+/// Used states in two generations: the older one is dropped when a new one begins.
 #[derive(Default)]
 pub(super) struct States(Mutex<Generations>);
 
@@ -25,7 +25,7 @@ struct Generations {
 }
 
 impl States {
-    /// Takes a state; whether it had not been taken before. It is remembered for as long as a sign-in may take.
+    /// Takes a state; returns whether it was unused. It is remembered for as long as a sign-in may take.
     pub(super) fn take(&self, state: &str, now: Timestamp) -> bool {
         let mut name = [0; 16];
         for (to, from) in name.iter_mut().zip(digest(&SHA256, state.as_bytes()).as_ref()) {

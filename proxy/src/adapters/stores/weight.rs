@@ -1,17 +1,17 @@
-//! What a session that is ready for requests takes of memory.
+//! The memory that a ready session takes.
 
 use crate::domain::grant::SealedGrant;
 use crate::domain::identity::Identity;
 use crate::ports::LoadedSession;
 
-/// What it takes beside its texts: the session, its ready headers, a signed assertion and the cache's own share.
+/// The overhead beside its texts: the session, its ready header fields, a signed assertion and the cache's own share.
 const BESIDE: usize = 2048;
 
-/// What each text takes beside its bytes.
+/// The overhead of each text.
 const TEXT: usize = 32;
 
-/// Some more than a ready session takes, in bytes. Each text is held twice, in the session and in its ready fields, and the assertion
-/// holds most of them once more, in base64.
+/// An upper estimate for a ready session, in bytes. Each text is stored twice, in the session and in its ready fields, and the assertion
+/// contains most of them once more, in base64.
 pub(super) fn of(session: &LoadedSession) -> u32 {
     let Identity { id, name, username, email: _, groups, claims, provider: _ } = &session.session().identity;
     let email = session.session().identity.email_str();

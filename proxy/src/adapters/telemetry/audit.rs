@@ -1,6 +1,6 @@
-//! What an auditor asks for: who came in, who went, who was turned away. Target `sidegate::audit`, level `info`.
+//! Audit events: who signed in, who signed out, who was refused. Target `sidegate::audit`, level `info`.
 //!
-//! The messages are what operators search for, to the letter; a test pins them.
+//! Operators search for the exact messages; a test pins them.
 
 use std::net::IpAddr;
 
@@ -17,35 +17,35 @@ pub(super) const TARGET: &str = "sidegate::audit";
 /// Where an event came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
-    /// The client's address, as far as it is believed.
+    /// The client's address, as far as it can be trusted.
     pub client: IpAddr,
     /// The `X-Request-Id` of the request.
     pub request_id: &'a str,
 }
 
-/// People sign in: `OAuth enabled with provider: github`.
+/// Sign-in is enabled: `OAuth enabled with provider: github`.
 pub fn enabled(provider: ProviderKind) {
     let provider = provider.as_str();
     info!(target: TARGET, event = "enabled", provider, "OAuth enabled with provider: {provider}");
 }
 
-/// Nobody signs in any more, after a reload.
+/// A reload disabled sign-in.
 pub fn disabled() {
     info!(target: TARGET, event = "disabled", "OAuth disabled: everything is forwarded without authentication");
 }
 
-/// Somebody signed in.
+/// A user signed in.
 pub fn signed_in(identity: &Identity, origin: Origin<'_>) {
     told("signed_in", identity, origin, "Signed in");
 }
 
-/// Somebody signed out.
+/// A user signed out.
 pub fn signed_out(identity: &Identity, origin: Origin<'_>) {
     told("signed_out", identity, origin, "Signed out");
 }
 
-/// Sessions of a person were ended, other than by signing out in them; `reason` is ours or the provider's, `origin` is `None` where no
-/// request asked for it.
+/// A user's sessions were ended other than by a sign-out in them; `reason` is ours or the provider's, `origin` is `None` if no request
+/// asked for it.
 pub fn sessions_ended(identity: &Identity, count: usize, reason: &str, origin: Option<Origin<'_>>) {
     info!(
         target: TARGET,
@@ -78,7 +78,7 @@ fn told(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'st
     );
 }
 
-/// The provider signed in an account of a kind that may not (another tenant's); `who` is the name or id that it gives.
+/// The provider signed in an account of a kind that is not allowed (another tenant's); `who` is the name or id that it gives.
 pub fn account_not_allowed(who: &str, provider: ProviderKind, reason: &str, origin: Origin<'_>) {
     info!(
         target: TARGET,
@@ -92,7 +92,7 @@ pub fn account_not_allowed(who: &str, provider: ProviderKind, reason: &str, orig
     );
 }
 
-/// By which rule something is decided, and why.
+/// The rule that decided, and why.
 #[derive(Clone, Copy, Debug)]
 pub struct Verdict<'a> {
     /// The rule's name, or its number.
@@ -104,9 +104,9 @@ pub struct Verdict<'a> {
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The host, as `Host` has it.
+    /// The host in `Host`.
     pub host: &'a str,
-    /// The host that a trusted proxy says was asked for.
+    /// The requested host as reported by a trusted proxy.
     pub forwarded_host: Option<&'a str>,
     /// The method.
     pub method: &'a str,
@@ -114,22 +114,22 @@ pub struct Asked<'a> {
     pub path: &'a str,
 }
 
-/// Somebody, or nobody known, was turned away by the rules: `User not allowed: ann@example.com`. `asked` is `None` where it was about the
+/// The rules refused a user, or a request without one: `User not allowed: ann@example.com`. `asked` is `None` if this was about the
 /// session itself.
 pub fn denied(name: &str, who: Option<&Principal<'_>>, asked: Option<Asked<'_>>, by: Verdict<'_>, origin: Origin<'_>) {
     let name = Clean(if name.is_empty() { "(nobody is signed in)" } else { name });
     decision("not_allowed", false, who, asked, by, origin, format_args!("User not allowed: {name}"));
 }
 
-/// A request was judged, with `AUDIT=all`.
+/// A request was decided on, with `AUDIT=all`.
 pub fn decided(permitted: bool, who: Option<&Principal<'_>>, asked: Asked<'_>, by: Verdict<'_>, origin: Origin<'_>) {
     let what = if permitted { "Permitted" } else { "Refused" };
     let (method, path) = (Clean(asked.method), Clean(asked.path));
     decision("decision", permitted, who, Some(asked), by, origin, format_args!("{what}: {method} {path}"));
 }
 
-/// A request was refused before any rule was asked, with `AUDIT=all`; `code` is the answer's code. `sidegate simulate` knows by it that no
-/// rule would change that.
+/// A request was refused before any rule was evaluated, with `AUDIT=all`; `code` is the response's code. From it `sidegate simulate`
+/// knows that no rule would change the outcome.
 pub fn refused_before_rules(code: &'static str, reason: &str, asked: Asked<'_>, origin: Origin<'_>) {
     let (method, path) = (Clean(asked.method), Clean(asked.path));
     info!(
@@ -149,7 +149,7 @@ pub fn refused_before_rules(code: &'static str, reason: &str, asked: Asked<'_>, 
     );
 }
 
-/// Everything that a decision was made of, so that `sidegate simulate` can make it again under other rules.
+/// Logs every input of a decision, so that `sidegate simulate` can repeat it under other rules.
 fn decision(
     event: &'static str,
     permitted: bool,
@@ -188,7 +188,8 @@ fn decision(
     );
 }
 
-/// A bearer token was not accepted, or not for this; `outcome` is one of a few words. Nothing of the token is told but names that it claims.
+/// A bearer token was not accepted, or not for this; `outcome` is one of a few words. Of the token only names that it claims are
+/// logged.
 pub fn token_refused(outcome: &'static str, reason: &str, origin: Origin<'_>) {
     info!(
         target: TARGET,
@@ -202,7 +203,7 @@ pub fn token_refused(outcome: &'static str, reason: &str, origin: Origin<'_>) {
     );
 }
 
-/// JSON of visible ASCII only, which says the same: it can be printed as it is.
+/// Equivalent JSON in visible ASCII only, which is safe to print as it is.
 fn ascii_json(value: &(impl serde::Serialize + ?Sized)) -> String {
     let json = serde_json::to_string(value).unwrap_or_default();
     let mut text = String::with_capacity(json.len());
@@ -231,7 +232,7 @@ pub fn token_exchange_failed(provider: ProviderKind, reason: &str, origin: Origi
     );
 }
 
-/// The provider did not say who it is: `Failed to get user info: …`.
+/// The provider did not identify the user: `Failed to get user info: …`.
 pub fn user_info_failed(provider: ProviderKind, reason: &str, origin: Origin<'_>) {
     info!(
         target: TARGET,
@@ -244,7 +245,7 @@ pub fn user_info_failed(provider: ProviderKind, reason: &str, origin: Origin<'_>
     );
 }
 
-/// A sign-in or a request was refused for any other reason; `code` is the answer's code.
+/// A sign-in or a request was refused for any other reason; `code` is the response's code.
 pub fn refused(code: &'static str, reason: &str, origin: Origin<'_>) {
     info!(
         target: TARGET,

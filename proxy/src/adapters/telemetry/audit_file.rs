@@ -1,4 +1,4 @@
-//! `AUDIT_FILE`: audit lines appended to a file, which may be renamed, removed or emptied under way, as `logrotate` does.
+//! `AUDIT_FILE`: appends audit lines to a file, which may be renamed, removed or emptied meanwhile, as `logrotate` does.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,14 +15,14 @@ use crate::adapters::files;
 
 static LINES: Lines = Lines::new();
 static WRITER: OnceLock<()> = OnceLock::new();
-/// Why lines cannot be written at the moment.
+/// Why lines cannot be written now.
 static TROUBLE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Appends audit lines to that file from now on, for the whole process; it is made at once where it is not there.
+/// Appends audit lines to that file from now on, for the whole process; creates a missing file at once.
 pub(super) fn start(path: &Path) {
     WRITER.get_or_init(|| {
         let mut file = AuditFile { path: path.to_owned(), open: None };
-        // Without the thread the queue fills up, and lines are lost and counted.
+        // Without the thread the queue fills up, and lost lines are counted.
         let _started = thread::Builder::new().name("audit".to_owned()).spawn(move || {
             file.reopen();
             LINES.write_out(file, tell_lost);
@@ -30,7 +30,7 @@ pub(super) fn start(path: &Path) {
     });
 }
 
-/// Opens the file again, so that the one that was renamed can be packed or removed.
+/// Opens the file again, so that a renamed one can be compressed or removed.
 pub fn reopen_audit_file() {
     if WRITER.get().is_some() {
         LINES.reopen();
@@ -43,7 +43,7 @@ pub fn lost_audit_lines() -> u64 {
     LINES.lost()
 }
 
-/// Why audit lines cannot be written at the moment.
+/// Why audit lines cannot be written now.
 #[must_use]
 pub fn audit_trouble() -> Option<String> {
     TROUBLE.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -59,7 +59,7 @@ fn tell_lost(lost: u64) {
     tracing::warn!(lost, "AUDIT_FILE: {lost} audit lines could not be written and are lost; it can be written again");
 }
 
-/// Takes one formatted audit line.
+/// Writes one formatted audit line.
 #[derive(Clone, Copy, Default)]
 pub(super) struct AuditLine;
 
@@ -74,15 +74,15 @@ impl Write for AuditLine {
     }
 }
 
-/// A file that is known by its name: what stands under that name is what is appended to.
+/// A file identified by its path: lines are appended to the file that now has that path.
 struct AuditFile {
     path: PathBuf,
-    /// The file, by its device and number there.
+    /// The open file, with its device and inode numbers.
     open: Option<(File, (u64, u64))>,
 }
 
 impl AuditFile {
-    /// The file of that name, as it is now.
+    /// The file that now has that path.
     fn current(&mut self) -> io::Result<&mut File> {
         let is_current = self.open.as_ref().is_some_and(|(_, id)| {
             std::fs::metadata(&self.path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == *id)
@@ -101,7 +101,7 @@ impl AuditFile {
         Ok(file)
     }
 
-    /// Notes what came of it, and tells it where it is news.
+    /// Notes the outcome of a write, and logs it if it changed.
     fn note(&self, outcome: Result<(), &io::Error>) {
         let why = outcome.err().map(|error| format!("{} cannot be written: {error}", self.path.display()));
         let mut trouble = TROUBLE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +127,7 @@ impl Write for AuditFile {
         let outcome = self.current().and_then(|file| file.write(text));
         match &outcome {
             Ok(_) => self.note(Ok(())),
-            // These are tried again.
+            // These are retried.
             Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
             Err(error) => self.note(Err(error)),
         }

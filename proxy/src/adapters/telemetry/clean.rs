@@ -1,13 +1,13 @@
-//! The one door through which text from outside comes into a log line.
+//! The only way in which external text gets into a log line.
 
 use std::fmt;
 
 /// How many characters of a text are shown.
 const LIMIT: usize = 256;
 
-/// Text that came from outside (an email, a host, a provider's reason), safe to print in one line: what is not visible (control
-/// characters, line ends, escape sequences, the marks that turn the direction of writing) is escaped as in `\n` and `\u{202e}`, a
-/// backslash is doubled so that an escape cannot be forged, and what is beyond 256 characters is cut.
+/// External text (an email, a host, a provider's reason), safe to print in one line: invisible characters (control characters, line ends,
+/// escape sequences, marks that change the direction of writing) are escaped as in `\n` and `\u{202e}`, a backslash is doubled so that an
+/// escape cannot be forged, and everything beyond 256 characters is cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Clean<'a>(pub &'a str);
 

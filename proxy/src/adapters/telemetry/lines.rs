@@ -1,8 +1,8 @@
-//! The log's lines, written beside requests: nothing waits for who reads them.
+//! The log's lines, written in the background: no request waits for their reader.
 
 pub use log_lines::{Output, lost_lines, say};
 
-/// Has lost lines, and panics, told in the form of the log.
+/// Reports lost lines and panics in the format of the log.
 pub fn heed_panics() {
     log_lines::tell_lost_by(|lost| tracing::warn!(lost, "{}", log_lines::lost_in_words(lost)));
     log_lines::heed_panics(|fault| {

@@ -1,4 +1,4 @@
-//! What Prometheus reads.
+//! The metrics for Prometheus.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,17 +23,17 @@ use crate::domain::time::Timestamp;
 /// The `Content-Type` of [`Metrics::render`].
 pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What may come of asking a provider again.
+/// The possible outcomes of a session renewal.
 const RENEWALS: [&str; 10] =
     ["renewed", "ended", "put_off", "deferred", "taken", "adopted", "ended_before", "store_away", "lost", "unusable"];
 
-/// What may come of a bearer token.
+/// The possible outcomes of checking a bearer token.
 const TOKENS: [&str; 6] = ["verified", "remembered", "invalid", "malformed", "unknown", "too_old"];
 
 type Labels = [(&'static str, &'static str); 1];
 type TwoLabels = [(&'static str, &'static str); 2];
 
-/// Everything that is counted. Each handle is an atomic: counting takes no lock and looks nothing up but a code in a short list.
+/// All metrics. Each handle is an atomic: counting takes no lock, and its only lookup is of a code in a short list.
 pub struct Metrics {
     registry: Registry,
     forwarded: ByClass,
@@ -43,37 +43,37 @@ pub struct Metrics {
     renewals: ByCode,
     tokens: ByCode,
     durations: Durations,
-    /// People who signed out.
+    /// Sign-outs.
     pub sign_outs: Counter,
-    /// Connections that clients hold open; count with [`Held`].
+    /// Open client connections; count with [`Held`].
     pub downstream_connections: Gauge,
-    /// Connections of clients that were closed because there were too many, or they held too much.
+    /// Client connections that were closed because there were too many, or they used too much memory.
     pub connections_shed: Counter,
-    /// Connections to the upstream of `UPSTREAM_URL`; count with [`Held`].
+    /// Open connections to the upstream of `UPSTREAM_URL`; count with [`Held`].
     pub upstream_connections: Gauge,
-    /// Connections to that one that could not be made.
+    /// Failed attempts to connect to that upstream.
     pub upstream_connect_errors: Counter,
-    /// Requests that were sent to that one a second time.
+    /// Requests that were sent to that upstream a second time.
     pub upstream_retries: Counter,
-    /// Times that it did not answer in time.
+    /// Timeouts of that upstream.
     pub upstream_timeouts: Counter,
     /// Sessions in this replica's memory; set it before rendering.
     pub sessions_held: Gauge,
-    /// Sessions that were given up for want of room.
+    /// Sessions that were evicted for lack of room.
     pub sessions_evicted: Counter,
-    /// Calls to the session store, and what memory spares of them.
+    /// Calls to the session store, and those that memory saves.
     pub store: StoreMetrics,
     /// What the rules decide.
     pub rules: RuleMetrics,
-    /// What becomes of the requests to named upstreams.
+    /// The requests to named upstreams.
     pub upstreams: UpstreamMetrics,
     reloads: [Counter; 2],
     moments: Arc<Moments>,
 }
 
 impl Metrics {
-    /// Counts refusals by these codes, and sign-ins by these outcomes (`succeeded` is always one). They bound the label's values: a
-    /// code that is not among them is counted as `other`.
+    /// Counts refusals by these codes, and sign-ins by these outcomes (`succeeded` is always one). They bound the label's values: any
+    /// other code counts as `other`.
     #[must_use]
     pub fn new(refusals: &[&'static str], sign_ins: &[&'static str]) -> Self {
         let mut registry = Registry::default();
@@ -160,38 +160,38 @@ impl Metrics {
         }
     }
 
-    /// A request went to the upstream, which answered with `status` after `took`.
+    /// Counts a request that the upstream answered with `status` after `took`.
     pub fn forwarded(&self, status: StatusCode, took: Duration) {
         self.forwarded.of(status).inc();
         self.durations.observe(took);
     }
 
-    /// A request was answered by the proxy itself, as it was asked to.
+    /// Counts a request that the proxy answered itself, as requested.
     pub fn answered(&self, status: StatusCode) {
         self.answered.of(status).inc();
     }
 
-    /// A request was refused, with the answer's code; a browser that is sent to sign in counts as `unauthenticated`.
+    /// Counts a refused request by the response's code; a browser redirected to sign in counts as `unauthenticated`.
     pub fn refused(&self, code: &'static str) {
         self.refused.of(code).inc();
     }
 
-    /// An attempt to sign in came to an end: `succeeded`, or the code of the answer.
+    /// Counts a finished sign-in: `succeeded`, or the response's code.
     pub fn sign_in(&self, outcome: &'static str) {
         self.sign_ins.of(outcome).inc();
     }
 
-    /// A session's provider was to be asked again; the outcome is one of a few words.
+    /// Counts a session renewal by its outcome, one of a few words.
     pub fn renewal(&self, outcome: &'static str) {
         self.renewals.of(outcome).inc();
     }
 
-    /// A request brought a bearer token; the outcome is one of a few words.
+    /// Counts a request with a bearer token by its outcome, one of a few words.
     pub fn bearer(&self, outcome: &'static str) {
         self.tokens.of(outcome).inc();
     }
 
-    /// The configuration was read again at `now`, or at the start.
+    /// Counts a reload of the configuration at `now`, or the first load.
     pub fn reloaded(&self, succeeded: bool, now: Timestamp) {
         let [failures, successes] = &self.reloads;
         if succeeded {
@@ -205,22 +205,22 @@ impl Metrics {
         }
     }
 
-    /// When the certificate that clients are shown ends, in seconds since the Unix epoch.
+    /// When the certificate for clients expires, in seconds since the Unix epoch.
     pub fn certificate_ends(&self, not_after: i64) {
         self.moments.certificate_end.store(not_after, Ordering::Relaxed);
     }
 
-    /// All of it in the OpenMetrics text format, which goes with [`METRICS_CONTENT_TYPE`].
+    /// All metrics in the OpenMetrics text format, which goes with [`METRICS_CONTENT_TYPE`].
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
-        // Writing to a string does not fail; were a metric to, the rest would still be of use.
+        // Writing to a string does not fail; if one metric did, the others would still be useful.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
 }
 
-/// Something is held (a connection): the gauge counts it until this is dropped.
+/// Something that is held (a connection): the gauge counts it until this is dropped.
 pub struct Held(Gauge);
 
 impl Held {
@@ -238,7 +238,7 @@ impl Drop for Held {
     }
 }
 
-/// One counter for each class of status.
+/// One counter for each status class.
 struct ByClass([Counter; 5]);
 
 impl ByClass {
@@ -259,7 +259,7 @@ impl ByClass {
     }
 }
 
-/// One counter for each code of a list, and one for all others.
+/// One counter for each code in a list, and one for all others.
 struct ByCode {
     known: Vec<(&'static str, Counter)>,
     other: Counter,
@@ -278,13 +278,13 @@ impl ByCode {
 /// The upper bounds of the histogram's buckets, in seconds.
 const BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
-/// A histogram of atomics: the crate's own takes a lock for each value.
+/// A histogram of atomics: the crate's own locks for each value.
 #[derive(Clone, Debug, Default)]
 struct Durations(Arc<Buckets>);
 
 #[derive(Debug, Default)]
 struct Buckets {
-    /// Not cumulative; the last is for what is beyond all bounds.
+    /// Not cumulative; the last counts values above all bounds.
     counts: [AtomicU64; BOUNDS.len() + 1],
     micros: AtomicU64,
 }
@@ -315,7 +315,7 @@ impl EncodeMetric for Durations {
     }
 }
 
-/// Points in time, left out until there is one: a zero would look like a certificate that expired in 1970.
+/// Points in time, omitted until they are known: a zero would look like a certificate that expired in 1970.
 #[derive(Debug, Default)]
 struct Moments {
     certificate_end: AtomicI64,
@@ -355,7 +355,7 @@ impl Collector for Moments {
     }
 }
 
-/// What the process costs, read when asked (Linux only; elsewhere it is left out). The names are those of all Prometheus clients.
+/// The process's resource usage, read on demand (Linux only; omitted elsewhere). All Prometheus clients use these names.
 #[derive(Debug)]
 struct Process;
 
@@ -379,7 +379,7 @@ impl Collector for Process {
     }
 }
 
-/// Bodies that were cut off by TIMEOUT_BODY: of requests, and of answers.
+/// Bodies that were cut off by TIMEOUT_BODY: of requests, and of responses.
 static BODIES_CUT: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
 /// Whose body it is.
@@ -392,7 +392,7 @@ pub enum Side {
 }
 
 impl Side {
-    /// Counts a body of this side that was cut off since it moved no byte.
+    /// Counts a body of this side that was cut off because no bytes moved.
     pub fn note_body_cut(self) {
         let [requests, answers] = &BODIES_CUT;
         let count = if self == Self::Request { requests } else { answers };
@@ -400,7 +400,7 @@ impl Side {
     }
 }
 
-/// What is missing from the log, for as long as the process runs.
+/// Log lines that were lost since the process started.
 #[derive(Debug)]
 struct LostLines;
 
@@ -422,14 +422,14 @@ impl Collector for LostLines {
     }
 }
 
-/// `VmRSS:    1234 kB` of `/proc/self/status`, which unlike `stat` does not count in pages.
+/// `VmRSS:    1234 kB` in `/proc/self/status`, which unlike `stat` does not count in pages.
 fn resident_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// `utime` and `stime` of `/proc/self/stat` (proc_pid_stat(5)), in ticks of 1/100 s on every architecture that Rust runs on. The
-/// program's name in parentheses may have spaces, so the fields are counted from its end.
+/// `utime` and `stime` in `/proc/self/stat` (proc_pid_stat(5)), in ticks of 1/100 s on every architecture that Rust supports. The
+/// program's name in parentheses may contain spaces, so fields are counted from its end.
 fn cpu_seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let user: u32 = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! What the rules decide, counted for each rule.
+//! The decisions of the rules, counted for each rule.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -9,7 +9,7 @@ use crate::domain::rules::{NO_RULE, RuleId, Rules};
 
 type Labels = Vec<(&'static str, String)>;
 
-/// The counters of all rules that there have been.
+/// The counters of all rules since the start.
 #[derive(Clone, Default)]
 pub struct RuleMetrics {
     permits: Family<Labels, Counter>,
@@ -17,7 +17,7 @@ pub struct RuleMetrics {
 }
 
 impl RuleMetrics {
-    /// Registers both.
+    /// Registers both metrics.
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -34,7 +34,7 @@ impl RuleMetrics {
         metrics
     }
 
-    /// The counters of these rules: made now, so that a request looks nothing up.
+    /// The counters of these rules, created now, so that a request needs no look-up.
     #[must_use]
     pub fn of(&self, rules: &Rules) -> RuleCounters {
         let permit = |rule: &str| self.permits.get_or_create_owned(&vec![("rule", rule.to_owned())]);
@@ -43,13 +43,13 @@ impl RuleMetrics {
             no_rule: permit(NO_RULE),
             refusals: self.refusals.clone(),
         };
-        // There from the start, so that a rise from nothing is seen.
+        // Created at the start, so that a rise from zero is visible.
         drop(counters.refusal(NO_RULE, Why::NotListed.code()));
         counters
     }
 }
 
-/// The counters of the rules of the moment. A label's values are the operator's own names.
+/// The counters of the current rules. A label's values are the operator's own names.
 pub struct RuleCounters {
     permits: Vec<Counter>,
     no_rule: Counter,
@@ -61,12 +61,12 @@ impl RuleCounters {
         self.refusals.get_or_create_owned(&vec![("rule", rule.to_owned()), ("reason", reason.to_owned())])
     }
 
-    /// A request was let in.
+    /// Counts a permitted request.
     pub fn permitted(&self, rule: Option<RuleId>) {
         rule.and_then(|rule| self.permits.get(rule.place())).unwrap_or(&self.no_rule).inc();
     }
 
-    /// A request was not let in, by the rule of that name.
+    /// Counts a request refused by the rule of that name.
     pub fn refused(&self, refusal: &Refusal, rule: &str) {
         self.refusal(rule, refusal.why.code()).inc();
     }

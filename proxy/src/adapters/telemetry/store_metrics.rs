@@ -1,4 +1,4 @@
-//! What Prometheus reads of a session store on the network.
+//! The metrics of a session store on the network.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,24 +10,24 @@ type Labels = [(&'static str, &'static str); 1];
 /// The counters of a session store, cheap to clone. They stay at zero with a store in memory.
 #[derive(Clone, Default)]
 pub struct StoreMetrics {
-    /// Calls that were answered.
+    /// Calls that succeeded.
     pub succeeded: Counter,
-    /// Calls that failed, or came too late.
+    /// Calls that failed or timed out.
     pub failed: Counter,
-    /// Calls that were not made, since the store is known to be away.
+    /// Calls that were not made because the store is known to be down.
     pub refused: Counter,
-    /// Sessions that were found in memory.
+    /// Sessions found in memory.
     pub hits: Counter,
-    /// Sessions that had to be read from the store.
+    /// Sessions read from the store.
     pub misses: Counter,
-    /// 1 while the store answers.
+    /// 1 while the store responds.
     pub reachable: Gauge,
-    /// 1 while news of ended sessions is listened to.
+    /// 1 while subscribed to news of ended sessions.
     pub channel: Gauge,
 }
 
 impl StoreMetrics {
-    /// Counters that are rendered with the others.
+    /// Creates and registers the counters.
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {
         let calls = Family::<Labels, Counter>::default();
@@ -64,7 +64,7 @@ impl StoreMetrics {
         metrics
     }
 
-    /// Says whether there is a shared store: one that has not been reached yet is not there; where there is none, none is missed.
+    /// Says whether there is a shared store: until it is reached it counts as down; without one, nothing is down.
     pub fn shared(&self, shared: bool) {
         let found = i64::from(!shared);
         self.reachable.set(found);

@@ -1,4 +1,4 @@
-//! What becomes of the requests to each upstream.
+//! The outcomes of the requests to each upstream.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use prometheus_client::registry::Registry;
 
 type Labels = Vec<(&'static str, String)>;
 
-/// What the upstream of `UPSTREAM_URL` is called.
+/// The name of the upstream of `UPSTREAM_URL`.
 pub const DEFAULT_UPSTREAM: &str = "default";
 
-/// The counters of all upstreams that there have been.
+/// The counters of all upstreams since the start.
 #[derive(Clone, Default)]
 pub struct UpstreamMetrics {
     requests: Family<Labels, Counter>,
@@ -24,24 +24,24 @@ pub struct UpstreamMetrics {
     connections: Family<Labels, Gauge>,
 }
 
-/// Those of one upstream.
+/// The counters of one upstream.
 pub struct UpstreamCounters {
-    /// By the class of the answer's status.
+    /// By the response's status class.
     requests: [Counter; 5],
-    /// From the head of a request to the head of its answer, all together.
+    /// The total time from the head of a request to the head of its response.
     seconds: Counter<f64, std::sync::atomic::AtomicU64>,
-    /// Connections that could not be made.
+    /// Failed attempts to connect.
     pub connect_errors: Counter,
     /// Requests that were sent a second time.
     pub retries: Counter,
-    /// Times that it did not answer in time.
+    /// Timeouts.
     pub timeouts: Counter,
     /// Open connections.
     pub connections: Gauge,
 }
 
 impl UpstreamMetrics {
-    /// Registers all.
+    /// Registers all metrics.
     #[must_use]
     pub fn new(registry: &mut Registry) -> Self {
         let all = Self::default();
@@ -89,7 +89,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// What is counted of the upstream of `UPSTREAM_URL`: connections that could not be made, requests sent again, answers that did not come.
+    /// The counters of the upstream of `UPSTREAM_URL`: failed connection attempts, retries, timeouts.
     #[must_use]
     pub fn of_default(&self) -> [Counter; 3] {
         let label = vec![("upstream", DEFAULT_UPSTREAM.to_owned())];
@@ -98,7 +98,7 @@ impl UpstreamMetrics {
 }
 
 impl UpstreamCounters {
-    /// It answered with `status` after `took`.
+    /// Counts a response with `status` after `took`.
     pub fn answered(&self, status: StatusCode, took: Duration) {
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         if let Some(counter) = self.requests.get(class) {

@@ -1,4 +1,4 @@
-//! The upstream's answer: its body as it comes, or, where it switched protocols, the connection itself.
+//! The upstream's response: its body as it arrives, or after a protocol switch the connection itself.
 
 use std::io;
 use std::pin::Pin;
@@ -18,19 +18,19 @@ use super::framing::{Decoder, Malformed, Piece};
 use super::shelf::Shelf;
 use crate::adapters::telemetry::Held;
 
-/// Why an answer ended early.
+/// Why a response ended early.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream's answer broke off: {0}")]
 pub struct BrokenAnswer(#[source] Box<dyn std::error::Error + Send + Sync>);
 
-/// The body of an answer. Read to its end, it gives the connection back; dropped before, it closes it.
+/// The body of a response. Read to its end, it gives the connection back; dropped earlier, it closes it.
 pub struct Answer {
     kind: Kind,
     arrived: Instant,
 }
 
 enum Kind {
-    /// All of it is here.
+    /// The whole body has arrived.
     Whole(Bytes),
     Flowing(Box<Flow>),
     Multiplexed(Incoming),
@@ -40,7 +40,7 @@ enum Kind {
 }
 
 impl Answer {
-    /// The answer on a connection whose request was sent whole, and where that goes afterwards; `None`: it closes.
+    /// The response on a connection whose request was sent completely, and where the connection goes afterwards; `None`: it closes.
     pub(super) fn whole(
         mut connection: Box<Connection>,
         body: Decoder,
@@ -59,7 +59,7 @@ impl Answer {
         Self { kind: Kind::Flowing(Box::new(flow)), arrived }
     }
 
-    /// The answer on a connection that is still busy with the request.
+    /// The response on a connection that is still sending the request.
     pub(super) fn half(inlet: Inlet<ReadHalf<Forgiving>>, body: Decoder, held: Held, arrived: Instant) -> Self {
         Self { kind: Kind::Flowing(Box::new(Flow::new(Source::Half(inlet, held), body))), arrived }
     }
@@ -72,7 +72,7 @@ impl Answer {
         Self { kind: Kind::Switched(Box::new(tunnel)), arrived }
     }
 
-    /// Has the backend's request count as under way until this has ended.
+    /// Counts the backend's request as under way until the response has ended.
     pub(super) fn counted_by(self, busy: Busy) -> Self {
         let kind = match self.kind {
             Kind::Whole(data) => Kind::Whole(data),
@@ -90,19 +90,19 @@ impl Answer {
         Self { kind, arrived: self.arrived }
     }
 
-    /// Whether all of its body is here: it is given on at once, and nothing is waited for.
+    /// Whether the whole body has arrived, so that forwarding it needs no waiting.
     #[must_use]
     pub const fn is_here(&self) -> bool {
         matches!(self.kind, Kind::Whole(_))
     }
 
-    /// When its head had come.
+    /// When the response's head arrived.
     #[must_use]
     pub const fn arrived(&self) -> Instant {
         self.arrived
     }
 
-    /// The connection, where the answer was `101 Switching Protocols`.
+    /// The connection, if the response was `101 Switching Protocols`.
     #[must_use]
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.kind {
@@ -112,14 +112,14 @@ impl Answer {
     }
 }
 
-/// A body that comes bit by bit.
+/// A body that arrives in pieces.
 struct Flow {
     source: Source,
     body: Decoder,
-    /// What was handed out may still lie in the client's buffer.
+    /// Whether a piece was handed out that may still be in the client's buffer.
     given: bool,
     broken: Option<BrokenAnswer>,
-    /// Counts until it is dropped.
+    /// Counts the request until it is dropped.
     busy: Option<Busy>,
 }
 
@@ -163,8 +163,8 @@ impl Flow {
         }
         match outcome {
             Err(broken) if given => {
-                // A server that meets an error drops what it has not sent yet. What came before the break is to reach the client, so
-                // the break is told only when the server asks again.
+                // On an error the server drops what it has not sent yet. To let the client receive the bytes before the break, the error is
+                // returned only at the next poll.
                 self.broken = Some(broken);
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -194,7 +194,7 @@ impl Flow {
         }
     }
 
-    /// Gives the connection back if the body ended as it should and nothing stands behind it.
+    /// Gives the connection back if the body ended properly and no bytes follow it.
     fn end(&mut self) {
         self.busy = None;
         if let Source::Whole(connection, Some(shelf)) = std::mem::replace(&mut self.source, Source::Gone)
@@ -243,13 +243,13 @@ impl Body for Answer {
     }
 }
 
-/// A connection that speaks something other than HTTP from here on.
+/// A connection that no longer carries HTTP.
 pub struct Tunnel {
     stream: Forgiving,
-    /// What came behind the answer's head, in memory of its own: most often it is nothing, and a handle would keep the whole buffer.
+    /// The bytes after the response's head, copied: usually there are none, and a handle would keep the whole buffer.
     early: Bytes,
     _held: Held,
-    /// Counts until it is dropped.
+    /// Counts the request until it is dropped.
     busy: Option<Busy>,
 }
 

@@ -1,5 +1,5 @@
-//! One question on a connection: a request out, the head of its answer in. Both go on in the task that asks, so that no other task has
-//! to be woken.
+//! One exchange on a connection: sends a request and receives the head of its response. Both happen in the calling task, so that no other
+//! task has to be woken.
 
 use std::io;
 use std::sync::Arc;
@@ -18,23 +18,23 @@ use super::shelf::Shelf;
 use super::upload::{self, NotSent, Upload};
 use super::{BoxError, Failure};
 
-/// How many interim answers may come before the answer itself, and how many bytes their heads may have together.
+/// How many interim responses may precede the final one, and the limit for all their heads together, in bytes.
 const INTERIM_MOST: usize = 1000;
 const INTERIM_BYTES: usize = 256 * 1024;
 
-/// How long the upstream may take.
+/// The time limits for the upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// `TIMEOUT_FIRST_BYTE`: from the last byte of the request to the head of the answer.
+    /// `TIMEOUT_FIRST_BYTE`: from the last byte of the request to the head of the response.
     pub first_byte: Duration,
-    /// `TIMEOUT_BODY`: without taking a byte of the request.
+    /// `TIMEOUT_BODY`: without accepting a byte of the request.
     pub body: Duration,
-    /// The one who asks is woken once when it has lasted so long, to look after other things.
+    /// The caller is woken once after this time, to do other work.
     pub look: Duration,
 }
 
 impl Connection {
-    /// Sends a request, and waits for the head of its answer. Once both have ended the connection goes back to `shelf`.
+    /// Sends a request, and waits for the head of its response. Once both have ended the connection goes back to `shelf`.
     pub(super) async fn ask<B>(
         mut self: Box<Self>,
         head: &impl RequestHead,
@@ -67,7 +67,7 @@ impl Connection {
         let body = if answer.status == StatusCode::SWITCHING_PROTOCOLS {
             Answer::switched(Tunnel::new(self.inlet.stream, &self.inlet.input, self.held), arrived)
         } else if let Some(rest) = rest {
-            // Answered early: the request goes on by itself, and the connection ends with the two.
+            // The response came early: a task sends the rest of the request, and the connection closes after both.
             let (reader, writer) = tokio::io::split(self.inlet.stream);
             tokio::spawn(upload::finish(rest, writer, patience.body));
             let inlet = Inlet { stream: reader, input: self.inlet.input, next: self.inlet.next };
@@ -92,7 +92,7 @@ impl Connection {
         if wait.sent.is_none() {
             match upload.poll(cx, &mut self.inlet.stream) {
                 Poll::Pending => {}
-                // In one go: spares a look at the clock.
+                // Sent without waiting: saves reading the clock.
                 Poll::Ready(Ok(())) if upload.never_waited() => wait.sent = Some(wait.began),
                 Poll::Ready(Ok(())) => wait.sent = Some(Instant::now()),
                 Poll::Ready(Err(NotSent::Body(error))) => return Poll::Ready(Err(Failure::Body(error))),
@@ -107,7 +107,7 @@ impl Connection {
                     Some(head) if !head.is_interim() => return Poll::Ready(Ok(head)),
                     head => head,
                 };
-                // Something has come that is no answer yet. From an upstream that sends without a pause the alarm below never hears.
+                // Bytes have arrived that are no response yet. If an upstream sends without a pause, the alarm below is never polled.
                 if let Some(limit) = wait.overdue() {
                     return Poll::Ready(Err(Failure::Silent(limit)));
                 }
@@ -128,10 +128,10 @@ impl Connection {
         let limit = match (wait.sent, upload.stuck_since()) {
             (Some(sent), _) => Some((sent + wait.patience.first_byte, Failure::Silent(wait.patience.first_byte))),
             (None, Some(since)) => Some((since + wait.patience.body, Failure::TakesNothing(wait.patience.body))),
-            // The client keeps us waiting; its body has a limit of its own.
+            // We wait for the client; its body has its own time limit.
             (None, None) => None,
         };
-        // The alarm of a pooled connection mostly stands before that already, from the request before it.
+        // The alarm of a pooled connection is mostly set earlier already, from the request before.
         let look = wait.began + wait.patience.look;
         if !wait.looked && limit.as_ref().is_none_or(|(until, _)| look < *until) {
             ready!(self.alarm.poll(cx, look));
@@ -146,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// The connection ended before the head of the answer was there.
+    /// The error for a connection that ended before the head of the response was complete.
     fn cut<B>(&self, error: io::Error, wait: &Wait) -> Failure<B> {
         let closed = matches!(
             error.kind(),
@@ -163,28 +163,28 @@ impl Connection {
     }
 }
 
-/// How far the wait for an answer has come.
+/// The progress of waiting for a response.
 struct Wait {
     patience: Patience,
-    /// How much of what came was looked at for the end of a head.
+    /// How many bytes were searched for the end of a head.
     seen: usize,
     interim: Interim,
     began: Instant,
     /// When the last byte of the request was sent.
     sent: Option<Instant>,
-    /// Whether the one who asks was woken to look after other things.
+    /// Whether the caller was woken to do other work.
     looked: bool,
 }
 
 impl Wait {
-    /// `TIMEOUT_FIRST_BYTE`, where it has passed.
+    /// Returns `TIMEOUT_FIRST_BYTE` if it has passed.
     fn overdue(&self) -> Option<Duration> {
         let limit = self.patience.first_byte;
         self.sent.filter(|sent| sent.elapsed() >= limit).map(|_| limit)
     }
 }
 
-/// The interim answers that have come.
+/// The interim responses so far.
 #[derive(Default)]
 struct Interim {
     number: usize,
@@ -192,10 +192,10 @@ struct Interim {
 }
 
 impl Interim {
-    /// One more, of so many bytes.
+    /// Counts one more, of `bytes` bytes.
     ///
     /// # Errors
-    /// Where it is one too many.
+    /// If that exceeds a limit.
     fn count(&mut self, bytes: usize) -> Result<(), &'static str> {
         self.number += 1;
         self.bytes += bytes;

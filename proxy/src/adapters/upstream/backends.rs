@@ -1,4 +1,4 @@
-//! The backends of a named upstream: which of them a request goes to, and which of them rest.
+//! The backends of a named upstream: which one a request goes to, and which ones are taken out of use.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
@@ -21,18 +21,18 @@ use super::{
 };
 use crate::adapters::certs;
 
-/// How long a backend rests when it fails first, and at most: each time it fails again, twice as long.
+/// How long a backend rests after its first failure, and at most: each further failure doubles it.
 const REST_FIRST: Duration = Duration::from_secs(1);
 const REST_MOST: Duration = Duration::from_secs(30);
 
-/// An upstream's backends, and how they are looked after.
+/// An upstream's backends, and how they are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSettings {
     /// The upstream's name.
     pub name: String,
-    /// Where they are.
+    /// Their addresses.
     pub urls: Vec<UpstreamSettings>,
-    /// How they are asked whether they are well; `None`: what requests meet tells.
+    /// How they are checked; `None`: only failed requests show that a backend is down.
     pub health: Option<Health>,
 }
 
@@ -41,17 +41,17 @@ pub struct Backends<B> {
     pub(super) settings: PoolSettings,
     pub(super) entries: Vec<Entry>,
     pub(super) all: ArcSwap<Vec<Arc<Backend<B>>>>,
-    /// One at a time changes which backends there are.
+    /// Locked while the set of backends changes.
     pub(super) changing: Mutex<()>,
     turn: AtomicUsize,
     connections: Gauge,
 }
 
-/// One of `urls`: one backend, or as many as its name has addresses.
+/// One of `urls`: one backend, or one for each address of its name.
 pub(super) struct Entry {
     pub(super) settings: UpstreamSettings,
     tls: Option<Arc<ClientConfig>>,
-    /// When its name is to be looked up; `None`: it is being, or has no name.
+    /// When its name is to be looked up; `None`: a look-up is under way, or it has no name.
     pub(super) lookup_due: Mutex<Option<Instant>>,
 }
 
@@ -60,31 +60,31 @@ pub(super) struct Entry {
 #[repr(u8)]
 pub(super) enum Standing {
     Well = 0,
-    /// A request met a failure: only where there is no other.
+    /// A request failed there: used only if there is no other.
     Resting = 1,
-    /// It says itself that it is ill, or does not answer when asked.
+    /// Its health check failed or got no response.
     Ill = 2,
 }
 
-/// One place that requests may go to.
+/// One destination of requests.
 pub struct Backend<B> {
     pub(super) upstream: Upstream<B>,
     entry: UpstreamSettings,
-    /// The addresses that it stands for; empty: whatever its name is looked up as.
+    /// Its addresses; empty: those that its name resolves to.
     pub(super) addresses: Vec<IpAddr>,
     authority: HeaderValue,
     busy: Arc<AtomicUsize>,
     standing: AtomicU8,
-    /// How often it has failed since a request last went well.
+    /// How often it has failed since the last successful request.
     failures: AtomicU32,
     pub(super) care: Mutex<Care>,
 }
 
-/// What is known of a backend that does not stand well, and when it is looked after next.
+/// The state of a backend that is not well, and when it is checked next.
 pub(super) struct Care {
     pub(super) due: Instant,
     pub(super) under_way: bool,
-    /// How often in a row it was asked and was not well.
+    /// How many checks in a row have failed.
     pub(super) ill: u32,
     pub(super) why: String,
 }
@@ -94,11 +94,11 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// The backends of these settings; those that `before` has with the same address and trust go on with their connections. Nothing is
-    /// connected yet. `connections` counts those open.
+    /// Creates the backends of these settings, without connecting; those that `before` has with the same address and trust keep their
+    /// connections. `connections` counts open ones.
     ///
     /// # Errors
-    /// Where an address is not one to connect to, or TLS cannot be set up.
+    /// If an address cannot be connected to, or TLS cannot be set up.
     pub fn new(settings: &PoolSettings, before: Option<&Self>, connections: Gauge) -> Result<Self, String> {
         let mut entries = Vec::with_capacity(settings.urls.len());
         let mut all = Vec::with_capacity(settings.urls.len());
@@ -127,7 +127,7 @@ where
         })
     }
 
-    /// Whether they are those of these settings.
+    /// Whether the backends have these settings.
     #[must_use]
     pub fn are_of(&self, settings: &PoolSettings) -> bool {
         self.settings == *settings
@@ -137,9 +137,9 @@ where
         self.all.load().iter().filter(|backend| backend.entry == *url).cloned().collect()
     }
 
-    /// Another backend at addresses of an entry's name.
+    /// Creates a backend for addresses of an entry's name.
     pub(super) fn backend_of(&self, entry: &Entry, addresses: Vec<IpAddr>) -> Result<Backend<B>, String> {
-        // Several addresses of one backend are tried in the order in which its name is looked up.
+        // Several addresses of one backend are tried in the order of the name look-up.
         let one = match addresses.as_slice() {
             [one] => Some(*one),
             _ => None,
@@ -147,8 +147,8 @@ where
         entry.backend(one, addresses, self.connections.clone())
     }
 
-    /// The backend for a request: of those that stand well, the one with the fewest under way; else one that rests. None that is ill, and
-    /// none that the request was sent to before.
+    /// Picks the backend for a request: of the healthy ones the one with the fewest requests under way, else a resting one. Never an ill
+    /// one, or one that the request was sent to before.
     pub fn pick(&self, tried: &[Arc<Backend<B>>]) -> Option<Arc<Backend<B>>> {
         let all = self.all.load();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +167,7 @@ where
         best.map(|(_, backend)| Arc::clone(backend))
     }
 
-    /// What is wrong with its backends, a line each.
+    /// What is wrong with the backends, one line each.
     pub fn troubles(&self) -> Vec<String> {
         let told = |backend: &Arc<Backend<B>>| {
             let word = match backend.standing() {
@@ -180,13 +180,13 @@ where
         self.all.load().iter().filter_map(told).collect()
     }
 
-    /// Closes connections that have lain unused for long.
+    /// Closes connections that have been idle for long.
     pub fn sweep(&self) {
         self.all.load().iter().for_each(|backend| backend.upstream.sweep());
     }
 }
 
-/// What is offered and trusted at one address; each has its own, so that no two share what TLS remembers.
+/// The TLS settings for one address; each address has its own, so that they share no TLS sessions.
 fn tls(url: &UpstreamSettings) -> Result<Option<Arc<ClientConfig>>, String> {
     let offered: &[&[u8]] = match (&url.address, url.trust.offers_http2) {
         (UpstreamAddress::H2 { .. }, _) => &[b"h2"],
@@ -212,7 +212,7 @@ impl Entry {
     {
         let mut settings = self.settings.clone();
         if let (Some(ip), Some((host, _))) = (at, self.settings.address.host_and_port()) {
-            // The certificate is for the name, whichever address has answered to it.
+            // The certificate is for the name, whichever of its addresses is used.
             let _name = settings.trust.server_name.get_or_insert_with(|| host.to_owned());
             settings.address = settings.address.at(ip.to_string());
         }
@@ -235,27 +235,27 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Where it is, for the log.
+    /// The backend's origin, for the log.
     pub fn origin(&self) -> &str {
         self.upstream.origin()
     }
 
-    /// Its own name, as `Host` has it.
+    /// Its own name for `Host`.
     pub const fn authority(&self) -> &HeaderValue {
         &self.authority
     }
 
-    /// Whether it is one of that entry.
+    /// Whether it belongs to that entry.
     pub(super) fn is_of(&self, entry: &Entry) -> bool {
         self.entry == entry.settings
     }
 
-    /// A connection to send one request on; `only_http1`: one that HTTP/2 cannot carry.
+    /// Returns a connection for one request; with `only_http1`, one for a request that HTTP/2 cannot carry.
     ///
     /// # Errors
-    /// [`NoConnection`] where none was had in time; the backend rests then.
+    /// [`NoConnection`] if none was available in time; the backend then rests.
     pub async fn checkout(&self, now: Instant, only_http1: bool) -> Result<Lease<B>, NoConnection> {
-        // What is spoken to with HTTP/2 alone would not understand it.
+        // An HTTP/2-only server would not understand it.
         let only_http2 = matches!(self.entry.address, UpstreamAddress::H2 { .. } | UpstreamAddress::H2c { .. });
         let had = if only_http1 && !only_http2 {
             self.upstream.connect_http1().await
@@ -265,18 +265,18 @@ where
         had.inspect_err(|why| self.failed(&why.to_string()))
     }
 
-    /// A connection that nobody has used yet.
+    /// Returns an unused connection.
     ///
     /// # Errors
-    /// [`NoConnection`] where none was had in time; the backend rests then.
+    /// [`NoConnection`] if none was available in time; the backend then rests.
     pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
         self.upstream.connect_new().await.inspect_err(|why| self.failed(&why.to_string()))
     }
 
-    /// Sends a request on a connection of this backend, which has it under way until its answer has ended.
+    /// Sends a request on a connection of this backend, which counts as under way until its response has ended.
     ///
     /// # Errors
-    /// [`Failure`], by whose fault it is.
+    /// [`Failure`], by its cause.
     pub async fn send(
         &self,
         lease: Lease<B>,
@@ -292,7 +292,7 @@ where
                 Ok(answer.map(|body| body.counted_by(busy)))
             }
             Err(failure) => {
-                // What a warm connection meets may be its age alone; and a slow or hasty client is no failure of a backend.
+                // On a warm connection the cause may be only its age; and a slow or aborting client is no failure of a backend.
                 if let Failure::Closed(_) | Failure::Broken(_) = failure
                     && !is_reused
                 {
@@ -319,12 +319,12 @@ where
         self.care.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request met a failure: others go elsewhere for a while.
+    /// Notes a failed request: further ones go elsewhere for a while.
     pub(super) fn failed(&self, why: &str) {
         let now = Instant::now();
         let mut care = self.care();
         why.clone_into(&mut care.why);
-        // Requests that fail together are one failure.
+        // Concurrent failures count once.
         if self.standing() == Standing::Resting && care.due > now {
             return;
         }

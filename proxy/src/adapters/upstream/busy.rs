@@ -1,9 +1,9 @@
-//! How many requests a backend has under way.
+//! The number of requests that a backend has under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// One request under way; it counts until this is dropped.
+/// A request under way; it counts until this is dropped.
 pub(super) struct Busy(Arc<AtomicUsize>);
 
 impl Busy {

@@ -1,4 +1,4 @@
-//! One new connection to the upstream: over TCP, TLS or a socket file.
+//! A new connection to the upstream: over TCP, TLS or a Unix socket.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,18 +18,18 @@ use tokio_rustls::client::TlsStream;
 use super::{UpstreamAddress, UpstreamSettings};
 use crate::adapters::net::{set_up, write_pieces};
 
-/// Why no connection to the upstream was had. The text names the upstream and says what is wrong.
+/// Why connecting to the upstream failed. The text names the upstream and the reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Nothing answers there.
+    /// The connection failed.
     #[error("cannot connect to the upstream {origin}: {source}")]
     Connect {
         /// The upstream's origin.
         origin: String,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Nothing answered in time.
+    /// Connecting took too long.
     #[error("cannot connect to the upstream {origin}: no connection within {seconds} s (TIMEOUT_CONNECT)")]
     TimedOut {
         /// The upstream's origin.
@@ -37,23 +37,23 @@ pub enum ConnectError {
         /// The limit.
         seconds: f32,
     },
-    /// It does not speak HTTP as we were told.
+    /// The server does not speak HTTP as expected.
     #[error("the upstream {origin} does not speak HTTP: {source}")]
     Handshake {
         /// The upstream's origin.
         origin: String,
-        /// What hyper says.
+        /// The error of hyper.
         source: hyper::Error,
     },
 }
 
-/// Where to connect to, made ready once.
+/// A prepared connection target.
 pub(super) enum Target {
     Tcp {
         host: String,
         port: u16,
     },
-    /// `http1` offers HTTP/1.1 alone.
+    /// `http1` offers only HTTP/1.1.
     Tls {
         host: String,
         port: u16,
@@ -88,7 +88,7 @@ impl Target {
         })
     }
 
-    /// Connects; `http1`: to a server that may be offered HTTP/1.1 alone.
+    /// Connects; with `only_http1`, a server that may speak either is offered only HTTP/1.1.
     pub(super) async fn connect(&self, only_http1: bool) -> io::Result<Forgiving> {
         Ok(Forgiving { stream: self.stream(only_http1).await?, deaf: false })
     }
@@ -112,20 +112,20 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A connection whose far end may answer and close before it has read the whole request (413, say): what is still written is lost, but
-/// the answer waits to be read. A write that fails therefore counts as done, and reading tells what there is: the answer, or the end.
+/// A connection whose peer may respond and close before it has read the whole request (413, say): further writes are lost, but the response
+/// can still be read. A failed write therefore counts as done, and reading returns the response or the end.
 pub(super) struct Forgiving {
     stream: Stream,
     deaf: bool,
 }
 
 impl Forgiving {
-    /// Takes the connection from the worker that drives it to the one that calls this.
+    /// Moves the connection from the worker that drives it to the current one.
     pub(super) fn move_here(self) -> io::Result<Self> {
         let stream = match self.stream {
             Stream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream.into_std()?)?),
             Stream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream.into_std()?)?),
-            // Its parts cannot be taken apart and put together: it stays with the other.
+            // A TLS stream cannot be taken apart and reassembled: it stays with its worker.
             Stream::Tls(stream) => Stream::Tls(stream),
         };
         Ok(Self { stream, deaf: self.deaf })
@@ -139,8 +139,8 @@ impl Forgiving {
         }
     }
 
-    /// Whether it is open and nothing has come. The kernel itself is asked: what has just come the runtime may not have heard of yet,
-    /// and bytes behind an answer would be read as the next one.
+    /// Whether the connection is open and no bytes have arrived. This asks the kernel, since the runtime may not know of the latest bytes
+    /// yet, and bytes after a response would be read as the next one.
     pub(super) fn is_quiet(&mut self) -> bool {
         !self.deaf && self.stream.is_silent() && !self.stream.has_news()
     }
@@ -163,7 +163,7 @@ impl AsyncRead for Forgiving {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if self.deaf && buf.filled().len() == before {
-            // The failed write has used up the system's error: without it, an answer that ends with its connection would look whole.
+            // The failed write has consumed the system's error: without it, a response that ends with its connection would look complete.
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         Poll::Ready(Ok(()))
@@ -213,7 +213,7 @@ enum Stream {
 }
 
 impl Stream {
-    /// Whether nothing is held that the kernel no longer knows of: TLS may have to take in what is no data, a session ticket, say.
+    /// Whether no bytes are buffered outside the kernel: TLS may first have to process a record that is no data, such as a session ticket.
     fn is_silent(&mut self) -> bool {
         match self {
             Self::Tcp(_) | Self::Unix(_) => true,
@@ -223,7 +223,7 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel holds bytes that have come, or the connection's end.
+    /// Whether the kernel holds received bytes, or the connection's end.
     fn has_news(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = match self {

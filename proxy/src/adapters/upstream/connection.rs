@@ -12,11 +12,11 @@ use super::connect::Forgiving;
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
 
-/// How much is read at once, in bytes: at first, and where much comes.
+/// How much is read at once, in bytes: at first, and while much arrives.
 const READ_LEAST: usize = 8 * 1024;
 const READ_MOST: usize = 64 * 1024;
 
-/// What comes in, and what was read of it already.
+/// The receiving side of a connection, and the bytes received but not used yet.
 pub(super) struct Inlet<R> {
     pub(super) stream: R,
     pub(super) input: BytesMut,
@@ -24,7 +24,7 @@ pub(super) struct Inlet<R> {
 }
 
 impl<R: AsyncRead + Unpin> Inlet<R> {
-    /// Reads on. Ready with 0 at the end.
+    /// Reads more bytes. Ready with 0 at the end.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() - self.input.len() < READ_LEAST {
             self.input.reserve(self.next);
@@ -39,7 +39,7 @@ impl<R: AsyncRead + Unpin> Inlet<R> {
 /// A connection that carries one request after the other.
 pub(super) struct Connection {
     pub(super) inlet: Inlet<Forgiving>,
-    /// For what is written; empty between requests.
+    /// The write buffer; empty between requests.
     pub(super) buffer: Vec<u8>,
     pub(super) alarm: Alarm,
     pub(super) held: Held,
@@ -51,12 +51,12 @@ impl Connection {
         Box::new(Self { inlet, buffer: Vec::new(), alarm: Alarm::new(), held })
     }
 
-    /// Whether it is open and nothing has come on it.
+    /// Whether it is open and no bytes have arrived.
     pub(super) fn is_quiet(&mut self) -> bool {
         self.inlet.input.is_empty() && self.inlet.stream.is_quiet()
     }
 
-    /// The same connection, driven by the worker that calls this.
+    /// Moves the connection to the current worker.
     pub(super) fn move_here(self) -> io::Result<Self> {
         let Inlet { stream, input, next } = self.inlet;
         let inlet = Inlet { stream: stream.move_here()?, input, next };

@@ -1,52 +1,52 @@
-//! Where the body of an HTTP/1.1 answer ends (RFC 9112 §6, §7).
+//! The end of an HTTP/1.1 response's body (RFC 9112 §6, §7).
 
 use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// The longest line that tells the size of a chunk, extensions included, in bytes.
+/// The longest line with a chunk's size, extensions included, in bytes.
 const SIZE_LINE_MOST: usize = 4096;
-/// What all extensions of a body together may take, in bytes: they carry nothing, and cost time.
+/// The limit for all extensions of a body together, in bytes: they carry nothing, and cost time.
 const EXTENSIONS_MOST: usize = 16 * 1024;
-/// What trailers may take, in bytes.
+/// The limit for trailers, in bytes.
 const TRAILERS_MOST: usize = 16 * 1024;
 /// The most trailer fields.
 const TRAILER_FIELDS_MOST: usize = 64;
 
-/// Why an answer is not understood.
+/// Why a response cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the upstream's answer is malformed: {0}")]
 pub(super) struct Malformed(pub(super) &'static str);
 
-/// Takes a body out of the bytes that come.
+/// Decodes a body from received bytes.
 #[derive(Debug)]
 pub(super) struct Decoder(State);
 
 #[derive(Debug)]
 enum State {
-    /// So many bytes are still to come.
+    /// This many bytes are left.
     Length(u64),
-    /// What there is until the connection closes.
+    /// The body ends when the connection closes.
     UntilClosed,
-    /// The size of the next chunk is to come; extensions have taken so many bytes.
+    /// A chunk size comes next; `extensions` bytes of extensions have come so far.
     Size { extensions: usize },
-    /// So many bytes of a chunk are to come.
+    /// `left` bytes of a chunk are left.
     Chunk { left: u64, extensions: usize },
-    /// The line break behind a chunk.
+    /// The line break after a chunk comes next.
     ChunkEnd { extensions: usize },
-    /// Trailers, or the empty line in their place.
+    /// Trailers come next, or the empty line in their place.
     Trailers,
-    /// It has ended.
+    /// The body has ended.
     Ended,
 }
 
-/// What comes next of a body.
+/// The next part of a body.
 #[derive(Debug)]
 pub(super) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
-    /// More bytes are needed to tell.
+    /// More bytes are needed.
     Wanting,
-    /// It has ended.
+    /// The body has ended.
     End,
 }
 
@@ -63,7 +63,7 @@ impl Decoder {
         Self(State::UntilClosed)
     }
 
-    /// How much is to come, where that is known.
+    /// How many bytes are left, if that is known.
     pub(super) const fn left(&self) -> Option<u64> {
         match self.0 {
             State::Length(left) => Some(left),
@@ -80,12 +80,12 @@ impl Decoder {
         matches!(self.0, State::Ended)
     }
 
-    /// Whether the connection's end is the body's end.
+    /// Whether the body ends with the connection.
     pub(super) const fn ends_with_connection(&self) -> bool {
         matches!(self.0, State::UntilClosed)
     }
 
-    /// Takes the next piece out of `input`.
+    /// Takes the next piece from `input`.
     pub(super) fn take(&mut self, input: &mut BytesMut) -> Result<Piece, Malformed> {
         loop {
             match &mut self.0 {
@@ -140,14 +140,14 @@ fn up_to(left: u64, input: &mut BytesMut) -> Option<Bytes> {
     (here > 0).then(|| input.split_to(here).freeze())
 }
 
-/// A whole line, without its end.
+/// Takes a whole line, without its line break.
 fn line(input: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
     match memchr::memchr(b'\n', input.get(..input.len().min(SIZE_LINE_MOST)).unwrap_or_default()) {
         None if input.len() >= SIZE_LINE_MOST => Err(Malformed("the size of a chunk takes too long a line")),
         None => Ok(None),
         Some(at) => {
             let mut line = input.split_to(at + 1);
-            // A lone line feed is a line's end to some and none to others: never pass on what two may read differently.
+            // Some recipients accept a bare line feed as the end of a line and others do not: never forward what two may parse differently.
             if !line.ends_with(b"\r\n") {
                 return Err(Malformed("the size of a chunk ends in a bare line feed"));
             }
@@ -157,7 +157,7 @@ fn line(input: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
     }
 }
 
-/// A chunk's size, and how many bytes stand behind it.
+/// Parses a chunk's size, and counts the bytes after it.
 fn chunk_size(line: &[u8]) -> Result<(u64, usize), Malformed> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let (size, rest) = line.split_at(digits);
@@ -169,7 +169,7 @@ fn chunk_size(line: &[u8]) -> Result<(u64, usize), Malformed> {
     Ok((size.ok_or(Malformed("the size of a chunk is no number"))?, rest.len()))
 }
 
-/// The trailers and the empty line behind them; `None` while they are not complete.
+/// Parses the trailers and the empty line after them; `None` while they are incomplete.
 fn trailers(input: &mut BytesMut) -> Result<Option<HeaderMap>, Malformed> {
     let mut fields = [httparse::EMPTY_HEADER; TRAILER_FIELDS_MOST];
     let (length, trailers) = match httparse::parse_headers(input, &mut fields) {
@@ -201,7 +201,7 @@ mod tests {
 
     type Read = (Vec<u8>, Vec<String>, Vec<u8>);
 
-    /// What a body comes to when it arrives in pieces of the sizes given: its bytes, its trailers, what is left behind it.
+    /// Decodes a body that arrives in pieces of the given sizes: returns its bytes, its trailers, and the rest.
     fn read(mut decoder: Decoder, text: &[u8], sizes: &[usize]) -> Result<Read, Malformed> {
         let (mut data, mut trailers, mut input, mut rest) = (Vec::new(), Vec::new(), BytesMut::new(), text);
         let mut sizes = sizes.iter().cycle();
@@ -277,7 +277,7 @@ mod tests {
         assert!(chunked(&format!("{}0\r\n\r\n", extended.repeat(20))).is_err());
         assert!(chunked(&format!("0\r\nX: {}\r\n\r\n", "x".repeat(TRAILERS_MOST))).is_err());
         assert!(chunked(&format!("0\r\n{}\r\n", "X: 1\r\n".repeat(TRAILER_FIELDS_MOST + 1))).is_err());
-        // A line that never ends is not waited for.
+        // An endless line is not buffered.
         assert_eq!(chunked(&"1".repeat(SIZE_LINE_MOST)), Err(Malformed("the size of a chunk takes too long a line")));
     }
 

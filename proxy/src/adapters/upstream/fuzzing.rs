@@ -1,4 +1,4 @@
-//! What is fuzzed of an upstream's answers: heads and chunked bodies, which read the same however the bytes come.
+//! Fuzz targets for upstream responses: heads and chunked bodies, which must parse the same however the bytes arrive.
 
 use bytes::BytesMut;
 use http::Method;
@@ -7,7 +7,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use super::framing::{Decoder, Piece};
 use super::head::AnswerHead;
 
-/// The bytes of an answer, its first byte choosing the method that was asked with.
+/// A response's bytes; the first one selects the request's method.
 pub(crate) fn answers(bytes: &[u8]) {
     let Some((first, text)) = bytes.split_first() else { return };
     let method = if first % 4 == 0 { Method::HEAD } else { Method::GET };
@@ -30,7 +30,7 @@ pub(crate) fn answers(bytes: &[u8]) {
     }
 }
 
-/// The bytes of a chunked body, its first byte choosing the pieces in which they come.
+/// The bytes of a chunked body; the first one selects the size of the pieces in which they arrive.
 pub(crate) fn chunks(bytes: &[u8]) {
     let Some((first, text)) = bytes.split_first() else { return };
     let at_once = body(Decoder::chunked(), text, text.len());
@@ -41,7 +41,7 @@ pub(crate) fn chunks(bytes: &[u8]) {
 
 type Head = Option<(AnswerHead, Vec<u8>)>;
 
-/// The head that comes in these parts, and what follows it.
+/// Parses the head that arrives in these parts, and returns what follows it.
 fn head(parts: &[&[u8]], asked: &Method) -> Result<Head, ()> {
     let (mut input, mut seen, mut found) = (BytesMut::new(), 0, None);
     for part in parts {

@@ -1,4 +1,4 @@
-//! Heads of HTTP/1.1 messages: a request's as text, an answer's as values.
+//! HTTP/1.1 message heads: a request's is written as text, a response's is read into values.
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -13,23 +13,23 @@ use memchr::memmem::Finder;
 use super::framing::{Decoder, Malformed};
 use crate::ports::ReadyFields;
 
-/// The longest head of an answer, in bytes.
+/// The longest head of a response, in bytes.
 const HEAD_MOST: usize = 256 * 1024;
-/// The most header fields of an answer: the bytes are what bounds a head, and this only keeps the table of its fields small.
+/// The most header fields of a response. `HEAD_MOST` is what bounds a head; this only keeps the table of its fields small.
 const FIELDS_MOST: usize = 500;
-/// For so many there is room on the stack.
+/// Heads with up to this many fields are parsed on the stack.
 const FIELDS_FEW: usize = 100;
-/// Room for as many is made at once: the map of an answer's fields is where the client's next request is read into.
+/// Capacity reserved up front: the map of a response's fields is reused to read the client's next request.
 const FIELDS_USUAL: usize = 24;
-/// A larger map is not kept for the next answer.
+/// A larger map is not kept for the next response.
 const FIELDS_KEPT: usize = 128;
 
 thread_local! {
-    /// The map of a request that was answered, empty: for the fields of the next answer.
+    /// The emptied map of an answered request, reused for the fields of the next response.
     static SPARE: Cell<HeaderMap> = Cell::new(HeaderMap::new());
 }
 
-/// Gives back the map of a request's fields, so that an answer's need no new one.
+/// Gives back the map of a request's fields, so that a response needs no new one.
 pub fn recycle(mut headers: HeaderMap) {
     if headers.capacity() <= FIELDS_KEPT {
         headers.clear();
@@ -37,7 +37,7 @@ pub fn recycle(mut headers: HeaderMap) {
     }
 }
 
-/// A request's head, told as often as it is asked for: a request may have to be sent twice.
+/// A request's head, which can be written more than once: a request may have to be sent twice.
 pub trait RequestHead {
     /// The method.
     fn method(&self) -> &Method;
@@ -45,26 +45,26 @@ pub trait RequestHead {
     /// Path and query.
     fn target(&self) -> &str;
 
-    /// Tells every field but those that frame the body.
+    /// Writes every header field except those that frame the body.
     fn tell(&self, fields: &mut impl Fields);
 
-    /// Hears of an interim answer to the request: any 1xx but `101`.
+    /// Receives an interim response to the request: any 1xx but `101`.
     fn hear_interim(&self, status: StatusCode, headers: HeaderMap);
 }
 
-/// Where fields are told to.
+/// A sink for header fields.
 pub trait Fields {
-    /// One more.
+    /// Adds one field.
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
 
-    /// One more, of text that we made of signs that a value may hold.
+    /// Adds one field whose value we built from characters that are valid in a value.
     fn text(&mut self, name: &HeaderName, text: &[u8]) {
         if let Ok(value) = HeaderValue::from_bytes(text) {
             self.field(name, &value);
         }
     }
 
-    /// Several more.
+    /// Adds several fields.
     fn ready(&mut self, fields: &ReadyFields) {
         for (name, value) in fields.iter() {
             self.field(&name, &value);
@@ -78,7 +78,7 @@ impl Fields for HeaderMap {
     }
 }
 
-/// Fields as text.
+/// Writes fields as text.
 pub(super) struct Text<'t>(pub(super) &'t mut Vec<u8>);
 
 impl Text<'_> {
@@ -97,7 +97,7 @@ impl Fields for Text<'_> {
     }
 
     fn text(&mut self, name: &HeaderName, text: &[u8]) {
-        // The text of a value can end no line.
+        // The value must hold no line break.
         debug_assert!(HeaderValue::from_bytes(text).is_ok(), "{name}");
         self.line(name, text);
     }
@@ -110,15 +110,15 @@ impl Fields for Text<'_> {
 /// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestFraming {
-    /// There is none, and none is spoken of.
+    /// No body, and no field that mentions one.
     Absent,
-    /// So many bytes.
+    /// A body of this many bytes.
     Length(u64),
-    /// As many as come.
+    /// A body of unknown length.
     Chunked,
 }
 
-/// Writes a request's head. Names and values cannot hold a line break: their types see to that.
+/// Writes a request's head. The types of names and values exclude line breaks.
 pub(super) fn write(text: &mut Vec<u8>, head: &impl RequestHead, framing: RequestFraming) {
     text.extend_from_slice(head.method().as_str().as_bytes());
     text.push(b' ');
@@ -134,11 +134,11 @@ pub(super) fn write(text: &mut Vec<u8>, head: &impl RequestHead, framing: Reques
     }
 }
 
-/// An answer's head.
+/// A response's head.
 #[derive(Debug)]
 pub(super) struct AnswerHead {
     pub(super) status: StatusCode,
-    /// Where it is not the usual one of the status.
+    /// `Some` if it is not the status's usual phrase.
     pub(super) reason: Option<ReasonPhrase>,
     pub(super) headers: HeaderMap,
     pub(super) body: Decoder,
@@ -146,13 +146,13 @@ pub(super) struct AnswerHead {
 }
 
 impl AnswerHead {
-    /// Whether another one follows (RFC 9110 §15.2). `101` is the last that HTTP says on a connection.
+    /// Whether another response follows (RFC 9110 §15.2). `101` is the last HTTP message on a connection.
     pub(super) fn is_interim(&self) -> bool {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
     }
 
-    /// The head that `input` begins with, taken out of it; `None` while it is not complete. `seen` is how much of `input` was looked
-    /// at before, so that a head that comes byte by byte is not read over and over.
+    /// Takes the head from the start of `input`; `None` while it is incomplete. `seen` is how much of `input` was searched before, so
+    /// that a head that arrives byte by byte is not searched repeatedly.
     pub(super) fn take(input: &mut BytesMut, seen: &mut usize, asked: &Method) -> Result<Option<Self>, Malformed> {
         let Some(end) = end_of_head(input, *seen) else {
             *seen = input.len();
@@ -190,7 +190,7 @@ impl AnswerHead {
         let mut headers = SPARE.take();
         headers.reserve(parsed.headers.len().max(FIELDS_USUAL));
         let (mut coded, mut closes, mut stays) = (false, false, http11);
-        // How many fields tell the length, and what a plain one tells.
+        // How many fields give the length, and the value of a plain one.
         let (mut lengths, mut plain) = (0_usize, None);
         for field in parsed.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed("a field has no name"))?;
@@ -200,7 +200,7 @@ impl AnswerHead {
                 closes |= has_token(&value, "close");
                 stays |= has_token(&value, "keep-alive");
             } else if name == TRANSFER_ENCODING {
-                // We ask for no coding but this one, and an HTTP/1.0 server knows none (RFC 9112 §6.1).
+                // We accept no other coding, and an HTTP/1.0 server knows none (RFC 9112 §6.1).
                 if coded || !http11 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
                     return Err(Malformed("its transfer coding is not a single `chunked`"));
                 }
@@ -217,7 +217,7 @@ impl AnswerHead {
             _ => Some(content_length(&mut headers)?),
         };
         if coded {
-            // Two lengths are two readings: the coding is the one that counts (RFC 9112 §6.3).
+            // With both, recipients may disagree: the transfer coding counts (RFC 9112 §6.3).
             headers.remove(CONTENT_LENGTH);
         }
         let bodiless = *asked == Method::HEAD
@@ -229,7 +229,7 @@ impl AnswerHead {
             Some(length) => Decoder::length(length),
             None => Decoder::until_closed(),
         };
-        // A body where none may be comes as if it were the next answer, if a server sends one all the same.
+        // If a server sends a body where none is allowed, its bytes would look like the next response.
         let tempts = *asked == Method::HEAD
             || (bodiless && coded)
             || (matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT)
@@ -238,7 +238,7 @@ impl AnswerHead {
     }
 }
 
-/// Where the head ends that `text` begins with: behind its first empty line.
+/// The end of the head at the start of `text`: after its first empty line.
 fn end_of_head(text: &[u8], seen: usize) -> Option<usize> {
     static USUAL: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
     static BARE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\n\n"));
@@ -250,7 +250,7 @@ fn end_of_head(text: &[u8], seen: usize) -> Option<usize> {
     bare.or(usual).map(|end| from + end)
 }
 
-/// The one length that all fields name (RFC 9110 §8.6); afterwards there is one field, and it is a plain number.
+/// The one length that all fields give (RFC 9110 §8.6); afterwards a single field holds it as a plain number.
 fn content_length(headers: &mut HeaderMap) -> Result<u64, Malformed> {
     let mut said = None;
     for value in headers.get_all(CONTENT_LENGTH) {
@@ -266,7 +266,7 @@ fn content_length(headers: &mut HeaderMap) -> Result<u64, Malformed> {
     Ok(length)
 }
 
-/// A number of plain digits.
+/// Parses a number of plain digits.
 fn number(digits: &[u8]) -> Option<u64> {
     let number = |digits: &[u8]| {
         digits.iter().try_fold(0_u64, |number, digit| {
@@ -427,7 +427,7 @@ mod tests {
             let text = text.as_bytes();
             let ends = |at: usize| text[..at].ends_with(b"\n\n") || text[..at].ends_with(b"\n\r\n");
             prop_assert_eq!(end_of_head(text, 0), (0..=text.len()).find(|at| ends(*at)));
-            // What was seen before holds no end.
+            // The part searched before holds no end.
             let seen = seen.min(text.len());
             if !(0..=seen).any(ends) {
                 prop_assert_eq!(end_of_head(text, seen), end_of_head(text, 0));

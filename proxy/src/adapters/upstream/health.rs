@@ -1,4 +1,4 @@
-//! Backends that do not stand well are looked after beside requests: asked where the operator says how, else connected to.
+//! Checks backends independently of requests: all of them by a health check if one is configured, else resting ones by connecting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::backends::{Backend, Backends, Standing};
 use super::{BoxError, Fields, Patience, RequestFraming, RequestHead, Restart};
 
-/// How long a backend may take to say that it is well.
+/// How long a health check may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// How soon one that was not well is asked again: only the second time counts, since one lost answer is not an illness.
+/// How soon a failed check is repeated: only the second failure counts, since a single lost response proves nothing.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl<B> Backends<B>
@@ -23,7 +23,7 @@ where
     B: Body<Data = Bytes> + Restart + Default + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Begins whatever is due: names to be looked up, backends to be looked after. To be called a few times a second, inside a runtime.
+    /// Starts all tasks that are due: name look-ups and checks of backends. Call it a few times a second, inside a runtime.
     pub fn tend(self: &Arc<Self>) {
         self.look_up_names();
         let now = Instant::now();
@@ -49,7 +49,7 @@ where
             }
             None => match backend.connect_new().await {
                 Ok(_) => self.judge(backend, None, Duration::ZERO),
-                // It rests on, longer than before.
+                // It keeps resting, for longer than before.
                 Err(_) => backend.care().under_way = false,
             },
         }
@@ -88,7 +88,7 @@ where
     B: Body<Data = Bytes> + Restart + Default + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Asks the backend whether it is well.
+    /// Runs the backend's health check.
     async fn ask(&self, path: &str) -> Result<(), String> {
         let lease = self.upstream.checkout(Instant::now()).await.map_err(|none| none.to_string())?;
         let patience = Patience { first_byte: ANSWER_WITHIN, body: ANSWER_WITHIN, look: ANSWER_WITHIN };
@@ -107,7 +107,7 @@ where
     }
 }
 
-/// The question whether a backend is well.
+/// A health check's request.
 struct Asking<'a> {
     path: &'a str,
     host: &'a HeaderValue,

@@ -1,5 +1,5 @@
-//! Names looked up again and again, so that a change reaches requests although warm connections to the old address would last: a name
-//! with several addresses (a Service without one of its own, say) is as many backends.
+//! Looks names up repeatedly, so that requests follow a change although warm connections to the old address would last: a name with several
+//! addresses (a headless Service, say) counts as that many backends.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
@@ -20,7 +20,7 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Begins to look up the names that are due.
+    /// Starts the look-ups that are due.
     pub(super) fn look_up_names(self: &Arc<Self>) {
         let now = Instant::now();
         for (place, entry) in self.entries.iter().enumerate() {
@@ -40,14 +40,14 @@ where
         if let Some((host, port)) = entry.settings.address.host_and_port() {
             match tokio::net::lookup_host((host, port)).await {
                 Ok(found) => self.settle(entry, &groups(found.map(|address| address.ip().to_canonical()))),
-                // What was known goes on: a name server that is away is no reason to leave what works.
+                // Keep the known addresses: an unavailable name server is no reason to drop working ones.
                 Err(error) => tracing::debug!(upstream = self.settings.name, "{host} cannot be looked up: {error}"),
             }
         }
         *entry.lookup_due.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + LOOK_UP_EVERY);
     }
 
-    /// From now on there is a backend for each of these.
+    /// Replaces the entry's backends by one for each of these groups.
     fn settle(&self, entry: &Entry, groups: &[Vec<IpAddr>]) {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.all.load_full();
@@ -75,7 +75,8 @@ where
     }
 }
 
-/// The addresses of a name as backends. Addresses of one family are servers of their own; one of each family are two ways to one server.
+/// Groups a name's addresses into backends. A single address of each family are two ways to one server; otherwise each address of the
+/// larger family is a server.
 fn groups(found: impl Iterator<Item = IpAddr>) -> Vec<Vec<IpAddr>> {
     let mut all: Vec<IpAddr> = Vec::new();
     for address in found {

@@ -37,71 +37,71 @@ pub use token_file::{TokenFile, authorization};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request got no answer.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure<B> {
-    /// The connection closed before the first byte of an answer.
+    /// The connection closed before the first byte of a response.
     #[error("it closed the connection: {0}")]
     Closed(#[source] io::Error),
-    /// Not a byte was sent, or the upstream says that it has not looked at the request (RFC 9113 §8.7): it may be sent again whatever it
-    /// is. With the request's body.
+    /// No byte was sent, or the upstream says that it has not processed the request (RFC 9113 §8.7): any request may be sent again. Holds
+    /// the request's body.
     #[error("it went away before it took the request")]
     Unsent(B),
-    /// The request's own body broke off or stalled, which is its client's fault.
+    /// The request's own body broke off or stalled, which is the client's fault.
     #[error("the request's body broke off: {0}")]
     Body(#[source] BoxError),
-    /// The upstream took no byte of the request for so long.
+    /// The upstream accepted no byte of the request for this long.
     #[error("it took no byte of the request for {0:?} (TIMEOUT_BODY)")]
     TakesNothing(Duration),
-    /// The upstream had the whole request, and did not answer for so long.
+    /// The upstream had the whole request, and did not respond for this long.
     #[error("it did not answer for {0:?} (TIMEOUT_FIRST_BYTE)")]
     Silent(Duration),
-    /// The connection failed, or what came on it is no answer.
+    /// The connection failed, or the response is malformed.
     #[error("{0}")]
     Broken(#[source] BoxError),
 }
 
-/// A request's body of which something was taken, and that can be read from its start again.
+/// A request's body that can be read again from its start after a part of it was taken.
 pub trait Restart {
-    /// The same body, with what was taken of it in front again.
+    /// The same body, with the taken part in front again.
     #[must_use]
     fn restart(self, taken: Vec<Bytes>) -> Self;
 }
 
-/// `UPSTREAM_URL` and what belongs to it.
+/// `UPSTREAM_URL` and its related settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
-    /// Where it is.
+    /// The upstream's address.
     pub address: UpstreamAddress,
-    /// `UPSTREAM_CA_FILE`: further roots.
+    /// `UPSTREAM_CA_FILE`: additional roots.
     pub roots: Vec<CertificateDer<'static>>,
-    /// `TIMEOUT_CONNECT`: to an open connection, TLS included.
+    /// `TIMEOUT_CONNECT`: the limit for opening a connection, TLS included.
     pub connect_timeout: Duration,
-    /// What only a named upstream may be told.
+    /// Settings that only a named upstream can have.
     pub trust: Trust,
 }
 
-/// Whom we trust at an upstream beside its roots, and what we offer there.
+/// What is trusted at an upstream beside its roots, and what is offered there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trust {
-    /// `client_cert_file` and `client_key_file`: who we are there.
+    /// `client_cert_file` and `client_key_file`: our identity there.
     pub client: Option<ClientIdentity>,
-    /// `server_name`: the name that the certificate must be for, in place of the address's own.
+    /// `server_name`: the name that the certificate must match, instead of the address's.
     pub server_name: Option<String>,
     /// Whether `https` offers HTTP/2.
     pub offers_http2: bool,
 }
 
-/// How backends are asked whether they are well.
+/// How backends are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// The path that is asked for; 2xx is well.
+    /// The path that is requested; 2xx means healthy.
     pub path: String,
-    /// How often.
+    /// The interval of the checks.
     pub every: Duration,
 }
 
-/// Where the upstream is, and what it speaks.
+/// The upstream's address and protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamAddress {
     /// `http://host:port`: HTTP/1.1.
@@ -113,14 +113,14 @@ pub enum UpstreamAddress {
     },
     /// `https://host:port`: HTTP/1.1 over TLS.
     Https {
-        /// A name or an address, which the certificate must be for; IPv6 without brackets.
+        /// A name or an address, which the certificate must match; IPv6 without brackets.
         host: String,
         /// The port.
         port: u16,
     },
-    /// `h2://host:port`: HTTP/2 over TLS, and nothing else.
+    /// `h2://host:port`: only HTTP/2 over TLS.
     H2 {
-        /// A name or an address, which the certificate must be for; IPv6 without brackets.
+        /// A name or an address, which the certificate must match; IPv6 without brackets.
         host: String,
         /// The port.
         port: u16,
@@ -132,13 +132,13 @@ pub enum UpstreamAddress {
         /// The port.
         port: u16,
     },
-    /// `unix:/path`: HTTP/1.1 over a socket file.
+    /// `unix:/path`: HTTP/1.1 over a Unix socket.
     Unix(PathBuf),
 }
 
 impl UpstreamAddress {
-    /// The upstream's origin, as the assertion's `aud` and the log have it: `http://127.0.0.1:8081`, `unix:/run/app.sock`.
-    /// The scheme's own port is left out.
+    /// The upstream's origin as in the assertion's `aud` and the log: `http://127.0.0.1:8081`, `unix:/run/app.sock`. The scheme's default
+    /// port is omitted.
     #[must_use]
     pub fn origin(&self) -> String {
         match self {
@@ -156,7 +156,7 @@ impl UpstreamAddress {
         matches!(self, Self::Https { .. } | Self::H2 { .. })
     }
 
-    /// Its host and port; `None`: a socket file.
+    /// Its host and port; `None` for a Unix socket.
     #[must_use]
     pub fn host_and_port(&self) -> Option<(&str, u16)> {
         match self {
@@ -168,14 +168,14 @@ impl UpstreamAddress {
         }
     }
 
-    /// Its own name, as `Host` has it: `localhost` for a socket file.
+    /// Its own name for `Host`: `localhost` for a Unix socket.
     #[must_use]
     pub fn authority(&self) -> String {
         let origin = self.origin();
         origin.split_once("://").map_or_else(|| "localhost".to_owned(), |(_, authority)| authority.to_owned())
     }
 
-    /// The same server at another host, an address of its name.
+    /// The same server at another host, one of the addresses of its name.
     #[must_use]
     pub fn at(&self, host: String) -> Self {
         match self {

@@ -1,4 +1,4 @@
-//! The upstream, and leave to send a request to it on a warm connection or a new one.
+//! An upstream's connection pool, and permits to send a request on a warm connection or a new one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ use crate::adapters::telemetry::Held;
 pub struct Upstream<B> {
     origin: String,
     target: Target,
-    /// Whether requests share one HTTP/2 connection. Where the handshake settles that, as it did last.
+    /// Whether requests share one HTTP/2 connection. If the TLS handshake decides that, the result of the last one.
     multiplexed: AtomicBool,
     is_settled_by_tls: bool,
     connect_timeout: Duration,
@@ -35,21 +35,21 @@ pub struct Upstream<B> {
     connections: Gauge,
 }
 
-/// A time in which no connection can be had.
+/// A time during which no connection can be made.
 struct Outage {
     why: String,
     since: Instant,
     failed: u64,
 }
 
-/// Why no connection was had.
+/// Why no connection was available.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct NoConnection {
     /// What went wrong.
     #[source]
     pub error: ConnectError,
-    /// Whether this is the first failure since a connection was had.
+    /// Whether this is the first failure since the last success.
     pub is_first: bool,
 }
 
@@ -58,10 +58,11 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// An upstream with an empty pool; nothing is connected yet. `tls` is needed for `https://` only; `connections` counts those open.
+    /// Creates an upstream with an empty pool, without connecting. `tls` is needed only for `https://` and `h2://`; `connections` counts
+    /// open ones.
     ///
     /// # Errors
-    /// Where the address is not one to connect to; the text names the variable.
+    /// If the address cannot be connected to; the text names the variable.
     pub fn new(
         settings: &UpstreamSettings,
         tls: Option<Arc<ClientConfig>>,
@@ -89,15 +90,15 @@ where
         &self.origin
     }
 
-    /// Why the last attempt to connect failed; `None`: it did not.
+    /// Why the last attempt to connect failed; `None` if it succeeded.
     pub fn trouble(&self) -> Option<String> {
         self.outage().as_ref().map(|outage| outage.why.clone())
     }
 
-    /// A connection to send one request on: a warm one, else a new one.
+    /// Returns a connection for one request: a warm one, else a new one.
     ///
     /// # Errors
-    /// [`NoConnection`] where none was had in time.
+    /// [`NoConnection`] if none was available in time.
     pub async fn checkout(&self, now: Instant) -> Result<Lease<B>, NoConnection> {
         let warm = if self.is_multiplexed() { None } else { self.shelf.take(now) };
         match warm {
@@ -106,12 +107,12 @@ where
         }
     }
 
-    /// A connection that nobody has used yet, for a request that met a dying one.
+    /// Returns an unused connection, for a request that met a closing one.
     ///
     /// # Errors
-    /// [`NoConnection`] where none was had in time.
+    /// [`NoConnection`] if none was available in time.
     pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
-        // In boxes, so that what connects does not enlarge the future of every request.
+        // Boxed, so that the code for connecting does not enlarge the future of every request.
         if self.is_multiplexed() {
             return Box::pin(self.stream_of_shared()).await;
         }
@@ -124,10 +125,10 @@ where
         Ok(self.own(stream))
     }
 
-    /// A new connection that speaks HTTP/1.1, for a request that HTTP/2 cannot carry: a WebSocket.
+    /// Returns a new HTTP/1.1 connection, for a request that HTTP/2 cannot carry: a WebSocket.
     ///
     /// # Errors
-    /// [`NoConnection`] where none was had in time.
+    /// [`NoConnection`] if none was available in time.
     pub async fn connect_http1(&self) -> Result<Lease<B>, NoConnection> {
         Ok(self.own(Box::pin(self.connect(true)).await?))
     }
@@ -141,7 +142,7 @@ where
         self.multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Closes connections that have lain unused for long.
+    /// Closes connections that have been idle for long.
     pub fn sweep(&self) {
         self.shelf.sweep();
     }
@@ -151,7 +152,7 @@ where
     }
 
     async fn stream_of_shared(&self) -> Result<Lease<B>, NoConnection> {
-        // Whoever waits for another's attempt to connect waits no longer than for one of its own.
+        // Waiting for another task's connection attempt takes no longer than an attempt of our own.
         let Ok(mut shared) = tokio::time::timeout(self.connect_timeout, self.shared.lock()).await else {
             return Err(self.failed(self.timed_out()));
         };
@@ -159,7 +160,7 @@ where
             return Ok(self.lease(Way::Shared(open.clone()), true, Instant::now()));
         }
         if !self.is_multiplexed() {
-            // Whom this one waited for has found out meanwhile that the server speaks HTTP/1.1.
+            // The other task found out that the server speaks HTTP/1.1.
             drop(shared);
             return Ok(self.own(self.connect(false).await?));
         }
@@ -192,7 +193,7 @@ where
         NoConnection { error, is_first }
     }
 
-    /// One line says that it is over, and how many requests it cost.
+    /// Logs in one line that the outage is over, and how many requests it cost.
     fn succeeded(&self) {
         if let Some(Outage { since, failed, .. }) = self.outage().take() {
             let seconds = since.elapsed().as_secs_f32();
@@ -218,11 +219,11 @@ enum Way<B> {
     Shared(Shared<B>),
 }
 
-/// Leave to send one request on a connection.
+/// A permit to send one request on a connection.
 pub struct Lease<B> {
     way: Way<B>,
     reused: bool,
-    /// Since when the connection stands ready.
+    /// Since when the connection is ready.
     since: Instant,
     shelf: Arc<Shelf>,
 }
@@ -237,10 +238,10 @@ where
         self.reused
     }
 
-    /// Sends a request, and waits for the head of the answer. The connection is kept warm once both have come to their ends.
+    /// Sends a request, and waits for the head of the response. The connection stays warm once both have ended.
     ///
     /// # Errors
-    /// [`Failure`], by whose fault it is.
+    /// [`Failure`], by its cause.
     pub async fn send(
         self,
         head: &impl RequestHead,

@@ -1,4 +1,4 @@
-//! The one HTTP/2 connection that all requests to an `h2c` upstream share.
+//! The one HTTP/2 connection that all requests to an HTTP/2 upstream share.
 
 use std::error::Error as _;
 use std::pin::Pin;
@@ -23,25 +23,25 @@ use super::{BoxError, Failure, Restart};
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
 
-/// What an HTTP/2 upstream may send of one answer ahead of its reader, in bytes.
+/// How much of one response an HTTP/2 upstream may send ahead of its reader, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// And of all together: as much as the protocol knows (RFC 9113 §6.9.1). Everyone's requests share the one connection, so answers
-/// that nobody reads must never use it up; each is bounded by its own window.
+/// The same for all responses together: the protocol's maximum (RFC 9113 §6.9.1). All requests share the one connection, so unread
+/// responses must never use up its window; each is bounded by its own.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// What is held of an HTTP/2 request's body that the upstream is slow to take, in bytes.
+/// How much of an HTTP/2 request's body is buffered when the upstream is slow to read it, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// What is kept of a body until its answer begins, to be sent again where the upstream has not looked at the request, in bytes and pieces:
-/// as much as most calls by gRPC have.
+/// How much of a body is kept until its response begins, in bytes and pieces, to be sent again if the upstream has not processed the
+/// request: enough for most gRPC calls.
 const KEPT_MOST: usize = 16 * 1024;
 const KEPT_PIECES: usize = 32;
 
-/// Leave to send requests on the connection.
+/// A permit to send requests on the connection.
 pub(super) struct Shared<B> {
     sender: http2::SendRequest<Tracked<B>>,
-    /// Whether a request has met its end, which the connection's own task may not have come to yet.
+    /// Whether a request has found the connection closing or closed, which its own task may not have noticed yet.
     is_dying: Arc<AtomicBool>,
 }
 
@@ -56,7 +56,7 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Speaks HTTP/2 on a new connection, which is driven by a task of its own.
+    /// Starts HTTP/2 on a new connection, which a task of its own drives.
     pub(super) async fn begin(stream: Forgiving, held: Held) -> Result<Self, hyper::Error> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -78,7 +78,7 @@ where
         self.sender.is_closed() || self.is_dying.load(Ordering::Acquire)
     }
 
-    /// Sends a request, and waits for the head of its answer.
+    /// Sends a request, and waits for the head of its response.
     pub(super) async fn ask(
         mut self,
         head: &impl RequestHead,
@@ -129,15 +129,15 @@ where
     }
 }
 
-/// How HTTP/2 says that a request gets no answer.
+/// The ways in which HTTP/2 leaves a request without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// The stream was refused: the server has not looked at it, and the connection goes on (RFC 9113 §8.7).
+    /// The stream was refused: the server has not processed it, and the connection stays open (RFC 9113 §8.7).
     Stream,
-    /// The server goes away, and has not looked at this stream: its number is above the last that it names (RFC 9113 §6.8). The library
-    /// gives this error to no other stream.
+    /// The server closes the connection and has not processed this stream: its number is above the last one in GOAWAY (RFC 9113 §6.8). The
+    /// library gives this error to no other stream.
     GoingAway,
-    /// The connection is gone; what became of the request nobody knows.
+    /// The connection is gone; it is unknown whether the request was processed.
     Gone,
 }
 
@@ -169,7 +169,7 @@ fn of<B>(error: hyper::Error, refusal: Option<Refusal>, progress: &Progress) -> 
     }
     let closed = error.is_incomplete_message() || error.is_canceled() || refusal == Some(Refusal::Gone);
     if closed {
-        // The cause says more than "connection error".
+        // The cause is more specific than "connection error".
         let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         return Failure::Closed(std::io::Error::other(why));
     }
@@ -197,11 +197,11 @@ fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Requ
     request
 }
 
-/// A request's body, and what was taken of it, so that it may be sent from its start again.
+/// A request's body, and the part already taken of it, so that it can be sent again from the start.
 struct Kept<B> {
-    /// `None`: it goes to be sent again.
+    /// `None`: it was taken to be sent again.
     body: Option<B>,
-    /// `None`: more is gone than is kept, or the answer has begun.
+    /// `None`: more was sent than is kept, or the response has begun.
     taken: Option<Vec<Bytes>>,
     bytes: usize,
 }
@@ -227,7 +227,7 @@ impl<B> Kept<B> {
     }
 }
 
-/// A request's body that is being sent, and how far it has come. It is shared with whoever waits for the answer.
+/// A request's body that is being sent, and its progress. The task that waits for the response shares both.
 struct Tracked<B> {
     body: Arc<Mutex<Kept<B>>>,
     progress: Arc<Progress>,
@@ -263,7 +263,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     }
 }
 
-/// How far a request's body has come; read by whoever waits for the answer.
+/// The progress of a request's body; read by the task that waits for the response.
 struct Progress {
     began: Instant,
     last_moved: AtomicU64,

@@ -1,4 +1,4 @@
-//! Warm connections, last in first out, a list for each worker thread so that no two fight over one lock.
+//! Warm connections, last in first out, in one list for each worker thread to avoid lock contention.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,15 +9,15 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 
-/// How long a connection may lie unused. Less than the 5 s after which common servers (Node, uvicorn) close theirs, so that we
-/// seldom send a request into a connection that is being closed.
+/// How long a connection may be idle. Less than the 5 s after which common servers (Node, uvicorn) close theirs, so that we rarely send a
+/// request on a connection that is being closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
-/// Unused connections kept for each worker thread.
+/// The most idle connections for each worker thread.
 const IDLE_MOST: usize = 512;
 
-/// Where connections lie between requests: a list for each worker, so that no two fight over one lock. One that is taken from
-/// another's list moves to the worker that takes it: were it still driven by the other, each byte on it would wake that one.
+/// Holds connections between requests, in one list for each worker to avoid lock contention. A connection taken from another worker's list
+/// moves to the taking worker: otherwise each byte on it would wake the other one.
 pub(super) struct Shelf(Box<[Mutex<VecDeque<Idle>>]>);
 
 struct Idle {
@@ -35,7 +35,7 @@ impl Shelf {
         self.take_own(now).or_else(|| self.take_others(now))
     }
 
-    /// The one used last: what is seldom needed goes cold, and is closed.
+    /// Takes the one used last: rarely needed ones stay idle, and are closed.
     fn take_own(&self, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.list(worker())?.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(mut last) = idle.pop_back() {
@@ -46,7 +46,7 @@ impl Shelf {
         None
     }
 
-    /// One that the other worker will miss least.
+    /// Takes one that the other worker is least likely to need.
     fn take_others(&self, now: Instant) -> Option<Box<Connection>> {
         for step in 1..self.0.len() {
             let mut idle = self.list(worker() + step)?.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl Shelf {
         None
     }
 
-    /// Keeps a connection for the next request. Only once the answer was read, and the request sent, to their ends.
+    /// Keeps a connection for the next request. Call it only after the response and the request have ended.
     pub(super) fn keep(&self, connection: Box<Connection>, now: Instant) {
         let Some(own) = self.list(worker()) else { return };
         let mut idle = own.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The token by which an upstream knows us, in a file that is read again while we run: Kubernetes renews those of its accounts every hour.
+//! The token that identifies us to an upstream, in a file that is read regularly: Kubernetes renews service account tokens every hour.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +15,10 @@ use crate::adapters::files;
 /// How often the file is read.
 const READ_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a token may be, in bytes.
+/// The longest token, in bytes.
 const LONGEST: usize = 16 * 1024;
 
-/// A file with a token, and what stood in it when it was last read.
+/// A token file, and its content when it was last read.
 pub struct TokenFile {
     path: PathBuf,
     /// The value of `Authorization`, or why there is none.
@@ -28,7 +28,7 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Reads the file. Where that fails there is no token until it succeeds.
+    /// Reads the file. If that fails there is no token until a read succeeds.
     #[must_use]
     pub fn open(path: PathBuf) -> Arc<Self> {
         let first = authorization(&path);
@@ -49,7 +49,7 @@ impl TokenFile {
         &self.path
     }
 
-    /// `Bearer` with the token, as a value that is never logged.
+    /// `Bearer` with the token, marked sensitive so that it is never logged.
     #[must_use]
     pub fn authorization(&self) -> Option<HeaderValue> {
         self.now.load().as_ref().as_ref().ok().cloned()
@@ -62,7 +62,7 @@ impl TokenFile {
         now.as_ref().as_ref().err().map(|why| format!("token_file {}: {why}", self.path.display()))
     }
 
-    /// Begins to read the file again where that is due, beside whatever else is done. To be called a few times a second, inside a runtime.
+    /// Starts reading the file again in the background if that is due. Call it a few times a second, inside a runtime.
     pub fn tend(self: &Arc<Self>) {
         let now = Instant::now();
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,10 +97,10 @@ fn unusable(why: &str) -> String {
     format!("there is no token to be known by at the upstream: {why}; its requests are answered 502 until there is")
 }
 
-/// The value of `Authorization` for the token that stands in a file.
+/// The value of `Authorization` for the token in a file.
 ///
 /// # Errors
-/// Why there is none, without a word of what the file holds.
+/// Why there is none, without anything from the file.
 pub fn authorization(path: &Path) -> Result<HeaderValue, String> {
     let content = files::read(path).map(Zeroizing::new).map_err(|error| format!("the file cannot be read: {error}"))?;
     let token = content.trim_ascii();

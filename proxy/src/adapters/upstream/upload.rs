@@ -1,4 +1,4 @@
-//! A request on its way out: its head, and its body as it comes, framed anew.
+//! Sends a request: its head, and its body as it arrives, framed again.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,26 +17,26 @@ use crate::adapters::net::{Alarm, SMALL, write_pieces};
 
 /// Why a request could not be sent.
 pub(super) enum NotSent {
-    /// Its own body broke off, or is not as long as it says.
+    /// The request's own body broke off, or does not have its declared length.
     Body(BoxError),
     /// The connection failed.
     Connection(io::Error),
 }
 
-/// What is still to be sent of a request.
+/// The unsent rest of a request.
 pub(super) struct Upload<B> {
-    /// Framing and small pieces, and how much of it was written.
+    /// Framing and small pieces, and how much of them was written.
     text: Vec<u8>,
     written: usize,
-    /// A large piece behind the text, and the line break behind that.
+    /// A large piece after the text, and the line break after it.
     data: Bytes,
     tail: &'static [u8],
     /// `None` once the body has ended.
     body: Option<B>,
     framing: RequestFraming,
-    /// Since when the upstream takes nothing.
+    /// Since when the upstream accepts no bytes.
     stuck: Option<Instant>,
-    /// Whether neither client nor upstream has kept us waiting.
+    /// Whether neither the client nor the upstream has made us wait.
     never_waited: bool,
 }
 
@@ -45,7 +45,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Begins with the head; `text` is a buffer to use.
+    /// Begins with the head; `text` is a buffer to reuse.
     pub(super) fn begin(mut text: Vec<u8>, head: &impl RequestHead, framing: RequestFraming, body: B) -> Self {
         text.clear();
         head::write(&mut text, head, framing);
@@ -54,22 +54,22 @@ where
         Self { text, written: 0, data: Bytes::new(), tail: b"", body, framing, stuck: None, never_waited: true }
     }
 
-    /// Since when the upstream takes nothing; `None` where it is the client that keeps us waiting, or nobody.
+    /// Since when the upstream accepts no bytes; `None` if we wait for the client, or for neither.
     pub(super) const fn stuck_since(&self) -> Option<Instant> {
         self.stuck
     }
 
-    /// Whether it was sent in one go.
+    /// Whether everything was sent without waiting.
     pub(super) const fn never_waited(&self) -> bool {
         self.never_waited
     }
 
-    /// The buffer, to be used again.
+    /// Returns the buffer for reuse.
     pub(super) fn into_buffer(self) -> Vec<u8> {
         self.text
     }
 
-    /// Sends what there is. Ready once all was sent.
+    /// Sends what is available. Ready once everything was sent.
     pub(super) fn poll<W>(&mut self, cx: &mut Context<'_>, stream: &mut W) -> Poll<Result<(), NotSent>>
     where
         W: AsyncWrite + Unpin,
@@ -105,7 +105,7 @@ where
         write_pieces(stream, cx, &[IoSlice::new(text), IoSlice::new(&self.data), IoSlice::new(self.tail)])
     }
 
-    /// Takes of the body what is there, until it is enough to be written.
+    /// Reads available data from the body, until there is enough to write.
     fn gather(&mut self, cx: &mut Context<'_>) -> Result<(), BoxError> {
         while self.data.is_empty() && self.tail.is_empty() && self.text.len() < SMALL {
             let Some(body) = &mut self.body else { break };
@@ -118,10 +118,11 @@ where
                     match frame.into_data().map_err(Frame::into_trailers) {
                         Ok(data) => self.queue(data)?,
                         Err(Ok(trailers)) => self.end(Some(&trailers))?,
-                        // Neither: a kind of frame that HTTP/1.1 does not know.
+                        // Neither: a frame type that HTTP/1.1 does not have.
                         Err(Err(_)) => {}
                     }
-                    // At once, so that a small body and its end go out together; never before a large piece that is still to go.
+                    // End the body at once, so that a small body and its end are sent together; never before a large piece that is still
+                    // unsent.
                     if ends && self.body.is_some() && self.data.is_empty() {
                         self.end(None)?;
                     }
@@ -193,7 +194,7 @@ fn write_end(text: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
     text.extend_from_slice(b"\r\n");
 }
 
-/// Sends the rest of a request that was answered before all of it had been sent. An upstream that takes nothing for `limit` ends it.
+/// Sends the rest of a request that was answered before all of it was sent. Stops if the upstream accepts no bytes for `limit`.
 pub(super) async fn finish<B, W>(mut upload: Upload<B>, mut stream: W, limit: Duration)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -256,7 +257,7 @@ mod tests {
         }
     }
 
-    /// Takes so many bytes at a time.
+    /// Accepts only a few bytes at a time.
     struct Narrow(Vec<u8>, usize);
 
     impl AsyncWrite for Narrow {
@@ -275,7 +276,7 @@ mod tests {
         }
     }
 
-    /// What is sent behind the head; `None`: the request broke off.
+    /// The bytes sent after the head; `None` if the request broke off.
     async fn sent(framing: RequestFraming, frames: Vec<Frame<Bytes>>, at_once: usize) -> Option<String> {
         let mut upload = Upload::begin(Vec::new(), &Head, framing, Frames(frames.into()));
         let mut stream = Narrow(Vec::new(), at_once);

@@ -1,4 +1,4 @@
-//! Client certificates: `TLS_CLIENT_CA_FILE`, `TLS_CLIENT_AUTH`, and rules that name them where none are asked for.
+//! Client certificates: `TLS_CLIENT_CA_FILE`, `TLS_CLIENT_AUTH`, and rules that refer to them although none are requested.
 
 use super::keys;
 use crate::adapters::certs::ClientAuth;
@@ -6,7 +6,7 @@ use crate::config::options::{TLS_CERT_FILE, TLS_CLIENT_AUTH, TLS_CLIENT_CA_FILE}
 use crate::config::reading::Reading;
 use crate::domain::rules::{Entry, Rule};
 
-/// Which certificates clients are asked for. Whatever is wrong with it is a fault.
+/// Which client certificates are requested. Any error in it is noted.
 pub(super) fn read(reading: &mut Reading, rules: &[Rule]) -> Option<ClientAuth> {
     let required = match reading.text(TLS_CLIENT_AUTH).map(|text| text.to_ascii_lowercase()).as_deref() {
         Some("required") | None => true,
@@ -37,7 +37,7 @@ pub(super) fn read(reading: &mut Reading, rules: &[Rule]) -> Option<ClientAuth> 
     (reading.faults.len() == before && !roots.is_empty()).then_some(ClientAuth { roots, required })
 }
 
-/// A rule that asks for what no client is asked for would close, or open to fewer than it says, without a word.
+/// A rule for certificates that are never requested would silently admit nobody, or fewer users than written.
 fn refuse_rules(reading: &mut Reading, rules: &[Rule]) {
     let named = |rule: &&Rule| rule.entries().any(Entry::is_certificate);
     if let Some(rule) = rules.iter().find(named) {
@@ -56,7 +56,7 @@ mod tests {
     use crate::config::trial::{GITHUB, sources};
     use crate::config::{Faults, Loaded, load};
 
-    /// With a certificate, its key and an authority, as far as `names` says.
+    /// Loads with a certificate, its key and an authority, as far as `names` says.
     fn loads(names: &[&str], more: &[(&str, &str)], rules: &str) -> Result<Loaded, Faults> {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! What an upstream is told of people: `[identity]`, `[upstreams.identity]`, or one word.
+//! The identity fields that an upstream receives: `[identity]`, `[upstreams.identity]`, or one word.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ const VALUES: [&str; 9] = ["user", "username", "email", "name", "id", "provider"
 
 const KEYS: [&str; 5] = ["value", "as", "prefix", "only", "separator"];
 
-/// Names that frame or route a message, or that decisions of ours or of the application are made by.
+/// Names that frame or route a message, or on which our decisions or the application's depend.
 const NEVER: [&str; 31] = [
     "host",
     "cookie",
@@ -56,13 +56,13 @@ const NEVER: [&str; 31] = [
 const NEVER_PREFIXES: [&str; 9] =
     ["content-", "sec-", "accept-", "access-control-", "if-", "proxy-", "x-original-", "x-rewrite-", "impersonate-"];
 
-/// Where a table stands.
+/// The place of a table.
 pub(super) struct Place<'p> {
     pub(super) path: &'p Path,
     pub(super) section: &'static str,
 }
 
-/// `[identity]`: what the upstream of `UPSTREAM_URL` is told.
+/// `[identity]`: the fields for the upstream of `UPSTREAM_URL`.
 pub(super) fn read(reading: &mut Reading) -> IdentityChoice {
     let Some(Tables { path, tables }) = reading.identity.take() else { return IdentityChoice::Usual };
     let Some(table) = tables.into_iter().next() else { return IdentityChoice::Usual };
@@ -75,7 +75,7 @@ pub(super) fn read(reading: &mut Reading) -> IdentityChoice {
     choice
 }
 
-/// What an upstream's `identity` says: a table, `"default"` or `"none"`.
+/// An upstream's `identity`: a table, `"default"` or `"none"`.
 pub(super) fn choice(reading: &mut Reading, place: &Place<'_>, item: Item) -> IdentityChoice {
     match item.value {
         Value::Table(table) => of_table(reading, place, table),
@@ -89,7 +89,7 @@ pub(super) fn choice(reading: &mut Reading, place: &Place<'_>, item: Item) -> Id
     }
 }
 
-/// What is told, in one line.
+/// The identity fields, in one line.
 pub(super) fn print(choice: &IdentityChoice) -> String {
     match choice {
         IdentityChoice::Usual => "identity default".to_owned(),
@@ -118,7 +118,7 @@ fn name_of(place: &Place<'_>, key: Option<&str>, line: usize) -> String {
     format!("{}{key} ({}, line {line})", place.section, place.path.display())
 }
 
-/// What keeps a table from telling an ID token: where sessions are kept, or the provider.
+/// Rejects ID tokens in a table if the session store or the provider does not allow them.
 pub(super) fn judge_id_tokens(reading: &mut Reading, provider: ProviderKind, store: &StoreSettings) {
     for name in std::mem::take(&mut reading.id_tokens) {
         if matches!(store, StoreSettings::Jwt { .. }) {
@@ -154,7 +154,7 @@ fn fold(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-/// One field that is being read.
+/// A field that is being read.
 struct One<'a> {
     reading: &'a mut Reading,
     place: &'a Place<'a>,

@@ -1,4 +1,4 @@
-//! Upstreams that act as people, as Kubernetes API servers do: `impersonate` of `[[upstreams]]` and what belongs to it, each fault with its line.
+//! Upstreams that act as users, as Kubernetes API servers do: `impersonate` of `[[upstreams]]` and related keys, each error with its line.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,21 +23,21 @@ pub(super) struct Place<'p> {
     pub(super) line: usize,
 }
 
-/// What else the section says.
+/// Other settings of the section.
 pub(super) struct Around<'a> {
     pub(super) urls: &'a [UpstreamSettings],
     pub(super) identity: &'a IdentityChoice,
 }
 
-/// What rules have to know of an upstream that acts as people.
+/// What rules must know of an upstream that acts as users.
 pub(super) struct Acts {
-    /// Where `impersonate` stands, as faults name it.
+    /// The place of `impersonate`, as named in messages.
     place: String,
-    /// Whether the prefix tells who vouches for a person.
+    /// Whether the prefix identifies who vouches for a user.
     tells_provider: bool,
 }
 
-/// Reads the keys out of a section. `None`: it does not act as people, or it is not known whether it does.
+/// Reads the keys of a section. `None`: it does not act as users, or that is unknown.
 pub(super) fn read(
     reading: &mut Reading,
     place: Place<'_>,
@@ -78,7 +78,7 @@ pub(super) fn read(
     Some((ActingSettings { impersonation: Impersonation { user, prefix }, token_file }, acts))
 }
 
-/// What is in force, in a few words.
+/// The active settings, in a few words.
 pub(super) fn print(acting: &ActingSettings) -> String {
     let ActingSettings { impersonation: Impersonation { user, prefix }, token_file } = acting;
     let prefix = if prefix.is_empty() { String::new() } else { format!(" prefix {prefix}") };
@@ -86,7 +86,7 @@ pub(super) fn print(acting: &ActingSettings) -> String {
     format!("impersonates {}{prefix}{token}", user.as_str())
 }
 
-/// In open mode nobody is known whom an upstream could act as.
+/// In open mode there are no users whom an upstream could act as.
 pub(super) fn refuse_open_mode(reading: &mut Reading, acting: &[(&str, &Acts)]) {
     for (_, acts) in acting {
         let problem = "acts as the person, and in open mode nobody is known: set OAUTH_ENABLED=true, or take it out";
@@ -94,7 +94,7 @@ pub(super) fn refuse_open_mode(reading: &mut Reading, acting: &[(&str, &Acts)]) 
     }
 }
 
-/// Two people for whom different ones vouch may have one name: an upstream that acts as both must know them apart.
+/// Users of different providers or issuers may have the same name: an upstream that acts as both must be able to distinguish them.
 pub(super) fn refuse_shared_names(reading: &mut Reading, acting: &[(&str, &Acts)], rules: &[Rule], vouchers: &[&str]) {
     for (name, acts) in acting.iter().filter(|(_, acts)| !acts.tells_provider) {
         let leading = rules.iter().filter(|rule| rule.upstream.as_deref() == Some(*name));
@@ -112,7 +112,7 @@ pub(super) fn refuse_shared_names(reading: &mut Reading, acting: &[(&str, &Acts)
     }
 }
 
-/// Whose people a rule may let in.
+/// The providers and issuers whose users a rule may admit.
 fn let_in_by<'v>(rule: &'v Rule, vouchers: &[&'v str]) -> Vec<&'v str> {
     if let Some(one) = rule.require.iter().find_map(|entry| entry.provider()) {
         return vec![one];
@@ -127,7 +127,7 @@ fn let_in_by<'v>(rule: &'v Rule, vouchers: &[&'v str]) -> Vec<&'v str> {
     }
 }
 
-/// One section that is being read.
+/// A section that is being read.
 struct One<'a> {
     reading: &'a mut Reading,
     place: Place<'a>,
@@ -197,7 +197,7 @@ impl One<'_> {
             self.fault("token_file", line, "is empty: name a file", Some(TOKEN));
             return None;
         }
-        // Later it is read again and again, and what is wrong with it then is told in the log and in `readyz`.
+        // Later it is read repeatedly, and its errors are then reported in the log and by `readyz`.
         if !self.reading.files.are_read_again()
             && let Err(problem) = authorization(&path)
         {
@@ -206,7 +206,7 @@ impl One<'_> {
         Some(path)
     }
 
-    /// Whether the upstream knows us at every address.
+    /// Checks that we authenticate to the upstream at every address.
     fn judge_credential(&mut self, line: usize, has_token: bool, urls: &[UpstreamSettings]) {
         let in_the_clear = |url: &&UpstreamSettings| match &url.address {
             UpstreamAddress::Http { host, .. } | UpstreamAddress::H2c { host, .. } => !is_loopback(host),
@@ -240,7 +240,7 @@ mod tests {
     use crate::config::trial::{GITHUB, sources};
     use crate::config::{Faults, Loaded, load};
 
-    /// `TOKEN`: a file with a token. `DIR`: where it stands.
+    /// Replaces `TOKEN` by a file with a token, and `DIR` by its folder.
     fn loads(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Faults> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.toml");
@@ -256,7 +256,7 @@ mod tests {
         all.lines().map(str::to_owned).collect()
     }
 
-    /// Lines 1 to 3, then these.
+    /// Lines 1 to 3, followed by these.
     fn with(more: &str) -> String {
         format!("[[upstreams]]\nname = \"kube\"\nurls = [\"https://kube\"]\n{more}")
     }

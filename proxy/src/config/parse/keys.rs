@@ -1,4 +1,4 @@
-//! Files in PEM: roots, the certificate with its key, and the keys that sign assertions.
+//! PEM files: roots, the certificate with its key, and the keys that sign assertions.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
@@ -17,7 +17,7 @@ use crate::config::options::{ASSERTION_KEY_FILE, Knob, TLS_CERT_FILE, TLS_KEY_FI
 use crate::config::reading::Reading;
 use crate::domain::secret::Secret;
 
-/// Further roots; none where the option is not set.
+/// Additional roots; none if the option is not set.
 pub(super) fn roots(reading: &mut Reading, knob: Knob) -> Vec<CertificateDer<'static>> {
     let Some(path) = reading.path(knob) else { return Vec::new() };
     let Some(content) = reading.file(knob, &path) else { return Vec::new() };
@@ -27,7 +27,7 @@ pub(super) fn roots(reading: &mut Reading, knob: Knob) -> Vec<CertificateDer<'st
     })
 }
 
-/// The roots of a file.
+/// The roots in a file.
 pub(super) fn roots_in(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     let roots = certificates(content)?;
     let mut store = RootCertStore::empty();
@@ -44,7 +44,7 @@ pub(super) fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>
     }
 }
 
-/// Certificates and their keys: as many of the one as of the other, and each pair of each other.
+/// Certificates and their keys: the same number of both, in matching pairs.
 pub(super) fn tls(reading: &mut Reading) -> Vec<PemFiles> {
     let (certificates, keys) = (reading.list(TLS_CERT_FILE), reading.list(TLS_KEY_FILE));
     match (certificates.len(), keys.len()) {
@@ -94,7 +94,7 @@ fn pair(reading: &mut Reading, certificate: PathBuf, key: PathBuf) -> Option<Pem
     Some(PemFiles { certificate, key, chain: chain?, private: private? })
 }
 
-/// The keys that sign assertions, each as PKCS #8 in PEM, whichever form they had.
+/// The keys that sign assertions, each converted to PKCS #8 in PEM.
 pub(super) fn assertion_keys(reading: &mut Reading) -> Vec<Secret> {
     let mut keys = Vec::new();
     for path in reading.list(ASSERTION_KEY_FILE) {
@@ -153,7 +153,7 @@ mod tests {
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// As `openssl ecparam -name prime256v1 -genkey` writes it.
+    /// A key in the format of `openssl ecparam -name prime256v1 -genkey`.
     fn sec1_pem() -> String {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
         let der: EcPrivateKeyRfc5915Der<'_> = pair.private_key().as_der().unwrap();

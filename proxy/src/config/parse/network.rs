@@ -1,4 +1,4 @@
-//! Where to listen, whom to believe, and where requests go.
+//! Listen addresses, trusted proxies, and the upstream.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::config::words;
 use crate::domain::caller::TrustedProxies;
 use crate::serve::settings::Listen;
 
-/// Where to listen.
+/// The listen addresses.
 pub(in crate::config) struct Listeners {
     pub(super) listen: Listen,
     pub(super) admin: SocketAddr,
@@ -45,7 +45,7 @@ pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
     Some(Listeners { listen, admin, redirect, ext_authz })
 }
 
-/// `ip:port` in its forms, `unix:/path`, `systemd`.
+/// Parses `ip:port` in its forms, `unix:/path`, `systemd`.
 fn listener(text: &str) -> Result<Listen, String> {
     if text == "systemd" {
         return Ok(Listen::Systemd);
@@ -57,7 +57,7 @@ fn listener(text: &str) -> Result<Listen, String> {
     address.map_err(|why| format!("{why}, or `unix:/path`, or `systemd`"))
 }
 
-/// The full path of a socket file.
+/// The full path of a Unix socket.
 fn socket_file(path: &str) -> Result<PathBuf, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.len() > 1 && path.starts_with('/') && !path.ends_with('/') && !path.contains('\0') {
@@ -80,7 +80,7 @@ pub(super) fn trusted_proxies(reading: &mut Reading) -> TrustedProxies {
     networks(reading, TRUSTED_PROXIES, "any address, host and scheme")
 }
 
-/// The entry for whoever connects by a socket file.
+/// The entry for peers that connect over a Unix socket.
 const BY_SOCKET_FILE: &str = "unix:";
 
 pub(super) fn proxy_protocol_from(reading: &mut Reading) -> TrustedProxies {
@@ -124,7 +124,7 @@ pub(super) fn upstream(reading: &mut Reading, own: Option<&Listeners>) -> Option
     Some(UpstreamSettings { address, roots, connect_timeout, trust: Trust::default() })
 }
 
-/// What is wrong with an upstream that is one of our own listeners.
+/// The error for an upstream that is one of our own listeners.
 pub(super) fn is_ourselves(address: &UpstreamAddress, own: &Listeners) -> Option<&'static str> {
     let comes_back = match &own.listen {
         Listen::Address(own) => reaches(address, *own),

@@ -1,4 +1,4 @@
-//! Who may pass.
+//! The allow lists.
 
 use crate::config::options::{
     Knob, OAUTH_ALLOWED_GROUPS, OAUTH_ALLOWED_USERS, OAUTH_ALLOWED_USERS_FILE, OAUTH_USERNAME_CLAIM,
@@ -7,7 +7,7 @@ use crate::config::reading::Reading;
 use crate::domain::identity::ProviderKind;
 use crate::domain::policy::{AllowLists, AllowedGroups, AllowedUsers};
 
-/// How many entries of one list advice is given on.
+/// How many entries of one list get suggestions.
 const ADVICE_MOST: usize = 10;
 
 pub(super) fn read(reading: &mut Reading, kind: Option<ProviderKind>) -> AllowLists {
@@ -40,7 +40,7 @@ fn users(reading: &mut Reading, listed: Option<&[String]>, filed: Option<&[Strin
     sum
 }
 
-/// One entry a line; blank lines, comments, CRLF and a byte order mark are fine. An emptied file is an empty list.
+/// One entry a line; blank lines, comments, CRLF and a byte order mark are allowed. An emptied file is an empty list.
 fn read_file(reading: &mut Reading) -> Option<Vec<String>> {
     let path = reading.allow_file(OAUTH_ALLOWED_USERS_FILE)?;
     let text = reading.file_text(OAUTH_ALLOWED_USERS_FILE, &path)?;
@@ -102,7 +102,7 @@ fn warn_of_everyone(reading: &mut Reading, lists: &AllowLists, named: &[&str]) {
     }
 }
 
-/// Entries that are usernames, where no username is believed or none can look like that.
+/// Warns of usernames if usernames are not trusted, or none can have that form.
 fn warn_of_names_without_use(reading: &mut Reading, kind: Option<ProviderKind>, named: &[&str]) {
     let count =
         named.iter().filter(|entry| !entry.contains('@') && !entry.starts_with("id:") && **entry != "*").count();
@@ -122,7 +122,7 @@ fn warn_of_names_without_use(reading: &mut Reading, kind: Option<ProviderKind>, 
     }
 }
 
-/// Entries that were most likely meant otherwise: they are compared to the letter, and no user or group is called so.
+/// Warns of likely mistakes: entries are compared literally, and no user or group has such a name.
 fn warn_of_what_matches_nobody<'a>(
     reading: &mut Reading,
     knob: Knob,
@@ -142,7 +142,7 @@ fn warn_of_what_matches_nobody<'a>(
     }
 }
 
-/// What is odd in any list.
+/// Mistakes possible in any list.
 fn odd_anywhere(entry: &str) -> Option<&'static str> {
     if entry.contains('"') || entry.starts_with('\'') || entry.ends_with('\'') {
         Some("the quotes are part of it here; write it without them")

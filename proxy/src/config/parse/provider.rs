@@ -1,4 +1,4 @@
-//! Who signs people in, and as which application.
+//! The identity provider, and our registration there.
 
 use url::Url;
 
@@ -34,7 +34,7 @@ pub(super) fn redirect_url(reading: &mut Reading) -> Option<Url> {
     reading.required(OAUTH_REDIRECT_URL, REQUIRED)?;
     let url = reading.parsed(OAUTH_REDIRECT_URL, |text| {
         let url = words::web_url(text)?;
-        // The text too: the parser would read `/x/../api` as the same path, but the provider compares letters.
+        // The text too: the parser would read `/x/../api` as the same path, but the provider compares it literally.
         if url.path() != CALLBACK
             || text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map(|(_, path)| path)
                 != CALLBACK.strip_prefix('/')
@@ -56,13 +56,13 @@ pub(super) fn origin_of(redirect_url: &Url) -> Url {
     origin
 }
 
-/// What lists and rules ask of the provider beyond who somebody is.
+/// What lists and rules need from the provider beside the identity.
 pub(super) struct Asked {
-    /// The groups that they name; `None`: none.
+    /// The groups that they refer to; `None`: none.
     pub(super) groups: Option<AllowedGroups>,
-    /// The claims that they name.
+    /// The claims that they refer to.
     pub(super) claims: Vec<String>,
-    /// Whether an upstream is told the ID token.
+    /// Whether an upstream receives the ID token.
     pub(super) id_token: bool,
 }
 
@@ -95,10 +95,10 @@ pub(super) fn read(
     }
 }
 
-/// The proxy on the way to the provider: `OAUTH_PROXY`, else what the environment says for all programs.
+/// The proxy for the provider: `OAUTH_PROXY`, else the environment's.
 pub(super) fn way_out(reading: &mut Reading, provider: Option<&ProviderSettings>) -> Option<WayOut> {
     if reading.is_set(OAUTH_PROXY) {
-        // It was meant for this way alone, so no exception of other programs counts.
+        // This setting is for the provider only, so exceptions for other programs do not apply.
         return reading.parsed(OAUTH_PROXY, |text| match text {
             "none" => Ok(None),
             text => WayOut::new(text, "").map(Some),
@@ -144,7 +144,7 @@ fn github(
     client: Option<ClientRegistration>,
     groups: Option<&AllowedGroups>,
 ) -> Option<ProviderSettings> {
-    // One alone would send the tokens of one GitHub to the other.
+    // With one alone, tokens of one GitHub would be sent to the other.
     for (alone, missing) in [(OAUTH_GITHUB_URL, OAUTH_GITHUB_API_URL), (OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL)] {
         if reading.differs(alone) && !reading.differs(missing) {
             reading.fault(
@@ -211,7 +211,7 @@ fn oidc(
     Some(ProviderSettings::Oidc { client: client?, issuer: issuer?, username_claim, wants_groups, claims })
 }
 
-/// What belongs to another provider: a fault where it was meant to narrow who may pass or to name who they are, else a warning.
+/// Settings of another provider: an error if they were meant to limit access or identify users, else a warning.
 fn judge_what_is_anothers(reading: &mut Reading, kind: ProviderKind) {
     if kind != ProviderKind::Oidc && reading.is_set(OAUTH_USERNAME_CLAIM) {
         reading.fault(
@@ -274,7 +274,7 @@ fn is_domain(text: &str) -> bool {
     text.contains('.') && text.split('.').all(is_label)
 }
 
-/// The scopes, with what a rule needs beyond them.
+/// The scopes, including those that rules need.
 fn scopes(reading: &mut Reading, kind: ProviderKind, wants_groups: bool) -> Option<Vec<String>> {
     let mut scopes = reading.list(OAUTH_SCOPES);
     if scopes.is_empty() {

@@ -1,4 +1,4 @@
-//! Where Redis is, and how it is talked to. No fault quotes the URL: it may hold a password.
+//! The address of Redis, and its connection settings. No message quotes the URL: it may contain a password.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::domain::secret::Secret;
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// The settings of `SESSION_STORE=redis`; `None` only where there are faults.
+/// The settings of `SESSION_STORE=redis`; `None` only if there are errors.
 pub(super) fn read(reading: &mut Reading, memory_bytes: u64) -> Option<RedisSettings> {
     let because = "SESSION_STORE is redis";
     let url = reading.secret(SESSION_REDIS_URL, SESSION_REDIS_URL_FILE);
@@ -170,7 +170,7 @@ fn host(text: &str, port: u16) -> Result<Host, String> {
 
 fn prefix(text: &str) -> Result<String, String> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b":._-/".contains(&b);
-    // Braces would change which slot of a cluster a key lies in, and `*?[` match the keys of others.
+    // Braces would change a key's slot in a cluster, and `*?[` would match other programs' keys.
     if !text.is_empty() && text.len() <= 64 && text.bytes().all(fits) {
         Ok(text.to_owned())
     } else {

@@ -1,4 +1,4 @@
-//! The rules: `[[routes]]` of the file, each fault with its line.
+//! The rules: `[[routes]]` of the file, each error with its line.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::domain::identity::ProviderKind;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::rules::{Access, Entry, HostPattern, NO_RULE, PathPattern, People, Rule, WORDS};
 
-/// The longest name of a rule, in bytes: it stands in every metric.
+/// The longest name of a rule, in bytes: it is part of every metric.
 const NAME_LIMIT: usize = 64;
 
 const KEYS: [&str; 9] = ["name", "host", "path", "methods", "from", "allow", "require", "max_age", "upstream"];
 
-/// Methods that are meant where one is written with a typing error or in small letters.
+/// Methods to suggest for a misspelled or lower-case one.
 const METHODS: [&str; 14] = [
     "GET",
     "HEAD",
@@ -37,9 +37,9 @@ const METHODS: [&str; 14] = [
     "REPORT",
 ];
 
-/// What rules may name.
+/// What rules may refer to.
 pub(super) struct Known {
-    /// The provider and its kind; `None` in open mode, or where it is not known what it is.
+    /// The provider and its kind; `None` in open mode, or if it is unknown.
     pub(super) provider: Option<ProviderKind>,
     /// The names of the sections of `[[tokens]]`.
     pub(super) tokens: Vec<String>,
@@ -49,7 +49,7 @@ pub(super) struct Known {
     pub(super) upstreams: Vec<Named>,
 }
 
-/// The rules, in the file's order. Whatever is wrong with them is a fault.
+/// The rules, in the file's order. Any error in them is noted.
 pub(super) fn read(reading: &mut Reading, known: &Known) -> Vec<Rule> {
     let Some(Tables { path, tables }) = reading.routes.take() else { return Vec::new() };
     let mut rules: Vec<Option<Rule>> = Vec::with_capacity(tables.len());
@@ -80,7 +80,7 @@ pub(super) fn read(reading: &mut Reading, known: &Known) -> Vec<Rule> {
     rules.into_iter().flatten().collect()
 }
 
-/// One rule that is being read.
+/// A rule that is being read.
 struct One<'a, 'k> {
     path: &'a Path,
     line: usize,
@@ -277,7 +277,7 @@ impl<'k> One<'_, 'k> {
         entries
     }
 
-    /// What an entry says of the provider that there is.
+    /// Checks an entry against the configured provider.
     fn judge_entry(&mut self, key: &str, line: usize, entry: &Entry) {
         let Some(kind) = self.known.provider else { return };
         let provider = kind.as_str();
@@ -303,7 +303,7 @@ impl<'k> One<'_, 'k> {
         }
     }
 
-    /// What makes entries that are right in themselves match nobody.
+    /// Reports valid entries that together match nobody.
     fn judge_entries(&mut self, rule: &Rule, line: usize) {
         // Tokens of other issuers may have the claim.
         let is_githubs = self.known.provider == Some(ProviderKind::Github) && self.known.tokens.is_empty();
@@ -371,7 +371,7 @@ impl<'k> One<'_, 'k> {
         None
     }
 
-    /// A list, which must not be empty. One text alone is a list of one.
+    /// A list, which must not be empty. A single string is a list of one.
     fn texts(&mut self, key: &str, item: Item, example: &str) -> Vec<(String, usize)> {
         match item.value {
             Value::Texts(texts) if texts.is_empty() => {

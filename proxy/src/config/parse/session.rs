@@ -1,4 +1,4 @@
-//! How long sessions last, what seals them, and the cookie that names them.
+//! The lifetime of sessions, their sealing secrets, and their cookie.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::config::words;
 use crate::domain::session::Lifetime;
 use crate::serve::settings::{CookieSettings, SecretKey};
 
-/// As long as browsers keep a cookie (RFC 6265bis §5.5).
+/// The longest time that browsers keep a cookie (RFC 6265bis §5.5).
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 const KEY_BYTES: usize = 32;
-/// Less would hold some hundreds of sessions only.
+/// Less would hold only a few hundred sessions.
 const MEMORY: std::ops::RangeInclusive<usize> = 1 << 20..=1 << 40;
 
 pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
@@ -35,12 +35,12 @@ pub(super) fn lifetime(reading: &mut Reading) -> Lifetime {
     Lifetime { absolute, idle }
 }
 
-/// How often the provider is asked again by an access token.
+/// How often identities are read again with an access token.
 pub(super) fn recheck(reading: &mut Reading) -> Duration {
     reading.duration(SESSION_RECHECK, Duration::from_secs(1)..=Duration::from_secs(86_400), Zero::Allowed)
 }
 
-/// Where sessions are kept; `lifetime` is what they live by there.
+/// Where sessions are stored; `lifetime` is their lifetime there.
 pub(super) fn store(reading: &mut Reading, lifetime: Lifetime) -> Option<StoreSettings> {
     let bytes = reading.number(SESSION_MEMORY_BYTES, MEMORY) as u64;
     match reading.text(SESSION_STORE).map(|text| text.to_ascii_lowercase()).as_deref() {
@@ -83,7 +83,7 @@ fn jwt(reading: &mut Reading, lifetime: Lifetime) -> bool {
     has_secret && lifetime.idle.is_zero()
 }
 
-/// The secrets, the one that seals first.
+/// The secrets, the one for sealing first.
 pub(super) fn secrets(reading: &mut Reading) -> Vec<SecretKey> {
     let knob = if reading.is_set(SESSION_SECRET) { SESSION_SECRET } else { SESSION_SECRET_FILE };
     let Some(secret) = reading.secret(SESSION_SECRET, SESSION_SECRET_FILE) else { return Vec::new() };
@@ -119,7 +119,7 @@ pub(super) fn secrets(reading: &mut Reading) -> Vec<SecretKey> {
     keys
 }
 
-/// Hex where it can be, else base64 of either alphabet, padded or not. White space inside is what `openssl` wraps long lines with.
+/// Hex if possible, else base64 of either alphabet, padded or not. `openssl` wraps long lines with white space.
 fn decode(text: &str) -> Option<SecretKey> {
     let text = zeroize::Zeroizing::new(text.split_whitespace().collect::<String>());
     if text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -179,7 +179,7 @@ fn cookie_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Domains below which everybody may have a host: a cookie for one of them would be everybody's, and browsers refuse it.
+/// Domains below which anyone may have a host: a cookie for one of them would be shared with strangers, and browsers reject it.
 const SHARED: &[&str] = &[
     "appspot.com",
     "azurewebsites.net",

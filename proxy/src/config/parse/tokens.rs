@@ -1,4 +1,4 @@
-//! Whose bearer tokens are accepted: `OAUTH_BEARER_…`, and `[[tokens]]` of the file, each fault with its line.
+//! The accepted bearer tokens: `OAUTH_BEARER_…`, and `[[tokens]]` of the file, each error with its line.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,10 +34,10 @@ const KEYS: [&str; 12] = [
     "id_tokens",
 ];
 
-/// The longest name of a section, in bytes: it stands in logs and in headers.
+/// The longest name of a section, in bytes: it is part of logs and header fields.
 const NAME_LIMIT: usize = 32;
 
-/// Issuers of whose tokens everybody can have some, for any audience.
+/// Issuers from which anyone can get tokens, for any audience.
 const FOR_EVERYBODY: [&str; 3] =
     ["https://token.actions.githubusercontent.com", "https://gitlab.com", "https://accounts.google.com"];
 
@@ -55,7 +55,7 @@ pub(super) struct Section {
     lists: AllowLists,
 }
 
-/// The sections, in the file's order. Whatever is wrong with them is a fault.
+/// The sections, in the file's order. Any error in them is noted.
 pub(super) fn sections(reading: &mut Reading) -> Vec<Section> {
     let Some(Tables { path, tables }) = reading.tokens.take() else { return Vec::new() };
     let mut sections: Vec<Section> = Vec::with_capacity(tables.len());
@@ -76,11 +76,11 @@ pub(super) fn sections(reading: &mut Reading) -> Vec<Section> {
     sections
 }
 
-/// What a section may be told beside the file.
+/// Settings from outside the section.
 pub(super) struct Around<'a> {
     /// `OAUTH_PROVIDER`.
     pub(super) kind: Option<ProviderKind>,
-    /// The provider, where nothing is wrong with it.
+    /// The provider, if it is valid.
     pub(super) provider: Option<&'a ProviderSettings>,
     /// `OAUTH_CA_FILE`.
     pub(super) roots: &'a [CertificateDer<'static>],
@@ -89,11 +89,11 @@ pub(super) struct Around<'a> {
     /// `SESSION_TTL`.
     pub(super) lasts: Duration,
     pub(super) rules: &'a [Rule],
-    /// The claims that upstreams are told.
+    /// The claims that upstreams receive.
     pub(super) chosen: &'a [&'a str],
 }
 
-/// Whose tokens are accepted; `None`: nobody's, so that `Authorization` is not looked at. With the lists of each section.
+/// The accepted issuers; `None`: no tokens are accepted, so `Authorization` is ignored. Also the allow lists of each section.
 pub(super) fn read(
     reading: &mut Reading,
     sections: Vec<Section>,
@@ -158,7 +158,7 @@ pub(super) fn read(
     (any.then_some(settings), lists)
 }
 
-/// What is set for another kind of provider would open no way in, and was meant to.
+/// A setting for another kind of provider would admit nobody, against its intention.
 fn judge_provider(reading: &mut Reading, kind: Option<ProviderKind>, audiences: &[String], of_github: bool) {
     match kind {
         Some(ProviderKind::Github) if !audiences.is_empty() => reading.fault(
@@ -173,7 +173,7 @@ fn judge_provider(reading: &mut Reading, kind: Option<ProviderKind>, audiences: 
     }
 }
 
-/// The plain provider as an issuer; `None` where its tokens say nothing by themselves.
+/// The plain provider as an issuer; `None` if its tokens are opaque.
 fn plain(provider: &ProviderSettings, audiences: Vec<String>) -> Option<IssuerSettings> {
     let (issuer, client, username) = match provider {
         ProviderSettings::Github { .. } => return None,
@@ -199,7 +199,7 @@ fn plain(provider: &ProviderSettings, audiences: Vec<String>) -> Option<IssuerSe
     })
 }
 
-/// The claims that rules name for everybody, or for this issuer, and those that upstreams are told; each once.
+/// The claims that rules refer to for all issuers or for this one, and those that upstreams receive; each once.
 fn claims(around: &Around<'_>, name: &str) -> Vec<String> {
     let concerns = |entry: &&Entry| entry.provider().is_none_or(|provider| provider == name);
     let entries = around.rules.iter().flat_map(Rule::entries).filter(concerns);
@@ -208,14 +208,14 @@ fn claims(around: &Around<'_>, name: &str) -> Vec<String> {
     named.into_iter().map(str::to_owned).collect()
 }
 
-/// In open mode nobody asks for a token.
+/// In open mode no token is checked.
 pub(super) fn warn_of_open_mode(reading: &mut Reading, sections: &[Section]) {
     if !sections.is_empty() {
         reading.warn("open mode: [[tokens]] changes nothing, since OAUTH_ENABLED is not true: everything is forwarded, whatever it brings");
     }
 }
 
-/// A rule for everyone who has signed in lets in every token, and of some issuers everybody can have one.
+/// A rule for all signed-in users admits every token, and some issuers give tokens to anyone.
 fn warn_of_everybody(reading: &mut Reading, sections: &[Section], rules: &[Rule]) {
     for section in sections.iter().filter(|section| FOR_EVERYBODY.iter().any(|issuer| is_same(&section.issuer, issuer)))
     {
@@ -229,12 +229,12 @@ fn warn_of_everybody(reading: &mut Reading, sections: &[Section], rules: &[Rule]
     }
 }
 
-/// Whether two names are of one issuer: a slash at the end is its own to spell.
+/// Whether two names are of one issuer: it may end in a slash or not.
 fn is_same(one: &str, other: &str) -> bool {
     one.trim_end_matches('/') == other.trim_end_matches('/')
 }
 
-/// A section in one line, with where it stands.
+/// A section in one line, with its place in the file.
 fn print(section: &Section) -> String {
     let mut parts = vec![
         format!("tokens {}:", section.name),
@@ -271,7 +271,7 @@ fn print(section: &Section) -> String {
     format!("{}  (line {})", parts.join(" "), section.line)
 }
 
-/// One section that is being read.
+/// A section that is being read.
 struct One<'a> {
     path: &'a Path,
     line: usize,
@@ -376,7 +376,7 @@ impl One<'_> {
         Some(name)
     }
 
-    /// A file that stands in a section, as one that is read again when it changes.
+    /// A file named in a section; it is read again when it changes.
     fn file(&mut self, table: &mut Table, key: &str) -> Option<(PathBuf, Vec<u8>, usize)> {
         let item = table.take(key)?;
         let line = item.line;
@@ -448,7 +448,7 @@ impl One<'_> {
         on
     }
 
-    /// Two sections that take the same token would make it unclear whose it is.
+    /// If two sections accept the same token, its identity would be ambiguous.
     fn judge_overlap(&mut self, section: &Section, earlier: &[Section]) {
         for other in earlier.iter().filter(|other| is_same(&other.issuer, &section.issuer)) {
             if let Some(shared) = section.audiences.iter().find(|audience| other.audiences.contains(audience)) {
@@ -475,7 +475,7 @@ impl One<'_> {
         None
     }
 
-    /// A list, which must not be empty. One text alone is a list of one.
+    /// A list, which must not be empty. A single string is a list of one.
     fn texts(&mut self, key: &str, item: Item, example: &str) -> Vec<(String, usize)> {
         let line = item.line;
         let texts = match item.value {

@@ -1,4 +1,4 @@
-//! Where rules may lead: `[[upstreams]]` of the file, each fault with its line.
+//! The upstreams of rules: `[[upstreams]]` of the file, each error with its line.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,12 +49,12 @@ const KEYS: [&str; 22] = [
     "token_file",
 ];
 
-/// The longest name of an upstream, in bytes: it stands in every metric, and in assertions.
+/// The longest name of an upstream, in bytes: it is part of every metric, and of assertions.
 const NAME_LIMIT: usize = 64;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// What an upstream has where its section does not say otherwise.
+/// The defaults for an upstream's section.
 pub(super) struct Usual {
     pub(super) connect: Duration,
     pub(super) timeouts: Timeouts,
@@ -64,11 +64,11 @@ pub(super) struct Usual {
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) ignores_case: bool,
-    /// How it acts as people.
+    /// How it acts as users.
     pub(super) acts: Option<Acts>,
 }
 
-/// The upstreams, in the file's order. Whatever is wrong with them is a fault. Names are known even where something else is wrong.
+/// The upstreams, in the file's order. Any error in them is noted. Names are known even if something else is wrong.
 pub(super) fn read(
     reading: &mut Reading,
     usual: &Usual,
@@ -95,7 +95,7 @@ pub(super) fn read(
     (names, all.into_iter().map(|(_, section)| section).collect())
 }
 
-/// A section in one line, with where it stands.
+/// A section in one line, with its place in the file.
 fn print(section: &DestinationSettings, line: usize) -> String {
     let DestinationSettings { pool, manner, identity, assertion_groups, acting } = section;
     let urls: Vec<String> = pool.urls.iter().map(|url| url.address.origin()).collect();
@@ -144,7 +144,7 @@ fn print(section: &DestinationSettings, line: usize) -> String {
     format!("{}  (line {line})", parts.join(" "))
 }
 
-/// One section that is being read.
+/// A section that is being read.
 struct One<'a> {
     path: &'a Path,
     line: usize,
@@ -316,7 +316,7 @@ impl One<'_> {
         Some(Health { path, every })
     }
 
-    /// The addresses with whom to trust there.
+    /// The addresses, with what is trusted there.
     fn trusted(
         &mut self,
         table: &mut Table,
@@ -397,7 +397,7 @@ impl One<'_> {
         Some(name)
     }
 
-    /// A file that stands in a section, as one that is read again when it changes.
+    /// A file named in a section; it is read again when it changes.
     fn file(&mut self, table: &mut Table, key: &str) -> Option<(PathBuf, Vec<u8>, usize)> {
         let item = table.take(key)?;
         let line = item.line;
@@ -470,7 +470,7 @@ impl One<'_> {
         (set, remove)
     }
 
-    /// A field that answers may be given or lose.
+    /// A field that may be added to or removed from responses.
     fn answer_field(&mut self, key: &str, line: usize) -> Option<HeaderName> {
         const FRAMING: [&str; 9] = [
             "connection",
@@ -538,7 +538,7 @@ impl One<'_> {
         None
     }
 
-    /// A list, which must not be empty. One text alone is a list of one.
+    /// A list, which must not be empty. A single string is a list of one.
     fn texts(&mut self, key: &str, item: Item, example: &str) -> Vec<(String, usize)> {
         let line = item.line;
         let texts = match item.value {

@@ -1,4 +1,4 @@
-//! What the judgement says, row by row, and what it can never say.
+//! Tables of decisions, and properties that always hold.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ use crate::domain::rules::{Entry, HostPattern, PathPattern, People};
 
 const NOW: Timestamp = Timestamp::from_secs(1_000_000);
 
-/// Somebody, with what the judgement looks at.
+/// A user, with what the decision depends on.
 #[derive(Clone)]
 struct Someone {
     identity: Identity,
@@ -53,7 +53,7 @@ fn someone(name: &str, groups: &[&str], claims: &[(&str, &str)], proved: Option<
     }
 }
 
-/// `ann` is listed, `ops` is in the group of the operators, `fin` has a claim, `old` signed in long ago, `zoe` is nobody in particular.
+/// `ann` is listed, `ops` is in the operators' group, `fin` has a claim, `old` signed in long ago, `zoe` has none of that.
 fn person(name: &str) -> Option<Someone> {
     Some(match name {
         "ann" => someone("ann", &[], &[], Some(60)),
@@ -124,7 +124,7 @@ fn app() -> Rules {
     )
 }
 
-/// What is said of one question, in a word and the rule's name.
+/// The decision on one request, as a word and the rule's name.
 fn say(rules: &Rules, who: &str, host: &str, method: &str, raw: &str, from: &str) -> String {
     let path = Readings::of(raw).unwrap();
     let (host, forwarded_host) = host.split_once('+').map_or((host, None), |(host, other)| (host, Some(other)));
@@ -150,7 +150,7 @@ fn say(rules: &Rules, who: &str, host: &str, method: &str, raw: &str, from: &str
     }
 }
 
-/// Who, host, method, path, from: what is said.
+/// User, host, method, path, from: the decision.
 const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     // Public, with and without a session, and what it does not open.
     ("-", "a.x", "GET", "/public", "no assets"),
@@ -222,7 +222,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("ann", "a.x", "GET", "/\\closed", "closed closed"),
     ("ann", "a.x", "GET", "/closedx", "as -"),
     ("ann", "a.x", "GET", "/Closed", "as -"),
-    // A list of its own.
+    // The rule's own list.
     ("-", "a.x", "GET", "/admin", "sign-in admin"),
     ("-", "a.x", "GET", "/admin/x", "sign-in admin"),
     ("ann", "a.x", "GET", "/admin", "unnamed admin"),
@@ -238,7 +238,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("ann", "a.x", "GET", "/administer", "as -"),
     ("zoe", "a.x", "GET", "/admin", "unnamed admin"),
     ("old", "a.x", "GET", "/admin", "as admin"),
-    // What is required beside it, and how long ago the sign-in may be.
+    // Further required entries, and the greatest age of the sign-in.
     ("-", "a.x", "GET", "/root", "sign-in root"),
     ("ann", "a.x", "GET", "/root", "unnamed root"),
     ("ops", "a.x", "GET", "/root", "lacks root"),
@@ -284,7 +284,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("fin", "a.x", "GET", "/money/", "unlisted -"),
     ("ann", "a.x", "GET", "/money/", "as money"),
     ("fin", "a.x", "GET", "/money/x%2fy", "unlisted -"),
-    // No rule: the lists.
+    // No rule: the lists decide.
     ("-", "a.x", "GET", "/", "sign-in -"),
     ("ann", "a.x", "GET", "/", "as -"),
     ("ann", "a.x", "POST", "/x", "as -"),
@@ -313,7 +313,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("ann", "a.open.example.com", "GET", "/x/../y", "as open"),
     ("-", "a.open.example.com", "GET", "/admin", "sign-in admin"),
     ("-", "a.open.example.com", "OPTIONS", "*", "sign-in open"),
-    // Two hosts: both must let it in.
+    // Two hosts: both must admit it.
     ("-", "a.open.example.com+b.open.example.com", "GET", "/", "no open"),
     ("-", "a.open.example.com+evil.org", "GET", "/", "sign-in -"),
     ("-", "evil.org+a.open.example.com", "GET", "/", "sign-in -"),
@@ -331,7 +331,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("ann", "a.x", "GET", "/files/a/../b", "as files"),
     ("ann", "a.x", "GET", "/files%2fx", "torn files"),
     ("ann", "a.x", "GET", "/files/", "as files"),
-    // Without regard to case.
+    // Ignoring case.
     ("ann", "a.x", "GET", "/Secret/x", "closed windows"),
     ("ann", "a.x", "GET", "/secret/x", "closed windows"),
     ("ann", "a.x", "GET", "/SECRET", "closed windows"),
@@ -340,7 +340,7 @@ const ROWS: &[(&str, &str, &str, &str, &str)] = &[
     ("ann", "a.x", "GET", "/%C5%BFecret", "closed windows"),
     ("ann", "a.x", "GET", "/secrets", "as -"),
     ("ann", "a.x", "GET", "/x/../SECRET", "closed windows"),
-    // The rest of what servers read in their own ways, at a closed place and at an open one.
+    // Other differences between servers, at a closed path and at an open one.
     ("ann", "a.x", "GET", "/./closed", "closed closed"),
     ("ann", "a.x", "GET", "/x/%2e%2e/closed", "closed closed"),
     ("ann", "a.x", "GET", "/x%2f..%2fclosed", "closed closed"),
@@ -494,7 +494,7 @@ fn a_certificate_counts_beside_somebody_who_is_known_and_while_it_lasts() {
     };
     let seven = shown(&["CN=laptop-7", "DNS=laptop-7.example.com"], NOW.secs());
     let ended = shown(&["CN=laptop-7", "DNS=laptop-7.example.com"], NOW.secs() - 1);
-    // Another kind of name, and one that begins like it.
+    // Another kind of name, and one with the same beginning.
     let other = shown(&["DNS=laptop-7", "CN=laptop-7.example.com", "CN=laptop-77"], NOW.secs());
     for (who, certificate, path, outcome) in [
         ("zoe", Some(&seven), "/lab/x", Ok(Because::SignedIn)),
@@ -518,7 +518,7 @@ fn a_certificate_counts_beside_somebody_who_is_known_and_while_it_lasts() {
         let found = judge(&rules, &ask, person(who)).map(|permit| permit.because()).map_err(|refusal| refusal.why);
         assert_eq!(found, outcome, "{who} {certificate:?} {}", path.as_written());
     }
-    // A session begins for whom a rule could let in over this very connection.
+    // A session may begin for a user whom a rule could admit over this very connection.
     let zoe = person("zoe").unwrap();
     let only = |rule: Rule| Rules::new(lists(), vec![rule]);
     for rules in [only(rules.iter().next().unwrap().clone()), only(rules.iter().nth(1).unwrap().clone())] {
@@ -535,7 +535,7 @@ fn some_person() -> impl Strategy<Value = &'static str> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    // Where a request is let in, every reading of its path, taken as the only one, is: by the rule that is the first to match it.
+    // If a request is admitted, so is every reading of its path taken alone: by the first rule that matches it.
     #[test]
     fn a_path_is_never_more_open_than_any_of_its_readings(
         rules in prop::collection::vec(some_rule(), 0..6),
@@ -588,7 +588,7 @@ proptest! {
         let closing = Rule { access: Access::Nobody, upstream: None, ..closing };
         let before = judge(&Rules::new(lists(), rules.clone()), &ask, person(who)).is_ok();
         let after = judge(&Rules::new(lists(), [vec![closing], rules].concat()), &ask, person(who)).is_ok();
-        // A rule for nobody leads nowhere else: where readings led to different upstreams, they still do, or it is closed.
+        // A rule for nobody has no upstream: readings that led to different upstreams still do, or the request is refused.
         prop_assert!(before || !after);
     }
 

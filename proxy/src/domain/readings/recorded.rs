@@ -1,4 +1,5 @@
-//! What real servers made of the corpus of `scripts/paths`, held against the readings: whatever a server served, some reading led there.
+//! Compares the readings with how real servers treated the corpus of `scripts/paths`: for each path that a server served, some reading must
+//! lead there.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -27,24 +28,24 @@ fn rows() -> Vec<Row> {
     RECORDED.lines().skip(1).map(read).collect()
 }
 
-/// A target in absolute form has its path behind the host; a query is no part of it.
+/// The path of a target; in absolute form it follows the host. The query is not part of it.
 fn path_of(target: &'static str) -> &'static str {
     let target = target.split('?').next().unwrap();
     let Some(rest) = target.strip_prefix("http://") else { return target };
     rest.find('/').map_or("/", |at| &rest[at..])
 }
 
-/// The servers that route without regard to case, by their own answer to `/ADMIN/x`.
+/// The servers that ignore case, by their own response to `/ADMIN/x`.
 fn ignores_case() -> Vec<bool> {
     rows().iter().find(|row| row.path == "/ADMIN/x").unwrap().served.iter().map(|served| *served == "admin").collect()
 }
 
-/// What was served where no reading leads, by the steps that are taken into account.
+/// Paths that were served but have no reading, with the given steps.
 fn holes(steps: &[Step]) -> Vec<String> {
     let (servers, ignores_case) = (servers(), ignores_case());
     let mut holes = Vec::new();
     for row in rows() {
-        // Refused with 400, so that no server sees it.
+        // Refused with 400, so that no server receives it.
         let Ok(mut readings) = explore(row.path, steps) else { continue };
         readings.push(row.path.to_owned());
         for ((server, served), ignores_case) in servers.iter().zip(&row.served).zip(&ignores_case) {
@@ -96,24 +97,24 @@ fn the_record_covers_enough_paths_and_servers() {
     }
 }
 
-/// The steps whose absence the record does not show, in the order of `Step::ALL`.
+/// The steps that the record does not prove necessary, in the order of `Step::ALL`.
 const NOT_SHOWN: [Step; 9] = [
-    // Either of these two leads where servers went that remove dots before they decode a slash; without both, see below.
+    // Either of these two explains servers that remove dots before they decode a slash; without both, see below.
     Step::DecodeButSlashes,
     Step::EncodedDotSegments,
-    // What is cut here stands behind `/admin` or `/public`, so that the path is below it either way.
+    // The cut part follows `/admin` or `/public`, so the path is below it either way.
     Step::Query,
     Step::Nul,
     Step::SlashAtEnd,
-    // Windows, and servers of long ago.
+    // Windows, and very old servers.
     Step::DotsAtEnd,
     Step::BlanksAtEnd,
     Step::Overlong,
-    // `AuthorityBehindSlashes` leads there too.
+    // `AuthorityBehindSlashes` explains it too.
     Step::Authority,
 ];
 
-/// Leaves steps out: what the servers did is then no longer explained, so that a fault in a step is seen.
+/// Leaves out steps: the servers' behaviour is then no longer explained, so that an error in a step is detected.
 #[test]
 fn what_servers_do_is_explained_only_with_all_the_steps_that_they_take() {
     let holes_without = |left_out: &[Step]| {

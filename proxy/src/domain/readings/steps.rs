@@ -1,19 +1,19 @@
-//! The steps in which servers differ when they read a path.
+//! The steps in which servers differ when they interpret a path.
 
-/// One thing that some servers do to a path, and others do not.
+/// A transformation of paths that some servers do, and others do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Percent-decode everything.
     Decode,
-    /// Percent-decode everything but slashes (Java's servers, and routers that match before they decode).
+    /// Percent-decode everything but slashes (Java's servers, and routers that match before decoding).
     DecodeButSlashes,
     /// Remove dot segments (RFC 3986 §5.2.4).
     DotSegments,
-    /// Remove dot segments, `%2e` read as a dot there (WHATWG URL).
+    /// Remove dot segments, with `%2e` as a dot (WHATWG URL).
     EncodedDotSegments,
     /// Merge slashes.
     Slashes,
-    /// Read a backslash as a slash.
+    /// Treat a backslash as a slash.
     Backslashes,
     /// Cut each segment at `;` (Java's path parameters).
     Parameters,
@@ -23,17 +23,17 @@ pub(super) enum Step {
     Fragment,
     /// Cut the path at NUL, as a file system does.
     Nul,
-    /// Drop a slash at the end of the path.
+    /// Drop a trailing slash of the path.
     SlashAtEnd,
-    /// Drop the dots at the end of each segment (Windows).
+    /// Drop trailing dots of each segment (Windows).
     DotsAtEnd,
-    /// Drop the blanks at the end of each segment (Windows).
+    /// Drop trailing blanks of each segment (Windows).
     BlanksAtEnd,
-    /// Read an overlong form of UTF-8 as what it hides.
+    /// Decode overlong UTF-8 to the character that it hides.
     Overlong,
-    /// Read `%uXXXX` as a character (the `escape` of early JavaScript; Jetty where it is set to be lenient).
+    /// Decode `%uXXXX` as a character (the `escape` of early JavaScript; Jetty if configured to be lenient).
     Unicode,
-    /// Read what stands between two slashes at the front and the next one as a host (RFC 3986 §4.2).
+    /// Treat the text between two leading slashes and the next one as a host (RFC 3986 §4.2).
     Authority,
     /// The same, with any number of slashes before the host (WHATWG URL).
     AuthorityBehindSlashes,
@@ -61,12 +61,12 @@ impl Step {
         Self::AuthorityBehindSlashes,
     ];
 
-    /// Whether it takes one percent-encoding away: how often that is done is limited.
+    /// Whether it removes one level of percent-encoding: that is limited.
     pub(super) const fn decodes(self) -> bool {
         matches!(self, Self::Decode | Self::DecodeButSlashes)
     }
 
-    /// The path after this step; `None` where it changes nothing.
+    /// The path after this step; `None` if nothing changes.
     pub(super) fn take(self, path: &[u8]) -> Option<Vec<u8>> {
         let changed = match self {
             Self::Decode => path.contains(&b'%').then(|| decode(path, true))?,
@@ -101,7 +101,7 @@ impl Step {
     }
 }
 
-/// The byte whose two hexadecimal digits stand at the front, and what follows them.
+/// Decodes the two hexadecimal digits at the start; returns the byte, and the rest.
 pub(super) fn encoded_byte(digits: &[u8]) -> Option<(u8, &[u8])> {
     let ([high, low], rest) = digits.split_first_chunk::<2>()?;
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
@@ -124,7 +124,7 @@ fn decode(path: &[u8], slashes_too: bool) -> Vec<u8> {
     decoded
 }
 
-/// What stands before the first `sign`.
+/// The text before the first `sign`.
 fn cut(text: &[u8], sign: u8) -> &[u8] {
     text.split(|b| *b == sign).next().unwrap_or_default()
 }
@@ -156,7 +156,7 @@ fn merge_slashes(path: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Removes dot segments; `plain` gives a segment's text as it counts. Empty segments are segments: `/a//..` is `/a/`.
+/// Removes dot segments; `plain` gives a segment's effective text. Empty segments count: `/a//..` is `/a/`.
 fn without_dot_segments<'p>(path: &'p [u8], plain: impl Fn(&'p [u8]) -> &'p [u8]) -> Option<Vec<u8>> {
     let rest = path.strip_prefix(b"/")?;
     let is_dots = |segment: &'p [u8]| matches!(plain(segment), b"." | b"..");
@@ -197,7 +197,7 @@ fn without_encoded_dot_segments(path: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
-/// Every overlong form of UTF-8, up to six bytes as in RFC 2279, as the shortest one of the same character.
+/// Replaces every overlong UTF-8 form, up to six bytes as in RFC 2279, by the character's shortest form.
 fn reveal_overlong(path: &[u8]) -> Vec<u8> {
     let mut revealed = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -215,7 +215,7 @@ fn reveal_overlong(path: &[u8]) -> Vec<u8> {
 }
 
 fn overlong(first: u8, after: &[u8]) -> Option<(char, &[u8])> {
-    // How many bytes follow, the bits of the first one that count, and the least character that needs so many.
+    // How many bytes follow, the significant bits of the first one, and the smallest character that needs this length.
     let (more, bits, least) = match first {
         0xc0..=0xdf => (1, 0x1f, 0x80),
         0xe0..=0xef => (2, 0x0f, 0x800),
@@ -236,7 +236,7 @@ fn overlong(first: u8, after: &[u8]) -> Option<(char, &[u8])> {
     Some((char::from_u32(value)?, rest))
 }
 
-/// The characters of `%uXXXX`; half a surrogate pair stays as it is.
+/// Decodes `%uXXXX`; half a surrogate pair stays as it is.
 fn decode_unicode(path: &[u8]) -> Vec<u8> {
     let character = |after: &[u8]| {
         let (digits, _) = after.strip_prefix(b"u").or_else(|| after.strip_prefix(b"U"))?.split_first_chunk::<4>()?;
@@ -258,7 +258,7 @@ fn decode_unicode(path: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// What stands behind a host, which may be empty.
+/// The part after a host, which may be empty.
 fn without_authority(behind_slashes: &[u8]) -> Vec<u8> {
     let at = behind_slashes.iter().position(|b| *b == b'/');
     at.and_then(|at| behind_slashes.get(at..)).unwrap_or(b"/").to_vec()

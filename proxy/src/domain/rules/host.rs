@@ -1,4 +1,4 @@
-//! Names of hosts, as requests have them and as rules name them.
+//! Host names, in requests and in rules.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -6,12 +6,12 @@ use std::net::Ipv6Addr;
 use thiserror::Error;
 use url::Host;
 
-/// A host's name as rules compare it: in lower case, without a port and without dots at its end.
+/// A host name in the form that rules compare: in lower case, without a port and without trailing dots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName<'a>(Cow<'a, str>);
 
 impl<'a> HostName<'a> {
-    /// Reads a `Host` header, or what stands for one.
+    /// Reads a `Host` header field, or its substitute.
     #[must_use]
     pub fn of(text: &'a str) -> Self {
         if let Some((address, _)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -36,22 +36,22 @@ impl<'a> HostName<'a> {
     }
 }
 
-/// Which hosts a rule is about.
+/// The hosts that a rule applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HostPattern {
     /// All.
     #[default]
     Every,
-    /// One.
+    /// One host.
     One(String),
-    /// All with one label or more in front of this name.
+    /// All with one or more labels before this name.
     Below(String),
 }
 
-/// A host that no request could name.
+/// Why a host cannot occur in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BadHost {
-    /// A URL, or a path behind the name.
+    /// A URL, or a name with a path.
     #[error("is a URL: write the host's name alone, such as `app.example.com`")]
     Url,
     /// A `*` that is not the first label.
@@ -59,7 +59,7 @@ pub enum BadHost {
         "has a `*` that is not its whole first label: write `*.example.com` for all names below one, or leave `host` out for every host"
     )]
     Wildcard,
-    /// What is no name and no address.
+    /// Neither a name nor an address.
     #[error("is not the name of a host, such as `app.example.com` or `*.example.com`")]
     Name,
 }
@@ -68,7 +68,7 @@ impl HostPattern {
     /// Reads `app.example.com` or `*.example.com`.
     ///
     /// # Errors
-    /// [`BadHost`]: no request could name that host.
+    /// [`BadHost`]: no request could have that host.
     pub fn parse(text: &str) -> Result<Self, BadHost> {
         if text.contains('/') {
             return Err(BadHost::Url);
@@ -90,7 +90,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether it names that host.
+    /// Whether the pattern matches that host.
     #[must_use]
     pub fn matches(&self, host: &HostName<'_>) -> bool {
         match self {
@@ -100,13 +100,13 @@ impl HostPattern {
         }
     }
 
-    /// Whether some host has both names.
+    /// Whether some host matches both patterns.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers(other) || other.covers(self)
     }
 
-    /// Whether it names every host that `other` names.
+    /// Whether it matches every host that `other` matches.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {

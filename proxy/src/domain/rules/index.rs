@@ -1,23 +1,23 @@
-//! Rules compiled, so that a thousand cost what ten do: hosts hashed, paths in a trie of segments.
+//! Compiled rules, so that a thousand cost as much as ten: hosts hashed, paths in a trie of segments.
 
 use std::collections::HashMap;
 
 use super::host::{HostName, HostPattern};
 use super::pattern::{Glob, PathPattern, Piece, decode_what_must_be_encoded, fold};
 
-/// Finds the first rule whose host and path fit.
+/// Finds the first rule whose host and path match.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     every: PathIndex,
     one: HashMap<Box<str>, PathIndex>,
     below: HashMap<Box<str>, PathIndex>,
-    /// The labels of the longest name in `below`: a longer end of a host is not looked for.
+    /// The number of labels of the longest name in `below`: longer suffixes of a host are not looked up.
     deepest: usize,
-    /// Whether some rule's path knows no case.
+    /// Whether some rule's path ignores case.
     folds: bool,
 }
 
-/// A path as the index reads it; made once for each reading.
+/// A path prepared for the index, once for each reading.
 #[derive(Debug)]
 pub(in crate::domain) struct PathText<'a> {
     cased: std::borrow::Cow<'a, str>,
@@ -25,7 +25,7 @@ pub(in crate::domain) struct PathText<'a> {
 }
 
 impl Index {
-    /// Adds a rule; later ones have greater numbers. `path`: with whether it knows no case; `None`: every path.
+    /// Adds a rule; numbers increase. `path` comes with whether it ignores case; `None`: every path.
     pub(super) fn add(&mut self, number: u32, host: &HostPattern, path: Option<(&PathPattern, bool)>) {
         let of_host = match host {
             HostPattern::Every => &mut self.every,
@@ -45,7 +45,7 @@ impl Index {
         }
     }
 
-    /// Reads a path as [`Self::first`] wants it.
+    /// Prepares a path for [`Self::first`].
     #[must_use]
     pub(super) fn path<'a>(&self, reading: &'a str) -> PathText<'a> {
         let cased = decode_what_must_be_encoded(reading);
@@ -53,7 +53,7 @@ impl Index {
         PathText { cased, folded }
     }
 
-    /// The first rule that names the host and the path, of those that fit otherwise too.
+    /// The first rule that matches the host and the path, among those that `fits` accepts.
     #[must_use]
     pub(super) fn first(&self, host: &HostName<'_>, path: &PathText<'_>, fits: &impl Fn(u32) -> bool) -> Option<u32> {
         let host = host.as_str();
@@ -63,7 +63,7 @@ impl Index {
         }
         if self.deepest > 0 {
             let dots = host.bytes().enumerate().rev().filter(|(_, b)| *b == b'.').map(|(at, _)| at);
-            // A name that begins with a dot has no label in front.
+            // A name that begins with a dot has no label before it.
             for at in dots.take(self.deepest).filter(|at| *at > 0) {
                 let end = host.get(at + 1..).unwrap_or_default();
                 if let Some(paths) = self.below.get(end) {
@@ -75,10 +75,10 @@ impl Index {
     }
 }
 
-/// The rules of one name of hosts.
+/// The rules for one host name.
 #[derive(Clone, Debug, Default)]
 struct PathIndex {
-    /// Those without a path.
+    /// The rules without a path.
     anywhere: Vec<u32>,
     cased: Trie,
     folded: Trie,
@@ -103,7 +103,7 @@ fn earliest(numbers: &[u32], best: Option<u32>, fits: &impl Fn(u32) -> bool) -> 
     numbers.iter().take_while(earlier).find(|number| fits(**number)).copied().or(best)
 }
 
-/// Patterns by their pieces. The first node is the root; without nodes there are no patterns.
+/// Patterns by their pieces. The first node is the root; without patterns there are no nodes.
 #[derive(Clone, Debug, Default)]
 struct Trie {
     nodes: Vec<Node>,
@@ -115,7 +115,7 @@ struct Node {
     any: Option<usize>,
     globs: Vec<(Glob, usize)>,
     deep: Option<usize>,
-    /// Whether it stands behind `**`, where it stays whatever segment comes.
+    /// Whether it follows `**`, and so stays active for any segment.
     is_deep: bool,
     /// The rules whose patterns end here, in their order.
     ends: Vec<u32>,
@@ -162,7 +162,7 @@ impl Trie {
 
     /// Walks all patterns at once, segment by segment.
     fn first(&self, path: &str, best: Option<u32>, fits: &impl Fn(u32) -> bool) -> Option<u32> {
-        // `*` as a target is no path, and only rules without one are about it.
+        // The target `*` is not a path: only rules without one apply to it.
         let Some(inner) = path.strip_prefix('/') else { return best };
         let mut now = Places::default();
         let mut next = Places::default();
@@ -184,7 +184,7 @@ impl Trie {
         best
     }
 
-    /// From one node by one segment.
+    /// Advances from one node by one segment.
     fn step(&self, at: usize, segment: &str, best: Option<u32>, next: &mut Places) {
         let Some(node) = self.nodes.get(at) else { return };
         if node.is_deep {
@@ -203,13 +203,13 @@ impl Trie {
         }
     }
 
-    /// Comes to a node, and without a segment to the one behind its `**`; to none that has only later rules than the best so far.
+    /// Enters a node, and the one after its `**`, which also matches no segment; skips nodes with only later rules than the best so far.
     fn enter(&self, at: usize, best: Option<u32>, places: &mut Places) {
         let Some(node) = self.nodes.get(at) else { return };
         if best.is_some_and(|best| best < node.least) {
             return;
         }
-        // Two ways lead only to what stands behind `**`.
+        // Only nodes that follow `**` can be reached in two ways.
         if !(node.is_deep && places.contains(at)) {
             places.push(at);
         }

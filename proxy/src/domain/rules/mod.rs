@@ -1,4 +1,4 @@
-//! Rules: who may do what, in the operator's order, compiled for requests.
+//! Access rules, in the operator's order, compiled for requests.
 
 mod host;
 mod index;
@@ -22,49 +22,49 @@ use super::principal::Principal;
 /// One rule, as the operator wrote it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// How logs, metrics and answers call it: its name, else its number.
+    /// Its label in logs, metrics and responses: its name, else its number.
     pub name: String,
-    /// The line of the file on which it begins.
+    /// The line of the file where it begins.
     pub line: usize,
-    /// Which hosts it is about.
+    /// The hosts that it applies to.
     pub host: HostPattern,
-    /// Which paths; `None`: all.
+    /// The paths; `None`: all.
     pub path: Option<PathPattern>,
-    /// Whether the upstream that it leads to reads paths without regard to case, so that the rule must too.
+    /// Whether the rule's upstream ignores the case of paths, so that the rule must too.
     pub ignores_case: bool,
-    /// Which methods, as they stand in requests; empty: all.
+    /// The methods, as spelled in requests; empty: all.
     pub methods: Vec<String>,
-    /// Which networks it may be asked from; empty: all.
+    /// The networks that requests may come from; empty: all.
     pub from: Vec<IpNet>,
-    /// Whom it lets in.
+    /// Whom it admits.
     pub access: Access,
-    /// What must hold as well.
+    /// Further entries, all of which must match.
     pub require: Vec<Entry>,
-    /// How long ago the person may have signed in; `None`: however long.
+    /// The greatest age of the user's sign-in; `None`: any age.
     pub max_age: Option<Duration>,
-    /// The name of the upstream that it leads to; `None`: the one of all else.
+    /// The name of the rule's upstream; `None`: the default one.
     pub upstream: Option<String>,
 }
 
-/// Whom a rule lets in.
+/// Whom a rule admits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Everyone, without a session too.
+    /// Everyone, even without a session.
     Public,
-    /// Everyone who has a live session.
+    /// Everyone with a live session.
     SignedIn,
-    /// Whom the allow lists name.
+    /// The users on the allow lists.
     #[default]
     Listed,
     /// Nobody.
     Nobody,
-    /// Whom these entries name.
+    /// The users that these entries name.
     People(Box<People>),
 }
 
 impl Rule {
-    /// Whether `other`, behind this rule, could decide nothing, since this one matches whatever that one does. It may say no where that
-    /// is hard to see.
+    /// Whether `other`, placed after this rule, could never decide, because this one matches whatever that one does. May return false in
+    /// hard cases.
     #[must_use]
     pub fn hides(&self, other: &Self) -> bool {
         let path = || match (&self.path, &other.path) {
@@ -80,7 +80,7 @@ impl Rule {
         methods && from && self.host.covers(&other.host) && path()
     }
 
-    /// Whether some request could match both. It may say yes where that is hard to see.
+    /// Whether some request could match both. May return true in hard cases.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let path = match (&self.path, &other.path) {
@@ -108,7 +108,7 @@ impl Rule {
         self.from.is_empty() || (from != NO_ADDRESS && self.from.iter().any(|network| network.contains(&from)))
     }
 
-    /// The entry of `require` that does not name the person.
+    /// The entry of `require` that does not match the user.
     #[must_use]
     pub fn lacks(&self, who: &Principal<'_>) -> Option<&Entry> {
         self.require.iter().find(|entry| !entry.names(who))
@@ -121,46 +121,46 @@ impl Rule {
     }
 }
 
-/// Which rule: its place in the file, from 0 on.
+/// A rule's position in the file, from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(u32);
 
 impl RuleId {
-    /// Its place in the file, from 0 on.
+    /// Its position in the file, from 0 on.
     #[must_use]
     pub const fn place(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Whether people sign in at all.
+/// Whether sign-in is enabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Openness {
-    /// Nobody signs in, and everything is forwarded.
+    /// Sign-in is disabled, and everything is forwarded.
     Open,
-    /// What no rule opens is for those whom these lists name.
+    /// Requests that match no rule need a user on these lists.
     SignIn(Box<AllowLists>),
 }
 
-/// All rules, compiled. What none matches is for those on the allow lists.
+/// All rules, compiled. Requests that match none need a user on the allow lists.
 #[derive(Clone, Debug)]
 pub struct Rules {
     openness: Openness,
     rules: Vec<Rule>,
     index: Index,
     names_methods: bool,
-    /// The lists of those whose tokens other issuers sign, by the name of the issuer's section.
+    /// The allow lists for tokens of other issuers, by the name of the issuer's section.
     token_lists: TokenLists,
 }
 
 /// The allow lists of each section of `[[tokens]]`, by its name.
 pub type TokenLists = BTreeMap<String, AllowLists>;
 
-/// What a request is called where no rule matches it.
+/// The rule label of a request that matches no rule.
 pub const NO_RULE: &str = "-";
 
 impl Rules {
-    /// Compiles rules. The first that matches decides.
+    /// Compiles rules. The first match decides.
     #[must_use]
     pub fn new(openness: Openness, rules: Vec<Rule>) -> Self {
         let mut index = Index::default();
@@ -171,13 +171,13 @@ impl Rules {
         Self { openness, rules, index, names_methods, token_lists: TokenLists::new() }
     }
 
-    /// The same rules, with lists of their own for those whose tokens other issuers sign.
+    /// The same rules, with separate lists for tokens of other issuers.
     #[must_use]
     pub fn with_token_lists(self, token_lists: TokenLists) -> Self {
         Self { token_lists, ..self }
     }
 
-    /// Whether the allow lists name that person: those of the issuer's own section, which name nobody where it has none, or else `lists`.
+    /// Whether the allow lists name the user: those of the issuer's own section, if it has one (an empty one names nobody), else `lists`.
     pub(super) fn list(&self, lists: &AllowLists, who: &Principal<'_>) -> bool {
         match self.token_lists.get(who.provider) {
             Some(own) => own.lists(who.identity),
@@ -185,7 +185,7 @@ impl Rules {
         }
     }
 
-    /// Whether people sign in.
+    /// Whether sign-in is enabled.
     #[must_use]
     pub const fn openness(&self) -> &Openness {
         &self.openness
@@ -208,13 +208,13 @@ impl Rules {
         self.rules.get(id.place())
     }
 
-    /// What logs and metrics call it: its name, else its number; [`NO_RULE`] where none matched.
+    /// Its label in logs and metrics: its name, else its number; [`NO_RULE`] if none matched.
     #[must_use]
     pub fn name(&self, id: Option<RuleId>) -> &str {
         id.and_then(|id| self.get(id)).map_or(NO_RULE, |rule| &rule.name)
     }
 
-    /// Reads a path as [`Self::first`] wants it.
+    /// Prepares a path for [`Self::first`].
     pub(super) fn path<'a>(&self, reading: &'a str) -> PathText<'a> {
         self.index.path(reading)
     }
@@ -227,25 +227,25 @@ impl Rules {
         self.index.first(host, path, &fits).map(RuleId)
     }
 
-    /// Whether some rule says by what method a request may come, so that no header may change it behind us.
+    /// Whether some rule has methods, so that no header field may override the method at the upstream.
     #[must_use]
     pub const fn names_methods(&self) -> bool {
         self.names_methods
     }
 
-    /// Whether some rule is about some hosts only.
+    /// Whether some rule is limited to certain hosts.
     #[must_use]
     pub fn names_hosts(&self) -> bool {
         self.rules.iter().any(|rule| rule.host != HostPattern::Every)
     }
 
-    /// Whether some rule is about callers of some networks only.
+    /// Whether some rule is limited to certain networks.
     #[must_use]
     pub fn names_networks(&self) -> bool {
         self.rules.iter().any(|rule| !rule.from.is_empty())
     }
 
-    /// The rules that some request could meet, and `None` for what no rule is about, where that may be.
+    /// The rules that can match some request, and `None` if some request may match none.
     pub(super) fn all_that_may_decide(&self) -> impl Iterator<Item = Option<RuleId>> {
         let whatever = Rule::default();
         let is_about_all = self.rules.iter().any(|rule| rule.hides(&whatever));
@@ -260,14 +260,14 @@ impl Rules {
         self.rules.iter().any(|rule| matches!(rule.host, HostPattern::One(_)) && rule.host.matches(&host))
     }
 
-    /// Whether a rule is about some hosts, and that one is among them.
+    /// Whether a rule with a host matches that one.
     #[must_use]
     pub fn are_about_host(&self, host: &str) -> bool {
         let host = HostName::of(host);
         self.rules.iter().any(|rule| rule.host != HostPattern::Every && rule.host.matches(&host))
     }
 
-    /// Whether a session may begin: some list, or some rule that is not public, could let the person in.
+    /// Whether a session may begin: some list, or some rule that is not public, could admit the user.
     #[must_use]
     pub fn could_let_in(&self, who: &Principal<'_>) -> bool {
         let lists = match &self.openness {
@@ -277,7 +277,7 @@ impl Rules {
         let lets_in = |rule: &Rule| match &rule.access {
             Access::SignedIn => rule.lacks(who).is_none(),
             Access::People(people) => people.lists(who) && rule.lacks(who).is_none(),
-            // What the lists say has been asked.
+            // The lists were checked above.
             Access::Public | Access::Listed | Access::Nobody => false,
         };
         lists || self.rules.iter().any(lets_in)
@@ -402,7 +402,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1500))]
 
-        // The compiled rules say what looking at one after the other says; and what is called hidden never decides.
+        // The compiled rules decide like a linear search; and a rule reported as hidden never decides.
         #[test]
         fn the_index_finds_what_a_plain_search_does(
             rules in prop::collection::vec(some_rule(), 0..12),

@@ -1,26 +1,26 @@
-//! Patterns of paths: `*` within a segment, `**` for whole segments, all else to the letter.
+//! Path patterns: `*` within a segment, `**` for whole segments, everything else literal.
 
 use std::borrow::Cow;
 
 use thiserror::Error;
 
-/// Which paths a rule is about.
+/// The paths that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
     written: String,
     pieces: Vec<Piece>,
 }
 
-/// What stands for one segment of a path, or for several.
+/// A piece of a pattern: it matches one segment of a path, or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// That segment.
+    /// Exactly that segment.
     Literal(String),
     /// `*`: any one segment.
     Any,
     /// A segment with `*` in it: the texts between the stars.
     Glob(Glob),
-    /// `**`: segments, none or more.
+    /// `**`: any number of segments, or none.
     Deep,
 }
 
@@ -32,7 +32,7 @@ pub struct Glob {
     last: String,
 }
 
-/// A pattern that no path could match, or not as meant.
+/// Why a pattern could match no path, or not the intended ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BadPattern {
     /// It does not begin with a slash.
@@ -53,7 +53,7 @@ pub enum BadPattern {
     /// A backslash or a control character.
     #[error("holds a backslash or a control character: segments are parted by `/`")]
     Odd,
-    /// A percent sign that encodes nothing, or what needs no encoding.
+    /// A percent sign that encodes nothing, or a character that needs no encoding.
     #[error("percent-encodes what needs no encoding, or encodes nothing: write the characters themselves")]
     Encoding,
 }
@@ -62,7 +62,7 @@ impl PathPattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// [`BadPattern`]: no path could match it, or not as meant.
+    /// [`BadPattern`]: it could match no path, or not the intended ones.
     pub fn parse(text: &str) -> Result<Self, BadPattern> {
         let inner = text.strip_prefix('/').ok_or(BadPattern::NoSlash)?;
         if text.contains(['?', '#']) {
@@ -88,7 +88,7 @@ impl PathPattern {
                 glob if glob.contains('*') => Piece::Glob(Glob::of(glob)),
                 literal => Piece::Literal(literal.to_owned()),
             };
-            // `**/**` says what `**` says.
+            // `**/**` is equivalent to `**`.
             if piece != Piece::Deep || pieces.last() != Some(&Piece::Deep) {
                 pieces.push(piece);
             }
@@ -102,7 +102,7 @@ impl PathPattern {
         &self.written
     }
 
-    /// Its pieces; without regard to case where `folds`.
+    /// Its pieces; ignoring case if `folds`.
     #[must_use]
     pub fn pieces(&self, folds: bool) -> Vec<Piece> {
         if folds { self.pieces.iter().map(Piece::folded).collect() } else { self.pieces.clone() }
@@ -115,14 +115,14 @@ impl PathPattern {
         prefix.split('/').skip(1).all(|segment| matches!(pieces.next(), Some(Piece::Literal(text)) if text == segment))
     }
 
-    /// Whether some path matches both. It may say yes where that is hard to see.
+    /// Whether some path matches both. May return true in hard cases.
     #[must_use]
     pub fn overlaps(&self, folds: bool, other: &Self, other_folds: bool) -> bool {
         let folds = folds || other_folds;
         overlap(&self.pieces(folds), &other.pieces(folds))
     }
 
-    /// Whether it matches every path that `other` matches. It may say no where that is hard to see.
+    /// Whether it matches every path that `other` matches. May return false in hard cases.
     #[must_use]
     pub fn covers(&self, folds: bool, other: &Self, other_folds: bool) -> bool {
         // Nearly all pairs of rules differ here already.
@@ -133,7 +133,7 @@ impl PathPattern {
             return false;
         }
         let (mine, theirs) = (self.pieces(folds), other.pieces(folds || other_folds));
-        // Where only the other one matches without case, it matches more than its letters say.
+        // If only the other one ignores case, it matches more than its letters.
         if other_folds && !folds && mine.iter().any(|piece| piece.has_letters()) {
             return false;
         }
@@ -141,10 +141,10 @@ impl PathPattern {
     }
 }
 
-/// By one row for each of `mine`: whether the pieces from there on cover those of `theirs` from each place on.
+/// Computed with one row for each of `mine`: whether the pieces from there on cover those of `theirs` from each place on.
 fn covers(mine: &[Piece], theirs: &[Piece]) -> bool {
     let places = theirs.len() + 1;
-    // Nothing more of mine: it covers nothing more of theirs.
+    // None of mine is left: it covers only an empty rest of theirs.
     let mut below: Vec<bool> = (0..places).map(|at| at == theirs.len()).collect();
     for piece in mine.iter().rev() {
         let mut row = vec![false; places];
@@ -168,7 +168,7 @@ fn covers(mine: &[Piece], theirs: &[Piece]) -> bool {
     below.first() == Some(&true)
 }
 
-/// By one row for each of `mine`: whether the pieces from there on and those of `theirs` from each place on match one path together.
+/// Computed with one row for each of `mine`: whether the pieces from there on and those of `theirs` from each place on match a common path.
 fn overlap(mine: &[Piece], theirs: &[Piece]) -> bool {
     let places = theirs.len() + 1;
     let only_deep = |pieces: &[Piece]| pieces.iter().all(|piece| *piece == Piece::Deep);
@@ -179,7 +179,7 @@ fn overlap(mine: &[Piece], theirs: &[Piece]) -> bool {
             let (stays, moves) = (below.get(at) == Some(&true), below.get(at + 1) == Some(&true));
             let next = row.get(at + 1) == Some(&true);
             let both = match (piece, theirs.get(at)) {
-                // Either stands for nothing, or takes a segment of the other's.
+                // It matches nothing, or takes a segment of the other pattern.
                 (Piece::Deep, Some(_)) => stays || next,
                 (Piece::Deep, None) => stays,
                 (_, Some(Piece::Deep)) => next || stays,
@@ -231,7 +231,7 @@ impl Glob {
         Self { first, between: texts.collect(), last }
     }
 
-    /// Whether the segment is these texts with anything between them.
+    /// Whether the segment consists of these texts with anything between them.
     #[must_use]
     pub fn matches(&self, segment: &str) -> bool {
         let Some(mut rest) =
@@ -249,18 +249,18 @@ impl Glob {
     }
 }
 
-/// Without regard to case, whatever the alphabet: what one server takes for the same name as another must fold to one text.
+/// Folds case in every alphabet: two names that some server considers equal must fold to one text.
 #[must_use]
 pub(super) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
-    // The Turkish capital I with a dot has two characters in lower case, but is a plain i in Go: Caddy takes `/adm%C4%B0n` for `/admin`.
+    // The Turkish capital I with a dot is two characters in lower case, but a plain i in Go: Caddy takes `/adm%C4%B0n` for `/admin`.
     text.to_uppercase().to_lowercase().replace("i\u{307}", "i")
 }
 
-/// Decodes what stands percent-encoded because it may not stand otherwise in a request's path (RFC 3986 §3.3), so that `/caf%C3%A9`
-/// is what a rule calls `/café`. Everything else stays: whether it is decoded is a question of how a server reads it.
+/// Decodes characters that must be percent-encoded in a request's path (RFC 3986 §3.3), so that `/caf%C3%A9` matches a rule for `/café`.
+/// Everything else stays encoded: whether it is decoded depends on the server.
 #[must_use]
 pub(super) fn decode_what_must_be_encoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
@@ -298,7 +298,7 @@ const fn must_be_encoded(byte: u8) -> bool {
 
 #[cfg(test)]
 pub(super) mod reference {
-    //! The pattern held against the path in the plainest way, for the compiled one to be compared with.
+    //! A plain implementation of pattern matching, for comparison with the compiled one.
 
     use super::*;
 

@@ -1,4 +1,4 @@
-//! Lists of people in rules: users, groups, claims, of any provider or of one.
+//! Entries of rules: users, groups, claims and certificates, of any provider or of one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,50 +18,50 @@ pub struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Whom {
-    /// Everybody of the provider.
+    /// Every user of the provider.
     Everyone,
-    /// A user as in the lists.
+    /// A user, as in the allow lists.
     User(AllowedUsers),
-    /// A group as in the lists.
+    /// A group, as in the allow lists.
     Group(String, AllowedGroups),
-    /// A claim with that text.
+    /// A claim with that value.
     Claim { name: String, text: String },
-    /// A certificate with that name, shown by the connection.
+    /// A client certificate with that name, on the connection.
     Certificate(CertificateName),
 }
 
-/// An entry that could never match, or not as meant.
+/// Why an entry could never match, or not as intended.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadRuleEntry {
-    /// Nothing.
+    /// It is empty.
     #[error("an entry is empty")]
     Empty,
-    /// As in the lists.
+    /// As in the allow lists.
     #[error(transparent)]
     User(BadEntry),
-    /// A prefix that nobody knows.
+    /// An unknown prefix.
     #[error("`{entry}` begins with a prefix that is not known{}; known are id:, group:, claim:, cert: and provider:", did_you_mean(.meant.as_ref()))]
     Prefix {
         /// The entry.
         entry: String,
-        /// The prefix that is near.
+        /// A similar known prefix.
         meant: Option<&'static str>,
     },
-    /// `*` has two meanings here.
+    /// `*` would be ambiguous here.
     #[error(
         "`*` is no entry of a rule: write `allow = \"signed-in\"` for everyone who has signed in, or `allow = \"public\"` for everyone"
     )]
     Everyone,
-    /// One of the four words in brackets.
+    /// One of the four words, in brackets.
     #[error("`{0}` is a word and no entry: write `allow = \"{0}\"`, without brackets")]
     Word(String),
-    /// `group:` with nothing behind it.
+    /// `group:` without a group.
     #[error("`{0}` names no group: write `group:` and the group, such as `group:acme/platform`")]
     Group(String),
     /// `claim:` without a name or a value.
     #[error("`{0}` is not a claim with its value: write `claim:NAME=VALUE`, such as `claim:department=finance`")]
     Claim(String),
-    /// `cert:` with a kind that is not known, or without a name.
+    /// `cert:` with an unknown kind, or without a name.
     #[error(
         "`{0}` is no name of a client certificate: write `cert:CN=laptop-7`, `cert:DNS=…`, `cert:URI=…`, `cert:EMAIL=…`, or `cert:any`"
     )]
@@ -75,16 +75,16 @@ fn did_you_mean(meant: Option<&&'static str>) -> String {
     meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default()
 }
 
-/// The words that stand for a list.
+/// The words that can replace a list.
 pub const WORDS: [&str; 4] = ["public", "signed-in", "listed", "nobody"];
 
 const PREFIXES: [&str; 5] = ["id:", "group:", "claim:", "cert:", "provider:"];
 
 impl Entry {
-    /// Reads an entry.
+    /// Parses an entry.
     ///
     /// # Errors
-    /// [`BadRuleEntry`]: it could never match, or not as meant.
+    /// [`BadRuleEntry`]: it could never match, or not as intended.
     pub fn parse(text: &str) -> Result<Self, BadRuleEntry> {
         let written = text.trim();
         if WORDS.contains(&written) {
@@ -125,13 +125,13 @@ impl Entry {
         if let Whom::Claim { name, .. } = &self.whom { Some(name) } else { None }
     }
 
-    /// Whether it asks for a client's certificate.
+    /// Whether it refers to a client certificate.
     #[must_use]
     pub const fn is_certificate(&self) -> bool {
         matches!(self.whom, Whom::Certificate(_))
     }
 
-    /// Whether it names that person.
+    /// Whether it matches that user.
     #[must_use]
     pub fn names(&self, who: &Principal<'_>) -> bool {
         if self.provider.as_deref().is_some_and(|provider| provider != who.provider) {
@@ -198,7 +198,7 @@ impl Whom {
     }
 }
 
-/// Whether one letter more, less or other makes one text the other, or two that have changed places.
+/// Whether one added, removed or changed letter turns one text into the other, or two swapped ones.
 fn one_edit(a: &str, b: &str) -> bool {
     let same_front = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
     let rest = |text: &str, skip: usize| text.as_bytes().get(same_front + skip..).unwrap_or_default().to_vec();
@@ -212,7 +212,7 @@ fn one_edit(a: &str, b: &str) -> bool {
     rest(a, 1) == rest(b, 1) || rest(a, 1) == rest(b, 0) || rest(a, 0) == rest(b, 1) || swapped == rest(b, 0)
 }
 
-/// A rule's `allow` as a list: whoever an entry names.
+/// A rule's `allow` as a list: matches if any entry does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct People {
     entries: Vec<Entry>,
@@ -220,7 +220,7 @@ pub struct People {
     of_one: BTreeMap<String, Names>,
 }
 
-/// The entries of one provider or of all, put together so that many cost what one does.
+/// The merged entries for one provider or for all, so that many cost as much as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Names {
     everyone: bool,
@@ -231,7 +231,7 @@ struct Names {
 }
 
 impl People {
-    /// Whoever one of the entries names.
+    /// Merges the entries.
     #[must_use]
     pub fn new(entries: Vec<Entry>) -> Self {
         let mut people = Self::default();
@@ -258,13 +258,13 @@ impl People {
         people
     }
 
-    /// The entries, in the order in which they are written.
+    /// The entries, in the order of the file.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Whether an entry names that person.
+    /// Whether an entry matches that user.
     #[must_use]
     pub fn lists(&self, who: &Principal<'_>) -> bool {
         self.of_any.lists(who) || self.of_one.get(who.provider).is_some_and(|names| names.lists(who))
@@ -281,7 +281,7 @@ impl Names {
     }
 }
 
-/// Whether a name of the certificate that the connection has shown is one of these.
+/// Whether one of these names is in the connection's client certificate.
 fn shows(who: &Principal<'_>, is_one: impl Fn(&str) -> bool) -> bool {
     who.certificate.is_some_and(|certificate| certificate.names().iter().any(|name| is_one(name)))
 }

@@ -1,4 +1,4 @@
-//! The issuers whose tokens count: which of them a token is of.
+//! The issuers whose bearer tokens are accepted, and the choice of a token's issuer.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::domain::session::{Authority, SessionKey};
 use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 
-/// The longest token that is looked at, in bytes.
+/// The longest token that is accepted, in bytes.
 pub(super) const LONGEST: usize = 16 * 1024;
 
-/// The issuers whose tokens count, and the tokens that were verified lately.
+/// The accepted issuers, and the tokens that were verified lately.
 pub struct Bearers {
     settings: BearerSettings,
     issuers: Vec<Issuer>,
@@ -30,12 +30,12 @@ pub struct Bearers {
 }
 
 impl Bearers {
-    /// Makes them ready. It calls nobody yet: [`Self::refresh`] does that for the first time.
+    /// Creates them without any call: the first [`Self::refresh`] makes one.
     ///
     /// # Errors
-    /// [`ConnectError`], where an address or the roots cannot be used.
+    /// [`ConnectError`], if an address or the roots cannot be used.
     pub fn new(settings: &BearerSettings) -> Result<Self, ConnectError> {
-        // Whoever was first has installed the same one.
+        // If another caller was first, it installed the same one.
         let _installed = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         Ok(Self {
             issuers: settings.issuers.iter().map(Issuer::new).collect::<Result<_, _>>()?,
@@ -45,16 +45,16 @@ impl Bearers {
         })
     }
 
-    /// Whether it was made of the same settings: then it goes on after a reload, with what it remembers.
+    /// Whether it was created from the same settings: then it stays in use after a reload, with its cache.
     #[must_use]
     pub fn is_of(&self, settings: &BearerSettings) -> bool {
         self.settings == *settings
     }
 
-    /// Who the token is, and whether that had been verified before.
+    /// Returns whom the token identifies, and whether it had been verified before.
     ///
     /// # Errors
-    /// [`BearerError`]: it does not count, or it cannot be said now.
+    /// [`BearerError`]: it is not accepted, or it cannot be verified now.
     pub async fn verify(&self, token: &str, now: Timestamp) -> Result<(Arc<LoadedSession>, Verified), BearerError> {
         if token.len() > LONGEST {
             return Err(BearerError::Invalid(format!("it is longer than {LONGEST} bytes")));
@@ -69,7 +69,7 @@ impl Bearers {
                 let Some(github) = &self.github else { return Err(BearerError::Invalid("it is not a JWT".to_owned())) };
                 let token = Secret::new(token);
                 let _turn = github.turn(&token, &key).await?;
-                // Of many requests with one token, the first asks.
+                // Of concurrent requests with the same token, only the first asks.
                 if let Some(session) = self.remembered.find(&key, now) {
                     return Ok((session, Verified::Before));
                 }
@@ -80,7 +80,7 @@ impl Bearers {
         Ok((accepted.session, Verified::Now))
     }
 
-    /// By the first issuer that takes it; where none does, the reason is that of the last whose name it has.
+    /// Accepts a token by the first issuer that does; if none does, the reason comes from the last issuer that it names.
     async fn verify_jwt(
         &self,
         token: &str,
@@ -92,7 +92,7 @@ impl Bearers {
         for issuer in self.issuers.iter().filter(|issuer| issuer.may_be_of(claims)) {
             match issuer.verify(token, key, claims, now).await {
                 Ok(accepted) => return Ok(accepted),
-                // Another one that cannot be asked now may have taken it.
+                // Another issuer, which cannot be asked now, might have accepted it.
                 Err(BearerError::Invalid(_)) if matches!(refusal, Some(BearerError::Unavailable(_))) => {}
                 Err(error) => refusal = Some(error),
             }
@@ -103,7 +103,7 @@ impl Bearers {
         }))
     }
 
-    /// Whether what a token was found to be still counts: its issuer is accepted by the same settings.
+    /// Whether a verified token is still accepted: by an issuer with the same settings.
     #[must_use]
     pub fn vouches_for(&self, session: &LoadedSession) -> bool {
         let counts =
@@ -112,7 +112,7 @@ impl Bearers {
             || self.github.as_ref().is_some_and(|github| counts(github::NAME, github.authority()))
     }
 
-    /// The issuers, for those who look for one (RFC 9728 §2).
+    /// The issuers, for clients that look for one (RFC 9728 §2).
     #[must_use]
     pub fn issuers(&self) -> Vec<String> {
         let mut names: Vec<String> = self.issuers.iter().map(Issuer::shown).collect();
@@ -122,7 +122,7 @@ impl Bearers {
         names
     }
 
-    /// Reads the keys that are old or missing, and says when to come again.
+    /// Reads keys that are old or missing, and returns the pause before the next refresh.
     pub async fn refresh(&self, now: Timestamp) -> Duration {
         let pauses = futures_util::future::join_all(self.issuers.iter().map(|issuer| issuer.refresh(now))).await;
         pauses.into_iter().min().unwrap_or(Duration::from_secs(3600))

@@ -1,5 +1,5 @@
-//! Access tokens as Entra issues them, in versions 1.0 and 2.0, row by row, against the development provider, which publishes keys as Entra
-//! does.
+//! Access tokens as Entra issues them, in versions 1.0 and 2.0, in tables, against the development provider, which publishes keys as
+//! Entra does.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +15,7 @@ use crate::domain::identity::Identified as _;
 use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 
-/// How an API is registered: by an address of its own, and by the id that version 2.0 names.
+/// An API's registration: its own URI, and the id that version 2.0 uses.
 const API: &str = "api://0aadad10-0000-4000-8000-00000000a910";
 const API_ID: &str = "0aadad10-0000-4000-8000-00000000a910";
 const OTHER_API: &str = "00000003-0000-0000-c000-000000000000";
@@ -28,7 +28,7 @@ struct Trial {
 impl Trial {
     async fn of(tenants: Tenants) -> Self {
         let idp = DevIdp::start(Options::default()).await.unwrap();
-        // Entra's access tokens are of the kind `JWT`.
+        // Entra's access tokens have the type `JWT`.
         idp.control().lie(Lie::Kind("JWT".into()));
         let issuer = IssuerSettings {
             name: "entra".into(),
@@ -45,7 +45,7 @@ impl Trial {
         Self { idp, bearers: Bearers::new(&BearerSettings { issuers: vec![issuer], github: None }).unwrap() }
     }
 
-    /// A person's token of version 2.0.
+    /// A user's token of version 2.0.
     fn second(&self) -> Value {
         json!({
             "ver": "2.0", "iss": format!("{}/{CONTOSO}/v2.0", self.idp.origin()), "tid": CONTOSO, "aud": API_ID,
@@ -54,7 +54,7 @@ impl Trial {
         })
     }
 
-    /// A person's token of version 1.0.
+    /// A user's token of version 1.0.
     fn first(&self) -> Value {
         json!({
             "ver": "1.0", "iss": format!("https://sts.windows.net/{CONTOSO}/"), "tid": CONTOSO, "aud": API,
@@ -84,20 +84,20 @@ fn contoso() -> Tenants {
     Tenants::Named(vec![CONTOSO.into()])
 }
 
-/// The token, what it says otherwise, and what comes of it.
+/// The token, its changed claims, and the expected result.
 type Row<'a> = (Value, Value, (&'a str, &'a str, &'a [&'a str]));
 
 #[tokio::test]
 async fn tokens_of_both_versions_say_who_it_is() {
     let trial = Trial::of(contoso()).await;
-    // The token, what it says otherwise, and what comes of it: vouched username, vouched email, groups.
+    // The token, its changed claims, and the expected result: vouched username, vouched email, groups.
     let rows: [Row<'_>; 12] = [
         (trial.second(), json!({}), ("", "", &[])),
         (trial.second(), json!({ "upn": "ann@contoso.example" }), ("ann@contoso.example", "ann@contoso.example", &[])),
         (trial.second(), json!({ "email": "ann@example.com" }), ("", "ann@example.com", &[])),
         (trial.second(), json!({ "aud": API }), ("", "", &[])),
         (trial.second(), json!({ "groups": ["g1"], "roles": ["Deployer"] }), ("", "", &["g1", "Deployer"])),
-        // A program with its own rights: no person, no scopes.
+        // A program with its own permissions: no user, no scopes.
         (
             trial.second(),
             json!({ "idtyp": "app", "roles": ["Deployer"], "scp": "(absent)", "name": "(absent)", "preferred_username": "(absent)" }),
@@ -111,13 +111,13 @@ async fn tokens_of_both_versions_say_who_it_is() {
             json!({ "idtyp": "app", "roles": ["Deployer"], "scp": "(absent)", "upn": "(absent)", "unique_name": "(absent)" }),
             ("", "", &["Deployer"]),
         ),
-        // A guest's address is not of this tenant.
+        // A guest's address does not belong to this tenant.
         (
             trial.first(),
             json!({ "upn": "gus_gmail.com#EXT#@contoso.example" }),
             ("gus_gmail.com#EXT#@contoso.example", "", &[]),
         ),
-        // An overage is nobody's group.
+        // An overage yields no groups.
         (
             trial.second(),
             json!({ "_claim_names": { "groups": "src1" }, "_claim_sources": { "src1": { "endpoint": "https://evil.example" } } }),
@@ -145,7 +145,7 @@ async fn what_is_of_another_tenant_version_or_audience_is_refused() {
         (&first, json!({ "aud": "https://graph.microsoft.com" }), "audience"),
         (&first, json!({ "aud": format!("{API}/") }), "audience"),
         (&second, json!({ "aud": "sidegate" }), "audience"),
-        // An issuer must be its tenant's, and in the way of its version.
+        // The issuer must be that of its tenant, in the form of its version.
         (&second, json!({ "tid": FABRIKAM }), "issuer"),
         (&first, json!({ "tid": FABRIKAM }), "issuer"),
         (&second, json!({ "tid": "(absent)" }), "issuer"),
@@ -161,7 +161,7 @@ async fn what_is_of_another_tenant_version_or_audience_is_refused() {
         (&first, json!({ "iss": format!("https://sts.windows.net/{CONTOSO}/v2.0") }), "issuer"),
         (&first, json!({ "iss": format!("https://sts.windows.net/{FABRIKAM}/") }), "issuer"),
         (&first, json!({ "iss": "https://sts.windows.net/x/", "tid": "x" }), "issuer"),
-        // Of another tenant altogether. Its keys are for every tenant, and it is signed by one of them.
+        // Of another tenant. The signing key is valid for every tenant.
         (&first, json!({ "iss": format!("https://sts.windows.net/{FABRIKAM}/"), "tid": FABRIKAM }), ""),
         (&second, json!({ "iss": format!("{origin}/{FABRIKAM}/v2.0"), "tid": FABRIKAM }), ""),
         (&second, json!({ "oid": "(absent)" }), "object id"),
@@ -177,7 +177,7 @@ async fn what_is_of_another_tenant_version_or_audience_is_refused() {
 
 #[tokio::test]
 async fn keys_of_one_tenant_sign_for_no_other_and_the_rest_is_for_the_list_of_tenants() {
-    // Contoso's own keys, and a list that has both.
+    // Only Contoso's own keys, and a list with both tenants.
     let both = Tenants::Named(vec![CONTOSO.into(), FABRIKAM.into()]);
     for (tenants, tenant, is_good) in [
         (contoso(), CONTOSO, true),

@@ -1,4 +1,4 @@
-//! GitHub's tokens, which say nothing by themselves: GitHub is asked whether one was issued to this application, and whose it is.
+//! GitHub's tokens, which are opaque: GitHub is asked whether a token was issued to this application, and whose it is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +26,13 @@ use crate::domain::session::{Authority, Device, Session, SessionKey};
 use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 
-/// The name by which rules know it: that of those who signed in there.
+/// The provider's name in rules: the same as for users who signed in with GitHub.
 pub(super) const NAME: &str = ProviderKind::Github.as_str();
-/// How many tokens are asked about at once: tokens that somebody makes up must not use up what GitHub allows us.
+/// How many tokens are checked at once: made-up tokens must not use up our quota at GitHub.
 const AT_ONCE: usize = 8;
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a token that is not ours is known to be none.
+/// How long a rejected token is remembered.
 const REFUSED: Duration = Duration::from_secs(60);
 const REFUSED_MOST: u64 = 10_000;
 /// The longest token that GitHub issues, in bytes.
@@ -52,7 +52,7 @@ pub(super) struct GithubTokens {
     refused: Cache<SessionKey, ()>,
 }
 
-/// What GitHub says of a token of the application.
+/// GitHub's description of a token of the application.
 #[derive(Deserialize)]
 struct Checked {
     app: CheckedApp,
@@ -108,7 +108,7 @@ impl GithubTokens {
         self.issuer.clone()
     }
 
-    /// Waits for a turn to ask about a token that may be one.
+    /// Waits for a turn to check a token, unless it cannot be valid.
     pub(super) async fn turn(&self, token: &Secret, key: &SessionKey) -> Result<SemaphorePermit<'_>, BearerError> {
         let of_a_token = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
         let looks_like_one = token.expose().len() <= LONGEST && token.expose().bytes().all(of_a_token);
@@ -121,7 +121,7 @@ impl GithubTokens {
         })
     }
 
-    /// Asks GitHub whose the token is, in its turn.
+    /// Asks GitHub whose the token is.
     pub(super) async fn verify(
         &self,
         token: &Secret,
@@ -141,7 +141,7 @@ impl GithubTokens {
         Ok(self.accept(identity, checked.expires_at.as_deref(), key, now))
     }
 
-    /// What GitHub knows of it; `None`: it is not a token of this application.
+    /// GitHub's description of the token; `None`: it is not a token of this application.
     async fn ask(&self, token: &Secret) -> Result<Option<Checked>, BearerError> {
         let away = |why: String| BearerError::Unavailable(format!("{NAME}: {why}"));
         let body = json!({ "access_token": token.expose() }).to_string().into_bytes();

@@ -1,4 +1,4 @@
-//! One issuer of JWTs: from a token that claims to be its own to who that is.
+//! One issuer of JWTs: verifies its tokens and maps them to identities.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +22,15 @@ use crate::domain::session::{Authority, Device, Session, SessionKey};
 use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 
-/// No token is believed for longer, whatever it says.
+/// No token is accepted for longer, whatever it says.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// An issuer whose tokens count.
+/// An accepted issuer.
 pub(super) struct Issuer {
     settings: IssuerSettings,
     name: Arc<str>,
     authority: Authority,
-    /// Who it is, as far as the configuration tells.
+    /// The issuer as far as it is configured.
     configured: discovery::Issuer,
     keys: Keys,
     entra: Option<(TenantList, Http)>,
@@ -42,7 +42,7 @@ impl Issuer {
             if !is_safe(url) {
                 return Err(ConnectError::Address(url.origin().ascii_serialization()));
             }
-            // Where its keys are is for the issuer to say, and may be an https address.
+            // The issuer decides where its keys are, which may be an https address.
             let needs_tls = url.scheme() == "https";
             Http::new(&settings.roots, needs_tls, settings.way_out.clone())
         };
@@ -80,7 +80,7 @@ impl Issuer {
         self.authority
     }
 
-    /// How it is called, for those who look for one to ask.
+    /// The issuer's name for clients that look for one.
     pub(super) fn shown(&self) -> String {
         match &self.entra {
             Some((tenants, _)) => discovery::trimmed(&tenants.place().issuer()).to_owned(),
@@ -88,7 +88,7 @@ impl Issuer {
         }
     }
 
-    /// Whether a token with these claims may be its own.
+    /// Whether a token with these claims may be this issuer's.
     pub(super) fn may_be_of(&self, claims: &TokenClaims) -> bool {
         token::may_be_of(&self.configured, claims)
     }
@@ -101,7 +101,7 @@ impl Issuer {
         self.keys.trouble()
     }
 
-    /// Verifies a token whose claims are `peeked`: its claims first, since forged ones must cost little; then its signature.
+    /// Verifies a token whose claims are `peeked`: first its claims, since forged tokens must cost little, then its signature.
     pub(super) async fn verify(
         &self,
         token: &str,
@@ -157,7 +157,7 @@ impl Issuer {
         now: Timestamp,
     ) -> Accepted {
         let expires_at = Timestamp::from_secs(times.expires);
-        // What is taken though its time is just over, for clocks differ, must not be over at once.
+        // A token accepted within the leeway for clock skew must not end at once.
         let ends_at = if now < expires_at { expires_at } else { expires_at + Duration::from_secs(LEEWAY) };
         let device = Device::new(std::net::Ipv4Addr::UNSPECIFIED.into(), "");
         let mut session = Session::begin(identity, self.authority, device, Duration::ZERO, now);
@@ -169,20 +169,20 @@ impl Issuer {
     }
 }
 
-/// What is to be said of a token whose signature verifies.
+/// Checks a token whose signature verifies.
 fn check(signed: &Signed, known: &Known, expected: &Expected<'_>) -> Result<Times, String> {
     token::check_kind(signed.header.typ.as_deref())?;
     if !known.issuer.issues_version_1(&signed.claims) {
         id_token::check_issuer(&signed.claims, &known.issuer).map_err(|rejected| rejected.to_string())?;
     }
-    // The keys of one of Entra's tenants must not sign for another.
+    // The keys of one Entra tenant must not sign for another.
     if signed.key_issuer.as_deref().is_some_and(|template| !known.issuer.may_sign_access(template, &signed.claims)) {
         return Err("it is signed with the key of another issuer".to_owned());
     }
     token::check(&signed.claims, expected)
 }
 
-/// Who vouches, for whom, and by which of its words: where one of these changes, what was accepted before counts no more.
+/// Identifies the issuer and the settings that interpret its tokens: when one changes, earlier verifications no longer count.
 fn authority(settings: &IssuerSettings, configured: &discovery::Issuer) -> Authority {
     let mut parts = vec![settings.name.clone(), configured.shown(), format!("{:?}", settings.names)];
     parts.extend(settings.audiences.iter().cloned());

@@ -1,4 +1,4 @@
-//! An issuer's keys: what stands in a file, or what the issuer publishes, read again every five minutes and when a token names another one.
+//! An issuer's keys: from a file, or as published by the issuer, read every five minutes and when a token names an unknown key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use crate::domain::time::Timestamp;
 
 /// How often keys are read again while all is well.
 const FRESH: Duration = Duration::from_secs(300);
-/// How often keys that are not known may make us ask: forged tokens must not make us hammer the issuer.
+/// How often unknown keys may trigger a read: forged tokens must not make us flood the issuer.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long a request waits for keys.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// One reading.
+/// The result of one read.
 pub(super) struct Known {
     pub(super) issuer: Issuer,
     pub(super) keys: KeySet,
@@ -28,19 +28,19 @@ pub(super) struct Known {
 
 /// The keys of one issuer.
 pub(super) enum Keys {
-    /// Those of a file, which a reload reads again.
+    /// Keys from a file, which a reload reads again.
     Filed(Arc<Known>),
-    /// Those that it publishes.
+    /// Keys that the issuer publishes.
     Published(Arc<Published>),
 }
 
-/// What an issuer publishes.
+/// The published keys of an issuer.
 pub(super) struct Published {
     http: Http,
     place: Place,
     current: ArcSwapOption<Known>,
     trouble: ArcSwapOption<String>,
-    /// Held while reading, so that there is one reader at a time.
+    /// Locked while reading, so that there is one reader at a time.
     reader: Mutex<Reader>,
 }
 
@@ -48,25 +48,25 @@ pub(super) struct Published {
 struct Reader {
     backoff: Backoff,
     read_at: Option<Timestamp>,
-    /// The last time that a key which is not known made us ask.
+    /// The last time that an unknown key triggered a read.
     asked_at: Option<Timestamp>,
-    /// When to try again what failed.
+    /// When to retry after a failure.
     again_at: Option<Timestamp>,
 }
 
-/// Why a reading is wanted.
+/// Why a read is wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Occasion {
-    /// There may be none, or it may be old.
+    /// The keys may be missing, or old.
     Age,
-    /// A token names a key that is not known.
+    /// A token names an unknown key.
     UnknownKey,
 }
 
-/// How many keys of a JWK set can verify signatures.
+/// The number of keys in a JWK set that can verify signatures.
 ///
 /// # Errors
-/// Why it is of no use.
+/// Why the set cannot be used.
 pub fn check_file(content: &[u8]) -> Result<usize, String> {
     file(content).map(|keys| keys.len())
 }
@@ -79,7 +79,7 @@ fn file(content: &[u8]) -> Result<KeySet, String> {
 }
 
 impl Keys {
-    /// The keys of a file; an empty set, which verifies nothing, where it is none.
+    /// The keys in a file; an invalid one yields an empty set, which verifies nothing.
     pub(super) fn filed(issuer: Issuer, content: &[u8]) -> Self {
         Self::Filed(Arc::new(Known { issuer, keys: file(content).unwrap_or_default() }))
     }
@@ -94,7 +94,7 @@ impl Keys {
         }))
     }
 
-    /// The keys of the moment.
+    /// The current keys.
     ///
     /// # Errors
     /// Why there are none.
@@ -110,14 +110,14 @@ impl Keys {
         }
     }
 
-    /// Other keys than `seen`, which lack the one that a token names; asked for twice a minute at most.
+    /// Reads other keys than `seen`, which lack the one that a token names; at most twice a minute.
     pub(super) async fn newer(&self, seen: &Arc<Known>, now: Timestamp) -> Option<Arc<Known>> {
         let Self::Published(published) = self else { return None };
         published.wait_for_reading(Occasion::UnknownKey, now).await;
         published.current.load_full().filter(|current| !Arc::ptr_eq(current, seen))
     }
 
-    /// Reads what is old or missing, and says when to come again.
+    /// Reads keys that are old or missing, and returns the pause before the next refresh.
     pub(super) async fn refresh(&self, now: Timestamp) -> Duration {
         match self {
             Self::Filed(_) => FRESH,
@@ -125,7 +125,7 @@ impl Keys {
         }
     }
 
-    /// Who the issuer says it is, where that is known.
+    /// The issuer by its own account, if that is known.
     pub(super) fn issuer(&self) -> Option<Issuer> {
         match self {
             Self::Filed(known) => Some(known.issuer.clone()),
@@ -133,7 +133,7 @@ impl Keys {
         }
     }
 
-    /// Why the last reading failed.
+    /// Why the last read failed.
     pub(super) fn trouble(&self) -> Option<String> {
         match self {
             Self::Filed(_) => None,
@@ -148,11 +148,11 @@ impl Published {
         why.map_or_else(|| format!("the issuer did not answer within {PATIENCE:?}"), |why| why.as_ref().clone())
     }
 
-    /// The reading goes on though whoever waits for it has gone.
+    /// Waits for a read, which continues even if the caller is dropped.
     async fn wait_for_reading(self: &Arc<Self>, occasion: Occasion, now: Timestamp) {
         let published = Arc::clone(self);
         let reading = tokio::spawn(async move { published.read_if_due(occasion, now).await });
-        // Late is as good as not at all: what is known by then counts.
+        // After the deadline, go on with the keys known by then.
         let _late = tokio::time::timeout(PATIENCE, reading).await;
     }
 
@@ -183,7 +183,7 @@ impl Published {
 }
 
 impl Reader {
-    /// How long not to read yet; `None`: now.
+    /// How long to wait before the next read; `None`: read now.
     fn rest(&self, occasion: Occasion, now: Timestamp) -> Option<Duration> {
         let until = |since: Option<Timestamp>, pause: Duration| {
             since.map(|since| (since + pause).since(now)).filter(|rest| !rest.is_zero())
@@ -191,7 +191,7 @@ impl Reader {
         let failed = until(self.again_at, Duration::ZERO);
         failed.or_else(|| match occasion {
             Occasion::Age => until(self.read_at, FRESH),
-            // Whoever waited while it was read sees what that brought.
+            // A caller that waited during a read sees its result.
             Occasion::UnknownKey => until(self.asked_at, AGAIN),
         })
     }

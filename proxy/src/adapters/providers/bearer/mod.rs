@@ -1,4 +1,4 @@
-//! Bearer tokens: who a request's `Authorization: Bearer …` is, by an issuer that the operator trusts.
+//! Bearer tokens: the identity of a request's `Authorization: Bearer …`, from an issuer that the operator trusts.
 //!
 //! ```text
 //! Bearers::verify -> remembered (a minute at most) -> Issuer (which `iss`) -> Keys (published, or a file) -> token (signature, claims)

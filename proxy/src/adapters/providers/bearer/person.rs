@@ -1,4 +1,4 @@
-//! Who a bearer token speaks of: its claims into an identity.
+//! Maps the claims of a bearer token to an identity.
 
 use super::super::claims::TokenClaims;
 use super::super::entra::has_proven_domain;
@@ -6,13 +6,13 @@ use super::super::tenants::PERSONAL;
 use super::settings::ClaimNames;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 
-/// Who the claims speak of, by the names that the operator gave.
+/// The identity in the claims, by the operator's claim names.
 pub(super) fn of(claims: &TokenClaims, names: &ClaimNames, of_rules: &[String]) -> Identity {
     let text = |name: &str| claims.find(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let email = claims.is_true("email_verified").then(|| text(&names.email));
     let email = email.and_then(|address| Email::parse(&address).ok());
     let username = match names.username.as_deref() {
-        // An address is a username only where it is vouched for.
+        // An address is a username only if it is verified.
         Some(name) if name == names.email => {
             Username::Vouched(email.as_ref().map(|email| email.as_str().to_owned()).unwrap_or_default())
         }
@@ -30,7 +30,7 @@ pub(super) fn of(claims: &TokenClaims, names: &ClaimNames, of_rules: &[String]) 
     }
 }
 
-/// Who the claims of Entra's token speak of. `named`: the operator named the tenant, and so believes its administrators.
+/// The identity in the claims of an Entra token. `named`: the operator named the tenant, and so trusts its administrators.
 pub(super) fn of_entra(claims: &TokenClaims, named: bool, of_rules: &[String]) -> Result<Identity, String> {
     let text = |name: &str| claims.text(name).unwrap_or_default().to_owned();
     let id = claims.text("oid").ok_or("it has no object id (`oid`)")?.to_owned();

@@ -1,4 +1,4 @@
-//! Tokens that were verified lately, by a hash of each: for a minute at most, and never past their end.
+//! Recently verified tokens, by their hash: for a minute at most, and never past their expiry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 
-/// How long a token is believed without another look.
+/// How long a verified token is accepted without another check.
 const LASTS: Duration = Duration::from_secs(60);
-/// What they may take together, in bytes.
+/// The limit for all of them together, in bytes.
 const MOST: u64 = 16 * 1024 * 1024;
-/// What one takes beside what its token says.
+/// The overhead of one beside its token's content.
 const EACH: usize = 1024;
 
-/// The hash that a token is known by.
+/// The hash that identifies a token.
 pub(super) fn key_of(token: &str) -> SessionKey {
     let mut key = [0; 32];
     for (to, from) in key.iter_mut().zip(digest(&SHA256, token.as_bytes()).as_ref()) {
@@ -34,7 +34,7 @@ struct Entry {
     weight: u32,
 }
 
-/// The tokens of one set of settings: with other settings there is another set.
+/// The verified tokens under one set of settings: other settings have a cache of their own.
 pub(super) struct Remembered {
     entries: Cache<SessionKey, Entry>,
 }
@@ -47,13 +47,13 @@ impl Default for Remembered {
 }
 
 impl Remembered {
-    /// Who the token is, where that was verified within the last minute.
+    /// The session of the token, if that was verified within the last minute.
     pub(super) fn find(&self, key: &SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
-        // Where the clock is set back meanwhile, the cache forgets it after a minute all the same.
+        // If the clock is set back, the cache still drops the token after a minute.
         self.entries.get(key).filter(|entry| now < entry.until).map(|entry| entry.session)
     }
 
-    /// Remembers what a token of so many bytes was found to be.
+    /// Caches the result for a token of `bytes` bytes.
     pub(super) fn keep(&self, key: SessionKey, bytes: usize, accepted: &Accepted, now: Timestamp) {
         let until = accepted.expires_at.min(now + LASTS);
         if now < until {

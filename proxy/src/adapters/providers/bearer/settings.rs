@@ -1,4 +1,4 @@
-//! Whose bearer tokens are accepted, and what is believed of them.
+//! The accepted issuers of bearer tokens, and the trusted claims.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use super::super::{ClientRegistration, Tenants, WayOut};
 
-/// Whose bearer tokens are accepted.
+/// The accepted issuers of bearer tokens.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct BearerSettings {
     /// Issuers of JWTs, in the order of the file; the plain provider's first.
@@ -17,44 +17,44 @@ pub struct BearerSettings {
 }
 
 impl BearerSettings {
-    /// How many issuers there are.
+    /// The number of issuers.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.issuers.len() + self.github.is_some() as usize
     }
 }
 
-/// An issuer of JWTs, and which of them count here.
+/// An issuer of JWTs, and which of its tokens are accepted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct IssuerSettings {
-    /// The name by which rules, logs and upstreams know it.
+    /// Its name in rules and logs, and for upstreams.
     pub name: String,
-    /// Who it is.
+    /// The issuer itself.
     pub issuer: IssuerName,
     /// The audiences, one of which a token must have.
     pub audiences: Vec<String>,
-    /// The plain provider's client id: what is issued for it alone is an ID token.
+    /// The plain provider's client id: a token issued for it alone is an ID token.
     pub client_id: Option<String>,
-    /// Whether an ID token is as good as an access token.
+    /// Whether ID tokens are accepted like access tokens.
     pub takes_id_tokens: bool,
-    /// Which claims say who somebody is.
+    /// The claims that make up an identity.
     pub names: ClaimNames,
-    /// The claims that rules name.
+    /// Claims that rules refer to.
     pub claims: Vec<String>,
-    /// What stands in `jwks_file`; `None`: the keys are those that the issuer publishes.
+    /// The content of `jwks_file`; `None`: the issuer publishes its keys.
     pub keys: Option<Vec<u8>>,
-    /// `ca_file`: further roots for the connection to the issuer.
+    /// `ca_file`: additional roots for the connection to the issuer.
     pub roots: Vec<CertificateDer<'static>>,
-    /// The proxy on the way to the issuer.
+    /// The proxy for connections to the issuer.
     pub way_out: Option<WayOut>,
 }
 
-/// Who an issuer is.
+/// An issuer.
 #[derive(Clone, PartialEq, Eq)]
 pub enum IssuerName {
-    /// The one with this name, as `iss` has it.
+    /// The one with this `iss`.
     Named(String),
-    /// Entra, and the tenants whose tokens count.
+    /// Entra, and the tenants whose tokens are accepted.
     Entra {
         /// `OAUTH_ENTRA_AUTHORITY`.
         authority: Url,
@@ -63,12 +63,12 @@ pub enum IssuerName {
     },
 }
 
-/// Which claims say who somebody is. A name with dots may be a way through objects.
+/// The claims that make up an identity. A name with dots may be a path through objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimNames {
-    /// The username, where lists and rules may believe it; `None`: `preferred_username`, for display only.
+    /// The username, if lists and rules may trust it; `None`: `preferred_username`, for display only.
     pub username: Option<String>,
-    /// The email, which counts with `email_verified`.
+    /// The email, which counts only with `email_verified`.
     pub email: String,
     /// The groups.
     pub groups: String,
@@ -82,7 +82,7 @@ impl Default for ClaimNames {
     }
 }
 
-/// The application whose GitHub tokens count.
+/// The application whose GitHub tokens are accepted.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GithubSettings {
     /// Our registration.
@@ -91,9 +91,9 @@ pub struct GithubSettings {
     pub web: Url,
     /// `OAUTH_GITHUB_API_URL`.
     pub api: Url,
-    /// The organisations and teams that lists and rules name.
+    /// The organisations and teams that lists and rules refer to.
     pub groups: Vec<String>,
-    /// How long what stays open for such a token is believed: it has no end of its own, or a late one.
+    /// How long a long-lived request with such a token stays accepted: the token has no expiry, or a late one.
     pub lasts: Duration,
     /// `OAUTH_CA_FILE`.
     pub roots: Vec<CertificateDer<'static>>,

@@ -1,4 +1,4 @@
-//! Bearer tokens, good and forged, row by row; the clock stands still.
+//! Bearer tokens, valid and forged, in tables; the clock does not move.
 
 use std::sync::{Arc, LazyLock};
 
@@ -62,7 +62,7 @@ fn with(mut object: Value, more: Value) -> Value {
     object
 }
 
-/// Two keys of one name, one without, and one of RSA.
+/// Two keys of one name, one without, and an RSA key.
 fn jwks() -> Vec<u8> {
     let rsa = RsaPublicKeyComponents::<Vec<u8>>::from(KEYS.rsa.public_key());
     let keys = json!({ "keys": [
@@ -162,7 +162,7 @@ async fn tokens_that_say_all_they_must_are_accepted() {
         let header = with(header(), json!({ "typ": kind }));
         assert!(verify(&bearers, &es256(&KEYS.first, &header, &projected())).await.is_ok(), "{kind}");
     }
-    // Each key of a name is tried, and those without one; of a token without a name, all are.
+    // Each key with the token's key id is tried, and those without an id; a token without one is tried with all.
     for header in [header(), with(header(), json!({ "kid": "(absent)" }))] {
         assert!(verify(&bearers, &es256(&KEYS.second, &header, &projected())).await.is_ok());
     }
@@ -391,10 +391,10 @@ async fn a_token_is_remembered_for_a_minute_and_never_past_its_end() {
         let verified = bearers.verify(token, at(after)).await.map(|(_, verified)| verified).map_err(drop);
         assert_eq!(verified, expected, "{after}");
     }
-    // What is taken within the leeway is not over at once.
+    // A token accepted within the leeway does not end at once.
     let (session, _) = bearers.verify(&short, at(31)).await.unwrap();
     assert_eq!(session.session().expires_at, at(90));
-    // Bad ones are not remembered, nor is anything of another set.
+    // Rejected tokens are not cached, nor are tokens under other settings.
     assert!(bearers.verify("a.b.c", at(0)).await.is_err());
     assert!(
         !bearers.is_of(&BearerSettings::default())
@@ -406,7 +406,7 @@ async fn a_token_is_remembered_for_a_minute_and_never_past_its_end() {
 async fn what_was_accepted_counts_only_under_the_same_settings() {
     let session = verify(&bearers(vec![issuer()]), &token(&projected())).await.unwrap();
     assert!(bearers(vec![issuer()]).vouches_for(&session));
-    // Newer keys change nothing for what is open.
+    // Newer keys do not affect open sessions.
     assert!(bearers(vec![IssuerSettings { keys: Some(b"{}".to_vec()), ..issuer() }]).vouches_for(&session));
     for changed in [
         IssuerSettings { name: "other".into(), ..issuer() },

@@ -1,4 +1,4 @@
-//! What a bearer token must say: for whom, by whom and when (RFC 7519, RFC 8725, RFC 9068), and what it must not.
+//! The checks of a bearer token's claims: audience, issuer and times (RFC 7519, RFC 8725, RFC 9068), and claims it must not have.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,30 +9,30 @@ use super::super::discovery::Issuer;
 use super::super::id_token::LEEWAY;
 use super::super::quote::quote;
 
-/// The longest subject, in bytes: those of machines are longer than a person's.
+/// The longest subject, in bytes: those of machines are longer than a user's.
 const LONGEST_SUBJECT: usize = 1024;
-/// What only ID tokens have (OpenID Connect Core §2, §3.1.3.6, §3.3.2.11).
+/// Claims that only ID tokens have (OpenID Connect Core §2, §3.1.3.6, §3.3.2.11).
 const OF_ID_TOKENS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
 
-/// What a token must say.
+/// The required content of a token.
 pub(super) struct Expected<'a> {
     pub(super) audiences: &'a [String],
     /// The plain provider's client id.
     pub(super) client_id: Option<&'a str>,
-    /// Whether an ID token is as good as an access token.
+    /// Whether ID tokens are accepted like access tokens.
     pub(super) takes_id_tokens: bool,
     /// In seconds.
     pub(super) now: u64,
 }
 
-/// From when to when a token is good, in seconds.
+/// A token's period of validity, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Times {
     pub(super) issued: Option<u64>,
     pub(super) expires: u64,
 }
 
-/// The claims of something that looks like a JWT, of which nothing is known to be right; `None`: it is none.
+/// The unverified claims of a token that looks like a JWT; `None` if it does not.
 pub(super) fn peek(token: &str) -> Option<TokenClaims> {
     let mut parts = token.split('.');
     let (Some(_), Some(body), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
@@ -41,18 +41,18 @@ pub(super) fn peek(token: &str) -> Option<TokenClaims> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
 }
 
-/// Whether the header calls it an access token, or says nothing of its kind (RFC 9068 §2.1, RFC 8725 §3.11).
+/// Accepts a header type of an access token, or none (RFC 9068 §2.1, RFC 8725 §3.11).
 pub(super) fn check_kind(kind: Option<&str>) -> Result<(), String> {
     let Some(kind) = kind else { return Ok(()) };
     let lower = kind.to_ascii_lowercase();
-    // The prefix may be left out (RFC 7515 §4.1.9).
+    // The prefix is optional (RFC 7515 §4.1.9).
     match lower.strip_prefix("application/").unwrap_or(&lower) {
         "jwt" | "at+jwt" => Ok(()),
         _ => Err(format!("its header calls it {}, and no access token", quote(kind))),
     }
 }
 
-/// Everything that claims say, but for the signature and the issuer.
+/// Checks all claims but the issuer; the signature is checked elsewhere.
 pub(super) fn check(claims: &TokenClaims, expected: &Expected<'_>) -> Result<Times, String> {
     let subject = claims.text("sub").ok_or("it has no subject")?;
     if subject.len() > LONGEST_SUBJECT {
@@ -83,16 +83,16 @@ fn check_audience(claims: &TokenClaims, expected: &Expected<'_>) -> Result<(), S
     Ok(())
 }
 
-/// A token for something else is not to be used here (RFC 8725 §2.8).
+/// Rejects tokens for other uses (RFC 8725 §2.8).
 fn check_use(claims: &TokenClaims, expected: &Expected<'_>) -> Result<(), String> {
-    // Whoever holds it must prove more than that (RFC 7800 §3.1), and nobody asks here.
+    // The holder of such a token must prove possession of a key (RFC 7800 §3.1), which is not checked here.
     if claims.names("cnf") {
         return Err("it is bound to a key of its holder (`cnf`), whose proof is not asked for here".to_owned());
     }
     if claims.names("events") {
         return Err("it tells of an event (`events`), and is no access token".to_owned());
     }
-    // Keycloak's own word for what a token is.
+    // Keycloak's own claim for the kind of token.
     if let Some(kind) = claims.text("typ").filter(|kind| ["ID", "Refresh", "Offline", "Logout"].contains(kind))
         && !(kind == "ID" && expected.takes_id_tokens)
     {
@@ -120,7 +120,7 @@ fn check_times(claims: &TokenClaims, now: u64) -> Result<Times, &'static str> {
     Ok(Times { issued: claims.seconds("iat"), expires })
 }
 
-/// Whether the issuer that is configured may be the token's, before what it publishes is known: a slash at the end is its own to spell.
+/// Whether the configured issuer may be the token's, before discovery is read: the issuer may end in a slash or not.
 pub(super) fn may_be_of(issuer: &Issuer, claims: &TokenClaims) -> bool {
     match issuer {
         Issuer::Exactly(name) => {

@@ -45,12 +45,12 @@ async fn ann_is_who_contoso_says() {
     assert_eq!(who.groups, [PLATFORM_GROUP, STAFF_GROUP, ADMIN_ROLE]);
 }
 
-/// What comes of each user: the vouched address, or `None` where the tenant may not sign in.
+/// The outcome for each user: the vouched address, or `None` if the tenant may not sign in.
 async fn outcomes(tenants: Tenants) -> Vec<(&'static str, Option<String>)> {
     let bench = bench(tenants).await;
     let mut outcomes = Vec::new();
     for user in ["ann", "bob", "eve", "gus", "pat", "mallory", "zoe"] {
-        // The address of one tenant does not offer another's users: they come by `common`, as an attacker's browser may.
+        // One tenant's address does not offer another's users: they come through `common`, as an attacker's browser may.
         let common = connect(&settings(&bench.idp.origin(), Tenants::Common), &[], None).unwrap();
         common.refresh(bench.now).await;
         let attempt = attempt();

@@ -1,4 +1,4 @@
-//! Signing out at the provider, and its word that somebody has.
+//! Signing out at the provider, and logout tokens from it.
 
 use dev_idp::{Endpoint, Lie, OldKey};
 use serde_json::json;
@@ -32,7 +32,7 @@ async fn a_long_id_token_is_no_hint() {
     let bench = Bench::with(oidc::settings).await;
     let grant = bench.signed_in("carol").await.unwrap().grant.unwrap();
     assert!(grant.id_token.is_none(), "an address with it would be cut");
-    // Where upstreams are told it, it is kept all the same.
+    // It is also kept for upstreams that receive it.
     let bench = Bench::with(oidc::settings_that_keep_id_tokens).await;
     let token = bench.signed_in("carol").await.unwrap().grant.unwrap().id_token.unwrap();
     assert!(token.expose().len() > 4096);

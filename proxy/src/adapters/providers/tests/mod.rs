@@ -31,14 +31,14 @@ struct Bench {
 }
 
 impl Bench {
-    /// Starts; the provider has read what is published.
+    /// Starts after discovery and keys were read.
     async fn with(settings: impl FnOnce(&str) -> ProviderSettings) -> Self {
         let bench = Self::unread(settings).await;
         bench.provider.refresh(bench.now).await;
         bench
     }
 
-    /// Starts; nothing has been read.
+    /// Starts before anything was read.
     async fn unread(settings: impl FnOnce(&str) -> ProviderSettings) -> Self {
         let idp = DevIdp::start(Options::default()).await.unwrap();
         let provider = connect(&settings(&idp.origin()), &[], None).unwrap();
@@ -49,12 +49,12 @@ impl Bench {
         self.idp.control()
     }
 
-    /// The whole way of a sign-in, as `user`.
+    /// Runs a whole sign-in as `user`.
     async fn sign_in(&self, user: &str) -> Result<Identity, SignInError> {
         self.signed_in(user).await.map(|signed_in| signed_in.identity)
     }
 
-    /// The same, with what was granted.
+    /// The same; returns the grant too.
     async fn signed_in(&self, user: &str) -> Result<SignedIn, SignInError> {
         let attempt = attempt();
         let callback = self.callback(&attempt, user)?;
@@ -69,7 +69,7 @@ impl Bench {
         Ok(Url::parse(&self.idp.approve(address.as_str(), user).unwrap()).unwrap())
     }
 
-    /// Signs in while `endpoint` fails in each way, and gives what each came to.
+    /// Signs in while `endpoint` fails in each way, and returns the outcomes.
     async fn through_faults(&self, endpoint: Endpoint, user: &str) -> Vec<(Fault, Result<Identity, SignInError>)> {
         let mut outcomes = Vec::new();
         for fault in faults() {
@@ -81,12 +81,12 @@ impl Bench {
     }
 }
 
-/// How an endpoint fails, but for not answering at all.
+/// The ways in which an endpoint fails, except not responding at all.
 fn faults() -> [Fault; 5] {
     [Fault::Status(500), Fault::Status(302), Fault::Malformed, Fault::Huge(3), Fault::Cut]
 }
 
-/// What the log says of each fault.
+/// The log text for each fault.
 fn words_of(fault: &Fault) -> &'static str {
     match fault {
         Fault::Status(500) => "answered 500",
@@ -128,7 +128,7 @@ fn now() -> Timestamp {
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap())
 }
 
-/// The reason of a token exchange that failed.
+/// The reason of a failed token exchange.
 fn exchange_reason<T>(outcome: Result<T, SignInError>) -> String {
     match outcome.map(drop) {
         Err(SignInError::TokenExchange(reason)) => reason,
@@ -136,7 +136,7 @@ fn exchange_reason<T>(outcome: Result<T, SignInError>) -> String {
     }
 }
 
-/// The reason why the provider did not say who it is.
+/// The reason of a failed user info request.
 fn user_reason<T>(outcome: Result<T, SignInError>) -> String {
     match outcome.map(drop) {
         Err(SignInError::UserInfo(reason)) => reason,
@@ -144,7 +144,7 @@ fn user_reason<T>(outcome: Result<T, SignInError>) -> String {
     }
 }
 
-/// No secret of the flow is in what goes to the log.
+/// Checks that a log text contains no secret of the flow.
 fn tells_no_secret(reason: &str) {
     for secret in ["sidegate-dev-secret", "eyJ", "gho_", "code=", "Bearer ", attempt().verifier(), attempt().nonce()] {
         assert!(!reason.contains(secret), "`{secret}` in: {reason}");

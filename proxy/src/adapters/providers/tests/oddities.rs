@@ -1,11 +1,11 @@
-//! What real providers send that is odd and right: taken. What only looks like it: refused.
+//! Unusual but valid data of real providers is accepted; invalid data that resembles it is refused.
 
 use dev_idp::{Lie, OldKey};
 use serde_json::{Value, json};
 
 use super::*;
 
-/// Each provider, and what a sign-in as Ann gives there.
+/// Each provider, and the outcome of a sign-in as Ann there.
 async fn each(lie: Lie) -> Vec<(&'static str, Result<SignedIn, SignInError>)> {
     let mut outcomes = Vec::new();
     for (name, bench) in [

@@ -11,7 +11,7 @@ pub(super) fn settings(origin: &str) -> ProviderSettings {
     with_claim(origin, None)
 }
 
-/// Upstreams are told the ID token.
+/// Settings with which upstreams receive the ID token.
 pub(super) fn settings_that_keep_id_tokens(origin: &str) -> ProviderSettings {
     ProviderSettings::Oidc {
         client: ClientRegistration { keeps_id_token: true, ..client(&["openid", "profile", "email"]) },

@@ -1,4 +1,4 @@
-//! Asking again: by refresh tokens that rotate, and by access tokens as long as they last.
+//! Renewals: by refresh tokens that rotate, and by access tokens while they last.
 
 use dev_idp::users::{ADMIN_ROLE, CONTOSO, Membership, PLATFORM_GROUP, STAFF_GROUP};
 use dev_idp::{Endpoint, Fault, Lie, User};
@@ -11,7 +11,7 @@ use crate::ports::{RenewError, Renewed};
 
 const KINDS: [&str; 3] = ["github", "entra", "oidc"];
 
-/// A provider that gives refresh tokens.
+/// A provider that issues refresh tokens.
 async fn refreshing(kind: &str) -> Bench {
     let bench = Bench::with(|origin| with_scopes(kind, origin, &["offline_access"])).await;
     if kind == "github" {
@@ -21,7 +21,7 @@ async fn refreshing(kind: &str) -> Bench {
     bench
 }
 
-/// A provider that gives none.
+/// A provider that issues none.
 async fn plain(kind: &str) -> Bench {
     Bench::with(|origin| with_scopes(kind, origin, &[])).await
 }
@@ -55,7 +55,7 @@ impl Bench {
         self.idp.users().into_iter().find(|user| user.id == id).unwrap()
     }
 
-    /// Moves somebody out of what they were in, into a group of another name.
+    /// Moves a user from all groups to one with another name.
     fn regroup(&self, id: &str) {
         let mut user = self.user(id);
         let github = user.github.as_mut().unwrap();
@@ -124,7 +124,7 @@ async fn rotated_tokens_are_kept_over_three_renewals_and_groups_are_read_anew() 
 
 #[tokio::test]
 async fn a_refresh_token_that_is_not_replaced_goes_on() {
-    // A provider that does not rotate sends none: the old one is taken over.
+    // A provider that does not rotate sends none: the old one stays in use.
     let tokens: super::super::code_flow::Tokens = super::super::code_flow::Tokens::for_test("new");
     let before = Grant {
         access: Secret::new("old"),

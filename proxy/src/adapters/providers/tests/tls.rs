@@ -1,4 +1,4 @@
-//! TLS to the provider: whose certificates are believed.
+//! TLS to the provider: which certificates are trusted.
 
 use std::net::Ipv4Addr;
 
@@ -9,12 +9,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// A development provider behind TLS, at `https://localhost:{port}`, and the root to believe it by.
+/// A development provider behind TLS, at `https://localhost:{port}`, and the root that signed its certificate.
 async fn behind_tls() -> (DevIdp, String, CertificateDer<'static>) {
     named("localhost").await
 }
 
-/// The same by another name.
+/// The same with another name.
 async fn named(name: &str) -> (DevIdp, String, CertificateDer<'static>) {
     let front = Front::of(name).await;
     let (origin, root) = (format!("https://{}", front.authority), front.root.clone());
@@ -24,7 +24,7 @@ async fn named(name: &str) -> (DevIdp, String, CertificateDer<'static>) {
     (idp, origin, root)
 }
 
-/// TLS in front of something that speaks without.
+/// A TLS front for a server without TLS.
 struct Front {
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -84,7 +84,7 @@ async fn a_further_root_is_believed_and_a_stranger_is_not() {
     );
 }
 
-/// An HTTP proxy that knows every name as this machine, wants a password, and notes what it is asked.
+/// An HTTP proxy that resolves every name to this machine, requires a password, and records its requests.
 async fn proxy() -> (std::net::SocketAddr, Arc<std::sync::Mutex<Vec<String>>>) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

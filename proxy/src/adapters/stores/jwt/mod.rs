@@ -1,4 +1,4 @@
-//! Sessions in the cookie alone: the token is the signed session, and this process holds only what spares it work, and what has ended.
+//! Sessions in the cookie alone: the token is the signed session, and this process stores only caches and ended sessions.
 
 mod token;
 
@@ -18,19 +18,20 @@ use crate::domain::session::{Session, SessionKey, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{BeginError, Directory, Leases, LoadedSession, Pending, Sessions, StoreTerms, StoreUnavailable};
 
-/// The largest cookie, with its name and its attributes, in bytes: browsers keep 4096 of it (RFC 6265bis §5.6), and some count all of it.
+/// The largest cookie, with its name and its attributes, in bytes: browsers store up to 4096 (RFC 6265bis §5.6), and some count
+/// everything.
 const COOKIE_MOST: usize = 4096;
 
-/// How many ended sessions are remembered until they would have expired, at some 80 bytes each.
+/// How many ended sessions are remembered until they would have expired, at about 80 bytes each.
 const ENDED_MOST: usize = 200_000;
 
-/// A session that was not used for so long is verified anew when it is.
+/// A session that was unused for this long is verified again at its next use.
 const UNUSED: Duration = Duration::from_secs(3600);
 
 /// Signs sessions into cookies, and remembers those that ended here.
 ///
-/// A session that was verified is held ready, so that a request costs no signature and no assertion. The ring and the ended sessions are behind
-/// one lock, and a session is held ready only by whoever has it: so none that has ended, or whose key was taken away, comes back.
+/// Verified sessions are cached, so that a request costs no signature check and no assertion. The key ring and the ended sessions share one
+/// lock, and sessions are cached only under that lock: so none that has ended, or whose key was removed, comes back.
 pub struct JwtStore {
     verified: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
     rules: Mutex<Rules>,
@@ -39,18 +40,18 @@ pub struct JwtStore {
 
 struct Rules {
     ring: Arc<KeyRing>,
-    /// What a cookie takes beside the token.
+    /// The length of the cookie without the token.
     cookie_beside: usize,
-    /// Until when each would have lasted. Only sessions that we have signed and that had not expired come in: what anybody can make up
-    /// would fill it.
+    /// When each ended session would have expired. Only unexpired sessions that we have signed are added: otherwise made-up ones could
+    /// fill the map.
     ended: HashMap<SessionKey, Timestamp>,
 }
 
 impl JwtStore {
-    /// A store that holds ready what fits into `bytes`.
+    /// A store that caches up to `bytes` of verified sessions.
     ///
     /// # Errors
-    /// Where there is no secret to sign with.
+    /// If there is no secret to sign with.
     pub fn new(bytes: u64, terms: &StoreTerms) -> Result<Self, String> {
         let ring = Arc::new(KeyRing::new(&terms.secrets)?);
         Ok(Self {
@@ -85,7 +86,7 @@ impl JwtStore {
         let key = key::of(token);
         let rules = self.rules();
         if !Arc::ptr_eq(&ring, &rules.ring) {
-            // A reload came in between: its keys count.
+            // A reload happened in the meantime: its keys count.
             session = verified(&rules.ring, token)?;
         }
         if rules.ended.contains_key(&key) || !session.is_live(now, Duration::ZERO, now) {
@@ -136,7 +137,7 @@ impl Sessions for JwtStore {
         Box::pin(ready(Ok(self.hot(token, now).or_else(|| self.verify(token, now)))))
     }
 
-    /// Without its token a session is found only while it is held ready, which asking for it now and then keeps it. Where it is not, its holder
+    /// Without its token a session is found only while it is cached, and looking it up regularly keeps it there. Otherwise its holder
     /// comes back with the token.
     fn follow<'a>(
         &'a self,
@@ -167,12 +168,12 @@ impl Sessions for JwtStore {
         Box::pin(ready(has_room.then_some(()).ok_or_else(full)))
     }
 
-    /// It has expired, has ended, or was never signed here: no later request finds it either.
+    /// The session has expired, has ended, or was never signed here: no later request finds it either.
     fn end_unseen<'a>(&'a self, _token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
         Box::pin(ready(Ok(())))
     }
 
-    /// On this replica: another one has nothing to know it by.
+    /// On this replica only: another one does not know of it.
     fn take_state<'a>(
         &'a self,
         state: &'a str,
@@ -371,7 +372,7 @@ mod tests {
         assert!(store.directory().is_none() && store.leases().is_none());
     }
 
-    /// What this store answers is there at once.
+    /// The result of a call to this store, which is always ready.
     fn at_once<T>(mut pending: Pending<'_, T>) -> T {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match pending.as_mut().poll(&mut context) {

@@ -1,4 +1,4 @@
-//! The signed session that a cookie carries: a JWT of our own (RFC 7519), made and read by nobody else.
+//! The signed session in a cookie: a private JWT (RFC 7519) that only Sidegate writes and reads.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device, Session};
 use crate::domain::time::Timestamp;
 
-/// The version of the claims. Another meaning of one is another version.
+/// The version of the claims. A claim with another meaning needs another version.
 const VERSION: u8 = 1;
 
-/// The bytes of a key's id, and of what tells two sessions of the same second apart.
+/// The lengths in bytes of a key's id, and of the nonce that distinguishes sessions of the same second.
 const KEY_ID_LEN: usize = 6;
 const NONCE_LEN: usize = 12;
 
@@ -27,9 +27,9 @@ pub(super) struct KeyRing {
     others: Vec<Key>,
 }
 
-/// A key, and the JOSE header that goes with it.
+/// A key and its JOSE header.
 struct Key {
-    /// The header as it stands in a token, with the dot behind it.
+    /// The header as encoded in a token, with the dot after it.
     head: String,
     key: hmac::Key,
 }
@@ -41,7 +41,7 @@ struct SessionClaims {
     jti: String,
     iat: u64,
     exp: u64,
-    /// Who vouches for it: the provider's kind, and [`Authority`] in base64url.
+    /// The issuer: the provider's kind, and [`Authority`] in base64url.
     idp: ProviderKind,
     iss: String,
     sub: String,
@@ -60,18 +60,18 @@ struct SessionClaims {
     ua: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     auth_time: Option<u64>,
-    /// The provider's claims that rules name.
+    /// The provider's claims that rules refer to.
     #[serde(default, skip_serializing_if = "RuleClaims::is_empty")]
     theirs: RuleClaims,
 }
 
-/// Why a token is no session of ours: whoever has it signs in again.
+/// Why a token is no valid session of ours: its holder signs in again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
-    /// No secret of ours has signed it, or not as a session.
+    /// None of our secrets has signed it as a session.
     #[error("no SESSION_SECRET of ours has signed it")]
     NotOurs,
-    /// We have signed it, and do not understand it.
+    /// We have signed it, but cannot read it.
     #[error("it is written in another version than {VERSION}")]
     Version,
 }
@@ -80,7 +80,7 @@ impl KeyRing {
     /// Signs with the first of `secrets`, verifies with all.
     ///
     /// # Errors
-    /// Where there is no secret, or the cryptographic library fails.
+    /// If there is no secret, or the cryptographic library fails.
     pub(super) fn new<S: AsRef<[u8]>>(secrets: &[S]) -> Result<Self, String> {
         let mut keys = secrets.iter().map(|secret| Key::derive(secret.as_ref()));
         let first = keys.next().ok_or("SESSION_SECRET: has no secret to sign with")?;
@@ -88,15 +88,15 @@ impl KeyRing {
         Ok(Self { first: first.map_err(|error| error.to_string())?, others })
     }
 
-    /// Whether all that `older` verifies still verifies here.
+    /// Whether everything that `older` verifies is verified here too.
     pub(super) fn covers(&self, older: &Self) -> bool {
         older.keys().all(|old| self.keys().any(|key| key.head == old.head))
     }
 
-    /// Signs a session, without what the provider granted.
+    /// Signs a session, without the provider's grant.
     ///
     /// # Errors
-    /// [`CryptoFailure`], which a sound machine never sees.
+    /// [`CryptoFailure`], which a working machine never returns.
     pub(super) fn sign(&self, session: &Session) -> Result<String, CryptoFailure> {
         let claims = Zeroizing::new(serde_json::to_vec(&SessionClaims::of(session)?).map_err(|_| CryptoFailure)?);
         let mut token = self.first.head.clone();
@@ -107,10 +107,10 @@ impl KeyRing {
         Ok(token)
     }
 
-    /// Verifies a token, and reads the session that it holds, which may have expired.
+    /// Verifies a token and returns its session, which may have expired.
     ///
-    /// The header must be, byte for byte, what we write with one of our keys: so no other algorithm, key or purpose is ever looked at
-    /// (RFC 8725 §3.1, §3.11). The signature is compared in constant time.
+    /// The header must be byte for byte what we write with one of our keys, so that no other algorithm, key or purpose is ever
+    /// considered (RFC 8725 §3.1, §3.11). The signature is compared in constant time.
     ///
     /// # Errors
     /// [`Rejected`], for anything that we have not signed as a session.
@@ -122,7 +122,7 @@ impl KeyRing {
             .ok_or(Rejected::NotOurs)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Rejected::NotOurs)?;
         hmac::verify(&key.key, signed.as_bytes(), &signature).map_err(|_| Rejected::NotOurs)?;
-        // From here on these are our own words.
+        // From here on the content is our own.
         let claims = Zeroizing::new(URL_SAFE_NO_PAD.decode(claims).map_err(|_| Rejected::Version)?);
         let claims: SessionClaims = serde_json::from_slice(&claims).map_err(|_| Rejected::Version)?;
         claims.session().ok_or(Rejected::Version)
@@ -138,7 +138,7 @@ impl Key {
         let key = seal::derive(secret, &[b"session jwt\0key"])?;
         let id = seal::derive(secret, &[b"session jwt\0id"])?;
         let id = URL_SAFE_NO_PAD.encode(id.get(..KEY_ID_LEN).unwrap_or_default());
-        // The type tells a session from any other JWT that may ever be signed here (RFC 8725 §3.11).
+        // The type distinguishes a session from any other JWT that may ever be signed here (RFC 8725 §3.11).
         let head = format!(r#"{{"alg":"HS256","typ":"sidegate-session+jwt","kid":"{id}"}}"#);
         Ok(Self { head: format!("{}.", URL_SAFE_NO_PAD.encode(head)), key: hmac::Key::new(HMAC_SHA256, key.as_ref()) })
     }
@@ -225,7 +225,7 @@ mod tests {
         Session::begin(identity, Authority([7; 8]), device, Duration::from_secs(3600), Timestamp::from_secs(1000))
     }
 
-    /// A token of our own making: header and claims as given, signed with the key of `secret`.
+    /// A token with the given header and claims, signed with the key of `secret`.
     fn forged(secret: [u8; 32], head: &str, claims: &str) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(head), URL_SAFE_NO_PAD.encode(claims));
         let signature = hmac::sign(&Key::derive(&secret).unwrap().key, signed.as_bytes());
@@ -343,7 +343,7 @@ mod tests {
             let mut bytes = token.clone().into_bytes();
             bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(bytes).unwrap();
-            // The last letter of the signature has bits that say nothing; a decoder that takes them would let two tokens be one.
+            // The last character of the signature has unused bits; a decoder that ignored them would accept two spellings of one token.
             assert_eq!(ring.verify(&changed), Err(Rejected::NotOurs), "changed at {at}");
         }
         assert!(ring.verify(&format!("{token}=")).is_err() && ring.verify(&format!("{token}.")).is_err());
@@ -357,7 +357,7 @@ mod tests {
             let headed = [ring.first.head.as_str(), &tail].concat();
             prop_assert!(ring.verify(&headed).is_err());
             let (head, _) = head_and_claims(&ring.sign(&session()).unwrap());
-            // Signed, but not by us as we write it: it is read or refused, never a crash.
+            // Signed with our key, but not in our format: it is read or refused, without a panic.
             prop_assert_eq!(ring.verify(&forged(NEW, &head, &claims)), Err(Rejected::Version));
         }
 

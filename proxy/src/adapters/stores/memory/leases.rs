@@ -1,4 +1,4 @@
-//! Who renews which session.
+//! The leases to renew sessions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
 use crate::ports::LEASE;
 
-/// Leases to renew a session, one for each at a time.
+/// Leases to renew sessions, at most one for each session at a time.
 #[derive(Default)]
 pub(super) struct LeaseTable {
     taken: Mutex<HashMap<SessionKey, (u64, Timestamp)>>,
@@ -16,7 +16,7 @@ pub(super) struct LeaseTable {
 }
 
 impl LeaseTable {
-    /// Takes the lease for a session; `None`: somebody has it.
+    /// Takes the lease for a session; `None` if it is taken.
     pub(super) fn take(&self, key: SessionKey, now: Timestamp) -> Option<u64> {
         let mut taken = self.taken();
         if taken.get(&key).is_some_and(|(_, until)| now < *until) {
@@ -27,7 +27,7 @@ impl LeaseTable {
         Some(ticket)
     }
 
-    /// Gives a lease back; whether it was still the bearer's.
+    /// Returns a lease; says whether its holder still had it.
     pub(super) fn give_back(&self, key: SessionKey, ticket: u64) -> bool {
         let mut taken = self.taken();
         let is_ours = taken.get(&key).is_some_and(|(holder, _)| *holder == ticket);
@@ -37,7 +37,7 @@ impl LeaseTable {
         is_ours
     }
 
-    /// Forgets those that have run out.
+    /// Drops expired leases.
     pub(super) fn sweep(&self, now: Timestamp) {
         self.taken().retain(|_, (_, until)| now < *until);
     }

@@ -1,7 +1,7 @@
-//! Sessions in this process's memory: gone when it ends, and bounded.
+//! Sessions in this process's memory: lost when it ends, and bounded.
 //!
-//! Each session lies packed in one of several tables, each behind a lock of its own; those in use lie there ready for requests as well,
-//! as many as there is room for. Requests only look, side by side; a table is changed when a session begins, comes into use or ends.
+//! Sessions are stored packed in several tables, each with its own lock; those in use are also kept ready for requests, as many as
+//! there is room for. Requests for ready sessions take read locks only; a table is changed when a session begins, comes into use or ends.
 
 mod leases;
 mod once;
@@ -27,31 +27,32 @@ use crate::ports::{
     StoreUnavailable, note_every,
 };
 
-/// A table for so many bytes, up to [`TABLES_MOST`].
+/// One table for each of this many bytes, up to [`TABLES_MOST`].
 const BYTES_PER_TABLE: u64 = 4 * 1024 * 1024;
 const TABLES_MOST: u64 = 64;
 
-/// What part of the memory packed sessions leave to those that are ready for requests. What they do not take is for ready ones, too.
+/// The part of the memory reserved for ready sessions (one in this many). They may also use what packed ones leave free.
 const READY_PART: u64 = 4;
 
-/// In how many sweeps, which come once a second, every session is looked at.
+/// The number of sweeps (one a second) in which every session is checked once.
 const SWEEPS: usize = 60;
-/// How many rows are looked at under one lock, at least and at most.
+/// How many rows are checked under one lock, at least and at most.
 const LOOK_LEAST: usize = 256;
 const LOOK_MOST: usize = 4096;
 
-/// How many sessions that seem unused are asked whether they were used lately, before one is given up.
+/// How many seemingly unused sessions are checked for a recent use before one is evicted.
 const REPRIEVES: usize = 64;
 
-/// What part of the memory for packed sessions one person's may take, so that nobody's sign-ins end the sessions of others.
+/// The part of the memory for packed sessions that one user's may take (one in this many), so that their sign-ins evict no one else's
+/// sessions.
 const PERSONS_PART: usize = 16;
 
-/// Sessions by the hash of their token, so that the memory of the process shows no token.
+/// Sessions by the hash of their token, so that the memory of the process holds no token.
 pub struct MemoryStore {
     tables: Box<[RwLock<SessionTable>]>,
-    /// What one table may hold of packed sessions, in bytes.
+    /// The limit of packed sessions in one table, in bytes.
     room: usize,
-    /// What one table may hold of packed and ready ones together.
+    /// The limit of packed and ready sessions in one table together.
     room_of_all: usize,
     /// Milliseconds; zero: no idle limit.
     idle: AtomicU64,
@@ -63,8 +64,8 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store. `idle`: how long a session may go unused; zero: for ever. `bytes`: what all sessions together may take; beyond
-    /// it the longest unused goes first.
+    /// An empty store. `idle`: how long a session may go unused; zero: no limit. `bytes`: the limit for all sessions together; beyond
+    /// it the least recently used is evicted first.
     #[must_use]
     pub fn new(idle: Duration, bytes: u64) -> Self {
         let tables = (bytes / BYTES_PER_TABLE).clamp(1, TABLES_MOST);
@@ -92,7 +93,7 @@ impl MemoryStore {
         Duration::from_millis(self.idle.load(Ordering::Relaxed))
     }
 
-    /// A live session, ready for requests; noted as used where it was.
+    /// A live session, ready for requests; with `used`, notes the use.
     fn live(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let idle = self.idle();
         let ready = self.looked_at(key).ready(key).map(Arc::clone);
@@ -113,13 +114,13 @@ impl MemoryStore {
         Some(session)
     }
 
-    /// Takes a session from its record into use.
+    /// Makes a session ready from its record.
     fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let mut table = self.table(key);
         if self.settle(&mut table, key, now) {
             return None;
         }
-        // Somebody else may have come first.
+        // Another request may have done it already.
         if let Some(session) = table.ready(key) {
             return Some(Arc::clone(session));
         }
@@ -128,7 +129,8 @@ impl MemoryStore {
         Some(session)
     }
 
-    /// Ends a session where its time is over; whether it has ended. One that is used is noted so, since its table hears of it only now and then.
+    /// Ends a session that has expired; returns whether it has ended. Otherwise updates its last use, which the table learns only now
+    /// and then.
     fn settle(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
         let Some(kept) = table.get(key) else { return true };
         let (noted, expires_at, last_seen) = (kept.last_seen, kept.expires_at, kept.last_used());
@@ -162,7 +164,7 @@ impl MemoryStore {
         }
     }
 
-    /// Ends a person's own longest unused sessions where one more would be too many, or take more than their share.
+    /// Ends a user's own least recently used sessions if one more would be too many, or exceed their share.
     fn make_room_of_one(&self, session: &Session) {
         let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
         let size = |record: &[u8]| record.len() + table::BESIDE;
@@ -188,7 +190,7 @@ impl MemoryStore {
         }
     }
 
-    /// A session that came just now is never refused.
+    /// Whether the table is full. The newest session is always accepted.
     fn is_full(&self, table: &SessionTable) -> bool {
         table.bytes() > self.room && table.len() > 1
     }
@@ -202,18 +204,18 @@ impl MemoryStore {
         self.table(key).take(key);
     }
 
-    /// The table of a session, to be changed.
+    /// Locks the table of a session for writing.
     fn table(&self, key: SessionKey) -> RwLockWriteGuard<'_, SessionTable> {
         self.lock(key).write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The table of a session, to be looked at beside others who look at it.
+    /// Locks the table of a session for reading.
     fn looked_at(&self, key: SessionKey) -> RwLockReadGuard<'_, SessionTable> {
         self.lock(key).read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self, key: SessionKey) -> &RwLock<SessionTable> {
-        // The first bytes find it on its table.
+        // The table hashes by the first bytes.
         let [.., last] = key.0;
         let at = usize::from(last) % self.tables.len();
         #[expect(
@@ -223,7 +225,7 @@ impl MemoryStore {
         &self.tables[at]
     }
 
-    /// One table after the other, to be looked at.
+    /// Locks one table after the other for reading.
     fn all_looked_at(&self) -> impl Iterator<Item = RwLockReadGuard<'_, SessionTable>> {
         self.tables.iter().map(|table| table.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -398,7 +400,7 @@ impl Leases for MemoryStore {
         let mut table = self.table(key);
         let renewed = is_ours && !self.settle(&mut table, key, now);
         if renewed && let Some(kept) = table.get(key) {
-            // However it is renewed, it ends when it was to end.
+            // A renewal does not extend the session's lifetime.
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
             let last_seen = kept.last_seen.max(lease.session.last_seen());
             self.put(&mut table, key, &session, last_seen, now);
@@ -412,12 +414,12 @@ impl Leases for MemoryStore {
     }
 }
 
-/// As [`Session::is_live`], without the session.
+/// Like [`Session::is_live`], without the session.
 fn is_over(expires_at: Timestamp, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
     now >= expires_at || (!idle.is_zero() && now.since(last_seen) >= idle)
 }
 
-/// A session of this process is always readable: it was written by this process.
+/// Unpacks a session, which always succeeds: this process wrote it.
 fn unpacked(kept: &Kept<'_>) -> Option<LoadedSession> {
     match record::unpack(kept.record) {
         Ok(session) => Some(LoadedSession::new(kept.key, session, kept.last_seen)),
@@ -491,7 +493,7 @@ mod tests {
             }
             let (mut own, mut used) = (Vec::new(), None);
             for number in 0..4000 {
-                // A use is known to the second: within one, which session is used is not.
+                // A use is recorded to the second: sessions used within the same second may be in any order.
                 now = now + Duration::from_millis(20);
                 own.push(store.begin(session_of("loud", now), now).await.unwrap());
                 if number == 0 {
@@ -596,7 +598,7 @@ mod tests {
         let idle = Duration::from_secs(600);
         let (store, now) = (MemoryStore::new(idle, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
-        // Within the minute: the table is not told.
+        // Within the minute: the table is not updated.
         assert!(store.hot(&token, now + Duration::from_secs(50)).is_some());
         store.sweep(now + Duration::from_secs(610));
         assert_eq!(store.held(), 1);
@@ -653,7 +655,7 @@ mod tests {
         }
     }
 
-    /// What a store in memory answers is there at once.
+    /// The result of a call to a store in memory, which is always ready.
     fn at_once<T>(mut pending: Pending<'_, T>) -> T {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match pending.as_mut().poll(&mut context) {

@@ -1,4 +1,4 @@
-//! What counts once only, remembered by this process.
+//! Values that may be used only once, remembered by this process.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,23 +6,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::time::Timestamp;
 use crate::ports::StoreUnavailable;
 
-/// How many things are remembered at a time.
+/// How many values are remembered at a time.
 const MOST: usize = 10_000;
 
-/// What has come once, and until when it must not come again.
+/// Used values, and until when each must not be used again.
 #[derive(Default)]
 pub(super) struct Once(Mutex<HashMap<String, Timestamp>>);
 
 impl Once {
-    /// Whether `what` was noted, and until now.
+    /// Whether `what` was noted, and its time has not passed.
     pub(super) fn has_come(&self, what: &str, now: Timestamp) -> bool {
         self.seen().get(what).is_some_and(|until| now < *until)
     }
 
-    /// Notes `what` until then.
+    /// Remembers `what` until then.
     ///
     /// # Errors
-    /// While too much is remembered.
+    /// If too many values are remembered already.
     pub(super) fn note(&self, what: &str, until: Timestamp, now: Timestamp) -> Result<(), StoreUnavailable> {
         let mut seen = self.seen();
         if seen.len() >= MOST {
@@ -35,7 +35,7 @@ impl Once {
         Ok(())
     }
 
-    /// Forgets what may come again.
+    /// Drops values whose time has passed.
     pub(super) fn sweep(&self, now: Timestamp) {
         self.seen().retain(|_, until| now < *until);
     }

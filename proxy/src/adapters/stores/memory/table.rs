@@ -1,6 +1,6 @@
-//! Sessions, packed and where there is room also ready for requests, found by their key and by their owner, in the order of their use.
+//! Sessions, stored packed and if there is room also ready for requests, indexed by key and by owner, in the order of their use.
 //!
-//! A general cache keeps more beside a session than the session takes: this keeps one row of fixed size, with the lists threaded
+//! A general cache needs more space per session than the session itself: this table has one row of fixed size, with the lists linked
 //! through the rows, and two small tables of row numbers.
 
 use std::sync::Arc;
@@ -13,34 +13,34 @@ use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, Signed};
 
-/// What a session takes beside its record, in bytes: its row, its share of the tables, and what the allocator adds.
+/// The overhead of a session beside its record, in bytes: its row, its share of the tables, and the allocator's overhead.
 pub(super) const BESIDE: usize = size_of::<Row>() + 48;
 
-/// How many ready sessions that were asked for lately are passed over, before one is given up that was.
+/// How many ready sessions that were used lately are skipped before one of them is packed nevertheless.
 const REPRIEVES: usize = 64;
 
-/// Sessions in the order of their use. It bounds nothing and judges nothing by itself: whoever holds it does.
+/// Sessions in the order of their use. The table enforces no limit and no expiry: its owner does.
 #[derive(Default)]
 pub(super) struct SessionTable {
     rows: Vec<Row>,
     vacant: Vec<u32>,
     by_key: HashTable<u32>,
-    /// The newest session of each person, and of each session at the provider.
+    /// The newest session of each user, and of each provider session.
     persons: HashTable<u32>,
     provider_sessions: HashTable<u32>,
     newest: Option<u32>,
     bytes: usize,
-    /// The one that was made ready last, or is in use most lately as far as was looked.
+    /// The head of the ring of ready sessions: the one made ready, or found in use, last.
     newest_ready: Option<u32>,
     ready_bytes: usize,
-    /// Where the round of [`SessionTable::look_round`] goes on.
+    /// Where [`SessionTable::look_round`] continues.
     round: usize,
 }
 
 /// One session.
 struct Row {
     key: SessionKey,
-    /// Empty: the row is vacant.
+    /// Empty if the row is vacant.
     record: Box<[u8]>,
     last_seen: Timestamp,
     expires_at: Timestamp,
@@ -50,20 +50,20 @@ struct Row {
     of_provider_session: Links,
     ready: Option<Arc<LoadedSession>>,
     of_ready: Links,
-    /// Whether it was asked for since it was last looked at for being too much.
+    /// Whether it was requested since it was last considered for packing.
     is_wanted: AtomicBool,
     /// What its last assertion was signed with, while it is not ready.
     signed: Option<Box<Signed>>,
 }
 
-/// Hashes of whose session it is. Two may be the same for different owners: whoever asks looks into the record.
+/// Hashes of the session's owners. Different owners may share a hash: the caller checks the record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Owners {
     pub(super) person: u64,
     pub(super) provider_session: Option<std::num::NonZeroU64>,
 }
 
-/// Which of a row's owners.
+/// One of a row's owners.
 #[derive(Clone, Copy)]
 pub(super) enum Owner {
     Person(u64),
@@ -85,18 +85,18 @@ enum Ring {
     ProviderSession,
 }
 
-/// A session as it lies in the table.
+/// A session in the table.
 pub(super) struct Kept<'a> {
     pub(super) key: SessionKey,
     pub(super) record: &'a [u8],
     pub(super) last_seen: Timestamp,
     pub(super) expires_at: Timestamp,
-    /// The same, ready for requests.
+    /// The session ready for requests.
     pub(super) ready: Option<&'a Arc<LoadedSession>>,
 }
 
 impl SessionTable {
-    /// Puts a session there, as the one used last; one that lay there under the same key is replaced.
+    /// Inserts a session as the one used last; replaces one with the same key.
     pub(super) fn put(
         &mut self,
         key: SessionKey,
@@ -132,22 +132,22 @@ impl SessionTable {
         }
     }
 
-    /// A session, without a use of it.
+    /// A session; does not count as a use.
     pub(super) fn get(&self, key: SessionKey) -> Option<Kept<'_>> {
         self.find(key).and_then(|at| self.row(at)).map(Row::kept)
     }
 
-    /// A session that is ready, for a request.
+    /// A ready session, for a request.
     pub(super) fn ready(&self, key: SessionKey) -> Option<&Arc<LoadedSession>> {
         let row = self.row(self.find(key)?)?;
-        // Written once only, so that busy sessions do not fight over a cache line.
+        // Written only once, so that busy sessions do not contend for a cache line.
         if !row.is_wanted.load(Ordering::Relaxed) {
             row.is_wanted.store(true, Ordering::Relaxed);
         }
         row.ready.as_ref()
     }
 
-    /// Makes a session ready, from what it is beside its record.
+    /// Makes a session ready, from its record and the other data kept with it.
     pub(super) fn make_ready(
         &mut self,
         key: SessionKey,
@@ -165,7 +165,7 @@ impl SessionTable {
         Some(ready)
     }
 
-    /// Lets ready sessions be no more than packed ones, the longest unwanted first, until all together take no more than that.
+    /// Packs ready sessions, the longest unrequested first, until all together take at most `most` bytes.
     pub(super) fn shed_ready(&mut self, most: usize) {
         let mut reprieves = REPRIEVES;
         while self.bytes + self.ready_bytes > most {
@@ -174,7 +174,7 @@ impl SessionTable {
             let Some(row) = self.rows.get_mut(oldest as usize) else { return };
             if std::mem::take(row.is_wanted.get_mut()) && reprieves > 0 {
                 reprieves -= 1;
-                // Around the ring: the oldest is the newest from now on.
+                // Turn the ring: the oldest becomes the newest.
                 self.newest_ready = Some(oldest);
             } else {
                 self.let_be(oldest);
@@ -182,7 +182,7 @@ impl SessionTable {
         }
     }
 
-    /// Lets a ready session be a packed one alone, with what its last assertion was signed with.
+    /// Packs a ready session; keeps what its last assertion was signed with.
     fn let_be(&mut self, at: u32) {
         let Some(row) = self.rows.get_mut(at as usize) else { return };
         let Some(ready) = row.ready.take() else { return };
@@ -201,7 +201,7 @@ impl SessionTable {
         }
     }
 
-    /// Notes the use of a session.
+    /// Notes a use of a session.
     pub(super) fn note(&mut self, key: SessionKey, last_seen: Timestamp) {
         let Some(at) = self.find(key) else { return };
         if let Some(row) = self.rows.get_mut(at as usize) {
@@ -212,7 +212,7 @@ impl SessionTable {
         self.newest = Some(self.join(Ring::Use, at, head));
     }
 
-    /// Takes a session away, and tells those who hold it that it is over; whether it was there.
+    /// Removes a session and ends it for its holders; returns whether it was there.
     pub(super) fn take(&mut self, key: SessionKey) -> bool {
         if let Some(ready) = self.get(key).and_then(|kept| kept.ready) {
             ready.end();
@@ -244,13 +244,13 @@ impl SessionTable {
         true
     }
 
-    /// The session that has gone unused for longest.
+    /// The least recently used session.
     pub(super) fn oldest(&self) -> Option<Kept<'_>> {
         let newest = self.row(self.newest?)?;
         self.row(newest.in_use.newer).map(Row::kept)
     }
 
-    /// The sessions of an owner, the latest put first; also those of another with the same hash.
+    /// The sessions of an owner, the latest put first; may include those of another owner with the same hash.
     pub(super) fn of(&self, owner: Owner) -> impl Iterator<Item = Kept<'_>> {
         let head = self.owners(owner).find(owner.hash(), |at| self.is_of(*at, owner)).copied();
         let mut next = head;
@@ -262,7 +262,7 @@ impl SessionTable {
         })
     }
 
-    /// Looks at the next `most` rows of a round that never ends, and tells which of their sessions are as asked.
+    /// Checks the next `most` rows of an endless round, and returns the keys of the sessions that match.
     pub(super) fn look_round(&mut self, most: usize, asked: impl Fn(&Kept<'_>) -> bool) -> Vec<SessionKey> {
         let end = self.round.saturating_add(most).min(self.rows.len());
         let rows = self.rows.get(self.round..end).unwrap_or_default();
@@ -272,12 +272,12 @@ impl SessionTable {
         found
     }
 
-    /// How many sessions lie there.
+    /// The number of sessions.
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
 
-    /// What they take, in bytes.
+    /// The size of the packed sessions, in bytes.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -295,7 +295,7 @@ impl SessionTable {
         self.rows.get(at as usize)
     }
 
-    /// Seats a row; `None` with 2^32 rows, which no memory holds.
+    /// Stores a row; `None` at 2^32 rows, which no memory holds.
     fn seat(&mut self, row: Row) -> Option<u32> {
         if let Some(at) = self.vacant.pop() {
             *self.rows.get_mut(at as usize)? = row;
@@ -306,7 +306,7 @@ impl SessionTable {
         Some(at)
     }
 
-    /// Puts a row into a ring, in front of `head`; it is the new head.
+    /// Inserts a row into a ring in front of `head`; returns it as the new head.
     fn join(&mut self, ring: Ring, at: u32, head: Option<u32>) -> u32 {
         let head = head.unwrap_or(at);
         let oldest = if head == at { at } else { self.links(ring, head).newer };
@@ -315,7 +315,7 @@ impl SessionTable {
         at
     }
 
-    /// Takes a row out of a ring; the one after it, if any is left.
+    /// Removes a row from a ring; returns the next older one, if any is left.
     fn leave(&mut self, ring: Ring, at: u32) -> Option<u32> {
         let Links { newer, older } = self.links(ring, at);
         self.link(ring, newer, older);
@@ -363,7 +363,7 @@ impl SessionTable {
         }
     }
 
-    /// Where `from` is the head of an owner's ring, `to` is from now on.
+    /// Replaces `from` by `to` where it is the head of an owner's ring.
     fn set_head(&mut self, owner: Owner, from: u32, to: u32) {
         if let Some(head) = self.owners_mut(owner).find_mut(owner.hash(), |head| *head == from) {
             *head = to;
@@ -390,7 +390,7 @@ impl SessionTable {
 }
 
 impl Kept<'_> {
-    /// When it was used last, as far as the ready session knows it.
+    /// The last use, including what the ready session knows of.
     pub(super) fn last_used(&self) -> Timestamp {
         self.ready.map_or(self.last_seen, |session| session.last_seen().max(self.last_seen))
     }
@@ -464,14 +464,14 @@ mod tests {
 
     use super::*;
 
-    /// Number, person, provider's session, and the turn it was put in.
+    /// Number, user, provider session, and the turn of its insertion.
     type Line = (u8, u64, u64, u64);
 
     fn key(n: u8) -> SessionKey {
         SessionKey([n; 32])
     }
 
-    /// Owners of a session: the person and the provider's session, 0 for none.
+    /// Owners of a session: the user and the provider session, 0 for none.
     fn owners(person: u64, provider_session: u64) -> Owners {
         Owners { person, provider_session: NonZeroU64::new(provider_session) }
     }
@@ -538,7 +538,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list, the newest last.
+        /// Compares with a plain list, the newest last.
         #[test]
         fn it_does_as_a_plain_list_does(steps in proptest::collection::vec((0_u8..3, 0_u8..12, 0_u64..3, 0_u64..3), 0..200)) {
             let (mut table, mut list): (SessionTable, Vec<Line>) = Default::default();

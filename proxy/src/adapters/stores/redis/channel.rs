@@ -1,5 +1,5 @@
-//! The channel that tells every replica which sessions ended or changed, and the pulse that proves it. Whoever shares the store may publish
-//! there too: what comes makes us read again at most, and only a pulse of our own proves anything.
+//! The channel that announces to all replicas which sessions ended or changed, and the pulse that proves that it works. Other users of
+//! the store can publish there too: their messages cause reads at most, and only our own pulse proves anything.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,36 +18,36 @@ use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::SessionKey;
 
-/// How often a replica tells itself something.
+/// How often a replica sends itself a pulse.
 const PULSE: Duration = Duration::from_millis(300);
-/// Not hearing oneself for so long means that news does not come through.
+/// Without a pulse of our own for this long, news is considered not to arrive.
 pub(super) const SILENCE_MOST: Duration = Duration::from_secs(1);
 /// How many pulses may be under way; older ones prove nothing any more.
 const PULSES_MOST: usize = 32;
-/// The pause before another try.
+/// The pause before the next try.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What a replica listens to.
+/// The channel of one replica.
 pub(super) struct Channel {
     pub(super) line: Arc<Line>,
     pub(super) hot: Arc<Hot>,
     pub(super) metrics: StoreMetrics,
-    /// Where news is told.
+    /// The channel name for news.
     pub(super) news: String,
-    /// Where only we are heard.
+    /// The channel name for this replica's pulses.
     pub(super) pulse: String,
-    /// Who we are, so that our own changes are not read again.
+    /// Our own number, so that we do not read our own changes again.
     pub(super) replica: u64,
-    /// The pulses that we have sent and not heard yet.
+    /// The pulses that were sent and not received yet.
     pub(super) pulses: Arc<Pulses>,
 }
 
-/// Pulses under way: what each is called, which nobody can guess, and when it was sent.
+/// Pulses under way: the unguessable name of each, and when it was sent.
 #[derive(Default)]
 pub(super) struct Pulses(Mutex<VecDeque<([u8; 16], u64)>>);
 
 impl Pulses {
-    /// Notes one that is sent now, and gives its text. Nothing where this machine has no chance left.
+    /// Records a pulse sent now, and returns its text; `None` if there is no randomness.
     fn send(&self, now: u64) -> Option<String> {
         let name = seal::random::<16>().ok()?;
         let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ impl Pulses {
         Some(names::hex(&name))
     }
 
-    /// When the pulse of this text was sent; `None` where we have not sent it, or have heard it or a later one before.
+    /// When the pulse with this text was sent; `None` if we did not send it, or received it or a later one before.
     fn hear(&self, text: &[u8]) -> Option<u64> {
         let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = sent.iter().position(|(name, _)| names::hex(name).as_bytes() == text)?;
@@ -66,7 +66,7 @@ impl Pulses {
     }
 }
 
-/// The session that a piece of news is about, unless it is our own; `None` too for what no replica writes.
+/// The session that a message is about; `None` for our own changes and for anything that no replica writes.
 fn about(payload: &[u8], ourselves: u64) -> Option<SessionKey> {
     match std::str::from_utf8(payload).ok()?.split_once(':')? {
         ("e", key) => names::read(key),
@@ -74,23 +74,23 @@ fn about(payload: &[u8], ourselves: u64) -> Option<SessionKey> {
             let (by, key) = rest.split_once(':')?;
             names::read(key).filter(|_| u64::from_str_radix(by, 16) != Ok(ourselves))
         }
-        // Of a later version.
+        // From a later version.
         _ => None,
     }
 }
 
-/// A session has ended.
+/// The message that a session has ended.
 pub(super) fn ended(key: SessionKey) -> String {
     format!("e:{}", names::hex(&key.0))
 }
 
-/// A session was changed by a replica.
+/// The message that a replica changed a session.
 pub(super) fn changed(key: SessionKey, by: u64) -> String {
     format!("c:{by:016x}:{}", names::hex(&key.0))
 }
 
 impl Channel {
-    /// Listens; for ever.
+    /// Listens; never returns.
     pub(super) async fn listen(self) {
         let mut told = false;
         loop {
@@ -109,7 +109,7 @@ impl Channel {
                 Err(why) => why,
             };
             if self.line.link().is_none() {
-                // The line says so itself; here it would be said twice.
+                // The line logs this itself; do not log it twice.
                 let mut up = self.line.watch();
                 let _ = up.wait_for(|generation| *generation != 0).await;
                 continue;
@@ -123,7 +123,7 @@ impl Channel {
         }
     }
 
-    /// Subscribes at the node of the link, in a cluster at any that answers.
+    /// Subscribes at the link's node, or in a cluster at any that responds.
     async fn subscribe(&self) -> Result<(PubSubStream, Arc<AtomicUsize>, u64), String> {
         let link = self.line.link().ok_or("the store is away")?;
         let nodes = match &link.node {
@@ -146,7 +146,7 @@ impl Channel {
         Err(failures.join("; "))
     }
 
-    /// Hears what comes until it ends, and says why it did.
+    /// Receives messages until the stream ends, and returns why it ended.
     async fn hear(&self, mut stream: PubSubStream, unheard: &AtomicUsize, generation: u64) -> String {
         let mut up = self.line.watch();
         let mut pulse = tokio::time::interval(PULSE);
@@ -174,7 +174,7 @@ impl Channel {
         }
     }
 
-    /// Sends ourselves a pulse; hearing it later proves that all has come that was told before it.
+    /// Sends ourselves a pulse: receiving it proves that all earlier messages have arrived.
     fn beat(&self) {
         let Some(text) = self.pulses.send(self.hot.now()) else { return };
         let (line, channel) = (Arc::clone(&self.line), self.pulse.clone());
@@ -186,7 +186,7 @@ impl Channel {
             let published = async {
                 match &mut conn {
                     Conn::Node(_) => conn.run(&cmd).await,
-                    // By every master: news comes from the one that has the session.
+                    // Through every master: news comes from the one that holds the session.
                     Conn::Cluster(cluster) => {
                         let masters = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::OneSucceeded));
                         cluster.route_command(cmd.clone(), RoutingInfo::MultiNode(masters)).await
@@ -204,7 +204,7 @@ impl Channel {
                 self.hot.proven(sent);
             }
         } else if let Some(key) = about(payload, self.replica) {
-            // That it has ended is not taken from here: the store itself is asked, when it is next used.
+            // A message does not end a session: the store itself is asked at its next use.
             self.hot.change(key);
         }
     }

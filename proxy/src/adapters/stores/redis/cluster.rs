@@ -1,13 +1,13 @@
-//! The map of a cluster: which slots have replicas, and where its nodes are.
+//! The map of a cluster: which slots have replicas, and the addresses of its nodes.
 
 use redis::Value;
 
 use super::settings::Host;
 
-/// Slots of a cluster (Redis Cluster Specification, "Key distribution model").
+/// The number of slots in a cluster (Redis Cluster Specification, "Key distribution model").
 const SLOTS: u16 = 16384;
 
-/// What `CLUSTER SLOTS` tells. Nodes that have failed are not in it.
+/// The result of `CLUSTER SLOTS`. It does not list failed nodes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ClusterMap {
     ranges: Vec<Range>,
@@ -22,13 +22,13 @@ struct Range {
 }
 
 impl ClusterMap {
-    /// Reads the answer; what is not understood is left out.
+    /// Reads the reply; skips what it does not understand.
     pub(super) fn read(answer: Value) -> Self {
         let ranges = redis::from_redis_value::<Vec<Value>>(answer).unwrap_or_default();
         Self { ranges: ranges.into_iter().filter_map(range).collect() }
     }
 
-    /// How many replicas the master has that has the slot of `key`.
+    /// How many replicas the master with the slot of `key` has.
     pub(super) fn replicas(&self, key: &str) -> usize {
         let slot = slot(key.as_bytes());
         self.ranges.iter().find(|range| (range.first..=range.last).contains(&slot)).map_or(0, |range| range.replicas)
@@ -68,7 +68,7 @@ fn range(value: Value) -> Option<Range> {
     Some(Range { first, last, replicas: nodes.len().saturating_sub(1), nodes: nodes.into_iter().flatten().collect() })
 }
 
-/// A node whose address it does not know itself comes without one.
+/// A node; one that does not know its own address is listed without it.
 fn node(value: Value) -> Option<Host> {
     let parts: Vec<Value> = redis::from_redis_value(value).ok()?;
     let mut parts = parts.into_iter();
@@ -77,7 +77,7 @@ fn node(value: Value) -> Option<Host> {
     name.filter(|name| !name.is_empty()).map(|name| Host { name, port })
 }
 
-/// CRC-16/XMODEM of what stands in the first pair of braces, or of the whole key.
+/// CRC-16/XMODEM of the text in the first pair of braces, or of the whole key.
 fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|b| *b == b'{').and_then(|open| {
         let rest = key.get(open + 1..)?;

@@ -1,4 +1,4 @@
-//! Connections: to a node, to a cluster, to a channel; each within the deadline.
+//! Connections to a node, to a cluster or for a channel, each made within the deadline.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,7 @@ use super::settings::{Host, Layout, RedisPlace, RedisSettings};
 use crate::adapters::certs;
 use crate::domain::secret::Secret;
 
-/// How often the cluster's client may ask again within one call: after a redirection, and after a look at the new map.
+/// How often the cluster's client may retry within one call: after a redirection, and after reading the new map.
 const CLUSTER_RETRIES: u32 = 3;
 
 /// Makes connections.
@@ -46,10 +46,10 @@ pub(super) enum Conn {
     Cluster(ClusterConnection),
 }
 
-/// What may arrive at a listener without a message being heard, in bytes: thousands of ours.
+/// How many bytes may arrive at a listener before a message is complete: enough for thousands of ours.
 const UNHEARD_MOST: usize = 1 << 20;
 
-/// A stream that ends when too much comes of one message.
+/// A stream that fails when one message is too large.
 struct Counted {
     stream: Box<dyn Stream>,
     unheard: Arc<AtomicUsize>,
@@ -101,12 +101,12 @@ impl Dialer {
         Ok(Self { place, timeout: settings.timeout, tls, cluster })
     }
 
-    /// A connection to a node, as the user of the URL.
+    /// Connects to a node as the user in the URL.
     pub(super) async fn node(&self, host: &Host) -> RedisResult<Conn> {
         self.node_as(host, &self.as_user()).await
     }
 
-    /// A connection to a sentinel.
+    /// Connects to a sentinel.
     pub(super) async fn sentinel(&self, host: &Host, password: Option<&Secret>) -> RedisResult<Conn> {
         let mut user = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(password) = password {
@@ -126,10 +126,10 @@ impl Dialer {
         Ok(Conn::Node(connection))
     }
 
-    /// A connection that hears what is published at a node.
+    /// Opens a connection that receives what is published at a node.
     ///
-    /// With it comes how many bytes have arrived that were not heard yet, which the listener sets to 0 with each message: whoever may publish
-    /// can publish half a gigabyte at once, and it would all be gathered here.
+    /// Also returns the number of bytes that arrived since the last message, which the listener resets to 0 with each message: anyone who
+    /// may publish can publish half a gigabyte at once, all of which would be buffered here.
     pub(super) async fn listener(&self, host: &Host) -> RedisResult<(PubSub, Arc<AtomicUsize>)> {
         let unheard = Arc::new(AtomicUsize::new(0));
         let listen = async {
@@ -139,10 +139,10 @@ impl Dialer {
         Ok((within(self.timeout, listen).await?, unheard))
     }
 
-    /// A connection to the cluster.
+    /// Connects to the cluster.
     pub(super) async fn cluster(&self) -> RedisResult<Conn> {
         let Some(client) = &self.cluster else { return Err(io::Error::other("this is no cluster").into()) };
-        // Several nodes may have to be asked before one answers.
+        // Several nodes may have to be tried before one responds.
         within(self.timeout * 4, client.get_async_connection()).await.map(Conn::Cluster)
     }
 
@@ -197,7 +197,7 @@ fn cluster(settings: &RedisSettings) -> RedisResult<ClusterClient> {
     builder.build()
 }
 
-/// The roots in PEM, which is how the cluster's client takes them: those of the system, and ours.
+/// The system's roots and ours in PEM, the format that the cluster's client takes.
 fn roots(settings: &RedisSettings) -> Vec<u8> {
     let native = rustls_native_certs::load_native_certs().certs;
     let pem = native.iter().chain(&settings.roots).map(|root| {
@@ -208,7 +208,7 @@ fn roots(settings: &RedisSettings) -> Vec<u8> {
 }
 
 impl Conn {
-    /// Runs a command where its keys lie.
+    /// Runs a command on the node that has its keys.
     pub(super) async fn run(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let value = match self {
             Self::Node(connection) => connection.req_packed_command(cmd).await?,
@@ -217,7 +217,7 @@ impl Conn {
         value.extract_error()
     }
 
-    /// Runs commands in a row on one connection: in a cluster on that to the master which has the slot of `key`.
+    /// Runs commands in order on one connection: in a cluster to the master with the slot of `key`.
     pub(super) async fn run_all(&mut self, key: &str, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
         match self {
@@ -230,12 +230,12 @@ impl Conn {
     }
 }
 
-/// Waits no longer than the deadline.
+/// Waits until the deadline at most.
 pub(super) async fn within<T>(most: Duration, call: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
     tokio::time::timeout(most, call).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// What did not come in time.
+/// The error for a missed deadline.
 pub(super) fn late() -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into()
 }

@@ -1,4 +1,4 @@
-//! Sessions that ended here and are not known to have ended in the store: held for ended, and tried again until they have.
+//! Sessions that ended here but maybe not yet in the store: they count as ended, and the store is retried until it confirms that.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +14,12 @@ use super::terms::Terms;
 use crate::domain::session::SessionKey;
 use crate::ports::StoreUnavailable;
 
-/// How many are held of either evidence; beyond it a logout fails without being tried again.
+/// How many are kept for each evidence; beyond it a logout fails without a retry.
 const MOST: usize = 10_000;
-/// The pause between tries.
+/// The pause between retries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The sessions.
+/// The ends that are not confirmed.
 pub(super) struct Ends {
     lanes: Arc<Lanes>,
     open: Mutex<Open>,
@@ -32,12 +32,12 @@ struct Open {
     unseen: HashSet<SessionKey>,
 }
 
-/// How we know of the session that is to end.
+/// How we know of a session that is to end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// We had it in our hands.
+    /// We had the session itself.
     Session,
-    /// A token named it that may be made up: such ones have room of their own, so that they take none from the others.
+    /// A token named it, which may be made up: such ones have their own limit, so that they take no room from the others.
     Unseen,
 }
 
@@ -68,7 +68,7 @@ impl Ends {
         Self { lanes, open: Mutex::default(), more: Notify::new() }
     }
 
-    /// Whether a session is held for ended.
+    /// Whether a session counts as ended.
     pub(super) fn holds(&self, key: SessionKey) -> bool {
         self.open().holds(key)
     }
@@ -78,7 +78,7 @@ impl Ends {
         self.open().len()
     }
 
-    /// Ends a session in the store. Held until that is confirmed, also where the caller does not wait for it.
+    /// Ends a session in the store. It counts as ended here until that is confirmed, even if the caller does not wait for it.
     pub(super) async fn end(&self, key: SessionKey, evidence: Evidence, names: &Names) -> Result<(), StoreUnavailable> {
         {
             let mut open = self.open();
@@ -105,7 +105,7 @@ impl Ends {
         }
     }
 
-    /// Tries again what was not confirmed; for ever.
+    /// Retries what was not confirmed; never returns.
     pub(super) async fn keep_trying(&self, terms: impl Fn() -> Arc<Terms>) {
         loop {
             if self.count() == 0 {
@@ -117,7 +117,7 @@ impl Ends {
                 open.sessions.iter().chain(&open.unseen).copied().collect()
             };
             for key in keys {
-                // While the store is away the first tells it for all.
+                // While the store is down, one failed try is enough.
                 if self.try_to_end(key, &terms().names).await.is_err() {
                     break;
                 }

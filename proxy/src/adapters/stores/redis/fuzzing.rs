@@ -1,4 +1,4 @@
-//! What is fuzzed of Redis: whatever it answers or publishes is read or left out.
+//! Fuzz targets for Redis: any reply or message is parsed or ignored.
 
 use redis::Value;
 
@@ -7,7 +7,7 @@ use super::names;
 use super::sentinel::Replication;
 use crate::adapters::stores::record;
 
-/// What Redis sends, by its own protocol; and the same bytes as what a session's key holds.
+/// The bytes as a reply in Redis's protocol, and as the value of a session's key.
 pub(crate) fn redis_replies(bytes: &[u8]) {
     if let Ok(answer) = redis::parse_redis_value(bytes) {
         let map = ClusterMap::read(answer.clone());

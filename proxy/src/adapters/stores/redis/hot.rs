@@ -1,4 +1,4 @@
-//! Sessions in this replica's memory, and for how long each still counts.
+//! Sessions in this replica's memory, and how long each stays valid there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,18 @@ use crate::adapters::stores::weight;
 use crate::domain::session::SessionKey;
 use crate::ports::LoadedSession;
 
-/// How long it is remembered that a session ended or changed: longer than any read of it can be under way.
+/// How long the end or change of a session is remembered: longer than any read of it can take.
 const NEWS_LAST: Duration = Duration::from_secs(60);
-/// What nobody has asked for so long is not hot.
+/// A session unused for this long is dropped from memory.
 const UNUSED_MOST: Duration = Duration::from_secs(900);
-/// How much news is remembered.
+/// How many ended or changed sessions are remembered.
 const NEWS_MOST: u64 = 100_000;
 
-/// Sessions in memory, the longest unused given up first.
+/// Sessions in memory, least recently used evicted first.
 pub(super) struct Hot {
     entries: Cache<SessionKey, Arc<Entry>, ByKey>,
     news: Cache<SessionKey, News>,
-    /// When news was given up for want of room: what was being read then may have missed some.
+    /// When news was last evicted for lack of room: reads under way at that time may have missed some.
     lost: Arc<AtomicU64>,
     channel: ChannelState,
     ttl: Duration,
@@ -35,13 +35,13 @@ pub(super) struct Hot {
 /// A session in memory.
 pub(super) struct Entry {
     pub(super) loaded: Arc<LoadedSession>,
-    /// Tells the sealed value from others.
+    /// Identifies the sealed value.
     value: [u8; 16],
-    /// When it was read, and which subscription was there before that.
+    /// When it was read, and the subscription that was active before that.
     read: ReadMoment,
-    /// When somebody said that it has changed; 0: nobody has.
+    /// When it was reported as changed; 0: never.
     changed: AtomicU64,
-    /// Up to when its use was written to the store.
+    /// The last use that was written to the store.
     pub(super) seen_written: AtomicU64,
 }
 
@@ -58,12 +58,12 @@ enum News {
     Changed(u64),
 }
 
-/// What is known of the channel that brings news. Times are milliseconds of our own clock.
+/// The state of the channel that brings news. Times are milliseconds of our own clock.
 #[derive(Default)]
 struct ChannelState {
-    /// The number of the subscription; each new one has missed something.
+    /// The number of the subscription; news between two subscriptions is missed.
     subscription: AtomicU64,
-    /// When it was last proven that news comes through.
+    /// When news was last proven to arrive.
     proven: AtomicU64,
 }
 
@@ -76,7 +76,7 @@ impl Hot {
         let evicted = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&evicted);
         let entries = Cache::builder()
-            // The default policy would refuse a new session while the cache is full of those in use.
+            // The default policy would reject a new session while the cache is full of sessions in use.
             .eviction_policy(EvictionPolicy::lru())
             .max_capacity(bytes)
             .time_to_idle(UNUSED_MOST)
@@ -106,29 +106,29 @@ impl Hot {
         millis(self.began)
     }
 
-    /// To be taken before a session is read.
+    /// Call this before reading a session.
     pub(super) fn reading(&self) -> ReadMoment {
         ReadMoment { at: self.clock(), subscription: self.channel.subscription.load(Ordering::Acquire) }
     }
 
-    /// A session that counts without being read again.
+    /// A session that can be used without being read again.
     pub(super) fn fresh(&self, key: SessionKey) -> Option<Arc<Entry>> {
         let entry = self.entries.get(&key)?;
         let subscribed = entry.read.subscription == self.channel.subscription.load(Ordering::Acquire);
         (subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry)).then_some(entry)
     }
 
-    /// A session that counts while the store cannot be asked.
+    /// A session that can be used while the store is unavailable.
     pub(super) fn for_want_of_better(&self, key: SessionKey) -> Option<Arc<Entry>> {
         self.entries.get(&key).filter(|entry| self.is_young(entry))
     }
 
-    /// What is in memory of a session, whether it counts or not.
+    /// The session in memory, valid or not.
     pub(super) fn any(&self, key: SessionKey) -> Option<Arc<Entry>> {
         self.entries.get(&key)
     }
 
-    /// Whether it is not over the bound since it was last certain that nothing has become of it.
+    /// Whether the entry was known to be unchanged less than `ttl` ago.
     fn is_young(&self, entry: &Entry) -> bool {
         let changed = entry.changed.load(Ordering::Acquire);
         let certain = if changed != 0 {
@@ -141,7 +141,7 @@ impl Hot {
         Duration::from_millis(self.clock().saturating_sub(certain)) < self.ttl
     }
 
-    /// Takes a session that was read; `None`: it has ended meanwhile.
+    /// Stores a session that was read; `None`: it has ended in the meantime.
     pub(super) fn insert(
         &self,
         loaded: Arc<LoadedSession>,
@@ -158,7 +158,7 @@ impl Hot {
             seen_written: AtomicU64::new(seen_written),
         });
         self.entries.insert(key, Arc::clone(&entry));
-        // What came while it was read counts too.
+        // Apply news that arrived during the read.
         match self.news.get(&key) {
             Some(News::Ended) => {
                 self.forget(key, &entry);
@@ -176,7 +176,7 @@ impl Hot {
         Some(entry)
     }
 
-    /// A session ended: here it has from now on, also for whoever holds it.
+    /// Ends a session on this replica, also for requests that hold it already.
     pub(super) fn end(&self, key: SessionKey) {
         self.news.insert(key, News::Ended);
         if let Some(entry) = self.entries.remove(&key) {
@@ -189,9 +189,9 @@ impl Hot {
         self.entries.invalidate(&key);
     }
 
-    /// A session changed or ended somewhere else, or somebody says so: it is to be read again.
+    /// Marks a session to be read again: it changed or ended elsewhere, or a message claims so.
     pub(super) fn change(&self, key: SessionKey) {
-        // What has ended here does not come back by somebody's word.
+        // No message can revive a session that has ended here.
         if self.has_ended(key) {
             return;
         }
@@ -202,33 +202,33 @@ impl Hot {
         }
     }
 
-    /// Whether it is known that a session ended.
+    /// Whether the session is known to have ended.
     pub(super) fn has_ended(&self, key: SessionKey) -> bool {
         self.news.get(&key) == Some(News::Ended)
     }
 
-    /// There is a new subscription: what was read before it may have missed something.
+    /// Notes a new subscription: sessions read before it may have missed news.
     pub(super) fn subscribed(&self) {
         self.channel.subscription.fetch_add(1, Ordering::AcqRel);
         self.proven(self.clock());
     }
 
-    /// News that was told before `at` has come. Of the future nothing is known.
+    /// Notes that all news sent before `at` has arrived. A time in the future counts as now.
     pub(super) fn proven(&self, at: u64) {
         self.channel.proven.fetch_max(at.min(self.clock()), Ordering::AcqRel);
     }
 
-    /// The present, for [`Hot::proven`].
+    /// The current time, for [`Hot::proven`].
     pub(super) fn now(&self) -> u64 {
         self.clock()
     }
 
-    /// How long nothing has been proven.
+    /// The time since news was last proven to arrive.
     pub(super) fn silence(&self) -> Duration {
         Duration::from_millis(self.clock().saturating_sub(self.channel.proven.load(Ordering::Acquire)))
     }
 
-    /// Settles.
+    /// Runs the caches' pending maintenance.
     pub(super) fn sweep(&self) {
         self.entries.run_pending_tasks();
         self.news.run_pending_tasks();
@@ -244,13 +244,13 @@ impl Hot {
 }
 
 impl Entry {
-    /// Whether a sealed value is the one that this was read from.
+    /// Whether this entry was read from the given sealed value.
     pub(super) fn is_of(&self, sealed: &[u8]) -> bool {
         self.value == tail(sealed)
     }
 }
 
-/// The last bytes of a sealed value are its authentication tag, which tells it from every other.
+/// The last bytes of a sealed value: its authentication tag, which identifies it.
 fn tail(sealed: &[u8]) -> [u8; 16] {
     sealed.last_chunk().copied().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Writes that wait for a replica. `WAIT` blocks its connection, and counts what that connection wrote: so they have some of their own.
+//! Writes that wait for a replica. `WAIT` blocks its connection, and covers only that connection's writes: so these have their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::dial::{Conn, late, within};
 use super::line::{Line, Link};
 use crate::ports::StoreUnavailable;
 
-/// Writes at a time that wait for replicas; further ones wait for their turn within their deadline.
+/// How many writes wait for replicas at a time; further ones wait for their turn within their deadline.
 const LANES: usize = 4;
 
-/// The lanes.
+/// Connections for writes that wait for replicas.
 pub(super) struct Lanes {
     line: Arc<Line>,
     runtime: tokio::runtime::Handle,
@@ -25,12 +25,12 @@ pub(super) struct Lanes {
 /// Commands whose keys lie in one slot: the first key, and the commands.
 pub(super) type Write = (String, Vec<Cmd>);
 
-/// How far a write got.
+/// How safely a write was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// To a replica too, where there are any.
+    /// On a replica too, if there are any.
     Safely,
-    /// To the master alone, though there are replicas: it would be lost with the master.
+    /// On the master alone, though there are replicas: it would be lost with the master.
     ByMasterOnly,
 }
 
@@ -41,12 +41,12 @@ impl Lanes {
         Self { line, runtime, room: Semaphore::new(LANES), lanes, wait }
     }
 
-    /// Writes, in this order, and waits for a replica of each master that has any.
+    /// Writes in this order, and waits for a replica of each master that has any.
     pub(super) async fn write(&self, writes: Vec<Write>) -> Result<Durability, StoreUnavailable> {
         self.ask(writes).await.map(|(_, written)| written)
     }
 
-    /// The same, with the answer to the last command.
+    /// The same; also returns the reply to the last command.
     pub(super) async fn ask(&self, writes: Vec<Write>) -> Result<(Value, Durability), StoreUnavailable> {
         let link = self.line.first_link_or_refuse().await?;
         if !writes.iter().any(|(key, _)| link.replicas(key) > 0) {
@@ -68,7 +68,7 @@ impl Lanes {
         let Some(mut lane) = self.lanes.iter().find_map(|lane| lane.try_lock().ok()) else {
             return self.line.settle(link, Err(late()));
         };
-        // Put back only where all went well: a connection that still waits, or failed, is dropped.
+        // A connection is put back only after success: one that still waits, or failed, is dropped.
         let mut conn = match lane.take() {
             Some((generation, conn)) if generation == link.generation => conn,
             Some(_) | None => match self.open(link).await {
@@ -81,8 +81,7 @@ impl Lanes {
             let replicas = link.replicas(&key);
             let mut pipeline = pipeline(commands);
             if replicas > 0 {
-                // For all that there are: which of them will be the master next is for others to say, by what they knew of them a second
-                // before. One that confirms is enough.
+                // Ask all replicas: others choose the next master, by their state a second before. One confirmation is enough.
                 let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
                 pipeline.cmd("WAIT").arg(replicas).arg(millis);
             }
@@ -96,7 +95,7 @@ impl Lanes {
         Ok((last, written))
     }
 
-    /// On the runtime that stays: a connection is driven where it was made.
+    /// Opens a connection on the store's own runtime: a connection is driven where it was opened.
     async fn open(&self, link: &Link) -> redis::RedisResult<Conn> {
         let (dialer, node) = (Arc::clone(&self.line.dialer), link.node.clone());
         let opened = self.runtime.spawn(async move {
@@ -109,7 +108,7 @@ impl Lanes {
     }
 }
 
-/// For a node all in one go.
+/// For a node, joins all writes into one.
 fn joined(writes: Vec<Write>, link: &Link) -> Vec<Write> {
     let mut writes = writes.into_iter();
     match (&link.conn, writes.next()) {

@@ -1,4 +1,4 @@
-//! The line to Redis: one connection for all calls, kept up by one task, and a circuit that spares a dead store.
+//! The link to Redis: one connection for all calls, kept up by one task, and a circuit breaker for when the store is down.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,24 +16,24 @@ use super::settings::{Host, Layout};
 use crate::adapters::telemetry::{Clean, StoreMetrics};
 use crate::ports::StoreUnavailable;
 
-/// After so many failures in a row no call is made until a probe comes through.
+/// After this many failures in a row no call is made until a probe succeeds.
 const FAILURES_MOST: u32 = 3;
-/// The pauses between probes grow from the first to the last.
+/// The first and the last of the growing pauses between probes.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// A failover takes sentinels and nodes a second or so: who waits for its end looks more often.
+/// A failover takes sentinels and nodes about a second: while waiting for its end, probe more often.
 const FAILOVER_PAUSE: Duration = Duration::from_millis(300);
-/// How often it is looked whether the node still is the master, and which replicas there are.
+/// How often to check whether the node is still the master, and which replicas it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The line.
+/// The line to the store.
 pub(super) struct Line {
     pub(super) dialer: Arc<Dialer>,
-    /// The key that a probe writes, and that is gone at once.
+    /// The key that a probe writes and that expires at once.
     probe: String,
     link: ArcSwapOption<Link>,
-    /// The generation of the link; 0: there is none.
+    /// The generation of the link; 0 if there is none.
     up: watch::Sender<u64>,
-    /// Whether it has been tried, whatever came of it.
+    /// Whether connecting was tried, successfully or not.
     tried: watch::Sender<bool>,
     failures: AtomicU32,
     broken: Notify,
@@ -43,20 +43,20 @@ pub(super) struct Line {
     metrics: StoreMetrics,
 }
 
-/// A connection that answered.
+/// A working connection.
 pub(super) struct Link {
     pub(super) conn: Conn,
-    /// Tells it from earlier ones.
+    /// Distinguishes the link from earlier ones.
     pub(super) generation: u64,
-    /// The node; in a cluster that is for the map to say.
+    /// The node; `None` in a cluster, where the map names the nodes.
     pub(super) node: Option<Host>,
-    /// Of a single node: how many replicas answer.
+    /// For a single node: how many replicas are connected.
     replicas: AtomicUsize,
     pub(super) map: ArcSwap<ClusterMap>,
 }
 
 impl Link {
-    /// How many replicas what is written under `key` goes to.
+    /// How many replicas receive what is written under `key`.
     pub(super) fn replicas(&self, key: &str) -> usize {
         match self.conn {
             Conn::Node(_) => self.replicas.load(Ordering::Relaxed),
@@ -81,29 +81,29 @@ impl Line {
         }
     }
 
-    /// The link, where there is one.
+    /// The current link, if there is one.
     pub(super) fn link(&self) -> Option<Arc<Link>> {
         self.link.load_full()
     }
 
-    /// Tells the generation of each new link, and 0 when there is none.
+    /// Watches the link: the generation of each new one, and 0 when there is none.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.up.subscribe()
     }
 
-    /// Waits until it has been tried once.
+    /// Waits until connecting was tried once.
     pub(super) async fn tried(&self) {
         let mut tried = self.tried.subscribe();
-        // It fails only where the sender is gone, which is ours.
+        // Fails only if the sender is dropped, which `self` owns.
         let _ended = tried.wait_for(|tried| *tried).await;
     }
 
-    /// Runs a command, within the deadline; nil where a key is of another type. Fails at once while the store is known to be away.
+    /// Runs a command within the deadline; returns nil if a key has another type. Fails at once while the store is known to be down.
     pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, StoreUnavailable> {
         let link = self.first_link_or_refuse().await?;
         let mut conn = link.conn.clone();
         let outcome = within(self.dialer.timeout, conn.run(cmd)).await;
-        // That somebody has put something else under a key is no fault of the store: there is nothing of ours.
+        // Another program's value under a key is no failure of the store: there is nothing of ours.
         let outcome = if outcome.as_ref().is_err_and(|error| error.code() == Some("WRONGTYPE")) {
             Ok(Value::Nil)
         } else {
@@ -112,7 +112,7 @@ impl Line {
         self.settle(&link, outcome)
     }
 
-    /// Runs commands in a row where `key` lies, within the deadline.
+    /// Runs commands in order on the node that holds `key`, within the deadline.
     pub(super) async fn call_all(&self, key: &str, pipeline: Pipeline) -> Result<Vec<Value>, StoreUnavailable> {
         let link = self.first_link_or_refuse().await?;
         let mut conn = link.conn.clone();
@@ -120,8 +120,8 @@ impl Line {
         self.settle(&link, outcome)
     }
 
-    /// The link; the first one is waited for, as long as a call may take: a balancer that asks nobody whether he is ready sends requests
-    /// from the moment that the listener is open.
+    /// Returns the link, and waits for the first one as long as a call may take: a load balancer without readiness checks sends
+    /// requests as soon as the listener is open.
     pub(super) async fn first_link_or_refuse(&self) -> Result<Arc<Link>, StoreUnavailable> {
         if !*self.tried.borrow() {
             let _late = tokio::time::timeout(self.dialer.timeout, self.tried()).await;
@@ -136,7 +136,7 @@ impl Line {
         })
     }
 
-    /// Counts how a call went. What fails for good, or again and again, breaks the link.
+    /// Records the outcome of a call. A permanent failure, or several in a row, breaks the link.
     pub(super) fn settle<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
         match outcome {
             Ok(value) => {
@@ -168,7 +168,7 @@ impl Line {
         }
     }
 
-    /// What keeps the store away; `None`: nothing.
+    /// Why the store is unavailable; `None` if it is available.
     pub(super) fn trouble(&self) -> Option<String> {
         self.link.load().is_none().then(|| format!("{}: {}", self.dialer.place.shown(), self.why()))
     }
@@ -177,7 +177,7 @@ impl Line {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps a link up; for ever.
+    /// Keeps a link up; never returns.
     pub(super) async fn keep_up(self: Arc<Self>) {
         let shown = self.dialer.place.shown();
         let (first, last) = PAUSES;
@@ -219,7 +219,7 @@ impl Line {
         }
     }
 
-    /// Waits until the link is broken off, and looks after it meanwhile.
+    /// Watches over the link until it is broken off.
     async fn tend(&self, link: &Arc<Link>) {
         loop {
             tokio::select! {
@@ -237,8 +237,8 @@ impl Line {
         }
     }
 
-    /// Whether the node still is the master, by its own word and the sentinels'; a call like any other, so that it is noticed when the store
-    /// goes away while nobody asks it.
+    /// Checks that the node is still the master, by its own account and the sentinels'. Being a call like any other, it also detects an
+    /// idle store that goes down.
     async fn look(&self, link: &Link) -> Result<(), String> {
         let mut conn = link.conn.clone();
         if let Conn::Cluster(_) = conn {
@@ -261,7 +261,7 @@ impl Line {
             && let Some((host, count)) = named.first()
             && count * 2 > self.dialer.place.hosts.len()
             && link.node.as_ref() != Some(host)
-            // Those who have not heard of a failover yet name the old master, which is dead, or a replica by now.
+            // Sentinels that do not know of a failover yet name the old master, which is dead, or a replica by now.
             && self.reach(host).await.is_ok()
         {
             return Err(format!("most sentinels name another master, {host}"));
@@ -276,8 +276,8 @@ impl Line {
             Layout::Cluster => return self.reach_cluster().await,
             Layout::Single => dialer.place.hosts.clone(),
             Layout::Sentinel { master, password } => {
-                // Two sentinels may each have begun a failover, and what is written to the master of the one that loses is lost: only one
-                // that most of them name is taken.
+                // Two sentinels may each have begun a failover, and writes to the losing one's master are lost: only a master that most
+                // sentinels name is used.
                 let named = sentinel::named(dialer, master, password.as_ref()).await?;
                 let agreed = named.into_iter().find(|(_, count)| count * 2 > dialer.place.hosts.len());
                 vec![agreed.ok_or("the sentinels do not agree who is the master")?.0]
@@ -295,7 +295,7 @@ impl Line {
         Err(failures.join("; "))
     }
 
-    /// Connects to a node, and tries whether it is a master and does what sessions need.
+    /// Connects to a node, and checks that it is a master and supports what sessions need.
     async fn reach(&self, host: &Host) -> Result<(Conn, Replication), String> {
         let dialer = &self.dialer;
         let mut conn = dialer.node(host).await.map_err(|error| say(&error))?;
@@ -315,7 +315,7 @@ impl Line {
         Ok(self.linked(conn, None, 0, map))
     }
 
-    /// Writes something, so that a server that is full, or that refuses us, is noticed.
+    /// Writes a probe, to detect a server that is full or refuses our commands.
     async fn try_out(&self, conn: &mut Conn) -> Result<(), String> {
         let probe = scripts::keep(&self.probe, b"", 0, 1);
         within(self.dialer.timeout * 2, conn.run(&probe)).await.map(|_| ()).map_err(|error| say(&error))
@@ -341,7 +341,7 @@ impl Line {
     }
 }
 
-/// Whether no later call on this connection can go better. A cluster's client mends its own connections.
+/// Whether the connection is of no further use. A cluster's client repairs its own connections.
 fn is_final(error: &RedisError, conn: &Conn) -> bool {
     if matches!(conn, Conn::Cluster(_)) {
         return false;
@@ -351,7 +351,7 @@ fn is_final(error: &RedisError, conn: &Conn) -> bool {
         || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
 }
 
-/// An error in one clean line, with what to do about the common ones.
+/// Formats an error in one clean line, with advice for the common ones.
 pub(super) fn say(error: &RedisError) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a mend worth naming")]
     let mend = match error.kind() {
@@ -362,7 +362,7 @@ pub(super) fn say(error: &RedisError) -> String {
     format!("{}{mend}", Clean(&error.to_string()))
 }
 
-/// Between half and the whole of a pause, so that replicas do not come all at once.
+/// Returns between half and all of a pause, so that replicas do not retry all at once.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

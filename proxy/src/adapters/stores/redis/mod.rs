@@ -1,4 +1,4 @@
-//! Sessions in Redis or Valkey, shared by all replicas; the hot ones in memory, so that a request costs no round trip.
+//! Sessions in Redis or Valkey, shared by all replicas; frequently used ones also in memory, which saves a request the round trip.
 
 mod channel;
 mod cluster;
@@ -46,7 +46,7 @@ use crate::ports::{
     StoreUnavailable,
 };
 
-/// For how long a renewed session is tried to be written: the provider has changed its tokens already.
+/// How long writing a renewed session is retried: the provider has changed its tokens already.
 const RENEWAL_TRIED: Duration = Duration::from_secs(10);
 /// The pause between two tries.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
@@ -55,7 +55,7 @@ const READ_AT_A_TIME: usize = 32;
 /// How often the same complaint is logged, in milliseconds.
 const COMPLAINT_EVERY: u64 = 60_000;
 
-/// Sessions at Redis. Its tasks run where it was opened, and end with it.
+/// The session store in Redis. Its tasks run in the runtime where it was opened, and end with the store.
 pub struct RedisStore {
     prefix: String,
     terms: Arc<ArcSwap<Terms>>,
@@ -72,7 +72,7 @@ pub struct RedisStore {
     stop: CancellationToken,
 }
 
-/// Something that is logged once a minute at most.
+/// A message that is logged once a minute at most.
 #[derive(Default)]
 struct Complaint {
     last: AtomicU64,
@@ -80,10 +80,10 @@ struct Complaint {
 }
 
 impl RedisStore {
-    /// Opens the store, which connects in the background: until it has, its calls say that it is unavailable.
+    /// Opens the store, which connects in the background: until it has, its calls return that it is unavailable.
     ///
     /// # Errors
-    /// Where the settings cannot be used.
+    /// If the settings cannot be used.
     pub fn open(settings: &RedisSettings, terms: &StoreTerms, metrics: &StoreMetrics) -> Result<Arc<Self>, String> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
         let (prefix, metrics): (String, StoreMetrics) = (settings.prefix.clone(), metrics.clone());
@@ -135,10 +135,10 @@ impl RedisStore {
         self.terms.load()
     }
 
-    /// A session that is in memory and counts.
+    /// A session that is in memory and still valid there.
     fn at_hand(&self, key: SessionKey, used: bool, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let (terms, entry) = (self.terms(), self.hot.fresh(key)?);
-        // One that looks idle here may be in use elsewhere.
+        // A session that looks idle here may be in use elsewhere.
         if !entry.loaded.is_live(terms.idle, now) {
             return None;
         }
@@ -220,7 +220,7 @@ impl RedisStore {
         })
     }
 
-    /// What nobody can read any more does not count: its owner signs in again.
+    /// Opens a sealed value. An unreadable one counts as no session: its owner signs in again.
     fn open_value(&self, terms: &Terms, key: SessionKey, value: &[u8]) -> Option<Session> {
         let Some(opened) = terms.sealer.open_bytes(&key.0, value) else {
             self.complain_of_value("no SESSION_SECRET opens it");
@@ -244,7 +244,7 @@ impl RedisStore {
         let token = SessionToken::from_random(seal::random().map_err(|error| internal(error.to_string()))?);
         let (key, terms, reading) = (key::of(&token), self.terms.load_full(), self.hot.reading());
         let value = self.seal(&terms, key, &session).map_err(internal)?;
-        // Listed first: one that is listed and not there does no harm, one that is there and not listed escapes a logout everywhere.
+        // Listed first: an entry without a session is harmless, a session without an entry escapes a logout everywhere.
         let end = session.expires_at.millis();
         let mut writes: Vec<Write> = Vec::new();
         for list in terms.names.lists(&session) {
@@ -263,17 +263,17 @@ impl RedisStore {
         Ok(token)
     }
 
-    /// Ends the oldest sessions of a list that is too long: of a person, so that nobody fills the store by signing in.
+    /// Ends the oldest sessions of a list that is too long (of one user), so that no user fills the store by signing in.
     async fn end_those_beyond(&self, list: &str) {
         let mut cmd = redis::cmd("ZRANGE");
-        // The last of them count; what stands before is the oldest.
+        // The last ones are kept; those before are the oldest.
         cmd.arg(list).arg(0).arg(-1 - i64::try_from(SESSIONS_OF_ONE).unwrap_or(i64::MAX - 1));
         let Ok(keys) = self.line.call(&cmd).await else { return };
         let keys: Vec<Vec<u8>> = redis::from_redis_value(keys).unwrap_or_default();
         for key in keys.into_iter().filter_map(|key| key.try_into().ok()).map(SessionKey).take(READ_AT_A_TIME) {
             let mut forget = redis::cmd("ZREM");
             forget.arg(list).arg(&key.0);
-            // One that cannot be ended now stays on the list, and is tried again at the next sign-in.
+            // A session that cannot be ended now stays listed, and is tried again at the next sign-in.
             if self.end_now(key, Evidence::Session).await.is_err() || self.line.call(&forget).await.is_err() {
                 return;
             }
@@ -326,7 +326,7 @@ impl RedisStore {
         Ok(found)
     }
 
-    /// A session for a list, which does not make it a hot one.
+    /// Reads a session for a list, without keeping it in memory.
     async fn peek(
         &self,
         terms: &Terms,
@@ -379,7 +379,7 @@ impl RedisStore {
         let began = Instant::now();
         let reading = loop {
             let reading = self.hot.reading();
-            // Sent again it answers the same, should an answer have been lost.
+            // Repeating it gives the same result, if a response was lost.
             let command = scripts::renew(&name, &lock, lease.ticket, &value, &news, &message);
             match self.renewed_by(&name, command).await {
                 Ok(true) => break reading,
@@ -400,7 +400,7 @@ impl RedisStore {
         Ok(matches!(answer, Value::Int(1)))
     }
 
-    /// Under each secret: while they rotate, replicas differ in which is the first.
+    /// Checks the name under each secret: while secrets rotate, replicas differ in which is the first.
     async fn was_noted(&self, what: &str) -> Result<bool, StoreUnavailable> {
         let terms = self.terms.load_full();
         for name in terms.names.once(what) {
@@ -413,8 +413,8 @@ impl RedisStore {
         Ok(false)
     }
 
-    /// In one step, so that of several replicas which ask at once one has it. While secrets rotate replicas name it differently, and what
-    /// they all do is in one order: whoever takes a name that another one knows too, has it before that one.
+    /// Takes each name atomically, so that only one of several concurrent replicas gets the state. While secrets rotate, replicas use
+    /// different names, but all in the same order: the first name that two of them share decides.
     async fn take_state_now(&self, state: &str, until: Timestamp, now: Timestamp) -> Result<bool, StoreUnavailable> {
         if !self.states.take(state, now) {
             return Ok(false);
@@ -449,7 +449,7 @@ impl Drop for RedisStore {
 }
 
 impl Complaint {
-    /// How often there was reason to complain, where it is time to say so.
+    /// The number of complaints, if it is time to log them.
     fn due(&self, now: u64) -> Option<u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         let last = self.last.load(Ordering::Relaxed);
@@ -590,7 +590,7 @@ impl Leases for RedisStore {
         Box::pin(async move {
             let terms = self.terms.load_full();
             let release = scripts::release(&terms.names.lease(lease.session.key()), lease.ticket);
-            // It runs out by itself.
+            // It expires by itself.
             let _ = self.line.call(&release).await;
         })
     }

@@ -1,5 +1,5 @@
-//! What keys and channels are called. Whoever reads them learns no token, no name and no address: sessions go by the hash of their
-//! token, people by a hash under a key that follows from the session secret.
+//! The names of keys and channels. They reveal no token, no user name and no address: sessions are named by the hash of their token, users
+//! by a hash under a key derived from the session secret.
 
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
@@ -10,7 +10,7 @@ use crate::domain::session::{Session, SessionKey, Whose};
 /// The names under a prefix.
 pub(super) struct Names {
     prefix: String,
-    /// The keys that hash, one for each secret; the first for what is written.
+    /// The hash keys, one for each secret; the first is used for writing.
     keys: Vec<hmac::Key>,
 }
 
@@ -24,29 +24,28 @@ impl Names {
         Ok(Self { prefix: prefix.to_owned(), keys })
     }
 
-    /// The session itself: a hash with its sealed value and when it was last seen. In braces, so that all of a session's keys lie in one
-    /// slot of a cluster.
+    /// The session itself: a hash with its sealed value and its last use. The braces keep all of a session's keys in one slot of a cluster.
     pub(super) fn session(&self, key: SessionKey) -> String {
         format!("{}s:{{{}}}", self.prefix, hex(&key.0))
     }
 
-    /// Who may renew it.
+    /// The session's renewal lease.
     pub(super) fn lease(&self, key: SessionKey) -> String {
         format!("{}l:{{{}}}", self.prefix, hex(&key.0))
     }
 
-    /// What all sessions' keys look like.
+    /// The pattern that all session keys match.
     pub(super) fn all_sessions(&self) -> String {
         format!("{}s:{{*}}", self.prefix)
     }
 
-    /// The session that a key is of.
+    /// The session of a key.
     pub(super) fn session_key(&self, name: &[u8]) -> Option<SessionKey> {
         let text = std::str::from_utf8(name).ok()?.strip_prefix(&self.prefix)?;
         read(text.strip_prefix("s:{")?.strip_suffix('}')?)
     }
 
-    /// Where sessions are listed: by their person, and by the provider's session.
+    /// The lists that a session is on: its user's, and the provider session's.
     pub(super) fn lists(&self, session: &Session) -> Vec<String> {
         let person = Whose::Person { authority: session.authority, id: &session.identity.id };
         let sid = session.provider_session.as_deref();
@@ -54,7 +53,7 @@ impl Names {
         [Some(person), sid].into_iter().flatten().filter_map(|whose| self.list(whose).into_iter().next()).collect()
     }
 
-    /// Where such sessions may be listed, one name for each secret, that of the first in front.
+    /// The names of the lists where such sessions may be, one for each secret, the first secret's first.
     pub(super) fn list(&self, whose: Whose<'_>) -> Vec<String> {
         let (kind, authority, text): (&[u8], _, _) = match whose {
             Whose::Person { authority, id } => (b"person\0", authority, id),
@@ -63,17 +62,17 @@ impl Names {
         self.hashed("i:", &[kind, authority.0.as_slice(), text.as_bytes()].concat())
     }
 
-    /// What counts once, one name for each secret.
+    /// The names of a value that may be used only once, one for each secret.
     pub(super) fn once(&self, what: &str) -> Vec<String> {
         self.hashed("o:", &[b"once\0", what.as_bytes()].concat())
     }
 
-    /// Where sessions are told of that ended or changed.
+    /// The channel for news of ended and changed sessions.
     pub(super) fn news(&self) -> String {
         format!("{}news", self.prefix)
     }
 
-    /// Where a replica hears itself.
+    /// The channel for a replica's own pulses.
     pub(super) fn pulse(&self, replica: u64) -> String {
         format!("{}pulse:{replica:016x}", self.prefix)
     }
@@ -95,7 +94,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Reads a session's key from its 64 digits.
+/// Parses a session's key from its 64 digits.
 pub(super) fn read(text: &str) -> Option<SessionKey> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut key = [0; 32];

@@ -1,36 +1,36 @@
-//! What Redis does in one step. Each script names its keys, so that it runs where they lie in a cluster.
+//! Atomic operations in Redis. Each script declares its keys, so that a cluster runs it on the node that has them.
 
 use redis::Cmd;
 
-/// Keeps a session: `v` is its sealed value, `s` when it was last seen. ARGV: value, seen, when the key expires.
+/// Stores a session: `v` is its sealed value, `s` its last use. ARGV: value, last use, when the key expires.
 const KEEP: &str = "redis.call('HSET',KEYS[1],'v',ARGV[1],'s',ARGV[2]) return redis.call('PEXPIREAT',KEYS[1],ARGV[3])";
 
-/// Lists a session until it expires, and forgets those that have. ARGV: its key, its end, now.
+/// Lists a session until it expires, and removes expired ones. ARGV: its key, its end, now.
 const LIST: &str = "redis.call('ZREMRANGEBYSCORE',KEYS[1],'-inf',ARGV[3]) \
 redis.call('ZADD',KEYS[1],ARGV[2],ARGV[1]) \
 local last=redis.call('ZRANGE',KEYS[1],-1,-1,'WITHSCORES') \
 return redis.call('PEXPIREAT',KEYS[1],string.format('%.0f',last[2]))";
 
-/// Notes a later use. ARGV: seen, when the key expires then. 0: there is no such session.
+/// Notes a later use. ARGV: last use, when the key then expires. Returns 0 if there is no such session.
 const SEE: &str = "local s=redis.call('HGET',KEYS[1],'s') if not s then return 0 end \
 if tonumber(ARGV[1])>tonumber(s) then redis.call('HSET',KEYS[1],'s',ARGV[1]) \
 redis.call('PEXPIREAT',KEYS[1],ARGV[2]) end return 1";
 
-/// Ends a session and tells everybody. ARGV: channel, message.
+/// Ends a session and announces it. ARGV: channel, message.
 const END: &str = "redis.call('UNLINK',KEYS[1],KEYS[2]) redis.call('PUBLISH',ARGV[1],ARGV[2]) return 1";
 
-/// Gives the lease to renew. ARGV: ticket, its milliseconds. {0}: ended; {1}: somebody else has it; {2, value, seen}.
+/// Takes the lease to renew. ARGV: ticket, its milliseconds. Returns {0}: ended; {1}: the lease is taken; {2, value, seen}.
 const CLAIM: &str = "local f=redis.call('HMGET',KEYS[1],'v','s') if not f[1] then return {0} end \
 if not redis.call('SET',KEYS[2],ARGV[1],'NX','PX',ARGV[2]) then return {1} end return {2,f[1],f[2]}";
 
-/// Puts a renewed session in its place where the lease still is ours and the session is still there; when it expires stays. Sent twice it
-/// answers the same. ARGV: ticket, value, channel, message.
+/// Replaces a session by its renewed form, if we still hold the lease and the session still exists; keeps its expiry. Repeating it gives
+/// the same result. ARGV: ticket, value, channel, message.
 const RENEW: &str = "local v=redis.call('HGET',KEYS[1],'v') if not v then redis.call('DEL',KEYS[2]) return 0 end \
 if v==ARGV[2] then return 1 end \
 if redis.call('GET',KEYS[2])~=ARGV[1] then return 0 end \
 redis.call('HSET',KEYS[1],'v',ARGV[2]) redis.call('DEL',KEYS[2]) redis.call('PUBLISH',ARGV[3],ARGV[4]) return 1";
 
-/// Gives the lease back where it is ours. ARGV: ticket.
+/// Returns the lease if we hold it. ARGV: ticket.
 const RELEASE: &str = "if redis.call('GET',KEYS[1])==ARGV[1] then return redis.call('DEL',KEYS[1]) end return 0";
 
 pub(super) fn keep(session: &str, value: &[u8], seen: u64, expires: u64) -> Cmd {
@@ -75,7 +75,7 @@ pub(super) fn release(lease: &str, ticket: u64) -> Cmd {
     cmd
 }
 
-/// By its text and not by its hash: a server that has restarted would have to be taught it again, and the texts are short.
+/// Sent as text and not as a hash: after a restart the server would have to load it again, and the texts are short.
 fn script(text: &str, keys: &[&str]) -> Cmd {
     let mut cmd = redis::cmd("EVAL");
     cmd.arg(text).arg(keys.len()).arg(keys);

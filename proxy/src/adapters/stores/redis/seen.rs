@@ -1,4 +1,4 @@
-//! Last uses on their way to the store: in the background, and seldom.
+//! Writes last uses of sessions to the store: in the background, and rarely.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,15 +14,15 @@ use super::scripts;
 use super::terms::Terms;
 use crate::domain::time::Timestamp;
 
-/// How many wait; where there is no room, a later use tells it.
+/// How many uses wait; when full, a later use is written instead.
 const WAITING_MOST: usize = 4096;
 /// How many are written at a time.
 const AT_A_TIME: usize = 32;
 
-/// Where uses are told.
+/// The queue of uses.
 pub(super) struct Seen(mpsc::Sender<Arc<Entry>>);
 
-/// Writes uses.
+/// The task that writes uses.
 pub(super) struct Writer {
     uses: mpsc::Receiver<Arc<Entry>>,
     line: Arc<Line>,
@@ -36,7 +36,7 @@ impl Seen {
         (Self(sender), Writer { uses, line, hot, terms })
     }
 
-    /// Notes a use at `now`, and lets the store know where it has not for long.
+    /// Notes a use at `now`, and queues a write if the last one is long ago.
     pub(super) fn note(&self, entry: &Arc<Entry>, terms: &Terms, now: Timestamp) {
         entry.loaded.touch(now);
         let written = entry.seen_written.load(Ordering::Relaxed);
@@ -52,7 +52,7 @@ impl Seen {
 }
 
 impl Writer {
-    /// For ever.
+    /// Writes uses; never returns.
     pub(super) async fn run(self) {
         let Self { uses, line, hot, terms } = self;
         let uses = stream::unfold(uses, async |mut uses| uses.recv().await.map(|entry| (entry, uses)));
@@ -64,9 +64,9 @@ async fn write(line: &Line, hot: &Hot, terms: &Terms, entry: &Entry) {
     let (key, session, seen) = (entry.loaded.key(), entry.loaded.session(), entry.loaded.last_seen());
     let expires = terms.expires(session, seen).millis();
     match line.call(&scripts::see(&terms.names.session(key), seen.millis(), expires)).await {
-        // It has ended, and we had not heard of it.
+        // It has ended, and this replica did not know.
         Ok(Value::Int(0)) => hot.end(key),
-        // Listed again, too: what a failover lost of the list heals.
+        // List it again too: this restores list entries lost in a failover.
         Ok(_) => {
             for list in terms.names.lists(session) {
                 let again = scripts::list(&list, &key.0, session.expires_at.millis(), seen.millis());
@@ -75,7 +75,7 @@ async fn write(line: &Line, hot: &Hot, terms: &Terms, entry: &Entry) {
                 }
             }
         }
-        // A later use tells it.
+        // A later use is written instead.
         Err(_) => {}
     }
 }

@@ -1,4 +1,4 @@
-//! Which node is the master now, by what the sentinels say and what the node itself says.
+//! Finds the current master, by what the sentinels and the node itself say.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::settings::Host;
 use crate::adapters::telemetry::Clean;
 use crate::domain::secret::Secret;
 
-/// Asks all sentinels at once, so that dead ones cost no time: who they name as the master, those first that most of them name. After a
+/// Asks all sentinels concurrently, so that dead ones cost no time; returns the masters that they name, the one named most first. After a
 /// failover they learn of it one after the other.
 pub(super) async fn named(
     dialer: &Arc<Dialer>,
@@ -53,25 +53,25 @@ async fn ask(dialer: &Dialer, host: &Host, name: &str, password: Option<&Secret>
     }
 }
 
-/// Asks a node what it is.
+/// The command that asks a node for its role.
 pub(super) fn ask_replication() -> redis::Cmd {
     let mut cmd = redis::cmd("INFO");
     cmd.arg("replication");
     cmd
 }
 
-/// What a node says of itself (`INFO replication`): whether it is a master, and how many replicas of it answer.
+/// A node's description of itself (`INFO replication`): whether it is a master, and how many replicas are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Replication {
     pub(super) is_master: bool,
     pub(super) replicas: usize,
 }
 
-/// How long ago a replica may have told its progress, in seconds, so that it is waited for; each tells once a second.
+/// How old a replica's last progress report may be, in seconds, for it to count; each replica reports once a second.
 const LAG_MOST: u64 = 3;
 
 impl Replication {
-    /// Reads the answer; one that is no such text is no master's.
+    /// Reads the reply; anything that is not such a text counts as no master.
     pub(super) fn of(answer: redis::Value) -> Self {
         Self::read(&redis::from_redis_value::<String>(answer).unwrap_or_default())
     }

@@ -1,4 +1,4 @@
-//! How the store at Redis is reached, and what it may take.
+//! The settings of the store in Redis.
 
 use std::time::Duration;
 
@@ -6,33 +6,33 @@ use rustls::pki_types::CertificateDer;
 
 use crate::domain::secret::Secret;
 
-/// `SESSION_REDIS_…` and what belongs to it.
+/// `SESSION_REDIS_…` and related settings.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// `SESSION_REDIS_URL`, taken apart.
+    /// `SESSION_REDIS_URL`, parsed.
     pub place: RedisPlace,
-    /// `SESSION_REDIS_PREFIX`: what all our keys and channels begin with.
+    /// `SESSION_REDIS_PREFIX`: the prefix of all our keys and channels.
     pub prefix: String,
-    /// `SESSION_REDIS_CA_FILE`: further roots, beside those of the system.
+    /// `SESSION_REDIS_CA_FILE`: additional roots, beside the system's.
     pub roots: Vec<CertificateDer<'static>>,
-    /// `SESSION_STORE_TIMEOUT`: how long a call may take, connecting included.
+    /// `SESSION_STORE_TIMEOUT`: the time limit of a call, connecting included.
     pub timeout: Duration,
-    /// `SESSION_CACHE_TTL`: how long a session in memory counts without news from Redis.
+    /// `SESSION_CACHE_TTL`: how long a session in memory stays valid without news from Redis.
     pub cache_ttl: Duration,
-    /// `SESSION_MEMORY_BYTES`: what the sessions in memory may take together; a change needs a restart.
+    /// `SESSION_MEMORY_BYTES`: the limit for all sessions in memory; a change needs a restart.
     pub memory_bytes: u64,
 }
 
-/// Where Redis is.
+/// The address of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisPlace {
-    /// What stands there.
+    /// The kind of deployment.
     pub layout: Layout,
     /// The hosts that the URL names: one, or the sentinels, or some nodes of the cluster.
     pub hosts: Vec<Host>,
-    /// Whether to talk TLS.
+    /// Whether to use TLS.
     pub tls: bool,
-    /// The ACL user; `None`: the default one.
+    /// The ACL user; `None`: the default user.
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
@@ -40,14 +40,14 @@ pub struct RedisPlace {
     pub database: i64,
 }
 
-/// What stands at a place.
+/// A kind of deployment.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Layout {
     /// One server.
     Single,
-    /// Sentinels that know the master.
+    /// Sentinels that monitor the master.
     Sentinel {
-        /// What they call it.
+        /// The master's name at the sentinels.
         master: String,
         /// `SESSION_REDIS_SENTINEL_PASSWORD`.
         password: Option<Secret>,

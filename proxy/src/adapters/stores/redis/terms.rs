@@ -1,4 +1,4 @@
-//! What a reload may change: how things are called, what seals them, and how long a session may go unused.
+//! The settings that a reload may change: the names, the sealing keys, and the idle limit.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::domain::session::Session;
 use crate::domain::time::Timestamp;
 use crate::ports::StoreTerms;
 
-/// How far the last use in the store may lag behind where sessions do not go idle.
+/// How far the last use in the store may lag behind if there is no idle limit.
 const LAG_MOST: Duration = Duration::from_secs(60);
 
-/// The terms of the moment.
+/// The current terms.
 pub(super) struct Terms {
     pub(super) names: Names,
     pub(super) sealer: Sealer,

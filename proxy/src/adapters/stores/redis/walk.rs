@@ -11,11 +11,11 @@ use super::line::say;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 
-/// How many keys a page has, about.
+/// The approximate number of keys in a page.
 const PAGE: usize = 200;
 
 impl RedisStore {
-    /// Waits until the store is reached.
+    /// Waits until the store is available.
     ///
     /// # Errors
     /// Why it is not, after `most`.
@@ -28,10 +28,11 @@ impl RedisStore {
         }
     }
 
-    /// Calls `each` with every live session, in no order; one may come twice. Sessions that begin or end meanwhile may come or not.
+    /// Calls `each` with every live session, in no particular order; possibly twice. Sessions that begin or end meanwhile may be missed or
+    /// not.
     ///
     /// # Errors
-    /// Where the store does not answer: then some have not come.
+    /// If the store does not respond: then some sessions are missing.
     pub async fn all(
         &self,
         now: Timestamp,

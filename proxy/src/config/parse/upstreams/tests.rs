@@ -1,4 +1,4 @@
-//! `[[upstreams]]` of the file: what each key means, and what each fault says.
+//! `[[upstreams]]` of the file: the meaning of each key, and the text of each error.
 
 use std::fs;
 
