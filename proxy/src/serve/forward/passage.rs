@@ -71,8 +71,6 @@ pub(super) fn pass_back(
     if let Some(sign_in) = &exchange.snapshot.sign_in {
         sign_in.cookies.strip_response(&mut answer.headers);
     }
-    let event_stream = is_event_stream(&answer.headers);
-    let limit = (!event_stream).then_some(body_limit);
     answer.version = Version::default();
     if answer.status == StatusCode::RESET_CONTENT {
         // It has no content (RFC 9110 §15.3.6): any content is dropped here, with the upstream connection.
@@ -80,6 +78,9 @@ pub(super) fn pass_back(
     }
     // On HTTP/2 the client may still be slow to take a body that is complete here.
     let is_given_at_once = body.is_end_stream() || (body.is_here() && exchange.head.version != Version::HTTP_2);
+    // An event stream may be silent for as long as it likes.
+    let may_rest = !is_given_at_once && is_event_stream(&answer.headers);
+    let limit = (!may_rest).then_some(body_limit);
     let guard = (!is_given_at_once).then(|| Guard::of(opened(exchange, permit), began, body.size_hint().exact()));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }

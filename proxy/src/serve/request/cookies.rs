@@ -60,7 +60,8 @@ impl Cookies {
     /// [`TooManyTokens`]: a sibling host can plant cookies with deeper paths, which browsers send first. If only the first were examined,
     /// they could all be planted ones, and the real one would go unnoticed.
     pub(crate) fn tokens(&self, headers: &HeaderMap) -> Result<Vec<SessionToken>, TooManyTokens> {
-        let mut found: Vec<SessionToken> = Vec::new();
+        // Usually there is one.
+        let mut found: Vec<SessionToken> = Vec::with_capacity(1);
         for text in values(headers, &self.session.name) {
             if found.iter().any(|token| token.expose() == text) {
                 continue;
@@ -68,10 +69,6 @@ impl Cookies {
             let Some(token) = SessionToken::parse(text) else { continue };
             if found.len() == TOKENS_MOST {
                 return Err(TooManyTokens);
-            }
-            if found.is_empty() {
-                // Usually there is one.
-                found.reserve_exact(1);
             }
             found.push(token);
         }
