@@ -163,7 +163,7 @@ pub struct Settings {
     pub hosts: Hosts,
     /// Which signed identities are accepted; without this, the proxy's headers are trusted.
     pub assertion: Option<AssertionSettings>,
-    /// How clusters are asked as a person; without one, they cannot be.
+    /// How clusters are accessed as a person; without this, they cannot be.
     pub impersonation: Option<Impersonation>,
     /// Where the database is.
     pub database: Location,
