@@ -70,7 +70,7 @@ fn refuse_suspended(cluster: &Cluster, key: &Key) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Requests a reconciliation; `also` variants use another annotation with the same token.
+/// Requests a reconciliation; `manner` is a further annotation, set to the same token.
 async fn look_again(
     cluster: &Cluster,
     client: &Client,

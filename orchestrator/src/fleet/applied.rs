@@ -37,7 +37,7 @@ const SECRET: (&str, &str) = ("", "Secret");
 pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key) -> Result<Applied, Fault> {
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
-    // A few users at a time: each may cause hundreds of requests.
+    // Two users at a time: each may cause hundreds of requests.
     let _turn = timeout_at(deadline, cluster.looks.acquire()).await.map_err(late)?;
     let inventory = timeout_at(deadline, inventory(cluster, client, key)).await.map_err(late)??;
     let left = inventory.len().saturating_sub(OBJECTS_MOST);

@@ -65,7 +65,7 @@ fn read<T, E>(outcome: Result<T, Fault<E>>) -> Result<Option<T>, E> {
     }
 }
 
-/// The inverse of [`read`].
+/// The inverse of `read`.
 fn expected<T, E>(outcome: Result<Option<T>, E>) -> Result<T, Fault<E>> {
     outcome.map_err(Fault::Syntax)?.ok_or(Fault::Form)
 }
