@@ -348,7 +348,7 @@ mod tests {
         use Kind as K;
         use Status::{Failed, Progressing, Ready, Unknown};
         for (kind, conditions, observed, expected) in [
-            // kustomize-controller: a new path that is not there; the whole status stays at the last success.
+            // kustomize-controller: a new path that does not exist; the whole status stays at the last success.
             (K::Kustomization, &[("Ready", "False", "ArtifactFailed", 2)][..], 1, Failed),
             (
                 K::Kustomization,

@@ -28,9 +28,9 @@ pub(crate) enum Sight {
     Listed(Box<Seen>),
     /// The list is complete.
     Complete,
-    /// An object is new or different.
+    /// An object was added or changed.
     Changed(Box<Seen>),
-    /// An object is gone.
+    /// An object was deleted.
     Removed(Box<Seen>),
 }
 
