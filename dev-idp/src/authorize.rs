@@ -16,7 +16,7 @@ use crate::params::Params;
 use crate::provider::{Origin, Provider, locked};
 use crate::users::User;
 
-/// The cookie that remembers the picked user, as a provider's own session would.
+/// The cookie that remembers the picked user, like a provider's own session.
 const REMEMBERED: &str = "dev_idp_user";
 /// The longest scope or nonce that is kept, in bytes.
 const LONGEST: usize = 2048;

@@ -234,8 +234,7 @@ impl Write for LogLine {
     }
 }
 
-/// Standard output of a command: a reader that goes away (`| head`) does not change the exit code. A slow one is waited for, as a
-/// pager needs.
+/// Standard output of a command: a reader that goes away (`| head`) is not an error. A slow one is waited for, as a pager needs.
 pub struct Output(pub io::Stdout);
 
 impl Write for Output {
