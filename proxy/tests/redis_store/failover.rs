@@ -17,7 +17,7 @@ use crate::support::{Browser, Proxy, Redis, Upstream, until};
 
 /// How long the load goes on before and after.
 const AROUND: Duration = Duration::from_millis(1500);
-/// No request may fail later after a new master was elected.
+/// The longest time after the election of a new master in which requests may fail.
 const BOUND: Duration = Duration::from_secs(2);
 
 /// The tokens that are valid, and those that are not.
