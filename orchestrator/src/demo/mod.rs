@@ -1,8 +1,8 @@
 //! A simulated Kubernetes API on loopback: clusters with Flux objects that move through plausible states.
 //!
-//! It implements enough of Kubernetes for the client code to work with it: discovery, paged lists, watches with bookmarks and `410
-//! Gone`, merge patches, dry-run apply, events, applied objects with pods and logs, impersonation and access reviews. It obeys Flux's
-//! annotations and `spec.suspend`, and can be set to show faults.
+//! It implements enough of Kubernetes for the client code to work with it: discovery, paged lists, watches with bookmarks and
+//! `410 Gone`, merge patches, dry-run apply, events, applied objects with pods and logs, impersonation and access reviews. It obeys
+//! Flux's annotations and `spec.suspend`, and can be set to show faults.
 #![expect(
     clippy::indexing_slicing,
     reason = "of JSON: reading what is not there gives null, and objects have the form in which they are made here"
