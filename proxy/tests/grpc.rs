@@ -400,7 +400,7 @@ async fn a_refused_call_is_told_by_the_status_of_http_and_by_that_of_grpc() {
         );
         assert_eq!(answer.json()["message"], message, "the answer of every other client comes with it");
     }
-    // Other clients do not get this.
+    // Other clients get no gRPC status.
     let plain =
         proxy.send_body(Request::post("/notes.Notes/Say").header("content-type", "application/json"), "{}").await;
     assert_eq!((plain.status.as_u16(), plain.header("grpc-status").as_str()), (401, ""));
