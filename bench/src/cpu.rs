@@ -1,4 +1,4 @@
-//! Which processors a program may use, and the CPU time of processes, from `/proc`.
+//! Limits a program's processors, and reads the CPU time of processes, from `/proc`.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-/// The kernel counts in hundredths of a second for every program on Linux (`USER_HZ`), whatever its own clock.
+/// The kernel reports hundredths of a second to every program on Linux (`USER_HZ`), whatever its own clock.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A program that may use so many processors, and starts as many worker threads: both count the processors that they may use.
+/// A command limited to so many processors, which then starts as many worker threads: programs count the processors they may use.
 pub(crate) fn limited(program: &Path, processors: usize) -> anyhow::Result<Command> {
     let status = fs::read_to_string("/proc/self/status").context("there is no /proc: this needs Linux")?;
     let ours = allowed(&status).context("/proc/self/status reads unlike proc(5)")?;
@@ -32,7 +32,7 @@ fn allowed(status: &str) -> Option<Vec<usize>> {
     Some(numbers)
 }
 
-/// Processes whose time is added up.
+/// Processes whose CPU time is added up.
 pub(crate) struct Processes(Vec<u32>);
 
 impl Processes {
@@ -40,20 +40,20 @@ impl Processes {
         Self(pids.to_vec())
     }
 
-    /// The time that the scheduler gave to the threads that live, in its own nanoseconds.
+    /// The CPU time of the living threads, from the scheduler, in nanoseconds.
     pub(crate) fn used(&self) -> anyhow::Result<Duration> {
         let mut nanos = 0;
         for pid in &self.0 {
             let tasks = fs::read_dir(format!("/proc/{pid}/task"))
                 .with_context(|| format!("process {pid} has ended, or there is no /proc: this needs Linux"))?;
-            // A thread that ends while this reads is of no weight.
+            // A thread that ends during the read does not matter.
             let texts = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
             nanos += texts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum::<u64>();
         }
         Ok(Duration::from_nanos(nanos))
     }
 
-    /// User and system time so far in ticks, of all threads, those that have ended included.
+    /// User and system time so far in ticks, of all threads, including those that have ended.
     pub(crate) fn ticks(&self) -> anyhow::Result<Duration> {
         let mut ticks = 0;
         for pid in &self.0 {
@@ -65,13 +65,13 @@ impl Processes {
     }
 }
 
-/// What all programs on all processors have used so far, and what a hypervisor took from us.
+/// The CPU time that all programs have used so far on all processors, including steal time.
 pub(crate) fn of_the_machine() -> anyhow::Result<Duration> {
     let stat = fs::read_to_string("/proc/stat").context("there is no /proc: this needs Linux")?;
     Ok(TICK * busy(&stat).context("/proc/stat reads unlike proc(5)")?)
 }
 
-/// The first line of `/proc/stat` but for what was idle and what waited for disks; guests' time is part of the user's.
+/// The first line of `/proc/stat` without idle and I/O wait; guest time is part of user time.
 fn busy(stat: &str) -> Option<u32> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let fields: Vec<u64> = line.split_ascii_whitespace().take(8).map_while(|field| field.parse().ok()).collect();
@@ -79,7 +79,7 @@ fn busy(stat: &str) -> Option<u32> {
     u32::try_from(user + nice + system + irq + softirq + steal).ok()
 }
 
-/// The processes that `parent` has started.
+/// The child processes of `parent`.
 pub(crate) fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
     let pids = fs::read_dir("/proc").context("there is no /proc: this needs Linux")?;
     let pids = pids.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
@@ -87,7 +87,7 @@ pub(crate) fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
     Ok(pids.filter(is_child).collect())
 }
 
-/// This process and all that it has started, and they in turn.
+/// This process and all its descendants.
 pub(crate) fn tree() -> anyhow::Result<Processes> {
     let mut pids = vec![std::process::id()];
     let mut looked_at = 0;
@@ -98,7 +98,7 @@ pub(crate) fn tree() -> anyhow::Result<Processes> {
     Ok(Processes(pids))
 }
 
-/// The fields after the program's name, which may hold spaces and parentheses itself.
+/// The fields after the program's name, which may itself hold spaces and parentheses.
 fn fields(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     Some(stat.rsplit_once(')')?.1.split_ascii_whitespace())
 }

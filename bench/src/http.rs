@@ -1,4 +1,4 @@
-//! As much of HTTP as a load needs: a browser's request, as HTTP/1.1 and as HTTP/2 carry it, and answers with a `Content-Length`.
+//! The HTTP that a load needs: a browser's request, in HTTP/1.1 and HTTP/2, and responses with a `Content-Length`.
 
 use std::time::Duration;
 
@@ -7,23 +7,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::wire::{Address, Wire};
 
-/// How much of an unexpected answer's body is shown, in bytes.
+/// How much of an unexpected response's body is shown, in bytes.
 const SHOWN: usize = 200;
-/// How long is waited for it.
+/// How long to wait for it.
 const SHOWN_WITHIN: Duration = Duration::from_millis(500);
 
-/// An answer's head, and what it says of the body after it.
+/// A response's head, and the length of the body after it.
 pub(crate) struct Frame<'a> {
     pub(crate) status: u16,
     text: &'a str,
-    /// The head alone, in bytes, with the empty line at its end.
+    /// The length of the head alone, in bytes, including the empty line.
     pub(crate) head: usize,
-    /// The body alone, where its length is given.
+    /// The length of the body, if it is given.
     pub(crate) body: Option<usize>,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame that `bytes` begin with; `None` while its head is not complete.
+    /// Parses the head at the start of `bytes`; `None` while it is not complete.
     pub(crate) fn parse(bytes: &'a [u8]) -> anyhow::Result<Option<Self>> {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
         let text = std::str::from_utf8(bytes.get(..end).unwrap_or_default()).context("the head is no text")?;
@@ -33,7 +33,7 @@ impl<'a> Frame<'a> {
         Ok(Some(Self { body: body.context("a Content-Length that is no number")?, ..frame }))
     }
 
-    /// Head and body together, in bytes.
+    /// The length of head and body, in bytes.
     pub(crate) fn length(&self) -> anyhow::Result<usize> {
         Ok(self.head
             + self.body.with_context(|| format!("the answer has no Content-Length (status {})", self.status))?)
@@ -46,7 +46,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// What a browser sends with a navigation, beside the cookies and what is the connection's own.
+/// What a browser sends with a navigation, besides cookies and connection-specific fields.
 const FIELDS: [(&str, &str); 14] = [
     ("Cache-Control", "max-age=0"),
     ("sec-ch-ua", "\"Chromium\";v=\"148\", \"Not.A/Brand\";v=\"24\""),
@@ -62,7 +62,7 @@ const FIELDS: [(&str, &str); 14] = [
     ("Sec-Fetch-Mode", "navigate"),
     ("Sec-Fetch-User", "?1"),
     ("Sec-Fetch-Dest", "document"),
-    // Its value is the origin.
+    // The value is the origin.
     ("Referer", ""),
     ("Accept-Encoding", "gzip, deflate, br, zstd"),
     ("Accept-Language", "en-GB,en;q=0.9,de;q=0.8"),
@@ -85,7 +85,7 @@ pub(crate) fn browser_request(address: &Address, path: &str, cookie: &str) -> Ve
     text.into_bytes()
 }
 
-/// The same over HTTP/2, where browsers send each cookie as a field of its own.
+/// The same over HTTP/2, where browsers send each cookie as a separate field.
 pub(crate) fn browser_request_2(address: &Address, path: &str, cookie: &str) -> anyhow::Result<::http::Request<()>> {
     let mut request = ::http::Request::get(format!("{}{path}", address.origin()));
     for (name, value) in fields(address) {
@@ -97,16 +97,16 @@ pub(crate) fn browser_request_2(address: &Address, path: &str, cookie: &str) -> 
     Ok(request.body(())?)
 }
 
-/// An answer that was read whole.
+/// A completely read response.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) location: Option<String>,
-    /// `name=value` of each cookie that is set.
+    /// `name=value` of each cookie that the response sets.
     pub(crate) cookies: Vec<String>,
     pub(crate) body: String,
 }
 
-/// One request on a connection of its own.
+/// Sends one request on a new connection.
 pub(crate) async fn get(address: &Address, path: &str, cookie: &str) -> anyhow::Result<Answer> {
     let mut wire = address.connect().await?;
     wire.write_all(&browser_request(address, path, cookie)).await?;
@@ -119,7 +119,7 @@ pub(crate) async fn get(address: &Address, path: &str, cookie: &str) -> anyhow::
         let Some(frame) = frame else { continue };
         let complete = match frame.body {
             Some(body) => bytes.len() >= frame.head + body,
-            // In pieces, of which the last is empty, or until the end of the connection.
+            // Chunked, up to the last empty chunk, or until the connection closes.
             None => closed || bytes.ends_with(b"\r\n0\r\n\r\n"),
         };
         ensure!(complete || !closed, "the connection was closed before the answer was complete");
@@ -135,14 +135,14 @@ pub(crate) async fn get(address: &Address, path: &str, cookie: &str) -> anyhow::
     }
 }
 
-/// What is wrong with an answer that is not 200: its status, and how its body begins. `read` is what came of the body so far.
+/// The error for a response that is not 200: its status, and the start of its body. `read` is the body so far.
 pub(crate) async fn unexpected(status: u16, mut read: Vec<u8>, wire: &mut Wire) -> anyhow::Error {
     let more = async { while read.len() < SHOWN && wire.read_buf(&mut read).await.is_ok_and(|read| read > 0) {} };
     let _what_came_so_far_will_do = tokio::time::timeout(SHOWN_WITHIN, more).await;
     not_200(status, &read)
 }
 
-/// The same, where all of the body is there that will be shown.
+/// The same, once enough of the body has been read.
 pub(crate) fn not_200(status: u16, body: &[u8]) -> anyhow::Error {
     let shown = String::from_utf8_lossy(body.get(..SHOWN).unwrap_or(body));
     anyhow::anyhow!("an answer was {status}, not 200: {shown:?}")

@@ -1,4 +1,4 @@
-//! All that take part in a run, started over the same upstream, and measured in turns.
+//! All contenders of a run, started over the same upstream, and measured in turns.
 
 use std::fs;
 use std::io;
@@ -19,10 +19,10 @@ use crate::report::{Contender, Round};
 use crate::sidegate::{self, CONNECTIONS, Setup, Sidegate};
 use crate::wire::{Address, Certificate};
 
-/// How much of a log is shown where something goes wrong.
+/// How much of a log is shown on an error.
 const LOG_LINES: usize = 3;
 
-/// Those measured, Sidegate first and nginx last. Dropping it stops all of them.
+/// The contenders, Sidegate first and nginx last. Dropping it stops all of them.
 pub(crate) struct Lineup {
     pub(crate) entrants: Vec<Entrant>,
     sidegates: Vec<Sidegate>,
@@ -32,12 +32,12 @@ pub(crate) struct Lineup {
     _folder: TempDir,
 }
 
-/// One of those measured, where its load goes, and whose time is counted.
+/// One contender, the target of its load, and the processes whose CPU time counts.
 pub(crate) struct Entrant {
     pub(crate) contender: Contender,
     pub(crate) target: Target,
     pub(crate) processes: Processes,
-    /// Where it writes its log, if it does.
+    /// Where it writes its log, if it has one.
     log: Option<PathBuf>,
 }
 
@@ -73,7 +73,7 @@ impl Lineup {
             let entrant = Entrant::new(sidegate.name(), target, &[sidegate.pid()]);
             entrants.push(Entrant { log: Some(sidegate.log().to_owned()), ..entrant });
         }
-        // What asks for no session gets the same bytes.
+        // Contenders without sessions get the same bytes.
         let cookies = sidegates.first().map(Sidegate::cookies).unwrap_or_default();
         let setup = peers::Setup {
             folder: folder.path(),
@@ -99,15 +99,15 @@ impl Lineup {
         Ok(Self { entrants, sidegates, _peers: peers, _nginx, redis, _folder: folder })
     }
 
-    /// Measures all in turns, so that a slow spell of the machine falls on each of them, and says what each round came to. What it returns is
-    /// how much of the machine other programs used meanwhile: what measures a busy machine measures little.
+    /// Measures all in turns, so that a slow spell of the machine affects each of them, and prints each round. Returns the share of
+    /// the machine that other programs used meanwhile: results from a busy machine mean little.
     pub(crate) async fn measure(
         &mut self,
         options: &Options,
         mut say: impl FnMut(usize, &Contender, &Round) -> io::Result<()>,
     ) -> anyhow::Result<f64> {
         if options.people > 1 && !options.first_requests {
-            // Each session is used once before: what is measured is that they are in use.
+            // Each session is used once before: this measures sessions in use.
             let once = Shape { requests: Some(options.people), ..options.shape() };
             for entrant in &self.entrants {
                 entrant.round(once).await?;
@@ -132,7 +132,7 @@ impl Lineup {
         Ok(others.as_secs_f64() / took.as_secs_f64() / cores as f64)
     }
 
-    /// The same with new processes, at which everyone has just signed in.
+    /// The same with new processes, where everyone has just signed in.
     async fn start_anew(&mut self, options: &Options) -> anyhow::Result<()> {
         let mut new = Self::start(options).await?;
         for (old, new) in self.entrants.iter_mut().zip(&mut new.entrants) {
@@ -141,7 +141,7 @@ impl Lineup {
         std::mem::replace(self, new).stop().await
     }
 
-    /// Ends them, and waits until they have ended, so that no time of theirs is counted any more.
+    /// Stops them, and waits until they have ended, so that their CPU time no longer counts.
     async fn stop(self) -> anyhow::Result<()> {
         for sidegate in self.sidegates {
             sidegate.stop().await?;
@@ -162,7 +162,7 @@ impl Entrant {
         Self { contender: Contender::new(name), target, processes: Processes::of(pids), log: None }
     }
 
-    /// Its name, and the end of its log: what it says of a fault.
+    /// Its name, and the end of its log, for an error.
     fn account(&self) -> String {
         let log = self.log.as_ref().and_then(|log| fs::read_to_string(log).ok()).unwrap_or_default();
         let end: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
@@ -191,7 +191,7 @@ async fn store(store: Store) -> anyhow::Result<(Option<RedisServer>, sidegate::S
     })
 }
 
-/// The proxies to measure, the first of them beside all that follow: name, program, and how many rules.
+/// The proxies to measure, the first one compared with the others: name, program, and number of rules.
 fn programs(options: &Options) -> anyhow::Result<Vec<(String, PathBuf, usize)>> {
     let program = program(options.turns.sidegate.as_deref())?;
     let mut programs = vec![("sidegate".to_owned(), program.clone(), 0)];

@@ -1,4 +1,4 @@
-//! Measures the proxy, signed in, beside nginx `proxy_pass` (and others, where they are asked for): one interleaved run over the same upstream.
+//! Measures the proxy, signed in, beside nginx `proxy_pass` (and others, on request): one interleaved run over the same upstream.
 //!
 //! ```text
 //! load (64 kept-alive connections) -> sidegate | nginx proxy_pass -> nginx `return 200`
@@ -42,7 +42,7 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = tokio::select! {
         outcome = measure(&options) => outcome,
-        // What was started is stopped as it is dropped.
+        // Started processes are stopped on drop.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     match outcome {
@@ -80,7 +80,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The proxy that was named, or the one beside this program.
+/// The given program, or the one beside this program.
 fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(named) = named {
         return Ok(named.to_owned());

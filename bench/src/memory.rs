@@ -1,10 +1,10 @@
-//! What processes take of memory, from `/proc`.
+//! Measures the memory of processes, from `/proc`.
 
 use std::time::Duration;
 
 use anyhow::Context;
 
-/// The resident memory of processes once it does not shrink any more: an allocator gives back what was freed only after a while.
+/// The resident memory of processes once it stops shrinking: an allocator returns freed memory only after a while.
 pub(crate) async fn settled(pids: &[u32]) -> anyhow::Result<u64> {
     let mut least = resident(pids)?;
     for _ in 0..5 {
@@ -14,7 +14,7 @@ pub(crate) async fn settled(pids: &[u32]) -> anyhow::Result<u64> {
     Ok(least)
 }
 
-/// Resident memory of processes together, in bytes.
+/// The total resident memory of processes, in bytes.
 pub(crate) fn resident(pids: &[u32]) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in pids {

@@ -17,24 +17,24 @@ use crate::wire::Certificate;
 
 const MISSING: &str = "nginx is missing: apt-get install nginx (it need not run as a service)";
 
-/// How long nginx may take to start.
+/// The time limit for starting nginx.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// Larger bodies come from a file.
 const MOST_IN_MEMORY: usize = 512 * 1024;
 /// How many ports the upstream has beside the first.
 const OTHER_PORTS: usize = 4;
-/// What slow clients ask for, in bytes.
+/// The size of the response for slow clients, in bytes.
 const LARGE_BODY: usize = 4 * 1024 * 1024;
 
-/// What nginx as a proxy is started with.
+/// The settings of nginx as a proxy.
 pub(crate) struct Proxying<'a> {
     pub(crate) upstream: u16,
     pub(crate) workers: usize,
-    /// How many requests clients have open at a time, at most: so many connections go on to the upstream.
+    /// The most requests that clients have open at a time: so many connections go to the upstream.
     pub(crate) connections: usize,
     pub(crate) protocol: Protocol,
-    /// TLS ends here with it.
+    /// With a certificate, nginx terminates TLS.
     pub(crate) certificate: Option<&'a Certificate>,
 }
 
@@ -47,15 +47,15 @@ pub(crate) struct Nginx {
     folder: PathBuf,
 }
 
-/// What `nginx -v` says.
+/// The version from `nginx -v`.
 pub(crate) fn version() -> anyhow::Result<String> {
     let output = Command::new("nginx").arg("-v").output().context(MISSING)?;
     Ok(String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("nginx version: ").to_owned())
 }
 
 impl Nginx {
-    /// The upstream: every request is answered with `body` bytes, from memory, or from a file in the kernel's cache where they are many;
-    /// slow clients find a large answer.
+    /// The upstream: answers every request with `body` bytes, from memory, or from a file in the kernel's cache if they are many;
+    /// slow clients get a large response.
     pub(crate) fn upstream(folder: &Path, body: usize) -> anyhow::Result<Self> {
         let folder = folder.join("upstream");
         fs::create_dir(&folder)?;
@@ -64,7 +64,7 @@ impl Nginx {
             fs::write(folder.join("body.txt"), vec![b'x'; body])?;
             "try_files /body.txt =404;".to_owned()
         } else {
-            // nginx takes no word of the configuration beyond 4 KiB, so a long body is put together from a variable.
+            // nginx accepts no configuration token over 4 KiB, so a long body is built from a variable.
             format!("return 200 \"{}{}\";", "${piece}".repeat(body / 1024), "x".repeat(body % 1024))
         };
         let site = format!(
@@ -73,8 +73,8 @@ impl Nginx {
             "x".repeat(1024),
             folder.display(),
         );
-        // Some clients of the upstream open connections by the thousand: those that are over keep ports occupied for a while, and who comes
-        // to the same port of the upstream after them waits.
+        // Some clients open connections by the thousand: closed ones keep ports occupied for a while, and later clients of the same
+        // upstream port wait.
         let others = (0..OTHER_PORTS).map(|_| free_port()).collect::<Result<Vec<u16>, _>>()?;
         let listens: String = others.iter().map(|port| format!("listen 127.0.0.1:{port}; ")).collect();
         let site = listens + &site;
@@ -84,7 +84,7 @@ impl Nginx {
         Ok(upstream)
     }
 
-    /// The proxy: `proxy_pass` with kept-alive connections to the upstream, and nothing else; TLS where a certificate is given.
+    /// The proxy: `proxy_pass` with kept-alive connections to the upstream, and nothing else; with TLS if a certificate is given.
     pub(crate) fn proxy(folder: &Path, proxying: &Proxying<'_>) -> anyhow::Result<Self> {
         let &Proxying { upstream, workers, connections, protocol, certificate } = proxying;
         let idle = connections.max(64);
@@ -111,7 +111,7 @@ impl Nginx {
         }
         let folder = folder.join("proxy");
         fs::create_dir(&folder)?;
-        // Each client's connection may take one to the upstream.
+        // Each client's connection may need one to the upstream.
         let connections = (2 * connections + 1000).max(4096);
         Self::start(&folder, &Site { workers, connections, before: &before, listen, site: &site })
     }
@@ -137,12 +137,12 @@ impl Nginx {
         self.port
     }
 
-    /// Ports of the upstream that nobody else uses.
+    /// Further ports of the upstream, not used by others.
     pub(crate) fn other_ports(&self) -> &[u16] {
         &self.others
     }
 
-    /// The processes that do the work.
+    /// The worker processes.
     pub(crate) async fn workers(&self, expected: usize) -> anyhow::Result<Vec<u32>> {
         let began = Instant::now();
         loop {
@@ -172,14 +172,14 @@ fn nginx(folder: &Path) -> Command {
     command
 }
 
-/// What a configuration says beside what all have.
+/// The parts of a configuration that differ.
 struct Site<'a> {
     workers: usize,
-    /// How many connections a worker takes, those to the upstream included.
+    /// The connections per worker, including those to the upstream.
     connections: usize,
-    /// Stands before the server.
+    /// Goes before the server block.
     before: &'a str,
-    /// What `listen` says after the address.
+    /// The parameters of `listen` after the address.
     listen: &'a str,
     site: &'a str,
 }
@@ -188,7 +188,7 @@ fn configuration(folder: &Path, port: u16, site: &Site<'_>) -> Result<String, st
     let Site { workers, connections, before, listen, site } = site;
     let mut text = String::new();
     if fs::metadata(folder)?.uid() == 0 {
-        // The folder is root's own; workers of another user could not write into it.
+        // The folder belongs to root; workers of another user could not write into it.
         text.push_str("user root;\n");
     }
     let _infallible = write!(
@@ -217,7 +217,7 @@ fn release(version: &str) -> Option<[u32; 3]> {
     numbers.try_into().ok()
 }
 
-/// A port that nobody listens on at the moment.
+/// A port that is currently free.
 pub(crate) fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

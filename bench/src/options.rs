@@ -195,7 +195,7 @@ pub(crate) struct RestOptions {
 }
 
 impl Options {
-    /// How the load is sent.
+    /// The form of the load.
     pub(crate) const fn shape(&self) -> Shape {
         Shape {
             connections: self.connections,
@@ -208,7 +208,7 @@ impl Options {
         }
     }
 
-    /// A run with these options and turns; the options are written as on the command line.
+    /// Builds options for a run with these turns; `options` is written as on the command line.
     pub(crate) fn of_a_run(options: &str, turns: &Turns) -> anyhow::Result<Self> {
         let options = Self::try_parse_from(["bench"].into_iter().chain(options.split_ascii_whitespace()))?;
         let options = Self { turns: turns.clone(), ..options };
@@ -216,7 +216,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Refuses what cannot go together.
+    /// Rejects combinations that are not possible.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let is_http2 = self.protocol == Protocol::Http2;
         ensure!(self.streams == 1 || is_http2, "--streams {}: only with --protocol http2", self.streams);

@@ -1,4 +1,4 @@
-//! People, the provider that knows them, and how they sign in through it.
+//! People, their identity provider, and their sign-in.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use tokio::task::JoinSet;
 use crate::http;
 use crate::wire::Address;
 
-/// What the provider calls its client.
+/// The client id at the provider.
 pub(crate) const CLIENT_ID: &str = "sidegate-dev";
 pub(crate) const CLIENT_SECRET: &str = "sidegate-dev-secret";
 
 /// How many people sign in at a time.
 const AT_A_TIME: usize = 16;
 
-/// The development provider, which knows so many people.
+/// The development provider, with this many people.
 pub(crate) async fn provider(redirect_url: &str, number: usize) -> anyhow::Result<Arc<DevIdp>> {
     let options = dev_idp::Options {
         redirect_urls: vec![redirect_url.to_owned()],
@@ -27,7 +27,7 @@ pub(crate) async fn provider(redirect_url: &str, number: usize) -> anyhow::Resul
     Ok(Arc::new(DevIdp::start(options).await?))
 }
 
-/// The person `number`, as GitHub and an OpenID Connect provider know them.
+/// The person `number`, with accounts at GitHub and an OpenID Connect provider.
 fn user(number: usize) -> User {
     let login = format!("user-{number:07}");
     let email = format!("{login}@example.com");
@@ -57,7 +57,7 @@ fn user(number: usize) -> User {
     }
 }
 
-/// Where people sign in: the page that sends them to the provider, and the name of the cookie that they have afterwards, or its beginning.
+/// How people sign in: the login page, and the name of the session cookie, or its prefix.
 #[derive(Clone)]
 pub(crate) struct Door {
     pub(crate) browser: Address,
@@ -66,7 +66,7 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// Everyone's cookies, in their order; some sign in at a time.
+    /// Signs everyone in, a few at a time; returns their cookies in order.
     pub(crate) async fn sign_all_in(&self, provider: &Arc<DevIdp>, people: usize) -> anyhow::Result<Vec<String>> {
         let mut places = JoinSet::new();
         for place in 0..people.min(AT_A_TIME) {
@@ -87,7 +87,7 @@ impl Door {
         Ok(cookies.into_iter().map(|(_, cookie)| cookie).collect())
     }
 
-    /// Signs a person in as a browser does: to the login, to the provider, and back with a code. What comes back is a `Cookie` field value.
+    /// Signs a person in as a browser does: login, provider, and back with a code. Returns a `Cookie` field value.
     pub(crate) async fn sign_in(&self, provider: &DevIdp, number: usize) -> anyhow::Result<String> {
         let login = http::get(&self.browser, self.login, "").await?;
         let authorize =

@@ -1,4 +1,4 @@
-//! The pictures of docs/performance.md: CPU per request against connections, sessions, rules and the size of a body.
+//! The plots of docs/performance.md: CPU per request against connections, sessions, rules and the size of a body.
 
 use std::fs;
 use std::io::Write;
@@ -8,7 +8,7 @@ use crate::options::{Options, PlotOptions, Turns};
 use crate::report::{CPU, Spread};
 use crate::svg::Plot;
 
-/// A picture: its file, its title, its axis, and what is measured at each place of it.
+/// A plot: its file, its title, its axis, and the options for each point.
 type Picture = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const PICTURES: [Picture; 4] = [
@@ -56,10 +56,10 @@ const PICTURES: [Picture; 4] = [
 ];
 const UNIT: &str = "CPU per request (us)";
 
-/// Measures what each picture shows, and writes it.
+/// Measures and writes each plot.
 pub(crate) async fn run(options: &PlotOptions) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    // Two lines are what a picture holds.
+    // A plot has room for two lines.
     let turns = Turns { peers: false, ..options.turns.clone() };
     fs::create_dir_all(&options.folder)?;
     for (name, title, x, places) in PICTURES.into_iter().filter(|(name, ..)| name.contains(&options.only)) {
@@ -68,7 +68,7 @@ pub(crate) async fn run(options: &PlotOptions) -> anyhow::Result<()> {
             let row = Options::of_a_run(row, &turns)?;
             let mut lineup = Lineup::start(&row).await?;
             let others = lineup.measure(&row, |_, _, _| Ok(())).await?;
-            // With rules, the one that has them takes part after the one that has none.
+            // With rules, the contender with rules comes after the one without.
             let [.., sidegate, nginx] = lineup.entrants.as_slice() else { continue };
             let [sidegate, nginx] = [sidegate, nginx].map(|one| Spread::of(one.contender.rounds.iter().map(CPU)));
             let (mine, its) = (sidegate.median, nginx.median);

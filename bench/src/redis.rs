@@ -1,4 +1,4 @@
-//! A Redis of our own, on loopback, that keeps nothing.
+//! A private Redis server on loopback, without persistence.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::nginx;
 
-/// How long it may take to start.
+/// The time limit for starting it.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running server; dropping it stops it.
@@ -22,7 +22,7 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts one; `None` where the program is not installed.
+    /// Starts one; `None` if the program is not installed.
     pub(crate) async fn start() -> anyhow::Result<Option<Self>> {
         let (port, folder) = (nginx::free_port()?, tempfile::tempdir()?);
         let process = Command::new("redis-server")
@@ -45,17 +45,17 @@ impl RedisServer {
         Ok(Some(Self { process, _folder: folder, port }))
     }
 
-    /// Ends it, and waits until it has ended.
+    /// Stops it, and waits until it has ended.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         Ok(self.process.kill().await?)
     }
 
-    /// Where it listens.
+    /// Its URL.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The settings of a store there, which holds so many bytes of sessions ready.
+    /// The settings of a store there, with a session cache of this size.
     pub(crate) fn settings(&self, memory_bytes: u64) -> RedisSettings {
         RedisSettings {
             place: RedisPlace {

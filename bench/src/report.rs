@@ -1,4 +1,4 @@
-//! What is printed: each measurement, and the ratios at the end.
+//! The output: each measurement, and the ratios at the end.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use crate::options::Options;
 /// The goal for CPU time per request, as a ratio to nginx.
 const GOAL: f64 = 1.10;
 
-/// One of those measured.
+/// One contender.
 pub(crate) struct Contender {
     name: String,
     pub(crate) rounds: Vec<Round>,
@@ -30,7 +30,7 @@ impl Contender {
     }
 }
 
-/// What one measurement comes to.
+/// The result of one measurement.
 pub(crate) struct Round {
     requests_per_second: f64,
     p50: f64,
@@ -63,7 +63,7 @@ pub(crate) type Figure = (&'static str, fn(&Round) -> f64);
 
 pub(crate) const CPU: fn(&Round) -> f64 = |round| round.cpu;
 pub(crate) const REQUESTS: fn(&Round) -> f64 = |round| round.requests_per_second;
-/// What tails are told by.
+/// The figures for tails.
 pub(crate) const TAILS: [Figure; 3] =
     [("p50", |round| round.p50), ("p99", |round| round.p99), ("p99.9", |round| round.p999)];
 
@@ -76,7 +76,7 @@ const FIGURES: [Figure; 6] = [
     ("p99.9", |round| round.p999),
 ];
 
-/// How many processors there are, which ones, and which nginx.
+/// The number of processors, their model, and the version of nginx.
 pub(crate) fn machine(nginx: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -112,7 +112,7 @@ pub(crate) fn line(out: &mut impl Write, number: usize, contender: &Contender, r
     )
 }
 
-/// How much of the processors others used meanwhile: what measures a busy machine measures little.
+/// The share of the processors that other programs used meanwhile: results from a busy machine mean little.
 pub(crate) fn others(out: &mut impl Write, share: f64) -> io::Result<()> {
     writeln!(out, "\nother programs used {:.0} % of the machine", share * 100.0)
 }
@@ -144,7 +144,7 @@ pub(crate) fn verdict(out: &mut impl Write, contenders: &[&Contender]) -> io::Re
     Ok(())
 }
 
-/// The ratios of one to another, round by round.
+/// The ratios between two contenders, round by round.
 pub(crate) fn ratios(one: &Contender, other: &Contender, figure: fn(&Round) -> f64) -> Spread {
     Spread::of(one.rounds.iter().zip(&other.rounds).map(|(one, other)| figure(one) / figure(other)))
 }

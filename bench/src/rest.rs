@@ -1,4 +1,4 @@
-//! What a kept-alive connection takes of memory once its first request is answered and nothing more comes.
+//! Measures the memory of an idle kept-alive connection after its first request.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,11 +17,12 @@ use crate::{http, memory, nginx, program, report};
 
 const BODY: usize = 1024;
 const PATH: &str = "/reports/quarterly";
-/// Those that come first bring what comes with the first use, and is no connection's own.
+/// The first connections cause one-time allocations, which are not counted.
 const FIRST: usize = 100;
-/// Open files of a process that are no client's; Sidegate counts two for each client, one of them for the upstream, and makes room beyond.
+/// Open files of a process that do not belong to clients; Sidegate needs two per client, one of them for the upstream, and some
+/// reserve.
 const OTHER_FILES: u64 = 300;
-/// How many connections share an address of this machine: each takes a port of it.
+/// How many connections share a local address: each takes a port of it.
 const PORTS: usize = 20_000;
 
 /// Prints the figures for each number of connections that open files allow.
@@ -57,7 +58,7 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// What a connection takes of Sidegate, and of nginx.
+/// The memory per connection of Sidegate, and of nginx.
 async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Option<&Path>) -> anyhow::Result<[u64; 2]> {
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
     let made = Certificate::make(folder.path())?;
@@ -86,7 +87,7 @@ async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Optio
     Ok([ours, theirs])
 }
 
-/// Opens so many, and looks at what memory they took.
+/// Opens this many connections, and measures their memory.
 async fn hold(address: &Address, protocol: Protocol, cookie: &str, number: usize, pids: &[u32]) -> anyhow::Result<u64> {
     let mut held = open(address, protocol, cookie, 0..FIRST).await?;
     let before = memory::settled(pids).await?;
@@ -98,7 +99,7 @@ async fn hold(address: &Address, protocol: Protocol, cookie: &str, number: usize
     Ok(after.saturating_sub(before) / (number - FIRST).max(1) as u64)
 }
 
-/// A connection that has had an answer.
+/// A connection that has received a response.
 enum Held {
     Http1(Client),
     Http2(Session),

@@ -17,16 +17,16 @@ use crate::people::{self, CLIENT_ID, CLIENT_SECRET, Door};
 use crate::wire::{Address, Certificate};
 use crate::{cpu, http, nginx};
 
-/// What seals sessions in the stores `jwt` and `redis`.
+/// The key for sealing sessions in the stores `jwt` and `redis`.
 const SECRET: &str = "c2VjcmV0LW9mLXRoZS1iZW5jaC1hbmQtb2Ytbm90aGluZy1lbHNl";
 
-/// How many connections a proxy takes at a time by default.
+/// The proxy's default limit of connections.
 pub(crate) const CONNECTIONS: usize = 10_000;
 
-/// How long the proxy may take to start.
+/// The time limit for starting the proxy.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long it may take to end; then it is killed.
+/// The time limit for stopping it; then it is killed.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where the proxy keeps its sessions.
@@ -38,7 +38,7 @@ pub(crate) enum Store {
     Redis(String),
 }
 
-/// What a proxy is started with.
+/// The settings of a proxy.
 pub(crate) struct Setup<'a> {
     pub(crate) upstream: u16,
     pub(crate) threads: usize,
@@ -47,9 +47,9 @@ pub(crate) struct Setup<'a> {
     /// How many people are signed in, each with a session.
     pub(crate) people: usize,
     pub(crate) store: Store,
-    /// How many connections it takes at a time, at most.
+    /// The limit of connections.
     pub(crate) connections: usize,
-    /// TLS ends there with it.
+    /// With a certificate, the proxy terminates TLS.
     pub(crate) certificate: Option<&'a Certificate>,
     pub(crate) protocol: Protocol,
 }
@@ -61,19 +61,19 @@ pub(crate) struct Sidegate {
     provider: Arc<DevIdp>,
     pid: u32,
     log: PathBuf,
-    /// For what is asked for.
+    /// For the measured requests.
     address: Address,
     door: Door,
     cookies: Vec<String>,
 }
 
 impl Sidegate {
-    /// Starts the program with the settings of a usual sidecar, and signs people in.
+    /// Starts the program with the settings of a typical sidecar, and signs people in.
     pub(crate) async fn start(name: String, program: &Path, setup: Setup<'_>) -> anyhow::Result<Self> {
         let Setup { upstream, threads, folder, rules, people, store, connections, certificate, protocol } = setup;
         ensure!(program.is_file(), "there is no {}: cargo build --release -p sidegate", program.display());
         let port = nginx::free_port()?;
-        // Browsers that sign in speak HTTP/1.1.
+        // Sign-in uses HTTP/1.1.
         let spoken = if certificate.is_some() { Protocol::Tls } else { Protocol::Http1 };
         let browser = Address::new(port, spoken, certificate)?;
         let redirect_url = format!("{}/api/v1/auth/callback", browser.origin());
@@ -138,7 +138,7 @@ impl Sidegate {
         self.door.sign_in(&self.provider, 0).await.map(drop)
     }
 
-    /// Ends it, and waits until it has ended.
+    /// Stops it, and waits until it has ended.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         Ok(self.process.kill().await?)
     }
@@ -171,7 +171,7 @@ impl Sidegate {
 }
 
 impl Drop for Sidegate {
-    /// Ends it as an operator does, so that a build that counts itself (`scripts/build-profiled`) writes down what it has counted.
+    /// Ends it with a signal, so that a profiled build (`scripts/build-profiled`) writes its counters.
     fn drop(&mut self) {
         let pid = self.process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(pid) = pid else { return };
@@ -185,7 +185,7 @@ impl Drop for Sidegate {
     }
 }
 
-/// A file with so many rules, of which the last lets in what is measured.
+/// A configuration with this many rules, of which the last allows the measured requests.
 fn with_rules(rules: usize) -> String {
     let rule = |path: String| format!("[[routes]]\npath = \"{path}\"\nallow = [\"@example.com\"]\n\n");
     (1..rules).map(|number| format!("/app-{number}/**")).chain(["/**".to_owned()]).map(rule).collect()

@@ -1,4 +1,4 @@
-//! Plots as SVG: lines over named places on the x axis, readable on light and on dark ground.
+//! Plots as SVG: lines over named points of the x axis, readable on light and dark backgrounds.
 
 use std::fmt::Write as _;
 
@@ -6,12 +6,12 @@ use crate::report::Spread;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
-/// Where the lines are.
+/// The area of the lines.
 const LEFT: f64 = 70.0;
 const RIGHT: f64 = 610.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 340.0;
-/// The least distance of two names at the ends of lines.
+/// The smallest distance of two labels at the ends of lines.
 const NAME_HEIGHT: f64 = 18.0;
 
 const STYLE: &str = "\
@@ -23,16 +23,16 @@ const STYLE: &str = "\
 .s0 { stroke: #4493f8 } .m0 { fill: #4493f8 } .s1 { stroke: #f0883e } .m1 { fill: #f0883e }
 }";
 
-/// What is drawn.
+/// The contents of a plot.
 pub(crate) struct Plot<'a> {
     pub(crate) title: &'a str,
-    /// Names of the axes, with their units.
+    /// Labels of the axes, with units.
     pub(crate) x: &'a str,
     pub(crate) y: &'a str,
     pub(crate) places: Vec<&'a str>,
-    /// The first line's name and its points, and the second's: median, least and greatest at each place.
+    /// The name and the points of the first line, and of the second: median, minimum and maximum at each point.
     pub(crate) lines: [(&'a str, Vec<Spread>); 2],
-    /// Whether each step up is a multiple; else the axis begins at zero.
+    /// Whether the y axis is logarithmic; otherwise it starts at zero.
     pub(crate) multiples: bool,
 }
 
@@ -80,7 +80,7 @@ impl Plot<'_> {
         }
         let [first, second] =
             self.lines.each_ref().map(|(_, points)| points.last().map_or(BOTTOM, |last| y(last.median)));
-        // The names stand apart, though the lines may end at one place.
+        // Keeps the labels apart, even if the lines end at one point.
         let apart = ((NAME_HEIGHT - (first - second).abs()) / 2.0).max(0.0);
         let heights = if first < second { [first - apart, second + apart] } else { [first + apart, second - apart] };
         for (number, ((name, _), height)) in self.lines.iter().zip(heights).enumerate() {
@@ -95,7 +95,7 @@ impl Plot<'_> {
     }
 }
 
-/// From zero in round steps, some five of them.
+/// Round steps from zero, about five of them.
 fn steps(most: f64) -> Vec<f64> {
     let rough = most / 5.0;
     let ten = 10_f64.powf(rough.log10().floor());
@@ -109,7 +109,7 @@ fn steps(most: f64) -> Vec<f64> {
         .collect()
 }
 
-/// 1, 2, 5, 10, 20 and so on: from what is not above the least to what is not below the most.
+/// 1, 2, 5, 10, 20 and so on, from at most `least` to at least `most`.
 fn multiples(least: f64, most: f64) -> Vec<f64> {
     let all: Vec<f64> = (-3..9).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * 10_f64.powi(power))).collect();
     let first = all.iter().rposition(|tick| *tick <= least).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Every row of the table in docs/performance.md, one after the other.
+//! Measures every row of the table in docs/performance.md, one after the other.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -8,7 +8,7 @@ use crate::options::{Options, TableOptions};
 use crate::report::{self, CPU, REQUESTS, Spread};
 use crate::{nginx, rest, tails};
 
-/// What a row is called, and the options that measure it alone.
+/// The name of each row, and the options that measure it.
 const ROWS: [(&str, &str); 18] = [
     ("one session, 64 connections, at the limit", ""),
     ("the same at 3,000 requests/s", "--rate 3000"),
@@ -29,11 +29,11 @@ const ROWS: [(&str, &str); 18] = [
     ("1 MiB answers over TLS", "--protocol tls --body 1048576"),
     ("64 MiB answers, 4 connections", "--body 67108864 --connections 4"),
 ];
-/// Connections at rest, as many as any machine lets a process open.
+/// Idle connections, as many as any machine allows a process to open.
 const AT_REST: &str = "connections at rest";
 const TAILS: &str = "tails";
 
-/// Measures the rows, and prints each as soon as it is there.
+/// Measures the rows, and prints each as soon as it is ready.
 pub(crate) async fn run(options: &TableOptions) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", report::machine(&nginx::version()?))?;

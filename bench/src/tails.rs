@@ -1,4 +1,4 @@
-//! Tails of latency: at half load, with slow clients, and of a light client while others are at their limit.
+//! Measures tail latency: at half load, with slow clients, and for a light client while others are at their limit.
 
 use std::io::Write;
 use std::thread;
@@ -13,10 +13,10 @@ use crate::nginx;
 use crate::options::{Options, Turns};
 use crate::report::{self, REQUESTS, Round, Spread, TAILS};
 
-/// The light client beside the busy ones: so many connections, and requests a second in all.
+/// The light client beside the busy ones: its connections, and its requests a second in total.
 const LIGHT: usize = 16;
 const LIGHT_RATE: u32 = 200;
-/// How long the busy ones are there before the light one comes.
+/// How long the busy clients run before the light one starts.
 const AHEAD: Duration = Duration::from_millis(600);
 
 pub(crate) async fn run(turns: &Turns) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub(crate) async fn measure(out: &mut impl Write, turns: &Turns) -> anyhow::Resu
     writeln!(out, "| --- | --- | --- | --- | --- | --- | --- |")?;
     let options = Options::of_a_run("", turns)?;
     let mut lineup = Lineup::start(&options).await?;
-    // Both are asked for the same, half of what the slower one answers.
+    // Both get the same rate: half of what the slower one answers.
     let mut limit = f64::INFINITY;
     for entrant in &lineup.entrants {
         limit = limit.min(REQUESTS(&entrant.round(options.shape()).await?));
@@ -62,7 +62,7 @@ pub(crate) async fn measure(out: &mut impl Write, turns: &Turns) -> anyhow::Resu
     Ok(())
 }
 
-/// The light client's latencies. The busy ones have a thread of their own, so that only the proxy is what both have in common.
+/// The light client's latencies. The busy ones run in a thread of their own, so that the two share only the proxy.
 async fn beside_busy(entrant: &Entrant, busy: Shape) -> anyhow::Result<Round> {
     let target = entrant.target.clone();
     let light = target.by_http1()?;
@@ -79,7 +79,7 @@ async fn beside_busy(entrant: &Entrant, busy: Shape) -> anyhow::Result<Round> {
     Ok(Round::of(sample?))
 }
 
-/// Prints the rows of what was measured, and forgets it.
+/// Prints the measured rows, and clears them.
 fn print(out: &mut impl Write, what: &str, lineup: &mut Lineup) -> anyhow::Result<()> {
     if let [sidegate, .., nginx] = lineup.contenders().as_slice() {
         for (name, figure) in TAILS {

@@ -1,4 +1,4 @@
-//! What an idle WebSocket takes of the proxy's memory, and how soon all are closed once their session is ended.
+//! Measures the proxy's memory per idle WebSocket, and how soon all are closed after their session has ended.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use crate::options::{Protocol, WebsocketOptions};
 use crate::sidegate::{Setup, Sidegate, Store};
 use crate::{cpu, http, memory, program, wire};
 
-/// What one may take of the proxy's memory, in bytes.
+/// The limit for the proxy's memory per WebSocket, in bytes.
 const AIM: u64 = 12 * 1024;
-/// Within which all are to be closed.
+/// The time limit for closing all.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
-/// Open files of a process that are no WebSocket's: the proxy keeps some for itself.
+/// Open files of a process that do not belong to WebSockets: the proxy keeps some in reserve.
 const OTHER_FILES: u64 = 256;
-/// How long anything may take that is no measurement.
+/// The time limit for steps that are not measured.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Opens all, leaves them idle, ends their session, and prints the figures.
+/// Opens all, keeps them idle, ends their session, and prints the figures.
 pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
     let files = raise_open_files().unwrap_or(u64::MAX);
     let room = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX);
@@ -49,7 +49,7 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
     let proxy = Sidegate::start("sidegate".into(), &program(options.sidegate.as_deref())?, setup).await?;
     let cookie = proxy.cookies().first().cloned().unwrap_or_default();
 
-    // The first ones bring what comes with the first use, and is no WebSocket's own.
+    // The first ones cause one-time allocations, which are not counted.
     let mut held = open(proxy.port(), &cookie, count.min(100)).await?;
     let (first, before) = (held.len(), memory::settled(&[proxy.pid()]).await?);
     let began = Instant::now();
@@ -103,7 +103,7 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Switches protocols on each connection, and then says nothing.
+/// Switches protocols on each connection, and then sends nothing.
 async fn serve(listener: TcpListener) {
     while let Ok((mut stream, _)) = listener.accept().await {
         tokio::spawn(async move {
@@ -122,7 +122,7 @@ async fn serve(listener: TcpListener) {
     }
 }
 
-/// So many WebSockets of one session.
+/// Opens this many WebSockets of one session.
 async fn open(port: u16, cookie: &str, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     wire::open_all((0..count).map(|_| upgrade(port, cookie.to_owned()))).await
 }

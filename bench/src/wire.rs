@@ -1,4 +1,4 @@
-//! Connections to contenders, in the clear or over TLS, and the certificate that all of them show.
+//! Connections to contenders, without or with TLS, and the certificate that all of them use.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::options::Protocol;
 
-/// How many connect at a time: fewer than the kernel lets wait.
+/// How many connect at a time: fewer than the kernel's backlog.
 const AT_A_TIME: usize = 64;
 
 /// Opens all, a few at a time.
@@ -48,7 +48,7 @@ where
 pub(crate) struct Certificate {
     pub(crate) chain: PathBuf,
     pub(crate) key: PathBuf,
-    /// Both in one file.
+    /// Chain and key in one file.
     pub(crate) together: PathBuf,
     der: CertificateDer<'static>,
 }
@@ -64,8 +64,8 @@ impl Certificate {
         Ok(Self { chain, key, together, der: made.cert.der().clone() })
     }
 
-    /// Where a contender that shows this certificate is reached. Everyone is offered the same and no more: TLS 1.3 with one cipher suite and
-    /// one key exchange, no resumption; else each server would choose another work to do.
+    /// TLS settings for a contender with this certificate. All are offered the same: TLS 1.3 with one cipher suite and one key
+    /// exchange, no resumption; otherwise servers would choose different amounts of work.
     fn connector(&self, protocol: Protocol) -> anyhow::Result<TlsConnector> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone())?;
@@ -90,7 +90,7 @@ fn alpn(protocol: Protocol) -> Vec<Vec<u8>> {
     }
 }
 
-/// Where a contender listens, and how it is spoken to.
+/// The address of a contender, and its protocol.
 #[derive(Clone)]
 pub(crate) struct Address {
     pub(crate) port: u16,
@@ -98,13 +98,13 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// With TLS where there is a certificate.
+    /// With TLS if there is a certificate.
     pub(crate) fn new(port: u16, protocol: Protocol, certificate: Option<&Certificate>) -> anyhow::Result<Self> {
         let tls = certificate.map(|certificate| certificate.connector(protocol)).transpose()?;
         Ok(Self { port, tls })
     }
 
-    /// The same place, where another protocol is chosen over TLS.
+    /// The same address, with another protocol negotiated over TLS.
     pub(crate) fn speaking(&self, protocol: Protocol) -> Self {
         let tls = self.tls.as_ref().map(|tls| {
             let mut config = ClientConfig::clone(tls.config());
@@ -124,7 +124,7 @@ impl Address {
         self.connect_by(TcpSocket::new_v4()?).await
     }
 
-    /// By a socket with settings of its own.
+    /// Connects with a socket that has its own settings.
     pub(crate) async fn connect_by(&self, socket: TcpSocket) -> io::Result<Wire> {
         let stream = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
         stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! The authorization endpoint of every dialect: check the request, let a person pick a user, send the code back.
+//! The authorization endpoint of every provider: checks the request, lets a person pick a user, and redirects back with a code.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::params::Params;
 use crate::provider::{Origin, Provider, locked};
 use crate::users::User;
 
-/// The cookie that remembers the picked user, as a provider's own session would.
+/// The cookie that remembers the picked user, like a provider's own session.
 const REMEMBERED: &str = "dev_idp_user";
 /// The longest scope or nonce that is kept, in bytes.
 const LONGEST: usize = 2048;
 
-/// A request that may be answered at its redirect URL.
+/// A valid authorization request; errors can be sent to its redirect URL.
 struct Asked {
     dialect: Dialect,
     origin: String,
@@ -32,7 +32,7 @@ struct Asked {
     nonce: Option<String>,
     challenge: Option<String>,
     prompt: Prompt,
-    /// Whether the client asks how long ago the person signed in.
+    /// Whether the client requests the time of the sign-in.
     wants_auth_time: bool,
     hint: Option<String>,
 }
@@ -47,16 +47,15 @@ enum Prompt {
     Never,
 }
 
-/// Why no user can be picked.
+/// Why the request is stopped.
 pub(crate) enum Stop {
-    /// The person is told; the browser is not sent on, for it is not known where to
-    /// (RFC 9700 §4.11.2).
+    /// Shows an error page; does not redirect, because the redirect URL is not trusted (RFC 9700 §4.11.2).
     Page(String),
-    /// The client is told, at its redirect URL.
+    /// Sends the error to the client, at its redirect URL.
     Redirect(String),
 }
 
-/// `GET {authorize}`: the page, or straight back for a user who is remembered.
+/// `GET {authorize}`: the page, or a redirect at once for a remembered user.
 pub(crate) async fn ask(
     State(provider): State<Arc<Provider>>,
     Origin(origin): Origin,
@@ -94,7 +93,7 @@ pub(crate) async fn ask(
     }
 }
 
-/// `POST {authorize}/decision`: what the person chose on the page.
+/// `POST {authorize}/decision`: the person's choice on the page.
 pub(crate) async fn decide(
     State(provider): State<Arc<Provider>>,
     Origin(origin): Origin,
@@ -123,7 +122,7 @@ pub(crate) async fn decide(
     }
 }
 
-/// Where the browser goes once `user` was picked, or, without one, the request was cancelled.
+/// The URL to redirect to after `user` was picked, or, without one, after the request was cancelled.
 pub(crate) fn decision(
     provider: &Provider,
     dialect: Dialect,
@@ -146,7 +145,7 @@ pub(crate) fn decision(
     Ok(consent(provider, &asked, &user))
 }
 
-/// The cookie that forgets the picked user.
+/// Deletes the cookie that remembers the user.
 pub(crate) fn forget() -> (header::HeaderName, HeaderValue) {
     let cookie = "dev_idp_user=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax";
     (header::SET_COOKIE, HeaderValue::from_static(cookie))
@@ -156,7 +155,7 @@ const UNKNOWN_TENANT: &str =
     "AADSTS90002: there is no such tenant. Use common, organizations, consumers, or the id of a demo tenant.";
 
 fn parse(provider: &Provider, dialect: Dialect, origin: String, params: &Params) -> Result<Asked, Stop> {
-    // Client and redirect URL first: until both are known to be right there is nowhere to send an error.
+    // Client and redirect URL first: until both are valid there is nowhere to send an error.
     match params.find("client_id") {
         Some(id) if id == provider.client_id => {}
         Some(_) => {
@@ -225,7 +224,7 @@ fn check(asked: &mut Asked, params: &Params) -> Result<(), (&'static str, &'stat
         (None, Some(_)) => return Err(("invalid_request", "code_challenge is missing")),
     };
     asked.prompt = match params.find("prompt") {
-        // Nobody remembers when: whoever asks for a sign-in of late gets a new one.
+        // The time of the remembered sign-in is not stored: a client that requests it gets a new sign-in.
         None if asked.wants_auth_time => Prompt::Always,
         None => Prompt::Remembered,
         Some("none") => Prompt::Never,
@@ -271,7 +270,7 @@ fn refuse(provider: &Provider, asked: &Asked, error: &str, description: &str) ->
 }
 
 fn callback(asked: &Asked, lies: &[Lie], fields: &[(&str, &str)]) -> String {
-    // The registered URLs were parsed at the start.
+    // The registered URLs were parsed at startup.
     let Ok(mut url) = Url::parse(&asked.redirect_url) else {
         return asked.redirect_url.clone();
     };
@@ -283,7 +282,7 @@ fn callback(asked: &Asked, lies: &[Lie], fields: &[(&str, &str)]) -> String {
         } else if let Some(state) = asked.state.as_ref().filter(|_| !lies.contains(&Lie::NoState)) {
             query.append_pair("state", state);
         }
-        // RFC 9207: the issuer is named in errors too.
+        // RFC 9207: errors carry the issuer too.
         if lies.contains(&Lie::WrongIssAtCallback) {
             query.append_pair("iss", "https://another-issuer.invalid");
         } else if asked.dialect == Dialect::Oidc && !lies.contains(&Lie::NoIssAtCallback) {

@@ -1,4 +1,4 @@
-//! Answers as bytes: JSON, and the broken ones that faults send.
+//! Response bodies: JSON, and the broken ones that faults send.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use serde_json::Value;
 const CHUNK: usize = 64 * 1024;
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
-/// An answer that nobody may keep.
+/// A JSON response that must not be cached.
 pub(crate) fn json(status: StatusCode, value: &Value) -> Response {
     let headers = [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     (status, headers, value.to_string()).into_response()
@@ -23,7 +23,7 @@ pub(crate) fn malformed() -> Response {
     ([(header::CONTENT_TYPE, JSON)], r#"{"access_token":"brok"#).into_response()
 }
 
-/// One JSON string of `mebibytes`, made as it is sent.
+/// One JSON string of `mebibytes`, generated as it is sent.
 pub(crate) fn huge(mebibytes: u32) -> Response {
     let parts = Parts {
         first: Some(Bytes::from_static(br#"{"padding":""#)),
@@ -35,7 +35,7 @@ pub(crate) fn huge(mebibytes: u32) -> Response {
     ([(header::CONTENT_TYPE, JSON)], Body::new(parts)).into_response()
 }
 
-/// The beginning of an answer whose connection then breaks.
+/// Sends the start of a response, then breaks the connection.
 pub(crate) fn cut() -> Response {
     let parts = Parts {
         first: Some(Bytes::from_static(br#"{"access_token":"#)),
@@ -48,12 +48,12 @@ pub(crate) fn cut() -> Response {
     (headers, Body::new(parts)).into_response()
 }
 
-/// A beginning, a chunk many times over, and an end, which may be a failure.
+/// A first chunk, a repeated chunk, and a last one, which may be a failure.
 struct Parts {
     first: Option<Bytes>,
     chunk: Bytes,
     chunks: u64,
-    /// Whether what went before has left the server's buffer by the time the end comes.
+    /// Whether the earlier chunks have left the server's buffer before the last one.
     flushed: bool,
     last: Option<Result<Bytes, io::Error>>,
 }
@@ -72,7 +72,7 @@ impl http_body::Body for Parts {
             self.chunks = left;
             Some(Ok(self.chunk.clone()))
         } else if !std::mem::replace(&mut self.flushed, true) {
-            // The server writes out what it has whenever a body is not ready.
+            // The server flushes its buffer whenever a body is pending.
             context.waker().wake_by_ref();
             return Poll::Pending;
         } else {

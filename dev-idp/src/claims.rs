@@ -1,4 +1,4 @@
-//! What a provider says of a user: claims as they should be, before any lie.
+//! The claims of a user, correct, before any lie is applied.
 
 use serde_json::{Map, Value, json};
 
@@ -49,12 +49,12 @@ pub(crate) fn oidc(user: &User, account: &OidcAccount, grant: &Grant, origin: &s
     claims
 }
 
-/// The name of the session at the provider: every sign-in has one of its own.
+/// The session id at the provider: every sign-in has its own.
 fn session(grant: &str) -> String {
     format!("sid-{grant}")
 }
 
-/// What a logout token says: whose sessions are over, and, where there was a sign-in, which one.
+/// The claims of a logout token: the user, and, if there was a sign-in, its session.
 pub(crate) fn logout(account: &OidcAccount, grant: Option<&Grant>, origin: &str) -> Claims {
     let mut claims = Claims::new();
     claims.insert("iss".to_owned(), json!(format!("{origin}/oidc")));
@@ -65,14 +65,14 @@ pub(crate) fn logout(account: &OidcAccount, grant: Option<&Grant>, origin: &str)
     claims
 }
 
-/// What UserInfo says of an OpenID Connect account.
+/// The UserInfo claims of an OpenID Connect account.
 pub(crate) fn oidc_userinfo(user: &User, account: &OidcAccount, grant: &Grant) -> Claims {
     let mut claims = about(user, account, grant);
     claims.insert("sub".to_owned(), json!(account.sub));
     claims
 }
 
-/// What Entra's UserInfo (at Graph) says: less than the ID token does.
+/// The claims of Entra's UserInfo (at Graph): fewer than in the ID token.
 pub(crate) fn entra_userinfo(user: &User, account: &EntraAccount, grant: &Grant, client_id: &str) -> Claims {
     let mut claims = Claims::new();
     claims.insert("sub".to_owned(), json!(pairwise(account, client_id)));

@@ -1,9 +1,9 @@
-//! The one place that reads the clock, and a way for tests to move it.
+//! The only place that reads the clock, and a way for tests to move it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The wall clock, plus whatever a test has added to it.
+/// The wall clock, plus an offset that tests set.
 #[derive(Default)]
 pub(crate) struct Clock {
     ahead: AtomicU64,

@@ -1,4 +1,4 @@
-//! Misbehaviour on demand, and what the provider has been asked: the handle that tests hold.
+//! Faults on demand, and a record of requests: the handle for tests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,10 @@ use crate::bodies;
 use crate::dialect::Dialect;
 use crate::grants::{GITHUB_TOKEN_LIFETIME, TOKEN_LIFETIME};
 
-/// How long an honest answer may take, a slow sender's body included.
+/// The time limit of a normal response, including a slow sender's request body.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A group of addresses that can fail together; the same at each provider that has it.
+/// A group of endpoints that fail together; the same at each provider that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
@@ -33,7 +33,7 @@ pub enum Endpoint {
     Discovery,
     /// UserInfo.
     UserInfo,
-    /// Where a browser signs out.
+    /// The sign-out endpoint for browsers.
     EndSession,
     /// GitHub's `/user`.
     User,
@@ -87,10 +87,10 @@ impl Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// Answer honestly after this long (milliseconds over HTTP).
+    /// Answer correctly after this delay (milliseconds over HTTP).
     #[serde(deserialize_with = "millis")]
     Slow(Duration),
-    /// Do not answer until the fault is cleared, then answer honestly.
+    /// Do not answer until the fault is cleared, then answer correctly.
     Hold,
     /// Answer with this status and a short JSON object.
     Status(u16),
@@ -100,7 +100,7 @@ pub enum Fault {
     Malformed,
     /// Answer 200 with one JSON string of this many MiB, streamed.
     Huge(u32),
-    /// Send half of an answer, then close the connection.
+    /// Send half of a response, then close the connection.
     Cut,
 }
 
@@ -108,8 +108,7 @@ fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Err
     u64::deserialize(deserializer).map(Duration::from_millis)
 }
 
-/// A wrong statement in an answer that is otherwise well formed. The first group concerns ID
-/// tokens.
+/// A wrong value in an otherwise valid response. The first group concerns ID tokens.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lie {
@@ -117,7 +116,7 @@ pub enum Lie {
     WrongNonce,
     /// Another `aud`.
     WrongAudience,
-    /// The client and somebody else in `aud`, and the right `azp`.
+    /// The client and another party in `aud`, and the right `azp`.
     ManyAudiences,
     /// An `azp` that is not the client.
     WrongAuthorizedParty,
@@ -148,38 +147,38 @@ pub enum Lie {
     /// `email_verified` as the text `"true"` or `"false"`, at UserInfo too.
     EmailVerifiedAsText,
 
-    /// UserInfo speaks of another `sub`.
+    /// UserInfo returns another `sub`.
     OtherSubAtUserInfo,
     /// The named claim has this value at UserInfo.
     UserInfoClaim(String, Value),
 
-    /// The token answer has no `id_token`.
+    /// The token response has no `id_token`.
     NoIdToken,
-    /// The token answer has no `access_token`.
+    /// The token response has no `access_token`.
     NoAccessToken,
-    /// The token answer has this `token_type`.
+    /// The token response has this `token_type`.
     TokenType(String),
 
-    /// The token answer's named field has this value, at GitHub too.
+    /// The token response's named field has this value, at GitHub too.
     TokenField(String, Value),
-    /// The token answer comes as a form.
+    /// The token response is form-encoded.
     TokenForm,
-    /// The token answer has this `Content-Type`; empty: none.
+    /// The token response has this `Content-Type`; empty: none.
     TokenContentType(String),
     /// Discovery's named field has this value.
     DiscoveryField(String, Value),
     /// UserInfo answers with a signed token.
     SignedUserInfo,
-    /// UserInfo answers with a token that is signed with another key, under the name of ours.
+    /// UserInfo answers with a token that is signed with another key, under the `kid` of ours.
     ForgedUserInfo,
-    /// Neither keys nor tokens name a key.
+    /// Neither keys nor tokens have a `kid`.
     NoKeyNames,
-    /// The JWK set begins with another key of the same name, and with keys that nobody can use.
+    /// The JWK set starts with another key of the same `kid`, and with unusable keys.
     StrangeKeys,
 
-    /// GitHub says that a token was issued to this application.
+    /// GitHub reports that a token was issued to this application.
     OfApplication(String),
-    /// GitHub's lists say that organisations with single sign-on were left out.
+    /// GitHub's lists report that organisations with single sign-on were left out.
     PartialLists,
     /// The callback gets no `iss`, though discovery advertises it.
     NoIssAtCallback,
@@ -193,7 +192,7 @@ pub enum Lie {
     ErrorAtCallback(String),
 }
 
-/// One request as it arrived.
+/// One request as received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Captured {
     /// The method.
@@ -211,7 +210,7 @@ impl Captured {
     }
 }
 
-/// Makes the provider fail and lie, and tells what it was asked. Clones share one state.
+/// Makes the provider fail and lie, and records requests. Clones share one state.
 #[derive(Clone, Default)]
 pub struct Control {
     shared: Arc<Shared>,
@@ -220,7 +219,7 @@ pub struct Control {
 #[derive(Default)]
 struct Shared {
     state: Mutex<Behaviour>,
-    /// Changes with every request and every change of behaviour.
+    /// Changes with every request and every change of faults.
     turn: watch::Sender<u64>,
 }
 
@@ -231,14 +230,14 @@ struct Behaviour {
     counts: HashMap<Endpoint, u64>,
     last: HashMap<Endpoint, Captured>,
     refreshes: u64,
-    /// How long access tokens last, in seconds.
+    /// The lifetime of access tokens, in seconds.
     lifetime: Option<u64>,
     expiring_github: bool,
 }
 
 struct Planned {
     fault: Fault,
-    /// How often it is still to happen; `None`: until it is cleared.
+    /// How many times it still applies; `None`: until it is cleared.
     left: Option<u32>,
 }
 
@@ -248,18 +247,18 @@ impl Control {
         self.plan(endpoint, fault, None);
     }
 
-    /// Makes `endpoint` fail `times` times and then be well.
+    /// Makes `endpoint` fail `times` times and then recover.
     pub fn fail_times(&self, times: u32, endpoint: Endpoint, fault: Fault) {
         self.plan(endpoint, fault, Some(times));
     }
 
-    /// Makes `endpoint` well, and lets go what it holds.
+    /// Ends the fault of `endpoint`, and releases the requests that it holds.
     pub fn clear(&self, endpoint: Endpoint) {
         self.locked().faults.remove(&endpoint);
         self.turn();
     }
 
-    /// Tells `lie` in every answer that it concerns, until [`Control::honest`]. Several add up.
+    /// Applies `lie` to every affected response, until [`Control::honest`]. Several lies add up.
     pub fn lie(&self, lie: Lie) {
         self.locked().lies.push(lie);
     }
@@ -269,18 +268,18 @@ impl Control {
         self.locked().lies.clear();
     }
 
-    /// Lets access tokens that are issued from now on last that long, where they end at all.
+    /// Sets the lifetime of expiring access tokens that are issued from now on.
     pub fn token_lifetime(&self, lifetime: Duration) {
         self.locked().lifetime = Some(lifetime.as_secs());
     }
 
-    /// Lets GitHub issue, from now on, what a GitHub App with expiring tokens gets: tokens that last eight hours (or as long as
-    /// [`Control::token_lifetime`] says), and refresh tokens.
+    /// Makes GitHub issue, from now on, the tokens of a GitHub App with expiring tokens: access tokens for eight hours (or as set by
+    /// [`Control::token_lifetime`]), and refresh tokens.
     pub fn expiring_github_tokens(&self) {
         self.locked().expiring_github = true;
     }
 
-    /// How many requests for new tokens came with a refresh token.
+    /// How many token requests used a refresh token.
     pub fn refreshes(&self) -> u64 {
         self.locked().refreshes
     }
@@ -289,7 +288,7 @@ impl Control {
         self.locked().refreshes += 1;
     }
 
-    /// How long an access token lasts that is issued now; `None`: for ever.
+    /// The lifetime of an access token issued now; `None`: it does not expire.
     pub(crate) fn lifetime(&self, dialect: &Dialect) -> Option<u64> {
         let state = self.locked();
         match dialect {
@@ -299,23 +298,23 @@ impl Control {
         }
     }
 
-    /// Ends all faults and lies, sets how long tokens last right again, and forgets what was counted and captured.
+    /// Ends all faults and lies, resets the token lifetimes, and clears counts and captured requests.
     pub fn reset(&self) {
         *self.locked() = Behaviour::default();
         self.turn();
     }
 
-    /// How many requests `endpoint` has had.
+    /// How many requests `endpoint` has received.
     pub fn requests(&self, endpoint: Endpoint) -> u64 {
         self.locked().counts.get(&endpoint).copied().unwrap_or_default()
     }
 
-    /// The last request that `endpoint` had.
+    /// The last request that `endpoint` received.
     pub fn last(&self, endpoint: Endpoint) -> Option<Captured> {
         self.locked().last.get(&endpoint).cloned()
     }
 
-    /// Waits until `endpoint` has had at least `count` requests. Put a limit of your own around it.
+    /// Waits until `endpoint` has received at least `count` requests. The caller sets the time limit.
     pub async fn arrived(&self, endpoint: Endpoint, count: u64) {
         let mut turns = self.shared.turn.subscribe();
         while self.requests(endpoint) < count {
@@ -334,7 +333,7 @@ impl Control {
         self.turn();
     }
 
-    /// Counts and captures `request`, and says how it is to fail.
+    /// Counts and captures `request`, and returns its fault.
     fn arrive(&self, endpoint: Endpoint, request: &Request) -> Option<Fault> {
         let captured = capture(request);
         let mut state = self.locked();
@@ -379,7 +378,7 @@ impl Control {
     }
 }
 
-/// Counts, captures and, where it was told to, spoils the answer.
+/// Counts and captures the request, and applies the fault, if one is set.
 pub(crate) async fn intercept(State(control): State<Control>, request: Request, next: Next) -> Response {
     let github = request.uri().path().starts_with("/login/oauth/");
     let fault = match Endpoint::of(request.uri().path()) {
@@ -416,7 +415,7 @@ pub(crate) async fn intercept(State(control): State<Control>, request: Request, 
 }
 
 async fn honest(request: Request, next: Next) -> Response {
-    // A sender that never ends its body must not hold a connection for good.
+    // A sender that never ends its body must not hold a connection forever.
     match tokio::time::timeout(PATIENCE, next.run(request)).await {
         Ok(response) => response,
         Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),

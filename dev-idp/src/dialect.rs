@@ -1,8 +1,8 @@
-//! Which provider's manners a request is to be answered with.
+//! The providers, and their differences.
 
 use crate::users::{CONSUMERS, CONTOSO, CONTOSO_DOMAIN, FABRIKAM, FABRIKAM_DOMAIN, User};
 
-/// The provider that is being played.
+/// The provider that answers a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     GitHub,
@@ -10,7 +10,7 @@ pub(crate) enum Dialect {
     Oidc,
 }
 
-/// Who may come in by an Entra authority.
+/// The accounts that an Entra authority accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tenant {
     /// Work, school and personal accounts.
@@ -33,7 +33,7 @@ impl Dialect {
         }
     }
 
-    /// Whether `user` has an account here.
+    /// Returns true if `user` has an account here.
     pub(crate) fn admits(&self, user: &User) -> bool {
         match self {
             Self::GitHub => user.github.is_some(),
@@ -42,7 +42,7 @@ impl Dialect {
         }
     }
 
-    /// As a person knows it.
+    /// The display name.
     pub(crate) fn title(&self) -> &'static str {
         match self {
             Self::GitHub => "GitHub",
@@ -51,8 +51,8 @@ impl Dialect {
         }
     }
 
-    /// Whether a grant made under `self` may be used at `other`: an Entra tenant's code may be
-    /// redeemed under another of that user's authorities, but never at another provider.
+    /// Returns true if a grant made under `self` may be used at `other`: an Entra code may be redeemed under another of that user's
+    /// authorities, but never at another provider.
     pub(crate) fn same_provider(&self, other: &Self) -> bool {
         matches!(
             (self, other),
@@ -62,7 +62,7 @@ impl Dialect {
 }
 
 impl Tenant {
-    /// Reads the tenant part of an authority: a tenant's id, its domain, or one of Entra's words.
+    /// Parses the tenant segment of an authority: a tenant's id, its domain, or one of Entra's keywords.
     pub(crate) fn parse(segment: &str) -> Option<Self> {
         match segment.to_ascii_lowercase().as_str() {
             "common" => Some(Self::Common),
@@ -83,8 +83,8 @@ impl Tenant {
         }
     }
 
-    /// The issuer's tenant part: a template where several tenants share the authority, as Entra
-    /// does. `consumers` is one tenant, so it names it.
+    /// The issuer's tenant segment: a template if several tenants share the authority, as at Entra. `consumers` is a single tenant,
+    /// so its id is used.
     pub(crate) fn issuer_segment(&self) -> &str {
         match self {
             Self::Common | Self::Organizations => "{tenantid}",

@@ -43,7 +43,7 @@ pub(crate) async fn discovery(Origin(origin): Origin, Path(segment): Path<String
     bodies::json(StatusCode::OK, &body)
 }
 
-/// `GET /{tenant}/discovery/v2.0/keys`: as Entra's, with an issuer and without `alg`.
+/// `GET /{tenant}/discovery/v2.0/keys`: as at Entra, with an issuer and without `alg`.
 pub(crate) async fn keys(
     State(provider): State<Arc<Provider>>,
     Origin(origin): Origin,

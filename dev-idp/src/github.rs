@@ -1,4 +1,4 @@
-//! GitHub: its token answers, with errors at status 200, and the REST resources of a user.
+//! GitHub: its token responses, with errors at status 200, and the REST resources of a user.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ pub(crate) async fn token(
     ([(header::CONTENT_TYPE, kind)], form).into_response()
 }
 
-/// Times are numbers, all else is text.
+/// Times are numbers, everything else is text.
 fn as_json(name: &str, value: String) -> Value {
     match value.parse::<u64>() {
         Ok(seconds) if name.ends_with("expires_in") => json!(seconds),
@@ -77,7 +77,7 @@ fn granted(provider: &Provider, issued: Issued) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// GitHub's word for a refusal, and where its manual explains it.
+/// GitHub's error code, and the documentation that explains it.
 fn code(denied: &Denied) -> (&'static str, &'static str) {
     match denied {
         Denied::Client => ("incorrect_client_credentials", "incorrect-client-credentials"),
@@ -113,7 +113,7 @@ pub(crate) async fn user(State(provider): State<Arc<Provider>>, headers: HeaderM
     with_scopes(&grant, bodies::json(StatusCode::OK, &body))
 }
 
-/// `POST /applications/{client_id}/token`: whether a token was issued to the application, and whose it is.
+/// `POST /applications/{client_id}/token`: whether a token was issued to the application, and to which user.
 pub(crate) async fn check(
     State(provider): State<Arc<Provider>>,
     Path(client_id): Path<String>,
@@ -245,7 +245,7 @@ pub(crate) async fn memberships(
 
 const READS_ORGS: &[&str] = &["read:org", "write:org", "admin:org"];
 
-/// One page of what `items` makes of the caller's account.
+/// One page of the list that `items` builds from the caller's account.
 fn list(
     provider: &Provider,
     origin: &str,
@@ -312,7 +312,7 @@ fn page(origin: &str, uri: &Uri, items: Vec<Value>) -> (Vec<Value>, Option<Strin
     (page, (!links.is_empty()).then(|| links.join(", ")))
 }
 
-/// Who calls the API; GitHub wants to know the program too.
+/// The caller of the API; GitHub also requires a `User-Agent`.
 fn caller(provider: &Provider, headers: &HeaderMap) -> Result<(User, GitHubAccount, Grant), Box<Response>> {
     if headers.get(header::USER_AGENT).is_none_or(|agent| agent.is_empty()) {
         let text =
@@ -330,7 +330,7 @@ fn organization(login: &str) -> Value {
     json!({ "login": login, "id": number(login), "description": "" })
 }
 
-/// A number that a name always has.
+/// A stable number derived from a name.
 fn number(name: &str) -> u32 {
     name.bytes().fold(5381_u32, |sum, byte| sum.wrapping_mul(33) ^ u32::from(byte)) >> 8
 }

@@ -1,4 +1,4 @@
-//! Authorization codes, access tokens and refresh tokens: each bound to what it was issued for.
+//! Authorization codes, access tokens and refresh tokens, each bound to the request that it was issued for.
 
 use std::collections::VecDeque;
 
@@ -9,27 +9,27 @@ use url::form_urlencoded;
 
 use crate::dialect::Dialect;
 
-/// How long a code may wait for its client, in seconds.
+/// The lifetime of a code, in seconds.
 pub(crate) const CODE_LIFETIME: u64 = 60;
-/// How long an access token of Entra or OpenID Connect lasts, in seconds, and every ID token.
+/// The lifetime of an access token of Entra or OpenID Connect, and of every ID token, in seconds.
 pub(crate) const TOKEN_LIFETIME: u64 = 3600;
-/// How long an access token of a GitHub App lasts, in seconds, where it ends at all.
+/// The lifetime of a GitHub App's access token, in seconds, if it expires.
 pub(crate) const GITHUB_TOKEN_LIFETIME: u64 = 8 * 3600;
-/// How long its refresh token lasts, in seconds: six months.
+/// The lifetime of its refresh token, in seconds: six months.
 pub(crate) const GITHUB_REFRESH_LIFETIME: u64 = 15_897_600;
-/// How many codes, access tokens and refresh tokens are remembered, each; the oldest goes first.
+/// How many codes, access tokens and refresh tokens are kept, each; the oldest is dropped first.
 const REMEMBERED: usize = 4096;
 
-/// What a user agreed to.
+/// What a user consented to.
 #[derive(Clone, Debug)]
 pub(crate) struct Grant {
-    /// What one consent led to, so that all of it can be revoked at once.
+    /// Identifies everything issued for one consent, so that it can be revoked at once.
     pub(crate) id: String,
     pub(crate) dialect: Dialect,
     pub(crate) user: String,
     pub(crate) scopes: Vec<String>,
     pub(crate) nonce: Option<String>,
-    /// When the person signed in, where the client asked for it (`max_age`, OpenID Connect Core §3.1.2.1).
+    /// When the person signed in, if the client requested it (`max_age`, OpenID Connect Core §3.1.2.1).
     pub(crate) auth_time: Option<u64>,
 }
 
@@ -39,18 +39,18 @@ impl Grant {
     }
 }
 
-/// What a code may be redeemed with.
+/// What a token request must match to redeem a code.
 #[derive(Clone, Debug)]
 pub(crate) struct Binding {
     /// The redirect URL that the code was sent to.
     pub(crate) redirect_url: String,
-    /// Whether the authorization request named it; if so, the token request must too.
+    /// Whether the authorization request contained it; if so, the token request must too.
     pub(crate) named: bool,
     /// The PKCE challenge (`S256`).
     pub(crate) challenge: Option<String>,
 }
 
-/// Why a code or a refresh token is not good.
+/// Why a code or a refresh token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("the code or refresh token is unknown, or was issued to another client")]
@@ -82,7 +82,7 @@ struct Refresh {
     spent: bool,
 }
 
-/// Everything issued that may still come back.
+/// All issued codes and tokens.
 #[derive(Default)]
 pub(crate) struct Grants {
     codes: Remembered<Code>,
@@ -97,12 +97,11 @@ impl Grants {
         code
     }
 
-    /// Spends `code`. It is spent by a wrong attempt too, so that nobody can try twice.
+    /// Redeems `code`. A wrong attempt uses it up too, so that nobody can try twice.
     ///
     /// # Errors
     ///
-    /// Where the code is not good. A code that comes a second time takes with it every token that
-    /// it led to (RFC 6749 §4.1.2).
+    /// If the code is not valid. Reuse of a code revokes every token that it led to (RFC 6749 §4.1.2).
     pub(crate) fn redeem(
         &mut self,
         dialect: &Dialect,
@@ -130,8 +129,8 @@ impl Grants {
         if !same_url {
             return Err(Refusal::RedirectUrl);
         }
-        // A verifier without a challenge is refused as well: it is how a client notices that
-        // somebody stripped its challenge from the authorization request (RFC 9700 §4.8.2).
+        // A verifier without a challenge is refused as well: this lets a client notice that an attacker removed its challenge from
+        // the authorization request (RFC 9700 §4.8.2).
         if verifier.map(s256) != known.binding.challenge {
             return Err(Refusal::Verifier);
         }
@@ -155,13 +154,12 @@ impl Grants {
         token
     }
 
-    /// Spends a refresh token: every use brings a new one. (Entra itself lets an old one go on for a while; here a client that loses
-    /// a new one is found out at every provider.)
+    /// Uses up a refresh token: every use issues a new one. (Entra itself accepts an old one for a while; here a client that loses a
+    /// new one is noticed at every provider.)
     ///
     /// # Errors
     ///
-    /// Where it is not good. One that was spent before takes its whole grant with it
-    /// (RFC 9700 §4.14.2): somebody holds a copy.
+    /// If it is not valid. Reuse revokes the whole grant (RFC 9700 §4.14.2): it means that the token was copied.
     pub(crate) fn refresh(&mut self, dialect: &Dialect, token: &str) -> Result<Grant, Refusal> {
         let known = self.refresh.find(token).ok_or(Refusal::Unknown)?;
         if !known.grant.dialect.same_provider(dialect) {
@@ -176,13 +174,13 @@ impl Grants {
         Ok(known.grant.clone())
     }
 
-    /// What `user` agreed to last.
+    /// The latest grant of `user`.
     pub(crate) fn newest(&self, user: &str) -> Option<&Grant> {
         let mut access = self.access.0.iter().rev();
         access.find(|(_, access)| access.grant.user == user).map(|(_, access)| &access.grant)
     }
 
-    /// Ends every token of every grant of `user`.
+    /// Revokes every token of every grant of `user`.
     pub(crate) fn revoke_user(&mut self, user: &str) {
         self.codes.drop_where(|code| code.grant.user == user);
         self.access.drop_where(|access| access.grant.user == user);
@@ -198,7 +196,7 @@ impl Grants {
 /// `count` random bytes in base64url, from the system's generator.
 pub(crate) fn random(count: usize) -> String {
     let mut bytes = vec![0; count];
-    // aws-lc's generator aborts the process rather than fail, so there is no error to hand on.
+    // aws-lc's generator aborts the process instead of failing, so there is no error to return.
     let filled = aws_lc_rs::rand::fill(&mut bytes);
     debug_assert!(filled.is_ok(), "the system's random generator answers");
     URL_SAFE_NO_PAD.encode(bytes)
@@ -209,18 +207,18 @@ pub(crate) fn s256(verifier: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, verifier.as_bytes()))
 }
 
-/// Whether `challenge` can be an `S256` challenge: 32 bytes in base64url.
+/// Returns true if `challenge` can be an `S256` challenge: 32 bytes in base64url.
 pub(crate) fn is_challenge(challenge: &str) -> bool {
     URL_SAFE_NO_PAD.decode(challenge).is_ok_and(|bytes| bytes.len() == 32)
 }
 
-/// Undoes the form encoding that RFC 6749 §2.3.1 puts around Basic credentials.
+/// Decodes the form encoding that RFC 6749 §2.3.1 applies to Basic credentials.
 pub(crate) fn form_decode(text: &str) -> String {
     let pair = format!("v={}", text.replace('&', "%26"));
     form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
-/// A map that forgets its oldest entry when it is full. Looked up by scanning: it is small.
+/// A map that drops its oldest entry when it is full. Lookup is a linear scan: it is small.
 struct Remembered<T>(VecDeque<(String, T)>);
 
 impl<T> Default for Remembered<T> {

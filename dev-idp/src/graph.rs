@@ -1,4 +1,4 @@
-//! Microsoft Graph: the signed-in user, and the groups that user is in.
+//! Microsoft Graph: the signed-in user, and the user's groups.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::users::{CONSUMERS, EntraAccount, User};
 /// Graph's page sizes.
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 999;
-/// The delegated permissions that reading one's own groups takes, any of them.
+/// The delegated permissions for reading one's own groups; any one of them is enough.
 const READS_GROUPS: &[&str] = &["user.read", "groupmember.read.all", "group.read.all", "directory.read.all"];
 
 /// `GET /v1.0/me`.
@@ -48,7 +48,7 @@ pub(crate) async fn me(
     if let Value::Object(fields) = &mut body
         && let Some(select) = option(&uri, "$select")
     {
-        // userType is there only for those who ask.
+        // `userType` is returned only on request.
         let kind = if account.upn.contains("#EXT#") { "Guest" } else { "Member" };
         fields.insert("userType".to_owned(), json!(kind));
         keep(fields, &select);
@@ -136,7 +136,7 @@ fn page(origin: &str, uri: &Uri, items: Vec<Value>) -> Value {
     body
 }
 
-/// Who calls Graph, if the token has one of `scopes` (in lower case).
+/// The caller of Graph, if the token has one of `scopes` (in lower case).
 fn caller(provider: &Provider, headers: &HeaderMap, scopes: &[&str]) -> Result<(User, EntraAccount), Box<Response>> {
     let invalid = || {
         let text = "The access token is missing, expired or unknown.";
@@ -156,7 +156,7 @@ fn caller(provider: &Provider, headers: &HeaderMap, scopes: &[&str]) -> Result<(
     Ok((user, account))
 }
 
-/// Scopes may be written with the resource before them (`https://graph.microsoft.com/User.Read`).
+/// A scope may have the resource as a prefix (`https://graph.microsoft.com/User.Read`).
 fn permits(grant: &Grant, scopes: &[&str]) -> bool {
     grant.scopes.iter().any(|granted| {
         let name = granted.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();

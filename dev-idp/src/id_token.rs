@@ -1,4 +1,4 @@
-//! ID tokens: times and audience, the lies that tests ask for, and the signature.
+//! ID tokens: times and audience, the lies that tests request, and the signature.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::error::Unspecified;
@@ -14,12 +14,12 @@ use crate::grants::{TOKEN_LIFETIME, random};
 use crate::keys::Key;
 use crate::provider::Provider;
 
-/// Far enough for any tolerance of clock skew.
+/// Beyond any tolerance for clock skew.
 const LONG: u64 = 2 * 3600;
-/// How long a logout token lasts, in seconds.
+/// The lifetime of a logout token, in seconds.
 const LOGOUT_LIFETIME: u64 = 120;
 
-/// Completes `claims` and signs them, as honestly as the tests allow.
+/// Completes and signs `claims`, and applies the current lies.
 pub(crate) fn issue(
     provider: &Provider,
     mut claims: Claims,
@@ -89,7 +89,7 @@ fn distort(claims: &mut Claims, lie: &Lie, client_id: &str, now: u64) {
     }
 }
 
-/// Completes the claims of a logout token and signs them; the lies about claims and signatures count for it too.
+/// Completes and signs the claims of a logout token; lies about claims and signatures apply too.
 pub(crate) fn issue_logout(provider: &Provider, mut claims: Claims) -> Result<String, Unspecified> {
     let now = provider.clock.now();
     claims.insert("aud".to_owned(), json!(provider.client_id));
@@ -105,8 +105,8 @@ pub(crate) fn issue_logout(provider: &Provider, mut claims: Claims) -> Result<St
     sign(&provider.keys.current(), kind.unwrap_or("logout+jwt"), &claims, &lies)
 }
 
-/// Completes the claims of an access token in the form of RFC 9068 and signs them; what `claims` says stands, and the lies about claims
-/// and signatures count for it too.
+/// Completes and signs the claims of an RFC 9068 access token; `claims` takes precedence, and lies about claims and signatures apply
+/// too.
 pub(crate) fn issue_access(provider: &Provider, origin: &str, mut claims: Claims) -> Result<String, Unspecified> {
     let now = provider.clock.now();
     for (name, value) in [
@@ -126,7 +126,7 @@ pub(crate) fn issue_access(provider: &Provider, origin: &str, mut claims: Claims
     sign(&provider.keys.current(), kind.unwrap_or("at+jwt"), &claims, &lies)
 }
 
-/// Signs what UserInfo answers; `forged`: with another key, under the name of ours.
+/// Signs a UserInfo response; `forged`: with another key, under the `kid` of ours.
 pub(crate) fn sign_userinfo(provider: &Provider, claims: Claims, forged: bool) -> Result<String, Unspecified> {
     let lies = if forged { &[Lie::ForgedSignature][..] } else { &[] };
     sign(&provider.keys.current(), "JWT", &claims, lies)

@@ -1,4 +1,4 @@
-//! The handle on a running provider: start it, sign users in without HTTP, change who there is.
+//! The handle on a running provider: starts it, signs users in without HTTP, and changes the users.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,10 +22,10 @@ use crate::provider::{Provider, locked};
 use crate::users::{self, User};
 use crate::{routes, serve};
 
-/// How to start. The default suits tests: port 0 on loopback, every demo user, no control over HTTP.
+/// The options. The defaults suit tests: port 0 on loopback, all demo users, no control over HTTP.
 #[derive(Clone)]
 pub struct Options {
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: SocketAddr,
     /// The one client's id: `sidegate-dev`.
     pub client_id: String,
@@ -33,12 +33,12 @@ pub struct Options {
     pub client_secret: String,
     /// The redirect URLs that are allowed, compared exactly.
     pub redirect_urls: Vec<String>,
-    /// The origin in documents and tokens; without it that of the request's `Host` where that is a
-    /// loopback name, else the listening address.
+    /// The origin in documents and tokens; without it, that of the request's `Host` if it is a loopback name, else the address that
+    /// it listens on.
     pub public_url: Option<String>,
-    /// Whether `POST /_control/…` answers. The [`Control`] handle works either way.
+    /// Whether `POST /_control/…` is served. The [`Control`] handle works either way.
     pub allow_control: bool,
-    /// Who can sign in.
+    /// The users who can sign in.
     pub users: Vec<User>,
 }
 
@@ -65,12 +65,12 @@ pub enum StartError {
     /// A redirect URL, or the public one, is not an absolute http or https URL.
     #[error("\"{0}\" is not an http or https URL, such as http://localhost:8080/api/v1/auth/callback")]
     Url(String),
-    /// The system gave no signing key.
+    /// The system could not create a signing key.
     #[error("cannot make a signing key: the system's cryptography refuses")]
     Key,
 }
 
-/// Why a sign-in was not sent back to its client: what the error page says.
+/// Why a sign-in was not redirected to its client: the text of the error page.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(String);
@@ -83,12 +83,11 @@ pub struct DevIdp {
 }
 
 impl DevIdp {
-    /// Makes a signing key (one for all providers of a process), listens, and serves on the current
-    /// tokio runtime.
+    /// Creates a signing key (one for all providers of a process), listens, and serves on the current tokio runtime.
     ///
     /// # Errors
     ///
-    /// Where the address cannot be listened on, a URL is not one, or no key can be made.
+    /// If the address cannot be listened on, a URL is invalid, or no key can be created.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         for url in &options.redirect_urls {
             absolute(url)?;
@@ -121,7 +120,7 @@ impl DevIdp {
         Ok(Self { provider, server: task.abort_handle(), ended: Mutex::new(Some(task)) })
     }
 
-    /// The public URL, or `http://127.0.0.1:{port}`; without a slash at its end.
+    /// The public URL, or `http://127.0.0.1:{port}`; without a trailing slash.
     pub fn origin(&self) -> String {
         self.provider.origin(None)
     }
@@ -136,12 +135,12 @@ impl DevIdp {
         self.provider.control.clone()
     }
 
-    /// Who can sign in.
+    /// The users who can sign in.
     pub fn users(&self) -> Vec<User> {
         locked(&self.provider.users).clone()
     }
 
-    /// Adds a user, or replaces the one with the same `id`; live tokens speak of the new one.
+    /// Adds a user, or replaces the one with the same `id`; valid tokens then refer to the new one.
     pub fn put_user(&self, user: User) {
         let mut users = locked(&self.provider.users);
         match users.iter_mut().find(|known| known.id == user.id) {
@@ -150,26 +149,25 @@ impl DevIdp {
         }
     }
 
-    /// Removes a user and everything issued to it: refreshing is `invalid_grant`, APIs answer 401.
+    /// Removes a user and revokes everything issued to it: refreshing gives `invalid_grant`, APIs answer 401.
     pub fn remove_user(&self, id: &str) {
         locked(&self.provider.users).retain(|user| user.id != id);
         self.revoke(id);
     }
 
-    /// Ends every code and token of a user, who may sign in again.
+    /// Revokes every code and token of a user, who may sign in again.
     pub fn revoke(&self, id: &str) {
         self.provider.grants().revoke_user(id);
     }
 
-    /// A logout token for the newest sign-in of a user at the OpenID Connect provider, as it would send it to its clients; every call
-    /// makes another one. Lies about claims and signatures count for it too. `None`: there is no such user.
+    /// A new logout token for the latest sign-in of a user at the OpenID Connect provider. Lies about claims and signatures apply
+    /// too. `None`: there is no such user.
     pub fn logout_token(&self, user: &str) -> Option<String> {
         logout::token(&self.provider, &self.origin(), user)
     }
 
-    /// An access token of the OpenID Connect provider in the form of RFC 9068, for the client itself unless `claims`, a JSON object, says
-    /// otherwise: what it names stands, such as `aud`. Lies about claims and signatures count for it too. `None`: it cannot be signed, or
-    /// `claims` is no object.
+    /// An RFC 9068 access token of the OpenID Connect provider, for the client itself unless `claims`, a JSON object, overrides it,
+    /// such as `aud`. Lies about claims and signatures apply too. `None`: it cannot be signed, or `claims` is not an object.
     pub fn access_token(&self, claims: &serde_json::Value) -> Option<String> {
         id_token::issue_access(&self.provider, &self.origin(), claims.as_object()?.clone()).ok()
     }
@@ -178,7 +176,7 @@ impl DevIdp {
     ///
     /// # Errors
     ///
-    /// Where it is not an absolute http or https URL.
+    /// If it is not an absolute http or https URL.
     pub fn allow_redirect(&self, url: &str) -> Result<(), StartError> {
         absolute(url)?;
         let mut urls = locked(&self.provider.redirect_urls);
@@ -192,24 +190,22 @@ impl DevIdp {
     ///
     /// # Errors
     ///
-    /// Where no key can be made.
+    /// If no key can be created.
     pub fn rotate_key(&self, old: OldKey) -> Result<(), StartError> {
         self.provider.keys.rotate(old).map_err(|_| StartError::Key)
     }
 
-    /// Moves the provider's clock forward: codes and tokens age, and new tokens are issued then.
+    /// Moves the provider's clock forward: codes and tokens age, and new tokens get the new time.
     pub fn advance_clock(&self, by: Duration) {
         self.provider.clock.advance(by);
     }
 
-    /// Where the browser would be sent if `user` were picked on the page at `authorize_url`: the
-    /// redirect URL with a code, or with an `error`. No HTTP: nothing is counted, faults do not
-    /// apply (lies do), no cookie is set.
+    /// The URL to redirect the browser to if `user` were picked on the page at `authorize_url`: the redirect URL with a code, or with
+    /// an `error`. No HTTP: nothing is counted, faults do not apply (lies do), no cookie is set.
     ///
     /// # Errors
     ///
-    /// Where the browser would be shown an error page: a wrong client or redirect URL, an unknown
-    /// user, or one without an account there.
+    /// If the browser would get an error page: a wrong client or redirect URL, an unknown user, or one without an account there.
     pub fn approve(&self, authorize_url: &str, user: &str) -> Result<String, Refused> {
         self.decide(authorize_url, Some(user))
     }
@@ -223,7 +219,7 @@ impl DevIdp {
         self.decide(authorize_url, None)
     }
 
-    /// Waits until serving ends, which is when it is shut down.
+    /// Waits until the server is shut down.
     pub async fn ended(&self) {
         let task = locked(&self.ended).take();
         if let Some(task) = task {

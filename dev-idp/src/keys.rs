@@ -1,4 +1,4 @@
-//! The RSA keys that sign ID tokens, and their public halves as a JWK set.
+//! The RSA keys for signing ID tokens, and their public keys as a JWK set.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -16,13 +16,13 @@ use crate::grants::random;
 /// How many retired keys stay in the JWK set.
 const RETIRED: usize = 4;
 
-/// What becomes of the key in use when a new one takes its place.
+/// What happens to the current key when a new one replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OldKey {
     /// It stays in the JWK set: tokens that it signed still verify.
     Keep,
-    /// It is gone from the JWK set.
+    /// It is removed from the JWK set.
     Drop,
 }
 
@@ -37,14 +37,13 @@ impl Key {
         Ok(Self { kid: random(12), pair: KeyPair::generate(KeySize::Rsa2048)? })
     }
 
-    /// The public half as text, which a verifier that takes its algorithm from the token's header
-    /// would use as an HMAC secret.
+    /// The public key as PEM, which a verifier that takes the algorithm from the token's header would use as an HMAC secret.
     pub(crate) fn public_pem(&self) -> Result<String, Unspecified> {
         let body = STANDARD.encode(self.pair.public_key().as_der()?.as_ref());
         Ok(format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n"))
     }
 
-    /// The public half as a JWK.
+    /// The public key as a JWK.
     pub(crate) fn jwk(&self) -> Value {
         let public = RsaPublicKeyComponents::<Vec<u8>>::from(self.pair.public_key());
         json!({
@@ -57,7 +56,7 @@ impl Key {
     }
 }
 
-/// The key in use, first, and the retired ones that are still published.
+/// The current key, first, and the retired ones that are still published.
 pub(crate) struct Keys {
     ring: Mutex<Ring>,
 }
@@ -68,8 +67,8 @@ struct Ring {
 }
 
 impl Keys {
-    /// Every provider of a process starts with the same key: making one takes long enough to be
-    /// felt in a test suite that starts hundreds.
+    /// Every provider of a process starts with the same key: creating one is slow enough to matter in a test suite that starts
+    /// hundreds.
     pub(crate) fn generate() -> Result<Self, Unspecified> {
         static FIRST: OnceLock<Arc<Key>> = OnceLock::new();
         let current = match FIRST.get() {
@@ -100,7 +99,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Every published key as a JWK, the one in use first.
+    /// Every published key as a JWK, the current one first.
     pub(crate) fn published(&self) -> Vec<Value> {
         let ring = self.locked();
         std::iter::once(&ring.current).chain(&ring.retired).map(|key| key.jwk()).collect()

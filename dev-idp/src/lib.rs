@@ -1,6 +1,6 @@
 //! A development identity provider: GitHub's, Entra's and OpenID Connect's endpoints, with demo users and faults on demand.
 //!
-//! For development and tests only: anybody who can reach it signs in as anybody.
+//! For development and tests only: anyone who can reach it can sign in as any user.
 //!
 //! ```text
 //! serve (accept) -> routes -> control::intercept (counts, faults) -> github | entra | graph | oidc

@@ -1,18 +1,18 @@
-//! What the program says on standard error: nothing waits for who reads it.
+//! Writes to standard error in the background: nothing waits for its reader.
 
 use std::time::{Duration, Instant};
 
 pub use log_lines::say;
 
-/// How long the end of the program waits for what is queued.
+/// How long shutdown waits for queued lines.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// Waits until what was said has been written, but no longer than a second. Call it last.
+/// Waits until all queued lines have been written, for at most a second. Call it last.
 pub fn flush() {
     log_lines::flush(Instant::now() + LAST_WAIT);
 }
 
-/// Has panics said as other lines are.
+/// Prints panics like other lines.
 pub fn heed_panics() {
     log_lines::heed_panics(|fault| say(&format!("dev-idp: {fault}")));
 }

@@ -1,4 +1,4 @@
-//! Back-channel logout: the token that tells clients of it, and sending one.
+//! Back-channel logout: creates logout tokens, and sends them to clients.
 
 use std::io;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::claims;
 use crate::id_token;
 use crate::provider::Provider;
 
-/// How long a client may take to answer.
+/// How long a client may take to respond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A logout token for the newest sign-in of `user` at the OpenID Connect provider; `None` where there is no such user.
+/// A logout token for the latest sign-in of `user` at the OpenID Connect provider; `None` if there is no such user.
 pub(crate) fn token(provider: &Provider, origin: &str, user: &str) -> Option<String> {
     let account = provider.user(user)?.oidc?;
     let grant = provider.grants().newest(user).cloned();
     id_token::issue_logout(provider, claims::logout(&account, grant.as_ref(), origin)).ok()
 }
 
-/// Posts `token` to a client's endpoint, which must be plain HTTP on loopback, and gives the status that it answers.
+/// Posts `token` to a client's endpoint, which must be plain HTTP on loopback, and returns the response's status.
 pub(crate) async fn send(to: &str, token: &str) -> io::Result<u16> {
     let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "the address must be http on a loopback host");
     let url = Url::parse(to).ok().filter(is_loopback).ok_or_else(wrong)?;

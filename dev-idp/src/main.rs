@@ -76,7 +76,7 @@ struct Serve {
     allow_control: bool,
 }
 
-/// Says something on standard error.
+/// Prints a line to standard error.
 macro_rules! say {
     ($($text:tt)*) => {
         lines::say(&format!($($text)*))
@@ -93,12 +93,12 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What clap has to say: what is wrong with the command line, or the help that was asked for.
+/// Prints clap's message: an error in the command line, or the requested help.
 fn usage(error: &clap::Error) -> u8 {
     if error.use_stderr() {
         lines::say(&error.render().to_string());
     } else {
-        // Whoever asked for help and went away has it.
+        // Ignores a closed output: the user has seen the help.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).unwrap_or(1)
@@ -121,7 +121,7 @@ fn obey(cli: Cli) -> u8 {
 #[tokio::main]
 async fn serve(settings: Serve) -> anyhow::Result<()> {
     let listen = settings.listen.listen;
-    // Before anything is said: a signal sent at the first line must find its handler.
+    // Before any output: a signal sent at the first line must find its handler.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let idp = DevIdp::start(Options {
@@ -163,7 +163,7 @@ fn greet(idp: &DevIdp, allow_control: bool) {
     say!("dev-idp listening on http://{}", idp.addr());
 }
 
-/// Plain HTTP by hand: a container without a shell has nothing else to ask with.
+/// Plain HTTP by hand: a container without a shell has no other client.
 fn health(listen: SocketAddr) -> anyhow::Result<()> {
     let target = dev_idp::reachable(listen);
     let asked = || -> std::io::Result<Vec<u8>> {

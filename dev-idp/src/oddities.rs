@@ -1,4 +1,4 @@
-//! Answers that are right and odd, as real providers send them: after the honest answer is made, before it goes out.
+//! Valid but unusual responses, as real providers send them: applied after the normal response is built.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::id_token;
 use crate::keys::Key;
 use crate::provider::Provider;
 
-/// No answer of ours is longer, in bytes.
+/// No response is longer, in bytes.
 const LONGEST: usize = 1024 * 1024;
 
-/// Makes the answers of endpoints as odd as the lies ask for.
+/// Applies the lies about unusual forms to responses.
 pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Request, next: Next) -> Response {
     let endpoint = Endpoint::of(request.uri().path());
     let answer = next.run(request).await;
@@ -28,7 +28,7 @@ pub(crate) async fn intercept(State(provider): State<Arc<Provider>>, request: Re
     }
 }
 
-/// The answer of `endpoint`, as odd as the lies ask for.
+/// Applies those lies to a response of `endpoint`.
 async fn make(provider: &Provider, endpoint: Endpoint, answer: Response) -> Response {
     let mut answer = answer;
     for lie in provider.control.lies() {
@@ -104,7 +104,7 @@ fn nameless(keys: &mut [Value]) {
     keys.iter_mut().filter_map(Value::as_object_mut).for_each(|key| drop(key.remove("kid")));
 }
 
-/// In front of the good keys: another one of the same name, and some that nobody can use.
+/// Inserts, before the good keys, another one of the same `kid`, and some unusable ones.
 fn with_strangers(keys: &mut Vec<Value>) {
     let name = keys.first().and_then(|key| key.get("kid")).cloned().unwrap_or_default();
     let mut strangers = vec![

@@ -80,7 +80,7 @@ pub(crate) async fn token(
     }
 }
 
-/// The token answer of OpenID Connect, which Entra shares.
+/// The token response of OpenID Connect, which Entra shares.
 pub(crate) fn granted(provider: &Provider, issued: Issued) -> Response {
     let lies = provider.control.lies();
     let odd = lies.iter().find_map(|lie| if let Lie::TokenType(odd) = lie { Some(odd) } else { None });
@@ -119,7 +119,7 @@ fn refused(denied: &Denied) -> Response {
     response
 }
 
-/// `GET` or `POST /oidc/userinfo`: also where Entra's discovery points, as Graph answers there.
+/// `GET` or `POST /oidc/userinfo`: Entra's discovery points here too, since Graph serves it there.
 pub(crate) async fn userinfo(State(provider): State<Arc<Provider>>, headers: HeaderMap) -> Response {
     let known = provider.bearer(&headers).and_then(|(user, grant)| match &grant.dialect {
         Dialect::GitHub => None,
@@ -151,8 +151,8 @@ pub(crate) async fn userinfo(State(provider): State<Arc<Provider>>, headers: Hea
     bodies::json(StatusCode::OK, &Value::Object(claims))
 }
 
-/// `GET` or `POST /oidc/end_session`, and Entra's `logout`: forgets the user, then goes back if it
-/// is told where to and the place is on the origin of a registered redirect URL.
+/// `GET` or `POST /oidc/end_session`, and Entra's `logout`: forgets the user, then redirects if the request names a URL on the origin
+/// of a registered redirect URL.
 pub(crate) async fn end_session(
     State(provider): State<Arc<Provider>>,
     method: Method,

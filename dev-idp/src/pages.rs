@@ -1,4 +1,4 @@
-//! The pages for people: picking a user, having signed out, and errors. They work without scripts.
+//! The pages for people: picking a user, signed out, and errors. They work without scripts.
 
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -7,11 +7,11 @@ use axum::response::{Html, IntoResponse as _, Response};
 use crate::params::Params;
 use crate::users::User;
 
-// No form-action: Chromium would hold the redirect to the client to it as well.
+// No form-action: Chromium would apply it to the redirect to the client too.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'";
 
-/// What the page that picks a user says.
+/// The contents of the page that picks a user.
 #[derive(Template)]
 #[template(path = "pick.html")]
 pub(crate) struct Picking<'a> {
@@ -25,7 +25,7 @@ pub(crate) struct Picking<'a> {
 }
 
 impl Picking<'_> {
-    /// Whether the request hinted at `user`, by handle or address.
+    /// Returns true if the request's hint is `user`'s id or email address.
     fn hinted(&self, user: &User) -> bool {
         self.hint.is_some_and(|hint| hint == user.id || Some(hint) == address(user))
     }
@@ -64,7 +64,7 @@ fn answer(status: StatusCode, page: &impl Template) -> Response {
     (status, headers, Html(html)).into_response()
 }
 
-/// The address that the page shows beside a name.
+/// The email address that the page shows beside a name.
 fn address(user: &User) -> Option<&str> {
     let oidc = user.oidc.as_ref().and_then(|account| account.email.as_deref());
     oidc.or_else(|| user.entra.as_ref().map(|account| account.upn.as_str()))

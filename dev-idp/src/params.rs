@@ -1,18 +1,17 @@
-//! Parameters of a query or a form, none of them given twice.
+//! Parameters of a query or a form, without duplicates.
 
 use url::form_urlencoded;
 
-/// What a request said, in its own order.
+/// The parameters of a request, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Reads `application/x-www-form-urlencoded`.
+    /// Parses `application/x-www-form-urlencoded`.
     ///
     /// # Errors
     ///
-    /// The name that comes twice: RFC 6749 §3.1 forbids it, and a provider and its client must
-    /// never read different ones.
+    /// The name of a duplicate: RFC 6749 §3.1 forbids it, and a provider and its client must never use different ones.
     pub(crate) fn parse(encoded: &[u8]) -> Result<Self, String> {
         let mut params: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(encoded) {
@@ -29,7 +28,7 @@ impl Params {
         self.0.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    /// Everything but what the page's own buttons add.
+    /// All parameters except those that the page's own buttons add.
     pub(crate) fn of_request(&self) -> impl Iterator<Item = &(String, String)> {
         self.0.iter().filter(|(name, _)| name != "user" && name != "cancel")
     }

@@ -1,4 +1,4 @@
-//! What the provider knows: its client, users, keys, and what it has issued.
+//! The provider's state: its client, users, keys, and what it has issued.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -38,7 +38,7 @@ impl Provider {
         locked(&self.grants)
     }
 
-    /// Who the bearer of a live access token is, and what it is good for.
+    /// The user and the grant of a valid access token.
     pub(crate) fn bearer(&self, headers: &HeaderMap) -> Option<(User, Grant)> {
         let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
@@ -49,8 +49,8 @@ impl Provider {
         Some((self.user(&grant.user)?, grant))
     }
 
-    /// The origin by which the caller knows the provider: the configured one, else the `Host` that
-    /// it asked if that is a loopback name, else the address that it listens on.
+    /// The origin by which the caller reaches the provider: the configured one, else the request's `Host` if that is a loopback name,
+    /// else the address that it listens on.
     pub(crate) fn origin(&self, host: Option<&str>) -> String {
         if let Some(url) = &self.public_url {
             return url.clone();
@@ -62,7 +62,7 @@ impl Provider {
     }
 }
 
-/// Where a server that listens on `listen` can be reached from this machine.
+/// The address at which a server listening on `listen` is reachable from this machine.
 pub fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
@@ -76,7 +76,7 @@ fn is_loopback(authority: &str) -> bool {
     let Ok(url) = url::Url::parse(&format!("http://{authority}/")) else {
         return false;
     };
-    // Anything but a bare authority would put somebody's path into our documents.
+    // Anything but a bare authority would put a client's path into our documents.
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() || authority.contains('@') {
         return false;
     }

@@ -1,4 +1,4 @@
-//! Every address that the provider answers.
+//! All routes of the provider.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Accepts connections and serves each, under limits, until told to stop.
+//! Accepts connections and serves each, under limits, until stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_HEAD: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves for good. Dropping the future closes every connection.
+/// Serves forever. Dropping the future closes every connection.
 pub(crate) async fn serve(listener: TcpListener, router: Router) {
     let mut connections = JoinSet::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
@@ -26,7 +26,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router) {
             return;
         };
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors: pause rather than spin.
+            // Out of file descriptors: pause instead of spinning.
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
@@ -40,7 +40,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router) {
                 .max_buf_size(LARGEST_HEAD)
                 .http2()
                 .timer(TokioTimer::new());
-            // A connection that breaks is its client's affair.
+            // A broken connection is the client's problem.
             let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
             drop(place);
         });

@@ -1,4 +1,4 @@
-//! The token endpoint, but for how each dialect writes its answer: who is asking, and what they get.
+//! The token endpoint, except for the response format of each provider: authenticates the client and issues tokens.
 
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
@@ -11,17 +11,17 @@ use crate::id_token;
 use crate::params::Params;
 use crate::provider::Provider;
 
-/// What a client gets.
+/// The tokens for a client.
 pub(crate) struct Issued {
     pub(crate) grant: Grant,
     pub(crate) access_token: String,
-    /// How long it lasts, in seconds; `None`: for ever.
+    /// The lifetime in seconds; `None`: it does not expire.
     pub(crate) expires_in: Option<u64>,
     pub(crate) refresh_token: Option<String>,
     pub(crate) id_token: Option<String>,
 }
 
-/// Why it gets nothing.
+/// Why a token request is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Denied {
     #[error("client_id or client_secret is wrong, or missing")]
@@ -63,7 +63,7 @@ pub(crate) fn exchange(
     issue(provider, dialect, origin, grant, fresh)
 }
 
-/// RFC 6749 §2.3.1: the secret comes in the form or by Basic, not both.
+/// RFC 6749 §2.3.1: the secret comes in the form or by Basic authentication, not both.
 fn authenticate(provider: &Provider, headers: &HeaderMap, params: &Params) -> Result<(), Denied> {
     let (id, secret) = match headers.get(header::AUTHORIZATION) {
         Some(value) => {
@@ -94,8 +94,8 @@ fn basic(value: &str) -> Option<(String, String)> {
     Some((form_decode(id), form_decode(secret)))
 }
 
-/// An access token for the client itself (RFC 6749 §4.4), for the audience that it names (`audience`, or RFC 8707's `resource`); `None`:
-/// it asks for something else.
+/// An access token for the client itself (RFC 6749 §4.4), for the audience in the request (`audience`, or RFC 8707's `resource`);
+/// `None`: another grant type.
 pub(crate) fn client_credentials(
     provider: &Provider,
     origin: &str,
@@ -115,7 +115,7 @@ pub(crate) fn client_credentials(
     id_token::issue_access(provider, origin, claims).map(Some).map_err(|_| Denied::Signing)
 }
 
-/// Whether these headers are the client's own, by Basic.
+/// Returns true if these headers carry the client's credentials, by Basic authentication.
 pub(crate) fn is_client(provider: &Provider, headers: &HeaderMap) -> bool {
     let named = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(basic);
     named.is_some_and(|(id, secret)| id == provider.client_id && secret == provider.client_secret)
@@ -125,7 +125,7 @@ fn redeem(provider: &Provider, dialect: &Dialect, params: &Params) -> Result<Gra
     let code = params.find("code").ok_or_else(|| missing("code"))?;
     let (url, verifier) = (params.find("redirect_uri"), params.find("code_verifier"));
     let now = provider.clock.now();
-    // GitHub does not insist on the redirect URL, only on the right one.
+    // GitHub does not require the redirect URL; if given, it must match.
     if *dialect != Dialect::GitHub && url.is_none() {
         return Err(missing("redirect_uri"));
     }

@@ -1,4 +1,4 @@
-//! The demo users, their tenants and groups: the one file to read, or to extend, for who there is.
+//! The demo users, their tenants and groups: the only file to read, or to extend.
 
 /// The tenant of ann, bob, carol, zoe and, as a guest, gus.
 pub const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
@@ -20,10 +20,10 @@ pub const ADMIN_ROLE: &str = "Sidegate.Admin";
 /// How many groups, organisations and teams carol has: three pages of 100.
 pub const CAROLS_GROUPS: usize = 231;
 
-/// Somebody who can sign in. An account that is missing cannot sign in at that provider.
+/// A user who can sign in. A missing account means that the user cannot sign in at that provider.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// What tests, the page's `data-user` and the cookie call the user.
+    /// The user's name in tests, in the page's `data-user` and in the cookie.
     pub id: String,
     /// The display name, at every provider.
     pub name: String,
@@ -40,13 +40,13 @@ pub struct User {
 /// An account at GitHub.
 #[derive(Clone, Debug)]
 pub struct GitHubAccount {
-    /// The number that stays when the login changes.
+    /// The number that stays the same when the login changes.
     pub id: u64,
     /// The user name.
     pub login: String,
     /// The address in the public profile (`/user`), if any.
     pub public_email: Option<String>,
-    /// What `/user/emails` lists.
+    /// The list of `/user/emails`.
     pub emails: Vec<Email>,
     /// Organisations.
     pub memberships: Vec<Membership>,
@@ -94,8 +94,7 @@ pub struct EntraAccount {
     pub upn: String,
     /// The mail address, which an administrator of the tenant can set to anything.
     pub mail: Option<String>,
-    /// The `xms_edov` claim, where the application asks for it: whether the tenant has proven the
-    /// domain of the address.
+    /// The `xms_edov` claim, if the application requests it: whether the tenant has proven the domain of the address.
     pub edov: Option<bool>,
     /// Ids of groups.
     pub groups: Vec<String>,
@@ -116,13 +115,13 @@ pub struct OidcAccount {
     pub username: Option<String>,
     /// The `groups` claim.
     pub groups: Vec<String>,
-    /// Whether the ID token says `sub` only and all else comes from UserInfo.
+    /// Whether the ID token has `sub` only and all other claims come from UserInfo.
     pub at_userinfo_only: bool,
 }
 
 impl User {
-    /// Somebody unremarkable with an account everywhere: `{id}@example.com`, proven; tenant
-    /// contoso; no groups. Change what matters to the test.
+    /// An ordinary user with an account everywhere: `{id}@example.com`, verified; tenant contoso; no groups. Change what matters to
+    /// the test.
     pub fn new(id: &str) -> Self {
         let number = id.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let number = 100_000 + number % 900_000;
@@ -160,7 +159,7 @@ impl User {
     }
 }
 
-/// Everybody, in the order of the page.
+/// All demo users, in the order of the page.
 pub fn demo() -> Vec<User> {
     vec![ann(), bob(), carol(), eve(), zoe(), gus(), pat(), mallory()]
 }
@@ -306,8 +305,7 @@ fn pat() -> User {
     user
 }
 
-/// The attack known as nOAuth: an administrator writes somebody else's address into an account of
-/// the attacker's own tenant.
+/// The nOAuth attack: an administrator sets a victim's address as the mail of an account in the attacker's own tenant.
 fn mallory() -> User {
     let mut user = User::new("mallory");
     "Mallory Evil".clone_into(&mut user.name);
@@ -328,7 +326,7 @@ fn object_id(number: u64) -> String {
 }
 
 fn three_addresses(primary: &str, secondary: &str) -> Vec<Email> {
-    // The primary one is not the first: GitHub promises no order.
+    // The primary one is not first: GitHub promises no order.
     vec![
         Email { address: secondary.to_owned(), primary: false, verified: true },
         Email { address: primary.to_owned(), primary: true, verified: true },

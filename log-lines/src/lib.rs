@@ -1,5 +1,5 @@
-//! Lines for standard error and for files, each from a bounded queue that a thread of its own writes out: a reader that stands
-//! still or goes away, or a disk that is full, costs lines, never a request.
+//! Writes lines to standard error and to files, each from a bounded queue with its own thread: a reader that stalls or goes away, or
+//! a full disk, costs lines, never a request.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,12 +9,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How much waits to be written at most, in bytes. Twice as much is held while what was taken is being written.
+/// The size of the queue, in bytes. Twice as much is held while a batch is being written.
 const MOST: usize = 1024 * 1024;
-/// When a descriptor that does not block, and takes nothing, is tried again.
+/// How soon a non-blocking descriptor that accepts nothing is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Lines on their way out.
+/// A queue of lines.
 pub struct Lines {
     waiting: Mutex<Waiting>,
     changed: Condvar,
@@ -24,15 +24,15 @@ pub struct Lines {
 #[derive(Default)]
 struct Waiting {
     text: Vec<u8>,
-    /// Whether what was taken is still being written.
+    /// Whether a batch is still being written.
     writing: bool,
-    /// Whether what lines are written to is to be opened again.
+    /// Whether the output is to be reopened.
     reopen: bool,
 }
 
-/// What lines are written to.
+/// An output for lines.
 pub trait Out: Write {
-    /// Opens it anew, where it has a name.
+    /// Reopens it, if it has a name.
     fn reopen(&mut self) {}
 }
 
@@ -56,7 +56,7 @@ impl Lines {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues whole lines; where there is no room they are lost, and counted.
+    /// Queues whole lines; if there is no room, they are lost, and counted.
     pub fn push(&self, lines: &[u8]) {
         let mut waiting = self.waiting();
         if waiting.text.len() + lines.len() > MOST {
@@ -73,19 +73,19 @@ impl Lines {
         self.lost.fetch_add(count(lines), Ordering::Relaxed);
     }
 
-    /// How many were lost since the start.
+    /// How many lines were lost since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Has what they are written to opened again, once what is being written is.
+    /// Has the output reopened after the current batch.
     pub fn reopen(&self) {
         self.waiting().reopen = true;
         self.changed.notify_all();
     }
 
-    /// Writes out what is queued, for ever. `told` is called with the number of lines lost since the last time, once writing works.
+    /// Writes queued lines, forever. Calls `told` with the number of lines lost since the last call, once writing works.
     pub fn write_out(&self, mut out: impl Out, told: impl Fn(u64)) {
         let (mut text, mut torn, mut known) = (Vec::new(), false, 0);
         loop {
@@ -105,7 +105,7 @@ impl Lines {
             if text.is_empty() {
                 continue;
             }
-            // A line that broke off must not run into the next one.
+            // A partial line must not run into the next one.
             let whole = !torn || write_all(&mut out, b"\n") == 1;
             let written = if whole { write_all(&mut out, &text) } else { 0 };
             torn = if written > 0 { text.get(written - 1) != Some(&b'\n') } else { torn };
@@ -113,7 +113,7 @@ impl Lines {
             if !rest.is_empty() {
                 self.lose(rest);
             } else if self.lost() > known && self.waiting().text.len() < MOST / 2 {
-                // Not while the queue is full, or this line would be lost too.
+                // Not while the queue is full: this line would be lost too.
                 let lost = self.lost();
                 told(lost - known);
                 known = lost;
@@ -122,7 +122,7 @@ impl Lines {
         }
     }
 
-    /// Waits until all that is queued was written, but no longer than `until`.
+    /// Waits until all queued lines have been written, but not beyond `until`.
     pub fn flush(&self, until: Instant) {
         let mut waiting = self.waiting();
         while waiting.writing || !waiting.text.is_empty() {
@@ -140,7 +140,7 @@ fn count(lines: &[u8]) -> u64 {
     (ends + usize::from(lines.last().is_some_and(|last| *last != b'\n'))) as u64
 }
 
-/// How much of it was written before an error.
+/// How many bytes were written before an error.
 fn write_all(out: &mut impl Write, text: &[u8]) -> usize {
     let mut written = 0;
     while let Some(rest) = text.get(written..).filter(|rest| !rest.is_empty()) {
@@ -155,12 +155,12 @@ fn write_all(out: &mut impl Write, text: &[u8]) -> usize {
     written
 }
 
-/// What goes to standard error. Its writer starts with the first line.
+/// The queue of standard error. Its writer thread starts with the first line.
 fn standard_error() -> &'static Lines {
     static LINES: Lines = Lines::new();
     static WRITER: OnceLock<()> = OnceLock::new();
     WRITER.get_or_init(|| {
-        // A descriptor of its own: whoever else writes to standard error must not wait for a lock that is held while nobody reads.
+        // A separate descriptor: other writers to standard error must not wait for a lock that is held while nobody reads.
         let Ok(descriptor) = io::stderr().as_fd().try_clone_to_owned() else { return };
         // Without the thread the queue fills up, and lines are lost and counted.
         let _started = thread::Builder::new()
@@ -170,10 +170,10 @@ fn standard_error() -> &'static Lines {
     &LINES
 }
 
-/// Who says that lines were lost.
+/// Reports lost lines.
 static TELLER: OnceLock<fn(u64)> = OnceLock::new();
 
-/// Has `tell` say how many lines were lost, once writing works again: in the form of the program's log. Without it a plain line does.
+/// Sets the function that reports how many lines were lost, once writing works again. Without it a plain line is written.
 pub fn tell_lost_by(tell: fn(u64)) {
     // The first one stays: a program has one log.
     let _first = TELLER.set(tell);
@@ -186,20 +186,20 @@ fn tell_lost(lost: u64) {
     }
 }
 
-/// What is to be said of lines that were lost.
+/// The message about lost lines.
 #[must_use]
 pub fn lost_in_words(lost: u64) -> String {
     format!("{lost} lines of the log could not be written and are lost: whoever reads it was too slow, or away")
 }
 
-/// Says something on standard error beside the log: what a command found, why the program ends.
+/// Prints to standard error outside the log: a command's findings, or why the program ends.
 pub fn say(text: &str) {
     let mut line = text.trim_end().to_owned();
     line.push('\n');
     standard_error().push(line.as_bytes());
 }
 
-/// Waits until what was logged and said has been written, but no longer than `until`.
+/// Waits until all queued output has been written, but not beyond `until`.
 pub fn flush(until: Instant) {
     standard_error().flush(until);
 }
@@ -210,7 +210,7 @@ pub fn lost_lines() -> u64 {
     standard_error().lost()
 }
 
-/// Hands `tell` what a panic has to say, in one printable line: the library's own hook would wait for the reader.
+/// Passes a panic's message to `tell` as one printable line: the library's own hook would wait for the reader.
 pub fn heed_panics(tell: impl Fn(&str) + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
         let reason = panic.payload_as_str().unwrap_or("without a reason").escape_debug();
@@ -219,7 +219,7 @@ pub fn heed_panics(tell: impl Fn(&str) + Send + Sync + 'static) {
     }));
 }
 
-/// Takes one formatted line of the log.
+/// A writer for one formatted line of the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogLine;
 
@@ -234,8 +234,7 @@ impl Write for LogLine {
     }
 }
 
-/// Standard output of a command: a reader that goes away (`| head`) does not change how the work went. One that takes its time is
-/// waited for, as a pager wants.
+/// Standard output of a command: a reader that goes away (`| head`) is not an error. A slow one is waited for, as a pager needs.
 pub struct Output(pub io::Stdout);
 
 impl Write for Output {
@@ -261,7 +260,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what it is allowed to: how many bytes, or an error.
+    /// Accepts what the test allows: a number of bytes, or an error.
     struct Reader(Receiver<Result<usize, io::ErrorKind>>, Arc<Mutex<String>>);
 
     impl Write for Reader {
@@ -307,7 +306,7 @@ mod tests {
             trial.lines.push(&line);
         }
         let lost = trial.lines.lost();
-        // One queue full waits, and perhaps another is being written.
+        // One full queue waits, and perhaps another is being written.
         assert!((5000 - 2 * 1024..=5000 - 1024).contains(&lost), "{lost}");
         let begun = Instant::now();
         trial.lines.flush(Instant::now() + Duration::from_millis(50));
@@ -326,7 +325,7 @@ mod tests {
         trial.lines.push(b"one\ntwo\n");
         trial.lines.flush(Instant::now() + Duration::from_secs(10));
         assert_eq!(trial.lines.lost(), 2);
-        // The next breaks off within a line.
+        // The next write breaks off within a line.
         trial.allow.send(Ok(2)).unwrap();
         trial.allow.send(Err(io::ErrorKind::BrokenPipe)).unwrap();
         trial.lines.push(b"three\n");

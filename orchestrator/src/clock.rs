@@ -1,10 +1,10 @@
-//! The one place that reads the clock, and how moments are written.
+//! The only place that reads the clock, and the formats of timestamps.
 
 use serde::Serializer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Now, to the millisecond: what is told live and what comes back from the database are then alike.
+/// The current time, cut to milliseconds, so that live values equal those read back from the database.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub fn now() -> OffsetDateTime {
@@ -17,7 +17,7 @@ pub fn millis(moment: OffsetDateTime) -> i64 {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
-/// The moment so many milliseconds after 1970; 1970 for what no calendar holds.
+/// The time so many milliseconds after 1970; 1970 itself where that is out of range.
 #[must_use]
 pub fn from_millis(millis: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
@@ -43,7 +43,7 @@ pub fn rfc3339<S: Serializer>(moment: &OffsetDateTime, serializer: S) -> Result<
     serializer.serialize_str(&text(*moment))
 }
 
-/// The same, of a moment that may not be known.
+/// The same, for an optional time.
 ///
 /// # Errors
 /// Those of the serializer.

@@ -1,4 +1,4 @@
-//! `orchestrator health`: asks the running orchestrator, for container health checks without a shell.
+//! `orchestrator health`: queries the running orchestrator, for container health checks without a shell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(3);
 const STATUS_LINE: usize = "HTTP/1.1 200".len();
 
-/// Asks `/healthz` of the orchestrator that listens on `listen`.
+/// Requests `/healthz` from the orchestrator that listens on `listen`.
 ///
 /// # Errors
-/// Where nothing answers there within 3 s, or the answer is not 200.
+/// If nothing responds there within 3 s, or the status is not 200.
 pub async fn ask(listen: SocketAddr) -> anyhow::Result<()> {
     let addr = reachable(listen);
     tokio::time::timeout(PATIENCE, status_line(addr))
@@ -30,7 +30,7 @@ pub async fn ask(listen: SocketAddr) -> anyhow::Result<()> {
 
 async fn status_line(addr: SocketAddr) -> anyhow::Result<[u8; STATUS_LINE]> {
     let mut stream = TcpStream::connect(addr).await?;
-    // A name that is always answered to.
+    // A host that is always served.
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await?;
     let mut line = [0; STATUS_LINE];
@@ -38,7 +38,7 @@ async fn status_line(addr: SocketAddr) -> anyhow::Result<[u8; STATUS_LINE]> {
     Ok(line)
 }
 
-// "All addresses" is one to listen on, not one to connect to.
+// The unspecified address can be listened on, but not connected to.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! Who is asking, as the proxy in front tells it in headers.
+//! The identity of a request, from the headers that the proxy in front sets.
 
 use std::convert::Infallible;
 
@@ -9,9 +9,9 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The headers that carry an identity, in the order in which they are shown.
+/// The headers that carry an identity, in the order of display.
 ///
-/// The proxy drops them from every request that it takes in and writes its own, so that behind it they can be believed.
+/// The proxy removes them from every incoming request and sets its own, so behind it they can be trusted.
 pub const HEADERS: [&str; 7] = [
     "X-Forwarded-User",
     "X-Forwarded-Email",
@@ -22,7 +22,7 @@ pub const HEADERS: [&str; 7] = [
     "X-Forwarded-Provider",
 ];
 
-/// The header with the signed form of the identity; its value is a credential and is never shown.
+/// The header with the signed identity; its value is a credential and is never shown.
 pub const ASSERTION: &str = "X-Sidegate-Assertion";
 
 /// A signed-in user, decoded for people to read.
@@ -44,34 +44,34 @@ pub struct Identity {
     pub provider: String,
 }
 
-/// Who is asking by the proxy's signature, among a request's extensions; where it is there, headers do not count.
+/// The identity from a verified assertion, among a request's extensions; if it is there, the headers are ignored.
 #[derive(Clone, Debug)]
 pub(crate) struct Verified(pub(crate) Option<Identity>);
 
-/// How clusters are asked as a person.
+/// How clusters are accessed as a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Impersonation {
-    /// Every cluster, whatever its own setting.
+    /// True for every cluster, whatever its own setting.
     pub everywhere: bool,
-    /// What comes before the names of people and groups.
+    /// The prefix of the names of people and groups.
     pub prefix: String,
-    /// Which of a person's names counts.
+    /// Which of a person's names is used.
     pub by: Naming,
 }
 
-/// A name of a person. There is no falling back from one to another: a name of one kind could be somebody else's of another.
+/// A name of a person. There is no fallback between them: a name of one kind could be another person's name of another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
-    /// The username, where the provider lets nobody choose their own: GitHub and Entra.
+    /// The username, where users cannot choose their own: GitHub and Entra.
     Username,
-    /// The address that the provider vouches for.
+    /// The verified email address from the provider.
     Email,
-    /// The provider's id.
+    /// The id at the provider.
     Id,
 }
 
 impl Naming {
-    /// That name; empty where there is none.
+    /// Returns that name; empty where there is none.
     #[must_use]
     pub fn of(self, identity: &Identity) -> &str {
         match self {
@@ -84,12 +84,12 @@ impl Naming {
 }
 
 impl Identity {
-    /// Whether the username is one that nobody can choose for themselves.
+    /// Returns true if users cannot choose this username themselves.
     pub(crate) fn has_vouched_username(&self) -> bool {
         matches!(self.provider.as_str(), "github" | "entra")
     }
 
-    /// Who is asking: by the proxy's signature where that is looked at, else by its headers.
+    /// The identity of a request: from the assertion where assertions are verified, else from the headers.
     pub(crate) fn of(parts: &Parts) -> Option<Self> {
         match parts.extensions.get::<Verified>() {
             Some(Verified(identity)) => identity.clone(),
@@ -97,7 +97,7 @@ impl Identity {
         }
     }
 
-    /// The identity in a request's headers; `None` where the proxy runs in open mode, or lets a route be public.
+    /// The identity in a request's headers; `None` if the proxy runs in open mode, or the route is public.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let user = decoded(headers, "X-Forwarded-User");
         if user.is_empty() {
@@ -114,7 +114,7 @@ impl Identity {
         })
     }
 
-    /// What to call the user: the display name, else the name that the policy knows.
+    /// The name to display: the display name, else the name that the policy uses.
     pub fn display_name(&self) -> &str {
         if self.name.is_empty() { &self.user } else { &self.name }
     }
@@ -130,7 +130,7 @@ impl Identity {
     }
 }
 
-/// Who is asking, if anybody is signed in: an argument of handlers.
+/// The identity, if the user is signed in: an extractor for handlers.
 #[derive(Debug)]
 pub struct SignedIn(pub Option<Identity>);
 
@@ -151,7 +151,7 @@ fn decoded(headers: &HeaderMap, name: &str) -> String {
     received(headers, name).map(decode).unwrap_or_default()
 }
 
-// A comma inside a group's name arrives as %2C: split first, decode after.
+// A comma inside a group's name arrives as %2C: split first, decode afterwards.
 fn groups(headers: &HeaderMap) -> Vec<String> {
     let list = received(headers, "X-Forwarded-Groups").unwrap_or_default();
     list.split(',').map(str::trim).filter(|group| !group.is_empty()).map(decode).collect()

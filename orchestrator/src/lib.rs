@@ -7,10 +7,10 @@
 //! routes -> entrance, which every request passes first
 //! ```
 //!
-//! `api` answers programs, one file a resource; `web` answers people. `fleet` knows the clusters and their Flux objects,
-//! live; `kube` speaks with Kubernetes; `store` keeps what must survive a restart. Who is asking comes from `identity`, which
-//! reads the headers that the proxy wrote. Nothing here decides who may come in: that is why `config` refuses
-//! an address that others could reach without passing the proxy.
+//! `api` serves programs, one file per resource; `web` serves people. `fleet` knows the clusters and their Flux objects, live;
+//! `kube` talks to Kubernetes; `store` keeps what must survive a restart. The identity comes from `identity`, which reads the
+//! headers that the proxy set. Nothing here authenticates users: that is why `config` refuses an address that others could
+//! reach without passing the proxy.
 
 pub mod api;
 pub mod clock;
@@ -30,7 +30,7 @@ pub mod store;
 pub mod upkeep;
 pub mod web;
 
-/// A target of `fuzz/`: any bytes as a kubeconfig.
+/// A target of `fuzz/`: parses any bytes as a kubeconfig.
 #[cfg(any(test, feature = "fuzzing"))]
 pub use kube::kubeconfigs as fuzz_kubeconfigs;
 
@@ -40,7 +40,7 @@ use api::App;
 use axum::middleware;
 use entrance::Entrance;
 
-/// Every address that the orchestrator answers, behind its entrance.
+/// All routes of the orchestrator, behind its entrance.
 pub fn routes(app: App, entrance: Entrance) -> Router {
     let inside = Router::new().merge(web::routes()).merge(api::routes(app)).fallback(web::not_found);
     inside.layer(middleware::from_fn_with_state(entrance, entrance::check))

@@ -1,4 +1,4 @@
-//! The command line: serve, or ask how the running one is.
+//! The command line: serve, or check the health of the running orchestrator.
 
 #![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
 
@@ -20,15 +20,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged. Not what the client of Kubernetes has to say: it quotes whatever a cluster answers, at any length; the
-/// fleet says what matters of it.
+/// The log filter. The Kubernetes client is off: it quotes whatever a cluster answers, at any length; the fleet logs what
+/// matters of it.
 const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
-/// When the cluster that this runs in is tried again after it did not answer, the first time.
+/// The first pause before the cluster that this runs in is tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
-/// How long actions that are under way are waited for when all requests have ended.
+/// How long to wait for actions in progress after all requests have ended.
 const LAST_ACTIONS: Duration = Duration::from_secs(10);
 
-/// What a wrong configuration ends with.
+/// The exit code for an invalid configuration.
 const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
@@ -41,12 +41,12 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// What clap has to say: what is wrong with the command line, or the help that was asked for.
+/// Prints clap's message: an error in the command line, or the requested help.
 fn usage(error: &clap::Error) -> u8 {
     if error.use_stderr() {
         lines::say(&error.render().to_string());
     } else {
-        // Whoever asked for help and went away has it.
+        // Ignores a closed output: the user has seen the help.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).unwrap_or(WRONG_CONFIGURATION)
@@ -74,7 +74,7 @@ fn obey(cli: Cli) -> u8 {
 fn wait_for(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(work);
-    // What is cut off is cut off: a blocked look-up must not keep the process.
+    // Does not wait longer: a blocked DNS look-up must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome
 }
@@ -86,7 +86,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         .init();
     serve::raise_open_files();
-    // Before listening: a signal that comes between would end the program without a drain.
+    // Before listening: an earlier signal would end the program without draining.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let listener = serve::bind(settings.listen).await?;
@@ -117,7 +117,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         ending.cancel();
     };
     serve::run(listener, routes(app.clone(), entrance), Limits::default(), stop).await;
-    // An action goes on where its caller went away; it has seconds at most.
+    // An action continues after its caller has disconnected; it takes seconds at most.
     if tokio::time::timeout(LAST_ACTIONS, app.rest()).await.is_err() {
         tracing::warn!("an action was still under way at the end");
     }
@@ -138,7 +138,7 @@ fn entrance(hosts: Hosts, assertion: Option<AssertionSettings>, addr: SocketAddr
     Entrance::new(hosts, assertion)
 }
 
-/// The simulated clusters live as long as what is given back.
+/// Starts the simulated clusters; they live as long as the returned value.
 async fn simulate(store: &Store, fleet: &Fleet, impersonate: bool) -> anyhow::Result<Demo> {
     let demo = Demo::start(demo::Options::default()).await.context("cannot simulate clusters")?;
     for (name, kubeconfig) in demo.kubeconfigs() {
@@ -149,7 +149,7 @@ async fn simulate(store: &Store, fleet: &Fleet, impersonate: bool) -> anyhow::Re
     Ok(demo)
 }
 
-/// Simulated clusters in a program of their own, for measurements, until it is ended.
+/// Runs simulated clusters in a process of their own, for measurements, until it is stopped.
 async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
     let demo = Demo::start(demo::Options {
         clusters: (0..options.clusters).map(|number| format!("cluster-{number:03}")).collect(),

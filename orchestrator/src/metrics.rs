@@ -1,4 +1,4 @@
-//! What Prometheus reads.
+//! The metrics for Prometheus.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const BOUNDS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
 
 type Label<const N: usize> = [(&'static str, String); N];
 
-/// Everything that is counted.
+/// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -57,14 +57,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered. The route is a pattern of ours, so that there are only so many of them.
+    /// Counts a response. The route is one of our patterns, so the number of label values is limited.
     pub fn answered(&self, route: String, status: StatusCode, took: Duration) {
         let class = format!("{}xx", status.as_u16() / 100);
         self.requests.get_or_create(&[("route", route), ("code", class)]).inc();
         self.durations.observe(took.as_secs_f64());
     }
 
-    /// Looks at what is to be counted when it is asked for.
+    /// Updates the gauges, on each scrape.
     pub fn observe(&self, fleet: &Fleet, streams: usize) {
         let healths = fleet.healths();
         for (state, word) in
@@ -89,11 +89,11 @@ impl Metrics {
         self.lost_lines.inner().store(lines::lost_lines(), Ordering::Relaxed);
     }
 
-    /// All of it in the OpenMetrics text format, which goes with [`CONTENT_TYPE`].
+    /// Renders all metrics in the OpenMetrics text format, which goes with [`CONTENT_TYPE`].
     #[must_use]
     pub fn render(&self) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail; were a metric to, the rest would still be of use.
+        // Writing to a string does not fail; if one metric did, the rest would still be useful.
         let _ = encode(&mut text, &self.registry);
         text
     }

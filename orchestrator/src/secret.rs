@@ -1,16 +1,16 @@
-//! Text that must never be seen: kubeconfigs and keys.
+//! Text that must never be shown: kubeconfigs and keys.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-/// A secret text. It can be neither printed nor serialized, and its memory is wiped when it goes.
+/// A secret text. It can be neither printed nor serialized, and its memory is wiped on drop.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Keeps `text` from now on.
+    /// Takes over `text`.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
@@ -23,7 +23,7 @@ impl Secret {
     }
 }
 
-/// So that a structure around it may be shown in tests and logs.
+/// Lets structures that contain it derive `Debug`.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")

@@ -17,15 +17,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What the orchestrator grants its callers.
+/// The limits for clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a connection may take to send a request's head, and how long it may lie idle before the next one:
-    /// longer than a proxy keeps an idle connection, so that the proxy closes first. Default 120 s.
+    /// How long a connection may take to send a request's head, and how long it may stay idle before the next one: longer than
+    /// a proxy keeps an idle connection, so that the proxy closes first. Default 120 s.
     pub header_read: Duration,
-    /// How many connections there may be at once; more wait to be accepted. Default 1,024.
+    /// The most open connections; more wait to be accepted. Default 1,024.
     pub connections: usize,
-    /// How long requests in flight have to finish once the end is asked for. Default 30 s.
+    /// How long requests in flight may take to finish after shutdown begins. Default 30 s.
     pub drain: Duration,
 }
 
@@ -35,8 +35,8 @@ impl Default for Limits {
     }
 }
 
-/// Raises the limit of open files to the highest that this process may have: each kind of each cluster is watched over a connection of its
-/// own, and many systems allow 1,024 files at first.
+/// Raises the limit of open files to the highest that this process may have: each kind of each cluster is watched over a
+/// connection of its own, and many systems start with 1,024 files.
 pub fn raise_open_files() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -47,10 +47,10 @@ pub fn raise_open_files() {
     }
 }
 
-/// Takes an address to listen on.
+/// Binds the address to listen on.
 ///
 /// # Errors
-/// Says in one line what is in the way, and how to mend it.
+/// One line that names the cause and a remedy.
 pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|source| {
         let kind = source.kind();
@@ -67,7 +67,7 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, BindError> {
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another program has it.
+    /// Another program listens on it.
     #[error(
         "cannot listen on {addr}: another program does already. Stop it, or choose another port with --listen or \
          ORCHESTRATOR_LISTEN_ADDR"
@@ -76,7 +76,7 @@ pub enum BindError {
         /// The address that was asked for.
         addr: SocketAddr,
     },
-    /// The system keeps it for privileged programs.
+    /// The system reserves it for privileged programs.
     #[error(
         "cannot listen on {addr}: the system does not allow it. Choose a port above 1023 with --listen or \
          ORCHESTRATOR_LISTEN_ADDR"
@@ -85,7 +85,7 @@ pub enum BindError {
         /// The address that was asked for.
         addr: SocketAddr,
     },
-    /// The system refuses for a reason of its own, such as an address that no interface has.
+    /// The system refuses for another reason, such as an address that no interface has.
     #[error("cannot listen on {addr}: choose an address of this machine with --listen or ORCHESTRATOR_LISTEN_ADDR")]
     Other {
         /// The address that was asked for.
@@ -128,7 +128,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return Some((stream, place)),
-            // Out of file descriptors, most likely: without a pause this loop would take a whole core.
+            // Most likely out of file descriptors: without a pause this loop would use a whole core.
             Err(error) => {
                 tracing::error!(%error, "cannot accept a connection; trying again");
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! What is done once at the start: the registered clusters are looked after again.
+//! What is done once at startup: the registered clusters are watched again.
 
 use std::time::Duration;
 
@@ -7,19 +7,20 @@ use crate::fleet::{self, ClusterId, Fleet};
 use crate::secret::Secret;
 use crate::store::{self, Store, StoreError, new_id};
 
-/// Who registers a cluster that no person did.
+/// Recorded as the creator of clusters that the program registers itself.
 const NOBODY: &str = "orchestrator";
-/// What the cluster that the program runs in is called until somebody renames it.
+/// The name of the cluster that the program runs in, until it is renamed.
 const HERE: &str = "in-cluster";
-/// The longest pause between two tries to reach it.
+/// The longest pause between two attempts to reach it.
 const RETRY_MOST: Duration = Duration::from_secs(60);
-/// How the addresses of simulated clusters begin.
+/// How the addresses of simulated clusters start.
 const LOOPBACK: &str = "http://127.0.0.1:";
 
-/// Hands every registered cluster to the fleet, with `impersonate` as one that decides by person. One whose kubeconfig cannot be opened stays out, and a log line says why.
+/// Adds every registered cluster to the fleet; `impersonate` turns impersonation on for all. Skips, with a log line, a cluster
+/// whose kubeconfig cannot be opened.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not respond.
 pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool, impersonate: bool) -> Result<(), StoreError> {
     for cluster in store.clusters().await? {
         let Ok(id) = cluster.id.parse() else { continue };
@@ -48,8 +49,8 @@ pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool, impersonate: b
     Ok(())
 }
 
-/// Registers the cluster that the program runs in, reached by `here`, unless it is already, as soon as it answers: its API may come up
-/// later than this program. The first pause between two tries is `retry`; it doubles to a minute.
+/// Registers the cluster that the program runs in, reached by `here`, once it responds, unless it is registered: its API may
+/// start later than this program. The first pause between two attempts is `retry`; it doubles up to a minute.
 pub async fn register_here(store: Store, fleet: Fleet, here: fleet::Connection, impersonate: bool, retry: Duration) {
     let mut pause = retry;
     loop {
@@ -65,7 +66,7 @@ pub async fn register_here(store: Store, fleet: Fleet, here: fleet::Connection, 
     }
 }
 
-/// Whether it is registered now.
+/// Returns true if it is registered now.
 async fn try_here(
     store: &Store,
     fleet: &Fleet,
@@ -85,10 +86,10 @@ async fn try_here(
     }
 }
 
-/// Registers a simulated cluster; an earlier one of the same name, whose address is another by now, goes.
+/// Registers a simulated cluster; replaces an earlier one with the same name, whose address has changed.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not respond.
 pub async fn register_simulated(
     store: &Store,
     fleet: &Fleet,
@@ -97,17 +98,17 @@ pub async fn register_simulated(
     impersonate: bool,
 ) -> Result<(), StoreError> {
     let clusters = store.clusters().await?;
-    // Never a person's cluster that happens to have the name.
+    // Never replaces a person's cluster that happens to have the name.
     let simulated = |cluster: &&store::Cluster| cluster.created_by == NOBODY && cluster.server.starts_with(LOOPBACK);
     if let Some(earlier) = clusters.iter().filter(simulated).find(|cluster| cluster.name == name) {
         store.remove_cluster(&earlier.id).await?;
         if let Ok(id) = earlier.id.parse() {
-            // It may not have been looked after at all.
+            // It may not be in the fleet at all.
             let _ = fleet.remove(id);
         }
     }
     let connection = fleet::Connection::Kubeconfig { kubeconfig, context: None };
-    // It answers from within this very program.
+    // It runs in this process.
     match fleet.check(&connection).await {
         Ok(reached) => register(store, fleet, name, reached, &connection, impersonate).await,
         Err(reason) => {

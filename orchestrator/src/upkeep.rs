@@ -1,4 +1,4 @@
-//! What is done again and again: the activity log forgets what is too old, and closes what never ended.
+//! Periodic tasks: deletes old activities, and closes those that never ended.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::clock;
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(600);
-/// No action takes so long: what began before and has no end was cut off.
+/// No action takes this long: one that began earlier and has no end was cut off.
 const ACTION_MOST: time::Duration = time::Duration::minutes(2);
 
-/// Looks after the store until it is dropped.
+/// Runs the periodic tasks until dropped.
 pub async fn run(store: Store) {
     loop {
         match once(&store, clock::now()).await {
@@ -23,10 +23,10 @@ pub async fn run(store: Store) {
     }
 }
 
-/// One round; gives back how many activities went.
+/// One round; returns how many activities were deleted.
 ///
 /// # Errors
-/// Where the database does not answer.
+/// If the database does not respond.
 pub async fn once(store: &Store, now: OffsetDateTime) -> Result<u64, StoreError> {
     store.close_activities(now - ACTION_MOST).await?;
     let days = store.settings().await?.activity_retention_days;

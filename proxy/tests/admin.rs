@@ -1,4 +1,4 @@
-//! The admin listener: lives, readiness, metrics, and their limits.
+//! The admin listener: liveness, readiness, metrics, and their limits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ struct Metrics {
     families: BTreeSet<String>,
 }
 
-/// Reads the OpenMetrics text format, line by line: nothing in it is left unread.
+/// Parses the OpenMetrics text format, line by line; no line may be left over.
 async fn metrics(proxy: &Proxy) -> Metrics {
     let answer = proxy.admin("/metrics").await;
     assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -88,7 +88,7 @@ async fn it_answers_probes_and_nothing_else() {
     let head = Request::head("/livez").header("host", "a").body(Full::default()).unwrap();
     let answer = wire::send(proxy.admin, head).await;
     assert!(answer.status == 200 && answer.body.is_empty());
-    // Nor does the public listener answer for it.
+    // Nor does the public listener serve these paths.
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(proxy.get(path).await.text(), "hello from upstream", "{path}");
     }
@@ -108,11 +108,11 @@ async fn silent_connections_end_and_do_not_keep_probes_or_requests_out() {
         silent.push(stream);
     }
     assert_eq!(proxy.get("/x").await.text(), "hello from upstream");
-    // Its turn comes when the first ones have had their time.
+    // It is served once the first connections have timed out.
     assert_eq!(proxy.admin("/livez").await.text(), "ok\n");
     let mut answer = [0; 256];
     let ended = silent[0].read(&mut answer);
-    // Closed in order, or, where what it sent was not read before, by a reset: both are an end.
+    // Closed normally, or by a reset if sent bytes were unread: both count as closed.
     let _reset = tokio::time::timeout(std::time::Duration::from_secs(1), ended).await.expect("it is still open");
 }
 
@@ -201,7 +201,7 @@ async fn counts_move_with_what_happens() {
     until("it is gone", async || metrics(&proxy).await.of("sidegate_connections{side=\"downstream\"}") == 0.0).await;
 }
 
-/// An alert on a store that is away must not fire where there is none.
+/// An alert on an unreachable store must not fire if there is no store.
 #[tokio::test]
 async fn where_there_is_no_shared_store_none_is_away() {
     let upstream = Upstream::start().await;

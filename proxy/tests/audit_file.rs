@@ -1,4 +1,4 @@
-//! `AUDIT_FILE`: audit lines in a file of their own, over its rotation, and what becomes of them where they cannot be written.
+//! `AUDIT_FILE`: audit lines in a separate file, through its rotation, and with a file that cannot be written.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::proxy::Plan;
 use crate::support::{Proxy, Upstream, until};
 
-/// A proxy whose log has no audit lines: what goes to the file does not depend on it.
+/// A proxy whose log has no audit lines: the file does not depend on the log.
 async fn plan(upstream: &Upstream, file: &Path) -> Plan {
     let plan = Proxy::with_sign_in("github", upstream).await.env("OAUTH_ALLOWED_USERS", "ann,bob");
     plan.env("AUDIT", "all").env("AUDIT_FILE", file.to_str().unwrap()).env("LOG_LEVEL", "info,sidegate::audit=off")
@@ -21,7 +21,7 @@ fn lines(file: &Path) -> Vec<Value> {
     whole.lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Waits until a decision on that path is in the file.
+/// Waits until the file has a decision on that path.
 async fn holds(file: &Path, path: &str) {
     until(&format!("{} holds {path}", file.display()), async || {
         lines(file).iter().any(|line| line["event"] == "decision" && line["path"] == path)
@@ -50,7 +50,7 @@ async fn audit_lines_are_appended_to_the_file_whatever_the_log_holds_and_simulat
     assert_eq!(ann.get("/x").await.status, 200);
     proxy.signal("TERM");
     assert_eq!(proxy.ended().await.code(), Some(0));
-    // The end writes out what is queued.
+    // Shutdown writes what is queued.
     let first = lines(&file);
     let events: Vec<&str> = first.iter().map(|line| line["event"].as_str().unwrap()).collect();
     assert_eq!(events, ["enabled", "signed_in", "decision"]);
@@ -74,7 +74,7 @@ async fn a_renamed_file_is_followed_by_a_new_one_and_let_go_of_on_sighup() {
     proxy.get("/one").await;
     holds(&file, "/one").await;
     std::fs::rename(&file, &old).unwrap();
-    // Without a word to us.
+    // Rotated without a signal to us.
     proxy.get("/two").await;
     holds(&file, "/two").await;
     assert_eq!(lines(&old).last().unwrap()["path"], "/one");
@@ -106,7 +106,7 @@ async fn a_file_that_cannot_be_written_costs_lines_only_which_are_counted_and_to
     let ready = proxy.admin("/readyz").await;
     assert!(ready.status == 200 && ready.text().contains("AUDIT_FILE: "), "{}", ready.text());
     assert_eq!(proxy.get("/lost").await.status, 401);
-    // A reload is none of its business.
+    // A reload does not affect it.
     proxy.signal("HUP");
     proxy.logs("the configuration was read again").await;
     std::fs::remove_file(&file).unwrap();

@@ -1,4 +1,4 @@
-//! The provider says that somebody's sessions are over.
+//! Back-channel logout: the provider ends a user's sessions.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ async fn oidc(upstream: &Upstream) -> Proxy {
     Proxy::with_sign_in("oidc", upstream).await.start().await
 }
 
-/// The plan of a proxy whose sessions other replicas share.
+/// The plan of a proxy that shares its sessions with other replicas.
 async fn with_redis(upstream: &Upstream, redis: &Redis) -> Plan {
     Proxy::with_sign_in("oidc", upstream)
         .await
@@ -70,7 +70,7 @@ async fn a_token_without_a_session_ends_all_of_the_person() {
         assert_eq!(ann.get("/x").await.status, 401);
     }
     assert_eq!(bob.get("/x").await.status, 200);
-    // Sent once more, it does not end what has begun since.
+    // A replay does not end sessions that began later.
     let mut again = proxy.signed_in_as("ann").await;
     let answer = post(&proxy, form(&token)).await;
     assert!(refused(&answer), "{answer:?}");
@@ -187,7 +187,7 @@ async fn on_a_shared_store_a_token_counts_once_over_all_replicas_and_ends_the_se
     let list =
         async || two.get_as(&session, "/api/v1/auth/sessions").await.json()["sessions"].as_array().map_or(0, Vec::len);
     assert_eq!(list().await, 2, "what one replica began, another lists");
-    // The newest sign-in is the one elsewhere.
+    // The newest sign-in is on the other replica.
     let token = form(&two.idp().logout_token("ann").unwrap());
     assert_eq!(post(&one, token.clone()).await.status, 200);
     let dead = elsewhere.cookie("session_token").unwrap();
@@ -208,7 +208,7 @@ async fn a_token_that_could_not_be_followed_may_be_sent_again() {
     let proxy = with_redis(&upstream, &redis).await.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
     let token = form(&proxy.idp().logout_token("ann").unwrap());
-    // It answers what is read, and keeps what is written waiting.
+    // Redis answers reads, and blocks writes.
     redis.ask(&["CLIENT", "PAUSE", "60000", "WRITE"]).await.unwrap();
     assert_eq!(post(&proxy, token.clone()).await.code(), "session_store_unavailable");
     redis.ask(&["CLIENT", "UNPAUSE"]).await.unwrap();

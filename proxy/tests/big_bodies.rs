@@ -1,4 +1,4 @@
-//! Bodies far bigger than memory: four at once each way, with the proxy's resident memory bounded throughout.
+//! Bodies far bigger than memory: four at once in each direction, with the proxy's resident memory bounded throughout.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,9 +13,9 @@ use tokio::task::JoinSet;
 use crate::support::client::{full, pieces};
 use crate::support::{Client, Out, Proxy, Upstream, memory};
 
-/// Bodies at once, each way.
+/// Bodies at once, in each direction.
 const BODIES: usize = 4;
-/// What the proxy may hold resident.
+/// The limit of the proxy's resident memory.
 const MOST_KIB: u64 = 40 * 1024;
 const PIECE: usize = 64 * 1024;
 
@@ -43,7 +43,7 @@ async fn length(mut body: Incoming) -> usize {
     length
 }
 
-/// The highest resident memory seen, in KiB; looked at all the time until `stop`.
+/// The highest resident memory seen, in KiB, sampled continuously until `stop`.
 fn watch(pid: u32, stop: Arc<AtomicBool>) -> (Arc<AtomicU64>, std::thread::JoinHandle<()>) {
     let highest = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&highest);

@@ -1,4 +1,4 @@
-//! Certificates of clients, as rules may ask for them: each counts on its own connection, beside somebody who is known, and nowhere else.
+//! Client certificates in rules: each applies to its own connection only, together with a signed-in user.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::support::proxy::Plan;
 use crate::support::{HOST, PATIENCE, Proxy, Upstream, until};
 use crate::tls::Issued;
 
-/// An authority that signs certificates of clients.
+/// A certificate authority for client certificates.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// Somebody's certificate, and its key.
+/// A client certificate, and its key.
 #[derive(Clone)]
 struct Shown {
     chain: String,
@@ -79,7 +79,7 @@ allow = "public"
 allow = "signed-in"
 "#;
 
-/// A proxy over TLS that asks for certificates of this authority, and the cookie of somebody who has signed in.
+/// A proxy over TLS that requests certificates of this authority, and the cookie of a signed-in user.
 async fn start(
     upstream: &Upstream,
     server: &Issued,
@@ -90,7 +90,7 @@ async fn start(
         .await
         .env("SESSION_STORE", "jwt")
         .env("SESSION_SECRET", "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff");
-    // Sessions are kept in cookies, so that one who signs in at a replica without TLS is known here.
+    // Sessions are kept in cookies, so that a sign-in at a replica without TLS is valid here.
     let replica = plan.twin().start().await;
     let ann = replica.signed_in_as("ann").await;
     let cookie = ann.cookie_header();
@@ -116,7 +116,7 @@ fn client(server: &Issued, shown: Option<&Shown>) -> Arc<ClientConfig> {
     })
 }
 
-/// One connection, which `front` stands in front of.
+/// One connection; `front` is sent first on it.
 async fn connect(
     address: SocketAddr,
     config: &Arc<ClientConfig>,
@@ -128,7 +128,7 @@ async fn connect(
     tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name, stream).await
 }
 
-/// The status of a request with these lines; `None`: there was no answer.
+/// The status of a request with these lines; `None` if there was no response.
 async fn asked(stream: &mut tokio_rustls::client::TlsStream<TcpStream>, path: &str, lines: &str) -> Option<u16> {
     let text = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{lines}\r\n");
     stream.write_all(text.as_bytes()).await.ok()?;
@@ -194,7 +194,7 @@ async fn rules_ask_for_the_certificate_of_this_very_connection_beside_a_person()
         (&nobody, "/by/x", &lines, 403),
         (&nobody, "/x", &lines, 200),
         (&nobody, "/open/x", "", 200),
-        // A certificate is no sign-in.
+        // A certificate is not a sign-in.
         (&seven, "/laptop/x", "", 401),
         (&seven, "/by/x", "", 401),
         (&seven, "/x", "", 401),
@@ -202,20 +202,20 @@ async fn rules_ask_for_the_certificate_of_this_very_connection_beside_a_person()
     ] {
         assert_eq!(once(&proxy, config, path, lines).await, Some(status), "{path} {lines}");
     }
-    // No header says it.
+    // No header field can claim a certificate.
     let forged = format!(
         "{lines}X-Forwarded-Client-Cert: Subject=\"CN=laptop-7\"\r\nX-SSL-Client-S-DN: CN=laptop-7\r\nSSL-Client-Cert: CN=laptop-7\r\nX-Client-Cert: CN=laptop-7\r\n"
     );
     assert_eq!(once(&proxy, &nobody, "/laptop/x", &forged).await, Some(403));
     assert_eq!(once(&proxy, &eight, "/laptop/x", &forged).await, Some(403));
-    // One connection's certificate is not another's, and stays its own from request to request.
+    // A connection's certificate does not apply to another, and stays the same from request to request.
     let mut first = connect(proxy.address, &seven, "").await.unwrap();
     let mut second = connect(proxy.address, &nobody, "").await.unwrap();
     for _ in 0..3 {
         assert_eq!(asked(&mut first, "/laptop/x", &lines).await, Some(200));
         assert_eq!(asked(&mut second, "/laptop/x", &lines).await, Some(403));
     }
-    // The log says by what it was decided.
+    // The log shows what the decision was based on.
     proxy.logs(r#"\"any\",\"CN=laptop-7\",\"DNS=laptop-7.example.com\""#).await;
 }
 
@@ -224,7 +224,7 @@ async fn what_stands_in_front_shows_its_own_certificate_and_nobody_elses() {
     let (upstream, server) = (Upstream::start().await, Issued::new());
     let authority = Authority::new("ours");
     let seven = client(&server, Some(&authority.signs("laptop-7")));
-    // A proxy that is trusted, and one that only asks.
+    // Behind a trusted proxy, and with one that only requests certificates.
     let (proxy, cookie) = start(&upstream, &server, &authority, |plan| plan.env("TRUSTED_PROXIES", "127.0.0.1")).await;
     let lines = format!("Cookie: {cookie}\r\n");
     assert_eq!(once(&proxy, &seven, "/x", &lines).await, Some(200));
@@ -234,7 +234,7 @@ async fn what_stands_in_front_shows_its_own_certificate_and_nobody_elses() {
     assert_eq!(once(&proxy, &seven, "/api/v1/auth/verify", &described).await, Some(403));
     let described = described.replace("/laptop/x", "/x");
     assert_eq!(once(&proxy, &seven, "/api/v1/auth/verify", &described).await, Some(200));
-    // A load balancer that begins connections for others.
+    // A load balancer that opens connections for others.
     let (proxy, cookie) =
         start(&upstream, &server, &authority, |plan| plan.env("PROXY_PROTOCOL_FROM", "127.0.0.1")).await;
     let lines = format!("Cookie: {cookie}\r\n");
@@ -252,7 +252,7 @@ async fn the_authorities_are_read_again_and_no_session_of_tls_outlives_them() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let (proxy, cookie) = start(&upstream, &server, &old, |plan| plan).await;
     let lines = format!("Cookie: {cookie}\r\n");
-    // Each keeps what it would resume by.
+    // Each keeps its data for resumption.
     let (of_old, of_new) =
         (client(&server, Some(&old.signs("laptop-7"))), client(&server, Some(&new.signs("laptop-7"))));
     for _ in 0..3 {
@@ -262,7 +262,7 @@ async fn the_authorities_are_read_again_and_no_session_of_tls_outlives_them() {
     std::fs::write(proxy.folder().join("clients.pem"), &new.pem).unwrap();
     until("the new authority counts", async || once(&proxy, &of_new, "/laptop/x", &lines).await == Some(200)).await;
     assert_eq!(once(&proxy, &of_old, "/laptop/x", &lines).await, None);
-    // What cannot be read leaves what was.
+    // An unreadable file leaves the old certificates in force.
     std::fs::write(proxy.folder().join("clients.pem"), "none").unwrap();
     proxy.logs("TLS_CLIENT_CA_FILE").await;
     assert_eq!(once(&proxy, &of_new, "/laptop/x", &lines).await, Some(200));
@@ -284,7 +284,7 @@ async fn a_certificate_that_ends_counts_no_more_on_its_open_connection() {
     assert_eq!(asked(&mut stream, "/x", &lines).await, Some(200), "the connection goes on");
 }
 
-/// One answer: status, `Location`, cookies that it sets.
+/// One response: status, `Location`, and the cookies that it sets.
 async fn walked(proxy: &Proxy, config: &Arc<ClientConfig>, path: &str, cookies: &str) -> (u16, String, Vec<String>) {
     let stream = connect(proxy.address, config, "").await.unwrap();
     let (mut sender, connection) =

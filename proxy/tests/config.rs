@@ -1,4 +1,4 @@
-//! Configuration as an operator meets it: exit codes, all faults at once, precedence, and what `check` and `health` say.
+//! Configuration as an operator sees it: exit codes, all faults at once, precedence, and the output of `check` and `health`.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -24,7 +24,7 @@ const GITHUB: &[(&str, &str)] = &[
 const ENTRA: &[(&str, &str)] = &[("OAUTH_PROVIDER", "entra"), ("OAUTH_TENANT_ID", "contoso.com")];
 const OIDC: &[(&str, &str)] = &[("OAUTH_PROVIDER", "oidc"), ("OAUTH_ISSUER_URL", "https://id.example.com")];
 
-/// What a run said on standard error, and its exit code.
+/// The standard error of a run, and its exit code.
 struct Run {
     code: Option<i32>,
     text: String,
@@ -48,7 +48,7 @@ fn check(env: &[&[(&str, &str)]]) -> Run {
     run(&["check"], env)
 }
 
-/// Checks, and gives the faults, one a line.
+/// Runs `check`, and returns the faults, one a line.
 fn faults(env: &[&[(&str, &str)]]) -> Vec<String> {
     let Run { code, text } = check(env);
     assert_eq!(code, Some(2), "{text}");
@@ -99,7 +99,7 @@ fn a_fifo_in_any_files_place_is_a_fault_and_no_hang() {
     }
 }
 
-/// Starts with these settings, and gives what a start says that fails at once; `None`: it is ready.
+/// Starts with these settings, and returns the error of a start that fails at once; `None` if it is ready.
 fn start_fault(env: &[&[(&str, &str)]]) -> Option<String> {
     use std::io::{BufRead as _, BufReader};
 
@@ -184,7 +184,7 @@ fn valid(env: &[&[(&str, &str)]]) -> String {
     text
 }
 
-/// Files that variables name.
+/// The files that variables name.
 struct Fixtures(tempfile::TempDir);
 
 impl Fixtures {
@@ -207,7 +207,7 @@ impl Fixtures {
         fixtures
     }
 
-    /// The value with `@name` made the path of a file.
+    /// Replaces `@name` by the path of a file.
     fn fill(&self, value: &str) -> String {
         match value.strip_prefix("file:") {
             Some(name) => self.0.path().join(name).to_str().unwrap().to_owned(),
@@ -216,7 +216,7 @@ impl Fixtures {
     }
 }
 
-/// A variable, what it needs beside it, values that are right, and values that are wrong.
+/// A variable, the variables that it needs, valid values, and invalid values.
 type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [&'static str], &'static [&'static str]);
 
 const REDIS: &[(&str, &str)] =
@@ -553,7 +553,7 @@ fn a_flag_wins_over_its_variable_the_variable_over_the_file_the_file_over_the_de
     let path = folder.path().join("sidegate.toml");
     let config = path.to_str().unwrap();
     let write = |text: &str| std::fs::write(&path, text).unwrap();
-    // Each source is wrong in turn: it is named where it counts, and passed over where it does not.
+    // Each source is wrong in turn: it is reported if it takes effect, and ignored if it does not.
     write("session_ttl = \"file\"");
     let Run { code, text } = run(&["--config", config, "check"], &[]);
     assert!(code == Some(2) && text.contains(&format!("SESSION_TTL ({config})")), "{text}");
@@ -567,7 +567,7 @@ fn a_flag_wins_over_its_variable_the_variable_over_the_file_the_file_over_the_de
     let Run { code, text } =
         run(&["check", "--session-ttl=flag"], &[&[("SESSION_TTL", "1h"), ("SIDEGATE_CONFIG", config)]]);
     assert!(code == Some(2) && text.contains("SESSION_TTL (--session-ttl)"), "{text}");
-    // `--config` is a flag like any other.
+    // `--config` is an option like any other.
     let Run { code, text } = run(&["check", "--config", config], &[&[("SIDEGATE_CONFIG", "/nowhere/sidegate.toml")]]);
     assert_eq!(code, Some(0), "{text}");
     let Run { code, text } = run(&["check"], &[&[("SESSION_TTL", "")]]);
@@ -626,7 +626,7 @@ fn help_shows_every_option_with_its_variable_and_default() {
 
 #[test]
 fn check_opens_no_socket() {
-    // Both addresses are taken, and the provider and the upstream are listening: nobody comes.
+    // Both addresses are taken, and the provider and the upstream are listening: neither gets a connection.
     let taken = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
     let others = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
     let [listen, admin] = taken.each_ref().map(|listener| listener.local_addr().unwrap().to_string());
@@ -658,7 +658,7 @@ async fn health_asks_the_running_proxy_and_needs_only_its_admin_address() {
     let at = proxy.admin.to_string();
     let Run { code, text } = health(at.clone()).await.unwrap();
     assert_eq!((code, text.as_str()), (Some(0), ""));
-    // All addresses are asked at loopback.
+    // An unspecified address is probed at loopback.
     let Run { code, text } = health(format!("0.0.0.0:{}", proxy.admin.port())).await.unwrap();
     assert_eq!(code, Some(0), "{text}");
     proxy.signal("TERM");
@@ -709,7 +709,7 @@ async fn log_lines_are_json_objects_or_text_as_asked_for_and_as_many_as_asked_fo
         }
         assert!(["INFO", "WARN", "ERROR"].contains(&line["level"].as_str().unwrap()), "{line}");
     }
-    // As text, and from warnings on: the one of the open mode is there, what is only information is not.
+    // As text, from level `warn`: the warning of open mode is logged, info lines are not.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let said = |level: &str| {
@@ -802,7 +802,7 @@ fn the_settings_of_the_kubernetes_manifests_are_valid_once_they_are_filled_in() 
     }
 }
 
-/// The environment of the service `sidegate` in a Compose file; `None` where the shell's value is passed on.
+/// The environment of the service `sidegate` in a Compose file; `None` if the shell's value is passed on.
 fn compose(file: &str) -> Vec<(String, Option<String>)> {
     let text = repository(&format!("deploy/{file}"));
     let service = text.split("\n  sidegate:\n").nth(1).unwrap();
@@ -826,7 +826,7 @@ fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete
             assert!(variables().contains(&name.as_str()), "{file}: {name}");
         }
     }
-    // As Compose fills in `${NAME:-default}` where the shell sets nothing.
+    // As Compose expands `${NAME:-default}` when the shell does not set the variable.
     let filled = |value: String| match value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
         Some(inner) => inner.split_once(":-").unwrap().1.to_owned(),
         None => value,
@@ -836,7 +836,7 @@ fn the_compose_files_pass_on_known_variables_and_the_development_one_is_complete
     let output = command(&["check"]).envs(&env).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), text.contains("warning")), (Some(0), false), "{text}");
-    // What belongs to a name inside the containers (files, addresses) is not passed on; every other setting is.
+    // Names inside the containers (files, addresses) are not passed on; every other setting is.
     for name in variables() {
         let inside = name.ends_with("_FILE")
             || ["SIDEGATE_CONFIG", "ADMIN_ADDR", "HTTP_REDIRECT_ADDR", "EXT_AUTHZ_ADDR"].contains(&name);

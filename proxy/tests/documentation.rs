@@ -1,11 +1,11 @@
-//! The documentation and the table of options say the same, and every link leads somewhere.
+//! The documentation and the table of options agree, and every link has a target.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sidegate::config::options::{ALL, Fallback};
 
-/// How long the front page may be, in lines.
+/// The longest front page, in lines.
 const FRONT_PAGE: usize = 250;
 
 const FAMILIES: &[&str] = &[
@@ -22,7 +22,7 @@ const FAMILIES: &[&str] = &[
     "UPSTREAM_",
 ];
 
-/// Names that the documentation has though they are no options: the example of a typing error, and what desktops set.
+/// Names in the documentation that are not options: the example of a typing error, and a variable of desktops.
 const OTHERS: &[&str] = &["OAUTH_ALOWED_USERS", "SESSION_MANAGER"];
 
 fn root() -> &'static Path {
@@ -43,7 +43,7 @@ fn documents() -> Vec<(PathBuf, String)> {
         .collect()
 }
 
-/// Words of capitals and underscores. A word that ends with `_` is a family's name (`OAUTH_…`) and no variable's.
+/// Words of capitals and underscores. A word that ends with `_` is the prefix of a family (`OAUTH_…`), not a variable.
 fn names(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
         .filter(|word| !word.ends_with('_') && FAMILIES.iter().any(|family| word.starts_with(family)))
@@ -75,12 +75,12 @@ fn every_variable_that_the_documentation_names_exists() {
     }
 }
 
-/// What stands in a cell, without marks of code.
+/// The text of a cell, without code marks.
 fn plain(cell: &str) -> String {
     cell.replace('`', "").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The cells of the row of a table that begins with this word.
+/// The cells of the table row that starts with this word.
 fn row(text: &str, variable: &str) -> Vec<String> {
     let start = format!("| `{variable}` |");
     let line = text.lines().find(|line| line.starts_with(&start));
@@ -96,7 +96,7 @@ fn the_tables_of_settings_say_what_the_program_says() {
         let cells = row(&settings, knob.variable);
         let [_, default, meaning] = cells.as_slice() else { panic!("settings.md has no row of {}", knob.variable) };
         assert_eq!(*default, plain(fallback), "the default of {} in settings.md", knob.variable);
-        // Links and hints may follow in the table, but nothing of what `--help` says may be left out.
+        // Links and hints may follow in the table, but nothing of the `--help` text may be missing.
         let meaning = meaning.split(" (see [").next().unwrap_or_default();
         let help = plain(knob.help());
         assert!(help.starts_with(meaning.trim_end_matches('.')), "{}:\n{help}\n{meaning}", knob.variable);
@@ -110,10 +110,10 @@ fn the_tables_of_settings_say_what_the_program_says() {
     }
 }
 
-/// The text without blocks and spans of code, in which nothing is a link.
+/// The text without code blocks and spans, in which nothing is a link.
 fn prose(text: &str) -> String {
     let blocks = text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n");
-    // A span that shows a backquote.
+    // A code span that contains a backquote.
     blocks.replace("`` ` ``", "").split('`').step_by(2).collect()
 }
 
@@ -122,7 +122,7 @@ fn links(text: &str) -> Vec<String> {
     prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The anchors of a page, as GitHub makes them of its headings.
+/// The anchors of a page, as GitHub derives them from its headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let outside = text.split("\n```").step_by(2).collect::<Vec<_>>().join("\n");
     let headings = outside
@@ -132,7 +132,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(|text| text.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
 }
 
-/// Every link that leads nowhere, among the files of the repository.
+/// Every link without a target, among the files of the repository.
 fn broken(from: &Path, text: &str) -> Vec<String> {
     let folder = from.parent().unwrap();
     let leads = |link: &str| {
@@ -186,7 +186,7 @@ fn the_front_page_says_which_rust_is_needed() {
     );
 }
 
-/// Everything that is written in Rust below these folders, by its path.
+/// All Rust files below these folders, by path.
 fn rust(folders: &[&str]) -> Vec<(PathBuf, String)> {
     fn below(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -204,7 +204,7 @@ fn rust(folders: &[&str]) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The page of threats names a test for each; one that was renamed or removed would go on being claimed.
+/// The page of threats names a test for each threat; a renamed or removed test must not remain there.
 #[test]
 fn the_tests_and_files_that_the_page_of_threats_names_are_there() {
     let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap().replace("`` ` ``", "");

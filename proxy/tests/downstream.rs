@@ -1,4 +1,4 @@
-//! How connections come: behind a load balancer that speaks the PROXY protocol, and by plain HTTP that is led to https.
+//! Incoming connections: behind a load balancer with the PROXY protocol, and over plain HTTP with a redirect to https.
 
 use std::net::SocketAddr;
 
@@ -9,12 +9,12 @@ use tokio::net::TcpStream;
 use crate::support::{HOST, PATIENCE, Proxy, Upstream};
 use crate::tls::Issued;
 
-/// What is answered to these bytes, all that comes until the connection closes.
+/// The response to these bytes, until the connection closes.
 async fn answer(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    // A connection that is refused may be reset.
+    // A refused connection may be reset.
     let _end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end in time");
     String::from_utf8(answer).unwrap()
 }
@@ -69,7 +69,7 @@ async fn without_the_header_a_connection_of_a_balancer_ends_and_the_log_says_why
         proxy.log()
     );
     assert_eq!(upstream.received().len(), 0);
-    // A probe that only connects is no trouble, and the next connection is served.
+    // A probe that only connects does no harm, and the next connection is served.
     drop(TcpStream::connect(proxy.address).await.unwrap());
     let named = [b"PROXY TCP4 192.0.2.7 192.0.2.2 40000 443\r\n".to_vec(), get("/x")].concat();
     assert!(answer(proxy.address, &named).await.starts_with("HTTP/1.1 200 "));

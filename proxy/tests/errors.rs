@@ -1,4 +1,4 @@
-//! Every refusal, from its real cause: what a program gets, and what a person gets.
+//! Every error, from its real cause: the response for a program, and the page for a person.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ const PROVIDER_UNREACHABLE: Row = ("provider_unreachable", 502, "The identity pr
 const SIGN_IN_LOOP: Row = ("sign_in_loop", 429, "Your browser does not send the session cookie back");
 const CROSS_SITE: Row = ("cross_site", 403, "Cross-site request refused");
 
-/// What a program gets: exactly this object.
+/// The response for a program: exactly this object.
 fn assert_json(answer: &Answer, (code, status, message): Row) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.json(), json!({ "error": code, "message": message }));
@@ -33,7 +33,7 @@ fn assert_json(answer: &Answer, (code, status, message): Row) {
     assert_own_headers(answer);
 }
 
-/// What a person gets: the same message, and every way on.
+/// The page for a person: the same message, and every link on it.
 fn assert_page(answer: &Answer, (code, status, message): Row, ways_on: &[&str]) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
@@ -54,7 +54,7 @@ fn assert_own_headers(answer: &Answer) {
     assert_eq!(answer.header("referrer-policy"), "same-origin");
 }
 
-/// The callback refuses `user`, to a program and to a person, and deletes the attempt's cookie both times.
+/// The callback refuses `user`, for a program and for a person, and deletes the attempt's cookie both times.
 async fn assert_refused(proxy: &Proxy, user: &str, row: Row) {
     let mut program = Browser::of(proxy);
     let callback = program.approved("/deep?x=1", user).await;
@@ -228,12 +228,12 @@ async fn login_waits_a_little_for_discovery_and_hurries_it() {
         plan.idp().control().fail(Endpoint::Discovery, Fault::Status(503));
         let proxy = plan.start_alone().await;
         let control = proxy.idp().control();
-        // By now it would be asked again after many seconds only, if nobody wanted to sign in.
+        // By now the next retry would be many seconds away if nobody wanted to sign in.
         control.arrived(Endpoint::Discovery, 3).await;
         let began = Instant::now();
         assert_json(&proxy.get(LOGIN).await, PROVIDER_UNREACHABLE);
         assert!((2..6).contains(&began.elapsed().as_secs()), "{kind}: {:?}", began.elapsed());
-        // Strangers in numbers do not make us ask more often.
+        // Many anonymous requests do not make us retry more often.
         let (before, began) = (control.requests(Endpoint::Discovery), Instant::now());
         let logins = (0..40).map(|_| proxy.get(LOGIN));
         assert!(futures_util::future::join_all(logins).await.iter().all(|answer| answer.status == 502));
@@ -267,7 +267,7 @@ async fn starting_lasts_until_the_provider_has_been_tried_and_five_seconds_at_mo
 #[tokio::test]
 async fn an_issuer_where_nobody_listens_is_provider_unreachable() {
     let upstream = Upstream::start().await;
-    // Bound and never listening: no one else can take the port, and a connection to it is refused.
+    // Bound and never listening: no other program can take the port, and connections to it are refused.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let dead = format!("http://{}", socket.local_addr().unwrap());
@@ -281,7 +281,7 @@ async fn a_state_that_is_not_this_browsers_is_invalid_state_before_the_code_is_r
     let upstream = Upstream::start().await;
     for kind in ["github", "entra", "oidc"] {
         let proxy = Proxy::with_sign_in(kind, &upstream).await.start().await;
-        // No cookie, or somebody else's (login CSRF).
+        // No cookie, or another user's (login CSRF).
         let mut mallory = Browser::of(&proxy);
         let callback = mallory.approved("/", "ann").await;
         let mut victim = Browser::of(&proxy);
@@ -301,7 +301,7 @@ async fn a_state_that_is_not_this_browsers_is_invalid_state_before_the_code_is_r
         victim.set_cookie(&name, &sealed);
         assert_json(&victim.fetch(&callback).await, INVALID_STATE);
         assert_eq!(victim.cookie(&name), None, "the attempt's cookie is deleted whatever the answer");
-        // A state that is none, is not ours, or is there twice; neither code nor error.
+        // An invalid state, a foreign one, or two of them; neither code nor error.
         let state = callback.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
         let mut changed = state.clone();
         changed.pop();
@@ -335,7 +335,7 @@ async fn a_state_that_is_not_this_browsers_is_invalid_state_before_the_code_is_r
             0,
             "{kind}: a code was redeemed before the state was checked"
         );
-        // The attempt is still good in its own browser, once.
+        // The attempt is still valid in its own browser, once.
         assert_eq!(mallory.open(&callback).await.status, 302);
         mallory.drop_cookie("session_token");
         assert_json(&mallory.fetch(&callback).await, INVALID_STATE);
@@ -354,7 +354,7 @@ async fn a_callback_of_another_issuer_is_invalid_state_before_the_code_is_redeem
         assert_json(&browser.fetch(&callback).await, INVALID_STATE);
         proxy.idp().control().honest();
     }
-    // A mix-up of providers counts for errors too.
+    // The mix-up check applies to errors too.
     proxy.idp().control().lie(Lie::WrongIssAtCallback);
     let mut browser = Browser::of(&proxy);
     let callback = path_of(&proxy.idp().deny(&browser.begin("/").await).unwrap());
@@ -416,7 +416,7 @@ async fn tabs_that_are_merely_open_are_no_loop() {
     for _ in 0..12 {
         browser.begin("/").await;
     }
-    // Nor is somebody who keeps the session and signs in again as another.
+    // Nor may a user keep the session and sign in again as another.
     let mut ann = Browser::of(&proxy);
     for _ in 0..7 {
         assert_eq!(ann.sign_in("ann").await.status, 302);

@@ -1,4 +1,4 @@
-//! Envoy's questions by gRPC (`EXT_AUTHZ_ADDR`), asked by a gRPC client of the real program.
+//! Envoy's external authorization over gRPC (`EXT_AUTHZ_ADDR`), requested from the real program by a gRPC client.
 
 use std::time::{Duration, Instant};
 
@@ -110,7 +110,7 @@ async fn whoever_is_let_in_is_named_and_nothing_of_what_they_said_themselves_is_
     assert!(!answer.removes("x-forwarded-user"), "what is set is not removed after it");
     assert!(answer.ok.as_ref().unwrap().response_headers_to_add.is_empty());
 
-    // As much as the application is told of a request that is forwarded, to the letter.
+    // Exactly the header fields that the application gets with a forwarded request.
     ann.send(Request::get("/team/x")).await;
     let forwarded = upstream.last();
     for name in ["user", "email", "preferred-username", "groups", "user-id", "name", "provider"] {
@@ -119,7 +119,7 @@ async fn whoever_is_let_in_is_named_and_nothing_of_what_they_said_themselves_is_
     }
     assert_eq!(has("x-sidegate-assertion"), Some(forwarded.header("x-sidegate-assertion").as_str()));
 
-    // Only ours: then nothing is left of it.
+    // With our cookies only, nothing is left of the field.
     let only = ann.cookie_header();
     let answer = envoy.check(asking("/x", &[("cookie", &only)])).await;
     assert!(answer.removes("cookie") && !answer.sets("cookie"), "{answer:?}");
@@ -227,11 +227,11 @@ allow = "public"
         (asking("/p/x", &[]).at("a.example").by("HEAD"), 200),
         (asking("/p/x", &[]).at("a.example").by("POST"), 401),
         (asking("/p/x", &[]), 401),
-        // Only from a proxy that is trusted, and then both hosts must be let in.
+        // Only from a trusted proxy, and then both hosts must be allowed.
         (asking("/p/x", &[("x-forwarded-host", "a.example")]), 401),
         (asking("/p/x", &[("x-forwarded-host", "b.example")]).at("a.example"), 200),
         (asking("/p/x", &[("x-forwarded-host", "b.example")]).at("a.example").from("10.0.0.1"), 401),
-        // The caller is the far end of Envoy's connection, or who stands behind proxies that are trusted.
+        // The client is the peer of Envoy's connection, or the client behind trusted proxies.
         (asking("/inner/x", &[]).from("203.0.113.9"), 200),
         (asking("/inner/x", &[]).from("::ffff:203.0.113.9"), 200),
         (asking("/inner/x", &[("x-forwarded-for", "203.0.113.9")]), 401),
@@ -277,7 +277,7 @@ async fn a_token_that_is_used_goes_no_further() {
     }
     let plain = envoy.check(asking("/x", &[("accept", "application/json")])).await;
     assert!(plain.header("www-authenticate").starts_with("Bearer resource_metadata="), "{plain:?}");
-    // Two fields that Envoy has made one, and the same as they came.
+    // Two fields that Envoy has merged, and the same as received.
     let merged = envoy.check(asking("/x", &[("authorization", &format!("Basic YTpi,{sent}"))])).await;
     assert_eq!(merged.status(), 403, "{merged:?}");
     proxy.logs("encode_raw_headers").await;
@@ -417,10 +417,10 @@ async fn other_calls_and_what_is_no_call_are_refused() {
     );
     let plain = plain.await;
     assert!(plain.starts_with("HTTP/1.1 415") && plain.contains("speaks gRPC"), "{plain}");
-    // The other listener knows nothing of it.
+    // The other listener does not serve it.
     let other = proxy.send(Request::post(envoy::CHECK).header("content-type", "application/grpc")).await;
     assert_eq!(other.status, 401);
-    // What is no message of the protocol ends the call, not the connection.
+    // A malformed message ends the call, not the connection.
     let nonsense = HealthRequest { service: "\u{1}\u{2}\u{3}".repeat(100) };
     let outcome = envoy.call::<_, envoy::CheckResponse>(envoy::CHECK, nonsense).await;
     assert!(outcome.is_err() || outcome.unwrap().status() == 403);
@@ -432,7 +432,7 @@ async fn a_peer_that_stalls_holds_nothing_up() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.env("TIMEOUT_HEADER", "1s").env("TIMEOUT_IDLE", "1s").start().await;
     let at = envoy::address(&proxy);
-    // Nothing, half a preface, and a call whose message never comes.
+    // No bytes, half a preface, and a call without a message.
     let mut silent = TcpStream::connect(at).await.unwrap();
     let mut half = TcpStream::connect(at).await.unwrap();
     half.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
@@ -456,7 +456,7 @@ async fn a_peer_that_stalls_holds_nothing_up() {
 #[tokio::test]
 async fn many_who_hold_the_listener_hold_neither_it_nor_the_other_one() {
     let upstream = Upstream::start().await;
-    // Files for some hundred connections, of which those who ask get an eighth.
+    // Enough files for some hundred connections, of which these clients get an eighth.
     let proxy = with_rules(RULES, &upstream).await.under("ulimit -n 512").start().await;
     let at = envoy::address(&proxy);
     let mut held = Vec::new();

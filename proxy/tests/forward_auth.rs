@@ -1,4 +1,4 @@
-//! Forward-auth with real proxies in front, by the configurations in `deploy/forward-auth`: whoever may pass does, and nobody else.
+//! Forward-auth behind real proxies, with the configurations in `deploy/forward-auth`: exactly those who are allowed get through.
 
 use http::Request;
 use tokio::io::AsyncWriteExt as _;
@@ -28,7 +28,7 @@ impl Site {
     }
 }
 
-/// Names by which a client could say what it asks for, or who it is.
+/// Header fields with which a client could forge its request's description, or its identity.
 const DESCRIBING: [(&str, &str); 12] = [
     ("x-original-uri", "/assets/a.css"),
     ("x-original-url", "https://app.example.com/assets/a.css"),
@@ -62,13 +62,13 @@ const IDENTIFYING: [&str; 16] = [
     "x_forwarded_user",
 ];
 
-/// A request with all of that.
+/// A request with all of these fields.
 fn hostile(path: &str) -> http::request::Builder {
     let request = DESCRIBING.iter().fold(Request::get(path), |request, (name, value)| request.header(*name, *value));
     IDENTIFYING.iter().fold(request, |request, name| request.header(*name, "forged-root"))
 }
 
-/// The whole walk, the same for each proxy.
+/// The whole test, the same for each proxy.
 async fn walk(kind: Kind) {
     if !kind.is_installed() {
         return;
@@ -131,7 +131,7 @@ async fn walk(kind: Kind) {
     assert_eq!(bob.open(APP, "/team/x").await.status.as_u16(), 403);
     assert_eq!(bob.get(APP, "/assets/../team/x").await.status.as_u16(), 403);
 
-    // A client that says everything itself.
+    // A client that sends all these fields itself.
     for (is_bob, path) in [(false, "/x"), (false, "/team/x"), (true, "/team/x")] {
         let visitor = if is_bob { &mut bob } else { &mut nobody };
         let status = visitor.send(APP, hostile(path), "").await.status.as_u16();
@@ -195,7 +195,7 @@ async fn caddy_lets_in_whom_sidegate_lets_in() {
     walk(Kind::Caddy).await;
 }
 
-/// What of a configuration describes the request to Sidegate, or takes a client's description away.
+/// The lines of a configuration that describe the request to Sidegate, or remove a client's description.
 fn describing_lines() -> Vec<String> {
     let shipped = std::fs::read_to_string(shipped().join("nginx/sidegate.conf")).unwrap();
     let asks = shipped.split("location = /sidegate-verify {").nth(1).unwrap().split('}').next().unwrap();
@@ -205,8 +205,8 @@ fn describing_lines() -> Vec<String> {
     lines
 }
 
-/// nginx passes on whatever its client sends and it does not set: a line that was forgotten must open nothing. Where it is one that sets
-/// something, nobody gets in at all, so that it is not forgotten for long.
+/// nginx passes on all client fields that it does not set: a missing line must not open anything. If the line sets a field, everyone
+/// is refused without it, so that the mistake is noticed.
 #[tokio::test]
 async fn an_nginx_that_forgets_a_line_opens_nothing() {
     if !Kind::Nginx.is_installed() {
@@ -238,7 +238,7 @@ async fn an_nginx_that_forgets_a_line_opens_nothing() {
                 let status = visitor.get(APP, path).await.status.as_u16();
                 assert!([401, 403].contains(&status), "without {line:?}: {path}: {status}");
             }
-            // Without its word of the path nobody gets in anywhere, not even where all may.
+            // Without its description of the path everyone is refused, even where all are allowed.
             if sets(&line, "x-original-uri") {
                 assert_eq!(visitor.get(APP, "/assets/a.css").await.status.as_u16(), 403);
                 site.sidegate.logs("X-Original-URI is missing").await;
@@ -248,7 +248,7 @@ async fn an_nginx_that_forgets_a_line_opens_nothing() {
     }
 }
 
-/// Whether a line gives that field a value: then a client's own takes its place where the line is missing.
+/// Returns true if a line sets that field: without the line, the client's own value is passed on.
 fn sets(line: &str, name: &str) -> bool {
     line.to_lowercase().contains(&format!("{name} $"))
 }

@@ -1,4 +1,4 @@
-//! gRPC through the proxy, by a real client and a real server of it: every kind of call, with trailers, deadlines and cancellation.
+//! gRPC through the proxy, with a real client and a real server: every kind of call, with trailers, deadlines and cancellation.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -62,11 +62,11 @@ impl<Q, A, E> tower_service::Service<Q> for Serve<Q, A, E> {
     }
 }
 
-/// What the server has seen.
+/// What the server has received.
 #[derive(Default)]
 struct Seen {
     metadata: Mutex<Vec<MetadataMap>>,
-    /// Calls that were given up by the client.
+    /// Calls that the client cancelled.
     dropped: Mutex<usize>,
 }
 
@@ -161,7 +161,7 @@ async fn server() -> (Upstream, Arc<Seen>) {
     (upstream, seen)
 }
 
-/// The library's body cannot be shared between threads; what the test's upstream answers with must be.
+/// The library's body is not `Sync`; the response of the test's upstream must be.
 trait AsOut {
     fn boxed_unsync_as_out(self) -> Out;
 }
@@ -317,7 +317,7 @@ async fn a_deadline_or_a_client_that_goes_ends_the_call_at_the_server() {
     let proxy = to_http2(Proxy::open(&upstream), &upstream).start().await;
     let channel = in_the_clear(&proxy).await;
     let dropped = || *seen.dropped.lock().unwrap();
-    // Nothing of an answer has come.
+    // Before any response.
     let began = Instant::now();
     let mut asked = tonic::Request::new(note(""));
     asked.set_timeout(Duration::from_millis(300));
@@ -325,7 +325,7 @@ async fn a_deadline_or_a_client_that_goes_ends_the_call_at_the_server() {
     assert!([Code::Cancelled, Code::DeadlineExceeded].contains(&late.code()), "{late:?}");
     assert!(began.elapsed() < Duration::from_secs(5));
     until("the call that waits is given up", async || dropped() == 1).await;
-    // In the middle of an answer without an end.
+    // In the middle of an endless response.
     let mut grpc = grpc(&channel).await;
     let endless = tonic::Request::new(note(u32::MAX.to_string()));
     let mut counted = grpc.server_streaming(endless, at("Count"), Codec::default()).await.unwrap().into_inner();
@@ -333,7 +333,7 @@ async fn a_deadline_or_a_client_that_goes_ends_the_call_at_the_server() {
     assert_eq!(dropped(), 1);
     drop(counted);
     until("the answer is given up", async || dropped() == 2).await;
-    // The connections go on.
+    // The connections stay usable.
     unary(&channel, "Say", tonic::Request::new(note("x"))).await.unwrap();
 }
 
@@ -400,7 +400,7 @@ async fn a_refused_call_is_told_by_the_status_of_http_and_by_that_of_grpc() {
         );
         assert_eq!(answer.json()["message"], message, "the answer of every other client comes with it");
     }
-    // Nobody else is told so.
+    // Other clients get no gRPC status.
     let plain =
         proxy.send_body(Request::post("/notes.Notes/Say").header("content-type", "application/json"), "{}").await;
     assert_eq!((plain.status.as_u16(), plain.header("grpc-status").as_str()), (401, ""));

@@ -1,4 +1,4 @@
-//! What a stranger can hold: streams, connections, memory, open files. Whoever is signed in goes on.
+//! What an anonymous client can hold: streams, connections, memory, open files. Signed-in users are not affected.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::support::{HOST, PATIENCE, Plan, Proxy, Upstream, memory, until, wire}
 /// One of our own pages.
 const PAGE: &str = "/api/v1/auth/sign-in";
 
-/// Lets this process, which plays all the clients, open as many files as it may; how many.
+/// Raises the limit of open files of this process, which plays all the clients; returns it.
 fn open_files() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -32,16 +32,16 @@ fn quick(plan: Plan) -> Plan {
         .fold(plan, |plan, name| plan.env(name, "1s"))
 }
 
-/// How a reader takes its answers.
+/// How a reader takes its responses.
 #[derive(Clone, Copy, Debug)]
 enum Taking {
     /// Nothing, and the window is closed.
     Nothing,
-    /// One byte is enough to have the rest queued.
+    /// One byte, which is enough to have the rest queued.
     OneByte,
     /// A byte now and then.
     Trickle,
-    /// All streams together may take nothing more.
+    /// The connection's window is closed.
     NothingTogether,
 }
 
@@ -59,7 +59,7 @@ async fn strangers_who_take_no_answer_do_not_shut_others_out() {
         let mut connections = Vec::new();
         for _ in 0..20 {
             let connection = H2::connect(proxy.address, window).await;
-            // Enough of them use up the connection's window, which is 65535 bytes and is never widened.
+            // Enough of them use up the connection's window, which is 65535 bytes and never updated.
             for number in 0..30_u32 {
                 connection.get(2 * number + 1, PAGE, &[("accept", "text/html")]).await;
             }
@@ -113,13 +113,13 @@ async fn an_answer_that_is_not_taken_is_reset_and_the_connection_goes_on() {
 async fn requests_that_never_come_to_their_end_do_not_hold_a_connection() {
     let upstream = Upstream::start().await;
     let proxy = quick(Proxy::with_sign_in("github", &upstream).await).start().await;
-    // A body that never comes: our answer is there before it.
+    // A body that never arrives: our response comes before it.
     let unsent = H2::connect(proxy.address, 1 << 20).await;
     for number in 0..50_u32 {
         let head = h2::request("POST", "/x", &[("content-length", "1000000")]);
         unsent.send(&h2::frame(h2::HEADERS, h2::END_HEADERS, 2 * number + 1, &head)).await;
     }
-    // A head that never ends, as the first and behind a request.
+    // A head that never ends, as the first and after a request.
     let half = H2::connect(proxy.address, 1 << 20).await;
     half.send(&h2::frame(h2::HEADERS, 0, 1, &h2::request("GET", "/x", &[]))).await;
     let behind = H2::connect(proxy.address, 1 << 20).await;
@@ -152,7 +152,7 @@ async fn continuations_without_end_end_the_connection() {
     .await;
 }
 
-/// A signed-in person's requests, each on a connection of its own: how long each took, in order of size. None may be closed to make room.
+/// A signed-in user's requests, each on a new connection: their durations, sorted. None may be closed to make room.
 async fn pace_of(proxy: &Proxy, cookie: &str, requests: usize) -> Vec<Duration> {
     let mut took = Vec::new();
     for number in 0..requests {
@@ -168,7 +168,7 @@ async fn pace_of(proxy: &Proxy, cookie: &str, requests: usize) -> Vec<Duration> 
     took
 }
 
-/// What strangers, or somebody signed in, fill our memory with.
+/// How anonymous or signed-in clients fill our memory.
 #[derive(Clone, Copy, Debug)]
 enum Filling {
     /// HTTP/1 heads of which 60 KB were sent.
@@ -177,13 +177,13 @@ enum Filling {
     HalfHeads2,
     /// Our pages on streams without a window.
     Unread,
-    /// Uploads of somebody signed in, over HTTP/2, to an upstream that does not read.
+    /// Uploads of a signed-in user, over HTTP/2, to an upstream that does not read.
     Uploads,
-    /// Large answers to somebody signed in, over HTTP/2, of whom each takes one byte.
+    /// Large responses to a signed-in user, over HTTP/2, with one byte read of each.
     Downloads,
 }
 
-/// Opens a connection that holds what it can; nothing where it was refused.
+/// Opens a connection that holds as much as it can; `None` if it was refused.
 async fn fill(address: SocketAddr, filling: Filling, cookie: &str) -> Option<Box<dyn std::any::Any + Send>> {
     match filling {
         Filling::HalfHeads => {
@@ -237,25 +237,25 @@ async fn fill(address: SocketAddr, filling: Filling, cookie: &str) -> Option<Box
     }
 }
 
-/// A control group of its own with 256 MiB of memory; gone with this.
+/// A private control group with 256 MiB of memory; removed on drop.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// `None` where this process may make none.
+    /// `None` if this process may not create one.
     fn of_256_mib() -> Option<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("sidegate-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let tops = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
         tops.into_iter().find_map(|(top, limit)| {
             let group = Self(Path::new(top).join(&name));
-            // Never made of ordinary files: this is a cgroup only if the kernel put the file there.
+            // Never created from ordinary files: it is a cgroup only if the kernel put the file there.
             std::fs::create_dir(&group.0).ok()?;
             let limited = group.0.join(limit).exists() && std::fs::write(group.0.join(limit), "268435456").is_ok();
             limited.then_some(group)
         })
     }
 
-    /// What a shell does to enter it.
+    /// The shell command to enter it.
     fn enter(&self) -> String {
         format!("echo $$ > {}/cgroup.procs", self.0.display())
     }
@@ -263,7 +263,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Its process was killed a moment ago.
+        // Its process was just killed.
         for _ in 0..100 {
             if std::fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -273,7 +273,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Under a cgroup, where one can be made, else under the process's own limit.
+/// Under a cgroup, if one can be created, else under the process's own limit.
 async fn holds_out(filling: Filling, connections: usize) {
     let cgroup = Cgroup::of_256_mib();
     let limit = cgroup.as_ref().map_or_else(|| "ulimit -d 262144".to_owned(), Cgroup::enter);
@@ -319,7 +319,7 @@ async fn holds_out_under(limit: String, filling: Filling, connections: usize) {
         after[19],
     );
     drop(held);
-    // The program of the tests is not optimised, shares its cores with those who attack it, and with other tests.
+    // The test build is not optimised, and shares its cores with the attackers and other tests.
     let most = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
     assert!(took[50] < Duration::from_secs(1) && took[98] < most && after[19] < most, "{took:?} {after:?}");
     assert!(memory(proxy.pid(), "VmHWM") / 1024 < 256, "it took {} MiB", memory(proxy.pid(), "VmHWM") / 1024);
@@ -382,10 +382,10 @@ async fn a_burst_of_connections_waits_to_be_accepted_and_none_has_to_try_again()
     open_files();
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
-    // So many the kernel lets wait; by default 4096.
+    // The kernel's backlog; 4096 by default.
     let queue: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
     let burst = queue.saturating_sub(96).min(4000);
-    // Nothing is accepted meanwhile.
+    // Nothing is accepted while it is stopped.
     proxy.signal("STOP");
     let mut connecting = JoinSet::new();
     for _ in 0..burst {
@@ -397,7 +397,7 @@ async fn a_burst_of_connections_waits_to_be_accepted_and_none_has_to_try_again()
     assert_eq!(proxy.get("/x").await.status, 200);
 }
 
-/// Connections that come all at once wait in the kernel's queue: nobody has to try again after a second, however busy the proxy is.
+/// Simultaneous connections wait in the kernel's queue: no client has to retry after a second, however busy the proxy is.
 #[tokio::test]
 async fn four_thousand_connects_at_once_wait_for_nobody() {
     const AT_ONCE: u64 = 4000;
@@ -407,7 +407,7 @@ async fn four_thousand_connects_at_once_wait_for_nobody() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(proxy.pid()).unwrap()).unwrap();
-    // It accepts nothing meanwhile.
+    // It accepts nothing while it is stopped.
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
     let mut connecting = JoinSet::new();
     for _ in 0..number {

@@ -1,4 +1,4 @@
-//! An upstream that answers what it should not: every answer has one reading, or is refused, and none becomes another request's.
+//! An upstream with malformed responses: each is read in only one way, or refused, and none becomes another request's response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,14 +12,14 @@ use tokio::net::TcpStream;
 use crate::support::client::full;
 use crate::support::{Client, Proxy, Upstream, until};
 
-/// What becomes of an answer.
+/// The outcome of a response.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     /// The client reads exactly this body.
     Body(&'static str),
-    /// 502 in its place.
+    /// The client gets 502 instead.
     Refused,
-    /// Its head passes; its body breaks off.
+    /// Its head is forwarded; its body breaks off.
     Broken,
 }
 use Fate::{Body, Broken, Refused};
@@ -55,7 +55,7 @@ async fn answering(bytes: &'static [u8], piecemeal: bool) -> Upstream {
 async fn expect_fate(bytes: &'static [u8], fate: Fate) {
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(120)]);
     for piecemeal in [false, true] {
-        // A long answer that comes byte by byte tests nothing but patience.
+        // A long response byte by byte would only take time.
         if piecemeal && bytes.len() > 1000 {
             continue;
         }
@@ -92,7 +92,7 @@ async fn an_answer_has_one_reading_or_none() {
         (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok", Body("")),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", Body("ok")),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;a=b\r\nok\r\n0\r\nX: 1\r\n\r\n", Body("ok")),
-        // The coding counts, and the length does not pass (RFC 9112 section 6.3).
+        // The transfer coding wins, and the length is not forwarded (RFC 9112 section 6.3).
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", Body("ok")),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", Body("ok")),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok", Refused),
@@ -132,7 +132,7 @@ async fn a_head_without_end_is_refused() {
     expect_fate(Box::leak(many.into_bytes().into_boxed_slice()), Refused).await;
 }
 
-/// Interim answers for as long as they are taken: as fast as they can be sent, or with a pause between two.
+/// Interim responses for as long as they are read: as fast as possible, or with a pause in between.
 async fn endless_interim(pause: Duration) -> Upstream {
     Upstream::raw(move |mut stream| async move {
         let some = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(if pause.is_zero() { 1000 } else { 1 });
@@ -205,7 +205,7 @@ async fn a_body_where_none_may_be_never_becomes_the_next_answer() {
         ("GET", "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n"),
         ("GET", "HTTP/1.1 205 Reset Content\r\nContent-Length: 42\r\n\r\n"),
     ] {
-        // The body is written only once the next request has come, so that nothing tells of it before.
+        // The body is written only after the next request has arrived, so that nothing reveals it before.
         let upstream = Upstream::raw(move |mut stream| async move {
             assert!(read_head(&mut stream).await);
             stream.write_all(head.as_bytes()).await.unwrap();

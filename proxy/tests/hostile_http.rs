@@ -1,4 +1,4 @@
-//! Bytes that were not written by a friend: smuggling, broken heads, targets in disguise, slow and idle connections.
+//! Hostile bytes: smuggling, malformed heads, disguised targets, slow and idle connections.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::client::full;
 use crate::support::wire::read_until;
 use crate::support::{Client, HOST, PATIENCE, Proxy, Upstream, until};
 
-/// An upstream that keeps the bytes of each message as they were sent, read by the framing that the message itself tells.
+/// An upstream that keeps the raw bytes of each message, delimited by the message's own framing.
 async fn recording() -> (Upstream, Arc<Mutex<Vec<String>>>) {
     let messages = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&messages);
@@ -48,9 +48,9 @@ async fn read_message(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// What the proxy makes of a request.
+/// The proxy's treatment of a request.
 enum Fate {
-    /// 400, the connection closed, the upstream none the wiser.
+    /// 400, the connection closed, nothing sent to the upstream.
     Refused,
     /// Another refusal of the same kind.
     RefusedWith(u16),
@@ -60,7 +60,7 @@ enum Fate {
     Sized(&'static str),
 }
 
-/// Sends `request`, and then, as an attacker would, a second one, which must not come to pass where the first was refused.
+/// Sends `request`, and then, like an attacker, a second one, which must not be forwarded if the first was refused.
 async fn meets(request: &[u8], fate: Fate) {
     let (upstream, messages) = recording().await;
     let proxy = Proxy::open(&upstream).env("TIMEOUT_IDLE", "1s").env("TIMEOUT_BODY", "2s").start().await;
@@ -113,13 +113,13 @@ async fn a_message_has_one_reading_or_none() {
     for (lines, body, fate) in [
         ("Transfer-Encoding: chunked", CHUNKED, Fate::Chunked(CHUNKED)),
         ("Content-Length: 3", "abc", Fate::Sized("abc")),
-        // Both: RFC 9112 §6.3 lets the transfer coding win, and the length must not go on.
+        // Both: the transfer coding wins (RFC 9112 §6.3), and the length must not be forwarded.
         ("Content-Length: 4\r\nTransfer-Encoding: chunked", &behind, Fate::Chunked(CHUNKED)),
         ("Transfer-Encoding: chunked\r\nContent-Length: 4", &behind, Fate::Chunked(CHUNKED)),
         ("Transfer-Encoding: CHUNKED", CHUNKED, Fate::Chunked(CHUNKED)),
         ("Transfer-Encoding: chunked \t", CHUNKED, Fate::Chunked(CHUNKED)),
         ("Transfer-Encoding:\tchunked", CHUNKED, Fate::Chunked(CHUNKED)),
-        // Codings that nobody here undoes.
+        // Codings that are not decoded here.
         ("Transfer-Encoding: gzip, chunked", &behind, Fate::Refused),
         ("Transfer-Encoding: chunked, chunked", &behind, Fate::Refused),
         ("Transfer-Encoding: chunked, identity", &behind, Fate::Refused),
@@ -133,7 +133,7 @@ async fn a_message_has_one_reading_or_none() {
         ("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked", &behind, Fate::Refused),
         ("Transfer-Encoding: chunked\r\nTransfer-Encoding: x", &behind, Fate::Refused),
         ("Transfer-Encoding: \x0bchunked", &behind, Fate::Refused),
-        // Lengths that readers count differently.
+        // Lengths that parsers read differently.
         ("Content-Length: 3\r\nContent-Length: 4", "abcd", Fate::Refused),
         ("Content-Length: 3, 4", "abcd", Fate::Refused),
         ("Content-Length: -3", "abc", Fate::Refused),
@@ -143,7 +143,7 @@ async fn a_message_has_one_reading_or_none() {
         ("Content-Length: 3.0", "abc", Fate::Refused),
         ("Content-Length: ", "abc", Fate::Refused),
         ("Content-Length: 18446744073709551616", "abc", Fate::Refused),
-        // Names that one reader takes for framing and another does not.
+        // Names that some parsers take for framing and others do not.
         ("Transfer-Encoding : chunked", &behind, Fate::Refused),
         ("Content-Length : 3", "abc", Fate::Refused),
         ("Content-Length\t: 3", "abc", Fate::Refused),
@@ -242,7 +242,7 @@ async fn a_chunked_body_that_is_malformed_never_ends_well() {
         assert!(!answer.starts_with("HTTP/1.1 2"), "{body:?} was answered with {answer:?}");
         assert_eq!(*messages.lock().unwrap(), Vec::<String>::new(), "{body:?} reached the upstream as a whole message");
     }
-    // An extension is dropped, not passed on.
+    // A chunk extension is dropped, not forwarded.
     let answer = proxy.raw(post("Transfer-Encoding: chunked", "3;name=value\r\nabc\r\n0\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(messages.lock().unwrap()[0].ends_with(CHUNKED));
@@ -339,7 +339,7 @@ async fn a_target_is_a_path_or_a_star_for_options() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{request}: {answer}");
         assert_eq!(first_line(), line);
     }
-    // Over HTTP/2, where `:path` may be no more than a query.
+    // Over HTTP/2, where `:path` may consist of a query only.
     let Client::Http2(mut sender) = Client::http2(proxy.address).await else { unreachable!() };
     let request = Request::get(format!("http://{HOST}?x=2")).body(full("")).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
@@ -489,7 +489,7 @@ async fn a_head_that_takes_too_long_costs_the_connection() {
         proxy.raw(start).await;
         assert!((1..5).contains(&began.elapsed().as_secs()), "{start:?} was cut after {:?}", began.elapsed());
     }
-    // One byte at a time buys no time.
+    // Sending one byte at a time does not extend the time limit.
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
     let began = Instant::now();
     let trickle = async {
@@ -559,7 +559,7 @@ async fn a_connection_beyond_the_limit_waits_until_one_closes() {
     assert!(read_until(&mut third, "}").await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Bytes of chance that look like HTTP often enough to get anywhere.
+/// Random bytes, similar enough to HTTP to get past the first checks.
 fn noise(random: &mut fastrand::Rng) -> Vec<u8> {
     const PARTS: [&[u8]; 24] = [
         b"GET ",

@@ -1,4 +1,4 @@
-//! One connection to an HTTP/2 upstream that everyone's requests share: what is sent again where it refuses a request or breaks off.
+//! One connection to an HTTP/2 upstream, shared by all requests: which requests are retried when it refuses one or breaks off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,24 +19,24 @@ const ACK: u8 = 1;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 
-/// What the upstream does with the second request on a connection, once; every other one is answered 200.
+/// What the upstream does with the second request on a connection, once; it answers every other one with 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
-    /// Resets the stream for this reason.
+    /// Resets the stream with this error code.
     Resets(u32),
-    /// Goes away, having looked at the streams before it only.
+    /// Sends GOAWAY, having processed only the streams before it.
     GoesAwayBefore,
     /// The same, and closes the connection at once.
     GoesAwayBeforeAndCloses,
-    /// Goes away, having perhaps looked at it, and closes the connection.
+    /// Sends GOAWAY, having possibly processed it, and closes the connection.
     GoesAwayAfterAndCloses,
     /// Closes the connection.
     Closes,
-    /// Answers, and closes the connection behind the first answer.
+    /// Answers, and closes the connection after the first response.
     ClosesWhenIdle,
 }
 
-/// What has come.
+/// What was received.
 #[derive(Default)]
 struct Seen {
     requests: AtomicUsize,
@@ -93,7 +93,7 @@ async fn serve(mut stream: TcpStream, does: Does, seen: Arc<Seen>) {
             Does::Resets(_) | Does::GoesAwayBefore => false,
         };
         if closes && seen.connections.load(Ordering::SeqCst) == 1 {
-            // Read on to the end: a close with bytes unread would reset the connection, and what was sent last would be lost.
+            // Reads to the end: closing with unread bytes would reset the connection and lose the last sent bytes.
             let _ = stream.shutdown().await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
             return;
@@ -121,7 +121,7 @@ fn plans(upstream: &Upstream) -> [Plan; 2] {
 async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_may_be_repeated() {
     let long = "x".repeat(20_000);
     let cases: [(Does, &str, &str, u16, usize); 20] = [
-        // It says that it has not looked at it: whatever it is.
+        // The upstream reports that it has not processed the request: any request is retried.
         (Does::Resets(REFUSED_STREAM), "GET", "", 200, 3),
         (Does::Resets(REFUSED_STREAM), "POST", "", 200, 3),
         (Does::GoesAwayBefore, "GET", "", 200, 3),
@@ -130,16 +130,16 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
         (Does::GoesAwayBeforeAndCloses, "POST", "", 200, 3),
         (Does::Resets(REFUSED_STREAM), "POST", "body", 200, 3),
         (Does::GoesAwayBefore, "POST", "body", 200, 3),
-        // A long body is gone by then.
+        // A long body has already been sent.
         (Does::Resets(REFUSED_STREAM), "POST", &long, 502, 2),
-        // It may have looked at it: only what may be repeated.
+        // The upstream may have processed it: only idempotent requests are retried.
         (Does::Closes, "GET", "", 200, 3),
         (Does::Closes, "DELETE", "", 200, 3),
         (Does::Closes, "POST", "", 502, 2),
         (Does::Closes, "PUT", "body", 502, 2),
         (Does::GoesAwayAfterAndCloses, "GET", "", 200, 3),
         (Does::GoesAwayAfterAndCloses, "POST", "", 502, 2),
-        // This one alone was given up; the connection is well.
+        // Only this request was cancelled; the connection is fine.
         (Does::Resets(CANCEL), "GET", "", 502, 2),
         (Does::Resets(CANCEL), "POST", "", 502, 2),
         // Nothing was sent on the old connection.
@@ -175,7 +175,7 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
     }
 }
 
-/// Requests that share a connection which goes away between them: those that it has looked at are answered on it, the others elsewhere.
+/// Requests on a connection that gets GOAWAY: those that were processed are answered on it, the others on a new one.
 #[tokio::test]
 async fn of_many_requests_on_a_connection_that_goes_away_each_is_answered_once() {
     const TAKEN: usize = 10;

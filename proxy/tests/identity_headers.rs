@@ -1,4 +1,4 @@
-//! What the upstream is told of who it is and how the request came: the truth, and only by us.
+//! What the upstream learns of the user and the connection: the truth, and only from us.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::support::client::{full, pieces};
 use crate::support::upstream::Received;
 use crate::support::{Browser, Client, HOST, Proxy, Upstream};
 
-/// What every request carries, whoever sent it.
+/// The fields of every request, whoever sent it.
 const ALWAYS: [&str; 7] = [
     "host",
     "x-forwarded-for",
@@ -24,7 +24,7 @@ const ALWAYS: [&str; 7] = [
     "traceparent",
 ];
 
-/// What the upstream is told of a user.
+/// The identity fields that the upstream gets.
 const IDENTITY: [&str; 8] = [
     "x-forwarded-user",
     "x-forwarded-email",
@@ -36,7 +36,7 @@ const IDENTITY: [&str; 8] = [
     "x-sidegate-assertion",
 ];
 
-/// What other proxies' upstreams believe.
+/// Fields that other proxies' upstreams trust.
 const FOREIGN: [&str; 11] = [
     "x-auth-request-user",
     "x-auth-request-email",
@@ -51,7 +51,7 @@ const FOREIGN: [&str; 11] = [
     "x-forwarded-prefix",
 ];
 
-/// A name in each way that an upstream may read as the same.
+/// The spellings of a name that an upstream may treat as equal.
 fn spellings(name: &str) -> Vec<String> {
     let title = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect::<Vec<_>>().join("-");
     vec![
@@ -94,7 +94,7 @@ fn forgeries() -> Vec<String> {
     forgeries
 }
 
-/// All of them over one connection, so that it is quick; gives what the upstream received of each.
+/// Sends all of them over one connection, to save time; returns what the upstream received of each.
 async fn forge(proxy: &Proxy, upstream: &Upstream, cookie: &str) -> Vec<(String, Received)> {
     let before = upstream.received().len();
     let forgeries = forgeries();
@@ -556,7 +556,7 @@ async fn authorization_passes_untouched() {
     }
 }
 
-/// Trailer names that may not pass, and one that may.
+/// Trailer names that must not be forwarded, and one that may.
 const TRAILERS: [&str; 16] = [
     "x-sum",
     "x-forwarded-user",
@@ -600,7 +600,7 @@ async fn over_http2_trailers_pass_less_what_a_client_may_not_say() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
     let mut fields = HeaderMap::new();
-    // HTTP/2 itself forbids the connection's own fields (RFC 9113 §8.2.2).
+    // HTTP/2 itself forbids connection-specific fields (RFC 9113 §8.2.2).
     let sent: Vec<&str> =
         TRAILERS.into_iter().filter(|name| !["connection", "transfer-encoding"].contains(name)).collect();
     for name in &sent {

@@ -1,4 +1,4 @@
-//! Upstreams that act as the person: a recording server stands in for a Kubernetes API server, and no client is anybody else there.
+//! Upstreams with impersonation: a recording server stands in for a Kubernetes API server, and no client can pose as another user.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::support::{Answer, Client, HOST, PATIENCE, Proxy, Upstream, until};
 
 const API: &str = "https://api.example.com";
 
-/// What makes a client somebody, in the spellings that servers fold into one, and the values that would matter.
+/// The impersonation fields, in spellings that servers treat as equal, with values that would matter.
 const FORGED: [(&str, &str); 14] = [
     ("Impersonate-User", "root"),
     ("IMPERSONATE-USER", "root"),
@@ -63,7 +63,7 @@ async fn github(usual: &Upstream, kube: &Upstream, more: &str) -> Plan {
     with_file(plan, &format!("{}{RULE}", upstream("kube", &format!("http://{}", kube.address), more)))
 }
 
-/// Bearer tokens of an issuer beside it, so that a test may make up anybody; only its people get to the upstream.
+/// Bearer tokens of an issuer beside it, so that a test can invent users; only its users reach the upstream.
 async fn tokens(usual: &Upstream, kube: &str, more: &str) -> (Plan, DevIdp) {
     let issuer = DevIdp::start(Options::default()).await.unwrap();
     let text = format!(
@@ -90,7 +90,7 @@ fn all(headers: &HeaderMap, name: &str) -> Vec<String> {
     headers.get_all(name).iter().map(|value| String::from_utf8(value.as_bytes().to_vec()).unwrap()).collect()
 }
 
-/// All names of impersonation that were received, with their values.
+/// All impersonation fields that were received, with their values.
 fn acted_as(headers: &HeaderMap) -> Vec<String> {
     let ours =
         |name: &str| name.starts_with("impersonate") || name.starts_with("x-remote") || name.starts_with("x_remote");
@@ -137,7 +137,7 @@ async fn an_upstream_acts_as_the_person_and_no_client_says_who_that_is() {
     let seen = usual.last().headers;
     assert!(acted_as(&seen).iter().all(|field| !field.starts_with("impersonate")), "{seen:?}");
 
-    // Nobody reaches it without a sign-in, whatever they send.
+    // No request reaches it without a sign-in, whatever it carries.
     let before = kube.received().len();
     let forged = FORGED.iter().fold(Request::get("/kube/x"), |request, (name, value)| request.header(*name, *value));
     assert_eq!(proxy.send(forged).await.status.as_u16(), 401);
@@ -166,7 +166,7 @@ async fn a_page_of_another_host_changes_nothing_in_the_persons_name() {
         let answer = ann.send(Request::builder().method(method).uri("/kube/x").header(name, value)).await;
         assert_eq!(answer.status.as_u16(), status, "{method} {name}: {value}");
         assert_eq!(kube.received().len() - before, usize::from(status == 200), "{method} {name}: {value}");
-        // Elsewhere that is for the application to decide.
+        // At other upstreams the application decides.
         let request = Request::builder().method(method).uri("/x").header(name, value);
         assert_eq!(ann.send(request).await.status.as_u16(), 200, "{method} {name}: {value}");
     }
@@ -226,7 +226,7 @@ async fn a_bearer_token_is_judged_and_then_ours_takes_its_place() {
         assert!(all(&kube.last().headers, "impersonate-group").is_empty());
     }
     assert_eq!(left_out(), 1, "once a minute at most");
-    // A bad one is no way in.
+    // An invalid one gives no access.
     let before = kube.received().len();
     assert_eq!(ask(&proxy, "canary-1").await.status.as_u16(), 401);
     assert_eq!(kube.received().len(), before);
@@ -260,7 +260,7 @@ async fn names_that_are_kubernetes_own_or_cannot_be_passed_on_are_refused_with_t
         assert!(kube.received().is_empty(), "{:?}", kube.last());
         proxy.logs("is not impersonated: names that begin with").await;
         proxy.logs("is not impersonated: nobody vouches for a name").await;
-        // A name beyond ASCII, and one that looks encoded, are what they are; blanks at the ends are no part of a name.
+        // Names beyond ASCII, and those that look encoded, are used verbatim; surrounding blanks are removed.
         for name in ["Zo\u{eb}", "zo%C3%AB", "a b", " ann ", "\u{3000}ann\u{a0}"] {
             let token = minted(&issuer, &json!({ "login": name }));
             assert_eq!(ask(&proxy, &token).await.status.as_u16(), 200, "{name}");
@@ -389,7 +389,7 @@ async fn an_exec_over_a_websocket_is_the_persons_and_ends_with_the_session() {
     let mut rest = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it stays open");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    // An upgrade to something else is asked for nowhere: as an ordinary request it goes on, without the upgrade.
+    // Other upgrades are never requested: the request is forwarded as an ordinary one, without the upgrade.
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
     let bob = proxy.signed_in_as("bob").await;
     let head = format!(
@@ -430,7 +430,7 @@ async fn a_watch_is_the_persons_and_ends_with_the_session() {
     }
 }
 
-/// A server over TLS that offers HTTP/2 and takes only clients with `client`'s certificate; it tells the version and what it heard.
+/// A server over TLS that offers HTTP/2 and accepts only clients with `client`'s certificate; it reports the version and the request.
 async fn over_tls(server: &rcgen::CertifiedKey<rcgen::KeyPair>, client: &rcgen::CertifiedKey<rcgen::KeyPair>) -> u16 {
     let key = rustls::pki_types::PrivateKeyDer::try_from(server.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

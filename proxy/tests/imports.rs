@@ -1,4 +1,4 @@
-//! What each source file of a crate names of that crate, read from its tokens: functions and macros too, tests left out.
+//! The imports of each source file within its crate, read from its tokens: including functions and macros, without tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,32 +6,32 @@ use std::path::{Path, PathBuf};
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// The parts of a path: `serve`, `auth`, `login`.
+/// The segments of a path: `serve`, `auth`, `login`.
 pub type Parts = Vec<String>;
 
-/// One file, and what it names.
+/// One file, and its imports.
 pub struct Source {
     pub file: PathBuf,
-    /// The module that the file is; empty for the crate's root.
+    /// The module of the file; empty for the crate's root.
     pub module: Parts,
-    /// What it names of its own crate, by the module that defines it, however it was named.
+    /// The items of its own crate that it names, by the defining module, however they were imported.
     pub imports: BTreeSet<Import>,
     /// The other crates that it names.
     pub crates: BTreeSet<String>,
     /// Every word of its code.
     pub words: BTreeSet<String>,
-    /// The text, comments and tests with it.
+    /// The text, including comments and tests.
     pub text: String,
 }
 
-/// Something of the same crate that a file names.
+/// An item of the same crate that a file names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Import {
     /// The module that defines it.
     pub module: Parts,
-    /// The name in that module; empty where the module itself is meant.
+    /// The name in that module; empty for the module itself.
     pub name: String,
-    /// Whether a `pub use` hands it on only.
+    /// Whether it is only re-exported with `pub use`.
     pub handed_on: bool,
 }
 
@@ -60,7 +60,7 @@ fn module_of(path: &Path, root: &Path) -> Parts {
     module
 }
 
-/// Reads files, each with the module that it is.
+/// Parses files, each with its module.
 pub fn read(files: Vec<(Parts, PathBuf, String)>) -> Vec<Source> {
     let mut house = House::default();
     let mut kept = Vec::new();
@@ -77,22 +77,22 @@ pub fn read(files: Vec<(Parts, PathBuf, String)>) -> Vec<Source> {
     kept.into_iter().map(|(module, file, text)| house.source(module, file, text)).collect()
 }
 
-/// What one file's tokens hold.
+/// The contents of one file's tokens.
 #[derive(Default)]
 struct Code {
     uses: Vec<Use>,
-    /// Paths outside of `use`, each with the module that it stands in.
+    /// Paths outside of `use`, each with the module that contains it.
     paths: Vec<(Parts, Parts)>,
     defined: BTreeSet<String>,
     words: BTreeSet<String>,
-    /// Modules that are built for tests only.
+    /// Modules that are compiled for tests only.
     tests: Vec<Parts>,
 }
 
 struct Use {
     place: Parts,
     path: Parts,
-    /// What it is called here; `*` for all that is in it.
+    /// Its local name; `*` for a glob import.
     name: String,
     public: bool,
 }
@@ -135,7 +135,7 @@ impl Code {
                         self.defined.insert(name.to_string());
                     }
                     let (path, next) = path_at(&tokens, at);
-                    // What follows `>::` or a leading `::` is not of this crate.
+                    // What follows `>::` or a leading `::` is not from this crate.
                     let begins = !(at >= 2 && is_mark(tokens.get(at - 1), ':') && is_mark(tokens.get(at - 2), ':'));
                     if path.len() > 1 && begins {
                         self.paths.push((place.clone(), path.clone()));
@@ -152,7 +152,7 @@ impl Code {
         }
     }
 
-    /// Passes by what an attribute stands before, to its `;` or its braces.
+    /// Skips the item after an attribute, up to its `;` or its braces.
     fn skip_item(&mut self, tokens: &[TokenTree], from: usize, place: &Parts) -> usize {
         let mut at = from;
         while let Some(token) = tokens.get(at) {
@@ -201,7 +201,7 @@ impl Code {
     }
 }
 
-/// The path that begins at a word, and where what follows it stands.
+/// The path that starts at a word, and the index after it.
 fn path_at(tokens: &[TokenTree], at: usize) -> (Parts, usize) {
     let (mut path, mut next) = (vec![tokens[at].to_string()], at + 1);
     while is_mark(tokens.get(next), ':') && is_mark(tokens.get(next + 1), ':') {
@@ -266,7 +266,7 @@ impl House {
         }
     }
 
-    /// The module that defines what `path`, as it stands in `place`, names, and the name there. `None`: it is not of this crate.
+    /// The module that defines what `path`, as written in `place`, refers to, and its name there. `None`: it is not from this crate.
     fn resolve(&self, place: &Parts, path: &[String], depth: usize) -> Option<(Parts, String)> {
         let mut from = place.clone();
         let mut rest = path;
@@ -280,7 +280,7 @@ impl House {
                 }
             }
             first => {
-                // A module inside of a file has that file's names, as far as it takes them.
+                // An inline module can use that file's names, as far as it imports them.
                 while !self.modules.contains_key(&from) {
                     from.pop()?;
                 }
@@ -318,11 +318,11 @@ impl House {
 
     fn used(&self, module: &Parts, name: &str) -> Option<&Use> {
         let code = self.modules.get(module)?;
-        // `use url;` and the like would lead to themselves.
+        // `use url;` and the like would refer to themselves.
         code.uses.iter().find(|used| used.name == name && used.path != [name])
     }
 
-    /// Where a module's `pub use other::*` finds a name that it does not define itself.
+    /// The module where a `pub use other::*` finds a name that the module does not define itself.
     fn of_glob(&self, module: &Parts, name: &str, depth: usize) -> Option<Parts> {
         let code = self.modules.get(module).filter(|code| !code.defined.contains(name) && depth < 16)?;
         code.uses.iter().filter(|used| used.name == "*").find_map(|used| {
@@ -332,8 +332,8 @@ impl House {
     }
 }
 
-/// The rings in every folder, each as the imports that close it. The units of a folder are its files and folders, each folder with all
-/// below it, and what stands in the folder's own file; what that file only hands on with `pub use` is no import.
+/// The import cycles in every folder, each as the imports that close it. The units of a folder are its files and subfolders, each
+/// with all below it, and the folder's own file; re-exports in that file do not count.
 pub fn rings(sources: &[Source]) -> Vec<String> {
     let folders: BTreeSet<&[String]> =
         sources.iter().flat_map(|source| (0..source.module.len()).map(|length| &source.module[..length])).collect();
@@ -346,7 +346,7 @@ fn ring_in(folder: &[String], sources: &[Source]) -> Option<String> {
     for source in sources.iter().filter(|source| source.module.starts_with(folder)) {
         for import in source.imports.iter().filter(|import| import.module.starts_with(folder) && !import.handed_on) {
             let (from, to) = (unit(&source.module), unit(&import.module));
-            // The crate's root holds the map and no code.
+            // The crate's root contains the map and no code.
             if from != to && !(folder.is_empty() && to.is_empty()) {
                 let proof = format!("{} takes {}::{}", source.module.join("::"), import.module.join("::"), import.name);
                 edges.entry(from).or_default().entry(to).or_insert(proof);
@@ -356,7 +356,7 @@ fn ring_in(folder: &[String], sources: &[Source]) -> Option<String> {
     edges.keys().find_map(|start| way_back(&edges, start)).map(|proofs| proofs.join("; "))
 }
 
-/// The shortest way from a unit back to itself.
+/// The shortest path from a unit back to itself.
 fn way_back(edges: &BTreeMap<String, BTreeMap<String, String>>, start: &str) -> Option<Vec<String>> {
     let mut ways: Vec<(String, Vec<String>)> = vec![(start.to_owned(), Vec::new())];
     let mut seen = BTreeSet::new();

@@ -70,7 +70,7 @@ async fn nobody_else_can_write_one() {
         assert_eq!(with_token(&proxy, &forged).await.status, 401, "{forged}");
     }
     assert_eq!(with_token(&proxy, &token).await.status, 200);
-    // The same secret before another provider: it has not vouched for her.
+    // The same secret with another provider: that provider has not authenticated her.
     let elsewhere = plan(&upstream).await.start().await;
     assert_eq!(with_token(&elsewhere, &token).await.status, 401);
     let otherwise = replica(&proxy, &upstream).await.env("SESSION_SECRET", OTHER_SECRET).start().await;
@@ -104,7 +104,7 @@ async fn logouts_with_made_up_cookies_take_no_room_from_real_ones() {
         assert_eq!(answer.status, 200, "nobody was signed in, and nobody is");
     }
     assert_eq!(with_token(&proxy, &token(&ann)).await.status, 200);
-    // Behind more made-up ones than are looked at elsewhere.
+    // After more made-up cookies than are checked elsewhere.
     let made_up: String = (0..100).map(|n| format!("session_token={n}; ")).collect();
     let cookie = format!("{made_up}session_token={}", token(&ann));
     assert_eq!(proxy.send(Request::post(LOGOUT).header("cookie", cookie)).await.status, 200);

@@ -1,5 +1,5 @@
-//! A real Kubernetes API server decides by person what passes through us: `scripts/kubernetes-test` starts the server and runs this; without
-//! it the test is left out.
+//! A real Kubernetes API server authorizes impersonated requests: `scripts/kubernetes-test` starts the server and runs this; without
+//! it the test is skipped.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Browser, Proxy, Upstream, until};
 
-/// The server, by the account that may do everything there.
+/// The server, with its admin account.
 struct Server {
     url: String,
     authority: String,
@@ -35,7 +35,7 @@ impl Server {
         curl.wait().unwrap().success()
     }
 
-    /// Makes something there.
+    /// Creates an object there.
     fn make(&self, path: &str, object: &Value) {
         let made = self.curl(&["--data-binary", "@-", &format!("{}{path}", self.url)], &object.to_string());
         assert!(made, "{path}: {object}");
@@ -44,7 +44,7 @@ impl Server {
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
-/// What our account may: act as these two people, and say of them what we say.
+/// The rights of our account: to impersonate these two people, with these groups and extras.
 fn account() -> [(String, Value); 2] {
     let rule = |group: &str, resources: &[&str], names: &[&str]| {
         let mut rule = json!({ "apiGroups": [group], "resources": resources, "verbs": ["impersonate"] });
@@ -70,7 +70,7 @@ fn account() -> [(String, Value); 2] {
     [(format!("{RBAC}/clusterroles"), role), (format!("{RBAC}/clusterrolebindings"), binding)]
 }
 
-/// What may be read in a namespace of this person's own.
+/// The rights of a person in a namespace of their own.
 fn namespace(name: &str, user: &str) -> [(String, Value); 3] {
     let inside = format!("{RBAC}/namespaces/{name}");
     let role = json!({
@@ -137,7 +137,7 @@ async fn a_real_api_server_decides_by_person_and_no_client_is_another() {
     assert_eq!(who["extra"], json!({ "provider": ["github"], "email": [me["email"]] }));
     let groups = who["groups"].as_array().unwrap();
     assert!(groups.contains(&json!("corp:acme")) && groups.contains(&json!("system:authenticated")), "{groups:?}");
-    // A token that the server does not know: nobody acts as anybody.
+    // With a token that the server does not know, no request is impersonated.
     std::fs::write(proxy.folder().join("token"), "another-token").unwrap();
     until("the server knows us no more", async || reads(&mut ann, "sidegate-ann").await == 401).await;
 }

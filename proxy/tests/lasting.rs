@@ -1,4 +1,4 @@
-//! What is open for long (event streams, long answers, WebSockets) is closed within 5 s of the end of its session, and not before.
+//! Long-lived exchanges (event streams, long responses, WebSockets) close within 5 s of the end of their session, and not before.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::{Browser, Client, Proxy, Upstream};
 const SOON: Duration = Duration::from_secs(5);
 const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
-/// Answers with a body that never ends: `/events` with an event stream, anything else with bytes; `/quiet…` sends one piece only.
+/// Answers with an endless body: `/events` with an event stream, anything else with bytes; `/quiet…` sends one piece only.
 pub async fn endless() -> Upstream {
     Upstream::streaming(async |request| {
         let (mut sender, body) = pieces();
@@ -44,7 +44,7 @@ pub async fn open(browser: &Browser<'_>, proxy: &Proxy, version: Version, path: 
     (client, body)
 }
 
-/// How long it takes until the stream is broken off, which must not look like its end.
+/// How long it takes until the stream is aborted, which must not look like its normal end.
 pub async fn broken_off(body: &mut Incoming) -> Duration {
     let began = Instant::now();
     let reading = async {
@@ -59,7 +59,7 @@ pub async fn broken_off(body: &mut Incoming) -> Duration {
     tokio::time::timeout(Duration::from_secs(15), reading).await.expect("it stays open")
 }
 
-/// Whether pieces still come, for longer than it takes to notice that a session has ended.
+/// Checks that pieces still arrive, for longer than it takes to notice the end of a session.
 pub async fn goes_on(body: &mut Incoming) {
     let until = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < until {
@@ -101,7 +101,7 @@ async fn ending_a_session_from_another_browser_breaks_off_its_streams_within_5_s
     goes_on(&mut ours).await;
 }
 
-/// Takes the head of a request only; or all of it, and answers with a length, slowly; or begins to answer never.
+/// Reads only the head of a request; or all of it, and answers slowly, with a length; or never starts to answer.
 async fn slow() -> Upstream {
     Upstream::streaming(async |request| {
         let (mut sender, body) = pieces();
@@ -148,7 +148,7 @@ async fn a_logout_ends_uploads_short_answers_that_take_long_and_requests_that_wa
             let request = request.header("cookie", ann.cookie_header());
             let body = if path == "/silent" { full("") } else { body };
             tokio::spawn(async move {
-                // Slow but steady, or as much as is taken.
+                // Slow but steady, or as fast as it is read.
                 let piece = Bytes::from(vec![b'x'; if path == "/stuck" { 64 * 1024 } else { 100 }]);
                 while path != "/silent" && sender.send_data(piece.clone()).await.is_ok() {
                     tokio::time::sleep(Duration::from_millis(if path == "/stuck" { 1 } else { 50 })).await;

@@ -1,14 +1,14 @@
-//! The floors of the house: no import from a floor above, no ring between a floor's modules, a domain of values only.
+//! The layers of the crate: no import from a higher layer, no cycle between a layer's modules, a domain of values only.
 
 use std::path::{Path, PathBuf};
 
 use crate::imports::{self, Source, rings};
 
-/// The floors, from the ground up: the first part of a module's path, and its floor.
+/// The layers, from the bottom up: the first segment of a module's path, and its layer.
 const FLOORS: [(&str, usize); 6] =
     [("domain", 0), ("ports", 1), ("adapters", 2), ("serve", 3), ("run", 4), ("config", 5)];
 
-/// What the ground floor may take from outside: values and their text forms.
+/// The external crates that the lowest layer may use: values and their text forms.
 const VALUES: [&str; 11] =
     ["std", "core", "alloc", "serde", "thiserror", "url", "ipnet", "time", "base64", "zeroize", "percent_encoding"];
 
@@ -37,7 +37,7 @@ fn no_file_imports_from_a_floor_above() {
     assert!(known > 500, "only {known} imports were found");
 }
 
-/// Files and folders that stand side by side, on a floor or anywhere below it.
+/// Files and folders side by side, in a layer or anywhere below it.
 #[test]
 fn no_ring_in_any_folder() {
     let rings = rings(&sources());
@@ -48,7 +48,7 @@ fn no_ring_in_any_folder() {
 fn the_domain_is_values_only() {
     for source in sources().iter().filter(|source| floor(&source.module) == Some(0)) {
         for name in &source.crates {
-            // The library's own types (`str::from_utf8`) and what the file itself defines are no crates.
+            // Built-in types (`str::from_utf8`) and names that the file itself defines are not crates.
             let own = ["str", "char", "u8", "u32", "u64", "usize", "i64"].contains(&name.as_str());
             let known = VALUES.contains(&name.as_str()) || own || name.starts_with(char::is_uppercase);
             assert!(known, "{} names {name}, which is not a library of values", source.file.display());
@@ -68,7 +68,7 @@ fn every_file_says_what_it_is() {
     }
 }
 
-/// Files as they would be read: the module, and the text.
+/// Parses files given as module and text.
 fn read(files: &[(&str, &str)]) -> Vec<Source> {
     let parts = |module: &str| module.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
     imports::read(

@@ -1,4 +1,4 @@
-//! Where requests come in besides a port: a socket file, and the socket that systemd passes on.
+//! Listening without a port: on a socket file, and on the socket that systemd passes.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -15,7 +15,7 @@ use crate::support::proxy::Plan;
 use crate::support::wire::{self, read_until};
 use crate::support::{Answer, HOST, PATIENCE, Proxy, Upstream, until};
 
-/// Sends a request by a socket file.
+/// Sends a request over a socket file.
 async fn send(file: &Path, request: http::request::Builder) -> Answer {
     let mut request = request.body(Full::new(Bytes::new())).unwrap();
     request.headers_mut().insert("host", HOST.parse().unwrap());
@@ -23,7 +23,7 @@ async fn send(file: &Path, request: http::request::Builder) -> Answer {
     tokio::time::timeout(PATIENCE, wire::exchange(stream, request)).await.expect("no answer in time").unwrap()
 }
 
-/// A proxy that listens by this file of its folder.
+/// A proxy that listens on this file in its folder.
 fn by_file(plan: Plan) -> (Plan, PathBuf) {
     let file = plan.folder().join("sidegate.sock");
     let text = format!("unix:{}", file.display());
@@ -101,7 +101,7 @@ async fn only_a_socket_that_nobody_listens_by_is_replaced() {
     assert!(text.contains("LISTEN_ADDR") && text.contains("no socket"), "{text}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     std::fs::remove_file(&file).unwrap();
-    // Left behind by somebody who ended without a word.
+    // A file left behind by a process that ended without cleaning up.
     drop(UnixListener::bind(&file).unwrap());
     let proxy = plan.start().await;
     proxy.logs("was left behind, and is replaced").await;
@@ -109,7 +109,7 @@ async fn only_a_socket_that_nobody_listens_by_is_replaced() {
     let text = refused(&twin);
     assert!(text.contains("another program listens there"), "{text}");
     assert_eq!(send(&file, Request::get("/x")).await.status, 200, "it goes on");
-    // Another takes its place: that one's file stays.
+    // Another process replaces it: that one's file stays.
     std::fs::remove_file(&file).unwrap();
     let other = UnixListener::bind(&file).unwrap();
     let mut proxy = proxy;
@@ -157,7 +157,7 @@ async fn systemd_passes_a_port_on_and_keeps_it_over_a_restart() {
     assert_eq!(upstream.last().header("x-forwarded-for"), "127.0.0.1");
     proxy.signal("TERM");
     assert!(proxy.ended().await.success());
-    // Between two, whoever connects waits in the queue.
+    // Between two processes, new connections wait in the queue.
     let waiting = tokio::spawn(async move {
         let request = Request::get("/queued").header("host", HOST).body(Full::default()).unwrap();
         wire::send(address, request).await

@@ -1,4 +1,4 @@
-//! The log's reader goes away, stands still, or was never there: lines are lost and counted, and nothing else happens.
+//! The log's reader goes away, stalls, or was never there: lines are lost and counted, with no other effect.
 
 use std::io::{PipeReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +10,7 @@ use http_body_util::Full;
 
 use crate::support::{Proxy, Upstream, until, wire};
 
-/// Who reads.
+/// The reader of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reader {
     Gone,
@@ -20,7 +20,7 @@ enum Reader {
     Fine,
 }
 
-/// Where lines go, and what must be kept for it.
+/// The output for a reader, and the pipe to keep open for it.
 fn output(reader: Reader) -> (Stdio, Option<PipeReader>) {
     let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     match reader {
@@ -35,7 +35,7 @@ fn output(reader: Reader) -> (Stdio, Option<PipeReader>) {
     }
 }
 
-/// The same program, with standard error closed where that is asked for.
+/// The same program, with standard error closed if required.
 fn with(reader: Reader, command: &Command) -> Command {
     let mut wrapped =
         Command::new(if reader == Reader::Closed { "/bin/sh" } else { command.get_program().to_str().unwrap() });
@@ -81,7 +81,7 @@ async fn lost(admin: SocketAddr) -> u64 {
     line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
-/// Requests that log a line each, a reload and the end.
+/// Requests that log a line each, a reload and the shutdown.
 async fn goes_on(reader: Reader) {
     let (upstream, listen, admin) = (Upstream::start().await, free(), free());
     let plan = Proxy::open(&upstream).env("LISTEN_ADDR", listen.to_string()).env("ADMIN_ADDR", admin.to_string());

@@ -1,4 +1,4 @@
-//! Signing out everywhere: the person's other sessions, and the provider.
+//! Signing out everywhere: the user's other sessions, and the provider.
 
 use std::collections::BTreeMap;
 

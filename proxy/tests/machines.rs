@@ -1,4 +1,4 @@
-//! Machines: bearer tokens under the same rules as sessions, by the real program and a real issuer; forged ones get in nowhere.
+//! Machines: bearer tokens under the same rules as sessions, with the real program and a real issuer; forged ones are always refused.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::support::{Answer, Client, HOST, Proxy, Upstream, until, wire};
 const API: &str = "https://app.example.com";
 const METADATA: &str = "/.well-known/oauth-protected-resource";
 
-/// Everybody of the provider is on the list; `/open/**` is public, `/wiki/**` for everyone signed in, `/money/**` for a claim.
+/// Every user of the provider is on the list; `/open/**` is public, `/wiki/**` for everyone signed in, `/money/**` for a claim.
 const RULES: &str = r#"
 [[routes]]
 path = "/open/**"
@@ -55,7 +55,7 @@ async fn with_audience(upstream: &Upstream) -> Plan {
     )
 }
 
-/// A proxy with GitHub's sign-in, `ann` on the list, and these sections and rules.
+/// A proxy with sign-in by GitHub, `ann` on the list, and these sections and rules.
 async fn with_sections(text: &str, upstream: &Upstream) -> Plan {
     Proxy::with_sign_in("github", upstream).await.env("OAUTH_ALLOWED_USERS", "ann").file(
         "SIDEGATE_CONFIG",
@@ -124,7 +124,7 @@ async fn a_token_is_as_good_as_a_session_and_is_taken_out() {
     let claims = URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
     assert_eq!((&claims["sub"], &claims["provider"]), (&json!("robot"), &json!("oidc")));
-    // Public paths get the identity too, and the token goes no further.
+    // Public paths get the identity too, and the token is not forwarded.
     assert_eq!(ask(&proxy, &token, "/open/x").await.status.as_u16(), 200);
     assert_eq!(
         (upstream.last().header("x-forwarded-user-id"), upstream.last().header("authorization")),
@@ -137,7 +137,7 @@ async fn a_token_is_as_good_as_a_session_and_is_taken_out() {
     );
     assert_eq!(ask(&proxy, &token, "/api/v1/auth/session").await.json()["groups"], json!(["ops"]));
     assert_eq!(ask(&proxy, &token, "/api/v1/auth/sessions").await.status.as_u16(), 401, "a token has no sessions");
-    // Other schemes are not ours.
+    // Other schemes are not handled.
     let basic = Request::get("/open/x").header("authorization", "Basic YTpi");
     assert_eq!(proxy.send(basic).await.status.as_u16(), 200);
     assert_eq!(
@@ -219,7 +219,7 @@ async fn forged_tokens_get_in_nowhere() {
         control.honest();
     }
     assert_eq!(upstream.received().len(), before);
-    // The person's own ID token is none.
+    // The user's own ID token is not accepted.
     let logout = proxy.idp().logout_token("ann").unwrap();
     assert_eq!(refused(&ask(&proxy, &logout, "/x").await), invalid());
 }
@@ -238,7 +238,7 @@ async fn whoever_brings_nothing_learns_whose_token_it_needs() {
         json!({ "resource": format!("http://{HOST}"), "authorization_servers": [issuer], "bearer_methods_supported": ["header"] })
     );
     assert_eq!(proxy.send(Request::post(METADATA)).await.status.as_u16(), 405);
-    // A navigation is led to sign in, with no challenge.
+    // A navigation is redirected to sign in, without a challenge.
     let away = proxy.send(Request::get("/x").header("accept", "text/html")).await;
     assert_eq!(refused(&away), (302, String::new()));
 }
@@ -332,7 +332,7 @@ async fn while_the_issuer_is_away_nobody_gets_in_and_the_answer_says_come_again(
     ci.control().clear(Endpoint::Discovery);
     until("the issuer is reached again", async || ask(&proxy, &token, "/x").await.status == 200).await;
     assert!(!proxy.admin("/readyz").await.text().contains("tokens:"));
-    // From now on its keys are known: being away costs nothing.
+    // Its keys are now cached: an outage does no harm.
     ci.control().fail(Endpoint::Discovery, Fault::Status(500));
     assert_eq!(ask(&proxy, &minted(&ci, json!({ "jti": "other" })), "/x").await.status.as_u16(), 200);
 }
@@ -354,7 +354,7 @@ async fn newer_keys_are_fetched_when_a_token_names_one_and_forged_names_fetch_fe
     assert!(ci.control().requests(Endpoint::Jwks) <= before + 1);
 }
 
-/// A cluster's key, as the API server has it.
+/// A cluster's signing key, as the API server has it.
 struct Cluster(EcdsaKeyPair, &'static str);
 
 impl Cluster {
@@ -362,7 +362,7 @@ impl Cluster {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(), kid)
     }
 
-    /// As `kubectl get --raw /openid/v1/jwks` shows it.
+    /// As `kubectl get --raw /openid/v1/jwks` prints it.
     fn jwks(&self) -> String {
         let (point, b64) = (self.0.public_key().as_ref(), |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes));
         let key = json!({ "use": "sig", "kty": "EC", "alg": "ES256", "crv": "P-256", "kid": self.1, "x": b64(&point[1..33]), "y": b64(&point[33..]) });
@@ -404,7 +404,7 @@ async fn a_kubernetes_service_account_is_known_by_the_clusters_keys_in_a_file_th
     assert_eq!(ask(&proxy, &reader, "/x").await.status.as_u16(), 200);
     assert_eq!(ask(&proxy, &other, "/x").await.status.as_u16(), 403);
     assert_eq!(refused(&ask(&proxy, &new.token("deployer"), "/x").await), invalid());
-    // A broken file changes nothing, and is told.
+    // A broken file changes nothing, and is reported.
     std::fs::write(&keys, "{").unwrap();
     proxy.logs("is not a JWK set").await;
     assert_eq!(ask(&proxy, &deployer, "/x").await.status.as_u16(), 200);
@@ -412,7 +412,7 @@ async fn a_kubernetes_service_account_is_known_by_the_clusters_keys_in_a_file_th
     std::fs::remove_file(&keys).unwrap();
     proxy.logs("the old one stays in force").await;
     assert_eq!(ask(&proxy, &deployer, "/x").await.status.as_u16(), 200);
-    // Other keys: what was remembered counts no more.
+    // Other keys: cached results are no longer valid.
     std::fs::write(&keys, new.jwks()).unwrap();
     until("the new key counts", async || ask(&proxy, &new.token("deployer"), "/x").await.status == 200).await;
     assert_eq!(refused(&ask(&proxy, &deployer, "/x").await), invalid());
@@ -439,7 +439,7 @@ async fn a_reload_to_other_settings_forgets_what_was_verified() {
     assert_eq!(refused(&ask(&proxy, &token, "/x").await), invalid());
 }
 
-/// Opens a stream by a token, and gives how long it lasts.
+/// Opens a stream with a token, and returns how long it lasts.
 async fn lasts(proxy: &Proxy, token: &str, then: impl AsyncFnOnce()) -> Duration {
     let mut client = Client::http1(proxy.address).await;
     let request = Request::get("/events").header("authorization", format!("Bearer {token}"));
@@ -478,7 +478,7 @@ async fn a_stream_ends_with_its_token_and_when_its_section_or_rule_goes() {
     assert!(took < Duration::from_secs(5), "a section that is gone: {took:?}");
 }
 
-/// A token that GitHub's application got for `user`.
+/// A token that GitHub's application received for `user`.
 async fn github_token(idp: &DevIdp, user: &str, scopes: &str) -> String {
     let callback = format!("http://{HOST}/api/v1/auth/callback");
     let query = url::form_urlencoded::Serializer::new(String::new())
@@ -532,7 +532,7 @@ async fn githubs_tokens_count_where_github_says_that_they_are_this_applications(
         proxy.get(METADATA).await.json()["authorization_servers"],
         json!([format!("{}/login/oauth", idp.origin())])
     );
-    // Others' tokens, and made up ones, count nothing, and GitHub is asked about each once.
+    // Tokens of others, and made-up ones, are refused, and GitHub is asked about each once.
     for _ in 0..3 {
         assert_eq!(refused(&ask(&proxy, "gho_16C7e42F292c6912E7710c838347Ae178B4a", "/x").await), invalid());
     }
@@ -549,7 +549,7 @@ async fn githubs_tokens_count_where_github_says_that_they_are_this_applications(
     assert!(!proxy.log().contains(&ann) && !proxy.log().contains(&fresh));
 }
 
-/// An issuer behind TLS at `https://localhost:{port}`, and its certificate authority in PEM.
+/// An issuer behind TLS at `https://localhost:{port}`, and its CA certificate in PEM.
 async fn issuer_behind_tls() -> (DevIdp, String) {
     let authority_key = rcgen::KeyPair::generate().unwrap();
     let mut authority = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
@@ -596,7 +596,7 @@ async fn a_sections_ca_file_vouches_for_its_issuer_and_for_nobody_elses() {
     let proxy = proxy.start().await;
     assert_eq!(ask(&proxy, &token, "/x").await.status.as_u16(), 200, "{}", proxy.log());
     assert_eq!(upstream.last().header("x-forwarded-user-id"), "robot");
-    // A root of one section is none of another's, nor the provider's.
+    // A root certificate of one section is not valid for another, nor is the provider's.
     for more in [String::new(), ca_file(&other_ca)] {
         let proxy = with_sections(&format!("{}{rules}", section("ci", &ours, &more)), &upstream).await.start().await;
         let answer = ask(&proxy, &token, "/x").await;

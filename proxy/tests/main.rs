@@ -1,4 +1,4 @@
-//! The proxy as its users meet it: the real program, over real sockets. A module for each topic.
+//! End-to-end tests of the real program, over real sockets. One module per topic.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Beside a certified OpenID Connect provider that others wrote (npm's `oidc-provider`): sign-in, step-up by `max_age` and `auth_time`, and
-//! bearer tokens.
+//! Against a certified third-party OpenID Connect provider (npm's `oidc-provider`): sign-in, step-up by `max_age` and `auth_time`,
+//! and bearer tokens.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// Starts it; `None`, which is said, where it is not installed. That fails where `CI` is set.
+    /// Starts it; `None`, with a message, if it is not installed. That fails where `CI` is set.
     #[expect(clippy::disallowed_methods, reason = "whether it is CI is for the environment to say")]
     fn start() -> Option<Self> {
         let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -46,7 +46,7 @@ impl Peer {
             eprintln!("SKIPPED the tests with oidc-provider: {reason}");
             return None;
         }
-        // Modules are looked for beside the file itself.
+        // Node looks for modules beside the file itself.
         std::fs::copy(here.join("tests/oidc_provider/server.js"), installed.join("server.js")).unwrap();
         let mut command = Command::new("node");
         command.arg(installed.join("server.js")).args([&format!("http://{HOST}/api/v1/auth/callback"), API]);
@@ -65,7 +65,7 @@ impl Peer {
         self.issuer.socket_addrs(|| None).unwrap()[0]
     }
 
-    /// A token of a program with its own rights: for `resource`, or an opaque one.
+    /// A token from the client credentials grant: for `resource`, or an opaque one.
     async fn robot_token(&self, resource: Option<&str>) -> String {
         let mut form = url::form_urlencoded::Serializer::new(String::new());
         form.append_pair("grant_type", "client_credentials");
@@ -75,7 +75,7 @@ impl Peer {
         self.token("robot:robot-secret", form.finish()).await
     }
 
-    /// A person's access token for the API, of a program on their machine.
+    /// A user's access token for the API, from a program on their machine.
     async fn persons_token(&self, person: &mut Person, user: &str) -> String {
         // RFC 7636, appendix B.
         let verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -112,7 +112,7 @@ impl Peer {
     }
 }
 
-/// A person's browser at the provider.
+/// A user's browser at the provider.
 struct Person {
     provider: Url,
     address: SocketAddr,
@@ -124,8 +124,8 @@ impl Person {
         Self { provider: peer.issuer.clone(), address: peer.address(), cookies: Vec::new() }
     }
 
-    /// Goes to an address of the provider and on, fills in the form where it is asked to, until it is sent elsewhere: where that is, and how
-    /// often the form came.
+    /// Opens a URL of the provider and follows redirects, fills in its forms, until it leads elsewhere. Returns that URL, and how
+    /// many forms were shown.
     async fn sign_in(&mut self, mut url: Url, user: &str) -> (Url, usize) {
         let mut forms = 0;
         for _ in 0..20 {
@@ -191,7 +191,7 @@ async fn people_sign_in_and_step_up_by_the_time_that_the_provider_vouches_for() 
         json!({ "id": "ann", "email": "ann@example.com", "name": "ann", "username": "ann", "provider": "oidc" })
     );
 
-    // Unasked it does not say when she signed in, which counts as long ago. It remembers her, and sends her back at once.
+    // Without a request it sends no `auth_time`, which counts as long ago. It remembers her, and redirects her back at once.
     assert_eq!(browser.fetch("/deploy/x").await.json()["login_url"], "/api/v1/auth/login?max_age=900");
     let authorize = Url::parse(&browser.begin("/x").await).unwrap();
     let (callback, forms) = person.sign_in(authorize, "ann").await;
@@ -208,7 +208,7 @@ async fn people_sign_in_and_step_up_by_the_time_that_the_provider_vouches_for() 
     let back = browser.come_back(callback.as_str()).await;
     assert_eq!((back.status.as_u16(), back.location().as_str()), (302, "/deploy/x"), "{}", proxy.log());
     assert_eq!(browser.get("/deploy/x").await.status, 200);
-    // A page that asks for it again does not ask her.
+    // A page with the same requirement does not prompt her again.
     assert_eq!(browser.open("/deploy/y").await.status, 200);
 }
 
@@ -226,7 +226,7 @@ async fn bearer_tokens_of_programs_and_people_count_under_the_same_rules() {
     assert_eq!(ask(&robot, "/x").await.status, 200, "{}", proxy.log());
     let seen = upstream.last();
     assert_eq!((seen.header("x-forwarded-user-id"), seen.header("authorization")), ("robot".into(), String::new()));
-    // It says nothing of when somebody signed in: nobody did.
+    // The token has no `auth_time`: no user signed in.
     let stale = ask(&robot, "/deploy/x").await;
     let challenge = "Bearer error=\"insufficient_user_authentication\", max_age=\"900\"";
     assert_eq!((stale.status.as_u16(), stale.header("www-authenticate").as_str()), (401, challenge));
@@ -246,7 +246,7 @@ async fn bearer_tokens_of_programs_and_people_count_under_the_same_rules() {
     let claims = URL_SAFE_NO_PAD.decode(anns.split('.').nth(1).unwrap()).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
     assert!(claims["auth_time"].is_u64(), "{claims}");
-    // Her address does not stand in it, and no list names her id.
+    // It does not contain her email, and no list names her id.
     assert_eq!(ask(&anns, "/x").await.status, 403, "{claims}");
     let wider = plan(&peer, &upstream, rules).await.env("OAUTH_ALLOWED_USERS", "id:ann").start().await;
     for path in ["/x", "/deploy/x"] {

@@ -1,4 +1,4 @@
-//! `sidegate sessions`: operators see and end sessions on a store that is shared; and what is shared ends on every replica.
+//! `sidegate sessions`: operators list and end sessions on a shared store, and they end on every replica.
 
 use std::process::Output;
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
-//! The cases of other proxies' tests, over the real program: what is opened there without a sign-in, and to whom.
+//! Test cases of other proxies, run against the real program: what they open without a sign-in, and to whom.
 
 use http::Request;
 
 use crate::support::{HOST, Plan, Proxy, Upstream};
 
-/// `POST` below `/public` is open, as oauth2-proxy's tests have it.
+/// `POST` below `/public` is open, as in oauth2-proxy's tests.
 const OPENED: &str = r#"
 [[routes]]
 name = "public"
@@ -18,7 +18,7 @@ path = "/exactly"
 allow = "public"
 "#;
 
-/// What of these targets is open (`open`), and what is asked for a session first, however another server may read it.
+/// Which of these targets are open (`true`), and which need a session, however another server may read them.
 const TARGETS: [(&str, bool); 37] = [
     ("/public/%2e%2e/protected/change", false),
     ("/public/.%2E/protected/change", false),
@@ -52,7 +52,7 @@ const TARGETS: [(&str, bool); 37] = [
     ("/public/", true),
     ("/public/a%20b", true),
     ("/public/%66ile", true),
-    // Asked for a session there; here every reading (with `#`, cut at it) is below `/public`.
+    // oauth2-proxy requires a session; here every reading (with `#`, cut at it) is below `/public`.
     ("/public/file%23suffix", true),
     ("/public/secret%23/endpoint", true),
     ("/public/legit/endpoint", true),
@@ -87,13 +87,13 @@ async fn targets_that_another_proxy_opens_or_not_are_opened_here_or_not() {
         let (status, arrived) = ask(target, &cookie).await;
         assert_eq!((status.as_str(), arrived), ("200", Some(target.to_owned())), "{target} with a session");
     }
-    // Another method than the rule's.
+    // A method that the rule does not name.
     for request in [Request::get("/public/file"), Request::patch("/public/file")] {
         assert_eq!(proxy.send(request).await.status, 401);
     }
 }
 
-/// Where the address of a caller lets it in, as oauth2-proxy's `trusted-ip` does.
+/// Access by the client's address, like oauth2-proxy's `trusted-ip`.
 #[tokio::test]
 async fn callers_that_another_proxy_lets_in_by_their_address_are_let_in_here_or_not() {
     let upstream = Upstream::start().await;

@@ -1,4 +1,4 @@
-//! People see their own sessions and end them: as JSON for programs, as a page with forms for browsers.
+//! Users list their own sessions and end them: as JSON for programs, as a page with forms for browsers.
 
 use http::Request;
 use serde_json::Value;
@@ -9,7 +9,7 @@ const SESSIONS: &str = "/api/v1/auth/sessions";
 const HTML: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0";
 
-/// A browser of that name that has signed in.
+/// A signed-in browser with this `User-Agent`.
 async fn signed_in<'p>(proxy: &'p Proxy, user: &str, user_agent: &str) -> Browser<'p> {
     let mut browser = Browser::of(proxy);
     let callback = browser.approved("/", user).await;
@@ -153,7 +153,7 @@ async fn the_page_has_a_button_for_each_session_that_posts() {
     let answer = here.send_body(form(&format!("{SESSIONS}/{there_id}/end")), "").await;
     assert_eq!((answer.status.as_u16(), answer.location().as_str()), (303, SESSIONS));
     assert_eq!(there.get("/x").await.status, 401);
-    // A button pressed twice, or in an old page, leads to the list, which no longer shows it.
+    // A button pressed twice, or on an old page, leads to the list, which no longer shows the session.
     let answer = here.send_body(form(&format!("{SESSIONS}/{there_id}/end")), "").await;
     assert_eq!((answer.status.as_u16(), answer.location().as_str()), (303, SESSIONS));
     let text = here.open(SESSIONS).await.text();

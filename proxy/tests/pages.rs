@@ -11,7 +11,7 @@ type Headers = &'static [(&'static str, &'static str)];
 
 const AUTH: &str = "/api/v1/auth";
 
-/// Each endpoint, and what it answers to somebody who is signed out.
+/// Each endpoint, and its status for a signed-out client.
 const READ: [(&str, u16); 11] = [
     ("status", 200),
     ("login", 302),

@@ -1,11 +1,11 @@
-//! Who gets in: lists of users and groups over each provider, vouched emails only, and files that change.
+//! Access: lists of users and groups at each provider, verified emails only, and files that change.
 
 use dev_idp::users::{ADMIN_ROLE, CONTOSO, FABRIKAM, PLATFORM_GROUP, STAFF_GROUP};
 use dev_idp::{Endpoint, Fault};
 
 use crate::support::{Browser, Proxy, Upstream, until};
 
-/// Whether `user` is let in, and what `me` then calls their email.
+/// The email that `me` reports for `user`, if allowed in.
 async fn email_of(proxy: &Proxy, user: &str) -> Option<String> {
     let mut browser = Browser::of(proxy);
     let answer = browser.sign_in(user).await;
@@ -58,7 +58,7 @@ async fn an_entry_names_an_email_a_domain_an_id_or_a_username() {
         ("oidc", "@example.com", true),
         ("oidc", "id:oidc-ann", true),
         ("oidc", "oidc-ann", false),
-        // A preferred_username is its owner's to edit.
+        // Users can edit their own `preferred_username`.
         ("oidc", "ann", false),
         ("oidc", "*", true),
         ("oidc", "bob@example.com", false),
@@ -162,7 +162,7 @@ async fn groups_are_those_of_each_provider() {
         ("github", "Acme/Platform", "ann", true),
         ("github", "acme/other", "ann", false),
         ("github", "acm", "ann", false),
-        // Invited, and not yet a member.
+        // Invited, but not yet a member.
         ("github", "acme", "bob", false),
         ("github", "acme,acme/platform", "bob", false),
         // On the third page.
@@ -177,7 +177,7 @@ async fn groups_are_those_of_each_provider() {
         ("entra", ADMIN_ROLE, "ann", true),
         ("entra", ADMIN_ROLE, "bob", false),
         ("entra", "sidegate.admin", "ann", false),
-        // Too many for the token: read from Graph, to the last page.
+        // Too many groups for the token: read from Graph, to the last page.
         ("entra", PLATFORM_GROUP, "carol", true),
         ("entra", STAFF_GROUP, "carol", false),
         ("oidc", "acme/platform", "ann", true),
@@ -305,7 +305,7 @@ async fn an_address_with_two_at_signs_never_counts() {
 async fn a_group_may_have_any_name_and_a_person_too() {
     let upstream = Upstream::start().await;
     for (kind, group) in [("github", "acme"), ("oidc", "<b>staff</b>"), ("entra", "Zürich, 100%")] {
-        // A list is split at commas: what has one in it is named in the file's array.
+        // A list is split at commas: a name with a comma goes into the file's array.
         let plan = Proxy::with_sign_in(kind, &upstream).await;
         let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &format!("oauth_allowed_groups = [{group:?}]\n"));
         let proxy = plan.start().await;

@@ -1,4 +1,4 @@
-//! The log says why: what keeps somebody out, what is wrong with a provider or an application, and what a reload has changed.
+//! The log gives reasons: why a user is refused, what is wrong with a provider or an application, and what a reload changed.
 
 use bytes::Bytes;
 use dev_idp::{Endpoint, Fault, Lie};
@@ -18,16 +18,16 @@ fn lines(proxy: &Proxy, level: &str, text: &str) -> Vec<Value> {
     lines.filter(|line| line["level"] == level && line.to_string().contains(text)).collect()
 }
 
-/// The request that people are turned away with here.
+/// The id of the refused requests here.
 const REQUEST: &str = "0123456789abcdef0123456789abcdef";
 
-/// The answer to a callback that is called as above.
+/// The response to a callback with that request id.
 async fn called_back(browser: &mut Browser<'_>, callback: &str) -> Answer {
     let path = callback.strip_prefix(&format!("http://{HOST}")).unwrap();
     browser.send(Request::get(path).header("accept", "text/html").header("x-request-id", REQUEST)).await
 }
 
-/// The page that somebody is turned away with.
+/// The page for a refused user.
 async fn turned_away(proxy: &Proxy, user: &str) -> String {
     let mut browser = Browser::of(proxy);
     let authorize = browser.begin("/").await;
@@ -39,7 +39,7 @@ async fn turned_away(proxy: &Proxy, user: &str) -> String {
     page
 }
 
-/// Whether a line with this text names the request that the page names.
+/// Checks that a line with this text has the request id of the page.
 async fn logs_with_the_request(proxy: &Proxy, level: &str, text: &str) {
     proxy.logs(text).await;
     let found = lines(proxy, level, text);
@@ -109,7 +109,7 @@ async fn organisations_that_github_leaves_out_are_named() {
     logs_with_the_request(&proxy, "WARN", "partial-results; organizations=21955855,20582480").await;
 }
 
-/// What ends at the callback says so under the id of the page.
+/// A failure at the callback is logged under the request id of the page.
 #[tokio::test]
 async fn every_end_of_a_sign_in_is_logged_with_the_id_that_its_page_shows() {
     let upstream = Upstream::start().await;
@@ -163,7 +163,7 @@ async fn a_field_of_discovery_that_is_of_another_type_is_named() {
     until("readyz names the field", named).await;
 }
 
-/// A provider whose discovery leads elsewhere.
+/// A provider whose discovery redirects.
 #[tokio::test]
 async fn a_redirect_that_discovery_answers_is_shown() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -183,7 +183,7 @@ async fn a_redirect_that_discovery_answers_is_shown() {
     let named = async || proxy.admin("/readyz").await.text().contains("a redirect to https://idp.example/new:");
     until("readyz shows where it leads to", named).await;
     assert!(!proxy.admin("/readyz").await.text().contains("secret"), "a query is shown");
-    // It was reached: an answer is not "cannot be reached", and says where it was asked for.
+    // It was reached: a response is not "cannot be reached", and the text names the URL.
     let text = proxy.admin("/readyz").await.text();
     assert!(text.contains(&format!("{address}/.well-known/openid-configuration answered 301")), "{text}");
 }

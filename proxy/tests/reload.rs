@@ -1,4 +1,4 @@
-//! Reloads: what takes effect, what stays, and that nobody notices.
+//! Reloads: what takes effect, what stays the same, and that no request is affected.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::symlink;
@@ -16,14 +16,14 @@ use crate::support::{Browser, Proxy, Upstream, until};
 const OLD: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const NEW: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
-/// Replaces a file at once, as careful programs do.
+/// Replaces a file atomically, as careful programs do.
 fn replace(path: &Path, text: &str) {
     let next = path.with_extension("next");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(next, path).unwrap();
 }
 
-/// How many reloads have ended so (`succeeded`, `failed`).
+/// How many reloads have had this outcome (`succeeded`, `failed`).
 async fn reloads(proxy: &Proxy, how: &str) -> usize {
     let metrics = proxy.admin("/metrics").await.text();
     let name = format!("sidegate_reloads_total{{result=\"{how}\"}} ");
@@ -31,7 +31,7 @@ async fn reloads(proxy: &Proxy, how: &str) -> usize {
     line.parse().unwrap()
 }
 
-/// Changes something, and waits for the reload that comes of it.
+/// Changes something, and waits for the resulting reload.
 async fn after_reload(proxy: &Proxy, change: impl FnOnce()) {
     let before = reloads(proxy, "succeeded").await;
     change();
@@ -51,7 +51,7 @@ async fn sighup_reads_again_though_nothing_changed_and_sessions_stay() {
     after_reload(&proxy, || proxy.signal("HUP")).await;
     proxy.logs("the configuration was read again").await;
     assert_eq!(ann.get("/x").await.status, 200);
-    // Also a sign-in under way, though the secret is one of chance.
+    // Also a sign-in in progress, though the secret is random.
     let callback = proxy.idp().approve(&pending, "ann").unwrap();
     assert_eq!(ann.come_back(&callback).await.location(), "/deep");
 }
@@ -83,7 +83,7 @@ async fn sighup_during_the_start_does_not_end_it() {
     let mut child = plan.command().stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    // Its first line; what listens is not there yet.
+    // The first line; it does not listen yet.
     log.read_line(&mut line).unwrap();
     assert!(line.contains("open mode") && !line.contains("ready"), "{line}");
     let sent = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
@@ -147,7 +147,7 @@ async fn a_bad_configuration_is_told_the_old_one_stays_and_a_mended_one_takes_ov
     assert!(proxy.admin("/metrics").await.text().contains("\nsidegate_config_last_reload_successful 1\n"));
     assert_eq!(proxy.get("/x").await.text(), "two");
 
-    // Gone, and back.
+    // Removed, and restored.
     std::fs::remove_file(&config).unwrap();
     until("readyz tells", async || proxy.admin("/readyz").await.text().contains("cannot read the file")).await;
     assert_eq!(proxy.get("/x").await.text(), "two");
@@ -194,12 +194,12 @@ async fn a_user_taken_off_the_list_loses_access_with_the_session_still_there() {
     }
     after_reload(&proxy, || replace(&users, "bob\nann\n")).await;
     assert_eq!(ann.get("/x").await.status, 200);
-    // Deleted, the last good list counts, and readyz and the log tell.
+    // When it is deleted, the last good list stays valid; readyz and the log report it.
     std::fs::remove_file(&users).unwrap();
     until("readyz tells", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
     proxy.logs("the old one stays").await;
     assert_eq!(ann.get("/x").await.status, 200);
-    // Emptied, it lets nobody in.
+    // When it is emptied, it allows no one.
     after_reload(&proxy, || replace(&users, "# nobody\n\n")).await;
     assert_eq!(ann.fetch("/x").await.code(), "not_allowed");
     assert_eq!(proxy.admin("/readyz").await.text(), "ready\n");
@@ -217,7 +217,7 @@ async fn a_fifo_in_a_lists_place_is_told_and_holds_up_no_other_reload() {
     std::fs::rename(at("fifo"), at("users")).unwrap();
     until("readyz tells", async || proxy.admin("/readyz").await.text().contains("it is a FIFO")).await;
     assert_eq!(bob.get("/x").await.status, 200, "the last good list stays");
-    // Whoever is taken off elsewhere loses access all the same.
+    // A user who is removed elsewhere still loses access.
     replace(&at("sidegate.toml"), "oauth_allowed_users = [\"eve\"]");
     until("the other list takes effect", async || ann.fetch("/x").await.status == 403).await;
     assert_eq!(bob.get("/x").await.status, 200);
@@ -244,7 +244,7 @@ async fn a_rotated_session_secret_keeps_the_sign_ins_that_are_under_way() {
     assert_eq!(ann.come_back(&callback).await.location(), "/a");
     assert_eq!(ann.get("/x").await.status, 200);
 
-    // The old one is dropped: what it sealed opens no more, and sessions stay.
+    // The old one is removed: what it sealed can no longer be opened, and sessions stay.
     after_reload(&proxy, || replace(&secret, &format!("{NEW}\n"))).await;
     let callback = proxy.idp().approve(&bobs, "bob").unwrap();
     let answer = bob.come_back(&callback).await;
@@ -252,7 +252,7 @@ async fn a_rotated_session_secret_keeps_the_sign_ins_that_are_under_way() {
     assert_eq!(ann.get("/x").await.status, 200);
 }
 
-/// The key ids of the assertion that the upstream received last.
+/// The key ids of the last assertion that the upstream received.
 fn signed_by(upstream: &Upstream) -> String {
     let assertion = upstream.last().header("x-sidegate-assertion");
     let head = assertion.split('.').next().unwrap();

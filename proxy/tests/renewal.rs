@@ -1,5 +1,5 @@
-//! Sessions that are renewed: one token call however many requests race, nobody signed out by a provider's bad minute, and nobody kept
-//! whom the provider no longer knows.
+//! Session renewal: one token call however many requests race, no sign-out by a brief failure of the provider, and no session for
+//! users whom the provider no longer knows.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::support::redis::is_installed;
 use crate::support::{Browser, Client, PATIENCE, Plan, Proxy, Redis, Upstream, until};
 
 const KINDS: [&str; 3] = ["github", "entra", "oidc"];
-/// As long as an access token lasts at the start of most tests: the session is due after a second.
+/// The lifetime of an access token at the start of most tests: renewal is due after a second.
 const SHORT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A proxy whose provider gives refresh tokens, and access tokens that end soon.
+/// A proxy whose provider issues refresh tokens, and short-lived access tokens.
 async fn refreshing(kind: &str, upstream: &Upstream) -> Plan {
     let plan = Proxy::with_sign_in(kind, upstream).await;
     let control = plan.idp().control();
@@ -25,14 +25,14 @@ async fn refreshing(kind: &str, upstream: &Upstream) -> Plan {
     if kind == "github" { plan } else { plan.env("OAUTH_SCOPES", "openid,profile,email,offline_access") }
 }
 
-/// How often asking again came to that.
+/// How many renewals had this outcome.
 async fn count(proxy: &Proxy, outcome: &str) -> u64 {
     let line = format!("sidegate_session_renewals_total{{outcome=\"{outcome}\"}} ");
     let metrics = proxy.admin("/metrics").await.text();
     metrics.lines().find_map(|found| found.strip_prefix(&line)).unwrap().parse().unwrap()
 }
 
-/// Uses the session until asking again has come to that so often.
+/// Uses the session until `times` renewals have had this outcome.
 async fn used_until(ann: &mut Browser<'_>, proxy: &Proxy, outcome: &str, times: u64) {
     until(&format!("{outcome} {times} times"), async || {
         assert_eq!(ann.get("/x").await.status, 200, "{}", proxy.log());
@@ -41,7 +41,7 @@ async fn used_until(ann: &mut Browser<'_>, proxy: &Proxy, outcome: &str, times: 
     .await;
 }
 
-/// Leaves the session alone for that long.
+/// Leaves the session unused for this long.
 async fn unused(lasting: Duration) {
     let began = Instant::now();
     until("a time passes", async || began.elapsed() >= lasting).await;
@@ -51,7 +51,7 @@ async fn reached(proxy: &Proxy, endpoint: Endpoint, count: u64) {
     tokio::time::timeout(PATIENCE, proxy.idp().control().arrived(endpoint, count)).await.expect("it was not asked");
 }
 
-/// Moves ann into, or out of, the group that the rules name.
+/// Adds ann to the group in the rules, or removes her.
 fn regroup(proxy: &Proxy, member: bool) {
     let mut ann = proxy.idp().users().into_iter().find(|user| user.id == "ann").unwrap();
     let github = ann.github.as_mut().unwrap();
@@ -63,7 +63,7 @@ fn regroup(proxy: &Proxy, member: bool) {
     proxy.idp().put_user(ann);
 }
 
-/// The group of ann that a rule of this provider names.
+/// The group of ann in a rule for this provider.
 fn group(kind: &str) -> &'static str {
     if kind == "entra" { dev_idp::users::PLATFORM_GROUP } else { "acme" }
 }
@@ -93,12 +93,12 @@ async fn fifty_requests_at_once_on_a_session_that_is_due_cost_one_token_call() {
         control.clear(Endpoint::Token);
         used_until(&mut ann, &proxy, "renewed", 1).await;
         assert_eq!(fifty().await, 50, "{kind}: after it");
-        // The sign-in's own call was the first.
+        // The sign-in itself made the first call.
         assert_eq!((asked, control.requests(Endpoint::Token), control.refreshes()), (1, 2, 1), "{kind}");
     }
 }
 
-/// Two replicas that share a store, which the provider's tokens of one and the same session go through.
+/// Two replicas with a shared store, so that both renew the same session's tokens.
 async fn replicas(redis: &Redis, upstream: &Upstream) -> (Proxy, Proxy) {
     let plan = refreshing("oidc", upstream).await.env("SESSION_STORE", "redis").env("SESSION_REDIS_URL", redis.url());
     let plan = plan.env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=");
@@ -131,7 +131,7 @@ async fn fifty_requests_at_once_on_two_replicas_cost_one_token_call() {
     })
     .await;
     println!("{answers} answers of 200 on two replicas, {} token call", control.refreshes());
-    // The sign-in's own call was the first.
+    // The sign-in itself made the first call.
     assert_eq!((control.requests(Endpoint::Token), control.refreshes()), (2, 1));
     assert_eq!(count(&one, "renewed").await + count(&two, "renewed").await, 1);
 }
@@ -146,7 +146,7 @@ async fn a_renewal_on_one_replica_and_an_end_on_another_hold_on_both() {
     let mut ann = one.signed_in_as("ann").await;
     let token = ann.cookie("session_token").unwrap().to_owned();
     assert_eq!(two.get_as(&token, "/x").await.status, 200);
-    // Tokens rotate, whichever replica asks: with a spent one the provider would end the grant.
+    // Tokens rotate on both replicas: reuse of an old one would make the provider revoke the grant.
     for _ in 0..2 {
         used_until(&mut ann, &one, "renewed", count(&one, "renewed").await + 1).await;
         let wanted = count(&two, "renewed").await + 1;
@@ -190,7 +190,7 @@ async fn a_token_that_was_rotated_is_saved_before_the_process_ends() {
     control.clear(Endpoint::Token);
     one.signal("TERM");
     assert!(one.ended().await.success());
-    // Were it lost, the other replica would use the spent one, and the session would end.
+    // If it were lost, the other replica would reuse the old one, and the session would end.
     until("the other replica renews it", async || {
         assert_eq!(two.get_as(&token, "/x").await.status, 200, "{}", two.log());
         count(&two, "renewed").await >= 1
@@ -267,7 +267,7 @@ async fn rotated_tokens_are_kept_and_groups_count_as_they_are_at_the_provider() 
         let plan = refreshing(kind, &upstream).await.env("OAUTH_ALLOWED_GROUPS", group(kind));
         let proxy = plan.start().await;
         let mut ann = proxy.signed_in_as("ann").await;
-        // A spent token would end the grant at the provider, and the session with it.
+        // Reuse would make the provider revoke the grant, and end the session.
         used_until(&mut ann, &proxy, "renewed", 3).await;
         regroup(&proxy, false);
         until("she is out", async || ann.get("/x").await.status == 403).await;

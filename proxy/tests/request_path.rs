@@ -1,4 +1,4 @@
-//! A request on its way to the upstream and back: what passes unchanged, each kind of upstream, limits on waiting, retries.
+//! A request's path to the upstream and back: what is forwarded unchanged, each kind of upstream, timeouts, retries.
 
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,8 @@ use crate::support::client::{full, next_data, pieces};
 use crate::support::wire::read_until;
 use crate::support::{Client, PATIENCE, Proxy, Upstream, until};
 
-/// An upstream that keeps each request's head, and goes on as `answer` says: given the number of the request, counted over all
-/// connections from 1, it gives the bytes to send, and whether the connection stays open.
+/// An upstream that keeps each request's head, and asks `answer` what to do: given the number of the request, counted over all
+/// connections from 1, it returns the bytes to send, and whether the connection stays open.
 async fn scripted(
     answer: impl Fn(usize) -> (&'static str, bool) + Send + Sync + 'static,
 ) -> (Upstream, Arc<Mutex<Vec<String>>>) {
@@ -98,7 +98,7 @@ async fn paths_and_queries_pass_as_they_are() {
     assert_eq!(upstream.last().uri.to_string(), "/abs?q=1");
 }
 
-/// The targets of oauth2-proxy's tests for paths. It matches rules against them; here they go on as they are, or not at all.
+/// The targets of oauth2-proxy's tests for paths. It matches rules against them; here they are forwarded unchanged, or refused.
 #[tokio::test]
 async fn targets_from_the_tests_of_another_proxy_pass_as_they_are_or_not_at_all() {
     let upstream = Upstream::start().await;
@@ -221,7 +221,7 @@ async fn answers_without_a_body_keep_their_headers() {
     drop(none);
     let unmodified = client.get("/x").await.unwrap();
     assert_eq!((unmodified.status().as_u16(), &unmodified.headers()["etag"]), (304, &"\"a\"".parse().unwrap()));
-    // hyper leaves the length out, which RFC 9110 §8.6 allows; a wrong one would not be.
+    // hyper omits the length, which RFC 9110 §8.6 allows; a wrong one would not be allowed.
     assert!(unmodified.headers().get("content-length").is_none_or(|length| length == "1234"));
     drop(unmodified);
     let plain = client.get("/x").await.unwrap();
@@ -350,7 +350,7 @@ async fn a_unix_socket_serves_as_upstream() {
     assert_eq!(nobody.connections(), 0);
 }
 
-/// An HTTPS server with a certificate for `localhost`; gives its port and the certificate in PEM.
+/// An HTTPS server with a certificate for `localhost`; returns its port and the certificate in PEM.
 async fn https_upstream() -> (u16, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -417,7 +417,7 @@ async fn an_upstream_that_is_not_there_is_502_and_named_in_readyz() {
     assert!(page.header("content-type").starts_with("text/html"));
 }
 
-/// The address of a listener whose queue is full, so that the kernel drops whoever else would connect; and what fills it.
+/// The address of a listener whose queue is full, so that the kernel drops further connections; and the sockets that fill it.
 async fn full_queue() -> (std::net::SocketAddr, (socket2::Socket, Vec<TcpStream>)) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -643,7 +643,7 @@ async fn what_may_not_be_repeated_is_sent_once() {
 
 #[tokio::test]
 async fn what_was_never_sent_is_sent_whatever_it_is() {
-    // Closes each connection right behind its answer, without saying so.
+    // Closes each connection right after its response, without announcing it.
     let (upstream, heads) = scripted(|_| (OK, false)).await;
     let proxy = Proxy::open(&upstream).start().await;
     for _ in 0..20 {
@@ -662,7 +662,7 @@ async fn an_answer_cut_in_the_middle_is_broken_for_the_client_and_not_asked_for_
         let mut client = Client::of(version, proxy.address).await;
         let whole = client.get("/x").await.unwrap();
         assert_eq!(whole.into_body().collect().await.unwrap().to_bytes(), "ok");
-        // On HTTP/2 the reset may overtake the half that had come.
+        // On HTTP/2 the reset may overtake the half of the body.
         let cut = client.get("/x").await.unwrap().into_body().collect().await;
         assert!(cut.is_err(), "{version:?}: {cut:?}");
     }
@@ -719,7 +719,7 @@ async fn an_upstream_that_answers_early_and_closes_is_heard() {
     let proxy = Proxy::open(&upstream).start().await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
         for number in 0..100 {
-            // Closing with bytes unread resets a connection, so that writing the rest of the body fails.
+            // Closing with unread bytes resets a connection, so that writing the rest of the body fails.
             let mut client = Client::of(version, proxy.address).await;
             let answer = client.send(Request::post("/x"), full(vec![b'x'; 1 << 20])).await;
             let answer = answer.unwrap_or_else(|error| panic!("{version:?}, {number}: {error:?}"));
@@ -765,7 +765,7 @@ async fn interim_answers_do_not_take_the_place_of_the_answer() {
 async fn interim_answers_reach_a_client_that_knows_them() {
     const HINTS: &str = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nContent-Length: 3\r\n\
                          Connection: x-hop\r\nX-Hop: 1\r\n\r\n";
-    // The answer comes only once the client has what came before it.
+    // The response comes only after the client has the interim one.
     let go_on = Arc::new(tokio::sync::Notify::new());
     let released = Arc::clone(&go_on);
     let upstream = Upstream::raw(move |mut stream| {
@@ -789,7 +789,7 @@ async fn interim_answers_reach_a_client_that_knows_them() {
         let answer = read_until(&mut stream, "\r\n\r\nok").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
-    // An HTTP/1.0 client never gets one (RFC 9110 §15.2); over HTTP/2 the answer comes all the same.
+    // An HTTP/1.0 client never gets one (RFC 9110 §15.2); over HTTP/2 the response comes as well.
     go_on.notify_one();
     let old = proxy.raw("GET /x HTTP/1.0\r\nHost: app.localhost\r\n\r\n").await;
     assert!(old.contains(" 200 OK") && !old.contains("HTTP/1.1 10"), "{old}");

@@ -1,4 +1,4 @@
-//! A connection that has not been used for a while gives its buffers back, and carries the next request as if nothing had been.
+//! An idle connection releases its buffers, and then handles the next request normally.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::support::wire::read_until;
 use crate::support::{HOST, PATIENCE, Proxy, Upstream, memory};
 use crate::tls::Issued;
 
-/// Longer than a connection has its buffers unused.
+/// Longer than a connection keeps unused buffers.
 const LONG: Duration = Duration::from_millis(1300);
 
-/// Sends bytes, at once or one by one, and reads an answer to its end, which is `end`.
+/// Sends bytes, at once or one by one, and reads a response up to `end`.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), bytes: &[u8], one_by_one: bool, end: &str) -> String {
     for piece in bytes.chunks(if one_by_one { 1 } else { bytes.len() }) {
         stream.write_all(piece).await.unwrap();
@@ -43,7 +43,7 @@ async fn is_used_after_rests(mut stream: impl AsyncRead + AsyncWrite + Unpin, up
             (post("/c", "body"), "/c"),
             ([b"\r\n".to_vec(), get("/d")].concat(), "/d"),
         ] {
-            // What is not put right one byte at a time, the parser refuses: that is of no matter here.
+            // A request that is not normalized one byte at a time is refused by the parser: that does not matter here.
             if one_by_one && path.contains('?') {
                 continue;
             }
@@ -81,7 +81,7 @@ async fn an_answer_that_its_reader_leaves_for_a_while_comes_whole() {
     let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
     let plain = Proxy::open(&upstream).start().await;
     let ask = async |address: SocketAddr, length: usize, has_tls: bool| {
-        // A small window, so that much is left to the proxy.
+        // A small window, so that the proxy has to hold much of the response.
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 * 1024).unwrap();
         let stream = socket.connect(address).await.unwrap();
@@ -93,13 +93,13 @@ async fn an_answer_that_its_reader_leaves_for_a_while_comes_whole() {
         };
         assert_eq!(read, length, "TLS: {has_tls}");
     };
-    // Between what the kernel holds and what is held here.
+    // Lengths between what the kernel buffers and what the proxy buffers.
     let lengths = (0..24).map(|step| 16 * 1024 * (step * step + 1));
     let asking = lengths.flat_map(|length| [ask(proxy.address, length, true), ask(plain.address, length, false)]);
     futures_util::future::join_all(asking).await;
 }
 
-/// How many bytes of a body come to somebody who asks, and reads only after a while.
+/// How many bytes of a body reach a client that starts to read late.
 async fn read_late(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8], length: usize) -> usize {
     stream.write_all(request).await.unwrap();
     tokio::time::sleep(2 * LONG).await;
@@ -153,7 +153,7 @@ async fn connections_at_rest_take_little_memory() {
     let proxy = Proxy::open(&upstream).start().await;
     let resident = || memory(proxy.pid(), "VmRSS") * 1024;
     let mut open = Vec::new();
-    // What the first ones give back is there for those who come next.
+    // Buffers that the first connections release serve later ones.
     let mut before = 0;
     for time in 0..=TIMES {
         for _ in 0..AT_ONCE {

@@ -1,4 +1,4 @@
-//! A rolling restart of three replicas that share a store, under load: nobody notices.
+//! A rolling restart of three replicas with a shared store, under load: no client is affected.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 use crate::support::redis::is_installed;
 use crate::support::{Client, Plan, Proxy, Redis, Upstream, client, until};
 
-/// People who keep asking, two by two.
+/// Users with continuous requests, in pairs.
 const PEOPLE: [&str; 4] = ["ann", "bob", "carol", "zoe"];
 
-/// What a load balancer knows: replicas by their addresses, and which of them said lately that they are ready.
+/// The state of a load balancer: the replicas' addresses, and which of them reported ready last.
 #[derive(Clone, Default)]
 struct Balancer(Arc<Mutex<Vec<Replica>>>);
 
@@ -46,7 +46,7 @@ impl Balancer {
         self.all().iter().any(|replica| replica.address == address && replica.ready.load(Ordering::Relaxed))
     }
 
-    /// Asks each for its readiness, as often as an eager balancer does.
+    /// Polls each replica's readiness, as often as an eager balancer does.
     async fn watch(self) {
         loop {
             for replica in self.all() {
@@ -56,7 +56,7 @@ impl Balancer {
         }
     }
 
-    /// A ready replica; `turn` spreads the callers.
+    /// A ready replica; `turn` distributes the clients.
     fn pick(&self, turn: u64) -> Option<SocketAddr> {
         let ready: Vec<_> = self.all().into_iter().filter(|replica| replica.ready.load(Ordering::Relaxed)).collect();
         let turn = usize::try_from(turn).unwrap_or(0);
@@ -72,16 +72,16 @@ async fn says_ready(admin: SocketAddr) -> bool {
     sender.send_request(request).await.is_ok_and(|answer| answer.status() == StatusCode::OK)
 }
 
-/// What the callers saw.
+/// What the clients observed.
 #[derive(Default)]
 struct Seen {
     answered: AtomicU64,
-    /// A kept connection closed as it was used again: every balancer sends such a `GET` once more.
+    /// A kept-alive connection closed as it was reused: every balancer retries such a `GET`.
     sent_again: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
-/// One person's browser behind the balancer: keeps its connection while its replica is ready.
+/// One user's browser behind the balancer: keeps its connection while its replica is ready.
 async fn keep_asking(balancer: Balancer, token: String, first: u64, seen: Arc<Seen>, stop: Arc<AtomicBool>) {
     let mut turn = first;
     let mut open: Option<(Client, SocketAddr)> = None;

@@ -1,4 +1,4 @@
-//! Rules (`[[routes]]`) as users, browsers and operators meet them: who gets where, what is said of it, and `sidegate explain`.
+//! Rules (`[[routes]]`) as seen by users, browsers and operators: access, responses and logs, and `sidegate explain`.
 
 use std::net::TcpListener;
 use std::process::Output;
@@ -64,7 +64,7 @@ async fn a_public_path_is_open_to_everyone_and_says_who_it_is_where_somebody_is_
     let mut ann = proxy.signed_in_as("ann").await;
     assert_eq!(ann.get("/assets/a.css").await.status.as_u16(), 200);
     assert_eq!(upstream.last().header("x-forwarded-user"), "ann");
-    // A cookie that is nobody's session is nobody's.
+    // A cookie without a valid session counts as signed out.
     assert_eq!(proxy.get_as("made-up", "/assets/a.css").await.status.as_u16(), 200);
     assert_eq!(upstream.last().header("x-forwarded-user"), "");
 }
@@ -103,7 +103,7 @@ async fn a_rules_own_list_lets_in_whom_it_names_and_nobody_else() {
         200,
         "she is in acme/platform, which the rule made the proxy ask for"
     );
-    // Whom some rule could let in may sign in.
+    // A user whom some rule might allow may sign in.
     let mut bob = proxy.signed_in_as("bob").await;
     assert_eq!(bob.get("/team/x").await.status.as_u16(), 200);
     assert_eq!(bob.get("/wiki/x").await.status.as_u16(), 200);
@@ -111,7 +111,7 @@ async fn a_rules_own_list_lets_in_whom_it_names_and_nobody_else() {
     let refused = bob.fetch("/").await;
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (403, "not_allowed"));
     assert_eq!(bob.send(Request::post("/wiki/x")).await.status.as_u16(), 403, "the rule is for GET");
-    // `signed-in` lets anybody's sign-in begin a session.
+    // With `signed-in`, every user of the provider gets a session.
     let mut eve = proxy.signed_in_as("eve").await;
     assert_eq!((eve.get("/wiki/x").await.status.as_u16(), eve.get("/team/x").await.status.as_u16()), (200, 403));
     proxy.logs("User not allowed: eve").await;
@@ -349,7 +349,7 @@ async fn a_sign_in_leads_back_to_another_host_that_a_rule_names() {
     assert_eq!(eve.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await.location(), "/");
 }
 
-/// An address that leads to sign in, with its `rd` decoded.
+/// A sign-in URL, with its `rd` decoded.
 fn decoded(text: &str) -> String {
     let (path, query) = text.split_once("rd=").unwrap();
     let pairs: Vec<_> = url::form_urlencoded::parse(format!("rd={query}").as_bytes()).into_owned().collect();
@@ -497,7 +497,7 @@ fn the_front_pages_examples_go_behind_its_first_file_as_they_stand() {
     }
 }
 
-/// The examples of rules that a page has, as they stand there.
+/// The example rules of a page, verbatim.
 fn examples(page: &str, heading: &str) -> Vec<String> {
     let text = std::fs::read_to_string(format!("{}/../{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let section = text.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
@@ -530,7 +530,7 @@ async fn the_examples_of_the_documentation_do_what_they_say() {
     assert_eq!((eve.get("/api/x").await.status.as_u16(), eve.send(writes()).await.status.as_u16()), (200, 403));
     assert_eq!((ann.get("/api/x").await.status.as_u16(), ann.send(writes()).await.status.as_u16()), (200, 200));
 
-    // The issuer is another one here: ours.
+    // The test uses its own issuer.
     let actions = DevIdp::start(Options::default()).await.unwrap();
     let issuer = format!("{}/oidc", actions.origin());
     let proxy = start(&ci.replace("https://token.actions.githubusercontent.com", &issuer)).await;

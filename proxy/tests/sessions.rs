@@ -1,4 +1,4 @@
-//! How sessions live and end: lifetimes, cookies, signing out, reloads; and what never reaches the log.
+//! The life of sessions: lifetimes, cookies, sign-out, reloads; and what must never be logged.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ async fn a_session_that_is_not_used_ends_after_its_idle_ttl() {
     let mut used = proxy.signed_in_as("ann").await;
     let mut idle = proxy.signed_in_as("bob").await;
     let began = Instant::now();
-    // Looked at often, it lives on beyond the idle time.
+    // Used often, it lives beyond the idle timeout.
     until("a time passes", async || {
         assert_eq!(used.get("/x").await.status, 200, "a session in use ended after {:?}", began.elapsed());
         began.elapsed() > Duration::from_millis(3500)
@@ -76,7 +76,7 @@ async fn two_different_live_sessions_sign_out_and_both_cookies_go() {
         assert_eq!(expired(&login, "session_token"), ["", HOST]);
     }
     assert_eq!(upstream.received().len(), reached);
-    // The same one twice is no conflict, in one field or in two.
+    // Duplicates are not a conflict, in one field or in two.
     let twice = Request::get("/x").header("cookie", format!("session_token={ours}; session_token={ours}"));
     assert_eq!(proxy.send(twice).await.status, 200);
 }
@@ -194,7 +194,7 @@ async fn no_secret_reaches_the_log_a_page_or_the_upstream() {
         let token = ann.cookie("session_token").unwrap().to_owned();
         assert_eq!(ann.get("/x?y=1").await.status, 200);
         let assertion = upstream.last().header("x-sidegate-assertion");
-        // Failures tell the most: a code used twice, and a token in the wrong place.
+        // Failures are the most likely to leak: a reused code, and a token in the wrong place.
         let mut replay = Browser::of(&proxy);
         replay.set_cookie(&attempt, &sealed);
         assert_eq!(replay.open(&callback).await.status, 400);

@@ -1,4 +1,4 @@
-//! The end: nothing in flight is dropped, nobody waits for ever, and the exit code is 0.
+//! Shutdown: no request in flight is dropped, nothing waits forever, and the exit code is 0.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::support::client::{full, next_data, pieces};
 use crate::support::wire::read_until;
 use crate::support::{Client, HOST, PATIENCE, Proxy, Upstream, until};
 
-/// An upstream that answers once the gate has been opened, and tells how many wait at it.
+/// An upstream that answers once the gate is open, and counts the requests that wait.
 async fn gated() -> (Upstream, Arc<Semaphore>, Arc<Semaphore>) {
     let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let (open, arrived) = (Arc::clone(&gate), Arc::clone(&waiting));
@@ -183,7 +183,7 @@ async fn a_request_that_is_on_its_way_at_the_signal_is_answered_and_is_its_conne
         streams.push(stream);
     }
     proxy.signal("TERM");
-    // From here on the drain has begun; what comes now was sent before its sender could know.
+    // The drain has begun; requests until now were sent before the client could know.
     until("nobody is accepted any more", async || TcpStream::connect(proxy.address).await.is_err()).await;
     for stream in &mut streams {
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Signing in and out, over each provider.
+//! Signing in and out, with each provider.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::support::{Answer, Browser, HOST, Proxy, Upstream, path_of};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
-/// The one `Set-Cookie` whose name starts so, in parts: name and value, then attributes in order.
+/// The only `Set-Cookie` with this name prefix, in parts: name and value, then attributes in order.
 fn set_cookie(answer: &Answer, name: &str) -> Vec<String> {
     let sets = answer.set_cookies();
     let mut sets = sets.iter().filter(|set| set.starts_with(name));
@@ -98,7 +98,7 @@ async fn the_browser_comes_back_to_the_path_that_it_asked_for_and_to_no_other_or
         let answer = browser.open(&callback).await;
         assert_eq!((answer.status.as_u16(), answer.location().as_str()), (302, comes_to), "{rd:?}");
     }
-    // Browsers drop a cookie of over 4096 bytes, and the sign-in with it.
+    // Browsers drop a cookie of over 4096 bytes, which would break the sign-in.
     for rd in [long, format!("/{}", "\u{e9}".repeat(1000)), format!("/?{}", "\"".repeat(2000))] {
         let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("rd", &rd).finish();
         let login = proxy.get(&format!("{LOGIN}?{query}")).await;
@@ -189,9 +189,9 @@ async fn a_state_counts_once_of_twelve_callbacks_at_once_and_later() {
             assert!(!answer.set_cookies().iter().any(|set| set.starts_with("session_token=")));
         }
         assert_eq!(proxy.send(request()).await.code(), "invalid_state", "nor later, with its cookie kept");
-        // The provider was asked once: a code that comes twice is an error there, which the log would name.
+        // The provider got one request: a reused code is an error there, which the log would contain.
         assert!(!proxy.log().contains("OAuth token exchange failed"));
-        // Opened once more by whoever is signed in, it changes nothing.
+        // Opened again by a signed-in user, it changes nothing.
         let mut bob = proxy.signed_in_as("bob").await;
         for cookie in cookies.split("; ") {
             let (name, value) = cookie.split_once('=').unwrap();
@@ -202,7 +202,7 @@ async fn a_state_counts_once_of_twelve_callbacks_at_once_and_later() {
         if kind == "oidc" {
             continue;
         }
-        // One that the provider refused is used up too.
+        // An attempt that the provider refused is used up too.
         let refused = ann.begin("/").await;
         let state = refused.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
         let path = format!("/api/v1/auth/callback?error=access_denied&state={state}");
@@ -228,7 +228,7 @@ async fn nine_session_cookies_are_a_conflict_and_a_logout_ends_all_of_them() {
         proxy.send(request)
     };
     let planted = |count: usize| (0..count).map(|n| format!("session_token=planted-{n}"));
-    // The attacker's own session first, junk, and the real one last; in one field or in many.
+    // The attacker's own session first, junk, and the real one last; in one field or in several.
     let tossed: Vec<String> = std::iter::once(format!("session_token={eves}"))
         .chain(planted(7))
         .chain([format!("session_token={anns}")])
@@ -245,7 +245,7 @@ async fn nine_session_cookies_are_a_conflict_and_a_logout_ends_all_of_them() {
     assert!(upstream.received().is_empty());
     let login = send("GET", "/api/v1/auth/login", tossed.clone()).await;
     assert!(login.set_cookies().iter().any(|set| set.starts_with("session_token=;")), "{login:?}");
-    // Eight are looked at, the same one counts once, quoted or not.
+    // Eight are checked; duplicates count once, quoted or not.
     let fine: Vec<String> =
         planted(7).chain([format!("session_token={anns}"), format!("session_token=\"{anns}\"")]).collect();
     assert_eq!(send("GET", "/x", fine.clone()).await.status, 200);
@@ -255,7 +255,7 @@ async fn nine_session_cookies_are_a_conflict_and_a_logout_ends_all_of_them() {
     for token in [anns, eves] {
         assert_eq!(proxy.get_as(token, "/x").await.status, 401);
     }
-    // More than are ended at once: it says so, and the cookie is cleared all the same.
+    // More than are ended at once: the response says so, and the cookie is cleared anyway.
     let many: Vec<String> = vec![planted(400).collect::<Vec<_>>().join("; ")];
     let logout = send("POST", "/api/v1/auth/logout", many).await;
     assert_eq!((logout.status.as_u16(), logout.code().as_str()), (503, "session_store_unavailable"));
@@ -344,7 +344,7 @@ async fn on_https_cookies_are_secure_and_those_of_attempts_belong_to_the_host() 
         let cleared = set_cookie(&answer, "__Host-sidegate_login_");
         assert!(cleared.contains(&"Secure".to_owned()) && cleared.contains(&"Max-Age=0".to_owned()), "{cleared:?}");
         assert_eq!(ann.send(request("/x")).await.text(), "hello from upstream");
-        // Behind a proxy that ends TLS the port of the public origin may be written out.
+        // Behind a TLS proxy the port of the public origin may be explicit.
         let spelled = Request::get(LOGIN).header("host", "APP.example.com:443");
         assert!(proxy.send(spelled).await.location().starts_with(&proxy.idp().origin()));
     }
@@ -362,14 +362,14 @@ async fn login_on_another_host_is_sent_to_the_public_one_once_and_then_told() {
         assert!(to.starts_with(&format!("http://{HOST}{LOGIN}?")), "{to}");
         assert_eq!(query_of(&to)["rd"], "/a?b=1&c");
         assert!(answer.set_cookies().is_empty(), "cookies of another host are of no use");
-        // There it goes on.
+        // The sign-in continues there.
         let mut ann = Browser::of(&proxy);
         let there = ann.open(&path_of(&to)).await.location();
         assert!(there.starts_with(&proxy.idp().origin()), "{there}");
         assert_eq!(query_of(&there)["prompt"], "select_account");
         let callback = proxy.idp().approve(&there, "ann").unwrap();
         assert_eq!(ann.open(&path_of(&callback)).await.location(), "/a?b=1&c");
-        // If it still comes as the other host, it is told so, and not sent round in circles.
+        // If it still comes as the other host, it gets an error, not a redirect loop.
         let told = proxy.send(request(&path_of(&to)).header("accept", "text/html")).await;
         assert_eq!(told.status, 400);
         let page = told.text();

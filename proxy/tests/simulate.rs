@@ -1,4 +1,4 @@
-//! `AUDIT=all`, and `sidegate simulate`: what a new configuration would change, over what the log says and over live sessions.
+//! `AUDIT=all`, and `sidegate simulate`: what a new configuration would change, for logged requests and for live sessions.
 
 use std::process::Output;
 

@@ -1,4 +1,4 @@
-//! Bodies that flow: events one by one, back-pressure, trailers, `100-continue`, and streams that do not hold each other up.
+//! Streaming bodies: events one by one, back-pressure, trailers, `100-continue`, and streams that do not block each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ fn piece() -> Bytes {
     Bytes::from_static(&[b'x'; PIECE])
 }
 
-/// An upstream that sends `pieces` pieces to whoever asks, and counts those taken from it; `/small` gets a small answer.
+/// An upstream that sends `pieces` pieces to every client, and counts those taken from it; `/small` gets a small response.
 async fn flood(pieces_each: usize) -> (Upstream, Arc<AtomicUsize>) {
     let taken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&taken);
@@ -49,7 +49,7 @@ async fn flood(pieces_each: usize) -> (Upstream, Arc<AtomicUsize>) {
     (upstream, taken)
 }
 
-/// Waits until a count has rested for half a second, and gives it.
+/// Waits until a count has not changed for half a second, and returns it.
 async fn settled(count: &AtomicUsize) -> usize {
     let (mut last, mut since) = (count.load(Ordering::SeqCst), Instant::now());
     until("the count rests", async || {
@@ -78,7 +78,7 @@ async fn events_arrive_one_by_one_at_once() {
         let mut body = client.get("/events").await.unwrap().into_body();
         let mut events = opened.recv().await.unwrap();
         for number in 0..10 {
-            // The next is sent only once this one has come: none may wait for another.
+            // The next event is sent only after this one has arrived: none may be buffered until another comes.
             let event = format!("data: {number}\n\n");
             events.send_data(event.clone().into()).await.unwrap();
             assert_eq!(next_data(&mut body).await.unwrap().unwrap(), event, "{version:?}");
@@ -166,7 +166,7 @@ async fn a_reader_that_does_not_read_stops_the_upstream() {
     const PIECES: usize = 4_000;
     let (upstream, taken) = flood(PIECES).await;
     let proxy = Proxy::open(&upstream).start().await;
-    // What the kernel's buffers take on loopback comes to some MiB on each of the two connections.
+    // The kernel's loopback buffers take some MiB on each of the two connections.
     for version in BOTH {
         taken.store(0, Ordering::SeqCst);
         let mut client = Client::of(version, proxy.address).await;
@@ -251,7 +251,7 @@ async fn streams_of_one_connection_run_at_once() {
     let upstream = Upstream::streaming(move |request| {
         let waiting = Arc::clone(&waiting);
         async move {
-            // None is answered before all have come.
+            // No request is answered before all have arrived.
             waiting.wait().await;
             Response::new(full(request.uri().path().to_owned()))
         }

@@ -1,4 +1,4 @@
-//! TLS that ends at the proxy.
+//! TLS termination at the proxy.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// Good for centuries.
+    /// Valid for centuries.
     pub fn new() -> Self {
         Self::until(rcgen::date_time_ymd(4000, 1, 1))
     }
@@ -50,23 +50,23 @@ impl Issued {
         Self { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// A connection of somebody who trusts it and asks for [`HOST`], on one that is open already.
+    /// A TLS connection that trusts this certificate and requests [`HOST`], over an open TCP connection.
     pub async fn shake_hands(&self, stream: TcpStream) -> TlsStream<TcpStream> {
         Client::trusting(&[self]).shake_hands(HOST, stream).await
     }
 
-    /// The certificate itself, for who trusts it.
+    /// The certificate itself, for clients that trust it.
     pub fn der(&self) -> CertificateDer<'static> {
         self.der.clone()
     }
 
-    /// Has the proxy show it.
+    /// Configures the proxy to use it.
     pub fn shown_by(&self, plan: Plan) -> Plan {
         plan.file("TLS_CERT_FILE", "tls.crt", &self.chain).file("TLS_KEY_FILE", "tls.key", &self.key)
     }
 }
 
-/// What a client knows and offers.
+/// The client's trusted certificates and TLS settings.
 struct Client {
     trusts: Vec<CertificateDer<'static>>,
     versions: Vec<&'static SupportedProtocolVersion>,
@@ -107,7 +107,7 @@ impl Client {
         sender
     }
 
-    /// A connection of the version that ALPN agrees on.
+    /// A connection of the version that ALPN selects.
     async fn kept(&self, address: SocketAddr, http2: bool) -> PlainClient {
         let offer = if http2 { "h2" } else { "http/1.1" };
         let trusts = self.trusts.clone();
@@ -125,7 +125,7 @@ impl Client {
     }
 }
 
-/// `GET` on a connection that is kept.
+/// `GET` on a kept-alive connection.
 async fn get(sender: &mut http1::SendRequest<Full<Bytes>>, path: &str, cookie: &str) -> Response<Incoming> {
     sender.ready().await.unwrap();
     let request = Request::get(path).header("host", HOST).header("cookie", cookie).body(Full::default()).unwrap();
@@ -208,14 +208,14 @@ async fn each_host_has_its_own_certificate_and_another_one_after_a_reload() {
 async fn a_handshake_that_does_not_come_is_not_waited_for() {
     let (upstream, issued) = (Upstream::start().await, Issued::new());
     let proxy = issued.shown_by(Proxy::open(&upstream)).env("TIMEOUT_HEADER", "1s").start().await;
-    // Nothing at all, and the first bytes of a hello.
+    // No bytes at all, and the start of a ClientHello.
     for start in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
         let began = Instant::now();
         assert_eq!(proxy.raw(start).await, "");
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(5), "{took:?}");
     }
-    // Handshake and head have the time together.
+    // Handshake and head share the time limit.
     let mut stream = Client::trusting(&[&issued]).connect(proxy.address).await;
     let began = Instant::now();
     let _ = tokio::time::timeout(PATIENCE, stream.read(&mut [0; 64])).await.expect("it was not closed");
@@ -242,7 +242,7 @@ async fn plain_http_where_tls_ends_is_told_so() {
     }
     let answer = proxy.raw(format!("HEAD /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("\r\n\r\n"), "{answer}");
-    // Neither HTTP nor TLS gets nothing, and a head that does not end is not waited for.
+    // Bytes that are neither HTTP nor TLS get no response, and an endless head times out.
     assert!(!proxy.raw("\x01\x02\x03\x04\x05\r\n\r\n").await.contains("HTTP/"));
     let began = Instant::now();
     let answer = proxy.raw("GET /x HTTP/1.1\r\nHost: a").await;
@@ -321,14 +321,14 @@ async fn a_certificate_that_ends_soon_is_told_of_in_readyz_and_in_the_log() {
     assert_eq!((ready.status.as_u16(), ready.text().as_str()), (200, "ready\ncertificate: expires in 3 days\n"));
     proxy.logs("the certificate expires in 3 days").await;
     assert!(proxy.admin("/metrics").await.text().contains("\nsidegate_certificate_expiry_timestamp_seconds "));
-    // Renewed, it is no trouble any more.
+    // After renewal the warning is gone.
     let renewed = Issued::new();
     renewed.replaces(&proxy);
     until("readyz is content", async || proxy.admin("/readyz").await.text() == "ready\n").await;
 }
 
 impl Issued {
-    /// Takes the place of the files that the proxy was started with, first the one and then the other, as tools do.
+    /// Replaces the files that the proxy was started with, one after the other, as tools do.
     fn replaces(&self, proxy: &Proxy) {
         for (name, text) in [("tls.key", &self.key), ("tls.crt", &self.chain)] {
             let next = proxy.folder().join(format!("{name}.next"));
@@ -356,7 +356,7 @@ async fn a_renewed_certificate_is_shown_and_no_connection_is_dropped_for_it() {
     until("the new certificate is shown", async || shown(&client, proxy.address).await == new.der).await;
     assert_eq!(text(get(&mut kept, "/after", "a=b").await).await, "hello from upstream");
 
-    // Half a renewal: the pair in force stays.
+    // Half a renewal: the old pair stays in use.
     std::fs::write(proxy.folder().join("tls.key"), &old.key).unwrap();
     until("readyz tells", async || {
         proxy.admin("/readyz").await.text().contains("\nconfiguration: last reload failed: ")
@@ -370,14 +370,14 @@ async fn a_renewed_certificate_is_shown_and_no_connection_is_dropped_for_it() {
     assert_eq!(text(get(&mut kept, "/at-last", "a=b").await).await, "hello from upstream");
 }
 
-/// Where the swap of a certificate under way is.
+/// The progress of a certificate swap.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Swap {
     Before,
     Done,
 }
 
-/// Sends requests on one connection until some have gone through after the swap.
+/// Sends requests on one connection until several have succeeded after the swap.
 async fn goes_on_sending(mut client: PlainClient, begun: Arc<Semaphore>, swap: watch::Receiver<Swap>) {
     let (mut sent, mut after) = (0, 0);
     while after < 5 {
@@ -391,7 +391,7 @@ async fn goes_on_sending(mut client: PlainClient, begun: Arc<Semaphore>, swap: w
     }
 }
 
-/// Has half an answer before the swap, and reads the other half after it.
+/// Reads half a response before the swap, and the other half after it.
 async fn awaits_its_answer(mut client: PlainClient, begun: Arc<Semaphore>, mut swap: watch::Receiver<Swap>) {
     let mut answer = client.get("/slow").await.expect("the connection is broken").into_body();
     assert_eq!(next_data(&mut answer).await.unwrap().unwrap(), "first, ");
@@ -399,7 +399,7 @@ async fn awaits_its_answer(mut client: PlainClient, begun: Arc<Semaphore>, mut s
     swap.wait_for(|swap| *swap == Swap::Done).await.unwrap();
     let rest = answer.collect().await.expect("the answer is cut off").to_bytes();
     assert_eq!(rest, "last");
-    // And the connection is good for more.
+    // The connection remains usable.
     assert_eq!(text(client.get("/quick").await.unwrap()).await, "quick");
 }
 

@@ -1,4 +1,4 @@
-//! Identity headers by choice: which fields each upstream is told, and that no client can say them to any.
+//! Configurable identity headers: which fields each upstream gets, and that clients cannot forge them.
 
 use std::sync::{Arc, Mutex};
 
@@ -72,7 +72,7 @@ async fn each_upstream_is_told_what_its_table_says_and_no_client_can_say_it() {
     let file = FILE
         .replace("GRAFANA", &format!("http://{}", grafana.address))
         .replace("BLIND", &format!("http://{}", blind.address));
-    // GitHub's groups are asked for where a list names one.
+    // GitHub's groups are requested if a list names one.
     let plan = Proxy::with_sign_in("github", &usual)
         .await
         .env("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")
@@ -112,7 +112,7 @@ async fn each_upstream_is_told_what_its_table_says_and_no_client_can_say_it() {
     assert!(USUAL.iter().all(|name| all(&seen, name).is_empty()), "{seen:?}");
     assert!(!seen.iter().any(|(_, value)| value == "forged"), "{seen:?}");
 
-    // On a public rule nobody is told of, and nobody can say who they are.
+    // On a public rule without a session no identity is sent, and none can be forged.
     assert_eq!(proxy.send(forging("/open/x")).await.status.as_u16(), 200);
     let seen = grafana.last().headers;
     assert!(names.iter().all(|name| all(&seen, name).is_empty()), "{seen:?}");

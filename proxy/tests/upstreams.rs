@@ -1,4 +1,4 @@
-//! Several upstreams: where rules lead, how requests go there, and what becomes of backends that fail.
+//! Several upstreams: routing by rules, forwarding, and failing backends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::support::proxy::Plan;
 use crate::support::wire::read_until;
 use crate::support::{Proxy, Upstream, until};
 
-/// The file's text, with a rule for all of `/app/**` to the upstream `app`.
+/// The text of a configuration, with a rule for all of `/app/**` to the upstream `app`.
 fn app(urls: &[String], more: &str) -> String {
     let urls: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
     format!(
@@ -38,7 +38,7 @@ fn open(usual: &Upstream, file: &str) -> Plan {
     Proxy::open(usual).file("SIDEGATE_CONFIG", "sidegate.toml", file)
 }
 
-/// The head of a request; empty where its sender went away.
+/// The head of a request; empty if the client closed.
 async fn heard(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -95,7 +95,7 @@ async fn a_rule_leads_to_the_upstream_that_it_names_and_everything_tells_which()
     assert_eq!(audience(&usual.last().header("x-sidegate-assertion")), url(&usual));
     assert_eq!(counted(&proxy, "sidegate_upstream_requests_total{upstream=\"app\",code=\"2xx\"}").await, 4.0);
     assert_eq!(counted(&proxy, "sidegate_upstream_connections{upstream=\"app\"}").await, 1.0);
-    // Both upstreams in turn: what each is told is kept with the session, and not signed anew each time.
+    // Both upstreams alternately: each one's assertion is cached with the session, and not signed again each time.
     let told = |upstream: &Upstream| upstream.last().header("x-sidegate-assertion");
     let before = (told(&named), told(&usual));
     for path in ["/app/x", "/x", "/app/x", "/x"] {
@@ -114,7 +114,7 @@ fn audience(assertion: &str) -> String {
 async fn what_the_upstream_reads_behind_a_prefix_is_judged_with_it() {
     let (usual, named) = (Upstream::start().await, Upstream::start().await);
     let section = format!("[[upstreams]]\nname = \"app\"\nurls = [\"{}\"]\nstrip_prefix = \"/app\"\n", url(&named));
-    // Whatever is no path of `/app/admin` leads to the same upstream.
+    // Paths outside `/app/admin` go to the same upstream.
     let rules = "[[routes]]\npath = \"/app/admin/**\"\nallow = \"nobody\"\nupstream = \"app\"\n\
                  [[routes]]\nallow = \"signed-in\"\nupstream = \"app\"\n";
     let plan = Proxy::with_sign_in("github", &usual).await;
@@ -176,7 +176,7 @@ async fn host_answers_and_bodies_are_as_the_section_says() {
     );
 }
 
-/// A backend that answers with its name, some only once they are told to.
+/// A backend that answers with its name, optionally only after a notification.
 async fn backend(name: &'static str, hold: Option<Arc<Notify>>) -> Upstream {
     Upstream::streaming(move |_| {
         let hold = hold.clone();
@@ -214,7 +214,7 @@ async fn the_backend_with_the_fewest_requests_under_way_is_asked() {
     release.notify_one();
 }
 
-/// A backend whose connections can be cut and whose place can be closed, as a process that is killed.
+/// A backend whose connections can be cut and whose port can be closed, like a killed process.
 struct Killable {
     address: SocketAddr,
     killed: Arc<Notify>,
@@ -323,11 +323,11 @@ async fn a_request_that_may_not_be_repeated_is_sent_once_unless_it_never_was() {
     let usual = Upstream::start().await;
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
-    // Reads a request and hangs up.
+    // Reads a request and closes the connection.
     let rude = Upstream::raw(move |mut stream| {
         let count = Arc::clone(&count);
         async move {
-            // It is connected to without a request as well, to find out whether it is back.
+            // The proxy also connects without a request, to find out whether it is back.
             if !heard(&mut stream).await.is_empty() {
                 count.fetch_add(1, Ordering::SeqCst);
             }
@@ -346,7 +346,7 @@ async fn a_request_that_may_not_be_repeated_is_sent_once_unless_it_never_was() {
     for _ in 0..4 {
         assert_eq!(proxy.get("/app/x").await.text(), "quick", "GET goes to the other one");
     }
-    // Nobody listens at one of these: what was never sent goes to the other, whatever it is.
+    // One address refuses connections: a request that was never sent goes to the other, whatever its method.
     let proxy = open(&usual, &app(&[format!("http://{gone}"), url(&quick)], "")).start().await;
     for _ in 0..4 {
         assert_eq!(proxy.send_body(Request::post("/app/x"), "body").await.text(), "quick");
@@ -390,7 +390,7 @@ fn issued(name: &str) -> rcgen::CertifiedKey<rcgen::KeyPair> {
     rcgen::generate_simple_self_signed([name.to_owned()]).unwrap()
 }
 
-/// A gRPC-like server over TLS that offers `alpn`, and takes clients only with `client`'s certificate, where that is given.
+/// A gRPC-like server over TLS that offers `alpn`, and requires `client`'s certificate, if given.
 async fn over_tls(server: &rcgen::CertifiedKey<rcgen::KeyPair>, alpn: &[&str], client: Option<&str>) -> SocketAddr {
     let key = rustls::pki_types::PrivateKeyDer::try_from(server.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -473,7 +473,7 @@ async fn https_offers_http2_so_that_trailers_pass_and_is_content_with_less() {
             assert_eq!(body.to_bytes(), format!("{version}ping"), "{scheme} {alpn:?}");
         }
         assert_eq!(counted(&proxy, "sidegate_upstream_connections{upstream=\"app\"}").await, 1.0, "{scheme} {alpn:?}");
-        // Without our certificate nobody is let in there.
+        // Without our client certificate the server refuses the connection.
         let stranger = more.replace("client_", "#client_");
         let plan =
             Proxy::open(&usual).file("SIDEGATE_CONFIG", "s.toml", &app(&[format!("{scheme}://{address}")], &stranger));
@@ -508,7 +508,7 @@ async fn a_reload_keeps_the_connections_of_what_did_not_change() {
         one.received().len() == before && two.last().uri.path() == "/app/y"
     })
     .await;
-    // What is wrong changes nothing.
+    // An invalid configuration changes nothing.
     std::fs::write(&path, file(&["http://x/path".to_owned()], "")).unwrap();
     proxy.logs("upstreams.urls").await;
     assert_eq!(proxy.get("/app/x").await.status.as_u16(), 200);
@@ -556,12 +556,12 @@ async fn a_websocket_and_a_name_and_a_socket_file_work_too() {
     let mut echo = [0; 4];
     stream.read_exact(&mut echo).await.unwrap();
     assert_eq!(&echo, b"echo");
-    // A name is looked up beside requests, and goes on working.
+    // A host name is resolved in the background, and stays usable.
     let named = Upstream::start().await;
     let proxy = open(&usual, &app(&[format!("http://localhost:{}", named.address.port())], "")).start().await;
     proxy.logs("has other addresses now").await;
     assert_eq!(proxy.get("/app/x").await.status.as_u16(), 200);
-    // One that does not resolve is no fault, and 502.
+    // A name that does not resolve is not a configuration error; requests get 502.
     let proxy = open(&usual, &app(&["http://nowhere.invalid:1".to_owned()], "")).start().await;
     assert_eq!(proxy.get("/app/x").await.code(), "upstream_unreachable");
 }

@@ -1,4 +1,4 @@
-//! `verify` (forward-auth), as a proxy in front asks it. With real proxies in front: `forward_auth`.
+//! `verify` (forward-auth), as requested by a proxy in front. With real proxies: `forward_auth`.
 
 use http::Request;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::support::{Answer, Browser, HOST, Proxy, RULES, Upstream, until};
 const VERIFY: &str = "/api/v1/auth/verify";
 const PAGE: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 
-/// GitHub with `ann` and `bob` on the list, these rules, and a proxy in front that is trusted.
+/// GitHub with `ann` and `bob` on the list, these rules, and a trusted proxy in front.
 async fn with_rules(rules: &str, upstream: &Upstream) -> Plan {
     Proxy::with_sign_in("github", upstream)
         .await
@@ -26,7 +26,7 @@ async fn ask(proxy: &Proxy, fields: &[(&str, &str)]) -> u16 {
     proxy.send(asking(VERIFY, fields)).await.status.as_u16()
 }
 
-/// `GET` for a path, as nginx describes it.
+/// `GET` of a path, as nginx describes it.
 fn get(path: &str) -> [(&str, &str); 2] {
     [("x-original-uri", path), ("x-original-method", "GET")]
 }
@@ -104,7 +104,7 @@ async fn the_answer_says_who_it_is_and_always_all_of_it() {
     assert_eq!(answer.header("cache-control"), "no-store");
     let head = ann.send(asking(VERIFY, &get("/x")).method("HEAD")).await;
     assert_eq!((head.status.as_u16(), identity(&head)[0].as_str()), (200, "ann"));
-    // What a client sends under these names says nothing, and nobody is nobody.
+    // Forged identity fields are ignored, and a request without a session stays anonymous.
     let forged =
         asking(VERIFY, &get("/assets/x")).header("x-auth-request-user", "root").header("x-forwarded-user", "root");
     let nobody = proxy.send(forged).await;
@@ -132,9 +132,9 @@ async fn each_kind_of_description_is_read() {
         (&[("x-forwarded-uri", "/p/x"), ("x-forwarded-method", "GET"), ("x-forwarded-host", "a.example")], 200),
         (&[("x-forwarded-uri", "/p/x"), ("x-forwarded-method", "PUT"), ("x-forwarded-host", "a.example")], 401),
         (&[host, ("x-forwarded-uri", "/p/x"), ("x-forwarded-method", "GET"), ("x-forwarded-host", "b.example")], 401),
-        // Both hosts must be let in, as on the way through.
+        // Both hosts must be allowed, as for forwarded requests.
         (&[host, ("x-original-uri", "/p/x"), ("x-original-method", "GET"), ("x-forwarded-host", "b.example")], 401),
-        // Two that say the same.
+        // Two descriptions that agree.
         (
             &[
                 host,
@@ -219,7 +219,7 @@ async fn a_description_that_cannot_be_relied_on_is_refused_with_the_reason_in_th
     ] {
         refused(fields, reason).await;
     }
-    // A path behind `verify/` that headers contradict.
+    // A path after `verify/` that headers contradict.
     let answer = ann.send(asking(&format!("{VERIFY}/assets/x"), &get("/assets/y"))).await;
     assert_eq!(answer.status.as_u16(), 403);
     let metrics = proxy.admin("/metrics").await.text();
@@ -250,7 +250,7 @@ async fn what_a_rule_looks_at_must_be_said() {
     proxy.logs("X-Forwarded-Host is missing, and rules name hosts").await;
     assert_eq!(ask(&proxy, &[&forwarded[..], &[("x-forwarded-host", "a.example")]].concat()).await, 200);
 
-    // Nobody is taken for the proxy itself.
+    // The proxy's own address does not count as the client's.
     let proxy = start("from = [\"127.0.0.0/8\"]").await;
     assert_eq!(ask(&proxy, &get("/x")).await, 403);
     proxy.logs("X-Forwarded-For is missing, and rules name networks").await;
@@ -305,7 +305,7 @@ async fn without_a_description_a_session_passes_only_where_every_rule_lets_it_in
         ("[[routes]]\nallow = \"public\"", None, 401),
         ("[[routes]]\npath = \"/n\"\nallow = \"nobody\"", Some("ann"), 403),
         ("[[routes]]\npath = \"/n\"\nallow = \"nobody\"", None, 403),
-        // What no rule is about is for the lists, which do not name eve; where a rule is about all, that is it.
+        // A path without a rule falls to the lists, which do not name eve; a rule for all paths decides alone.
         ("[[routes]]\npath = \"/p\"\nallow = \"signed-in\"", Some("eve"), 403),
         ("[[routes]]\nallow = \"signed-in\"", Some("eve"), 200),
     ] {
@@ -334,13 +334,13 @@ async fn a_navigation_is_led_to_sign_in_on_the_public_origin_and_back_to_where_i
     let redirected = format!("{VERIFY}?on_fail=redirect");
     let away = proxy.send(asking(&redirected, &both)).await;
     assert_eq!((away.status.as_u16(), away.location()), (302, to(&url)));
-    // A proxy that takes no redirect for an answer is told where to, and does it itself.
+    // A proxy that does not relay redirects gets the URL, and redirects itself.
     let told = proxy.send(asking(VERIFY, &both)).await;
     assert_eq!((told.status.as_u16(), told.location()), (401, to(&url)));
-    // By the path behind `verify/` only proxies ask that pass the answer on.
+    // Only proxies that relay the response use the path after `verify/`.
     let by_path = proxy.send(asking(&format!("{VERIFY}/d/x?a=1&b=%2F"), &navigation).header("host", &other)).await;
     assert_eq!((by_path.status.as_u16(), by_path.location()), (302, to(&url)));
-    // Anything else is told, and led nowhere.
+    // Other requests get an error, and no redirect.
     for more in [
         &[("accept", "application/json")][..],
         &[("accept", PAGE), ("sec-fetch-mode", "cors")],
@@ -354,17 +354,17 @@ async fn a_navigation_is_led_to_sign_in_on_the_public_origin_and_back_to_where_i
     assert_eq!(json.json()["login_url"], format!("http://{HOST}/api/v1/auth/login"));
     let posted = [("x-original-url", url.as_str()), ("x-original-method", "POST"), navigation[0]];
     assert_eq!(proxy.send(asking(&redirected, &posted)).await.status.as_u16(), 401);
-    // Where signing in does not help nobody is sent to it.
+    // If signing in does not help, there is no redirect.
     let closed = [&get("/closed")[..], &navigation].concat();
     let page = proxy.send(asking(&redirected, &closed)).await;
     assert!(page.status.as_u16() == 403 && page.text().contains("it lets nobody in"), "{page:?}");
-    // All the way.
+    // The complete flow.
     let mut ann = Browser::of(&proxy);
     let authorize = ann.open(&crate::support::path_of(&away.location())).await.location();
     let back = ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
     assert_eq!(back.location(), url);
     assert_eq!(ann.send(asking(VERIFY, &described)).await.status.as_u16(), 200);
-    // A host that no rule names is led back to the public one.
+    // A host that no rule names is redirected to the public one.
     let elsewhere = [("x-original-url", "https://evil.example/x"), ("x-original-method", "GET")];
     let away = proxy.send(asking(&redirected, &[&elsewhere[..], &navigation].concat())).await;
     assert_eq!(away.location(), to("/x"));
@@ -432,7 +432,7 @@ async fn open_mode_has_nothing_to_verify() {
     assert_eq!(proxy.get("/api/v1/auth/verifyx").await.status.as_u16(), 404);
 }
 
-/// One instance for many hosts: sign-in is on the public one, and whatever is asked for on another leads back there.
+/// One instance for many hosts: sign-in is on the public one, and returns to the requested URL on the other host.
 #[tokio::test]
 async fn sign_in_and_sign_out_on_another_host_are_right() {
     let upstream = Upstream::start().await;

@@ -1,4 +1,4 @@
-//! WebSockets: bytes both ways, for those who may, for as long as they may.
+//! WebSockets: bytes in both directions, for authorized users, while they remain authorized.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::{HOST, Proxy, Upstream};
 
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// Switches protocols, and sends each byte back; it greets first.
+/// Switches protocols, sends a greeting, and echoes each byte.
 async fn echo() -> Upstream {
     Upstream::raw(|mut stream| async move {
         let head = read_until(&mut stream, "\r\n\r\n").await;
@@ -28,7 +28,7 @@ async fn echo() -> Upstream {
     .await
 }
 
-/// Sends an upgrade with further header lines, and `behind` right behind it.
+/// Sends an upgrade with further header lines, and `behind` immediately after it.
 async fn upgrade(proxy: &Proxy, lines: &str, behind: &str) -> TcpStream {
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
     let head = format!(
@@ -130,7 +130,7 @@ async fn a_logout_closes_it_within_5_seconds() {
     echoes(&mut bobs, "bob is still here").await;
 }
 
-/// `bench websockets` does the same with ten thousand, and says what they take of memory.
+/// `bench websockets` does the same with ten thousand, and measures their memory.
 #[tokio::test]
 async fn a_logout_closes_two_hundred_idle_ones_within_5_seconds() {
     let upstream = echo().await;

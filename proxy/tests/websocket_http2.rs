@@ -1,4 +1,4 @@
-//! WebSockets over HTTP/2 (RFC 8441): the same rules, the same end, another way in.
+//! WebSockets over HTTP/2 (RFC 8441): the same rules and lifetime, another handshake.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::support::wire::{closed, echoes, read_until};
 use crate::support::{HOST, PATIENCE, Proxy, Upstream, until};
 use crate::tls::Issued;
 
-/// A connection on which WebSockets can be opened beside requests.
+/// A connection for WebSockets and requests.
 struct Http2 {
     sender: SendRequest<Out>,
     scheme: &'static str,
@@ -38,7 +38,7 @@ impl Http2 {
         tokio::spawn(connection);
         sender.ready().await.unwrap();
         let mut client = Self { sender, scheme: "http" };
-        // What the server says that it can comes with its settings, so before its first answer.
+        // The server's capabilities come with its settings, so before its first response.
         client.get("/api/v1/auth/status").await;
         client
     }
@@ -83,7 +83,7 @@ fn accept(head: &str) -> String {
     STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, whole.as_bytes()))
 }
 
-/// Greets with the head that reached it, and sends each byte back.
+/// Sends the received request head, and echoes each byte.
 async fn echo() -> Upstream {
     Upstream::raw(|mut stream| async move {
         let head = read_until(&mut stream, "\r\n\r\n").await;
@@ -134,7 +134,7 @@ async fn bytes_pass_both_ways_as_one_stream_of_many() {
     assert!(!lower.contains("root") && !lower.contains("forged") && !lower.contains(":protocol"), "{head}");
     echoes(&mut stream, b"\x01any bytes\r\n\r\n\0").await;
     echoes(&mut stream, &vec![b'x'; 1_000_000]).await;
-    // Beside it, on the same connection: a request, and another one.
+    // Meanwhile, on the same connection: a request, and another one.
     assert_eq!(client.get("/page").await.status(), 200);
     let mut second = opened(client.websocket("/ws", &[]).await).await;
     read_until(&mut second, "welcome").await;

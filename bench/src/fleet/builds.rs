@@ -1,4 +1,4 @@
-//! One build, or two in turn over the same simulated clusters.
+//! Measures one build, or two in turn, over the same simulated clusters.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use super::figures::Figures;
 use super::pages::{self, Page};
 use super::processes::{Orchestrator, Simulator};
 
-/// How long it may take to read everything anew.
+/// The time limit for reading everything again.
 const READ_ANEW: Duration = Duration::from_secs(4);
-/// How much more than the build before may be taken.
+/// The allowed ratio to the build before.
 const MORE_MOST: f64 = 1.10;
-/// Differences that say nothing where a page takes no longer than this, in milliseconds.
+/// Differences of pages faster than this, in milliseconds, are noise.
 const NOISE_MS: f64 = 0.5;
 
-/// What is measured of a build besides its pages, and in what.
+/// What is measured of a build besides its pages, and the units.
 const MEASURES: [(&str, &str, bool); 8] = [
     ("CPU time to the first full view", "ms", true),
     ("from the start to the first full view", "ms", false),
@@ -39,9 +39,9 @@ struct Build {
     pages: Vec<Page>,
 }
 
-/// Measures, prints, and says whether what counts is within its limit.
+/// Measures, prints, and returns whether the results are within their limits.
 pub(crate) async fn measure(program: &Path, before: Option<&Path>, options: &Options) -> anyhow::Result<bool> {
-    // The older of the two simulates: it knows no objects that it could not read.
+    // The older build simulates, so that no objects appear that it cannot read.
     let arguments = [("--objects", options.objects.to_string()), ("--pace", options.pace.to_string())];
     let simulator = Simulator::start(before.unwrap_or(program), options.clusters, &arguments)?;
     let mut builds = Vec::new();
@@ -49,7 +49,7 @@ pub(crate) async fn measure(program: &Path, before: Option<&Path>, options: &Opt
         builds.push(Build::prepare(program, &simulator, options).await?);
     }
     for round in 0..options.rounds {
-        // Each begins in turn: whatever the machine does meanwhile falls on both.
+        // They take turns to start first: disturbances on the machine affect both.
         if round % 2 == 1 {
             builds.reverse();
         }
@@ -78,7 +78,7 @@ impl Build {
         Ok(Self { program: program.to_owned(), folder, figures: Default::default(), pages: Vec::new() })
     }
 
-    /// What counts is a start with everything registered.
+    /// What matters is a start with everything registered.
     async fn round(&mut self, options: &Options) -> anyhow::Result<()> {
         let total = options.clusters * options.objects;
         let begun = Instant::now();
@@ -103,7 +103,7 @@ impl Build {
     }
 }
 
-/// Has everything be read anew, and waits for it.
+/// Has everything read again, and waits for it.
 async fn read_anew(orchestrator: &Orchestrator, clusters: usize, total: usize) -> anyhow::Result<()> {
     let ids = pages::ids(orchestrator).await?;
     ensure!(ids.len() == clusters.min(500), "only {} clusters of {clusters} are listed", ids.len());

@@ -1,4 +1,4 @@
-//! Figures of several rounds, and how they are put.
+//! Figures of several rounds, and their formats.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ impl Figures {
         self.at(1.0)
     }
 
-    /// The figure that such a part of all does not exceed.
+    /// The quantile: the figure that this fraction of all does not exceed.
     pub(crate) fn at(&self, part: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable_by(f64::total_cmp);

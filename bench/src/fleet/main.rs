@@ -1,6 +1,5 @@
-//! Measures the orchestrator with many clusters: how much memory and time it takes until all of their objects are to be seen, and how
-//! long its pages take then; beside another build of it, where one is given; and with clusters that decide by person, where many people
-//! look.
+//! Measures the orchestrator with many clusters: how much memory and time it takes until all their objects are shown, and how long
+//! its pages take then; compared with another build, if one is given; and with impersonation, where many people view.
 //!
 //! ```text
 //! orchestrator demo-api (100 clusters, 20,000 objects) <- orchestrator <- questions
@@ -61,7 +60,7 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = tokio::select! {
         outcome = run(&options) => outcome,
-        // What was started is stopped as it is dropped.
+        // Started processes are stopped on drop.
         () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     match outcome {
@@ -84,7 +83,7 @@ async fn interrupted() {
     }
 }
 
-/// Whether all is within its limits.
+/// Returns true if all results are within their limits.
 async fn run(options: &Options) -> anyhow::Result<bool> {
     let beside = std::env::current_exe()?.with_file_name("orchestrator");
     let program = found(options.program.as_deref().unwrap_or(&beside))?;
@@ -95,7 +94,7 @@ async fn run(options: &Options) -> anyhow::Result<bool> {
     Ok(builds && people)
 }
 
-/// It is started in another folder.
+/// Makes the path absolute: the program is started in another folder.
 fn found(program: &Path) -> anyhow::Result<PathBuf> {
     program.canonicalize().with_context(|| format!("there is no {}: build it first", program.display()))
 }

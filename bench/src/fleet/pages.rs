@@ -1,4 +1,4 @@
-//! How long pages take.
+//! Measures response times of pages.
 
 use std::time::Instant;
 
@@ -8,17 +8,17 @@ use serde_json::Value;
 use super::figures::Figures;
 use super::processes::Orchestrator;
 
-/// How often each page is asked for in a round.
+/// How often each page is requested in a round.
 const TIMES: usize = 25;
 
-/// A page, how long it took, and how long it is.
+/// A page, its response times, and its size.
 pub(crate) struct Page {
     pub(crate) words: &'static str,
     pub(crate) took: Figures,
     pub(crate) kib: f64,
 }
 
-/// Asks for every page, and adds to what was measured of them before.
+/// Requests every page, and adds to the earlier measurements.
 pub(crate) async fn measure(orchestrator: &Orchestrator, pages: &mut Vec<Page>) -> anyhow::Result<()> {
     for (place, (words, path)) in paths(orchestrator).await?.into_iter().enumerate() {
         if pages.len() == place {

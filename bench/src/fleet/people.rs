@@ -1,4 +1,4 @@
-//! Many people, where every cluster decides by person.
+//! Measures many people, with impersonation in every cluster.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use super::figures::Figures;
 use super::processes::{Orchestrator, Simulator};
 use super::signer::{AUDIENCE, ISSUER, Signer};
 
-/// How long a list may take, in milliseconds.
+/// The time limit for a list, in milliseconds.
 const LIST_MOST_MS: f64 = 200.0;
-/// How long everybody looks: longer than answers of clusters count.
+/// How long the people view: longer than a cluster's answers are cached.
 const LOOKING: Duration = Duration::from_secs(80);
-/// How long a person reads a page before the next.
+/// The pause of a person between two pages.
 const READING: Duration = Duration::from_secs(2);
 const GROUPS: [&str; 10] =
     ["acme/a", "acme/b", "acme/c", "acme/d", "acme/e", "acme/f", "acme/g", "acme/h", "acme/i", "acme/j"];
 const LISTS: [&str; 3] =
     ["/api/v1/resources?limit=50", "/api/v1/resources?limit=50&status=failed", "/api/v1/clusters?limit=100"];
 
-/// Measures, prints, and says whether lists are within their limit.
+/// Measures, prints, and returns whether lists are within their limit.
 pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result<bool> {
     let arguments = [
         ("--objects", options.objects.to_string()),
@@ -53,14 +53,14 @@ pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result
         .map(|number| signer.line(&format!("person-{number:02}"), &GROUPS))
         .collect::<anyhow::Result<_>>()?;
     let (resident, cpu) = (orchestrator.memory("VmRSS")?, orchestrator.cpu()?);
-    // One after another: the time is that of the questions, not of fifty at once.
+    // One after another: this measures the access reviews, not fifty people at once.
     let mut first = Figures::default();
     for person in &people {
         let asked = Instant::now();
         let list: serde_json::Value = serde_json::from_slice(&orchestrator.get_as(LISTS[0], person).await?)?;
         first.add_ms(asked.elapsed());
         let (seen, all) = (list["total"].as_u64().unwrap_or_default(), options.clusters * options.objects);
-        // A twentieth of the namespaces each.
+        // Each sees a twentieth of the namespaces.
         ensure!(seen > 0 && seen < all as u64 / 2, "a person sees {seen} objects of {all}: {}", json!(list["total"]));
     }
     let cold = orchestrator.cpu()?.saturating_sub(cpu);
@@ -94,7 +94,7 @@ pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result
     Ok(within)
 }
 
-/// Looks at lists again and again, as a person does.
+/// Requests lists again and again, as a person does.
 async fn look(
     orchestrator: Arc<Orchestrator>,
     person: String,

@@ -1,4 +1,4 @@
-//! The programs that are measured, and questions to them.
+//! The measured programs, and requests to them.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,26 +15,26 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The kernel counts in hundredths of a second for every program on Linux (`USER_HZ`), whatever its own clock.
+/// The kernel reports hundredths of a second to every program on Linux (`USER_HZ`), whatever its own clock.
 const TICK: Duration = Duration::from_millis(10);
-/// Where user and system time stand in `/proc/PID/stat`, counted after the program's name.
+/// The positions of user and system time in `/proc/PID/stat`, counted after the program's name.
 const TIMES: std::ops::Range<usize> = 11..13;
 
-/// A process that ends with us.
+/// A process that is stopped on drop.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // What has ended already needs no ending.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Simulated clusters, for as long as this lives.
+/// Simulated clusters; they end on drop.
 pub(crate) struct Simulator {
     _running: Running,
-    /// What registers each.
+    /// The request body that registers each cluster.
     pub(crate) registrations: Vec<Value>,
 }
 
@@ -62,15 +62,15 @@ impl Simulator {
 pub(crate) struct Orchestrator {
     addr: SocketAddr,
     running: Running,
-    /// Where it runs, and its log lies.
+    /// Its working folder, with its log.
     folder: PathBuf,
-    /// The header line by which it is asked.
+    /// The header line that identifies the requester.
     pub(crate) asker: String,
 }
 
 impl Orchestrator {
     pub(crate) async fn start(program: &Path, folder: &Path, settings: &[(&str, OsString)]) -> anyhow::Result<Self> {
-        // Free a moment ago; nobody else takes ports here.
+        // The port was just free; nothing else takes ports here.
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let child = Command::new(program)
             .env_clear()
@@ -114,7 +114,7 @@ impl Orchestrator {
         self.get_as(path, &self.asker).await
     }
 
-    /// As whoever that line says.
+    /// Sends the request with this identity line.
     pub(crate) async fn get_as(&self, path: &str, asker: &str) -> anyhow::Result<Vec<u8>> {
         self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{asker}\r\n\r\n")).await
     }
@@ -145,7 +145,7 @@ impl Orchestrator {
         Ok(body)
     }
 
-    /// A line of `/proc/PID/status`, in MiB.
+    /// A value of `/proc/PID/status`, in MiB.
     pub(crate) fn memory(&self, line: &str) -> anyhow::Result<f64> {
         let status = self.proc("status")?;
         let found = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':'));

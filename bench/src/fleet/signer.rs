@@ -1,4 +1,4 @@
-//! A key as the proxy has one, and assertions that are signed by it.
+//! A signing key like the proxy's, and assertions signed with it.
 
 use anyhow::anyhow;
 use aws_lc_rs::rand::SystemRandom;
@@ -30,7 +30,7 @@ impl Signer {
                          "x": part(1..33), "y": part(33..65)}]})
     }
 
-    /// The header line by which a person asks, for an hour.
+    /// The header line with a person's assertion, valid for an hour.
     #[expect(clippy::disallowed_methods, reason = "an assertion holds for a time of the day")]
     pub(crate) fn line(&self, person: &str, groups: &[&str]) -> anyhow::Result<String> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();

@@ -1,4 +1,4 @@
-//! The load by HTTP/1.1: a request at a time on each connection.
+//! The load over HTTP/1.1: one request at a time on each connection.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use super::{Shape, State, Target};
 use crate::http::{self, Frame};
 use crate::wire::{Address, Wire};
 
-/// The most that is read at a time.
+/// The largest read.
 const BUFFER: usize = 256 * 1024;
-/// What a slow client takes at a time, in bytes, and how long it waits before the next.
+/// How many bytes a slow client reads at a time, and how long it waits in between.
 const SIP: usize = 256;
 const BETWEEN_SIPS: Duration = Duration::from_millis(5);
-/// The buffer of its socket: the kernel doubles it, and takes no less than some 2 KiB.
+/// The size of its socket's buffer: the kernel doubles it, and has a minimum of about 2 KiB.
 const SMALL: u32 = 4096;
 
 /// Opens the connections, and has each send requests until the load stops.
@@ -68,7 +68,7 @@ impl Client {
         Self { wire, read: Vec::with_capacity(buffer) }
     }
 
-    /// Sends a request, and reads the whole answer, which must be 200 with a body of so many bytes.
+    /// Sends a request, and reads the whole response, which must be 200 with a body of this length.
     pub(crate) async fn exchange(&mut self, request: &[u8], body: usize) -> anyhow::Result<()> {
         let mut left = self.ask(request, Some(body)).await?;
         while left > 0 {
@@ -80,7 +80,7 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a request and reads the answer's head; what is left of its body in bytes.
+    /// Sends a request and reads the response's head; returns how many bytes of the body are left.
     async fn ask(&mut self, request: &[u8], body: Option<usize>) -> anyhow::Result<usize> {
         self.wire.write_all(request).await?;
         self.wire.flush().await?;
@@ -100,12 +100,12 @@ impl Client {
         }
     }
 
-    /// Ends the connection as a client does that has all it wanted. A server that was faster is no fault.
+    /// Closes the connection like a client that is done. If the server closed first, that is no error.
     async fn close(mut self) {
         let _may_be_closed_already = self.wire.shutdown().await;
     }
 
-    /// Whether the server has left the connection open, and said nothing more.
+    /// Returns true if the server has left the connection open, and sent nothing more.
     pub(crate) async fn is_open(&mut self) -> bool {
         let mut byte = [0];
         tokio::select! {
@@ -116,7 +116,7 @@ impl Client {
     }
 }
 
-/// Asks for a large answer again and again, and takes each a few bytes at a time.
+/// Requests a large response again and again, and reads each a few bytes at a time.
 pub(super) async fn sip(address: &Address, request: &[u8]) -> anyhow::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(SMALL)?;

@@ -1,4 +1,4 @@
-//! The load by HTTP/2: so many requests at a time on each connection.
+//! The load over HTTP/2: several requests at a time on each connection.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{Shape, State, Target};
 use crate::http;
 use crate::wire::{Address, Wire};
 
-/// What a browser takes before it says that it takes more, in bytes: of one answer, and of all of a connection.
+/// A browser's flow-control windows, in bytes: for one stream, and for a connection.
 const WINDOW: u32 = 6 * 1024 * 1024;
 const WINDOWS: u32 = 15 * 1024 * 1024;
 
@@ -60,12 +60,12 @@ impl Session {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOWS).enable_push(false);
         let (send, connection) = builder.handshake(wire).await.context("no HTTP/2 with a contender")?;
-        // A fault of the connection is one of each of its requests as well.
+        // An error of the connection is also an error of each of its requests.
         let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
         Ok(Self { send, task })
     }
 
-    /// Whether the server has left the connection open.
+    /// Returns true if the server has left the connection open.
     pub(crate) fn is_open(&self) -> bool {
         !self.task.is_finished()
     }
@@ -77,7 +77,7 @@ impl Drop for Session {
     }
 }
 
-/// Sends a request, and reads the whole answer, which must be 200 with a body of so many bytes.
+/// Sends a request, and reads the whole response, which must be 200 with a body of this length.
 pub(crate) async fn exchange(
     send: &SendRequest<Bytes>,
     request: ::http::Request<()>,

@@ -1,4 +1,4 @@
-//! The load: a number of connections, each sending the next request as soon as it has the whole answer to the last one, or at a pace.
+//! The load: a number of connections, each sending the next request once it has the whole last response, or at a fixed pace.
 
 mod http1;
 mod http2;
@@ -22,33 +22,33 @@ use crate::load::pace::Pace;
 use crate::options::Protocol;
 use crate::wire::Address;
 
-/// Before each measurement: connections open, pools fill, caches warm.
+/// Before each measurement, so that connections open, pools fill and caches warm up.
 const WARM_UP: Duration = Duration::from_millis(400);
-/// What is asked for.
+/// The requested path.
 const PATH: &str = "/reports/quarterly?year=2&view=table";
-/// What slow clients ask for: more than the buffers between them and the proxy hold.
+/// The path for slow clients: its response is larger than the buffers between them and the proxy.
 pub(crate) const LARGE: &str = "/large";
-/// One client in so many is slow, where some are.
+/// If there are slow clients, one in this many is.
 const SLOW: usize = 10;
 
-/// How the load is sent.
+/// The form of the load.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) connections: usize,
     /// Requests at a time on each connection; more than one by HTTP/2 only.
     pub(crate) streams: usize,
-    /// Requests a second in all; without it as many as are answered.
+    /// Requests a second in total; without it as many as are answered.
     pub(crate) rate: Option<u32>,
-    /// A connection for each request.
+    /// Whether each request uses a new connection.
     pub(crate) fresh: bool,
-    /// Whether one client in ten takes a large answer a few bytes at a time, beside all others.
+    /// Whether one client in ten reads a large response a few bytes at a time, beside all others.
     pub(crate) slow: bool,
-    /// So many requests in all, the first that are sent, and no longer; without it as many as there is time for.
+    /// How many requests are sent in total; without it as many as there is time for.
     pub(crate) requests: Option<usize>,
     pub(crate) measured: Duration,
 }
 
-/// Where the load goes, and what each answer must be.
+/// The target of the load, and the expected response.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: Address,
@@ -56,7 +56,7 @@ pub(crate) struct Target {
     requests: Requests,
     turn: Arc<AtomicUsize>,
     pub(crate) body: usize,
-    /// A session for those that ask for something else.
+    /// A session for other requests.
     cookie: String,
 }
 
@@ -82,7 +82,7 @@ impl Target {
         Ok(Self { address, requests, turn: Arc::default(), body, cookie })
     }
 
-    /// The same by HTTP/1.1, with one session.
+    /// The same over HTTP/1.1, with one session.
     pub(crate) fn by_http1(&self) -> anyhow::Result<Self> {
         let cookies = std::slice::from_ref(&self.cookie);
         Self::new(self.address.speaking(Protocol::Tls), Protocol::Tls, cookies, self.body)
@@ -95,7 +95,7 @@ impl Target {
     }
 }
 
-/// What one measurement saw.
+/// The result of one measurement.
 pub(crate) struct Sample {
     pub(crate) latencies: Vec<Duration>,
     pub(crate) took: Duration,
@@ -103,18 +103,18 @@ pub(crate) struct Sample {
     pub(crate) ticks: Duration,
 }
 
-/// What all connections of a load share.
+/// State that all connections of a load share.
 struct State {
     measuring: Cell<bool>,
     stopped: Cell<bool>,
     latencies: RefCell<Vec<Duration>>,
     pace: Option<Pace>,
-    /// How many requests are yet to be sent.
+    /// How many requests are still to be sent.
     left: Cell<usize>,
 }
 
 impl State {
-    /// When the next request is due: now, or when the pace says; `None`: the load ends.
+    /// When the next request is due: now, or by the pace; `None`: the load ends.
     async fn due(&self) -> Option<Instant> {
         let due = match &self.pace {
             Some(pace) => pace.next().await?,
@@ -125,7 +125,7 @@ impl State {
         (!self.stopped.get()).then_some(due)
     }
 
-    /// A request that was due then has been answered whole.
+    /// Records a complete response to a request that was due at `due`.
     fn answered(&self, due: Instant) {
         if self.measuring.get() {
             self.latencies.borrow_mut().push(due.elapsed());
@@ -133,7 +133,7 @@ impl State {
     }
 }
 
-/// Loads a target for a while. An answer that is not 200 with the whole body ends it: a fast refusal is no result.
+/// Loads a target for a while. A response that is not 200 with the whole body ends it: a fast refusal is not a result.
 pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) -> anyhow::Result<Sample> {
     let state = Rc::new(State {
         measuring: Cell::new(shape.requests.is_some()),
@@ -166,7 +166,7 @@ pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) ->
         state.measuring.set(true);
         tokio::select! {
             () = tokio::time::sleep(shape.measured) => {}
-            // None ends by itself but for a fault.
+            // Tasks end by themselves only on an error.
             Some(ended) = connections.join_next() => ended??,
             Some(ended) = slow.join_next() => ended??,
         }
@@ -177,7 +177,7 @@ pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) ->
             pace.stop();
         }
         all(&mut connections).await?;
-        // What came too late to be noticed above counts as well; those that go on reading are let go.
+        // Errors that came too late to be noticed above count too; clients that are still reading are dropped.
         while let Some(ended) = slow.try_join_next() {
             ended??;
         }
@@ -189,7 +189,7 @@ pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) ->
     Ok(Sample { latencies, took, cpu, ticks })
 }
 
-/// Waits until all have ended; a fault of one is a fault of all.
+/// Waits until all have ended; one error is an error of all.
 async fn all(connections: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     while let Some(ended) = connections.join_next().await {
         ended??;
@@ -197,7 +197,7 @@ async fn all(connections: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()
     Ok(())
 }
 
-/// What time passes, and what time processes are given meanwhile.
+/// Measures elapsed time, and the CPU time of processes meanwhile.
 struct Meter<'a> {
     processes: &'a Processes,
     began: Instant,
@@ -210,7 +210,7 @@ impl<'a> Meter<'a> {
         Ok(Self { processes, used: processes.used()?, ticks: processes.ticks()?, began: Instant::now() })
     }
 
-    /// The time since the start, that of the processes, and the same in ticks.
+    /// The time since the start, the CPU time of the processes, and the same in ticks.
     fn read(&self) -> anyhow::Result<[Duration; 3]> {
         let took = self.began.elapsed();
         let used = self.processes.used()?.saturating_sub(self.used);

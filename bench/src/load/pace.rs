@@ -1,4 +1,4 @@
-//! A steady pace: so many requests a second, whoever has a connection free sends the next one.
+//! A steady pace: a fixed number of requests a second; any free connection sends the next one.
 
 use std::cell::Cell;
 use std::sync::{Arc, Weak};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-/// A thread of its own keeps the time, since timers of the runtime are a millisecond coarse; it ends with the pace.
+/// A separate thread keeps the time, since the runtime's timers have a resolution of a millisecond; it ends with the pace.
 pub(super) struct Pace {
     due: Arc<Semaphore>,
     began: Instant,
@@ -23,8 +23,8 @@ impl Pace {
         Self { due, began, each, taken: Cell::new(0) }
     }
 
-    /// Waits until the next request is due, and says since when it is: a latency counts from there, so that waiting for a connection
-    /// that is busy is part of it. `None`: the pace was stopped.
+    /// Waits until the next request is due, and returns its due time: latency is measured from there, so that it includes waiting for
+    /// a free connection. `None`: the pace was stopped.
     pub(super) async fn next(&self) -> Option<Instant> {
         self.due.acquire().await.ok()?.forget();
         let number = self.taken.replace(self.taken.get() + 1);

@@ -1,4 +1,4 @@
-//! Apache with mod_auth_openidc, with its sessions in shared memory, as it is by default.
+//! Apache with mod_auth_openidc, with sessions in shared memory, its default.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,13 +14,13 @@ use crate::people::{CLIENT_ID, CLIENT_SECRET, Door};
 use crate::wire::Address;
 use crate::{cpu, nginx, people};
 
-/// Where Debian keeps what can be loaded.
+/// Where Debian installs modules.
 const MODULES: &str = "/usr/lib/apache2/modules";
 const LOADED: [&str; 6] = ["mpm_event", "authn_core", "authz_core", "authz_user", "proxy", "proxy_http"];
 const CALLBACK: &str = "/openid-connect/callback";
-/// What the shared memory holds for each person at most: the session, and what keeps a sign-in from being repeated.
+/// The most entries per person in shared memory: the session, and entries that prevent replays of a sign-in.
 const ENTRIES_EACH: usize = 4;
-/// Connections at a time that each process serves.
+/// Connections that each process serves at a time.
 const THREADS: usize = 128;
 
 pub(super) async fn start(setup: Setup<'_>) -> Started {
@@ -54,7 +54,7 @@ pub(super) async fn start(setup: Setup<'_>) -> Started {
     }))
 }
 
-/// The processes that do the work.
+/// The worker processes.
 async fn children(parent: u32, expected: usize) -> anyhow::Result<Vec<u32>> {
     let began = Instant::now();
     loop {
@@ -67,7 +67,7 @@ async fn children(parent: u32, expected: usize) -> anyhow::Result<Vec<u32>> {
     }
 }
 
-/// As many processes as threads elsewhere, always; no access log; kept-alive connections on both sides.
+/// A fixed number of processes, equal to the threads elsewhere; no access log; kept-alive connections on both sides.
 fn configuration(folder: &Path, port: u16, origin: &str, provider: &str, setup: Setup<'_>) -> String {
     let mut text = String::new();
     let mut modules = LOADED.to_vec();
@@ -85,7 +85,7 @@ fn configuration(folder: &Path, port: u16, origin: &str, provider: &str, setup: 
         let _infallible = writeln!(text, "LoadModule {module}_module {MODULES}/mod_{module}.so");
     }
     if setup.people > 1 {
-        // By default it has room for some hundreds only, and forgets the oldest sessions.
+        // By default it has room for only some hundreds, and drops the oldest sessions.
         let _infallible = writeln!(more, "OIDCCacheShmMax {}", ENTRIES_EACH * setup.people + 500);
     }
     let (folder, processes, all) = (folder.display(), setup.threads, setup.threads * THREADS);

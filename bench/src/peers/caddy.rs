@@ -1,4 +1,4 @@
-//! Caddy, passing requests on and no more.
+//! Caddy as a plain reverse proxy.
 
 use std::fs;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! HAProxy, passing requests on and no more: another yardstick beside nginx.
+//! HAProxy as a plain reverse proxy: another baseline beside nginx.
 
 use std::fs;
 use std::process::Command;
@@ -26,7 +26,7 @@ pub(super) async fn start(setup: Setup<'_>) -> Started {
     }))
 }
 
-/// Kept-alive connections on both sides, of which any may carry any request; no log.
+/// Kept-alive connections on both sides, each usable for any request; no log.
 fn configuration(port: u16, setup: Setup<'_>) -> String {
     let Setup { upstream, threads, certificate, .. } = setup;
     let tls = certificate.map(|certificate| format!(" ssl crt {} alpn h2,http/1.1", certificate.together.display()));

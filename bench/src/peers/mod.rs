@@ -1,4 +1,4 @@
-//! Other proxies, for comparison: two that sign people in, and two that pass requests on and no more.
+//! Other proxies, for comparison: two with sign-in, and two plain reverse proxies.
 
 mod apache;
 mod caddy;
@@ -18,31 +18,31 @@ use tokio::net::TcpStream;
 use crate::options::Protocol;
 use crate::wire::{Address, Certificate};
 
-/// How long one may take to start.
+/// The time limit for starting one.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// More do not sign in to peers: what Apache holds of sessions has an end.
+/// The most people who sign in to peers: Apache's session cache is limited.
 const PEOPLE_MOST: usize = 1000;
 
-/// What each is started with.
+/// The settings of a peer.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) upstream: u16,
     pub(crate) threads: usize,
-    /// How many people are signed in to those that sign people in.
+    /// How many people are signed in, at peers with sign-in.
     pub(crate) people: usize,
     pub(crate) protocol: Protocol,
-    /// TLS ends there with it.
+    /// With a certificate, the peer terminates TLS.
     pub(crate) certificate: Option<&'a Certificate>,
 }
 
-/// A running one; dropping it stops it.
+/// A running peer; dropping it stops it.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) address: Address,
     pub(crate) pids: Vec<u32>,
-    /// The sessions of those signed in; none: it asks for none.
+    /// The session cookies; empty for peers without sign-in.
     pub(crate) cookies: Vec<String>,
     _program: Program,
     _provider: Option<Arc<DevIdp>>,
@@ -53,7 +53,7 @@ type Started = anyhow::Result<Result<Peer, &'static str>>;
 
 const MISSING: &str = "is not installed; scripts/bench-peers installs it";
 
-/// Starts all that are installed, each with a port of the upstream for itself, and names those that are not.
+/// Starts all that are installed, each with its own upstream port, and names those that are not.
 pub(crate) async fn start(setup: Setup<'_>, upstreams: &[u16]) -> anyhow::Result<Vec<Peer>> {
     let setup = Setup { people: setup.people.min(PEOPLE_MOST), ..setup };
     let mut ports = upstreams.iter().copied().cycle();
@@ -74,7 +74,7 @@ pub(crate) async fn start(setup: Setup<'_>, upstreams: &[u16]) -> anyhow::Result
     Ok(peers)
 }
 
-/// A process, and how it is stopped where ending it alone would leave its children behind.
+/// A process, and a stop command if killing it alone would leave its children behind.
 struct Program {
     process: Child,
     stop: Option<Command>,
@@ -108,14 +108,14 @@ impl Drop for Program {
     }
 }
 
-/// Whether a program is there; `ask` makes it say something and end.
+/// Returns true if a program is installed; `ask` makes it print something and exit.
 fn is_installed(program: &str, ask: &str) -> bool {
     let mut command = Command::new(program);
     command.arg(ask).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok()
 }
 
-/// How a browser that signs in reaches a server on this port: by HTTP/1.1.
+/// The address for a browser's sign-in on this port, over HTTP/1.1.
 fn browser(port: u16, certificate: Option<&Certificate>) -> anyhow::Result<Address> {
     let protocol = if certificate.is_some() { Protocol::Tls } else { Protocol::Http1 };
     Address::new(port, protocol, certificate)

@@ -1,4 +1,4 @@
-//! oauth2-proxy, with its sessions in cookies, as it is by default.
+//! oauth2-proxy, with sessions in cookies, its default.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use crate::people::{CLIENT_ID, CLIENT_SECRET, Door};
 use crate::wire::Address;
 use crate::{cpu, nginx, people};
 
-/// What seals its cookies: 32 bytes.
+/// The key for sealing its cookies; the first 32 bytes are used.
 const SECRET: &str = "a-secret-of-the-bench-and-no-more";
 
 pub(super) async fn start(setup: Setup<'_>) -> Started {

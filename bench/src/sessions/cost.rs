@@ -1,4 +1,4 @@
-//! What looking a session up costs, store by store.
+//! Measures the cost of a session lookup in each store.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use zeroize::Zeroizing;
 use super::people::{NOW, People};
 use crate::redis::RedisServer;
 
-/// Sessions in use, which are looked up again and again.
+/// Sessions in use, which are looked up repeatedly.
 const BUSY: usize = 64;
 /// How often.
 const LOOK_UPS: usize = 1_000_000;
-/// Sessions that are looked up for the first time, and tokens that name none.
+/// Sessions that are looked up for the first time, and tokens of no session.
 const FIRST: usize = 20_000;
 
 const MEMORY: u64 = 1 << 30;
 
-/// Prints what a look-up costs in each store. Sessions are begun on one replica and looked up on another, where a store has several.
+/// Prints the cost of a lookup in each store. With several replicas, one begins a session and another looks it up.
 pub(super) async fn run(out: &mut impl Write) -> anyhow::Result<()> {
     let memory = open(&StoreSettings::Memory { bytes: MEMORY })?;
     measure(out, "memory", &memory, &memory).await?;
@@ -81,12 +81,12 @@ async fn measure(
     Ok(())
 }
 
-/// Microseconds.
+/// Microseconds per repetition.
 fn each(began: Instant, times: usize) -> f64 {
     began.elapsed().as_secs_f64() * 1e6 / times as f64
 }
 
-/// A token that could be another's, and is nobody's: one with another end.
+/// A well-formed token of no session: one with a changed end.
 fn forged(token: &SessionToken) -> Option<SessionToken> {
     const END: &str = "00000000";
     let text = token.expose();

@@ -1,4 +1,4 @@
-//! What a session takes of memory: sessions are begun in a process of their own, whose resident memory is looked at before and after.
+//! Measures the memory of a session: a separate process begins sessions, and compares its resident memory before and after.
 
 use std::io::Write;
 use std::process::Command;
@@ -12,13 +12,13 @@ use sidegate::ports::Sessions as _;
 use super::people::{NOW, People};
 use crate::options::HoldOptions;
 
-/// An access token and a refresh token of Entra, in bytes.
+/// The size of an access token and a refresh token of Entra, in bytes.
 const ENTRA: usize = 4000;
 
-/// Sessions with tokens are fewer, since they take ten times as much.
+/// Sessions with tokens are fewer, since each is ten times as large.
 const FEWER: u64 = 10;
 
-/// Prints what sessions without and with the provider's tokens take.
+/// Prints the memory of sessions without and with the provider's tokens.
 pub(super) fn run(out: &mut impl Write, sessions: u64) -> anyhow::Result<()> {
     for (sessions, tokens) in [(sessions, 0), (sessions / FEWER, ENTRA)] {
         let own = std::env::current_exe()?;
@@ -31,7 +31,7 @@ pub(super) fn run(out: &mut impl Write, sessions: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Holds sessions, and prints what each takes.
+/// Holds sessions in memory, and prints the size of each.
 pub(crate) fn hold(options: &HoldOptions) -> anyhow::Result<()> {
     let people = People::new(options.tokens)?;
     let store = MemoryStore::new(Duration::ZERO, 1 << 40);
@@ -42,7 +42,7 @@ pub(crate) fn hold(options: &HoldOptions) -> anyhow::Result<()> {
     for number in 0..options.sessions {
         let session = people.session(number)?;
         let from = Instant::now();
-        // It is done when it is asked for: what is left to wait for is the answer.
+        // The session is stored by the call itself; the future only returns the result.
         drop(store.begin(session, NOW));
         begin += from.elapsed();
     }

@@ -1,4 +1,4 @@
-//! Measures sessions: what one takes of memory, what looking one up costs, and how many people sign in a second.
+//! Measures sessions: memory, lookup cost, and sign-ins per second.
 
 mod cost;
 mod held;

@@ -1,4 +1,4 @@
-//! Made-up people, of the size of real ones.
+//! Generated people with data of realistic size.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use sidegate::domain::secret::Secret;
 use sidegate::domain::session::{Authority, Device, Session};
 use sidegate::domain::time::Timestamp;
 
-/// When all of it happens: far ahead, so that nothing has expired by the clock of a store that has its own.
+/// The time of all sessions: far ahead, so that nothing has expired for a store with its own clock.
 pub(super) const NOW: Timestamp = Timestamp::from_secs(4_000_000_000);
 
-/// A usual browser's name.
+/// A typical `User-Agent`.
 const BROWSER: &str =
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/148.0.0.0 Safari/537.36";
 
-/// Makes people up.
+/// Generates people.
 pub(super) struct People {
     sealer: GrantSealer,
-    /// The bytes of the provider's tokens in each session.
+    /// The size of the provider's tokens in each session, in bytes.
     tokens: usize,
 }
 

@@ -1,4 +1,4 @@
-//! How many people sign in a second, and what a sign-in costs the proxy.
+//! Measures sign-ins per second, and the proxy's cost of a sign-in.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::nginx;
 use crate::options::{Protocol, SessionOptions};
 use crate::sidegate::{CONNECTIONS, Setup, Sidegate, Store};
 
-/// People come one after the other on so many places at once, each with a browser of their own.
+/// Several tasks sign people in one after the other, each person with a new browser.
 pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyhow::Result<()> {
     let program = crate::program(options.sidegate.as_deref())?;
     let folder = tempfile::tempdir().context("no temporary folder could be made")?;
-    // Nothing is asked of the upstream.
+    // No request reaches the upstream.
     let (upstream, store) = (nginx::free_port()?, Store::Memory);
     let setup = Setup {
         upstream,

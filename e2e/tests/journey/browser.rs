@@ -1,4 +1,4 @@
-//! A real Chromium, driven as a person would: pages are opened, things on them are clicked, and seen.
+//! A real Chromium, driven like a person would: it opens pages, clicks, and reads.
 
 use std::io::Write as _;
 use std::process::Command;
@@ -28,7 +28,7 @@ const FLAGS: [&str; 9] = [
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// One browser with a profile of its own; it ends with the test, also with one that fails.
+/// One browser with its own profile; it ends with the test, even if the test fails.
 pub(crate) struct Browser {
     client: Client,
     driver: Program,
@@ -38,13 +38,13 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Opens a browser. Without one on this machine there is nothing to test with: that fails where `CI` is set, and
-    /// is said elsewhere.
+    /// Opens a browser. If there is none on this machine, this fails where `CI` is set, and elsewhere prints that the test is
+    /// skipped.
     pub(crate) async fn open() -> Option<Self> {
         if !["chromium", "chromedriver"].into_iter().all(is_there) {
             let reason = "chromium and chromedriver are missing: run scripts/install-test-tools";
             assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{reason}");
-            // Not by eprintln!, whose lines are kept back for tests that pass.
+            // Not with eprintln!, whose output is hidden for tests that pass.
             let _ = writeln!(std::io::stderr(), "SKIPPED a browser test: {reason}");
             return None;
         }
@@ -78,13 +78,13 @@ impl Browser {
         self.client.current_url().await.unwrap().into()
     }
 
-    /// Waits until `selector` is on the page; gives its text.
+    /// Waits until `selector` is on the page; returns its text.
     pub(crate) async fn sees(&self, selector: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.element(selector).await.text().await {
                 Ok(text) => return text,
-                // What was found a moment ago may be of a page that has gone since.
+                // The element may belong to a page that has been left since.
                 Err(error) => {
                     assert!(error.is_stale_element_reference() && Instant::now() < deadline, "{selector}: {error}")
                 }
@@ -96,11 +96,11 @@ impl Browser {
         self.element(selector).await.click().await.unwrap();
     }
 
-    /// Waits until what is on the page at `selector` contains `text`; gives all of it.
+    /// Waits until the element at `selector` contains `text`; returns all of its text.
     pub(crate) async fn reads(&self, selector: &str, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // What was found a moment ago may have been drawn anew since.
+            // The element may have been redrawn since it was found.
             let found = self.element(selector).await.text().await.unwrap_or_default();
             if found.contains(text) {
                 return found;
@@ -110,7 +110,7 @@ impl Browser {
         }
     }
 
-    /// Fills a field, in place of what was in it.
+    /// Replaces the content of a field.
     pub(crate) async fn fill(&self, selector: &str, text: &str) {
         let field = self.element(selector).await;
         field.clear().await.unwrap();
@@ -122,7 +122,7 @@ impl Browser {
         self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
     }
 
-    /// From now on notes in the page itself when a text comes into the first element that a selector finds.
+    /// From now on the page itself records when a text appears in the first element that matches a selector.
     pub(crate) async fn notes_when(&self, selector: &str, text: &str) {
         let script = "const [selector, text] = arguments; window.noted = null;
             const look = () => {
@@ -135,7 +135,7 @@ impl Browser {
         self.client.execute(script, vec![json!(selector), json!(text)]).await.unwrap();
     }
 
-    /// When that was, in milliseconds since 1970 by this machine's clock: not when the driver got to know of it.
+    /// That time, in milliseconds since 1970 by this machine's clock: not when the driver noticed.
     pub(crate) async fn noted(&self) -> f64 {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -147,7 +147,7 @@ impl Browser {
         }
     }
 
-    /// Makes the window as wide as a phone; the page takes the part of it that a phone would.
+    /// Makes the window as wide as a phone; the page uses the part of it that a phone would.
     pub(crate) fn becomes_a_phone(&self) {
         let session = self.client.session_creation_response().unwrap().session_id().to_owned();
         let path = format!("/session/{session}/goog/cdp/execute");
@@ -157,26 +157,26 @@ impl Browser {
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
 
-    /// How many pixels of the page cannot be seen without scrolling sideways.
+    /// How many pixels of the page are hidden without scrolling sideways.
     pub(crate) async fn beyond_the_side(&self) -> i64 {
         let script = "const page = document.documentElement; return page.scrollWidth - page.clientWidth";
         self.client.execute(script, vec![]).await.unwrap().as_i64().unwrap()
     }
 
-    /// The status that the page came with.
+    /// The status code of the page.
     pub(crate) async fn status(&self) -> u64 {
         let script = "return performance.getEntriesByType('navigation')[0].responseStatus";
         self.client.execute(script, vec![]).await.unwrap().as_u64().unwrap()
     }
 
-    /// The browser's session with the proxy, as a `Cookie` field would name it.
+    /// The browser's session with the proxy, as in a `Cookie` field.
     pub(crate) async fn session(&self) -> Option<String> {
         let cookies = self.client.get_all_cookies().await.unwrap();
         let session = cookies.into_iter().find(|cookie| cookie.name() == "session_token")?;
         Some(format!("{}={}", session.name(), session.value()))
     }
 
-    /// Opens another tab and goes to it; gives the handle of the one before.
+    /// Opens another tab and switches to it; returns the handle of the previous one.
     pub(crate) async fn new_tab(&self) -> Tab {
         let before = Tab(self.client.window().await.unwrap());
         let opened = self.client.new_window(true).await.unwrap();
@@ -184,15 +184,15 @@ impl Browser {
         before
     }
 
-    /// Goes to `tab`; gives the handle of the one before.
+    /// Switches to `tab`; returns the handle of the previous one.
     pub(crate) async fn switch_to(&self, tab: Tab) -> Tab {
         let before = Tab(self.client.window().await.unwrap());
         self.client.switch_to_window(tab.0).await.unwrap();
         before
     }
 
-    /// Keeps a picture of the page in `target/e2e-screens/`, for whoever wants to look, and sees that the page obeys
-    /// its own policy: what it forbids is not drawn, and nobody would notice.
+    /// Saves a screenshot in `target/e2e-screens/`, for inspection, and checks that the page obeys its own policy: what the policy
+    /// blocks is not drawn, which is easy to miss.
     pub(crate) async fn picture(&self, name: &str) {
         let folder = target().join("e2e-screens");
         std::fs::create_dir_all(&folder).unwrap();
@@ -226,7 +226,7 @@ pub(crate) struct Tab(fantoccini::wd::WindowHandle);
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends its Chromium first when it is asked to; killed, it would leave it behind.
+        // On shutdown the driver ends its Chromium first; if killed, it would leave it behind.
         let _answer = http::exchange(self.port, "GET", "/shutdown", "", "");
         let _killed_then = self.driver.ends_in_time();
     }

@@ -1,4 +1,4 @@
-//! HTTP by hand, for what is not asked by a browser: blocking, so that a destructor can ask too.
+//! HTTP by hand, for requests without a browser: blocking, so that a destructor can send them too.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// Asks as a browser does that goes to a page.
+/// Requests a page as a browser does.
 pub(crate) fn visit(port: u16, path: &str, cookie: &str) -> Answer {
     exchange(port, "GET", path, &format!("Accept: text/html\r\nCookie: {cookie}\r\n"), "").unwrap()
 }
@@ -36,7 +36,7 @@ pub(crate) fn exchange(port: u16, method: &str, path: &str, fields: &str, body: 
     let length =
         head.to_ascii_lowercase().lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
     let mut body = String::new();
-    // Not to the end of the connection where the length is known: the driver of the browser keeps it open.
+    // Does not read to the end of the connection if the length is known: the browser's driver keeps it open.
     answer.take(length.unwrap_or(u64::MAX)).read_to_string(&mut body)?;
     Ok(Answer { status: head[9..12].parse().unwrap(), head, body })
 }

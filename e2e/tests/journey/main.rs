@@ -1,6 +1,6 @@
-//! The journey of a person: open, sign in, be told no, look after clusters, sign out; and that of a newcomer: README.md, `make run`.
+//! A user's journey: open, sign in, be refused, manage clusters, sign out; and a newcomer's: README.md, `make run`.
 //!
-//! All three programs run as they are shipped, and a real Chromium goes through them.
+//! All three programs run as shipped, driven through a real Chromium.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! `make run`: what a newcomer meets at a terminal.
+//! `make run`: what a newcomer sees at a terminal.
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -129,7 +129,7 @@ fn a_faulty_env_file_is_told_by_line_without_what_may_be_a_secret() {
     }
 }
 
-/// A running `make run`. Killed, it would leave its programs behind: it is asked to end.
+/// A running `make run`. If killed, it would leave its programs behind, so it is asked to end.
 struct Run(Program);
 
 impl Run {
@@ -163,7 +163,7 @@ impl Drop for Run {
     }
 }
 
-/// Ports for the four addresses, so that whatever else runs on this machine is not in the way.
+/// Ports for the four addresses, so that other programs on this machine do not interfere.
 struct Ports {
     proxy: u16,
     admin: u16,
@@ -192,7 +192,7 @@ impl Ports {
         command
     }
 
-    /// How many of the ports somebody listens on.
+    /// How many of the ports are listened on.
     fn taken(&self) -> usize {
         let ports = [self.proxy, self.admin, self.orchestrator, self.dev_idp];
         ports.into_iter().filter(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()).count()

@@ -1,4 +1,4 @@
-//! README.md as a newcomer follows it, on a fresh clone: every command of it in a shell, in its order.
+//! Follows README.md as a newcomer, on a fresh clone: every command of it in a shell, in order.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use crate::http;
 use crate::programs::{self, PATIENCE, Program, bare, free_port, root, target, within};
 
-/// Where the README says that the source is.
+/// The repository's URL in the README.
 const REPOSITORY: &str = "https://github.com/sidegate/sidegate";
 
 /// A block of the README, by its language.
@@ -21,7 +21,7 @@ struct Block {
 }
 
 impl Block {
-    /// Its commands, without what stands behind `#`.
+    /// Its commands, without what follows `#`.
     fn commands(&self) -> Vec<&str> {
         let lines = self.text.lines().map(|line| line.split(" #").next().unwrap().trim());
         lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
@@ -38,7 +38,7 @@ fn blocks(text: &str) -> Vec<Block> {
         .collect()
 }
 
-/// What the newcomer has: a folder of their own, a shell, tools.
+/// The newcomer's environment: a folder, a shell, tools.
 struct Machine {
     folder: tempfile::TempDir,
     ports: Ports,
@@ -73,7 +73,7 @@ impl Machine {
         self.path("sidegate")
     }
 
-    /// The files as they are here, as the repository that is cloned.
+    /// Makes the files as they are here the repository to clone.
     fn publish(&self) {
         let published = self.path("published");
         let git = |arguments: &[&str], folder: &Path| {
@@ -83,7 +83,7 @@ impl Machine {
         };
         for file in git(&["ls-files", "-z", "--cached", "--others", "--exclude-standard"], root()).split('\0') {
             let from = root().join(file);
-            // One that is deleted, and not yet in a commit, is still listed.
+            // A file that is deleted, but not yet in a commit, is still listed.
             if file.is_empty() || !from.is_file() {
                 continue;
             }
@@ -97,7 +97,7 @@ impl Machine {
         git(&[&author[..], &["commit", "--quiet", "--message=all"]].concat(), &published);
     }
 
-    /// Cargo as it is, but that what it installs is built without optimisations: that takes minutes less.
+    /// Cargo, except that it installs without optimisations: that saves minutes.
     fn install_tools(&self) {
         let bin = self.path("bin");
         fs::create_dir_all(&bin).unwrap();
@@ -110,7 +110,7 @@ impl Machine {
         fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    /// Libraries that were built here need not be built again; what the clone is built into is its own.
+    /// Reuses libraries that were built here; the clone has its own build folder.
     fn reuse_what_was_built(&self) {
         let folder = Self::target();
         if folder.exists() {
@@ -122,7 +122,7 @@ impl Machine {
         if !copied.is_ok_and(|status| status.success()) {
             let _partly = fs::remove_dir_all(folder.join("debug"));
         }
-        // One lock for both would make each wait for the other.
+        // A shared lock would make each wait for the other.
         let _absent = fs::remove_file(folder.join("debug/.cargo-lock"));
     }
 
@@ -140,7 +140,7 @@ impl Machine {
         let installed = self.path("home/.cargo/bin");
         let path = [self.path("bin"), installed].into_iter().map(PathBuf::into_os_string);
         let path: Vec<OsString> = path.chain([std::env::var_os("PATH").unwrap()]).collect();
-        // The newcomer's own folder is another one, but for what was downloaded.
+        // The newcomer's home is another folder, except for downloads.
         let home = std::env::var_os("HOME").unwrap_or_default();
         let or_below =
             |name: &str, folder: &str| std::env::var_os(name).unwrap_or_else(|| Path::new(&home).join(folder).into());
@@ -169,7 +169,7 @@ impl Machine {
         self.shell(command, folder).output().unwrap()
     }
 
-    /// Runs a command that must succeed; gives what it printed.
+    /// Runs a command that must succeed; returns its output.
     fn succeeds(&self, command: &str, folder: &Path) -> String {
         let output = self.run(command, folder);
         let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -177,7 +177,7 @@ impl Machine {
         said.into_owned()
     }
 
-    /// Starts a command that goes on until Ctrl-C.
+    /// Starts a command that runs until Ctrl-C.
     fn starts(&self, command: &str, folder: &Path, settings: &[(&str, String)]) -> Running {
         let mut shell = self.shell(&format!("exec {command}"), folder);
         shell.envs(settings.iter().map(|(name, value)| (*name, value)));
@@ -185,11 +185,11 @@ impl Machine {
     }
 }
 
-/// A command that goes on until Ctrl-C, which a terminal sends to all of its processes.
+/// A command that runs until Ctrl-C, which a terminal sends to all of its processes.
 struct Running(Program);
 
 impl Running {
-    /// Builds may come first.
+    /// Waits long enough for a build to come first.
     fn says(&self, text: &str) {
         let said = within(20 * PATIENCE, || self.0.said().contains(text));
         assert!(said, "\"{text}\" is not said:\n{}", self.0.said());
@@ -210,7 +210,7 @@ impl Drop for Running {
     }
 }
 
-/// An application with no sign-in of its own.
+/// An application without sign-in.
 fn application(port: u16) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     std::thread::spawn(move || {
@@ -220,7 +220,7 @@ fn application(port: u16) {
 
 #[test]
 fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
-    // The programs are built once more, from the clone: minutes.
+    // The programs are built once more, from the clone: that takes minutes.
     if std::env::var_os("CI").is_none() {
         eprintln!(
             "SKIPPED: the README is followed on a fresh clone where CI is set: CI=true cargo test --test journey newcomer"
@@ -234,11 +234,11 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
         blocks.iter().filter(|block| block.language == "toml").map(|block| block.text.as_str()).collect();
     let machine = Machine::new();
     let (clone, proxy) = (machine.clone(), machine.ports.proxy);
-    // A block that is added or changed is to be run here too.
+    // New or changed blocks must be run here too.
     let [try_it, install, protect, ask, explain, own_env] = shell.as_slice() else {
         panic!("other blocks: {shell:#?}")
     };
-    // The other two examples of rules need an issuer outside, and time to pass: the proxy's own tests run them as they stand.
+    // The other two examples of rules need an external issuer, and time to pass: the proxy's own tests run them verbatim.
     let [settings, rules, _by_tokens, _step_up] = tables.as_slice() else { panic!("other tables: {tables:#?}") };
 
     let [fetch, run] = try_it.as_slice() else { panic!("{try_it:?}") };
@@ -253,7 +253,7 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
     machine.succeeds(build, &clone);
     assert!(machine.succeeds(version, &clone).starts_with("sidegate "));
 
-    // GitHub and the application are stood in for.
+    // Stand-ins replace GitHub and the application.
     application(machine.ports.application);
     let idp = format!("http://localhost:{}", machine.ports.dev_idp);
     let redirect = format!("http://localhost:{proxy}/api/v1/auth/callback");

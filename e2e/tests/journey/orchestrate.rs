@@ -1,4 +1,4 @@
-//! Looking after clusters, through the proxy: register, reconcile, see what changes and who did what.
+//! Managing clusters through the proxy: register, reconcile, see changes and who made them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -51,14 +51,14 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     browser.reads(".said", "Reconciled at").await;
     browser.picture("orchestrator-object").await;
 
-    // What it applied, and what a container of it has written.
+    // What it applied, and the log of a container.
     browser.click("#look-at-applied").await;
     browser.reads("section[aria-labelledby=applied] [role=status]", "4 ready").await;
     browser.click(".containers button").await;
     browser.reads(".containers pre", "served GET /healthz").await;
     browser.picture("orchestrator-applied").await;
 
-    // Its controller says something new, and nobody touches the page.
+    // Its controller reports something new, and the page updates by itself.
     harbour.cluster("harbour").unwrap().change(Kind::Kustomization, "shop", "shop-backend", |object| {
         object["status"]["conditions"] = json!([{
             "type": "Ready", "status": "False", "reason": "BuildFailed", "message": "the anchor is lost",
@@ -106,8 +106,8 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
     browser.click("#reconcile").await;
     browser.reads(".said", "Reconciled at").await;
 
-    // Updates fail while somebody looks at the cluster: each stands there within a second of the cluster's word, by the page's own
-    // clock. Of three the middle one counts, since this machine may have other things to do.
+    // Updates fail while the cluster's page is open: each appears within a second of the cluster's event, by the page's own clock.
+    // The median of three counts, since this machine may be busy.
     let mut took = Vec::new();
     browser.goto(&cluster).await;
     browser.sees(".tree a.node").await;
@@ -130,7 +130,7 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
     assert!(took[1] < 1000.0, "failed updates took {took:?} ms to be seen");
     browser.picture("orchestrator-attention").await;
 
-    // What the cluster keeps, rehearsed as ann.
+    // A dry run of the cluster's manifests, as ann.
     browser.goto(&object).await;
     browser.click("#compare-applied").await;
     browser.reads("section[aria-labelledby=comparison] [role=status]", "1 same").await;
@@ -138,7 +138,7 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
 
     browser.click("#sign-out").await;
     browser.sees("main[data-page=signed-out]").await;
-    // The provider would sign ann in again by itself: it has to be told to ask.
+    // The provider would sign ann in again by itself: it must be made to ask.
     let path = object.trim_start_matches(&stack.origin);
     browser.goto(&format!("{}/api/v1/auth/login?prompt=select_account&rd={path}", stack.origin)).await;
     browser.click("[data-user=bob]").await;
@@ -177,13 +177,13 @@ async fn no_page_scrolls_sideways_on_a_phone() {
     }
 }
 
-/// By the clock of this machine, which the browser's pages read too.
+/// By this machine's clock, which the browser's pages use too.
 #[expect(clippy::disallowed_methods, reason = "a page cannot be told the time")]
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() * 1000.0
 }
 
-/// A cluster in which nothing happens by itself.
+/// A cluster without spontaneous changes.
 async fn simulated(name: &str) -> Demo {
     let options = Options { clusters: vec![name.to_owned()], pace: Duration::ZERO, ..Options::default() };
     Demo::start(options).await.unwrap()

@@ -1,4 +1,4 @@
-//! The programs under test: built once, started with exactly the settings that a test names, ended when dropped.
+//! The programs under test: built once, started with only the given settings, ended on drop.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read};
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long anything may take that is not a build.
+/// The time limit for everything except builds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a program inherits: where things are. All else would let the surroundings decide the outcome.
+/// The variables that a program inherits: paths only. Others would let the environment affect the result.
 const INHERITED: [&str; 7] = ["PATH", "HOME", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"];
 
 static BUILT: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(build);
 
-/// A running program. Its output is read on, so that it never waits for a full pipe, and told when the test fails.
+/// A running program. Its output is read continuously, so that its pipe never fills up, and printed when the test fails.
 pub(crate) struct Program {
     name: String,
     child: Child,
@@ -46,7 +46,7 @@ impl Program {
         Self { name: name.to_owned(), child, lines, said }
     }
 
-    /// Waits for the next line with `marker`; gives what follows it.
+    /// Waits for the next line with `marker`; returns what follows it.
     pub(crate) fn tells(&self, marker: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -62,7 +62,7 @@ impl Program {
         }
     }
 
-    /// All that was said until now.
+    /// All output so far.
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().join("\n")
     }
@@ -76,18 +76,18 @@ impl Program {
         assert!(status.success(), "{} cannot be sent {signal}", self.name);
     }
 
-    /// To all processes of its group: it was spawned with one of its own.
+    /// Sends a signal to its process group: it was spawned with one of its own.
     pub(crate) fn signal_all(&self, signal: &str) {
         let status = Command::new("kill").args([signal, "--", &format!("-{}", self.child.id())]).status().unwrap();
         assert!(status.success(), "{} cannot be sent {signal}", self.name);
     }
 
-    /// Waits for the end; false where it does not come.
+    /// Waits for the end; false if it does not end in time.
     pub(crate) fn ends_in_time(&mut self) -> bool {
         within(PATIENCE, || !self.running())
     }
 
-    /// Waits for the end and for all output; gives the exit code.
+    /// Waits for the end and for all output; returns the exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         assert!(self.ends_in_time(), "{} does not end", self.name);
         while self.lines.recv_timeout(PATIENCE).is_ok() {}
@@ -110,14 +110,14 @@ pub(crate) fn built() {
     LazyLock::force(&BUILT);
 }
 
-/// One of the three programs, run to its end.
+/// Runs one of the three programs to its end.
 pub(crate) fn succeeds(name: &str, arguments: &[&str], settings: &[(&str, String)]) -> bool {
     let mut command = bare(&BUILT[name]);
     command.args(arguments).envs(settings.iter().map(|(variable, value)| (*variable, value)));
     command.output().unwrap().status.success()
 }
 
-/// A command that sees nothing of the surroundings but where programs and files are.
+/// A command that inherits nothing but the paths of programs and files.
 pub(crate) fn bare(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
@@ -129,12 +129,12 @@ pub(crate) fn bare(program: &Path) -> Command {
     command
 }
 
-/// A port that was free a moment ago: for addresses that must be known before their owner starts.
+/// A port that was just free: for addresses that must be known before their owner starts.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Polls until `condition` holds; false where it does not in time.
+/// Polls until `condition` holds; false if it does not in time.
 pub(crate) fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + time;
     while !condition() {
@@ -160,13 +160,13 @@ fn read_on(pipe: impl Read + Send + 'static, lines: Sender<String>, said: Arc<Mu
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             said.lock().unwrap().push(line.clone());
-            // Nobody may be waiting for a line any more; the pipe is read on all the same.
+            // The receiver may be gone; the pipe is still read.
             let _unheard = lines.send(line);
         }
     });
 }
 
-/// Cargo alone knows where the programs of other crates are. It builds nothing that is new already.
+/// Only cargo knows the paths of other crates' programs. It does not rebuild what is up to date.
 fn build() -> HashMap<String, PathBuf> {
     let output = bare(Path::new(env!("CARGO")))
         .args(["build", "--quiet", "--locked", "-p", "sidegate", "-p", "orchestrator", "-p", "dev-idp", "--bins"])

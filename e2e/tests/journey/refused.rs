@@ -1,4 +1,4 @@
-//! Being told no, and the way on from there.
+//! Being refused, and how to continue from there.
 
 use crate::browser::Browser;
 use crate::stack::{Provider, Stack};
@@ -16,7 +16,7 @@ async fn who_is_not_on_the_list_is_told_so_and_may_sign_in_as_someone_else() {
     assert_eq!(browser.session().await, None, "who is refused gets no session");
     browser.picture("denied").await;
 
-    // The provider would sign eve in again by itself: it has to be told to ask.
+    // The provider would sign eve in again by itself: it must be made to ask.
     browser.click("#sign-in-as-someone-else").await;
     browser.click("[data-user=ann]").await;
     assert_eq!(browser.sees("#who").await, "Ann Example");

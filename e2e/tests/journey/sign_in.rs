@@ -42,10 +42,10 @@ async fn signs_in_and_out(provider: Provider, name: &str) {
     assert_eq!(http::visit(stack.port, "/", &session).status, 302, "the session is dead, not only its cookie cleared");
     browser.picture(&format!("{name}-signed-out")).await;
 
-    // The provider has a session of its own, which this sign-out does not end: it asks who wants to choose, ...
+    // The provider has its own session, which this sign-out does not end: it shows its page only on request, ...
     browser.click("#sign-in-as-someone-else").await;
     browser.sees(ANN).await;
-    // ... and, once it has forgotten her, whoever comes.
+    // ... and, once it has forgotten her, always.
     browser.goto(&format!("{}/oidc/end_session", stack.idp)).await;
     browser.goto(&home).await;
     browser.sees(ANN).await;
@@ -84,7 +84,7 @@ async fn a_deep_link_is_reached_after_sign_in() {
 
     browser.goto(&link).await;
     browser.click(ANN).await;
-    // The orchestrator's own answer: it has no such page.
+    // The orchestrator's own response: it has no such page.
     assert_eq!(browser.sees("#who").await, "Ann Example");
     assert_eq!((browser.url().await, browser.status().await), (link, 404));
 }
@@ -112,7 +112,7 @@ async fn going_back_to_the_provider_and_on_again_changes_nothing() {
     let session = browser.session().await;
     assert!(session.is_some());
 
-    // The provider remembers ann, and sends her to the callback with the state of the attempt that is over.
+    // The provider remembers ann, and redirects her to the callback with the state of the finished attempt.
     browser.back().await;
     assert_eq!(browser.sees("#who").await, "Ann Example");
     assert_eq!(browser.url().await, format!("{}/", stack.origin));

@@ -1,4 +1,4 @@
-//! The three programs, wired as `make run` wires them, on free ports.
+//! The three programs, connected as in `make run`, on free ports.
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -9,7 +9,7 @@ use crate::programs::{PATIENCE, Program, free_port, succeeds, within};
 /// The tenant of ann.
 const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
 
-/// How often another port is tried when somebody was faster to take the one that was free.
+/// How many times to try another port after another program took the free one.
 const ATTEMPTS: usize = 5;
 
 #[derive(Clone, Copy)]
@@ -39,13 +39,13 @@ impl Provider {
     }
 }
 
-/// A proxy that lets `@example.com` through to an orchestrator, and the provider that it trusts.
+/// A proxy that allows `@example.com` to access an orchestrator, and the provider that it trusts.
 pub(crate) struct Stack {
-    /// Where a person goes.
+    /// The origin that people open.
     pub(crate) origin: String,
-    /// The port of that.
+    /// Its port.
     pub(crate) port: u16,
-    /// Where the provider is.
+    /// The provider's origin.
     pub(crate) idp: String,
     _programs: [Program; 3],
     _folder: TempDir,
@@ -56,12 +56,12 @@ impl Stack {
         Self::with(provider, |_| Vec::new(), "")
     }
 
-    /// The same, with rules, and a provider that can be told to lie.
+    /// The same, with rules, and a provider with lies on demand.
     pub(crate) fn with_rules(provider: Provider, rules: &str) -> Self {
         Self::with(provider, |_| Vec::new(), rules)
     }
 
-    /// The same, with clusters that decide by person, whom the proxy's signature names.
+    /// The same, with clusters that impersonate the user of the proxy's assertion.
     pub(crate) fn deciding_by_person() -> Self {
         let deciding = |origin: &str| {
             vec![
@@ -73,7 +73,7 @@ impl Stack {
         Self::with(Provider::GitHub, deciding, "")
     }
 
-    /// Has the provider lie in this way, in the words of its control handle; `None`: no longer.
+    /// Sets this lie of the provider, as in its control API; `None` ends it.
     pub(crate) fn provider_lies(&self, lie: Option<Value>) {
         let port = self.idp.rsplit_once(':').unwrap().1.parse().unwrap();
         let (path, body) = match lie {
@@ -85,13 +85,13 @@ impl Stack {
         assert_eq!(answer.status / 100, 2, "{}", answer.body);
     }
 
-    /// With settings of the orchestrator that depend on where the proxy will be, and rules.
+    /// With orchestrator settings that depend on the proxy's origin, and with rules.
     fn with(provider: Provider, more: impl Fn(&str) -> Vec<(&'static str, String)>, rules: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("sidegate.toml");
         std::fs::write(&config, rules).unwrap();
         for _ in 0..ATTEMPTS {
-            // The redirect URL names the proxy's port before the proxy has it.
+            // The redirect URL contains the proxy's port before the proxy listens on it.
             let (port, admin) = (free_port(), free_port());
             let origin = format!("http://localhost:{port}");
             let mut of_orchestrator = vec![("DATABASE_URL", "sqlite::memory:".to_owned())];

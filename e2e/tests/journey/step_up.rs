@@ -1,4 +1,4 @@
-//! A sign-in that is too old for what is asked for: led to sign in again, and back.
+//! A sign-in that is too old for the requested page: the user signs in again, and returns.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn who_signed_in_long_ago_signs_in_again_where_a_rule_asks_for_it_and_then
     let stack = Stack::with_rules(Provider::Oidc, RULES);
     let (home, settings) = (format!("{}/", stack.origin), format!("{}/settings/keys?x=1", stack.origin));
 
-    // The provider has known her since this morning, and says so.
+    // The provider reports an old `auth_time` for her.
     stack.provider_lies(Some(json!({ "claim": ["auth_time", 1_700_000_000] })));
     browser.goto(&home).await;
     browser.click(ANN).await;
@@ -23,25 +23,25 @@ async fn who_signed_in_long_ago_signs_in_again_where_a_rule_asks_for_it_and_then
     let old = browser.session().await.expect("the browser has a session");
     stack.provider_lies(None);
 
-    // Where no rule asks for it, her sign-in is good enough.
+    // Without a rule, her sign-in is recent enough.
     browser.goto(&home).await;
     assert_eq!(browser.sees("#who").await, "Ann Example");
-    // A program is told, and is sent nowhere.
+    // A program gets an error, and no redirect.
     let told = http::exchange(stack.port, "GET", "/settings/keys", &format!("Cookie: {old}\r\n"), "").unwrap();
     assert!(told.status == 401 && told.body.contains("login?max_age=900"), "{}", told.body);
 
-    // She is led to the provider, which asks though it remembers her, and back to where she was going.
+    // She is redirected to the provider, which asks although it remembers her, and back to the requested page.
     browser.goto(&settings).await;
     browser.sees(ANN).await;
     assert!(browser.url().await.starts_with(&stack.idp), "{}", browser.url().await);
     browser.click(ANN).await;
-    // The orchestrator's own answer: it has no such page.
+    // The orchestrator's own response: it has no such page.
     browser.sees("body").await;
     assert_eq!((browser.url().await, browser.status().await), (settings.clone(), 404));
     let new = browser.session().await.expect("the browser has a session");
     assert_ne!(new, old, "a new sign-in is a new session");
 
-    // Within the age nobody asks again, here and elsewhere.
+    // Within the allowed age no new sign-in is required, on this page and others.
     let other = format!("{}/settings/others", stack.origin);
     browser.goto(&other).await;
     assert_eq!((browser.url().await, browser.status().await), (other, 404));

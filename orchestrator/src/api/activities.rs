@@ -59,7 +59,7 @@ impl Choice {
             Some("failed") => Some(Outcome::Failed),
             Some(_) => return Err(ApiError::BadRequest("outcome: succeeded or failed".into())),
         };
-        // As the log has it, where it is a kind that we know.
+        // Uses the log's spelling of a kind that we know.
         let kind = given(self.kind.take()).map(|kind| kind.parse::<Kind>().map_or(kind, |kind| kind.name().to_owned()));
         Ok(Filter {
             actor: text(self.actor.take()),
@@ -75,7 +75,7 @@ impl Choice {
     }
 }
 
-// PostgreSQL takes no NUL in a text; nothing is found by it in SQLite either.
+// PostgreSQL rejects NUL in text; in SQLite a NUL would match nothing either.
 fn text(value: Option<String>) -> Option<String> {
     given(value).map(|value| value.replace('\0', "\u{fffd}"))
 }
@@ -115,7 +115,7 @@ async fn export(State(app): State<App>, Parameters(mut choice): Parameters<Choic
         Some("json") => Format::Json,
         Some(_) => return Err(ApiError::BadRequest("format: csv or json".into())),
     };
-    // A database that does not answer is told now: later there is only breaking off.
+    // Checks the database first: once the download has started, an error can only cut it off.
     app.store.ping().await?;
     let file = format!("attachment; filename=\"activity-{}.{}\"", clock::now().date(), format.ending());
     let headers = [(header::CONTENT_TYPE, format.content_type().to_owned()), (header::CONTENT_DISPOSITION, file)];

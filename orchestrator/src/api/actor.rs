@@ -1,4 +1,4 @@
-//! Who does something: an argument of every handler that changes anything.
+//! Who performs an action: an extractor for every handler that changes anything.
 
 use std::convert::Infallible;
 
@@ -13,7 +13,7 @@ const ANONYMOUS: &str = "anonymous";
 const NAME_MOST: usize = 256;
 const REQUEST_ID_MOST: usize = 128;
 
-/// Who asks, as the proxy in front says; `anonymous` where it says nothing.
+/// The identity that the proxy sent with the request; `anonymous` where it sent none.
 #[derive(Clone, Debug)]
 pub(super) struct Actor {
     pub(super) name: String,
@@ -23,7 +23,7 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    /// The beginning of a record of what is about to be done.
+    /// Starts the record of an action that is about to be performed.
     pub(super) fn deed(&self, action: &'static str) -> Deed {
         Deed {
             actor: self.name.clone(),
@@ -35,7 +35,7 @@ impl Actor {
         }
     }
 
-    /// Whether somebody is signed in.
+    /// Returns true if a user is signed in.
     pub(super) fn known(&self) -> bool {
         self.name != ANONYMOUS || !self.id.is_empty()
     }
@@ -55,7 +55,7 @@ impl<S: Sync> FromRequestParts<S> for Actor {
     }
 }
 
-/// What a database, a log and a page can all hold: no control characters, and not too long.
+/// Makes text safe to store, log and display: drops control characters and limits the length.
 pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(NAME_MOST).collect()
 }

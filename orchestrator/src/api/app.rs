@@ -1,4 +1,4 @@
-//! What the handlers work with.
+//! The state that the handlers share.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::store::Store;
 use super::journal::Journal;
 use super::streams::Streams;
 
-/// What the handlers work with. A clone is the same one.
+/// The state that the handlers share. Clones share the same state.
 #[derive(Clone)]
 pub struct App {
     pub(super) fleet: Fleet,
@@ -26,8 +26,8 @@ pub struct App {
 }
 
 impl App {
-    /// `ending` is cancelled when the end begins: event streams then end at once. `in_cluster` lets the cluster that the
-    /// program runs in be registered.
+    /// `ending` is cancelled when shutdown begins: event streams then end at once. `in_cluster` allows the cluster that the
+    /// program runs in to be registered.
     #[must_use]
     pub fn new(fleet: Fleet, store: Store, ending: CancellationToken, in_cluster: bool) -> Self {
         let journal = Journal::new(store.clone());
@@ -43,18 +43,18 @@ impl App {
         }
     }
 
-    /// The same, with clusters that can be asked as the person who asks.
+    /// Adds impersonation: clusters can then be queried as the signed-in user.
     #[must_use]
     pub fn with_impersonation(self, impersonation: Option<Impersonation>) -> Self {
         Self { impersonation, ..self }
     }
 
-    /// Whether a cluster is to decide by person.
+    /// Returns true if requests to the cluster impersonate the user; `cluster` is the cluster's own setting.
     pub(super) fn impersonates(&self, cluster: bool) -> bool {
         cluster || self.impersonation.as_ref().is_some_and(|impersonation| impersonation.everywhere)
     }
 
-    /// Waits until no action is under way any more.
+    /// Waits until no action is in progress.
     pub async fn rest(&self) {
         self.journal.rest().await;
     }

@@ -1,6 +1,5 @@
-//! `…/flux/{kind}/{namespace}/{name}/applied`: how what an object applied is, read when it is asked for; a container's last lines; what would
-//! change if it were applied again; and
-//! `/api/v1/clusters/{id}/flux/controllers`: Flux's own.
+//! `…/flux/{kind}/{namespace}/{name}/applied`: the status of what an object applied, read on request; a container's last log
+//! lines; what would change if it were applied again; and `/api/v1/clusters/{id}/flux/controllers`: Flux's own controllers.
 
 use axum::Json;
 use axum::extract::State;

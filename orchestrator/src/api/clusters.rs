@@ -1,4 +1,4 @@
-//! `/api/v1/clusters`: register, list, rename, remove, ask how they are, read anew.
+//! `/api/v1/clusters`: register, list, rename, remove, check health, read again.
 
 use std::collections::HashMap;
 
@@ -23,9 +23,9 @@ use crate::fleet::{self, ClusterId, FleetError, Health, HealthState, Listing, St
 use crate::secret::Secret;
 use crate::store::{self, new_id};
 
-/// How many characters a cluster's name may have.
+/// The longest name of a cluster, in characters.
 const NAME_MOST: usize = 63;
-/// How many namespaces of a cluster may be named: each is watched for each kind.
+/// How many namespaces of a cluster may be listed: each is watched for each kind.
 const NAMESPACES_MOST: usize = 20;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -115,7 +115,7 @@ fn health_of(app: &App, id: ClusterId) -> Health {
     app.fleet.health(id).unwrap_or_else(|_| closed())
 }
 
-/// Of a cluster that is registered and not looked after: what it is reached by could not be used at the start.
+/// The health of a cluster that is registered but not watched: its connection could not be opened at startup.
 fn closed() -> Health {
     let reason = "its kubeconfig cannot be opened (add the key that it was sealed under to ENCRYPTION_KEY and restart, or \
                   register it again), or it is the cluster that the orchestrator runs in, and IN_CLUSTER is not true";
@@ -259,7 +259,7 @@ async fn add(
     Ok(Done { value: cluster, message })
 }
 
-/// How a cluster is to be looked at.
+/// How a cluster is to be watched.
 struct Choice {
     impersonate: bool,
     namespaces: Vec<String>,
@@ -269,7 +269,7 @@ fn manner(app: &App, cluster: &store::Cluster) -> fleet::Manner {
     fleet::Manner { as_person: app.impersonates(cluster.impersonate), namespaces: cluster.namespaces.clone() }
 }
 
-/// Names of namespaces, each once.
+/// Checks the namespaces' names and drops duplicates.
 fn namespaces(given: &[String]) -> Result<Vec<String>, ApiError> {
     let mut names: Vec<String> = given.iter().map(|name| name.trim().to_owned()).collect();
     names.sort();
@@ -282,10 +282,10 @@ fn namespaces(given: &[String]) -> Result<Vec<String>, ApiError> {
     Ok(names)
 }
 
-/// A name that people can read and tell from others.
+/// Checks a cluster's name: people must be able to read it and to distinguish it from others.
 fn name(text: &str) -> Result<String, ApiError> {
     let text = text.trim();
-    // Beside control characters those that turn the reading direction: they make one name look like another.
+    // Rejects control characters and those that change the text direction: they make one name look like another.
     let readable = |c: char| {
         !c.is_control()
             && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -385,7 +385,7 @@ async fn change(
         (deed.cluster, deed.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name.clone()));
         deed
     };
-    // Each is written down as what it is; the first that fails ends it.
+    // Each change is a record of its own in the activity log; the first failure stops.
     if let Some(kubeconfig) = changes.kubeconfig {
         let context = changes.context.filter(|context| !context.is_empty());
         let connection = fleet::Connection::Kubeconfig { kubeconfig, context };
@@ -408,7 +408,7 @@ async fn change(
     Cluster::one(&app, &viewer, cluster).await.map(Json)
 }
 
-/// Puts another kubeconfig in a cluster's place, once it has been found to lead somewhere.
+/// Replaces a cluster's kubeconfig, after checking that the new one works.
 async fn replace(
     app: App,
     id: ClusterId,
@@ -488,7 +488,7 @@ async fn remove(State(app): State<App>, InCluster(id): InCluster, actor: Actor) 
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A cluster whose kubeconfig could not be opened is not in the fleet.
+/// Accepts "not found": a cluster whose kubeconfig could not be opened is not in the fleet.
 fn gone_is_well(outcome: Result<(), FleetError>) -> Result<(), FleetError> {
     if let Err(FleetError::NotFound { .. }) = outcome { Ok(()) } else { outcome }
 }

@@ -1,4 +1,4 @@
-//! Every way the API says no, and exactly what the caller sees.
+//! Every error of the API, and exactly what the caller sees.
 
 use std::borrow::Cow;
 use std::error::Error as _;
@@ -23,43 +23,43 @@ pub(crate) struct Refusal {
     message: Cow<'static, str>,
 }
 
-/// Why a request is not answered as it was meant.
+/// Why a request fails.
 #[derive(Debug)]
 pub(crate) enum ApiError {
     /// A parameter or a body that cannot be read.
     BadRequest(String),
-    /// Nothing is there.
+    /// Not found.
     NotFound(String),
-    /// The address does not know the method.
+    /// The resource does not support the method.
     MethodNotAllowed,
-    /// A body that is not JSON.
+    /// The body is not JSON.
     NotJson,
-    /// The request names a host that is not ours.
+    /// The request names a host that we do not serve.
     WrongHost(String),
-    /// Nobody is signed in, as far as the proxy's signature says; and why.
+    /// No valid signed assertion, and why.
     Unauthenticated(&'static str),
-    /// The keys that would tell are not to be had.
+    /// The keys that verify assertions are not available.
     KeysUnavailable,
-    /// Another site's page asks.
+    /// The request comes from another site's page.
     CrossSite,
     /// The body is too long.
     TooLarge,
     /// The body did not come in time.
     TooSlow,
-    /// What was asked for makes no sense.
+    /// The request is well-formed but invalid.
     Invalid(String),
     /// Too many event streams are open.
     TooManyStreams,
-    /// The fleet did not do it.
+    /// The fleet failed or refused.
     Fleet(FleetError),
-    /// The store did not do it.
+    /// The store failed or refused.
     Store(StoreError),
-    /// We failed.
+    /// An internal error.
     Internal,
 }
 
 impl ApiError {
-    /// The one table from error to answer.
+    /// Maps each error to its response.
     fn answer(&self) -> (StatusCode, &'static str, Cow<'static, str>) {
         match self {
             Self::BadRequest(reason) => (StatusCode::BAD_REQUEST, "bad_request", reason.clone().into()),
@@ -126,7 +126,7 @@ impl ApiError {
         }
     }
 
-    /// What people read of it.
+    /// The message for people.
     pub(super) fn message(&self) -> String {
         sentence(&self.answer().2)
     }
@@ -163,7 +163,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Errors begin small, to stand behind a colon; sentences do not.
+/// Errors start in lower case, to follow a colon; sentences do not.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()

@@ -29,7 +29,7 @@ use crate::store::Activity;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_secs(2);
-/// After so long the browser has to ask again, and to pass the proxy again: who may no longer pass hears no more.
+/// After this time the browser has to reconnect, through the proxy: a user who may no longer pass gets no more events.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -58,16 +58,16 @@ async fn subscribe(
         activities: app.journal.subscribe(),
         ending: app.ending.clone(),
         lifetime: Box::pin(tokio::time::sleep(LIFETIME)),
-        // Who was here before has missed what happened in between.
+        // A client that reconnects has missed events in between.
         pending: Some(greeting(headers.contains_key("Last-Event-ID"))),
         _place: place,
     };
-    // nginx would hold events back otherwise.
+    // Otherwise nginx would buffer the events.
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((unbuffered, Sse::new(listen(listener)).keep_alive(KeepAlive::new().interval(HEARTBEAT).text(""))))
 }
 
-/// Sent at once, so that the browser knows that it is heard.
+/// Sent at once, so that the browser knows that the stream is open.
 fn greeting(again: bool) -> Event {
     let greeting = Event::default().id("1").retry(RETRY);
     if again { greeting.event("resync").data("{}") } else { greeting.comment("listening") }
@@ -84,11 +84,11 @@ struct Listener {
     _place: Place,
 }
 
-/// Something that has happened.
+/// An event to send.
 enum News {
-    /// Said as it is.
+    /// Sent as it is.
     Told(Event),
-    /// To be said to whoever may see it.
+    /// Sent only to clients that may see the object.
     Changed(Arc<Change>),
 }
 
@@ -103,7 +103,7 @@ fn listen(listener: Listener) -> impl Stream<Item = Result<Event, Infallible>> {
 }
 
 impl Listener {
-    /// What is told next; what may not be seen is passed over.
+    /// Returns the next event; skips those that the client may not see.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let change = match self.news().await? {
@@ -153,7 +153,7 @@ fn resync(data: &serde_json::Value) -> Event {
 }
 
 fn event(name: &str, data: &impl Serialize) -> Event {
-    // What is told here always becomes JSON; were it not to, the browser had better ask again.
+    // These events always serialize; if one did not, the browser would have to fetch the lists again.
     let event = Event::default().event(name).json_data(data);
     event.unwrap_or_else(|_| Event::default().event("resync").data("{}"))
 }

@@ -1,4 +1,4 @@
-//! The activity log as a file, read and sent page by page.
+//! Exports the activity log as a file, read and sent page by page.
 
 use axum::body::Bytes;
 use futures_util::stream::{self, Stream};
@@ -7,12 +7,12 @@ use serde_json::error::Error as JsonError;
 use crate::clock;
 use crate::store::{Activity, Filter, Store, StoreError};
 
-/// How many are read at once.
+/// How many rows are read at once.
 const PAGE: u32 = 500;
 const COLUMNS: &str = "id,at,actor,actor_id,actor_email,action,cluster,cluster_name,kind,namespace,name,outcome,message,\
                        request_id\r\n";
 
-/// How the file is written.
+/// The format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Csv,
@@ -35,7 +35,7 @@ impl Format {
     }
 }
 
-/// Why a file breaks off.
+/// Why an export is cut off.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExportError {
     #[error("the log could not be read on")]
@@ -50,7 +50,7 @@ enum Place {
     Ended,
 }
 
-/// The file, in pieces; between two of them nothing is held of the database.
+/// Streams the file in pieces; between two pieces no database connection is held.
 pub(super) fn rows(store: Store, filter: Filter, format: Format) -> impl Stream<Item = Result<Bytes, ExportError>> {
     let beginning = (store, filter, Place::Beginning);
     stream::try_unfold(beginning, move |(store, mut filter, place)| async move {
@@ -111,7 +111,7 @@ fn csv(page: &[Activity], beginning: bool) -> String {
     piece
 }
 
-/// RFC 4180; and no spreadsheet takes it for a formula, which could send the sheet's content away.
+/// Quotes a cell (RFC 4180), and prevents a spreadsheet from reading it as a formula, which could leak the sheet's content.
 fn cell(text: &str) -> String {
     let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { "'" } else { "" };
     if guard.is_empty() && !text.contains(['"', ',', '\r', '\n']) {

@@ -1,7 +1,7 @@
-//! What a request that changes something must look like, so that no page of another site can send it.
+//! Checks of requests that change something, so that no page of another site can send them (CSRF).
 //!
-//! The proxy's session cookie goes along with top-level form posts of other sites in some browsers, and in open mode there is
-//! no cookie at all: this application guards itself.
+//! Some browsers send the proxy's session cookie with top-level form posts of other sites, and in open mode there is no cookie
+//! at all: so this application has checks of its own.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
@@ -12,13 +12,13 @@ use hyper::body::Body as _;
 use super::error::ApiError;
 use crate::identity::received;
 
-/// Refuses what may come from another site; marks every answer as one that no cache keeps and no browser guesses at.
+/// Refuses requests that may come from another site; adds `no-store` and `nosniff` to every response.
 pub(super) async fn check(request: Request, next: Next) -> Result<Response, ApiError> {
     if !request.method().is_safe() {
         if !same_site(request.headers()) {
             return Err(ApiError::CrossSite);
         }
-        // A form cannot send JSON; and a script of another site may not without our leave.
+        // A form cannot send JSON; a script of another site may not without our permission (CORS).
         if !request.body().is_end_stream() && !is_json(request.headers()) {
             return Err(ApiError::NotJson);
         }
@@ -30,7 +30,7 @@ pub(super) async fn check(request: Request, next: Next) -> Result<Response, ApiE
     Ok(response)
 }
 
-/// By `Sec-Fetch-Site`; by `Origin` for a browser that does not send it. Other programs send neither.
+/// Checks `Sec-Fetch-Site`, or `Origin` for browsers that do not send it. Other programs send neither.
 fn same_site(headers: &HeaderMap) -> bool {
     if headers.contains_key("Sec-Fetch-Site") {
         return matches!(received(headers, "Sec-Fetch-Site"), Some("same-origin" | "none"));

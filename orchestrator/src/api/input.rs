@@ -1,4 +1,4 @@
-//! What requests bring: bodies, parameters and paths, each refused in JSON where it cannot be read.
+//! Extractors for bodies, parameters and paths; each answers invalid input with an error in JSON.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -21,10 +21,10 @@ const BODY_PATIENCE: Duration = Duration::from_secs(30);
 const LIMIT_DEFAULT: u32 = 50;
 const LIMIT_MOST: u32 = 500;
 
-/// A body of JSON.
+/// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
 
-/// A body of JSON, or none.
+/// An optional JSON body.
 pub(super) struct BodyIfAny<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
@@ -59,7 +59,7 @@ async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Api
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|error| {
-        // Its own text may quote the body, which may hold a kubeconfig.
+        // The parser's own message may quote the body, which may hold a kubeconfig.
         let (line, column) = (error.line(), error.column());
         ApiError::BadRequest(format!(
             "the body is not the JSON that belongs here (line {line}, column {column}); see /api/v1/openapi.json"
@@ -67,7 +67,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     })
 }
 
-/// The parameters behind the question mark.
+/// The query parameters.
 pub(super) struct Parameters<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
@@ -79,7 +79,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     }
 }
 
-/// The cluster that a path names.
+/// The cluster in the path.
 pub(super) struct InCluster(pub(super) ClusterId);
 
 impl<S: Send + Sync> FromRequestParts<S> for InCluster {
@@ -91,7 +91,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InCluster {
     }
 }
 
-/// The object that a path names.
+/// The object in the path.
 #[derive(Clone)]
 pub(super) struct AtObject {
     pub(super) cluster: ClusterId,
@@ -106,7 +106,7 @@ impl<S: Send + Sync> FromRequestParts<S> for AtObject {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Path((id, kind, namespace, name)) = path::<(String, String, String, String), S>(parts, state).await?;
         let kind = kind.parse().map_err(|error: <Kind as FromStr>::Err| ApiError::NotFound(error.to_string()))?;
-        // These become part of a path at the cluster's API: only what Kubernetes itself allows as a name goes there.
+        // These become part of a path at the cluster's API: only names that Kubernetes allows are accepted.
         if !(is_name(&namespace) && is_name(&name)) {
             return Err(ApiError::NotFound("that is no name that Kubernetes allows".into()));
         }
@@ -124,25 +124,25 @@ pub(super) fn cluster(id: &str) -> Result<ClusterId, ApiError> {
     id.parse().map_err(|_| ApiError::NotFound("there is no such cluster".into()))
 }
 
-/// RFC 1123 subdomains, as Kubernetes names objects.
+/// Checks for an RFC 1123 subdomain, as Kubernetes names objects.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
         && text.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'))
 }
 
-/// An empty parameter counts as none.
+/// Treats an empty parameter as missing.
 pub(super) fn given(value: Option<String>) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-/// A parameter of a form of its own.
+/// Parses a parameter.
 pub(super) fn read<T: FromStr<Err: Display>>(name: &str, value: Option<String>) -> Result<Option<T>, ApiError> {
     let parsed = given(value).map(|value| value.parse());
     parsed.transpose().map_err(|error| ApiError::BadRequest(format!("{name}: {error}")))
 }
 
-/// Which part of a list is asked for.
+/// The requested page of a list: limit and offset.
 pub(super) fn page(limit: Option<String>, offset: Option<String>) -> Result<(u32, u32), ApiError> {
     let limit = read("limit", limit)?.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MOST).contains(&limit) {

@@ -1,4 +1,4 @@
-//! Every deed is written down before it is done and when it has ended, logged, and told to who listens.
+//! Every action is recorded before it starts and when it has ended, logged, and sent to subscribers.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::store::{Activity, Deed, Outcome, Store};
 /// How many activities a subscriber may lag behind before it misses some.
 const KEPT: usize = 256;
 
-/// Where deeds are written down.
+/// Where actions are recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Journal {
     store: Store,
@@ -20,15 +20,15 @@ pub(super) struct Journal {
     under_way: TaskTracker,
 }
 
-/// What came of a deed that succeeded.
+/// The result of an action that succeeded.
 pub(super) struct Done<T> {
     pub(super) value: T,
-    /// What there is to say of it; may be empty.
+    /// The message for the record; may be empty.
     pub(super) message: String,
 }
 
 impl<T> Done<T> {
-    /// A success that speaks for itself.
+    /// A success without a message.
     pub(super) const fn silently(value: T) -> Self {
         Self { value, message: String::new() }
     }
@@ -43,7 +43,7 @@ impl Journal {
         self.told.subscribe()
     }
 
-    /// Does `work` and writes it down. It goes on where the caller goes away: what was begun has an end.
+    /// Performs `work` and records it. It continues when the caller disconnects, so that it always completes.
     pub(super) async fn doing<T: Send + 'static>(
         &self,
         deed: Deed,
@@ -62,7 +62,7 @@ impl Journal {
         deed: Deed,
         work: impl Future<Output = Result<Done<T>, ApiError>>,
     ) -> Result<T, ApiError> {
-        // Without a record nothing is done.
+        // Without a record the action is not performed.
         let id = self.store.begin_activity(&deed, clock::now()).await?;
         let done = work.await;
         let (outcome, message) = match &done {
@@ -85,7 +85,7 @@ impl Journal {
         );
         match self.store.end_activity(&id, outcome, &message).await {
             Ok(activity) => {
-                // An error says only that nobody listens.
+                // An error only means that there are no subscribers.
                 let _ = self.told.send(Arc::new(activity));
             }
             Err(error) => tracing::error!(%error, id, "the end of an action could not be written down"),
@@ -93,7 +93,7 @@ impl Journal {
         done.map(|done| done.value)
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no action is in progress.
     pub(super) async fn rest(&self) {
         self.under_way.close();
         self.under_way.wait().await;

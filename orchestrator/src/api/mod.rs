@@ -1,4 +1,4 @@
-//! The answers for programs, one file a resource.
+//! The JSON API, one file per resource.
 
 mod activities;
 mod actor;

@@ -1,4 +1,4 @@
-//! `/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}`: one Flux object, read live, and what can be done to it.
+//! `/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}`: one Flux object, read live, and the actions on it.
 
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ use super::journal::Done;
 use super::viewer::Looking;
 use crate::fleet::{Action, Filter, ObjectDetail, ObjectRef, ObjectSummary, Page, Sort, Status, Tree, Viewer};
 
-/// How many objects are looked at again by one request, and how many at a time.
+/// How many objects one request reconciles, and how many at a time.
 const FAILED_MOST: usize = 200;
 const FAILED_AT_ONCE: usize = 8;
 
@@ -195,7 +195,7 @@ pub(super) async fn act(
     viewer: Viewer,
     action: Action,
 ) -> Result<Json<ObjectSummary>, ApiError> {
-    // A cluster that is not there has nothing that could be done to it, and no name to be remembered by.
+    // Without the cluster there is nothing to act on, and no name for the record.
     let cluster = app.store.cluster(&at.cluster.to_string()).await?;
     let (word, message) = match action {
         Action::Reconcile { with_source: true } => ("reconcile", "With its source"),

@@ -1,4 +1,4 @@
-//! `GET /api/v1/openapi.json`: the API as programs read it, made from the routes themselves.
+//! `GET /api/v1/openapi.json`: the OpenAPI document, generated from the routes.
 
 use axum::Extension;
 use axum::body::Bytes;
@@ -21,7 +21,7 @@ use super::App;
 ))]
 pub(super) struct Head;
 
-/// What the entrance answers before a route is asked at all, and why.
+/// What the entrance answers before a route is reached, and why.
 const ENTRANCE: [(&str, &str); 3] = [
     (
         "401",
@@ -30,15 +30,15 @@ const ENTRANCE: [(&str, &str); 3] = [
     ("421", "The request names a host that is not one of ORCHESTRATOR_HOSTS (`wrong_host`)"),
     ("503", "The keys of ORCHESTRATOR_ASSERTION_JWKS cannot be read (`keys_unavailable`)"),
 ];
-/// Asked by address, and without a signature.
+/// Requested by IP address, without an assertion.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// The document, written once.
+/// The document, serialized once.
 #[derive(Clone)]
 pub(super) struct Document(Bytes);
 
 impl Document {
-    /// The routes' own document, with what the entrance answers in their place.
+    /// The document of the routes, with the entrance's responses added.
     pub(super) fn new(of_routes: &utoipa::openapi::OpenApi) -> Self {
         let mut document = serde_json::to_value(of_routes).unwrap_or_default();
         let paths = document.pointer_mut("/paths").and_then(Value::as_object_mut).into_iter().flatten();

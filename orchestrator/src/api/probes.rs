@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`, for what watches over the program.
+//! `/healthz`, `/readyz` and `/metrics`, for monitoring.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};

@@ -1,4 +1,4 @@
-//! `/api/v1/resources`, of all clusters or one: what is held of Flux objects, filtered and in pages; and the whole tree.
+//! `/api/v1/resources`, of all clusters or one: the cached Flux objects, filtered and in pages; and the whole tree.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,4 +1,4 @@
-//! `/api/v1/settings`: what people set while the program runs.
+//! `/api/v1/settings`: the settings that people change at run time.
 
 use axum::Json;
 use axum::extract::State;

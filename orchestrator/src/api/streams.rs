@@ -1,14 +1,14 @@
-//! How many event streams there may be, in all and of one person.
+//! Limits how many event streams are open, in total and per person.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// In all.
+/// In total.
 const MOST: usize = 256;
-/// Of one person: a dozen windows in two browsers.
+/// Per person: a dozen windows in two browsers.
 const MOST_EACH: usize = 24;
 
-/// The streams that are open.
+/// The open streams.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Streams(Arc<Mutex<Open>>);
 
@@ -18,14 +18,14 @@ struct Open {
     each: HashMap<String, usize>,
 }
 
-/// A stream's place among them, given back when dropped.
+/// A stream's slot, released when dropped.
 pub(super) struct Place {
     streams: Streams,
     person: Option<String>,
 }
 
 impl Streams {
-    /// A place, or `None` where there is none left. Without a proxy nobody can be told apart: then only the whole counts.
+    /// Takes a slot; `None` if there is none left. Without a proxy people cannot be distinguished: then only the total counts.
     pub(super) fn take(&self, person: Option<String>) -> Option<Place> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let theirs = person.as_ref().and_then(|person| open.each.get(person)).copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Who looks, as clusters that decide by person know them: an argument of handlers.
+//! The user who views, as clusters with impersonation know them: an extractor for handlers.
 
 use std::convert::Infallible;
 
@@ -9,7 +9,7 @@ use super::App;
 use crate::fleet::{Person, Viewer};
 use crate::identity::{Impersonation, Verified};
 
-/// Who looks.
+/// The user who views.
 pub(super) struct Looking(pub(super) Viewer);
 
 impl FromRequestParts<App> for Looking {
@@ -21,7 +21,7 @@ impl FromRequestParts<App> for Looking {
     }
 }
 
-/// Only what the proxy has signed counts here: headers could be anybody's.
+/// Only a signed assertion counts here: anyone could have set the headers.
 fn person(verified: Option<&Verified>, how: Option<&Impersonation>) -> Result<Person, String> {
     let (Some(Verified(identity)), Some(how)) = (verified, how) else {
         return Err(

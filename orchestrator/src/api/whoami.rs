@@ -1,4 +1,4 @@
-//! `GET /api/v1/whoami`: who the proxy says is asking.
+//! `GET /api/v1/whoami`: the identity that the proxy sent.
 
 use std::collections::BTreeMap;
 

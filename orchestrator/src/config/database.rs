@@ -1,4 +1,4 @@
-//! Where the database is, and the keys that seal what is in it.
+//! Where the database is, and the keys that seal its kubeconfigs.
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 use crate::secret::Secret;
 use crate::store::{KEY_LEN, Key, Location};
 
-/// Used where nothing else is set, from the directory that the program is started in.
+/// The default, relative to the directory that the program is started in.
 pub(super) const FILE_DEFAULT: &str = "./data/orchestrator.db";
 
-/// `DATABASE_URL` as a place; without it the file, or memory for a demonstration.
+/// Parses `DATABASE_URL`; without it the default file is used, or memory for a demonstration.
 pub(super) fn location(url: Option<&Secret>, demo: bool, faults: &mut Vec<String>) -> Option<Location> {
     let Some(url) = url else {
         return Some(if demo { Location::Memory } else { Location::Sqlite(FILE_DEFAULT.into()) });
@@ -35,12 +35,12 @@ fn parse(url: &Secret) -> Option<Location> {
     if let Some(path) = text.strip_prefix("sqlite:") {
         let path = path.strip_prefix("//").unwrap_or(path);
         let path = percent_decode_str(path).decode_utf8().ok()?;
-        // What stands behind ? would silently become part of the name.
+        // What follows ? would silently become part of the name.
         let sound = !path.is_empty() && !path.contains(['?', '#', '\0']);
         return sound
             .then(|| if path == ":memory:" { Location::Memory } else { Location::Sqlite(path.as_ref().into()) });
     }
-    // A plain path, as the default is written.
+    // A plain path, like the default.
     if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
         return (!text.contains('\0')).then(|| Location::Sqlite(text.into()));
     }
@@ -48,7 +48,7 @@ fn parse(url: &Secret) -> Option<Location> {
     matches!(parsed.scheme(), "postgres" | "postgresql").then(|| Location::Postgres(Secret::new(text.to_owned())))
 }
 
-/// `ENCRYPTION_KEY` as keys: the first seals, all open.
+/// Parses `ENCRYPTION_KEY`: the first key seals, all of them open.
 pub(super) fn keys(list: Option<&Secret>, faults: &mut Vec<String>) -> Vec<Key> {
     let Some(list) = list else { return Vec::new() };
     let keys: Option<Vec<Key>> = list.expose().split(',').map(|word| key(word.trim())).collect();

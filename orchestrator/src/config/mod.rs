@@ -1,4 +1,4 @@
-//! The command line and the environment, as typed and as meant.
+//! The command line and the environment, raw and parsed.
 
 mod database;
 mod secrets;
@@ -40,7 +40,7 @@ impl Cli {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn read() -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse()?;
-        // Not by a flag: what stands on a command line, every user of the machine reads.
+        // Not as an option: every user of the machine can read a command line.
         let secret = |name| std::env::var(name).ok().map(Secret::new);
         cli.raw.database_url = secret("DATABASE_URL");
         cli.raw.encryption_key = secret("ENCRYPTION_KEY");
@@ -154,16 +154,16 @@ pub struct Raw {
     pub encryption_key: Option<Secret>,
 }
 
-/// What the orchestrator runs with.
+/// The settings of the orchestrator.
 #[derive(Debug)]
 pub struct Settings {
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The hosts that requests may name.
     pub hosts: Hosts,
-    /// Which signed identities count; without one, the proxy's headers are believed.
+    /// Which signed identities are accepted; without this, the proxy's headers are trusted.
     pub assertion: Option<AssertionSettings>,
-    /// How clusters are asked as a person; without one, they cannot be.
+    /// How clusters are accessed as a person; without this, they cannot be.
     pub impersonation: Option<Impersonation>,
     /// Where the database is.
     pub database: Location,
@@ -175,22 +175,22 @@ pub struct Settings {
     pub demo: bool,
 }
 
-/// Which signed identities count.
+/// Which signed identities are accepted.
 #[derive(Debug)]
 pub struct AssertionSettings {
     /// Where the keys are.
     pub keys: KeySource,
-    /// The issuer, where it is fixed.
+    /// The issuer, if it is fixed.
     pub issuer: Option<String>,
-    /// The audience, where it is fixed.
+    /// The audience, if it is fixed.
     pub audience: Option<String>,
 }
 
 impl Settings {
-    /// Reads the options as typed.
+    /// Parses the options.
     ///
     /// # Errors
-    /// All faults at once, each with a value that would be right.
+    /// All faults at once, each with an example of a valid value.
     pub fn parse(raw: &Raw) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let listen = listen(raw, &mut faults);
@@ -219,7 +219,7 @@ impl Settings {
         }
     }
 
-    /// Reads only where the orchestrator listens, for who asks the running one.
+    /// Parses only the address to listen on, for the `health` command.
     ///
     /// # Errors
     /// As [`Settings::parse`].
@@ -293,7 +293,7 @@ fn impersonation(raw: &Raw, signed: bool, faults: &mut Vec<String>) -> Option<Im
                 .into(),
         );
     }
-    // Blanks within it would be part of the names that RBAC has to repeat.
+    // Whitespace inside it would be part of the names that RBAC has to repeat.
     let prefix = raw.impersonate_prefix.clone().unwrap_or_default();
     if prefix.chars().any(|char| char.is_whitespace() || char.is_control()) || prefix.starts_with("system:") {
         faults.push(

@@ -1,4 +1,4 @@
-//! Secrets: from the environment or from a file, never from the command line, where every user of the machine reads them.
+//! Secrets: from the environment or from a file, never from the command line, which every user of the machine can read.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,17 +11,17 @@ use crate::secret::Secret;
 /// The longest file that is read, in bytes.
 const FILE_MOST: u64 = 64 * 1024;
 
-/// A secret as the operator gives it.
+/// Where the operator sets a secret.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
-    /// The variable; its twin ends in `_FILE`.
+    /// The variable; the one for a file has the suffix `_FILE`.
     pub(super) name: &'static str,
     pub(super) value: Option<&'a Secret>,
     pub(super) file: Option<&'a str>,
 }
 
 impl Source<'_> {
-    /// The secret, without the file's last line end; `None` where there is none, or a fault.
+    /// Reads the secret, without the file's last line end; `None` where there is none, or on a fault.
     pub(super) fn read(self, faults: &mut Vec<String>) -> Option<Secret> {
         let name = self.name;
         let value = self.value.filter(|value| !value.expose().trim().is_empty());

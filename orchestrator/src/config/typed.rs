@@ -1,6 +1,6 @@
-//! Options as they are typed.
+//! Parsing of single options.
 
-/// Whether an option says yes; `name` is what it is called in a fault.
+/// Parses a boolean option; `name` is its name in a fault.
 pub(super) fn truth(name: &str, word: Option<&str>, faults: &mut Vec<String>) -> bool {
     match typed(word) {
         Some("true" | "1") => true,
@@ -12,7 +12,7 @@ pub(super) fn truth(name: &str, word: Option<&str>, faults: &mut Vec<String>) ->
     }
 }
 
-/// What somebody has typed; an empty option counts as unset.
+/// The trimmed value of an option; an empty one counts as unset.
 pub(super) fn typed(value: Option<&str>) -> Option<&str> {
     value.map(str::trim).filter(|value| !value.is_empty())
 }

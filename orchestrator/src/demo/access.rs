@@ -1,33 +1,33 @@
-//! Who may do what in a simulated cluster, once it is asked to act as somebody.
+//! Access control of a simulated cluster, for impersonated requests.
 
 use std::sync::{Mutex, PoisonError};
 
 use axum::http::HeaderMap;
 
-/// Lets a user or a group do something, in one namespace or in all.
+/// Allows a user or a group to do something, in one namespace or in all.
 #[derive(Clone, Debug)]
 pub struct Binding {
     /// The user's or the group's name.
     pub subject: String,
-    /// The namespace; `None` is all of them.
+    /// The namespace; `None` means all.
     pub namespace: Option<String>,
-    /// What may be done: `get`, `list`, `patch`, or `*`.
+    /// The allowed verbs: `get`, `list`, `patch`, or `*`.
     pub verbs: Vec<&'static str>,
-    /// To which resources, by their names in addresses; `*` is all.
+    /// The resources, by their plural names; `*` means all.
     pub resources: Vec<&'static str>,
 }
 
-/// The bindings, and whether the account that asks may act as others at all.
+/// The bindings, and whether the account may impersonate others at all.
 #[derive(Debug, Default)]
 pub(super) struct Access {
     bindings: Mutex<Vec<Binding>>,
 }
 
-/// Whom a request is made as.
+/// The identity that a request is made as.
 pub(super) enum Caller {
-    /// The account that asks: it may do everything.
+    /// The orchestrator's account: it may do everything.
     Account,
-    /// Somebody else.
+    /// An impersonated user.
     Person { user: String, groups: Vec<String> },
 }
 
@@ -67,7 +67,7 @@ impl Access {
         self.bindings.lock().unwrap_or_else(PoisonError::into_inner).retain(|binding| binding.subject != subject);
     }
 
-    /// Whether something may be done in a namespace, or, without one, in all of them.
+    /// Returns true if the caller may do this in a namespace, or, without one, in all of them.
     pub(super) fn allows(&self, caller: &Caller, verb: &str, resource: &str, namespace: Option<&str>) -> bool {
         let Caller::Person { user, groups } = caller else { return true };
         let bindings = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);

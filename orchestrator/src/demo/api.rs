@@ -1,4 +1,4 @@
-//! The addresses of the simulated API, and who may ask.
+//! The routes of the simulated API, and its access control.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ struct Api {
     token: Arc<str>,
 }
 
-/// Everything below `/clusters/{name}`.
+/// Serves everything below `/clusters/{name}`.
 pub(super) fn routes(clusters: Vec<Arc<World>>, token: Arc<str>) -> Router {
     Router::new().fallback(handle).with_state(Arc::new(Api { clusters, token }))
 }
@@ -63,7 +63,7 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response<Body>
     }
 }
 
-/// What Kubernetes says to who may not.
+/// Kubernetes' response to a caller without permission.
 fn forbidden(caller: &Caller, verb: &str, resource: &str, group: &str, namespace: Option<&str>) -> Response<Body> {
     let place =
         namespace.map_or_else(|| "at the cluster scope".to_owned(), |within| format!("in the namespace \"{within}\""));
@@ -75,7 +75,7 @@ fn forbidden(caller: &Caller, verb: &str, resource: &str, group: &str, namespace
     refusal(StatusCode::FORBIDDEN, "Forbidden", &message)
 }
 
-/// Answers what the caller itself may do.
+/// Answers an access review for the caller.
 async fn review(world: &World, caller: &Caller, request: Request) -> Response<Body> {
     world.faults().count_review();
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await.unwrap_or_default();
@@ -111,7 +111,7 @@ async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Requ
         ),
         ["api"] => answer(StatusCode::OK, &json!({"kind": "APIVersions", "versions": ["v1"]})),
         ["api", "v1", "namespaces", namespace, "events"] => {
-            // Later than the object that they are about: they are many.
+            // Delayed once more than the object itself: there are many events.
             world.faults().delay().await;
             if world.access().allows(caller, "list", "events", Some(namespace)) && !world.faults().hides_events() {
                 events(world, namespace, &query)
@@ -143,7 +143,7 @@ async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Requ
     }
 }
 
-/// The kind of Flux that an address is of.
+/// The Flux resource that a path names.
 fn resource_of(world: &World, path: &[&str]) -> Option<Resource> {
     match path {
         ["apis", group, version, "namespaces", _, plural, _] => resource(world, group, version, plural),
@@ -151,7 +151,7 @@ fn resource_of(world: &World, path: &[&str]) -> Option<Resource> {
     }
 }
 
-/// The manifest of a dry run; nothing is applied here for good.
+/// Reads the manifest of a dry run; other applies are not supported.
 async fn rehearsal(query: &Query, request: Request) -> Result<Value, Box<Response<Body>>> {
     let applied =
         request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
@@ -183,7 +183,7 @@ fn groups(world: &World) -> Value {
             .filter(|resource| resource.kind.group() == name)
             .flat_map(|resource| resource.versions.iter().copied())
             .collect();
-        // "v1" before "v1beta2": a shorter name is the stabler one.
+        // "v1" before "v1beta2": a shorter name is more stable.
         versions.sort_unstable_by_key(|version| (version.len(), *version));
         versions.dedup();
         let versions: Vec<Value> = versions
@@ -319,7 +319,7 @@ fn read_token(kind: Kind, token: &str) -> Option<(u64, Key)> {
     Some((version, (kind, words.next()?.to_owned(), words.next()?.to_owned())))
 }
 
-/// A watch on its way.
+/// An open watch.
 struct Watch {
     world: Arc<World>,
     resource: Resource,
@@ -333,9 +333,9 @@ struct Watch {
     last: Option<Last>,
 }
 
-/// How a watch ends after what it has just told.
+/// How a watch ends after the lines that it has just sent.
 enum Last {
-    /// Properly.
+    /// At the end of a line.
     End,
     /// In the middle of the next line.
     Cut,
@@ -385,7 +385,7 @@ fn end(mut watch: Watch) -> Watch {
 }
 
 impl Watch {
-    /// The next lines, or `None` at the end.
+    /// Returns the next lines, or `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.world.faults().is_dead() {
@@ -455,7 +455,7 @@ async fn object(
     request: Request,
 ) -> Response<Body> {
     let verb = if request.method() == Method::PATCH { "patch" } else { "get" };
-    // Before it is looked at what is there, as Kubernetes does.
+    // Before looking up the object, as Kubernetes does.
     if !world.access().allows(caller, verb, resource.plural, Some(namespace)) {
         return forbidden(caller, verb, resource.plural, resource.kind.group(), Some(namespace));
     }
@@ -516,7 +516,7 @@ async fn object(
     }
 }
 
-/// What comes of a patch; `None` where that would have lost its form.
+/// Applies a patch and returns the result; `None` if it would be malformed.
 fn change(world: &World, key: Key, patch: &Value, manager: &str) -> Option<Arc<Value>> {
     let before = world.find(&key)?;
     let mut object = before.as_ref().clone();
@@ -524,7 +524,7 @@ fn change(world: &World, key: Key, patch: &Value, manager: &str) -> Option<Arc<V
     if !object.is_object() {
         return None;
     }
-    // The status is its controller's to write.
+    // Only the controller may write the status.
     object["status"] = before["status"].clone();
     let names = ["name", "namespace", "uid"];
     let sound =

@@ -1,4 +1,4 @@
-//! What a simulated cluster can be told to do wrong.
+//! The faults that a simulated cluster can be set to show.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::fleet::Kind;
 
-/// What a cluster does wrong at the moment.
+/// The current faults of a cluster.
 #[derive(Debug)]
 pub struct Faults {
     dead: AtomicBool,
@@ -50,27 +50,27 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// From now on nothing is answered, and watches fall silent; or all is well again.
+    /// Stops all responses and silences watches, or ends this fault.
     pub fn die(&self, dead: bool) {
         self.dead.store(dead, Ordering::SeqCst);
     }
 
-    /// From now on every answer is 503; or all is well again.
+    /// Answers every request with 503, or ends this fault.
     pub fn break_down(&self, broken: bool) {
         self.broken.store(broken, Ordering::SeqCst);
     }
 
-    /// From now on watches are cut off in the middle of an event; or all is well again.
+    /// Cuts off watches in the middle of an event, or ends this fault.
     pub fn be_unreliable(&self, unreliable: bool) {
         self.unreliable.store(unreliable, Ordering::SeqCst);
     }
 
-    /// From now on changes are forbidden; or all is well again.
+    /// Forbids changes, or allows them again.
     pub fn forbid_changes(&self, forbidden: bool) {
         self.forbidden.store(forbidden, Ordering::SeqCst);
     }
 
-    /// From now on the objects of a kind may not be read; or they may again.
+    /// Forbids reading the objects of a kind, or allows it again.
     pub fn hide(&self, kind: Kind, hidden: bool) {
         let mut kinds = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
         if hidden {
@@ -80,7 +80,7 @@ impl Faults {
         };
     }
 
-    /// From now on nothing may be listed over all namespaces at once; or it may again.
+    /// Forbids lists over all namespaces, or allows them again.
     pub fn confine(&self, confined: bool) {
         self.confined.store(confined, Ordering::SeqCst);
     }
@@ -89,7 +89,7 @@ impl Faults {
         self.confined.load(Ordering::SeqCst)
     }
 
-    /// From now on what was applied may not be read; or it may again.
+    /// Forbids reading applied objects, or allows it again.
     pub fn hide_applied(&self, hidden: bool) {
         self.no_applied.store(hidden, Ordering::SeqCst);
     }
@@ -98,37 +98,37 @@ impl Faults {
         self.no_applied.load(Ordering::SeqCst)
     }
 
-    /// From now on events may not be read; or they may again.
+    /// Forbids reading events, or allows it again.
     pub fn hide_events(&self, hidden: bool) {
         self.no_events.store(hidden, Ordering::SeqCst);
     }
 
-    /// From now on changes meet a conflict; or all is well again.
+    /// Makes changes fail with a conflict, or ends this fault.
     pub fn conflict(&self, conflict: bool) {
         self.conflict.store(conflict, Ordering::SeqCst);
     }
 
-    /// From now on each answer, and each event of a watch, comes that late.
+    /// Delays each response, and each event of a watch, by `delay`.
     pub fn be_slow(&self, delay: Duration) {
         self.slow_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// Cuts off every connection that watches at the moment.
+    /// Cuts off every open watch.
     pub fn cut_watches(&self) {
         self.cut.send_modify(|times| *times += 1);
     }
 
-    /// How many watches have been begun.
+    /// How many watches have been started.
     pub fn watches(&self) -> usize {
         self.watches.load(Ordering::SeqCst)
     }
 
-    /// How many lists have been begun, pages after the first not counted.
+    /// How many lists have been started, pages after the first not counted.
     pub fn lists(&self) -> usize {
         self.lists.load(Ordering::SeqCst)
     }
 
-    /// How many times it was asked what somebody may do.
+    /// How many access reviews were requested.
     pub fn reviews(&self) -> usize {
         self.reviews.load(Ordering::SeqCst)
     }

@@ -1,17 +1,17 @@
-//! The kinds that are served, and their names in addresses.
+//! The served kinds, and their plural names.
 
 use crate::fleet::Kind;
 
-/// A kind as Kubernetes serves it.
+/// A kind as the API serves it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Resource {
     pub(super) kind: Kind,
     pub(super) plural: &'static str,
-    /// The versions that serve it, the best one first.
+    /// The versions that serve it, preferred first.
     pub(super) versions: &'static [&'static str],
 }
 
-/// As a cluster with a current Flux serves them.
+/// The kinds of a cluster with a current Flux.
 const CURRENT: [Resource; 16] = [
     Resource { kind: Kind::Kustomization, plural: "kustomizations", versions: &["v1"] },
     Resource { kind: Kind::HelmRelease, plural: "helmreleases", versions: &["v2"] },
@@ -31,7 +31,7 @@ const CURRENT: [Resource; 16] = [
     Resource { kind: Kind::ResourceSet, plural: "resourcesets", versions: &["v1"] },
 ];
 
-/// As a cluster with an older Flux serves them: some in a beta only.
+/// The kinds of a cluster with an older Flux: some in a beta version only.
 const OLDER: [Resource; 16] = [
     Resource { kind: Kind::Kustomization, plural: "kustomizations", versions: &["v1", "v1beta2"] },
     Resource { kind: Kind::HelmRelease, plural: "helmreleases", versions: &["v2", "v2beta2"] },
@@ -51,12 +51,12 @@ const OLDER: [Resource; 16] = [
     Resource { kind: Kind::ResourceSet, plural: "resourcesets", versions: &["v1"] },
 ];
 
-/// What a cluster serves.
+/// The kinds that a cluster serves.
 pub(super) fn served(older: bool) -> [Resource; 16] {
     if older { OLDER } else { CURRENT }
 }
 
-/// How a kind is served by a current Flux.
+/// The resource of a kind in a current Flux.
 pub(super) fn current(kind: Kind) -> Resource {
     CURRENT.into_iter().find(|resource| resource.kind == kind).unwrap_or(CURRENT[0])
 }

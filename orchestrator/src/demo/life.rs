@@ -1,4 +1,4 @@
-//! How a simulated cluster lives: its controllers work when they are asked to, and now and then by themselves.
+//! Simulates the controllers of a cluster: they work on request, and now and then spontaneously.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::fleet::Kind;
 use super::status;
 use super::world::{Key, World};
 
-/// How often, in steps, something happens by itself.
+/// How often, in steps, something happens spontaneously.
 const BY_ITSELF: u64 = 5;
 /// An annotation that makes an object's controller fail each time, with the annotation's text.
 pub(super) const HOPELESS: &str = "demo.sidegate/fails-with";
 
-/// How far a controller's work on an object is; steps until the next stage.
+/// The stage of a controller's work on an object; steps until the next stage.
 #[derive(Clone, Copy)]
 enum Stage {
     Asked,
     Working { steps: u8, by_itself: bool },
 }
 
-/// Lives until dropped.
+/// Runs until dropped.
 pub(super) async fn live(world: Arc<World>, pace: Duration) {
     let by_itself = !pace.is_zero();
     let mut ticks = interval(if by_itself { pace } else { Duration::from_millis(10) });
@@ -61,7 +61,7 @@ fn go_on(world: &World, key: &Key, stage: Stage) -> Option<Stage> {
     }
 }
 
-/// Whether there is anything to work on: not in what is suspended, or has no status of its own.
+/// Starts work on an object; false if there is nothing to do because it is suspended or has no status.
 fn begin(world: &World, key: &Key) -> bool {
     let Some(object) = world.find(key) else { return false };
     if rests(key.0, &object) {
@@ -73,7 +73,7 @@ fn begin(world: &World, key: &Key) -> bool {
     true
 }
 
-/// What no controller works on, or none that says anything.
+/// Returns true for objects that no controller works on, or none that reports a status.
 fn rests(kind: Kind, object: &Value) -> bool {
     let silent = matches!(kind, Kind::Alert | Kind::Provider | Kind::ExternalArtifact);
     silent || object["spec"]["suspend"] == true || object["spec"]["type"] == "oci"
@@ -149,7 +149,7 @@ fn next_revision(world: &World, key: &Key, object: &Value, before: Option<&str>,
     }
 }
 
-/// A revision of the form that this kind of source has.
+/// A new revision in the format of this kind of source.
 pub(super) fn new_revision(kind: Kind, before: &str) -> String {
     let hex = |digits: usize| -> String { (0..digits).map(|_| fastrand::digit(16)).collect() };
     match kind {
@@ -177,7 +177,7 @@ fn comes_from(world: &World, dependant: &Key, source_key: &Key) -> bool {
     world.find(dependant).and_then(|object| source(dependant, &object)).is_some_and(|found| found == *source_key)
 }
 
-/// Where an object gets its content from.
+/// The source of an object.
 fn source((kind, namespace, name): &Key, object: &Value) -> Option<Key> {
     if *kind == Kind::HelmRelease && object.pointer("/spec/chart").is_some() {
         let within = object.pointer("/spec/chart/spec/sourceRef/namespace").and_then(Value::as_str);

@@ -1,8 +1,8 @@
 //! A simulated Kubernetes API on loopback: clusters with Flux objects that move through plausible states.
 //!
-//! It speaks enough of Kubernetes for the code that talks to real clusters to talk to it: discovery, lists by pages,
-//! watches with bookmarks and `410 Gone`, merge patches, dry runs of applying, events, what was applied with pods and logs, impersonation and access reviews. It obeys Flux's annotations and `spec.suspend`, and
-//! can be told to misbehave.
+//! It implements enough of Kubernetes for the client code to work with it: discovery, paged lists, watches with bookmarks and
+//! `410 Gone`, merge patches, dry-run apply, events, applied objects with pods and logs, impersonation and access reviews. It obeys
+//! Flux's annotations and `spec.suspend`, and can be set to show faults.
 #![expect(
     clippy::indexing_slicing,
     reason = "of JSON: reading what is not there gives null, and objects have the form in which they are made here"
@@ -40,17 +40,17 @@ pub use world::World;
 /// The clusters of `--demo`.
 pub const DEMO_CLUSTERS: [&str; 3] = ["production-eu", "production-us", "staging"];
 
-/// How much is simulated, and how fast it lives.
+/// The size of the simulation, and its speed.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
     /// The clusters, by name.
     pub clusters: Vec<String>,
-    /// How many objects each has; without a number, the few that a person can survey.
+    /// How many objects each has; without a number, a few that a person can look through.
     pub objects: Option<usize>,
-    /// How long a step of life takes: a reconciliation takes some of them. Zero: nothing happens by itself, and
-    /// reconciliations take 10 ms a step.
+    /// The duration of a step; a reconciliation takes several. Zero: nothing happens spontaneously, and reconciliations take 10 ms a
+    /// step.
     pub pace: Duration,
 }
 
@@ -65,7 +65,7 @@ impl Default for Options {
     }
 }
 
-/// Simulated clusters, for as long as this lives.
+/// The running simulation; it ends on drop.
 pub struct Demo {
     addr: SocketAddr,
     token: Arc<str>,
@@ -80,10 +80,10 @@ impl Drop for Demo {
 }
 
 impl Demo {
-    /// Starts to simulate.
+    /// Starts the simulation.
     ///
     /// # Errors
-    /// Where the address cannot be listened on.
+    /// If the address cannot be listened on.
     pub async fn start(options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(options.listen).await?;
         let addr = listener.local_addr()?;
@@ -106,7 +106,7 @@ impl Demo {
         Ok(Self { addr, token, clusters, ending })
     }
 
-    /// Names and kubeconfigs of the clusters.
+    /// The names and kubeconfigs of the clusters.
     #[must_use]
     pub fn kubeconfigs(&self) -> Vec<(String, Secret)> {
         self.clusters.iter().map(|world| (world.name().to_owned(), self.kubeconfig(world.name()))).collect()
@@ -123,7 +123,7 @@ impl Demo {
         ))
     }
 
-    /// Lets so many people see one namespace of each cluster of many objects, `person-00` the first, and `everybody` see all.
+    /// Allows `people` users, from `person-00` on, to see one namespace each in clusters of many objects, and `everybody` to see all.
     pub fn let_look(&self, people: usize) {
         let binding = |subject: String, namespace: Option<String>| Binding {
             subject,
@@ -139,7 +139,7 @@ impl Demo {
         }
     }
 
-    /// A cluster, to look into it, to change it, or to have it misbehave.
+    /// A cluster, to inspect it, to change it, or to set faults.
     #[must_use]
     pub fn cluster(&self, name: &str) -> Option<&Arc<World>> {
         self.clusters.iter().find(|world| world.name() == name)

@@ -1,4 +1,4 @@
-//! What stands behind the question mark.
+//! Parses query strings.
 
 /// A request's query.
 pub(super) struct Query(Vec<(String, String)>);

@@ -1,4 +1,4 @@
-//! The objects that a simulated cluster begins with.
+//! The initial objects of a simulated cluster.
 
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
@@ -11,7 +11,7 @@ use super::life::{HOPELESS, new_revision};
 use super::status;
 use super::world::Key;
 
-/// What a cluster begins with: what a person can survey, or so many objects.
+/// The initial objects: a few that a person can look through, or `many`.
 pub(super) fn objects(cluster: &str, index: usize, many: Option<usize>) -> Vec<(Key, Value)> {
     let mut seed = Seed { objects: Vec::new(), days: i64::try_from(index).unwrap_or(0) % 90 + 30 };
     match many {
@@ -21,7 +21,7 @@ pub(super) fn objects(cluster: &str, index: usize, many: Option<usize>) -> Vec<(
     seed.objects
 }
 
-/// The namespace of an object of many, by its number.
+/// The namespace of an object in a large cluster, by its number.
 pub(super) fn namespace(number: usize) -> String {
     format!("team-{}", number % 20)
 }
@@ -218,7 +218,7 @@ impl Seed {
         self.beside();
 
         self.change("tenants", |object| object["spec"]["suspend"] = true.into());
-        // By hand, and noted nowhere.
+        // Changed by hand, without a note of `kubectl apply`.
         self.change("dashboards", |object| {
             if object["kind"] == "Kustomization" {
                 object["spec"]["interval"] = "1h0m0s".into();
@@ -236,7 +236,7 @@ impl Seed {
         }
     }
 
-    /// The kinds that few clusters have: images, notifications, and what installs Flux itself.
+    /// The kinds that few clusters have: images, notifications, and the installer of Flux itself.
     fn beside(&mut self) {
         let image = "registry.example.com/shop/backend";
         let digest = new_revision(Kind::Bucket, "");
@@ -276,7 +276,7 @@ impl Seed {
         });
     }
 
-    /// An object in `flux-system` of which all is well.
+    /// A healthy object in `flux-system`.
     fn plain(&mut self, kind: Kind, name: &str, spec: Value, more: impl FnOnce(&mut Value)) {
         let mut object = self.object(kind, "flux-system", name, spec);
         more(&mut object["status"]);

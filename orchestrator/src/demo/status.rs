@@ -1,4 +1,4 @@
-//! What Flux's controllers write into an object's status.
+//! The status that Flux's controllers write into an object.
 
 use serde_json::{Value, json};
 
@@ -6,14 +6,14 @@ use crate::fleet::Kind;
 
 const REQUESTED: &str = "/metadata/annotations/reconcile.fluxcd.io~1requestedAt";
 
-/// Its controller has begun to work.
+/// The controller has started.
 pub(super) fn begin(object: &mut Value, now: &str) {
     let message = "Reconciliation in progress";
     condition(object, "Reconciling", "True", "Progressing", message, now);
     condition(object, "Ready", "Unknown", "Progressing", message, now);
 }
 
-/// Its controller is done, and all is as the object asks for.
+/// The controller has succeeded.
 pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str) {
     match kind {
         Kind::Kustomization => {
@@ -52,16 +52,16 @@ pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str)
     done(object);
 }
 
-/// Its controller is done, and could not do it.
+/// The controller has failed.
 pub(super) fn fail(object: &mut Value, now: &str, reason: &str, message: &str) {
     remove_condition(object, "Reconciling");
     condition(object, "Ready", "False", reason, message, now);
     remember(object, reason, now);
-    // The condition alone speaks of this generation: the whole status stays at the last success.
+    // Only the condition has the new generation: `observedGeneration` of the status stays at the last success.
     handled(object);
 }
 
-/// What its controller says when all is well.
+/// The controller's message after a success.
 pub(super) fn success(kind: Kind, object: &Value, revision: &str) -> (&'static str, String) {
     match kind {
         Kind::Kustomization => ("ReconciliationSucceeded", format!("Applied revision: {revision}")),
@@ -98,7 +98,7 @@ fn done(object: &mut Value) {
     handled(object);
 }
 
-/// A Kustomization keeps a history of what it reconciled, one entry for each digest and outcome.
+/// A Kustomization keeps a history of its reconciliations, one entry for each digest and outcome.
 fn remember(object: &mut Value, outcome: &str, now: &str) {
     if object["kind"] != "Kustomization" {
         return;

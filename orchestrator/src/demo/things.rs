@@ -1,4 +1,4 @@
-//! The addresses of what Flux objects have applied: of any kind, with pods and their logs.
+//! The routes of objects that Flux has applied: of any kind, with pods and their logs.
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode, header};
@@ -10,7 +10,7 @@ use super::query::Query;
 use super::workloads::{self, SERVED, Served};
 use super::world::World;
 
-/// Answers a question about something that was applied; `None` where the address is of something else.
+/// Answers a request for an applied object; `None` if the path is for something else.
 pub(super) fn answered(world: &World, caller: &Caller, path: &[&str], query: &Query) -> Option<Response<Body>> {
     let (group, version, rest) = match path {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -31,7 +31,7 @@ pub(super) fn answered(world: &World, caller: &Caller, path: &[&str], query: &Qu
     }
 }
 
-/// What would become of something if a manifest were applied to it; `None` where the address is of something else. Nothing changes.
+/// Answers a dry-run apply to an applied object; `None` if the path is for something else. Nothing changes.
 pub(super) fn rehearsed(world: &World, caller: &Caller, path: &[&str], manifest: &Value) -> Option<Response<Body>> {
     let (group, version, rest) = match path {
         ["api", version, rest @ ..] => ("", *version, rest),
@@ -56,7 +56,7 @@ pub(super) fn rehearsed(world: &World, caller: &Caller, path: &[&str], manifest:
     Some(answer(StatusCode::OK, &object))
 }
 
-/// RFC 7396, which is near enough to applying where lists are given whole.
+/// A merge patch (RFC 7396), which equals apply where lists are given whole.
 pub(super) fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -85,7 +85,7 @@ fn resources<'a>(group: &str, version: &str, of_group: impl Iterator<Item = &'a 
     )
 }
 
-/// What Kubernetes says to who may not; `None` where they may.
+/// Kubernetes' response to a caller without permission; `None` if permitted.
 fn refused(
     world: &World,
     caller: &Caller,
@@ -136,7 +136,7 @@ fn pods(world: &World, namespace: Option<&str>) -> Vec<Value> {
     world.all_applied("apps", "Deployment", namespace).iter().flat_map(workloads::pods).collect()
 }
 
-/// Whether selectors of labels and fields let something through; of labels only `name=value` is understood here.
+/// Returns true if label and field selectors match; of label selectors only `name=value` is supported.
 fn chosen(item: &Value, query: &Query) -> bool {
     let terms = |name: &str| -> Vec<(String, String)> {
         let text = query.value(name).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What Flux objects of a simulated cluster have applied: made up from their inventories when somebody asks, with pods and logs.
+//! The objects that Flux has applied in a simulated cluster: generated from inventories on request, with pods and logs.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use crate::clock;
 
 use super::records;
 
-/// Which thing: group, kind, namespace, name.
+/// An object's key: group, kind, namespace, name.
 pub(super) type Thing = (String, String, String, String);
 
-/// A kind beside those of Flux, as it is served.
+/// A kind outside Flux, as the API serves it.
 pub(super) struct Served {
     pub(super) group: &'static str,
     pub(super) version: &'static str,
@@ -24,7 +24,7 @@ const fn served(group: &'static str, version: &'static str, kind: &'static str, 
     Served { group, version, kind, plural, namespaced: true }
 }
 
-/// What is applied in simulated clusters.
+/// The kinds that are applied in simulated clusters.
 pub(super) const SERVED: [Served; 13] = [
     Served { group: "", version: "v1", kind: "Namespace", plural: "namespaces", namespaced: false },
     served("", "v1", "Service", "services"),
@@ -47,7 +47,7 @@ pub(super) const SERVED: [Served; 13] = [
     served("batch", "v1", "Job", "jobs"),
 ];
 
-/// Things as somebody wants them to be; `None` is one that is not there.
+/// Overridden objects; `None` marks a missing one.
 #[derive(Default)]
 pub(super) struct Set(BTreeMap<Thing, Option<Value>>);
 
@@ -56,7 +56,7 @@ impl Set {
         self.0.insert(thing, object);
     }
 
-    /// A thing as it was set, or as it would be by itself.
+    /// An object as overridden, or else as generated.
     pub(super) fn find(&self, thing: &Thing) -> Option<Value> {
         match self.0.get(thing) {
             Some(set) => set.clone(),
@@ -65,7 +65,7 @@ impl Set {
     }
 }
 
-/// What a release by this name installs, as Helm keeps it: one replica more than there are now, since somebody took one away.
+/// The record of a Helm release: with one replica more than there are now, as if one was removed by hand.
 fn record(namespace: &str, name: &str) -> Value {
     let release = name.trim_start_matches(records::PREFIX).rsplit_once('.').map_or(name, |(release, _)| release);
     let thing = |group: &str, kind: &str| (group.to_owned(), kind.to_owned(), namespace.to_owned(), release.to_owned());
@@ -130,7 +130,7 @@ fn is_controller(name: &str) -> bool {
     name.ends_with("-controller") && !name.contains("nginx")
 }
 
-/// The one that is in trouble, so that there is something to see.
+/// The failing workload, so that a demonstration shows one.
 fn fails(name: &str) -> bool {
     name == "frontend"
 }
@@ -177,7 +177,7 @@ fn pod(namespace: &str, name: &str, number: u64, ready: bool) -> Value {
     })
 }
 
-/// What a pod's container has written.
+/// The log of a pod's container.
 pub(super) fn log(pod: &Value, lines: usize) -> String {
     let ready = pod.pointer("/status/containerStatuses/0/ready") == Some(&Value::Bool(true));
     let name = pod.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! One simulated cluster: its objects, their versions, and what happened to them lately.
+//! One simulated cluster: its objects, their versions, and recent events.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -16,12 +16,12 @@ use super::kinds::{self, Resource};
 use super::records;
 use super::workloads::{Set, Thing};
 
-/// How many changes a watch can go back.
+/// How many past changes a watch can resume from.
 const LOG_MOST: usize = 1000;
-/// How many events are remembered.
+/// How many events are kept.
 const EVENTS_MOST: usize = 500;
 
-/// Which object: kind, namespace, name.
+/// An object's key: kind, namespace, name.
 pub(super) type Key = (Kind, String, String);
 
 /// One simulated cluster.
@@ -43,11 +43,11 @@ struct State {
     /// Watches from before this version cannot be served.
     oldest: u64,
     events: VecDeque<Arc<Value>>,
-    /// Objects whose reconciliation has been asked for and not begun.
+    /// Objects with a requested reconciliation that has not started.
     asked: BTreeSet<Key>,
 }
 
-/// One change, as watches tell it.
+/// One change, as watches report it.
 #[derive(Clone)]
 pub(super) struct Logged {
     pub(super) version: u64,
@@ -56,7 +56,7 @@ pub(super) struct Logged {
     pub(super) object: Arc<Value>,
 }
 
-/// Why a world does not do something.
+/// Why a request fails.
 pub(super) enum Refusal {
     NotFound,
     Gone,
@@ -96,24 +96,24 @@ impl World {
         world
     }
 
-    /// What people call it.
+    /// The name of the cluster.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it does wrong.
+    /// The faults of the cluster.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// Lets somebody do something, when it is asked to act as them. Without a binding nobody may do anything.
+    /// Adds a permission for an impersonated user or group. Without a binding they may do nothing.
     pub fn bind(&self, binding: Binding) {
         self.access.bind(binding);
     }
 
-    /// Takes all that was given to a user or a group away.
+    /// Removes all bindings of a user or a group.
     pub fn unbind(&self, subject: &str) {
         self.access.unbind(subject);
     }
@@ -122,13 +122,13 @@ impl World {
         &self.access
     }
 
-    /// Makes something that was applied be like this, or not be there.
+    /// Overrides an applied object, or makes it missing.
     pub fn set_applied(&self, group: &str, kind: &str, namespace: &str, name: &str, object: Option<Value>) {
         let thing = (group.to_owned(), kind.to_owned(), namespace.to_owned(), name.to_owned());
         self.things.lock().unwrap_or_else(PoisonError::into_inner).put(thing, object);
     }
 
-    /// Something that some object of Flux has applied.
+    /// An object that some Flux object has applied.
     pub(super) fn applied(&self, thing: &Thing) -> Option<Value> {
         let (group, kind, namespace, name) = thing;
         let id = format!("{namespace}_{name}_{group}_{kind}");
@@ -144,7 +144,7 @@ impl World {
             .flatten()
     }
 
-    /// All that was applied of a kind, in a namespace or in all.
+    /// All applied objects of a kind, in a namespace or in all.
     pub(super) fn all_applied(&self, group: &str, kind: &str, namespace: Option<&str>) -> Vec<Value> {
         let ending = format!("_{group}_{kind}");
         let things: BTreeSet<Thing> = self
@@ -161,19 +161,19 @@ impl World {
         things.iter().filter_map(|thing| set.find(thing)).collect()
     }
 
-    /// How many objects of Flux there are.
+    /// How many Flux objects there are.
     #[must_use]
     pub fn count(&self) -> usize {
         self.state().objects.len()
     }
 
-    /// An object as it is now.
+    /// The current state of an object.
     #[must_use]
     pub fn object(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         self.find(&(kind, namespace.to_owned(), name.to_owned())).map(|object| object.as_ref().clone())
     }
 
-    /// Changes an object, as its controller would; one that is not there is not made.
+    /// Changes an object, as its controller would; does not create it.
     pub fn change(&self, kind: Kind, namespace: &str, name: &str, change: impl FnOnce(&mut Value)) {
         let key = (kind, namespace.to_owned(), name.to_owned());
         if let Some(object) = self.find(&key) {
@@ -183,12 +183,12 @@ impl World {
         }
     }
 
-    /// Makes an object, or another one in its place.
+    /// Creates or replaces an object.
     pub fn create(&self, kind: Kind, namespace: &str, name: &str, object: Value) {
         self.put((kind, namespace.to_owned(), name.to_owned()), object);
     }
 
-    /// Takes an object away.
+    /// Deletes an object.
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) {
         let key = (kind, namespace.to_owned(), name.to_owned());
         let mut state = self.state();
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// Takes the definition of a kind away, or puts it back. Its objects come back with it.
+    /// Removes the definition of a kind, or restores it together with its objects.
     pub fn serve(&self, kind: Kind, served: bool) {
         let mut state = self.state();
         if served {
@@ -214,10 +214,10 @@ impl World {
         self.faults.cut_watches();
     }
 
-    /// Forgets what happened: a watch that wants to go on from before now is answered `410 Gone`.
+    /// Drops the change log: a watch that resumes from before now is answered `410 Gone`.
     pub fn forget(&self) {
         let mut state = self.state();
-        // One step further, so that even who knows the newest version is too late.
+        // One step further, so that even the newest known version is too old.
         state.version += 1;
         state.oldest = state.version;
         state.log.clear();
@@ -244,7 +244,7 @@ impl World {
         self.state().objects.keys().cloned().collect()
     }
 
-    /// Puts an object in its place, with the next version.
+    /// Stores an object with the next version.
     pub(super) fn put(&self, key: Key, mut object: Value) -> Arc<Value> {
         let mut state = self.state();
         state.version += 1;
@@ -258,7 +258,7 @@ impl World {
         object
     }
 
-    /// Notes that an object's reconciliation was asked for.
+    /// Records a request to reconcile an object.
     pub(super) fn ask(&self, key: Key) {
         self.state().asked.insert(key);
     }
@@ -267,7 +267,7 @@ impl World {
         std::mem::take(&mut self.state().asked)
     }
 
-    /// The objects of a kind from `after` on, `limit` of them; of one namespace, or of all.
+    /// A page of a kind's objects: `limit` objects from `after` on, of one namespace or of all.
     pub(super) fn sheet(
         &self,
         kind: Kind,
@@ -293,7 +293,7 @@ impl World {
         Ok(Sheet { version, items, next, remaining })
     }
 
-    /// What happened to a kind after `version`, and the newest version now.
+    /// The changes of a kind after `version`, and the newest version.
     pub(super) fn since(&self, kind: Kind, version: u64) -> Result<(Vec<Logged>, u64), Refusal> {
         let state = self.state();
         if version < state.oldest {
@@ -307,7 +307,7 @@ impl World {
         self.newest.subscribe()
     }
 
-    /// Remembers an event about an object.
+    /// Adds an event about an object.
     pub(super) fn happened(&self, key: &Key, warning: bool, reason: &str, message: &str) {
         let (kind, namespace, name) = key;
         let now = clock::text(clock::now());
@@ -356,7 +356,7 @@ impl State {
     }
 }
 
-/// Whether a release has installed something, or is recorded by it.
+/// Returns true if the object is a release's own record, or in its manifests.
 fn installs(object: &Value, (group, kind, namespace, name): &Thing) -> bool {
     let Some(release) = object.pointer("/status/history/0").filter(|_| object["kind"] == "HelmRelease") else {
         return false;

@@ -1,4 +1,4 @@
-//! The identity that the proxy has signed: an ES256 JWT in `X-Sidegate-Assertion`.
+//! Verifies the identity that the proxy has signed: an ES256 JWT in `X-Sidegate-Assertion`.
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
@@ -10,21 +10,21 @@ use super::keys::{Keys, Source};
 use crate::api::ApiError;
 use crate::identity::{Identity, Naming};
 
-/// How far the proxy's clock may be from ours, in seconds.
+/// The accepted clock difference to the proxy, in seconds.
 const LEEWAY: u64 = 30;
-/// How long an assertion may be, in bytes; a head of a request could not be much longer.
+/// The longest assertion, in bytes; a request's header section could hardly be longer.
 const TOKEN_MOST: usize = 64 * 1024;
 
-/// Which assertions are for us.
+/// Which assertions are meant for us.
 #[derive(Debug)]
 pub struct Expected {
-    /// The proxy's public origin; without one, any origin on a host that is answered to.
+    /// The proxy's public origin; without one, any origin on a host that we serve.
     pub issuer: Option<String>,
-    /// What the proxy calls us; without one, a loopback address or our own with the port that is listened on.
+    /// The audience that the proxy uses for us; without one, a loopback address or our own, with the port that we listen on.
     pub audience: Option<String>,
-    /// The hosts that are answered to.
+    /// The hosts that we serve.
     pub hosts: Hosts,
-    /// The port that is listened on.
+    /// The port that we listen on.
     pub port: u16,
 }
 
@@ -60,18 +60,18 @@ enum Audience {
 }
 
 impl Assertion {
-    /// Verifies by the keys that are found at `source`.
+    /// Verifies with the keys from `source`.
     #[must_use]
     pub fn new(source: Source, expected: Expected) -> Self {
-        // Refused where one is installed already, which is as good.
+        // Fails if a provider is installed already, which is fine.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         Self { keys: Keys::new(source), expected }
     }
 
-    /// Who is asking, by this assertion.
+    /// Verifies an assertion and returns its identity.
     ///
     /// # Errors
-    /// [`ApiError::Unauthenticated`] where it does not hold; [`ApiError::KeysUnavailable`] where the keys cannot be had.
+    /// [`ApiError::Unauthenticated`] if it is not valid; [`ApiError::KeysUnavailable`] if the keys are not available.
     pub(super) async fn verify(&self, token: &str) -> Result<Identity, ApiError> {
         let refused = ApiError::Unauthenticated;
         if token.len() > TOKEN_MOST {
@@ -86,7 +86,7 @@ impl Assertion {
         rules.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         rules.leeway = LEEWAY;
         rules.validate_nbf = true;
-        // Looked at below: what counts depends on where we are.
+        // Checked below: the valid audience depends on our address.
         rules.validate_aud = false;
         let mut outcome =
             Err(refused("the X-Sidegate-Assertion is signed by a key that is not in ORCHESTRATOR_ASSERTION_JWKS"));
@@ -133,7 +133,7 @@ impl Assertion {
     }
 }
 
-/// Why an assertion does not hold.
+/// Why an assertion is not valid.
 fn words(kind: &ErrorKind) -> &'static str {
     if matches!(kind, ErrorKind::ExpiredSignature) {
         "the X-Sidegate-Assertion has expired: compare the clocks of both machines"
@@ -146,13 +146,13 @@ fn words(kind: &ErrorKind) -> &'static str {
     }
 }
 
-/// Host and port of an origin.
+/// The host and port of an origin.
 fn origin(text: &str) -> Option<(String, Option<u16>)> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
     Some((url.host_str()?.to_owned(), url.port_or_known_default()))
 }
 
-/// The user is named as in `X-Forwarded-User`: by the username where nobody can choose their own, else by the address, else by id.
+/// Names the user as in `X-Forwarded-User`: by username where users cannot choose their own, else by email, else by id.
 fn identity(claims: Claims) -> Option<Identity> {
     let Claims { sub, provider, email, name, preferred_username, groups, .. } = claims;
     if sub.is_empty() {

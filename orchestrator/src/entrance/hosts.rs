@@ -1,37 +1,38 @@
 //! The hosts that requests may name.
 //!
-//! A page of a stranger can point its own name at a loopback address once it is loaded (DNS rebinding): its browser then takes
-//! our answers for that page's own, and lets it read and change everything. Such a request still names the stranger's host.
+//! An attacker's page can point its own host name at a loopback address after it has loaded (DNS rebinding): the browser then
+//! takes our responses for that page's own, and lets it read and change everything. Such a request still names the attacker's
+//! host.
 
 use std::net::IpAddr;
 
-/// The hosts that are answered to.
+/// The hosts that we serve.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
     named: Vec<Named>,
     every: bool,
-    /// The address that is listened on, where it is one of its own: nobody can point a name at it without naming that.
+    /// The address that we listen on, if it is a specific one: a rebound name does not match it.
     own: Option<IpAddr>,
 }
 
-/// One host that was named in the settings.
+/// One host of the setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Named {
     host: String,
-    /// Whether all hosts below it are meant, and not itself.
+    /// True for all hosts below it, without itself.
     below: bool,
-    /// The port, where one was named.
+    /// The port, if one is given.
     port: Option<u16>,
 }
 
-/// A list of hosts that cannot be read.
+/// A list of hosts that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no host; for example flux.example.com, *.example.com, 192.0.2.7, or the URL that people open")]
 pub struct BadHost(String);
 
 impl Hosts {
-    /// Reads a list with commas: names, `*.` and a domain, IP addresses, each with a port or without; URLs, of which only the
-    /// host counts; `*` is every host. Loopback names count without being listed.
+    /// Parses a list with commas: names, `*.` and a domain, IP addresses, each with a port or without; URLs, of which only the
+    /// host counts; `*` is every host. Loopback names are always included.
     ///
     /// # Errors
     /// The first entry that is none of these.
@@ -48,26 +49,26 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// The same, with the address that is listened on.
+    /// Adds the address that we listen on.
     #[must_use]
     pub fn with_own(mut self, listen: IpAddr) -> Self {
         self.own = Some(listen.to_canonical()).filter(|ip| !ip.is_unspecified());
         self
     }
 
-    /// Whether every host is answered to.
+    /// Returns true if every host is served.
     #[must_use]
     pub fn is_every(&self) -> bool {
         self.every
     }
 
-    /// Whether an address is ours: a loopback one, or the one that is listened on.
+    /// Returns true if an address is ours: a loopback one, or the one that we listen on.
     pub(super) fn is_own(&self, host: &str) -> bool {
         let unlisted = Self { own: self.own, ..Self::default() };
         unlisted.lists(host)
     }
 
-    /// Whether a request may name this host, with or without a port.
+    /// Returns true if a request may name this host, with or without a port.
     #[must_use]
     pub fn lists(&self, authority: &str) -> bool {
         let Some((host, port)) = split(authority) else { return false };
@@ -104,7 +105,7 @@ fn of_host(text: &str) -> Option<Named> {
     (!below || address(&host).is_none()).then_some(Named { host, below, port })
 }
 
-/// A host as it is compared, and the port: RFC 9110 §7.2, without what no browser sends.
+/// Splits into the host, normalized for comparison, and the port: RFC 9110 §7.2, without forms that no browser sends.
 fn split(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = if authority.starts_with('[') {
         let end = authority.find(']')? + 1;
@@ -113,7 +114,7 @@ fn split(authority: &str) -> Option<(String, Option<u16>)> {
         authority.split_at_checked(authority.find(':').unwrap_or(authority.len()))?
     };
     let port = match port.strip_prefix(':') {
-        // A colon without a port is allowed, and means none.
+        // A colon without a port is allowed, and means no port.
         Some("") => None,
         Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
         Some(_) => return None,

@@ -1,4 +1,4 @@
-//! The proxy's public keys: a JWK set in a file or behind a URL, read again as it changes.
+//! The proxy's public keys: a JWK set in a file or at a URL, read again as it changes.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -19,15 +19,15 @@ use url::Url;
 
 use crate::api::ApiError;
 
-/// How long a set may be, in bytes, and how many keys of it count.
+/// The longest set, in bytes, and how many of its keys are used.
 const SET_MOST: usize = 64 * 1024;
 const KEYS_MOST: usize = 16;
-/// How long the proxy may take to answer.
+/// How long the proxy may take to respond.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long what was read of a URL, and of a file, counts without being looked at again.
+/// How long keys from a URL, and from a file, are used before they are read again.
 const FRESH_URL: Duration = Duration::from_secs(300);
 const FRESH_FILE: Duration = Duration::from_secs(5);
-/// How soon keys are looked for again where one is not among them: whoever makes keys up cannot have us ask for each.
+/// The shortest interval between reads for an unknown key id: a client with made-up ids cannot cause a read for each.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Where the keys are.
@@ -39,13 +39,13 @@ pub enum Source {
     Url(Url),
 }
 
-/// A place where no keys can be.
+/// A source that is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSource {
-    /// No URL that can be asked.
+    /// Not a valid URL.
     #[error("neither a file nor a URL; for example http://127.0.0.1:8080/api/v1/auth/jwks")]
     Form,
-    /// Somebody in between could put their own keys in.
+    /// An attacker on the network could substitute keys.
     #[error(
         "over plain http somebody in between could put keys of their own in: use https, a loopback address, or, where only the proxy shares the network, ORCHESTRATOR_BEHIND_PROXY=true"
     )]
@@ -53,7 +53,7 @@ pub enum BadSource {
 }
 
 impl Source {
-    /// Reads a path or a URL; `private` says that the network is the proxy's and ours alone.
+    /// Parses a path or a URL; `private` says that only the proxy and we share the network.
     ///
     /// # Errors
     /// Why it is neither, or not safe.
@@ -80,16 +80,16 @@ impl Source {
     }
 }
 
-/// A key of the set, and its name.
+/// A key of the set, with its id.
 type Key = (Option<String>, DecodingKey);
 type Client = legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
-/// The keys, as they were read last.
+/// The keys, as they were last read.
 pub(super) struct Keys {
     source: Source,
     client: Client,
     held: Mutex<Held>,
-    /// Held while they are read: one at a time.
+    /// Held during a read: one at a time.
     reading: tokio::sync::Mutex<()>,
 }
 
@@ -111,16 +111,16 @@ impl Keys {
         Self { source, client: client(), held: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
-    /// The keys of this name; all, where there is none.
+    /// The keys with this id; all keys if `name` is `None`.
     ///
     /// # Errors
-    /// Where no keys could be read yet. Keys that were read count on while they cannot be read again.
+    /// If no keys have been read yet. Keys that were read stay in use while they cannot be read again.
     pub(super) async fn of(&self, name: Option<&str>) -> Result<Vec<DecodingKey>, ApiError> {
         let (found, fresh, _) = self.look(name);
         if fresh && !found.is_empty() {
             return Ok(found);
         }
-        // Whoever has a key does not wait for somebody else's reading.
+        // A request whose key is known does not wait for another request's read.
         let reading = if found.is_empty() { Some(self.reading.lock().await) } else { self.reading.try_lock().ok() };
         if reading.is_none() {
             return Ok(found);
@@ -139,7 +139,7 @@ impl Keys {
         if none { Err(ApiError::KeysUnavailable) } else { Ok(found) }
     }
 
-    /// The keys of a name, whether they are fresh, and whether they may be read again by now.
+    /// The keys with an id, whether they are fresh, and whether they may be read again now.
     fn look(&self, name: Option<&str>) -> (Vec<DecodingKey>, bool, bool) {
         let held = self.held();
         let of_name = held.keys.iter().filter(|(kid, _)| name.is_none() || kid.is_none() || kid.as_deref() == name);
@@ -201,7 +201,7 @@ async fn file(path: PathBuf) -> Result<Bytes, String> {
 }
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would have us wait for whoever writes into it.
+    // Reading from a pipe would block until something writes to it.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
@@ -210,7 +210,7 @@ fn contents(path: &Path) -> io::Result<Vec<u8>> {
     if bytes.len() > SET_MOST { Err(io::Error::other("longer than 64 KiB")) } else { Ok(bytes) }
 }
 
-/// The keys of a set that can have signed an assertion: of P-256, and for signatures.
+/// The keys of a set that can verify an assertion: P-256, for signatures.
 fn keys(bytes: &[u8]) -> Result<Vec<Key>, String> {
     #[derive(serde::Deserialize)]
     struct Set {
@@ -229,7 +229,7 @@ fn keys(bytes: &[u8]) -> Result<Vec<Key>, String> {
 }
 
 fn client() -> Client {
-    // Refused where one is installed already, which is as good.
+    // Fails if a provider is installed already, which is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

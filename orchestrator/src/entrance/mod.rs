@@ -1,4 +1,4 @@
-//! What every request passes first: whether it names a host of ours, and who the proxy's signature says is asking.
+//! What every request passes first: checks that it names a host of ours, and verifies the proxy's assertion.
 
 mod assertion;
 mod hosts;
@@ -18,12 +18,12 @@ pub use assertion::{Assertion, Expected};
 pub use hosts::{BadHost, Hosts};
 pub use keys::{BadSource, Source};
 
-/// What is asked by whatever watches over the program, by whichever name or address: it says nothing of clusters or people.
+/// Requested by monitoring, under any name or address: they reveal nothing of clusters or people.
 const PROBES: [&str; 2] = ["/healthz", "/readyz"];
-/// Answers also whoever has no assertion, by saying that they are nobody.
+/// Also answers requests without an assertion, as not signed in.
 const WHOAMI: &str = "/api/v1/whoami";
 
-/// Who is let in. A clone is the same one.
+/// Decides which requests are accepted. Clones share the same state.
 #[derive(Clone, Debug, Default)]
 pub struct Entrance(Arc<Inner>);
 
@@ -34,14 +34,14 @@ struct Inner {
 }
 
 impl Entrance {
-    /// Lets in what names one of `hosts` and, with `assertion`, what the proxy has signed.
+    /// Accepts requests that name one of `hosts` and, with `assertion`, carry a valid assertion.
     #[must_use]
     pub fn new(hosts: Hosts, assertion: Option<Assertion>) -> Self {
         Self(Arc::new(Inner { hosts, assertion }))
     }
 }
 
-/// Refuses a request that names another host, or whose assertion does not hold; notes who is asking.
+/// Refuses a request that names another host, or whose assertion is not valid; records the identity.
 pub(crate) async fn check(State(entrance): State<Entrance>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if PROBES.contains(&path) {
@@ -61,7 +61,7 @@ pub(crate) async fn check(State(entrance): State<Entrance>, mut request: Request
         }
         Err(refusal) => return refusal.into_response(),
     };
-    // Whoever can reach this address can write them.
+    // Anyone who can reach this address can set them.
     for name in HEADERS {
         request.headers_mut().remove(name);
     }
@@ -75,13 +75,13 @@ fn host(hosts: &Hosts, request: &Request) -> Result<(), ApiError> {
         return Err(ApiError::BadRequest("a request names one host, in the field `Host`".into()));
     };
     let host = host.to_str().unwrap_or_default();
-    // The target counts more than the field where it names a host (RFC 9112 §3.2.2): both have to be ours.
+    // If the target names a host, it overrides the field (RFC 9112 §3.2.2): both must be ours.
     let target = request.uri().authority().map(axum::http::uri::Authority::as_str);
     match std::iter::once(host).chain(target).find(|host| !hosts.lists(host)) {
         None => Ok(()),
         Some(strange) => {
             let shown: String = strange.chars().filter(|char| !char.is_control()).take(255).collect();
-            // Not for each request: it is as cheap to send as it is to log.
+            // At debug level: such requests cost as little to send as to log.
             tracing::debug!(host = shown, "a request for a host that ORCHESTRATOR_HOSTS does not list is refused");
             Err(ApiError::WrongHost(shown))
         }

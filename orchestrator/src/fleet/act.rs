@@ -1,4 +1,4 @@
-//! What is done to objects, by Flux's own annotation and fields.
+//! Actions on objects, by Flux's own annotations and fields.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use super::held::Key;
 use super::model::{Action, Change, Kind, ObjectSummary};
 use super::tree;
 
-/// Has a HelmRelease be installed or upgraded once, whatever has changed.
+/// Requests one install or upgrade of a HelmRelease, even without changes.
 const FORCE_AT: &str = "reconcile.fluxcd.io/forceAt";
-/// Has the failures of a HelmRelease be forgotten.
+/// Resets the failure counts of a HelmRelease.
 const RESET_AT: &str = "reconcile.fluxcd.io/resetAt";
 
-/// How long a source has to be looked at before the object is, all the same.
+/// How long to wait for a source's reconciliation before reconciling the object anyway.
 const SOURCE: Duration = Duration::from_secs(4);
 
-/// Does something to an object that is known to be there.
+/// Performs an action on an object that is known to exist.
 ///
 /// # Errors
-/// Why not.
+/// Why it failed.
 pub(super) async fn act(
     cluster: &Cluster,
     client: &Client,
@@ -61,7 +61,7 @@ pub(super) async fn act(
     }
 }
 
-// As far as is known; the cluster itself has the last word.
+// By the cached state; the cluster itself decides in the end.
 fn refuse_suspended(cluster: &Cluster, key: &Key) -> Result<(), Fault> {
     let suspended = cluster.objects().get(key).is_some_and(|held| held.suspended);
     if suspended {
@@ -70,7 +70,7 @@ fn refuse_suspended(cluster: &Cluster, key: &Key) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Asks for a look; how it is meant stands in another annotation, with the same mark.
+/// Requests a reconciliation; `manner` is a further annotation, set to the same token.
 async fn look_again(
     cluster: &Cluster,
     client: &Client,
@@ -91,15 +91,15 @@ fn suspend(suspend: bool) -> Value {
     json!({"spec": {"suspend": suspend}})
 }
 
-/// A request to look at an object, and the mark by which it is known when that was done.
+/// A request for reconciliation, and the token by which its completion is recognized.
 fn request() -> (String, Value) {
     let mark = clock::text(clock::now());
     let patch = json!({"metadata": {"annotations": {REQUESTED_AT: mark}}});
     (mark, patch)
 }
 
-// Each source in turn, since one feeds the next. One that takes long is not waited for to its end: when it brings
-// something new, Flux itself goes on to the object.
+// Reconciles the sources one after another, since one feeds the next. Does not wait for slow ones: when a source has a new artifact,
+// Flux itself reconciles the object.
 async fn source_first(
     cluster: &Cluster,
     client: &Client,
@@ -116,7 +116,7 @@ async fn source_first(
         };
         let seen_to = async {
             while !handled() {
-                // Lagging behind is no harm: what counts is what is held.
+                // Lagging is harmless: only the cached state counts.
                 if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! What a cluster has answered about what people may list, for a minute.
+//! Caches, for a minute, a cluster's answers on what people may list.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,17 +9,17 @@ use tokio::time::Instant;
 use super::model::Kind;
 use super::person::Person;
 
-/// How long an answer counts.
+/// How long an answer is valid.
 const COUNTS: Duration = Duration::from_secs(60);
-/// From when on it is asked for again, beside whoever looks: people who go on looking never wait for it.
+/// The age at which an answer is refreshed in the background: active users never wait for a refresh.
 const AGES: Duration = Duration::from_secs(30);
-/// How many answers are kept of a cluster.
+/// How many answers are cached per cluster.
 const ANSWERS_MOST: usize = 100_000;
 
-/// A question about somebody: which kind, in which namespace; all of them, where it is empty.
+/// A question about a person: which kind, in which namespace; an empty namespace means all.
 pub(super) type Question = (Kind, String);
 
-/// What a cluster has answered about people.
+/// A cluster's cached answers.
 #[derive(Default)]
 pub(super) struct Answers(Mutex<Kept>);
 
@@ -27,33 +27,33 @@ pub(super) struct Answers(Mutex<Kept>);
 struct Kept {
     of: HashMap<Person, Of>,
     count: usize,
-    /// Those about whom it is being asked again.
+    /// The people whose answers are being refreshed.
     asking: HashSet<Person>,
 }
 
-/// What was answered about one person.
+/// The answers about one person.
 type Of = BTreeMap<Kind, BTreeMap<String, (bool, Instant)>>;
 
-/// What is known about some questions.
+/// The cached answers to some questions.
 #[derive(Default)]
 pub(super) struct Known {
-    /// Those that are answered by yes.
+    /// The questions answered with yes.
     pub(super) allowed: Vec<Question>,
-    /// Those of which no answer counts.
+    /// The questions without a valid answer.
     pub(super) open: Vec<Question>,
-    /// Those of which the answer will not count for long.
+    /// The questions whose answers expire soon.
     pub(super) ageing: Vec<Question>,
 }
 
 impl Answers {
-    /// What was answered within the minute before now.
+    /// The answer to one question, if it is still valid.
     pub(super) fn known(&self, person: &Person, kind: Kind, namespace: &str, now: Instant) -> Option<bool> {
         let kept = self.kept();
         let (allowed, asked) = kept.of.get(person)?.get(&kind)?.get(namespace)?;
         counts(*asked, now).then_some(*allowed)
     }
 
-    /// What was answered to these questions within the minute before now.
+    /// The valid answers to these questions.
     pub(super) fn of(&self, person: &Person, questions: Vec<Question>, now: Instant) -> Known {
         let kept = self.kept();
         let about = kept.of.get(person);
@@ -74,7 +74,7 @@ impl Answers {
         known
     }
 
-    /// Takes an answer to a question that was asked then.
+    /// Stores an answer to a question asked at `asked`.
     pub(super) fn keep(&self, person: &Person, (kind, namespace): Question, allowed: bool, asked: Instant) {
         let mut kept = self.kept();
         if kept.count >= ANSWERS_MOST {
@@ -91,7 +91,7 @@ impl Answers {
         kept.count += usize::from(before.is_none());
     }
 
-    /// Whether to ask again about a person: not while that is being done. [`Self::asked_again`] says that it has been.
+    /// Returns true if a refresh for a person may start: none is running. [`Self::asked_again`] marks its end.
     pub(super) fn ask_again(&self, person: &Person) -> bool {
         self.kept().asking.insert(person.clone())
     }
@@ -110,7 +110,7 @@ fn counts(asked: Instant, now: Instant) -> bool {
 }
 
 impl Kept {
-    /// Lets go what counts no longer.
+    /// Removes expired answers.
     fn forget(&mut self, now: Instant) {
         for of in self.of.values_mut() {
             for answers in of.values_mut() {

@@ -1,4 +1,4 @@
-//! How what a Flux object applied is: each object read from the cluster at the moment of asking, workloads with their pods.
+//! The status of what a Flux object applied: each object is read from the cluster on request, workloads with their pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,27 +17,27 @@ use super::kstatus;
 use super::model::{Applied, AppliedObject, AppliedStatus, InventoryEntry, Kind, Pod};
 use super::pods;
 
-/// How long all of it may take; what has not been read by then is unknown.
+/// The time limit for all of it; what has not been read by then is unknown.
 pub(super) const PATIENCE: Duration = Duration::from_secs(12);
-/// How many objects are read.
+/// The most objects that are read.
 const OBJECTS_MOST: usize = 200;
-/// How many groups and versions are looked up.
+/// The most groups and versions that are looked up.
 const GROUPS_MOST: usize = 40;
-/// How many questions are asked at a time.
+/// How many requests run at a time.
 const ASKED_AT_ONCE: usize = 8;
-/// How many pods are shown in all.
+/// The most pods that are shown, in total.
 const PODS_MOST: usize = 200;
-/// The one kind that is never read.
+/// The only kind that is never read.
 const SECRET: (&str, &str) = ("", "Secret");
 
-/// How each thing that an object applied is, the most urgent first.
+/// The status of each object that an object applied, most urgent first.
 ///
 /// # Errors
-/// Why the object itself cannot be read. What cannot be read of the rest is unknown, with the reason.
+/// Why the object itself cannot be read. Other objects that cannot be read are unknown, with the reason.
 pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key) -> Result<Applied, Fault> {
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
-    // Two people at a time: each may ask for hundreds of objects.
+    // Two users at a time: each may cause hundreds of requests.
     let _turn = timeout_at(deadline, cluster.looks.acquire()).await.map_err(late)?;
     let inventory = timeout_at(deadline, inventory(cluster, client, key)).await.map_err(late)??;
     let left = inventory.len().saturating_sub(OBJECTS_MOST);
@@ -50,7 +50,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key) -> Resul
     Ok(Applied { items, left, read_at: clock::now() })
 }
 
-/// What an object has applied, as it says now.
+/// The current inventory of an object.
 pub(super) async fn inventory(cluster: &Cluster, client: &Client, key: &Key) -> Result<Vec<InventoryEntry>, Fault> {
     let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
     let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
@@ -59,7 +59,7 @@ pub(super) async fn inventory(cluster: &Cluster, client: &Client, key: &Key) -> 
     Ok(held::entries(kind, &seen).filter_map(|(version, id)| held::entry(&version, &id)).collect())
 }
 
-/// Where the kinds of a group and version are, or why that is not known.
+/// The served kinds of each group and version, or why they are not known.
 type Groups = BTreeMap<(String, String), Result<Vec<Place>, Fault>>;
 
 async fn served(client: &Client, entries: &[InventoryEntry], deadline: Instant) -> Groups {
@@ -76,12 +76,12 @@ async fn served(client: &Client, entries: &[InventoryEntry], deadline: Instant) 
     stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await
 }
 
-/// Whether an object is of a kind that is read at all.
+/// Returns true if objects of this kind are read at all.
 pub(super) fn is_read(entry: &InventoryEntry) -> bool {
     (entry.group.as_str(), entry.kind.as_str()) != SECRET
 }
 
-/// Where one object is.
+/// The path of one object.
 pub(super) fn path(places: &[Place], entry: &InventoryEntry) -> Option<String> {
     let place = places.iter().find(|place| place.kind == entry.kind)?;
     Some(place.path(&entry.namespace, &entry.name))
@@ -109,7 +109,7 @@ async fn look(
         Some(Ok(places)) => {
             path(places, &entry).ok_or_else(|| Fault::NotFound("the cluster does not serve this kind".to_owned()))
         }
-        // The group or its version is gone, and the object with it.
+        // The group or its version was removed, and the object with it.
         Some(Err(Fault::NotFound(_))) => Err(Fault::NotFound("the cluster does not serve this kind".to_owned())),
         Some(Err(fault)) => Err(fault.clone()),
         None => Err(Fault::Refused(format!("only {GROUPS_MOST} groups of kinds are looked up"))),
@@ -139,7 +139,7 @@ async fn look(
     item
 }
 
-/// An object of Flux is as it is everywhere else here.
+/// Flux objects get the same status as everywhere else here.
 fn flux(cluster: &Cluster, entry: &InventoryEntry, object: &Value) -> Option<(AppliedStatus, String)> {
     let kind: Kind = entry.kind.parse().ok().filter(|kind: &Kind| kind.group() == entry.group)?;
     let seen: Seen = serde_json::from_value(object.clone()).ok()?;
@@ -147,7 +147,7 @@ fn flux(cluster: &Cluster, entry: &InventoryEntry, object: &Value) -> Option<(Ap
     Some((held.status.into(), held.message.to_string()))
 }
 
-// Those of what is well go first: nobody looks for them.
+// Drops the pods of healthy workloads first: they matter least.
 fn bound_pods(items: &mut [AppliedObject]) {
     let mut left = PODS_MOST;
     let mut order: Vec<&mut AppliedObject> = items.iter_mut().collect();
@@ -159,10 +159,10 @@ fn bound_pods(items: &mut [AppliedObject]) {
     }
 }
 
-/// The last lines that a container of a pod has written: of a pod that belongs to a workload that the object applied.
+/// The last log lines of a container, in a pod of a workload that the object applied.
 ///
 /// # Errors
-/// Why not.
+/// Why it failed.
 pub(super) async fn log(cluster: &Cluster, client: &Client, key: &Key, of: &pods::Container) -> Result<String, Fault> {
     let not_its_own =
         || Fault::NotFound(format!("{} {} is not what {} {} applied", of.kind, of.workload, key.0, key.2));

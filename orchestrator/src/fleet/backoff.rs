@@ -1,16 +1,15 @@
-//! How long to wait before the next try.
+//! The delay before the next attempt.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest wait.
+/// The longest delay.
 const MOST: Duration = Duration::from_secs(30);
-/// After so long without a fault the waits begin small again.
+/// After this time without a fault the delays start small again.
 const FORGIVEN: Duration = Duration::from_secs(60);
 
-/// Waits that double from fault to fault, up to 30 s, with jitter: clusters that failed together do not come back
-/// together.
+/// Delays that double with each fault, up to 30 s, with jitter: clusters that failed together do not all retry at once.
 pub(super) struct Backoff {
     least: Duration,
     next: Duration,
@@ -22,12 +21,12 @@ impl Backoff {
         Self { least, next: least, last: None }
     }
 
-    /// All is well again.
+    /// Resets the delay after a success.
     pub(super) fn reset(&mut self) {
         self.next = self.least;
     }
 
-    /// How long to wait after this fault: between half of the wait and the whole.
+    /// The delay after this fault: between half of the current delay and all of it.
     pub(super) fn next(&mut self) -> Duration {
         let now = Instant::now();
         if self.last.is_some_and(|last| now.duration_since(last) > FORGIVEN) {

@@ -1,4 +1,4 @@
-//! One cluster: what is held of it, and how changes of that are told.
+//! One cluster: its cached objects, and how changes are published.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -18,47 +18,47 @@ use super::person::{Manner, Viewer};
 use super::tuning::Tuning;
 use super::words::Words;
 
-/// How many objects may change at once before readers are told to ask again instead.
+/// How many objects may change at once before subscribers are asked to reload instead.
 const TOLD_MOST: usize = 200;
 /// How many kinds of one cluster are listed at a time.
 const LISTED_AT_ONCE: usize = 2;
-/// How many people may have all that an object applied be read at a time.
+/// How many users may have an object's inventory read at a time.
 const LOOKS_AT_ONCE: usize = 2;
 
 /// Where a kind is listed and watched: in one namespace, or in all.
 pub(super) type Scope = Option<Arc<str>>;
 
-/// What all clusters of a fleet share.
+/// State that all clusters of a fleet share.
 pub(super) struct Shared {
     pub(super) tuning: Tuning,
     pub(super) words: Arc<Words>,
-    /// Places to list at.
+    /// Permits for listing.
     pub(super) places: Arc<Semaphore>,
-    /// Places to ask again what people may see.
+    /// Permits for refreshing what people may see.
     pub(super) asking_again: Arc<Semaphore>,
     pub(super) changes: broadcast::Sender<Arc<Change>>,
     pub(super) ending: CancellationToken,
 }
 
-/// One cluster that is looked after.
+/// One watched cluster.
 pub(super) struct Cluster {
     pub(super) id: ClusterId,
     pub(super) client: Option<Client>,
     pub(super) tuning: Tuning,
     pub(super) words: Arc<Words>,
-    /// Asked to be read anew.
+    /// Signals a request to reconnect and read everything again.
     pub(super) again: Notify,
-    /// Places to list at: here, and in the whole fleet.
+    /// Permits for listing: of this cluster, and of the whole fleet.
     pub(super) places: [Arc<Semaphore>; 2],
-    /// Places to look at all that an object applied.
+    /// Permits for reading an object's inventory.
     pub(super) looks: Semaphore,
-    /// What it has said of what people may see.
+    /// Its cached answers on what people may see.
     pub(super) answers: Answers,
-    /// Places to ask for that again, in the whole fleet.
+    /// Permits for refreshing those, in the whole fleet.
     pub(super) asking_again: Arc<Semaphore>,
-    /// Whether it is asked as the person who asks us.
+    /// Whether requests impersonate the user.
     as_person: bool,
-    /// The only namespaces that are looked at; none means all.
+    /// The only namespaces that are watched; empty means all.
     namespaces: Box<[Arc<str>]>,
     name: RwLock<Arc<str>>,
     objects: RwLock<BTreeMap<Key, Held>>,
@@ -70,11 +70,11 @@ pub(super) struct Cluster {
 struct State {
     health: Health,
     served: BTreeMap<Kind, Served>,
-    /// Of each served kind: whether its objects are there, or why not.
+    /// For each served kind: whether its objects have been read, or why not.
     kinds: BTreeMap<(Kind, Scope), Reading>,
 }
 
-/// How far the reading of a kind is.
+/// The progress of reading a kind.
 enum Reading {
     Pending,
     Done,
@@ -82,7 +82,7 @@ enum Reading {
 }
 
 impl Cluster {
-    /// A cluster of which nothing is known yet.
+    /// A cluster without any state yet.
     pub(super) fn new(
         id: ClusterId,
         name: &str,
@@ -114,12 +114,12 @@ impl Cluster {
         })
     }
 
-    /// Whether it decides by person.
+    /// Returns true if requests impersonate the user.
     pub(super) fn asks_as_person(&self) -> bool {
         self.as_person
     }
 
-    /// Where each kind is listed and watched.
+    /// The scopes in which each kind is listed and watched.
     pub(super) fn scopes(&self) -> Vec<Scope> {
         if self.namespaces.is_empty() {
             return vec![None];
@@ -127,7 +127,7 @@ impl Cluster {
         self.namespaces.iter().cloned().map(Some).collect()
     }
 
-    /// The client that asks for a viewer.
+    /// The client for a viewer's requests.
     pub(super) fn client_for(&self, viewer: &Viewer) -> Result<Option<Client>, Fault> {
         let Some(client) = &self.client else { return Ok(None) };
         match viewer {
@@ -139,7 +139,7 @@ impl Cluster {
         }
     }
 
-    /// Ends all that is done for it.
+    /// Stops all tasks of this cluster.
     pub(super) fn stop(&self) {
         self.ending.cancel();
     }
@@ -156,12 +156,12 @@ impl Cluster {
         self.state().health.clone()
     }
 
-    /// How a kind is served, where it is.
+    /// How a kind is served, if it is.
     pub(super) fn served(&self, kind: Kind) -> Option<Served> {
         self.state().served.get(&kind).cloned()
     }
 
-    /// It answers; its objects are to be read.
+    /// Records a new connection; the objects are still to be read.
     pub(super) fn connected(&self, answer: &Answer, flux: Option<String>, served: BTreeMap<Kind, Served>) {
         self.objects.write().unwrap_or_else(PoisonError::into_inner).retain(|(kind, ..), _| served.contains_key(kind));
         let mut state = self.state();
@@ -173,26 +173,26 @@ impl Cluster {
         self.judge(&mut state, Some(answer));
     }
 
-    /// It answers still.
+    /// Records a successful probe.
     pub(super) fn answered(&self, answer: &Answer) {
         self.judge(&mut self.state(), Some(answer));
     }
 
-    /// It does not answer.
+    /// Records a failure to reach the cluster.
     pub(super) fn failed(&self, fault: &Fault) {
         let mut state = self.state();
         let health = down(fault.to_string(), &state.health);
         self.tell_health(&mut state, health);
     }
 
-    /// The objects of a kind cannot be read at the moment.
+    /// Records that the objects of a kind currently cannot be read.
     pub(super) fn troubled(&self, kind: Kind, scope: &Scope, fault: &Fault) {
         let mut state = self.state();
         let place = scope.as_deref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
         self.read(&mut state, kind, scope, Reading::Failing(format!("{kind}{place}: {fault}")));
     }
 
-    /// The objects of a kind are being read without trouble.
+    /// Records that the objects of a kind are read without errors.
     pub(super) fn untroubled(&self, kind: Kind, scope: &Scope) {
         let mut state = self.state();
         if matches!(state.kinds.get(&(kind, scope.clone())), Some(Reading::Failing(_))) {
@@ -200,13 +200,13 @@ impl Cluster {
         }
     }
 
-    /// All objects of a kind within a scope, as they are now.
+    /// Replaces all objects of a kind in a scope by a fresh list.
     pub(super) fn listed(&self, kind: Kind, scope: &Scope, fresh: BTreeMap<Key, Held>) {
         let mut state = self.state();
         let first = matches!(state.kinds.get(&(kind, scope.clone())), Some(Reading::Pending));
         let differences = self.replace(kind, scope, fresh);
         if first {
-            // Told all at once, with the last kind.
+            // Published all at once, with the last kind.
         } else if differences.len() > TOLD_MOST {
             self.tell(Change::Reloaded { cluster: self.id });
         } else {
@@ -215,7 +215,7 @@ impl Cluster {
         self.read(&mut state, kind, scope, Reading::Done);
     }
 
-    // Notes how far a kind is; the last one of a first reading brings all of them to the readers.
+    // Records the state of a kind; the last kind of a first reading publishes all objects.
     fn read(&self, state: &mut State, kind: Kind, scope: &Scope, reading: Reading) {
         let first = matches!(state.kinds.insert((kind, scope.clone()), reading), Some(Reading::Pending));
         self.judge(state, None);
@@ -248,7 +248,7 @@ impl Cluster {
         differences
     }
 
-    /// An object as it is now; it may be known already.
+    /// Stores an object as it is now; it may be known already.
     pub(super) fn changed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
         let key = self.key(kind, seen.namespace(), seen.name());
         let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
@@ -259,14 +259,14 @@ impl Cluster {
         let summary = held.summary(self.id, &name, &key);
         if different {
             let summary = Box::new(summary.clone());
-            // Under the lock, so that changes are told in their order.
+            // Under the lock, so that changes are published in order.
             self.tell(Change::Object { cluster: self.id, removed: false, summary });
         }
         summary
     }
 
-    /// An object as it was read on its own. It may have gone meanwhile: then it is not taken up again, and what is said is what
-    /// was read.
+    /// Updates an object that was read on its own. If it was deleted in the meantime, it is not added again, and the summary is of
+    /// what was read.
     pub(super) fn refreshed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
         let key = self.key(kind, seen.namespace(), seen.name());
         if self.objects().contains_key(&key) {
@@ -277,7 +277,7 @@ impl Cluster {
         held.summary(self.id, &self.name(), &key)
     }
 
-    /// An object is gone.
+    /// Removes a deleted object.
     pub(super) fn removed(&self, kind: Kind, seen: &Seen) {
         let key = self.key(kind, seen.namespace(), seen.name());
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
@@ -287,7 +287,7 @@ impl Cluster {
         }
     }
 
-    /// The objects, to be read quickly: watches wait meanwhile.
+    /// Locks the objects for reading; keep it short: watches wait meanwhile.
     pub(super) fn objects(&self) -> RwLockReadGuard<'_, BTreeMap<Key, Held>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,7 +296,7 @@ impl Cluster {
         (kind, self.words.one(namespace), name.into())
     }
 
-    // What the cluster's health follows from: its answers, and whether its objects could be read.
+    // Computes the cluster's health from its responses, and from whether its objects could be read.
     fn judge(&self, state: &mut State, answer: Option<&Answer>) {
         let mut health = state.health.clone();
         if let Some(answer) = answer {
@@ -304,7 +304,7 @@ impl Cluster {
             health.latency_ms = u64::try_from(answer.took.as_millis()).ok();
             health.checked_at = Some(clock::now());
         } else if health.state == HealthState::Down {
-            // Only an answer makes it up again.
+            // Only a response makes it up again.
             return;
         }
         let reading = state.kinds.values().any(|reading| matches!(reading, Reading::Pending));
@@ -344,7 +344,7 @@ impl Cluster {
     }
 
     fn tell(&self, change: Change) {
-        // An error says only that nobody listens.
+        // An error only means that there are no subscribers.
         let _ = self.changes.send(Arc::new(change));
     }
 
@@ -353,7 +353,7 @@ impl Cluster {
     }
 }
 
-/// What a cluster answered when it was asked whether it is there.
+/// A cluster's response to a probe.
 pub(super) struct Answer {
     pub(super) version: String,
     pub(super) took: Duration,
@@ -372,8 +372,8 @@ pub(super) fn of_kind(objects: &BTreeMap<Key, Held>, kind: Kind) -> impl Iterato
     objects.range(first..).take_while(move |((of, ..), _)| *of == kind)
 }
 
-/// Puts an object in its place, and says what is there now and whether that looks different from before. What is older
-/// than what is there already stays out.
+/// Stores an object; returns what is stored now and whether it looks different from before. An object older than the stored one is
+/// ignored.
 fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> (&'a Held, bool) {
     let before = match objects.entry(key.clone()) {
         Entry::Vacant(place) => return (place.insert(held), true),

@@ -1,4 +1,4 @@
-//! What would change if the manifests that a cluster keeps were applied again: asked of the cluster itself, by dry runs of its server.
+//! Computes what would change if the manifests that a cluster keeps were applied again, by dry runs of its API server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,22 +19,22 @@ use super::kept::{self, Manifest};
 use super::model::{Compared, Comparison, Effect, InventoryEntry, Kind};
 use super::plain;
 
-/// How long all of it may take.
+/// The time limit for all of it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(12);
-/// How many objects are compared.
+/// The most objects that are compared.
 const OBJECTS_MOST: usize = 100;
-/// How many groups and versions are looked up, and how many questions are asked at a time.
+/// The most groups and versions that are looked up, and how many requests run at a time.
 const GROUPS_MOST: usize = 40;
 const ASKED_AT_ONCE: usize = 8;
-/// How long one diff may be, and all of them together, in bytes.
+/// The longest diff, and the limit for all diffs together, in bytes.
 const DIFF_MOST: usize = 64 * 1024;
 const DIFFS_MOST: usize = 512 * 1024;
-/// How long it may take to find a short diff; a longer one is made then.
+/// The time limit for finding a minimal diff; after that a longer one is accepted.
 const DIFF_PATIENCE: Duration = Duration::from_millis(200);
-/// How many lines around a change are shown.
+/// How many context lines a diff shows.
 const AROUND: usize = 3;
 
-/// What is to be compared, and what is said of it.
+/// What is to be compared, and the messages about it.
 #[derive(Default)]
 struct Found {
     manifests: Vec<Manifest>,
@@ -43,11 +43,11 @@ struct Found {
     left: usize,
 }
 
-/// Compares what an object, or what it applied, is with what a manifest that the cluster keeps would make of it. `as_person`: the
-/// cluster decides by person, and the client asks as the one who wants to know.
+/// Compares an object, or the objects that it applied, with the result of applying the manifests that the cluster keeps. `as_person`:
+/// the client impersonates the user.
 ///
 /// # Errors
-/// Why the object itself cannot be read. What cannot be compared of the rest is unknown, with the reason.
+/// Why the object itself cannot be read. Others that cannot be compared are unknown, with the reason.
 pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_person: bool) -> Result<Comparison, Fault> {
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
@@ -69,7 +69,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
             Kind::Kustomization | Kind::ResourceSet | Kind::FluxInstance => {
                 found.of_inventory(client, kind, &seen, deadline).await;
             }
-            // They apply nothing.
+            // These kinds apply nothing.
             Kind::GitRepository
             | Kind::OciRepository
             | Kind::HelmRepository
@@ -100,7 +100,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
 }
 
 impl Found {
-    /// Takes what `kubectl apply` has noted at an object.
+    /// Adds the manifest that `kubectl apply` recorded in an object.
     fn note(&mut self, object: &Value, words: &str) {
         match kept::last_applied(object) {
             Some(Ok(manifest)) => {
@@ -118,7 +118,7 @@ impl Found {
         }
     }
 
-    /// Takes the manifests of the newest installation that went well: Helm keeps them in a Secret.
+    /// Adds the manifests of the latest successful release: Helm keeps them in a Secret.
     async fn of_release(&mut self, client: &Client, seen: &Seen, as_person: bool) {
         let good = |release: &&Release| matches!(release.status.as_str(), "" | "deployed") && !release.name.is_empty();
         let Some(release) = seen.status.history.iter().find(good) else {
@@ -152,7 +152,8 @@ impl Found {
         }
     }
 
-    /// Takes what is noted at what was applied. What a Kustomization would apply is in its source, which no cluster keeps.
+    /// Adds the manifests recorded in applied objects. A Kustomization's own manifests are in its source, which the cluster does not
+    /// keep.
     async fn of_inventory(&mut self, client: &Client, kind: Kind, seen: &Seen, deadline: Instant) {
         let entries = held::entries(kind, seen).filter_map(|(version, id)| held::entry(&version, &id));
         let entries: Vec<InventoryEntry> = entries.filter(is_read).take(OBJECTS_MOST).collect();
@@ -169,7 +170,7 @@ impl Found {
     }
 }
 
-/// Where the kinds of a group and version are, or why that is not known.
+/// The served kinds of each group and version, or why they are not known.
 type Groups = BTreeMap<(String, String), Result<Vec<Place>, Fault>>;
 
 fn wanted<'a>(entries: impl Iterator<Item = &'a InventoryEntry>) -> BTreeSet<(String, String)> {
@@ -194,7 +195,7 @@ fn place<'a>(groups: &'a Groups, entry: &InventoryEntry) -> Result<&'a Place, Fa
     }
 }
 
-/// Something that was applied, where it can be read.
+/// An applied object, if it can be read.
 async fn object(client: &Client, groups: &Groups, entry: InventoryEntry) -> Option<Value> {
     let path = place(groups, &entry).ok()?.path(&entry.namespace, &entry.name);
     client.ask(&path).await.ok()
@@ -222,7 +223,7 @@ async fn one(client: &Client, groups: &Groups, manifest: Manifest, deadline: Ins
     }
 }
 
-/// Says what is different between an object and what would become of it.
+/// Compares an object with the result of the dry run.
 fn judge(entry: InventoryEntry, now: Option<Value>, after: Value) -> Compared {
     let missing = now.is_none();
     let (now, after) = (now.map(plain::comparable), plain::comparable(after));
@@ -244,7 +245,7 @@ fn unified(before: &str, after: &str) -> String {
     plain::cut_at(diff.unified_diff().context_radius(AROUND).to_string(), DIFF_MOST)
 }
 
-// What is sorted to the front is what people look for.
+// Sorted by importance, so the last items lose their diffs first.
 fn bound(items: &mut [Compared]) {
     let mut left = DIFFS_MOST;
     for item in items {

@@ -1,4 +1,4 @@
-//! Flux's own controllers in a cluster: how they are, and which version runs.
+//! Flux's own controllers in a cluster: their status and versions.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,14 +9,14 @@ use crate::kube::{Client, Fault, segment};
 use super::kstatus::{self, Said};
 use super::model::{Controller, bounded};
 
-/// What Flux's own manifests say of its parts.
+/// The label of Flux's own components.
 const PART_OF: &str = "app.kubernetes.io/part-of=flux";
-/// Where they are, unless somebody put them elsewhere.
+/// Their usual namespace.
 const USUALLY: &str = "flux-system";
 /// How many are shown.
 const MOST: usize = 50;
 
-/// The controllers of Flux, by name: in all namespaces, or where that may not be asked, in the usual one.
+/// Flux's controllers, by name: of all namespaces, or if that is forbidden, of the usual one.
 ///
 /// # Errors
 /// Why they cannot be read.

@@ -1,4 +1,4 @@
-//! One object in full, read from its cluster at the moment of asking.
+//! One object in full, read from its cluster on request.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +18,15 @@ use super::plain;
 
 /// How many events are shown.
 const EVENTS_MOST: usize = 50;
-/// How many things that were applied are shown.
+/// How many applied objects are shown.
 const INVENTORY_MOST: usize = 10_000;
-/// What is shown of an object that cannot be held.
+/// Shown instead of an object that is nested too deeply to parse.
 const TOO_DEEP: &str = "# not shown: its values are nested more than 128 deep\n";
 
 /// Reads an object and its events.
 ///
 /// # Errors
-/// Why the cluster does not show the object. Events that may not be read are left out.
+/// Why the cluster does not return the object. Events that may not be read are left out.
 pub(super) async fn read(
     cluster: &Cluster,
     client: &Client,
@@ -42,10 +42,10 @@ pub(super) async fn read(
             let strange = |_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
             let seen: Seen = serde_json::from_slice(&bytes).map_err(strange)?;
             let marked: Marked = serde_json::from_slice(&bytes).map_err(strange)?;
-            // What is nested too deeply to be held is still an object.
+            // An object nested too deeply to parse is still an object.
             Ok((seen, marked.metadata, serde_json::from_slice::<Value>(&bytes).ok()))
         });
-        // At once, and only if it is still there: it may be deleted while its events are read.
+        // At once, and only if it still exists: it may be deleted while its events are read.
         read.map(|(seen, marks, object)| (cluster.refreshed(kind, &seen), seen, marks, object))
     };
     let (object, events, repository) =
@@ -56,7 +56,7 @@ pub(super) async fn read(
         Err(fault) => (Vec::new(), Some(fault.to_string())),
     };
     let mut annotations = marks.annotations.unwrap_or_default();
-    // It repeats the whole object, with all that is left out elsewhere.
+    // It repeats the whole object, including what is left out elsewhere.
     annotations.remove(LAST_APPLIED);
     Ok(ObjectDetail {
         summary,
@@ -87,7 +87,7 @@ fn inventory(kind: Kind, seen: &Seen) -> Vec<InventoryEntry> {
     held::entries(kind, seen).take(INVENTORY_MOST).filter_map(|(version, id)| held::entry(&version, &id)).collect()
 }
 
-/// The address of the Git repository that a Kustomization's manifests come from, if whoever asks may read it.
+/// The URL of the Git repository that a Kustomization's manifests come from, if the viewer may read it.
 async fn repository(cluster: &Cluster, client: &Client, kind: Kind, namespace: &str, name: &str) -> Option<String> {
     if kind != Kind::Kustomization {
         return None;
@@ -109,7 +109,7 @@ async fn events(client: &Client, kind: Kind, namespace: &str, name: &str) -> Res
     Ok(events)
 }
 
-/// What only the page of one object shows.
+/// The fields that only the page of one object shows.
 #[derive(Deserialize)]
 struct Marked {
     metadata: Marks,

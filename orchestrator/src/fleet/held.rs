@@ -1,4 +1,4 @@
-//! What is held of a Flux object: what lists and trees show, compactly, and not the object.
+//! The cached form of a Flux object: compact, with only what lists and trees show.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crate::kube::{Chart, Condition, Reference, Release, Seen};
 use super::model::{ClusterId, InventoryEntry, Kind, ObjectRef, ObjectSummary, Status, bounded};
 use super::words::Words;
 
-/// How many entries of an inventory are held for trees; pages of one object show more.
+/// How many inventory entries are cached for trees; the page of one object shows more.
 const INVENTORY_MOST: usize = 2000;
-/// How many dependencies are held.
+/// How many dependencies are cached.
 const DEPENDENCIES_MOST: usize = 50;
 
-/// Which object it is, within its cluster.
+/// An object's key within its cluster.
 pub(super) type Key = (Kind, Arc<str>, Arc<str>);
 
-/// A Flux object, as it is held.
+/// A cached Flux object.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) status: Status,
     pub(super) suspended: bool,
-    /// Whether its controller never has anything to say about it.
+    /// Whether its controller never reports a status.
     pub(super) fixed: bool,
     pub(super) generation: i64,
-    /// Its version in Kubernetes; 0 where that is no number.
+    /// Its resource version; 0 if that is not a number.
     pub(super) version: u64,
     pub(super) updated: i64,
     pub(super) ready_since: Option<i64>,
@@ -35,19 +35,19 @@ pub(super) struct Held {
     pub(super) message: Arc<str>,
     pub(super) revision: Option<Arc<str>>,
     pub(super) source: Option<Key>,
-    /// The chart that was made for it.
+    /// The chart that was created for it.
     pub(super) chart: Option<Key>,
     pub(super) depends_on: Box<[(Arc<str>, Arc<str>)]>,
-    /// What it has applied, a line each, as Flux writes it: version and id.
+    /// What it has applied, one entry a line, as Flux writes it: version and id.
     pub(super) inventory: Box<str>,
-    /// The last request to look at it that its controller has seen to.
+    /// The last reconciliation request that its controller has handled.
     pub(super) handled: Option<Box<str>>,
 }
 
 impl Held {
     pub(super) fn new(kind: Kind, seen: &Seen, api_version: &Arc<str>, words: &Words) -> Self {
         let registry = kind == Kind::HelmRepository && seen.spec.variant.as_deref() == Some("oci");
-        // Current versions of these have no status at all.
+        // Current versions of these kinds have no status at all.
         let silent = matches!(kind, Kind::Alert | Kind::Provider) && seen.status.conditions.is_empty();
         let fixed = registry || silent;
         let status = status(kind, seen, fixed);
@@ -91,7 +91,7 @@ impl Held {
         }
     }
 
-    /// Whether the two look the same to people. What has a new version only has been written without being changed.
+    /// Returns true if the two look the same to people. A new version alone does not count as a change.
     pub(super) fn looks_like(&self, other: &Self) -> bool {
         let plain = |held: &Self| (held.status, held.suspended, held.generation, held.ready_since);
         plain(self) == plain(other)
@@ -124,7 +124,7 @@ impl Held {
         }
     }
 
-    /// What it has applied.
+    /// The objects that it has applied.
     pub(super) fn applied(&self) -> impl Iterator<Item = InventoryEntry> + '_ {
         self.inventory.lines().filter_map(|line| line.split_once(' ')).filter_map(|(version, id)| entry(version, id))
     }
@@ -134,7 +134,7 @@ fn reference((kind, namespace, name): &Key) -> ObjectRef {
     ObjectRef { kind: *kind, namespace: namespace.to_string(), name: name.to_string() }
 }
 
-/// Reads an entry as Flux writes it: `namespace_name_group_kind`, where a name may hold `__` for a colon.
+/// Parses an entry as Flux writes it: `namespace_name_group_kind`, where `__` in a name stands for a colon.
 pub(super) fn entry(version: &str, id: &str) -> Option<InventoryEntry> {
     let (namespace, rest) = id.split_once('_')?;
     let (rest, kind) = rest.rsplit_once('_')?;
@@ -148,8 +148,7 @@ pub(super) fn entry(version: &str, id: &str) -> Option<InventoryEntry> {
     })
 }
 
-/// What an object has applied, as Flux writes it; of a release whose controller keeps no inventory, the record of
-/// the installation.
+/// The inventory of an object, as Flux writes it; for a HelmRelease without an inventory, the record of the release.
 pub(super) fn entries(kind: Kind, seen: &Seen) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
     let kept = seen.status.inventory.iter().flat_map(|inventory| &inventory.entries);
     let newest = seen.status.history.first().filter(|_| kind == Kind::HelmRelease && seen.status.inventory.is_none());
@@ -164,7 +163,7 @@ pub(super) fn entries(kind: Kind, seen: &Seen) -> impl Iterator<Item = (Cow<'_, 
 fn inventory(kind: Kind, seen: &Seen) -> Box<str> {
     let mut lines = String::new();
     for (version, id) in entries(kind, seen).take(INVENTORY_MOST) {
-        // Both are words; anything else is not from Flux.
+        // Neither may contain whitespace; anything else is not from Flux.
         if !version.contains(char::is_whitespace) && !id.contains(char::is_whitespace) {
             lines.push_str(&version);
             lines.push(' ');
@@ -175,8 +174,8 @@ fn inventory(kind: Kind, seen: &Seen) -> Box<str> {
     lines.into_boxed_str()
 }
 
-/// As Flux's own tools derive it (kstatus): deletion first, then what its conditions say of this generation. Each condition
-/// has a generation of its own: controllers raise the one of the whole status only when they succeed.
+/// Derives the status like Flux's own tools (kstatus): deletion first, then the conditions of this generation. Each condition has its
+/// own generation: controllers raise `observedGeneration` of the whole status only on success.
 fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
     if seen.deleting {
         return Status::Terminating;
@@ -190,7 +189,7 @@ fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
     if fixed {
         return Status::Ready;
     }
-    // A request that nobody has seen to yet: whatever was said was said before it.
+    // A request that has not been handled yet: the conditions are older than it.
     let handled = kind.is_reconciled_on_request();
     let asked = handled && seen.requested.is_some() && seen.requested != seen.status.last_handled_reconcile_at;
     let current = |condition: &Condition| {
@@ -211,7 +210,7 @@ fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
         return Status::Progressing;
     }
     if says("Stalled", "True") || says("Ready", "False") {
-        // Also while it is tried again.
+        // Also during a retry.
         return Status::Failed;
     }
     if ready.status == "True" && current(ready) && !says("Reconciling", "True") {
@@ -220,7 +219,7 @@ fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
     Status::Progressing
 }
 
-/// What has been applied, installed or fetched: never what was only tried.
+/// The revision that has been applied, installed or fetched: never one that was only attempted.
 fn revision(kind: Kind, seen: &Seen) -> Option<String> {
     let status = &seen.status;
     let found = match kind {
@@ -246,7 +245,7 @@ fn revision(kind: Kind, seen: &Seen) -> Option<String> {
     found.filter(|revision| !revision.is_empty())
 }
 
-/// What was tried last, where that is not what has been applied.
+/// The last attempted revision, if it differs from the applied one.
 pub(super) fn attempted(kind: Kind, seen: &Seen) -> Option<String> {
     let tried = match kind {
         Kind::HelmRelease => {
@@ -270,7 +269,7 @@ pub(super) fn attempted(kind: Kind, seen: &Seen) -> Option<String> {
     tried.filter(|tried| !tried.is_empty() && revision(kind, seen).as_ref() != Some(*tried)).cloned()
 }
 
-/// When it changed last, as far as it tells.
+/// When it last changed, as far as the object shows.
 fn updated(seen: &Seen) -> OffsetDateTime {
     let said = [
         seen.status.artifact.as_ref().and_then(|artifact| artifact.last_update_time.as_deref()),
@@ -349,7 +348,7 @@ mod tests {
         use Kind as K;
         use Status::{Failed, Progressing, Ready, Unknown};
         for (kind, conditions, observed, expected) in [
-            // kustomize-controller: a new path that is not there; the whole status stays at the last success.
+            // kustomize-controller: a new path that does not exist; the whole status stays at the last success.
             (K::Kustomization, &[("Ready", "False", "ArtifactFailed", 2)][..], 1, Failed),
             (
                 K::Kustomization,

@@ -1,4 +1,4 @@
-//! What an object has reconciled or installed before, and what is different since.
+//! The history of an object's reconciliations or releases, and the difference between the last two.
 
 use url::Url;
 
@@ -10,7 +10,7 @@ use super::model::{Difference, DifferentPart, Kind, Past, bounded};
 /// How many entries of a history are shown.
 const MOST: usize = 20;
 
-/// The entries, the newest first.
+/// The entries, newest first.
 pub(super) fn past(kind: Kind, history: &[Release]) -> Vec<Past> {
     history.iter().take(MOST).map(|entry| one(kind, entry)).collect()
 }
@@ -43,8 +43,8 @@ fn revision(entry: &Release) -> &str {
     entry.metadata.get("revision").map(String::as_str).unwrap_or_default()
 }
 
-/// What is different between the newest entry and the one before it; of a Kustomization, the one of another revision. `repository` is
-/// the address of the Git repository that the revisions are of.
+/// The difference between the newest entry and the one before it; for a Kustomization, the one with another revision. `repository` is
+/// the URL of the Git repository of the revisions.
 pub(super) fn difference(kind: Kind, history: &[Release], repository: Option<&str>) -> Option<Difference> {
     let newest = history.first()?;
     if kind == Kind::HelmRelease {
@@ -93,7 +93,7 @@ fn commit(revision: &str) -> Option<&str> {
     (matches!(digest.len(), 40 | 64) && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
 }
 
-/// The page on which a Git host compares two commits. Hosts are known by their name: what is made up leads nowhere else.
+/// The page on which a Git host compares two commits. Only hosts with a known name are used: a made-up URL leads nowhere else.
 fn comparison(repository: &str, before: &str, after: &str) -> Option<String> {
     let url = Url::parse(repository).ok().filter(|url| matches!(url.scheme(), "https" | "ssh"))?;
     let host = url.host_str()?;
@@ -105,7 +105,7 @@ fn comparison(repository: &str, before: &str, after: &str) -> Option<String> {
     };
     let path = url.path().trim_matches('/');
     let path = path.strip_suffix(".git").unwrap_or(path);
-    // No port: that of ssh is none for a page, and what else listens beside a Git host is not known.
+    // An ssh port does not apply to a page, and other ports of a Git host may serve anything.
     (path.split('/').count() >= 2 && (url.scheme() == "ssh" || url.port().is_none()))
         .then(|| format!("https://{host}/{path}/{way}/{before}...{after}"))
 }

@@ -1,4 +1,4 @@
-//! Manifests that a cluster keeps: what `kubectl apply` notes at an object, and what Helm notes of an installation.
+//! Manifests that a cluster keeps: those that `kubectl apply` records in an object, and those that Helm records of a release.
 
 use std::io::Read as _;
 
@@ -11,17 +11,17 @@ use serde_json::Value;
 use super::kstatus::Said;
 use super::model::InventoryEntry;
 
-/// Where `kubectl apply` notes what it applied.
+/// The annotation in which `kubectl apply` records what it applied.
 pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// How long a record of Helm may be once it is unpacked, in bytes: a small one may unpack to anything.
+/// The largest unpacked record of Helm, in bytes: a small one may unpack to any size.
 const RECORD_MOST: u64 = 16 * 1024 * 1024;
-/// How many manifests of one record are looked at.
+/// How many manifests of one record are read.
 const DOCUMENTS_MOST: usize = 1000;
-/// Who applies, for Kubernetes' books: what it applied before and no longer wants is taken away.
+/// The field managers of dry runs: fields that they applied before and no longer contain are removed.
 const KUBECTL: &str = "kubectl";
 const HELM: &str = "helm-controller";
 
-/// A manifest, and the object that it is of.
+/// A manifest, and the object that it describes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Manifest {
     pub(super) entry: InventoryEntry,
@@ -29,13 +29,13 @@ pub(super) struct Manifest {
     pub(super) manager: &'static str,
 }
 
-/// What `kubectl apply` has noted at an object; `None` where it has not.
+/// The manifest that `kubectl apply` recorded in an object; `None` if there is none.
 pub(super) fn last_applied(object: &Value) -> Option<Result<Manifest, &'static str>> {
     let note = object.get("metadata")?.get("annotations")?.get(LAST_APPLIED)?.as_str()?;
     let (own, strange) = (Said(object), "what kubectl noted at it is not a manifest of the object");
     let Ok(body) = serde_json::from_str::<Value>(note) else { return Some(Err(strange)) };
     let noted = manifest(body, own.text("/metadata/namespace"), KUBECTL);
-    // Whoever may write annotations may write anything into this one: it leads to no other object.
+    // Anyone who may write annotations may write anything here: it must not lead to another object.
     let of_it = noted.filter(|noted| {
         noted.entry.kind == own.text("/kind")
             && noted.entry.name == own.text("/metadata/name")
@@ -45,10 +45,10 @@ pub(super) fn last_applied(object: &Value) -> Option<Result<Manifest, &'static s
     Some(of_it.ok_or(strange))
 }
 
-/// The text in which Helm keeps an installation: all of its manifests.
+/// The text in which Helm keeps a release: all of its manifests.
 ///
 /// # Errors
-/// What is amiss with the record, which is a Secret: the reason says nothing of its content.
+/// What is wrong with the record, which is a Secret: the reason reveals none of its content.
 pub(super) fn record(secret: &Value) -> Result<String, &'static str> {
     #[derive(Deserialize)]
     struct Record {
@@ -66,7 +66,7 @@ pub(super) fn record(secret: &Value) -> Result<String, &'static str> {
     serde_json::from_slice::<Record>(&text).map(|record| record.manifest).map_err(|_| strange)
 }
 
-/// The manifests in a record, and how many of its parts are none; those without a namespace are of the installation's.
+/// The manifests in a record, and how many of its parts are invalid; those without a namespace get the release's.
 pub(super) fn manifests(text: &str, namespace: &str) -> (Vec<Manifest>, usize) {
     let mut parts = vec![String::new()];
     for line in text.lines() {
@@ -99,7 +99,7 @@ fn manifest(mut body: Value, namespace: &str, manager: &'static str) -> Option<M
     if version.is_empty() || kind.is_empty() || name.is_empty() {
         return None;
     }
-    // The server's own to write; it refuses a manifest that has some of them.
+    // Fields that the server sets; it refuses a manifest with some of them.
     if let Some(fields) = body.as_object_mut() {
         fields.remove("status");
     }

@@ -1,4 +1,4 @@
-//! How an object of any kind is, by the rules of Kubernetes' own library for that (kstatus), which Flux waits by.
+//! The status of an object of any kind, by the rules of Kubernetes' library for it (kstatus), which Flux uses for its health checks.
 
 use std::fmt::Display;
 
@@ -9,13 +9,13 @@ use crate::clock;
 
 use super::model::{AppliedStatus, bounded};
 
-/// How long a pod may wait for its node before that counts as a failure.
+/// How long a pod may be unschedulable before that counts as a failure.
 const SCHEDULED_WITHIN: Duration = Duration::seconds(15);
 
-/// How it is, and why.
+/// The status, and its reason.
 pub(super) type Judgement = (AppliedStatus, String);
 
-/// What an object says of itself.
+/// An object's fields, for reading.
 #[derive(Clone, Copy)]
 pub(super) struct Said<'a>(pub(super) &'a Value);
 
@@ -36,7 +36,7 @@ impl<'a> Said<'a> {
         self.0.pointer(pointer).and_then(Value::as_array).into_iter().flatten().map(Self)
     }
 
-    /// A condition whose status is that.
+    /// The condition of this type, if it has this status.
     fn condition(self, topic: &str, status: &str) -> Option<Self> {
         let says = |condition: &Self| condition.text("/type") == topic && condition.text("/status") == status;
         self.list("/status/conditions").find(says)
@@ -55,7 +55,7 @@ fn failed(message: impl Display) -> Judgement {
     (AppliedStatus::Failed, message.to_string())
 }
 
-/// How an object of this group and kind is at that moment.
+/// The status of an object of this group and kind at this time.
 pub(super) fn judge(group: &str, kind: &str, object: &Value, now: OffsetDateTime) -> Judgement {
     let said = Said(object);
     let (status, message) = generic(said).unwrap_or_else(|| match (group, kind) {
@@ -74,7 +74,7 @@ pub(super) fn judge(group: &str, kind: &str, object: &Value, now: OffsetDateTime
     (status, bounded(&message).to_owned())
 }
 
-/// What holds for every kind, as far as the object keeps to Kubernetes' conventions.
+/// The rules for every kind that follows Kubernetes' conventions.
 fn generic(said: Said<'_>) -> Option<Judgement> {
     if said.0.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
         return Some((AppliedStatus::Terminating, "it is being deleted".to_owned()));
@@ -187,7 +187,7 @@ fn job(said: Said<'_>) -> Judgement {
     ready(format_args!("running: {} active, {} failed", said.count("/status/active"), said.count("/status/failed")))
 }
 
-/// As kstatus has it, except that a pod that has ended without success is failed.
+/// As in kstatus, except that a pod that has ended without success is failed.
 fn pod(said: Said<'_>, now: OffsetDateTime) -> Judgement {
     let waiting = || said.list("/status/containerStatuses").chain(said.list("/status/initContainerStatuses"));
     let stuck = waiting().find_map(|container| {

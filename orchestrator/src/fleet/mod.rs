@@ -1,4 +1,4 @@
-//! The clusters that are looked after: what is known of them and of their Flux objects, live, and what can be done.
+//! The registered clusters: the cached state of each and of its Flux objects, live, and the actions on them.
 
 mod act;
 mod answers;
@@ -44,14 +44,14 @@ pub use view::Views;
 
 /// How many changes a subscriber may lag behind before it misses some.
 const CHANGES_KEPT: usize = 4096;
-/// How many kinds are listed at a time, of all clusters together: lists are large while they are read.
+/// How many kinds are listed at a time, in all clusters together: lists are large while they are read.
 const LISTED_AT_ONCE: usize = 16;
-/// About how many people and clusters at a time it is asked again what they may see there.
+/// How many pairs of person and cluster have their permissions refreshed at a time.
 const ASKED_AGAIN_AT_ONCE: usize = 32;
-/// How long an action may take that looks at sources first.
+/// The time limit for actions that reconcile sources first.
 const WITH_SOURCES: Duration = Duration::from_secs(12);
 
-/// The clusters that are looked after. A clone is the same fleet; when the last one goes, so do its connections.
+/// The watched clusters. Clones share the same fleet; its connections close when the last one is dropped.
 #[derive(Clone)]
 pub struct Fleet(Arc<Inner>);
 
@@ -66,37 +66,37 @@ impl Drop for Inner {
     }
 }
 
-/// Why the fleet did not do what it was asked to. The reasons are for people, and hold no credentials.
+/// Why the fleet's operation failed. The reasons are for people, and hold no credentials.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FleetError {
     /// There is no such cluster or object.
     #[error("{what}")]
     NotFound {
-        /// What is not there, in a sentence.
+        /// What is missing, in a sentence.
         what: String,
     },
-    /// The cluster does not answer.
+    /// The cluster does not respond.
     #[error("{reason}")]
     Unreachable {
         /// Why.
         reason: String,
     },
-    /// The cluster answers, but does not let us.
+    /// The cluster responds, but denies access.
     #[error("{reason}")]
     Forbidden {
-        /// What it said.
+        /// The cluster's message.
         reason: String,
     },
-    /// Somebody else changed the object at the same time.
+    /// Another client changed the object at the same time.
     #[error("{reason}")]
     Conflict {
-        /// What the cluster said.
+        /// The cluster's message.
         reason: String,
     },
-    /// What was asked for makes no sense, or the cluster refuses it.
+    /// The request is not valid, or the cluster refuses it.
     #[error("{reason}")]
     Invalid {
-        /// Why, and how to mend it.
+        /// Why, and a remedy.
         reason: String,
     },
 }
@@ -120,7 +120,7 @@ impl From<KubeconfigFault> for FleetError {
 }
 
 impl Fleet {
-    /// A fleet without clusters.
+    /// Creates a fleet without clusters.
     #[must_use]
     pub fn start(tuning: Tuning) -> Self {
         let shared = Shared {
@@ -134,22 +134,21 @@ impl Fleet {
         Self(Arc::new(Inner { clusters: RwLock::default(), shared }))
     }
 
-    /// Checks a connection and asks the cluster behind it who it is; nothing is kept.
+    /// Checks a connection and probes the cluster; nothing is stored.
     ///
     /// # Errors
-    /// [`FleetError::Invalid`] where the kubeconfig is not taken; otherwise why the cluster did not answer.
+    /// [`FleetError::Invalid`] if the kubeconfig is refused; otherwise why the cluster did not respond.
     pub async fn check(&self, connection: &Connection) -> Result<Reached, FleetError> {
         let access = Access::new(connection).await?;
         self.within(reach(access)).await
     }
 
-    /// Looks after a cluster from now on; one with the same id is replaced. A connection that is not taken makes a
-    /// cluster that is down and says why.
+    /// Starts watching a cluster; replaces one with the same id. If the connection is refused, the cluster is down, with the reason.
     pub async fn add(&self, id: ClusterId, name: &str, connection: &Connection) {
         self.add_with(id, name, connection, &Manner::default()).await;
     }
 
-    /// The same, looked at in a manner of its own.
+    /// The same, with its own impersonation and namespaces.
     pub async fn add_with(&self, id: ClusterId, name: &str, connection: &Connection, manner: &Manner) {
         let access = Access::new(connection).await;
         let cluster = Cluster::new(id, name, access, manner, &self.0.shared);
@@ -161,7 +160,7 @@ impl Fleet {
         self.tell(Change::Cluster { cluster: id, health: cluster.health() });
     }
 
-    /// Calls a cluster otherwise.
+    /// Renames a cluster.
     ///
     /// # Errors
     /// [`FleetError::NotFound`].
@@ -173,7 +172,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Looks after a cluster no longer.
+    /// Stops watching a cluster.
     ///
     /// # Errors
     /// [`FleetError::NotFound`].
@@ -184,7 +183,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// How a cluster is.
+    /// The health of a cluster.
     ///
     /// # Errors
     /// [`FleetError::NotFound`].
@@ -192,13 +191,13 @@ impl Fleet {
         Ok(self.cluster(id)?.health())
     }
 
-    /// How each cluster is.
+    /// The health of each cluster.
     #[must_use]
     pub fn healths(&self) -> BTreeMap<ClusterId, Health> {
         self.all().iter().map(|cluster| (cluster.id, cluster.health())).collect()
     }
 
-    /// Has a cluster be connected to and read anew, without waiting for it.
+    /// Reconnects to a cluster and reads it again, without waiting for it.
     ///
     /// # Errors
     /// [`FleetError::NotFound`].
@@ -207,43 +206,43 @@ impl Fleet {
         Ok(())
     }
 
-    /// The objects that a filter lets through, a page of them.
+    /// A page of the objects that match a filter.
     #[must_use]
     pub fn list(&self, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
         self.list_seen(&Views::default(), filter, page)
     }
 
-    /// The same, of what may be seen.
+    /// The same, limited to what may be seen.
     #[must_use]
     pub fn list_seen(&self, views: &Views, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
         query::list(&self.chosen(filter.cluster), views, filter, page)
     }
 
-    /// What a viewer may see of a cluster, or of all of them. A cluster that decides by person is asked, unless it has answered
-    /// within the last minute.
+    /// What a viewer may see of a cluster, or of all. A cluster with impersonation is asked, unless it has answered within the last
+    /// minute.
     pub async fn views(&self, viewer: &Viewer, cluster: Option<ClusterId>) -> Views {
         view::of(&self.chosen(cluster), viewer).await
     }
 
-    /// Whether a viewer may see an object.
+    /// Returns true if a viewer may see an object.
     pub async fn shows(&self, viewer: &Viewer, id: ClusterId, kind: Kind, namespace: &str) -> bool {
         match self.cluster(id) {
             Ok(cluster) => view::shows(&cluster, viewer, kind, namespace).await,
-            // It is gone, and there is nobody to ask.
+            // The cluster was removed, so it cannot be asked.
             Err(_) => matches!(viewer, Viewer::Program),
         }
     }
 
-    /// Whether a cluster decides by person.
+    /// Returns true if requests to a cluster impersonate the user.
     #[must_use]
     pub fn asks_as_person(&self, id: ClusterId) -> bool {
         self.cluster(id).is_ok_and(|cluster| cluster.asks_as_person())
     }
 
-    /// All that is to be shown of one object, read from its cluster now.
+    /// All details of one object, read from its cluster now.
     ///
     /// # Errors
-    /// [`FleetError::NotFound`], or why the cluster did not answer within 5 s.
+    /// [`FleetError::NotFound`], or why the cluster did not respond within 5 s.
     pub async fn detail(
         &self,
         id: ClusterId,
@@ -254,10 +253,10 @@ impl Fleet {
         self.detail_for(&Viewer::Program, id, kind, namespace, name).await
     }
 
-    /// The same, asked for by a viewer.
+    /// The same, for a viewer.
     ///
     /// # Errors
-    /// As [`Self::detail`]; and where the cluster does not let the viewer see it.
+    /// As [`Self::detail`]; and if the cluster does not allow the viewer to see it.
     pub async fn detail_for(
         &self,
         viewer: &Viewer,
@@ -271,7 +270,7 @@ impl Fleet {
         self.within(detail::read(&cluster, &client, kind, namespace, name)).await
     }
 
-    /// How what an object has applied is, read from its cluster now, within 12 s.
+    /// The status of what an object has applied, read from its cluster now, within 12 s.
     ///
     /// # Errors
     /// As [`Self::detail_for`].
@@ -289,8 +288,8 @@ impl Fleet {
         Ok(applied::read(&cluster, &client, &key).await?)
     }
 
-    /// What would change if the manifests that the cluster keeps of an object, or of what it applied, were applied again: by dry runs of
-    /// the cluster's server, within 12 s.
+    /// What would change if the manifests that the cluster keeps of an object, or of what it applied, were applied again: by dry runs
+    /// of the API server, within 12 s.
     ///
     /// # Errors
     /// As [`Self::detail_for`].
@@ -309,10 +308,10 @@ impl Fleet {
         Ok(compare::read(&cluster, &client, &key, as_person).await?)
     }
 
-    /// The last lines of a container's log: of a pod of a workload that the object has applied.
+    /// The last lines of a container's log, in a pod of a workload that the object has applied.
     ///
     /// # Errors
-    /// As [`Self::detail_for`]; [`FleetError::NotFound`] where it is not such a pod.
+    /// As [`Self::detail_for`]; [`FleetError::NotFound`] if it is not such a pod.
     pub async fn log_for(
         &self,
         viewer: &Viewer,
@@ -338,7 +337,7 @@ impl Fleet {
         self.within(controllers::read(&client)).await
     }
 
-    /// What comes from what in a cluster: around one object, or all of it.
+    /// The dependency tree of a cluster: around one object, or all of it.
     ///
     /// # Errors
     /// [`FleetError::NotFound`].
@@ -346,10 +345,10 @@ impl Fleet {
         self.tree_seen(&Views::default(), id, root)
     }
 
-    /// The same, of what may be seen.
+    /// The same, limited to what may be seen.
     ///
     /// # Errors
-    /// [`FleetError::NotFound`]; [`FleetError::Forbidden`] where the root may not be seen.
+    /// [`FleetError::NotFound`]; [`FleetError::Forbidden`] if the root may not be seen.
     pub fn tree_seen(&self, views: &Views, id: ClusterId, root: Option<&ObjectRef>) -> Result<Tree, FleetError> {
         let cluster = self.cluster(id)?;
         let root = root.map(|root| cluster.key(root.kind, &root.namespace, &root.name));
@@ -371,7 +370,7 @@ impl Fleet {
         self.stats_seen(&Views::default(), id)
     }
 
-    /// The same, of what may be seen.
+    /// The same, limited to what may be seen.
     ///
     /// # Errors
     /// [`FleetError::NotFound`].
@@ -380,7 +379,7 @@ impl Fleet {
         Ok(query::stats(&self.chosen(id), views))
     }
 
-    /// Does something to an object; what comes back is how it is right after.
+    /// Performs an action on an object; returns its state right afterwards.
     ///
     /// # Errors
     /// [`FleetError::NotFound`], or why the cluster did not do it.
@@ -395,10 +394,10 @@ impl Fleet {
         self.act_for(&Viewer::Program, id, kind, namespace, name, action).await
     }
 
-    /// The same, asked for by a viewer.
+    /// The same, for a viewer.
     ///
     /// # Errors
-    /// As [`Self::act`]; and where the cluster does not let the viewer do it.
+    /// As [`Self::act`]; and if the cluster does not allow the viewer to do it.
     pub async fn act_for(
         &self,
         viewer: &Viewer,
@@ -422,7 +421,7 @@ impl Fleet {
         within(patience, act::act(&cluster, &client, &key, action, self.subscribe())).await
     }
 
-    /// All changes from now on. A receiver that lags behind by more than 4,096 is told so, and had better ask again.
+    /// Subscribes to all further changes. A receiver that lags by more than 4,096 gets an error and should load everything again.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
         self.0.shared.changes.subscribe()
@@ -453,7 +452,7 @@ impl Fleet {
     }
 
     fn tell(&self, change: Change) {
-        // An error says only that nobody listens.
+        // An error only means that there are no subscribers.
         let _ = self.0.shared.changes.send(Arc::new(change));
     }
 }
@@ -467,7 +466,7 @@ async fn reach(access: Access) -> Result<Reached, Fault> {
     Ok(Reached { server: access.server, context: access.context, version, latency_ms, flux_kinds })
 }
 
-/// Its kubeconfig was not taken.
+/// The error of a cluster without a client: its connection was refused.
 fn no_way(cluster: &Cluster) -> FleetError {
     FleetError::Unreachable { reason: cluster.health().reason.unwrap_or_default() }
 }
@@ -483,9 +482,8 @@ async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Faul
     }
 }
 
-// Only what was seen in the cluster is asked for: no name that somebody makes up gets into an address.
-// Where the cluster decides by person it is asked all the same, so that its refusal tells nobody what is there: names are
-// escaped on the way.
+// Only objects seen in the cluster are requested, so that no made-up name gets into a URL. With impersonation the cluster is always
+// asked, so that a refusal does not reveal what exists: names are escaped.
 fn known(cluster: &Cluster, viewer: &Viewer, key: &Key) -> Result<Client, FleetError> {
     let client = cluster.client_for(viewer)?;
     let by_person = cluster.asks_as_person() && matches!(viewer, Viewer::Person(_));

@@ -1,42 +1,42 @@
-//! Who acts in a cluster, where the cluster is to decide by person.
+//! The identity that requests to a cluster impersonate.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 const USER: HeaderName = HeaderName::from_static("impersonate-user");
 const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
-/// Kubernetes' own names: nobody who signs in is one of them.
+/// Names reserved for Kubernetes: no signed-in user may have one.
 const RESERVED: &str = "system:";
-/// How long a name may be, in bytes, and how many groups are sent.
+/// The longest name, in bytes, and the most groups that are sent.
 const NAME_MOST: usize = 256;
 const GROUPS_MOST: usize = 200;
 
-/// A person as clusters know them: names with the operator's prefix, checked.
+/// A person as clusters know them: checked names with the operator's prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Person {
     user: String,
     groups: Vec<String>,
 }
 
-/// Who looks: the program itself, or a person, who may be nobody.
+/// Who views: the program itself, or a person.
 #[derive(Clone, Debug, Default)]
 pub enum Viewer {
-    /// Nobody has to be asked: for numbers that name nothing.
+    /// The program itself, without permission checks: for numbers that name nothing.
     #[default]
     Program,
-    /// A person; where they are nobody, the reason.
+    /// A person; or why there is no valid identity.
     Person(Result<Person, String>),
 }
 
-/// How a cluster is looked at.
+/// How a cluster is accessed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manner {
-    /// Whether what people see and do there is what the cluster lets them.
+    /// Whether requests impersonate the user.
     pub as_person: bool,
-    /// The only namespaces that are looked at, where the credentials suffice for no more; none means all.
+    /// The only namespaces that are watched, if the credentials allow no more; empty means all.
     pub namespaces: Vec<String>,
 }
 
-/// Why a person is nobody in a cluster.
+/// Why a person cannot be impersonated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAPerson {
     /// There is no name.
@@ -44,7 +44,7 @@ pub enum NotAPerson {
         "the sign-in gives no name of the kind that ORCHESTRATOR_IMPERSONATE_USER wants, so that the cluster cannot be asked as that person"
     )]
     Empty,
-    /// A name of Kubernetes' own.
+    /// A name reserved for Kubernetes.
     #[error("names that begin with `system:` are Kubernetes' own: nobody may act by one")]
     Reserved,
     /// A name that cannot be sent.
@@ -53,11 +53,10 @@ pub enum NotAPerson {
 }
 
 impl Person {
-    /// A person by this name and these groups; each gets the prefix. A group that is Kubernetes' own, or cannot be sent, is left
-    /// out.
+    /// A person with this name and these groups; each gets the prefix. Reserved groups, and those that cannot be sent, are left out.
     ///
     /// # Errors
-    /// Why there is no such person.
+    /// Why the person cannot be impersonated.
     pub fn new(user: &str, groups: &[String], prefix: &str) -> Result<Self, NotAPerson> {
         let user = checked(user)?;
         let groups = groups.iter().filter_map(|group| match checked(group) {
@@ -70,16 +69,16 @@ impl Person {
         Ok(Self { user: format!("{prefix}{user}"), groups: groups.take(GROUPS_MOST).collect() })
     }
 
-    /// The name that clusters know.
+    /// The name in clusters.
     #[must_use]
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The fields that have a cluster act as this person.
+    /// The impersonation header fields for this person.
     pub(super) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        // Both were found fit to be sent.
+        // Both were checked before.
         if let Ok(user) = HeaderValue::from_bytes(self.user.as_bytes()) {
             headers.insert(USER, user);
         }
@@ -90,7 +89,7 @@ impl Person {
     }
 }
 
-/// A name, trimmed first: what a server would trim must not begin otherwise for it than for us.
+/// Trims a name before checking it: a server that trims must not see another prefix than we do.
 fn checked(name: &str) -> Result<&str, NotAPerson> {
     let name = name.trim();
     if name.is_empty() {

@@ -1,12 +1,12 @@
-//! An object as YAML for people: without what only Kubernetes reads, and without what looks like a secret.
+//! An object as YAML for people: without fields for machines only, and without anything that looks like a secret.
 
 use serde_json::Value;
 
 use super::kept::LAST_APPLIED;
 
-/// How long the YAML of an object may be, in bytes.
+/// The longest YAML of an object, in bytes.
 const YAML_MOST: usize = 512 * 1024;
-/// What stands in the place of what looks like a secret.
+/// Replaces a value that looks like a secret.
 const LEFT_OUT: &str = "(left out)";
 /// Parts of names whose values are left out.
 const TELLTALES: [&str; 8] =
@@ -20,7 +20,7 @@ pub(super) fn yaml(mut object: Value) -> String {
             annotations.remove(LAST_APPLIED);
         }
     }
-    // Where people put what they please: a chart's values, and what is substituted in manifests.
+    // Fields with free content: a chart's values, and substitutions in manifests.
     for pointer in ["/spec/values", "/spec/postBuild/substitute"] {
         if let Some(values) = object.pointer_mut(pointer) {
             leave_out_secrets(values, 0);
@@ -33,7 +33,7 @@ fn written(object: &Value) -> String {
     serde_saphyr::to_string(object).unwrap_or_else(|_| "# this object cannot be shown as YAML\n".to_owned())
 }
 
-/// As much of a text as is shown, which says where it ends.
+/// Cuts a text, and marks the cut.
 pub(super) fn cut_at(mut text: String, most: usize) -> String {
     if text.len() > most {
         let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= most).last().unwrap_or(0);
@@ -43,7 +43,7 @@ pub(super) fn cut_at(mut text: String, most: usize) -> String {
     text
 }
 
-/// An object without what its server writes by itself: what is left is what somebody wants of it.
+/// An object without the fields that its server sets: only the desired state is left.
 pub(super) fn comparable(mut object: Value) -> Value {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
@@ -59,14 +59,14 @@ pub(super) fn comparable(mut object: Value) -> Value {
     object
 }
 
-/// The YAML of an object of any kind, without what looks like a secret anywhere in it.
+/// The YAML of an object of any kind, without anything that looks like a secret.
 pub(super) fn without_secrets(mut object: Value) -> String {
     leave_out_secrets(&mut object, 0);
     leave_out_of_texts(&mut object, 0);
     written(&object)
 }
 
-/// What looks like a secret in a list of variables, in an argument or in an address.
+/// Removes what looks like a secret from environment variables, arguments and URLs.
 fn leave_out_of_texts(value: &mut Value, depth: usize) {
     if depth > 100 {
         return;
@@ -100,7 +100,7 @@ fn leave_out_of_texts(value: &mut Value, depth: usize) {
     }
 }
 
-/// A text less what looks like a secret in it; `None` where nothing does.
+/// A text without what looks like a secret; `None` if there is nothing to remove.
 fn without_secret(text: &str) -> Option<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut changed = false;
@@ -112,7 +112,7 @@ fn without_secret(text: &str) -> Option<String> {
     changed.then(|| lines.join("\n"))
 }
 
-/// `--db-password=…`, `DB_PASSWORD=…`, and `password: …` in a file that a text holds.
+/// `--db-password=…`, `DB_PASSWORD=…`, and `password: …` in an embedded file.
 fn of_assignment(line: &str) -> Option<String> {
     let at = line.find(['=', ':'])?;
     let (name, rest) = line.split_at_checked(at)?;
@@ -131,7 +131,7 @@ fn of_address(line: &str) -> Option<String> {
 }
 
 fn leave_out_secrets(value: &mut Value, depth: usize) {
-    // Deeper than anybody writes by hand: serde_json itself stops reading at 128.
+    // Deeper than anyone writes by hand: `serde_json` itself stops parsing at 128.
     if depth > 100 {
         *value = LEFT_OUT.into();
         return;
@@ -154,7 +154,7 @@ fn leave_out_secrets(value: &mut Value, depth: usize) {
 
 fn telltale(name: &str) -> bool {
     let name: String = name.chars().filter(char::is_ascii_alphanumeric).map(|char| char.to_ascii_lowercase()).collect();
-    // The name of a Secret is none.
+    // The name of a Secret is not secret.
     let names_one = name.ends_with("ref") || name.ends_with("name");
     !names_one && TELLTALES.iter().any(|telltale| name.contains(telltale))
 }

@@ -1,4 +1,4 @@
-//! The pods of a workload: how they are, and the last lines that one of their containers has written.
+//! The pods of a workload: their status, and the last log lines of a container.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,15 +9,15 @@ use crate::kube::{Client, Fault, segment};
 use super::kstatus::{self, Said};
 use super::model::{ContainerState, Pod, bounded};
 
-/// How many pods of one workload are shown.
+/// The most pods of one workload that are shown.
 const PODS_MOST: usize = 20;
-/// How many containers of one pod are shown.
+/// The most containers of one pod that are shown.
 const CONTAINERS_MOST: usize = 20;
-/// How many lines of a log are read at most, and how many bytes.
+/// The most lines and bytes of a log that are read.
 const LINES_MOST: usize = 200;
 const BYTES_MOST: usize = 256 * 1024;
 
-/// Which container's log is meant.
+/// The container whose log is read.
 #[derive(Clone, Debug)]
 pub struct Container {
     /// The kind of the workload that its pod belongs to.
@@ -30,16 +30,16 @@ pub struct Container {
     pub pod: String,
     /// The container's name.
     pub container: String,
-    /// Whether the log of the container before its last start is meant.
+    /// Whether to read the log from before the container's last start.
     pub previous: bool,
 }
 
-/// Whether objects of a kind have pods of their own.
+/// Returns true if objects of a kind have pods of their own.
 pub(super) fn has_pods(group: &str, kind: &str) -> bool {
     matches!((group, kind), ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet") | ("batch", "Job"))
 }
 
-/// By which labels a workload knows its pods. `None`: it has none.
+/// The label selector of a workload's pods; `None` if it has none.
 pub(super) fn selector(group: &str, kind: &str, object: &Value) -> Option<String> {
     if !has_pods(group, kind) {
         return None;
@@ -57,7 +57,7 @@ pub(super) fn selector(group: &str, kind: &str, object: &Value) -> Option<String
         }
     });
     let terms: Vec<String> = equal.chain(among).collect();
-    // No term at all would choose every pod.
+    // An empty selector would match every pod.
     (!terms.is_empty() && terms.len() == selector.match_labels.len() + selector.match_expressions.len())
         .then(|| terms.join(","))
 }
@@ -87,7 +87,7 @@ struct List {
     items: Vec<Value>,
 }
 
-/// The pods that a selector chooses, the most urgent first, and whether there are more.
+/// The pods that match a selector, most urgent first, and whether there are more.
 pub(super) async fn of(client: &Client, namespace: &str, selector: &str) -> Result<(Vec<Pod>, bool), Fault> {
     let path =
         format!("/api/v1/namespaces/{}/pods?limit={PODS_MOST}&labelSelector={}", segment(namespace), segment(selector));
@@ -98,7 +98,7 @@ pub(super) async fn of(client: &Client, namespace: &str, selector: &str) -> Resu
     Ok((pods, more))
 }
 
-/// One pod, if the selector chooses it.
+/// One pod, if the selector matches it.
 pub(super) async fn one(client: &Client, namespace: &str, selector: &str, name: &str) -> Result<Pod, Fault> {
     let path = format!(
         "/api/v1/namespaces/{}/pods?limit=1&labelSelector={}&fieldSelector={}",
@@ -158,7 +158,7 @@ fn container(name: &str, state: Option<Said<'_>>) -> ContainerState {
     }
 }
 
-/// The last lines that a container has written.
+/// The last log lines of a container.
 pub(super) async fn log(client: &Client, of: &Container) -> Result<String, Fault> {
     let path = format!(
         "/api/v1/namespaces/{}/pods/{}/log?container={}&tailLines={LINES_MOST}&limitBytes={BYTES_MOST}&previous={}",
@@ -168,7 +168,7 @@ pub(super) async fn log(client: &Client, of: &Container) -> Result<String, Fault
         of.previous
     );
     let bytes = client.ask_bytes(&path).await?;
-    // A server that keeps to neither limit: the end is what counts.
+    // In case the server ignores both limits: only the end matters.
     let end = bytes.get(bytes.len().saturating_sub(BYTES_MOST)..).unwrap_or_default();
     Ok(String::from_utf8_lossy(end).into_owned())
 }

@@ -1,4 +1,4 @@
-//! Lists and numbers over all that is held.
+//! Lists and counts over all cached objects.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use super::held::{Held, Key};
 use super::model::{Filter, Kind, Listing, ObjectSummary, Page, Sort, Stats, Status};
 use super::view::Views;
 
-/// How many words of a search count.
+/// How many words of a search are used.
 const WORDS_MOST: usize = 8;
 
-/// A page of what a filter lets through.
+/// A page of the objects that match a filter.
 pub(super) fn list(clusters: &[Arc<Cluster>], views: &Views, filter: &Filter, page: Page) -> Listing<ObjectSummary> {
     let words: Vec<String> =
         filter.text.iter().flat_map(|text| text.split_whitespace()).take(WORDS_MOST).map(str::to_lowercase).collect();
@@ -37,7 +37,7 @@ pub(super) fn list(clusters: &[Arc<Cluster>], views: &Views, filter: &Filter, pa
         Sort::Updated => found.sort_unstable_by(|a, b| b.updated.cmp(&a.updated).then_with(|| a.by_name(b))),
     }
     let wanted = found.into_iter().skip(page.offset).take(page.limit);
-    // What is gone by now is left out.
+    // Skips objects that were deleted in the meantime.
     let items = wanted.filter_map(|found| {
         let cluster = clusters.get(found.number)?;
         let objects = cluster.objects();
@@ -78,7 +78,7 @@ fn contains(text: &str, lower: &str) -> bool {
     text.windows(lower.len().max(1)).any(|window| window.eq_ignore_ascii_case(lower)) || lower.is_empty()
 }
 
-/// How many objects there are.
+/// How many objects there are, by status and kind.
 pub(super) fn stats(clusters: &[Arc<Cluster>], views: &Views) -> Stats {
     let mut stats = Stats::default();
     for cluster in clusters {

@@ -1,4 +1,4 @@
-//! How a cluster is looked after: reached, discovered, watched, asked now and then, and reached again.
+//! The life of a cluster's connection: connect, discover, watch, probe periodically, and reconnect.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use super::cluster::{Answer, Cluster};
 use super::model::Kind;
 use super::watching;
 
-/// How long the discovery of a cluster's kinds may take.
+/// The time limit for the discovery of a cluster's kinds.
 const DISCOVERY: Duration = Duration::from_secs(15);
-/// The definition that tells the version of Flux.
+/// The definition whose label holds the version of Flux.
 const TELLTALE: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
 
 /// Why a session ended without a fault.
 enum End {
-    /// Somebody asked for it, or the cluster serves other kinds than before.
+    /// A new session was requested, or the cluster serves other kinds than before.
     Anew,
-    /// A kind is gone although discovery said that it is served.
+    /// A kind is not found although discovery listed it.
     Vanished,
 }
 
-/// Looks after a cluster, if there is a way to it, until it is stopped.
+/// Keeps a session with a cluster, if it has a client, until it is stopped.
 pub(super) fn begin(cluster: &Arc<Cluster>) {
     if let Some(client) = cluster.client.clone() {
         let task = look_after(Arc::clone(cluster), client);
@@ -52,7 +52,7 @@ async fn look_after(cluster: Arc<Cluster>, client: Client) {
     }
 }
 
-/// What is looked for in a cluster: a kind, its name and its group.
+/// The kinds to discover: a kind, its name and its group.
 pub(super) fn wanted() -> [(Kind, &'static str, &'static str); 16] {
     Kind::ALL.map(|kind| (kind, kind.name(), kind.group()))
 }
@@ -62,7 +62,7 @@ async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> 
     let served = kinds(client).await?;
     let flux = flux_version(cluster, client, &served).await;
     cluster.connected(&answer, flux, served.clone());
-    // Dropped with the session, and the watches with it.
+    // Dropped with the session, which stops the watches.
     let mut watches = JoinSet::new();
     for (kind, served) in &served {
         for scope in cluster.scopes() {
@@ -77,7 +77,7 @@ async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> 
             () = sleep(cluster.tuning.probe) => {}
         }
         still_there(cluster, client).await?;
-        // A kind that is installed later is found then; so is one that moves to another version.
+        // This finds kinds that are installed later, and those that move to another version.
         if looked.elapsed() >= cluster.tuning.rediscover {
             looked = Instant::now();
             if kinds(client).await.is_ok_and(|now| now != served) {
@@ -87,7 +87,7 @@ async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> 
     }
 }
 
-// One question may go astray; what is watched is given up after the second.
+// One probe may be lost; the session ends after the second failure.
 async fn still_there(cluster: &Cluster, client: &Client) -> Result<(), Fault> {
     let fault = match probe(cluster, client).await {
         Ok(answer) => {
@@ -115,7 +115,7 @@ async fn kinds(client: &Client) -> Result<BTreeMap<Kind, Served>, Fault> {
     found.map_err(|_| Fault::late(DISCOVERY.as_secs()))?
 }
 
-// Told by a label of Flux's own definitions; where these may not be read, it is simply not known.
+// From a label of Flux's own definitions; unknown if these may not be read.
 async fn flux_version(cluster: &Cluster, client: &Client, served: &BTreeMap<Kind, Served>) -> Option<String> {
     let served = served.get(&Kind::Kustomization).or_else(|| served.values().next())?;
     let path = format!("{TELLTALE}{}.{}", served.plural, served.group);

@@ -1,16 +1,16 @@
-//! What comes from what: from sources, by Flux objects, to what these applied.
+//! The dependency tree: from sources, through Flux objects, to what these applied.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::held::{Held, Key};
 use super::model::{InventoryEntry, Kind, Relation, Tree, TreeEdge, TreeNode};
 
-/// How many objects a tree shows.
+/// The most objects in a tree.
 const NODES_MOST: usize = 2000;
 
-/// The tree of all objects, or of those that one object comes from and leads to.
+/// The tree of all objects, or of one object's ancestors and descendants.
 ///
-/// Only what `shows` lets through is in it, and what that applied.
+/// It contains only what `shows` allows, and what that applied.
 pub(super) fn tree(objects: &BTreeMap<Key, Held>, root: Option<&Key>, shows: impl Fn(&Key) -> bool) -> Tree {
     let graph = Graph::of(objects, shows);
     let shown = match root {
@@ -39,7 +39,7 @@ struct Graph {
     truncated: bool,
 }
 
-/// How many things that were applied are looked at for one tree.
+/// How many applied objects are considered for one tree.
 const APPLIED_MOST: usize = 50_000;
 
 impl Graph {
@@ -52,7 +52,7 @@ impl Graph {
         for (key, held) in objects.iter().filter(|(key, _)| shows(key)) {
             let id = id_of(key);
             match (&held.source, &held.chart) {
-                // By way of the chart, where that is there to be seen.
+                // Through the chart, if that is visible.
                 (Some(source), Some(chart)) if graph.nodes.contains_key(&id_of(chart)) => {
                     graph.lead(id_of(chart), id.clone(), Relation::Chart);
                     graph.lead(id_of(source), id_of(chart), Relation::Source);
@@ -86,14 +86,14 @@ impl Graph {
         }
     }
 
-    /// All, or where these are too many those of Flux alone: what they applied is seen by opening one of them.
+    /// All nodes, or if these are too many, Flux objects only: what they applied is shown in their own trees.
     fn first(&self) -> BTreeSet<String> {
         let all = self.nodes.len() <= NODES_MOST;
         let shown = self.nodes.iter().filter(|(_, node)| all || node.flux);
         shown.take(NODES_MOST).map(|(id, _)| id.clone()).collect()
     }
 
-    /// What a node comes from, and what comes from it.
+    /// The ancestors and descendants of a node.
     fn around(&self, root: &str) -> BTreeSet<String> {
         let mut up: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -108,7 +108,7 @@ impl Graph {
     }
 }
 
-// Breadth first, so that what is left out of a large tree is what is far away. Rings end at what is shown already.
+// Breadth first, so that a truncated tree leaves out what is far away. Cycles end at nodes that are already shown.
 fn reach(root: &str, ways: &BTreeMap<&str, Vec<&str>>, shown: &mut BTreeSet<String>) {
     let mut next = VecDeque::from([root]);
     let mut been: BTreeSet<&str> = BTreeSet::from([root]);
@@ -152,12 +152,12 @@ fn id_of_entry(entry: &InventoryEntry) -> String {
     id(&entry.group, &entry.kind, &entry.namespace, &entry.name)
 }
 
-// Without the version: what was applied by one is the same object by another.
+// Without the version: an object is the same in every version.
 fn id(group: &str, kind: &str, namespace: &str, name: &str) -> String {
     format!("{group}/{kind}/{namespace}/{name}")
 }
 
-/// Where an object gets its content from, the farthest first: what is to be looked at before it.
+/// The sources of an object, the farthest first: the order in which to reconcile them.
 pub(super) fn sources(objects: &BTreeMap<Key, Held>, key: &Key) -> Vec<Key> {
     let Some(held) = objects.get(key) else { return Vec::new() };
     let known = |source: &Option<Key>| source.clone().filter(|source| objects.contains_key(source));

@@ -1,17 +1,17 @@
-//! How the fleet behaves in time.
+//! Intervals and timeouts of the fleet.
 
 use std::time::Duration;
 
-/// How the fleet behaves in time.
+/// Intervals and timeouts of the fleet.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// How often a cluster is asked whether it is there. Default 15 s.
+    /// How often a cluster is probed. Default 15 s.
     pub probe: Duration,
-    /// How long a question or an action may take as a whole. Default 5 s.
+    /// The time limit for a request or an action as a whole. Default 5 s.
     pub patience: Duration,
-    /// How long to wait before a cluster that failed is asked again, the first time. Default 1 s; it doubles to 30 s.
+    /// The first delay before a failed cluster is tried again. Default 1 s; it doubles up to 30 s.
     pub retry: Duration,
-    /// How often to look whether a cluster serves other kinds than before. Default 60 s.
+    /// How often to check whether a cluster serves other kinds than before. Default 60 s.
     pub rediscover: Duration,
 }
 

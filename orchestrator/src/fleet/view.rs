@@ -1,7 +1,7 @@
-//! What a person may see of a cluster, as the cluster says.
+//! What a person may see of a cluster, by the cluster's own rules.
 //!
-//! What is held was read by the orchestrator's own account. Where a cluster decides by person, it is asked whether that person may
-//! list a kind, in all namespaces or in one, and the answer counts for a minute. Without an answer nothing is shown.
+//! The cache was read with the orchestrator's own account. A cluster with impersonation is asked whether the person may list a kind,
+//! in all namespaces or in one, and the answer is valid for a minute. Without an answer nothing is shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,36 +20,36 @@ use super::held::Key;
 use super::model::{ClusterId, Kind};
 use super::person::{Person, Viewer};
 
-/// How many questions are asked of a cluster at a time for a person who waits.
+/// How many access reviews run at a time per cluster while a person waits.
 const ASKED_AT_ONCE: usize = 8;
-/// Of how many clusters at a time.
+/// How many clusters are asked at a time.
 const CLUSTERS_AT_ONCE: usize = 32;
-/// How many are asked of a cluster at a time beside those who look: they must not crowd out anybody who waits.
+/// How many run at a time per cluster in the background: they must not delay people who wait.
 const AGAIN_AT_ONCE: usize = 2;
-/// How long all questions about one cluster may take.
+/// The time limit for all access reviews of one cluster.
 const PATIENCE: Duration = Duration::from_secs(5);
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
-/// What may be seen of clusters.
+/// What may be seen, by cluster.
 #[derive(Debug, Default)]
 pub struct Views(BTreeMap<ClusterId, View>);
 
-/// What may be seen of one cluster, where that is not all.
+/// What may be seen of one cluster, if not everything.
 #[derive(Debug, Default)]
 struct View {
     kinds: BTreeSet<Kind>,
     places: BTreeMap<Kind, BTreeSet<String>>,
-    /// Why that is nothing.
+    /// Why nothing may be seen.
     reason: Option<String>,
 }
 
 impl Views {
-    /// Whether an object may be seen.
+    /// Returns true if an object may be seen.
     pub(super) fn shows(&self, cluster: ClusterId, (kind, namespace, _): &Key) -> bool {
         self.0.get(&cluster).is_none_or(|view| view.shows(*kind, namespace))
     }
 
-    /// Whether all of a cluster may be seen.
+    /// Returns true if all of a cluster may be seen.
     pub(super) fn is_whole(&self, cluster: ClusterId) -> bool {
         !self.0.contains_key(&cluster)
     }
@@ -82,7 +82,7 @@ pub(super) async fn of(clusters: &[Arc<Cluster>], viewer: &Viewer) -> Views {
     Views(views.into_iter().collect())
 }
 
-/// Whether a viewer may see an object of this kind and namespace.
+/// Returns true if a viewer may see an object of this kind and namespace.
 pub(super) async fn shows(cluster: &Cluster, viewer: &Viewer, kind: Kind, namespace: &str) -> bool {
     let Viewer::Person(person) = viewer else { return true };
     if !cluster.asks_as_person() {
@@ -96,7 +96,7 @@ pub(super) async fn shows(cluster: &Cluster, viewer: &Viewer, kind: Kind, namesp
     timeout(PATIENCE, asked).await.unwrap_or(false)
 }
 
-/// Never more than was asked for: an object of a kind or a namespace that comes in meanwhile is not in it.
+/// Never more than was asked about: kinds or namespaces that appear meanwhile are not included.
 async fn view(cluster: &Arc<Cluster>, person: &Person) -> View {
     let mut namespaces: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
     for (kind, namespace, _) in cluster.objects().keys() {
@@ -138,7 +138,7 @@ async fn view(cluster: &Arc<Cluster>, person: &Person) -> View {
     View { kinds, places, reason }
 }
 
-/// Those of the questions that are answered by yes, and the first fault; notes those whose answers will not count for long.
+/// The questions answered with yes, and the first fault; collects those whose answers expire soon.
 async fn review(
     cluster: &Cluster,
     client: &Client,
@@ -157,10 +157,10 @@ async fn review(
     (known.allowed, fault)
 }
 
-/// Asks again, before answers count no longer. Where that fails they are asked for once more when somebody looks.
+/// Refreshes answers before they expire. If that fails, the next view asks once more.
 async fn again(cluster: Arc<Cluster>, client: Client, person: Person, questions: Vec<Question>) {
     let Ok(_place) = cluster.asking_again.acquire().await else { return };
-    // Some may have been answered while this waited for its turn.
+    // Some may have been answered while this waited for a permit.
     let Known { mut open, ageing, .. } = cluster.answers.of(&person, questions, Instant::now());
     open.extend(ageing);
     asked(&cluster, &client, &person, open, Instant::now() + PATIENCE, AGAIN_AT_ONCE).await;
@@ -199,10 +199,10 @@ async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, na
     }
 }
 
-/// Puts a question to the cluster, by a client that acts as the person.
+/// Asks the cluster, with a client that impersonates the person.
 async fn put(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
     let Some(served) = cluster.served(kind) else { return Ok(false) };
-    // From before the question: an answer is never older than it is taken for.
+    // Taken before the request: an answer is never older than recorded.
     let asked = Instant::now();
     let attributes = Attributes { namespace, verb: "list", group: &served.group, resource: &served.plural };
     let review = Review {

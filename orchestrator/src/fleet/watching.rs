@@ -1,4 +1,4 @@
-//! One kind of one cluster, watched for as long as it is served.
+//! Watches one kind of one cluster for as long as it is served.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,18 +14,17 @@ use super::cluster::{Cluster, Scope};
 use super::held::{Held, Key};
 use super::model::Kind;
 
-/// The first wait after a fault.
+/// The first delay after a fault.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long a list waits for its place. Those that hold places may be slow; after that it is made without one.
+/// How long a list waits for a permit. The holders may be slow; after that it runs without one.
 const PLACE: Duration = Duration::from_secs(10);
 
-/// After so long without a word from a watch that had failed, it has been taken up again: longer than its beginning may
-/// take.
+/// After this time without a new fault, a failed watch counts as recovered: longer than its start may take.
 const SETTLED: Duration = Duration::from_secs(12);
-/// How many faults in a row are told of: a watch that was cut off once goes on by itself.
+/// From how many faults in a row on they are reported: a watch that was cut off once resumes by itself.
 const FAULTS_TOLD: u32 = 2;
 
-/// Watches a kind within a scope; ends when the cluster serves it no longer.
+/// Watches a kind in a scope; ends when the cluster no longer serves it.
 pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, scope: Scope, served: Served) {
     let mut watch = Watch::new(&client, kind.name(), &served, scope.as_deref());
     let mut backoff = Backoff::new(RETRY);
@@ -57,7 +56,7 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
             Some(Ok(Sight::Changed(seen))) => drop(cluster.changed(kind, &seen)),
             Some(Ok(Sight::Removed(seen))) => cluster.removed(kind, &seen),
             None => {}
-            // Its definition was taken away, or it is served by another version.
+            // Its definition was removed, or it is served in another version.
             Some(Err(Fault::NotFound(_))) => return,
             Some(Err(fault)) => {
                 places.clear();
@@ -80,7 +79,7 @@ fn trouble(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: 
     let told = match fault {
         Fault::Forbidden(_) | Fault::Refused(_) => true,
         Fault::Unreachable(_) => faults >= FAULTS_TOLD,
-        // The list is read anew.
+        // The list is read again.
         Fault::Gone(_) | Fault::NotFound(_) | Fault::Conflict(_) => false,
     };
     if told {

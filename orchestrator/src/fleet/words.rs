@@ -1,12 +1,12 @@
-//! Texts that many objects share, kept once.
+//! Interns texts that many objects share.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many texts are kept at least before those that nobody uses any more are looked for.
+/// The smallest number of texts at which unused ones are removed.
 const SWEEP_LEAST: usize = 4096;
 
-/// Texts, each kept once for as long as somebody uses it.
+/// Interned texts, each kept once while it is in use.
 #[derive(Default)]
 pub(super) struct Words(Mutex<Kept>);
 
@@ -17,7 +17,7 @@ struct Kept {
 }
 
 impl Words {
-    /// The one copy of a text.
+    /// The shared copy of a text.
     pub(super) fn one(&self, text: &str) -> Arc<str> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = kept.texts.get(text) {

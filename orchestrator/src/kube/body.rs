@@ -1,4 +1,4 @@
-//! Answers of a Kubernetes API, under limits.
+//! Bounded response bodies of a Kubernetes API.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,21 +8,21 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// How much of an answer is read: a list's page, an object, or one event of a watch.
+/// The largest response that is read: a page of a list, an object, or one event of a watch.
 pub(super) const ANSWER_MOST: usize = 32 * 1024 * 1024;
 
-/// Why an answer is not read on.
+/// Why reading a response stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BodyFault {
     /// It is too long.
     #[error("the cluster's answer is longer than {} MiB", ANSWER_MOST / 1024 / 1024)]
     TooLong,
-    /// Its beginning did not come in time.
+    /// Its head did not arrive in time.
     #[error("the cluster did not answer within {} s", .0.as_secs())]
     Late(Duration),
 }
 
-/// An answer that fails when it gets too long. Of a stream of lines, each may be that long.
+/// A response body that fails when it gets too long. In a stream of lines the limit applies to each line.
 pub(super) struct Bounded {
     inner: Incoming,
     lines: bool,

@@ -1,4 +1,4 @@
-//! A connection to one cluster's API, under limits, and questions by it.
+//! A connection to one cluster's API, under limits, and requests over it.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -22,18 +22,18 @@ use super::body::{BodyFault, Bounded};
 use super::fault::Fault;
 use super::kubeconfig::{self, Connection, KubeconfigFault};
 
-/// How long a connection may take to be made.
+/// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long the beginning of any answer may take.
+/// How long the head of a response may take.
 const HEAD: Duration = Duration::from_secs(10);
-/// How soon a watch may follow the one before it.
+/// The shortest time between the starts of two watches.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
-/// How many idle connections are kept: as many as one person's questions need.
+/// How many idle connections are kept: as many as one person's requests need.
 const IDLE_MOST: usize = 8;
-/// How much is read at a time: more would be kept for as long as the connection lives.
+/// The read buffer: a larger one would be held for as long as the connection lives.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// A way to a cluster that was checked, with a client for it.
+/// A checked connection to a cluster, with a client for it.
 pub(crate) struct Access {
     /// The client.
     pub(crate) client: Client,
@@ -44,10 +44,10 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Checks a connection and makes a client for it; nothing is sent yet.
+    /// Checks a connection and creates a client for it; sends nothing yet.
     ///
     /// # Errors
-    /// Why the connection is not taken.
+    /// Why the connection is not accepted.
     pub(crate) async fn new(connection: &Connection) -> Result<Self, KubeconfigFault> {
         let checked = kubeconfig::read(connection).await?;
         let client = client(&checked.config).map_err(|error| refused(&error))?;
@@ -59,7 +59,7 @@ impl Access {
     }
 }
 
-// What is left to go wrong is in the credentials; the error itself may quote them.
+// Only the credentials can still be wrong; the error itself may quote them.
 fn refused(error: &kube::Error) -> KubeconfigFault {
     if matches!(error, kube::Error::RustlsTls(_)) {
         return KubeconfigFault::BadPair;
@@ -68,13 +68,13 @@ fn refused(error: &kube::Error) -> KubeconfigFault {
 }
 
 fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
-    // Refused where one is installed already, which is as good.
+    // Fails if a provider is installed already, which is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT));
-    // A watch is silent for long: only this notices a peer that is gone without a word.
+    // A watch is silent for long: only keep-alive detects a peer that is gone without closing.
     tcp.set_keepalive(Some(Duration::from_secs(30)));
     tcp.set_keepalive_interval(Some(Duration::from_secs(10)));
     tcp.set_keepalive_retries(Some(3));
@@ -94,11 +94,11 @@ fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
     Ok(kube::Client::new(service, config.default_namespace.clone()))
 }
 
-/// The limits of every exchange, whoever asks.
+/// The limits of every exchange, for all callers.
 #[derive(Clone)]
 struct Limits<S> {
     inner: S,
-    /// When a watch of this address was last begun: there are as many as there are kinds.
+    /// When a watch of this path was last started: one entry per kind.
     begun: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
@@ -107,8 +107,8 @@ impl<S> Limits<S> {
         Self { inner, begun: Arc::default() }
     }
 
-    /// Until when a watch of this address has to wait. A server that ends watches as soon as they begin would
-    /// otherwise be asked again without a pause.
+    /// Returns when a watch of this path may start. Otherwise a server that ends watches as soon as they start would be requested
+    /// again without a pause.
     fn turn(&self, path: &str) -> Instant {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -137,7 +137,7 @@ where
         let watches =
             request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")));
         let turn = watches.then(|| self.turn(request.uri().path()));
-        // The one that was asked whether it is ready is the one to use; its clone takes its place.
+        // The clone that was polled ready is the one to call; a new clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
@@ -150,36 +150,36 @@ where
     }
 }
 
-/// A client of one cluster's API. A clone is the same one.
+/// A client of one cluster's API. Clones share the same connections.
 #[derive(Clone)]
 pub(crate) struct Client {
     kube: kube::Client,
-    /// What goes along with each question that is not a watch: whom the cluster is to act as.
+    /// Header fields of every request that is not a watch: the impersonation headers.
     headers: Arc<HeaderMap>,
 }
 
-/// How an object is to be changed.
+/// The content type of a merge patch.
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
-/// How a manifest is applied; JSON is YAML.
+/// The content type of an apply; JSON is YAML.
 const APPLY_PATCH: &str = "application/apply-patch+yaml";
-/// Who changes it, for Kubernetes' books.
+/// The field manager in Kubernetes' records.
 pub(crate) const FIELD_MANAGER: &str = "flux-orchestrator";
 
 impl Client {
-    /// Kubernetes' own client, for watches.
+    /// The underlying `kube` client, for watches.
     pub(crate) fn inner(&self) -> kube::Client {
         self.kube.clone()
     }
 
-    /// The same, with these fields in each question.
+    /// Returns a client that adds these header fields to each request.
     pub(crate) fn acting_as(&self, headers: HeaderMap) -> Self {
         Self { kube: self.kube.clone(), headers: Arc::new(headers) }
     }
 
-    /// Makes what is described, at `path`, and reads what it has become.
+    /// Creates an object at `path`, and returns the result.
     ///
     /// # Errors
-    /// Why not; the deadline is the caller's.
+    /// Why it failed; the caller sets the deadline.
     pub(crate) async fn create<T: DeserializeOwned>(&self, path: &str, object: &impl Serialize) -> Result<T, Fault> {
         let body = serde_json::to_vec(object).map_err(|error| Fault::from(kube::Error::SerdeError(error)))?;
         let request = Request::post(path)
@@ -189,28 +189,28 @@ impl Client {
         self.exchange(request).await
     }
 
-    /// Asks for what is at `path`, with a query, and reads it.
+    /// Gets `path`, which may hold a query, and parses the response.
     ///
     /// # Errors
-    /// Why not; the deadline is the caller's.
+    /// Why it failed; the caller sets the deadline.
     pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
         let request = Request::get(path).header(header::ACCEPT, "application/json").body(Body::empty());
         self.exchange(request).await
     }
 
-    /// The same, as it comes.
+    /// The same, without parsing.
     ///
     /// # Errors
-    /// Why not; the deadline is the caller's.
+    /// Why it failed; the caller sets the deadline.
     pub(crate) async fn ask_bytes(&self, path: &str) -> Result<Bytes, Fault> {
         let request = Request::get(path).header(header::ACCEPT, "application/json").body(Body::empty());
         self.send(request).await
     }
 
-    /// Changes what is at `path`, and reads what it has become.
+    /// Patches the object at `path`, and returns the result.
     ///
     /// # Errors
-    /// Why not; the deadline is the caller's.
+    /// Why it failed; the caller sets the deadline.
     pub(crate) async fn change<T: DeserializeOwned>(&self, path: &str, patch: &serde_json::Value) -> Result<T, Fault> {
         let request = Request::builder()
             .method(Method::PATCH)
@@ -221,10 +221,10 @@ impl Client {
         self.exchange(request).await
     }
 
-    /// What would become of what is at `path` if a manifest were applied to it, by a dry run: nothing changes. `manager` is who applies.
+    /// Returns the result of applying a manifest to `path`, by a dry run: nothing changes. `manager` is the field manager.
     ///
     /// # Errors
-    /// Why the server does not say; the deadline is the caller's.
+    /// Why it failed; the caller sets the deadline.
     pub(crate) async fn rehearse(
         &self,
         path: &str,
@@ -233,7 +233,7 @@ impl Client {
     ) -> Result<serde_json::Value, Fault> {
         let request = Request::builder()
             .method(Method::PATCH)
-            // By force: the answer is to be what would be, not who else has written it.
+            // With force: the result matters here, not conflicts with other field managers.
             .uri(format!("{path}?dryRun=All&force=true&fieldManager={manager}"))
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, APPLY_PATCH)
@@ -244,7 +244,7 @@ impl Client {
     /// The version of Kubernetes, such as `v1.33.1`.
     ///
     /// # Errors
-    /// Why the cluster does not say.
+    /// Why it failed.
     pub(crate) async fn version(&self) -> Result<String, Fault> {
         let version: Version = self.ask("/version").await?;
         Ok(version.git_version.chars().filter(|char| !char.is_control()).take(64).collect())
@@ -271,7 +271,7 @@ impl Client {
     }
 }
 
-/// What a Kubernetes API says beside a status code.
+/// The `Status` object that a Kubernetes API sends with an error.
 #[derive(Default, Deserialize)]
 struct Said {
     #[serde(default)]

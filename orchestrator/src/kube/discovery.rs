@@ -1,4 +1,4 @@
-//! Which kinds of Flux a cluster serves, and by which version.
+//! Discovers which Flux kinds a cluster serves, and in which version.
 
 use std::collections::BTreeMap;
 
@@ -16,35 +16,35 @@ pub(crate) struct Served {
     pub(crate) group: String,
     /// The version of the group.
     pub(crate) version: String,
-    /// Its name in addresses.
+    /// Its plural name.
     pub(crate) plural: String,
 }
 
 impl Served {
-    /// Group and version, as objects bear them.
+    /// The group and version, as in an object's `apiVersion`.
     pub(crate) fn api_version(&self) -> String {
         format!("{}/{}", self.group, self.version)
     }
 
-    /// The address of one object.
+    /// The path of one object.
     pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
         let Self { group, version, plural } = self;
         format!("/apis/{group}/{version}/namespaces/{}/{plural}/{}", segment(namespace), segment(name))
     }
 }
 
-// Dots too are encoded: a name of two dots would otherwise lead up.
+// Dots are encoded too: a name of two dots would otherwise lead to the parent path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
-/// A name as part of an address: a slash or a question mark in it leads nowhere else.
+/// Encodes a name as one path segment: a slash or a question mark in it has no effect.
 pub(crate) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// Asks for the kinds of `wanted` (name and group); those that the cluster does not serve are missing in the answer.
+/// Discovers the kinds of `wanted` (name and group); leaves out those that the cluster does not serve.
 ///
 /// # Errors
-/// Where the cluster does not say.
+/// Why the cluster does not answer.
 pub(crate) async fn discover<K: Ord + Copy>(
     client: &Client,
     wanted: &[(K, &str, &str)],
@@ -62,7 +62,7 @@ pub(crate) async fn discover<K: Ord + Copy>(
         let path = format!("/apis/{}/{}", segment(group), segment(version));
         match client.ask::<APIResourceList>(&path).await {
             Ok(list) => Ok(Some((group, version, preferred, list))),
-            // Taken away between the two questions.
+            // Removed between the two requests.
             Err(Fault::NotFound(_)) => Ok(None),
             Err(fault) => Err(fault),
         }
@@ -94,24 +94,24 @@ pub(crate) async fn discover<K: Ord + Copy>(
 pub(crate) struct Place {
     /// Its kind.
     pub(crate) kind: String,
-    /// The way to its collection: of all namespaces, or of a kind that has none.
+    /// The path prefix of the version.
     root: String,
     plural: String,
     namespaced: bool,
 }
 
 impl Place {
-    /// The address of one object.
+    /// The path of one object.
     pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
         let within = if self.namespaced { format!("/namespaces/{}", segment(namespace)) } else { String::new() };
         format!("{}{within}/{}/{}", self.root, self.plural, segment(name))
     }
 }
 
-/// Asks for all kinds of a version of a group; the core group's name is empty.
+/// Gets all kinds of a group's version; the core group's name is empty.
 ///
 /// # Errors
-/// Where the cluster does not say.
+/// Why the cluster does not answer.
 pub(crate) async fn places(client: &Client, group: &str, version: &str) -> Result<Vec<Place>, Fault> {
     let root = if group.is_empty() {
         format!("/api/{}", segment(version))
@@ -130,7 +130,7 @@ pub(crate) async fn places(client: &Client, group: &str, version: &str) -> Resul
         .collect())
 }
 
-// Kubernetes' own order of versions: stable ones first, then betas, then alphas, each by number.
+// Kubernetes' order of versions: stable ones first, then betas, then alphas, each by number.
 fn rank(version: &str) -> (u8, u32, u32) {
     let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
     for (word, stability) in [("beta", 2), ("alpha", 1)] {

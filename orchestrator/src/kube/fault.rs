@@ -1,4 +1,4 @@
-//! Why a Kubernetes API did not do what it was asked to, in words for people.
+//! Why a request to a Kubernetes API failed, in words for people.
 
 use std::error::Error;
 use std::io;
@@ -7,31 +7,31 @@ use rustls::AlertDescription;
 
 use super::body::BodyFault;
 
-/// Why a request was not answered as it should have been.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    /// No usable answer came, or the server is in trouble.
+    /// No usable response came, or the server has an internal error.
     #[error("{0}")]
     Unreachable(String),
-    /// The credentials do not count, or do not suffice.
+    /// The credentials are invalid or insufficient.
     #[error("{0}")]
     Forbidden(String),
-    /// There is no such thing.
+    /// There is no such object.
     #[error("{0}")]
     NotFound(String),
-    /// Somebody else changed the object meanwhile.
+    /// Another client changed the object in the meantime.
     #[error("{0}")]
     Conflict(String),
-    /// The server does not understand, or does not allow, what was asked.
+    /// The server does not understand, or does not allow, the request.
     #[error("{0}")]
     Refused(String),
-    /// The versions that a watch wanted to go on from are gone.
+    /// The version that a watch wanted to resume from is no longer available.
     #[error("{0}")]
     Gone(String),
 }
 
 impl Fault {
-    /// What an answer with this status and message means.
+    /// Maps a status code and message to a fault.
     pub(crate) fn of_status(code: u16, message: &str) -> Self {
         let said = || if message.is_empty() { String::new() } else { format!(": {}", words(message)) };
         match code {
@@ -45,7 +45,7 @@ impl Fault {
         }
     }
 
-    /// No answer within so many seconds.
+    /// No response within this many seconds.
     pub(crate) fn late(seconds: u64) -> Self {
         Self::Unreachable(format!("the cluster did not answer within {seconds} s"))
     }
@@ -70,7 +70,7 @@ impl From<kube::Error> for Fault {
     }
 }
 
-// The outer errors say that a request failed; what helps is why. Depth is bounded, should a chain be a ring.
+// The outer errors only say that a request failed; the innermost has the cause. Depth is bounded, in case of a cycle.
 fn deepest(error: &kube::Error) -> &(dyn Error + 'static) {
     let mut cause: &(dyn Error + 'static) = error;
     if let kube::Error::Service(inner) = error {
@@ -85,7 +85,7 @@ fn deepest(error: &kube::Error) -> &(dyn Error + 'static) {
     cause
 }
 
-/// What the cluster holds against our certificate: it says so by an alert as soon as hands were shaken.
+/// The cluster rejected our certificate: it sends a TLS alert right after the handshake.
 fn certificate_alert(cause: &(dyn Error + 'static)) -> Option<AlertDescription> {
     use AlertDescription as A;
     let Some(rustls::Error::AlertReceived(alert)) = tls_error(cause) else { return None };
@@ -97,7 +97,7 @@ fn certificate_alert(cause: &(dyn Error + 'static)) -> Option<AlertDescription> 
         A::CertificateExpired,
         A::CertificateUnknown,
         A::UnknownCA,
-        // A signature does not fit: the certificate of another authority by the same name.
+        // The signature does not match: the certificate is from another authority with the same name.
         A::DecryptError,
         A::AccessDenied,
     ];
@@ -109,7 +109,7 @@ fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
     wrapped.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| cause.downcast_ref())
 }
 
-/// What is amiss with the cluster's certificate, and what mends it; the library's own text is for programmers.
+/// What is wrong with the cluster's certificate, and a remedy; the library's own text is for programmers.
 fn server_certificate(error: &rustls::Error) -> Option<&'static str> {
     use rustls::CertificateError as C;
     let rustls::Error::InvalidCertificate(amiss) = error else { return None };
@@ -143,7 +143,7 @@ fn reason(cause: &(dyn Error + 'static)) -> String {
     }
 }
 
-// Text from outside: one line, and not too long.
+// Text from the cluster: made one line, and cut.
 fn words(text: &str) -> String {
     text.chars().take(300).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

@@ -1,6 +1,6 @@
-//! A field that is read as far as it has its form, in the same pass as what is around it.
+//! A field that tolerates values of the wrong form, without a second pass over the input.
 //!
-//! A value of another form is read to its end and noted as [`Field::Odd`]; only what is no JSON fails.
+//! A value of the wrong form is skipped and becomes [`Field::Odd`]; only invalid JSON fails.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,12 +8,12 @@ use std::marker::PhantomData;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, forward_to_deserialize_any};
 
-/// A field, where it has its form.
+/// A field that may have the wrong form.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Field<T> {
-    /// What it holds; the default where it is not there, or is `null`, as some programs write instead.
+    /// Its value; the default if the field is missing, or `null`, which some programs write instead.
     Read(T),
-    /// It has another form.
+    /// The value has the wrong form.
     Odd,
 }
 
@@ -33,9 +33,9 @@ impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Field<T> {
 /// Why a value is not read.
 #[derive(Debug)]
 enum Fault<E> {
-    /// It has another form, and was read to its end.
+    /// The value has the wrong form, and was read to its end.
     Form,
-    /// What it stands in cannot be read on.
+    /// The input around it cannot be parsed further.
     Syntax(E),
 }
 
@@ -56,7 +56,7 @@ impl<E: Error> Error for Fault<E> {
     }
 }
 
-/// What was read; nothing where it has another form.
+/// The value; `None` if it has the wrong form.
 fn read<T, E>(outcome: Result<T, Fault<E>>) -> Result<Option<T>, E> {
     match outcome {
         Ok(value) => Ok(Some(value)),
@@ -65,12 +65,12 @@ fn read<T, E>(outcome: Result<T, Fault<E>>) -> Result<Option<T>, E> {
     }
 }
 
-/// The other way about.
+/// The inverse of `read`.
 fn expected<T, E>(outcome: Result<Option<T>, E>) -> Result<T, Fault<E>> {
     outcome.map_err(Fault::Syntax)?.ok_or(Fault::Form)
 }
 
-/// Reads a value by another seed.
+/// Deserializes with another seed.
 struct Seed<S>(S);
 
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<S> {
@@ -81,7 +81,7 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<S> {
     }
 }
 
-/// Reads whatever comes, whatever was asked for: the visitor says whether it has its form.
+/// Deserializes any value, whatever type was requested: the visitor decides whether the form is right.
 struct Reader<D>(D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<D> {
@@ -97,7 +97,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<D> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        // A struct would take a list as well, its elements in the order of its fields.
+        // A struct would also accept a list, with its elements in the order of the fields.
         expected(self.0.deserialize_any(Either { visitor, takes_lists: false }))
     }
 
@@ -119,7 +119,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Reader<D> {
     }
 }
 
-/// A visitor that takes every form: nothing comes of those that its own visitor does not take.
+/// A visitor that accepts every form: values that its inner visitor rejects are skipped.
 struct Either<V> {
     visitor: V,
     takes_lists: bool,
@@ -187,7 +187,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Either<V> {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let mut entries = Entries { map, in_value: false };
         let mut value = read(self.visitor.visit_map(&mut entries))?;
-        // A key that comes twice is refused before its value is read.
+        // A duplicate key is rejected before its value is read.
         if entries.in_value {
             value = None;
             entries.map.next_value::<IgnoredAny>()?;
@@ -214,7 +214,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
 
 struct Entries<A> {
     map: A,
-    /// Whether a key was read, and its value was not.
+    /// True between a key and its value.
     in_value: bool,
 }
 
@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn field(json: &str) -> Field<Inner> {
-        // As text, as it comes from a cluster, and as a value that was read already.
+        // As text, as it comes from a cluster, and as an already parsed value.
         let text = format!(r#"{{"field": {json}, "after": 1}}"#);
         let outer: Outer = serde_json::from_str(&text).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();

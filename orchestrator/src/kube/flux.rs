@@ -1,4 +1,4 @@
-//! Flux objects as watches read them: what is needed of them, and nothing else.
+//! The parts of Flux objects that watches read: only what is needed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,27 +10,27 @@ use time::OffsetDateTime;
 use super::field::Field;
 use crate::clock;
 
-/// The annotation by which anybody asks a controller to look at an object.
+/// The annotation that requests a reconciliation.
 pub(crate) const REQUESTED_AT: &str = "reconcile.fluxcd.io/requestedAt";
 
-/// A Flux object, as much of it as is needed.
+/// A Flux object, reduced to what is needed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "Wire")]
 pub(crate) struct Seen {
     metadata: ObjectMeta,
     pub(crate) created: Option<OffsetDateTime>,
-    /// Whether it has been asked to go, and something still has to be done before it does.
+    /// Whether its deletion was requested, and a finalizer still has to run.
     pub(crate) deleting: bool,
     pub(crate) generation: i64,
-    /// When it was asked for last, as whoever asked wrote it.
+    /// The time of the last requested reconciliation, as the requester wrote it.
     pub(crate) requested: Option<String>,
     pub(crate) spec: Spec,
     pub(crate) status: Status,
-    /// The first field that is not of the form that Flux gives it.
+    /// The first field whose form differs from Flux's.
     pub(crate) odd: Option<Odd>,
 }
 
-/// The name of a field that is not of its form.
+/// The name of a field of the wrong form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Odd(pub(crate) &'static str);
 
@@ -43,7 +43,7 @@ impl Seen {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// Its version as a number, which it is in every Kubernetes so far; 0 where it is not.
+    /// Its resource version as a number, which it is in every Kubernetes so far; otherwise 0.
     pub(crate) fn version(&self) -> u64 {
         self.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
     }
@@ -53,7 +53,7 @@ impl Seen {
     }
 }
 
-/// What an object asks for.
+/// The desired state of an object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spec {
     pub(crate) suspend: bool,
@@ -65,24 +65,24 @@ pub(crate) struct Spec {
     pub(crate) depends_on: Vec<Dependency>,
 }
 
-/// Another object, by name.
+/// A reference to another object.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Reference {
-    /// Empty where the field that it stands in means one kind only.
+    /// Empty where the field allows only one kind.
     #[serde(default)]
     pub(crate) kind: String,
     pub(crate) name: String,
     pub(crate) namespace: Option<String>,
 }
 
-/// An object of the same kind that has to be ready first.
+/// An object of the same kind that must be ready first.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Dependency {
     pub(crate) name: String,
     pub(crate) namespace: Option<String>,
 }
 
-/// `spec.chart`: of a HelmRelease, a chart to be made; of a HelmChart, its name.
+/// `spec.chart`: in a HelmRelease, a template for a chart; in a HelmChart, its name.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Chart {
@@ -90,14 +90,14 @@ pub(crate) enum Chart {
     Name(#[expect(dead_code, reason = "the form is what counts")] String),
 }
 
-/// A chart to be made.
+/// A template for a chart.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ChartSpec {
     pub(crate) source_ref: Reference,
 }
 
-/// What an object's controller says.
+/// The status that an object's controller reports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {
     pub(crate) conditions: Vec<Condition>,
@@ -113,7 +113,7 @@ pub(crate) struct Status {
     pub(crate) latest_ref: Option<ImageRef>,
 }
 
-/// One of its topics.
+/// One condition of the status.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Condition {
@@ -124,7 +124,7 @@ pub(crate) struct Condition {
     pub(crate) reason: String,
     #[serde(default)]
     pub(crate) message: String,
-    /// The generation of the object that it speaks of.
+    /// The generation of the object that it describes.
     pub(crate) observed_generation: Option<i64>,
     last_transition_time: Option<String>,
 }
@@ -135,7 +135,7 @@ impl Condition {
     }
 }
 
-/// What a source has fetched.
+/// The artifact that a source has fetched.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Artifact {
@@ -143,7 +143,7 @@ pub(crate) struct Artifact {
     pub(crate) last_update_time: Option<String>,
 }
 
-/// What was applied.
+/// The objects that were applied.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Inventory {
@@ -151,7 +151,7 @@ pub(crate) struct Inventory {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// One thing that was applied: `namespace_name_group_kind`, and its version.
+/// One applied object: `namespace_name_group_kind`, and its version.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) id: String,
@@ -159,20 +159,20 @@ pub(crate) struct Entry {
     pub(crate) v: String,
 }
 
-/// One entry of a history: an installation of a chart, or a reconciliation of a Kustomization.
+/// One entry of a history: a release of a chart, or a reconciliation of a Kustomization.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Release {
     pub(crate) name: String,
-    /// Where it was installed.
+    /// The namespace that it was installed in.
     pub(crate) namespace: String,
     pub(crate) version: u64,
     pub(crate) chart_name: String,
     pub(crate) chart_version: String,
     pub(crate) app_version: String,
-    /// Of the values that it was installed with.
+    /// The digest of the values that it was installed with.
     pub(crate) config_digest: String,
-    /// How the installation is: `deployed`, `superseded`, `failed`, ….
+    /// The release's state: `deployed`, `superseded`, `failed`, ….
     pub(crate) status: String,
     pub(crate) digest: String,
     pub(crate) first_deployed: Option<String>,
@@ -185,7 +185,7 @@ pub(crate) struct Release {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// The image that a policy has chosen.
+/// The image that a policy has selected.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ImageRef {
@@ -202,7 +202,7 @@ struct Wire {
     status: Field<StatusWire>,
 }
 
-// Each field by itself: one that is not of its form does not hide the others.
+// Each field by itself: one of the wrong form does not hide the others.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct SpecWire {
@@ -232,7 +232,7 @@ struct StatusWire {
     latest_ref: Field<Option<ImageRef>>,
 }
 
-/// Takes fields, and remembers the first that is not of its form.
+/// Unwraps fields, and records the first of the wrong form.
 struct Fields(Option<&'static str>);
 
 impl Fields {
@@ -277,7 +277,7 @@ impl Fields {
     }
 }
 
-/// Some programs write `null` for what is not there.
+/// Some programs write `null` for a missing value.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
@@ -295,7 +295,7 @@ struct Meta {
     annotations: Option<Annotations>,
 }
 
-/// [`REQUESTED_AT`] is the one that counts; the others may be long, and every object has some.
+/// Only [`REQUESTED_AT`] is needed; the others may be long, and every object has some.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Annotations {

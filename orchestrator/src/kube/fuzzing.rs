@@ -1,4 +1,4 @@
-//! What is fuzzed of this folder: a kubeconfig from anybody.
+//! The fuzz target of this module: a kubeconfig from an untrusted source.
 
 use std::sync::LazyLock;
 
@@ -11,11 +11,11 @@ use crate::secret::Secret;
 static RUNTIME: LazyLock<Option<Runtime>> =
     LazyLock::new(|| tokio::runtime::Builder::new_current_thread().enable_all().build().ok());
 
-/// Any bytes as a kubeconfig.
+/// Parses any bytes as a kubeconfig.
 ///
 /// # Panics
-/// Where one is taken that names a file, a program, a proxy, or a server in clear, or where a client of one that was checked
-/// cannot be made for a reason that it should have been refused for.
+/// If one is accepted that names a file, a program, a proxy, or a server without TLS, or if a client for an accepted one cannot be
+/// created for a reason that should have been refused.
 pub fn kubeconfigs(bytes: &[u8]) {
     let (Some(runtime), Ok(text)) = (RUNTIME.as_ref(), std::str::from_utf8(bytes)) else { return };
     runtime.block_on(async {
@@ -33,7 +33,7 @@ pub fn kubeconfigs(bytes: &[u8]) {
             assert!(user.exec.is_none() && user.auth_provider.is_none(), "a program is run");
             let files = [&user.token_file, &user.client_certificate, &user.client_key];
             assert!(files.iter().all(|file| file.as_deref().is_none_or(str::is_empty)), "a file is read");
-            // Nothing is sent by that, but every value becomes what it is sent as.
+            // This sends nothing, but converts every value to the form in which it is sent.
             let _ = Access::new(&connection).await;
         }
     });

@@ -1,4 +1,4 @@
-//! Kubeconfigs from people: what is taken, and what is refused with the reason.
+//! Reads kubeconfigs from users: what is accepted, and what is refused with the reason.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,10 +7,10 @@ use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, Ku
 
 use crate::secret::Secret;
 
-/// How long a kubeconfig may be, in bytes.
+/// The longest kubeconfig, in bytes.
 pub const KUBECONFIG_MOST: usize = 256 * 1024;
 
-/// Where Kubernetes puts the files of a pod's service account.
+/// Where Kubernetes mounts the files of a pod's service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How a cluster is reached.
@@ -27,49 +27,49 @@ pub enum Connection {
     InCluster,
 }
 
-/// Why a kubeconfig is not taken. Nothing of its content is repeated but names of contexts.
+/// Why a kubeconfig is refused. Of its content only names of contexts are repeated.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KubeconfigFault {
     /// It is too long.
     #[error("the kubeconfig is longer than {} KiB: leave out the clusters that are not meant", KUBECONFIG_MOST / 1024)]
     TooLong,
-    /// It is no YAML, or has another form.
+    /// It is not YAML, or has the wrong form.
     #[error("this is not a kubeconfig: line {line} is not YAML of the form that `kubectl config view --raw` prints")]
     Unreadable {
-        /// Where.
+        /// The line of the error.
         line: u64,
     },
     /// No context is chosen.
     #[error("the kubeconfig has no current-context: name the context to use ({known})")]
     NoContext {
-        /// Those that there are.
+        /// The existing contexts.
         known: String,
     },
     /// There is no such context.
     #[error("the kubeconfig has no context of this name; it has: {known}")]
     UnknownContext {
-        /// Those that there are.
+        /// The existing contexts.
         known: String,
     },
-    /// The context leads nowhere.
+    /// The context refers to a missing entry.
     #[error("the context names a {what} that the kubeconfig does not have")]
     Dangling {
         /// `cluster` or `user`.
         what: &'static str,
     },
-    /// There is no usable address.
+    /// There is no usable server address.
     #[error("the cluster's server is not an address like https://cluster.example.com:6443")]
     BadServer,
-    /// The address is not encrypted.
+    /// The address does not use TLS.
     #[error("the cluster's server has no https: credentials would travel in clear (only a loopback address may)")]
     PlainHttp,
-    /// The server's certificate is not to be checked.
+    /// Verification of the server's certificate is turned off.
     #[error(
         "insecure-skip-tls-verify is set, so that anybody could pose as the cluster: take it out and put the cluster's \
          certificate into certificate-authority-data"
     )]
     SkipsVerification,
-    /// A program is to be run.
+    /// The user's credentials come from a program.
     #[error(
         "the user signs in by a program ({what}), which is not run here: make a service account and use its token \
          (kubectl create token)"
@@ -78,24 +78,24 @@ pub enum KubeconfigFault {
         /// `exec` or `auth-provider`.
         what: &'static str,
     },
-    /// A file is named.
+    /// A field names a file.
     #[error("{what} names a file, which is not here: use {instead} (kubectl config view --raw --flatten)")]
     NamesFile {
         /// The field.
         what: &'static str,
-        /// The field that holds the content itself.
+        /// The field for the content itself.
         instead: &'static str,
     },
     /// A proxy is named.
     #[error("proxy-url is not supported: the cluster has to be reachable from here")]
     NamesProxy,
-    /// A certificate or key is not what it should be.
+    /// A certificate or key is malformed.
     #[error("{what} is not base64 of PEM")]
     BadPem {
         /// The field.
         what: &'static str,
     },
-    /// A certificate and a key that are not one pair.
+    /// A certificate and a key that do not match.
     #[error("client-certificate-data and client-key-data do not belong together, or one of them is not base64 of PEM")]
     BadPair,
     /// A value that cannot be sent in a header.
@@ -106,18 +106,18 @@ pub enum KubeconfigFault {
         /// The field.
         what: &'static str,
     },
-    /// Kubernetes' client refuses it for another reason.
+    /// The Kubernetes client refuses it for another reason.
     #[error("the kubeconfig cannot be used: its cluster, user or context is incomplete")]
     Unusable,
     /// There is no service account here.
     #[error("this program does not run in a Kubernetes pod with a service account: {missing}")]
     NotInCluster {
-        /// What is not there.
+        /// What is missing.
         missing: String,
     },
 }
 
-/// How a cluster is reached, checked.
+/// A checked connection.
 #[cfg_attr(test, derive(Debug))]
 pub(super) struct Checked {
     pub(super) config: kube::Config,
@@ -125,10 +125,10 @@ pub(super) struct Checked {
     pub(super) context: Option<String>,
 }
 
-/// Reads a connection into what a client is made from.
+/// Checks a connection and returns the configuration for a client.
 ///
 /// # Errors
-/// The first reason not to take it.
+/// The first reason to refuse it.
 pub(super) async fn read(connection: &Connection) -> Result<Checked, KubeconfigFault> {
     match connection {
         Connection::Kubeconfig { kubeconfig, context } => checked(kubeconfig, context.as_deref()).await,
@@ -144,7 +144,7 @@ pub(super) async fn read(connection: &Connection) -> Result<Checked, KubeconfigF
     }
 }
 
-/// Whether all files of a service account are there, and the token is one that can be sent.
+/// Checks that all files of a service account are there, and that the token can be sent.
 fn account(folder: &Path) -> Result<(), KubeconfigFault> {
     for name in ["token", "ca.crt", "namespace"] {
         let path = folder.join(name);
@@ -161,12 +161,12 @@ fn account(folder: &Path) -> Result<(), KubeconfigFault> {
     Ok(())
 }
 
-/// Whether a text can be the value of a header field as it is.
+/// Returns true if a text can be the value of a header field unchanged.
 fn can_be_sent(text: &str) -> bool {
     text.trim() == text && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
 }
 
-/// What of a user goes into header fields. The library holds some of it as secrets, and fails on them much later.
+/// The parts of a user that become header fields. The library holds some of them as secrets, and fails on bad ones much later.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
 struct Sent {
@@ -192,7 +192,7 @@ struct SentFields {
 }
 
 fn refuse_values(text: &str, user: &str) -> Result<(), KubeconfigFault> {
-    // Its form has been found good by the library's own reading.
+    // The library has already parsed it.
     let sent: Sent = serde_saphyr::from_str(text).map_err(|_| KubeconfigFault::Unusable)?;
     let Some(fields) = sent.users.into_iter().find(|entry| entry.name == user).and_then(|entry| entry.user) else {
         return Ok(());
@@ -225,12 +225,12 @@ async fn checked(kubeconfig: &Secret, context: Option<&str>) -> Result<Checked, 
     let server = cluster.server.clone().unwrap_or_default().trim_end_matches('/').to_owned();
     let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
     let mut config = kube::Config::from_custom_kubeconfig(parsed, &options).await.map_err(|error| unusable(&error))?;
-    // The environment's HTTPS_PROXY may have come in: what the kubeconfig says is all that counts.
+    // HTTPS_PROXY of the environment may have been taken over: only the kubeconfig counts.
     config.proxy_url = None;
     Ok(Checked { config, server, context: Some(name) })
 }
 
-// The parser's own message quotes the text around the fault, which may be a credential.
+// The parser's own message quotes the text around the error, which may be a credential.
 fn unreadable(error: &KubeconfigError) -> KubeconfigFault {
     let location = if let KubeconfigError::Parse(error) = error { error.location() } else { None };
     KubeconfigFault::Unreadable { line: location.map_or(1, |location| location.line()) }
@@ -312,7 +312,8 @@ fn refuse_cluster(cluster: &Cluster) -> Result<(), KubeconfigFault> {
     Ok(())
 }
 
-/// Whether the client, which reads an address by other rules (RFC 3986), sees the same place: `https:0x7f` is a host called `https` to it.
+/// Returns true if the client, which parses URLs by other rules (RFC 3986), sees the same host: it takes `https:0x7f` for a host
+/// called `https`.
 fn is_read_alike(server: &str, url: &url::Url) -> bool {
     let Ok(uri) = server.parse::<http::Uri>() else { return false };
     let default = if url.scheme() == "https" { 443 } else { 80 };

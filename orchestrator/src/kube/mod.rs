@@ -1,4 +1,4 @@
-//! What is spoken with a Kubernetes API: connections under limits, discovery, watches, reading and changing objects.
+//! The client of a Kubernetes API: connections under limits, discovery, watches, reading and changing objects.
 
 mod body;
 mod client;

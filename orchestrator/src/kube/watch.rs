@@ -1,4 +1,4 @@
-//! A watch of one kind, that goes on through dropped connections and forgotten versions.
+//! A watch of one kind that resumes after dropped connections and expired versions.
 
 use std::time::Duration;
 
@@ -13,25 +13,24 @@ use super::discovery::Served;
 use super::fault::Fault;
 use super::flux::Seen;
 
-/// How many objects are asked for at a time.
+/// How many objects a page of the list holds.
 const PAGE: u32 = 200;
 /// How long a page of the first list may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a watch runs, in seconds, before it is begun anew where it was: a connection that is dead without a word
-/// is noticed then at the latest.
+/// How long a watch runs, in seconds, before it is resumed: a silently dead connection is noticed then at the latest.
 const WATCH_SECONDS: u32 = 120;
 
-/// What a watch tells.
+/// An event of a watch.
 pub(crate) enum Sight {
-    /// All objects are told now.
+    /// A list of all objects begins.
     Begun,
-    /// One of them.
+    /// One object of the list.
     Listed(Box<Seen>),
-    /// That was all of them.
+    /// The list is complete.
     Complete,
-    /// An object is new or different.
+    /// An object was added or changed.
     Changed(Box<Seen>),
-    /// An object is gone.
+    /// An object was deleted.
     Removed(Box<Seen>),
 }
 
@@ -59,15 +58,15 @@ impl Watch {
         Self { events, listing: false }
     }
 
-    /// Whether a list is on its way.
+    /// Returns true while a list is being read.
     pub(crate) fn is_listing(&self) -> bool {
         self.listing
     }
 
-    /// The next thing that it tells. May be dropped and asked again.
+    /// Returns the next event. The future may be dropped and called again.
     ///
     /// # Errors
-    /// What is in the way; asking again, after a while, goes on.
+    /// Why it failed; a later call continues.
     pub(crate) async fn next(&mut self) -> Result<Sight, Fault> {
         let event = if self.listing {
             let event = tokio::time::timeout(PAGE_PATIENCE, self.events.next()).await;

@@ -1,7 +1,7 @@
 //! The activity log: who did what, on which object, with which outcome.
 //!
-//! A deed is written down before it is done (`begun`), and once more when it has ended; so nothing is done that nobody can
-//! read of. What has begun and not ended is not shown.
+//! An action is recorded before it starts (`begun`), and again when it has ended; so no action goes unrecorded. Actions that
+//! have begun and not ended are not shown.
 
 use serde::{Serialize, Serializer};
 use sqlx::any::{AnyArguments, AnyRow};
@@ -17,7 +17,7 @@ const BEGUN: &str = "begun";
 const COLUMNS: &str = "id, at, actor, actor_id, actor_email, action, cluster, cluster_name, kind, namespace, name, \
                        outcome, message, request_id";
 
-/// What somebody is about to do.
+/// An action that is about to be performed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deed {
     /// The user that the proxy named, or `anonymous`.
@@ -26,7 +26,7 @@ pub struct Deed {
     pub actor_id: String,
     /// The actor's vouched email; empty where there is none.
     pub actor_email: String,
-    /// What is done: a word such as `suspend`.
+    /// The action: a word such as `suspend`.
     pub action: &'static str,
     /// The id of the cluster, and its name at the time.
     pub cluster: Option<String>,
@@ -88,7 +88,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The word for it, in the database and in answers.
+    /// The word for it, in the database and in responses.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ impl Serialize for Outcome {
     }
 }
 
-/// Which activities; what is not set does not matter.
+/// Which activities to select; unset fields match everything.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// By this actor.
@@ -117,17 +117,17 @@ pub struct Filter {
     pub kind: Option<String>,
     /// With this outcome.
     pub outcome: Option<Outcome>,
-    /// That hold this text, in any case.
+    /// That contain this text; case does not count.
     pub text: Option<String>,
-    /// Not before.
+    /// At or after this time.
     pub since: Option<OffsetDateTime>,
-    /// Before.
+    /// Before this time.
     pub until: Option<OffsetDateTime>,
-    /// Older than this one: where a page ended.
+    /// Older than this one: where the last page ended.
     pub after: Option<Mark>,
 }
 
-/// A place in the log.
+/// A position in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     at: i64,
@@ -135,7 +135,7 @@ pub struct Mark {
 }
 
 impl Activity {
-    /// Its place in the log.
+    /// Its position in the log.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark { at: clock::millis(self.at), id: self.id.clone() }
@@ -143,10 +143,10 @@ impl Activity {
 }
 
 impl Store {
-    /// Writes down that a deed begins; gives back its id, for [`Store::end_activity`].
+    /// Records that an action begins; returns its id, for [`Store::end_activity`].
     ///
     /// # Errors
-    /// Where the database does not answer: then the deed must not be done.
+    /// If the database does not respond: then the action must not be performed.
     pub async fn begin_activity(&self, deed: &Deed, now: OffsetDateTime) -> Result<String, StoreError> {
         let id = time_ordered_id(now)?;
         let insert = sqlx::query(
@@ -173,10 +173,10 @@ impl Store {
         Ok(id)
     }
 
-    /// Writes down how the deed ended; gives the activity back.
+    /// Records how the action ended; returns the activity.
     ///
     /// # Errors
-    /// Where the database does not answer, or the deed was not begun.
+    /// If the database does not respond, or the action was not begun.
     pub async fn end_activity(&self, id: &str, outcome: Outcome, message: &str) -> Result<Activity, StoreError> {
         let update = sqlx::query(
             "UPDATE activities SET outcome = $1, message = $2, haystack = haystack || ' ' || $3 \
@@ -189,10 +189,10 @@ impl Store {
         within(ended.fetch_optional(&self.0.reading)).await?.ok_or(StoreError::NotFound)
     }
 
-    /// Closes the deeds that began before `limit` and whose end nobody saw, because the program ended before them.
+    /// Closes the actions that began before `limit` and never ended, because the program stopped first.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not respond.
     pub async fn close_activities(&self, limit: OffsetDateTime) -> Result<u64, StoreError> {
         let update =
             sqlx::query("UPDATE activities SET outcome = 'failed', message = $1 WHERE outcome = 'begun' AND at < $2");
@@ -200,10 +200,10 @@ impl Store {
         Ok(within(update.bind(clock::millis(limit)).execute(&self.0.writing)).await?.rows_affected())
     }
 
-    /// The activities that fit, the newest first.
+    /// The activities that match, newest first.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not respond.
     pub async fn activities(&self, filter: &Filter, limit: u32, offset: u32) -> Result<Vec<Activity>, StoreError> {
         let mut clauses = Clauses::of(filter);
         let (limit, offset) = (clauses.bind(i64::from(limit)), clauses.bind(i64::from(offset)));
@@ -215,10 +215,10 @@ impl Store {
         Ok(rows.iter().map(Activity::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// How many activities fit.
+    /// How many activities match.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not respond.
     pub async fn count_activities(&self, filter: &Filter) -> Result<u64, StoreError> {
         let clauses = Clauses::of(filter);
         let select = AssertSqlSafe(format!("SELECT COUNT(*) FROM activities WHERE {}", clauses.text));
@@ -228,7 +228,7 @@ impl Store {
     }
 }
 
-/// The condition of a query: its text, which is ours alone, and the values that go beside it.
+/// The condition of a query: its text, which contains no user input, and the values bound to it.
 struct Clauses {
     text: String,
     values: Vec<Value>,
@@ -290,7 +290,7 @@ impl Clauses {
         self.text.push_str(clause);
     }
 
-    /// Puts a value beside the text; gives back its place in the text, which SQLite and PostgreSQL write alike.
+    /// Binds a value; returns its placeholder, which SQLite and PostgreSQL write alike.
     fn bind(&mut self, value: impl Into<Value>) -> String {
         self.values.push(value.into());
         format!("${}", self.values.len())
@@ -304,7 +304,7 @@ impl Clauses {
     }
 }
 
-// What LIKE takes for a wildcard means itself.
+// Escapes the wildcards of LIKE.
 fn pattern(text: &str) -> String {
     let mut pattern = String::from("%");
     for c in text.to_lowercase().chars() {
@@ -323,7 +323,7 @@ fn haystack(deed: &Deed) -> String {
     words.collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
-/// The moment, then 80 random bits, in hex: ids sort as the activities happened.
+/// The time, then 80 random bits, in hex: ids sort by time.
 fn time_ordered_id(now: OffsetDateTime) -> Result<String, SealError> {
     let [a, b, c, d, e, f, g, h, i, j] = random::<10>()?;
     let random = u128::from_be_bytes([0, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h, i, j]);

@@ -16,7 +16,7 @@ pub const CLUSTERS_MOST: i64 = 1000;
 pub struct Cluster {
     /// 128 random bits in hex.
     pub id: String,
-    /// What people call it; no two have the same.
+    /// The display name; unique.
     pub name: String,
     /// How it is reached.
     pub connection: Connection,
@@ -28,23 +28,23 @@ pub struct Cluster {
     pub created_at: OffsetDateTime,
     /// Who registered it.
     pub created_by: String,
-    /// Whether it decides by person.
+    /// Whether requests to it impersonate the user.
     pub impersonate: bool,
-    /// The only namespaces that are looked at; none means all.
+    /// The only namespaces that are watched; empty means all.
     pub namespaces: Vec<String>,
 }
 
 /// How a cluster is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Connection {
-    /// By a kubeconfig, which lies here sealed.
+    /// By a kubeconfig, which is stored sealed.
     Kubeconfig,
     /// By the service account of the pod that this program runs in.
     InCluster,
 }
 
 impl Connection {
-    /// The word for it, in the database and in answers.
+    /// The word for it, in the database and in responses.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ impl Store {
     /// All clusters, by name.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not respond.
     pub async fn clusters(&self) -> Result<Vec<Cluster>, StoreError> {
         let all = sqlx::query_as(
             "SELECT id, name, connection, context, server, created_at, created_by, impersonate, \
@@ -70,7 +70,7 @@ impl Store {
     /// One cluster.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or where the database does not answer.
+    /// [`StoreError::NotFound`], or if the database does not respond.
     pub async fn cluster(&self, id: &str) -> Result<Cluster, StoreError> {
         let one = sqlx::query_as(
             "SELECT id, name, connection, context, server, created_at, created_by, impersonate, \
@@ -79,10 +79,10 @@ impl Store {
         within(one.bind(id).fetch_optional(&self.0.reading)).await?.ok_or(StoreError::NotFound)
     }
 
-    /// Registers a cluster; its kubeconfig, where it has one, is sealed first.
+    /// Registers a cluster; seals its kubeconfig first, if it has one.
     ///
     /// # Errors
-    /// [`StoreError::NameTaken`], [`StoreError::TooManyClusters`], or where the database does not answer.
+    /// [`StoreError::NameTaken`], [`StoreError::TooManyClusters`], or if the database does not respond.
     pub async fn add_cluster(&self, cluster: &Cluster, kubeconfig: Option<&Secret>) -> Result<(), StoreError> {
         let sealed = kubeconfig.map(|text| self.0.sealer.seal(&cluster.id, text)).transpose()?;
         let insert = sqlx::query(
@@ -105,39 +105,39 @@ impl Store {
         if done.rows_affected() == 0 { Err(StoreError::TooManyClusters) } else { Ok(()) }
     }
 
-    /// Gives a cluster another name.
+    /// Renames a cluster.
     ///
     /// # Errors
-    /// [`StoreError::NameTaken`], [`StoreError::NotFound`], or where the database does not answer.
+    /// [`StoreError::NameTaken`], [`StoreError::NotFound`], or if the database does not respond.
     pub async fn rename_cluster(&self, id: &str, name: &str) -> Result<(), StoreError> {
         let update = sqlx::query("UPDATE clusters SET name = $1 WHERE id = $2").bind(name).bind(id);
         let done = within(update.execute(&self.0.writing)).await.map_err(name_taken)?;
         found(done.rows_affected())
     }
 
-    /// Has a cluster decide by person from now on.
+    /// Turns impersonation on for a cluster.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or where the database does not answer.
+    /// [`StoreError::NotFound`], or if the database does not respond.
     pub async fn impersonate(&self, id: &str) -> Result<(), StoreError> {
         let update = sqlx::query("UPDATE clusters SET impersonate = 1 WHERE id = $1").bind(id);
         found(within(update.execute(&self.0.writing)).await?.rows_affected())
     }
 
-    /// Has only these namespaces of a cluster be looked at; none means all.
+    /// Limits a cluster to these namespaces; empty means all.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or where the database does not answer.
+    /// [`StoreError::NotFound`], or if the database does not respond.
     pub async fn narrow(&self, id: &str, namespaces: &[String]) -> Result<(), StoreError> {
         let update =
             sqlx::query("UPDATE clusters SET namespaces = $1 WHERE id = $2").bind(namespaces.join(",")).bind(id);
         found(within(update.execute(&self.0.writing)).await?.rows_affected())
     }
 
-    /// Puts another kubeconfig in the place of a cluster's, sealed.
+    /// Replaces a cluster's kubeconfig with another, sealed.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where there is no cluster with a kubeconfig, or where the database does not answer.
+    /// [`StoreError::NotFound`] if there is no cluster with a kubeconfig, or if the database does not respond.
     pub async fn replace_kubeconfig(
         &self,
         id: &str,
@@ -156,17 +156,16 @@ impl Store {
     /// Removes a cluster and its kubeconfig.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], or where the database does not answer.
+    /// [`StoreError::NotFound`], or if the database does not respond.
     pub async fn remove_cluster(&self, id: &str) -> Result<(), StoreError> {
         let delete = sqlx::query("DELETE FROM clusters WHERE id = $1").bind(id);
         found(within(delete.execute(&self.0.writing)).await?.rows_affected())
     }
 
-    /// The kubeconfig of a cluster, opened. One that an older key sealed is sealed anew under the first.
+    /// Opens a cluster's kubeconfig. If an older key sealed it, seals it again with the first key.
     ///
     /// # Errors
-    /// [`StoreError::Seal`] where no key opens it, [`StoreError::NotFound`] where there is none, or where the database does
-    /// not answer.
+    /// [`StoreError::Seal`] if no key opens it, [`StoreError::NotFound`] if there is none, or if the database does not respond.
     pub async fn kubeconfig(&self, id: &str) -> Result<Secret, StoreError> {
         let select = sqlx::query_scalar("SELECT kubeconfig FROM clusters WHERE id = $1 AND kubeconfig IS NOT NULL");
         let sealed: Option<String> = within(select.bind(id).fetch_optional(&self.0.reading)).await?;

@@ -1,4 +1,4 @@
-//! The key beside an SQLite database, for who sets no ENCRYPTION_KEY.
+//! The key file beside an SQLite database, used when ENCRYPTION_KEY is not set.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -14,7 +14,7 @@ use super::{KEY_LEN, Key, SealError};
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// It cannot be read or made.
+    /// The file cannot be read or created.
     #[error("cannot read or make the key file {}: give the directory to this program's user, or set ENCRYPTION_KEY", .path.display())]
     Io {
         /// The file.
@@ -22,13 +22,13 @@ pub enum KeyFileError {
         /// The system's reason.
         source: io::Error,
     },
-    /// It holds something else.
+    /// The file holds something else.
     #[error("the key file {} does not hold {KEY_LEN} bytes of base64: put the right one back from your backup", .path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
     },
-    /// The database holds what only the missing file opens.
+    /// The database holds kubeconfigs that only the missing file's key opens.
     #[error(
         "the database holds sealed kubeconfigs, and {}, which opens them, is gone: put it back from your backup, or set \
          ENCRYPTION_KEY to what it held",
@@ -48,7 +48,7 @@ pub(super) fn path_beside(database: &Path) -> PathBuf {
     database.with_extension("key")
 }
 
-/// The key in the file, if there is one.
+/// Reads the key from the file, if there is one.
 pub(super) fn read(path: &Path) -> Result<Option<Key>, KeyFileError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => Zeroizing::new(text),
@@ -64,7 +64,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Key>, KeyFileError> {
     Key::new(&bytes).map(Some).ok_or_else(malformed)
 }
 
-/// Makes the file with a random key, readable by this program's user alone.
+/// Creates the file with a random key, readable by this program's user only.
 pub(super) fn make(path: &Path) -> Result<Key, KeyFileError> {
     let key = Key::random()?;
     write(path, &key).map_err(|source| KeyFileError::Io { path: path.into(), source })?;
@@ -76,7 +76,7 @@ pub(super) fn make(path: &Path) -> Result<Key, KeyFileError> {
 }
 
 fn write(path: &Path, key: &Key) -> io::Result<()> {
-    // Never over an existing file, and never readable by others, not even for a moment.
+    // Never overwrites an existing file, and is never readable by others, not even briefly.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let text = Zeroizing::new(format!("{}\n", STANDARD.encode(key.bytes())));
     file.write_all(text.as_bytes())?;

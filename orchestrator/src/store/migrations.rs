@@ -1,9 +1,9 @@
-//! The tables, and how they came to be: one list for both databases.
+//! The schema and its migrations: one list for both databases.
 
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
-/// All steps, oldest first. A step that was published is never changed: a change is a step of its own.
+/// All migrations, oldest first. A published migration is never edited: a change is a new one.
 pub(super) fn all() -> Migrator {
     let steps = [
         (1, "clusters, settings, activities", include_str!("migrations/0001_first.sql")),

@@ -1,6 +1,6 @@
-//! What survives a restart: clusters, settings and activities, in SQLite or PostgreSQL, by the same statements.
+//! What survives a restart: clusters, settings and activities, in SQLite or PostgreSQL, with the same statements.
 //!
-//! SQLite has one connection that writes and some that read, since it takes one writer at a time.
+//! SQLite has one connection for writing and several for reading, since it allows one writer at a time.
 
 mod activities;
 mod clusters;
@@ -26,10 +26,10 @@ use seal::random;
 pub use seal::{KEY_LEN, Key, SealError};
 pub use settings::Settings;
 
-/// How long an answer of the database may take.
+/// How long the database may take to respond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The database, open. A clone is the same one.
+/// The open database. Clones share the same connections.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -39,28 +39,28 @@ struct Inner {
     sealer: seal::Sealer,
 }
 
-/// Why the store did not do what it was asked to.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// It took too long.
     #[error("the database did not answer within {} s", PATIENCE.as_secs())]
     TimedOut,
-    /// The database, or the way to it, failed.
+    /// The database, or the connection to it, failed.
     #[error("the database failed")]
     Database(#[source] sqlx::Error),
     /// Another cluster has the name.
     #[error("another cluster has this name")]
     NameTaken,
-    /// There are as many clusters as there may be.
+    /// The limit of clusters is reached.
     #[error("there are {CLUSTERS_MOST} clusters, which is the most: remove one first")]
     TooManyClusters,
     /// There is no such row.
     #[error("there is no such entry")]
     NotFound,
-    /// A kubeconfig could be neither sealed nor opened.
+    /// A kubeconfig could not be sealed or opened.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// What is written there is not what this program writes.
+    /// The database holds a value that this program does not write.
     #[error("the database holds a value that this program does not write: {0}")]
     Strange(&'static str),
 }
@@ -72,7 +72,7 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl Store {
-    /// Whether the database answers.
+    /// Checks that the database responds.
     ///
     /// # Errors
     /// [`StoreError::TimedOut`] or [`StoreError::Database`].
@@ -81,7 +81,7 @@ impl Store {
         Ok(())
     }
 
-    /// Ends all connections, once what is under way there is done.
+    /// Closes all connections, once their current work is done.
     pub async fn close(&self) {
         self.0.reading.close().await;
         self.0.writing.close().await;

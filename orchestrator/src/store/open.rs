@@ -1,4 +1,4 @@
-//! Opening the database: its file or its server, its tables, and the keys that open what is sealed in it.
+//! Opens the database: its file or server, its tables, and the keys for its sealed values.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -18,16 +18,16 @@ use crate::secret::Secret;
 
 const READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 8;
-/// How long a PostgreSQL that does not answer yet is waited for: it may start at the same time as this program.
+/// How long to wait for a PostgreSQL that does not respond yet: it may start at the same time as this program.
 const START: Duration = Duration::from_secs(30);
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 /// Where the database is.
 #[derive(Clone, Debug)]
 pub enum Location {
-    /// In memory, gone with the program.
+    /// In memory, lost when the program ends.
     Memory,
-    /// An SQLite file; it and its directory are made where they are missing.
+    /// An SQLite file; it and its directory are created if they are missing.
     Sqlite(PathBuf),
     /// A PostgreSQL server: its URL, which may hold a password.
     Postgres(Secret),
@@ -36,7 +36,7 @@ pub enum Location {
 /// Why the database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file cannot be made.
+    /// The file cannot be created.
     #[error(
         "cannot open the database {}: give the directory to this program's user, or name another with \
          DATABASE_URL=sqlite:///path/to/orchestrator.db",
@@ -48,13 +48,13 @@ pub enum OpenError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The database does not let us in.
+    /// The database refuses the connection.
     #[error("cannot open the database: is DATABASE_URL right, and its server reachable from here?")]
     Connect(#[source] sqlx::Error),
     /// The tables are those of a newer version.
     #[error("the database was written by a newer orchestrator: run that version, or restore a backup from before it")]
     Newer,
-    /// The tables could not be made.
+    /// The tables could not be created.
     #[error("cannot prepare the tables of the database: this program's user needs to own them")]
     Migrate(#[source] MigrateError),
     /// There is no key.
@@ -69,11 +69,11 @@ pub enum OpenError {
 }
 
 impl Store {
-    /// Opens the database, makes or brings up to date its tables, and takes `keys` (the first seals, all open). Without keys,
-    /// SQLite has a key file beside it, and memory a key of its own.
+    /// Opens the database, creates or upgrades its tables, and takes `keys` (the first seals, all open). Without keys, SQLite
+    /// uses a key file beside it, and memory a random key.
     ///
     /// # Errors
-    /// What is wrong, and how to mend it.
+    /// What is wrong, and a remedy.
     pub async fn open(location: &Location, keys: &[Key]) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
         let (reading, writing) = match location {
@@ -92,7 +92,7 @@ impl Store {
 }
 
 async fn memory() -> Result<(AnyPool, AnyPool), OpenError> {
-    // One connection that never ends: with it the data would go.
+    // One connection that never closes: the data would be lost with it.
     let only = options().max_connections(1).idle_timeout(None).max_lifetime(None);
     let pool = only.connect("sqlite::memory:").await.map_err(OpenError::Connect)?;
     migrations::all().run(&pool).await.map_err(tables)?;
@@ -103,7 +103,7 @@ async fn sqlite(path: &Path) -> Result<(AnyPool, AnyPool), OpenError> {
     make_file(path).map_err(|source| OpenError::File { path: path.into(), source })?;
     let path = percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
     let url = format!("sqlite://{path}?mode=rw");
-    // A lost record of a deed is worth an fsync; there are few.
+    // Losing a record of an action is worse than an fsync; there are few.
     let writing = settled(options().max_connections(1), "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
     let writing = writing.connect(&url).await.map_err(OpenError::Connect)?;
     migrations::all().run(&writing).await.map_err(tables)?;
@@ -116,7 +116,7 @@ async fn postgres(url: &Secret) -> Result<(AnyPool, AnyPool), OpenError> {
     let mut connection = first_connection(url).await?;
     migrations::all().run(&mut connection).await.map_err(tables)?;
     let _ = connection.close().await;
-    // The server gives up as well, rather than work on for nobody.
+    // The server times out as well, so that it does not work on without a client.
     let pool = options().max_connections(POSTGRES_CONNECTIONS).after_connect(|connection, _| {
         Box::pin(async move {
             connection.execute("SET statement_timeout = '10s'").await?;
@@ -127,7 +127,7 @@ async fn postgres(url: &Secret) -> Result<(AnyPool, AnyPool), OpenError> {
     Ok((pool.clone(), pool))
 }
 
-/// Waits for a server that is about to start, but not for one that refuses.
+/// Waits for a server that is still starting, but not for one that refuses.
 async fn first_connection(url: &Secret) -> Result<AnyConnection, OpenError> {
     let deadline = tokio::time::Instant::now() + START;
     loop {
@@ -156,7 +156,7 @@ fn options() -> AnyPoolOptions {
     AnyPoolOptions::new().acquire_timeout(PATIENCE)
 }
 
-/// SQLite's settings are each connection's own.
+/// SQLite's settings apply to each connection separately.
 fn settled(options: AnyPoolOptions, more: &'static str) -> AnyPoolOptions {
     options.after_connect(move |connection, _| {
         Box::pin(async move {
@@ -178,7 +178,7 @@ fn make_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The keys given, and the one in the file beside the database; which is made where there is neither.
+/// The keys given, and the one in the file beside the database, which is created if there is neither.
 async fn beside(database: &Path, keys: &[Key], reading: &AnyPool) -> Result<Sealer, OpenError> {
     let path = key_file::path_beside(database);
     let in_file = key_file::read(&path)?;

@@ -1,4 +1,4 @@
-//! What the activity log forgets: what is too old, and what is too much.
+//! Deletes activities that are too old or too many.
 
 use sqlx::AnyPool;
 use time::OffsetDateTime;
@@ -6,16 +6,16 @@ use time::OffsetDateTime;
 use super::{Store, StoreError, within};
 use crate::clock;
 
-/// How many activities are kept whatever the settings say: the oldest beyond them go.
+/// How many activities are kept whatever the settings say: the oldest beyond them are deleted.
 const ACTIVITIES_MOST: i64 = 1_000_000;
-/// How many go at once, so that others get their turn with the database.
+/// How many are deleted at once, so that other queries get their turn.
 const BATCH: i64 = 500;
 
 impl Store {
-    /// Deletes the activities that are older than `limit`, and the oldest beyond a million. Gives back how many.
+    /// Deletes the activities that are older than `limit`, and the oldest beyond a million. Returns how many.
     ///
     /// # Errors
-    /// Where the database does not answer; what was deleted until then stays deleted.
+    /// If the database does not respond; what was deleted until then stays deleted.
     pub async fn prune_activities(&self, limit: OffsetDateTime) -> Result<u64, StoreError> {
         let beyond = sqlx::query_scalar("SELECT at FROM activities ORDER BY at DESC, id DESC LIMIT 1 OFFSET $1");
         let beyond: Option<i64> = within(beyond.bind(ACTIVITIES_MOST).fetch_optional(&self.0.reading)).await?;

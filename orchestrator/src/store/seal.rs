@@ -24,7 +24,7 @@ impl Key {
         <[u8; KEY_LEN]>::try_from(bytes).ok().map(|bytes| Self(Zeroizing::new(bytes)))
     }
 
-    /// A key that nobody else has.
+    /// Generates a random key.
     ///
     /// # Errors
     /// [`SealError::Crypto`] where the system has no randomness.
@@ -43,14 +43,14 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The first byte of what is sealed, so that a later format can be told apart.
+/// The first byte of a sealed value, to distinguish later formats.
 const VERSION: u8 = 1;
 const ID_LEN: usize = 8;
 const HEAD_LEN: usize = 1 + ID_LEN;
 
 /// Seals with AES-256-GCM: base64 of `version (1 byte) | key id (8) | nonce (12, random) | ciphertext and tag`.
 ///
-/// Random nonces are good for 2^32 texts a key (NIST SP 800-38D §8.3), which the registering of clusters never comes near.
+/// Random nonces are safe for 2^32 texts per key (NIST SP 800-38D §8.3), far more than clusters are ever registered.
 pub(super) struct Sealer {
     first: Cipher,
     others: Vec<Cipher>,
@@ -61,7 +61,7 @@ struct Cipher {
     key: LessSafeKey,
 }
 
-/// Why a kubeconfig could be neither sealed nor opened.
+/// Why a kubeconfig could not be sealed or opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     /// None of our keys sealed it, or it was changed, or belongs to another cluster.
@@ -70,29 +70,29 @@ pub enum SealError {
          cluster again"
     )]
     Closed,
-    /// The cryptographic library or the system's random generator failed, which a sound machine never sees.
+    /// The cryptographic library or the system's random generator failed, which never happens on a sound machine.
     #[error("the cryptographic library or the system's random generator failed: mistrust this machine")]
     Crypto,
 }
 
-/// What was opened.
+/// An opened value.
 pub(super) struct Opened {
     pub(super) text: Secret,
-    /// Whether another key than the first opened it: it should be sealed anew.
+    /// Whether a key other than the first opened it: it should be sealed again.
     pub(super) by_older_key: bool,
 }
 
 impl Sealer {
-    /// Seals under `first`, and opens what it or one of `others` sealed.
+    /// Seals with `first`, and opens what it or one of `others` sealed.
     pub(super) fn new(first: &Key, others: &[Key]) -> Result<Self, SealError> {
         let others = others.iter().map(Cipher::new).collect::<Result<_, _>>()?;
         Ok(Self { first: Cipher::new(first)?, others })
     }
 
-    /// Seals `text`, to be opened for `cluster` only: no row passes for another's.
+    /// Seals `text` for `cluster` only: one row's value cannot be used in another.
     pub(super) fn seal(&self, cluster: &str, text: &Secret) -> Result<String, SealError> {
         let nonce = random::<NONCE_LEN>()?;
-        // Room for all of it from the start: a buffer that grows would leave plaintext behind in freed memory.
+        // Allocates the full size first: a buffer that grows would leave plaintext in freed memory.
         let mut body = Zeroizing::new(Vec::with_capacity(text.expose().len() + MAX_TAG_LEN));
         body.extend_from_slice(text.expose().as_bytes());
         let aad = aad(&self.first.head, cluster);
@@ -123,7 +123,7 @@ impl Sealer {
 
 impl Cipher {
     fn new(key: &Key) -> Result<Self, SealError> {
-        // The key's own hash tells keys apart; 64 bits of it say nothing of the other 192.
+        // The hash of a key identifies it; 64 bits of it reveal nothing useful about the key.
         let hash = digest(&SHA256, &[b"orchestrator key id\0", key.bytes()].concat());
         let mut head = [VERSION; HEAD_LEN];
         head.iter_mut().skip(1).zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
@@ -132,7 +132,7 @@ impl Cipher {
     }
 }
 
-/// The head has a fixed length, so head and cluster read in one way only.
+/// The head has a fixed length, so the split between head and cluster is unambiguous.
 fn aad(head: &[u8; HEAD_LEN], cluster: &str) -> Aad<Vec<u8>> {
     Aad::from([head.as_slice(), b"cluster\0", cluster.as_bytes()].concat())
 }

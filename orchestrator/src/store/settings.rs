@@ -1,4 +1,4 @@
-//! What people set while the program runs.
+//! The settings that people change at run time.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -23,7 +23,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether every value is within its bounds.
+    /// Checks that every value is within its bounds.
     ///
     /// # Errors
     /// A sentence that names the setting and its bounds.
@@ -37,10 +37,10 @@ impl Settings {
 }
 
 impl Store {
-    /// The settings; those never set have their defaults.
+    /// Reads the settings; those never set have their defaults.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not respond.
     pub async fn settings(&self) -> Result<Settings, StoreError> {
         let select = sqlx::query_scalar("SELECT value FROM settings WHERE name = $1").bind(RETENTION);
         let value: Option<String> = within(select.fetch_optional(&self.0.reading)).await?;
@@ -50,10 +50,10 @@ impl Store {
         Ok(settings)
     }
 
-    /// Keeps the settings, which the caller has checked.
+    /// Stores the settings, which the caller has checked.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not respond.
     pub async fn set(&self, settings: Settings) -> Result<(), StoreError> {
         let upsert = sqlx::query(
             "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",

@@ -1,4 +1,4 @@
-//! The files that the pages load: all from this program, nothing from outside.
+//! The files that the pages load: all embedded in this program, nothing external.
 
 use std::sync::LazyLock;
 
@@ -47,7 +47,7 @@ const FILES: [(&str, &str); 30] = files![
     "words.js",
 ];
 
-/// A fingerprint of all files (FNV-1a): a browser may keep them for as long as it stays the same.
+/// A hash of all files (FNV-1a): browsers may cache them while it stays the same.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let bytes = FILES.iter().flat_map(|(name, content)| name.bytes().chain(content.bytes()));
     let hash = bytes
@@ -55,12 +55,12 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{hash:016x}")
 });
 
-/// The address below which the files are.
+/// The path prefix of the files.
 pub(super) fn folder() -> String {
     format!("/assets/{}", *VERSION)
 }
 
-/// The scripts that are modules: a page names them all, so that none waits for another to ask for it.
+/// The scripts that are modules: a page lists them all, so that they load in parallel.
 pub(super) fn modules() -> impl Iterator<Item = &'static str> {
     FILES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".js") && *name != "theme.js")
 }
@@ -74,7 +74,7 @@ pub(super) async fn show(Path((version, name)): Path<(String, String)>) -> Respo
         Some((_, "js")) => "text/javascript; charset=utf-8",
         _ => "image/svg+xml",
     };
-    // A page from before an upgrade still gets its files, but they are not kept under the old address.
+    // A page from before an upgrade still gets its files, but they are not cached under the old address.
     let kept = if version == *VERSION { "private, max-age=31536000, immutable" } else { "no-store" };
     let headers = [
         (header::CONTENT_TYPE, content_type),

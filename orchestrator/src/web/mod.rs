@@ -1,4 +1,4 @@
-//! The pages for people, embedded in the program: one document, which its own scripts fill from the API.
+//! The pages for people, embedded in the program: one document, which its scripts fill from the API.
 
 mod assets;
 mod shell;
@@ -11,7 +11,7 @@ use axum::routing::get;
 use crate::api;
 use crate::identity::{SignedIn, received};
 
-/// The addresses of pages; `assets/app.js` knows what is on each.
+/// The paths of pages; `assets/app.js` knows what is on each.
 const PAGES: [&str; 6] =
     ["/", "/clusters/{id}", "/clusters/{id}/{kind}/{namespace}/{name}", "/resources", "/activity", "/settings"];
 
@@ -22,7 +22,7 @@ pub(crate) fn routes() -> Router {
         .route("/assets/{version}/{*name}", get(assets::show))
 }
 
-/// Nothing is at an address: a page for people, JSON for programs.
+/// The response for an unknown path: a page for people, JSON for programs.
 pub(crate) async fn not_found(signed_in: SignedIn, headers: HeaderMap) -> Response {
     if received(&headers, "accept").is_some_and(|accept| accept.contains("text/html")) {
         shell::not_found(signed_in).await

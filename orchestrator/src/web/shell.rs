@@ -1,4 +1,4 @@
-//! The document of every page: who is signed in, and the scripts that fill the rest.
+//! The document of every page: the signed-in user, and the scripts that fill the rest.
 
 use askama::Template;
 use axum::http::{StatusCode, header};
@@ -7,8 +7,8 @@ use axum::response::{Html, IntoResponse, Response};
 use super::assets;
 use crate::identity::{Identity, SignedIn};
 
-// Our own files alone load and run, nothing on the page can be made into markup or a script (XSS), and no other site may
-// frame the buttons (clickjacking).
+// Only our own files load and run, nothing on the page can become markup or a script (XSS), and no other site may frame the
+// buttons (clickjacking).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'; \
                       require-trusted-types-for 'script'; trusted-types 'none'";
@@ -17,7 +17,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 #[template(path = "shell.html")]
 struct Shell {
     identity: Option<Identity>,
-    /// Where the files are: the address changes with their content.
+    /// The path prefix of the files: it changes with their content.
     assets: String,
     modules: Vec<&'static str>,
 }

@@ -17,15 +17,15 @@ use crate::support::{Browser, Proxy, Redis, Upstream, until};
 
 /// How long the load goes on before and after.
 const AROUND: Duration = Duration::from_millis(1500);
-/// No request may fail later after a new master was elected.
+/// The longest time after the election of a new master in which requests may fail.
 const BOUND: Duration = Duration::from_secs(2);
 
-/// Who may come in, and who may not.
+/// The tokens that are valid, and those that are not.
 #[derive(Default)]
 struct Book {
     live: RefCell<Vec<String>>,
     ended: RefCell<Vec<String>>,
-    /// Logouts that were not confirmed: ended in the end.
+    /// Logouts without a confirmation: they take effect in the end.
     limbo: RefCell<Vec<String>>,
     requests: Cell<u64>,
     failures: RefCell<Vec<Instant>>,
@@ -44,7 +44,7 @@ impl Book {
         }
     }
 
-    /// Asks for pages with sessions that are live, ended, or never were.
+    /// Requests pages with sessions that are valid, ended, or made up.
     async fn visit(&self, proxy: &Proxy) {
         let nobody = "A".repeat(43);
         while !self.stop.get() {
@@ -74,7 +74,7 @@ impl Book {
             if let Some(token) = tokens.next() {
                 let status = log_out(proxy, &token).await;
                 self.note(status, 200, "a logout");
-                // On the other replica it holds within a second.
+                // The other replica sees it within a second.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 let list = if status == 200 { &self.ended } else { &self.limbo };
                 list.borrow_mut().push(token);
@@ -82,7 +82,7 @@ impl Book {
         }
     }
 
-    /// Load on two replicas while `fail` kills a master and gives the moment when there was a new one.
+    /// Runs load on two replicas while `fail` kills a master and returns when a new one was elected.
     async fn keep_through(
         &self,
         proxies: [&Proxy; 2],
@@ -156,8 +156,8 @@ async fn behind_sentinels_a_killed_master_signs_nobody_out() {
     let mut master = Redis::start().await;
     let port = master.port.to_string();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]).await;
-    // Never a master itself: two sentinels that each begin a failover on a busy machine choose the same one, and what was written to a
-    // master without replicas meanwhile is not lost with it.
+    // Never becomes a master: two sentinels that start a failover at once choose the same one, and writes to a master without
+    // replicas are not lost with it.
     let other = Redis::start_with(&["--replicaof", "127.0.0.1", &port, "--replica-priority", "0"]).await;
     until("the replicas follow", async || master.info("replication").await.matches("state=online").count() == 2).await;
     let sentinels = [
@@ -181,7 +181,7 @@ async fn behind_sentinels_a_killed_master_signs_nobody_out() {
         let killed = Instant::now();
         master.kill();
         until("there is a new master", async || {
-            // Elected is who most sentinels name.
+            // The new master is the one that most sentinels name.
             let mut named = Vec::new();
             for sentinel in &sentinels {
                 let answer = sentinel.ask(&["SENTINEL", "get-master-addr-by-name", "mymaster"]).await;
@@ -248,7 +248,7 @@ async fn in_a_cluster_a_killed_master_signs_nobody_out() {
     };
     let what = "a Cluster of 3 masters and 3 replicas with a killed master";
     let live = Book::default().keep_through([&one, &two], what, fail).await;
-    // An operator who lists sessions asks every master.
+    // Listing sessions queries every master.
     let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
     let secret = base64::engine::general_purpose::STANDARD.decode(SECRET).unwrap();
     let store = open_with(place(Layout::Cluster, &ports), vec![Zeroizing::new(secret)]).await;

@@ -1,4 +1,4 @@
-//! Sessions shared at Redis: real servers, two replicas of the real program, and what happens when a server goes away.
+//! Sessions shared through Redis: real servers, two replicas of the real program, and outages.
 
 mod failover;
 mod store;
@@ -64,7 +64,7 @@ async fn a_session_is_good_on_every_replica_and_after_a_restart_and_a_logout_hol
     }
 }
 
-/// Where a server can be reached that is 10 ms away, each way.
+/// The address of a server with 10 ms of latency in each direction.
 async fn far_away(port: u16) -> u16 {
     use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
@@ -107,7 +107,7 @@ async fn who_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
     assert_eq!(answer.status, 200, "the first request after `ready`: {answer:?}");
 }
 
-/// As behind a balancer that asks nobody whether he is ready.
+/// As behind a load balancer without readiness checks.
 #[tokio::test]
 async fn the_first_request_of_all_waits_for_the_store_to_be_reached() {
     if !is_installed() {
@@ -125,7 +125,7 @@ async fn the_first_request_of_all_waits_for_the_store_to_be_reached() {
             let request = Request::get("/x").header("host", HOST).header("cookie", format!("session_token={token}"));
             match wire::try_send(address, request.body(Full::default()).unwrap()).await {
                 Ok(answer) => return answer,
-                // Nobody listens yet.
+                // Not listening yet.
                 Err(_) => tokio::task::yield_now().await,
             }
         }
@@ -150,7 +150,7 @@ async fn a_pulse_that_another_publishes_keeps_no_ended_session_alive() {
             redis.ask(&["PUBLISH", pulse, at]).await.unwrap();
         }
     }
-    // Ended behind everybody's back, with the store gone: what is in memory counts for SESSION_CACHE_TTL, and no longer.
+    // Deleted directly in Redis, which then stops: the cached session is valid for SESSION_CACHE_TTL, and no longer.
     redis.signal("STOP");
     let began = Instant::now();
     until("it counts no more", async || two.get_as(&token, "/x").await.status != 200).await;
@@ -200,7 +200,7 @@ async fn a_store_that_is_away_and_back_signs_nobody_out_and_lets_nobody_in() {
         }
         let began = Instant::now();
         if way == "killed" {
-            // Sessions are gone with a server that keeps nothing: only that it is away shows, not that it is back.
+            // A server without persistence loses its sessions: this test only covers the outage, not the recovery.
             assert_eq!(one.get_as(&hot, "/x").await.status, 200, "what is in memory goes on");
             until("the store is named", async || one.admin("/readyz").await.text().contains("store: 127.0.0.1")).await;
             assert_eq!(one.admin("/readyz").await.status, 200);
@@ -216,7 +216,7 @@ async fn a_store_that_is_away_and_back_signs_nobody_out_and_lets_nobody_in() {
         assert_eq!(one.get_as(&hot, "/x").await.status, 200, "what is in memory goes on");
         until("the store is named", async || one.admin("/readyz").await.text().contains("store: 127.0.0.1")).await;
         assert_eq!(one.admin("/readyz").await.status, 200);
-        // Known to be away, it is not waited for.
+        // A known outage is not waited for.
         let asked = Instant::now();
         for _ in 0..20 {
             assert_eq!(one.get_as(&cold, "/x").await.status, 503);

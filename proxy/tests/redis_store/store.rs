@@ -1,4 +1,4 @@
-//! The store itself, as two replicas have it: the lease to renew, lists, what counts once, all sessions.
+//! The store itself, as two replicas use it: the renewal lease, lists, single-use entries, all sessions.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,12 +28,12 @@ pub fn place(layout: Layout, ports: &[u16]) -> RedisPlace {
     RedisPlace { layout, hosts, tls: false, user: None, password: None, database: 0 }
 }
 
-/// A replica's store, connected.
+/// A replica's connected store.
 async fn open(place: RedisPlace, secrets: &[u8]) -> Arc<RedisStore> {
     open_with(place, secrets.iter().map(|byte| Zeroizing::new(vec![*byte; 32])).collect()).await
 }
 
-/// The same with secrets of one's own.
+/// The same with its own secrets.
 pub async fn open_with(place: RedisPlace, secrets: Vec<Zeroizing<Vec<u8>>>) -> Arc<RedisStore> {
     let settings = RedisSettings {
         place,
@@ -97,7 +97,7 @@ async fn one_replica_renews_at_a_time_and_the_others_hear_of_it() {
     assert_eq!(groups(two.follow(&held, false, now).await.unwrap().unwrap().session()), ["new"]);
     assert!(one.renew(&lease, renewed.clone(), now).await.is_ok_and(|renewed| !renewed), "a lease counts once");
 
-    // Given back unused; then a logout elsewhere overtakes the renewal.
+    // Released unused; then a logout on the other replica overtakes the renewal.
     let Claim::Granted(unused) = two.claim(key, now).await.unwrap() else { panic!("it was given back") };
     assert_eq!(groups(unused.session.session()), ["new"], "as the store has it");
     two.release(&unused).await;

@@ -1,4 +1,4 @@
-//! A server that speaks TLS only, with a user who may do no more than sessions need.
+//! A server with TLS only, and a user with just the rights that sessions need.
 
 use std::fs;
 

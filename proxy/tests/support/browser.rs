@@ -1,4 +1,4 @@
-//! What a browser does of HTTP: it keeps cookies, and can be led through a sign-in.
+//! The parts of a browser that matter here: it keeps cookies, and can sign in.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use http::Request;
 
 use super::{Answer, HOST, Proxy};
 
-/// A browser with a jar of its own.
+/// A browser with its own cookie jar.
 pub struct Browser<'p> {
     proxy: &'p Proxy,
     jar: BTreeMap<String, String>,
@@ -38,7 +38,7 @@ impl<'p> Browser<'p> {
         self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ")
     }
 
-    /// Sends a request with the jar's cookies, and keeps what the answer sets.
+    /// Sends a request with the jar's cookies, and stores those that the response sets.
     pub async fn send(&mut self, request: http::request::Builder) -> Answer {
         self.send_body(request, Bytes::new()).await
     }
@@ -63,7 +63,7 @@ impl<'p> Browser<'p> {
         self.send(Request::get(path)).await
     }
 
-    /// `GET` as a browser asks for a page.
+    /// `GET` of a page, as a browser sends it.
     pub async fn open(&mut self, path: &str) -> Answer {
         self.send(
             Request::get(path)
@@ -74,22 +74,22 @@ impl<'p> Browser<'p> {
         .await
     }
 
-    /// `GET` as a program asks, for JSON.
+    /// `GET` of JSON, as a program sends it.
     pub async fn fetch(&mut self, path: &str) -> Answer {
         self.send(Request::get(path).header("accept", "application/json")).await
     }
 
-    /// Forgets a cookie.
+    /// Deletes a cookie.
     pub fn drop_cookie(&mut self, name: &str) {
         self.jar.remove(name);
     }
 
-    /// Names of the cookies of sign-ins under way.
+    /// Names of the cookies of sign-ins in progress.
     pub fn attempts(&self) -> Vec<String> {
         self.jar.keys().filter(|name| name.contains("sidegate_login_")).cloned().collect()
     }
 
-    /// The callback to which the provider sends this browser when `user` signs in there.
+    /// The callback URL that the provider redirects to when `user` signs in there.
     pub async fn approved(&mut self, rd: &str, user: &str) -> String {
         let authorize = self.begin(rd).await;
         let callback = self.proxy.idp().approve(&authorize, user).expect("the provider refuses");
@@ -100,7 +100,7 @@ impl<'p> Browser<'p> {
         self.send(Request::post(path)).await
     }
 
-    /// Goes to `login`, and gives the provider's address that it leads to.
+    /// Requests `login`, and returns the provider's URL that it redirects to.
     pub async fn begin(&mut self, rd: &str) -> String {
         let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("rd", rd).finish();
         let answer = self.get(&format!("/api/v1/auth/login?{query}")).await;
@@ -114,7 +114,7 @@ impl<'p> Browser<'p> {
         self.open(path).await
     }
 
-    /// Signs in at the provider as `user`, and gives the callback's answer.
+    /// Signs in at the provider as `user`, and returns the callback's response.
     pub async fn sign_in(&mut self, user: &str) -> Answer {
         let authorize = self.begin("/").await;
         let callback = self.proxy.idp().approve(&authorize, user).expect("the provider refuses");
@@ -122,7 +122,7 @@ impl<'p> Browser<'p> {
     }
 }
 
-/// Path and query of an address.
+/// Path and query of a URL.
 pub fn path_of(address: &str) -> String {
     let url = url::Url::parse(address).unwrap();
     url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))

@@ -1,4 +1,4 @@
-//! A client that keeps its connection, over HTTP/1.1 or HTTP/2, with bodies that the test sends piece by piece.
+//! A client that keeps its connection, over HTTP/1.1 or HTTP/2, with bodies sent piece by piece.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,15 +14,15 @@ use tokio::net::TcpStream;
 
 use super::{HOST, PATIENCE};
 
-/// What is sent, either way.
+/// The body type, in both directions.
 pub type Out = BoxBody<Bytes, Infallible>;
 
-/// A body that is there at once.
+/// A complete body.
 pub fn full(bytes: impl Into<Bytes>) -> Out {
     Full::new(bytes.into()).boxed()
 }
 
-/// A body that comes piece by piece.
+/// A body that is sent piece by piece.
 pub fn pieces() -> (channel::Sender<Bytes>, Out) {
     let (sender, body) = Channel::new(1);
     (sender, body.boxed())
@@ -44,7 +44,7 @@ impl Client {
 
     pub async fn http2(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        // The connection's window is wider than that of all streams which a test leaves unread.
+        // The connection's window is larger than those of all streams that a test leaves unread.
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(256 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024)
@@ -55,17 +55,17 @@ impl Client {
         Self::Http2(sender)
     }
 
-    /// Of the version that a test's loop is at.
+    /// A client for the version under test.
     pub async fn of(version: http::Version, address: SocketAddr) -> Self {
         if version == http::Version::HTTP_2 { Self::http2(address).await } else { Self::http1(address).await }
     }
 
-    /// Sends a request for a path, and waits for the head of the answer.
+    /// Sends a request for a path, and waits for the head of the response.
     pub async fn send(&mut self, request: http::request::Builder, body: Out) -> hyper::Result<Response<Incoming>> {
         tokio::time::timeout(PATIENCE, self.send_at_leisure(request, body)).await.expect("no answer in time")
     }
 
-    /// The same, however long it takes.
+    /// The same, without a time limit.
     pub async fn send_at_leisure(
         &mut self,
         request: http::request::Builder,

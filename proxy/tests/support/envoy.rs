@@ -1,4 +1,4 @@
-//! A client that asks as Envoy does (`envoy.service.auth.v3.Authorization/Check`), with every field that Envoy sends.
+//! A client that sends Envoy's check requests (`envoy.service.auth.v3.Authorization/Check`), with every field that Envoy sends.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -201,13 +201,13 @@ impl CheckRequest {
         self.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap()
     }
 
-    /// The same with a change.
+    /// The same, with a change.
     pub fn with(mut self, change: impl FnOnce(&mut Http)) -> Self {
         change(self.http());
         self
     }
 
-    /// The same by another method.
+    /// The same, with another method.
     pub fn by(self, method: &str) -> Self {
         self.with(|http| {
             http.method = method.into();
@@ -223,14 +223,14 @@ impl CheckRequest {
         })
     }
 
-    /// The same from another address.
+    /// The same, from another address.
     pub fn from(mut self, address: &str) -> Self {
         let peer = Peer { address: Some(Address { socket_address: Some(socket(address, 40_000)) }), ..Peer::default() };
         self.attributes.as_mut().unwrap().source = Some(peer);
         self
     }
 
-    /// The same with its fields as they came (`encode_raw_headers`).
+    /// The same, with raw header fields (`encode_raw_headers`).
     pub fn raw(self, more: &[(&str, &str)]) -> Self {
         self.with(|http| {
             let said: Vec<(String, String)> = http.headers.drain().collect();
@@ -265,7 +265,7 @@ impl CheckResponse {
         }
     }
 
-    /// Every value of a field that is set.
+    /// All values of a field that is set.
     pub fn all(&self, name: &str) -> Vec<String> {
         let of = |option: &HeaderOption| {
             let header = option.header.as_ref().unwrap();
@@ -274,7 +274,7 @@ impl CheckResponse {
         self.options().iter().filter_map(of).collect()
     }
 
-    /// The one value of a field; empty where it is not set.
+    /// The single value of a field; empty if it is not set.
     pub fn header(&self, name: &str) -> String {
         let all = self.all(name);
         assert!(all.len() <= 1, "{name} is there {} times: {self:?}", all.len());
@@ -293,7 +293,7 @@ impl CheckResponse {
         &self.denied.as_ref().unwrap().body
     }
 
-    /// What the application gets of a request with these fields: set first, then removed, as Envoy does it.
+    /// The fields that the application gets of such a request: set first, then removed, as in Envoy.
     pub fn applied(&self, sent: &[(&str, &str)]) -> HashMap<String, String> {
         let ok = self.ok.as_ref().unwrap_or_else(|| panic!("not let in: {self:?}"));
         let mut fields: HashMap<String, String> =
@@ -320,7 +320,7 @@ pub struct Envoy {
     pub channel: Channel,
 }
 
-/// Where that is.
+/// The address of that listener.
 pub fn address(proxy: &Proxy) -> SocketAddr {
     proxy.listens["ext_authz"].as_str().expect("there is no such listener").parse().unwrap()
 }
@@ -331,7 +331,7 @@ impl Envoy {
         Self { channel: endpoint.connect().await.unwrap() }
     }
 
-    /// Asks.
+    /// Sends a check.
     pub async fn check(&self, asked: CheckRequest) -> CheckResponse {
         self.try_check(asked).await.unwrap()
     }

@@ -1,4 +1,4 @@
-//! Real proxies in front of Sidegate, each with the configuration that we ship, and whoever visits a site through one.
+//! Real proxies in front of Sidegate, each with the configuration that we ship, and clients of a site behind one.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream as Blocking};
@@ -19,16 +19,16 @@ use tokio_rustls::client::TlsStream;
 use super::wire::{self, read_until};
 use super::{Answer, PATIENCE, Proxy, path_of, until};
 
-/// The host of the application, and that of the sign-in, in what we ship.
+/// The hosts of the application and of the sign-in in the shipped configurations.
 pub const APP: &str = "app.example.com";
 pub const AUTH: &str = "auth.example.com";
 
-/// Where the shipped configurations are.
+/// The folder of the shipped configurations.
 pub fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/forward-auth")
 }
 
-/// Which proxy stands in front.
+/// The proxy in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Nginx,
@@ -45,7 +45,7 @@ impl Kind {
         }
     }
 
-    /// Whether it can run here. Where CI is set it must, but for what `make test` does not install.
+    /// Whether it can run here. Where CI is set it must, except those that `make test` does not install.
     #[expect(clippy::disallowed_methods, reason = "whether it is CI is for the environment to say")]
     pub fn is_installed(self) -> bool {
         let mut version = Command::new(self.program());
@@ -60,7 +60,7 @@ impl Kind {
     }
 }
 
-/// A proxy in front that runs; stopped when dropped.
+/// A running proxy in front; stopped on drop.
 pub struct Front {
     kind: Kind,
     child: Child,
@@ -69,7 +69,7 @@ pub struct Front {
     roots: Arc<ClientConfig>,
 }
 
-/// A port that was free a moment ago, below those that the system gives out.
+/// A port that was just free, below the system's ephemeral ports.
 fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(10_000..30_000);
@@ -80,12 +80,12 @@ fn free_port() -> u16 {
 }
 
 impl Front {
-    /// Starts it with the files that we ship, in which ports are changed and nothing else.
+    /// Starts it with the files that we ship; only ports are replaced.
     pub async fn start(kind: Kind, sidegate: SocketAddr, app: SocketAddr) -> Self {
         Self::start_changed(kind, sidegate, app, |_, text| text).await
     }
 
-    /// The same, with files that `change` has changed: their names, and their text.
+    /// The same, with files edited by `change`, which gets their names and text.
     pub async fn start_changed(
         kind: Kind,
         sidegate: SocketAddr,
@@ -134,7 +134,7 @@ impl Front {
         front
     }
 
-    /// What it has said.
+    /// Its output so far.
     pub fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap_or_default()
     }
@@ -167,12 +167,12 @@ fn command(kind: Kind, folder: &Path) -> Command {
     let mut command = Command::new(kind.program());
     match kind {
         Kind::Nginx => {
-            // What we ship goes into the `http` block of an nginx; this is one.
+            // The shipped file belongs in the `http` block of an nginx; this provides one.
             let main = "daemon off; worker_processes 1; pid nginx.pid; error_log stderr info;\n\
                         events { worker_connections 256; }\n\
                         http { access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; \
                         scgi_temp_path s; include sidegate.conf; }\n";
-            // The folder is its owner's alone, so that workers of another user could not write into it.
+            // Only its owner can access the folder, so workers of another user could not write into it.
             let user = if std::fs::metadata(folder).is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0) {
                 "user root;\n"
             } else {
@@ -192,7 +192,7 @@ fn command(kind: Kind, folder: &Path) -> Command {
     command
 }
 
-/// An application that keeps the head of each request, and echoes what comes over a WebSocket.
+/// An application that keeps the head of each request, and echoes WebSocket data.
 pub struct App {
     pub address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -218,17 +218,17 @@ impl App {
         Self { address, heads, task }
     }
 
-    /// The heads of all requests so far, in small letters.
+    /// The heads of all requests so far, in lower case.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 
-    /// The head of the last one.
+    /// The last head.
     pub fn last(&self) -> String {
         self.heads().pop().expect("nothing reached the application")
     }
 
-    /// A field of the last one.
+    /// A field of the last head.
     pub fn field(&self, name: &str) -> Option<String> {
         let head = self.last();
         let values: Vec<&str> =
@@ -263,7 +263,7 @@ async fn serve(mut stream: TcpStream, kept: Arc<Mutex<Vec<String>>>) {
     stream.write_all(&[answer.as_bytes(), b"app: ", &body].concat()).await.unwrap();
 }
 
-/// Somebody who visits the site through the proxy in front, with a browser's jar: what is for one host stays there.
+/// A client of the site behind the proxy in front, with a cookie jar per host.
 pub struct Visitor<'f> {
     front: &'f Front,
     jar: BTreeMap<(String, String), String>,
@@ -306,12 +306,12 @@ impl<'f> Visitor<'f> {
         answer
     }
 
-    /// As a script asks.
+    /// `GET` as a script sends it.
     pub async fn get(&mut self, host: &'static str, path: &str) -> Answer {
         self.send(host, Request::get(path).header("accept", "application/json"), "").await
     }
 
-    /// As a browser asks for a page.
+    /// `GET` of a page, as a browser sends it.
     pub async fn open(&mut self, host: &'static str, path: &str) -> Answer {
         let request = Request::get(path)
             .header("accept", "text/html,application/xhtml+xml,*/*;q=0.8")
@@ -320,7 +320,7 @@ impl<'f> Visitor<'f> {
         self.send(host, request, "").await
     }
 
-    /// Opens a page of the application, signs in where that leads, and gives the address that it comes back to.
+    /// Opens a page of the application, signs in, and returns the URL that it comes back to.
     pub async fn sign_in(&mut self, sidegate: &Proxy, path: &str, user: &str) -> String {
         let away = self.open(APP, path).await;
         assert_eq!(away.status.as_u16(), 302, "{away:?}");
@@ -334,7 +334,7 @@ impl<'f> Visitor<'f> {
         back.location()
     }
 
-    /// Asks for a WebSocket, and gives the stream with the answer's head.
+    /// Requests a WebSocket, and returns the stream with the response's head.
     pub async fn websocket(&mut self, origin: &str) -> (TlsStream<TcpStream>, String) {
         let mut stream = self.front.connect(APP).await;
         let head = format!(

@@ -22,10 +22,10 @@ pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// What has come on a connection.
+/// What was received on a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Heard {
-    /// Streams whose head of an answer came.
+    /// Streams with a response head.
     pub answered: Vec<u32>,
     /// Streams that were reset.
     pub reset: Vec<u32>,
@@ -35,7 +35,7 @@ pub struct Heard {
     pub closed: bool,
 }
 
-/// A connection whose frames the test writes; pings and settings are answered by themselves.
+/// A connection whose frames the test writes; pings and settings are answered automatically.
 #[derive(Clone)]
 pub struct H2 {
     writer: Arc<AsyncMutex<OwnedWriteHalf>>,
@@ -47,7 +47,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Fields as literals that no table keeps.
+/// Fields as literals without indexing.
 pub fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| {
         let mut out = Vec::new();
@@ -76,7 +76,7 @@ pub fn request(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     fields(&[&own, more].concat())
 }
 
-/// What a client begins with: each stream of an answer may take so many bytes.
+/// The client's preface, with this window for each response stream.
 pub fn preface(stream_window: u32) -> Vec<u8> {
     let window = [&[0, 4], &stream_window.to_be_bytes()[..]].concat();
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &window)].concat()
@@ -115,17 +115,17 @@ impl H2 {
         own
     }
 
-    /// Sends bytes; where the other side has closed, nothing.
+    /// Sends bytes; does nothing if the other side has closed.
     pub async fn send(&self, bytes: &[u8]) {
         let _ = self.writer.lock().await.write_all(bytes).await;
     }
 
-    /// Asks on a stream, without a body.
+    /// Sends a `GET` on a stream, without a body.
     pub async fn get(&self, stream: u32, path: &str, more: &[(&str, &str)]) {
         self.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &request("GET", path, more))).await;
     }
 
-    /// Lets a stream (0: all together) send so many bytes more.
+    /// Sends a window update for a stream (0: the connection).
     pub async fn widen(&self, stream: u32, bytes: u32) {
         self.send(&frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())).await;
     }

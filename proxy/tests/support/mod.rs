@@ -1,4 +1,4 @@
-//! The parts of a test, so that it reads as sentences: a proxy, a browser, an upstream, a provider.
+//! The building blocks of tests: a proxy, a browser, an upstream, a provider.
 
 pub mod browser;
 pub mod client;
@@ -19,10 +19,10 @@ pub use wire::Answer;
 
 use std::time::Duration;
 
-/// The host of the public origin in these tests; the proxy itself listens on a port of chance.
+/// The host of the public origin in these tests; the proxy itself listens on a random port.
 pub const HOST: &str = "app.localhost";
 
-/// A path for everybody, one for nobody, one for a group; all else is for who is on the list.
+/// A path for everyone, one for no one, one for a group; all else is for users on the list.
 pub const RULES: &str = r#"
 [[routes]]
 name = "assets"
@@ -40,17 +40,17 @@ path = "/team/**"
 allow = ["group:acme/platform"]
 "#;
 
-/// After this a test that waits has failed.
+/// The time limit for anything that a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A figure of a process's memory, in KiB: `VmRSS` for what is resident, `VmHWM` for the most there was.
+/// A memory figure of a process, in KiB: `VmRSS` is resident memory, `VmHWM` its peak.
 pub fn memory(pid: u32, figure: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Waits until `condition` holds, looking often; fails with `what` after [`PATIENCE`].
+/// Waits until `condition` holds, polling often; fails with `what` after [`PATIENCE`].
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !condition().await {

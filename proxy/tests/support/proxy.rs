@@ -15,23 +15,23 @@ use tempfile::TempDir;
 
 use super::{Answer, Browser, HOST, PATIENCE, Upstream, until, wire};
 
-/// A `sidegate` to be started.
+/// The plan of a `sidegate` to start.
 pub struct Plan {
     env: BTreeMap<String, String>,
     idp: Option<Arc<DevIdp>>,
     folder: TempDir,
     /// What a shell sets before it starts the program: `ulimit -n 1024`.
     limits: Option<String>,
-    /// What it is given as its standard input.
+    /// Its standard input.
     input: Option<OwnedFd>,
 }
 
-/// A running `sidegate`; killed when dropped.
+/// A running `sidegate`; killed on drop.
 pub struct Proxy {
     child: Child,
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    /// What it says of the addresses that it listens on.
+    /// The listening addresses that it logs.
     pub listens: serde_json::Value,
     log: Arc<Mutex<Vec<String>>>,
     idp: Option<Arc<DevIdp>>,
@@ -44,12 +44,12 @@ impl Proxy {
         Plan { env: common(upstream), idp: None, folder: TempDir::new().unwrap(), limits: None, input: None }
     }
 
-    /// With sign-in by the development provider, as `github`, `entra` or `oidc`; everyone whom it signs in may pass.
+    /// With sign-in by the development provider, as `github`, `entra` or `oidc`; all of its users are allowed.
     pub async fn with_sign_in(kind: &str, upstream: &Upstream) -> Plan {
         Self::with_sign_in_at(&format!("http://{HOST}"), kind, upstream).await
     }
 
-    /// The same where the public origin is another one.
+    /// The same, with another public origin.
     pub async fn with_sign_in_at(origin: &str, kind: &str, upstream: &Upstream) -> Plan {
         let callback = format!("{origin}/api/v1/auth/callback");
         let idp = DevIdp::start(Options { redirect_urls: vec![callback.clone()], ..Options::default() }).await.unwrap();
@@ -82,7 +82,7 @@ impl Proxy {
         Plan { env, idp: Some(Arc::new(idp)), folder: TempDir::new().unwrap(), limits: None, input: None }
     }
 
-    /// With sign-in by GitHub, ready to go.
+    /// With sign-in by GitHub, started and ready.
     pub async fn start(upstream: &Upstream) -> Self {
         Self::with_sign_in("github", upstream).await.start().await
     }
@@ -92,7 +92,7 @@ impl Proxy {
         self.idp.as_deref().expect("open mode has no provider")
     }
 
-    /// A folder for files, gone with the proxy.
+    /// A folder for files, removed with the proxy.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -129,7 +129,7 @@ impl Proxy {
         until(&format!("the log says {text:?}:\n{}", self.log()), async || self.log().contains(text)).await;
     }
 
-    /// Sends a request from nobody; `Host` is the public host unless the request has its own.
+    /// Sends a request without a session; `Host` is the public host unless the request has its own.
     pub async fn send(&self, request: http::request::Builder) -> Answer {
         self.send_body(request, Bytes::new()).await
     }
@@ -143,12 +143,12 @@ impl Proxy {
         wire::send(self.address, request).await
     }
 
-    /// `GET` by nobody.
+    /// `GET` without a session.
     pub async fn get(&self, path: &str) -> Answer {
         self.send(Request::get(path)).await
     }
 
-    /// `GET` with a session, without a browser around it.
+    /// `GET` with a session, without a cookie jar.
     pub async fn get_as(&self, token: &str, path: &str) -> Answer {
         self.send(Request::get(path).header("cookie", format!("session_token={token}"))).await
     }
@@ -158,12 +158,12 @@ impl Proxy {
         wire::send(self.admin, Request::get(path).header("host", "admin").body(Full::default()).unwrap()).await
     }
 
-    /// Sends bytes as they are.
+    /// Sends raw bytes.
     pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         wire::raw(self.address, bytes).await
     }
 
-    /// A browser that has signed in.
+    /// A signed-in browser.
     pub async fn signed_in_as(&self, user: &str) -> Browser<'_> {
         let mut browser = Browser::of(self);
         let answer = browser.sign_in(user).await;
@@ -204,7 +204,7 @@ impl Plan {
         self
     }
 
-    /// Starts it under limits of the system, as a shell sets them: `ulimit -n 1024`.
+    /// Starts it under system limits that a shell sets: `ulimit -n 1024`.
     pub fn under(mut self, limits: impl Into<String>) -> Self {
         self.limits = Some(limits.into());
         self
@@ -216,13 +216,13 @@ impl Plan {
         Self { input: Some(socket.into()), ..self.env("LISTEN_ADDR", "systemd").under(limits) }
     }
 
-    /// Takes a variable away.
+    /// Removes a variable.
     pub fn without(mut self, name: &str) -> Self {
         self.env.remove(name);
         self
     }
 
-    /// Another replica of this one: the same settings, the same provider.
+    /// Another replica of this one: the same settings and provider.
     pub fn twin(&self) -> Self {
         Self {
             env: self.env.clone(),
@@ -251,7 +251,7 @@ impl Plan {
         self.idp.as_deref().expect("open mode has no provider")
     }
 
-    /// The command, for a test that runs it in its own way.
+    /// The command, for tests that run it themselves.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sidegate"));
         if let Some(limits) = &self.limits {
@@ -277,7 +277,7 @@ impl Plan {
         proxy
     }
 
-    /// Starts it, and waits until it is ready, though its provider may be away.
+    /// Starts it, and waits until it is ready, even if its provider is unreachable.
     pub async fn start_alone(self) -> Proxy {
         let mut child = self.command().stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));

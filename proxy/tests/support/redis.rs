@@ -7,10 +7,10 @@ use tempfile::TempDir;
 
 use super::{PATIENCE, until};
 
-/// What the sentinels ask for.
+/// The password of the sentinels.
 pub const SENTINEL_PASSWORD: &str = "hush-hush";
 
-/// One server; killed when dropped.
+/// One server; killed on drop.
 pub struct Redis {
     child: Option<Child>,
     pub port: u16,
@@ -32,7 +32,7 @@ pub fn is_installed() -> bool {
     found
 }
 
-/// A port that was free a moment ago, below those that the system gives out, with its neighbour 10000 above it (a cluster's bus).
+/// A port that was just free, below the system's ephemeral ports, along with the one 10000 above it (a cluster's bus).
 pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(10_000..22_000);
@@ -44,7 +44,7 @@ pub fn free_port() -> u16 {
 }
 
 impl Redis {
-    /// A server that keeps nothing on disk.
+    /// A server without persistence.
     pub async fn start() -> Self {
         Self::start_with(&[]).await
     }
@@ -54,7 +54,7 @@ impl Redis {
         Self::start_on(&["--port"], more).await
     }
 
-    /// One that speaks TLS only.
+    /// One with TLS only.
     pub async fn start_with_tls(more: &[&str]) -> Self {
         Self::start_on(&["--port", "0", "--tls-port"], more).await
     }
@@ -87,7 +87,7 @@ impl Redis {
         server
     }
 
-    /// Starts it, also again on the same port.
+    /// Starts it, also after a stop, on the same port.
     pub async fn launch(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let mut command = Command::new(self.program);
@@ -122,13 +122,13 @@ impl Redis {
         answer.and_then(|answer| redis::from_redis_value(answer).ok()).unwrap_or_default()
     }
 
-    /// Asks it something; `None` where it does not answer.
+    /// Sends it a command; `None` if it does not answer.
     pub async fn ask(&self, words: &[&str]) -> Option<redis::Value> {
         ask(&self.url(), words).await
     }
 }
 
-/// Asks a server something.
+/// Sends a server a command.
 pub async fn ask(url: &str, words: &[&str]) -> Option<redis::Value> {
     let asked = async {
         let client = redis::Client::open(url).unwrap();

@@ -1,4 +1,4 @@
-//! An upstream that tells what reached it, and one that does whatever a test wants on a raw socket.
+//! An upstream that records what it receives, and one that does whatever a test wants on a raw socket.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::client::Out;
 
-/// What reached the upstream.
+/// A received request.
 #[derive(Clone, Debug)]
 pub struct Received {
     pub method: Method,
@@ -28,7 +28,7 @@ pub struct Received {
 }
 
 impl Received {
-    /// The one value of a header; empty where it is missing.
+    /// The single value of a header field; empty if it is missing.
     pub fn header(&self, name: &str) -> String {
         let values: Vec<_> = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         assert!(values.len() <= 1, "{name} is there {} times", values.len());
@@ -36,7 +36,7 @@ impl Received {
     }
 }
 
-/// A server on loopback; gone when dropped.
+/// A server on loopback; stopped on drop.
 pub struct Upstream {
     pub address: SocketAddr,
     received: Arc<Mutex<Vec<Received>>>,
@@ -56,7 +56,7 @@ impl Upstream {
         Self::answering(|_| Response::new(Full::from("hello from upstream"))).await
     }
 
-    /// Answers as `answer` says, and keeps what it received.
+    /// Answers with `answer`, and keeps what it received.
     pub async fn answering(answer: impl Fn(&Received) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
         let answer = Arc::new(answer);
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -91,7 +91,7 @@ impl Upstream {
         upstream.keeping(received)
     }
 
-    /// Answers as `answer` says, over HTTP/1.1 or HTTP/2, without reading the request's body first.
+    /// Answers with `answer`, over HTTP/1.1 or HTTP/2, without reading the request's body first.
     pub async fn streaming<F>(answer: impl Fn(Request<Incoming>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Response<Out>> + Send + 'static,
@@ -111,7 +111,7 @@ impl Upstream {
         .await
     }
 
-    /// Does as `serve` says with each connection.
+    /// Runs `serve` for each connection.
     pub async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,

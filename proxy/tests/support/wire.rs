@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client, and a rawer one where framing matters.
+//! A plain HTTP/1.1 client, and a raw one for tests of framing.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::PATIENCE;
 
-/// An answer, read to its end.
+/// A response, read to its end.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -31,7 +31,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
-    /// The one value of a header; empty where it is missing.
+    /// The single value of a header field; empty if it is missing.
     pub fn header(&self, name: &str) -> String {
         let values: Vec<_> = self.headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         assert!(values.len() <= 1, "{name} is there {} times", values.len());
@@ -46,18 +46,18 @@ impl Answer {
         self.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap().to_owned()).collect()
     }
 
-    /// The error's code, where the answer is an error in JSON.
+    /// The error code, if the response is a JSON error.
     pub fn code(&self) -> String {
         self.json()["error"].as_str().unwrap_or_default().to_owned()
     }
 }
 
-/// Sends one request on a connection of its own.
+/// Sends one request on a new connection.
 pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Answer {
     try_send(address, request).await.unwrap()
 }
 
-/// The same, where the connection may be closed before the answer has come.
+/// The same, but the connection may close before the response.
 pub async fn try_send(address: SocketAddr, request: Request<Full<Bytes>>) -> std::io::Result<Answer> {
     let broken = |error: hyper::Error| std::io::Error::other(error);
     let exchange = async {
@@ -67,7 +67,7 @@ pub async fn try_send(address: SocketAddr, request: Request<Full<Bytes>>) -> std
     tokio::time::timeout(PATIENCE, exchange).await.expect("no answer in time")
 }
 
-/// Sends one request on a stream, and reads the answer.
+/// Sends one request on a stream, and reads the response.
 pub async fn exchange(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     request: Request<Full<Bytes>>,
@@ -79,10 +79,10 @@ pub async fn exchange(
     Ok(Answer { status: head.status, headers: head.headers, trailers: body.trailers().cloned(), body: body.to_bytes() })
 }
 
-/// Sends bytes as they are, and reads until the other side closes.
+/// Sends raw bytes, and reads until the other side closes.
 pub async fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The other side may have refused and closed before all was sent.
+    // The other side may have refused and closed before everything was sent.
     let _ = stream.write_all(bytes.as_ref()).await;
     let mut answer = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
@@ -94,7 +94,7 @@ pub async fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Reads from a stream until `end` has come.
+/// Reads from a stream until `end` has arrived.
 pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut read = Vec::new();
     let reading = async {
@@ -109,7 +109,7 @@ pub async fn read_until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> Str
     String::from_utf8_lossy(&read).into_owned()
 }
 
-/// Sends a text and reads it back, both at once: neither side has to hold it whole.
+/// Sends a text and reads it back at the same time: neither side has to hold all of it.
 pub async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: impl AsRef<[u8]>) {
     let text = text.as_ref();
     let (mut reader, mut writer) = tokio::io::split(stream);
@@ -121,7 +121,7 @@ pub async fn echoes(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: im
     assert_eq!(back, text);
 }
 
-/// How long it takes until a stream is closed, on which nothing comes.
+/// How long it takes until an idle stream is closed.
 pub async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Duration {
     let began = Instant::now();
     let mut rest = Vec::new();

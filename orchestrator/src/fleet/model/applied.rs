@@ -1,4 +1,4 @@
-//! What a Flux object has applied, how it is, and Flux's own controllers.
+//! What a Flux object has applied, its status, and Flux's own controllers.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -47,7 +47,7 @@ impl From<Status> for AppliedStatus {
             Status::Progressing => Self::Progressing,
             Status::Terminating => Self::Terminating,
             Status::Unknown => Self::Unknown,
-            // Whoever suspended it wanted that.
+            // It was suspended on purpose.
             Status::Suspended | Status::Ready => Self::Ready,
         }
     }

@@ -1,49 +1,49 @@
-//! What is asked of the fleet: parts of lists, and actions.
+//! Requests to the fleet: filters, pages and actions.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::names::{ClusterId, Kind, Status};
 
-/// What can be done to a Flux object.
+/// The actions on a Flux object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Have its controller look at it now.
+    /// Reconcile the object now.
     Reconcile {
-        /// Whether its source is to be looked at first.
+        /// Whether to reconcile its source first.
         with_source: bool,
     },
-    /// Have the controller of a HelmRelease install or upgrade it now, whether anything has changed or not.
+    /// Install or upgrade a HelmRelease now, even without changes.
     Force,
-    /// Have the controller of a HelmRelease forget the failures that it has counted, and look at it now.
+    /// Reset the failure counts of a HelmRelease, and reconcile it now.
     Reset,
-    /// Have its controller leave it alone.
+    /// Suspend its reconciliation.
     Suspend,
-    /// Have its controller look after it again.
+    /// Resume its reconciliation.
     Resume,
 }
 
-/// What a list is narrowed to; what is `None` does not narrow it.
+/// The filter of a list; a field that is `None` matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// To one cluster.
+    /// In one cluster.
     pub cluster: Option<ClusterId>,
-    /// To one kind.
+    /// Of one kind.
     pub kind: Option<Kind>,
-    /// To one namespace.
+    /// In one namespace.
     pub namespace: Option<String>,
-    /// To one status.
+    /// With one status.
     pub status: Option<Status>,
-    /// To those with all these words in name, namespace, kind, cluster, revision or message; case does not count.
+    /// With all these words in name, namespace, kind, cluster, revision or message; case does not count.
     pub text: Option<String>,
 }
 
-/// Which part of a list is wanted, and in which order.
+/// The requested part of a list, and its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// How many at most.
     pub limit: usize,
-    /// How many to leave out before them.
+    /// How many to skip.
     pub offset: usize,
     /// The order.
     pub sort: Sort,

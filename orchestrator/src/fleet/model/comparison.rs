@@ -1,4 +1,4 @@
-//! What would change if a manifest that is kept were applied again.
+//! What would change if a recorded manifest were applied again.
 
 use serde::Serialize;
 use time::OffsetDateTime;

@@ -1,4 +1,4 @@
-//! What the page of one Flux object says of it.
+//! The details of one Flux object, for its page.
 
 use std::collections::BTreeMap;
 

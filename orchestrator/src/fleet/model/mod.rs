@@ -1,4 +1,4 @@
-//! What the fleet says about clusters and Flux objects: values only.
+//! The data types of the fleet: values only.
 
 mod applied;
 mod asked;

@@ -1,4 +1,4 @@
-//! Which cluster, which kind of Flux, which status: the words for them, in both directions.
+//! Cluster ids, Flux kinds and statuses: their names, and parsing those.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 pub struct ClusterId(u128);
 
 impl ClusterId {
-    /// The id of these bits.
+    /// Makes an id from these bits.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
@@ -47,7 +47,7 @@ impl<'de> Deserialize<'de> for ClusterId {
     }
 }
 
-/// A text that is no cluster's id.
+/// A text that is not a cluster's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a cluster's id is 32 lower-case hexadecimal digits")]
 pub struct NotAClusterId;
@@ -71,13 +71,13 @@ pub enum Status {
 }
 
 impl Status {
-    /// All of them, the most urgent one first.
+    /// All statuses, most urgent first.
     pub const ALL: [Self; 6] =
         [Self::Failed, Self::Progressing, Self::Terminating, Self::Unknown, Self::Suspended, Self::Ready];
-    /// Their words, in the order of [`Self::ALL`].
+    /// Their names, in the order of [`Self::ALL`].
     pub const WORDS: [&str; 6] = ["failed", "progressing", "terminating", "unknown", "suspended", "ready"];
 
-    /// The word for it in JSON and in addresses.
+    /// Its name in JSON and in URLs.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -100,13 +100,13 @@ impl fmt::Display for Status {
 impl FromStr for Status {
     type Err = NotAStatus;
 
-    /// Case does not count.
+    /// Ignores case.
     fn from_str(text: &str) -> Result<Self, NotAStatus> {
         Self::ALL.into_iter().find(|status| status.word().eq_ignore_ascii_case(text)).ok_or(NotAStatus)
     }
 }
 
-/// A text that is no status.
+/// A text that is not a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a status is one of: {}", Status::WORDS.join(", "))]
 pub struct NotAStatus;
@@ -150,7 +150,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, in the order in which they are shown.
+    /// All kinds, in display order.
     pub const ALL: [Self; 16] = [
         Self::Kustomization,
         Self::HelmRelease,
@@ -170,7 +170,7 @@ impl Kind {
         Self::ResourceSet,
     ];
 
-    /// The name that Kubernetes has for it.
+    /// Its name in Kubernetes.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -211,13 +211,13 @@ impl Kind {
         }
     }
 
-    /// Whether its controller looks at an object when it is asked to by the annotation, and says when it has.
+    /// Returns true if the controller reconciles an object on request by annotation, and reports when it has.
     #[must_use]
     pub const fn is_reconciled_on_request(self) -> bool {
         !matches!(self, Self::ExternalArtifact | Self::ImagePolicy | Self::Alert | Self::Provider)
     }
 
-    /// Whether `spec.suspend` has its controller leave an object alone.
+    /// Returns true if `spec.suspend` stops the reconciliation of an object.
     #[must_use]
     pub const fn can_be_suspended(self) -> bool {
         !matches!(self, Self::ExternalArtifact | Self::ImagePolicy | Self::FluxInstance | Self::ResourceSet)
@@ -233,13 +233,13 @@ impl fmt::Display for Kind {
 impl FromStr for Kind {
     type Err = NotAKind;
 
-    /// Case does not count.
+    /// Ignores case.
     fn from_str(text: &str) -> Result<Self, NotAKind> {
         Self::ALL.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(text)).ok_or(NotAKind)
     }
 }
 
-/// A text that is no kind of Flux.
+/// A text that is not a Flux kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a kind is one of: {}", Kind::ALL.map(Kind::name).join(", "))]
 pub struct NotAKind;

@@ -1,4 +1,4 @@
-//! What lists and events say of clusters and Flux objects.
+//! What lists and events contain about clusters and Flux objects.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Of a cluster that has not been asked yet.
+    /// The health of a cluster that has not been probed yet.
     #[must_use]
     pub const fn connecting() -> Self {
         Self {
@@ -178,41 +178,41 @@ pub struct Reached {
     pub flux_kinds: Vec<Kind>,
 }
 
-/// Something changed.
+/// A change that is published to subscribers.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// An object is new, different or gone.
+    /// An object was added, changed or deleted.
     Object {
         /// The cluster that it is in.
         cluster: ClusterId,
-        /// Whether it is gone.
+        /// Whether it was deleted.
         removed: bool,
         /// The object, as it is or was.
         summary: Box<ObjectSummary>,
     },
-    /// A cluster is new, or its health is different.
+    /// A cluster was added, or its health changed.
     Cluster {
         /// The cluster.
         cluster: ClusterId,
-        /// How it is.
+        /// Its health.
         health: Health,
     },
-    /// A cluster is no longer looked after.
+    /// A cluster was removed.
     ClusterRemoved {
         /// The cluster.
         cluster: ClusterId,
     },
-    /// So much of a cluster changed at once that its readers had better ask again.
+    /// So much of a cluster changed at once that subscribers should load it again.
     Reloaded {
         /// The cluster.
         cluster: ClusterId,
     },
 }
 
-/// `text`, or as much of it as is kept of a message.
+/// Cuts `text` to the length of a message.
 #[must_use]
 pub fn bounded(text: &str) -> &str {
-    // No shorter text has as many characters.
+    // A shorter text cannot have more characters.
     if text.len() <= MESSAGE_MOST {
         return text;
     }

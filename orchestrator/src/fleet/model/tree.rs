@@ -1,4 +1,4 @@
-//! What comes from what.
+//! The dependency tree of Flux objects.
 
 use serde::Serialize;
 use utoipa::ToSchema;
