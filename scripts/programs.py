@@ -1,17 +1,20 @@
 """Programs of a script that run until its end, on ports of their own."""
+import contextlib
+import random
 import socket
 import subprocess
 import time
 
 
 def free_ports(count):
-    """Ports that nobody listens on: held until all are chosen, so that no two are the same."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
+    """Free ports. The kernel hands out none below 32768, so no connection and no server that asks for any port gets one meanwhile."""
+    ports = []
+    for port in random.sample(range(10_000, 30_000), 20_000):
+        if len(ports) == count:
+            break
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports.append(port)
     return ports
 
 

@@ -190,8 +190,13 @@ struct Running(Program);
 
 impl Running {
     /// Waits long enough for a build to come first.
-    fn says(&self, text: &str) {
-        let said = within(20 * PATIENCE, || self.0.said().contains(text));
+    fn says(&mut self, text: &str) {
+        let mut said = false;
+        within(20 * PATIENCE, || {
+            let runs = self.0.running();
+            said = self.0.said().contains(text);
+            said || !runs
+        });
         assert!(said, "\"{text}\" is not said:\n{}", self.0.said());
     }
 
@@ -244,7 +249,7 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
     let [fetch, run] = try_it.as_slice() else { panic!("{try_it:?}") };
     let there = machine.succeeds(&format!("{fetch} && pwd"), machine.folder.path());
     assert_eq!(fs::canonicalize(there.lines().last().unwrap()).unwrap(), fs::canonicalize(&clone).unwrap());
-    let running = machine.starts(run, &clone, &[]);
+    let mut running = machine.starts(run, &clone, &[]);
     running.says(&format!("ready: open http://localhost:{proxy}"));
     assert_eq!(http::visit(proxy, "/", "").status, 302);
     running.ends_on_ctrl_c();
@@ -272,7 +277,7 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
     let [close, check, serve] = protect.as_slice() else { panic!("{protect:?}") };
     machine.succeeds(close, &clone);
     machine.succeeds(check, &clone);
-    let running = machine.starts(serve, &clone, &[]);
+    let mut running = machine.starts(serve, &clone, &[]);
     running.says("sidegate is ready");
 
     let [curl] = ask.as_slice() else { panic!("{ask:?}") };
@@ -307,7 +312,7 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
         .replacen("OAUTH_CLIENT_SECRET=\n", "OAUTH_CLIENT_SECRET=sidegate-dev-secret\n", 1)
         .replace("localhost:8080", &format!("localhost:{proxy}"));
     fs::write(&file, filled).unwrap();
-    let running = machine.starts(run, &clone, &[]);
+    let mut running = machine.starts(run, &clone, &[]);
     running.says(&format!("ready: open http://localhost:{proxy}"));
     let login = http::visit(proxy, "/api/v1/auth/login", "").head;
     assert!(login.contains("https://github.com/login/oauth/authorize?"), "{login}");
