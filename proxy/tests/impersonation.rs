@@ -343,6 +343,7 @@ async fn a_server_that_does_not_know_us_is_told_of_once() {
     for _ in 0..3 {
         assert_eq!(ann.get("/kube/x").await.status.as_u16(), 401);
     }
+    proxy.logs("does not accept our credential").await;
     assert_eq!(proxy.log().matches("does not accept our credential").count(), 1);
 }
 
