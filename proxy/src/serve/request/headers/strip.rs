@@ -113,9 +113,9 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
         Some(b'h') => name == "http2-settings",
         Some(_) | None => false,
     };
-    let (doomed, connection) = names_beside_connection(headers, is_doomed);
+    let doomed = names(headers, |name| name != "connection" && is_doomed(name));
     let takes_trailers = doomed.contains(&TE) && lists(headers, &TE, "trailers");
-    remove_with_listed(headers, doomed, connection);
+    remove_hop(headers, &doomed);
     // This value of `TE` holds for our own hop too: we forward trailers.
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -158,24 +158,9 @@ fn names(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> Vec<HeaderName
     names
 }
 
-/// The matching names, and whether there is a `Connection`, which nearly every head has; it is not among the names.
-fn names_beside_connection(headers: &HeaderMap, is_meant: impl Fn(&str) -> bool) -> (Vec<HeaderName>, bool) {
-    let (mut names, mut connection) = (Vec::new(), false);
-    for name in headers.keys() {
-        if *name == CONNECTION {
-            connection = true;
-        } else if is_meant(name.as_str()) {
-            names.push(name.clone());
-        }
-    }
-    (names, connection)
-}
-
-/// Removes these names, and `Connection`, if present, with the fields that it lists.
-fn remove_with_listed(headers: &mut HeaderMap, doomed: Vec<HeaderName>, connection: bool) {
-    if connection {
-        strip_connection(headers);
-    }
+/// Removes the matching names and, if present, `Connection` with the fields that it lists.
+fn remove_hop(headers: &mut HeaderMap, doomed: &[HeaderName]) {
+    strip_connection(headers);
     for name in doomed {
         headers.remove(name);
     }
@@ -246,8 +231,8 @@ fn strip_connection(headers: &mut HeaderMap) {
 
 /// Removes hop-by-hop fields from a response.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    let (doomed, connection) = names_beside_connection(headers, is_hop_by_hop);
-    remove_with_listed(headers, doomed, connection);
+    let doomed = names(headers, |name| name != "connection" && is_hop_by_hop(name));
+    remove_hop(headers, &doomed);
 }
 
 /// Removes a length that the response's status forbids (RFC 9110 §8.6, §15.3.6): HTTP/2 clients reset the stream for one.
