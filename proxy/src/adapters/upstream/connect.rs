@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -120,6 +120,11 @@ pub(super) struct Forgiving {
 }
 
 impl Forgiving {
+    #[cfg(test)]
+    pub(super) const fn over(stream: TcpStream) -> Self {
+        Self { stream: Stream::Tcp(stream), deaf: false }
+    }
+
     /// Moves the connection from the worker that drives it to the current one.
     pub(super) fn move_here(self) -> io::Result<Self> {
         let stream = match self.stream {
@@ -139,10 +144,11 @@ impl Forgiving {
         }
     }
 
-    /// Whether the connection is open and no bytes have arrived. This asks the kernel, since the runtime may not know of the latest bytes
-    /// yet, and bytes after a response would be read as the next one.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        !self.deaf && self.stream.is_silent() && !self.stream.has_news()
+    /// Whether the connection is open and no bytes have arrived: bytes after a response would be read as the next one. With `heard_of`,
+    /// this thread's runtime has asked the kernel for news since the last use, and knows of everything that came before the request did;
+    /// otherwise the kernel is asked about this connection.
+    pub(super) fn is_quiet(&mut self, heard_of: bool) -> bool {
+        !self.deaf && self.stream.is_silent() && !self.stream.has_news(heard_of)
     }
 
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
@@ -223,13 +229,15 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel holds received bytes, or the connection's end.
-    fn has_news(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
+    /// Whether the kernel holds received bytes, or the connection's end. With `heard_of` it is asked only if the runtime knows of some.
+    fn has_news(&self, heard_of: bool) -> bool {
+        let peek = |socket: SockRef<'_>| socket.peek(&mut [MaybeUninit::uninit()]);
         let peeked = match self {
-            Self::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
-            Self::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
-            Self::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+            Self::Tcp(stream) if heard_of => stream.try_io(Interest::READABLE, || peek(stream.into())),
+            Self::Tcp(stream) => peek(stream.into()),
+            Self::Unix(stream) if heard_of => stream.try_io(Interest::READABLE, || peek(stream.into())),
+            Self::Unix(stream) => peek(stream.into()),
+            Self::Tls(stream) => peek(stream.get_ref().0.into()),
         };
         !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }

@@ -51,9 +51,9 @@ impl Connection {
         Box::new(Self { inlet, buffer: Vec::new(), alarm: Alarm::new(), held })
     }
 
-    /// Whether it is open and no bytes have arrived.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        self.inlet.input.is_empty() && self.inlet.stream.is_quiet()
+    /// Whether it is open and no bytes have arrived; see [`Forgiving::is_quiet`].
+    pub(super) fn is_quiet(&mut self, heard_of: bool) -> bool {
+        self.inlet.input.is_empty() && self.inlet.stream.is_quiet(heard_of)
     }
 
     /// Moves the connection to the current worker.

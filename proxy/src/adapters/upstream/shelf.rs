@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::Connection;
+use crate::adapters::net::turn;
 
 /// How long a connection may be idle. Less than the 5 s after which common servers (Node, uvicorn) close theirs, so that we rarely send a
 /// request on a connection that is being closed.
@@ -23,6 +24,8 @@ pub(super) struct Shelf(Box<[Mutex<VecDeque<Idle>>]>);
 struct Idle {
     connection: Box<Connection>,
     since: Instant,
+    /// When the kernel was last asked for news before it became idle.
+    turn: u64,
 }
 
 impl Shelf {
@@ -35,15 +38,21 @@ impl Shelf {
         self.take_own(now).or_else(|| self.take_others(now))
     }
 
-    /// Takes the one used last: rarely needed ones stay idle, and are closed.
+    /// Takes the one used last: rarely needed ones stay idle, and are closed. Before it come those idle since before the kernel was last
+    /// asked for news, which need not be asked about again.
     fn take_own(&self, now: Instant) -> Option<Box<Connection>> {
+        let turn = turn();
         let mut idle = self.list(worker())?.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(mut last) = idle.pop_back() {
-            if last.is_warm(now) && last.connection.is_quiet() {
-                return Some(last.connection);
+        loop {
+            let heard_of = idle.iter().rposition(|idle| idle.turn != turn);
+            let mut taken = match heard_of {
+                Some(position) => idle.remove(position),
+                None => idle.pop_back(),
+            }?;
+            if taken.is_warm(now) && taken.connection.is_quiet(heard_of.is_some()) {
+                return Some(taken.connection);
             }
         }
-        None
     }
 
     /// Takes one that the other worker is least likely to need.
@@ -51,7 +60,7 @@ impl Shelf {
         for step in 1..self.0.len() {
             let mut idle = self.list(worker() + step)?.lock().unwrap_or_else(PoisonError::into_inner);
             while let Some(mut first) = idle.pop_front() {
-                if first.is_warm(now) && first.connection.is_quiet() {
+                if first.is_warm(now) && first.connection.is_quiet(false) {
                     drop(idle);
                     return first.connection.move_here().ok().map(Box::new);
                 }
@@ -65,7 +74,7 @@ impl Shelf {
         let Some(own) = self.list(worker()) else { return };
         let mut idle = own.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < IDLE_MOST {
-            idle.push_back(Idle { connection, since: now });
+            idle.push_back(Idle { connection, since: now, turn: turn() });
         }
     }
 
@@ -95,4 +104,95 @@ fn worker() -> usize {
         static WORKER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
     }
     WORKER.with(|number| *number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use prometheus_client::metrics::gauge::Gauge;
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+    use crate::adapters::net::next_turn;
+    use crate::adapters::telemetry::Held;
+    use crate::adapters::upstream::connect::Forgiving;
+
+    fn worker() -> Runtime {
+        Builder::new_current_thread().enable_all().on_thread_unpark(next_turn).build().unwrap()
+    }
+
+    /// A connection and its other side.
+    fn pair() -> (Box<Connection>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = Forgiving::over(tokio::net::TcpStream::from_std(ours).unwrap());
+        (Connection::new(stream, Held::by(&Gauge::default())), listener.accept().unwrap().0)
+    }
+
+    async fn a_turn() {
+        let before = turn();
+        while turn() == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[test]
+    fn whatever_came_since_its_last_use_makes_a_connection_useless() {
+        for (waits, ends) in [(false, false), (false, true), (true, false), (true, true)] {
+            worker().block_on(async {
+                let (shelf, now) = (Shelf::new(), Instant::now());
+                let (connection, mut other) = pair();
+                a_turn().await;
+                shelf.keep(connection, now);
+                if ends {
+                    drop(other);
+                } else {
+                    other.write_all(b"!").unwrap();
+                }
+                if waits {
+                    a_turn().await;
+                }
+                assert!(shelf.take(now).is_none(), "waits: {waits}, ends: {ends}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_silent_one_is_taken_again_and_again() {
+        worker().block_on(async {
+            let (shelf, now) = (Shelf::new(), Instant::now());
+            let (mut connection, _other) = pair();
+            for number in 0..6 {
+                shelf.keep(connection, now);
+                if number % 2 == 0 {
+                    a_turn().await;
+                }
+                connection = shelf.take(now).unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn those_that_the_kernel_was_asked_about_come_first_and_the_last_of_them() {
+        worker().block_on(async {
+            let (shelf, now) = (Shelf::new(), Instant::now());
+            let (pairs, mut others) = (0..4).map(|_| pair()).unzip::<_, _, Vec<_>, Vec<_>>();
+            let mut places = Vec::new();
+            for (number, connection) in pairs.into_iter().enumerate() {
+                if number == 2 {
+                    a_turn().await;
+                }
+                places.push(std::ptr::from_ref(&*connection));
+                shelf.keep(connection, now);
+            }
+            let taken: Vec<_> = std::iter::from_fn(|| shelf.take(now)).collect();
+            let order =
+                taken.iter().map(|taken| places.iter().position(|place| *place == std::ptr::from_ref(&**taken)));
+            assert_eq!(order.map(Option::unwrap).collect::<Vec<_>>(), [1, 0, 3, 2]);
+            others.clear();
+        });
+    }
 }

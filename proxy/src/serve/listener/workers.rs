@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Builder, Handle};
 
+use crate::adapters::net::next_turn;
+
 /// The workers, which take connections in rotation.
 pub(crate) struct Workers {
     handles: Vec<Handle>,
@@ -28,7 +30,7 @@ impl Workers {
 }
 
 fn start_one() -> io::Result<Handle> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().on_thread_unpark(next_turn).build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new()
         .name("sidegate-worker".to_owned())
