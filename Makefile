@@ -1,7 +1,7 @@
 # What there is to do; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-quick bench-table bench-sessions bench-orchestrator images-test fmt lint
+.PHONY: help run test bench bench-quick bench-sessions bench-orchestrator images-test fmt lint
 
 help: ## list what there is to do
 	@awk -F ': ## ' '/^[a-z-]+: ## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -18,18 +18,13 @@ test: ## run every test; installs what they need where it can
 	    echo "SKIPPED scripts/check-manifests: python3 with venv is missing: run scripts/install-test-tools" >&2; \
 	fi
 
-bench: ## measure the proxy beside nginx
-	scripts/install-test-tools
-	cargo build --release --locked -p sidegate
-	cargo run --release --locked -p bench -- --peers
+bench: ## measure every row of docs/performance.md, beside nginx and the peers that can be had; half an hour
+	scripts/bench-peers table --rounds 5 --seconds 2
 
-bench-quick: ## the same in a minute, and coarser
+bench-quick: ## one session beside nginx, in a minute
 	scripts/install-test-tools
 	cargo build --release --locked -p sidegate
 	cargo run --release --locked -p bench -- --rounds 5 --seconds 3
-
-bench-table: ## every row of the table in docs/performance.md, beside all peers; takes half an hour
-	scripts/bench-peers table
 
 bench-sessions: ## measure sessions: memory, look-ups, sign-ins
 	scripts/install-test-tools
