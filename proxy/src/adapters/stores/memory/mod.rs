@@ -100,7 +100,7 @@ impl MemoryStore {
         let session = match ready {
             Some(session) if session.is_live(idle, now) => session,
             Some(_) => {
-                self.settle(&mut self.table(key), key, now);
+                self.end_if_expired(&mut self.table(key), key, now);
                 return None;
             }
             None => self.make_ready(key, now)?,
@@ -117,7 +117,7 @@ impl MemoryStore {
     /// Makes a session ready from its record.
     fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let mut table = self.table(key);
-        if self.settle(&mut table, key, now) {
+        if self.end_if_expired(&mut table, key, now) {
             return None;
         }
         // Another request may have done it already.
@@ -131,7 +131,7 @@ impl MemoryStore {
 
     /// Ends a session that has expired; returns whether it has ended. Otherwise updates its last use, which the table learns only now
     /// and then.
-    fn settle(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
+    fn end_if_expired(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
         let Some(kept) = table.get(key) else { return true };
         let (noted, expires_at, last_seen) = (kept.last_seen, kept.expires_at, kept.last_used());
         if is_over(expires_at, last_seen, self.idle(), now) {
@@ -154,7 +154,8 @@ impl MemoryStore {
             }
             let Some(oldest) = table.oldest() else { return };
             let (oldest, noted) = (oldest.key, oldest.last_seen);
-            if !self.settle(table, oldest, now) && table.get(oldest).is_some_and(|kept| kept.last_seen == noted) {
+            if !self.end_if_expired(table, oldest, now) && table.get(oldest).is_some_and(|kept| kept.last_seen == noted)
+            {
                 self.give_up(table, oldest);
             }
         }
@@ -325,7 +326,7 @@ impl Sessions for MemoryStore {
             let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
             let most = (table.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
             for key in table.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
-                self.settle(&mut table, key, now);
+                self.end_if_expired(&mut table, key, now);
             }
         }
     }
@@ -398,7 +399,7 @@ impl Leases for MemoryStore {
         let key = lease.session.key();
         let is_ours = self.leases.give_back(key, lease.ticket);
         let mut table = self.table(key);
-        let renewed = is_ours && !self.settle(&mut table, key, now);
+        let renewed = is_ours && !self.end_if_expired(&mut table, key, now);
         if renewed && let Some(kept) = table.get(key) {
             // A renewal does not extend the session's lifetime.
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
@@ -594,7 +595,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_does_not_end_what_was_used_since_the_shelf_heard_of_it() {
+    async fn a_sweep_does_not_end_what_was_used_since_the_table_recorded_it() {
         let idle = Duration::from_secs(600);
         let (store, now) = (MemoryStore::new(idle, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
@@ -694,7 +695,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_holds_a_session_follows_it_through_a_renewal_to_its_end_and_does_not_keep_it_from_going_idle() {
+    async fn a_holder_follows_a_session_through_a_renewal_to_its_end_and_does_not_keep_it_from_going_idle() {
         let (store, now) = (MemoryStore::new(Duration::from_secs(60), MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
         let held = store.hot(&token, now).unwrap();

@@ -109,7 +109,7 @@ impl Line {
         } else {
             outcome
         };
-        self.settle(&link, outcome)
+        self.record_outcome(&link, outcome)
     }
 
     /// Runs commands in order on the node that holds `key`, within the deadline.
@@ -117,7 +117,7 @@ impl Line {
         let link = self.first_link_or_refuse().await?;
         let mut conn = link.conn.clone();
         let outcome = within(self.dialer.timeout, conn.run_all(key, pipeline)).await;
-        self.settle(&link, outcome)
+        self.record_outcome(&link, outcome)
     }
 
     /// Returns the link, and waits for the first one as long as a call may take: a load balancer without readiness checks sends
@@ -137,7 +137,7 @@ impl Line {
     }
 
     /// Records the outcome of a call. A permanent failure, or several in a row, breaks the link.
-    pub(super) fn settle<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
+    pub(super) fn record_outcome<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
         match outcome {
             Ok(value) => {
                 self.metrics.succeeded.inc();
@@ -182,7 +182,7 @@ impl Line {
         let shown = self.dialer.place.shown();
         let (first, last) = PAUSES;
         let last = if matches!(self.dialer.place.layout, Layout::Single) { last } else { FAILOVER_PAUSE };
-        let (mut pause, mut told) = (first, false);
+        let (mut pause, mut was_logged) = (first, false);
         loop {
             match self.connect().await {
                 Ok(link) => {
@@ -204,12 +204,12 @@ impl Line {
                         "the session store {shown} is away ({}): who is not in memory gets 503, nobody is signed out",
                         self.why()
                     );
-                    told = true;
+                    was_logged = true;
                 }
                 Err(why) => {
                     why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
                     self.tried.send_replace(true);
-                    if !std::mem::replace(&mut told, true) {
+                    if !std::mem::replace(&mut was_logged, true) {
                         tracing::error!("the session store {shown} cannot be reached, and is tried again: {why}");
                     }
                     tokio::time::sleep(jittered(pause)).await;
@@ -243,13 +243,13 @@ impl Line {
         let mut conn = link.conn.clone();
         if let Conn::Cluster(_) = conn {
             let answer = self.ask_map(&mut conn).await;
-            if let Ok(answer) = self.settle(link, answer) {
+            if let Ok(answer) = self.record_outcome(link, answer) {
                 link.map.store(Arc::new(ClusterMap::read(answer)));
             }
             return Ok(());
         }
         let answer = within(self.dialer.timeout, conn.run(&sentinel::ask_replication())).await;
-        if let Ok(answer) = self.settle(link, answer) {
+        if let Ok(answer) = self.record_outcome(link, answer) {
             let replication = Replication::of(answer);
             if !replication.is_master {
                 return Err("it has become a replica".to_owned());
@@ -353,13 +353,13 @@ fn is_final(error: &RedisError, conn: &Conn) -> bool {
 
 /// Formats an error in one clean line, with advice for the common ones.
 pub(super) fn say(error: &RedisError) -> String {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a mend worth naming")]
-    let mend = match error.kind() {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a fix worth naming")]
+    let fix = match error.kind() {
         ErrorKind::AuthenticationFailed => "; check user and password in SESSION_REDIS_URL",
         ErrorKind::Server(ServerErrorKind::NoPerm) => "; the ACL user needs more rights, docs/sessions.md lists them",
         _ => "",
     };
-    format!("{}{mend}", Clean(&error.to_string()))
+    format!("{}{fix}", Clean(&error.to_string()))
 }
 
 /// Returns between half and all of a pause, so that replicas do not retry all at once.

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_persons_list_tells_nothing_and_differs_by_secret_authority_and_kind() {
+    fn a_persons_list_reveals_nothing_and_differs_by_secret_authority_and_kind() {
         let of = |secret, authority, id| {
             names(&[secret]).list(Whose::Person { authority: Authority([authority; 8]), id }).remove(0)
         };
