@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_flag_is_told_without_its_value() {
+    fn an_unknown_flag_is_reported_without_its_value() {
         for args in [&["sidegate", "--oauth-client-secret=canary"][..], &["sidegate", "--no-such-flag", "canary"]] {
             let error = read(args).err().unwrap();
             assert_eq!(error.exit_code(), 2);

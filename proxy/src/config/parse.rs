@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_can_never_match_are_told() {
+    fn entries_that_can_never_match_are_reported() {
         assert!(warnings(oidc(&[("OAUTH_ALLOWED_USERS", "ann,id:7")])).contains("1 of its entries are usernames"));
         assert_eq!(warnings(oidc(&[("OAUTH_ALLOWED_USERS", "ann"), ("OAUTH_USERNAME_CLAIM", "login")])), "");
         assert!(
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_the_providers_and_what_the_rules_need_is_added_and_told() {
+    fn scopes_are_the_providers_and_what_the_rules_need_is_added_and_reported() {
         assert_eq!(scopes(github(&[])), "read:user user:email");
         assert_eq!(scopes(github(&[("OAUTH_SCOPES", "read:user, user repo")])), "read:user user repo");
         let with_groups = || github(&[("OAUTH_ALLOWED_GROUPS", "acme/platform")]);
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn trusting_everybody_is_told() {
+    fn trusting_everybody_is_reported() {
         assert!(warnings(trial::env(&[&[("TRUSTED_PROXIES", "0.0.0.0/0")]])).contains("whole internet"));
         assert!(faults(trial::env(&[&[("TRUSTED_PROXIES", "10.0.0.0/8,proxy")]])).contains("entry 2"));
         assert!(

@@ -576,19 +576,19 @@ mod tests {
         assert!(settings.bearer.unwrap().issuers[0].takes_id_tokens, "the operator names the client id");
         let github = sound("", &[("OAUTH_BEARER_GITHUB", "true")]).0.bearer.unwrap();
         assert!(github.issuers.is_empty() && github.github.unwrap().client.id == "id");
-        let told = faults("", &[("OAUTH_BEARER_AUDIENCES", "api")]);
+        let found = faults("", &[("OAUTH_BEARER_AUDIENCES", "api")]);
         assert!(
-            told.len() == 1
-                && told[0].starts_with("OAUTH_BEARER_AUDIENCES: is for")
-                && told[0].contains("OAUTH_BEARER_GITHUB=true"),
-            "{told:?}"
+            found.len() == 1
+                && found[0].starts_with("OAUTH_BEARER_AUDIENCES: is for")
+                && found[0].contains("OAUTH_BEARER_GITHUB=true"),
+            "{found:?}"
         );
-        let told = faults("", &[OIDC, &[("OAUTH_BEARER_GITHUB", "true")]].concat());
-        assert!(told.len() == 1 && told[0].contains("for OAUTH_PROVIDER=github only"), "{told:?}");
+        let found = faults("", &[OIDC, &[("OAUTH_BEARER_GITHUB", "true")]].concat());
+        assert!(found.len() == 1 && found[0].contains("for OAUTH_PROVIDER=github only"), "{found:?}");
     }
 
     #[test]
-    fn each_thing_that_is_wrong_is_told_with_its_line_and_a_mend() {
+    fn each_thing_that_is_wrong_is_reported_with_its_line_and_a_fix() {
         for (text, line, says) in [
             ("[tokens]\nname = \"x\"", 1, "two brackets"),
             (&CI.replace("name = \"ci\"", "name = \"CI\""), 2, "small letters"),
@@ -644,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lets_in_more_than_was_meant_is_told() {
+    fn what_lets_in_more_than_was_meant_is_reported() {
         let everyone = "[[routes]]\nallow = \"signed-in\"";
         let actions = CI.replace("https://ci.example", "https://token.actions.githubusercontent.com");
         let warned = sound(&format!("{actions}{everyone}"), &[]).1.warnings.join("\n");

@@ -38,13 +38,13 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
     let by_memory = memory.map_or(usize::MAX, |bytes| bytes / 2 / watch::CONNECTION);
     let places = limits.connections.min(by_files).min(by_memory).max(1);
     if places < limits.connections {
-        let (why, mend) = if by_files <= by_memory {
+        let (why, fix) = if by_files <= by_memory {
             ("so many files may be open", "raise the limit of open files (ulimit -Hn, LimitNOFILE)")
         } else {
             ("so much memory there is (LIMIT_MEMORY)", "give it more memory")
         };
         tracing::warn!(
-            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {mend}, or lower LIMIT_CONNECTIONS",
+            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {fix}, or lower LIMIT_CONNECTIONS",
             limits.connections
         );
     }
