@@ -94,7 +94,7 @@ impl Explanation {
         answer
     }
 
-    fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}: {}", if self.is_permit { "permit" } else { "refuse" }, self.reason)?;
         match &self.rule {
             Some((name, line)) => writeln!(out, "rule:     {name} (line {line})")?,
@@ -124,7 +124,7 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
     if asked.json {
         writeln!(out, "{}", answer.json())?;
     } else {
-        answer.tell(out)?;
+        answer.write_text(out)?;
     }
     Ok(answer.is_permit)
 }
@@ -240,18 +240,18 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
     }
     let Question { host, forwarded_host, method, from, .. } = *asked;
     let ask = Ask { host, forwarded_host, method, path: &path, from, certificate: asked.certificate, now };
-    let told = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
+    let name_and_line = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
     match judge(rules, &ask, who) {
         Ok(permit) => Explanation {
             is_permit: true,
-            rule: told(permit.rule()),
+            rule: name_and_line(permit.rule()),
             reason: permit.because().as_str().to_owned(),
             upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
             readings,
         },
         Err(Refusal { rule, why }) => {
             let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
-            Explanation { is_permit: false, rule: told(rule), reason, upstream: None, readings }
+            Explanation { is_permit: false, rule: name_and_line(rule), reason, upstream: None, readings }
         }
     }
 }
@@ -468,9 +468,9 @@ mod tests {
                     let described = Description::read(&head, &caller, &rules).unwrap().unwrap();
                     described.replace(&mut head);
                     let readings = Readings::of(head.uri.path()).unwrap();
-                    let told = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
-                    prop_assert_eq!(told.is_ok(), explained.is_permit, "verify: {} {}{}", method, host, path);
-                    let decided = told.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
+                    let judged = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
+                    prop_assert_eq!(judged.is_ok(), explained.is_permit, "verify: {} {}{}", method, host, path);
+                    let decided = judged.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
                     prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());
                 }
             }
@@ -497,7 +497,7 @@ mod tests {
             assert!(wrong.identity(&voucher(ProviderKind::Github, true)).is_err(), "{wrong:?}");
         }
         let strange = Somebody { provider: Some("corp".into()), ..Somebody::default() };
-        let told = strange.voucher(&[voucher(ProviderKind::Github, true)]).err().unwrap();
-        assert_eq!(told.to_string(), "--provider: `corp` is not known; the one there is, is `github`");
+        let error = strange.voucher(&[voucher(ProviderKind::Github, true)]).err().unwrap();
+        assert_eq!(error.to_string(), "--provider: `corp` is not known; the one there is, is `github`");
     }
 }
