@@ -114,7 +114,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     let certificates = load_certificates(&settings)?;
     let fixed = Fixed::of(&settings);
-    tell_what_is_served(&settings);
+    log_what_is_served(&settings);
     let mut memory = memory(&settings.limits);
     let mut files = machine::raise_open_files();
     // They have a separate budget, so that neither side can starve the other.
@@ -206,7 +206,7 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
 }
 
 /// Logs what is served, and to whom: the first question when something does not work.
-fn tell_what_is_served(settings: &Settings) {
+fn log_what_is_served(settings: &Settings) {
     let upstream = Clean(&settings.upstream.address.origin()).to_string();
     for named in &settings.upstreams {
         let urls: Vec<String> = named.pool.urls.iter().map(|url| url.address.origin()).collect();
@@ -340,7 +340,7 @@ impl Running {
         let ended = async {
             self.connections.wait().await;
             self.app.tunnels.wait().await;
-            self.app.renewals.settle().await;
+            self.app.renewals.finish().await;
         };
         let clean = tokio::time::timeout(self.fixed.shutdown.timeout, ended).await.is_ok();
         if clean {

@@ -231,7 +231,7 @@ pub(super) fn denied(
     let reason = format!("{why}{}", in_the_log(&missing));
     audit::denied(&name, who, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
-    let denial = Denial { rule, reason: in_short(why), may_be_mended: *why != Why::Nobody, missing };
+    let denial = Denial { rule, reason: in_short(why), can_be_fixed: *why != Why::Nobody, missing };
     Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }
 }
 

@@ -298,7 +298,7 @@ impl HttpBody for RequestBody {
         let Some((inner, stall, guard)) = &mut content.rest else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
         if frame.is_ready() {
-            guard.hears();
+            guard.note_activity();
         }
         if !inner.is_end_stream() && guard.poll(frame.is_pending(), cx).is_ready() {
             tracing::debug!("an upload was broken off: its session ended");

@@ -255,14 +255,14 @@ where
                     pause.as_mut().begin();
                 }
                 () = pause.as_mut(), if end == End::Near => {
-                    end = End::Told;
+                    end = End::ShuttingDown;
                     connection.graceful_shutdown();
                 }
                 overdue = expiry.as_mut() => match overdue {
                     Overdue::Rests => connection.rest(),
                     // An idle connection is asked to close; one that does not is dropped at the next limit.
-                    Overdue::Idle if end != End::Told => {
-                        end = End::Told;
+                    Overdue::Idle if end != End::ShuttingDown => {
+                        end = End::ShuttingDown;
                         watch.expect_end();
                         connection.graceful_shutdown();
                     }
@@ -290,7 +290,7 @@ enum End {
     /// It has no request in flight, and ends if none comes.
     Near,
     /// The requests in flight are the last.
-    Told,
+    ShuttingDown,
 }
 
 /// How much of a body of this length may be read before it is forwarded: on HTTP/2 the stream's window, else a full buffer.

@@ -53,7 +53,7 @@ impl Renewals {
     }
 
     /// Waits for the renewals in progress: a rotated token must be saved before the process ends.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -227,7 +227,7 @@ impl Renewing {
         let now = clock::now();
         let (identity, renew_at, outcome) = match identity {
             Ok(identity) => {
-                self.told(before.identity.provider.as_str(), held.key());
+                self.note_provider_answer(before.identity.provider.as_str(), held.key());
                 let renew_at = self.next(&grant, now);
                 (identity, renew_at, "renewed")
             }
@@ -250,7 +250,7 @@ impl Renewing {
 
     /// The provider reports the end of the session: ends it on every replica.
     async fn end(&self, leases: &dyn Leases, held: &LoadedSession, lease: &Lease, reason: &str) {
-        self.told(lease.session.session().identity.provider.as_str(), held.key());
+        self.note_provider_answer(lease.session.session().identity.provider.as_str(), held.key());
         audit::sessions_ended(&lease.session.session().identity, 1, reason, None);
         held.end();
         if let Err(error) = self.store.end(held).await {
@@ -280,7 +280,7 @@ impl Renewing {
     }
 
     /// Records that the provider has answered, with any result.
-    fn told(&self, provider: &'static str, key: SessionKey) {
+    fn note_provider_answer(&self, provider: &'static str, key: SessionKey) {
         if self.renewals.rests().succeeded(key, self.authority) {
             tracing::info!(provider, "sessions are renewed again");
         }

@@ -111,7 +111,7 @@ impl Description {
         if rules.names_hosts() && main.host.is_none() && (main.names.needs_host || !head.headers.contains_key(HOST)) {
             return Err(BadDescription::Missing(main.names.host, "rules name hosts"));
         }
-        if rules.names_networks() && !is_caller_told(&head.headers) {
+        if rules.names_networks() && !names_caller(&head.headers) {
             return Err(BadDescription::Missing("X-Forwarded-For", "rules name networks"));
         }
         let host = main.host.as_deref().map(HeaderValue::from_str).transpose();
@@ -300,8 +300,8 @@ pub(crate) fn check_passes(method: &Method, target: &PathAndQuery) -> Result<(),
     Ok(())
 }
 
-fn is_caller_told(headers: &HeaderMap) -> bool {
-    caller::is_told(headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or_default()))
+fn names_caller(headers: &HeaderMap) -> bool {
+    caller::names_caller(headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or_default()))
 }
 
 #[cfg(test)]

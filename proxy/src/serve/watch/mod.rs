@@ -88,7 +88,7 @@ const GOES_UNKNOWN: u8 = 2;
 const GOES: u8 = 3;
 
 /// The state of a connection that decides whether it is closed when there are too many.
-pub(crate) struct Standing {
+pub(crate) struct ConnectionState {
     /// Whether a request on it was admitted.
     pub(crate) let_in: bool,
     /// Whether a request was ever read on it.
@@ -219,7 +219,7 @@ impl Watch {
     }
 
     /// Its current state.
-    pub(crate) fn standing(&self, now: Instant) -> Standing {
+    pub(crate) fn state(&self, now: Instant) -> ConnectionState {
         let limit = if self.reads_head.load(Ordering::Relaxed) { self.timeouts.header } else { self.timeouts.idle };
         let deadline = self.deadline.load(Ordering::Relaxed);
         let rests = match deadline {
@@ -227,7 +227,7 @@ impl Watch {
             deadline => (now + limit).saturating_duration_since(self.began + Duration::from_millis(deadline)),
         };
         let grown = self.head_counted.load(Ordering::Relaxed) + self.streams_counted.load(Ordering::Relaxed) > 0;
-        Standing {
+        ConnectionState {
             grown,
             let_in: self.let_in.load(Ordering::Relaxed),
             was_used: self.was_used.load(Ordering::Relaxed),
