@@ -134,7 +134,7 @@ async fn named_client(
         client = tokio::time::timeout(answering.watch.timeouts().header, proxy_protocol::read(stream)) => {
             client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         }
-        () = answering.watch.sent_away() => return Err(sent_away()),
+        () = answering.watch.close_requested() => return Err(closed_by_us()),
     };
     // No client has an unspecified address.
     let client = client.map(|client| client.filter(|client| !client.ip().is_unspecified()));
@@ -176,7 +176,7 @@ async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &A
         shaken = tokio::time::timeout(answering.watch.timeouts().header, handshake) => {
             shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         }
-        () = answering.watch.sent_away() => Err(sent_away()),
+        () = answering.watch.close_requested() => Err(closed_by_us()),
     }
 }
 
@@ -187,7 +187,7 @@ struct Answering {
     drain: Drain,
 }
 
-fn sent_away() -> io::Error {
+fn closed_by_us() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
@@ -267,7 +267,7 @@ where
                         connection.graceful_shutdown();
                     }
                     Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
-                    Overdue::SentAway if !asked_again => {
+                    Overdue::Closed if !asked_again => {
                         // Pending bytes are read first: a request may have come while we were too busy to read it.
                         asked_again = true;
                         if watch.has_read_something() {
@@ -276,7 +276,7 @@ where
                             tokio::time::sleep(TO_BE_READ).await;
                         }
                     }
-                    Overdue::SentAway => return Err(sent_away()),
+                    Overdue::Closed => return Err(closed_by_us()),
                 },
             }
         }

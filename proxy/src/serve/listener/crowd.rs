@@ -121,7 +121,7 @@ impl Crowd {
             let state = watch.state(now);
             (Rank::of(&state), state, Arc::clone(watch))
         });
-        let (leaving, mut queue): (Vec<_>, Vec<_>) = states.partition(|(_, state, _)| state.goes);
+        let (leaving, mut queue): (Vec<_>, Vec<_>) = states.partition(|(_, state, _)| state.closing);
         drop(members);
         let leaving = leaving.iter().map(|(_, state, _)| state.held).sum();
         queue.retain(|(rank, ..)| *rank <= last);
@@ -135,15 +135,15 @@ impl Crowd {
     /// All places are taken: closes connections that were silent for long.
     pub(crate) fn make_places(&self) {
         let most = self.members().len() / PART + 1;
-        let goes = |(rank, state, _): &(Rank, ConnectionState, Arc<Watch>)| match rank {
+        let is_idle = |(rank, state, _): &(Rank, ConnectionState, Arc<Watch>)| match rank {
             Rank::Silent if !state.was_used => state.rests >= SILENT,
             Rank::Silent | Rank::Resting => state.rests >= RESTED,
             Rank::Strangers | Rank::Busy => false,
         };
         let (queue, _) = self.queue(Rank::Resting);
-        let gone: Vec<_> = queue.into_iter().filter(goes).take(most).collect();
+        let gone: Vec<_> = queue.into_iter().filter(is_idle).take(most).collect();
         for (rank, _, watch) in &gone {
-            self.send_away(*rank, watch);
+            self.close(*rank, watch);
         }
         if !gone.is_empty() {
             self.warn("all places are taken (LIMIT_CONNECTIONS, fitted to open files and LIMIT_MEMORY)");
@@ -184,18 +184,18 @@ impl Crowd {
             }
             freed = freed.saturating_add(state.held);
             gone += 1;
-            self.send_away(rank, &watch);
+            self.close(rank, &watch);
         }
         if gone > 0 {
             self.warn("the memory for connections is used up (LIMIT_MEMORY)");
         }
     }
 
-    fn send_away(&self, rank: Rank, watch: &Watch) {
+    fn close(&self, rank: Rank, watch: &Watch) {
         match rank {
-            Rank::Silent | Rank::Resting => watch.send_away_unused(),
-            Rank::Strangers => watch.send_away_unknown(),
-            Rank::Busy => watch.send_away(),
+            Rank::Silent | Rank::Resting => watch.close_unless_used(),
+            Rank::Strangers => watch.close_unless_admitted(),
+            Rank::Busy => watch.close(),
         }
         self.shed.inc();
     }
@@ -256,8 +256,8 @@ mod tests {
         let judged = Watch::begin(&new, false, false);
         assert!(memory.excess() > 0);
         crowd.make_room();
-        let goes = |watch: &Watch| watch.state(Instant::now()).goes;
-        assert!(goes(&large) && !goes(&new));
+        let is_closing = |watch: &Watch| watch.state(Instant::now()).closing;
+        assert!(is_closing(&large) && !is_closing(&new));
         drop((answers, judged));
     }
 }

@@ -19,7 +19,7 @@ pub(crate) enum Overdue {
     Idle,
     Head,
     /// It is closed to make room, or because its peer takes nothing that is sent.
-    SentAway,
+    Closed,
 }
 
 /// Ends when a time limit of the connection has passed, or it is to be closed. Each poll checks the deadline, which costs one load.
@@ -50,8 +50,8 @@ impl Future for Expiry<'_> {
             this.registered = true;
             this.watch.task.register(cx.waker());
         }
-        if this.watch.goes_now() {
-            return Poll::Ready(Overdue::SentAway);
+        if this.watch.closes_now() {
+            return Poll::Ready(Overdue::Closed);
         }
         loop {
             let deadline = match this.watch.deadline.load(Ordering::Relaxed) {
