@@ -62,8 +62,8 @@ async fn find(
         return Ok((Some(session), Vec::new()));
     }
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-        Found::Somebody(session) => Ok((Some(session), Vec::new())),
-        Found::Nobody => Ok((None, Vec::new())),
+        Found::Session(session) => Ok((Some(session), Vec::new())),
+        Found::NoSession => Ok((None, Vec::new())),
         // No session counts; requests that need none pass all the same.
         Found::Conflict => Ok((None, sign_in.cookies.clear_session().to_vec())),
     }

@@ -106,7 +106,7 @@ impl Renewing {
     /// The session to use for a request when `session` is due: usually `session` itself, while it is renewed in the background. Only after
     /// a long time without use the request waits, so that a person since removed at the provider is not admitted again; an unavailable
     /// provider keeps no one out. `None`: it has ended.
-    pub(crate) async fn attend(
+    pub(crate) async fn renew_for_request(
         self: &Arc<Self>,
         session: Arc<LoadedSession>,
         now: Timestamp,
@@ -126,7 +126,7 @@ impl Renewing {
     }
 
     /// Begins to renew a session that is due, for a holder that makes no requests (an open WebSocket).
-    pub(crate) fn remind(self: &Arc<Self>, session: &Arc<LoadedSession>, now: Timestamp) {
+    pub(crate) fn renew_in_background(self: &Arc<Self>, session: &Arc<LoadedSession>, now: Timestamp) {
         let _flight = self.begin(session, false, now);
     }
 

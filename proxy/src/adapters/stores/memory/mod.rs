@@ -20,7 +20,7 @@ use self::table::{Kept, Owner, Owners, SessionTable};
 use super::states::States;
 use super::{key, record};
 use crate::adapters::seal;
-use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
+use crate::domain::session::{Authority, Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{
     BeginError, Claim, Directory, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
@@ -156,18 +156,18 @@ impl MemoryStore {
             let (oldest, noted) = (oldest.key, oldest.last_seen);
             if !self.end_if_expired(table, oldest, now) && table.get(oldest).is_some_and(|kept| kept.last_seen == noted)
             {
-                self.give_up(table, oldest);
+                self.evict(table, oldest);
             }
         }
         while self.is_full(table) {
             let Some(oldest) = table.oldest().map(|kept| kept.key) else { return };
-            self.give_up(table, oldest);
+            self.evict(table, oldest);
         }
     }
 
     /// Ends a user's own least recently used sessions if one more would be too many, or exceed their share.
     fn make_room_of_one(&self, session: &Session) {
-        let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
+        let person = self.owner(SessionSelector::Person { authority: session.authority, id: &session.identity.id });
         let size = |record: &[u8]| record.len() + table::BESIDE;
         let mut own = Vec::new();
         for table in self.all_looked_at() {
@@ -185,7 +185,7 @@ impl MemoryStore {
             if !is_too_much(number, bytes) {
                 return;
             }
-            self.give_up(&mut self.table(key), key);
+            self.evict(&mut self.table(key), key);
             number -= 1;
             bytes -= size;
         }
@@ -196,7 +196,7 @@ impl MemoryStore {
         table.bytes() > self.room && table.len() > 1
     }
 
-    fn give_up(&self, table: &mut SessionTable, key: SessionKey) {
+    fn evict(&self, table: &mut SessionTable, key: SessionKey) {
         table.take(key);
         self.evicted.fetch_add(1, Ordering::Relaxed);
     }
@@ -237,10 +237,10 @@ impl MemoryStore {
         Owners { person: self.hash_of(session.authority, "person", &session.identity.id).get(), provider_session }
     }
 
-    fn owner(&self, whose: Whose<'_>) -> Owner {
-        match whose {
-            Whose::Person { authority, id } => Owner::Person(self.hash_of(authority, "person", id).get()),
-            Whose::ProviderSession { authority, sid } => {
+    fn owner(&self, selector: SessionSelector<'_>) -> Owner {
+        match selector {
+            SessionSelector::Person { authority, id } => Owner::Person(self.hash_of(authority, "person", id).get()),
+            SessionSelector::ProviderSession { authority, sid } => {
                 Owner::ProviderSession(self.hash_of(authority, "provider session", sid))
             }
         }
@@ -347,17 +347,17 @@ impl Sessions for MemoryStore {
 impl Directory for MemoryStore {
     fn of<'a>(
         &'a self,
-        whose: Whose<'a>,
+        selector: SessionSelector<'a>,
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
-        let (owner, idle) = (self.owner(whose), self.idle());
+        let (owner, idle) = (self.owner(selector), self.idle());
         let mut found = Vec::new();
         for table in self.all_looked_at() {
             let sessions = table.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match kept.ready {
                 Some(session) => Some(Arc::clone(session)),
                 None => unpacked(&kept).map(Arc::new),
             });
-            found.extend(sessions.filter(|session| session.session().is(whose) && session.is_live(idle, now)));
+            found.extend(sessions.filter(|session| session.session().is(selector) && session.is_live(idle, now)));
         }
         found.sort_unstable_by_key(|session| std::cmp::Reverse(session.session().created_at));
         found.truncate(SESSIONS_OF_ONE);
@@ -620,10 +620,10 @@ mod tests {
             assert_eq!(renewed.session().provider_session.as_deref(), Some("sid"));
             store.table(store.key(&token)).forget_ready(store.key(&token));
         }
-        let whose = Whose::ProviderSession { authority: US, sid: "sid" };
-        assert_eq!(store.of(whose, now).await.unwrap().len(), 1);
+        let selector = SessionSelector::ProviderSession { authority: US, sid: "sid" };
+        assert_eq!(store.of(selector, now).await.unwrap().len(), 1);
         assert!(store.hot(&token, now + HOUR).is_none());
-        assert!(store.of(whose, now).await.unwrap().is_empty());
+        assert!(store.of(selector, now).await.unwrap().is_empty());
     }
 
     #[test]
@@ -720,7 +720,7 @@ mod tests {
         let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
         store.begin(session(now), now).await.unwrap();
         store.begin(session(now + HOUR), now + HOUR).await.unwrap();
-        let of = |id| store.of(Whose::Person { authority: US, id }, now);
+        let of = |id| store.of(SessionSelector::Person { authority: US, id }, now);
         let found = of("1").await.unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].session().created_at, now + HOUR, "the newest first");

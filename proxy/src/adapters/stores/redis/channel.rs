@@ -164,7 +164,7 @@ impl Channel {
                     if self.hot.silence() > SILENCE_MOST {
                         return "it is silent".to_owned();
                     }
-                    self.beat();
+                    self.send_pulse();
                 }
                 changed = up.wait_for(|now| *now != 0 && *now != generation) => {
                     let _ = changed;
@@ -175,7 +175,7 @@ impl Channel {
     }
 
     /// Sends ourselves a pulse: receiving it proves that all earlier messages have arrived.
-    fn beat(&self) {
+    fn send_pulse(&self) {
         let Some(text) = self.pulses.send(self.hot.now()) else { return };
         let (line, channel) = (Arc::clone(&self.line), self.pulse.clone());
         tokio::spawn(async move {

@@ -197,7 +197,7 @@ impl Line {
                     self.metrics.reachable.set(1);
                     self.up.send_replace(link.generation);
                     self.tried.send_replace(true);
-                    self.tend(&link).await;
+                    self.monitor(&link).await;
                     self.up.send_replace(0);
                     self.metrics.reachable.set(0);
                     tracing::error!(
@@ -220,7 +220,7 @@ impl Line {
     }
 
     /// Watches over the link until it is broken off.
-    async fn tend(&self, link: &Arc<Link>) {
+    async fn monitor(&self, link: &Arc<Link>) {
         loop {
             tokio::select! {
                 () = self.broken.notified() => {
