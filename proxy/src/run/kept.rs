@@ -23,10 +23,10 @@ use crate::serve::app::{App, SignIn, Snapshot};
 use crate::serve::body::RequestBody;
 use crate::serve::destination::{Destination, Destinations};
 use crate::serve::identity_fields::IdentityFieldsBuilder;
+use crate::serve::log_limit::LogLimit;
 use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
-use crate::serve::seldom::Seldom;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
 use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice, Manner};
 
@@ -323,8 +323,8 @@ impl Kept {
                 backends,
                 manner: settings.manner.clone(),
                 identity_fields,
-                acts: settings.acting.is_some(),
-                unknown_there: Seldom::new(),
+                impersonates: settings.acting.is_some(),
+                rejection_limit: LogLimit::new(),
                 token: token_file.and_then(|path| tokens.get(path)).cloned(),
                 counters,
             }))

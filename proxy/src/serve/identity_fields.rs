@@ -12,7 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::ports::{
     Impersonated, Impersonation, LoadedSession, NotAPerson, ReadyFields, UpstreamIdentity, X_SIDEGATE_ASSERTION,
 };
-use crate::serve::seldom::Seldom;
+use crate::serve::log_limit::LogLimit;
 use crate::serve::upstream_settings::IdentityChoice;
 
 /// Makes the identity header fields for one upstream.
@@ -26,7 +26,7 @@ pub(crate) struct IdentityFieldsBuilder {
     /// Opens sealed grants, which hold the provider's tokens.
     grants: Arc<GrantSealer>,
     /// When an omitted group was last logged.
-    complaint: Seldom,
+    left_out_limit: LogLimit,
 }
 
 /// Why an identity cannot be passed to an upstream.
@@ -45,7 +45,7 @@ impl IdentityFieldsBuilder {
         assertions: Assertions,
         grants: Arc<GrantSealer>,
     ) -> Self {
-        Self { choice, groups, impersonation, assertions, grants, complaint: Seldom::new() }
+        Self { choice, groups, impersonation, assertions, grants, left_out_limit: LogLimit::new() }
     }
 
     /// Whether the session's own ready fields are sent as well.
@@ -91,7 +91,7 @@ impl IdentityFieldsBuilder {
             let Impersonated { fields: more, left_out } =
                 impersonation.impersonate(identity, session.provider()).map_err(IdentityFieldsError::NotAPerson)?;
             fields.extend(more);
-            self.complain(&left_out, identity.principal(), now);
+            self.log_left_out(&left_out, identity.principal(), now);
         }
         let made = Arc::new(UpstreamIdentity { upstream, at: now, fields: ReadyFields::new(&fields) });
         session.upstream_identities().keep(&made);
@@ -111,9 +111,9 @@ impl IdentityFieldsBuilder {
     }
 
     /// Logs that groups are omitted, at most once a minute.
-    fn complain(&self, left_out: &[(String, NotAPerson)], who: &str, now: Timestamp) {
+    fn log_left_out(&self, left_out: &[(String, NotAPerson)], who: &str, now: Timestamp) {
         let Some((group, why)) = left_out.first() else { return };
-        if self.complaint.is_due(now) {
+        if self.left_out_limit.is_due(now) {
             let (user, group, groups) = (Clean(who), Clean(group), left_out.len());
             tracing::warn!(
                 upstream = self.assertions.audience(), %user, %group, groups,

@@ -4,7 +4,7 @@
 
 mod message;
 mod read;
-mod say;
+mod respond;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -92,7 +92,7 @@ async fn answer(
         Ok(called) => called,
         Err(status) => {
             note_failure(&peer, &path, &status);
-            return spoken(status.into_http::<tonic::body::Body>()).await;
+            return convert(status.into_http::<tonic::body::Body>()).await;
         }
     };
     let response = if path == HEALTH {
@@ -108,7 +108,7 @@ async fn answer(
     {
         note_failure(&peer, &path, &status);
     }
-    spoken(response).await
+    convert(response).await
 }
 
 fn limited<T: tonic::codec::Codec>(grpc: Grpc<T>) -> Grpc<T> {
@@ -135,7 +135,7 @@ async fn whole(request: Request<Incoming>, snapshot: &Snapshot) -> Result<Reques
 }
 
 /// Turns the library's response, which is complete at once, into ours.
-async fn spoken(response: Response<tonic::body::Body>) -> Response<Body> {
+async fn convert(response: Response<tonic::body::Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     match body.collect().await {
         Ok(body) => {
@@ -215,7 +215,7 @@ async fn check(
             exchange.app.metrics.answered(StatusCode::OK);
             response
         }
-        Err(refused) => say::denied(refuse(&mut exchange, refused), &exchange.head.method),
+        Err(refused) => respond::denied(refuse(&mut exchange, refused), &exchange.head.method),
     };
     Ok(tonic::Response::new(response))
 }
@@ -248,7 +248,7 @@ async fn judge(exchange: &mut Exchange, merged: bool) -> Result<CheckResponse, R
     }
     headers::strip_request(&mut exchange.head.headers, exchange.caller.trusted);
     let permit = verify::admit_described(exchange, sign_in).await?;
-    say::allowed(exchange, sign_in, permit.session(), &asked)
+    respond::allowed(exchange, sign_in, permit.session(), &asked)
 }
 
 /// The proxy's own response, which Envoy passes on, including redirects.

@@ -41,8 +41,8 @@ pub(crate) async fn forward(
         return Err(Rejection::CrossSite.into());
     }
     let destination = exchange.snapshot.destinations.of(permit.rule()).cloned();
-    let acts = destination.as_ref().is_some_and(|destination| destination.acts);
-    if acts && is_sent_by_another_sites_page(exchange, permit.session()) {
+    let impersonates = destination.as_ref().is_some_and(|destination| destination.impersonates);
+    if impersonates && is_sent_by_another_sites_page(exchange, permit.session()) {
         return Err(Rejection::CrossSite.into());
     }
     let began = Instant::now();
@@ -54,7 +54,7 @@ pub(crate) async fn forward(
     if !snapshot.chosen.is_empty() {
         snapshot.chosen.strip(&mut head.headers);
     }
-    if acts {
+    if impersonates {
         credentials::strip(&mut head.headers);
     }
     if let Some(destination) = destination {

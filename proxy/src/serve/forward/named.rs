@@ -68,7 +68,7 @@ pub(super) async fn forward(
     let sending = pin!(send(&directed, &destination, exchange, body, &permit, began));
     let mut answer = while_admitted(sending, exchange, &permit, began).await?;
     destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
-    note_unknown(&destination, answer.status(), exchange);
+    log_rejected_credential(&destination, answer.status(), exchange);
     destination.change(answer.headers_mut());
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit: manner.body }, in_flight)
 }
@@ -79,7 +79,7 @@ fn credential(
     session: Option<&Arc<LoadedSession>>,
     exchange: &Exchange,
 ) -> Result<Option<HeaderValue>, Refused> {
-    if destination.acts && (session.is_none() || destination.identity_fields.is_none()) {
+    if destination.impersonates && (session.is_none() || destination.identity_fields.is_none()) {
         return Err(Rejection::Unauthenticated.into());
     }
     let Some(token) = &destination.token else { return Ok(None) };
@@ -94,8 +94,11 @@ fn credential(
 }
 
 /// Logs, rarely, that an upstream that impersonates people rejects our own credential.
-fn note_unknown(destination: &Destination, status: StatusCode, exchange: &Exchange) {
-    if destination.acts && status == StatusCode::UNAUTHORIZED && destination.unknown_there.is_due(exchange.now) {
+fn log_rejected_credential(destination: &Destination, status: StatusCode, exchange: &Exchange) {
+    if destination.impersonates
+        && status == StatusCode::UNAUTHORIZED
+        && destination.rejection_limit.is_due(exchange.now)
+    {
         let ((path, request_id), upstream) = (path_and_request_id(exchange), &destination.name);
         tracing::warn!(%path, %request_id, upstream, "the upstream does not accept our credential: it answers 401; told once a minute at most");
     }

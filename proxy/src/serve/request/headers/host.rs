@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_of_hosts_the_one_that_the_farthest_trusted_proxy_tells_counts() {
+    fn of_a_list_of_hosts_the_one_that_the_farthest_trusted_proxy_names_counts() {
         let peer = "192.0.2.9".parse().unwrap();
         let caller = |hops| Caller { peer, trusted: hops > 0, client: peer, scheme: Scheme::Http, hops };
         let forwarded = |hops: usize, said: &str| {
