@@ -78,7 +78,7 @@ async fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     log_notes_and_warnings(&warnings, &notes);
     let running = run::start(settings).await?;
     tokio::select! {
-        () = reload::watch(hangup, sources, files, |outcome| take(&running, outcome)) => {}
+        () = reload::watch(hangup, sources, files, |outcome| apply(&running, outcome)) => {}
         () = ended(&mut terminate, &mut interrupt) => {}
     }
     tokio::select! {
@@ -106,7 +106,7 @@ async fn asked_again(terminate: &mut Signal, interrupt: &mut Signal) {
     ended(terminate, interrupt).await;
 }
 
-fn take(running: &Running, outcome: Result<Loaded, Faults>) {
+fn apply(running: &Running, outcome: Result<Loaded, Faults>) {
     // Whatever comes of it: `logrotate` has renamed the file, and waits for us to let go of it.
     telemetry::reopen_audit_file();
     match outcome {

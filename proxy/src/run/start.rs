@@ -153,7 +153,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(background::sweep(Arc::clone(&app))),
             tokio::spawn(background::refresh_provider(Arc::clone(&app))),
             tokio::spawn(background::refresh_keys(Arc::clone(&app))),
-            tokio::spawn(background::tend_backends(Arc::clone(&app))),
+            tokio::spawn(background::maintain_backends(Arc::clone(&app))),
             tokio::spawn(keep_room(Arc::clone(&crowd))),
         ],
         app,

@@ -205,9 +205,9 @@ impl<'c> AsyncHttpClient<'c> for Http {
 /// failure that is not OAuth's own keeps its status, as does any response of a failing or overloaded provider (5xx, 429).
 async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse, CallError> {
     let answer = Http::call(http, request).await?;
-    let unwell = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
+    let failing = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
     let fields = fields(&answer.body);
-    let refused = !unwell && fields.as_ref().is_some_and(|fields| fields.get("error").is_some_and(Value::is_string));
+    let refused = !failing && fields.as_ref().is_some_and(|fields| fields.get("error").is_some_and(Value::is_string));
     if !refused && answer.status != StatusCode::OK {
         return Err(answer.refusal());
     }

@@ -24,7 +24,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Starts all tasks that are due: name look-ups and checks of backends. Call it a few times a second, inside a runtime.
-    pub fn tend(self: &Arc<Self>) {
+    pub fn maintain(self: &Arc<Self>) {
         self.look_up_names();
         let now = Instant::now();
         for backend in self.all.load().iter() {
@@ -45,17 +45,17 @@ where
             Some(health) => {
                 let asked = tokio::time::timeout(ANSWER_WITHIN, backend.ask(&health.path)).await;
                 let why = asked.unwrap_or_else(|_| Err(format!("it did not answer within {ANSWER_WITHIN:?}"))).err();
-                self.judge(backend, why, health.every);
+                self.record_check(backend, why, health.every);
             }
             None => match backend.connect_new().await {
-                Ok(_) => self.judge(backend, None, Duration::ZERO),
+                Ok(_) => self.record_check(backend, None, Duration::ZERO),
                 // It keeps resting, for longer than before.
                 Err(_) => backend.check_state().under_way = false,
             },
         }
     }
 
-    fn judge(&self, backend: &Backend<B>, trouble: Option<String>, every: Duration) {
+    fn record_check(&self, backend: &Backend<B>, trouble: Option<String>, every: Duration) {
         let (name, origin, was) = (&self.settings.name, backend.origin(), backend.availability());
         let mut check_state = backend.check_state();
         check_state.under_way = false;

@@ -42,7 +42,7 @@ pub(super) fn read(reading: &mut Reading, memory_bytes: u64) -> Option<RedisSett
         }
     });
     if let Some(place) = &place {
-        remark(reading, place, password.is_some());
+        check_consistency(reading, place, password.is_some());
     }
     let roots = keys::roots(reading, SESSION_REDIS_CA_FILE);
     let prefix = reading.parsed(SESSION_REDIS_PREFIX, prefix);
@@ -52,7 +52,7 @@ pub(super) fn read(reading: &mut Reading, memory_bytes: u64) -> Option<RedisSett
     Some(RedisSettings { place: place?, prefix: prefix?, roots, timeout, cache_ttl, memory_bytes })
 }
 
-fn remark(reading: &mut Reading, place: &RedisPlace, sentinel_password: bool) {
+fn check_consistency(reading: &mut Reading, place: &RedisPlace, sentinel_password: bool) {
     if sentinel_password && !matches!(place.layout, Layout::Sentinel { .. }) {
         reading.fault(SESSION_REDIS_SENTINEL_PASSWORD, "is for a redis-sentinel:// URL: remove it");
     }
