@@ -122,7 +122,7 @@ pub(super) fn print(rule: &Rule) -> String {
         parts.push(format!("require {}", entries(&rule.require)));
     }
     if let Some(max_age) = rule.max_age {
-        parts.push(format!("max_age {}", super::words::say(max_age)));
+        parts.push(format!("max_age {}", super::words::duration_text(max_age)));
     }
     if let Some(upstream) = &rule.upstream {
         parts.push(format!("upstream {upstream}"));

@@ -165,7 +165,7 @@ fn sign_in_or_open(
     let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
     let way_out = provider::way_out(reading, provider.as_ref());
-    let around = tokens::Around {
+    let others = tokens::OtherSettings {
         kind,
         provider: provider.as_ref(),
         roots: &provider_roots,
@@ -174,7 +174,7 @@ fn sign_in_or_open(
         rules,
         chosen,
     };
-    let (bearer, token_lists) = tokens::read(reading, sections, &around);
+    let (bearer, token_lists) = tokens::read(reading, sections, &others);
     let public_origin = provider::origin_of(&redirect_url?);
     Some(Mode::SignIn(Box::new(SignInSettings {
         provider: provider?,

@@ -245,7 +245,7 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
         Ok(permit) => Explanation {
             is_permit: true,
             rule: name_and_line(permit.rule()),
-            reason: permit.because().as_str().to_owned(),
+            reason: permit.reason().as_str().to_owned(),
             upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
             readings,
         },

@@ -24,7 +24,7 @@ use crate::serve::app::App;
 use crate::serve::clock;
 use crate::serve::ext_authz::Checks;
 use crate::serve::listener::accept::{Acceptor, places};
-use crate::serve::listener::connection::Door;
+use crate::serve::listener::connection::Purpose;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::redirect;
@@ -173,11 +173,11 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         running.tasks.push(tokio::spawn(keep_room(Arc::clone(&crowd))));
         let admin = Arc::clone(&running.admin);
         let checks = Checks { is_ready: Box::new(move || admin.phase() == Phase::Ready) };
-        let acceptor = running.acceptor(Door::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
+        let acceptor = running.acceptor(Purpose::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
         running.accept(acceptor, Listener::Tcp(listener));
     }
-    let door = Door::Requests(running.certificates.clone());
-    running.accept(running.acceptor(door, places, crowd, workers), listener);
+    let purpose = Purpose::Requests(running.certificates.clone());
+    running.accept(running.acceptor(purpose, places, crowd, workers), listener);
     let becoming_ready = become_ready(Arc::clone(&running.app), Arc::clone(&running.admin), addresses);
     running.tasks.push(tokio::spawn(becoming_ready));
     Ok(running)
@@ -361,10 +361,10 @@ impl Running {
         }
     }
 
-    fn acceptor(&self, door: Door, places: usize, crowd: Arc<Crowd>, workers: Arc<Workers>) -> Acceptor {
+    fn acceptor(&self, purpose: Purpose, places: usize, crowd: Arc<Crowd>, workers: Arc<Workers>) -> Acceptor {
         Acceptor {
             app: Arc::clone(&self.app),
-            door,
+            purpose,
             connections: self.connections.clone(),
             drain: self.drain.clone(),
             room: Arc::new(Semaphore::new(places)),

@@ -92,7 +92,7 @@ where
     async fn ask(&self, path: &str) -> Result<(), String> {
         let lease = self.upstream.checkout(Instant::now()).await.map_err(|none| none.to_string())?;
         let patience = Patience { first_byte: ANSWER_WITHIN, body: ANSWER_WITHIN, look: ANSWER_WITHIN };
-        let head = Asking { path, host: self.authority() };
+        let head = HealthRequest { path, host: self.authority() };
         let mut answer = lease.send(&head, RequestFraming::Absent, B::default(), patience).await;
         if answer.is_err() {
             // The connection may have been an old one.
@@ -108,12 +108,12 @@ where
 }
 
 /// A health check's request.
-struct Asking<'a> {
+struct HealthRequest<'a> {
     path: &'a str,
     host: &'a HeaderValue,
 }
 
-impl RequestHead for Asking<'_> {
+impl RequestHead for HealthRequest<'_> {
     fn method(&self) -> &Method {
         &Method::GET
     }

@@ -24,7 +24,7 @@ pub(super) struct Place<'p> {
 }
 
 /// Other settings of the section.
-pub(super) struct Around<'a> {
+pub(super) struct OtherSettings<'a> {
     pub(super) urls: &'a [UpstreamSettings],
     pub(super) identity: &'a IdentityChoice,
 }
@@ -42,7 +42,7 @@ pub(super) fn read(
     reading: &mut Reading,
     place: Place<'_>,
     table: &mut Table,
-    around: &Around<'_>,
+    others: &OtherSettings<'_>,
 ) -> Option<(ActingSettings, Acts)> {
     let switch = table.take("impersonate");
     let (user, prefix, token) = (table.take("impersonate_user"), table.take("prefix"), table.take("token_file"));
@@ -65,8 +65,8 @@ pub(super) fn read(
     let has_token_key = token.is_some();
     let (user, prefix) = (one.user(user), one.prefix(prefix));
     let token_file = one.token_file(token);
-    one.judge_credential(line, has_token_key, around.urls);
-    if let IdentityChoice::Table(fields) = around.identity
+    one.judge_credential(line, has_token_key, others.urls);
+    if let IdentityChoice::Table(fields) = others.identity
         && fields.fields.iter().any(|field| field.name == http::header::AUTHORIZATION)
     {
         let problem =

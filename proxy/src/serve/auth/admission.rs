@@ -38,7 +38,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
             if snapshot.audit_all {
-                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
+                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.reason().as_str() };
                 audit::decided(
                     true,
                     who.as_deref().map(|who| principal(exchange, who)).as_ref(),
@@ -90,7 +90,7 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
             if snapshot.audit_all {
-                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
+                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.reason().as_str() };
                 let who = who.as_deref().map(Known::principal);
                 audit::decided(true, who.as_ref(), NOT_DESCRIBED, by, exchange.origin());
             }

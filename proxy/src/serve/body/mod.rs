@@ -189,7 +189,7 @@ where
         Poll::Ready(Some(Ok(mut frame))) => {
             stall.moved();
             if let Some(bounds) = &mut stall.bounds
-                && !bounds.hold(&mut frame)
+                && !bounds.apply(&mut frame)
             {
                 return Poll::Ready(Some(Err(BodyError::TooLarge)));
             }
@@ -347,7 +347,7 @@ struct Bounds {
 
 impl Bounds {
     /// Applies the limits to a frame. Returns whether the body may go on.
-    fn hold(&mut self, frame: &mut Frame<Bytes>) -> bool {
+    fn apply(&mut self, frame: &mut Frame<Bytes>) -> bool {
         if let Some(trailers) = frame.trailers_mut() {
             self.chosen.strip(trailers);
         }

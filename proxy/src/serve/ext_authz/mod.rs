@@ -147,7 +147,7 @@ async fn convert(response: Response<tonic::body::Body>) -> Response<Body> {
     }
 }
 
-type Called<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send>>;
+type CallFuture<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send>>;
 
 /// `grpc.health.v1.Health/Check`.
 struct Health(Arc<Checks>);
@@ -155,7 +155,7 @@ struct Health(Arc<Checks>);
 impl tower_service::Service<tonic::Request<HealthCheckRequest>> for Health {
     type Response = tonic::Response<HealthCheckResponse>;
     type Error = tonic::Status;
-    type Future = Called<HealthCheckResponse>;
+    type Future = CallFuture<HealthCheckResponse>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
         Poll::Ready(Ok(()))
@@ -182,7 +182,7 @@ struct Authorization {
 impl tower_service::Service<tonic::Request<CheckRequest>> for Authorization {
     type Response = tonic::Response<CheckResponse>;
     type Error = tonic::Status;
-    type Future = Called<CheckResponse>;
+    type Future = CallFuture<CheckResponse>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
         Poll::Ready(Ok(()))

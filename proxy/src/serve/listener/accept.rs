@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
-use crate::serve::listener::connection::{self, Door};
+use crate::serve::listener::connection::{self, Purpose};
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::socket::{Accepted, Listener};
@@ -54,7 +54,7 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
 /// Accepts connections, and gives each to a worker.
 pub(crate) struct Acceptor {
     pub(crate) app: Arc<App>,
-    pub(crate) door: Door,
+    pub(crate) purpose: Purpose,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: Drain,
     pub(crate) room: Arc<Semaphore>,
@@ -116,12 +116,12 @@ impl Acceptor {
     }
 
     fn serve(&self, accepted: Accepted, room: OwnedSemaphorePermit) {
-        let (app, door, drain) = (Arc::clone(&self.app), self.door.clone(), self.drain.clone());
+        let (app, purpose, drain) = (Arc::clone(&self.app), self.purpose.clone(), self.drain.clone());
         let crowd = Arc::clone(&self.crowd);
         let connection = async move {
             let (_room, _held) = (room, Held::by(&app.metrics.downstream_connections));
             let served = match accepted.into_stream() {
-                Ok(stream) => connection::serve(stream, door, app, &crowd, drain).await,
+                Ok(stream) => connection::serve(stream, purpose, app, &crowd, drain).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {

@@ -158,7 +158,7 @@ impl Renewing {
         let flight = CancellationToken::new();
         flights.insert(key, flight.clone());
         let landing =
-            Landing { renewals: Arc::clone(renewals), authority: self.authority, key, flight: flight.clone() };
+            RenewalGuard { renewals: Arc::clone(renewals), authority: self.authority, key, flight: flight.clone() };
         let (renewing, session) = (Arc::clone(self), Arc::clone(session));
         renewals.tasks.spawn(async move {
             let (_room, _landing) = (room, landing);
@@ -299,14 +299,14 @@ impl Renewing {
 }
 
 /// A renewal in progress; dropping it, after any outcome, releases the waiters.
-struct Landing {
+struct RenewalGuard {
     renewals: Arc<Renewals>,
     authority: Authority,
     key: SessionKey,
     flight: CancellationToken,
 }
 
-impl Drop for Landing {
+impl Drop for RenewalGuard {
     fn drop(&mut self) {
         self.renewals.flights().remove(&self.key);
         self.renewals.rests().ask_no_more(self.authority);

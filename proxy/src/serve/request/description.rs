@@ -93,7 +93,8 @@ impl Description {
     /// [`BadDescription`]: there is a description, and it is unreliable.
     pub(crate) fn read(head: &Parts, caller: &Caller, rules: &Rules) -> Result<Option<Self>, BadDescription> {
         check_names(&head.headers)?;
-        let all = [Said::original(&head.headers)?, Said::forwarded(&head.headers, caller)?, Said::behind(head)?];
+        let all =
+            [Reported::original(&head.headers)?, Reported::forwarded(&head.headers, caller)?, Reported::behind(head)?];
         let there = || all.iter().flatten();
         let Some(main) = there().find(|said| said.target.is_some()).or_else(|| there().next()) else { return Ok(None) };
         let target = main.target.clone().ok_or(BadDescription::Missing(main.names.target, "its method is said"))?;
@@ -164,14 +165,14 @@ const FORWARDED: Names =
 const BEHIND: Names = Names { target: "the path", method: "the method", host: "Host", needs_host: false };
 
 /// One kind of description, as read.
-struct Said<'h> {
+struct Reported<'h> {
     names: Names,
     target: Option<PathAndQuery>,
     method: Option<Method>,
     host: Option<Cow<'h, str>>,
 }
 
-impl<'h> Said<'h> {
+impl<'h> Reported<'h> {
     fn of(
         names: Names,
         target: Option<PathAndQuery>,

@@ -12,7 +12,7 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInf
 
 use super::dial::{Conn, within};
 use super::hot::Hot;
-use super::line::{Line, say};
+use super::line::{Line, describe};
 use super::names;
 use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
@@ -140,7 +140,7 @@ impl Channel {
             };
             match within(self.line.dialer.timeout * 2, subscribed).await {
                 Ok((stream, unreceived)) => return Ok((stream, unreceived, link.generation)),
-                Err(error) => failures.push(format!("{node}: {}", say(&error))),
+                Err(error) => failures.push(format!("{node}: {}", describe(&error))),
             }
         }
         Err(failures.join("; "))

@@ -149,7 +149,7 @@ impl Line {
             Err(error) => {
                 self.metrics.failed.inc();
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-                let why = say(&error);
+                let why = describe(&error);
                 tracing::debug!("a call to the session store failed: {why}");
                 if failures >= FAILURES_MOST || is_final(&error, &link.conn) {
                     self.break_off(link, &why);
@@ -298,9 +298,9 @@ impl Line {
     /// Connects to a node, and checks that it is a master and supports what sessions need.
     async fn reach(&self, host: &Host) -> Result<(Conn, Replication), String> {
         let dialer = &self.dialer;
-        let mut conn = dialer.node(host).await.map_err(|error| say(&error))?;
+        let mut conn = dialer.node(host).await.map_err(|error| describe(&error))?;
         let answer = within(dialer.timeout, conn.run(&sentinel::ask_replication())).await;
-        let replication = Replication::of(answer.map_err(|error| say(&error))?);
+        let replication = Replication::of(answer.map_err(|error| describe(&error))?);
         if !replication.is_master {
             return Err("it is a replica: name the master, or the sentinels (redis-sentinel://)".to_owned());
         }
@@ -309,16 +309,16 @@ impl Line {
     }
 
     async fn reach_cluster(&self) -> Result<Link, String> {
-        let mut conn = self.dialer.cluster().await.map_err(|error| say(&error))?;
+        let mut conn = self.dialer.cluster().await.map_err(|error| describe(&error))?;
         self.try_out(&mut conn).await?;
-        let map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| say(&error))?);
+        let map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| describe(&error))?);
         Ok(self.linked(conn, None, 0, map))
     }
 
     /// Writes a probe, to detect a server that is full or refuses our commands.
     async fn try_out(&self, conn: &mut Conn) -> Result<(), String> {
         let probe = scripts::keep(&self.probe, b"", 0, 1);
-        within(self.dialer.timeout * 2, conn.run(&probe)).await.map(|_| ()).map_err(|error| say(&error))
+        within(self.dialer.timeout * 2, conn.run(&probe)).await.map(|_| ()).map_err(|error| describe(&error))
     }
 
     fn linked(&self, conn: Conn, node: Option<Host>, replicas: usize, map: ClusterMap) -> Link {
@@ -352,7 +352,7 @@ fn is_final(error: &RedisError, conn: &Conn) -> bool {
 }
 
 /// Formats an error in one clean line, with advice for the common ones.
-pub(super) fn say(error: &RedisError) -> String {
+pub(super) fn describe(error: &RedisError) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a fix worth naming")]
     let fix = match error.kind() {
         ErrorKind::AuthenticationFailed => "; check user and password in SESSION_REDIS_URL",
