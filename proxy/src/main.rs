@@ -20,9 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const WRONG_CONFIGURATION: u8 = 2;
 
 fn main() -> ExitCode {
-    telemetry::heed_panics();
+    telemetry::install_log_hooks();
     let code = match Sources::from_process() {
-        Ok((command, sources)) => obey(command, sources),
+        Ok((command, sources)) => execute(command, sources),
         Err(error) => usage(&error),
     };
     telemetry::flush();
@@ -40,7 +40,7 @@ fn usage(error: &clap::Error) -> u8 {
     u8::try_from(error.exit_code()).unwrap_or(WRONG_CONFIGURATION)
 }
 
-fn obey(command: Command, sources: Sources) -> u8 {
+fn execute(command: Command, sources: Sources) -> u8 {
     let outcome = match command {
         Command::Serve => config::load_to_serve(&sources).map(|loaded| serve(sources, loaded).map(|()| 0)),
         Command::Check { print } => config::load_to_serve(&sources).map(|loaded| check(loaded, print)),
@@ -72,13 +72,13 @@ fn serve(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
 }
 
 async fn run(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
-    let hangup = Hangup::heed();
+    let hangup = Hangup::install_handler();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let Loaded { settings, warnings, notes, files, .. } = loaded;
-    tell(&warnings, &notes);
+    log_notes_and_warnings(&warnings, &notes);
     let running = run::start(settings).await?;
     tokio::select! {
-        () = reload::watch(hangup, sources, files, |outcome| take(&running, outcome)) => {}
+        () = reload::watch(hangup, sources, files, |outcome| apply(&running, outcome)) => {}
         () = ended(&mut terminate, &mut interrupt) => {}
     }
     tokio::select! {
@@ -106,12 +106,12 @@ async fn asked_again(terminate: &mut Signal, interrupt: &mut Signal) {
     ended(terminate, interrupt).await;
 }
 
-fn take(running: &Running, outcome: Result<Loaded, Faults>) {
+fn apply(running: &Running, outcome: Result<Loaded, Faults>) {
     // Whatever comes of it: `logrotate` has renamed the file, and waits for us to let go of it.
     telemetry::reopen_audit_file();
     match outcome {
         Ok(loaded) => {
-            tell(&loaded.warnings, &loaded.notes);
+            log_notes_and_warnings(&loaded.warnings, &loaded.notes);
             let changes = if loaded.changes.is_empty() { "nothing".to_owned() } else { loaded.changes.join(", ") };
             match running.reload(loaded.settings) {
                 Ok(()) if loaded.stale.is_empty() => {
@@ -136,7 +136,7 @@ fn one_line(faults: &Faults) -> String {
     faults.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ")
 }
 
-fn tell(warnings: &[String], notes: &[String]) {
+fn log_notes_and_warnings(warnings: &[String], notes: &[String]) {
     for note in notes {
         tracing::info!("{note}");
     }

@@ -51,7 +51,7 @@ impl People {
                 access_expires_at: Some(NOW + Duration::from_secs(3600)),
                 refresh: Some(Secret::new("r".repeat(self.tokens - self.tokens / 2))),
                 id_token: None,
-                told_by_userinfo: Vec::new(),
+                supplied_by_userinfo: Vec::new(),
             };
             session.grant = self.sealer.seal(session.authority, &session.identity.id, &grant)?;
             session.renew_at = Some(NOW + Duration::from_secs(3000));

@@ -82,19 +82,19 @@ fn within<T: Send + 'static>(
     if !under_way(|paths| paths.insert(path.to_owned())) {
         return Err(late());
     }
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let owned = path.to_owned();
     let reader = std::thread::Builder::new().name("file".to_owned()).spawn(move || {
         let outcome = work(&owned);
         under_way(|paths| paths.remove(&owned));
         // The caller may be gone.
-        let _ = tell.send(outcome);
+        let _ = sender.send(outcome);
     });
     if let Err(error) = reader {
         under_way(|paths| paths.remove(path));
         return Err(error);
     }
-    told.recv_timeout(patience).unwrap_or_else(|_| Err(late()))
+    receiver.recv_timeout(patience).unwrap_or_else(|_| Err(late()))
 }
 
 fn under_way<T>(act: impl FnOnce(&mut HashSet<PathBuf>) -> T) -> T {
@@ -203,12 +203,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path);
-            tell.send(opened.and_then(|file| refuse_others(&file.metadata()?)).is_err()).unwrap();
+            sender.send(opened.and_then(|file| refuse_others(&file.metadata()?)).is_err()).unwrap();
         });
-        assert!(told.recv_timeout(PATIENCE).expect("it waits"), "it is no regular file");
+        assert!(receiver.recv_timeout(PATIENCE).expect("it waits"), "it is no regular file");
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl GrantSealer {
             access_expires_at: grant.access_expires_at,
             refresh: grant.refresh.as_ref().map(|token| token.expose().into()),
             id_token: grant.id_token.as_ref().map(|token| token.expose().into()),
-            told_by_userinfo: grant.told_by_userinfo.clone(),
+            told_by_userinfo: grant.supplied_by_userinfo.clone(),
         };
         let Ok(text) = serde_json::to_vec(&written).map(Zeroizing::new) else { return Ok(None) };
         if text.len() > LONGEST {
@@ -70,7 +70,7 @@ impl GrantSealer {
             access_expires_at: written.access_expires_at,
             refresh: written.refresh.map(Secret::new),
             id_token: written.id_token.map(Secret::new),
-            told_by_userinfo: written.told_by_userinfo,
+            supplied_by_userinfo: written.told_by_userinfo,
         })
     }
 }
@@ -90,7 +90,7 @@ mod tests {
             access_expires_at: Some(Timestamp::from_secs(9)),
             refresh: Some(Secret::new("refresh")),
             id_token: None,
-            told_by_userinfo: vec!["groups".to_owned()],
+            supplied_by_userinfo: vec!["groups".to_owned()],
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
         let opened = sealer.open(authority, "ann", &sealed).unwrap();
         assert!(opened.access == grant().access && opened.refresh == Some(Secret::new("refresh")));
         assert_eq!(opened.access_expires_at, Some(Timestamp::from_secs(9)));
-        assert_eq!(opened.told_by_userinfo, ["groups"]);
+        assert_eq!(opened.supplied_by_userinfo, ["groups"]);
         assert!(sealer.open(authority, "bob", &sealed).is_none());
         assert!(sealer.open(Authority([2; 8]), "ann", &sealed).is_none());
         assert!(!sealed.0.windows(6).any(|bytes| bytes == b"access"), "nothing in the clear");

@@ -29,7 +29,7 @@ mod upstream_metrics;
 
 pub use audit_file::{audit_trouble, lost_audit_lines, reopen_audit_file};
 pub use clean::Clean;
-pub use lines::{Output, heed_panics, lost_lines, say};
+pub use lines::{Output, install_log_hooks, lost_lines, say};
 pub use metrics::{Held, METRICS_CONTENT_TYPE, Metrics, Side};
 pub use rule_metrics::{RuleCounters, RuleMetrics};
 pub use store_metrics::StoreMetrics;

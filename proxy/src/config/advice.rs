@@ -122,7 +122,7 @@ pub(super) fn print(rule: &Rule) -> String {
         parts.push(format!("require {}", entries(&rule.require)));
     }
     if let Some(max_age) = rule.max_age {
-        parts.push(format!("max_age {}", super::words::say(max_age)));
+        parts.push(format!("max_age {}", super::words::duration_text(max_age)));
     }
     if let Some(upstream) = &rule.upstream {
         parts.push(format!("upstream {upstream}"));
@@ -146,12 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn a_public_rule_that_cuts_into_a_closed_one_is_told() {
+    fn a_public_rule_that_cuts_into_a_closed_one_is_reported() {
         let advice = |routes: &str| loaded(routes, &[]).advice.join("\n");
-        let told = advice(
+        let text = advice(
             "[[routes]]\nname = \"styles\"\npath = \"/**/*.css\"\nallow = \"public\"\n[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"",
         );
-        assert!(told.contains("`styles` (line 1) stands above `2` (line 5)"), "{told}");
+        assert!(text.contains("`styles` (line 1) stands above `2` (line 5)"), "{text}");
         let exception = "[[routes]]\npath = \"/admin/public/**\"\nallow = \"public\"\n[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"";
         assert_eq!(advice(exception), "");
         let apart =
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_does_not_say_whose_person_it_means_is_told_where_several_issuers_are_trusted() {
+    fn a_rule_that_does_not_say_whose_person_it_means_is_reported_where_several_issuers_are_trusted() {
         let tokens = "[[tokens]]\nname = \"ci\"\nissuer = \"https://ci.example\"\naudiences = [\"app\"]\n[[routes]]\n";
         let advice = |rule: &str| loaded(&format!("{tokens}{rule}"), &[]).advice.join("\n");
         assert!(advice("allow = \"signed-in\"").contains("every token that `ci` of [[tokens]] accepts"));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_opens_to_the_networks_of_trusted_proxies_is_told() {
+    fn a_rule_that_opens_to_the_networks_of_trusted_proxies_is_reported() {
         let rule = "[[routes]]\nname = \"inside\"\nfrom = [\"10.0.0.0/8\"]\nallow = \"public\"";
         let advice = |proxies: &str| loaded(rule, &[("TRUSTED_PROXIES", proxies)]).advice.join("\n");
         for overlapping in ["10.1.2.3", "10.9.0.0/16", "0.0.0.0/0"] {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_believes_whoever_reaches_it_is_kept_to_oneself() {
+    fn a_listener_that_trusts_every_caller_is_reported_where_other_machines_reach_it() {
         let advice = |address| loaded("", &[("EXT_AUTHZ_ADDR", address)]).advice.join("\n");
         assert_eq!(advice(":9001"), "");
         assert_eq!(advice("[::1]:9001"), "");

@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 
 use super::options::{ALL, Fallback, Kind, Knob};
 use super::words;
-use crate::run::explain::{Asked, Somebody};
+use crate::run::explain::{Asked, DescribedUser};
 use crate::run::operator::{Task, Who};
 use crate::run::simulate;
 
@@ -94,8 +94,8 @@ impl Sources {
 fn asked(matches: &ArgMatches) -> Asked {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let texts = |name: &str| matches.get_many::<String>(name).into_iter().flatten().cloned().collect();
-    let is_somebody = ["who-user", "who-email", "who-id"].iter().any(|name| matches.contains_id(name));
-    let who = is_somebody.then(|| Somebody {
+    let describes_user = ["who-user", "who-email", "who-id"].iter().any(|name| matches.contains_id(name));
+    let who = describes_user.then(|| DescribedUser {
         user: text("who-user"),
         email: text("who-email"),
         id: text("who-id"),
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_flag_is_told_without_its_value() {
+    fn an_unknown_flag_is_reported_without_its_value() {
         for args in [&["sidegate", "--oauth-client-secret=canary"][..], &["sidegate", "--no-such-flag", "canary"]] {
             let error = read(args).err().unwrap();
             assert_eq!(error.exit_code(), 2);

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_cannot_be_read_again_counts_as_it_was_and_is_told() {
+    fn a_file_that_cannot_be_read_again_counts_as_it_was_and_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
         std::fs::write(&path, "ann").unwrap();

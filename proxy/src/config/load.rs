@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_nobody_knows_are_told_and_others_programs_are_left_alone() {
+    fn unknown_names_are_reported_and_those_of_other_programs_are_ignored() {
         let text =
             warnings(github(&[("OAUTH_WHATEVER", "1"), ("SESSION_MANAGER", "x"), ("SESSION_REFRESH_EVERY", "1m")]));
         assert!(text.contains("OAUTH_WHATEVER") && text.contains("SESSION_REFRESH_EVERY"), "{text}");

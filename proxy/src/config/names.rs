@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_two_letters_off_is_a_fault_that_tells_the_right_one() {
+    fn a_name_two_letters_off_is_a_fault_that_names_the_right_one() {
         for (typed, meant) in [
             ("OAUTH_ALOWED_USERS", "OAUTH_ALLOWED_USERS"),
             ("OAUTH_ALLOWED_USER", "OAUTH_ALLOWED_USERS"),

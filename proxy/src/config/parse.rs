@@ -165,7 +165,7 @@ fn sign_in_or_open(
     let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
     let way_out = provider::way_out(reading, provider.as_ref());
-    let around = tokens::Around {
+    let others = tokens::OtherSettings {
         kind,
         provider: provider.as_ref(),
         roots: &provider_roots,
@@ -174,7 +174,7 @@ fn sign_in_or_open(
         rules,
         chosen,
     };
-    let (bearer, token_lists) = tokens::read(reading, sections, &around);
+    let (bearer, token_lists) = tokens::read(reading, sections, &others);
     let public_origin = provider::origin_of(&redirect_url?);
     Some(Mode::SignIn(Box::new(SignInSettings {
         provider: provider?,
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_can_never_match_are_told() {
+    fn entries_that_can_never_match_are_reported() {
         assert!(warnings(oidc(&[("OAUTH_ALLOWED_USERS", "ann,id:7")])).contains("1 of its entries are usernames"));
         assert_eq!(warnings(oidc(&[("OAUTH_ALLOWED_USERS", "ann"), ("OAUTH_USERNAME_CLAIM", "login")])), "");
         assert!(
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_the_providers_and_what_the_rules_need_is_added_and_told() {
+    fn scopes_are_the_providers_and_what_the_rules_need_is_added_and_reported() {
         assert_eq!(scopes(github(&[])), "read:user user:email");
         assert_eq!(scopes(github(&[("OAUTH_SCOPES", "read:user, user repo")])), "read:user user repo");
         let with_groups = || github(&[("OAUTH_ALLOWED_GROUPS", "acme/platform")]);
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn trusting_everybody_is_told() {
+    fn trusting_everybody_is_reported() {
         assert!(warnings(trial::env(&[&[("TRUSTED_PROXIES", "0.0.0.0/0")]])).contains("whole internet"));
         assert!(faults(trial::env(&[&[("TRUSTED_PROXIES", "10.0.0.0/8,proxy")]])).contains("entry 2"));
         assert!(

@@ -171,7 +171,7 @@ impl Reading {
             if range.contains(&duration) || (duration.is_zero() && zero == Zero::Allowed) {
                 return Ok(duration);
             }
-            let (least, most) = (words::say(*range.start()), words::say(*range.end()));
+            let (least, most) = (words::duration_text(*range.start()), words::duration_text(*range.end()));
             let or_off = if zero == Zero::Allowed { ", or 0" } else { "" };
             Err(format!("must be from {least} to {most}{or_off}"))
         })

@@ -17,7 +17,7 @@ use super::files::Files;
 use super::load::{Loaded, load_over};
 
 /// The pause for related changes: editors and Kubernetes change several names at once.
-const SETTLE: Duration = Duration::from_millis(200);
+const DEBOUNCE: Duration = Duration::from_millis(200);
 /// How often files are checked if the system reports no changes (network file systems, no inotify watches left).
 const POLL: Duration = Duration::from_secs(30);
 
@@ -27,7 +27,7 @@ pub struct Hangup(Option<Signal>);
 impl Hangup {
     /// Handles the signal from now on. Call it inside the runtime.
     #[must_use]
-    pub fn heed() -> Self {
+    pub fn install_handler() -> Self {
         Self(hangup())
     }
 }
@@ -59,13 +59,13 @@ async fn run(
         if now != files {
             files = read_again(&sources, now, &mut in_force, &mut reload).await;
             // A file that changes all the time is not read more often than this.
-            tokio::time::sleep(SETTLE).await;
+            tokio::time::sleep(DEBOUNCE).await;
             continue;
         }
         tokio::select! {
             () = hung_up(&mut hangup) => files = read_again(&sources, now, &mut in_force, &mut reload).await,
             Some(()) = changes.recv() => {
-                tokio::time::sleep(SETTLE).await;
+                tokio::time::sleep(DEBOUNCE).await;
                 while changes.try_recv().is_ok() {}
             }
             () = tokio::time::sleep(poll) => {}
@@ -119,13 +119,13 @@ async fn hung_up(signal: &mut Option<Signal>) {
 }
 
 fn watcher(changed: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let tell = move |event: notify::Result<notify::Event>| {
+    let on_event = move |event: notify::Result<notify::Event>| {
         if event.map_or(true, |event| changes_something(event.kind)) {
             // If the channel is full, a notification is pending already.
             let _ = changed.try_send(());
         }
     };
-    notify::recommended_watcher(tell)
+    notify::recommended_watcher(on_event)
         .map_err(|error| tracing::warn!("changed files will be noticed only every 30 s: {error}"))
         .ok()
 }
@@ -171,7 +171,7 @@ mod tests {
 
     const NEVER: Duration = Duration::from_secs(3600);
 
-    type Told = mpsc::UnboundedReceiver<String>;
+    type Outcomes = mpsc::UnboundedReceiver<String>;
 
     fn at(path: &Path) -> Sources {
         trial::sources(&["--config", path.to_str().unwrap()], &[])
@@ -183,19 +183,19 @@ mod tests {
         files: Files,
         poll: Option<Duration>,
         hangup: Option<Signal>,
-        act: impl AsyncFnOnce(&mut Told),
+        act: impl AsyncFnOnce(&mut Outcomes),
     ) {
-        let (tell, mut told) = mpsc::unbounded_channel();
+        let (sender, mut outcomes) = mpsc::unbounded_channel();
         let reload = move |outcome: Result<Loaded, Faults>| {
             let text = outcome.map_or_else(
                 |faults| faults.to_string(),
                 |loaded| format!("{} {}", loaded.settings.log.filter, loaded.stale.join("; ")).trim_end().to_owned(),
             );
-            tell.send(text).unwrap();
+            sender.send(text).unwrap();
         };
         let (changed, changes) = mpsc::channel(1);
         let watcher = if poll.is_some() { None } else { watcher(changed) };
-        let done = async { tokio::time::timeout(Duration::from_secs(20), act(&mut told)).await };
+        let done = async { tokio::time::timeout(Duration::from_secs(20), act(&mut outcomes)).await };
         tokio::select! {
             () = run(hangup, watcher, changes, poll.unwrap_or(NEVER), at(path), files, reload) => panic!("the watch ended"),
             done = done => done.expect("no reload in 20 s"),
@@ -203,8 +203,8 @@ mod tests {
     }
 
     /// Waits for an outcome; earlier ones may come from a half-written file.
-    async fn hear(told: &mut Told, what: &str) {
-        while !told.recv().await.unwrap().contains(what) {}
+    async fn wait_for(outcomes: &mut Outcomes, what: &str) {
+        while !outcomes.recv().await.unwrap().contains(what) {}
     }
 
     fn loaded(path: &Path) -> Files {
@@ -216,43 +216,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_written_renamed_over_deleted_or_mended_is_read_again() {
+    async fn a_file_that_is_written_renamed_over_deleted_or_fixed_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
         write(&path, "info");
-        watched(&path, loaded(&path), None, None, async |told| {
+        watched(&path, loaded(&path), None, None, async |outcomes| {
             write(&path, "debug");
-            hear(told, "debug").await;
+            wait_for(outcomes, "debug").await;
             let other = folder.path().join("new");
             write(&other, "warn");
             fs::rename(&other, &path).unwrap();
-            hear(told, "warn").await;
+            wait_for(outcomes, "warn").await;
             fs::remove_file(&path).unwrap();
-            hear(told, "cannot read the file").await;
+            wait_for(outcomes, "cannot read the file").await;
             write(&path, "error");
-            hear(told, "error").await;
+            wait_for(outcomes, "error").await;
         })
         .await;
     }
 
     #[tokio::test]
-    async fn a_fifo_in_a_files_place_is_told_and_holds_up_no_other_change() {
+    async fn a_fifo_in_a_files_place_is_reported_and_holds_up_no_other_change() {
         let folder = tempfile::tempdir().unwrap();
         let (path, secret) = (folder.path().join("sidegate.toml"), folder.path().join("secret"));
         let config =
             |level: &str| fs::write(&path, format!("session_secret_file = {secret:?}\nlog_level = \"{level}\""));
         fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
         config("info").unwrap();
-        watched(&path, loaded(&path), None, None, async |told| {
+        watched(&path, loaded(&path), None, None, async |outcomes| {
             let fifo = folder.path().join("fifo");
             assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
             fs::rename(&fifo, &secret).unwrap();
-            hear(told, "it is a FIFO, and not a regular file: the old one stays in force").await;
+            wait_for(outcomes, "it is a FIFO, and not a regular file: the old one stays in force").await;
             config("debug").unwrap();
-            hear(told, "debug SESSION_SECRET_FILE: cannot read the file").await;
+            wait_for(outcomes, "debug SESSION_SECRET_FILE: cannot read the file").await;
             fs::remove_file(&secret).unwrap();
             fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
-            while told.recv().await.unwrap() != "debug" {}
+            while outcomes.recv().await.unwrap() != "debug" {}
         })
         .await;
     }
@@ -268,10 +268,10 @@ mod tests {
         std::os::unix::fs::symlink("v1", at("..data")).unwrap();
         std::os::unix::fs::symlink("..data/sidegate.toml", at("sidegate.toml")).unwrap();
         let path = at("sidegate.toml");
-        watched(&path, loaded(&path), None, None, async |told| {
+        watched(&path, loaded(&path), None, None, async |outcomes| {
             std::os::unix::fs::symlink("v2", at("..tmp")).unwrap();
             fs::rename(at("..tmp"), at("..data")).unwrap();
-            hear(told, "debug").await;
+            wait_for(outcomes, "debug").await;
         })
         .await;
     }
@@ -283,17 +283,17 @@ mod tests {
         write(&path, "info");
         let files = loaded(&path);
         write(&path, "debug");
-        watched(&path, files, None, None, async |told| hear(told, "debug").await).await;
+        watched(&path, files, None, None, async |outcomes| wait_for(outcomes, "debug").await).await;
     }
 
     #[tokio::test]
-    async fn where_the_system_tells_nothing_files_are_looked_at() {
+    async fn where_the_system_reports_no_changes_files_are_polled() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
         write(&path, "info");
-        watched(&path, loaded(&path), Some(Duration::from_millis(20)), None, async |told| {
+        watched(&path, loaded(&path), Some(Duration::from_millis(20)), None, async |outcomes| {
             write(&path, "debug");
-            hear(told, "debug").await;
+            wait_for(outcomes, "debug").await;
         })
         .await;
     }
@@ -303,12 +303,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, key) = (folder.path().join("sidegate.toml"), tempfile::tempdir().unwrap());
         write(&path, "info");
-        watched(&path, loaded(&path), None, None, async |told| {
+        watched(&path, loaded(&path), None, None, async |outcomes| {
             let secret = key.path().join("secret");
             fs::write(&path, format!("session_secret_file = {secret:?}\nlog_level = \"debug\"")).unwrap();
-            hear(told, "SESSION_SECRET_FILE").await;
+            wait_for(outcomes, "SESSION_SECRET_FILE").await;
             fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
-            hear(told, "debug").await;
+            wait_for(outcomes, "debug").await;
         })
         .await;
     }
@@ -319,10 +319,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sidegate.toml");
         write(&path, "info");
-        watched(&path, loaded(&path), None, hangup, async |told| {
+        watched(&path, loaded(&path), None, hangup, async |outcomes| {
             let kill = std::process::Command::new("kill").args(["-HUP", &std::process::id().to_string()]).status();
             assert!(kill.unwrap().success());
-            assert_eq!(told.recv().await.unwrap(), "info");
+            assert_eq!(outcomes.recv().await.unwrap(), "info");
         })
         .await;
     }

@@ -44,7 +44,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration in its largest whole unit.
-pub(super) fn say(duration: Duration) -> String {
+pub(super) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
     let whole = units.into_iter().find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit));
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn durations_are_said_in_their_largest_whole_unit() {
         for text in ["400d", "24m", "75s", "10ms", "90s"] {
-            assert_eq!(say(duration(text).unwrap()), text);
+            assert_eq!(duration_text(duration(text).unwrap()), text);
         }
     }
 

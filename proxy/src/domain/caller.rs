@@ -152,7 +152,7 @@ fn first_untrusted<'a>(
 
 /// Whether the nearest hop names its caller: the last entry of all `X-Forwarded-For` values is an address.
 #[must_use]
-pub fn is_told<'a>(forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> bool {
+pub fn names_caller<'a>(forwarded_for: impl DoubleEndedIterator<Item = &'a str>) -> bool {
     entry(forwarded_for, 1).is_some_and(|text| hop(text).is_some())
 }
 
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_by_a_socket_file_is_trusted_only_where_that_is_said() {
+    fn a_caller_on_a_socket_file_is_trusted_only_where_that_is_configured() {
         let networks: Vec<IpNet> = ["::/0", "0.0.0.0/0"].map(|network| network.parse().unwrap()).into();
         let peer = Peer { address: SocketAddr::new(NO_ADDRESS, 0), scheme: Scheme::Http };
         let judged = |proxies: &TrustedProxies, hops: &[&str]| Caller::judge(peer, proxies, hops.iter().copied(), None);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_peer_tells_the_scheme() {
+    fn a_trusted_peer_names_the_scheme() {
         assert_eq!(judge("10.0.0.1", &[], Some("HTTPS")).scheme, Scheme::Https);
         assert_eq!(judge("10.0.0.1", &[], Some("gopher")).scheme, Scheme::Http);
     }

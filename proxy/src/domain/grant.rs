@@ -16,7 +16,7 @@ pub struct Grant {
     pub id_token: Option<Secret>,
     /// The claims that UserInfo has supplied so far. If it stops supplying one of them, the value is removed; a claim that it never
     /// supplied keeps its value from the ID token.
-    pub told_by_userinfo: Vec<String>,
+    pub supplied_by_userinfo: Vec<String>,
 }
 
 /// A sealed grant: only the session secret opens it.

@@ -34,20 +34,20 @@ pub struct Ask<'a> {
 /// A permit to forward one request. Its fields are private: no other file can create one.
 ///
 /// ```
-/// use sidegate::domain::judge::{Because, Permit};
+/// use sidegate::domain::judge::{AdmitReason, Permit};
 ///
-/// fn because(permit: Permit<()>) -> Because {
-///     permit.because()
+/// fn reason(permit: Permit<()>) -> AdmitReason {
+///     permit.reason()
 /// }
 /// ```
 ///
 /// A permit cannot be written as a literal,
 ///
 /// ```compile_fail,E0451
-/// use sidegate::domain::judge::{Because, Permit};
+/// use sidegate::domain::judge::{AdmitReason, Permit};
 ///
 /// fn forged() -> Permit<()> {
-///     Permit { session: None, rule: None, because: Because::OpenMode }
+///     Permit { session: None, rule: None, reason: AdmitReason::OpenMode }
 /// }
 /// ```
 ///
@@ -84,7 +84,7 @@ pub struct Ask<'a> {
 pub struct Permit<S> {
     session: Option<S>,
     rule: Option<RuleId>,
-    because: Because,
+    reason: AdmitReason,
 }
 
 impl<S> Permit<S> {
@@ -99,14 +99,14 @@ impl<S> Permit<S> {
     }
 
     /// Why it is admitted.
-    pub const fn because(&self) -> Because {
-        self.because
+    pub const fn reason(&self) -> AdmitReason {
+        self.reason
     }
 }
 
 /// Why a request is admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Because {
+pub enum AdmitReason {
     /// Sign-in is disabled.
     OpenMode,
     /// The rule is for everyone.
@@ -119,7 +119,7 @@ pub enum Because {
     Named,
 }
 
-impl Because {
+impl AdmitReason {
     /// The operator's word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -225,18 +225,18 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
             (Err(kept), _) => Err(kept),
             (Ok(_), Err(refusal)) => Err(refusal),
             // If the path is public under one reading only, the request is forwarded for the user.
-            (Ok(Because::Public), Ok(because)) => Ok(because),
-            (Ok(because), Ok(_)) => Ok(because),
+            (Ok(AdmitReason::Public), Ok(reason)) => Ok(reason),
+            (Ok(reason), Ok(_)) => Ok(reason),
         };
     }
-    let because = outcome?;
-    let counts = match because {
-        Because::OpenMode => false,
+    let reason = outcome?;
+    let counts = match reason {
+        AdmitReason::OpenMode => false,
         // On a public path, a user whom no list or rule would admit any more counts as not signed in.
-        Because::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
-        Because::SignedIn | Because::Listed | Because::Named => true,
+        AdmitReason::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
+        AdmitReason::SignedIn | AdmitReason::Listed | AdmitReason::Named => true,
     };
-    Ok(Permit { rule: deciding.first, because, session: who.filter(|_| counts) })
+    Ok(Permit { rule: deciding.first, reason, session: who.filter(|_| counts) })
 }
 
 /// Decides on a request of unknown content: it is admitted only if every rule would admit it.
@@ -245,11 +245,11 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
 /// [`Refusal`], with the reason that is the hardest to fix.
 pub fn judge_blindly<S: Known>(rules: &Rules, now: Timestamp, who: Option<S>) -> Result<Permit<S>, Refusal> {
     let principal = who.as_ref().map(Known::principal);
-    let mut first: Option<(Option<RuleId>, Because)> = None;
+    let mut first: Option<(Option<RuleId>, AdmitReason)> = None;
     let mut worst: Option<Refusal> = None;
     for rule in rules.all_that_may_decide() {
         match verdict(rules, rule, false, now, principal.as_ref()) {
-            Ok(because) => first = first.or(Some((rule, because))),
+            Ok(reason) => first = first.or(Some((rule, reason))),
             Err(why) if worst.as_ref().is_none_or(|worst| why.weight() > worst.why.weight()) => {
                 worst = Some(Refusal { rule, why });
             }
@@ -257,7 +257,7 @@ pub fn judge_blindly<S: Known>(rules: &Rules, now: Timestamp, who: Option<S>) ->
         }
     }
     match (worst, first) {
-        (None, Some((rule, because))) => Ok(Permit { session: who, rule, because }),
+        (None, Some((rule, reason))) => Ok(Permit { session: who, rule, reason }),
         (Some(refusal), _) => Err(refusal),
         (None, None) => Err(Refusal { rule: None, why: Why::Nobody }),
     }
@@ -321,21 +321,21 @@ fn verdict(
     opens: bool,
     now: Timestamp,
     who: Option<&Principal<'_>>,
-) -> Result<Because, Why> {
-    let Openness::SignIn(lists) = rules.openness() else { return Ok(Because::OpenMode) };
+) -> Result<AdmitReason, Why> {
+    let Openness::SignIn(lists) = rules.openness() else { return Ok(AdmitReason::OpenMode) };
     let rule: Option<&Rule> = rule.and_then(|id| rules.get(id));
     let access = rule.map_or(&Access::Listed, |rule| &rule.access);
     match access {
         Access::Nobody => return Err(Why::Nobody),
-        Access::Public if opens => return Ok(Because::Public),
+        Access::Public if opens => return Ok(AdmitReason::Public),
         Access::Public | Access::SignedIn | Access::Listed | Access::People(_) => {}
     }
     let who = who.ok_or(Why::Unauthenticated)?;
-    let because = match access {
-        Access::SignedIn => Because::SignedIn,
-        Access::People(people) if people.lists(who) => Because::Named,
+    let reason = match access {
+        Access::SignedIn => AdmitReason::SignedIn,
+        Access::People(people) if people.lists(who) => AdmitReason::Named,
         Access::People(_) => return Err(Why::NotNamed),
-        Access::Public | Access::Listed | Access::Nobody if rules.list(lists, who) => Because::Listed,
+        Access::Public | Access::Listed | Access::Nobody if rules.list(lists, who) => AdmitReason::Listed,
         Access::Public | Access::Listed | Access::Nobody => return Err(Why::NotListed),
     };
     if let Some(lacking) = rule.and_then(|rule| rule.lacks(who)) {
@@ -346,7 +346,7 @@ fn verdict(
     {
         return Err(Why::TooOld { max_age });
     }
-    Ok(because)
+    Ok(reason)
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl Device {
 
 /// Selects sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose<'a> {
+pub enum SessionSelector<'a> {
     /// All of a user.
     Person {
         /// Who vouches for the user.
@@ -151,10 +151,10 @@ impl Session {
 
     /// Whether it belongs to that selection.
     #[must_use]
-    pub fn is(&self, whose: Whose<'_>) -> bool {
-        match whose {
-            Whose::Person { authority, id } => self.authority == authority && self.identity.id == id,
-            Whose::ProviderSession { authority, sid } => {
+    pub fn is(&self, selector: SessionSelector<'_>) -> bool {
+        match selector {
+            SessionSelector::Person { authority, id } => self.authority == authority && self.identity.id == id,
+            SessionSelector::ProviderSession { authority, sid } => {
                 self.authority == authority && self.provider_session.as_deref() == Some(sid)
             }
         }

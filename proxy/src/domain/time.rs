@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_people_when_it_was() {
+    fn shows_people_when_it_was() {
         let moment = Timestamp::from_secs(1_767_323_045);
         assert_eq!(moment.in_words(), "2 January 2026, 03:04 UTC");
         for (later, words) in [

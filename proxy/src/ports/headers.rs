@@ -5,6 +5,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::domain::identity::Identity;
 
+/// The name of the assertion among the usual identity fields.
+pub static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
+
 /// Header fields that are sent repeatedly, as the text that HTTP/1.1 writes, made once.
 pub struct ReadyFields(Box<[u8]>);
 

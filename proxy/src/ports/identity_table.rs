@@ -86,11 +86,11 @@ impl ChosenField {
     }
 
     /// The field's values, each with its prefix; empty values are left out.
-    fn told(&self, who: &Identity, provider: &str, assertion: Option<&HeaderValue>) -> Vec<HeaderValue> {
+    fn values(&self, who: &Identity, provider: &str, assertion: Option<&HeaderValue>) -> Vec<HeaderValue> {
         let one = |text: &str| vec![text.to_owned()];
         let texts = match &self.value {
             ChosenValue::Assertion => return assertion.cloned().into_iter().collect(),
-            // Opened for each request, and not kept with the others: see `tell_id_token`.
+            // Opened for each request, and not kept with the others: see `id_token_fields`.
             ChosenValue::IdToken => return Vec::new(),
             ChosenValue::User => one(who.principal()),
             ChosenValue::Username => one(who.username.vouched().unwrap_or_default()),
@@ -125,17 +125,17 @@ impl ChosenField {
 impl IdentityTable {
     /// The header fields for an identity that `provider` vouches for.
     #[must_use]
-    pub fn tell(
+    pub fn header_fields(
         &self,
         who: &Identity,
         provider: &str,
         assertion: Option<&HeaderValue>,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        let told = |field: &ChosenField| {
-            let values = field.told(who, provider, assertion);
+        let fields_of = |field: &ChosenField| {
+            let values = field.values(who, provider, assertion);
             values.into_iter().map(|value| (field.name.clone(), value)).collect::<Vec<_>>()
         };
-        self.fields.iter().flat_map(told).collect()
+        self.fields.iter().flat_map(fields_of).collect()
     }
 
     /// Whether a field carries the assertion.
@@ -151,7 +151,7 @@ impl IdentityTable {
     }
 
     /// The fields that carry the ID token; none if it is no valid header value. Marked sensitive: HTTP/2 does not index them (HPACK).
-    pub fn tell_id_token(&self, token: &Secret) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pub fn id_token_fields(&self, token: &Secret) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let fields = self.fields.iter().filter(|field| field.value == ChosenValue::IdToken);
         fields.filter_map(|field| {
             let text = Zeroizing::new([field.prefix.as_str(), token.expose()].concat());
@@ -211,15 +211,15 @@ mod tests {
         ChosenField { name, value, prefix: String::new(), only: None, several: Several::Joined(',') }
     }
 
-    fn told(field: ChosenField) -> Vec<String> {
+    fn values_of(field: ChosenField) -> Vec<String> {
         let table = IdentityTable { fields: vec![field] };
         let assertion = HeaderValue::from_static("a.b.c");
-        let told = table.tell(&ann(), "corp", Some(&assertion));
-        told.iter().map(|(_, value)| value.to_str().unwrap().to_owned()).collect()
+        let fields = table.header_fields(&ann(), "corp", Some(&assertion));
+        fields.iter().map(|(_, value)| value.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
-    fn each_value_is_told_and_nothing_empty() {
+    fn each_value_is_sent_and_nothing_empty() {
         for (value, text) in [
             (ChosenValue::User, "ann@example.com"),
             (ChosenValue::Email, "ann@example.com"),
@@ -229,25 +229,25 @@ mod tests {
             (ChosenValue::Groups, "acme/sre,acme/a|b%2Cc,other"),
             (ChosenValue::Claim("department".into()), "R&D%2C Bonn,ops"),
         ] {
-            assert_eq!(told(field(value)), [text]);
+            assert_eq!(values_of(field(value)), [text]);
         }
         // A name that its owner may edit identifies no one here.
         for nothing in [ChosenValue::Username, ChosenValue::Name, ChosenValue::Claim("x".into())] {
-            assert!(told(ChosenField { prefix: "p:".into(), ..field(nothing) }).is_empty());
+            assert!(values_of(ChosenField { prefix: "p:".into(), ..field(nothing) }).is_empty());
         }
     }
 
     #[test]
-    fn an_id_token_is_told_by_itself_as_it_is() {
+    fn an_id_token_is_sent_separately_as_it_is() {
         let bearer = ChosenField { prefix: "Bearer ".into(), ..field(ChosenValue::IdToken) };
         let table = IdentityTable { fields: vec![field(ChosenValue::User), field(ChosenValue::IdToken), bearer] };
         assert!(table.has_id_token());
-        assert_eq!(table.tell(&ann(), "corp", None).len(), 1, "not with what is kept ready");
-        let told: Vec<(HeaderName, HeaderValue)> = table.tell_id_token(&Secret::new("a.b%2C.c")).collect();
-        let texts: Vec<&str> = told.iter().map(|(_, value)| value.to_str().unwrap()).collect();
+        assert_eq!(table.header_fields(&ann(), "corp", None).len(), 1, "not with what is kept ready");
+        let fields: Vec<(HeaderName, HeaderValue)> = table.id_token_fields(&Secret::new("a.b%2C.c")).collect();
+        let texts: Vec<&str> = fields.iter().map(|(_, value)| value.to_str().unwrap()).collect();
         assert_eq!(texts, ["a.b%2C.c", "Bearer a.b%2C.c"]);
-        assert!(told.iter().all(|(_, value)| value.is_sensitive()));
-        assert_eq!(table.tell_id_token(&Secret::new("a\nb")).count(), 0);
+        assert!(fields.iter().all(|(_, value)| value.is_sensitive()));
+        assert_eq!(table.id_token_fields(&Secret::new("a\nb")).count(), 0);
         assert!(!IdentityTable { fields: vec![field(ChosenValue::Assertion)] }.has_id_token());
     }
 
@@ -255,9 +255,9 @@ mod tests {
     fn several_are_joined_or_repeated_each_with_its_prefix() {
         let groups = || ChosenField { prefix: "corp:".into(), ..field(ChosenValue::Groups) };
         let bars = ChosenField { several: Several::Joined('|'), ..groups() };
-        assert_eq!(told(bars), ["corp:acme/sre|corp:acme/a%7Cb,c|corp:other"]);
+        assert_eq!(values_of(bars), ["corp:acme/sre|corp:acme/a%7Cb,c|corp:other"]);
         let each = ChosenField { several: Several::Repeated, ..groups() };
-        assert_eq!(told(each), ["corp:acme/sre", "corp:acme/a|b%2Cc", "corp:other"]);
+        assert_eq!(values_of(each), ["corp:acme/sre", "corp:acme/a|b%2Cc", "corp:other"]);
     }
 
     #[test]
@@ -267,10 +267,10 @@ mod tests {
             several: Several::Repeated,
             ..field(ChosenValue::Groups)
         };
-        assert_eq!(told(only(&["acme/s*"])), ["acme/sre"]);
-        assert_eq!(told(only(&["other", "*,c"])), ["acme/a|b%2Cc", "other"]);
-        assert!(told(only(&["acme", "*x*", "acme/*/z", "acme/sre*e"])).is_empty());
-        assert_eq!(told(only(&["*"])).len(), 3);
+        assert_eq!(values_of(only(&["acme/s*"])), ["acme/sre"]);
+        assert_eq!(values_of(only(&["other", "*,c"])), ["acme/a|b%2Cc", "other"]);
+        assert!(values_of(only(&["acme", "*x*", "acme/*/z", "acme/sre*e"])).is_empty());
+        assert_eq!(values_of(only(&["*"])).len(), 3);
         let table = |fields| IdentityTable { fields };
         assert_eq!(table(vec![only(&["acme/s*"]), only(&["other"])]).groups(&ann()), ["acme/sre", "other"]);
         assert_eq!(table(vec![field(ChosenValue::User)]).groups(&ann()).len(), 3);

@@ -95,7 +95,7 @@ impl Impersonation {
     ///
     /// # Errors
     /// [`NotAPerson`]: the user name is refused. A group with a refused name is omitted.
-    pub fn tell(&self, who: &Identity, provider: &str) -> Result<Impersonated, NotAPerson> {
+    pub fn impersonate(&self, who: &Identity, provider: &str) -> Result<Impersonated, NotAPerson> {
         let prefix = self.prefix.replace(PROVIDER_PLACE, provider);
         let (user, id) = (named(self.user.of(who), &prefix)?, named(&who.id, "")?);
         let (mut fields, mut left_out) = (vec![(USER, user)], Vec::new());
@@ -172,18 +172,18 @@ mod tests {
         Impersonation { user, prefix: prefix.to_owned() }
     }
 
-    fn told(impersonation: &Impersonation, who: &Identity) -> Vec<String> {
-        let told = impersonation.tell(who, "corp").unwrap();
+    fn header_lines(impersonation: &Impersonation, who: &Identity) -> Vec<String> {
+        let impersonated = impersonation.impersonate(who, "corp").unwrap();
         let text = |(name, value): &(HeaderName, HeaderValue)| {
             format!("{name}: {}", std::str::from_utf8(value.as_bytes()).unwrap())
         };
-        told.fields.iter().map(text).collect()
+        impersonated.fields.iter().map(text).collect()
     }
 
     #[test]
-    fn a_person_is_told_once_with_each_group_once() {
+    fn a_person_is_named_once_with_each_group_once() {
         assert_eq!(
-            told(&by(ImpersonatedName::Username, ""), &ann(&["acme/sre", "dev", "dev"])),
+            header_lines(&by(ImpersonatedName::Username, ""), &ann(&["acme/sre", "dev", "dev"])),
             [
                 "impersonate-user: ann",
                 "impersonate-group: acme/sre",
@@ -193,9 +193,12 @@ mod tests {
                 "impersonate-extra-email: ann@example.com",
             ]
         );
-        let with_prefix = told(&by(ImpersonatedName::Id, "{provider}:"), &ann(&["dev"]));
+        let with_prefix = header_lines(&by(ImpersonatedName::Id, "{provider}:"), &ann(&["dev"]));
         assert_eq!(with_prefix[..3], ["impersonate-user: corp:7", "impersonate-group: corp:dev", "impersonate-uid: 7"]);
-        assert_eq!(told(&by(ImpersonatedName::Email, "x:"), &ann(&[]))[0], "impersonate-user: x:ann@example.com");
+        assert_eq!(
+            header_lines(&by(ImpersonatedName::Email, "x:"), &ann(&[]))[0],
+            "impersonate-user: x:ann@example.com"
+        );
     }
 
     #[test]
@@ -203,8 +206,8 @@ mod tests {
         let names = ["Zo\u{eb}", "zo%C3%AB", "100%", "a b", "a,b", "a=b\"c\\", "\u{200b}ann"];
         for name in names {
             let who = person(Username::Vouched(name.into()), &[name]);
-            let told = told(&by(ImpersonatedName::Username, ""), &who);
-            assert_eq!(told[..2], [format!("impersonate-user: {name}"), format!("impersonate-group: {name}")]);
+            let lines = header_lines(&by(ImpersonatedName::Username, ""), &who);
+            assert_eq!(lines[..2], [format!("impersonate-user: {name}"), format!("impersonate-group: {name}")]);
         }
     }
 
@@ -222,7 +225,7 @@ mod tests {
                     ..person(Username::Vouched(around.clone()), &[&around, name, &format!("dev{blanks}")])
                 };
                 assert_eq!(
-                    told(&by(ImpersonatedName::Username, ""), &who)[..4],
+                    header_lines(&by(ImpersonatedName::Username, ""), &who)[..4],
                     [
                         format!("impersonate-user: {name}"),
                         format!("impersonate-group: {name}"),
@@ -235,7 +238,7 @@ mod tests {
         }
         let who = person(Username::Vouched(" ann\t".into()), &["dev "]);
         assert_eq!(
-            told(&by(ImpersonatedName::Username, "corp:"), &who)[..2],
+            header_lines(&by(ImpersonatedName::Username, "corp:"), &who)[..2],
             ["impersonate-user: corp:ann", "impersonate-group: corp:dev"]
         );
     }
@@ -266,42 +269,46 @@ mod tests {
             for prefix in ["", "corp:"] {
                 let rule = by(ImpersonatedName::Username, prefix);
                 let who = person(Username::Vouched(name.into()), &[]);
-                assert_eq!(rule.tell(&who, "corp"), Err(why), "{name:?}");
+                assert_eq!(rule.impersonate(&who, "corp"), Err(why), "{name:?}");
                 // As a group it is omitted, and nothing else is.
-                let told = rule.tell(&ann(&["dev", name]), "corp").unwrap();
-                assert_eq!(told.left_out, [(name.to_owned(), why)]);
-                assert_eq!(told.fields.iter().filter(|(name, _)| name == GROUP).count(), 1, "{name:?}");
+                let impersonated = rule.impersonate(&ann(&["dev", name]), "corp").unwrap();
+                assert_eq!(impersonated.left_out, [(name.to_owned(), why)]);
+                assert_eq!(impersonated.fields.iter().filter(|(name, _)| name == GROUP).count(), 1, "{name:?}");
             }
         }
         for fine in ["system", "systems:x", "my-system:x", "sys\u{200b}tem:x"] {
-            assert!(by(ImpersonatedName::Username, "").tell(&person(Username::Vouched(fine.into()), &[]), "p").is_ok());
+            assert!(
+                by(ImpersonatedName::Username, "")
+                    .impersonate(&person(Username::Vouched(fine.into()), &[]), "p")
+                    .is_ok()
+            );
         }
     }
 
     #[test]
     fn no_prefix_completes_a_name_of_kubernetes_own() {
         let rule = by(ImpersonatedName::Username, "sys");
-        let told = rule.tell(&person(Username::Vouched("tem:admin".into()), &[]), "corp");
-        assert_eq!(told, Err(NotAPerson::Reserved));
-        let told = rule.tell(&ann(&["tem:masters"]), "corp").unwrap();
-        assert_eq!(told.left_out, [("tem:masters".to_owned(), NotAPerson::Reserved)]);
+        let impersonated = rule.impersonate(&person(Username::Vouched("tem:admin".into()), &[]), "corp");
+        assert_eq!(impersonated, Err(NotAPerson::Reserved));
+        let impersonated = rule.impersonate(&ann(&["tem:masters"]), "corp").unwrap();
+        assert_eq!(impersonated.left_out, [("tem:masters".to_owned(), NotAPerson::Reserved)]);
     }
 
     #[test]
     fn a_group_that_would_fall_into_pieces_hides_none_of_kubernetes_own() {
         let groups = ["dev, system:masters", "dev,System:masters,x", "dev,\u{feff}system:x", "cn=admins,ou=groups"];
-        let told = by(ImpersonatedName::Username, "corp:").tell(&ann(&groups), "corp").unwrap();
-        let left_out: Vec<&str> = told.left_out.iter().map(|(group, _)| group.as_str()).collect();
+        let impersonated = by(ImpersonatedName::Username, "corp:").impersonate(&ann(&groups), "corp").unwrap();
+        let left_out: Vec<&str> = impersonated.left_out.iter().map(|(group, _)| group.as_str()).collect();
         assert_eq!(left_out, groups[..3]);
     }
 
     #[test]
     fn no_other_name_takes_the_place_of_the_one_that_is_wanted() {
         let chosen = person(Username::Displayed("admin".into()), &[]);
-        assert_eq!(by(ImpersonatedName::Username, "").tell(&chosen, "corp"), Err(NotAPerson::Empty));
+        assert_eq!(by(ImpersonatedName::Username, "").impersonate(&chosen, "corp"), Err(NotAPerson::Empty));
         let without_email = Identity { email: None, ..ann(&[]) };
-        assert_eq!(by(ImpersonatedName::Email, "").tell(&without_email, "corp"), Err(NotAPerson::Empty));
-        let told = told(&by(ImpersonatedName::Id, ""), &Identity { email: None, ..chosen });
-        assert_eq!(told, ["impersonate-user: 7", "impersonate-uid: 7", "impersonate-extra-provider: corp"]);
+        assert_eq!(by(ImpersonatedName::Email, "").impersonate(&without_email, "corp"), Err(NotAPerson::Empty));
+        let lines = header_lines(&by(ImpersonatedName::Id, ""), &Identity { email: None, ..chosen });
+        assert_eq!(lines, ["impersonate-user: 7", "impersonate-uid: 7", "impersonate-extra-provider: corp"]);
     }
 }

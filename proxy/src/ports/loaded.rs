@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
-use super::{ReadyFields, Tellings};
+use super::{ReadyFields, UpstreamIdentities};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::session::{Session, SessionKey};
@@ -29,7 +29,7 @@ pub struct LoadedSession {
     assertion: ArcSwapOption<IssuedAssertion>,
     /// The signature of an assertion from before this copy was made.
     signed_before: Option<Box<Signed>>,
-    tellings: Tellings,
+    upstream_identities: UpstreamIdentities,
 }
 
 impl LoadedSession {
@@ -47,7 +47,7 @@ impl LoadedSession {
             ended: AtomicBool::new(false),
             assertion: ArcSwapOption::empty(),
             signed_before: None,
-            tellings: Tellings::default(),
+            upstream_identities: UpstreamIdentities::default(),
         }
     }
 
@@ -96,8 +96,8 @@ impl LoadedSession {
 
     /// The identity fields for upstreams other than the usual one.
     #[must_use]
-    pub const fn tellings(&self) -> &Tellings {
-        &self.tellings
+    pub const fn upstream_identities(&self) -> &UpstreamIdentities {
+        &self.upstream_identities
     }
 
     /// When it was last used.

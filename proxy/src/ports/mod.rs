@@ -6,12 +6,12 @@ mod impersonation;
 mod loaded;
 mod provider;
 mod store;
-mod told;
+mod upstream_identity;
 
 use std::future::Future;
 use std::pin::Pin;
 
-pub use headers::ReadyFields;
+pub use headers::{ReadyFields, X_SIDEGATE_ASSERTION};
 pub use identity_table::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
 pub use impersonation::{Impersonated, ImpersonatedName, Impersonation, NotAPerson, PROVIDER_PLACE};
 pub use loaded::{IssuedAssertion, LoadedSession, Signed, note_every};
@@ -21,7 +21,7 @@ pub use provider::{
 pub use store::{
     BeginError, Claim, Directory, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms, StoreUnavailable,
 };
-pub use told::{Tellings, Told};
+pub use upstream_identity::{UpstreamIdentities, UpstreamIdentity};
 
 /// A boxed future.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

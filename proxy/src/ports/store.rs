@@ -6,7 +6,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::{LoadedSession, Pending};
-use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
+use crate::domain::session::{Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 
 /// The most sessions that one person may have: a further sign-in ends their own oldest one. An operation that ends all of a person's
@@ -101,7 +101,7 @@ pub trait Directory: Send + Sync {
     /// The live sessions of a person, or of a session at the provider; at most some hundreds, newest first.
     fn of<'a>(
         &'a self,
-        whose: Whose<'a>,
+        selector: SessionSelector<'a>,
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
 

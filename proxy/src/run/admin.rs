@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn troubles_are_told_and_do_not_make_it_unready() {
+    async fn troubles_are_reported_and_do_not_make_it_unready() {
         let running = Running::start(&["provider: away\r\nready", "certificate: expires in 3 days"]).await;
         running.admin.enter(Phase::Ready);
         let answer = running.ask("GET /readyz").await;
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_ends_when_it_is_told_to_also_with_connections_open() {
+    async fn it_stops_on_request_even_with_connections_open() {
         let running = Running::start(&[]).await;
         running.admin.enter(Phase::Ready);
         let _idle = TcpStream::connect(running.address).await.unwrap();

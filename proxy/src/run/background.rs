@@ -28,10 +28,10 @@ pub(crate) async fn sweep(app: Arc<App>) {
 }
 
 /// How often to check for due health checks and name look-ups.
-const TEND_EVERY: Duration = Duration::from_millis(250);
+const MAINTAIN_EVERY: Duration = Duration::from_millis(250);
 
 /// Runs the checks of named upstreams' backends, and reads our tokens for them; never returns.
-pub(crate) async fn tend_backends(app: Arc<App>) {
+pub(crate) async fn maintain_backends(app: Arc<App>) {
     loop {
         let reloaded = app.reloaded.notified();
         let snapshot = app.snapshot();
@@ -41,13 +41,13 @@ pub(crate) async fn tend_backends(app: Arc<App>) {
             continue;
         }
         for destination in snapshot.destinations.iter() {
-            destination.backends.tend();
+            destination.backends.maintain();
             if let Some(token) = &destination.token {
-                token.tend();
+                token.maintain();
             }
         }
         drop(snapshot);
-        tokio::time::sleep(TEND_EVERY).await;
+        tokio::time::sleep(MAINTAIN_EVERY).await;
     }
 }
 

@@ -23,7 +23,7 @@ use crate::serve::settings::{Mode, Settings, SignInSettings};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The user; `None`: not signed in.
-    pub who: Option<Somebody>,
+    pub who: Option<DescribedUser>,
     /// The host; `None`: the public one.
     pub host: Option<String>,
     /// The method.
@@ -40,7 +40,7 @@ pub struct Asked {
 
 /// A user, as described by an operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Somebody {
+pub struct DescribedUser {
     /// The username, or an email.
     pub user: Option<String>,
     /// The vouched email.
@@ -94,7 +94,7 @@ impl Explanation {
         answer
     }
 
-    fn tell(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}: {}", if self.is_permit { "permit" } else { "refuse" }, self.reason)?;
         match &self.rule {
             Some((name, line)) => writeln!(out, "rule:     {name} (line {line})")?,
@@ -124,7 +124,7 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
     if asked.json {
         writeln!(out, "{}", answer.json())?;
     } else {
-        answer.tell(out)?;
+        answer.write_text(out)?;
     }
     Ok(answer.is_permit)
 }
@@ -141,9 +141,9 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
     };
     let now = clock::now();
     let who = match &asked.who {
-        Some(somebody) if !vouchers.is_empty() => {
-            let voucher = somebody.voucher(&vouchers)?;
-            Some((somebody.identity(voucher)?, somebody.signed_in, voucher))
+        Some(described) if !vouchers.is_empty() => {
+            let voucher = described.voucher(&vouchers)?;
+            Some((described.identity(voucher)?, described.signed_in, voucher))
         }
         Some(_) | None => None,
     };
@@ -240,18 +240,18 @@ pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<
     }
     let Question { host, forwarded_host, method, from, .. } = *asked;
     let ask = Ask { host, forwarded_host, method, path: &path, from, certificate: asked.certificate, now };
-    let told = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
+    let name_and_line = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
     match judge(rules, &ask, who) {
         Ok(permit) => Explanation {
             is_permit: true,
-            rule: told(permit.rule()),
-            reason: permit.because().as_str().to_owned(),
+            rule: name_and_line(permit.rule()),
+            reason: permit.reason().as_str().to_owned(),
             upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
             readings,
         },
         Err(Refusal { rule, why }) => {
             let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
-            Explanation { is_permit: false, rule: told(rule), reason, upstream: None, readings }
+            Explanation { is_permit: false, rule: name_and_line(rule), reason, upstream: None, readings }
         }
     }
 }
@@ -291,7 +291,7 @@ impl Voucher {
     }
 }
 
-impl Somebody {
+impl DescribedUser {
     /// The user's source of identity: the named one, else the provider.
     fn voucher<'v>(&self, vouchers: &'v [Voucher]) -> Result<&'v Voucher, WrongQuestion> {
         let wanted = |voucher: &&Voucher| self.provider.as_deref().is_none_or(|name| name == voucher.name);
@@ -388,12 +388,12 @@ mod tests {
         })
     }
 
-    fn somebody(user: &str, groups: &[&str], signed_in: u64) -> Somebody {
-        Somebody {
+    fn described(user: &str, groups: &[&str], signed_in: u64) -> DescribedUser {
+        DescribedUser {
             user: Some(user.to_owned()),
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
             signed_in: Duration::from_secs(signed_in),
-            ..Somebody::default()
+            ..DescribedUser::default()
         }
     }
 
@@ -422,8 +422,8 @@ mod tests {
                 let head = request.into_parts().0;
                 let who = who.map(|(name, ago)| {
                     let groups: &[&str] = if name == "ops" { &["acme/ops"] } else { &[] };
-                    let somebody = somebody(name, groups, ago);
-                    (somebody.identity(&voucher(ProviderKind::Github, true)).unwrap(), somebody.signed_in)
+                    let described = described(name, groups, ago);
+                    (described.identity(&voucher(ProviderKind::Github, true)).unwrap(), described.signed_in)
                 });
                 let principal = who.as_ref().map(|(identity, ago)| Principal {
                     identity,
@@ -468,9 +468,9 @@ mod tests {
                     let described = Description::read(&head, &caller, &rules).unwrap().unwrap();
                     described.replace(&mut head);
                     let readings = Readings::of(head.uri.path()).unwrap();
-                    let told = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
-                    prop_assert_eq!(told.is_ok(), explained.is_permit, "verify: {} {}{}", method, host, path);
-                    let decided = told.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
+                    let judged = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
+                    prop_assert_eq!(judged.is_ok(), explained.is_permit, "verify: {} {}{}", method, host, path);
+                    let decided = judged.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
                     prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());
                 }
             }
@@ -479,25 +479,25 @@ mod tests {
 
     #[test]
     fn a_person_is_described_in_the_words_of_the_lists() {
-        let somebody = Somebody {
+        let described = DescribedUser {
             user: Some("ann@example.com".into()),
             claims: vec!["roles=a".into(), "roles=b=c".into()],
-            ..Somebody::default()
+            ..DescribedUser::default()
         };
-        let identity = somebody.identity(&voucher(ProviderKind::Oidc, false)).unwrap();
+        let identity = described.identity(&voucher(ProviderKind::Oidc, false)).unwrap();
         assert_eq!(identity.email_str(), "ann@example.com");
         assert_eq!(identity.username.vouched(), None);
         assert_eq!(identity.claims.texts("roles"), ["a", "b=c"]);
-        let by_id = Somebody { user: Some("id:7".into()), ..Somebody::default() };
+        let by_id = DescribedUser { user: Some("id:7".into()), ..DescribedUser::default() };
         assert_eq!(by_id.identity(&voucher(ProviderKind::Github, true)).unwrap().id, "7");
         for wrong in [
-            Somebody { email: Some("ann".into()), ..Somebody::default() },
-            Somebody { claims: vec!["x".into()], ..Somebody::default() },
+            DescribedUser { email: Some("ann".into()), ..DescribedUser::default() },
+            DescribedUser { claims: vec!["x".into()], ..DescribedUser::default() },
         ] {
             assert!(wrong.identity(&voucher(ProviderKind::Github, true)).is_err(), "{wrong:?}");
         }
-        let strange = Somebody { provider: Some("corp".into()), ..Somebody::default() };
-        let told = strange.voucher(&[voucher(ProviderKind::Github, true)]).err().unwrap();
-        assert_eq!(told.to_string(), "--provider: `corp` is not known; the one there is, is `github`");
+        let strange = DescribedUser { provider: Some("corp".into()), ..DescribedUser::default() };
+        let error = strange.voucher(&[voucher(ProviderKind::Github, true)]).err().unwrap();
+        assert_eq!(error.to_string(), "--provider: `corp` is not known; the one there is, is `github`");
     }
 }

@@ -22,12 +22,12 @@ use crate::ports::{IdentityProvider, Sessions, StoreTerms};
 use crate::serve::app::{App, SignIn, Snapshot};
 use crate::serve::body::RequestBody;
 use crate::serve::destination::{Destination, Destinations};
+use crate::serve::identity_fields::IdentityFieldsBuilder;
+use crate::serve::log_limit::LogLimit;
 use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
-use crate::serve::seldom::Seldom;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
-use crate::serve::telling::Telling;
 use crate::serve::upstream_settings::{DestinationSettings, IdentityChoice, Manner};
 
 /// What outlives reloads: pools, stores, what was fetched from providers, and random secrets used if none are configured, so that a reload
@@ -129,7 +129,7 @@ impl Kept {
     /// Builds the complete snapshot of new settings, without activating anything.
     pub(crate) fn next(&self, settings: Settings) -> anyhow::Result<Next> {
         let upstream = self.upstream(&settings.upstream)?;
-        let (usual, chosen) = (told_by_choice(&settings), chosen_names(&settings));
+        let (usual, chosen) = (usual_with_configured_identity(&settings), chosen_names(&settings));
         let (mut built, mut terms) = (None, None);
         let mut token_lists = TokenLists::new();
         let (openness, sign_in) = match settings.mode {
@@ -305,20 +305,26 @@ impl Kept {
                 }
             };
             pools.insert(name.clone(), Arc::clone(&backends));
-            let telling = sign_in.map(|sign_in| {
+            let identity_fields = sign_in.map(|sign_in| {
                 let assertions = sign_in.assertions.for_audience(audience);
-                let acting = settings.acting.as_ref().map(|acting| acting.impersonation.clone());
+                let impersonation = settings.acting.as_ref().map(|acting| acting.impersonation.clone());
                 let grants = Arc::clone(&sign_in.renewing.grants);
-                Telling::new(settings.identity.clone(), settings.assertion_groups, acting, assertions, grants)
+                IdentityFieldsBuilder::new(
+                    settings.identity.clone(),
+                    settings.assertion_groups,
+                    impersonation,
+                    assertions,
+                    grants,
+                )
             });
             let token_file = settings.acting.as_ref().and_then(|acting| acting.token_file.as_ref());
             Ok(Arc::new(Destination {
                 name: name.clone(),
                 backends,
                 manner: settings.manner.clone(),
-                telling,
-                acts: settings.acting.is_some(),
-                unknown_there: Seldom::new(),
+                identity_fields,
+                impersonates: settings.acting.is_some(),
+                rejection_limit: LogLimit::new(),
                 token: token_file.and_then(|path| tokens.get(path)).cloned(),
                 counters,
             }))
@@ -358,7 +364,7 @@ impl Kept {
 }
 
 /// The upstream of `UPSTREAM_URL`, if its identity fields or assertion are configured.
-fn told_by_choice(settings: &Settings) -> Option<DestinationSettings> {
+fn usual_with_configured_identity(settings: &Settings) -> Option<DestinationSettings> {
     if settings.identity == IdentityChoice::Usual && settings.assertion_groups {
         return None;
     }

@@ -223,7 +223,7 @@ async fn revoke(store: Arc<RedisStore>, who: &Who) -> anyhow::Result<String> {
         .await;
     let store: Arc<dyn Sessions> = store;
     let ended = ending::end_each(&store, &found).await;
-    tell(&found);
+    write_audit_lines(&found);
     walked.context("not all sessions were looked at: run it again")?;
     ended.context("the store did not confirm that all have ended: run it again")?;
     Ok(match found.len() {
@@ -241,7 +241,7 @@ fn none(who: &Who) -> String {
 }
 
 /// Writes an audit line for each user.
-fn tell(ended: &[Arc<LoadedSession>]) {
+fn write_audit_lines(ended: &[Arc<LoadedSession>]) {
     let mut people: BTreeMap<&str, (&Identity, usize)> = BTreeMap::new();
     for session in ended {
         people.entry(&session.identity().id).or_insert((session.identity(), 0)).1 += 1;

@@ -130,7 +130,7 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
     if asked.json {
         writeln!(out, "{}", found.json())?
     } else {
-        found.tell(out)?
+        found.write_text(out)?
     }
     Ok(!found.changes.is_empty())
 }
@@ -312,7 +312,7 @@ impl Findings {
         })
     }
 
-    fn tell(&self, out: &mut (dyn Write + Send)) -> io::Result<()> {
+    fn write_text(&self, out: &mut (dyn Write + Send)) -> io::Result<()> {
         for ((change, who, rule), changed) in &self.changes {
             let what = match change {
                 Change::Lost => "lost:  ",
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn who_loses_and_who_gains_is_told_by_person_and_rule() {
+    fn losses_and_gains_are_listed_by_person_and_rule() {
         let ago = r#","signed_in_at":"2026-01-01T00:00:00Z""#;
         let log = [
             line("permit", "/admin/a", ANN),
@@ -475,15 +475,15 @@ mod tests {
         let gained: Vec<_> = json["gained"].as_array().unwrap().iter().map(|one| &one["rule"]).collect();
         assert_eq!(gained, [&json!("open"), &Value::Null, &json!("admin")], "{json:#}");
         assert_eq!(json["gained"][0]["person"], Value::Null);
-        let mut told = Vec::new();
-        found.tell(&mut told).unwrap();
-        let told = String::from_utf8(told).unwrap();
-        assert!(told.contains("lost:   ann@example.com (github id 1): 2 requests, the first GET a.example/admin/a; rule admin (line 7): the rule's `allow` does not name this person"), "{told}");
+        let mut text = Vec::new();
+        found.write_text(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("lost:   ann@example.com (github id 1): 2 requests, the first GET a.example/admin/a; rule admin (line 7): the rule's `allow` does not name this person"), "{text}");
         assert!(
-            told.contains("gained: nobody signed in: GET a.example/open/x; rule open (line 7): the rule is public"),
-            "{told}"
+            text.contains("gained: nobody signed in: GET a.example/open/x; rule open (line 7): the rule is public"),
+            "{text}"
         );
-        assert!(told.ends_with("5 changes over 7 decisions and 0 sessions\n"), "{told}");
+        assert!(text.ends_with("5 changes over 7 decisions and 0 sessions\n"), "{text}");
     }
 
     #[test]
@@ -491,13 +491,13 @@ mod tests {
         let log = [line("refuse", "/open/x", r#","code":"unauthenticated""#), line("permit", "/", ANN)];
         let found = found(&log.join("\n"));
         assert_eq!((found.decisions, found.before_rules, found.changes.len()), (2, 1, 0));
-        let mut told = Vec::new();
-        found.tell(&mut told).unwrap();
-        let told = String::from_utf8(told).unwrap();
+        let mut text = Vec::new();
+        found.write_text(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
         assert!(
-            told.contains("2 decisions")
-                && told.ends_with("; refused before any rule was asked, and not asked again: 1\n"),
-            "{told}"
+            text.contains("2 decisions")
+                && text.ends_with("; refused before any rule was asked, and not asked again: 1\n"),
+            "{text}"
         );
         assert_eq!(found.json()["before_rules"], 1);
     }
@@ -548,10 +548,10 @@ mod tests {
             found.session(&rules(), &principal);
         }
         assert_eq!((found.sessions, found.changes.len()), (2, 1));
-        let mut told = Vec::new();
-        found.tell(&mut told).unwrap();
+        let mut text = Vec::new();
+        found.write_text(&mut text).unwrap();
         assert!(
-            String::from_utf8(told).unwrap().starts_with("lost:   zoe (github id 3): every access; no rule: no list")
+            String::from_utf8(text).unwrap().starts_with("lost:   zoe (github id 3): every access; no rule: no list")
         );
     }
 }

@@ -24,7 +24,7 @@ use crate::serve::app::App;
 use crate::serve::clock;
 use crate::serve::ext_authz::Checks;
 use crate::serve::listener::accept::{Acceptor, places};
-use crate::serve::listener::connection::Door;
+use crate::serve::listener::connection::Purpose;
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::redirect;
@@ -114,7 +114,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
     };
     let certificates = load_certificates(&settings)?;
     let fixed = Fixed::of(&settings);
-    tell_what_is_served(&settings);
+    log_what_is_served(&settings);
     let mut memory = memory(&settings.limits);
     let mut files = machine::raise_open_files();
     // They have a separate budget, so that neither side can starve the other.
@@ -153,7 +153,7 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
             tokio::spawn(background::sweep(Arc::clone(&app))),
             tokio::spawn(background::refresh_provider(Arc::clone(&app))),
             tokio::spawn(background::refresh_keys(Arc::clone(&app))),
-            tokio::spawn(background::tend_backends(Arc::clone(&app))),
+            tokio::spawn(background::maintain_backends(Arc::clone(&app))),
             tokio::spawn(keep_room(Arc::clone(&crowd))),
         ],
         app,
@@ -173,11 +173,11 @@ pub async fn start(settings: Settings) -> anyhow::Result<Running> {
         running.tasks.push(tokio::spawn(keep_room(Arc::clone(&crowd))));
         let admin = Arc::clone(&running.admin);
         let checks = Checks { is_ready: Box::new(move || admin.phase() == Phase::Ready) };
-        let acceptor = running.acceptor(Door::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
+        let acceptor = running.acceptor(Purpose::Checks(Arc::new(checks)), places, crowd, Arc::clone(&workers));
         running.accept(acceptor, Listener::Tcp(listener));
     }
-    let door = Door::Requests(running.certificates.clone());
-    running.accept(running.acceptor(door, places, crowd, workers), listener);
+    let purpose = Purpose::Requests(running.certificates.clone());
+    running.accept(running.acceptor(purpose, places, crowd, workers), listener);
     let becoming_ready = become_ready(Arc::clone(&running.app), Arc::clone(&running.admin), addresses);
     running.tasks.push(tokio::spawn(becoming_ready));
     Ok(running)
@@ -206,7 +206,7 @@ async fn become_ready(app: Arc<App>, admin: Arc<Admin>, addresses: Addresses) {
 }
 
 /// Logs what is served, and to whom: the first question when something does not work.
-fn tell_what_is_served(settings: &Settings) {
+fn log_what_is_served(settings: &Settings) {
     let upstream = Clean(&settings.upstream.address.origin()).to_string();
     for named in &settings.upstreams {
         let urls: Vec<String> = named.pool.urls.iter().map(|url| url.address.origin()).collect();
@@ -340,7 +340,7 @@ impl Running {
         let ended = async {
             self.connections.wait().await;
             self.app.tunnels.wait().await;
-            self.app.renewals.settle().await;
+            self.app.renewals.finish().await;
         };
         let clean = tokio::time::timeout(self.fixed.shutdown.timeout, ended).await.is_ok();
         if clean {
@@ -361,10 +361,10 @@ impl Running {
         }
     }
 
-    fn acceptor(&self, door: Door, places: usize, crowd: Arc<Crowd>, workers: Arc<Workers>) -> Acceptor {
+    fn acceptor(&self, purpose: Purpose, places: usize, crowd: Arc<Crowd>, workers: Arc<Workers>) -> Acceptor {
         Acceptor {
             app: Arc::clone(&self.app),
-            door,
+            purpose,
             connections: self.connections.clone(),
             drain: self.drain.clone(),
             room: Arc::new(Semaphore::new(places)),

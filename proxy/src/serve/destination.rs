@@ -9,8 +9,8 @@ use crate::adapters::telemetry::UpstreamCounters;
 use crate::adapters::upstream::{Backends, TokenFile};
 use crate::domain::rules::{RuleId, Rules};
 use crate::serve::body::RequestBody;
-use crate::serve::seldom::Seldom;
-use crate::serve::telling::Telling;
+use crate::serve::identity_fields::IdentityFieldsBuilder;
+use crate::serve::log_limit::LogLimit;
 use crate::serve::upstream_settings::Manner;
 
 /// An upstream, ready for requests.
@@ -19,11 +19,11 @@ pub(crate) struct Destination {
     pub(crate) backends: Arc<Backends<RequestBody>>,
     pub(crate) manner: Manner,
     /// `None` in open mode, where there is no identity.
-    pub(crate) telling: Option<Telling>,
+    pub(crate) identity_fields: Option<IdentityFieldsBuilder>,
     /// Whether it impersonates people, so that no request without an identity goes there.
-    pub(crate) acts: bool,
+    pub(crate) impersonates: bool,
     /// When it was last logged that it rejects our credential.
-    pub(crate) unknown_there: Seldom,
+    pub(crate) rejection_limit: LogLimit,
     /// Our bearer token there.
     pub(crate) token: Option<Arc<TokenFile>>,
     pub(crate) counters: UpstreamCounters,

@@ -14,8 +14,8 @@ use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::{App, Snapshot};
+use crate::serve::identity_fields::IdentityFieldsError;
 use crate::serve::request::headers::Trace;
-use crate::serve::telling::Untold;
 
 /// One request in progress: what every step uses.
 pub(crate) struct Exchange {
@@ -48,10 +48,12 @@ impl<R: Into<Rejection>> From<R> for Refused {
 }
 
 /// The refusal of a request whose identity cannot be passed to the upstream.
-pub(crate) fn untold(why: Untold, session: &LoadedSession) -> Rejection {
+pub(crate) fn identity_not_passed(why: IdentityFieldsError, session: &LoadedSession) -> Rejection {
     match why {
-        Untold::Unsigned(error) => unsigned(error),
-        Untold::NotAPerson(why) => Rejection::NotImpersonated { who: session.identity().principal().to_owned(), why },
+        IdentityFieldsError::Unsigned(error) => unsigned(error),
+        IdentityFieldsError::NotAPerson(why) => {
+            Rejection::NotImpersonated { who: session.identity().principal().to_owned(), why }
+        }
     }
 }
 

@@ -36,9 +36,9 @@ pub(crate) fn forwarded(bytes: &[u8]) {
                 ["x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "remote-user", "x-sidegate-assertion"];
             assert!(!identity.contains(&plain.as_str()), "{name} passed");
         }
-        let mut told = HeaderMap::new();
-        Forwarded::of(&headers, &caller).tell(&mut told);
-        let hops = told.get("x-forwarded-for").map(HeaderValue::as_bytes).unwrap_or_default();
+        let mut written = HeaderMap::new();
+        Forwarded::of(&headers, &caller).write_fields(&mut written);
+        let hops = written.get("x-forwarded-for").map(HeaderValue::as_bytes).unwrap_or_default();
         assert!(hops.ends_with(caller.peer.to_string().as_bytes()), "the last hop is not the peer");
         let _ = (headers::host(&headers, &caller).map(str::len), headers::own_origin(&headers, &caller));
     }

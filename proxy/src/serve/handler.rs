@@ -54,7 +54,7 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         return Box::pin(auth::answer(exchange, body)).await;
     }
     if exchange.caller.trusted {
-        headers::settle_trusted(&mut exchange.head.headers, exchange.caller.client);
+        headers::normalize_trusted(&mut exchange.head.headers, exchange.caller.client);
     }
     if let Some(answer) = auth::bearer::metadata(exchange).filter(|_| !over_http2) {
         return answer;

@@ -25,10 +25,10 @@ mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handler;
+pub(crate) mod identity_fields;
 pub(crate) mod listener;
+pub(crate) mod log_limit;
 pub(crate) mod renewal;
 pub(crate) mod request;
-pub(crate) mod seldom;
-pub(crate) mod telling;
 mod verify;
 pub(crate) mod watch;

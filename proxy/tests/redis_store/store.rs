@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
 use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
-use sidegate::domain::session::{Authority, Device, Session, Whose};
+use sidegate::domain::session::{Authority, Device, Session, SessionSelector};
 use sidegate::domain::time::Timestamp;
 use sidegate::ports::{Claim, Directory as _, Leases as _, SESSIONS_OF_ONE, Sessions as _, StoreTerms};
 use zeroize::Zeroizing;
@@ -68,8 +68,8 @@ fn session(id: &str, at: Timestamp) -> Session {
     Session { provider_session: Some(format!("sid-{id}")), ..Session::begin(identity, US, device, HOUR, at) }
 }
 
-fn person(id: &str) -> Whose<'_> {
-    Whose::Person { authority: US, id }
+fn person(id: &str) -> SessionSelector<'_> {
+    SessionSelector::Person { authority: US, id }
 }
 
 #[tokio::test]
@@ -128,9 +128,9 @@ async fn a_persons_sessions_are_found_on_every_replica_also_while_secrets_rotate
     let found = both.of(person("ann"), later).await.unwrap();
     let keys: Vec<_> = found.iter().map(|session| session.key()).collect();
     assert_eq!(keys, [both.key(&second), both.key(&first)], "the newest first");
-    let sid = Whose::ProviderSession { authority: US, sid: "sid-bob" };
+    let sid = SessionSelector::ProviderSession { authority: US, sid: "sid-bob" };
     assert_eq!(both.of(sid, later).await.unwrap().len(), 1);
-    for nobody in [person("eve"), Whose::Person { authority: Authority([8; 8]), id: "ann" }] {
+    for nobody in [person("eve"), SessionSelector::Person { authority: Authority([8; 8]), id: "ann" }] {
         assert!(both.of(nobody, later).await.unwrap().is_empty());
     }
     old.end_unseen(&first).await.unwrap();

@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn another_signer_signs_anew() {
+    fn another_signer_signs_again() {
         let keys = SigningKeys::random().unwrap();
         let (before, after) = (assertions(keys.clone()), assertions(keys));
         let session = session();

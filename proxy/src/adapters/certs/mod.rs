@@ -174,11 +174,11 @@ impl Certificates {
     #[must_use]
     pub fn troubles(&self, now: Timestamp) -> Vec<String> {
         let (pairs, now) = (self.shown.0.load(), seconds(now));
-        let told = |pair: &Pair| {
+        let line = |pair: &Pair| {
             let trouble = pair.validity.trouble(now)?;
             Some(if pairs.len() == 1 { trouble } else { format!("{} {trouble}", pair.file.display()) })
         };
-        pairs.iter().filter_map(told).collect()
+        pairs.iter().filter_map(line).collect()
     }
 
     fn warn(&self, now: Timestamp) {
@@ -440,10 +440,10 @@ mod tests {
         assert!(shown(&certificates, 0, "one.example").await);
         assert!(shown(&certificates, 1, "two.example").await);
         let late = Timestamp::from_secs(2_556_144_001);
-        let told = certificates.troubles(late);
+        let troubles = certificates.troubles(late);
         assert!(
-            told.len() == 2 && told[0].starts_with(two.chain().to_str().unwrap()),
-            "each that has ended is told: {told:?}"
+            troubles.len() == 2 && troubles[0].starts_with(two.chain().to_str().unwrap()),
+            "each that has ended is told: {troubles:?}"
         );
     }
 
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_certificate_is_used_and_told() {
+    fn an_expired_certificate_is_used_and_reported() {
         let files = Files::new();
         let late = Timestamp::from_secs(2_556_144_001);
         let certificates = Certificates::load(&[files.pem()], None, late).unwrap();

@@ -125,7 +125,7 @@ mod tests {
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
     }
 
-    fn told(change: impl FnOnce(&mut CertificateParams)) -> Vec<String> {
+    fn names_in(change: impl FnOnce(&mut CertificateParams)) -> Vec<String> {
         client_certificate(&issued(change)).unwrap().names()[1..].to_vec()
     }
 
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_certificate_says_its_common_name_and_its_alternative_names() {
-        let all = told(|params| {
+        let all = names_in(|params| {
             params.distinguished_name.push(DnType::OrganizationName, "CN=root");
             params.distinguished_name.push(DnType::CommonName, "Zo\u{eb}'s laptop");
             params.subject_alt_names = vec![
@@ -154,7 +154,7 @@ mod tests {
                 "EMAIL=ann@example.com"
             ]
         );
-        assert!(told(|_| ()).is_empty());
+        assert!(names_in(|_| ()).is_empty());
         let end = client_certificate(&issued(|_| ())).unwrap();
         assert!(
             end.is_valid(Timestamp::from_secs(1_893_455_999)) && !end.is_valid(Timestamp::from_secs(1_893_456_001))
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_name_that_could_be_read_in_two_ways_is_none() {
-        let with = |value: DnValue| told(|params| params.distinguished_name.push(DnType::CommonName, value));
+        let with = |value: DnValue| names_in(|params| params.distinguished_name.push(DnType::CommonName, value));
         assert_eq!(with(DnValue::PrintableString("ann".try_into().unwrap())), ["CN=ann"]);
         assert!(with(DnValue::Utf8String("ann\0.example.com".into())).is_empty());
         assert!(with(DnValue::Utf8String(String::new())).is_empty());
@@ -172,7 +172,7 @@ mod tests {
             "only forms that are text as it stands"
         );
         // An attribute of another kind that looks like one.
-        let other = told(|params| {
+        let other = names_in(|params| {
             params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 3]), "a");
             params.distinguished_name.push(DnType::CommonName, "b");
         });

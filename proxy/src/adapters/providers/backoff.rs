@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_to_a_minute_and_begin_anew() {
+    fn pauses_double_to_a_minute_and_start_over() {
         let mut backoff = Backoff::default();
         let pauses: Vec<u64> = (0..9).map(|_| backoff.failed().as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);

@@ -79,7 +79,7 @@ impl Tokens {
             access_expires_at: self.expires_in.map(|lasts| now + lasts),
             refresh: self.refresh.or_else(|| before?.refresh.clone()),
             id_token: before.and_then(|grant| grant.id_token.clone()),
-            told_by_userinfo: before.map(|grant| grant.told_by_userinfo.clone()).unwrap_or_default(),
+            supplied_by_userinfo: before.map(|grant| grant.supplied_by_userinfo.clone()).unwrap_or_default(),
         }
     }
 }
@@ -205,17 +205,17 @@ impl<'c> AsyncHttpClient<'c> for Http {
 /// failure that is not OAuth's own keeps its status, as does any response of a failing or overloaded provider (5xx, 429).
 async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse, CallError> {
     let answer = Http::call(http, request).await?;
-    let unwell = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
+    let failing = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
     let fields = fields(&answer.body);
-    let refused = !unwell && fields.as_ref().is_some_and(|fields| fields.get("error").is_some_and(Value::is_string));
+    let refused = !failing && fields.as_ref().is_some_and(|fields| fields.get("error").is_some_and(Value::is_string));
     if !refused && answer.status != StatusCode::OK {
         return Err(answer.refusal());
     }
     let body = match fields {
-        Some(fields) if refused => told(fields, &["error", "error_description", "error_uri"]),
+        Some(fields) if refused => keep_fields(fields, &["error", "error_description", "error_uri"]),
         Some(mut fields) => {
             let lasts = fields.remove("expires_in").as_ref().and_then(seconds);
-            let mut fields = told(fields, &["access_token", "token_type", "refresh_token", "id_token"]);
+            let mut fields = keep_fields(fields, &["access_token", "token_type", "refresh_token", "id_token"]);
             fields.extend(lasts.map(|lasts| ("expires_in".to_owned(), lasts.into())));
             fields
         }
@@ -239,7 +239,7 @@ fn fields(body: &[u8]) -> Option<Map<String, Value>> {
 }
 
 /// Keeps the fields with these names, without nulls. Others are not read (`scope` may be text or a list).
-fn told(mut fields: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
+fn keep_fields(mut fields: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
     fields.retain(|name, value| names.contains(&name.as_str()) && !value.is_null());
     fields
 }
@@ -261,9 +261,9 @@ fn is_gone(error: &RequestTokenError<CallError, BasicErrorResponse>) -> bool {
 }
 
 /// Logs an error that users cannot fix and that prevents all sign-ins.
-fn tell_operator(refusal: &BasicErrorResponse) {
+fn log_registration_error(refusal: &BasicErrorResponse) {
     let code = refusal.error().as_ref();
-    let mend = match code {
+    let fix = match code {
         "invalid_client" | "unauthorized_client" | "incorrect_client_credentials" => {
             "OAUTH_CLIENT_ID and OAUTH_CLIENT_SECRET must be those of the application as it is registered there, and the secret \
              must not have expired"
@@ -272,13 +272,13 @@ fn tell_operator(refusal: &BasicErrorResponse) {
         _ => return,
     };
     let words = refusal.error_description().map(|words| format!(": {}", quote(words))).unwrap_or_default();
-    tracing::error!("nobody can sign in: the provider refuses this application ({}{words}): {mend}", quote(code));
+    tracing::error!("nobody can sign in: the provider refuses this application ({}{words}): {fix}", quote(code));
 }
 
 fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {
     match error {
         RequestTokenError::ServerResponse(refusal) => {
-            tell_operator(refusal);
+            log_registration_error(refusal);
             let code = quote(refusal.error().as_ref());
             let words = refusal.error_description().map(|words| format!(": {}", quote(words))).unwrap_or_default();
             format!("the token endpoint answered {code}{words}")

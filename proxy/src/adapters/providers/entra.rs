@@ -101,7 +101,7 @@ impl Entra {
         let (named, personal) = (verdict == Verdict::Named, tenant.eq_ignore_ascii_case(PERSONAL));
         let email = vouched(claims, &me, named, personal);
         if email.is_none() {
-            let reason = format!("No email of {} counts: {}", quote(object_id), unvouched(&me, named, personal));
+            let reason = format!("No email of {} counts: {}", quote(object_id), why_no_email(&me, named, personal));
             omissions.note(Omission::Email, reason);
         }
         for name in ["groups", "roles"].into_iter().filter(|_| self.wanted.groups) {
@@ -222,7 +222,7 @@ impl Entra {
             }
         }
         Ok(Identity {
-            email: revouched(before, &me, self.tenants.are_named()),
+            email: reread_email(before, &me, self.tenants.are_named()),
             name: me.display_name.unwrap_or_else(|| before.name.clone()),
             username: Username::Vouched(me.user_principal_name),
             groups,
@@ -246,7 +246,7 @@ fn vouched(claims: &TokenClaims, me: &Me, named: bool, personal: bool) -> Option
 }
 
 /// Why no address is trusted.
-fn unvouched(me: &Me, named: bool, personal: bool) -> String {
+fn why_no_email(me: &Me, named: bool, personal: bool) -> String {
     let name = quote(&me.user_principal_name);
     match (personal, named) {
         (true, false) => "it is a personal account, whose address nobody vouches for".to_owned(),
@@ -259,7 +259,7 @@ fn unvouched(me: &Me, named: bool, personal: bool) -> String {
 }
 
 /// The trusted address without a new ID token: what Graph says by the same rules, else what the old token vouched for.
-fn revouched(before: &Identity, me: &Me, named: bool) -> Option<Email> {
+fn reread_email(before: &Identity, me: &Me, named: bool) -> Option<Email> {
     let by_graph = vouched(&TokenClaims::default(), me, named, me.is_personal());
     let was_principal = before.email_str() == before.username.as_str();
     let has_mail = named && me.mail.as_deref().is_some_and(|mail| !mail.is_empty());
@@ -432,7 +432,7 @@ mod tests {
             claims: crate::domain::claims::Claims::default(),
         };
         let email =
-            |before: &Identity, me: &Me, named| revouched(before, me, named).map(String::from).unwrap_or_default();
+            |before: &Identity, me: &Me, named| reread_email(before, me, named).map(String::from).unwrap_or_default();
         let moved = me(Some("new@example.com"), "new@contoso.example");
         assert_eq!(email(&before("old@example.com"), &moved, true), "new@example.com");
         assert_eq!(email(&before("upn@contoso.example"), &moved, false), "new@contoso.example");

@@ -68,7 +68,7 @@ impl Github {
             Ok(addresses) => {
                 let email = vouched(&addresses);
                 if email.is_none() {
-                    let why = unvouched(&addresses);
+                    let why = why_no_email(&addresses);
                     let reason = format!("No email of {} ({}) counts: {why}", quote(&user.login), user.id);
                     omissions.note(Omission::Email, reason);
                 }
@@ -185,7 +185,7 @@ fn vouched(addresses: &[Address]) -> Option<Email> {
 }
 
 /// Why no address is trusted.
-fn unvouched(addresses: &[Address]) -> String {
+fn why_no_email(addresses: &[Address]) -> String {
     match addresses.iter().find(|address| address.primary) {
         Some(primary) if primary.verified => format!("the primary one, {}, is no address", quote(&primary.email)),
         Some(primary) => format!("the primary one, {}, is not verified at GitHub", quote(&primary.email)),

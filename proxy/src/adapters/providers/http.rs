@@ -176,7 +176,7 @@ impl ProviderAnswer {
         if self.status.is_redirection() {
             return self.fault(CallFault::Moved(self.status, self.location()));
         }
-        self.fault(CallFault::Status(self.status, said(&self.body)))
+        self.fault(CallFault::Status(self.status, provider_message(&self.body)))
     }
 
     /// The redirect's target, without the query, which may hold secrets.
@@ -209,7 +209,7 @@ fn place_of(uri: &Uri) -> String {
 }
 
 /// A provider's own message for its refusal, in GitHub's, Graph's or OAuth's format.
-fn said(body: &[u8]) -> String {
+fn provider_message(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
     let words = ["/error_description", "/error/message", "/message", "/error"].into_iter().find_map(text);

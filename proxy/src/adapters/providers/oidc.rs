@@ -61,7 +61,7 @@ impl Oidc {
             }
             Some(_) | None => TokenClaims::default(),
         };
-        self.wanted.note_told(&userinfo, grant);
+        self.wanted.note_supplied(&userinfo, grant);
         Ok(self.wanted.identity(claims, &userinfo, omissions))
     }
 
@@ -130,8 +130,8 @@ impl Oidc {
         let Some(endpoint) = endpoint else { return Ok(before.clone()) };
         match self.userinfo(endpoint, &grant.access, &before.id, now).await {
             Ok(claims) => {
-                self.wanted.note_told(&claims, grant);
-                Ok(self.wanted.reread(before, &claims, &grant.told_by_userinfo))
+                self.wanted.note_supplied(&claims, grant);
+                Ok(self.wanted.reread(before, &claims, &grant.supplied_by_userinfo))
             }
             Err(Unread::Call(error)) if error.is_unauthorized() => Ok(before.clone()),
             Err(unread @ Unread::AnotherSubject) => Err(RenewError::Gone(unread.to_string())),
@@ -171,36 +171,36 @@ impl Wanted {
     }
 
     /// Notes which of the relevant claims UserInfo supplies.
-    fn note_told(&self, userinfo: &TokenClaims, grant: &mut Grant) {
+    fn note_supplied(&self, userinfo: &TokenClaims, grant: &mut Grant) {
         let names = ["email", "email_verified", "name", self.username(), "groups"];
         for name in names.into_iter().chain(self.claims.iter().map(String::as_str)) {
-            if userinfo.has(name) && !grant.told_by_userinfo.iter().any(|told| told == name) {
-                grant.told_by_userinfo.push(name.to_owned());
+            if userinfo.has(name) && !grant.supplied_by_userinfo.iter().any(|supplied| supplied == name) {
+                grant.supplied_by_userinfo.push(name.to_owned());
             }
         }
     }
 
-    /// Updates an identity from UserInfo. `told`: the claims it has ever supplied; all others keep their values.
-    fn reread(&self, before: &Identity, userinfo: &TokenClaims, told: &[String]) -> Identity {
-        let tells = |name: &str| told.iter().any(|told| told == name);
+    /// Updates an identity from UserInfo. `supplied`: the claims it has ever supplied; all others keep their values.
+    fn reread(&self, before: &Identity, userinfo: &TokenClaims, supplied: &[String]) -> Identity {
+        let supplies = |name: &str| supplied.iter().any(|supplied| supplied == name);
         let text = |name: &str, before: &str| {
-            if tells(name) { userinfo.text(name).unwrap_or_default() } else { before }.to_owned()
+            if supplies(name) { userinfo.text(name).unwrap_or_default() } else { before }.to_owned()
         };
         // An address that UserInfo never verified stays as verified by the ID token, unless UserInfo now gives another one.
         let same = before.email_str() == userinfo.text("email").unwrap_or_default();
-        let email = if tells("email") && tells("email_verified") {
+        let email = if supplies("email") && supplies("email_verified") {
             vouched(userinfo)
         } else {
-            before.email.clone().filter(|_| same || !tells("email"))
+            before.email.clone().filter(|_| same || !supplies("email"))
         };
         let username = match self.username.as_deref() {
             Some("email") => email_as_username(email.as_ref()),
             Some(claim) => Username::Vouched(text(claim, before.username.as_str())),
             None => Username::Displayed(text("preferred_username", before.username.as_str())),
         };
-        let groups = if tells("groups") { userinfo.list("groups") } else { before.groups.clone() };
+        let groups = if supplies("groups") { userinfo.list("groups") } else { before.groups.clone() };
         let mut claims = before.claims.clone();
-        for name in self.claims.iter().filter(|name| tells(name)) {
+        for name in self.claims.iter().filter(|name| supplies(name)) {
             claims.set(name, userinfo.list(name));
         }
         Identity { email, name: text("name", &before.name), username, groups, claims, ..before.clone() }
@@ -370,15 +370,15 @@ mod tests {
     }
 
     #[test]
-    fn what_userinfo_has_told_counts_by_its_last_word_and_what_it_never_told_stands() {
+    fn what_userinfo_has_supplied_counts_as_it_last_was_and_what_it_never_supplied_stays() {
         let wanted = Wanted { username: Some("upn".to_owned()), groups: true, claims: Vec::new() };
         let token =
             json!({"sub": "s", "email": "a@b.c", "email_verified": true, "name": "Ann", "upn": "ann", "groups": ["a"]});
         let token = serde_json::from_value(token).unwrap();
         let before = wanted.identity(&token, &TokenClaims::default(), &Omissions::default());
-        let reread = |userinfo: Value, told: &[&str]| {
-            let told: Vec<String> = told.iter().map(ToString::to_string).collect();
-            wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &told)
+        let reread = |userinfo: Value, supplied: &[&str]| {
+            let supplied: Vec<String> = supplied.iter().map(ToString::to_string).collect();
+            wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &supplied)
         };
         assert_eq!(reread(json!({}), &[]), before);
         assert_eq!(reread(json!({"email": "a@b.c"}), &["email"]), before);

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_from_damage() {
+    fn another_version_is_distinguished_from_damage() {
         let mut record = pack(&session()).to_vec();
         record[0] = VERSION_WITH_MORE + 1;
         assert_eq!(unpack(&record), Err(Unreadable::Version(VERSION_WITH_MORE + 1)));

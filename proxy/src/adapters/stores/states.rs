@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_exactly_one_is_told_that_it_is_the_first() {
+    fn of_many_at_once_exactly_one_learns_that_it_is_the_first() {
         let (states, now) = (States::default(), Timestamp::from_secs(1000));
         let first = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {

@@ -36,12 +36,12 @@ pub fn disabled() {
 
 /// A user signed in.
 pub fn signed_in(identity: &Identity, origin: Origin<'_>) {
-    told("signed_in", identity, origin, "Signed in");
+    log_event("signed_in", identity, origin, "Signed in");
 }
 
 /// A user signed out.
 pub fn signed_out(identity: &Identity, origin: Origin<'_>) {
-    told("signed_out", identity, origin, "Signed out");
+    log_event("signed_out", identity, origin, "Signed out");
 }
 
 /// A user's sessions were ended other than by a sign-out in them; `reason` is ours or the provider's, `origin` is `None` if no request
@@ -63,7 +63,7 @@ pub fn sessions_ended(identity: &Identity, count: usize, reason: &str, origin: O
     );
 }
 
-fn told(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'static str) {
+fn log_event(event: &'static str, identity: &Identity, origin: Origin<'_>, what: &'static str) {
     info!(
         target: TARGET,
         event,

@@ -25,7 +25,7 @@ pub(super) fn start(path: &Path) {
         // Without the thread the queue fills up, and lost lines are counted.
         let _started = thread::Builder::new().name("audit".to_owned()).spawn(move || {
             file.reopen();
-            LINES.write_out(file, tell_lost);
+            LINES.write_out(file, log_lost);
         });
     });
 }
@@ -55,7 +55,7 @@ pub(super) fn flush(until: Instant) {
     }
 }
 
-fn tell_lost(lost: u64) {
+fn log_lost(lost: u64) {
     tracing::warn!(lost, "AUDIT_FILE: {lost} audit lines could not be written and are lost; it can be written again");
 }
 

@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_told_of_only_where_there_is_one() {
+    fn a_certificates_expiry_is_published_only_where_there_is_one() {
         let metrics = metrics();
         assert!(!metrics.render().contains("certificate"));
         metrics.certificate_ends(1_800_000_000);

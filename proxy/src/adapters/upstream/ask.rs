@@ -114,7 +114,7 @@ impl Connection {
                 if let Some(interim) = interim {
                     let counted = wait.interim.count(came - self.inlet.input.len());
                     counted.map_err(|why| Failure::Broken(why.into()))?;
-                    request.hear_interim(interim.status, interim.headers);
+                    request.receive_interim(interim.status, interim.headers);
                     continue;
                 }
             }

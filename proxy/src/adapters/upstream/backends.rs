@@ -58,12 +58,12 @@ pub(super) struct Entry {
 /// Whether a backend takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Standing {
-    Well = 0,
+pub(super) enum Availability {
+    Healthy = 0,
     /// A request failed there: used only if there is no other.
     Resting = 1,
     /// Its health check failed or got no response.
-    Ill = 2,
+    Unhealthy = 2,
 }
 
 /// One destination of requests.
@@ -74,18 +74,18 @@ pub struct Backend<B> {
     pub(super) addresses: Vec<IpAddr>,
     authority: HeaderValue,
     busy: Arc<AtomicUsize>,
-    standing: AtomicU8,
+    availability: AtomicU8,
     /// How often it has failed since the last successful request.
     failures: AtomicU32,
-    pub(super) care: Mutex<Care>,
+    pub(super) check_state: Mutex<CheckState>,
 }
 
-/// The state of a backend that is not well, and when it is checked next.
-pub(super) struct Care {
+/// The state of a backend that is not healthy, and when it is checked next.
+pub(super) struct CheckState {
     pub(super) due: Instant,
     pub(super) under_way: bool,
     /// How many checks in a row have failed.
-    pub(super) ill: u32,
+    pub(super) failed_checks: u32,
     pub(super) why: String,
 }
 
@@ -147,19 +147,19 @@ where
         entry.backend(one, addresses, self.connections.clone())
     }
 
-    /// Picks the backend for a request: of the healthy ones the one with the fewest requests under way, else a resting one. Never an ill
-    /// one, or one that the request was sent to before.
+    /// Picks the backend for a request: of the healthy ones the one with the fewest requests under way, else a resting one. Never an
+    /// unhealthy one, or one that the request was sent to before.
     pub fn pick(&self, tried: &[Arc<Backend<B>>]) -> Option<Arc<Backend<B>>> {
         let all = self.all.load();
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut best: Option<(_, &Arc<Backend<B>>)> = None;
         for place in 0..all.len() {
             let Some(backend) = all.get(start.wrapping_add(place) % all.len()) else { continue };
-            let standing = backend.standing.load(Ordering::Relaxed);
-            if standing == Standing::Ill as u8 || tried.iter().any(|other| Arc::ptr_eq(other, backend)) {
+            let availability = backend.availability.load(Ordering::Relaxed);
+            if availability == Availability::Unhealthy as u8 || tried.iter().any(|other| Arc::ptr_eq(other, backend)) {
                 continue;
             }
-            let rank = (standing, backend.busy.load(Ordering::Relaxed));
+            let rank = (availability, backend.busy.load(Ordering::Relaxed));
             if best.as_ref().is_none_or(|(least, _)| rank < *least) {
                 best = Some((rank, backend));
             }
@@ -169,15 +169,15 @@ where
 
     /// What is wrong with the backends, one line each.
     pub fn troubles(&self) -> Vec<String> {
-        let told = |backend: &Arc<Backend<B>>| {
-            let word = match backend.standing() {
-                Standing::Well => return backend.upstream.trouble(),
-                Standing::Resting => "rests",
-                Standing::Ill => "is ill",
+        let line = |backend: &Arc<Backend<B>>| {
+            let word = match backend.availability() {
+                Availability::Healthy => return backend.upstream.trouble(),
+                Availability::Resting => "rests",
+                Availability::Unhealthy => "is ill",
             };
-            Some(format!("{} {word}: {}", backend.origin(), backend.care().why))
+            Some(format!("{} {word}: {}", backend.origin(), backend.check_state().why))
         };
-        self.all.load().iter().filter_map(told).collect()
+        self.all.load().iter().filter_map(line).collect()
     }
 
     /// Closes connections that have been idle for long.
@@ -223,9 +223,14 @@ impl Entry {
             addresses,
             authority: HeaderValue::from_str(&authority).map_err(|_| format!("`{authority}` is no host"))?,
             busy: Arc::default(),
-            standing: AtomicU8::new(Standing::Well as u8),
+            availability: AtomicU8::new(Availability::Healthy as u8),
             failures: AtomicU32::new(0),
-            care: Mutex::new(Care { due: Instant::now(), under_way: false, ill: 0, why: String::new() }),
+            check_state: Mutex::new(CheckState {
+                due: Instant::now(),
+                under_way: false,
+                failed_checks: 0,
+                why: String::new(),
+            }),
         })
     }
 }
@@ -303,40 +308,40 @@ where
         }
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        match self.standing.load(Ordering::Relaxed) {
-            0 => Standing::Well,
-            1 => Standing::Resting,
-            _ => Standing::Ill,
+    pub(super) fn availability(&self) -> Availability {
+        match self.availability.load(Ordering::Relaxed) {
+            0 => Availability::Healthy,
+            1 => Availability::Resting,
+            _ => Availability::Unhealthy,
         }
     }
 
-    pub(super) fn stand(&self, standing: Standing) {
-        self.standing.store(standing as u8, Ordering::Relaxed);
+    pub(super) fn set_availability(&self, availability: Availability) {
+        self.availability.store(availability as u8, Ordering::Relaxed);
     }
 
-    pub(super) fn care(&self) -> MutexGuard<'_, Care> {
-        self.care.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn check_state(&self) -> MutexGuard<'_, CheckState> {
+        self.check_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a failed request: further ones go elsewhere for a while.
     pub(super) fn failed(&self, why: &str) {
         let now = Instant::now();
-        let mut care = self.care();
-        why.clone_into(&mut care.why);
+        let mut check_state = self.check_state();
+        why.clone_into(&mut check_state.why);
         // Concurrent failures count once.
-        if self.standing() == Standing::Resting && care.due > now {
+        if self.availability() == Availability::Resting && check_state.due > now {
             return;
         }
         let before = self.failures.fetch_add(1, Ordering::Relaxed);
-        care.due = now + REST_FIRST.saturating_mul(1 << before.min(5)).min(REST_MOST);
-        let _changed = self.standing.compare_exchange(
-            Standing::Well as u8,
-            Standing::Resting as u8,
+        check_state.due = now + REST_FIRST.saturating_mul(1 << before.min(5)).min(REST_MOST);
+        let _changed = self.availability.compare_exchange(
+            Availability::Healthy as u8,
+            Availability::Resting as u8,
             Ordering::Relaxed,
             Ordering::Relaxed,
         );
-        drop(care);
+        drop(check_state);
     }
 
     fn succeeded(&self) {
@@ -344,9 +349,9 @@ where
             return;
         }
         self.failures.store(0, Ordering::Relaxed);
-        let _changed = self.standing.compare_exchange(
-            Standing::Resting as u8,
-            Standing::Well as u8,
+        let _changed = self.availability.compare_exchange(
+            Availability::Resting as u8,
+            Availability::Healthy as u8,
             Ordering::Relaxed,
             Ordering::Relaxed,
         );

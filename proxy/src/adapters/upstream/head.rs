@@ -46,10 +46,10 @@ pub trait RequestHead {
     fn target(&self) -> &str;
 
     /// Writes every header field except those that frame the body.
-    fn tell(&self, fields: &mut impl Fields);
+    fn write_fields(&self, fields: &mut impl Fields);
 
     /// Receives an interim response to the request: any 1xx but `101`.
-    fn hear_interim(&self, status: StatusCode, headers: HeaderMap);
+    fn receive_interim(&self, status: StatusCode, headers: HeaderMap);
 }
 
 /// A sink for header fields.
@@ -124,7 +124,7 @@ pub(super) fn write(text: &mut Vec<u8>, head: &impl RequestHead, framing: Reques
     text.push(b' ');
     text.extend_from_slice(head.target().as_bytes());
     text.extend_from_slice(b" HTTP/1.1\r\n");
-    head.tell(&mut Text(text));
+    head.write_fields(&mut Text(text));
     match framing {
         RequestFraming::Absent => text.extend_from_slice(b"\r\n"),
         RequestFraming::Length(length) => {

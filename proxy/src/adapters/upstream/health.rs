@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body::Body;
 use tokio::time::Instant;
 
-use super::backends::{Backend, Backends, Standing};
+use super::backends::{Availability, Backend, Backends};
 use super::{BoxError, Fields, Patience, RequestFraming, RequestHead, Restart};
 
 /// How long a health check may take.
@@ -24,59 +24,59 @@ where
     B::Error: Into<BoxError>,
 {
     /// Starts all tasks that are due: name look-ups and checks of backends. Call it a few times a second, inside a runtime.
-    pub fn tend(self: &Arc<Self>) {
+    pub fn maintain(self: &Arc<Self>) {
         self.look_up_names();
         let now = Instant::now();
         for backend in self.all.load().iter() {
-            let is_looked_after = self.settings.health.is_some() || backend.standing() == Standing::Resting;
-            let mut care = backend.care();
-            if !is_looked_after || care.under_way || care.due > now {
+            let is_checked = self.settings.health.is_some() || backend.availability() == Availability::Resting;
+            let mut check_state = backend.check_state();
+            if !is_checked || check_state.under_way || check_state.due > now {
                 continue;
             }
-            care.under_way = true;
-            drop(care);
+            check_state.under_way = true;
+            drop(check_state);
             let (pool, backend) = (Arc::clone(self), Arc::clone(backend));
-            tokio::spawn(async move { pool.look_after(&backend).await });
+            tokio::spawn(async move { pool.check(&backend).await });
         }
     }
 
-    async fn look_after(&self, backend: &Backend<B>) {
+    async fn check(&self, backend: &Backend<B>) {
         match &self.settings.health {
             Some(health) => {
                 let asked = tokio::time::timeout(ANSWER_WITHIN, backend.ask(&health.path)).await;
                 let why = asked.unwrap_or_else(|_| Err(format!("it did not answer within {ANSWER_WITHIN:?}"))).err();
-                self.judge(backend, why, health.every);
+                self.record_check(backend, why, health.every);
             }
             None => match backend.connect_new().await {
-                Ok(_) => self.judge(backend, None, Duration::ZERO),
+                Ok(_) => self.record_check(backend, None, Duration::ZERO),
                 // It keeps resting, for longer than before.
-                Err(_) => backend.care().under_way = false,
+                Err(_) => backend.check_state().under_way = false,
             },
         }
     }
 
-    fn judge(&self, backend: &Backend<B>, trouble: Option<String>, every: Duration) {
-        let (name, origin, was) = (&self.settings.name, backend.origin(), backend.standing());
-        let mut care = backend.care();
-        care.under_way = false;
+    fn record_check(&self, backend: &Backend<B>, trouble: Option<String>, every: Duration) {
+        let (name, origin, was) = (&self.settings.name, backend.origin(), backend.availability());
+        let mut check_state = backend.check_state();
+        check_state.under_way = false;
         let Some(why) = trouble else {
-            care.ill = 0;
-            care.due = Instant::now() + every;
-            drop(care);
-            backend.stand(Standing::Well);
-            if was != Standing::Well {
+            check_state.failed_checks = 0;
+            check_state.due = Instant::now() + every;
+            drop(check_state);
+            backend.set_availability(Availability::Healthy);
+            if was != Availability::Healthy {
                 tracing::info!(upstream = name, "the backend {origin} is well again");
             }
             return;
         };
-        care.ill += 1;
-        care.due = Instant::now() + if care.ill < 2 { ASK_AGAIN.min(every) } else { every };
-        care.why.clone_from(&why);
-        let is_ill = care.ill >= 2;
-        drop(care);
-        if is_ill {
-            backend.stand(Standing::Ill);
-            if was != Standing::Ill {
+        check_state.failed_checks += 1;
+        check_state.due = Instant::now() + if check_state.failed_checks < 2 { ASK_AGAIN.min(every) } else { every };
+        check_state.why.clone_from(&why);
+        let is_unhealthy = check_state.failed_checks >= 2;
+        drop(check_state);
+        if is_unhealthy {
+            backend.set_availability(Availability::Unhealthy);
+            if was != Availability::Unhealthy {
                 tracing::warn!(upstream = name, "the backend {origin} is ill, and gets no requests: {why}");
             }
         }
@@ -92,7 +92,7 @@ where
     async fn ask(&self, path: &str) -> Result<(), String> {
         let lease = self.upstream.checkout(Instant::now()).await.map_err(|none| none.to_string())?;
         let patience = Patience { first_byte: ANSWER_WITHIN, body: ANSWER_WITHIN, look: ANSWER_WITHIN };
-        let head = Asking { path, host: self.authority() };
+        let head = HealthRequest { path, host: self.authority() };
         let mut answer = lease.send(&head, RequestFraming::Absent, B::default(), patience).await;
         if answer.is_err() {
             // The connection may have been an old one.
@@ -108,12 +108,12 @@ where
 }
 
 /// A health check's request.
-struct Asking<'a> {
+struct HealthRequest<'a> {
     path: &'a str,
     host: &'a HeaderValue,
 }
 
-impl RequestHead for Asking<'_> {
+impl RequestHead for HealthRequest<'_> {
     fn method(&self) -> &Method {
         &Method::GET
     }
@@ -122,10 +122,10 @@ impl RequestHead for Asking<'_> {
         self.path
     }
 
-    fn tell(&self, fields: &mut impl Fields) {
+    fn write_fields(&self, fields: &mut impl Fields) {
         fields.field(&HOST, self.host);
         fields.field(&USER_AGENT, &HeaderValue::from_static("sidegate-health"));
     }
 
-    fn hear_interim(&self, _: StatusCode, _: HeaderMap) {}
+    fn receive_interim(&self, _: StatusCode, _: HeaderMap) {}
 }

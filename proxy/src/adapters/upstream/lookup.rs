@@ -39,7 +39,7 @@ where
         let Some(entry) = self.entries.get(place) else { return };
         if let Some((host, port)) = entry.settings.address.host_and_port() {
             match tokio::net::lookup_host((host, port)).await {
-                Ok(found) => self.settle(entry, &groups(found.map(|address| address.ip().to_canonical()))),
+                Ok(found) => self.replace_backends(entry, &groups(found.map(|address| address.ip().to_canonical()))),
                 // Keep the known addresses: an unavailable name server is no reason to drop working ones.
                 Err(error) => tracing::debug!(upstream = self.settings.name, "{host} cannot be looked up: {error}"),
             }
@@ -48,7 +48,7 @@ where
     }
 
     /// Replaces the entry's backends by one for each of these groups.
-    fn settle(&self, entry: &Entry, groups: &[Vec<IpAddr>]) {
+    fn replace_backends(&self, entry: &Entry, groups: &[Vec<IpAddr>]) {
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.all.load_full();
         let (old, others): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|backend| backend.is_of(entry));
@@ -140,17 +140,17 @@ mod tests {
             all.iter().map(|backend| backend.origin().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(origins(), ["http://app.example"], "nothing was looked up yet");
-        let settle = |texts: &[&str]| {
-            pool.settle(&pool.entries[0], &groups(texts.iter().map(|text| text.parse().unwrap())));
+        let replace_backends = |texts: &[&str]| {
+            pool.replace_backends(&pool.entries[0], &groups(texts.iter().map(|text| text.parse().unwrap())));
         };
-        settle(&["10.0.0.1", "10.0.0.2"]);
+        replace_backends(&["10.0.0.1", "10.0.0.2"]);
         assert_eq!(origins(), ["http://10.0.0.1", "http://10.0.0.2"]);
         let second = Arc::clone(&pool.all.load()[1]);
         assert_eq!(second.authority(), "app.example", "its name stays its own");
-        settle(&["10.0.0.2", "10.0.0.3"]);
+        replace_backends(&["10.0.0.2", "10.0.0.3"]);
         assert_eq!(origins(), ["http://10.0.0.2", "http://10.0.0.3"]);
         assert!(Arc::ptr_eq(&second, &pool.all.load()[0]));
-        settle(&[]);
+        replace_backends(&[]);
         assert_eq!(origins().len(), 2, "a name without addresses changes nothing");
         // Each is picked in turn while none is busy, and one that was tried is not picked again.
         let (one, other) = (pool.pick(&[]).unwrap(), pool.pick(&[]).unwrap());

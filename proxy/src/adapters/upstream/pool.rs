@@ -27,7 +27,7 @@ pub struct Upstream<B> {
     target: Target,
     /// Whether requests share one HTTP/2 connection. If the TLS handshake decides that, the result of the last one.
     multiplexed: AtomicBool,
-    is_settled_by_tls: bool,
+    is_negotiated_by_tls: bool,
     connect_timeout: Duration,
     shelf: Arc<Shelf>,
     shared: tokio::sync::Mutex<Option<Shared<B>>>,
@@ -76,7 +76,7 @@ where
                 UpstreamAddress::Https { .. } => settings.trust.offers_http2,
                 UpstreamAddress::Http { .. } | UpstreamAddress::Unix(_) => false,
             }),
-            is_settled_by_tls: matches!(settings.address, UpstreamAddress::Https { .. }),
+            is_negotiated_by_tls: matches!(settings.address, UpstreamAddress::Https { .. }),
             connect_timeout: settings.connect_timeout,
             shelf: Arc::new(Shelf::new()),
             shared: tokio::sync::Mutex::new(None),
@@ -165,7 +165,7 @@ where
             return Ok(self.own(self.connect(false).await?));
         }
         let stream = self.connect(false).await?;
-        if self.is_settled_by_tls && !stream.speaks_http2() {
+        if self.is_negotiated_by_tls && !stream.speaks_http2() {
             self.multiplexed.store(false, Ordering::Relaxed);
             return Ok(self.own(stream));
         }

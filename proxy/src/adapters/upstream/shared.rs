@@ -182,7 +182,7 @@ fn lock<B>(body: &Mutex<Kept<B>>) -> MutexGuard<'_, Kept<B>> {
 
 fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Request<B> {
     let mut headers = HeaderMap::with_capacity(32);
-    head.tell(&mut headers);
+    head.write_fields(&mut headers);
     if let RequestFraming::Length(length) = framing {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

@@ -63,7 +63,7 @@ impl TokenFile {
     }
 
     /// Starts reading the file again in the background if that is due. Call it a few times a second, inside a runtime.
-    pub fn tend(self: &Arc<Self>) {
+    pub fn maintain(self: &Arc<Self>) {
         let now = Instant::now();
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if *due > now || self.under_way.swap(true, Ordering::AcqRel) {

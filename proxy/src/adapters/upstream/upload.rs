@@ -231,7 +231,7 @@ mod tests {
     struct Head;
 
     impl RequestHead for Head {
-        fn hear_interim(&self, _: StatusCode, _: HeaderMap) {}
+        fn receive_interim(&self, _: StatusCode, _: HeaderMap) {}
 
         fn method(&self) -> &Method {
             &Method::POST
@@ -241,7 +241,7 @@ mod tests {
             "/x"
         }
 
-        fn tell(&self, fields: &mut impl Fields) {
+        fn write_fields(&self, fields: &mut impl Fields) {
             fields.field(&http::header::HOST, &HeaderValue::from_static("a"));
         }
     }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_framed_anew() {
+    async fn a_body_is_framed_again() {
         let large = "y".repeat(3 * SMALL);
         let trailers = HeaderMap::from_iter([(HeaderName::from_static("x-sum"), HeaderValue::from_static("1"))]);
         for at_once in [1, 7, usize::MAX] {

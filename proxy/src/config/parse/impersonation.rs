@@ -24,7 +24,7 @@ pub(super) struct Place<'p> {
 }
 
 /// Other settings of the section.
-pub(super) struct Around<'a> {
+pub(super) struct OtherSettings<'a> {
     pub(super) urls: &'a [UpstreamSettings],
     pub(super) identity: &'a IdentityChoice,
 }
@@ -34,7 +34,7 @@ pub(super) struct Acts {
     /// The place of `impersonate`, as named in messages.
     place: String,
     /// Whether the prefix identifies who vouches for a user.
-    tells_provider: bool,
+    names_provider: bool,
 }
 
 /// Reads the keys of a section. `None`: it does not act as users, or that is unknown.
@@ -42,7 +42,7 @@ pub(super) fn read(
     reading: &mut Reading,
     place: Place<'_>,
     table: &mut Table,
-    around: &Around<'_>,
+    others: &OtherSettings<'_>,
 ) -> Option<(ActingSettings, Acts)> {
     let switch = table.take("impersonate");
     let (user, prefix, token) = (table.take("impersonate_user"), table.take("prefix"), table.take("token_file"));
@@ -65,16 +65,16 @@ pub(super) fn read(
     let has_token_key = token.is_some();
     let (user, prefix) = (one.user(user), one.prefix(prefix));
     let token_file = one.token_file(token);
-    one.judge_credential(line, has_token_key, around.urls);
-    if let IdentityChoice::Table(fields) = around.identity
+    one.judge_credential(line, has_token_key, others.urls);
+    if let IdentityChoice::Table(fields) = others.identity
         && fields.fields.iter().any(|field| field.name == http::header::AUTHORIZATION)
     {
         let problem =
             "stands beside `Authorization` in the table of `identity`: that field is our own credential there";
         one.fault("impersonate", line, problem, None);
     }
-    let tells_provider = prefix.contains(PROVIDER_PLACE);
-    let acts = Acts { place: one.name("impersonate", line), tells_provider };
+    let names_provider = prefix.contains(PROVIDER_PLACE);
+    let acts = Acts { place: one.name("impersonate", line), names_provider };
     Some((ActingSettings { impersonation: Impersonation { user, prefix }, token_file }, acts))
 }
 
@@ -96,7 +96,7 @@ pub(super) fn refuse_open_mode(reading: &mut Reading, acting: &[(&str, &Acts)]) 
 
 /// Users of different providers or issuers may have the same name: an upstream that acts as both must be able to distinguish them.
 pub(super) fn refuse_shared_names(reading: &mut Reading, acting: &[(&str, &Acts)], rules: &[Rule], vouchers: &[&str]) {
-    for (name, acts) in acting.iter().filter(|(_, acts)| !acts.tells_provider) {
+    for (name, acts) in acting.iter().filter(|(_, acts)| !acts.names_provider) {
         let leading = rules.iter().filter(|rule| rule.upstream.as_deref() == Some(*name));
         let reach: BTreeSet<&str> = leading.flat_map(|rule| let_in_by(rule, vouchers)).collect();
         if reach.len() < 2 {

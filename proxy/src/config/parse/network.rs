@@ -32,14 +32,14 @@ pub(super) fn read(reading: &mut Reading) -> Option<Listeners> {
     let ext_authz = reading.parsed(EXT_AUTHZ_ADDR, words::private_address);
     let (listen, admin) = (listen?, admin?);
     let port = if let Listen::Address(address) = &listen { Some(*address) } else { None };
-    if port.is_some_and(|port| meet(port, admin)) {
+    if port.is_some_and(|port| conflict(port, admin)) {
         reading.fault(ADMIN_ADDR, "is the same port as LISTEN_ADDR: the admin listener needs one of its own");
     }
-    if redirect.is_some_and(|redirect| meet(redirect, admin) || port.is_some_and(|port| meet(redirect, port))) {
+    if redirect.is_some_and(|redirect| conflict(redirect, admin) || port.is_some_and(|port| conflict(redirect, port))) {
         reading.fault(HTTP_REDIRECT_ADDR, "is the same port as LISTEN_ADDR or ADMIN_ADDR: it needs one of its own");
     }
     let others = [port, Some(admin), redirect];
-    if ext_authz.is_some_and(|own| others.into_iter().flatten().any(|other| meet(own, other))) {
+    if ext_authz.is_some_and(|own| others.into_iter().flatten().any(|other| conflict(own, other))) {
         reading.fault(EXT_AUTHZ_ADDR, "is the same port as another listener's: it needs one of its own");
     }
     Some(Listeners { listen, admin, redirect, ext_authz })
@@ -67,7 +67,7 @@ fn socket_file(path: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+fn conflict(one: SocketAddr, other: SocketAddr) -> bool {
     let same = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && same
 }

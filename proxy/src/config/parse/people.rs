@@ -189,7 +189,7 @@ mod tests {
     use crate::config::trial::{github, warnings};
 
     #[test]
-    fn entries_that_can_match_nobody_are_told() {
+    fn entries_that_can_match_nobody_are_reported() {
         for (entry, word) in [
             ("\"ann\"", "quotes"),
             ("'ann'", "quotes"),
@@ -201,13 +201,13 @@ mod tests {
             ("ann bob", "letters, digits"),
             ("[ann]", "letters, digits"),
         ] {
-            let told = warnings(github(&[("OAUTH_ALLOWED_USERS", &format!("carol,{entry}"))]));
-            let line = told.lines().find(|line| line.contains("OAUTH_ALLOWED_USERS: entry 2")).unwrap_or_default();
-            assert!(line.contains("can match nobody") && line.contains(word), "{entry}: {told}");
+            let text = warnings(github(&[("OAUTH_ALLOWED_USERS", &format!("carol,{entry}"))]));
+            let line = text.lines().find(|line| line.contains("OAUTH_ALLOWED_USERS: entry 2")).unwrap_or_default();
+            assert!(line.contains("can match nobody") && line.contains(word), "{entry}: {text}");
         }
         for good in ["ann", "ann-b", "ann_acme", "id:583231", "o'neil@example.com", "@example.com", "*"] {
-            let told = warnings(github(&[("OAUTH_ALLOWED_USERS", good)]));
-            assert!(!told.contains("can match nobody"), "{good}: {told}");
+            let text = warnings(github(&[("OAUTH_ALLOWED_USERS", good)]));
+            assert!(!text.contains("can match nobody"), "{good}: {text}");
         }
         let many = warnings(github(&[("OAUTH_ALLOWED_USERS", &"a;b,".repeat(30))]));
         assert_eq!(many.matches("can match nobody").count(), ADVICE_MOST + 1, "{many}");

@@ -42,7 +42,7 @@ pub(super) fn read(reading: &mut Reading, memory_bytes: u64) -> Option<RedisSett
         }
     });
     if let Some(place) = &place {
-        remark(reading, place, password.is_some());
+        check_consistency(reading, place, password.is_some());
     }
     let roots = keys::roots(reading, SESSION_REDIS_CA_FILE);
     let prefix = reading.parsed(SESSION_REDIS_PREFIX, prefix);
@@ -52,7 +52,7 @@ pub(super) fn read(reading: &mut Reading, memory_bytes: u64) -> Option<RedisSett
     Some(RedisSettings { place: place?, prefix: prefix?, roots, timeout, cache_ttl, memory_bytes })
 }
 
-fn remark(reading: &mut Reading, place: &RedisPlace, sentinel_password: bool) {
+fn check_consistency(reading: &mut Reading, place: &RedisPlace, sentinel_password: bool) {
     if sentinel_password && !matches!(place.layout, Layout::Sentinel { .. }) {
         reading.fault(SESSION_REDIS_SENTINEL_PASSWORD, "is for a redis-sentinel:// URL: remove it");
     }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_told_without_a_word_of_it() {
+    fn a_wrong_url_is_reported_without_a_word_of_it() {
         for bad in [
             "canary",
             "http://canary",
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_redis_lacks_is_told_at_once() {
+    fn all_that_redis_lacks_is_reported_at_once() {
         let text = faults(github(&[REDIS, ("SESSION_REDIS_PREFIX", "a{b}"), ("SESSION_STORE_TIMEOUT", "0")]));
         for name in ["SESSION_REDIS_URL", "SESSION_SECRET", "SESSION_REDIS_PREFIX", "SESSION_STORE_TIMEOUT"] {
             assert_eq!(text.lines().filter(|line| line.starts_with(&format!("{name}: "))).count(), 1, "{text}");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_the_clear_is_told() {
+    fn a_password_in_the_clear_is_reported() {
         let notes = |url: &str| with(&[("SESSION_REDIS_URL", url)]).unwrap().notes.join("\n");
         assert!(notes("redis://:canary@redis.example.com").contains("travels in the clear"));
         for quiet in ["redis://redis.example.com", "redis://:canary@127.0.0.1", "rediss://:canary@redis.example.com"] {

@@ -289,11 +289,11 @@ impl<'k> One<'_, 'k> {
             let known = std::iter::once(provider).chain(tokens.iter().map(String::as_str));
             let meant = nearest(&named.to_ascii_lowercase(), known);
             let others: String = tokens.iter().map(|name| format!(", and `{name}` of [[tokens]]")).collect();
-            let mend = meant.map_or_else(
+            let fix = meant.map_or_else(
                 || format!("the one there is, is `{provider}`{others}"),
                 |meant| format!("did you mean `{meant}`?"),
             );
-            self.fault(key, line, format!("names the provider `{named}`, which is not known; {mend}"), None);
+            self.fault(key, line, format!("names the provider `{named}`, which is not known; {fix}"), None);
         }
         if kind == ProviderKind::Github
             && let Some(group) = entry.group().filter(|group| !is_github_group(group))
@@ -342,7 +342,7 @@ impl<'k> One<'_, 'k> {
             return Some(named);
         }
         let meant = nearest(&name.to_ascii_lowercase(), known.iter().map(|named| named.name.as_str()));
-        let mend = match (meant, known.is_empty()) {
+        let fix = match (meant, known.is_empty()) {
             (Some(meant), _) => format!("did you mean `{meant}`?"),
             (None, true) => {
                 "describe it in [[upstreams]], or leave `upstream` out, and the rule leads to UPSTREAM_URL".to_owned()
@@ -352,7 +352,7 @@ impl<'k> One<'_, 'k> {
                 format!("[[upstreams]] has {}", names.join(", "))
             }
         };
-        self.fault("upstream", line, format!("names the upstream `{name}`, which is not known; {mend}"), None);
+        self.fault("upstream", line, format!("names the upstream `{name}`, which is not known; {fix}"), None);
         None
     }
 

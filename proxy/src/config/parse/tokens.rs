@@ -77,7 +77,7 @@ pub(super) fn sections(reading: &mut Reading) -> Vec<Section> {
 }
 
 /// Settings from outside the section.
-pub(super) struct Around<'a> {
+pub(super) struct OtherSettings<'a> {
     /// `OAUTH_PROVIDER`.
     pub(super) kind: Option<ProviderKind>,
     /// The provider, if it is valid.
@@ -97,14 +97,14 @@ pub(super) struct Around<'a> {
 pub(super) fn read(
     reading: &mut Reading,
     sections: Vec<Section>,
-    around: &Around<'_>,
+    others: &OtherSettings<'_>,
 ) -> (Option<BearerSettings>, TokenLists) {
     let audiences = reading.list(OAUTH_BEARER_AUDIENCES);
     let of_github = reading.parsed(OAUTH_BEARER_GITHUB, words::switch).unwrap_or_default();
-    judge_provider(reading, around.kind, &audiences, of_github);
+    judge_provider(reading, others.kind, &audiences, of_github);
     let mut settings = BearerSettings::default();
     if let Some(plain) =
-        around.provider.filter(|_| !audiences.is_empty()).and_then(|provider| plain(provider, audiences))
+        others.provider.filter(|_| !audiences.is_empty()).and_then(|provider| plain(provider, audiences))
     {
         if let IssuerName::Named(issuer) = &plain.issuer {
             for section in sections.iter().filter(|section| is_same(&section.issuer, issuer)) {
@@ -117,29 +117,29 @@ pub(super) fn read(
                 }
             }
         }
-        let of_rules = claims(around, &plain.name);
+        let of_rules = claims(others, &plain.name);
         settings.issuers.push(IssuerSettings {
             claims: of_rules,
-            roots: around.roots.to_vec(),
-            way_out: around.way_out.cloned(),
+            roots: others.roots.to_vec(),
+            way_out: others.way_out.cloned(),
             ..plain
         });
     }
-    if let Some(ProviderSettings::Github { client, web, api, groups }) = around.provider.filter(|_| of_github) {
+    if let Some(ProviderSettings::Github { client, web, api, groups }) = others.provider.filter(|_| of_github) {
         settings.github = Some(GithubSettings {
             client: client.clone(),
             web: web.clone(),
             api: api.clone(),
             groups: groups.clone(),
-            lasts: around.lasts,
-            roots: around.roots.to_vec(),
-            way_out: around.way_out.cloned(),
+            lasts: others.lasts,
+            roots: others.roots.to_vec(),
+            way_out: others.way_out.cloned(),
         });
     }
-    warn_of_everybody(reading, &sections, around.rules);
+    warn_of_everybody(reading, &sections, others.rules);
     let mut lists = TokenLists::new();
     for section in sections {
-        let claims = claims(around, &section.name);
+        let claims = claims(others, &section.name);
         lists.insert(section.name.clone(), section.lists);
         settings.issuers.push(IssuerSettings {
             name: section.name,
@@ -151,7 +151,7 @@ pub(super) fn read(
             claims,
             keys: section.keys,
             roots: section.roots,
-            way_out: around.way_out.cloned(),
+            way_out: others.way_out.cloned(),
         });
     }
     let any = !settings.issuers.is_empty() || settings.github.is_some();
@@ -200,11 +200,11 @@ fn plain(provider: &ProviderSettings, audiences: Vec<String>) -> Option<IssuerSe
 }
 
 /// The claims that rules refer to for all issuers or for this one, and those that upstreams receive; each once.
-fn claims(around: &Around<'_>, name: &str) -> Vec<String> {
+fn claims(others: &OtherSettings<'_>, name: &str) -> Vec<String> {
     let concerns = |entry: &&Entry| entry.provider().is_none_or(|provider| provider == name);
-    let entries = around.rules.iter().flat_map(Rule::entries).filter(concerns);
+    let entries = others.rules.iter().flat_map(Rule::entries).filter(concerns);
     let named: std::collections::BTreeSet<&str> =
-        entries.filter_map(Entry::claim).chain(around.chosen.iter().copied()).collect();
+        entries.filter_map(Entry::claim).chain(others.chosen.iter().copied()).collect();
     named.into_iter().map(str::to_owned).collect()
 }
 
@@ -576,19 +576,19 @@ mod tests {
         assert!(settings.bearer.unwrap().issuers[0].takes_id_tokens, "the operator names the client id");
         let github = sound("", &[("OAUTH_BEARER_GITHUB", "true")]).0.bearer.unwrap();
         assert!(github.issuers.is_empty() && github.github.unwrap().client.id == "id");
-        let told = faults("", &[("OAUTH_BEARER_AUDIENCES", "api")]);
+        let found = faults("", &[("OAUTH_BEARER_AUDIENCES", "api")]);
         assert!(
-            told.len() == 1
-                && told[0].starts_with("OAUTH_BEARER_AUDIENCES: is for")
-                && told[0].contains("OAUTH_BEARER_GITHUB=true"),
-            "{told:?}"
+            found.len() == 1
+                && found[0].starts_with("OAUTH_BEARER_AUDIENCES: is for")
+                && found[0].contains("OAUTH_BEARER_GITHUB=true"),
+            "{found:?}"
         );
-        let told = faults("", &[OIDC, &[("OAUTH_BEARER_GITHUB", "true")]].concat());
-        assert!(told.len() == 1 && told[0].contains("for OAUTH_PROVIDER=github only"), "{told:?}");
+        let found = faults("", &[OIDC, &[("OAUTH_BEARER_GITHUB", "true")]].concat());
+        assert!(found.len() == 1 && found[0].contains("for OAUTH_PROVIDER=github only"), "{found:?}");
     }
 
     #[test]
-    fn each_thing_that_is_wrong_is_told_with_its_line_and_a_mend() {
+    fn each_thing_that_is_wrong_is_reported_with_its_line_and_a_fix() {
         for (text, line, says) in [
             ("[tokens]\nname = \"x\"", 1, "two brackets"),
             (&CI.replace("name = \"ci\"", "name = \"CI\""), 2, "small letters"),
@@ -644,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lets_in_more_than_was_meant_is_told() {
+    fn what_lets_in_more_than_was_meant_is_reported() {
         let everyone = "[[routes]]\nallow = \"signed-in\"";
         let actions = CI.replace("https://ci.example", "https://token.actions.githubusercontent.com");
         let warned = sound(&format!("{actions}{everyone}"), &[]).1.warnings.join("\n");

@@ -110,7 +110,7 @@ fn print(section: &DestinationSettings, line: usize) -> String {
         parts.push("host upstream".to_owned());
     }
     if let Some(health) = &pool.health {
-        parts.push(format!("health {} every {}", health.path, words::say(health.every)));
+        parts.push(format!("health {} every {}", health.path, words::duration_text(health.every)));
     }
     if let Some(url) = pool.urls.first() {
         if !url.roots.is_empty() {
@@ -122,10 +122,10 @@ fn print(section: &DestinationSettings, line: usize) -> String {
         if let Some(name) = &url.trust.server_name {
             parts.push(format!("server_name {name}"));
         }
-        parts.push(format!("timeout_connect {}", words::say(url.connect_timeout)));
+        parts.push(format!("timeout_connect {}", words::duration_text(url.connect_timeout)));
     }
-    parts.push(format!("timeout_first_byte {}", words::say(manner.first_byte)));
-    parts.push(format!("timeout_body {}", words::say(manner.body)));
+    parts.push(format!("timeout_first_byte {}", words::duration_text(manner.first_byte)));
+    parts.push(format!("timeout_body {}", words::duration_text(manner.body)));
     if let Some(limit) = manner.limit_body {
         parts.push(format!("limit_body {limit}"));
     }
@@ -182,9 +182,9 @@ impl One<'_> {
             None => IdentityChoice::default(),
         };
         let assertion_groups = self.switch(table, "assertion_groups").unwrap_or(true);
-        let around = impersonation::Around { urls: &urls, identity: &identity };
+        let others = impersonation::OtherSettings { urls: &urls, identity: &identity };
         let place = impersonation::Place { path: self.path, line: self.line };
-        let (acting, acts) = impersonation::read(self.reading, place, table, &around).unzip();
+        let (acting, acts) = impersonation::read(self.reading, place, table, &others).unzip();
         self.unknown_keys(table);
         let pool = PoolSettings { name, urls, health };
         (DestinationSettings { pool, manner, identity, assertion_groups, acting }, acts)
@@ -506,7 +506,7 @@ impl One<'_> {
             self.fault(
                 key,
                 line,
-                format!("must be from 10ms to {}", words::say(most)),
+                format!("must be from 10ms to {}", words::duration_text(most)),
                 Some(&format!("{key} = \"5s\"")),
             );
             return None;

@@ -497,25 +497,25 @@ fn a_certificate_counts_beside_somebody_who_is_known_and_while_it_lasts() {
     // Another kind of name, and one with the same beginning.
     let other = shown(&["DNS=laptop-7", "CN=laptop-7.example.com", "CN=laptop-77"], NOW.secs());
     for (who, certificate, path, outcome) in [
-        ("zoe", Some(&seven), "/lab/x", Ok(Because::SignedIn)),
-        ("zoe", Some(&seven), "/by/x", Ok(Because::Named)),
-        ("zoe", Some(&seven), "/any/x", Ok(Because::SignedIn)),
+        ("zoe", Some(&seven), "/lab/x", Ok(AdmitReason::SignedIn)),
+        ("zoe", Some(&seven), "/by/x", Ok(AdmitReason::Named)),
+        ("zoe", Some(&seven), "/any/x", Ok(AdmitReason::SignedIn)),
         ("-", Some(&seven), "/lab/x", Err(Why::Unauthenticated)),
         ("-", Some(&seven), "/by/x", Err(Why::Unauthenticated)),
         ("zoe", None, "/lab/x", Err(Why::Lacks("cert:CN=laptop-7".to_owned()))),
         ("zoe", None, "/by/x", Err(Why::NotNamed)),
         ("zoe", None, "/any/x", Err(Why::Lacks("cert:any".to_owned()))),
-        ("fin", None, "/by/x", Ok(Because::Named)),
+        ("fin", None, "/by/x", Ok(AdmitReason::Named)),
         ("zoe", Some(&ended), "/lab/x", Err(Why::Lacks("cert:CN=laptop-7".to_owned()))),
         ("zoe", Some(&ended), "/by/x", Err(Why::NotNamed)),
         ("zoe", Some(&other), "/lab/x", Err(Why::Lacks("cert:CN=laptop-7".to_owned()))),
         ("zoe", Some(&other), "/by/x", Err(Why::NotNamed)),
-        ("zoe", Some(&other), "/any/x", Ok(Because::SignedIn)),
+        ("zoe", Some(&other), "/any/x", Ok(AdmitReason::SignedIn)),
     ] {
         let path = Readings::of(path).unwrap();
         let from = [10, 0, 0, 1].into();
         let ask = Ask { host: "", forwarded_host: None, method: "GET", path: &path, from, certificate, now: NOW };
-        let found = judge(&rules, &ask, person(who)).map(|permit| permit.because()).map_err(|refusal| refusal.why);
+        let found = judge(&rules, &ask, person(who)).map(|permit| permit.reason()).map_err(|refusal| refusal.why);
         assert_eq!(found, outcome, "{who} {certificate:?} {}", path.as_written());
     }
     // A session may begin for a user whom a rule could admit over this very connection.
@@ -619,13 +619,13 @@ fn a_token_is_on_its_own_sections_lists_and_on_none_where_there_are_none() {
     )
     .with_token_lists(sections.into());
     for (provider, name, path, expected) in [
-        ("github", "ann", "/", Ok(Because::Listed)),
+        ("github", "ann", "/", Ok(AdmitReason::Listed)),
         ("ci", "ann", "/", Err(Why::NotListed)),
-        ("ci", "zoe", "/", Ok(Because::Listed)),
+        ("ci", "zoe", "/", Ok(AdmitReason::Listed)),
         ("github", "zoe", "/", Err(Why::NotListed)),
         ("bare", "ann", "/", Err(Why::NotListed)),
-        ("bare", "ann", "/in", Ok(Because::SignedIn)),
-        ("bare", "ann", "/named", Ok(Because::Named)),
+        ("bare", "ann", "/in", Ok(AdmitReason::SignedIn)),
+        ("bare", "ann", "/named", Ok(AdmitReason::Named)),
         ("ci", "zoe", "/named", Err(Why::NotNamed)),
     ] {
         let someone = person(name).unwrap();
@@ -640,7 +640,7 @@ fn a_token_is_on_its_own_sections_lists_and_on_none_where_there_are_none() {
             from: [192, 0, 2, 1].into(),
             now: NOW,
         };
-        let verdict = judge(&rules, &ask, Some(who)).map(|permit| permit.because()).map_err(|refusal| refusal.why);
+        let verdict = judge(&rules, &ask, Some(who)).map(|permit| permit.reason()).map_err(|refusal| refusal.why);
         assert_eq!(verdict, expected, "{provider} {name} {path}");
     }
     let stranger = person("ann").unwrap();

@@ -20,7 +20,7 @@ pub(super) fn is_call(headers: &HeaderMap) -> bool {
 }
 
 /// Adds gRPC's status and message to a refusal.
-pub(super) fn tell(headers: &mut HeaderMap, status: StatusCode, message: &str) {
+pub(super) fn add_status(headers: &mut HeaderMap, status: StatusCode, message: &str) {
     headers.insert(GRPC_STATUS, HeaderValue::from_static(code(status)));
     if let Ok(message) = HeaderValue::from_str(&utf8_percent_encode(message, MESSAGE).to_string()) {
         headers.insert(GRPC_MESSAGE, message);
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_is_told_by_its_content_type() {
+    fn a_call_is_recognized_by_its_content_type() {
         for (kind, is) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
@@ -75,7 +75,7 @@ mod tests {
             (504, "14"),
         ] {
             let mut headers = HeaderMap::new();
-            tell(&mut headers, StatusCode::from_u16(status).unwrap(), "100 % no");
+            add_status(&mut headers, StatusCode::from_u16(status).unwrap(), "100 % no");
             assert_eq!(
                 (&headers["grpc-status"], &headers["grpc-message"]),
                 (&HeaderValue::from_static(code), &HeaderValue::from_static("100 %25 no"))

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_can_be_told_apart() {
+    fn pages_can_be_distinguished() {
         let pages = pages_with("not_allowed", "/x");
         assert!(pages[0].contains(r#"<main data-page="sign-in">"#));
         assert!(pages[1].contains(r#"<main data-page="signed-out">"#));

@@ -90,7 +90,7 @@ pub(crate) struct Denial {
     pub(crate) rule: Option<String>,
     pub(crate) reason: &'static str,
     /// Whether another account, or a change by the operator, would help.
-    pub(crate) may_be_mended: bool,
+    pub(crate) can_be_fixed: bool,
     /// What the provider does not state about the person.
     pub(crate) missing: Vec<Missing>,
 }
@@ -105,10 +105,10 @@ impl Denial {
             .map(|rule| format!("The rule \u{201c}{rule}\u{201d} does not let you in: {}.", self.reason));
         // If the addresses could not be read, the page must not ask the person to verify one.
         let unreadable = self.missing.contains(&Missing::Omitted(Omission::EmailUnreadable));
-        let told = self.missing.iter().filter(|what| !(unreadable && **what == Missing::Email));
-        let missing = told.filter_map(|what| what.on_the_page()).map(ToOwned::to_owned);
+        let shown = self.missing.iter().filter(|what| !(unreadable && **what == Missing::Email));
+        let missing = shown.filter_map(|what| what.on_the_page()).map(ToOwned::to_owned);
         by.into_iter()
-            .chain(self.may_be_mended.then(|| NOT_LISTED.to_owned()))
+            .chain(self.can_be_fixed.then(|| NOT_LISTED.to_owned()))
             .chain(missing)
             .collect::<Vec<_>>()
             .join(" ")
@@ -283,7 +283,7 @@ impl Rejection {
     }
 
     /// Whether a refusal that is the caller's own fault is logged by default: these are rare, and people ask about them.
-    const fn is_told(&self) -> bool {
+    const fn is_logged_by_default(&self) -> bool {
         matches!(
             self,
             Self::Malformed(_)
@@ -300,8 +300,8 @@ impl Rejection {
     /// Whether the operator, rather than the caller, must fix something.
     fn is_ours(&self) -> bool {
         // Upstream failures are logged where they occur, with the request's id.
-        let is_told = matches!(self, Self::UpstreamUnreachable | Self::UpstreamTimeout);
-        let is_theirs = is_told || matches!(self, Self::Stateless | Self::Prefetch);
+        let is_logged_elsewhere = matches!(self, Self::UpstreamUnreachable | Self::UpstreamTimeout);
+        let is_theirs = is_logged_elsewhere || matches!(self, Self::Stateless | Self::Prefetch);
         (self.answer().status.is_server_error() && !is_theirs)
             || matches!(self, Self::SignInLoop | Self::WrongHost { .. })
     }
@@ -314,7 +314,7 @@ impl Rejection {
         let reason = Clean(&reason);
         if self.is_ours() {
             tracing::warn!(code, %reason, %path, %client, %request_id, "request failed");
-        } else if self.is_told() {
+        } else if self.is_logged_by_default() {
             tracing::info!(code, %reason, %path, %client, %request_id, "request refused");
         } else {
             tracing::debug!(code, %reason, %path, %client, %request_id, "request refused");
@@ -351,7 +351,7 @@ impl Rejection {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         if asker.grpc && asker.front.is_none() {
-            grpc::tell(headers, answer.status, answer.message);
+            grpc::add_status(headers, answer.status, answer.message);
         }
         // Behind a malformed request another one may be hidden (request smuggling).
         if asker.http1 && matches!(self, Self::Malformed(_)) {
@@ -409,7 +409,7 @@ impl Rejection {
                 denied = denial.explain();
                 (
                     Some(&denied),
-                    match (denial.may_be_mended, has_session) {
+                    match (denial.can_be_fixed, has_session) {
                         (true, true) => &[other, Action::SignOut],
                         (true, false) => &[other],
                         (false, _) => &[Action::Start],
@@ -630,7 +630,7 @@ impl From<&SignInError> for Rejection {
             SignInError::UserInfo(_) => Self::UserInfoFailed,
             SignInError::NotAllowed { who, .. } => {
                 let denial =
-                    Denial { rule: None, reason: Denial::BY_THE_PROVIDER, may_be_mended: true, missing: Vec::new() };
+                    Denial { rule: None, reason: Denial::BY_THE_PROVIDER, can_be_fixed: true, missing: Vec::new() };
                 Self::NotAllowed { who: who.clone(), has_session: false, denial: Box::new(denial) }
             }
         }

@@ -48,8 +48,8 @@ async fn anybody(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSess
 /// The request's live session.
 pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
     let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-        Found::Somebody(session) => session,
-        Found::Nobody => return Err(Rejection::Unauthenticated.into()),
+        Found::Session(session) => session,
+        Found::NoSession => return Err(Rejection::Unauthenticated.into()),
         Found::Conflict => {
             return Err(Refused(Rejection::Unauthenticated, sign_in.cookies.clear_session().to_vec()));
         }

@@ -38,7 +38,7 @@ pub(crate) async fn admit(exchange: &Exchange, path: &Readings<'_>) -> Result<Pe
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
             if snapshot.audit_all {
-                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
+                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.reason().as_str() };
                 audit::decided(
                     true,
                     who.as_deref().map(|who| principal(exchange, who)).as_ref(),
@@ -62,8 +62,8 @@ async fn find(
         return Ok((Some(session), Vec::new()));
     }
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-        Found::Somebody(session) => Ok((Some(session), Vec::new())),
-        Found::Nobody => Ok((None, Vec::new())),
+        Found::Session(session) => Ok((Some(session), Vec::new())),
+        Found::NoSession => Ok((None, Vec::new())),
         // No session counts; requests that need none pass all the same.
         Found::Conflict => Ok((None, sign_in.cookies.clear_session().to_vec())),
     }
@@ -90,7 +90,7 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
         Ok(permit) => {
             snapshot.rule_metrics.permitted(permit.rule());
             if snapshot.audit_all {
-                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.because().as_str() };
+                let by = Verdict { rule: snapshot.rules.name(permit.rule()), reason: permit.reason().as_str() };
                 let who = who.as_deref().map(Known::principal);
                 audit::decided(true, who.as_ref(), NOT_DESCRIBED, by, exchange.origin());
             }
@@ -231,7 +231,7 @@ pub(super) fn denied(
     let reason = format!("{why}{}", in_the_log(&missing));
     audit::denied(&name, who, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
-    let denial = Denial { rule, reason: in_short(why), may_be_mended: *why != Why::Nobody, missing };
+    let denial = Denial { rule, reason: in_short(why), can_be_fixed: *why != Why::Nobody, missing };
     Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }
 }
 

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::adapters::telemetry::audit;
 use crate::domain::identity::{Identified as _, ProviderKind};
 use crate::domain::secret::Secret;
-use crate::domain::session::Whose;
+use crate::domain::session::SessionSelector;
 use crate::ports::LogoutToken;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
@@ -45,12 +45,12 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
     let token = logout_token(&form).ok_or_else(|| refuse("the form does not hold one `logout_token`"))?;
     let token = sign_in.provider.verify_logout(&token, exchange.now).await;
     let token = token.map_err(|reason| refuse(&format!("logout token: {reason}")))?;
-    let whose = whose(&token, sign_in).ok_or_else(|| refuse("logout token: it names nobody"))?;
+    let selector = selector(&token, sign_in).ok_or_else(|| refuse("logout token: it names nobody"))?;
     let once = format!("logout token {:?} {}", sign_in.authority.0, token.id);
     if directory.has_come(&once, exchange.now).await? {
         return Err(refuse("logout token: it has come before"));
     }
-    let ended = ending::end_all(&sign_in.store, directory, whose, None, exchange.now).await?;
+    let ended = ending::end_all(&sign_in.store, directory, selector, None, exchange.now).await?;
     // Only now: if the store failed before, the provider must be able to send the same token again.
     directory.note_coming(&once, token.expires_at, exchange.now).await?;
     match ended.first() {
@@ -84,11 +84,11 @@ fn logout_token(form: &[u8]) -> Option<Secret> {
 }
 
 /// The provider's session, if the token names one, else the person.
-fn whose<'t>(token: &'t LogoutToken, sign_in: &SignIn) -> Option<Whose<'t>> {
+fn selector<'t>(token: &'t LogoutToken, sign_in: &SignIn) -> Option<SessionSelector<'t>> {
     let authority = sign_in.authority;
     match (&token.provider_session, &token.subject) {
-        (Some(sid), _) => Some(Whose::ProviderSession { authority, sid }),
-        (None, Some(id)) => Some(Whose::Person { authority, id }),
+        (Some(sid), _) => Some(SessionSelector::ProviderSession { authority, sid }),
+        (None, Some(id)) => Some(SessionSelector::Person { authority, id }),
         (None, None) => None,
     }
 }

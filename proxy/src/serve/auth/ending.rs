@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::domain::session::{SessionKey, Whose};
+use crate::domain::session::{SessionKey, SessionSelector};
 use crate::domain::time::Timestamp;
 use crate::ports::{Directory, LoadedSession, Sessions, StoreUnavailable};
 
@@ -23,14 +23,14 @@ const ROUNDS: usize = 50;
 pub(crate) async fn end_all(
     store: &Arc<dyn Sessions>,
     directory: &dyn Directory,
-    whose: Whose<'_>,
+    selector: SessionSelector<'_>,
     kept: Option<SessionKey>,
     now: Timestamp,
 ) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
     let mut seen: HashSet<SessionKey> = kept.into_iter().collect();
     let (mut ended, mut failure) = (Vec::new(), None);
     for _ in 0..ROUNDS {
-        let found = directory.of(whose, now).await?;
+        let found = directory.of(selector, now).await?;
         let fresh: Vec<_> = found.into_iter().filter(|session| seen.insert(session.key())).collect();
         if fresh.is_empty() {
             break;

@@ -121,9 +121,9 @@ fn is_host(asked: &str, sign_in: &SignIn) -> bool {
 /// Counts visits without a session after successful callbacks; refuses the fifth within a minute.
 async fn note_visit(exchange: &Exchange, sign_in: &SignIn, cookies: &HeaderMap) -> Result<Vec<HeaderValue>, Refused> {
     let conflict = match session::find(sign_in, cookies, exchange.now).await? {
-        Found::Somebody(..) => return Ok(Vec::new()),
+        Found::Session(..) => return Ok(Vec::new()),
         Found::Conflict => sign_in.cookies.clear_session().to_vec(),
-        Found::Nobody => Vec::new(),
+        Found::NoSession => Vec::new(),
     };
     let Some(mut visits) = read_visits(sign_in, cookies) else { return Ok(conflict) };
     if visits.note_visit(exchange.now) {
@@ -214,8 +214,8 @@ async fn redeem(
 /// A callback opened again, from the history or by going back: an existing session stays.
 async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Response<Body>, Refused> {
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
-        Found::Somebody(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
-        Found::Nobody | Found::Conflict => {
+        Found::Session(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
+        Found::NoSession | Found::Conflict => {
             let request_id = Clean(exchange.origin().request_id);
             tracing::warn!(client = %exchange.caller.client, %request_id, "Invalid OAuth state: {why}");
             Err(Rejection::InvalidState.into())
@@ -263,7 +263,7 @@ async fn start_session(
     signed_in: SignedIn,
 ) -> Result<Vec<HeaderValue>, Refused> {
     let (cookies, now) = (&exchange.head.headers, exchange.now);
-    if let Found::Somebody(old) = session::find(sign_in, cookies, now).await?
+    if let Found::Session(old) = session::find(sign_in, cookies, now).await?
         && now.since(old.session().created_at) >= REPLACED_AFTER
     {
         sign_in.store.end(&old).await?;

@@ -12,7 +12,7 @@ use crate::adapters::telemetry::audit;
 use crate::domain::identity::Identified as _;
 use crate::domain::paths;
 use crate::domain::secret::Secret;
-use crate::domain::session::Whose;
+use crate::domain::session::SessionSelector;
 use crate::ports::{Directory, LoadedSession, StoreUnavailable};
 use crate::serve::answer::pages::{self, SignedOutPage};
 use crate::serve::answer::rejection::Rejection;
@@ -103,8 +103,8 @@ async fn end_others(
 ) -> Result<(), StoreUnavailable> {
     let mut outcome = Ok(());
     for session in sessions {
-        let whose = Whose::Person { authority: session.session().authority, id: &session.identity().id };
-        match ending::end_all(&sign_in.store, directory, whose, Some(session.key()), exchange.now).await {
+        let selector = SessionSelector::Person { authority: session.session().authority, id: &session.identity().id };
+        match ending::end_all(&sign_in.store, directory, selector, Some(session.key()), exchange.now).await {
             Ok(ended) if ended.is_empty() => {}
             Ok(ended) => {
                 let origin = Some(exchange.origin());

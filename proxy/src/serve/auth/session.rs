@@ -11,9 +11,9 @@ use crate::serve::app::SignIn;
 /// The result of a lookup by cookies.
 pub(crate) enum Found {
     /// No live session.
-    Nobody,
+    NoSession,
     /// One live session.
-    Somebody(Arc<LoadedSession>),
+    Session(Arc<LoadedSession>),
     /// Two live sessions, or more cookies than are examined: some were planted (cookie tossing). No session counts, and all cookies are
     /// to be cleared.
     Conflict,
@@ -21,7 +21,7 @@ pub(crate) enum Found {
 
 /// Finds the session of a request. Unreadable cookies beside a valid one are ignored.
 pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
-    let mut found = Found::Nobody;
+    let mut found = Found::NoSession;
     let Ok(tokens) = sign_in.cookies.tokens(headers) else {
         tracing::warn!(
             "a request has more session cookies than are looked at: none counts, since some may have been planted"
@@ -35,13 +35,13 @@ pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) 
         };
         let session = match session.filter(|session| sign_in.vouches_for(session)) {
             // In a box, so that session renewal does not enlarge the future of every request.
-            Some(session) if session.is_due(now) => Box::pin(sign_in.renewing.attend(session, now)).await,
+            Some(session) if session.is_due(now) => Box::pin(sign_in.renewing.renew_for_request(session, now)).await,
             other => other,
         };
         found = match (session, found) {
             (None, found) => found,
-            (Some(session), Found::Nobody) => Found::Somebody(session),
-            (Some(_), Found::Somebody(_) | Found::Conflict) => {
+            (Some(session), Found::NoSession) => Found::Session(session),
+            (Some(_), Found::Session(_) | Found::Conflict) => {
                 tracing::warn!("a request has two live sessions: both are ignored, since one may have been planted");
                 return Ok(Found::Conflict);
             }

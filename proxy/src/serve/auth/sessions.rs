@@ -12,7 +12,7 @@ use crate::adapters::telemetry::audit;
 use crate::domain::browser;
 use crate::domain::identity::Identified as _;
 use crate::domain::paths;
-use crate::domain::session::Whose;
+use crate::domain::session::SessionSelector;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 use crate::serve::answer::pages::{self, SessionRow, SessionsPage};
@@ -64,8 +64,8 @@ async fn of_person(
     Ok((all, more))
 }
 
-fn person(session: &LoadedSession) -> Whose<'_> {
-    Whose::Person { authority: session.session().authority, id: &session.identity().id }
+fn person(session: &LoadedSession) -> SessionSelector<'_> {
+    SessionSelector::Person { authority: session.session().authority, id: &session.identity().id }
 }
 
 fn row(session: &LoadedSession, is_current: bool, exchange: &Exchange) -> SessionRow {

@@ -51,7 +51,7 @@ impl Guard {
     }
 
     /// The client has sent something: this counts as use of its session.
-    pub(crate) fn hears(&self) {
+    pub(crate) fn note_activity(&self) {
         if let State::Watched(_, activity) = &self.state {
             activity.note();
         }

@@ -189,7 +189,7 @@ where
         Poll::Ready(Some(Ok(mut frame))) => {
             stall.moved();
             if let Some(bounds) = &mut stall.bounds
-                && !bounds.hold(&mut frame)
+                && !bounds.apply(&mut frame)
             {
                 return Poll::Ready(Some(Err(BodyError::TooLarge)));
             }
@@ -298,7 +298,7 @@ impl HttpBody for RequestBody {
         let Some((inner, stall, guard)) = &mut content.rest else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
         if frame.is_ready() {
-            guard.hears();
+            guard.note_activity();
         }
         if !inner.is_end_stream() && guard.poll(frame.is_pending(), cx).is_ready() {
             tracing::debug!("an upload was broken off: its session ended");
@@ -347,7 +347,7 @@ struct Bounds {
 
 impl Bounds {
     /// Applies the limits to a frame. Returns whether the body may go on.
-    fn hold(&mut self, frame: &mut Frame<Bytes>) -> bool {
+    fn apply(&mut self, frame: &mut Frame<Bytes>) -> bool {
         if let Some(trailers) = frame.trailers_mut() {
             self.chosen.strip(trailers);
         }

@@ -4,7 +4,7 @@
 
 mod message;
 mod read;
-mod say;
+mod respond;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -92,7 +92,7 @@ async fn answer(
         Ok(called) => called,
         Err(status) => {
             note_failure(&peer, &path, &status);
-            return spoken(status.into_http::<tonic::body::Body>()).await;
+            return convert(status.into_http::<tonic::body::Body>()).await;
         }
     };
     let response = if path == HEALTH {
@@ -108,7 +108,7 @@ async fn answer(
     {
         note_failure(&peer, &path, &status);
     }
-    spoken(response).await
+    convert(response).await
 }
 
 fn limited<T: tonic::codec::Codec>(grpc: Grpc<T>) -> Grpc<T> {
@@ -135,7 +135,7 @@ async fn whole(request: Request<Incoming>, snapshot: &Snapshot) -> Result<Reques
 }
 
 /// Turns the library's response, which is complete at once, into ours.
-async fn spoken(response: Response<tonic::body::Body>) -> Response<Body> {
+async fn convert(response: Response<tonic::body::Body>) -> Response<Body> {
     let (head, body) = response.into_parts();
     match body.collect().await {
         Ok(body) => {
@@ -147,7 +147,7 @@ async fn spoken(response: Response<tonic::body::Body>) -> Response<Body> {
     }
 }
 
-type Called<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send>>;
+type CallFuture<T> = Pin<Box<dyn Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send>>;
 
 /// `grpc.health.v1.Health/Check`.
 struct Health(Arc<Checks>);
@@ -155,7 +155,7 @@ struct Health(Arc<Checks>);
 impl tower_service::Service<tonic::Request<HealthCheckRequest>> for Health {
     type Response = tonic::Response<HealthCheckResponse>;
     type Error = tonic::Status;
-    type Future = Called<HealthCheckResponse>;
+    type Future = CallFuture<HealthCheckResponse>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
         Poll::Ready(Ok(()))
@@ -182,7 +182,7 @@ struct Authorization {
 impl tower_service::Service<tonic::Request<CheckRequest>> for Authorization {
     type Response = tonic::Response<CheckResponse>;
     type Error = tonic::Status;
-    type Future = Called<CheckResponse>;
+    type Future = CallFuture<CheckResponse>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), tonic::Status>> {
         Poll::Ready(Ok(()))
@@ -215,7 +215,7 @@ async fn check(
             exchange.app.metrics.answered(StatusCode::OK);
             response
         }
-        Err(refused) => say::denied(refuse(&mut exchange, refused), &exchange.head.method),
+        Err(refused) => respond::denied(refuse(&mut exchange, refused), &exchange.head.method),
     };
     Ok(tonic::Response::new(response))
 }
@@ -248,7 +248,7 @@ async fn judge(exchange: &mut Exchange, merged: bool) -> Result<CheckResponse, R
     }
     headers::strip_request(&mut exchange.head.headers, exchange.caller.trusted);
     let permit = verify::admit_described(exchange, sign_in).await?;
-    say::allowed(exchange, sign_in, permit.session(), &asked)
+    respond::allowed(exchange, sign_in, permit.session(), &asked)
 }
 
 /// The proxy's own response, which Envoy passes on, including redirects.

@@ -80,7 +80,7 @@ pub(crate) async fn ended(mut open: Open, activity: Arc<Activity>) {
             return;
         }
         if session.is_due(now) {
-            sign_in.renewing.remind(session, now);
+            sign_in.renewing.renew_in_background(session, now);
         }
     }
 }

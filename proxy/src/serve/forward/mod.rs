@@ -16,8 +16,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use self::passage::{
-    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, told, upstream_failed,
-    while_admitted,
+    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, path_and_request_id,
+    upstream_failed, while_admitted,
 };
 use crate::adapters::upstream::{Answer, Failure, NoConnection, Patience};
 use crate::domain::judge::Permit;
@@ -41,8 +41,8 @@ pub(crate) async fn forward(
         return Err(Rejection::CrossSite.into());
     }
     let destination = exchange.snapshot.destinations.of(permit.rule()).cloned();
-    let acts = destination.as_ref().is_some_and(|destination| destination.acts);
-    if acts && is_sent_by_another_sites_page(exchange, permit.session()) {
+    let impersonates = destination.as_ref().is_some_and(|destination| destination.impersonates);
+    if impersonates && is_sent_by_another_sites_page(exchange, permit.session()) {
         return Err(Rejection::CrossSite.into());
     }
     let began = Instant::now();
@@ -54,7 +54,7 @@ pub(crate) async fn forward(
     if !snapshot.chosen.is_empty() {
         snapshot.chosen.strip(&mut head.headers);
     }
-    if acts {
+    if impersonates {
         credentials::strip(&mut head.headers);
     }
     if let Some(destination) = destination {
@@ -120,7 +120,7 @@ async fn send(
     let repeatable = body.is_end_stream() && is_idempotent(&outgoing.head.method);
     let unreachable = |NoConnection { error, is_first }: NoConnection| {
         metrics.upstream_connect_errors.inc();
-        let (_, request_id) = told(exchange);
+        let (_, request_id) = path_and_request_id(exchange);
         if is_first {
             tracing::warn!(%request_id, "{error}; until it can be reached again, further failures are only counted");
         } else {
@@ -148,7 +148,7 @@ fn refuse(failure: &Failure<RequestBody>, exchange: &Exchange) -> Refused {
         Failure::Body(_) => Rejection::RequestTimeout.into(),
         Failure::TakesNothing(_) | Failure::Silent(_) => {
             exchange.app.metrics.upstream_timeouts.inc();
-            let (path, request_id) = told(exchange);
+            let (path, request_id) = path_and_request_id(exchange);
             tracing::warn!(%path, %request_id, "the upstream gave no answer: {failure}");
             Rejection::UpstreamTimeout.into()
         }

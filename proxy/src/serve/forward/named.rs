@@ -12,17 +12,18 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::passage::{
-    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, told, while_admitted,
+    Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, path_and_request_id,
+    while_admitted,
 };
 use super::prefix::judge_stripped;
 use crate::adapters::upstream::{Answer, Backend, Failure, Fields, NoConnection, Patience, RequestHead};
 use crate::domain::judge::Permit;
-use crate::ports::{LoadedSession, ReadyFields, Told};
+use crate::ports::{LoadedSession, ReadyFields, UpstreamIdentity};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, RequestBody};
 use crate::serve::destination::Destination;
-use crate::serve::exchange::{Exchange, Refused, untold};
+use crate::serve::exchange::{Exchange, Refused, identity_not_passed};
 use crate::serve::watch::InFlight;
 
 static X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -56,18 +57,18 @@ pub(super) async fn forward(
     }
     let session = permit.session().filter(|_| exchange.snapshot.sign_in.is_some());
     let credential = credential(&destination, session, exchange)?;
-    let (mut usual, mut told, mut id_token) = (None, None, Vec::new());
-    if let (Some(telling), Some(session)) = (&destination.telling, session) {
-        usual = telling.has_usual_fields().then(|| session.headers());
-        told = telling.tell(session, exchange.now).map_err(|why| untold(why, session))?;
-        id_token = telling.id_token(session);
+    let (mut usual, mut identity, mut id_token) = (None, None, Vec::new());
+    if let (Some(builder), Some(session)) = (&destination.identity_fields, session) {
+        usual = builder.has_usual_fields().then(|| session.headers());
+        identity = builder.build(session, exchange.now).map_err(|why| identity_not_passed(why, session))?;
+        id_token = builder.id_token_fields(session);
     }
     let prefix = prefix.and_then(|prefix| HeaderValue::from_str(prefix).ok());
-    let directed = Directed { outgoing, target, prefix, usual, told, id_token, credential };
+    let directed = Directed { outgoing, target, prefix, usual, identity, id_token, credential };
     let sending = pin!(send(&directed, &destination, exchange, body, &permit, began));
     let mut answer = while_admitted(sending, exchange, &permit, began).await?;
     destination.counters.answered(answer.status(), answer.body().arrived().saturating_duration_since(began));
-    note_unknown(&destination, answer.status(), exchange);
+    log_rejected_credential(&destination, answer.status(), exchange);
     destination.change(answer.headers_mut());
     pass_back(answer, exchange, &permit, Passing { began, upgrade, body_limit: manner.body }, in_flight)
 }
@@ -78,14 +79,14 @@ fn credential(
     session: Option<&Arc<LoadedSession>>,
     exchange: &Exchange,
 ) -> Result<Option<HeaderValue>, Refused> {
-    if destination.acts && (session.is_none() || destination.telling.is_none()) {
+    if destination.impersonates && (session.is_none() || destination.identity_fields.is_none()) {
         return Err(Rejection::Unauthenticated.into());
     }
     let Some(token) = &destination.token else { return Ok(None) };
     let credential = token.authorization();
     if credential.is_none() {
         // The reason is logged once, where the file is read, and shown in `readyz`.
-        let ((path, request_id), upstream) = (told(exchange), &destination.name);
+        let ((path, request_id), upstream) = (path_and_request_id(exchange), &destination.name);
         tracing::debug!(%path, %request_id, upstream, "not forwarded: there is no token to be known by");
         return Err(Rejection::UpstreamUnreachable.into());
     }
@@ -93,9 +94,12 @@ fn credential(
 }
 
 /// Logs, rarely, that an upstream that impersonates people rejects our own credential.
-fn note_unknown(destination: &Destination, status: StatusCode, exchange: &Exchange) {
-    if destination.acts && status == StatusCode::UNAUTHORIZED && destination.unknown_there.is_due(exchange.now) {
-        let ((path, request_id), upstream) = (told(exchange), &destination.name);
+fn log_rejected_credential(destination: &Destination, status: StatusCode, exchange: &Exchange) {
+    if destination.impersonates
+        && status == StatusCode::UNAUTHORIZED
+        && destination.rejection_limit.is_due(exchange.now)
+    {
+        let ((path, request_id), upstream) = (path_and_request_id(exchange), &destination.name);
         tracing::warn!(%path, %request_id, upstream, "the upstream does not accept our credential: it answers 401; told once a minute at most");
     }
 }
@@ -107,7 +111,7 @@ struct Directed<'e> {
     /// The prefix removed from the path.
     prefix: Option<HeaderValue>,
     usual: Option<&'e ReadyFields>,
-    told: Option<Arc<Told>>,
+    identity: Option<Arc<UpstreamIdentity>>,
     /// The session's, from the provider.
     id_token: Vec<(HeaderName, HeaderValue)>,
     /// Our own.
@@ -130,11 +134,11 @@ impl RequestHead for ToBackend<'_, '_> {
         &self.directed.target
     }
 
-    fn tell(&self, fields: &mut impl Fields) {
-        let Directed { outgoing, prefix, usual, told, id_token, credential, .. } = self.directed;
+    fn write_fields(&self, fields: &mut impl Fields) {
+        let Directed { outgoing, prefix, usual, identity, id_token, credential, .. } = self.directed;
         match self.host {
-            Some(host) => outgoing.tell(&mut Renamed { fields, host }),
-            None => outgoing.tell(fields),
+            Some(host) => outgoing.write_fields(&mut Renamed { fields, host }),
+            None => outgoing.write_fields(fields),
         }
         if let Some(prefix) = prefix {
             fields.field(&X_FORWARDED_PREFIX, prefix);
@@ -142,8 +146,8 @@ impl RequestHead for ToBackend<'_, '_> {
         if let Some(usual) = usual {
             fields.ready(usual);
         }
-        if let Some(told) = told {
-            fields.ready(&told.fields);
+        if let Some(identity) = identity {
+            fields.ready(&identity.fields);
         }
         for (name, value) in id_token {
             fields.field(name, value);
@@ -153,8 +157,8 @@ impl RequestHead for ToBackend<'_, '_> {
         }
     }
 
-    fn hear_interim(&self, status: StatusCode, headers: HeaderMap) {
-        self.directed.outgoing.hear_interim(status, headers);
+    fn receive_interim(&self, status: StatusCode, headers: HeaderMap) {
+        self.directed.outgoing.receive_interim(status, headers);
     }
 }
 
@@ -268,7 +272,7 @@ impl Sending<'_> {
 
     fn unreachable(&self, NoConnection { error, is_first }: &NoConnection) {
         self.destination.counters.connect_errors.inc();
-        let ((_, request_id), upstream) = (told(self.exchange), &self.destination.name);
+        let ((_, request_id), upstream) = (path_and_request_id(self.exchange), &self.destination.name);
         if *is_first {
             tracing::warn!(%request_id, upstream, "{error}; until it can be reached again, further failures are only counted");
         } else {
@@ -279,7 +283,7 @@ impl Sending<'_> {
     /// Refuses the request: no backend is left.
     fn nowhere(&self) -> Refused {
         if self.tried.is_empty() {
-            let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);
+            let ((path, request_id), upstream) = (path_and_request_id(self.exchange), &self.destination.name);
             tracing::warn!(%path, %request_id, upstream, "no backend of the upstream is well");
         }
         Rejection::UpstreamUnreachable.into()
@@ -292,7 +296,7 @@ impl Sending<'_> {
             Failure::Body(_) => Rejection::RequestTimeout.into(),
             Failure::TakesNothing(_) | Failure::Silent(_) => {
                 self.destination.counters.timeouts.inc();
-                let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);
+                let ((path, request_id), upstream) = (path_and_request_id(self.exchange), &self.destination.name);
                 tracing::warn!(%path, %request_id, upstream, "the upstream gave no answer: {failure}");
                 Rejection::UpstreamTimeout.into()
             }
@@ -301,7 +305,7 @@ impl Sending<'_> {
     }
 
     fn failed(&self, why: &str) -> Refused {
-        let ((path, request_id), upstream) = (told(self.exchange), &self.destination.name);
+        let ((path, request_id), upstream) = (path_and_request_id(self.exchange), &self.destination.name);
         tracing::warn!(%path, %request_id, upstream, "the upstream broke off before it had answered: {why}");
         Rejection::UpstreamUnreachable.into()
     }

@@ -17,7 +17,7 @@ use super::tunnel;
 use crate::adapters::telemetry::Clean;
 use crate::adapters::upstream::{Answer, Fields, RequestFraming, RequestHead};
 use crate::domain::judge::Permit;
-use crate::ports::{LoadedSession, ReadyFields};
+use crate::ports::{LoadedSession, ReadyFields, X_SIDEGATE_ASSERTION};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::Snapshot;
 use crate::serve::body::guard::{FRESH, Guard};
@@ -27,7 +27,6 @@ use crate::serve::request::connect;
 use crate::serve::request::headers;
 use crate::serve::request::headers::{Forwarded, Trace};
 use crate::serve::request::question::Question;
-use crate::serve::telling::X_SIDEGATE_ASSERTION;
 use crate::serve::watch::InFlight;
 
 /// What is known of a request when its response has come.
@@ -141,7 +140,7 @@ impl RequestHead for Outgoing<'_> {
         self.target
     }
 
-    fn hear_interim(&self, status: StatusCode, mut headers: HeaderMap) {
+    fn receive_interim(&self, status: StatusCode, mut headers: HeaderMap) {
         // `100` answers our own `Expect`; HTTP/1.0 has no interim responses (RFC 9110 §15.2), and over HTTP/2 hyper sends none.
         if self.head.version != Version::HTTP_11 || status == StatusCode::CONTINUE {
             return;
@@ -151,13 +150,13 @@ impl RequestHead for Outgoing<'_> {
         if let Some(sign_in) = &self.snapshot.sign_in {
             sign_in.cookies.strip_response(&mut headers);
         }
-        self.in_flight.interim().hear(status, &headers);
+        self.in_flight.interim().add(status, &headers);
     }
 
-    fn tell(&self, fields: &mut impl Fields) {
+    fn write_fields(&self, fields: &mut impl Fields) {
         for (name, value) in &self.head.headers {
             // If a wrong length were kept, the upstream would take the next request's bytes for this one's body.
-            if *name != CONTENT_LENGTH && !(self.trusted && headers::is_said_anew(name)) {
+            if *name != CONTENT_LENGTH && !(self.trusted && headers::is_rewritten(name)) {
                 fields.field(name, value);
             }
         }
@@ -165,8 +164,8 @@ impl RequestHead for Outgoing<'_> {
             // An HTTP/1.0 client need not send `Host`; HTTP/1.1 must (RFC 9112 §3.2).
             fields.field(&HOST, &HeaderValue::from_static(""));
         }
-        self.trace.tell(fields);
-        self.forwarded.tell(fields);
+        self.trace.write_fields(fields);
+        self.forwarded.write_fields(fields);
         if let Some((identity, assertion)) = &self.identity {
             fields.ready(identity);
             fields.field(&X_SIDEGATE_ASSERTION, assertion);
@@ -220,12 +219,12 @@ pub(super) fn has_session_ended(error: &(dyn std::error::Error + 'static)) -> bo
 }
 
 /// What a log line about a failed request names: its path and its id.
-pub(super) fn told(exchange: &Exchange) -> (Clean<'_>, Clean<'_>) {
+pub(super) fn path_and_request_id(exchange: &Exchange) -> (Clean<'_>, Clean<'_>) {
     (Clean(exchange.head.uri.path()), Clean(exchange.trace.request_id.as_str()))
 }
 
 pub(super) fn upstream_failed(why: &str, exchange: &Exchange) -> Refused {
-    let (path, request_id) = told(exchange);
+    let (path, request_id) = path_and_request_id(exchange);
     tracing::warn!(%path, %request_id, "the upstream broke off before it had answered: {why}");
     Rejection::UpstreamUnreachable.into()
 }

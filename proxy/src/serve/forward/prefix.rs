@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::passage::told;
+use super::passage::path_and_request_id;
 use crate::domain::judge::{Ask, Permit, judge};
 use crate::domain::readings::Readings;
 use crate::ports::LoadedSession;
@@ -36,7 +36,7 @@ pub(super) fn judge_stripped(
             Err(_) => false,
         };
         if !lets_in {
-            let (path, request_id) = told(exchange);
+            let (path, request_id) = path_and_request_id(exchange);
             tracing::info!(%path, %request_id, "refused: behind the prefix {prefix} the upstream would read a path that the rules do not let in, or lead elsewhere");
             return Err(Rejection::Malformed(Malformed::Upstreams).into());
         }

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 
 use crate::adapters::upstream::Tunnel;
 use crate::serve::body::Body;
-use crate::serve::body::activity::{Activity, Heard};
+use crate::serve::body::activity::{Activity, ActivityStream};
 use crate::serve::exchange::Exchange;
 use crate::serve::forward::copy;
 use crate::serve::forward::lasting::{self, Open};
@@ -57,6 +57,6 @@ pub(crate) fn open(
 
 async fn carry(client: OnUpgrade, mut upstream: Tunnel, activity: Arc<Activity>) -> Option<&'static str> {
     let Ok(client) = client.await else { return Some("the client did not switch") };
-    let mut client = Heard::new(TokioIo::new(client), activity);
+    let mut client = ActivityStream::new(TokioIo::new(client), activity);
     copy::both_ways(&mut client, &mut upstream).await.err().map(|_| "a side broke off")
 }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
-use crate::serve::listener::connection::{self, Door};
+use crate::serve::listener::connection::{self, Purpose};
 use crate::serve::listener::crowd::Crowd;
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::socket::{Accepted, Listener};
@@ -38,13 +38,13 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
     let by_memory = memory.map_or(usize::MAX, |bytes| bytes / 2 / watch::CONNECTION);
     let places = limits.connections.min(by_files).min(by_memory).max(1);
     if places < limits.connections {
-        let (why, mend) = if by_files <= by_memory {
+        let (why, fix) = if by_files <= by_memory {
             ("so many files may be open", "raise the limit of open files (ulimit -Hn, LimitNOFILE)")
         } else {
             ("so much memory there is (LIMIT_MEMORY)", "give it more memory")
         };
         tracing::warn!(
-            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {mend}, or lower LIMIT_CONNECTIONS",
+            "LIMIT_CONNECTIONS is {}, but only {places} connections are taken at a time, because only {why}: {fix}, or lower LIMIT_CONNECTIONS",
             limits.connections
         );
     }
@@ -54,7 +54,7 @@ pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>)
 /// Accepts connections, and gives each to a worker.
 pub(crate) struct Acceptor {
     pub(crate) app: Arc<App>,
-    pub(crate) door: Door,
+    pub(crate) purpose: Purpose,
     pub(crate) connections: TaskTracker,
     pub(crate) drain: Drain,
     pub(crate) room: Arc<Semaphore>,
@@ -116,12 +116,12 @@ impl Acceptor {
     }
 
     fn serve(&self, accepted: Accepted, room: OwnedSemaphorePermit) {
-        let (app, door, drain) = (Arc::clone(&self.app), self.door.clone(), self.drain.clone());
+        let (app, purpose, drain) = (Arc::clone(&self.app), self.purpose.clone(), self.drain.clone());
         let crowd = Arc::clone(&self.crowd);
         let connection = async move {
             let (_room, _held) = (room, Held::by(&app.metrics.downstream_connections));
             let served = match accepted.into_stream() {
-                Ok(stream) => connection::serve(stream, door, app, &crowd, drain).await,
+                Ok(stream) => connection::serve(stream, purpose, app, &crowd, drain).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {

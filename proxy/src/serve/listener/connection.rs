@@ -37,7 +37,7 @@ const TO_BE_READ: Duration = Duration::from_millis(20);
 
 /// The purpose of a listener.
 #[derive(Clone)]
-pub(crate) enum Door {
+pub(crate) enum Purpose {
     /// Client requests; with TLS if it is terminated here.
     Requests(Option<Arc<Certificates>>),
     /// Envoy's checks (`ext_authz`) of its own requests.
@@ -45,12 +45,18 @@ pub(crate) enum Door {
 }
 
 /// Serves one accepted connection to its end. `drain` ends it once its requests in flight have ended.
-pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Crowd, drain: Drain) -> io::Result<()> {
+pub(super) async fn serve(
+    stream: Stream,
+    purpose: Purpose,
+    app: Arc<App>,
+    crowd: &Crowd,
+    drain: Drain,
+) -> io::Result<()> {
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
     let names_client = match &stream {
         Stream::Tcp(_, address) => {
-            matches!(door, Door::Requests(_)) && snapshot.proxy_protocol_from.contain(address.ip())
+            matches!(purpose, Purpose::Requests(_)) && snapshot.proxy_protocol_from.contain(address.ip())
         }
         Stream::Unix(_) => false,
     };
@@ -62,13 +68,13 @@ pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Cro
     let _place = crowd.join(Arc::clone(&watch));
     let answering = Answering { app, watch, drain };
     // In boxes, so that an idle connection does not keep the memory that its start took.
-    let opened = Box::pin(open(stream, names_client, door, crowd, &answering)).await?;
-    let Some(Opened { stream, client, door }) = opened else { return Ok(()) };
+    let opened = Box::pin(open(stream, names_client, purpose, crowd, &answering)).await?;
+    let Some(Opened { stream, client, purpose }) = opened else { return Ok(()) };
     let http = match stream {
-        Transport::Tcp(stream) => http(stream, client, door, answering),
-        Transport::Unix(stream) => http(stream, client, door, answering),
-        Transport::TlsOverTcp(stream) => http(stream, client, door, answering),
-        Transport::TlsOverUnix(stream) => http(stream, client, door, answering),
+        Transport::Tcp(stream) => http(stream, client, purpose, answering),
+        Transport::Unix(stream) => http(stream, client, purpose, answering),
+        Transport::TlsOverTcp(stream) => http(stream, client, purpose, answering),
+        Transport::TlsOverUnix(stream) => http(stream, client, purpose, answering),
     };
     http.await
 }
@@ -77,7 +83,7 @@ pub(super) async fn serve(stream: Stream, door: Door, app: Arc<App>, crowd: &Cro
 struct Opened {
     stream: Transport,
     client: Client,
-    door: Door,
+    purpose: Purpose,
 }
 
 enum Transport {
@@ -91,22 +97,22 @@ enum Transport {
 async fn open(
     stream: Stream,
     names_client: bool,
-    door: Door,
+    purpose: Purpose,
     crowd: &Crowd,
     answering: &Answering,
 ) -> io::Result<Option<Opened>> {
     let (mut stream, mut address) = match stream {
         Stream::Tcp(stream, address) => (stream, address),
-        Stream::Unix(stream) => return open_unix(stream, door, answering).await.map(Some),
+        Stream::Unix(stream) => return open_unix(stream, purpose, answering).await.map(Some),
     };
     if names_client && let Some(client) = named_client(&mut stream, address, crowd, answering).await? {
         address = client;
     }
-    let tls = match door {
-        Door::Requests(Some(tls)) => tls,
-        door @ (Door::Requests(None) | Door::Checks(_)) => {
+    let tls = match purpose {
+        Purpose::Requests(Some(tls)) => tls,
+        purpose @ (Purpose::Requests(None) | Purpose::Checks(_)) => {
             let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
-            return Ok(Some(Opened { stream: Transport::Tcp(stream), client, door }));
+            return Ok(Some(Opened { stream: Transport::Tcp(stream), client, purpose }));
         }
     };
     let handshake = async {
@@ -115,11 +121,11 @@ async fn open(
         }
         TlsAcceptor::from(tls.server_config()).accept(stream).await.map(Some)
     };
-    let Some(stream) = shaken(handshake, answering).await? else { return Ok(None) };
+    let Some(stream) = handshake_in_time(handshake, answering).await? else { return Ok(None) };
     // On a connection that a load balancer opens for its client, the certificate may be the balancer's own.
     let certificate = shown(&stream).filter(|_| !names_client);
     let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate };
-    Ok(Some(Opened { stream: Transport::TlsOverTcp(Box::new(stream)), client, door: Door::Requests(None) }))
+    Ok(Some(Opened { stream: Transport::TlsOverTcp(Box::new(stream)), client, purpose: Purpose::Requests(None) }))
 }
 
 /// The client's address in the PROXY protocol header, if it names one.
@@ -134,7 +140,7 @@ async fn named_client(
         client = tokio::time::timeout(answering.watch.timeouts().header, proxy_protocol::read(stream)) => {
             client.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         }
-        () = answering.watch.sent_away() => return Err(sent_away()),
+        () = answering.watch.close_requested() => return Err(closed_by_us()),
     };
     // No client has an unspecified address.
     let client = client.map(|client| client.filter(|client| !client.ip().is_unspecified()));
@@ -142,18 +148,18 @@ async fn named_client(
 }
 
 /// A connection through a socket file: its client has no address.
-async fn open_unix(stream: UnixStream, door: Door, answering: &Answering) -> io::Result<Opened> {
+async fn open_unix(stream: UnixStream, purpose: Purpose, answering: &Answering) -> io::Result<Opened> {
     let address = SocketAddr::new(NO_ADDRESS, 0);
-    let tls = match door {
-        Door::Requests(Some(tls)) => tls,
-        door @ (Door::Requests(None) | Door::Checks(_)) => {
+    let tls = match purpose {
+        Purpose::Requests(Some(tls)) => tls,
+        purpose @ (Purpose::Requests(None) | Purpose::Checks(_)) => {
             let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
-            return Ok(Opened { stream: Transport::Unix(stream), client, door });
+            return Ok(Opened { stream: Transport::Unix(stream), client, purpose });
         }
     };
-    let stream = shaken(TlsAcceptor::from(tls.server_config()).accept(stream), answering).await?;
+    let stream = handshake_in_time(TlsAcceptor::from(tls.server_config()).accept(stream), answering).await?;
     let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate: shown(&stream) };
-    Ok(Opened { stream: Transport::TlsOverUnix(Box::new(stream)), client, door: Door::Requests(None) })
+    Ok(Opened { stream: Transport::TlsOverUnix(Box::new(stream)), client, purpose: Purpose::Requests(None) })
 }
 
 /// The client of a connection.
@@ -169,14 +175,14 @@ fn shown<IO>(stream: &TlsStream<IO>) -> Option<Arc<ClientCertificate>> {
 }
 
 /// A TLS handshake within the time limit for a head.
-async fn shaken<T>(handshake: impl Future<Output = io::Result<T>>, answering: &Answering) -> io::Result<T> {
+async fn handshake_in_time<T>(handshake: impl Future<Output = io::Result<T>>, answering: &Answering) -> io::Result<T> {
     answering.watch.takes_tls();
     tokio::select! {
         biased;
-        shaken = tokio::time::timeout(answering.watch.timeouts().header, handshake) => {
-            shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        outcome = tokio::time::timeout(answering.watch.timeouts().header, handshake) => {
+            outcome.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         }
-        () = answering.watch.sent_away() => Err(sent_away()),
+        () = answering.watch.close_requested() => Err(closed_by_us()),
     }
 }
 
@@ -187,7 +193,7 @@ struct Answering {
     drain: Drain,
 }
 
-fn sent_away() -> io::Error {
+fn closed_by_us() -> io::Error {
     io::Error::other("it was closed to make room, or because nobody took what was sent on it")
 }
 
@@ -195,7 +201,7 @@ fn sent_away() -> io::Error {
 fn http<IO>(
     stream: IO,
     client: Client,
-    door: Door,
+    purpose: Purpose,
     answering: Answering,
 ) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>
 where
@@ -213,10 +219,12 @@ where
                 in_flight.expects_upload(ahead(http2, request.body().size_hint().exact()));
             }
             let app = Arc::clone(&app);
-            match &door {
-                Door::Requests(_) => Either::Left(handler::handle(app, peer, certificate.clone(), request, in_flight)),
+            match &purpose {
+                Purpose::Requests(_) => {
+                    Either::Left(handler::handle(app, peer, certificate.clone(), request, in_flight))
+                }
                 // In a box, so that it does not enlarge the future of every request.
-                Door::Checks(checks) => {
+                Purpose::Checks(checks) => {
                     Either::Right(Box::pin(ext_authz::handle(app, Arc::clone(checks), peer, request, in_flight)))
                 }
             }
@@ -255,19 +263,19 @@ where
                     pause.as_mut().begin();
                 }
                 () = pause.as_mut(), if end == End::Near => {
-                    end = End::Told;
+                    end = End::ShuttingDown;
                     connection.graceful_shutdown();
                 }
                 overdue = expiry.as_mut() => match overdue {
                     Overdue::Rests => connection.rest(),
                     // An idle connection is asked to close; one that does not is dropped at the next limit.
-                    Overdue::Idle if end != End::Told => {
-                        end = End::Told;
+                    Overdue::Idle if end != End::ShuttingDown => {
+                        end = End::ShuttingDown;
                         watch.expect_end();
                         connection.graceful_shutdown();
                     }
                     Overdue::Idle | Overdue::Head => return Err(io::ErrorKind::TimedOut.into()),
-                    Overdue::SentAway if !asked_again => {
+                    Overdue::Closed if !asked_again => {
                         // Pending bytes are read first: a request may have come while we were too busy to read it.
                         asked_again = true;
                         if watch.has_read_something() {
@@ -276,7 +284,7 @@ where
                             tokio::time::sleep(TO_BE_READ).await;
                         }
                     }
-                    Overdue::SentAway => return Err(sent_away()),
+                    Overdue::Closed => return Err(closed_by_us()),
                 },
             }
         }
@@ -290,7 +298,7 @@ enum End {
     /// It has no request in flight, and ends if none comes.
     Near,
     /// The requests in flight are the last.
-    Told,
+    ShuttingDown,
 }
 
 /// How much of a body of this length may be read before it is forwarded: on HTTP/2 the stream's window, else a full buffer.

@@ -11,7 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use crate::serve::watch::memory::Memory;
-use crate::serve::watch::{Standing, Watch};
+use crate::serve::watch::{ConnectionState, Watch};
 
 /// How long a connection must be silent before it may be closed to make room, while all places are taken.
 const SILENT: Duration = Duration::from_millis(500);
@@ -54,8 +54,8 @@ enum Rank {
 }
 
 impl Rank {
-    const fn of(standing: &Standing) -> Self {
-        match (standing.let_in, standing.busy) {
+    const fn of(state: &ConnectionState) -> Self {
+        match (state.let_in, state.busy) {
             (false, false) => Self::Silent,
             (false, true) => Self::Strangers,
             (true, false) => Self::Resting,
@@ -114,20 +114,20 @@ impl Crowd {
     }
 
     /// Connections up to a rank, in the order in which they are closed; and how many bytes those hold that are being closed already.
-    fn queue(&self, last: Rank) -> (Vec<(Rank, Standing, Arc<Watch>)>, usize) {
+    fn queue(&self, last: Rank) -> (Vec<(Rank, ConnectionState, Arc<Watch>)>, usize) {
         let now = Instant::now();
         let members = self.members();
-        let standing = members.values().map(|watch| {
-            let standing = watch.standing(now);
-            (Rank::of(&standing), standing, Arc::clone(watch))
+        let states = members.values().map(|watch| {
+            let state = watch.state(now);
+            (Rank::of(&state), state, Arc::clone(watch))
         });
-        let (leaving, mut queue): (Vec<_>, Vec<_>) = standing.partition(|(_, standing, _)| standing.goes);
+        let (leaving, mut queue): (Vec<_>, Vec<_>) = states.partition(|(_, state, _)| state.closing);
         drop(members);
-        let leaving = leaving.iter().map(|(_, standing, _)| standing.held).sum();
+        let leaving = leaving.iter().map(|(_, state, _)| state.held).sum();
         queue.retain(|(rank, ..)| *rank <= last);
         // First those that sent much; then the longest idle; of those with requests in flight, the one that holds most.
-        queue.sort_by_key(|(rank, standing, _)| {
-            (*rank, std::cmp::Reverse((standing.grown && !standing.busy, standing.rests, standing.held)))
+        queue.sort_by_key(|(rank, state, _)| {
+            (*rank, std::cmp::Reverse((state.grown && !state.busy, state.rests, state.held)))
         });
         (queue, leaving)
     }
@@ -135,15 +135,15 @@ impl Crowd {
     /// All places are taken: closes connections that were silent for long.
     pub(crate) fn make_places(&self) {
         let most = self.members().len() / PART + 1;
-        let goes = |(rank, standing, _): &(Rank, Standing, Arc<Watch>)| match rank {
-            Rank::Silent if !standing.was_used => standing.rests >= SILENT,
-            Rank::Silent | Rank::Resting => standing.rests >= RESTED,
+        let is_idle = |(rank, state, _): &(Rank, ConnectionState, Arc<Watch>)| match rank {
+            Rank::Silent if !state.was_used => state.rests >= SILENT,
+            Rank::Silent | Rank::Resting => state.rests >= RESTED,
             Rank::Strangers | Rank::Busy => false,
         };
         let (queue, _) = self.queue(Rank::Resting);
-        let gone: Vec<_> = queue.into_iter().filter(goes).take(most).collect();
+        let gone: Vec<_> = queue.into_iter().filter(is_idle).take(most).collect();
         for (rank, _, watch) in &gone {
-            self.send_away(*rank, watch);
+            self.close(*rank, watch);
         }
         if !gone.is_empty() {
             self.warn("all places are taken (LIMIT_CONNECTIONS, fitted to open files and LIMIT_MEMORY)");
@@ -160,11 +160,11 @@ impl Crowd {
         // Read after the queue: what a connection frees in between must not be freed again by others.
         let (excess, wanted, overdraft) = (self.memory.excess(), self.memory.wanted(), self.memory.overdraft());
         let mut gone = 0_usize;
-        for (rank, standing, watch) in queue {
+        for (rank, state, watch) in queue {
             let enough = match rank {
                 // An incomplete head makes room for waiting ones.
                 Rank::Silent => excess + wanted,
-                Rank::Busy if standing.held < LARGE => overdraft,
+                Rank::Busy if state.held < LARGE => overdraft,
                 Rank::Strangers | Rank::Resting | Rank::Busy => excess,
             };
             if freed >= enough {
@@ -174,28 +174,28 @@ impl Crowd {
                 break;
             }
             let is_young = match rank {
-                Rank::Silent => standing.rests < YOUNG,
+                Rank::Silent => state.rests < YOUNG,
                 // Its first request may belong to a session, and may not be judged yet.
-                Rank::Strangers => standing.age < JUDGED,
+                Rank::Strangers => state.age < JUDGED,
                 Rank::Resting | Rank::Busy => false,
             };
-            if is_young && !standing.grown {
+            if is_young && !state.grown {
                 continue;
             }
-            freed = freed.saturating_add(standing.held);
+            freed = freed.saturating_add(state.held);
             gone += 1;
-            self.send_away(rank, &watch);
+            self.close(rank, &watch);
         }
         if gone > 0 {
             self.warn("the memory for connections is used up (LIMIT_MEMORY)");
         }
     }
 
-    fn send_away(&self, rank: Rank, watch: &Watch) {
+    fn close(&self, rank: Rank, watch: &Watch) {
         match rank {
-            Rank::Silent | Rank::Resting => watch.send_away_unused(),
-            Rank::Strangers => watch.send_away_unknown(),
-            Rank::Busy => watch.send_away(),
+            Rank::Silent | Rank::Resting => watch.close_unless_used(),
+            Rank::Strangers => watch.close_unless_admitted(),
+            Rank::Busy => watch.close(),
         }
         self.shed.inc();
     }
@@ -256,8 +256,8 @@ mod tests {
         let judged = Watch::begin(&new, false, false);
         assert!(memory.excess() > 0);
         crowd.make_room();
-        let goes = |watch: &Watch| watch.standing(Instant::now()).goes;
-        assert!(goes(&large) && !goes(&new));
+        let is_closing = |watch: &Watch| watch.state(Instant::now()).closing;
+        assert!(is_closing(&large) && !is_closing(&new));
         drop((answers, judged));
     }
 }

@@ -53,7 +53,7 @@ impl Renewals {
     }
 
     /// Waits for the renewals in progress: a rotated token must be saved before the process ends.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -106,7 +106,7 @@ impl Renewing {
     /// The session to use for a request when `session` is due: usually `session` itself, while it is renewed in the background. Only after
     /// a long time without use the request waits, so that a person since removed at the provider is not admitted again; an unavailable
     /// provider keeps no one out. `None`: it has ended.
-    pub(crate) async fn attend(
+    pub(crate) async fn renew_for_request(
         self: &Arc<Self>,
         session: Arc<LoadedSession>,
         now: Timestamp,
@@ -126,7 +126,7 @@ impl Renewing {
     }
 
     /// Begins to renew a session that is due, for a holder that makes no requests (an open WebSocket).
-    pub(crate) fn remind(self: &Arc<Self>, session: &Arc<LoadedSession>, now: Timestamp) {
+    pub(crate) fn renew_in_background(self: &Arc<Self>, session: &Arc<LoadedSession>, now: Timestamp) {
         let _flight = self.begin(session, false, now);
     }
 
@@ -158,7 +158,7 @@ impl Renewing {
         let flight = CancellationToken::new();
         flights.insert(key, flight.clone());
         let landing =
-            Landing { renewals: Arc::clone(renewals), authority: self.authority, key, flight: flight.clone() };
+            RenewalGuard { renewals: Arc::clone(renewals), authority: self.authority, key, flight: flight.clone() };
         let (renewing, session) = (Arc::clone(self), Arc::clone(session));
         renewals.tasks.spawn(async move {
             let (_room, _landing) = (room, landing);
@@ -227,7 +227,7 @@ impl Renewing {
         let now = clock::now();
         let (identity, renew_at, outcome) = match identity {
             Ok(identity) => {
-                self.told(before.identity.provider.as_str(), held.key());
+                self.note_provider_answer(before.identity.provider.as_str(), held.key());
                 let renew_at = self.next(&grant, now);
                 (identity, renew_at, "renewed")
             }
@@ -250,7 +250,7 @@ impl Renewing {
 
     /// The provider reports the end of the session: ends it on every replica.
     async fn end(&self, leases: &dyn Leases, held: &LoadedSession, lease: &Lease, reason: &str) {
-        self.told(lease.session.session().identity.provider.as_str(), held.key());
+        self.note_provider_answer(lease.session.session().identity.provider.as_str(), held.key());
         audit::sessions_ended(&lease.session.session().identity, 1, reason, None);
         held.end();
         if let Err(error) = self.store.end(held).await {
@@ -280,7 +280,7 @@ impl Renewing {
     }
 
     /// Records that the provider has answered, with any result.
-    fn told(&self, provider: &'static str, key: SessionKey) {
+    fn note_provider_answer(&self, provider: &'static str, key: SessionKey) {
         if self.renewals.rests().succeeded(key, self.authority) {
             tracing::info!(provider, "sessions are renewed again");
         }
@@ -299,14 +299,14 @@ impl Renewing {
 }
 
 /// A renewal in progress; dropping it, after any outcome, releases the waiters.
-struct Landing {
+struct RenewalGuard {
     renewals: Arc<Renewals>,
     authority: Authority,
     key: SessionKey,
     flight: CancellationToken,
 }
 
-impl Drop for Landing {
+impl Drop for RenewalGuard {
     fn drop(&mut self) {
         self.renewals.flights().remove(&self.key);
         self.renewals.rests().ask_no_more(self.authority);

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn another_provider_begins_anew() {
+    fn another_provider_starts_over() {
         let mut rests = Rests::default();
         for n in 1..=6 {
             rests.failed(key(n), US, PAUSE, NOW, 0.5);

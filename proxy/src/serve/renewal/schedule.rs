@@ -11,7 +11,7 @@ const LEAD: Duration = Duration::from_secs(60);
 /// The shortest time until a renewal, whatever lifetime the provider gives its tokens.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// For a provider that does not say how long an access token lasts.
-const UNTOLD: Duration = Duration::from_secs(900);
+const UNKNOWN_LIFETIME: Duration = Duration::from_secs(900);
 /// The first pause after a failure is at most this long, and at least [`SHORTEST`].
 const PAUSE: Duration = Duration::from_secs(30);
 
@@ -30,7 +30,7 @@ pub(super) fn next(grant: &Grant, recheck: Duration, now: Timestamp, between: bo
             let wait = if between && !recheck.is_zero() { wait.min(every(recheck)) } else { wait };
             Some(now + wait.max(SHORTEST))
         }
-        (Some(_), None) => Some(now + every(if recheck.is_zero() { UNTOLD } else { recheck })),
+        (Some(_), None) => Some(now + every(if recheck.is_zero() { UNKNOWN_LIFETIME } else { recheck })),
         (None, _) if recheck.is_zero() => None,
         (None, expires_at) => {
             Some(now + every(recheck).max(SHORTEST)).filter(|at| expires_at.is_none_or(|end| *at < end))
@@ -61,7 +61,7 @@ mod tests {
             access_expires_at: lasts.map(|lasts| NOW + Duration::from_secs(lasts)),
             refresh: refresh.then(|| Secret::new("r")),
             id_token: None,
-            told_by_userinfo: Vec::new(),
+            supplied_by_userinfo: Vec::new(),
         }
     }
 

@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_logout_gets_every_token_up_to_a_bound_and_is_told_beyond_it() {
+    fn a_logout_gets_every_token_up_to_a_bound_and_an_error_beyond_it() {
         let own = cookies("http://localhost");
         let different = |count: usize| (0..count).map(|n| format!("session_token={n};")).collect::<String>();
         let (tokens, are_all) = own.tokens_to_end(&sent(&format!("{}session_token=\"0\"", different(ENDED_MOST))));

@@ -93,7 +93,8 @@ impl Description {
     /// [`BadDescription`]: there is a description, and it is unreliable.
     pub(crate) fn read(head: &Parts, caller: &Caller, rules: &Rules) -> Result<Option<Self>, BadDescription> {
         check_names(&head.headers)?;
-        let all = [Said::original(&head.headers)?, Said::forwarded(&head.headers, caller)?, Said::behind(head)?];
+        let all =
+            [Reported::original(&head.headers)?, Reported::forwarded(&head.headers, caller)?, Reported::behind(head)?];
         let there = || all.iter().flatten();
         let Some(main) = there().find(|said| said.target.is_some()).or_else(|| there().next()) else { return Ok(None) };
         let target = main.target.clone().ok_or(BadDescription::Missing(main.names.target, "its method is said"))?;
@@ -111,7 +112,7 @@ impl Description {
         if rules.names_hosts() && main.host.is_none() && (main.names.needs_host || !head.headers.contains_key(HOST)) {
             return Err(BadDescription::Missing(main.names.host, "rules name hosts"));
         }
-        if rules.names_networks() && !is_caller_told(&head.headers) {
+        if rules.names_networks() && !names_caller(&head.headers) {
             return Err(BadDescription::Missing("X-Forwarded-For", "rules name networks"));
         }
         let host = main.host.as_deref().map(HeaderValue::from_str).transpose();
@@ -164,14 +165,14 @@ const FORWARDED: Names =
 const BEHIND: Names = Names { target: "the path", method: "the method", host: "Host", needs_host: false };
 
 /// One kind of description, as read.
-struct Said<'h> {
+struct Reported<'h> {
     names: Names,
     target: Option<PathAndQuery>,
     method: Option<Method>,
     host: Option<Cow<'h, str>>,
 }
 
-impl<'h> Said<'h> {
+impl<'h> Reported<'h> {
     fn of(
         names: Names,
         target: Option<PathAndQuery>,
@@ -300,8 +301,8 @@ pub(crate) fn check_passes(method: &Method, target: &PathAndQuery) -> Result<(),
     Ok(())
 }
 
-fn is_caller_told(headers: &HeaderMap) -> bool {
-    caller::is_told(headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or_default()))
+fn names_caller(headers: &HeaderMap) -> bool {
+    caller::names_caller(headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or_default()))
 }
 
 #[cfg(test)]

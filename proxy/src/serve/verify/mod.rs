@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue, ORIGIN};
+use http::header::{HeaderValue, ORIGIN};
 use http::{Method, Response, StatusCode};
 
 use crate::domain::identity::Identified as _;
 use crate::domain::judge::Permit;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
-use crate::ports::{LoadedSession, ReadyFields};
+use crate::ports::{LoadedSession, ReadyFields, X_SIDEGATE_ASSERTION};
 use crate::serve::answer::asker::{Asker, Front};
 use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::query::parameter;
@@ -21,8 +21,6 @@ use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused, unsigned};
 use crate::serve::request::description::{self, BadDescription, Description};
 use crate::serve::request::headers::{self, Malformed};
-
-static X_SIDEGATE_ASSERTION: HeaderName = HeaderName::from_static("x-sidegate-assertion");
 
 /// Answers a proxy in front. From here on the exchange has the head of the described request, so that the judgement, the audit
 /// log and the sign-in URL are those of a forwarded request.

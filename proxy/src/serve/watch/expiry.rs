@@ -19,7 +19,7 @@ pub(crate) enum Overdue {
     Idle,
     Head,
     /// It is closed to make room, or because its peer takes nothing that is sent.
-    SentAway,
+    Closed,
 }
 
 /// Ends when a time limit of the connection has passed, or it is to be closed. Each poll checks the deadline, which costs one load.
@@ -31,12 +31,12 @@ pub(crate) struct Expiry<'w> {
     waits: bool,
     registered: bool,
     /// The deadline for which `Rests` was already returned.
-    told_of_rest: Option<u64>,
+    rest_reported: Option<u64>,
 }
 
 impl<'w> Expiry<'w> {
     pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None, armed_for: None, waits: false, registered: false, told_of_rest: None }
+        Self { watch, alarm: None, armed_for: None, waits: false, registered: false, rest_reported: None }
     }
 }
 
@@ -50,8 +50,8 @@ impl Future for Expiry<'_> {
             this.registered = true;
             this.watch.task.register(cx.waker());
         }
-        if this.watch.goes_now() {
-            return Poll::Ready(Overdue::SentAway);
+        if this.watch.closes_now() {
+            return Poll::Ready(Overdue::Closed);
         }
         loop {
             let deadline = match this.watch.deadline.load(Ordering::Relaxed) {
@@ -63,8 +63,8 @@ impl Future for Expiry<'_> {
                 deadline => deadline,
             };
             let reads_head = this.watch.reads_head.load(Ordering::Relaxed);
-            let was_told = reads_head || this.told_of_rest == Some(deadline);
-            let rests_from = if was_told { None } else { rests_from(this.watch, deadline) };
+            let is_reported = reads_head || this.rest_reported == Some(deadline);
+            let rests_from = if is_reported { None } else { rests_from(this.watch, deadline) };
             let until = rests_from.unwrap_or(deadline);
             let at = this.watch.began + Duration::from_millis(until);
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
@@ -72,7 +72,7 @@ impl Future for Expiry<'_> {
             if this.armed_for.is_none_or(|armed| armed > until) || alarm.is_elapsed() {
                 if Instant::now() >= at {
                     if rests_from.is_some() {
-                        this.told_of_rest = Some(deadline);
+                        this.rest_reported = Some(deadline);
                         return Poll::Ready(Overdue::Rests);
                     }
                     return Poll::Ready(if reads_head { Overdue::Head } else { Overdue::Idle });

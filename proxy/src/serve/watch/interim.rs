@@ -22,7 +22,7 @@ impl Interim {
     }
 
     /// Adds an interim response, to be written before the final one.
-    pub(crate) fn hear(&self, status: StatusCode, headers: &HeaderMap) {
+    pub(crate) fn add(&self, status: StatusCode, headers: &HeaderMap) {
         let mut text =
             format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default()).into_bytes();
         for (name, value) in headers {
@@ -73,17 +73,17 @@ mod tests {
     #[test]
     fn an_interim_answer_never_stands_inside_another_message_nor_behind_the_answer() {
         let interim = Interim::new();
-        let hear = || interim.hear(StatusCode::EARLY_HINTS, &HeaderMap::new());
-        hear();
+        let add = || interim.add(StatusCode::EARLY_HINTS, &HeaderMap::new());
+        add();
         assert_eq!(interim.take().as_deref(), Some(&b"HTTP/1.1 103 Early Hints\r\n\r\n"[..]));
         assert_eq!(interim.take(), None);
         interim.set_between(false);
-        hear();
+        add();
         assert_eq!(interim.take(), None, "the message before it is still being written");
         interim.end();
         interim.set_between(true);
         assert_eq!(interim.take(), None, "the answer has been made meanwhile");
-        hear();
+        add();
         interim.end();
         assert!(interim.take().is_some(), "there is still room before the answer");
     }
@@ -92,7 +92,7 @@ mod tests {
     fn what_waits_is_bounded() {
         let interim = Interim::new();
         for _ in 0..10_000 {
-            interim.hear(StatusCode::PROCESSING, &HeaderMap::new());
+            interim.add(StatusCode::PROCESSING, &HeaderMap::new());
         }
         assert!(interim.take().is_some_and(|text| text.len() <= WAITING_MOST && text.ends_with(b"\r\n\r\n")));
     }

@@ -76,19 +76,19 @@ pub(crate) struct Watch {
     /// Whether its buffers were freed.
     is_bare: AtomicBool,
     /// Whether it is to be closed to make room, and the task to wake for it.
-    goes: AtomicU8,
+    closing: AtomicU8,
     task: AtomicWaker,
 }
 
 /// Whether to close a connection to make room: no; yes, unless a request has come by then; yes, unless a request was admitted by then; in
 /// any case.
-const STAYS: u8 = 0;
-const GOES_UNUSED: u8 = 1;
-const GOES_UNKNOWN: u8 = 2;
-const GOES: u8 = 3;
+const OPEN: u8 = 0;
+const CLOSE_UNLESS_USED: u8 = 1;
+const CLOSE_UNLESS_ADMITTED: u8 = 2;
+const CLOSE: u8 = 3;
 
 /// The state of a connection that decides whether it is closed when there are too many.
-pub(crate) struct Standing {
+pub(crate) struct ConnectionState {
     /// Whether a request on it was admitted.
     pub(crate) let_in: bool,
     /// Whether a request was ever read on it.
@@ -104,7 +104,7 @@ pub(crate) struct Standing {
     /// Whether a long head or many streams were sent on it.
     pub(crate) grown: bool,
     /// Whether it is already being closed.
-    pub(crate) goes: bool,
+    pub(crate) closing: bool,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -135,7 +135,7 @@ impl Watch {
             was_used: AtomicBool::new(false),
             is_flushed: AtomicBool::new(true),
             is_bare: AtomicBool::new(false),
-            goes: AtomicU8::new(STAYS),
+            closing: AtomicU8::new(OPEN),
             task: AtomicWaker::new(),
         };
         watch.deadline.store(millis(timeouts.header), Ordering::Relaxed);
@@ -219,7 +219,7 @@ impl Watch {
     }
 
     /// Its current state.
-    pub(crate) fn standing(&self, now: Instant) -> Standing {
+    pub(crate) fn state(&self, now: Instant) -> ConnectionState {
         let limit = if self.reads_head.load(Ordering::Relaxed) { self.timeouts.header } else { self.timeouts.idle };
         let deadline = self.deadline.load(Ordering::Relaxed);
         let rests = match deadline {
@@ -227,7 +227,7 @@ impl Watch {
             deadline => (now + limit).saturating_duration_since(self.began + Duration::from_millis(deadline)),
         };
         let grown = self.head_counted.load(Ordering::Relaxed) + self.streams_counted.load(Ordering::Relaxed) > 0;
-        Standing {
+        ConnectionState {
             grown,
             let_in: self.let_in.load(Ordering::Relaxed),
             was_used: self.was_used.load(Ordering::Relaxed),
@@ -235,35 +235,36 @@ impl Watch {
             age: now.saturating_duration_since(self.began),
             rests,
             held: self.share.held(),
-            goes: self.goes.load(Ordering::Relaxed) != STAYS,
+            closing: self.closing.load(Ordering::Relaxed) != OPEN,
         }
     }
 
     /// Closes the connection, to make room or because its peer takes nothing that is sent.
-    pub(crate) fn send_away(&self) {
-        self.goes.store(GOES, Ordering::Release);
+    pub(crate) fn close(&self) {
+        self.closing.store(CLOSE, Ordering::Release);
         self.task.wake();
     }
 
     /// Closes the connection to make room, unless a request has come on it: we may have been too slow to read it.
-    pub(crate) fn send_away_unused(&self) {
-        let _unless_it_goes_already =
-            self.goes.compare_exchange(STAYS, GOES_UNUSED, Ordering::AcqRel, Ordering::Relaxed);
+    pub(crate) fn close_unless_used(&self) {
+        let _unless_closing_already =
+            self.closing.compare_exchange(OPEN, CLOSE_UNLESS_USED, Ordering::AcqRel, Ordering::Relaxed);
         self.task.wake();
     }
 
     /// Closes the connection to make room, unless a request on it is admitted: the one in flight may not have been judged yet.
-    pub(crate) fn send_away_unknown(&self) {
-        let _unless_it_goes_already =
-            self.goes.compare_exchange(STAYS, GOES_UNKNOWN, Ordering::AcqRel, Ordering::Relaxed);
+    pub(crate) fn close_unless_admitted(&self) {
+        let _unless_closing_already =
+            self.closing.compare_exchange(OPEN, CLOSE_UNLESS_ADMITTED, Ordering::AcqRel, Ordering::Relaxed);
         self.task.wake();
     }
 
     /// Cancels a close that was decided before a request on it was admitted.
-    fn stays_after_all(&self) {
-        let goes = self.goes.load(Ordering::Relaxed);
-        if matches!(goes, GOES_UNUSED | GOES_UNKNOWN) {
-            let _unless_it_goes_anyway = self.goes.compare_exchange(goes, STAYS, Ordering::AcqRel, Ordering::Relaxed);
+    fn cancel_close(&self) {
+        let closing = self.closing.load(Ordering::Relaxed);
+        if matches!(closing, CLOSE_UNLESS_USED | CLOSE_UNLESS_ADMITTED) {
+            let _unless_closing_anyway =
+                self.closing.compare_exchange(closing, OPEN, Ordering::AcqRel, Ordering::Relaxed);
         }
     }
 
@@ -273,21 +274,21 @@ impl Watch {
     }
 
     /// Whether to close it now; one that came into use after all stays.
-    fn goes_now(&self) -> bool {
-        match self.goes.load(Ordering::Acquire) {
-            STAYS => false,
-            GOES_UNUSED if self.in_flight.load(Ordering::Relaxed) > 0 => {
-                self.goes.compare_exchange(GOES_UNUSED, STAYS, Ordering::AcqRel, Ordering::Relaxed).is_err()
+    fn closes_now(&self) -> bool {
+        match self.closing.load(Ordering::Acquire) {
+            OPEN => false,
+            CLOSE_UNLESS_USED if self.in_flight.load(Ordering::Relaxed) > 0 => {
+                self.closing.compare_exchange(CLOSE_UNLESS_USED, OPEN, Ordering::AcqRel, Ordering::Relaxed).is_err()
             }
             _ => true,
         }
     }
 
     /// Ends when the connection is to be closed. For the connection's own task, before it speaks HTTP.
-    pub(crate) fn sent_away(&self) -> impl Future<Output = ()> {
+    pub(crate) fn close_requested(&self) -> impl Future<Output = ()> {
         std::future::poll_fn(|cx| {
             self.task.register(cx.waker());
-            if self.goes_now() { Poll::Ready(()) } else { Poll::Pending }
+            if self.closes_now() { Poll::Ready(()) } else { Poll::Pending }
         })
     }
 
@@ -402,7 +403,7 @@ impl InFlight {
     pub(crate) fn lets_in(&self) {
         self.let_in.store(true, Ordering::Relaxed);
         self.watch.let_in.store(true, Ordering::Relaxed);
-        self.watch.stays_after_all();
+        self.watch.cancel_close();
     }
 
     pub(crate) fn was_let_in(&self) -> bool {
@@ -433,7 +434,7 @@ impl InFlight {
 
     /// Closes the whole connection.
     pub(crate) fn cuts_connection(&self) {
-        self.watch.send_away();
+        self.watch.close();
     }
 
     /// Interim responses to the request, if its connection speaks HTTP/1.1.
@@ -463,23 +464,25 @@ mod tests {
     }
 
     #[test]
-    fn who_is_let_in_stays_whatever_was_decided_before() {
-        for (sent_away, stays) in
-            [(Watch::send_away_unused as fn(&Watch), true), (Watch::send_away_unknown, true), (Watch::send_away, false)]
-        {
+    fn an_admitted_connection_stays_open_unless_it_is_closed_in_any_case() {
+        for (close, stays) in [
+            (Watch::close_unless_used as fn(&Watch), true),
+            (Watch::close_unless_admitted, true),
+            (Watch::close, false),
+        ] {
             let watch = watch();
             let in_flight = Watch::begin(&watch, false, false);
-            sent_away(&watch);
+            close(&watch);
             in_flight.lets_in();
-            assert_eq!(!watch.goes_now(), stays);
+            assert_eq!(!watch.closes_now(), stays);
         }
     }
 
     #[test]
-    fn who_is_never_let_in_goes() {
+    fn a_connection_that_is_never_admitted_is_closed() {
         let watch = watch();
         let in_flight = Watch::begin(&watch, false, false);
-        watch.send_away_unknown();
-        assert!(watch.goes_now() && !in_flight.was_let_in());
+        watch.close_unless_admitted();
+        assert!(watch.closes_now() && !in_flight.was_let_in());
     }
 }

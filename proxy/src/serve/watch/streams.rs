@@ -27,10 +27,10 @@ const PIECE: usize = 16 * 1024;
 
 thread_local! {
     /// What the stream whose task is being polled has reported about its response.
-    static SAID: RefCell<Option<Said>> = const { RefCell::new(None) };
+    static REPORTED: RefCell<Option<Reported>> = const { RefCell::new(None) };
 }
 
-struct Said {
+struct Reported {
     pace: Pace,
     tail: Arc<Tail>,
 }
@@ -49,7 +49,7 @@ pub(crate) enum Pace {
 /// Sets the pace for the stream whose request is being handled; it is watched from the next poll on.
 pub(crate) fn watch_this_stream(pace: Pace, in_flight: InFlight) -> Arc<Tail> {
     let tail = Arc::new(Tail { in_flight, unsent: AtomicUsize::new(0), task: AtomicWaker::new() });
-    SAID.set(Some(Said { pace, tail: Arc::clone(&tail) }));
+    REPORTED.set(Some(Reported { pace, tail: Arc::clone(&tail) }));
     tail
 }
 
@@ -136,10 +136,10 @@ impl<F: Future<Output = ()>> WatchedStream<F> {
     /// Whether the stream's own task is done.
     fn poll_stream(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let Some(stream) = &mut self.stream else { return true };
-        let before = SAID.take();
+        let before = REPORTED.take();
         let outcome = stream.as_mut().poll(cx);
-        let said = SAID.replace(before);
-        if let Some(Said { pace, tail }) = said {
+        let reported = REPORTED.replace(before);
+        if let Some(Reported { pace, tail }) = reported {
             (self.pace, self.tail, self.since) = (pace, Some(tail), now);
         }
         outcome.is_ready()

@@ -313,15 +313,15 @@ async fn an_id_token_counts_only_where_the_operator_says_so() {
     let plain = bearers(vec![client()]);
     assert!(verify(&plain, &id_token).await.is_err());
     assert!(verify(&plain, &both).await.is_err(), "an ID token for several");
-    let told =
+    let issuer =
         IssuerSettings { audiences: vec!["client".into(), "sidegate".into()], takes_id_tokens: true, ..client() };
-    let told = bearers(vec![told]);
-    assert!(verify(&told, &id_token).await.is_ok());
-    assert!(verify(&told, &both).await.is_ok());
+    let bearers = bearers(vec![issuer]);
+    assert!(verify(&bearers, &id_token).await.is_ok());
+    assert!(verify(&bearers, &both).await.is_ok());
     let keycloaks = token(&with(projected(), json!({ "aud": "sidegate", "typ": "ID", "nonce": "n" })));
-    assert!(verify(&told, &keycloaks).await.is_ok());
+    assert!(verify(&bearers, &keycloaks).await.is_ok());
     let refresh = token(&with(projected(), json!({ "aud": "sidegate", "typ": "Refresh" })));
-    assert!(verify(&told, &refresh).await.is_err());
+    assert!(verify(&bearers, &refresh).await.is_err());
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn with_any_tenant_only_proven_domains_count() {
 }
 
 #[tokio::test]
-async fn a_domain_that_nobody_has_is_told_and_lets_nobody_in() {
+async fn a_domain_that_nobody_has_is_reported_and_lets_nobody_in() {
     let bench = bench(named(&[CONTOSO_DOMAIN, "nobody.example"])).await;
     let trouble = bench.provider.trouble().unwrap();
     assert!(trouble.contains("nobody.example in OAUTH_TENANT_ID") && trouble.contains("400"), "{trouble}");
@@ -169,7 +169,7 @@ async fn an_id_token_that_lies_is_refused_with_the_reason() {
         bench.control().lie(lie.clone());
         let reason = exchange_reason(bench.sign_in("ann").await);
         assert!(reason.contains(word), "{lie:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
         bench.control().honest();
     }
     bench.control().lie(Lie::ManyAudiences);
@@ -230,17 +230,17 @@ async fn groups_that_no_rule_asks_for_are_not_read_from_graph() {
 }
 
 #[tokio::test]
-async fn every_fault_of_an_endpoint_is_told_for_what_it_is() {
+async fn every_fault_of_an_endpoint_is_reported_for_what_it_is() {
     let bench = bench(named(&[CONTOSO])).await;
     for (fault, outcome) in bench.through_faults(Endpoint::Token, "ann").await {
         let reason = exchange_reason(outcome);
         assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
     }
     for (fault, outcome) in bench.through_faults(Endpoint::GraphMe, "ann").await {
         let reason = user_reason(outcome);
         assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
     }
 }
 

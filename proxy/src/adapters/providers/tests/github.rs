@@ -97,18 +97,18 @@ async fn groups_that_cannot_be_read_are_nobodys() {
 }
 
 #[tokio::test]
-async fn every_fault_of_an_endpoint_is_told_for_what_it_is() {
+async fn every_fault_of_an_endpoint_is_reported_for_what_it_is() {
     let bench = Bench::with(settings).await;
     for (fault, outcome) in bench.through_faults(Endpoint::Token, "ann").await {
         let reason = exchange_reason(outcome);
         assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
     }
     for endpoint in [Endpoint::User, Endpoint::Emails] {
         for (fault, outcome) in bench.through_faults(endpoint, "ann").await {
             let reason = user_reason(outcome);
             assert!(reason.contains(words_of(&fault)), "{endpoint:?} {fault:?}: {reason}");
-            tells_no_secret(&reason);
+            assert_no_secret(&reason);
         }
     }
     bench.control().fail(Endpoint::User, Fault::Status(401));

@@ -145,7 +145,7 @@ fn user_reason<T>(outcome: Result<T, SignInError>) -> String {
 }
 
 /// Checks that a log text contains no secret of the flow.
-fn tells_no_secret(reason: &str) {
+fn assert_no_secret(reason: &str) {
     for secret in ["sidegate-dev-secret", "eyJ", "gho_", "code=", "Bearer ", attempt().verifier(), attempt().nonce()] {
         assert!(!reason.contains(secret), "`{secret}` in: {reason}");
     }
@@ -181,7 +181,7 @@ async fn a_provider_that_is_not_there_is_named() {
         "{reason}"
     );
     assert!(reason.contains("refused"), "{reason}");
-    tells_no_secret(&reason);
+    assert_no_secret(&reason);
 }
 
 #[test]

@@ -121,7 +121,7 @@ async fn an_id_token_that_lies_is_refused_with_the_reason() {
         bench.control().lie(lie.clone());
         let reason = exchange_reason(bench.sign_in("ann").await);
         assert!(reason.contains(word), "{lie:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
         bench.control().honest();
     }
     bench.sign_in("ann").await.unwrap();
@@ -175,17 +175,17 @@ async fn the_callbacks_issuer_is_required_and_ours() {
 }
 
 #[tokio::test]
-async fn every_fault_of_an_endpoint_is_told_for_what_it_is() {
+async fn every_fault_of_an_endpoint_is_reported_for_what_it_is() {
     let bench = Bench::with(settings).await;
     for (fault, outcome) in bench.through_faults(Endpoint::Token, "ann").await {
         let reason = exchange_reason(outcome);
         assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
     }
     for (fault, outcome) in bench.through_faults(Endpoint::UserInfo, "bob").await {
         let reason = user_reason(outcome);
         assert!(reason.contains(words_of(&fault)), "{fault:?}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
     }
 }
 
@@ -204,7 +204,7 @@ async fn a_code_is_good_once_and_for_its_own_verifier() {
 }
 
 #[tokio::test]
-async fn a_wrong_secret_is_told_in_the_providers_words() {
+async fn a_wrong_secret_is_reported_in_the_providers_words() {
     let bench = Bench::with(|origin| match settings(origin) {
         ProviderSettings::Oidc { client, issuer, username_claim, wants_groups, claims } => ProviderSettings::Oidc {
             client: ClientRegistration { secret: Secret::new("wr0ng"), ..client },

@@ -104,7 +104,7 @@ async fn a_grant_is_what_the_provider_gave() {
 }
 
 #[tokio::test]
-async fn rotated_tokens_are_kept_over_three_renewals_and_groups_are_read_anew() {
+async fn rotated_tokens_are_kept_over_three_renewals_and_groups_are_read_again() {
     for kind in KINDS {
         let bench = refreshing(kind).await;
         let (mut who, mut grant) = bench.granted("ann").await;
@@ -131,11 +131,11 @@ async fn a_refresh_token_that_is_not_replaced_goes_on() {
         access_expires_at: None,
         refresh: Some(Secret::new("refresh")),
         id_token: Some(Secret::new("id")),
-        told_by_userinfo: vec!["groups".to_owned()],
+        supplied_by_userinfo: vec!["groups".to_owned()],
     };
     let grant = tokens.grant(Some(&before), now());
     assert!(grant.refresh == before.refresh && grant.id_token == before.id_token && grant.access == Secret::new("new"));
-    assert_eq!(grant.told_by_userinfo, ["groups"]);
+    assert_eq!(grant.supplied_by_userinfo, ["groups"]);
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_grant_that_was_revoked_or_spent_or_needs_the_person_is_gone() {
         bench.renew(&who, &grant).await.unwrap().identity.unwrap();
         let reason = gone(bench.renew(&who, &grant).await);
         assert!(reason.contains(word) && reason.contains("used before"), "{kind}: {reason}");
-        tells_no_secret(&reason);
+        assert_no_secret(&reason);
         let (who, grant) = bench.granted("ann").await;
         bench.idp.remove_user("ann");
         assert!(gone(bench.renew(&who, &grant).await).contains(word), "{kind}");
@@ -170,7 +170,7 @@ async fn a_token_endpoint_that_fails_or_refuses_for_another_reason_puts_it_off()
         for fault in faults().into_iter().chain([Fault::Status(401), Fault::Status(429)]).chain(refusals) {
             bench.control().fail(Endpoint::Token, fault.clone());
             let reason = not_now(bench.renew(&who, &grant).await);
-            tells_no_secret(&reason);
+            assert_no_secret(&reason);
             bench.control().clear(Endpoint::Token);
         }
         bench.renew(&who, &grant).await.unwrap().identity.unwrap();
@@ -194,7 +194,7 @@ async fn tokens_that_were_issued_are_kept_though_nobody_says_whose_they_are() {
             bench.control().fail(endpoint, fault.clone());
             let renewed = bench.renew(&who, &grant).await.unwrap();
             let reason = renewed.identity.expect_err("somebody was read");
-            tells_no_secret(&reason);
+            assert_no_secret(&reason);
             assert!(renewed.grant.refresh != grant.refresh, "{kind} {endpoint:?}");
             grant = renewed.grant;
             bench.control().clear(endpoint);
@@ -278,7 +278,7 @@ async fn a_github_apps_access_token_reads_again_by_itself_until_its_last_hour() 
 }
 
 #[tokio::test]
-async fn groups_that_userinfo_told_once_are_gone_when_it_tells_none() {
+async fn groups_that_userinfo_supplied_once_are_gone_when_it_supplies_none() {
     let bench = plain("oidc").await;
     let (who, grant) = bench.granted("ann").await;
     let renewed = bench.renew(&who, &grant).await.unwrap();
@@ -329,14 +329,14 @@ async fn a_provider_that_fails_puts_reading_again_off() {
         let (who, grant) = bench.granted("ann").await;
         for fault in faults().into_iter().chain([Fault::Status(429)]) {
             bench.control().fail(endpoint, fault.clone());
-            tells_no_secret(&not_now(bench.renew(&who, &grant).await));
+            assert_no_secret(&not_now(bench.renew(&who, &grant).await));
             bench.control().clear(endpoint);
         }
     }
 }
 
 #[tokio::test]
-async fn whoever_the_access_token_is_of_must_be_the_same() {
+async fn the_access_tokens_person_must_be_the_same() {
     let bench = plain("oidc").await;
     let (who, grant) = bench.granted("ann").await;
     bench.control().lie(Lie::OtherSubAtUserInfo);

@@ -20,7 +20,7 @@ use self::table::{Kept, Owner, Owners, SessionTable};
 use super::states::States;
 use super::{key, record};
 use crate::adapters::seal;
-use crate::domain::session::{Authority, Session, SessionKey, SessionToken, Whose};
+use crate::domain::session::{Authority, Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{
     BeginError, Claim, Directory, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
@@ -100,7 +100,7 @@ impl MemoryStore {
         let session = match ready {
             Some(session) if session.is_live(idle, now) => session,
             Some(_) => {
-                self.settle(&mut self.table(key), key, now);
+                self.end_if_expired(&mut self.table(key), key, now);
                 return None;
             }
             None => self.make_ready(key, now)?,
@@ -117,7 +117,7 @@ impl MemoryStore {
     /// Makes a session ready from its record.
     fn make_ready(&self, key: SessionKey, now: Timestamp) -> Option<Arc<LoadedSession>> {
         let mut table = self.table(key);
-        if self.settle(&mut table, key, now) {
+        if self.end_if_expired(&mut table, key, now) {
             return None;
         }
         // Another request may have done it already.
@@ -131,7 +131,7 @@ impl MemoryStore {
 
     /// Ends a session that has expired; returns whether it has ended. Otherwise updates its last use, which the table learns only now
     /// and then.
-    fn settle(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
+    fn end_if_expired(&self, table: &mut SessionTable, key: SessionKey, now: Timestamp) -> bool {
         let Some(kept) = table.get(key) else { return true };
         let (noted, expires_at, last_seen) = (kept.last_seen, kept.expires_at, kept.last_used());
         if is_over(expires_at, last_seen, self.idle(), now) {
@@ -154,19 +154,20 @@ impl MemoryStore {
             }
             let Some(oldest) = table.oldest() else { return };
             let (oldest, noted) = (oldest.key, oldest.last_seen);
-            if !self.settle(table, oldest, now) && table.get(oldest).is_some_and(|kept| kept.last_seen == noted) {
-                self.give_up(table, oldest);
+            if !self.end_if_expired(table, oldest, now) && table.get(oldest).is_some_and(|kept| kept.last_seen == noted)
+            {
+                self.evict(table, oldest);
             }
         }
         while self.is_full(table) {
             let Some(oldest) = table.oldest().map(|kept| kept.key) else { return };
-            self.give_up(table, oldest);
+            self.evict(table, oldest);
         }
     }
 
     /// Ends a user's own least recently used sessions if one more would be too many, or exceed their share.
     fn make_room_of_one(&self, session: &Session) {
-        let person = self.owner(Whose::Person { authority: session.authority, id: &session.identity.id });
+        let person = self.owner(SessionSelector::Person { authority: session.authority, id: &session.identity.id });
         let size = |record: &[u8]| record.len() + table::BESIDE;
         let mut own = Vec::new();
         for table in self.all_looked_at() {
@@ -184,7 +185,7 @@ impl MemoryStore {
             if !is_too_much(number, bytes) {
                 return;
             }
-            self.give_up(&mut self.table(key), key);
+            self.evict(&mut self.table(key), key);
             number -= 1;
             bytes -= size;
         }
@@ -195,7 +196,7 @@ impl MemoryStore {
         table.bytes() > self.room && table.len() > 1
     }
 
-    fn give_up(&self, table: &mut SessionTable, key: SessionKey) {
+    fn evict(&self, table: &mut SessionTable, key: SessionKey) {
         table.take(key);
         self.evicted.fetch_add(1, Ordering::Relaxed);
     }
@@ -236,10 +237,10 @@ impl MemoryStore {
         Owners { person: self.hash_of(session.authority, "person", &session.identity.id).get(), provider_session }
     }
 
-    fn owner(&self, whose: Whose<'_>) -> Owner {
-        match whose {
-            Whose::Person { authority, id } => Owner::Person(self.hash_of(authority, "person", id).get()),
-            Whose::ProviderSession { authority, sid } => {
+    fn owner(&self, selector: SessionSelector<'_>) -> Owner {
+        match selector {
+            SessionSelector::Person { authority, id } => Owner::Person(self.hash_of(authority, "person", id).get()),
+            SessionSelector::ProviderSession { authority, sid } => {
                 Owner::ProviderSession(self.hash_of(authority, "provider session", sid))
             }
         }
@@ -325,7 +326,7 @@ impl Sessions for MemoryStore {
             let mut table = table.write().unwrap_or_else(PoisonError::into_inner);
             let most = (table.len() / SWEEPS).clamp(LOOK_LEAST, LOOK_MOST);
             for key in table.look_round(most, |kept| is_over(kept.expires_at, kept.last_seen, idle, now)) {
-                self.settle(&mut table, key, now);
+                self.end_if_expired(&mut table, key, now);
             }
         }
     }
@@ -346,17 +347,17 @@ impl Sessions for MemoryStore {
 impl Directory for MemoryStore {
     fn of<'a>(
         &'a self,
-        whose: Whose<'a>,
+        selector: SessionSelector<'a>,
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
-        let (owner, idle) = (self.owner(whose), self.idle());
+        let (owner, idle) = (self.owner(selector), self.idle());
         let mut found = Vec::new();
         for table in self.all_looked_at() {
             let sessions = table.of(owner).take(SESSIONS_OF_ONE).filter_map(|kept| match kept.ready {
                 Some(session) => Some(Arc::clone(session)),
                 None => unpacked(&kept).map(Arc::new),
             });
-            found.extend(sessions.filter(|session| session.session().is(whose) && session.is_live(idle, now)));
+            found.extend(sessions.filter(|session| session.session().is(selector) && session.is_live(idle, now)));
         }
         found.sort_unstable_by_key(|session| std::cmp::Reverse(session.session().created_at));
         found.truncate(SESSIONS_OF_ONE);
@@ -398,7 +399,7 @@ impl Leases for MemoryStore {
         let key = lease.session.key();
         let is_ours = self.leases.give_back(key, lease.ticket);
         let mut table = self.table(key);
-        let renewed = is_ours && !self.settle(&mut table, key, now);
+        let renewed = is_ours && !self.end_if_expired(&mut table, key, now);
         if renewed && let Some(kept) = table.get(key) {
             // A renewal does not extend the session's lifetime.
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
@@ -594,7 +595,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sweep_does_not_end_what_was_used_since_the_shelf_heard_of_it() {
+    async fn a_sweep_does_not_end_what_was_used_since_the_table_recorded_it() {
         let idle = Duration::from_secs(600);
         let (store, now) = (MemoryStore::new(idle, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
@@ -619,10 +620,10 @@ mod tests {
             assert_eq!(renewed.session().provider_session.as_deref(), Some("sid"));
             store.table(store.key(&token)).forget_ready(store.key(&token));
         }
-        let whose = Whose::ProviderSession { authority: US, sid: "sid" };
-        assert_eq!(store.of(whose, now).await.unwrap().len(), 1);
+        let selector = SessionSelector::ProviderSession { authority: US, sid: "sid" };
+        assert_eq!(store.of(selector, now).await.unwrap().len(), 1);
         assert!(store.hot(&token, now + HOUR).is_none());
-        assert!(store.of(whose, now).await.unwrap().is_empty());
+        assert!(store.of(selector, now).await.unwrap().is_empty());
     }
 
     #[test]
@@ -694,7 +695,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_holds_a_session_follows_it_through_a_renewal_to_its_end_and_does_not_keep_it_from_going_idle() {
+    async fn a_holder_follows_a_session_through_a_renewal_to_its_end_and_does_not_keep_it_from_going_idle() {
         let (store, now) = (MemoryStore::new(Duration::from_secs(60), MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
         let held = store.hot(&token, now).unwrap();
@@ -719,7 +720,7 @@ mod tests {
         let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
         store.begin(session(now), now).await.unwrap();
         store.begin(session(now + HOUR), now + HOUR).await.unwrap();
-        let of = |id| store.of(Whose::Person { authority: US, id }, now);
+        let of = |id| store.of(SessionSelector::Person { authority: US, id }, now);
         let found = of("1").await.unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].session().created_at, now + HOUR, "the newest first");

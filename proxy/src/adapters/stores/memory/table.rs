@@ -154,7 +154,7 @@ impl SessionTable {
         make: impl FnOnce(&Kept<'_>, Option<Box<Signed>>) -> Option<LoadedSession>,
     ) -> Option<Arc<LoadedSession>> {
         let at = self.find(key)?;
-        self.let_be(at);
+        self.drop_ready(at);
         let row = self.rows.get_mut(at as usize)?;
         let signed = row.signed.take();
         let ready = Arc::new(make(&row.kept(), signed)?);
@@ -177,13 +177,13 @@ impl SessionTable {
                 // Turn the ring: the oldest becomes the newest.
                 self.newest_ready = Some(oldest);
             } else {
-                self.let_be(oldest);
+                self.drop_ready(oldest);
             }
         }
     }
 
     /// Packs a ready session; keeps what its last assertion was signed with.
-    fn let_be(&mut self, at: u32) {
+    fn drop_ready(&mut self, at: u32) {
         let Some(row) = self.rows.get_mut(at as usize) else { return };
         let Some(ready) = row.ready.take() else { return };
         row.signed = ready.signed().map(Box::new);
@@ -197,7 +197,7 @@ impl SessionTable {
     #[cfg(test)]
     pub(super) fn forget_ready(&mut self, key: SessionKey) {
         if let Some(at) = self.find(key) {
-            self.let_be(at);
+            self.drop_ready(at);
         }
     }
 
@@ -225,7 +225,7 @@ impl SessionTable {
         let is_it = |at: &u32| rows.get(*at as usize).is_some_and(|row| row.key == key);
         let Ok(entry) = self.by_key.find_entry(hash(key), is_it) else { return false };
         let (at, _) = entry.remove();
-        self.let_be(at);
+        self.drop_ready(at);
         let rest = self.leave(Ring::Use, at);
         if self.newest == Some(at) {
             self.newest = rest;

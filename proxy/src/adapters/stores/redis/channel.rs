@@ -12,7 +12,7 @@ use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInf
 
 use super::dial::{Conn, within};
 use super::hot::Hot;
-use super::line::{Line, say};
+use super::line::{Line, describe};
 use super::names;
 use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
@@ -59,7 +59,7 @@ impl Pulses {
     }
 
     /// When the pulse with this text was sent; `None` if we did not send it, or received it or a later one before.
-    fn hear(&self, text: &[u8]) -> Option<u64> {
+    fn receive(&self, text: &[u8]) -> Option<u64> {
         let mut sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = sent.iter().position(|(name, _)| names::hex(name).as_bytes() == text)?;
         sent.drain(..=at).next_back().map(|(_, sent)| sent)
@@ -92,17 +92,17 @@ pub(super) fn changed(key: SessionKey, by: u64) -> String {
 impl Channel {
     /// Listens; never returns.
     pub(super) async fn listen(self) {
-        let mut told = false;
+        let mut was_logged = false;
         loop {
             let outcome = self.subscribe().await;
             let why = match outcome {
-                Ok((stream, unheard, generation)) => {
+                Ok((stream, unreceived, generation)) => {
                     self.hot.subscribed();
                     self.metrics.channel.set(1);
-                    if std::mem::take(&mut told) {
+                    if std::mem::take(&mut was_logged) {
                         tracing::info!("news of ended sessions comes through again");
                     }
-                    let why = self.hear(stream, &unheard, generation).await;
+                    let why = self.receive_messages(stream, &unreceived, generation).await;
                     self.metrics.channel.set(0);
                     why
                 }
@@ -114,7 +114,7 @@ impl Channel {
                 let _ = up.wait_for(|generation| *generation != 0).await;
                 continue;
             }
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut was_logged, true) {
                 tracing::warn!(
                     "news of ended sessions does not come through ({why}): sessions in memory count for SESSION_CACHE_TTL at most"
                 );
@@ -133,21 +133,21 @@ impl Channel {
         let mut failures = Vec::new();
         for node in nodes {
             let subscribed = async {
-                let (listener, unheard) = self.line.dialer.listener(&node).await?;
+                let (listener, unreceived) = self.line.dialer.listener(&node).await?;
                 let (mut sink, stream) = listener.split();
                 sink.subscribe(&[self.news.as_str(), self.pulse.as_str()]).await?;
-                Ok((stream, unheard))
+                Ok((stream, unreceived))
             };
             match within(self.line.dialer.timeout * 2, subscribed).await {
-                Ok((stream, unheard)) => return Ok((stream, unheard, link.generation)),
-                Err(error) => failures.push(format!("{node}: {}", say(&error))),
+                Ok((stream, unreceived)) => return Ok((stream, unreceived, link.generation)),
+                Err(error) => failures.push(format!("{node}: {}", describe(&error))),
             }
         }
         Err(failures.join("; "))
     }
 
     /// Receives messages until the stream ends, and returns why it ended.
-    async fn hear(&self, mut stream: PubSubStream, unheard: &AtomicUsize, generation: u64) -> String {
+    async fn receive_messages(&self, mut stream: PubSubStream, unreceived: &AtomicUsize, generation: u64) -> String {
         let mut up = self.line.watch();
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -155,7 +155,7 @@ impl Channel {
             tokio::select! {
                 message = stream.next() => match message {
                     Some(message) => {
-                        unheard.store(0, Ordering::Relaxed);
+                        unreceived.store(0, Ordering::Relaxed);
                         self.take(message.get_channel_name(), message.get_payload_bytes());
                     }
                     None => return "the connection ended".to_owned(),
@@ -164,7 +164,7 @@ impl Channel {
                     if self.hot.silence() > SILENCE_MOST {
                         return "it is silent".to_owned();
                     }
-                    self.beat();
+                    self.send_pulse();
                 }
                 changed = up.wait_for(|now| *now != 0 && *now != generation) => {
                     let _ = changed;
@@ -175,7 +175,7 @@ impl Channel {
     }
 
     /// Sends ourselves a pulse: receiving it proves that all earlier messages have arrived.
-    fn beat(&self) {
+    fn send_pulse(&self) {
         let Some(text) = self.pulses.send(self.hot.now()) else { return };
         let (line, channel) = (Arc::clone(&self.line), self.pulse.clone());
         tokio::spawn(async move {
@@ -194,13 +194,13 @@ impl Channel {
                 }
             };
             let outcome = within(line.dialer.timeout, published).await;
-            let _ = line.settle(&link, outcome);
+            let _ = line.record_outcome(&link, outcome);
         });
     }
 
     fn take(&self, channel: &str, payload: &[u8]) {
         if channel == self.pulse {
-            if let Some(sent) = self.pulses.hear(payload) {
+            if let Some(sent) = self.pulses.receive(payload) {
                 self.hot.proven(sent);
             }
         } else if let Some(key) = about(payload, self.replica) {
@@ -224,22 +224,22 @@ mod tests {
         let (one, two) = (pulses.send(100).unwrap(), pulses.send(400).unwrap());
         let forged = ["", "400", "18446744073709551615", &"0".repeat(32), &two.to_uppercase()];
         for text in forged.into_iter().filter(|text| **text != two) {
-            assert_eq!(pulses.hear(text.as_bytes()), None, "{text}");
+            assert_eq!(pulses.receive(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(pulses.hear(two.as_bytes()), Some(400));
-        assert_eq!(pulses.hear(two.as_bytes()), None, "published once more by somebody else");
-        assert_eq!(pulses.hear(one.as_bytes()), None, "an older one proves nothing more");
+        assert_eq!(pulses.receive(two.as_bytes()), Some(400));
+        assert_eq!(pulses.receive(two.as_bytes()), None, "published once more by somebody else");
+        assert_eq!(pulses.receive(one.as_bytes()), None, "an older one proves nothing more");
     }
 
     #[test]
-    fn pulses_that_are_never_heard_take_bounded_memory() {
+    fn pulses_that_are_never_received_take_bounded_memory() {
         let pulses = Pulses::default();
         let first = pulses.send(1).unwrap();
         for at in 0..1000 {
             pulses.send(at).unwrap();
         }
         assert_eq!(pulses.0.lock().unwrap().len(), PULSES_MOST);
-        assert_eq!(pulses.hear(first.as_bytes()), None);
+        assert_eq!(pulses.receive(first.as_bytes()), None);
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
         fn whatever_is_published_is_read_or_passed_over(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let pulses = Pulses::default();
             pulses.send(1).unwrap();
-            prop_assert_eq!(pulses.hear(&bytes), None);
+            prop_assert_eq!(pulses.receive(&bytes), None);
             let _ = about(&bytes, 1);
         }
     }

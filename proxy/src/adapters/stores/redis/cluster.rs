@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_tells_nodes_and_replicas() {
+    fn a_map_lists_nodes_and_replicas() {
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let node = |port| Value::Array(vec![text("10.0.0.1"), Value::Int(port), text("id")]);
         let answer = Value::Array(vec![

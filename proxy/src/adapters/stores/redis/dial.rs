@@ -47,12 +47,12 @@ pub(super) enum Conn {
 }
 
 /// How many bytes may arrive at a listener before a message is complete: enough for thousands of ours.
-const UNHEARD_MOST: usize = 1 << 20;
+const UNRECEIVED_MOST: usize = 1 << 20;
 
 /// A stream that fails when one message is too large.
 struct Counted {
     stream: Box<dyn Stream>,
-    unheard: Arc<AtomicUsize>,
+    unreceived: Arc<AtomicUsize>,
 }
 
 impl AsyncRead for Counted {
@@ -60,7 +60,7 @@ impl AsyncRead for Counted {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let arrived = buf.filled().len() - before;
-        if self.unheard.fetch_add(arrived, Ordering::Relaxed) + arrived > UNHEARD_MOST {
+        if self.unreceived.fetch_add(arrived, Ordering::Relaxed) + arrived > UNRECEIVED_MOST {
             return Poll::Ready(Err(io::Error::other("more came at once than any news takes")));
         }
         Poll::Ready(Ok(()))
@@ -131,12 +131,12 @@ impl Dialer {
     /// Also returns the number of bytes that arrived since the last message, which the listener resets to 0 with each message: anyone who
     /// may publish can publish half a gigabyte at once, all of which would be buffered here.
     pub(super) async fn listener(&self, host: &Host) -> RedisResult<(PubSub, Arc<AtomicUsize>)> {
-        let unheard = Arc::new(AtomicUsize::new(0));
+        let unreceived = Arc::new(AtomicUsize::new(0));
         let listen = async {
-            let stream = Counted { stream: self.stream(host).await?, unheard: Arc::clone(&unheard) };
+            let stream = Counted { stream: self.stream(host).await?, unreceived: Arc::clone(&unreceived) };
             PubSub::new(&self.as_user(), stream).await
         };
-        Ok((within(self.timeout, listen).await?, unheard))
+        Ok((within(self.timeout, listen).await?, unreceived))
     }
 
     /// Connects to the cluster.

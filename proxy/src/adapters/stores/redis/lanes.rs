@@ -59,21 +59,21 @@ impl Lanes {
         let outcome = within(self.wait * 2, async { Ok(self.write_and_wait(&link, writes).await) }).await;
         match outcome {
             Ok(outcome) => outcome,
-            Err(error) => self.line.settle(&link, Err(error)),
+            Err(error) => self.line.record_outcome(&link, Err(error)),
         }
     }
 
     async fn write_and_wait(&self, link: &Link, writes: Vec<Write>) -> Result<(Value, Durability), StoreUnavailable> {
-        let Ok(_room) = self.room.acquire().await else { return self.line.settle(link, Err(late())) };
+        let Ok(_room) = self.room.acquire().await else { return self.line.record_outcome(link, Err(late())) };
         let Some(mut lane) = self.lanes.iter().find_map(|lane| lane.try_lock().ok()) else {
-            return self.line.settle(link, Err(late()));
+            return self.line.record_outcome(link, Err(late()));
         };
         // A connection is put back only after success: one that still waits, or failed, is dropped.
         let mut conn = match lane.take() {
             Some((generation, conn)) if generation == link.generation => conn,
             Some(_) | None => match self.open(link).await {
                 Ok(conn) => conn,
-                Err(error) => return self.line.settle(link, Err(error)),
+                Err(error) => return self.line.record_outcome(link, Err(error)),
             },
         };
         let (mut last, mut written) = (Value::Nil, Durability::Safely);
@@ -85,7 +85,7 @@ impl Lanes {
                 let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
                 pipeline.cmd("WAIT").arg(replicas).arg(millis);
             }
-            let mut answers = self.line.settle(link, conn.run_all(&key, pipeline).await)?;
+            let mut answers = self.line.record_outcome(link, conn.run_all(&key, pipeline).await)?;
             if replicas > 0 && !matches!(answers.pop(), Some(Value::Int(count)) if count >= 1) {
                 written = Durability::ByMasterOnly;
             }

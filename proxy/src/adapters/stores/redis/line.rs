@@ -109,7 +109,7 @@ impl Line {
         } else {
             outcome
         };
-        self.settle(&link, outcome)
+        self.record_outcome(&link, outcome)
     }
 
     /// Runs commands in order on the node that holds `key`, within the deadline.
@@ -117,7 +117,7 @@ impl Line {
         let link = self.first_link_or_refuse().await?;
         let mut conn = link.conn.clone();
         let outcome = within(self.dialer.timeout, conn.run_all(key, pipeline)).await;
-        self.settle(&link, outcome)
+        self.record_outcome(&link, outcome)
     }
 
     /// Returns the link, and waits for the first one as long as a call may take: a load balancer without readiness checks sends
@@ -137,7 +137,7 @@ impl Line {
     }
 
     /// Records the outcome of a call. A permanent failure, or several in a row, breaks the link.
-    pub(super) fn settle<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
+    pub(super) fn record_outcome<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
         match outcome {
             Ok(value) => {
                 self.metrics.succeeded.inc();
@@ -149,7 +149,7 @@ impl Line {
             Err(error) => {
                 self.metrics.failed.inc();
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-                let why = say(&error);
+                let why = describe(&error);
                 tracing::debug!("a call to the session store failed: {why}");
                 if failures >= FAILURES_MOST || is_final(&error, &link.conn) {
                     self.break_off(link, &why);
@@ -182,7 +182,7 @@ impl Line {
         let shown = self.dialer.place.shown();
         let (first, last) = PAUSES;
         let last = if matches!(self.dialer.place.layout, Layout::Single) { last } else { FAILOVER_PAUSE };
-        let (mut pause, mut told) = (first, false);
+        let (mut pause, mut was_logged) = (first, false);
         loop {
             match self.connect().await {
                 Ok(link) => {
@@ -197,19 +197,19 @@ impl Line {
                     self.metrics.reachable.set(1);
                     self.up.send_replace(link.generation);
                     self.tried.send_replace(true);
-                    self.tend(&link).await;
+                    self.monitor(&link).await;
                     self.up.send_replace(0);
                     self.metrics.reachable.set(0);
                     tracing::error!(
                         "the session store {shown} is away ({}): who is not in memory gets 503, nobody is signed out",
                         self.why()
                     );
-                    told = true;
+                    was_logged = true;
                 }
                 Err(why) => {
                     why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
                     self.tried.send_replace(true);
-                    if !std::mem::replace(&mut told, true) {
+                    if !std::mem::replace(&mut was_logged, true) {
                         tracing::error!("the session store {shown} cannot be reached, and is tried again: {why}");
                     }
                     tokio::time::sleep(jittered(pause)).await;
@@ -220,7 +220,7 @@ impl Line {
     }
 
     /// Watches over the link until it is broken off.
-    async fn tend(&self, link: &Arc<Link>) {
+    async fn monitor(&self, link: &Arc<Link>) {
         loop {
             tokio::select! {
                 () = self.broken.notified() => {
@@ -243,13 +243,13 @@ impl Line {
         let mut conn = link.conn.clone();
         if let Conn::Cluster(_) = conn {
             let answer = self.ask_map(&mut conn).await;
-            if let Ok(answer) = self.settle(link, answer) {
+            if let Ok(answer) = self.record_outcome(link, answer) {
                 link.map.store(Arc::new(ClusterMap::read(answer)));
             }
             return Ok(());
         }
         let answer = within(self.dialer.timeout, conn.run(&sentinel::ask_replication())).await;
-        if let Ok(answer) = self.settle(link, answer) {
+        if let Ok(answer) = self.record_outcome(link, answer) {
             let replication = Replication::of(answer);
             if !replication.is_master {
                 return Err("it has become a replica".to_owned());
@@ -298,9 +298,9 @@ impl Line {
     /// Connects to a node, and checks that it is a master and supports what sessions need.
     async fn reach(&self, host: &Host) -> Result<(Conn, Replication), String> {
         let dialer = &self.dialer;
-        let mut conn = dialer.node(host).await.map_err(|error| say(&error))?;
+        let mut conn = dialer.node(host).await.map_err(|error| describe(&error))?;
         let answer = within(dialer.timeout, conn.run(&sentinel::ask_replication())).await;
-        let replication = Replication::of(answer.map_err(|error| say(&error))?);
+        let replication = Replication::of(answer.map_err(|error| describe(&error))?);
         if !replication.is_master {
             return Err("it is a replica: name the master, or the sentinels (redis-sentinel://)".to_owned());
         }
@@ -309,16 +309,16 @@ impl Line {
     }
 
     async fn reach_cluster(&self) -> Result<Link, String> {
-        let mut conn = self.dialer.cluster().await.map_err(|error| say(&error))?;
+        let mut conn = self.dialer.cluster().await.map_err(|error| describe(&error))?;
         self.try_out(&mut conn).await?;
-        let map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| say(&error))?);
+        let map = ClusterMap::read(self.ask_map(&mut conn).await.map_err(|error| describe(&error))?);
         Ok(self.linked(conn, None, 0, map))
     }
 
     /// Writes a probe, to detect a server that is full or refuses our commands.
     async fn try_out(&self, conn: &mut Conn) -> Result<(), String> {
         let probe = scripts::keep(&self.probe, b"", 0, 1);
-        within(self.dialer.timeout * 2, conn.run(&probe)).await.map(|_| ()).map_err(|error| say(&error))
+        within(self.dialer.timeout * 2, conn.run(&probe)).await.map(|_| ()).map_err(|error| describe(&error))
     }
 
     fn linked(&self, conn: Conn, node: Option<Host>, replicas: usize, map: ClusterMap) -> Link {
@@ -352,14 +352,14 @@ fn is_final(error: &RedisError, conn: &Conn) -> bool {
 }
 
 /// Formats an error in one clean line, with advice for the common ones.
-pub(super) fn say(error: &RedisError) -> String {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a mend worth naming")]
-    let mend = match error.kind() {
+pub(super) fn describe(error: &RedisError) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a fix worth naming")]
+    let fix = match error.kind() {
         ErrorKind::AuthenticationFailed => "; check user and password in SESSION_REDIS_URL",
         ErrorKind::Server(ServerErrorKind::NoPerm) => "; the ACL user needs more rights, docs/sessions.md lists them",
         _ => "",
     };
-    format!("{}{mend}", Clean(&error.to_string()))
+    format!("{}{fix}", Clean(&error.to_string()))
 }
 
 /// Returns between half and all of a pause, so that replicas do not retry all at once.

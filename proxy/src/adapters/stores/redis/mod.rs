@@ -39,7 +39,7 @@ use super::states::States;
 use super::{key, record};
 use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
-use crate::domain::session::{Session, SessionKey, SessionToken, Whose};
+use crate::domain::session::{Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{
     BeginError, Claim, Directory, LEASE, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
@@ -52,8 +52,8 @@ const RENEWAL_TRIED: Duration = Duration::from_secs(10);
 const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
 /// How many sessions of a list are read at a time.
 const READ_AT_A_TIME: usize = 32;
-/// How often the same complaint is logged, in milliseconds.
-const COMPLAINT_EVERY: u64 = 60_000;
+/// How often the same message is logged, in milliseconds.
+const LOG_EVERY: u64 = 60_000;
 
 /// The session store in Redis. Its tasks run in the runtime where it was opened, and end with the store.
 pub struct RedisStore {
@@ -67,14 +67,14 @@ pub struct RedisStore {
     states: States,
     metrics: StoreMetrics,
     replica: u64,
-    unreadable: Complaint,
-    unconfirmed: Complaint,
+    unreadable: CountedLogLimit,
+    unconfirmed: CountedLogLimit,
     stop: CancellationToken,
 }
 
 /// A message that is logged once a minute at most.
 #[derive(Default)]
-struct Complaint {
+struct CountedLogLimit {
     last: AtomicU64,
     count: AtomicU64,
 }
@@ -115,8 +115,8 @@ impl RedisStore {
             states: States::default(),
             metrics,
             replica,
-            unreadable: Complaint::default(),
-            unconfirmed: Complaint::default(),
+            unreadable: CountedLogLimit::default(),
+            unconfirmed: CountedLogLimit::default(),
             stop: CancellationToken::new(),
         };
         let stop = || store.stop.clone();
@@ -214,7 +214,7 @@ impl RedisStore {
             Ok((Some(value), seen)) => Some((value, Timestamp::from_millis(seen.unwrap_or_default()))),
             Ok((None, _)) => None,
             Err(_) => {
-                self.complain_of_value("it is not what Sidegate writes");
+                self.log_unreadable("it is not what Sidegate writes");
                 None
             }
         })
@@ -223,13 +223,13 @@ impl RedisStore {
     /// Opens a sealed value. An unreadable one counts as no session: its owner signs in again.
     fn open_value(&self, terms: &Terms, key: SessionKey, value: &[u8]) -> Option<Session> {
         let Some(opened) = terms.sealer.open_bytes(&key.0, value) else {
-            self.complain_of_value("no SESSION_SECRET opens it");
+            self.log_unreadable("no SESSION_SECRET opens it");
             return None;
         };
-        record::unpack(&opened).map_err(|why| self.complain_of_value(&why.to_string())).ok()
+        record::unpack(&opened).map_err(|why| self.log_unreadable(&why.to_string())).ok()
     }
 
-    fn complain_of_value(&self, why: &str) {
+    fn log_unreadable(&self, why: &str) {
         if let Some(count) = self.unreadable.due(self.hot.now()) {
             tracing::warn!(count, "sessions in the store cannot be read, and their owners sign in again: {why}");
         }
@@ -297,9 +297,13 @@ impl RedisStore {
         self.ends.end(key, evidence, &terms.names).await
     }
 
-    async fn listed(&self, whose: Whose<'_>, now: Timestamp) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
+    async fn listed(
+        &self,
+        selector: SessionSelector<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
         let (terms, mut found) = (self.terms.load_full(), Vec::new());
-        for list in terms.names.list(whose) {
+        for list in terms.names.list(selector) {
             let mut cmd = redis::cmd("ZREVRANGEBYSCORE");
             cmd.arg(&list).arg("+inf").arg(format!("({}", now.millis())).arg("LIMIT").arg(0).arg(SESSIONS_OF_ONE);
             let keys = self.line.call(&cmd).await?;
@@ -319,7 +323,7 @@ impl RedisStore {
                 }
             }
         }
-        found.retain(|session| session.session().is(whose) && session.is_live(terms.idle, now));
+        found.retain(|session| session.session().is(selector) && session.is_live(terms.idle, now));
         found.sort_unstable_by_key(|session| (std::cmp::Reverse(session.session().created_at), session.key()));
         found.dedup_by_key(|session| session.key());
         found.truncate(SESSIONS_OF_ONE);
@@ -448,12 +452,12 @@ impl Drop for RedisStore {
     }
 }
 
-impl Complaint {
-    /// The number of complaints, if it is time to log them.
+impl CountedLogLimit {
+    /// The number of messages, if it is time to log them.
     fn due(&self, now: u64) -> Option<u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         let last = self.last.load(Ordering::Relaxed);
-        let due = last == 0 || now.saturating_sub(last) >= COMPLAINT_EVERY;
+        let due = last == 0 || now.saturating_sub(last) >= LOG_EVERY;
         let ours = due && self.last.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok();
         ours.then(|| self.count.swap(0, Ordering::Relaxed))
     }
@@ -552,10 +556,10 @@ impl Sessions for RedisStore {
 impl Directory for RedisStore {
     fn of<'a>(
         &'a self,
-        whose: Whose<'a>,
+        selector: SessionSelector<'a>,
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
-        Box::pin(self.listed(whose, now))
+        Box::pin(self.listed(selector, now))
     }
 
     fn has_come<'a>(&'a self, what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {

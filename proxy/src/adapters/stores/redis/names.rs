@@ -5,7 +5,7 @@ use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
 use crate::adapters::seal::{self, CryptoFailure};
-use crate::domain::session::{Session, SessionKey, Whose};
+use crate::domain::session::{Session, SessionKey, SessionSelector};
 
 /// The names under a prefix.
 pub(super) struct Names {
@@ -47,17 +47,21 @@ impl Names {
 
     /// The lists that a session is on: its user's, and the provider session's.
     pub(super) fn lists(&self, session: &Session) -> Vec<String> {
-        let person = Whose::Person { authority: session.authority, id: &session.identity.id };
+        let person = SessionSelector::Person { authority: session.authority, id: &session.identity.id };
         let sid = session.provider_session.as_deref();
-        let sid = sid.map(|sid| Whose::ProviderSession { authority: session.authority, sid });
-        [Some(person), sid].into_iter().flatten().filter_map(|whose| self.list(whose).into_iter().next()).collect()
+        let sid = sid.map(|sid| SessionSelector::ProviderSession { authority: session.authority, sid });
+        [Some(person), sid]
+            .into_iter()
+            .flatten()
+            .filter_map(|selector| self.list(selector).into_iter().next())
+            .collect()
     }
 
     /// The names of the lists where such sessions may be, one for each secret, the first secret's first.
-    pub(super) fn list(&self, whose: Whose<'_>) -> Vec<String> {
-        let (kind, authority, text): (&[u8], _, _) = match whose {
-            Whose::Person { authority, id } => (b"person\0", authority, id),
-            Whose::ProviderSession { authority, sid } => (b"sid\0", authority, sid),
+    pub(super) fn list(&self, selector: SessionSelector<'_>) -> Vec<String> {
+        let (kind, authority, text): (&[u8], _, _) = match selector {
+            SessionSelector::Person { authority, id } => (b"person\0", authority, id),
+            SessionSelector::ProviderSession { authority, sid } => (b"sid\0", authority, sid),
         };
         self.hashed("i:", &[kind, authority.0.as_slice(), text.as_bytes()].concat())
     }
@@ -128,9 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn a_persons_list_tells_nothing_and_differs_by_secret_authority_and_kind() {
+    fn a_persons_list_reveals_nothing_and_differs_by_secret_authority_and_kind() {
         let of = |secret, authority, id| {
-            names(&[secret]).list(Whose::Person { authority: Authority([authority; 8]), id }).remove(0)
+            names(&[secret]).list(SessionSelector::Person { authority: Authority([authority; 8]), id }).remove(0)
         };
         let ann = of(1, 1, "ann");
         assert_eq!(ann, of(1, 1, "ann"));
@@ -138,8 +142,11 @@ mod tests {
         for other in [of(2, 1, "ann"), of(1, 2, "ann"), of(1, 1, "bob")] {
             assert_ne!(ann, other);
         }
-        let sid = Whose::ProviderSession { authority: Authority([1; 8]), sid: "ann" };
+        let sid = SessionSelector::ProviderSession { authority: Authority([1; 8]), sid: "ann" };
         assert_ne!(ann, names(&[1]).list(sid).remove(0));
-        assert_eq!(names(&[2, 1]).list(Whose::Person { authority: Authority([1; 8]), id: "ann" }).get(1), Some(&ann));
+        assert_eq!(
+            names(&[2, 1]).list(SessionSelector::Person { authority: Authority([1; 8]), id: "ann" }).get(1),
+            Some(&ann)
+        );
     }
 }

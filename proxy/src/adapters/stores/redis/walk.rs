@@ -7,7 +7,7 @@ use redis::Value;
 
 use super::RedisStore;
 use super::dial::{Conn, within};
-use super::line::say;
+use super::line::describe;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 
@@ -47,7 +47,7 @@ impl RedisStore {
         if masters.is_empty() {
             for host in link.map.load().masters() {
                 let conn = self.line.dialer.node(&host).await;
-                masters.push(conn.map_err(|error| StoreUnavailable(format!("{host}: {}", say(&error))))?);
+                masters.push(conn.map_err(|error| StoreUnavailable(format!("{host}: {}", describe(&error))))?);
             }
         }
         for mut master in masters {
@@ -56,7 +56,7 @@ impl RedisStore {
                 let mut scan = redis::cmd("SCAN");
                 scan.arg(cursor).arg("MATCH").arg(terms.names.all_sessions()).arg("COUNT").arg(PAGE);
                 let page = within(self.line.dialer.timeout, master.run(&scan)).await;
-                let page: Value = page.map_err(|error| StoreUnavailable(say(&error)))?;
+                let page: Value = page.map_err(|error| StoreUnavailable(describe(&error)))?;
                 let page = redis::from_redis_value::<(u64, Vec<Vec<u8>>)>(page);
                 let (next, names) = page.map_err(|error| StoreUnavailable(error.to_string()))?;
                 for key in names.iter().filter_map(|name| terms.names.session_key(name)) {

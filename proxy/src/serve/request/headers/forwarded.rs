@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::host::{X_FORWARDED_HOST, host_value, told};
+use super::host::{X_FORWARDED_HOST, host_value, trusted_value};
 use super::strip::FORWARDED_TRUTH;
 use crate::adapters::upstream::Fields;
 use crate::domain::caller::{Caller, NO_ADDRESS, Peer, TrustedProxies};
@@ -55,7 +55,8 @@ impl<'h> Forwarded<'h> {
             }
         }
         let hops = text.len();
-        let port = told(headers, &X_FORWARDED_PORT, caller).and_then(|port| port.parse().ok().filter(|port| *port > 0));
+        let port = trusted_value(headers, &X_FORWARDED_PORT, caller)
+            .and_then(|port| port.parse().ok().filter(|port| *port > 0));
         let (host, named) = host.unzip();
         let port = port.or(named.flatten()).unwrap_or_else(|| caller.scheme.default_port());
         push_number(&mut text, port);
@@ -63,7 +64,7 @@ impl<'h> Forwarded<'h> {
     }
 
     /// Writes the fields.
-    pub(crate) fn tell(&self, fields: &mut impl Fields) {
+    pub(crate) fn write_fields(&self, fields: &mut impl Fields) {
         // Addresses, and text that came as a header value.
         let (hops, port) = self.text.split_at_checked(self.hops).unwrap_or_default();
         fields.text(&X_FORWARDED_FOR, hops);
@@ -75,8 +76,8 @@ impl<'h> Forwarded<'h> {
     }
 }
 
-/// Whether [`Forwarded::tell`] writes this field.
-pub(crate) fn is_said_anew(name: &HeaderName) -> bool {
+/// Whether [`Forwarded::write_fields`] writes this field.
+pub(crate) fn is_rewritten(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-forwarded-") && FORWARDED_TRUTH.contains(&text)
 }
@@ -168,13 +169,13 @@ mod tests {
 
     #[test]
     fn forwarded_headers_tell_the_truth() {
-        let told = |headers: &HeaderMap, caller: &Caller| {
-            let mut told = HeaderMap::new();
-            Forwarded::of(headers, caller).tell(&mut told);
-            told
+        let written = |headers: &HeaderMap, caller: &Caller| {
+            let mut written = HeaderMap::new();
+            Forwarded::of(headers, caller).write_fields(&mut written);
+            written
         };
         let headers = head(Version::HTTP_11, "/", &[("host", "app.example:8080")]).headers;
-        let headers = told(&headers, &caller(false));
+        let headers = written(&headers, &caller(false));
         assert_eq!(headers["x-forwarded-for"], "192.0.2.9");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "app.example:8080");
@@ -185,17 +186,17 @@ mod tests {
             &[("host", "inner"), ("x-forwarded-host", "app.example"), ("x-forwarded-for", "1.2.3.4")],
         )
         .headers;
-        assert!(headers.keys().filter(|name| is_said_anew(name)).count() == 2);
-        let headers = told(&headers, &Caller { scheme: Scheme::Https, ..caller(true) });
+        assert!(headers.keys().filter(|name| is_rewritten(name)).count() == 2);
+        let headers = written(&headers, &Caller { scheme: Scheme::Https, ..caller(true) });
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 192.0.2.9");
         assert_eq!(headers["x-forwarded-host"], "app.example");
         assert_eq!(headers["x-forwarded-port"], "443");
         let lists =
             [("x-forwarded-host", "evil, a.example, b"), ("x-forwarded-port", "1, 8443, 80"), ("host", "inner")];
-        let headers = told(&head(Version::HTTP_11, "/", &lists).headers, &Caller { hops: 2, ..caller(true) });
+        let headers = written(&head(Version::HTTP_11, "/", &lists).headers, &Caller { hops: 2, ..caller(true) });
         assert!(headers["x-forwarded-host"] == "a.example" && headers["x-forwarded-port"] == "8443", "{headers:?}");
         let nonsense = [("x-forwarded-host", "a b"), ("x-forwarded-port", "99999"), ("host", "inner:81")];
-        let headers = told(&head(Version::HTTP_11, "/", &nonsense).headers, &caller(true));
+        let headers = written(&head(Version::HTTP_11, "/", &nonsense).headers, &caller(true));
         assert!(headers["x-forwarded-host"] == "inner:81" && headers["x-forwarded-port"] == "81", "{headers:?}");
     }
 }

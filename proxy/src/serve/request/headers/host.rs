@@ -140,25 +140,25 @@ pub(crate) fn host_name(text: &[u8]) -> Option<&str> {
 
 /// The host that the client requested, from a trusted proxy or from `Host`.
 pub(crate) fn host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<&'a str> {
-    match told_host(headers, caller) {
-        Some((told, _)) => Some(told),
+    match trusted_host(headers, caller) {
+        Some((host, _)) => Some(host),
         None => headers.get(HOST)?.to_str().ok().map(str::trim),
     }
 }
 
 /// The same as a header value, and its port, if any. `Host` has passed [`check`].
 pub(super) fn host_value<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(Cow<'a, HeaderValue>, Option<u16>)> {
-    if let Some((told, port)) = told_host(headers, caller) {
-        return Some((Cow::Owned(HeaderValue::from_str(told).ok()?), port));
+    if let Some((host, port)) = trusted_host(headers, caller) {
+        return Some((Cow::Owned(HeaderValue::from_str(host).ok()?), port));
     }
     let host = headers.get(HOST)?;
     Some((Cow::Borrowed(host), host.as_bytes().rsplit(|b| *b == b':').next().and_then(port_number)))
 }
 
 /// The host named by trusted proxies, if valid, and its port.
-fn told_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a str, Option<u16>)> {
-    let told = told(headers, &X_FORWARDED_HOST, caller)?;
-    Some((told, authority(told.as_bytes()).ok()?.port))
+fn trusted_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a str, Option<u16>)> {
+    let host = trusted_value(headers, &X_FORWARDED_HOST, caller)?;
+    Some((host, authority(host.as_bytes()).ok()?.port))
 }
 
 /// The host in the `X-Forwarded-Host` of trusted proxies, if any.
@@ -166,7 +166,7 @@ fn told_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Option<(&'a str, Op
 /// # Errors
 /// [`Malformed::HostSyntax`]: the value is not a host.
 pub(crate) fn forwarded_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Result<Option<&'a str>, Malformed> {
-    match told(headers, &X_FORWARDED_HOST, caller) {
+    match trusted_value(headers, &X_FORWARDED_HOST, caller) {
         Some(text) => authority(text.as_bytes()).map(|_| Some(text)),
         None => Ok(None),
     }
@@ -178,7 +178,7 @@ pub(crate) fn is_host(text: &str) -> bool {
 }
 
 /// The value from trusted proxies of a field that may be a list.
-pub(super) fn told<'a>(headers: &'a HeaderMap, name: &HeaderName, caller: &Caller) -> Option<&'a str> {
+pub(super) fn trusted_value<'a>(headers: &'a HeaderMap, name: &HeaderName, caller: &Caller) -> Option<&'a str> {
     if !caller.trusted {
         return None;
     }
@@ -239,21 +239,21 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_of_hosts_the_one_that_the_farthest_trusted_proxy_tells_counts() {
+    fn of_a_list_of_hosts_the_one_that_the_farthest_trusted_proxy_names_counts() {
         let peer = "192.0.2.9".parse().unwrap();
         let caller = |hops| Caller { peer, trusted: hops > 0, client: peer, scheme: Scheme::Http, hops };
-        let told = |hops: usize, said: &str| {
+        let forwarded = |hops: usize, said: &str| {
             let headers = head(Version::HTTP_11, "/", &[("host", "inner:81"), ("x-forwarded-host", said)]).headers;
             let (value, port) = host_value(&headers, &caller(hops)).unwrap();
             assert_eq!(host(&headers, &caller(hops)), value.to_str().ok());
             (value.to_str().unwrap().to_owned(), port)
         };
-        assert_eq!(told(0, "evil"), ("inner:81".into(), Some(81)));
-        assert_eq!(told(1, "a, b:82"), ("b:82".into(), Some(82)));
-        assert_eq!(told(2, "evil, a , b"), ("a".into(), None));
-        assert_eq!(told(3, "a, b"), ("a".into(), None));
+        assert_eq!(forwarded(0, "evil"), ("inner:81".into(), Some(81)));
+        assert_eq!(forwarded(1, "a, b:82"), ("b:82".into(), Some(82)));
+        assert_eq!(forwarded(2, "evil, a , b"), ("a".into(), None));
+        assert_eq!(forwarded(3, "a, b"), ("a".into(), None));
         for unusable in ["a b", "", ",", "a, ", "u@a"] {
-            assert_eq!(told(1, unusable), ("inner:81".into(), Some(81)), "{unusable:?}");
+            assert_eq!(forwarded(1, unusable), ("inner:81".into(), Some(81)), "{unusable:?}");
         }
     }
 

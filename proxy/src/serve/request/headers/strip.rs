@@ -124,13 +124,16 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
 
 /// Normalizes what only a trusted proxy may send, before it is forwarded: removes fields that could select another path or host, and
 /// sets the proxy's other client address fields to the address derived from `X-Forwarded-For`.
-pub(crate) fn settle_trusted(headers: &mut HeaderMap, client: IpAddr) {
+pub(crate) fn normalize_trusted(headers: &mut HeaderMap, client: IpAddr) {
     remove_all(headers, is_rerouting);
-    let told: Vec<HeaderName> = headers.keys().filter(|name| is_client_address(name.as_str())).cloned().collect();
+    let address_fields: Vec<HeaderName> =
+        headers.keys().filter(|name| is_client_address(name.as_str())).cloned().collect();
     if client == NO_ADDRESS {
         remove_all(headers, is_client_address);
-    } else if let Some(value) = (!told.is_empty()).then(|| HeaderValue::from_str(&client.to_string()).ok()).flatten() {
-        for name in told {
+    } else if let Some(value) =
+        (!address_fields.is_empty()).then(|| HeaderValue::from_str(&client.to_string()).ok()).flatten()
+    {
+        for name in address_fields {
             headers.insert(name, value.clone());
         }
     }
@@ -330,7 +333,7 @@ mod tests {
             let mut headers = head(Version::HTTP_11, "/", &[(name, "10.9.9.9"), (name, "/admin")]).headers;
             strip_request(&mut headers, trusted);
             if trusted {
-                settle_trusted(&mut headers, client);
+                normalize_trusted(&mut headers, client);
             }
             headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
         };

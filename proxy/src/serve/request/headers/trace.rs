@@ -45,7 +45,7 @@ impl Trace {
     }
 
     /// Writes the ids that the head does not have.
-    pub(crate) fn tell(&self, fields: &mut impl Fields) {
+    pub(crate) fn write_fields(&self, fields: &mut impl Fields) {
         if let RequestId::Ours(digits) = &self.request_id {
             fields.text(&X_REQUEST_ID, digits);
         }
@@ -122,7 +122,7 @@ mod tests {
         let made = |id: &str, trace: &str| {
             let mut headers = head(Version::HTTP_11, "/", &[("x-request-id", id), ("traceparent", trace)]).headers;
             let said = Trace::of(&mut headers);
-            said.tell(&mut headers);
+            said.write_fields(&mut headers);
             assert_eq!(said.request_id.as_str(), headers["x-request-id"]);
             assert_eq!(headers.len(), 2);
             (headers["x-request-id"].clone(), headers["traceparent"].clone())

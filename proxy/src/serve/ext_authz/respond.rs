@@ -10,15 +10,14 @@ use super::message::{
 };
 use crate::adapters::upstream::Fields as _;
 use crate::domain::identity::Identified as _;
-use crate::ports::{LoadedSession, ReadyFields};
+use crate::ports::{LoadedSession, ReadyFields, X_SIDEGATE_ASSERTION};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::SignIn;
 use crate::serve::auth;
 use crate::serve::body::Body;
-use crate::serve::exchange::{Exchange, Refused, unsigned, untold};
+use crate::serve::exchange::{Exchange, Refused, identity_not_passed, unsigned};
 use crate::serve::request::description::BadDescription;
 use crate::serve::request::headers;
-use crate::serve::telling::X_SIDEGATE_ASSERTION;
 
 /// gRPC's own codes, which only state whether the request is admitted.
 const OK: i32 = 0;
@@ -54,7 +53,7 @@ pub(super) fn allowed(
     let Exchange { head, caller, snapshot, .. } = &mut *exchange;
     let left = &mut head.headers;
     if caller.trusted {
-        headers::settle_trusted(left, caller.client);
+        headers::normalize_trusted(left, caller.client);
     }
     auth::bearer::strip(left, sign_in);
     if snapshot.rules.names_methods() {
@@ -62,10 +61,10 @@ pub(super) fn allowed(
     }
     sign_in.cookies.strip_request(left);
     snapshot.chosen.strip(left);
-    let told = told(exchange, sign_in, session)?;
-    let (changed, headers_to_remove) = changes(asked, &exchange.head.headers, &told);
-    let mut options = Vec::with_capacity(told.len() + changed.len());
-    for fields in [&told, &changed] {
+    let identity = identity_fields(exchange, sign_in, session)?;
+    let (changed, headers_to_remove) = changes(asked, &exchange.head.headers, &identity);
+    let mut options = Vec::with_capacity(identity.len() + changed.len());
+    for fields in [&identity, &changed] {
         for name in fields.keys() {
             for (place, value) in fields.get_all(name).iter().enumerate() {
                 let value = std::str::from_utf8(value.as_bytes());
@@ -81,40 +80,46 @@ pub(super) fn allowed(
 
 /// The identity fields for the upstream of `UPSTREAM_URL`; with the usual set, also the names that forward-auth proxies
 /// use.
-fn told(exchange: &Exchange, sign_in: &SignIn, session: Option<&Arc<LoadedSession>>) -> Result<HeaderMap, Rejection> {
-    let mut told = HeaderMap::new();
+fn identity_fields(
+    exchange: &Exchange,
+    sign_in: &SignIn,
+    session: Option<&Arc<LoadedSession>>,
+) -> Result<HeaderMap, Rejection> {
+    let mut identity = HeaderMap::new();
     // No session: fields of these names from the client are removed and not replaced.
-    let Some(session) = session else { return Ok(told) };
-    let chosen = exchange.snapshot.destinations.of(None).and_then(|usual| usual.telling.as_ref());
-    if chosen.is_none_or(|telling| telling.has_usual_fields()) {
-        told.ready(session.headers());
+    let Some(session) = session else { return Ok(identity) };
+    let chosen = exchange.snapshot.destinations.of(None).and_then(|usual| usual.identity_fields.as_ref());
+    if chosen.is_none_or(|builder| builder.has_usual_fields()) {
+        identity.ready(session.headers());
         for (name, value) in ReadyFields::for_asking_proxies(Some(session.identity())) {
-            told.insert(name, value);
+            identity.insert(name, value);
         }
     }
     match chosen {
         None => {
             let assertion = sign_in.assertions.header(session, exchange.now);
             let assertion = assertion.map_err(unsigned)?;
-            told.insert(&X_SIDEGATE_ASSERTION, assertion);
+            identity.insert(&X_SIDEGATE_ASSERTION, assertion);
         }
-        Some(telling) => {
-            if let Some(fields) = telling.tell(session, exchange.now).map_err(|why| untold(why, session))? {
-                told.ready(&fields.fields);
+        Some(builder) => {
+            if let Some(fields) =
+                builder.build(session, exchange.now).map_err(|why| identity_not_passed(why, session))?
+            {
+                identity.ready(&fields.fields);
             }
-            for (name, value) in telling.id_token(session) {
-                told.append(name, value);
+            for (name, value) in builder.id_token_fields(session) {
+                identity.append(name, value);
             }
         }
     }
-    Ok(told)
+    Ok(identity)
 }
 
-/// The fields whose values have changed, and the names of those removed. Envoy removes after it sets, so no name in `told` is
+/// The fields whose values have changed, and the names of those removed. Envoy removes after it sets, so no name in `identity` is
 /// among them.
-fn changes(asked: &HeaderMap, left: &HeaderMap, told: &HeaderMap) -> (HeaderMap, Vec<String>) {
+fn changes(asked: &HeaderMap, left: &HeaderMap, identity: &HeaderMap) -> (HeaderMap, Vec<String>) {
     let (mut changed, mut gone) = (HeaderMap::new(), Vec::new());
-    for name in asked.keys().filter(|name| !is_envoys_own(name) && !told.contains_key(*name)) {
+    for name in asked.keys().filter(|name| !is_envoys_own(name) && !identity.contains_key(*name)) {
         if !left.contains_key(name) {
             gone.push(name.as_str().to_owned());
         } else if !left.get_all(name).iter().eq(asked.get_all(name).iter()) {

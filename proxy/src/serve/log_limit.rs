@@ -8,9 +8,9 @@ use crate::domain::time::Timestamp;
 const EVERY: Duration = Duration::from_secs(60);
 
 /// When it was last written, in milliseconds; 0: never.
-pub(crate) struct Seldom(AtomicU64);
+pub(crate) struct LogLimit(AtomicU64);
 
-impl Seldom {
+impl LogLimit {
     pub(crate) const fn new() -> Self {
         Self(AtomicU64::new(0))
     }
@@ -29,8 +29,8 @@ mod tests {
 
     #[test]
     fn it_is_due_at_once_and_then_after_a_minute() {
-        let seldom = Seldom::new();
-        let due = [100, 100, 159, 160, 161, 219, 220].map(|secs| seldom.is_due(Timestamp::from_secs(secs)));
+        let limit = LogLimit::new();
+        let due = [100, 100, 159, 160, 161, 219, 220].map(|secs| limit.is_due(Timestamp::from_secs(secs)));
         assert_eq!(due, [true, false, false, true, false, false, true]);
     }
 }
