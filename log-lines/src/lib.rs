@@ -189,7 +189,7 @@ fn tell_lost(lost: u64) {
 /// The message about lost lines.
 #[must_use]
 pub fn lost_in_words(lost: u64) -> String {
-    format!("{lost} lines of the log could not be written and are lost: whoever reads it was too slow, or away")
+    format!("{lost} lines of the log could not be written and are lost: its reader was too slow, or away")
 }
 
 /// Prints to standard error outside the log: a command's findings, or why the program ends.

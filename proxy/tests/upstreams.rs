@@ -371,17 +371,17 @@ async fn a_backend_that_says_that_it_is_ill_gets_no_requests_and_where_all_are_i
     let readyz = async || proxy.admin("/readyz").await.text();
     until("both are asked", async || !zero.received().is_empty() && !one.received().is_empty()).await;
     is_ill[0].store(true, Ordering::SeqCst);
-    until("it is known", async || readyz().await.contains("is ill: it answers 503 to /healthz")).await;
+    until("it is known", async || readyz().await.contains("is unhealthy: it answers 503 to /healthz")).await;
     for _ in 0..6 {
         assert_eq!(proxy.get("/app/x").await.text(), "1");
     }
     is_ill[1].store(true, Ordering::SeqCst);
-    until("both are ill", async || readyz().await.matches("is ill").count() == 2).await;
+    until("both are unhealthy", async || readyz().await.matches("is unhealthy").count() == 2).await;
     let answer = proxy.get("/app/x").await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
     proxy.logs("no backend of the upstream is well").await;
     is_ill[0].store(false, Ordering::SeqCst);
-    until("it is well again", async || proxy.get("/app/x").await.status.as_u16() == 200).await;
+    until("it is healthy again", async || proxy.get("/app/x").await.status.as_u16() == 200).await;
     assert_eq!(proxy.get("/app/x").await.text(), "0");
 }
 

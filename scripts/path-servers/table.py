@@ -32,7 +32,7 @@ the readings without the servers, and leaves each step of the readings out in tu
 PATHS = """
 ## The paths
 
-**A** the server served `/admin`, P `/public`, m it sent the client elsewhere (that request is judged anew), · nothing is there,
+**A** the server served `/admin`, P `/public`, m it sent the client elsewhere (that request is judged again), · nothing is there,
 × it refused. *Rules*: what Sidegate decides for a person who is signed in and may not enter `/admin`, by the rules `/public/**` = `"public"`
 and `/admin/**` = `"nobody"`: *open* to everybody, *in* for the signed-in, *no*. *n* is the number of readings.
 """

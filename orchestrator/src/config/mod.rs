@@ -288,7 +288,7 @@ fn impersonation(raw: &Raw, signed: bool, faults: &mut Vec<String>) -> Option<Im
     let everywhere = truth("ORCHESTRATOR_IMPERSONATE (--impersonate)", raw.impersonate.as_deref(), faults);
     if everywhere && !signed && typed(raw.assertion_jwks.as_deref()).is_none() {
         faults.push(
-            "ORCHESTRATOR_ASSERTION_JWKS (--assertion-jwks): needed with ORCHESTRATOR_IMPERSONATE, since whoever can reach the \
+            "ORCHESTRATOR_ASSERTION_JWKS (--assertion-jwks): needed with ORCHESTRATOR_IMPERSONATE, since anyone who can reach the \
              orchestrator could write plain headers; for example http://127.0.0.1:8080/api/v1/auth/jwks"
                 .into(),
         );

@@ -175,7 +175,7 @@ impl Store {
             let anew = self.0.sealer.seal(id, &opened.text)?;
             let update = sqlx::query("UPDATE clusters SET kubeconfig = $1 WHERE id = $2 AND kubeconfig = $3");
             within(update.bind(anew).bind(id).bind(sealed).execute(&self.0.writing)).await?;
-            tracing::info!(cluster = id, "the kubeconfig was sealed anew under the first ENCRYPTION_KEY");
+            tracing::info!(cluster = id, "the kubeconfig was sealed again under the first ENCRYPTION_KEY");
         }
         Ok(opened.text)
     }

@@ -62,7 +62,7 @@ fn on_checks(settings: &Settings) -> Option<String> {
     }
     (!address.ip().is_loopback()).then(|| {
         format!(
-            "EXT_AUTHZ_ADDR is {address}, which may be reached by other machines, and whoever reaches it is believed: let a network policy or \
+            "EXT_AUTHZ_ADDR is {address}, which may be reached by other machines, and anyone who reaches it is believed: let a network policy or \
              firewall keep all but Envoys out, or use loopback"
         )
     })

@@ -579,7 +579,7 @@ mod tests {
             assert!(on(&[("EXT_AUTHZ_ADDR", taken)]).starts_with("EXT_AUTHZ_ADDR: is the same port"), "{taken}");
         }
         let loops = on(&[("EXT_AUTHZ_ADDR", ":9001"), ("UPSTREAM_URL", "http://127.0.0.1:9001")]);
-        assert!(loops.contains("whoever reaches that is believed"), "{loops}");
+        assert!(loops.contains("anyone who reaches that is believed"), "{loops}");
         assert!(on(&[("HTTP_REDIRECT_ADDR", ":8082")]).contains("nothing speaks it: set TLS_CERT_FILE"));
         assert!(on(&[("UPSTREAM_URL", "http://localhost:8080")]).contains("loop"));
         assert!(on(&[("UPSTREAM_URL", "http://127.0.0.1:9091")]).contains("admin"));

@@ -159,10 +159,7 @@ fn bind_file(path: &Path) -> io::Result<UnixListener> {
     bound
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the system has many reasons; four of them have a mend worth naming"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the system has many reasons; four of them have a fix worth naming")]
 fn explain(error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::NotFound => {
@@ -196,7 +193,7 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
 pub(super) fn bind(variable: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     #[expect(
         clippy::wildcard_enum_match_arm,
-        reason = "the system has many reasons; three of them have a mend worth naming"
+        reason = "the system has many reasons; three of them have a fix worth naming"
     )]
     open(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {

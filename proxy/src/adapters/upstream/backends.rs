@@ -173,7 +173,7 @@ where
             let word = match backend.availability() {
                 Availability::Healthy => return backend.upstream.trouble(),
                 Availability::Resting => "rests",
-                Availability::Unhealthy => "is ill",
+                Availability::Unhealthy => "is unhealthy",
             };
             Some(format!("{} {word}: {}", backend.origin(), backend.check_state().why))
         };
@@ -255,17 +255,17 @@ where
         self.entry == entry.settings
     }
 
-    /// Returns a connection for one request; with `only_http1`, one for a request that HTTP/2 cannot carry.
+    /// Returns a connection for one request, as [`Upstream::checkout`] does; with `only_http1`, one for a request that HTTP/2 cannot carry.
     ///
     /// # Errors
     /// [`NoConnection`] if none was available in time; the backend then rests.
-    pub async fn checkout(&self, now: Instant, only_http1: bool) -> Result<Lease<B>, NoConnection> {
+    pub async fn checkout(&self, now: Instant, repeatable: bool, only_http1: bool) -> Result<Lease<B>, NoConnection> {
         // An HTTP/2-only server would not understand it.
         let only_http2 = matches!(self.entry.address, UpstreamAddress::H2 { .. } | UpstreamAddress::H2c { .. });
         let had = if only_http1 && !only_http2 {
             self.upstream.connect_http1().await
         } else {
-            self.upstream.checkout(now).await
+            self.upstream.checkout(now, repeatable).await
         };
         had.inspect_err(|why| self.failed(&why.to_string()))
     }

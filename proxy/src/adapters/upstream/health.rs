@@ -65,7 +65,7 @@ where
             drop(check_state);
             backend.set_availability(Availability::Healthy);
             if was != Availability::Healthy {
-                tracing::info!(upstream = name, "the backend {origin} is well again");
+                tracing::info!(upstream = name, "the backend {origin} is healthy again");
             }
             return;
         };
@@ -77,7 +77,7 @@ where
         if is_unhealthy {
             backend.set_availability(Availability::Unhealthy);
             if was != Availability::Unhealthy {
-                tracing::warn!(upstream = name, "the backend {origin} is ill, and gets no requests: {why}");
+                tracing::warn!(upstream = name, "the backend {origin} is unhealthy, and gets no requests: {why}");
             }
         }
     }
@@ -90,7 +90,7 @@ where
 {
     /// Runs the backend's health check.
     async fn ask(&self, path: &str) -> Result<(), String> {
-        let lease = self.upstream.checkout(Instant::now()).await.map_err(|none| none.to_string())?;
+        let lease = self.upstream.checkout(Instant::now(), true).await.map_err(|none| none.to_string())?;
         let patience = Patience { first_byte: ANSWER_WITHIN, body: ANSWER_WITHIN, look: ANSWER_WITHIN };
         let head = HealthRequest { path, host: self.authority() };
         let mut answer = lease.send(&head, RequestFraming::Absent, B::default(), patience).await;

@@ -95,12 +95,13 @@ where
         self.outage().as_ref().map(|outage| outage.why.clone())
     }
 
-    /// Returns a connection for one request: a warm one, else a new one.
+    /// Returns a connection for one request: a warm one, else a new one. `repeatable` says whether the request can be sent again if the
+    /// connection proves to be closed.
     ///
     /// # Errors
     /// [`NoConnection`] if none was available in time.
-    pub async fn checkout(&self, now: Instant) -> Result<Lease<B>, NoConnection> {
-        let warm = if self.is_multiplexed() { None } else { self.shelf.take(now) };
+    pub async fn checkout(&self, now: Instant, repeatable: bool) -> Result<Lease<B>, NoConnection> {
+        let warm = if self.is_multiplexed() { None } else { self.shelf.take(now, repeatable) };
         match warm {
             Some(connection) => Ok(self.lease(Way::Own(connection), true, now)),
             None => self.connect_new().await,

@@ -34,13 +34,14 @@ impl Shelf {
         Self((0..workers).map(|_| Mutex::default()).collect())
     }
 
-    pub(super) fn take(&self, now: Instant) -> Option<Box<Connection>> {
-        self.take_own(now).or_else(|| self.take_others(now))
+    /// Takes a connection that is open, as far as can be known; a request that is not `repeatable` would be lost on one that has just closed.
+    pub(super) fn take(&self, now: Instant, repeatable: bool) -> Option<Box<Connection>> {
+        self.take_own(now, repeatable).or_else(|| self.take_others(now))
     }
 
     /// Takes the one used last: rarely needed ones stay idle, and are closed. Before it come those idle since before the kernel was last
-    /// asked for news, which need not be asked about again.
-    fn take_own(&self, now: Instant) -> Option<Box<Connection>> {
+    /// asked for news, which need not be asked about again if the request is `repeatable`.
+    fn take_own(&self, now: Instant, repeatable: bool) -> Option<Box<Connection>> {
         let turn = turn();
         let mut idle = self.list(worker())?.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -49,7 +50,7 @@ impl Shelf {
                 Some(position) => idle.remove(position),
                 None => idle.pop_back(),
             }?;
-            if taken.is_warm(now) && taken.connection.is_quiet(heard_of.is_some()) {
+            if taken.is_warm(now) && taken.connection.is_quiet(heard_of.is_some() && repeatable) {
                 return Some(taken.connection);
             }
         }
@@ -155,9 +156,21 @@ mod tests {
                 if waits {
                     a_turn().await;
                 }
-                assert!(shelf.take(now).is_none(), "waits: {waits}, ends: {ends}");
+                assert!(shelf.take(now, true).is_none(), "waits: {waits}, ends: {ends}");
             });
         }
+    }
+
+    #[test]
+    fn for_a_request_that_cannot_be_repeated_the_kernel_is_always_asked() {
+        worker().block_on(async {
+            let (shelf, now) = (Shelf::new(), Instant::now());
+            let (connection, other) = pair();
+            shelf.keep(connection, now);
+            a_turn().await;
+            drop(other);
+            assert!(shelf.take(now, false).is_none());
+        });
     }
 
     #[test]
@@ -170,7 +183,7 @@ mod tests {
                 if number % 2 == 0 {
                     a_turn().await;
                 }
-                connection = shelf.take(now).unwrap();
+                connection = shelf.take(now, true).unwrap();
             }
         });
     }
@@ -188,7 +201,7 @@ mod tests {
                 places.push(std::ptr::from_ref(&*connection));
                 shelf.keep(connection, now);
             }
-            let taken: Vec<_> = std::iter::from_fn(|| shelf.take(now)).collect();
+            let taken: Vec<_> = std::iter::from_fn(|| shelf.take(now, true)).collect();
             let order =
                 taken.iter().map(|taken| places.iter().position(|place| *place == std::ptr::from_ref(&**taken)));
             assert_eq!(order.map(Option::unwrap).collect::<Vec<_>>(), [1, 0, 3, 2]);

@@ -177,7 +177,7 @@ impl One<'_> {
             "is empty: leave it out where nothing is to stand before names"
         } else if !front.chars().chain(behind.unwrap_or_default().chars()).all(plain) || more.is_some() {
             example = PREFIX_OF_EACH;
-            "must be letters, digits and signs of ASCII without blanks, commas and braces, but for one `{provider}`, which stands for whoever vouches for the person"
+            "must be ASCII letters, digits and symbols without blanks, commas and braces, except for one `{provider}`, which stands for the provider that vouches for the person"
         } else if behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(name_goes_on)) {
             example = PREFIX_OF_EACH;
             "needs a sign such as `:` behind `{provider}`, which ends that name: else two people might come to have one"
@@ -217,7 +217,7 @@ impl One<'_> {
             if !clear.is_empty() {
                 let name = self.name("token_file", line);
                 self.reading.warnings.push(format!(
-                    "{name}: the token goes in the clear to {}: whoever listens on the way may act as everybody; use https",
+                    "{name}: the token goes in the clear to {}: anyone who listens on the way may act as everybody; use https",
                     clear.join(", ")
                 ));
             }

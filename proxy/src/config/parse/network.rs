@@ -136,7 +136,7 @@ pub(super) fn is_ourselves(address: &UpstreamAddress, own: &Listeners) -> Option
     } else if reaches(address, own.admin) {
         Some("is ADMIN_ADDR: the admin listener is not for users")
     } else if own.ext_authz.is_some_and(|ext_authz| reaches(address, ext_authz)) {
-        Some("is EXT_AUTHZ_ADDR: whoever reaches that is believed")
+        Some("is EXT_AUTHZ_ADDR: anyone who reaches that is believed")
     } else {
         None
     }

@@ -163,7 +163,7 @@ pub(super) fn cookie(reading: &mut Reading, public: Option<&Url>) -> Option<Cook
     }
     if domain.is_some() {
         reading.warn(
-            "COOKIE_DOMAIN is set: every host below it is sent the session cookie, and whoever runs one can use it",
+            "COOKIE_DOMAIN is set: every host below it is sent the session cookie, and the operator of any of them can use it",
         );
     }
     Some(CookieSettings { name, domain, secure })

@@ -555,24 +555,24 @@ const GROUPS_UNREADABLE: &str =
     "The sign-in service did not let your groups be read, so a rule for a group cannot let you in.";
 const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have single sign-on: sign in to them there, or authorize \
      this application for them, and sign in here again.";
-const NOT_DESCRIBED: &str = "If it is an ordinary one, whoever runs this site finds the reason in Sidegate's log.";
-const NOT_LISTED: &str = "Ask whoever runs this site to let you in, or sign in with another account.";
-const NOT_IMPERSONATED: &str = "What is done there is done in your own name. Give the code and the request id to whoever runs this site: the log has the reason.";
+const NOT_DESCRIBED: &str = "If it is an ordinary one, the operator of this site finds the reason in Sidegate's log.";
+const NOT_LISTED: &str = "Ask the operator of this site to let you in, or sign in with another account.";
+const NOT_IMPERSONATED: &str = "What is done there is done in your own name. Give the code and the request id to the operator of this site: the log has the reason.";
 const TOO_OLD: &str = "What you asked for needs a sign-in that is not long ago.";
 const LOOP: &str =
     "You signed in, but your browser did not send the session cookie back, so you were asked to sign in again.";
 const LOOP_CHECKS: &[&str] = &[
     "Cookies are allowed for this site.",
     "The address bar shows the site's public address, with https where it has it, and not another name for the same site.",
-    "For whoever runs the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
+    "For the operator of the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
 ];
 const STALE: &str = "It was started more than ten minutes ago, in another browser, or it has been used before.";
 const NO_COOKIES: &str = "Your browser sent no cookie with it. Allow cookies for this site, and try again. If they are allowed, the sign-in was started more \
      than ten minutes ago, in another browser, or it has been used before.";
 const UNCONFIRMED: &str = "This browser has forgotten your session, and it is being ended: this goes on by itself until the store answers. Until then, \
-     whoever has a copy of it could still use it.";
-const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to whoever runs this site: the log has the mend.";
-const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to whoever runs this site: \
+     anyone who has a copy of it could still use it.";
+const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to the operator of this site: the log says what to do.";
+const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to the operator of this site: \
      the log has the reason.";
 
 /// Why the user name is not impersonated, in the words of the page.

@@ -128,7 +128,7 @@ async fn send(
         }
         Refused::from(Rejection::UpstreamUnreachable)
     };
-    let lease = upstream.checkout(now).await.map_err(unreachable)?;
+    let lease = upstream.checkout(now, repeatable).await.map_err(unreachable)?;
     let reused = lease.is_reused();
     let again = match lease.send(outgoing, framing, body, patience).await {
         Ok(answer) => return Ok(answer),

@@ -206,7 +206,7 @@ async fn send(
             destination.counters.retries.inc();
         }
         let head = ToBackend { directed, host: (!manner.keeps_host).then(|| backend.authority()) };
-        let lease = match backend.checkout(now, directed.outgoing.websocket).await {
+        let lease = match backend.checkout(now, repeatable, directed.outgoing.websocket).await {
             Ok(lease) => lease,
             Err(none) => {
                 sending.unreachable(&none);
