@@ -23,13 +23,13 @@ bench: ## measure every row of docs/performance.md, beside nginx and the peers t
 
 bench-quick: ## one session beside nginx, in a minute
 	scripts/install-test-tools
-	cargo build --release --locked -p sidegate
-	cargo run --release --locked -p bench -- --rounds 5 --seconds 3
+	cargo build --release --locked -p bench
+	target/release/bench --sidegate "$$(scripts/build-release)" --rounds 5 --seconds 3
 
 bench-sessions: ## measure sessions: memory, look-ups, sign-ins
 	scripts/install-test-tools
-	cargo build --release --locked -p sidegate -p bench
-	target/release/bench sessions
+	cargo build --release --locked -p bench
+	target/release/bench sessions --sidegate "$$(scripts/build-release)"
 
 # What it is compared with: the orchestrator before clusters could decide by person.
 BEFORE ?= f406b90
