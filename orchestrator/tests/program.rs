@@ -47,10 +47,10 @@ async fn started_as(command: &mut Command) -> (Child, String, Arc<Mutex<String>>
         }
     };
     // Someone has to read on, or the program would block or fail on a full or closed pipe.
-    let heard = Arc::clone(&said);
+    let log = Arc::clone(&said);
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
-            heard.lock().unwrap().push_str(&format!("{line}\n"));
+            log.lock().unwrap().push_str(&format!("{line}\n"));
         }
     });
     (child, addr, said)
@@ -135,7 +135,7 @@ async fn health_knows_the_address_from_the_environment() {
 }
 
 #[tokio::test]
-async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_log_tells_no_secret() {
+async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_log_shows_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let demo = Demo::start(Options { pace: Duration::ZERO, ..Options::default() }).await.unwrap();
     let kubeconfig = demo.kubeconfig("staging").expose().to_owned();
@@ -189,7 +189,7 @@ async fn the_demonstration_shows_three_clusters_leaves_nothing_and_ends_with_str
 }
 
 #[tokio::test]
-async fn all_faults_of_the_configuration_are_told_at_once() {
+async fn all_faults_of_the_configuration_are_reported_at_once() {
     let mut command = orchestrator(&["--listen", "8081"]);
     command.env("DATABASE_URL", "mysql://hidden").env("ENCRYPTION_KEY", "hidden").env("IN_CLUSTER", "perhaps");
     let (code, reason) = outcome(&mut command).await;

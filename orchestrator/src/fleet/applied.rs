@@ -38,13 +38,13 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key) -> Resul
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
     // Two users at a time: each may cause hundreds of requests.
-    let _turn = timeout_at(deadline, cluster.looks.acquire()).await.map_err(late)?;
+    let _turn = timeout_at(deadline, cluster.inventory_reads.acquire()).await.map_err(late)?;
     let inventory = timeout_at(deadline, inventory(cluster, client, key)).await.map_err(late)??;
     let left = inventory.len().saturating_sub(OBJECTS_MOST);
     let entries: Vec<InventoryEntry> = inventory.into_iter().take(OBJECTS_MOST).collect();
     let served = served(client, &entries, deadline).await;
-    let looks = entries.into_iter().map(|entry| look(cluster, client, &served, entry, deadline));
-    let mut items: Vec<AppliedObject> = stream::iter(looks).buffered(ASKED_AT_ONCE).collect().await;
+    let reads = entries.into_iter().map(|entry| read_entry(cluster, client, &served, entry, deadline));
+    let mut items: Vec<AppliedObject> = stream::iter(reads).buffered(ASKED_AT_ONCE).collect().await;
     bound_pods(&mut items);
     items.sort_by_key(|item| item.status);
     Ok(Applied { items, left, read_at: clock::now() })
@@ -87,7 +87,7 @@ pub(super) fn path(places: &[Place], entry: &InventoryEntry) -> Option<String> {
     Some(place.path(&entry.namespace, &entry.name))
 }
 
-async fn look(
+async fn read_entry(
     cluster: &Cluster,
     client: &Client,
     served: &Groups,

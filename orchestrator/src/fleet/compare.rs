@@ -51,7 +51,7 @@ struct Found {
 pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_person: bool) -> Result<Comparison, Fault> {
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
-    let _turn = timeout_at(deadline, cluster.looks.acquire()).await.map_err(late)?;
+    let _turn = timeout_at(deadline, cluster.inventory_reads.acquire()).await.map_err(late)?;
     let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
     let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
     let served = cluster.served(kind).ok_or_else(gone)?;
@@ -63,7 +63,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
     if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
         found.note(&object, &format!("what kubectl applied last is noted at this {kind}"));
     }
-    let looked = async {
+    let comparing = async {
         match kind {
             Kind::HelmRelease => found.of_release(client, &seen, as_person).await,
             Kind::Kustomization | Kind::ResourceSet | Kind::FluxInstance => {
@@ -84,7 +84,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
             | Kind::Provider => {}
         }
     };
-    timeout_at(deadline, looked).await.map_err(late)?;
+    timeout_at(deadline, comparing).await.map_err(late)?;
     if found.manifests.is_empty() && found.reasons.is_empty() {
         found.reasons.push("the cluster keeps no manifest of it".to_owned());
     }
@@ -214,7 +214,7 @@ async fn one(client: &Client, groups: &Groups, manifest: Manifest, deadline: Ins
             Err(Fault::NotFound(_)) => None,
             Err(fault) => return Err(fault),
         };
-        let after = client.rehearse(&path, &body, manager).await?;
+        let after = client.dry_run(&path, &body, manager).await?;
         Ok((now, after))
     };
     match timeout_at(deadline, asked).await.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))) {

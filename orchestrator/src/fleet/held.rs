@@ -52,7 +52,9 @@ impl Held {
         let fixed = registry || silent;
         let status = status(kind, seen, fixed);
         let ready = seen.condition("Ready");
-        let unreadable = seen.odd.map(|odd| format!("unreadable: {} is not of the form that Flux gives it", odd.0));
+        let unreadable = seen
+            .malformed
+            .map(|malformed| format!("unreadable: {} is not of the form that Flux gives it", malformed.0));
         let message = match (&unreadable, ready) {
             (Some(reason), _) => reason.as_str(),
             (None, Some(_)) if status == Status::Terminating => "it is being deleted",
@@ -92,7 +94,7 @@ impl Held {
     }
 
     /// Returns true if the two look the same to people. A new version alone does not count as a change.
-    pub(super) fn looks_like(&self, other: &Self) -> bool {
+    pub(super) fn is_displayed_like(&self, other: &Self) -> bool {
         let plain = |held: &Self| (held.status, held.suspended, held.generation, held.ready_since);
         plain(self) == plain(other)
             && self.message == other.message
@@ -180,7 +182,7 @@ fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
     if seen.deleting {
         return Status::Terminating;
     }
-    if seen.odd.is_some() {
+    if seen.malformed.is_some() {
         return Status::Unknown;
     }
     if seen.spec.suspend {

@@ -18,4 +18,4 @@ pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::kubeconfigs;
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
-pub(crate) use watch::{Sight, Watch};
+pub(crate) use watch::{Watch, WatchEvent};
