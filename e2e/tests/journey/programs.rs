@@ -48,7 +48,7 @@ impl Program {
     }
 
     /// Waits for the next line with `marker`; returns what follows it.
-    pub(crate) fn tells(&self, marker: &str) -> String {
+    pub(crate) fn wait_for(&self, marker: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
