@@ -62,7 +62,7 @@ async fn requests_come_by_a_socket_file_which_is_gone_at_the_end() {
 }
 
 #[tokio::test]
-async fn whoever_comes_by_it_is_believed_only_where_unix_is_trusted() {
+async fn forwarding_headers_over_it_are_believed_only_where_unix_is_trusted() {
     let upstream = Upstream::start().await;
     let rules = r#"
 [[routes]]

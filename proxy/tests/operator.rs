@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Version};
 use serde_json::Value;
 
-use crate::lasting::{broken_off, endless, goes_on, open};
+use crate::lasting::{endless, keeps_arriving, open, wait_until_aborted};
 use crate::support::redis::is_installed;
 use crate::support::{Plan, Proxy, Redis, Upstream, until};
 
@@ -163,11 +163,11 @@ async fn streams_end_with_a_session_that_ended_on_another_replica_or_by_an_opera
     let began = Instant::now();
     let logout = Request::post("/api/v1/auth/logout").header("cookie", ann.cookie_header());
     assert_eq!(two.send(logout).await.status, 200);
-    broken_off(&mut anns).await;
+    wait_until_aborted(&mut anns).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let output = sessions(&by_hand, &["revoke", "--user", "bob"]).await;
     assert_eq!(output.status.code(), Some(0), "{:?}", said(&output));
-    let took = broken_off(&mut bobs).await;
+    let took = wait_until_aborted(&mut bobs).await;
     assert!(took < Duration::from_secs(5), "{took:?}");
-    goes_on(&mut carols).await;
+    keeps_arriving(&mut carols).await;
 }

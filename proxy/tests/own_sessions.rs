@@ -246,7 +246,7 @@ async fn each_has_its_methods_names_them_to_others_and_is_not_there_in_open_mode
 }
 
 #[tokio::test]
-async fn who_is_no_longer_allowed_is_refused_here_too() {
+async fn a_user_who_is_no_longer_allowed_is_refused_here_too() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &upstream).await;
     let proxy = plan.file("OAUTH_ALLOWED_USERS_FILE", "allowed", "ann@example.com\n").start().await;

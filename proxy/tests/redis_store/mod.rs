@@ -93,7 +93,7 @@ async fn far_away(port: u16) -> u16 {
 }
 
 #[tokio::test]
-async fn who_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
+async fn a_replica_that_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
     if !is_installed() {
         return;
     }
@@ -259,7 +259,7 @@ async fn a_logout_while_the_store_is_away_holds_here_at_once_and_everywhere_once
 }
 
 #[tokio::test]
-async fn who_dumps_the_store_learns_nothing() {
+async fn a_dump_of_the_store_reveals_nothing() {
     if !is_installed() {
         return;
     }

@@ -73,7 +73,7 @@ fn person(id: &str) -> SessionSelector<'_> {
 }
 
 #[tokio::test]
-async fn one_replica_renews_at_a_time_and_the_others_hear_of_it() {
+async fn one_replica_renews_at_a_time_and_the_others_are_notified() {
     if !is_installed() {
         return;
     }
@@ -234,7 +234,7 @@ async fn what_others_publish_ends_no_session_and_proves_nothing() {
 }
 
 #[tokio::test]
-async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_told() {
+async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_reported() {
     if !is_installed() {
         return;
     }
