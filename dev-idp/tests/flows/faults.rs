@@ -176,9 +176,9 @@ async fn the_token_answer_and_userinfo_can_lie() {
     let answer = tokens(&idp).await;
     assert_eq!(answer["token_type"], "mac");
     let userinfo = format!("{}/oidc/userinfo", idp.origin());
-    let said = get_as(&userinfo, answer["access_token"].as_str().unwrap()).await.json();
-    assert_ne!(said["sub"], "oidc-ann");
-    assert_eq!(said["email"], "x@y.example");
+    let claims = get_as(&userinfo, answer["access_token"].as_str().unwrap()).await.json();
+    assert_ne!(claims["sub"], "oidc-ann");
+    assert_eq!(claims["email"], "x@y.example");
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
 
     run.signal("-INT");
     assert_eq!(run.ended(), Some(0));
-    assert_eq!(ports.taken(), 0, "all are ended:\n{}", run.said());
+    assert_eq!(ports.taken(), 0, "all are ended:\n{}", run.output_so_far());
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
 
     run.signal("-TERM");
     assert_eq!(run.ended(), Some(0));
-    assert!(!run.said().contains("dev-idp"), "{}", run.said());
+    assert!(!run.output_so_far().contains("dev-idp"), "{}", run.output_so_far());
     assert_eq!(ports.taken(), 0);
 }
 
@@ -85,8 +85,8 @@ fn when_one_of_them_dies_it_says_which_and_why_and_ends_the_others() {
         "exit code 2), see its last lines above; ending the others"
     );
     assert_eq!(run.ended(), Some(1));
-    let said = run.said();
-    assert!(said.contains("sidegate     | ") && said.contains("SESSION_TTL"), "{said}");
+    let output = run.output_so_far();
+    assert!(output.contains("sidegate     | ") && output.contains("SESSION_TTL"), "{output}");
     assert_eq!(ports.taken(), 0);
 }
 
@@ -100,7 +100,7 @@ fn a_taken_port_is_one_line_that_names_it_and_who_has_it() {
         let mut run = Run::start(ports.command(Path::new("/dev/null")));
         let rest = run.wait_for(&format!("make run: port {port} is taken by "));
         assert!(rest.contains(&format!("(process {})", std::process::id())), "{rest}");
-        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+        assert_eq!((run.ended(), run.output_so_far().lines().count()), (Some(1), 1), "{}", run.output_so_far());
         drop(squatter);
         assert_eq!(ports.taken(), 0);
     }
@@ -114,7 +114,7 @@ fn a_missing_tool_is_one_line_that_says_how_to_come_by_it() {
         command.env("PATH", path.path());
         let mut run = Run::start(command);
         run.wait_for(&format!("make run: {missing} is missing: install "));
-        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+        assert_eq!((run.ended(), run.output_so_far().lines().count()), (Some(1), 1), "{}", run.output_so_far());
     }
 }
 
@@ -124,8 +124,8 @@ fn a_faulty_env_file_is_reported_by_line_without_what_may_be_a_secret() {
         let file = env_file(faulty);
         let mut run = Run::start(Ports::free().command(file.path()));
         run.wait_for(&format!("make run: {}, line 2: ", file.path().display()));
-        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
-        assert!(!run.said().contains("hush"), "{}", run.said());
+        assert_eq!((run.ended(), run.output_so_far().lines().count()), (Some(1), 1), "{}", run.output_so_far());
+        assert!(!run.output_so_far().contains("hush"), "{}", run.output_so_far());
     }
 }
 

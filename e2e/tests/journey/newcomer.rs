@@ -191,18 +191,18 @@ struct Running(Program);
 impl Running {
     /// Waits long enough for a build to come first.
     fn wait_for_output(&mut self, text: &str) {
-        let mut said = false;
+        let mut found = false;
         within(20 * PATIENCE, || {
             let runs = self.0.running();
-            said = self.0.said().contains(text);
-            said || !runs
+            found = self.0.output_so_far().contains(text);
+            found || !runs
         });
-        assert!(said, "\"{text}\" is not said:\n{}", self.0.said());
+        assert!(found, "\"{text}\" is not said:\n{}", self.0.output_so_far());
     }
 
     fn ends_on_ctrl_c(mut self) {
         self.0.signal_all("-INT");
-        assert!(self.0.ends_in_time(), "it does not end on Ctrl-C:\n{}", self.0.said());
+        assert!(self.0.ends_in_time(), "it does not end on Ctrl-C:\n{}", self.0.output_so_far());
     }
 }
 
@@ -282,8 +282,8 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
 
     let [curl] = ask.as_slice() else { panic!("{ask:?}") };
     let answer = machine.succeeds(curl, &clone);
-    let said = blocks.iter().find(|block| block.language == "text").unwrap();
-    assert!(answer.starts_with(said.text.trim()), "{answer}");
+    let expected = blocks.iter().find(|block| block.language == "text").unwrap();
+    assert!(answer.starts_with(expected.text.trim()), "{answer}");
     let sent = http::visit(proxy, "/", "");
     assert_eq!(sent.status, 302);
     assert!(sent.head.contains("/api/v1/auth/login?rd="), "{}", sent.head);

@@ -122,8 +122,8 @@ impl Stack {
             if sidegate.running() {
                 return Self { origin, port, idp, _programs: [sidegate, dev_idp, orchestrator], _folder: folder };
             }
-            let said = sidegate.said();
-            assert!(said.contains("in use") || said.contains("already"), "sidegate ended: {said}");
+            let output = sidegate.output_so_far();
+            assert!(output.contains("in use") || output.contains("already"), "sidegate ended: {output}");
         }
         panic!("no port stays free long enough");
     }

@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::actor::Actor;
 use super::error::{ApiError, Refusal};
-use super::streams::Place;
+use super::streams::Slot;
 use super::viewer::ViewedBy;
 use crate::fleet::{Change, Fleet, Viewer};
 use crate::store::Activity;
@@ -50,7 +50,7 @@ async fn subscribe(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, ApiError> {
     let person = actor.known().then_some(actor.name);
-    let place = app.streams.take(person).ok_or(ApiError::TooManyStreams)?;
+    let slot = app.streams.take(person).ok_or(ApiError::TooManyStreams)?;
     let listener = Listener {
         changes: app.fleet.subscribe(),
         fleet: app.fleet.clone(),
@@ -60,7 +60,7 @@ async fn subscribe(
         lifetime: Box::pin(tokio::time::sleep(LIFETIME)),
         // A client that reconnects has missed events in between.
         pending: Some(first_event(headers.contains_key("Last-Event-ID"))),
-        _place: place,
+        _slot: slot,
     };
     // Otherwise nginx would buffer the events.
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
@@ -81,7 +81,7 @@ struct Listener {
     ending: CancellationToken,
     lifetime: Pin<Box<Sleep>>,
     pending: Option<Event>,
-    _place: Place,
+    _slot: Slot,
 }
 
 /// An event to send.

@@ -156,8 +156,8 @@ async fn dry_run_manifest(query: &Query, request: Request) -> Result<Value, Box<
     let applied =
         request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
     if !applied || query.value("dryRun").as_deref() != Some("All") || query.value("fieldManager").is_none() {
-        let said = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
-        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", said).into());
+        let message = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
+        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message).into());
     }
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await.unwrap_or_default();
     let manifest = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
@@ -507,8 +507,8 @@ async fn object(
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await;
     let patch = body.ok().filter(|_| merging).and_then(|body| serde_json::from_slice::<Value>(&body).ok());
     let Some(patch) = patch else {
-        let said = failure(415, "UnsupportedMediaType", "only merge patches are understood here");
-        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, &said);
+        let message = failure(415, "UnsupportedMediaType", "only merge patches are understood here");
+        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, &message);
     };
     match change(world, key, &patch, &manager) {
         Some(object) => answer(StatusCode::OK, &at_version(&object, resource, version)),

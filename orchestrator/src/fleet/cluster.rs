@@ -13,10 +13,10 @@ use crate::kube::{Access, Client, Fault, KubeconfigFault, Seen, Served};
 
 use super::answers::Answers;
 use super::held::{Held, Key};
+use super::interner::Interner;
 use super::model::{Change, ClusterId, Health, HealthState, Kind, ObjectSummary};
 use super::person::{Viewer, WatchOptions};
 use super::tuning::Tuning;
-use super::words::Words;
 
 /// How many objects may change at once before subscribers are asked to reload instead.
 const PUBLISHED_MOST: usize = 200;
@@ -31,11 +31,11 @@ pub(super) type Scope = Option<Arc<str>>;
 /// State that all clusters of a fleet share.
 pub(super) struct Shared {
     pub(super) tuning: Tuning,
-    pub(super) words: Arc<Words>,
+    pub(super) interner: Arc<Interner>,
     /// Permits for listing.
-    pub(super) places: Arc<Semaphore>,
+    pub(super) list_permits: Arc<Semaphore>,
     /// Permits for refreshing what people may see.
-    pub(super) asking_again: Arc<Semaphore>,
+    pub(super) refresh_permits: Arc<Semaphore>,
     pub(super) changes: broadcast::Sender<Arc<Change>>,
     pub(super) ending: CancellationToken,
 }
@@ -45,17 +45,17 @@ pub(super) struct Cluster {
     pub(super) id: ClusterId,
     pub(super) client: Option<Client>,
     pub(super) tuning: Tuning,
-    pub(super) words: Arc<Words>,
+    pub(super) interner: Arc<Interner>,
     /// Signals a request to reconnect and read everything again.
-    pub(super) again: Notify,
+    pub(super) reconnect: Notify,
     /// Permits for listing: of this cluster, and of the whole fleet.
-    pub(super) places: [Arc<Semaphore>; 2],
+    pub(super) list_permits: [Arc<Semaphore>; 2],
     /// Permits for reading an object's inventory.
-    pub(super) inventory_reads: Semaphore,
+    pub(super) inventory_permits: Semaphore,
     /// Its cached answers on what people may see.
     pub(super) answers: Answers,
     /// Permits for refreshing those, in the whole fleet.
-    pub(super) asking_again: Arc<Semaphore>,
+    pub(super) refresh_permits: Arc<Semaphore>,
     /// Whether requests impersonate the user.
     as_person: bool,
     /// The only namespaces that are watched; empty means all.
@@ -98,14 +98,14 @@ impl Cluster {
             id,
             client,
             tuning: shared.tuning,
-            words: Arc::clone(&shared.words),
-            again: Notify::new(),
-            places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.places)],
-            inventory_reads: Semaphore::new(INVENTORIES_AT_ONCE),
+            interner: Arc::clone(&shared.interner),
+            reconnect: Notify::new(),
+            list_permits: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.list_permits)],
+            inventory_permits: Semaphore::new(INVENTORIES_AT_ONCE),
             answers: Answers::default(),
-            asking_again: Arc::clone(&shared.asking_again),
+            refresh_permits: Arc::clone(&shared.refresh_permits),
             as_person: options.as_person,
-            namespaces: options.namespaces.iter().map(|namespace| shared.words.one(namespace)).collect(),
+            namespaces: options.namespaces.iter().map(|namespace| shared.interner.intern(namespace)).collect(),
             name: RwLock::new(name.into()),
             objects: RwLock::new(BTreeMap::new()),
             connection: Mutex::new(State { health, served: BTreeMap::new(), kinds: BTreeMap::new() }),
@@ -252,7 +252,7 @@ impl Cluster {
     pub(super) fn changed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
         let key = self.key(kind, seen.namespace(), seen.name());
         let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
-        let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
+        let held = Held::new(kind, seen, &self.interner.intern(&api_version), &self.interner);
         let name = self.name();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         let (held, different) = put(&mut objects, &key, held);
@@ -273,7 +273,7 @@ impl Cluster {
             return self.changed(kind, seen);
         }
         let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
-        let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
+        let held = Held::new(kind, seen, &self.interner.intern(&api_version), &self.interner);
         held.summary(self.id, &self.name(), &key)
     }
 
@@ -293,7 +293,7 @@ impl Cluster {
     }
 
     pub(super) fn key(&self, kind: Kind, namespace: &str, name: &str) -> Key {
-        (kind, self.words.one(namespace), name.into())
+        (kind, self.interner.intern(namespace), name.into())
     }
 
     // Computes the cluster's health from its responses, and from whether its objects could be read.

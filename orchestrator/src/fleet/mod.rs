@@ -10,6 +10,7 @@ mod controllers;
 mod detail;
 mod held;
 mod history;
+mod interner;
 mod kept;
 mod kstatus;
 mod model;
@@ -22,7 +23,6 @@ mod tree;
 mod tuning;
 mod view;
 mod watching;
-mod words;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -125,9 +125,9 @@ impl Fleet {
     pub fn start(tuning: Tuning) -> Self {
         let shared = Shared {
             tuning,
-            words: Arc::default(),
-            places: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
-            asking_again: Arc::new(Semaphore::new(ASKED_AGAIN_AT_ONCE)),
+            interner: Arc::default(),
+            list_permits: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
+            refresh_permits: Arc::new(Semaphore::new(ASKED_AGAIN_AT_ONCE)),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             ending: CancellationToken::new(),
         };
@@ -202,7 +202,7 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`].
     pub fn resync(&self, id: ClusterId) -> Result<(), FleetError> {
-        self.cluster(id)?.again.notify_one();
+        self.cluster(id)?.reconnect.notify_one();
         Ok(())
     }
 

@@ -48,7 +48,7 @@ async fn keep_connected(cluster: Arc<Cluster>, client: Client) {
                 backoff.next()
             }
         };
-        let _ = timeout(pause, cluster.again.notified()).await;
+        let _ = timeout(pause, cluster.reconnect.notified()).await;
     }
 }
 
@@ -72,7 +72,7 @@ async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> 
     let mut discovered_at = Instant::now();
     loop {
         tokio::select! {
-            () = cluster.again.notified() => return Ok(End::Reconnect),
+            () = cluster.reconnect.notified() => return Ok(End::Reconnect),
             Some(_) = watches.join_next() => return Ok(End::Vanished),
             () = sleep(cluster.tuning.probe) => {}
         }

@@ -17,7 +17,7 @@ use super::model::Kind;
 /// The first delay after a fault.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a list waits for a permit. The holders may be slow; after that it runs without one.
-const PLACE: Duration = Duration::from_secs(10);
+const PERMIT_WAIT: Duration = Duration::from_secs(10);
 
 /// After this time without a new fault, a failed watch counts as recovered: longer than its start may take.
 const RECOVERED_AFTER: Duration = Duration::from_secs(12);
@@ -28,9 +28,9 @@ const REPORTED_FROM: u32 = 2;
 pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, scope: Scope, served: Served) {
     let mut watch = Watch::new(&client, kind.name(), &served, scope.as_deref());
     let mut backoff = Backoff::new(RETRY);
-    let api_version = cluster.words.one(&served.api_version());
+    let api_version = cluster.interner.intern(&served.api_version());
     let mut fresh: BTreeMap<Key, Held> = BTreeMap::new();
-    let mut places: Vec<OwnedSemaphorePermit> = Vec::new();
+    let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
     let mut faults = 0;
     loop {
         let event = if faults > 0 && !watch.is_listing() {
@@ -41,17 +41,17 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
         match event {
             Some(Ok(WatchEvent::Begun)) => {
                 fresh.clear();
-                places = take_places(&cluster.places).await;
+                permits = acquire_permits(&cluster.list_permits).await;
                 continue;
             }
             Some(Ok(WatchEvent::Listed(seen))) => {
                 let key = cluster.key(kind, seen.namespace(), seen.name());
-                fresh.insert(key, Held::new(kind, &seen, &api_version, &cluster.words));
+                fresh.insert(key, Held::new(kind, &seen, &api_version, &cluster.interner));
                 continue;
             }
             Some(Ok(WatchEvent::Complete)) => {
                 cluster.listed(kind, &scope, std::mem::take(&mut fresh));
-                places.clear();
+                permits.clear();
             }
             Some(Ok(WatchEvent::Changed(seen))) => drop(cluster.changed(kind, &seen)),
             Some(Ok(WatchEvent::Removed(seen))) => cluster.removed(kind, &seen),
@@ -59,7 +59,7 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
             // Its definition was removed, or it is served in another version.
             Some(Err(Fault::NotFound(_))) => return,
             Some(Err(fault)) => {
-                places.clear();
+                permits.clear();
                 faults += 1;
                 report_fault(&cluster, kind, &scope, &fault, faults);
                 sleep(backoff.next()).await;
@@ -87,10 +87,10 @@ fn report_fault(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, fau
     }
 }
 
-async fn take_places(places: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
-    let mut taken = Vec::with_capacity(places.len());
-    for place in places {
-        if let Ok(Ok(permit)) = timeout(PLACE, Arc::clone(place).acquire_owned()).await {
+async fn acquire_permits(semaphores: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
+    let mut taken = Vec::with_capacity(semaphores.len());
+    for semaphore in semaphores {
+        if let Ok(Ok(permit)) = timeout(PERMIT_WAIT, Arc::clone(semaphore).acquire_owned()).await {
             taken.push(permit);
         }
     }

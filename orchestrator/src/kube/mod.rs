@@ -12,7 +12,7 @@ mod kubeconfig;
 mod watch;
 
 pub(crate) use client::{Access, Client};
-pub(crate) use discovery::{Place, Served, discover, places, segment};
+pub(crate) use discovery::{Served, ServedKind, discover, segment, served_kinds};
 pub(crate) use fault::Fault;
 pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
 #[cfg(any(test, feature = "fuzzing"))]

@@ -378,8 +378,8 @@ async fn a_request_that_the_store_could_not_answer_for_has_a_line_in_the_audit_l
     };
     until("there is a line", async || decision().is_some()).await;
     let line = decision().unwrap();
-    let said = ["decision", "code", "method", "path"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
-    assert_eq!(said, ["refuse", "session_store_unavailable", "GET", "/x"], "{line:#}");
+    let values = ["decision", "code", "method", "path"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
+    assert_eq!(values, ["refuse", "session_store_unavailable", "GET", "/x"], "{line:#}");
     assert!(line["reason"].as_str().unwrap().contains("store"), "{line:#}");
     assert!(!proxy.log().contains("canary") && upstream.received().is_empty());
 }
