@@ -534,7 +534,7 @@ async fn compare(trial: &Trial, plain: &str, people: &str) {
         trial.as_of("bob", "GET", &format!("{people}/flux/kustomization/shop/backend/comparison"), None).await;
     assert_eq!(bobs["items"][0]["effect"], "unknown", "{bobs}");
     assert!(bobs["items"][0]["message"].as_str().unwrap().contains("\"flux:bob\" cannot patch"), "{bobs}");
-    passed("what kubectl noted is compared by a dry run, which changes nothing; bob may not even rehearse it");
+    passed("what kubectl noted is compared by a dry run, which changes nothing; bob may not even do that");
 
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "backend"}, "spec": {"replicas": 3}});
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "backend"}, "spec": {"ports": [{"port": 80}]}});
@@ -575,7 +575,7 @@ async fn go_away_and_come_back(trial: &Trial, plain: &str) {
     let health = trial.get(&format!("{plain}/health")).await;
     assert!(health["reason"].as_str().unwrap().contains("nothing listens at the cluster's address"), "{health}");
     assert_eq!(trial.get(&format!("{plain}/resources?kind=Bucket")).await["total"], 450);
-    passed("an outage is told in words, and what was known stays to be seen");
+    passed("an outage is reported in words, and what was known stays to be seen");
 
     server.control("compact");
     server.control("start");
@@ -596,6 +596,6 @@ async fn go_away_and_come_back(trial: &Trial, plain: &str) {
     trial.until(&format!("{plain}/resources?kind=Bucket"), |list| list["total"] == 446).await;
     trial.until(&format!("{plain}/resources?q=late"), |list| list["total"] == 1).await;
     passed(
-        "back with its versions compacted away (410 Gone), everything is read anew: what went is gone, what came is there",
+        "back with its versions compacted away (410 Gone), everything is read again: what went is gone, what came is there",
     );
 }

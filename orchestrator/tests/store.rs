@@ -135,7 +135,7 @@ async fn a_key_can_be_replaced_and_the_older_one_then_dropped(database: &Databas
     assert!(matches!(other.kubeconfig("a").await, Err(StoreError::Seal(SealError::Closed))));
     let both = database.open_with(&[key(2), key(1)]).await;
     assert_eq!(both.kubeconfig("a").await.unwrap().expose(), KUBECONFIG);
-    assert_eq!(other.kubeconfig("a").await.unwrap().expose(), KUBECONFIG, "it was not sealed anew");
+    assert_eq!(other.kubeconfig("a").await.unwrap().expose(), KUBECONFIG, "it was not sealed again");
 }
 
 async fn settings_are_kept(database: &Database) {

@@ -90,8 +90,10 @@ async fn clients_without_a_session_that_take_no_answer_do_not_shut_others_out() 
         };
         assert!(tokio::time::timeout(PATIENCE, served).await.expect("shut out"), "{taking:?}");
         println!("{taking:?}: a new client was served after {:?}", began.elapsed());
-        until("every stranger is gone", async || connections.iter().all(|connection| connection.received().closed))
-            .await;
+        until("every client without a session is gone", async || {
+            connections.iter().all(|connection| connection.received().closed)
+        })
+        .await;
         println!("{taking:?}: all were gone after {:?}", began.elapsed());
         keeping.abort();
     }

@@ -90,7 +90,7 @@ async fn nobodys_request_says_where_the_provider_leads_back_to() {
         let parameters = query(&place);
         assert!(place.starts_with(&proxy.idp().origin()) && !place.contains("evil"), "{place}");
         assert_eq!(parameters["post_logout_redirect_uri"], SIGNED_OUT);
-        assert!(!parameters.contains_key("id_token_hint"), "there is no session to tell of");
+        assert!(!parameters.contains_key("id_token_hint"), "there is no session to name");
     }
     let answer = proxy.send(Request::post(EVERYWHERE).header("origin", "https://evil.example")).await;
     assert_eq!(answer.code(), "cross_site");

@@ -175,7 +175,7 @@ async fn a_bad_token_is_refused_beside_a_session_on_a_public_path_and_for_a_brow
         assert_eq!((refused(&answer), answer.code().as_str()), (malformed.clone(), "invalid_request"), "{fields:?}");
     }
     assert_eq!(upstream.received().len(), before, "nothing of it reached the upstream");
-    until("each refusal is told", async || {
+    until("each refusal is logged", async || {
         let log = proxy.log();
         let refusals =
             |outcome: &str| log.lines().filter(|line| line.contains("token_refused") && line.contains(outcome)).count();

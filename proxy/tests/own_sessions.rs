@@ -67,7 +67,7 @@ async fn a_person_sees_their_own_sessions_and_which_is_this_one() {
     }
     let of = |current: bool| sessions.iter().find(|session| session["current"] == current).unwrap();
     assert_eq!((&of(true)["browser"], &of(false)["browser"]), (&"curl/8.5.0".into(), &"Firefox on Linux".into()));
-    assert_eq!(own_id(&mut first).await, of(false)["id"].as_str().unwrap(), "an id is the same whoever of them asks");
+    assert_eq!(own_id(&mut first).await, of(false)["id"].as_str().unwrap(), "an id is the same for each client");
     assert_eq!(own_id(&mut first).await.len(), 32);
     let bobs = list(&mut bob).await;
     assert_eq!((bobs.len(), &bobs[0]["browser"], &bobs[0]["current"]), (1, &"".into(), &true.into()));

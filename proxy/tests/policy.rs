@@ -247,7 +247,7 @@ async fn a_user_removed_from_the_file_loses_access_at_the_next_reload() {
     for way_on in ["id=\"sign-in-as-someone-else\"", "id=\"sign-out\"", "ann@example.com"] {
         assert!(page.text().contains(way_on), "{}", page.text());
     }
-    assert_eq!(upstream.received().len(), reached, "somebody who is not allowed reached the upstream");
+    assert_eq!(upstream.received().len(), reached, "a user who is not allowed reached the upstream");
     assert_eq!(bob.get("/x").await.status, 200);
     proxy.logs("User not allowed: ann@example.com").await;
 
@@ -265,7 +265,7 @@ async fn an_emptied_file_lets_nobody_in_and_a_deleted_one_leaves_the_last_good_l
     let file = proxy.folder().join("users");
 
     std::fs::remove_file(&file).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
     assert_eq!(proxy.admin("/readyz").await.status, 200);
     until("the log has an error about the file", async || {
         proxy.log().lines().any(|line| line.contains("\"ERROR\"") && line.contains("OAUTH_ALLOWED_USERS_FILE"))

@@ -149,7 +149,7 @@ async fn a_bad_configuration_is_reported_the_old_one_stays_and_a_fixed_one_takes
 
     // Removed, and restored.
     std::fs::remove_file(&config).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("cannot read the file")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("cannot read the file")).await;
     assert_eq!(proxy.get("/x").await.text(), "two");
     after_reload(&proxy, || replace(&config, &file(&one, ""))).await;
     assert_eq!(proxy.get("/x").await.text(), "one");
@@ -196,7 +196,7 @@ async fn a_user_taken_off_the_list_loses_access_with_the_session_still_there() {
     assert_eq!(ann.get("/x").await.status, 200);
     // When it is deleted, the last good list stays valid; readyz and the log report it.
     std::fs::remove_file(&users).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
     proxy.logs("the old one stays").await;
     assert_eq!(ann.get("/x").await.status, 200);
     // When it is emptied, it allows no one.
@@ -215,7 +215,7 @@ async fn a_fifo_in_a_lists_place_is_reported_and_holds_up_no_other_reload() {
     let (mut ann, mut bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
     assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
     std::fs::rename(at("fifo"), at("users")).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("it is a FIFO")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("it is a FIFO")).await;
     assert_eq!(bob.get("/x").await.status, 200, "the last good list stays");
     // A user who is removed elsewhere still loses access.
     replace(&at("sidegate.toml"), "oauth_allowed_users = [\"eve\"]");
@@ -227,7 +227,7 @@ async fn a_fifo_in_a_lists_place_is_reported_and_holds_up_no_other_reload() {
     })
     .await;
     until("the mended list takes effect", async || bob.fetch("/x").await.status == 403).await;
-    until("readyz has nothing to tell", async || proxy.admin("/readyz").await.text() == "ready\n").await;
+    until("readyz reports nothing", async || proxy.admin("/readyz").await.text() == "ready\n").await;
 }
 
 #[tokio::test]

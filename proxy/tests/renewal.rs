@@ -244,7 +244,7 @@ async fn a_user_whom_the_provider_no_longer_knows_is_signed_out_and_the_log_says
         proxy.logs("Sessions ended: ").await;
         let line = proxy.log().lines().find(|line| line.contains("Sessions ended: ")).unwrap().to_owned();
         assert!(line.contains(word) && line.contains("sidegate::audit"), "{kind}: {line}");
-        assert_eq!(bob.get("/x").await.status, 200, "{kind}: somebody else's goes on");
+        assert_eq!(bob.get("/x").await.status, 200, "{kind}: another user's goes on");
     }
 }
 

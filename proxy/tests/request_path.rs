@@ -407,7 +407,7 @@ async fn an_upstream_that_is_not_there_is_502_and_named_in_readyz() {
     let proxy = Proxy::open(&upstream).env("UPSTREAM_URL", format!("http://{free}")).start().await;
     let answer = proxy.get("/x").await;
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::BAD_GATEWAY, "upstream_unreachable"));
-    assert!(!answer.text().contains(&free.to_string()), "the caller is not told where the upstream is");
+    assert!(!answer.text().contains(&free.to_string()), "the caller does not learn where the upstream is");
     let ready = proxy.admin("/readyz").await;
     assert_eq!(ready.status, 200);
     assert!(ready.text().contains(&free.to_string()), "{}", ready.text());

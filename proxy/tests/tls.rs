@@ -358,7 +358,7 @@ async fn a_renewed_certificate_is_shown_and_no_connection_is_dropped_for_it() {
 
     // Half a renewal: the old pair stays in use.
     std::fs::write(proxy.folder().join("tls.key"), &old.key).unwrap();
-    until("readyz tells", async || {
+    until("readyz reports it", async || {
         proxy.admin("/readyz").await.text().contains("\nconfiguration: last reload failed: ")
     })
     .await;

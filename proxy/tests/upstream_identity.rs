@@ -187,7 +187,7 @@ async fn an_id_token_goes_where_a_table_says_so_and_nowhere_else() {
         assert!(all(&seen, "x-id-token").is_empty() && all(&seen, "authorization").is_empty(), "{kind}: {seen:?}");
 
         // It is renewed with the other tokens.
-        until("a new ID token is told", async || {
+        until("a new ID token is sent", async || {
             assert_eq!(ann.get("/app/x").await.status.as_u16(), 200);
             all(&app.last().headers, "x-id-token") != first
         })

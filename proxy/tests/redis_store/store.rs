@@ -227,7 +227,7 @@ async fn what_others_publish_ends_no_session_and_proves_nothing() {
     }
     until("the session still is there", async || store.load(&token, now).await.is_ok_and(|found| found.is_some()))
         .await;
-    assert!(held.is_live(Duration::ZERO, now), "whoever holds it goes on");
+    assert!(held.is_live(Duration::ZERO, now), "the holder keeps it");
     until("news comes through again", async || store.trouble().is_none()).await;
     store.end(&held).await.unwrap();
     assert!(store.load(&token, now).await.unwrap().is_none());
