@@ -116,7 +116,7 @@ impl Lineup {
         let (mut others, mut took) = (Duration::ZERO, Duration::ZERO);
         for number in 1..=options.turns.rounds {
             if options.first_requests && number > 1 {
-                self.start_anew(options).await?;
+                self.restart(options).await?;
             }
             let (own, began) = (cpu::tree()?, Instant::now());
             let before = cpu::of_the_machine()?.saturating_sub(own.ticks()?);
@@ -133,7 +133,7 @@ impl Lineup {
     }
 
     /// The same with new processes, where everyone has just signed in.
-    async fn start_anew(&mut self, options: &Options) -> anyhow::Result<()> {
+    async fn restart(&mut self, options: &Options) -> anyhow::Result<()> {
         let mut new = Self::start(options).await?;
         for (old, new) in self.entrants.iter_mut().zip(&mut new.entrants) {
             new.contender.rounds = std::mem::take(&mut old.contender.rounds);

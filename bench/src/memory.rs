@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 /// The resident memory of processes once it stops shrinking: an allocator returns freed memory only after a while.
-pub(crate) async fn settled(pids: &[u32]) -> anyhow::Result<u64> {
+pub(crate) async fn stable_resident(pids: &[u32]) -> anyhow::Result<u64> {
     let mut least = resident(pids)?;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -90,9 +90,9 @@ async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Optio
 /// Opens this many connections, and measures their memory.
 async fn hold(address: &Address, protocol: Protocol, cookie: &str, number: usize, pids: &[u32]) -> anyhow::Result<u64> {
     let mut held = open(address, protocol, cookie, 0..FIRST).await?;
-    let before = memory::settled(pids).await?;
+    let before = memory::stable_resident(pids).await?;
     held.extend(open(address, protocol, cookie, FIRST..number).await?);
-    let after = memory::settled(pids).await?;
+    let after = memory::stable_resident(pids).await?;
     for one in &mut held {
         ensure!(one.is_open().await, "a connection at rest was closed");
     }

@@ -51,12 +51,12 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
 
     // The first ones cause one-time allocations, which are not counted.
     let mut held = open(proxy.port(), &cookie, count.min(100)).await?;
-    let (first, before) = (held.len(), memory::settled(&[proxy.pid()]).await?);
+    let (first, before) = (held.len(), memory::stable_resident(&[proxy.pid()]).await?);
     let began = Instant::now();
     held.extend(open(proxy.port(), &cookie, count - first).await?);
     let opened = began.elapsed();
     let at_once = memory::resident(&[proxy.pid()])?;
-    let after = memory::settled(&[proxy.pid()]).await?;
+    let after = memory::stable_resident(&[proxy.pid()]).await?;
     let (many, each) = (held.len() - first, |taken: u64| taken.saturating_sub(before) / (count - first).max(1) as u64);
     writeln!(
         out,

@@ -105,7 +105,7 @@ impl Address {
     }
 
     /// The same address, with another protocol negotiated over TLS.
-    pub(crate) fn speaking(&self, protocol: Protocol) -> Self {
+    pub(crate) fn with_protocol(&self, protocol: Protocol) -> Self {
         let tls = self.tls.as_ref().map(|tls| {
             let mut config = ClientConfig::clone(tls.config());
             config.alpn_protocols = alpn(protocol);

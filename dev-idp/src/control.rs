@@ -284,7 +284,7 @@ impl Control {
         self.locked().refreshes
     }
 
-    pub(crate) fn note_refresh(&self) {
+    pub(crate) fn count_refresh(&self) {
         self.locked().refreshes += 1;
     }
 

@@ -79,11 +79,11 @@ async fn clear(State(provider): Shared, Json(order): Json<At>) -> StatusCode {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Told {
+struct LieOrder {
     lie: Lie,
 }
 
-async fn lie(State(provider): Shared, Json(order): Json<Told>) -> StatusCode {
+async fn lie(State(provider): Shared, Json(order): Json<LieOrder>) -> StatusCode {
     provider.control.lie(order.lie);
     StatusCode::NO_CONTENT
 }

@@ -18,7 +18,7 @@ use crate::provider::{Origin, Provider};
 use crate::token::{self, Denied, Issued};
 use crate::users::{GitHubAccount, User};
 
-const TROUBLE: &str =
+const TROUBLESHOOTING: &str =
     "https://docs.github.com/apps/managing-oauth-apps/troubleshooting-oauth-app-access-token-request-errors/";
 /// GitHub's page sizes.
 const PAGE: usize = 30;
@@ -38,7 +38,7 @@ pub(crate) async fn token(
             vec![
                 ("error", error.to_owned()),
                 ("error_description", format!("{denied}.")),
-                ("error_uri", format!("{TROUBLE}#{anchor}")),
+                ("error_uri", format!("{TROUBLESHOOTING}#{anchor}")),
             ]
         }
     };

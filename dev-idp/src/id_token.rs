@@ -143,8 +143,8 @@ fn sign(key: &Key, kind: &str, claims: &Claims, lies: &[Lie]) -> Result<String, 
         return Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag)));
     }
     if lies.contains(&Lie::UnknownKey) {
-        let stranger = Key::generate()?;
-        return rs256(&stranger, kind, &stranger.kid, claims);
+        let unknown_key = Key::generate()?;
+        return rs256(&unknown_key, kind, &unknown_key.kid, claims);
     }
     if lies.contains(&Lie::ForgedSignature) {
         return rs256(&Key::generate()?, kind, &key.kid, claims);

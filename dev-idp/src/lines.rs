@@ -13,6 +13,6 @@ pub fn flush() {
 }
 
 /// Prints panics like other lines.
-pub fn heed_panics() {
-    log_lines::heed_panics(|fault| say(&format!("dev-idp: {fault}")));
+pub fn install_panic_hook() {
+    log_lines::install_panic_hook(|fault| say(&format!("dev-idp: {fault}")));
 }

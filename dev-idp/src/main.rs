@@ -84,9 +84,9 @@ macro_rules! say {
 }
 
 fn main() -> ExitCode {
-    lines::heed_panics();
+    lines::install_panic_hook();
     let code = match Cli::try_parse() {
-        Ok(cli) => obey(cli),
+        Ok(cli) => execute(cli),
         Err(error) => usage(&error),
     };
     lines::flush();
@@ -104,7 +104,7 @@ fn usage(error: &clap::Error) -> u8 {
     u8::try_from(error.exit_code()).unwrap_or(1)
 }
 
-fn obey(cli: Cli) -> u8 {
+fn execute(cli: Cli) -> u8 {
     let done = match cli.command {
         Some(Command::Health { listen }) => health(listen.listen),
         None => serve(cli.serve),

@@ -40,7 +40,7 @@ async fn make(provider: &Provider, endpoint: Endpoint, answer: Response) -> Resp
             (Endpoint::UserInfo, Lie::SignedUserInfo) => signed(provider, answer, false).await,
             (Endpoint::UserInfo, Lie::ForgedUserInfo) => signed(provider, answer, true).await,
             (Endpoint::Jwks, Lie::NoKeyNames) => changed_keys(answer, |keys| nameless(keys)).await,
-            (Endpoint::Jwks, Lie::StrangeKeys) => changed_keys(answer, with_strangers).await,
+            (Endpoint::Jwks, Lie::StrangeKeys) => changed_keys(answer, with_foreign_keys).await,
             _ => answer,
         };
     }
@@ -105,9 +105,9 @@ fn nameless(keys: &mut [Value]) {
 }
 
 /// Inserts, before the good keys, another one of the same `kid`, and some unusable ones.
-fn with_strangers(keys: &mut Vec<Value>) {
+fn with_foreign_keys(keys: &mut Vec<Value>) {
     let name = keys.first().and_then(|key| key.get("kid")).cloned().unwrap_or_default();
-    let mut strangers = vec![
+    let mut foreign = vec![
         json!({ "kty": "XYZ", "kid": name, "alg": "XY999" }),
         json!({ "kty": "RSA", "use": "enc", "alg": "RSA-OAEP", "kid": name, "n": "AQAB", "e": "AQAB" }),
         json!({ "kty": "oct", "kid": name, "k": "AQAB" }),
@@ -115,7 +115,7 @@ fn with_strangers(keys: &mut Vec<Value>) {
     ];
     if let Ok(Value::Object(mut other)) = Key::generate().map(|other| other.jwk()) {
         other.insert("kid".to_owned(), name);
-        strangers.push(Value::Object(other));
+        foreign.push(Value::Object(other));
     }
-    keys.splice(0..0, strangers);
+    keys.splice(0..0, foreign);
 }

@@ -159,8 +159,8 @@ pub(crate) async fn end_session(
     uri: Uri,
     body: Bytes,
 ) -> Response {
-    let said = if method == Method::POST { &body[..] } else { uri.query().unwrap_or_default().as_bytes() };
-    let params = match Params::parse(said) {
+    let form = if method == Method::POST { &body[..] } else { uri.query().unwrap_or_default().as_bytes() };
+    let params = match Params::parse(form) {
         Ok(params) => params,
         Err(fault) => return pages::error(StatusCode::BAD_REQUEST, &fault),
     };

@@ -54,7 +54,7 @@ pub(crate) fn exchange(
     let (grant, fresh) = match kind {
         Some("authorization_code") => (redeem(provider, dialect, &params)?, true),
         Some("refresh_token") => {
-            provider.control.note_refresh();
+            provider.control.count_refresh();
             let token = params.find("refresh_token").ok_or_else(|| missing("refresh_token"))?;
             (provider.grants().refresh(dialect, token).map_err(Denied::Refresh)?, false)
         }

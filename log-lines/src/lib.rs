@@ -85,8 +85,8 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// Writes queued lines, forever. Calls `told` with the number of lines lost since the last call, once writing works.
-    pub fn write_out(&self, mut out: impl Out, told: impl Fn(u64)) {
+    /// Writes queued lines, forever. Calls `on_lost` with the number of lines lost since the last call, once writing works.
+    pub fn write_out(&self, mut out: impl Out, on_lost: impl Fn(u64)) {
         let (mut text, mut torn, mut known) = (Vec::new(), false, 0);
         loop {
             let mut waiting = self.waiting();
@@ -115,7 +115,7 @@ impl Lines {
             } else if self.lost() > known && self.waiting().text.len() < MOST / 2 {
                 // Not while the queue is full: this line would be lost too.
                 let lost = self.lost();
-                told(lost - known);
+                on_lost(lost - known);
                 known = lost;
             }
             text.clear();
@@ -165,23 +165,23 @@ fn standard_error() -> &'static Lines {
         // Without the thread the queue fills up, and lines are lost and counted.
         let _started = thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || LINES.write_out(File::from(descriptor), tell_lost));
+            .spawn(move || LINES.write_out(File::from(descriptor), report_lost));
     });
     &LINES
 }
 
 /// Reports lost lines.
-static TELLER: OnceLock<fn(u64)> = OnceLock::new();
+static LOST_REPORTER: OnceLock<fn(u64)> = OnceLock::new();
 
 /// Sets the function that reports how many lines were lost, once writing works again. Without it a plain line is written.
-pub fn tell_lost_by(tell: fn(u64)) {
+pub fn set_lost_reporter(report: fn(u64)) {
     // The first one stays: a program has one log.
-    let _first = TELLER.set(tell);
+    let _first = LOST_REPORTER.set(report);
 }
 
-fn tell_lost(lost: u64) {
-    match TELLER.get() {
-        Some(tell) => tell(lost),
+fn report_lost(lost: u64) {
+    match LOST_REPORTER.get() {
+        Some(report) => report(lost),
         None => say(&lost_in_words(lost)),
     }
 }
@@ -210,12 +210,12 @@ pub fn lost_lines() -> u64 {
     standard_error().lost()
 }
 
-/// Passes a panic's message to `tell` as one printable line: the library's own hook would wait for the reader.
-pub fn heed_panics(tell: impl Fn(&str) + Send + Sync + 'static) {
+/// Passes a panic's message to `log` as one printable line: the library's own hook would wait for the reader.
+pub fn install_panic_hook(log: impl Fn(&str) + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
         let reason = panic.payload_as_str().unwrap_or("without a reason").escape_debug();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tell(&format!("a fault in the program at {place}: {reason}"));
+        log(&format!("a fault in the program at {place}: {reason}"));
     }));
 }
 
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_fail_are_counted_and_told_when_writing_works_again() {
+    fn lines_that_fail_are_counted_and_reported_when_writing_works_again() {
         let trial = begin();
         trial.allow.send(Err(io::ErrorKind::StorageFull)).unwrap();
         trial.lines.push(b"one\ntwo\n");

@@ -9,8 +9,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Reports lost lines in the format of the log, and logs panics as lines like any other.
 pub fn start() {
-    log_lines::tell_lost_by(|lost| tracing::warn!(lost, "{}", log_lines::lost_in_words(lost)));
-    log_lines::heed_panics(|fault| say(&format!("orchestrator: {fault}")));
+    log_lines::set_lost_reporter(|lost| tracing::warn!(lost, "{}", log_lines::lost_in_words(lost)));
+    log_lines::install_panic_hook(|fault| say(&format!("orchestrator: {fault}")));
 }
 
 /// Waits until all queued output has been written, for at most a second. Call it last.

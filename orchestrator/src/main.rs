@@ -34,7 +34,7 @@ const WRONG_CONFIGURATION: u8 = 2;
 fn main() -> ExitCode {
     lines::start();
     let code = match Cli::read() {
-        Ok(cli) => obey(cli),
+        Ok(cli) => execute(cli),
         Err(error) => usage(&error),
     };
     lines::flush();
@@ -52,7 +52,7 @@ fn usage(error: &clap::Error) -> u8 {
     u8::try_from(error.exit_code()).unwrap_or(WRONG_CONFIGURATION)
 }
 
-fn obey(cli: Cli) -> u8 {
+fn execute(cli: Cli) -> u8 {
     let outcome = match cli.command {
         Some(Command::Health) => Settings::parse_listen(&cli.raw).map(|listen| wait_for(health::ask(listen))),
         Some(Command::DemoApi(options)) => Ok(wait_for(simulate_only(options))),
@@ -118,7 +118,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     serve::run(listener, routes(app.clone(), entrance), Limits::default(), stop).await;
     // An action continues after its caller has disconnected; it takes seconds at most.
-    if tokio::time::timeout(LAST_ACTIONS, app.rest()).await.is_err() {
+    if tokio::time::timeout(LAST_ACTIONS, app.wait_until_idle()).await.is_err() {
         tracing::warn!("an action was still under way at the end");
     }
     store.close().await;
@@ -160,7 +160,7 @@ async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
     .await
     .context("cannot simulate clusters")?;
     if options.people > 0 {
-        demo.let_look(options.people);
+        demo.allow_viewers(options.people);
     }
     let mut out = io::stdout();
     for (name, kubeconfig) in demo.kubeconfigs() {

@@ -42,9 +42,11 @@ pub async fn load(store: &Store, fleet: &Fleet, in_cluster: bool, impersonate: b
                 continue;
             }
         };
-        let manner =
-            fleet::Manner { as_person: impersonate || cluster.impersonate, namespaces: cluster.namespaces.clone() };
-        fleet.add_with(id, &cluster.name, &connection, &manner).await;
+        let options = fleet::WatchOptions {
+            as_person: impersonate || cluster.impersonate,
+            namespaces: cluster.namespaces.clone(),
+        };
+        fleet.add_with(id, &cluster.name, &connection, &options).await;
     }
     Ok(())
 }
@@ -150,8 +152,8 @@ async fn register(
         Err(error) => return Err(error),
     }
     if let Ok(id) = cluster.id.parse::<ClusterId>() {
-        let manner = fleet::Manner { as_person: impersonate, namespaces: Vec::new() };
-        fleet.add_with(id, name, connection, &manner).await;
+        let options = fleet::WatchOptions { as_person: impersonate, namespaces: Vec::new() };
+        fleet.add_with(id, name, connection, &options).await;
     }
     tracing::info!(name, server = cluster.server, "registered a cluster");
     Ok(())

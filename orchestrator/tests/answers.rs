@@ -16,7 +16,7 @@ const ANN: [&str; 8] = [
 ];
 
 #[tokio::test]
-async fn whoami_tells_the_identity_and_only_that_an_assertion_came() {
+async fn whoami_shows_the_identity_and_only_that_an_assertion_came() {
     let answer = Orchestrator::start().await.ask("GET /api/v1/whoami", &ANN).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(answer.header("cache-control"), Some("no-store"));

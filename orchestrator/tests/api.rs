@@ -61,11 +61,12 @@ async fn a_cluster_is_registered_shown_renamed_and_removed(database: &Database) 
         assert_eq!(code(&answer), (404, "not_found"), "{gone}");
     }
     let log = service.get("activities").await;
-    let deeds: Vec<_> = log["items"].as_array().unwrap().iter().map(|item| item["action"].as_str().unwrap()).collect();
-    assert_eq!(deeds, ["remove", "sync", "rename", "register"]);
-    for deed in log["items"].as_array().unwrap() {
+    let actions: Vec<_> =
+        log["items"].as_array().unwrap().iter().map(|item| item["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["remove", "sync", "rename", "register"]);
+    for activity in log["items"].as_array().unwrap() {
         assert_eq!(
-            (&deed["cluster"], &deed["outcome"], &deed["actor"]),
+            (&activity["cluster"], &activity["outcome"], &activity["actor"]),
             (&json!(id), &json!("succeeded"), &json!("ann"))
         );
     }
@@ -515,7 +516,7 @@ async fn the_document_has_every_route_of_the_contract_and_every_route_of_it_answ
 }
 
 #[tokio::test]
-async fn what_is_done_is_told_to_everyone_who_listens() {
+async fn actions_are_sent_to_every_subscriber() {
     let service = Service::alone().await;
     let (mut one, mut two) = (service.listen(&ANN).await, service.listen(&[]).await);
     assert_eq!((one.status, one.line("retry: ").await.as_deref()), (200, Some("2000")));

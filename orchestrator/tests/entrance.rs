@@ -246,7 +246,7 @@ async fn without_settings_the_issuer_is_on_a_host_of_ours_and_the_audience_is_ou
 }
 
 #[tokio::test]
-async fn an_oidc_username_that_anybody_may_choose_names_nobody() {
+async fn an_oidc_username_that_users_may_choose_names_nobody() {
     let signer = Signer::new("one");
     let file = in_file(&[&signer]);
     let orchestrator = with(verifying(file.path().to_str().unwrap())).await;

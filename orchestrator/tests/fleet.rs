@@ -123,7 +123,7 @@ async fn change_of(changes: &mut Receiver<Arc<Change>>, name: &str) -> (bool, Ob
 }
 
 #[tokio::test]
-async fn a_check_tells_what_is_there() {
+async fn a_check_returns_what_it_found() {
     let trial = Trial::unconnected().await;
     let reached = trial.fleet.check(&trial.connection("staging")).await.unwrap();
     assert!(reached.server.starts_with("http://127.0.0.1:") && reached.version.starts_with("v1."), "{reached:?}");
@@ -131,7 +131,7 @@ async fn a_check_tells_what_is_there() {
 }
 
 #[tokio::test]
-async fn a_check_tells_why_there_is_nothing() {
+async fn a_check_returns_why_it_failed() {
     let trial = Trial::unconnected().await;
     let text = trial.demo.kubeconfig("staging").expose().replace("token: demo-", "token: demo-x");
     let wrong = Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None };
@@ -366,17 +366,17 @@ async fn a_watch_that_is_cut_in_the_middle_of_an_event_loses_nothing() {
 }
 
 #[tokio::test]
-async fn versions_that_are_gone_are_read_anew_with_what_vanished_meanwhile() {
+async fn versions_that_are_gone_are_read_again_and_deleted_objects_are_removed() {
     let trial = Trial::start().await;
     let mut changes = trial.fleet.subscribe();
     let lists = trial.world().faults().lists();
-    // Nothing of this can be told by a watch.
-    trial.world().faults().die(true);
+    // No watch reports any of this.
+    trial.world().faults().set_dead(true);
     trial.world().faults().cut_watches();
     trial.say("while away");
     trial.world().delete(Kind::HelmRelease, "podinfo", "podinfo");
     trial.world().forget();
-    trial.world().faults().die(false);
+    trial.world().faults().set_dead(false);
     trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "while away").await;
     trial.until(|trial| trial.find(Kind::HelmRelease, "podinfo").is_none()).await;
     assert!(trial.world().faults().lists() > lists);
@@ -399,13 +399,13 @@ async fn a_slow_cluster_is_slow_for_itself_alone() {
 }
 
 #[tokio::test]
-async fn a_dead_cluster_is_told_of_and_hurts_nobody_else() {
+async fn a_dead_cluster_is_reported_and_affects_no_other() {
     let trial = Trial::start().await;
     trial.fleet.add(id(2), "two", &trial.connection("production-eu")).await;
     trial.until(|trial| trial.fleet.health(id(2)).unwrap().state == HealthState::Up).await;
     let known = trial.all().total;
 
-    trial.world().faults().die(true);
+    trial.world().faults().set_dead(true);
     trial.until(|trial| trial.health().state == HealthState::Down).await;
     assert_eq!(trial.health().reason.as_deref(), Some("the cluster did not answer within 1 s"));
     assert_eq!(trial.all().total, known, "what was known is still to be seen");
@@ -420,7 +420,7 @@ async fn a_dead_cluster_is_told_of_and_hurts_nobody_else() {
     assert_eq!(change_of(&mut changes, "apps").await.1.message, "alive");
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 
-    trial.world().faults().die(false);
+    trial.world().faults().set_dead(false);
     trial.say("back again");
     trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "back again").await;
     trial.until(|trial| trial.health().state == HealthState::Up && trial.health().reason.is_none()).await;
@@ -449,7 +449,7 @@ async fn a_kind_that_is_not_installed_is_no_fault_and_is_found_when_it_comes() {
 }
 
 #[tokio::test]
-async fn a_kind_that_may_not_be_read_is_told_of_and_the_others_are_there() {
+async fn a_kind_that_may_not_be_read_is_reported_and_the_others_are_there() {
     let trial = Trial::unconnected().await;
     trial.world().faults().hide(Kind::Bucket, true);
     trial.connect().await;
@@ -462,13 +462,13 @@ async fn a_kind_that_may_not_be_read_is_told_of_and_the_others_are_there() {
 }
 
 #[tokio::test]
-async fn a_list_whose_next_page_is_gone_is_begun_anew() {
+async fn a_list_whose_next_page_is_gone_is_started_again() {
     let mut trial = Trial::unconnected().await;
     let options = Options { pace: Duration::ZERO, objects: Some(600), ..Options::default() };
     trial.demo = Demo::start(options).await.unwrap();
     trial.world().faults().be_slow(Duration::from_millis(100));
     trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
-    // The kinds are listed once each at least; more than that means that one was begun anew.
+    // The kinds are listed once each at least; more than that means that one was started again.
     trial
         .until(|trial| {
             trial.world().forget();
@@ -481,7 +481,7 @@ async fn a_list_whose_next_page_is_gone_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn a_resync_reads_everything_anew() {
+async fn a_resync_reads_everything_again() {
     let trial = Trial::start().await;
     let lists = trial.world().faults().lists();
     trial.fleet.resync(trial.id).unwrap();
@@ -746,7 +746,7 @@ async fn values_that_are_nested_very_deeply_cost_only_the_yaml() {
 async fn an_object_that_goes_while_its_page_is_read_does_not_come_back() {
     let trial = Trial::start().await;
     let mut changes = trial.fleet.subscribe();
-    // So that the watch tells of the deletion before the events are there.
+    // So that the watch reports the deletion before the events are there.
     trial.world().faults().be_slow(Duration::from_millis(400));
     let (fleet, id) = (trial.fleet.clone(), trial.id);
     let reading = tokio::spawn(async move { fleet.detail(id, Kind::HelmRelease, "podinfo", "podinfo").await });
@@ -828,7 +828,7 @@ async fn the_demo_lives() {
             seen.insert(summary.status.word());
         }
     }
-    // Changes are told of kinds that are read while others still are.
+    // Changes are sent for kinds that are read while others still are.
     let deadline = Instant::now() + PATIENCE;
     while json!(fleet.health(id(1)).unwrap())["state"] != "up" {
         assert!(Instant::now() < deadline, "{:?}", fleet.healths());

@@ -178,7 +178,7 @@ async fn what_was_applied_and_the_logs_of_pods_are_read_as_the_person() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_seen_is_not_told_apart_from_what_is_not_there() {
+async fn what_may_not_be_seen_cannot_be_distinguished_from_what_does_not_exist() {
     let trial = Trial::start().await;
     let ann = person("ann", &[]);
     trial.bind("flux:ann", Some("shop"), &["*"]);
@@ -194,7 +194,7 @@ async fn what_may_not_be_seen_is_not_told_apart_from_what_is_not_there() {
 }
 
 #[tokio::test]
-async fn who_may_see_nothing_sees_that_and_why() {
+async fn a_user_who_may_see_nothing_sees_that_and_why() {
     let trial = Trial::start().await;
     for (claims, reason) in [
         (person("eve", &[]), "flux:eve may list no object"),
@@ -230,7 +230,7 @@ async fn an_answer_counts_for_a_minute_and_without_one_nothing_is_shown() {
 }
 
 #[tokio::test]
-async fn impersonation_cannot_be_switched_off_by_whoever_it_limits() {
+async fn impersonation_cannot_be_switched_off_by_the_users_it_limits() {
     let trial = Trial::start().await;
     let path = format!("clusters/{}", trial.id);
     let (status, refusal) = trial.ask(&ann(), "PATCH", &path, Some(json!({"impersonate": false}))).await;
@@ -251,7 +251,7 @@ async fn without_signed_identities_no_cluster_can_decide_by_person() {
 }
 
 #[tokio::test]
-async fn events_tell_only_what_may_be_seen() {
+async fn events_carry_only_what_may_be_seen() {
     let trial = Trial::start().await;
     let ann = person("ann", &[]);
     trial.bind("flux:ann", Some("shop"), &["list"]);

@@ -72,10 +72,10 @@ impl Server {
     }
 
     async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> kube::Result<Value> {
-        let manner = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let content_type = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let body = body.map(|body| serde_json::to_vec(body).unwrap()).unwrap_or_default();
         let request =
-            http::Request::builder().method(method).uri(path).header("content-type", manner).body(body).unwrap();
+            http::Request::builder().method(method).uri(path).header("content-type", content_type).body(body).unwrap();
         self.admin.request(request).await
     }
 
@@ -178,8 +178,8 @@ async fn prepare(server: &Server) {
     let role = |kind: &str, name: &str, rules: Value| json!({"kind": kind, "metadata": {"name": name}, "rules": rules});
     let users = json!([{"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": ["flux:ann", "flux:bob"]}]);
     server.make(&format!("{rbac}/clusterroles"), &role("ClusterRole", "impersonate", users)).await;
-    let look = json!([{"apiGroups": ["*"], "resources": ["kustomizations", "events"], "verbs": ["get", "list"]}]);
-    server.make(&format!("{rbac}/clusterroles"), &role("ClusterRole", "look", look)).await;
+    let view = json!([{"apiGroups": ["*"], "resources": ["kustomizations", "events"], "verbs": ["get", "list"]}]);
+    server.make(&format!("{rbac}/clusterroles"), &role("ClusterRole", "look", view)).await;
     let work = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "watch", "patch"]}]);
     server.make(&format!("{rbac}/clusterroles"), &role("ClusterRole", "work", work)).await;
     let binding = |name: &str, role: &str, user: &str| {
@@ -272,7 +272,7 @@ impl Trial {
     }
 }
 
-fn told(what: &str) {
+fn passed(what: &str) {
     #[allow(clippy::print_stdout, reason = "the script shows what held")]
     {
         println!("  ok: {what}");
@@ -281,7 +281,7 @@ fn told(what: &str) {
 
 #[tokio::test]
 #[ignore = "needs a Kubernetes API server: run scripts/kubernetes-test"]
-async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
+async fn a_real_cluster_is_shown_as_it_is_and_decides_by_person() {
     let server = Server::of_environment().await;
     prepare(&server).await;
     let backend = (Kind::Kustomization, "shop", "backend");
@@ -328,7 +328,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
 
     let plain = trial.register("plain", "orchestrator-token", json!({})).await;
     trial.until_status(&plain, "backend", "ready").await;
-    told("registered with the RBAC of the manifests; every kind is read");
+    passed("registered with the RBAC of the manifests; every kind is read");
 
     let server = &trial.server;
     server.change(&path(backend.0, backend.1, backend.2), json!({"spec": {"path": "./not-there"}})).await;
@@ -344,7 +344,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     assert_eq!((&seen["metadata"]["generation"], &seen["status"]["observedGeneration"]), (&json!(2), &json!(1)));
     let took = trial.until_status(&plain, "backend", "failed").await;
     assert!(took < Duration::from_secs(1), "{took:?}");
-    told(&format!(
+    passed(&format!(
         "a failed update is failed, {} ms after it was said, although status.observedGeneration is of before",
         took.as_millis()
     ));
@@ -355,7 +355,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     let tree = trial.get(&format!("{plain}/flux/kustomization/shop/backend/tree")).await;
     let from_artifact = |edge: &Value| edge["from"].as_str().unwrap().contains("/ExternalArtifact/shop/rendered");
     assert!(tree["edges"].as_array().unwrap().iter().any(from_artifact), "{tree}");
-    told("history as it is, the last two revisions compared, an edge from the ExternalArtifact");
+    passed("history as it is, the last two revisions compared, an edge from the ExternalArtifact");
 
     let odd = object(Kind::Kustomization, "shop", "odd", json!({"dependsOn": "nothing"}));
     server.make(&collection(Kind::Kustomization, "shop"), &odd).await;
@@ -375,7 +375,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     trial.until(&format!("{plain}/resources?q=deep"), |list| list["total"] == 1).await;
     let page = trial.get(&format!("{plain}/flux/helmrelease/shop/deep")).await;
     assert!(page["yaml"].as_str().unwrap().contains("nested more than 128 deep"), "{page}");
-    told("an oddly shaped object is unreadable and hides no other; values nested 300 deep cost only the YAML");
+    passed("an oddly shaped object is unreadable and hides no other; values nested 300 deep cost only the YAML");
 
     let act = format!("{plain}/flux/helmrelease/shop/deep/reconcile");
     for (how, annotation) in [("force", "forceAt"), ("reset", "resetAt")] {
@@ -388,7 +388,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     let cluster = plain.rsplit('/').next().unwrap();
     let (_, asked) = trial.as_of("ann", "POST", "resources/reconcile", Some(json!({"cluster": cluster}))).await;
     assert_eq!((&asked["asked"], &asked["refused"], &asked["left"]), (&json!(1), &json!([]), &json!(0)), "{asked}");
-    told("a release is forced and reset by Flux's annotations, and all that failed is looked at again");
+    passed("a release is forced and reset by Flux's annotations, and all that failed is looked at again");
 
     let mut leaving = object(Kind::GitRepository, "team", "leaving", json!({}));
     leaving["metadata"]["finalizers"] = json!(["finalizers.fluxcd.io/x"]);
@@ -398,7 +398,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     trial.until_status(&plain, "leaving", "terminating").await;
     server.change(&path(Kind::GitRepository, "team", "leaving"), json!({"metadata": {"finalizers": []}})).await;
     trial.until(&format!("{plain}/resources?q=leaving"), |list| list["total"] == 0).await;
-    told("what is being deleted is terminating, and then gone");
+    passed("what is being deleted is terminating, and then gone");
 
     let many = (0..450).map(|number| object(Kind::Bucket, "team", &format!("bucket-{number:03}"), json!({})));
     for bucket in many {
@@ -408,7 +408,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     trial.until(&format!("{second}/resources?kind=Bucket"), |list| list["total"] == 450).await;
     let listed = trial.get("clusters").await;
     assert!(listed["items"].as_array().unwrap().iter().any(|item| item["same_as"] == "plain"), "{listed}");
-    told("450 objects in pages of 200; the same cluster registered twice is said to be");
+    passed("450 objects in pages of 200; the same cluster registered twice is said to be");
 
     let (status, _) =
         trial.as_of("ann", "POST", &format!("{plain}/flux/kustomization/shop/backend/reconcile"), None).await;
@@ -430,7 +430,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
             ("Service", "unknown")
         ])
     );
-    told("an action writes Flux's annotation; what the account may not read of what was applied is unknown");
+    passed("an action writes Flux's annotation; what the account may not read of what was applied is unknown");
 
     let people = trial.register("people", "orchestrator-token", json!({"impersonate": true})).await;
     let seen_by = async |name: &str| {
@@ -461,12 +461,12 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     assert_eq!(seen["spec"]["suspend"], true);
     let (_, cluster) = trial.as_of("eve", "GET", &people, None).await;
     assert!(cluster["hidden"].as_str().unwrap().contains("flux:eve"), "{cluster}");
-    told("ann sees and suspends in her namespace, bob gets the cluster's own refusal, eve may not even be acted for");
+    passed("ann sees and suspends in her namespace, bob gets the cluster's own refusal, eve may not even be acted for");
     let log = trial.get("activities?action=suspend").await;
     let actors: Vec<&str> =
         log["items"].as_array().unwrap().iter().map(|item| item["actor"].as_str().unwrap()).collect();
     assert!(["ann", "bob", "eve"].iter().all(|name| actors.contains(name)), "{log}");
-    told("all three stand in the activity log");
+    passed("all three stand in the activity log");
 
     let own = trial.get(&format!("{people}/flux/kustomization/shop/backend/applied")).await;
     let statuses: BTreeMap<&str, &str> = own["items"]
@@ -486,7 +486,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     );
     let (_, bobs) = trial.as_of("bob", "GET", &format!("{people}/flux/kustomization/shop/backend/applied"), None).await;
     assert!(bobs["items"].as_array().unwrap().iter().all(|item| item["status"] == "unknown"), "{bobs}");
-    told("the health of what was applied is what each may read: ann sees it, bob the refusals");
+    passed("the health of what was applied is what each may read: ann sees it, bob the refusals");
 
     compare(&trial, &plain, &people).await;
 
@@ -500,7 +500,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
             health["reason"].as_str().is_some_and(|reason| reason.contains("Bucket") && reason.contains("403"))
         })
         .await;
-    told("credentials for one namespace suffice for it, and elsewhere each forbidden kind is named");
+    passed("credentials for one namespace suffice for it, and elsewhere each forbidden kind is named");
 
     let replaced = |token: &str| Some(json!({"kubeconfig": trial.server.kubeconfig(token)}));
     let (status, refusal) = trial.as_of("ann", "PATCH", &whole, replaced("no-such-token")).await;
@@ -508,7 +508,7 @@ async fn a_real_cluster_is_told_the_truth_of_and_decides_by_person() {
     assert_eq!(trial.as_of("ann", "PATCH", &whole, replaced("orchestrator-token")).await.0, 200);
     trial.until(&format!("{whole}/health"), |health| health["state"] == "up" && health["reason"] == Value::Null).await;
     trial.until(&format!("{whole}/resources?kind=Bucket"), |list| list["total"] == 450).await;
-    told("a token is replaced in place, once the new one has been found to work");
+    passed("a token is replaced in place, once the new one has been found to work");
 
     go_away_and_come_back(&trial, &plain).await;
 }
@@ -534,7 +534,7 @@ async fn compare(trial: &Trial, plain: &str, people: &str) {
         trial.as_of("bob", "GET", &format!("{people}/flux/kustomization/shop/backend/comparison"), None).await;
     assert_eq!(bobs["items"][0]["effect"], "unknown", "{bobs}");
     assert!(bobs["items"][0]["message"].as_str().unwrap().contains("\"flux:bob\" cannot patch"), "{bobs}");
-    told("what kubectl noted is compared by a dry run, which changes nothing; bob may not even rehearse it");
+    passed("what kubectl noted is compared by a dry run, which changes nothing; bob may not even do that");
 
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "backend"}, "spec": {"replicas": 3}});
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "backend"}, "spec": {"ports": [{"port": 80}]}});
@@ -560,7 +560,7 @@ async fn compare(trial: &Trial, plain: &str, people: &str) {
     );
     let seen = server.ask("GET", "/apis/apps/v1/namespaces/shop/deployments/backend", None).await.unwrap();
     assert_eq!(seen["spec"]["replicas"], 1);
-    told(
+    passed(
         "what Helm recorded is compared as ann: a drift as a diff, the same as the same, and what she may not make in the cluster's words",
     );
 }
@@ -575,7 +575,7 @@ async fn go_away_and_come_back(trial: &Trial, plain: &str) {
     let health = trial.get(&format!("{plain}/health")).await;
     assert!(health["reason"].as_str().unwrap().contains("nothing listens at the cluster's address"), "{health}");
     assert_eq!(trial.get(&format!("{plain}/resources?kind=Bucket")).await["total"], 450);
-    told("an outage is told in words, and what was known stays to be seen");
+    passed("an outage is reported in words, and what was known stays to be seen");
 
     server.control("compact");
     server.control("start");
@@ -595,7 +595,7 @@ async fn go_away_and_come_back(trial: &Trial, plain: &str) {
     trial.until(&format!("{plain}/health"), |health| health["state"] == "up").await;
     trial.until(&format!("{plain}/resources?kind=Bucket"), |list| list["total"] == 446).await;
     trial.until(&format!("{plain}/resources?q=late"), |list| list["total"] == 1).await;
-    told(
-        "back with its versions compacted away (410 Gone), everything is read anew: what went is gone, what came is there",
+    passed(
+        "back with its versions compacted away (410 Gone), everything is read again: what went is gone, what came is there",
     );
 }

@@ -83,7 +83,7 @@ async fn ended(child: &mut Child) -> Option<i32> {
 }
 
 /// Requests that log a line each, and the end.
-async fn goes_on(reader: Reader) {
+async fn works_with(reader: Reader) {
     let addr = free();
     let (mut command, _kept) = orchestrator(reader, &["--listen", &addr]);
     let mut child = command.spawn().unwrap();
@@ -108,26 +108,26 @@ async fn goes_on(reader: Reader) {
 
 #[tokio::test]
 async fn a_reader_that_has_gone_costs_lines_only() {
-    goes_on(Reader::Gone).await;
+    works_with(Reader::Gone).await;
 }
 
 #[tokio::test]
 async fn a_reader_that_stands_still_costs_lines_only() {
-    goes_on(Reader::Still).await;
+    works_with(Reader::Still).await;
 }
 
 #[tokio::test]
 async fn a_full_disk_costs_lines_only() {
-    goes_on(Reader::FullDisk).await;
+    works_with(Reader::FullDisk).await;
 }
 
 #[tokio::test]
 async fn a_closed_standard_error_costs_lines_only() {
-    goes_on(Reader::Closed).await;
+    works_with(Reader::Closed).await;
 }
 
 #[tokio::test]
-async fn commands_end_with_the_code_of_their_work_whoever_reads() {
+async fn commands_end_with_the_code_of_their_work_whatever_reads_their_output() {
     let nobody = free();
     let cases: [(&[&str], i32); 3] =
         [(&["health", "--listen", &nobody], 1), (&["--no-such-flag"], 2), (&["--listen", "8081"], 2)];

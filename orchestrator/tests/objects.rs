@@ -1,4 +1,4 @@
-//! Flux objects through the API: found, shown, acted on by a person with a name, and told live.
+//! Flux objects through the API: found, shown, changed by a named user, and sent live.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ async fn an_object_is_suspended_resumed_and_reconciled_and_the_log_says_by_whom(
     assert_eq!(service.call("POST", &format!("{root}/reconcile"), None, &[]).await.0, 200);
 
     let log = service.get(&format!("activities?kind=kustomization&cluster={id}")).await;
-    let deeds: Vec<_> = log["items"]
+    let actions: Vec<_> = log["items"]
         .as_array()
         .unwrap()
         .iter()
@@ -58,7 +58,7 @@ async fn an_object_is_suspended_resumed_and_reconciled_and_the_log_says_by_whom(
         })
         .collect();
     assert_eq!(
-        deeds,
+        actions,
         [
             ["reconcile", "anonymous", "succeeded", ""],
             ["reconcile", "ann", "succeeded", "With its source"],
@@ -159,7 +159,7 @@ fn code((status, body): (u16, Value)) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_change_in_a_cluster_is_told_within_a_second() {
+async fn a_change_in_a_cluster_is_sent_within_a_second() {
     let (service, id) = with_staging().await;
     let mut events = service.listen(&ANN).await;
     events.line("retry: ").await.unwrap();

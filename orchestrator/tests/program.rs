@@ -37,23 +37,23 @@ async fn started() -> (Child, String) {
 /// The same for any command; and all that it says.
 async fn started_as(command: &mut Command) -> (Child, String, Arc<Mutex<String>>) {
     let mut child = command.spawn().unwrap();
-    let said = Arc::new(Mutex::new(String::new()));
+    let log = Arc::new(Mutex::new(String::new()));
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let addr = loop {
         let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().expect("ended early");
-        said.lock().unwrap().push_str(&format!("{line}\n"));
+        log.lock().unwrap().push_str(&format!("{line}\n"));
         if let Some((_, addr)) = line.split_once("listens on http://") {
             break addr.to_owned();
         }
     };
     // Someone has to read on, or the program would block or fail on a full or closed pipe.
-    let heard = Arc::clone(&said);
+    let sink = Arc::clone(&log);
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
-            heard.lock().unwrap().push_str(&format!("{line}\n"));
+            sink.lock().unwrap().push_str(&format!("{line}\n"));
         }
     });
-    (child, addr, said)
+    (child, addr, log)
 }
 
 async fn terminated(mut child: Child) -> Option<i32> {
@@ -135,7 +135,7 @@ async fn health_knows_the_address_from_the_environment() {
 }
 
 #[tokio::test]
-async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_log_tells_no_secret() {
+async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_log_shows_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let demo = Demo::start(Options { pace: Duration::ZERO, ..Options::default() }).await.unwrap();
     let kubeconfig = demo.kubeconfig("staging").expose().to_owned();
@@ -143,7 +143,7 @@ async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_lo
     let mut command = orchestrator(&["--listen", "127.0.0.1:0"]);
     command.current_dir(folder.path()).env_remove("DATABASE_URL");
 
-    let (child, addr, said) = started_as(&mut command).await;
+    let (child, addr, log) = started_as(&mut command).await;
     let body = json!({"name": "staging", "kubeconfig": kubeconfig}).to_string();
     assert_eq!(ask(&addr, "POST /api/v1/clusters", &body).await.status(), 201);
     let wrong = json!({"name": "other", "kubeconfig": kubeconfig.replace("token: demo", "token: x-demo")}).to_string();
@@ -158,14 +158,14 @@ async fn without_settings_all_is_kept_in_a_file_and_its_key_beside_it_and_the_lo
         memchr::memmem::find(&bytes, b"staging").is_some() && memchr::memmem::find(&bytes, token.as_bytes()).is_none()
     );
     {
-        let said = said.lock().unwrap();
-        assert!(said.contains("made a key") && said.contains("register") && said.contains("anonymous"), "{said}");
-        assert!(!said.contains(token), "{said}");
+        let log = log.lock().unwrap();
+        assert!(log.contains("made a key") && log.contains("register") && log.contains("anonymous"), "{log}");
+        assert!(!log.contains(token), "{log}");
     }
 
-    let (child, addr, said) = started_as(&mut command).await;
+    let (child, addr, log) = started_as(&mut command).await;
     assert!(ask(&addr, "GET /api/v1/clusters", "").await.body.contains("staging"));
-    assert!(!said.lock().unwrap().contains("made a key"));
+    assert!(!log.lock().unwrap().contains("made a key"));
     assert_eq!(terminated(child).await, Some(0));
 }
 
@@ -189,7 +189,7 @@ async fn the_demonstration_shows_three_clusters_leaves_nothing_and_ends_with_str
 }
 
 #[tokio::test]
-async fn all_faults_of_the_configuration_are_told_at_once() {
+async fn all_faults_of_the_configuration_are_reported_at_once() {
     let mut command = orchestrator(&["--listen", "8081"]);
     command.env("DATABASE_URL", "mysql://hidden").env("ENCRYPTION_KEY", "hidden").env("IN_CLUSTER", "perhaps");
     let (code, reason) = outcome(&mut command).await;

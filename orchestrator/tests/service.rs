@@ -185,7 +185,7 @@ impl Events {
                 }
             }
         };
-        timeout(PATIENCE, read).await.expect("nothing was told")
+        timeout(PATIENCE, read).await.expect("no event was sent")
     }
 
     /// The data of the next event with this name that is as wanted.
@@ -193,7 +193,7 @@ impl Events {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let event = self.line("event: ").await.expect("the stream ended");
-            assert!(Instant::now() < deadline, "no {name} was told that is as wanted");
+            assert!(Instant::now() < deadline, "no {name} was sent that is as wanted");
             let data = serde_json::from_str(&self.line("data: ").await.unwrap()).unwrap();
             if event == name && wanted(&data) {
                 return data;

@@ -91,7 +91,7 @@ async fn a_connection_beyond_the_limit_waits_for_a_place() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told_in_one_line_with_the_way_out() {
+async fn a_taken_port_is_reported_in_one_line_with_a_remedy() {
     let first = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let addr = first.local_addr().unwrap();
     let error = serve::bind(addr).await.unwrap_err().to_string();

@@ -6,7 +6,8 @@ use std::time::Duration;
 use orchestrator::clock;
 use orchestrator::secret::Secret;
 use orchestrator::store::{
-    Activity, Cluster, Connection, Deed, Filter, Location, OpenError, Outcome, SealError, Settings, Store, StoreError,
+    Activity, Cluster, Connection, Filter, Location, NewActivity, OpenError, Outcome, SealError, Settings, Store,
+    StoreError,
 };
 use orchestrator::upkeep;
 use sqlx::Executor as _;
@@ -47,8 +48,8 @@ fn cluster(id: &str, name: &str) -> Cluster {
     }
 }
 
-fn deed(actor: &str, action: &'static str, name: &str) -> Deed {
-    Deed {
+fn new_activity(actor: &str, action: &'static str, name: &str) -> NewActivity {
+    NewActivity {
         actor: actor.into(),
         actor_email: format!("{actor}@example.com"),
         action,
@@ -58,7 +59,7 @@ fn deed(actor: &str, action: &'static str, name: &str) -> Deed {
         namespace: Some("flux-system".into()),
         name: Some(name.into()),
         request_id: "r-1".into(),
-        ..Deed::default()
+        ..NewActivity::default()
     }
 }
 
@@ -66,8 +67,14 @@ fn at(seconds: i64) -> OffsetDateTime {
     clock::from_millis(1_800_000_000_000 + seconds * 1000)
 }
 
-async fn done(store: &Store, deed: &Deed, now: OffsetDateTime, outcome: Outcome, message: &str) -> Activity {
-    let id = store.begin_activity(deed, now).await.unwrap();
+async fn done(
+    store: &Store,
+    new_activity: &NewActivity,
+    now: OffsetDateTime,
+    outcome: Outcome,
+    message: &str,
+) -> Activity {
+    let id = store.begin_activity(new_activity, now).await.unwrap();
     store.end_activity(&id, outcome, message).await.unwrap()
 }
 
@@ -128,7 +135,7 @@ async fn a_key_can_be_replaced_and_the_older_one_then_dropped(database: &Databas
     assert!(matches!(other.kubeconfig("a").await, Err(StoreError::Seal(SealError::Closed))));
     let both = database.open_with(&[key(2), key(1)]).await;
     assert_eq!(both.kubeconfig("a").await.unwrap().expose(), KUBECONFIG);
-    assert_eq!(other.kubeconfig("a").await.unwrap().expose(), KUBECONFIG, "it was not sealed anew");
+    assert_eq!(other.kubeconfig("a").await.unwrap().expose(), KUBECONFIG, "it was not sealed again");
 }
 
 async fn settings_are_kept(database: &Database) {
@@ -142,7 +149,7 @@ async fn settings_are_kept(database: &Database) {
 
 async fn what_has_begun_is_shown_only_when_it_has_ended(database: &Database) {
     let store = database.open().await;
-    let id = store.begin_activity(&deed("ann", "suspend", "apps"), at(0)).await.unwrap();
+    let id = store.begin_activity(&new_activity("ann", "suspend", "apps"), at(0)).await.unwrap();
     assert_eq!(names(&store, &Filter::default()).await, [""; 0]);
     let ended = store.end_activity(&id, Outcome::Failed, "It was too late").await.unwrap();
     assert_eq!((ended.outcome, ended.message.as_str(), ended.at), (Outcome::Failed, "It was too late", at(0)));
@@ -152,8 +159,8 @@ async fn what_has_begun_is_shown_only_when_it_has_ended(database: &Database) {
 
 async fn what_never_ended_is_closed_as_failed(database: &Database) {
     let store = database.open().await;
-    store.begin_activity(&deed("ann", "suspend", "old"), at(0)).await.unwrap();
-    store.begin_activity(&deed("ann", "suspend", "under-way"), at(100)).await.unwrap();
+    store.begin_activity(&new_activity("ann", "suspend", "old"), at(0)).await.unwrap();
+    store.begin_activity(&new_activity("ann", "suspend", "under-way"), at(100)).await.unwrap();
     assert_eq!(store.close_activities(at(50)).await.unwrap(), 1);
     let shown = store.activities(&Filter::default(), 10, 0).await.unwrap();
     assert_eq!(shown.len(), 1);
@@ -163,9 +170,13 @@ async fn what_never_ended_is_closed_as_failed(database: &Database) {
 
 async fn activities_are_filtered(database: &Database) {
     let store = database.open().await;
-    done(&store, &deed("ann", "suspend", "one"), at(1), Outcome::Succeeded, "").await;
-    done(&store, &deed("bo", "resume", "two"), at(2), Outcome::Failed, "refused").await;
-    let elsewhere = Deed { cluster: Some("c2".into()), kind: Some("Bucket".into()), ..deed("ann", "resume", "three") };
+    done(&store, &new_activity("ann", "suspend", "one"), at(1), Outcome::Succeeded, "").await;
+    done(&store, &new_activity("bo", "resume", "two"), at(2), Outcome::Failed, "refused").await;
+    let elsewhere = NewActivity {
+        cluster: Some("c2".into()),
+        kind: Some("Bucket".into()),
+        ..new_activity("ann", "resume", "three")
+    };
     done(&store, &elsewhere, at(3), Outcome::Succeeded, "").await;
 
     let all = Filter::default();
@@ -188,8 +199,8 @@ async fn activities_are_filtered(database: &Database) {
 
 async fn a_text_is_found_in_any_case_and_wildcards_mean_themselves(database: &Database) {
     let store = database.open().await;
-    done(&store, &deed("Ärger", "suspend", "100%_sure"), at(1), Outcome::Failed, r"Path C:\Temp").await;
-    done(&store, &deed("bo", "suspend", "1000 sure"), at(2), Outcome::Succeeded, "").await;
+    done(&store, &new_activity("Ärger", "suspend", "100%_sure"), at(1), Outcome::Failed, r"Path C:\Temp").await;
+    done(&store, &new_activity("bo", "suspend", "1000 sure"), at(2), Outcome::Succeeded, "").await;
     for (text, found) in [
         ("ÄRGER@", 1),
         ("ärger", 1),
@@ -209,7 +220,8 @@ async fn activities_come_in_pages_without_gaps(database: &Database) {
     let store = database.open().await;
     for number in 0..7 {
         // Several at one moment.
-        done(&store, &deed("ann", "suspend", &number.to_string()), at(number / 3), Outcome::Succeeded, "").await;
+        done(&store, &new_activity("ann", "suspend", &number.to_string()), at(number / 3), Outcome::Succeeded, "")
+            .await;
     }
     let all = store.activities(&Filter::default(), 100, 0).await.unwrap();
     assert!(all.is_sorted_by_key(|activity| std::cmp::Reverse((activity.at, activity.id.clone()))));
@@ -235,7 +247,7 @@ async fn what_is_too_old_is_forgotten_and_nothing_else(database: &Database) {
                 INSERT INTO activities (id, at, actor, actor_id, actor_email, action, outcome, message, request_id, haystack) \
                 SELECT 'old-' || i, i, 'ann', '', '', 'suspend', 'succeeded', '', '', '' FROM n";
     database.connect().await.execute(many).await.unwrap();
-    done(&store, &deed("ann", "suspend", "recent"), at(0), Outcome::Succeeded, "").await;
+    done(&store, &new_activity("ann", "suspend", "recent"), at(0), Outcome::Succeeded, "").await;
     assert_eq!(store.prune_activities(at(0)).await.unwrap(), 1201);
     assert_eq!(names(&store, &Filter::default()).await, ["recent"]);
     assert_eq!(store.prune_activities(at(1)).await.unwrap(), 1);
@@ -245,10 +257,10 @@ async fn upkeep_goes_by_the_settings(database: &Database) {
     let store = database.open().await;
     let day = 24 * 3600;
     for (name, age) in [("old", 8 * day), ("recent", 6 * day)] {
-        done(&store, &deed("ann", "suspend", name), at(-age), Outcome::Succeeded, "").await;
+        done(&store, &new_activity("ann", "suspend", name), at(-age), Outcome::Succeeded, "").await;
     }
-    store.begin_activity(&deed("ann", "suspend", "cut-off"), at(-300)).await.unwrap();
-    store.begin_activity(&deed("ann", "suspend", "under-way"), at(-1)).await.unwrap();
+    store.begin_activity(&new_activity("ann", "suspend", "cut-off"), at(-300)).await.unwrap();
+    store.begin_activity(&new_activity("ann", "suspend", "under-way"), at(-1)).await.unwrap();
     assert_eq!(upkeep::once(&store, at(0)).await.unwrap(), 0, "90 days unless set");
     store.set(Settings { activity_retention_days: 7 }).await.unwrap();
     assert_eq!(upkeep::once(&store, at(0)).await.unwrap(), 1);
@@ -258,7 +270,7 @@ async fn upkeep_goes_by_the_settings(database: &Database) {
 async fn a_second_start_finds_all_as_it_was(database: &Database) {
     let store = database.open().await;
     store.add_cluster(&cluster("a", "eu"), Some(&Secret::new(KUBECONFIG.into()))).await.unwrap();
-    let activity = done(&store, &deed("ann", "suspend", "apps"), at(0), Outcome::Succeeded, "").await;
+    let activity = done(&store, &new_activity("ann", "suspend", "apps"), at(0), Outcome::Succeeded, "").await;
     store.close().await;
     assert!(store.ping().await.is_err());
     let store = database.open().await;
@@ -314,12 +326,12 @@ async fn postgresql_without_a_key_is_a_fault() {
 }
 
 #[tokio::test]
-async fn a_database_that_refuses_is_told_without_its_password() {
+async fn a_database_that_refuses_is_reported_without_its_password() {
     let Some(database) = Database::postgres().await else { return };
     let url = database.url().replace("/test_", "/nothing_").replace("user=test", "user=test&password=hunter2");
     let (location, keys) = (Location::Postgres(Secret::new(url)), [key(1)]);
     let refused = Store::open(&location, &keys);
     let error = tokio::time::timeout(Duration::from_secs(10), refused).await.unwrap().unwrap_err();
-    let told = format!("{error:?}") + &format!("{:#}", anyhow::Error::from(error));
-    assert!(told.contains("does not exist") && !told.contains("hunter2"), "{told}");
+    let text = format!("{error:?}") + &format!("{:#}", anyhow::Error::from(error));
+    assert!(text.contains("does not exist") && !text.contains("hunter2"), "{text}");
 }

@@ -61,9 +61,9 @@ async fn audit_lines_are_appended_to_the_file_whatever_the_log_holds_and_simulat
     until("a second start appends", async || lines(&file).len() == first.len() + 1).await;
     drop(proxy);
     simulate.args(["simulate", "--audit"]).arg(&file);
-    let told = tokio::task::spawn_blocking(move || simulate.output().unwrap()).await.unwrap();
-    assert_eq!(told.status.code(), Some(1), "{told:?}");
-    assert!(String::from_utf8_lossy(&told.stdout).starts_with("lost:   ann@"), "{told:?}");
+    let output = tokio::task::spawn_blocking(move || simulate.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("lost:   ann@"), "{output:?}");
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn a_renamed_file_is_followed_by_a_new_one_and_let_go_of_on_sighup() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_written_costs_lines_only_which_are_counted_and_told() {
+async fn a_file_that_cannot_be_written_costs_lines_only_which_are_counted_and_reported() {
     let (upstream, folder) = (Upstream::start().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("audit.log");
     let proxy = plan(&upstream, &file).await.start().await;
@@ -133,9 +133,9 @@ async fn check_and_the_start_refuse_what_is_no_file_to_append_to() {
             let mut command = plan.command();
             command.args(arguments);
             let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(2), "{told}");
-            assert!(told.contains("AUDIT_FILE: cannot append to the file") && told.contains(why), "{told}");
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains("AUDIT_FILE: cannot append to the file") && stderr.contains(why), "{stderr}");
         }
     }
 }

@@ -86,7 +86,7 @@ async fn four_bodies_each_way_pass_in_bounded_memory() {
             exchanges.spawn(async move {
                 let (request, body) =
                     if upload { (Request::post("/big"), body_of(size)) } else { (Request::get("/big"), full("")) };
-                let answer = client.send_at_leisure(request.header("cookie", cookie), body).await.unwrap();
+                let answer = client.send_without_limit(request.header("cookie", cookie), body).await.unwrap();
                 assert_eq!(answer.status(), 200);
                 if upload {
                     let text = answer.into_body().collect().await.unwrap().to_bytes();

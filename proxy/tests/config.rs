@@ -464,7 +464,7 @@ fn a_wrong_configuration_ends_the_start_with_code_2_and_all_its_faults_at_once()
 }
 
 #[test]
-fn a_secret_in_the_wrong_place_is_not_told() {
+fn a_secret_in_the_wrong_place_is_not_shown() {
     let canary = "s3cr3t-c4n4ry";
     let mut env: Vec<(&str, &str)> = vec![("OAUTH_ENABLED", canary)];
     let all = variables();
@@ -531,7 +531,7 @@ fn variables_a_letter_or_two_off_are_faults_further_ones_warnings_and_those_of_o
 }
 
 #[test]
-fn open_mode_beside_complete_oauth_settings_is_told_so_that_it_cannot_be_missed() {
+fn open_mode_beside_complete_oauth_settings_is_reported_so_that_it_cannot_be_missed() {
     for enabled in ["", "false"] {
         let text = valid(&[GITHUB, &[("OAUTH_ENABLED", enabled)]]);
         assert!(text.contains("warning: OPEN MODE: NOBODY SIGNS IN"), "{text}");

@@ -103,7 +103,7 @@ async fn tls_begins_behind_the_proxy_protocol() {
     let proxy = issued.shown_by(Proxy::open(&upstream)).env("PROXY_PROTOCOL_FROM", "127.0.0.1").start().await;
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
     stream.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.2 40000 443\r\n").await.unwrap();
-    let mut stream = issued.shake_hands(stream).await;
+    let mut stream = issued.handshake(stream).await;
     stream.write_all(&get("/x")).await.unwrap();
     let mut answer = Vec::new();
     let _end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("no end in time");

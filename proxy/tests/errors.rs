@@ -145,7 +145,7 @@ async fn a_provider_that_does_not_say_who_it_is_is_user_info_failed() {
 }
 
 #[tokio::test]
-async fn whoever_is_on_no_list_is_not_allowed_and_the_log_says_who() {
+async fn a_user_on_no_list_is_not_allowed_and_the_log_says_who() {
     let upstream = Upstream::start().await;
     for kind in ["github", "entra", "oidc"] {
         let plan = Proxy::with_sign_in(kind, &upstream).await.env("OAUTH_ALLOWED_USERS", "nobody@example.com");
@@ -367,7 +367,7 @@ async fn a_callback_of_another_issuer_is_invalid_state_before_the_code_is_redeem
 }
 
 #[tokio::test]
-async fn a_stale_callback_of_somebody_signed_in_leads_home_and_changes_nothing() {
+async fn a_stale_callback_of_a_user_who_is_signed_in_leads_home_and_changes_nothing() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;
     let mut ann = Browser::of(&proxy);

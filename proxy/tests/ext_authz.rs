@@ -25,7 +25,7 @@ async fn with_rules(rules: &str, upstream: &Upstream) -> Plan {
 }
 
 #[tokio::test]
-async fn whoever_is_signed_out_is_led_to_the_sign_in_or_told_so() {
+async fn a_user_who_is_signed_out_is_redirected_to_the_sign_in_or_refused() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let envoy = Envoy::of(&proxy).await;
@@ -53,7 +53,7 @@ async fn whoever_is_signed_out_is_led_to_the_sign_in_or_told_so() {
 }
 
 #[tokio::test]
-async fn whoever_is_let_in_is_named_and_nothing_of_what_they_said_themselves_is_left() {
+async fn a_user_who_is_let_in_is_identified_and_the_identity_headers_of_the_request_are_removed() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.env("AUDIT", "all").start().await;
     let envoy = Envoy::of(&proxy).await;
@@ -445,8 +445,8 @@ async fn a_peer_that_stalls_holds_nothing_up() {
         let mut rest = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it stays open");
     }
-    until("the call is answered", async || !stalled.heard().answered.is_empty()).await;
-    until("the connection is closed", async || stalled.heard().closed).await;
+    until("the call is answered", async || !stalled.received().answered.is_empty()).await;
+    until("the connection is closed", async || stalled.received().closed).await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     proxy.logs("the message did not come within TIMEOUT_HEADER").await;
     let envoy = Envoy::of(&proxy).await;
@@ -454,7 +454,7 @@ async fn a_peer_that_stalls_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn many_who_hold_the_listener_hold_neither_it_nor_the_other_one() {
+async fn many_connections_to_one_listener_block_neither_it_nor_the_other_one() {
     let upstream = Upstream::start().await;
     // Enough files for some hundred connections, of which these clients get an eighth.
     let proxy = with_rules(RULES, &upstream).await.under("ulimit -n 512").start().await;

@@ -86,9 +86,9 @@ async fn walk(kind: Kind) {
         (302, format!("https://{AUTH}/api/v1/auth/login?rd={rd}")),
         "{away:?}"
     );
-    let told = nobody.get(APP, "/x").await;
-    assert_eq!((told.status.as_u16(), told.code().as_str()), (401, "unauthenticated"));
-    assert_eq!(told.json()["login_url"], format!("https://{AUTH}/api/v1/auth/login"));
+    let refused = nobody.get(APP, "/x").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (401, "unauthenticated"));
+    assert_eq!(refused.json()["login_url"], format!("https://{AUTH}/api/v1/auth/login"));
     assert_eq!(nobody.send(APP, Request::post("/x"), "body").await.status.as_u16(), 401);
     for path in ["/assets/../x", "/assets/..%2fx", "/assets/%2e%2e/x", "/assets//x", "/assets/;x", "/x/../assets/y"] {
         assert_eq!(nobody.get(APP, path).await.status.as_u16(), 401, "{path}");

@@ -181,7 +181,7 @@ fn to_http2(plan: Plan, upstream: &Upstream) -> Plan {
     plan.env("UPSTREAM_URL", format!("h2c://{}", upstream.address))
 }
 
-async fn in_the_clear(proxy: &Proxy) -> Channel {
+async fn plaintext_channel(proxy: &Proxy) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", proxy.address)).unwrap();
     endpoint.origin(format!("http://{HOST}").parse().unwrap()).connect().await.unwrap()
 }
@@ -190,7 +190,7 @@ async fn by_tls(proxy: &Proxy, issued: Arc<Issued>) -> Channel {
     let address = proxy.address;
     let connect = Serve::by(move |_: Uri| -> Boxed<std::io::Result<_>> {
         let issued = Arc::clone(&issued);
-        Box::pin(async move { Ok(TokioIo::new(issued.shake_hands(TcpStream::connect(address).await?).await)) })
+        Box::pin(async move { Ok(TokioIo::new(issued.handshake(TcpStream::connect(address).await?).await)) })
     });
     let endpoint = Endpoint::from_shared(format!("https://{HOST}")).unwrap();
     endpoint.connect_with_connector(connect).await.unwrap()
@@ -266,7 +266,7 @@ async fn call_in_every_way(channel: &Channel) {
 async fn every_kind_of_call_passes_in_the_clear_and_by_tls() {
     let (upstream, _) = server().await;
     let proxy = to_http2(Proxy::open(&upstream), &upstream).start().await;
-    call_in_every_way(&in_the_clear(&proxy).await).await;
+    call_in_every_way(&plaintext_channel(&proxy).await).await;
     let issued = Arc::new(Issued::new());
     let proxy = issued.shown_by(to_http2(Proxy::open(&upstream), &upstream)).start().await;
     call_in_every_way(&by_tls(&proxy, issued).await).await;
@@ -281,14 +281,14 @@ async fn a_named_upstream_gets_calls_as_well() {
     );
     let plan = Proxy::with_sign_in("github", &upstream).await;
     let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &rules).start().await;
-    call_in_every_way(&in_the_clear(&proxy).await).await;
+    call_in_every_way(&plaintext_channel(&proxy).await).await;
 }
 
 #[tokio::test]
 async fn a_call_needs_a_session_and_carries_who_it_is() {
     let (upstream, seen) = server().await;
     let proxy = to_http2(Proxy::with_sign_in("github", &upstream).await, &upstream).start().await;
-    let channel = in_the_clear(&proxy).await;
+    let channel = plaintext_channel(&proxy).await;
     let nobody = unary(&channel, "Say", tonic::Request::new(note("hello"))).await.unwrap_err();
     assert_eq!((nobody.code(), nobody.message()), (Code::Unauthenticated, "Authentication required"));
     assert!(seen.metadata.lock().unwrap().is_empty(), "nothing of it reached the server");
@@ -315,7 +315,7 @@ async fn a_call_needs_a_session_and_carries_who_it_is() {
 async fn a_deadline_or_a_client_that_goes_ends_the_call_at_the_server() {
     let (upstream, seen) = server().await;
     let proxy = to_http2(Proxy::open(&upstream), &upstream).start().await;
-    let channel = in_the_clear(&proxy).await;
+    let channel = plaintext_channel(&proxy).await;
     let dropped = || *seen.dropped.lock().unwrap();
     // Before any response.
     let began = Instant::now();
@@ -369,13 +369,13 @@ async fn grpc_web_passes_untouched() {
 }
 
 #[tokio::test]
-async fn a_refused_call_is_told_by_the_status_of_http_and_by_that_of_grpc() {
+async fn a_refused_call_gets_an_http_status_and_a_grpc_status() {
     let (upstream, seen) = server().await;
     let rules = "[[routes]]\npath = \"/notes.Notes/Say\"\nallow = [\"ann\"]\n[[routes]]\nallow = \"signed-in\"\n";
     let plan = Proxy::with_sign_in("github", &upstream).await.file("SIDEGATE_CONFIG", "sidegate.toml", rules);
     let gone = Upstream::start().await.address;
     let proxy = plan.env("UPSTREAM_URL", format!("h2c://{gone}")).start().await;
-    let channel = in_the_clear(&proxy).await;
+    let channel = plaintext_channel(&proxy).await;
     let cookies = [
         ("", 401),
         (&proxy.signed_in_as("bob").await.cookie_header(), 403),

@@ -46,7 +46,7 @@ enum Taking {
 }
 
 #[tokio::test]
-async fn strangers_who_take_no_answer_do_not_shut_others_out() {
+async fn clients_without_a_session_that_take_no_answer_do_not_shut_others_out() {
     let upstream = Upstream::start().await;
     for taking in [Taking::Nothing, Taking::OneByte, Taking::Trickle, Taking::NothingTogether] {
         let plan = quick(Proxy::with_sign_in("github", &upstream).await).env("LIMIT_CONNECTIONS", "20");
@@ -90,7 +90,10 @@ async fn strangers_who_take_no_answer_do_not_shut_others_out() {
         };
         assert!(tokio::time::timeout(PATIENCE, served).await.expect("shut out"), "{taking:?}");
         println!("{taking:?}: a new client was served after {:?}", began.elapsed());
-        until("every stranger is gone", async || connections.iter().all(|connection| connection.heard().closed)).await;
+        until("every client without a session is gone", async || {
+            connections.iter().all(|connection| connection.received().closed)
+        })
+        .await;
         println!("{taking:?}: all were gone after {:?}", began.elapsed());
         keeping.abort();
     }
@@ -102,11 +105,11 @@ async fn an_answer_that_is_not_taken_is_reset_and_the_connection_goes_on() {
     let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "1s").start().await;
     let connection = H2::connect(proxy.address, 0).await;
     connection.get(1, "/x", &[]).await;
-    until("the stream is reset", async || connection.heard().reset == [1]).await;
+    until("the stream is reset", async || connection.received().reset == [1]).await;
     connection.get(3, "/x", &[]).await;
     connection.widen(3, 1 << 20).await;
-    until("the next is answered", async || connection.heard().data == 20_000).await;
-    assert!(!connection.heard().closed);
+    until("the next is answered", async || connection.received().data == 20_000).await;
+    assert!(!connection.received().closed);
 }
 
 #[tokio::test]
@@ -124,17 +127,17 @@ async fn requests_that_never_come_to_their_end_do_not_hold_a_connection() {
     half.send(&h2::frame(h2::HEADERS, 0, 1, &h2::request("GET", "/x", &[]))).await;
     let behind = H2::connect(proxy.address, 1 << 20).await;
     behind.get(1, "/api/v1/auth/status", &[]).await;
-    until("it is answered", async || behind.heard().answered == [1]).await;
+    until("it is answered", async || behind.received().answered == [1]).await;
     behind.send(&h2::frame(h2::HEADERS, 0, 3, &h2::request("GET", "/x", &[]))).await;
     // Nothing but pings.
     let pings = H2::connect(proxy.address, 1 << 20).await;
     let all = [unsent, half, behind, pings];
     until("all are closed", async || {
         all[3].ping().await;
-        all.iter().all(|connection| connection.heard().closed)
+        all.iter().all(|connection| connection.received().closed)
     })
     .await;
-    assert_eq!(all[0].heard().answered.len(), 50);
+    assert_eq!(all[0].received().answered.len(), 50);
     assert!(upstream.received().is_empty());
 }
 
@@ -147,7 +150,7 @@ async fn continuations_without_end_end_the_connection() {
     let more = h2::frame(9, 0, 1, &h2::fields(&[("x-a", "1")]));
     until("it is closed", async || {
         connection.send(&more.repeat(1000)).await;
-        connection.heard().closed
+        connection.received().closed
     })
     .await;
 }
@@ -274,13 +277,13 @@ impl Drop for Cgroup {
 }
 
 /// Under a cgroup, if one can be created, else under the process's own limit.
-async fn holds_out(filling: Filling, connections: usize) {
+async fn stays_within_memory(filling: Filling, connections: usize) {
     let cgroup = Cgroup::of_256_mib();
     let limit = cgroup.as_ref().map_or_else(|| "ulimit -d 262144".to_owned(), Cgroup::enter);
-    holds_out_under(limit, filling, connections).await;
+    stays_within(limit, filling, connections).await;
 }
 
-async fn holds_out_under(limit: String, filling: Filling, connections: usize) {
+async fn stays_within(limit: String, filling: Filling, connections: usize) {
     open_files();
     let upstream = Upstream::streaming(async |request| match request.uri().path() {
         "/unread" => {
@@ -328,36 +331,36 @@ async fn holds_out_under(limit: String, filling: Filling, connections: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_heads_fit_256_mib() {
-    holds_out(Filling::HalfHeads, 3000).await;
+    stays_within_memory(Filling::HalfHeads, 3000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_heads_fit_256_mib_of_the_process_itself() {
-    holds_out_under("ulimit -d 262144".into(), Filling::HalfHeads, 3000).await;
+    stays_within("ulimit -d 262144".into(), Filling::HalfHeads, 3000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_sent_heads_over_http2_fit_256_mib() {
-    holds_out(Filling::HalfHeads2, 3000).await;
+    stays_within_memory(Filling::HalfHeads2, 3000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_pages_over_http2_fit_256_mib() {
-    holds_out(Filling::Unread, 200).await;
+    stays_within_memory(Filling::Unread, 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_that_nobody_reads_fit_256_mib() {
-    holds_out(Filling::Uploads, 64).await;
+    stays_within_memory(Filling::Uploads, 64).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_fit_256_mib() {
-    holds_out(Filling::Downloads, 32).await;
+    stays_within_memory(Filling::Downloads, 32).await;
 }
 
 #[tokio::test]
-async fn somebody_signed_in_is_served_beside_more_silent_connections_than_open_files() {
+async fn a_user_who_is_signed_in_is_served_beside_more_silent_connections_than_open_files() {
     open_files();
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &upstream).await.under("ulimit -n 1024");

@@ -164,13 +164,13 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
                 .await;
             }
             let answer = proxy.send_body(Request::builder().method(method).uri("/second"), body.to_owned()).await;
-            let told = format!("{does:?} {method} {} {place}\n{}", body.len(), proxy.log());
-            assert_eq!(answer.status.as_u16(), status, "{told}");
-            assert!(status != 200 || answer.body == body.as_bytes(), "{told}");
-            assert_eq!(seen.requests.load(Ordering::SeqCst), requests, "{told}");
-            assert_eq!(proxy.get("/third").await.status.as_u16(), 200, "{told}");
+            let context = format!("{does:?} {method} {} {place}\n{}", body.len(), proxy.log());
+            assert_eq!(answer.status.as_u16(), status, "{context}");
+            assert!(status != 200 || answer.body == body.as_bytes(), "{context}");
+            assert_eq!(seen.requests.load(Ordering::SeqCst), requests, "{context}");
+            assert_eq!(proxy.get("/third").await.status.as_u16(), 200, "{context}");
             let broken = !matches!(does, Does::Resets(_));
-            assert_eq!(seen.connections.load(Ordering::SeqCst), 1 + usize::from(broken), "{told}");
+            assert_eq!(seen.connections.load(Ordering::SeqCst), 1 + usize::from(broken), "{context}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::support::client::{full, pieces};
 use crate::support::upstream::Received;
 use crate::support::{Browser, Client, HOST, Proxy, Upstream};
 
-/// The fields of every request, whoever sent it.
+/// The fields of every request, with any client.
 const ALWAYS: [&str; 7] = [
     "host",
     "x-forwarded-for",
@@ -156,7 +156,7 @@ async fn over_http2_no_client_can_supply_an_identity() {
 }
 
 /// What the upstream receives from `user` at a provider.
-async fn told(kind: &str, user: &str, set: &[(&str, &str)]) -> Received {
+async fn identity_sent(kind: &str, user: &str, set: &[(&str, &str)]) -> Received {
     let upstream = Upstream::start().await;
     let mut plan = Proxy::with_sign_in(kind, &upstream).await;
     for (name, value) in set {
@@ -168,7 +168,7 @@ async fn told(kind: &str, user: &str, set: &[(&str, &str)]) -> Received {
     upstream.last()
 }
 
-fn assert_told(received: &Received, values: [&str; 7]) {
+fn assert_identity(received: &Received, values: [&str; 7]) {
     for (name, value) in IDENTITY.iter().zip(values) {
         assert!(received.headers.contains_key(*name), "{name} is missing");
         assert_eq!(received.header(name), value, "{name}");
@@ -176,16 +176,19 @@ fn assert_told(received: &Received, values: [&str; 7]) {
 }
 
 #[tokio::test]
-async fn a_github_user_is_told_whole() {
+async fn a_github_users_whole_identity_is_sent() {
     let groups = [("OAUTH_ALLOWED_GROUPS", "acme,acme/platform")];
-    let received = told("github", "ann", &groups).await;
-    assert_told(&received, ["ann", "ann@example.com", "ann", "acme,acme/platform", "1001", "Ann Example", "github"]);
+    let received = identity_sent("github", "ann", &groups).await;
+    assert_identity(
+        &received,
+        ["ann", "ann@example.com", "ann", "acme,acme/platform", "1001", "Ann Example", "github"],
+    );
 }
 
 #[tokio::test]
 async fn percent_signs_and_what_is_not_ascii_are_encoded_and_in_groups_commas() {
-    let received = told("oidc", "zoe", &[]).await;
-    assert_told(
+    let received = identity_sent("oidc", "zoe", &[]).await;
+    assert_identity(
         &received,
         [
             "zoe@example.com",
@@ -215,21 +218,21 @@ async fn control_characters_in_a_name_are_encoded() {
 
 #[tokio::test]
 async fn without_a_vouched_email_the_principal_is_the_username_or_else_the_id() {
-    let received = told("github", "eve", &[]).await;
-    assert_told(&received, ["eve", "", "eve", "", "1004", "Eve Evil", "github"]);
+    let received = identity_sent("github", "eve", &[]).await;
+    assert_identity(&received, ["eve", "", "eve", "", "1004", "Eve Evil", "github"]);
 
-    let received = told("oidc", "eve", &[]).await;
+    let received = identity_sent("oidc", "eve", &[]).await;
     let id = received.header("x-forwarded-user-id");
     assert!(!id.is_empty());
-    assert_told(&received, [&id, "", "eve", "", &id, "Eve Evil", "oidc"]);
+    assert_identity(&received, [&id, "", "eve", "", &id, "Eve Evil", "oidc"]);
 }
 
 #[tokio::test]
 async fn a_username_that_its_owner_may_edit_is_no_principal() {
-    let received = told("oidc", "ann", &[]).await;
+    let received = identity_sent("oidc", "ann", &[]).await;
     assert_eq!(received.header("x-forwarded-user"), "ann@example.com");
     assert_eq!(received.header("x-forwarded-preferred-username"), "ann");
-    let received = told("oidc", "ann", &[("OAUTH_USERNAME_CLAIM", "preferred_username")]).await;
+    let received = identity_sent("oidc", "ann", &[("OAUTH_USERNAME_CLAIM", "preferred_username")]).await;
     assert_eq!(received.header("x-forwarded-user"), "ann");
 }
 
@@ -259,10 +262,10 @@ async fn the_assertion_verifies_with_jwks_and_is_signed_once() {
 }
 
 #[tokio::test]
-async fn how_a_request_came_is_written_anew_for_a_peer_that_is_not_trusted() {
+async fn forwarding_headers_of_a_peer_that_is_not_trusted_are_replaced() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
-    let told = |name: &str| upstream.last().header(name);
+    let forwarded = |name: &str| upstream.last().header(name);
     for spelling in ["X-Forwarded-", "x_forwarded_", "X.Forwarded.", "x-forwarded_"] {
         let mut lines = "Forwarded: for=192.0.2.1;proto=https\r\n".to_owned();
         for (name, value) in
@@ -272,23 +275,23 @@ async fn how_a_request_came_is_written_anew_for_a_peer_that_is_not_trusted() {
         }
         send(&proxy, &lines).await;
         assert_eq!(names(&upstream.last()), expected(&[]), "{spelling}");
-        assert_eq!(told("x-forwarded-for"), "127.0.0.1");
-        assert_eq!(told("x-forwarded-proto"), "http");
-        assert_eq!(told("x-forwarded-host"), HOST);
-        assert_eq!(told("x-forwarded-port"), "80");
+        assert_eq!(forwarded("x-forwarded-for"), "127.0.0.1");
+        assert_eq!(forwarded("x-forwarded-proto"), "http");
+        assert_eq!(forwarded("x-forwarded-host"), HOST);
+        assert_eq!(forwarded("x-forwarded-port"), "80");
     }
     proxy.raw("GET / HTTP/1.1\r\nHost: other.example:8443\r\nConnection: close, X-Forwarded-For, Host\r\n\r\n").await;
-    assert_eq!(told("x-forwarded-for"), "127.0.0.1");
-    assert_eq!(told("x-forwarded-host"), "other.example:8443");
-    assert_eq!(told("x-forwarded-port"), "8443");
-    assert_eq!(told("host"), "other.example:8443");
+    assert_eq!(forwarded("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(forwarded("x-forwarded-host"), "other.example:8443");
+    assert_eq!(forwarded("x-forwarded-port"), "8443");
+    assert_eq!(forwarded("host"), "other.example:8443");
 }
 
 #[tokio::test]
 async fn a_trusted_proxy_is_believed_and_appended_to() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).env("TRUSTED_PROXIES", "127.0.0.1").start().await;
-    let told = |name: &str| upstream.last().header(name);
+    let forwarded = |name: &str| upstream.last().header(name);
     send(
         &proxy,
         "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\nX-Forwarded-Proto: https\r\n\
@@ -297,14 +300,14 @@ async fn a_trusted_proxy_is_believed_and_appended_to() {
     )
     .await;
     assert_eq!(names(&upstream.last()), expected(&[]));
-    assert_eq!(told("x-forwarded-for"), "192.0.2.1, 192.0.2.2, 127.0.0.1");
-    assert_eq!(told("x-forwarded-proto"), "https");
-    assert_eq!(told("x-forwarded-host"), "pub.example");
-    assert_eq!(told("x-forwarded-port"), "444");
+    assert_eq!(forwarded("x-forwarded-for"), "192.0.2.1, 192.0.2.2, 127.0.0.1");
+    assert_eq!(forwarded("x-forwarded-proto"), "https");
+    assert_eq!(forwarded("x-forwarded-host"), "pub.example");
+    assert_eq!(forwarded("x-forwarded-port"), "444");
     send(&proxy, "X-Forwarded-Proto: https\r\n").await;
-    assert_eq!(told("x-forwarded-for"), "127.0.0.1");
-    assert_eq!(told("x-forwarded-host"), HOST);
-    assert_eq!(told("x-forwarded-port"), "443");
+    assert_eq!(forwarded("x-forwarded-for"), "127.0.0.1");
+    assert_eq!(forwarded("x-forwarded-host"), HOST);
+    assert_eq!(forwarded("x-forwarded-port"), "443");
 }
 
 #[tokio::test]
@@ -335,9 +338,9 @@ async fn of_a_list_a_trusted_proxy_is_believed_as_far_as_hops_are_trusted() {
             "X-Forwarded-For: {hops}\r\nX-Forwarded-Host: {host}\r\nX-Forwarded-Proto: {proto}\r\nX-Forwarded-Port: {port}\r\n"
         );
         send(&proxy, &lines).await;
-        let told =
+        let forwarded =
             ["x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"].map(|name| upstream.last().header(name));
-        assert_eq!(told, expected, "{lines}");
+        assert_eq!(forwarded, expected, "{lines}");
     }
 }
 
@@ -384,8 +387,8 @@ async fn nothing_that_is_read_or_written_here_can_be_named_away() {
     ];
     for (name, value) in names {
         send(&proxy, &format!("{name}: {value}\r\nConnection: {name}\r\n")).await;
-        let told = upstream.last().header(&name.to_ascii_lowercase());
-        assert!(told.starts_with(value), "{name}: {told:?}");
+        let forwarded = upstream.last().header(&name.to_ascii_lowercase());
+        assert!(forwarded.starts_with(value), "{name}: {forwarded:?}");
     }
 }
 
@@ -405,17 +408,17 @@ async fn what_leads_to_another_path_is_dropped_and_the_clients_address_is_true()
     ];
     let addresses =
         ["X-Real-IP", "True-Client-IP", "X-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Cluster-Client-IP"];
-    let strangers = Proxy::open(&upstream).start().await;
+    let untrusting = Proxy::open(&upstream).start().await;
     let trusting = Proxy::open(&upstream).env("TRUSTED_PROXIES", "127.0.0.1").start().await;
     for name in rerouting {
-        for proxy in [&strangers, &trusting] {
+        for proxy in [&untrusting, &trusting] {
             send(proxy, &format!("{name}: /admin\r\n")).await;
             assert_eq!(names(&upstream.last()), expected(&[]), "{name}");
         }
     }
     for name in addresses {
         for spelling in spellings(&name.to_ascii_lowercase()) {
-            send(&strangers, &format!("{spelling}: 192.0.2.66\r\n")).await;
+            send(&untrusting, &format!("{spelling}: 192.0.2.66\r\n")).await;
             assert_eq!(names(&upstream.last()), expected(&[]), "{spelling}");
         }
         send(&trusting, &format!("{name}: 192.0.2.66\r\nX-Forwarded-For: 192.0.2.1\r\n")).await;
@@ -438,10 +441,10 @@ async fn blanks_at_either_end_of_a_value_are_encoded() {
 async fn a_well_formed_request_id_and_trace_are_kept_and_others_made() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
-    let told = |name: &str| upstream.last().header(name);
+    let forwarded = |name: &str| upstream.last().header(name);
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
     send(&proxy, &format!("X-Request-Id: Ab-1.2_3\r\nTraceparent: {trace}\r\n")).await;
-    assert_eq!((told("x-request-id"), told("traceparent")), ("Ab-1.2_3".to_owned(), trace.to_owned()));
+    assert_eq!((forwarded("x-request-id"), forwarded("traceparent")), ("Ab-1.2_3".to_owned(), trace.to_owned()));
 
     let long = "a".repeat(129);
     for (id, trace) in [
@@ -452,14 +455,14 @@ async fn a_well_formed_request_id_and_trace_are_kept_and_others_made() {
         ("", ""),
     ] {
         send(&proxy, &format!("X-Request-Id: {id}\r\nTraceparent: {trace}\r\n")).await;
-        let (made_id, made_trace) = (told("x-request-id"), told("traceparent"));
+        let (made_id, made_trace) = (forwarded("x-request-id"), forwarded("traceparent"));
         assert!(made_id.len() == 32 && made_id.bytes().all(|b| b.is_ascii_hexdigit()), "{id:?} became {made_id:?}");
         assert_ne!(made_trace, trace);
         assert_eq!((made_trace.len(), &made_trace[..3]), (55, "00-"), "{trace:?} became {made_trace:?}");
     }
 }
 
-fn cookie_told(upstream: &Upstream) -> Option<Vec<u8>> {
+fn forwarded_cookie(upstream: &Upstream) -> Option<Vec<u8>> {
     let received = upstream.last();
     assert!(received.headers.get_all("cookie").iter().count() <= 1);
     received.headers.get("cookie").map(|value| value.as_bytes().to_vec())
@@ -479,10 +482,10 @@ async fn our_cookies_are_taken_out_and_the_rest_stays() {
         (format!("{own};c;xsession_token=1;  session_token =junk"), Some("c; xsession_token=1")),
     ] {
         send(&proxy, &format!("Cookie: {sent}\r\n")).await;
-        assert_eq!(cookie_told(&upstream).as_deref(), left.map(str::as_bytes), "{sent}");
+        assert_eq!(forwarded_cookie(&upstream).as_deref(), left.map(str::as_bytes), "{sent}");
     }
     send(&proxy, &format!("Cookie: a=1\r\nCookie: {own}\r\nCookie: b=2\r\n")).await;
-    assert_eq!(cookie_told(&upstream).as_deref(), Some(&b"a=1; b=2"[..]));
+    assert_eq!(forwarded_cookie(&upstream).as_deref(), Some(&b"a=1; b=2"[..]));
 }
 
 #[tokio::test]
@@ -495,7 +498,7 @@ async fn another_cookie_that_is_not_utf8_signs_nobody_out() {
     bytes.extend_from_slice(format!("; {own}\r\n\r\n").as_bytes());
     let answer = proxy.raw(bytes).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert_eq!(cookie_told(&upstream).as_deref(), Some(&b"name=Zo\xeb"[..]));
+    assert_eq!(forwarded_cookie(&upstream).as_deref(), Some(&b"name=Zo\xeb"[..]));
 }
 
 #[tokio::test]
@@ -510,7 +513,7 @@ async fn http2_cookie_fields_are_joined_before_anything_reads_them() {
         .header("cookie", "b=2")
         .header("x-forwarded-user", "root");
     assert_eq!(client.send(request, full("")).await.unwrap().status(), 200);
-    assert_eq!(cookie_told(&upstream).as_deref(), Some(&b"a=1; b=2"[..]));
+    assert_eq!(forwarded_cookie(&upstream).as_deref(), Some(&b"a=1; b=2"[..]));
     assert_eq!(upstream.last().header("x-forwarded-user"), "ann");
 }
 

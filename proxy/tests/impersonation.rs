@@ -104,7 +104,7 @@ fn acted_as(headers: &HeaderMap) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_upstream_acts_as_the_person_and_no_client_says_who_that_is() {
+async fn an_upstream_impersonates_the_user_and_no_client_can_choose_whom() {
     let (usual, kube) = (Upstream::start().await, Upstream::start().await);
     let proxy = github(&usual, &kube, "prefix = \"corp:\"").await.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
@@ -335,7 +335,7 @@ async fn the_token_is_read_again_and_without_one_nothing_goes_there() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_know_us_is_told_of_once() {
+async fn a_server_that_does_not_know_us_is_logged_once() {
     let usual = Upstream::start().await;
     let kube = Upstream::answering(|_| Response::builder().status(401).body(Full::default()).unwrap()).await;
     let proxy = github(&usual, &kube, "").await.start().await;
@@ -427,7 +427,7 @@ async fn a_watch_is_the_persons_and_ends_with_the_session() {
         let (_client, mut body) = lasting::open(&ann, &proxy, version, "/kube/pods?watch=true").await;
         assert_eq!(all(&seen.lock().unwrap(), "impersonate-user"), ["ann"]);
         ann.post("/api/v1/auth/logout").await;
-        assert!(lasting::broken_off(&mut body).await < Duration::from_secs(5));
+        assert!(lasting::wait_until_aborted(&mut body).await < Duration::from_secs(5));
     }
 }
 
@@ -454,11 +454,11 @@ async fn over_tls(server: &rcgen::CertifiedKey<rcgen::KeyPair>, client: &rcgen::
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
-                    let mut heard = acted_as(request.headers());
-                    heard.extend(all(request.headers(), "authorization"));
-                    heard.push(format!("{:?}", request.version()));
+                    let mut lines = acted_as(request.headers());
+                    lines.extend(all(request.headers(), "authorization"));
+                    lines.push(format!("{:?}", request.version()));
                     request.into_body().collect().await.unwrap();
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::<bytes::Bytes>::from(heard.join("\n"))))
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::<bytes::Bytes>::from(lines.join("\n"))))
                 });
                 let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -491,14 +491,15 @@ async fn a_client_certificate_is_a_credential_too_and_http2_is_spoken_where_both
         text.lines().filter(|line| !line.starts_with("token_file")).map(|line| format!("{line}\n")).collect();
     let proxy = plan.start().await;
     let sent = |login: &str| minted(&issuer, &json!({ "login": login, "groups": ["dev"] }));
-    let told = |login: &str, credential: &str| {
+    let forwarded = |login: &str, credential: &str| {
         format!(
             "impersonate-extra-provider: ci\nimpersonate-group: dev\nimpersonate-uid: robot\nimpersonate-user: {login}\n{credential}HTTP/2.0"
         )
     };
-    assert_eq!(ask(&proxy, &sent("ann")).await.text(), told("ann", "Bearer canary-1\n"));
+    assert_eq!(ask(&proxy, &sent("ann")).await.text(), forwarded("ann", "Bearer canary-1\n"));
     std::fs::write(&path, without_token).unwrap();
-    until("the certificate alone does it", async || ask(&proxy, &sent("bob")).await.text() == told("bob", "")).await;
+    until("the certificate alone does it", async || ask(&proxy, &sent("bob")).await.text() == forwarded("bob", ""))
+        .await;
 }
 
 #[tokio::test]

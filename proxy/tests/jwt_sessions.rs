@@ -131,7 +131,7 @@ async fn a_session_is_of_one_public_origin_and_one_client_id_but_of_any_client_s
 }
 
 #[tokio::test]
-async fn somebody_with_more_groups_than_a_cookie_holds_is_told_at_the_sign_in() {
+async fn a_user_with_more_groups_than_a_cookie_holds_is_refused_at_the_sign_in() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("entra", &upstream).await.env("SESSION_STORE", "jwt").env("SESSION_SECRET", SECRET);
     let proxy = plan.env("OAUTH_ALLOWED_GROUPS", "none").env("OAUTH_ALLOWED_USERS", "*").start().await;

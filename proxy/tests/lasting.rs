@@ -45,7 +45,7 @@ pub async fn open(browser: &Browser<'_>, proxy: &Proxy, version: Version, path: 
 }
 
 /// How long it takes until the stream is aborted, which must not look like its normal end.
-pub async fn broken_off(body: &mut Incoming) -> Duration {
+pub async fn wait_until_aborted(body: &mut Incoming) -> Duration {
     let began = Instant::now();
     let reading = async {
         loop {
@@ -60,7 +60,7 @@ pub async fn broken_off(body: &mut Incoming) -> Duration {
 }
 
 /// Checks that pieces still arrive, for longer than it takes to notice the end of a session.
-pub async fn goes_on(body: &mut Incoming) {
+pub async fn keeps_arriving(body: &mut Incoming) {
     let until = Instant::now() + Duration::from_millis(2500);
     while Instant::now() < until {
         next_data(body).await.expect("it has ended").expect("it was broken off");
@@ -81,10 +81,10 @@ async fn a_logout_breaks_off_streams_of_every_kind_within_5_seconds_and_nobody_e
         let began = Instant::now();
         assert_eq!(ann.post("/api/v1/auth/logout").await.status, 200);
         for (path, (_client, body)) in &mut anns {
-            broken_off(body).await;
+            wait_until_aborted(body).await;
             assert!(began.elapsed() < SOON, "{version:?} {path} took {:?}", began.elapsed());
         }
-        goes_on(&mut bobs).await;
+        keeps_arriving(&mut bobs).await;
     }
 }
 
@@ -96,9 +96,9 @@ async fn ending_a_session_from_another_browser_breaks_off_its_streams_within_5_s
     let (_one, mut theirs) = open(&there, &proxy, Version::HTTP_11, "/events").await;
     let (_two, mut ours) = open(&here, &proxy, Version::HTTP_11, "/events").await;
     assert_eq!(here.send(Request::delete("/api/v1/auth/sessions")).await.json()["ended"], 1);
-    let took = broken_off(&mut theirs).await;
+    let took = wait_until_aborted(&mut theirs).await;
     assert!(took < SOON, "{took:?}");
-    goes_on(&mut ours).await;
+    keeps_arriving(&mut ours).await;
 }
 
 /// Reads only the head of a request; or all of it, and answers slowly, with a length; or never starts to answer.
@@ -168,9 +168,9 @@ async fn a_logout_ends_uploads_short_answers_that_take_long_and_requests_that_wa
             assert!(began.elapsed() < SOON, "{version:?} {path} took {:?}", began.elapsed());
             assert!(status.as_ref().map_or(true, |status| *status == 401), "{version:?} {path}: {status:?}");
         }
-        broken_off(&mut answer).await;
+        wait_until_aborted(&mut answer).await;
         assert!(began.elapsed() < SOON, "{version:?}: a short answer took {:?}", began.elapsed());
-        goes_on(&mut others).await;
+        keeps_arriving(&mut others).await;
     }
 }
 
@@ -186,13 +186,13 @@ async fn a_reload_from_open_mode_to_sign_in_ends_what_nobody_had_open_within_5_s
         }
     }
     let (mut goes, _) = (streams.remove(0).1, ());
-    goes_on(&mut goes.1).await;
+    keeps_arriving(&mut goes.1).await;
     let began = Instant::now();
     std::fs::write(proxy.folder().join("sidegate.toml"), "oauth_enabled = true").unwrap();
     proxy.logs("the configuration was read again").await;
-    broken_off(&mut goes.1).await;
+    wait_until_aborted(&mut goes.1).await;
     for (path, (_client, body)) in &mut streams {
-        broken_off(body).await;
+        wait_until_aborted(body).await;
         assert!(began.elapsed() < SOON + Duration::from_secs(1), "{path} took {:?}", began.elapsed());
     }
 }
@@ -207,9 +207,9 @@ async fn a_reload_that_refuses_the_user_breaks_off_streams_within_5_seconds() {
     let (_two, mut bobs) = open(&bob, &proxy, Version::HTTP_2, "/events").await;
     std::fs::write(proxy.folder().join("allowed"), "bob@example.com\n").unwrap();
     proxy.logs("the configuration was read again").await;
-    let took = broken_off(&mut anns).await;
+    let took = wait_until_aborted(&mut anns).await;
     assert!(took < SOON, "{took:?}");
-    goes_on(&mut bobs).await;
+    keeps_arriving(&mut bobs).await;
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_reload_that_changes_the_provider_breaks_off_streams_within_5_seconds(
     let (_client, mut body) = open(&ann, &proxy, Version::HTTP_11, "/events").await;
     std::fs::write(proxy.folder().join("sidegate.toml"), file("http://127.0.0.1:1")).unwrap();
     proxy.logs("the configuration was read again").await;
-    let took = broken_off(&mut body).await;
+    let took = wait_until_aborted(&mut body).await;
     assert!(took < SOON, "{took:?}");
 }
 
@@ -234,7 +234,7 @@ async fn a_session_that_expires_takes_its_streams_with_it() {
     let proxy = Proxy::with_sign_in("github", &upstream).await.env("SESSION_TTL", "3s").start().await;
     let ann = proxy.signed_in_as("ann").await;
     let (_client, mut body) = open(&ann, &proxy, Version::HTTP_11, "/events").await;
-    let took = broken_off(&mut body).await;
+    let took = wait_until_aborted(&mut body).await;
     assert!(took < Duration::from_secs(3) + SOON, "{took:?}");
 }
 
@@ -252,9 +252,9 @@ async fn an_open_event_stream_does_not_keep_a_session_from_going_idle() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
-    let (took, ()) = tokio::join!(broken_off(&mut idles), using);
+    let (took, ()) = tokio::join!(wait_until_aborted(&mut idles), using);
     assert!(took < Duration::from_secs(3) + SOON, "{took:?}");
-    goes_on(&mut anns).await;
+    keeps_arriving(&mut anns).await;
 }
 
 #[tokio::test]
@@ -263,5 +263,5 @@ async fn without_sign_in_streams_stay_open() {
     let proxy = Proxy::open(&upstream).start().await;
     let mut client = Client::of(Version::HTTP_11, proxy.address).await;
     let mut body = client.get("/events").await.unwrap().into_body();
-    goes_on(&mut body).await;
+    keeps_arriving(&mut body).await;
 }

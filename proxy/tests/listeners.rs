@@ -62,7 +62,7 @@ async fn requests_come_by_a_socket_file_which_is_gone_at_the_end() {
 }
 
 #[tokio::test]
-async fn whoever_comes_by_it_is_believed_only_where_unix_is_trusted() {
+async fn forwarding_headers_over_it_are_believed_only_where_unix_is_trusted() {
     let upstream = Upstream::start().await;
     let rules = r#"
 [[routes]]
@@ -85,7 +85,7 @@ allow = "public"
             send(&file, by("/office/x")).await.status.as_u16(),
             send(&file, Request::get("/near/x")).await.status.as_u16(),
         ];
-        assert_eq!(found, statuses, "{trusted}: somebody without an address is in no network");
+        assert_eq!(found, statuses, "{trusted}: a client without an address is in no network");
     }
     let received = upstream.last();
     assert_eq!(received.header("x-forwarded-for"), "198.51.100.1, 203.0.113.9", "there is no address to append");

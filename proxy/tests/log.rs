@@ -82,7 +82,7 @@ async fn lost(admin: SocketAddr) -> u64 {
 }
 
 /// Requests that log a line each, a reload and the shutdown.
-async fn goes_on(reader: Reader) {
+async fn works_with(reader: Reader) {
     let (upstream, listen, admin) = (Upstream::start().await, free(), free());
     let plan = Proxy::open(&upstream).env("LISTEN_ADDR", listen.to_string()).env("ADMIN_ADDR", admin.to_string());
     let (errors, _kept) = output(reader);
@@ -108,26 +108,26 @@ async fn goes_on(reader: Reader) {
 
 #[tokio::test]
 async fn a_reader_that_has_gone_costs_lines_only() {
-    goes_on(Reader::Gone).await;
+    works_with(Reader::Gone).await;
 }
 
 #[tokio::test]
 async fn a_reader_that_stands_still_costs_lines_only() {
-    goes_on(Reader::Still).await;
+    works_with(Reader::Still).await;
 }
 
 #[tokio::test]
 async fn a_full_disk_costs_lines_only() {
-    goes_on(Reader::FullDisk).await;
+    works_with(Reader::FullDisk).await;
 }
 
 #[tokio::test]
 async fn a_closed_standard_error_costs_lines_only() {
-    goes_on(Reader::Closed).await;
+    works_with(Reader::Closed).await;
 }
 
 #[tokio::test]
-async fn commands_end_with_the_code_of_their_work_whoever_reads() {
+async fn commands_end_with_the_code_of_their_work_whatever_reads_their_output() {
     let upstream = Upstream::start().await;
     let nobody = free().to_string();
     let plan = || Proxy::open(&upstream).env("ADMIN_ADDR", nobody.as_str());

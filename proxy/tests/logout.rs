@@ -39,11 +39,11 @@ async fn everywhere_ends_the_persons_other_sessions_and_names_the_place_to_sign_
         } else {
             let place = body["logout_url"].as_str().unwrap();
             assert!(place.starts_with(&proxy.idp().origin()), "{place}");
-            let said = query(place);
-            assert_eq!(said["client_id"], "sidegate-dev");
-            assert_eq!(said["post_logout_redirect_uri"], SIGNED_OUT);
-            assert_eq!(said["id_token_hint"].split('.').count(), 3, "{place}");
-            assert!(!proxy.log().contains(&said["id_token_hint"]), "the log shows the ID token");
+            let parameters = query(place);
+            assert_eq!(parameters["client_id"], "sidegate-dev");
+            assert_eq!(parameters["post_logout_redirect_uri"], SIGNED_OUT);
+            assert_eq!(parameters["id_token_hint"].split('.').count(), 3, "{place}");
+            assert!(!proxy.log().contains(&parameters["id_token_hint"]), "the log shows the ID token");
             let url = Url::parse(place).unwrap();
             let path = format!("{}?{}", url.path(), url.query().unwrap());
             let request = Request::get(path).header("host", url.authority()).body(Full::<Bytes>::default()).unwrap();
@@ -87,10 +87,10 @@ async fn nobodys_request_says_where_the_provider_leads_back_to() {
         let mut nobody = Browser::of(&proxy);
         let answer = nobody.send_body(form(&format!("{EVERYWHERE}{more}")), "rd=https://evil.example/").await;
         let place = answer.location();
-        let said = query(&place);
+        let parameters = query(&place);
         assert!(place.starts_with(&proxy.idp().origin()) && !place.contains("evil"), "{place}");
-        assert_eq!(said["post_logout_redirect_uri"], SIGNED_OUT);
-        assert!(!said.contains_key("id_token_hint"), "there is no session to tell of");
+        assert_eq!(parameters["post_logout_redirect_uri"], SIGNED_OUT);
+        assert!(!parameters.contains_key("id_token_hint"), "there is no session to name");
     }
     let answer = proxy.send(Request::post(EVERYWHERE).header("origin", "https://evil.example")).await;
     assert_eq!(answer.code(), "cross_site");

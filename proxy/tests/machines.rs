@@ -175,11 +175,11 @@ async fn a_bad_token_is_refused_beside_a_session_on_a_public_path_and_for_a_brow
         assert_eq!((refused(&answer), answer.code().as_str()), (malformed.clone(), "invalid_request"), "{fields:?}");
     }
     assert_eq!(upstream.received().len(), before, "nothing of it reached the upstream");
-    until("each refusal is told", async || {
+    until("each refusal is logged", async || {
         let log = proxy.log();
-        let told =
+        let refusals =
             |outcome: &str| log.lines().filter(|line| line.contains("token_refused") && line.contains(outcome)).count();
-        told("\"invalid\"") == 5 && told("\"malformed\"") == 4
+        refusals("\"invalid\"") == 5 && refusals("\"malformed\"") == 4
     })
     .await;
     let metrics = proxy.admin("/metrics").await.text();
@@ -225,7 +225,7 @@ async fn forged_tokens_get_in_nowhere() {
 }
 
 #[tokio::test]
-async fn whoever_brings_nothing_learns_whose_token_it_needs() {
+async fn a_request_without_a_token_learns_whose_token_it_needs() {
     let upstream = Upstream::start().await;
     let proxy = with_audience(&upstream).await.start().await;
     let hint = format!("Bearer resource_metadata=\"http://{HOST}{METADATA}\"");
@@ -449,7 +449,7 @@ async fn lasts(proxy: &Proxy, token: &str, then: impl AsyncFnOnce()) -> Duration
     assert_eq!(next_data(&mut body).await.unwrap().unwrap(), "data: tick\n\n");
     then().await;
     let began = Instant::now();
-    crate::lasting::broken_off(&mut body).await;
+    crate::lasting::wait_until_aborted(&mut body).await;
     began.elapsed()
 }
 

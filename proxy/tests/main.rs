@@ -61,7 +61,7 @@ mod simulate;
 mod streaming;
 mod support;
 mod tls;
-mod told;
+mod upstream_identity;
 mod upstreams;
 mod verify;
 mod websocket;

@@ -184,7 +184,7 @@ async fn people_sign_in_and_step_up_by_the_time_that_the_provider_vouches_for() 
     let authorize = Url::parse(&browser.begin("/x?y=1").await).unwrap();
     let (callback, forms) = person.sign_in(authorize, "ann").await;
     assert_eq!(forms, 1);
-    let back = browser.come_back(callback.as_str()).await;
+    let back = browser.follow_callback(callback.as_str()).await;
     assert_eq!((back.status.as_u16(), back.location().as_str()), (302, "/x?y=1"), "{}", proxy.log());
     assert_eq!(
         browser.get("/api/v1/auth/me").await.json(),
@@ -196,7 +196,7 @@ async fn people_sign_in_and_step_up_by_the_time_that_the_provider_vouches_for() 
     let authorize = Url::parse(&browser.begin("/x").await).unwrap();
     let (callback, forms) = person.sign_in(authorize, "ann").await;
     assert_eq!(forms, 0, "the provider remembers her");
-    assert_eq!(browser.come_back(callback.as_str()).await.status, 302);
+    assert_eq!(browser.follow_callback(callback.as_str()).await.status, 302);
     assert_eq!(browser.fetch("/deploy/x").await.status, 401, "another session is no other sign-in");
 
     let away = browser.open("/deploy/x").await;
@@ -205,7 +205,7 @@ async fn people_sign_in_and_step_up_by_the_time_that_the_provider_vouches_for() 
     assert!(authorize.query().unwrap().contains("max_age=900"), "{authorize}");
     let (callback, forms) = person.sign_in(authorize, "ann").await;
     assert_eq!(forms, 1, "she is asked again");
-    let back = browser.come_back(callback.as_str()).await;
+    let back = browser.follow_callback(callback.as_str()).await;
     assert_eq!((back.status.as_u16(), back.location().as_str()), (302, "/deploy/x"), "{}", proxy.log());
     assert_eq!(browser.get("/deploy/x").await.status, 200);
     // A page with the same requirement does not prompt her again.
@@ -237,8 +237,8 @@ async fn bearer_tokens_of_programs_and_people_count_under_the_same_rules() {
         ("another signature", format!("{}A", &robot[..robot.len() - 2])),
     ] {
         let refused = ask(&token, "/x").await;
-        let told = (refused.status.as_u16(), refused.header("www-authenticate"));
-        assert_eq!(told, (401, "Bearer error=\"invalid_token\"".to_owned()), "{what}");
+        let refusal = (refused.status.as_u16(), refused.header("www-authenticate"));
+        assert_eq!(refusal, (401, "Bearer error=\"invalid_token\"".to_owned()), "{what}");
     }
 
     let mut person = Person::of(&peer);

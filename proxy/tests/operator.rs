@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Version};
 use serde_json::Value;
 
-use crate::lasting::{broken_off, endless, goes_on, open};
+use crate::lasting::{endless, keeps_arriving, open, wait_until_aborted};
 use crate::support::redis::is_installed;
 use crate::support::{Plan, Proxy, Redis, Upstream, until};
 
@@ -27,7 +27,7 @@ async fn sessions(plan: &Plan, arguments: &[&str]) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-fn said(output: &Output) -> (String, String) {
+fn streams(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
@@ -45,14 +45,14 @@ async fn an_operator_lists_sessions_and_revokes_those_of_one_person_on_all_repli
     let mut bob = one.signed_in_as("bob").await;
 
     let output = sessions(&by_hand, &["list"]).await;
-    let (table, sentence) = said(&output);
+    let (table, sentence) = streams(&output);
     assert_eq!(output.status.code(), Some(0), "{table}{sentence}");
     assert_eq!((table.lines().count(), sentence.trim()), (5, "4 sessions"), "{table}");
     assert_eq!(table.lines().filter(|line| line.contains("  ann  ")).count(), 3, "{table}");
 
     let listed = async |arguments: &[&str]| {
         let output = sessions(&by_hand, &[&["list", "--json"], arguments].concat()).await;
-        let (lines, sentence) = said(&output);
+        let (lines, sentence) = streams(&output);
         assert_eq!(output.status.code(), Some(0), "{sentence}");
         for browser in anns.iter().chain([&bob]) {
             assert!(!lines.contains(browser.cookie("session_token").unwrap()), "a token is printed");
@@ -69,13 +69,13 @@ async fn an_operator_lists_sessions_and_revokes_those_of_one_person_on_all_repli
 
     for wrong in [&["revoke"][..], &["revoke", "--user", "@example.com"], &["revoke", "--user", "*"], &[]] {
         let output = sessions(&by_hand, wrong).await;
-        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {:?}", said(&output));
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {:?}", streams(&output));
     }
     for ann in &mut anns {
         assert_eq!(ann.get("/x").await.status, 200);
     }
     let output = sessions(&by_hand, &["revoke", "--user", "ann@example.com"]).await;
-    let (nothing, sentence) = said(&output);
+    let (nothing, sentence) = streams(&output);
     assert_eq!((output.status.code(), nothing.as_str()), (Some(0), ""), "{sentence}");
     assert!(sentence.contains("3 sessions were ended") && sentence.contains("Sessions ended: ann"), "{sentence}");
     let began = Instant::now();
@@ -86,7 +86,7 @@ async fn an_operator_lists_sessions_and_revokes_those_of_one_person_on_all_repli
     assert_eq!(bob.get("/x").await.status, 200);
     let output = sessions(&by_hand, &["revoke", "--user", "ann@example.com"]).await;
     assert_eq!(output.status.code(), Some(0));
-    assert!(said(&output).1.contains("no session of ann@example.com"), "{:?}", said(&output));
+    assert!(streams(&output).1.contains("no session of ann@example.com"), "{:?}", streams(&output));
 }
 
 #[tokio::test]
@@ -101,12 +101,12 @@ async fn where_no_other_process_finds_sessions_the_command_says_what_to_do_inste
     ] {
         for task in [&["list"][..], &["revoke", "--user", "ann"]] {
             let output = sessions(&plan, task).await;
-            assert_eq!(output.status.code(), Some(1), "{:?}", said(&output));
-            assert!(said(&output).1.contains(says), "{:?}", said(&output));
+            assert_eq!(output.status.code(), Some(1), "{:?}", streams(&output));
+            assert!(streams(&output).1.contains(says), "{:?}", streams(&output));
         }
     }
     let wrong = sessions(&memory.env("SESSION_TTL", "1x"), &["list"]).await;
-    assert_eq!(wrong.status.code(), Some(2), "{:?}", said(&wrong));
+    assert_eq!(wrong.status.code(), Some(2), "{:?}", streams(&wrong));
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_store_that_is_away_is_said_and_a_logout_that_it_does_not_confirm_is_5
         Request::post("/api/v1/auth/backchannel-logout").header("content-type", "application/x-www-form-urlencoded");
     assert_eq!(proxy.send_body(request, form).await.code(), "session_store_unavailable");
     let output = sessions(&by_hand, &["list"]).await;
-    assert_eq!(output.status.code(), Some(1), "{:?}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{:?}", streams(&output));
 }
 
 #[tokio::test]
@@ -163,11 +163,11 @@ async fn streams_end_with_a_session_that_ended_on_another_replica_or_by_an_opera
     let began = Instant::now();
     let logout = Request::post("/api/v1/auth/logout").header("cookie", ann.cookie_header());
     assert_eq!(two.send(logout).await.status, 200);
-    broken_off(&mut anns).await;
+    wait_until_aborted(&mut anns).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let output = sessions(&by_hand, &["revoke", "--user", "bob"]).await;
-    assert_eq!(output.status.code(), Some(0), "{:?}", said(&output));
-    let took = broken_off(&mut bobs).await;
+    assert_eq!(output.status.code(), Some(0), "{:?}", streams(&output));
+    let took = wait_until_aborted(&mut bobs).await;
     assert!(took < Duration::from_secs(5), "{took:?}");
-    goes_on(&mut carols).await;
+    keeps_arriving(&mut carols).await;
 }

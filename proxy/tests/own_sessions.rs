@@ -67,7 +67,7 @@ async fn a_person_sees_their_own_sessions_and_which_is_this_one() {
     }
     let of = |current: bool| sessions.iter().find(|session| session["current"] == current).unwrap();
     assert_eq!((&of(true)["browser"], &of(false)["browser"]), (&"curl/8.5.0".into(), &"Firefox on Linux".into()));
-    assert_eq!(own_id(&mut first).await, of(false)["id"].as_str().unwrap(), "an id is the same whoever of them asks");
+    assert_eq!(own_id(&mut first).await, of(false)["id"].as_str().unwrap(), "an id is the same for each client");
     assert_eq!(own_id(&mut first).await.len(), 32);
     let bobs = list(&mut bob).await;
     assert_eq!((bobs.len(), &bobs[0]["browser"], &bobs[0]["current"]), (1, &"".into(), &true.into()));
@@ -246,7 +246,7 @@ async fn each_has_its_methods_names_them_to_others_and_is_not_there_in_open_mode
 }
 
 #[tokio::test]
-async fn who_is_no_longer_allowed_is_refused_here_too() {
+async fn a_user_who_is_no_longer_allowed_is_refused_here_too() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &upstream).await;
     let proxy = plan.file("OAUTH_ALLOWED_USERS_FILE", "allowed", "ann@example.com\n").start().await;

@@ -316,7 +316,7 @@ async fn a_navigation_is_led_to_sign_in_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn who_asks_for_me_or_session_is_never_led_to_sign_in() {
+async fn requests_for_me_and_session_are_never_redirected_to_sign_in() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;
     for path in ["/api/v1/auth/me", "/api/v1/auth/session"] {

@@ -19,7 +19,7 @@ async fn email_of(proxy: &Proxy, user: &str) -> Option<String> {
     None
 }
 
-async fn admits(proxy: &Proxy, user: &str) -> bool {
+async fn is_allowed(proxy: &Proxy, user: &str) -> bool {
     email_of(proxy, user).await.is_some()
 }
 
@@ -65,7 +65,7 @@ async fn an_entry_names_an_email_a_domain_an_id_or_a_username() {
     ];
     for (kind, list, admitted) in cases {
         let proxy = Proxy::with_sign_in(kind, &upstream).await.env("OAUTH_ALLOWED_USERS", list).start().await;
-        assert_eq!(admits(&proxy, "ann").await, admitted, "{kind}: {list}");
+        assert_eq!(is_allowed(&proxy, "ann").await, admitted, "{kind}: {list}");
     }
 }
 
@@ -73,7 +73,7 @@ async fn an_entry_names_an_email_a_domain_an_id_or_a_username() {
 async fn without_a_list_everyone_passes_and_the_log_warns() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;
-    assert!(admits(&proxy, "ann").await && admits(&proxy, "eve").await);
+    assert!(is_allowed(&proxy, "ann").await && is_allowed(&proxy, "eve").await);
     proxy.logs("OAUTH_ALLOWED_USERS is not set: everyone").await;
 }
 
@@ -83,7 +83,7 @@ async fn a_configured_claim_is_a_username_to_the_letter() {
     for (list, admitted) in [("ann", true), ("Ann", false), ("bob", false)] {
         let plan = Proxy::with_sign_in("oidc", &upstream).await.env("OAUTH_USERNAME_CLAIM", "preferred_username");
         let proxy = plan.env("OAUTH_ALLOWED_USERS", list).start().await;
-        assert_eq!(admits(&proxy, "ann").await, admitted, "{list}");
+        assert_eq!(is_allowed(&proxy, "ann").await, admitted, "{list}");
     }
 }
 
@@ -93,7 +93,7 @@ async fn an_email_that_nobody_vouches_for_never_counts() {
     for kind in ["github", "oidc"] {
         let plan = Proxy::with_sign_in(kind, &upstream).await;
         let proxy = plan.env("OAUTH_ALLOWED_USERS", "eve@evil.example,@evil.example").start().await;
-        assert!(!admits(&proxy, "eve").await, "{kind}");
+        assert!(!is_allowed(&proxy, "eve").await, "{kind}");
         let plan = Proxy::with_sign_in(kind, &upstream).await;
         let id = if kind == "github" { "id:1004" } else { "id:oidc-eve" };
         let proxy = plan.env("OAUTH_ALLOWED_USERS", id).start().await;
@@ -117,10 +117,10 @@ async fn with_an_open_tenant_an_address_written_by_an_administrator_never_counts
             .await;
         proxy.logs("OAUTH_TENANT_ID").await;
         for user in ["mallory", "ann", "eve", "gus"] {
-            assert!(!admits(&proxy, user).await, "{tenant}: {user}");
+            assert!(!is_allowed(&proxy, user).await, "{tenant}: {user}");
         }
         if tenant == "common" {
-            assert!(!admits(&proxy, "pat").await, "a personal account has no vouched email");
+            assert!(!is_allowed(&proxy, "pat").await, "a personal account has no vouched email");
         }
         let plan = Proxy::with_sign_in("entra", &upstream).await.env("OAUTH_TENANT_ID", tenant);
         let proxy =
@@ -132,7 +132,7 @@ async fn with_an_open_tenant_an_address_written_by_an_administrator_never_counts
             Some("bob@example.com"),
             "its domain is proven (xms_edov)"
         );
-        assert!(!admits(&proxy, "gus").await, "a guest's name is made up");
+        assert!(!is_allowed(&proxy, "gus").await, "a guest's name is made up");
     }
 }
 
@@ -144,12 +144,12 @@ async fn a_tenant_that_is_not_named_is_not_allowed() {
     let proxy = plan.env("OAUTH_TENANT_ID", format!("{CONTOSO},{other}")).start().await;
     assert_eq!(email_of(&proxy, "ann").await.as_deref(), Some("ann@example.com"));
     for user in ["mallory", "eve"] {
-        assert!(!admits(&proxy, user).await, "{user} of another tenant");
+        assert!(!is_allowed(&proxy, user).await, "{user} of another tenant");
     }
     proxy.logs("User not allowed: mallory@fabrikam.example").await;
     let plan = Proxy::with_sign_in("entra", &upstream).await;
     let proxy = plan.env("OAUTH_TENANT_ID", format!("{CONTOSO},{FABRIKAM}")).start().await;
-    assert!(admits(&proxy, "ann").await && admits(&proxy, "mallory").await);
+    assert!(is_allowed(&proxy, "ann").await && is_allowed(&proxy, "mallory").await);
 }
 
 #[tokio::test]
@@ -189,7 +189,7 @@ async fn groups_are_those_of_each_provider() {
     ];
     for (kind, list, user, admitted) in cases {
         let proxy = Proxy::with_sign_in(kind, &upstream).await.env("OAUTH_ALLOWED_GROUPS", list).start().await;
-        assert_eq!(admits(&proxy, user).await, admitted, "{kind}: {user} in {list}\n{}", proxy.log());
+        assert_eq!(is_allowed(&proxy, user).await, admitted, "{kind}: {user} in {list}\n{}", proxy.log());
     }
 }
 
@@ -205,11 +205,11 @@ async fn a_group_list_that_cannot_be_read_makes_nobody_a_member_and_the_log_says
         let proxy = plan.start().await;
         for fault in [Fault::Status(403), Fault::Status(500), Fault::Malformed] {
             proxy.idp().control().fail(endpoint, fault.clone());
-            assert!(!admits(&proxy, user).await, "{kind} {endpoint:?} {fault:?}");
+            assert!(!is_allowed(&proxy, user).await, "{kind} {endpoint:?} {fault:?}");
         }
         proxy.logs("cannot be read").await;
         proxy.idp().control().clear(endpoint);
-        assert!(admits(&proxy, user).await, "{kind}");
+        assert!(is_allowed(&proxy, user).await, "{kind}");
     }
 }
 
@@ -220,19 +220,19 @@ async fn lists_add_up() {
     let plan = plan.env("OAUTH_ALLOWED_GROUPS", "acme/platform");
     let proxy = plan.file("OAUTH_ALLOWED_USERS_FILE", "users", "bob@example.com\n").start().await;
     for (user, admitted) in [("ann", true), ("bob", true), ("eve", true), ("carol", true), ("zoe", false)] {
-        assert_eq!(admits(&proxy, user).await, admitted, "{user}");
+        assert_eq!(is_allowed(&proxy, user).await, admitted, "{user}");
     }
 }
 
 #[tokio::test]
-async fn whoever_is_taken_off_the_file_loses_access_at_the_next_reload() {
+async fn a_user_removed_from_the_file_loses_access_at_the_next_reload() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &upstream).await;
     let text = "# people\r\n\r\nann@example.com # Ann\r\nbob\r\n";
     let proxy = plan.file("OAUTH_ALLOWED_USERS_FILE", "users", text).start().await;
     let mut ann = proxy.signed_in_as("ann").await;
     let mut bob = proxy.signed_in_as("bob").await;
-    assert!(!admits(&proxy, "eve").await);
+    assert!(!is_allowed(&proxy, "eve").await);
     let file = proxy.folder().join("users");
 
     std::fs::write(&file, "bob\n").unwrap();
@@ -247,7 +247,7 @@ async fn whoever_is_taken_off_the_file_loses_access_at_the_next_reload() {
     for way_on in ["id=\"sign-in-as-someone-else\"", "id=\"sign-out\"", "ann@example.com"] {
         assert!(page.text().contains(way_on), "{}", page.text());
     }
-    assert_eq!(upstream.received().len(), reached, "somebody who is not allowed reached the upstream");
+    assert_eq!(upstream.received().len(), reached, "a user who is not allowed reached the upstream");
     assert_eq!(bob.get("/x").await.status, 200);
     proxy.logs("User not allowed: ann@example.com").await;
 
@@ -265,22 +265,22 @@ async fn an_emptied_file_lets_nobody_in_and_a_deleted_one_leaves_the_last_good_l
     let file = proxy.folder().join("users");
 
     std::fs::remove_file(&file).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
     assert_eq!(proxy.admin("/readyz").await.status, 200);
     until("the log has an error about the file", async || {
         proxy.log().lines().any(|line| line.contains("\"ERROR\"") && line.contains("OAUTH_ALLOWED_USERS_FILE"))
     })
     .await;
     assert_eq!(ann.get("/x").await.status, 200);
-    assert!(admits(&proxy, "bob").await && !admits(&proxy, "eve").await);
+    assert!(is_allowed(&proxy, "bob").await && !is_allowed(&proxy, "eve").await);
 
     std::fs::write(&file, "ann\nmalformed@@entry\n").unwrap();
     proxy.logs("malformed@@entry").await;
-    assert!(admits(&proxy, "bob").await, "a list with a fault leaves the last good one too");
+    assert!(is_allowed(&proxy, "bob").await, "a list with a fault leaves the last good one too");
 
     std::fs::write(&file, "\n# nobody\n").unwrap();
     until("nobody is let in", async || ann.get("/x").await.status == 403).await;
-    assert!(!admits(&proxy, "bob").await && !admits(&proxy, "ann").await);
+    assert!(!is_allowed(&proxy, "bob").await && !is_allowed(&proxy, "ann").await);
     assert!(!proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE"));
 }
 
@@ -296,7 +296,7 @@ async fn an_address_with_two_at_signs_never_counts() {
         user.oidc.as_mut().unwrap().email = Some(address.into());
         user.entra.as_mut().unwrap().mail = Some(address.into());
         proxy.idp().put_user(user);
-        assert!(!admits(&proxy, "twice").await, "{kind}");
+        assert!(!is_allowed(&proxy, "twice").await, "{kind}");
     }
 }
 

@@ -28,7 +28,7 @@ async fn called_back(browser: &mut Browser<'_>, callback: &str) -> Answer {
 }
 
 /// The page for a refused user.
-async fn turned_away(proxy: &Proxy, user: &str) -> String {
+async fn refusal_page(proxy: &Proxy, user: &str) -> String {
     let mut browser = Browser::of(proxy);
     let authorize = browser.begin("/").await;
     let callback = proxy.idp().approve(&authorize, user).unwrap();
@@ -60,7 +60,7 @@ async fn an_email_that_nobody_vouches_for_is_named_in_the_log_and_on_the_page() 
         oidc.idp().control().lie(lie);
     }
     let proxy = oidc.start().await;
-    let page = turned_away(&proxy, "ann").await;
+    let page = refusal_page(&proxy, "ann").await;
     assert!(page.contains("vouches for no email address of this account"), "{page}");
     logs_with_the_request(&proxy, "INFO", "`email_verified` of ann@example.com is false").await;
     proxy.logs("User not allowed").await;
@@ -75,7 +75,7 @@ async fn groups_of_another_shape_are_named() {
     let plan = Proxy::with_sign_in("oidc", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "ops");
     plan.idp().control().lie(Lie::Claim("groups".into(), json!([{"role": "ops"}, "dev"])));
     let proxy = plan.start().await;
-    let page = turned_away(&proxy, "ann").await;
+    let page = refusal_page(&proxy, "ann").await;
     assert!(page.contains("sent some of your groups in a form that is not understood"), "{page}");
     logs_with_the_request(&proxy, "WARN", "1 of the 2 entries of `groups` are not names: an object").await;
     logs_with_the_request(&proxy, "INFO", "some groups came in a form that is not understood").await;
@@ -91,7 +91,7 @@ async fn groups_and_addresses_that_may_not_be_read_are_named() {
         let plan = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "no-such-org");
         plan.idp().control().fail(endpoint, Fault::Status(403));
         let proxy = plan.start().await;
-        let page = turned_away(&proxy, "ann").await;
+        let page = refusal_page(&proxy, "ann").await;
         assert!(page.contains(on_the_page), "{page}");
         assert!(!page.contains("vouches for no email address"), "{page}");
         logs_with_the_request(&proxy, "WARN", in_the_log).await;
@@ -104,7 +104,7 @@ async fn organisations_that_github_leaves_out_are_named() {
     let plan = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_GROUPS", "no-such-org");
     plan.idp().control().lie(Lie::PartialLists);
     let proxy = plan.start().await;
-    let page = turned_away(&proxy, "ann").await;
+    let page = refusal_page(&proxy, "ann").await;
     assert!(page.contains("GitHub left out organisations of yours that have single sign-on"), "{page}");
     logs_with_the_request(&proxy, "WARN", "partial-results; organizations=21955855,20582480").await;
 }
@@ -127,8 +127,9 @@ async fn every_end_of_a_sign_in_is_logged_with_the_id_that_its_page_shows() {
         let page = answer.text();
         assert!(page.contains(code) && page.contains(REQUEST), "{code}: {} {page}", answer.status);
         proxy.logs(in_the_log).await;
-        let told = proxy.log().lines().filter(|line| line.contains(in_the_log)).all(|line| line.contains(REQUEST));
-        assert!(told, "{code}: {}", proxy.log());
+        let all_have_the_id =
+            proxy.log().lines().filter(|line| line.contains(in_the_log)).all(|line| line.contains(REQUEST));
+        assert!(all_have_the_id, "{code}: {}", proxy.log());
     };
     ended(&[], "invalid_state", "Invalid OAuth state").await;
     ended(&[Lie::ErrorAtCallback("access_denied".into())], "sign_in_cancelled", "access_denied").await;
@@ -201,7 +202,7 @@ async fn a_wrong_client_secret_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_is_told_and_counted() {
+async fn a_stream_that_is_cut_is_logged_and_counted() {
     let upstream = Upstream::streaming(|_| async {
         let (mut sender, body) = pieces();
         tokio::spawn(async move {
@@ -230,8 +231,8 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
         assert_eq!(proxy.send(request).await.status, 502);
     }
     proxy.logs(&format!("cannot connect to the upstream http://{address}")).await;
-    let told = lines(&proxy, "WARN", &format!("cannot connect to the upstream http://{address}"));
-    assert_eq!((told.len(), &told[0]["request_id"]), (1, &json!("request-0")), "{told:?}");
+    let warnings = lines(&proxy, "WARN", &format!("cannot connect to the upstream http://{address}"));
+    assert_eq!((warnings.len(), &warnings[0]["request_id"]), (1, &json!("request-0")), "{warnings:?}");
     assert!(lines(&proxy, "WARN", "request-").len() == 1, "one line a failed request is too many: {}", proxy.log());
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {

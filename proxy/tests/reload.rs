@@ -38,7 +38,7 @@ async fn after_reload(proxy: &Proxy, change: impl FnOnce()) {
     until("a reload", async || reloads(proxy, "succeeded").await > before).await;
 }
 
-async fn saying(text: &'static str) -> Upstream {
+async fn upstream_with_text(text: &'static str) -> Upstream {
     Upstream::answering(move |_| Response::new(Full::new(Bytes::from_static(text.as_bytes())))).await
 }
 
@@ -53,7 +53,7 @@ async fn sighup_reads_again_though_nothing_changed_and_sessions_stay() {
     assert_eq!(ann.get("/x").await.status, 200);
     // Also a sign-in in progress, though the secret is random.
     let callback = proxy.idp().approve(&pending, "ann").unwrap();
-    assert_eq!(ann.come_back(&callback).await.location(), "/deep");
+    assert_eq!(ann.follow_callback(&callback).await.location(), "/deep");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn sighup_during_the_start_does_not_end_it() {
 
 #[tokio::test]
 async fn an_upstream_changed_in_the_file_takes_the_next_requests() {
-    let (one, two) = (saying("one").await, saying("two").await);
+    let (one, two) = (upstream_with_text("one").await, upstream_with_text("two").await);
     let plan = Proxy::open(&one).without("UPSTREAM_URL");
     let proxy = plan
         .file("SIDEGATE_CONFIG", "sidegate.toml", &format!("upstream_url = \"http://{}\"", one.address))
@@ -116,8 +116,8 @@ async fn an_upstream_changed_in_the_file_takes_the_next_requests() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_the_old_one_stays_and_a_mended_one_takes_over() {
-    let (one, two) = (saying("one").await, saying("two").await);
+async fn a_bad_configuration_is_reported_the_old_one_stays_and_a_fixed_one_takes_over() {
+    let (one, two) = (upstream_with_text("one").await, upstream_with_text("two").await);
     let file = |upstream: &Upstream, more: &str| format!("upstream_url = \"http://{}\"\n{more}", upstream.address);
     let proxy = Proxy::open(&one)
         .without("UPSTREAM_URL")
@@ -149,7 +149,7 @@ async fn a_bad_configuration_is_told_the_old_one_stays_and_a_mended_one_takes_ov
 
     // Removed, and restored.
     std::fs::remove_file(&config).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("cannot read the file")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("cannot read the file")).await;
     assert_eq!(proxy.get("/x").await.text(), "two");
     after_reload(&proxy, || replace(&config, &file(&one, ""))).await;
     assert_eq!(proxy.get("/x").await.text(), "one");
@@ -157,7 +157,7 @@ async fn a_bad_configuration_is_told_the_old_one_stays_and_a_mended_one_takes_ov
 
 #[tokio::test]
 async fn a_configmap_swapped_as_kubernetes_does_is_read_again() {
-    let (one, two) = (saying("one").await, saying("two").await);
+    let (one, two) = (upstream_with_text("one").await, upstream_with_text("two").await);
     let mount = tempfile::tempdir().unwrap();
     let at = |name: &str| mount.path().join(name);
     for (version, upstream) in [("..2026_1", &one), ("..2026_2", &two)] {
@@ -196,7 +196,7 @@ async fn a_user_taken_off_the_list_loses_access_with_the_session_still_there() {
     assert_eq!(ann.get("/x").await.status, 200);
     // When it is deleted, the last good list stays valid; readyz and the log report it.
     std::fs::remove_file(&users).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("OAUTH_ALLOWED_USERS_FILE")).await;
     proxy.logs("the old one stays").await;
     assert_eq!(ann.get("/x").await.status, 200);
     // When it is emptied, it allows no one.
@@ -206,7 +206,7 @@ async fn a_user_taken_off_the_list_loses_access_with_the_session_still_there() {
 }
 
 #[tokio::test]
-async fn a_fifo_in_a_lists_place_is_told_and_holds_up_no_other_reload() {
+async fn a_fifo_in_a_lists_place_is_reported_and_holds_up_no_other_reload() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("github", &upstream).await;
     let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "oauth_allowed_users = [\"ann\"]");
@@ -215,7 +215,7 @@ async fn a_fifo_in_a_lists_place_is_told_and_holds_up_no_other_reload() {
     let (mut ann, mut bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);
     assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
     std::fs::rename(at("fifo"), at("users")).unwrap();
-    until("readyz tells", async || proxy.admin("/readyz").await.text().contains("it is a FIFO")).await;
+    until("readyz reports it", async || proxy.admin("/readyz").await.text().contains("it is a FIFO")).await;
     assert_eq!(bob.get("/x").await.status, 200, "the last good list stays");
     // A user who is removed elsewhere still loses access.
     replace(&at("sidegate.toml"), "oauth_allowed_users = [\"eve\"]");
@@ -227,7 +227,7 @@ async fn a_fifo_in_a_lists_place_is_told_and_holds_up_no_other_reload() {
     })
     .await;
     until("the mended list takes effect", async || bob.fetch("/x").await.status == 403).await;
-    until("readyz has nothing to tell", async || proxy.admin("/readyz").await.text() == "ready\n").await;
+    until("readyz reports nothing", async || proxy.admin("/readyz").await.text() == "ready\n").await;
 }
 
 #[tokio::test]
@@ -241,13 +241,13 @@ async fn a_rotated_session_secret_keeps_the_sign_ins_that_are_under_way() {
 
     after_reload(&proxy, || replace(&secret, &format!("{NEW},{OLD}\n"))).await;
     let callback = proxy.idp().approve(&anns, "ann").unwrap();
-    assert_eq!(ann.come_back(&callback).await.location(), "/a");
+    assert_eq!(ann.follow_callback(&callback).await.location(), "/a");
     assert_eq!(ann.get("/x").await.status, 200);
 
     // The old one is removed: what it sealed can no longer be opened, and sessions stay.
     after_reload(&proxy, || replace(&secret, &format!("{NEW}\n"))).await;
     let callback = proxy.idp().approve(&bobs, "bob").unwrap();
-    let answer = bob.come_back(&callback).await;
+    let answer = bob.follow_callback(&callback).await;
     assert_eq!(answer.status, 400, "{answer:?}");
     assert_eq!(ann.get("/x").await.status, 200);
 }

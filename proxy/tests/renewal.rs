@@ -218,7 +218,7 @@ async fn futures<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
 }
 
 #[tokio::test]
-async fn a_provider_that_fails_signs_nobody_out_and_is_asked_again_when_it_is_well() {
+async fn a_provider_that_fails_signs_nobody_out_and_is_asked_again_when_it_works() {
     let upstream = Upstream::start().await;
     for (kind, fault) in [("oidc", Fault::Status(500)), ("github", Fault::Malformed), ("entra", Fault::Status(503))] {
         let proxy = refreshing(kind, &upstream).await.start().await;
@@ -232,7 +232,7 @@ async fn a_provider_that_fails_signs_nobody_out_and_is_asked_again_when_it_is_we
 }
 
 #[tokio::test]
-async fn whoever_the_provider_no_longer_knows_is_signed_out_and_the_log_says_why() {
+async fn a_user_whom_the_provider_no_longer_knows_is_signed_out_and_the_log_says_why() {
     let upstream = Upstream::start().await;
     for (kind, word) in [("oidc", "invalid_grant"), ("entra", "invalid_grant"), ("github", "bad_refresh_token")] {
         let proxy = refreshing(kind, &upstream).await.start().await;
@@ -244,7 +244,7 @@ async fn whoever_the_provider_no_longer_knows_is_signed_out_and_the_log_says_why
         proxy.logs("Sessions ended: ").await;
         let line = proxy.log().lines().find(|line| line.contains("Sessions ended: ")).unwrap().to_owned();
         assert!(line.contains(word) && line.contains("sidegate::audit"), "{kind}: {line}");
-        assert_eq!(bob.get("/x").await.status, 200, "{kind}: somebody else's goes on");
+        assert_eq!(bob.get("/x").await.status, 200, "{kind}: another user's goes on");
     }
 }
 
@@ -317,7 +317,7 @@ async fn a_logout_during_a_renewal_stays_a_logout() {
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_used_for_long_is_renewed_before_it_lets_anybody_in() {
+async fn a_session_that_nobody_used_for_long_is_renewed_before_it_lets_a_request_in() {
     let upstream = Upstream::start().await;
     let proxy = refreshing("oidc", &upstream).await.env("SESSION_RECHECK", "1s").start().await;
     let (mut ann, mut bob) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("bob").await);

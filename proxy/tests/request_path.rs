@@ -103,7 +103,7 @@ async fn paths_and_queries_pass_as_they_are() {
 async fn targets_from_the_tests_of_another_proxy_pass_as_they_are_or_not_at_all() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
-    for (target, told) in [
+    for (target, forwarded) in [
         ("/public/file", "/public/file"),
         ("/public/", "/public/"),
         ("/public/file?next=/../protected;v=1&tag=%23", "/public/file?next=/../protected;v=1&tag=%23"),
@@ -148,11 +148,11 @@ async fn targets_from_the_tests_of_another_proxy_pass_as_they_are_or_not_at_all(
         let before = upstream.received().len();
         let answer =
             proxy.raw(format!("GET {target} HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n")).await;
-        let status = if told.is_empty() { "HTTP/1.1 400 " } else { "HTTP/1.1 200 " };
+        let status = if forwarded.is_empty() { "HTTP/1.1 400 " } else { "HTTP/1.1 200 " };
         assert!(answer.starts_with(status), "{target}: {answer}");
         let came: Vec<_> =
             upstream.received().into_iter().skip(before).map(|received| received.uri.to_string()).collect();
-        assert_eq!(came, if told.is_empty() { Vec::new() } else { vec![told] }, "{target}");
+        assert_eq!(came, if forwarded.is_empty() { Vec::new() } else { vec![forwarded] }, "{target}");
     }
 }
 
@@ -407,7 +407,7 @@ async fn an_upstream_that_is_not_there_is_502_and_named_in_readyz() {
     let proxy = Proxy::open(&upstream).env("UPSTREAM_URL", format!("http://{free}")).start().await;
     let answer = proxy.get("/x").await;
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::BAD_GATEWAY, "upstream_unreachable"));
-    assert!(!answer.text().contains(&free.to_string()), "the caller is not told where the upstream is");
+    assert!(!answer.text().contains(&free.to_string()), "the caller does not learn where the upstream is");
     let ready = proxy.admin("/readyz").await;
     assert_eq!(ready.status, 200);
     assert!(ready.text().contains(&free.to_string()), "{}", ready.text());
@@ -582,7 +582,7 @@ async fn many_requests_share_one_connection() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_closes_after_each_answer_is_met_anew() {
+async fn an_upstream_that_closes_after_each_answer_gets_new_connections() {
     let (upstream, heads) =
         scripted(|_| ("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", false)).await;
     let proxy = Proxy::open(&upstream).start().await;
@@ -713,7 +713,7 @@ async fn an_early_answer_passes_before_the_body_is_read() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_answers_early_and_closes_is_heard() {
+async fn an_answer_of_an_upstream_that_answers_early_and_closes_is_read() {
     let early = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 9\r\n\r\ntoo large";
     let (upstream, _) = scripted(move |_| (early, false)).await;
     let proxy = Proxy::open(&upstream).start().await;
@@ -821,7 +821,7 @@ async fn signs_that_browsers_encode_pass_encoded() {
     let (upstream, heads) = scripted(|_| (OK, true)).await;
     let proxy = Proxy::open(&upstream).start().await;
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
-    for (sent, told) in [
+    for (sent, forwarded) in [
         ("/x?q=\"a\"<b>", "/x?q=%22a%22%3Cb%3E"),
         ("/<x>`y\"{}|^?`{}|^", "/%3Cx%3E%60y\"{}|^?`{}|^"),
         ("/x?plain=%22", "/x?plain=%22"),
@@ -830,7 +830,7 @@ async fn signs_that_browsers_encode_pass_encoded() {
         let answer = read_until(&mut stream, "\r\n\r\nok").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{sent}: {answer}");
         let line = heads.lock().unwrap().last().unwrap().lines().next().unwrap().to_owned();
-        assert_eq!(line, format!("GET {told} HTTP/1.1"));
+        assert_eq!(line, format!("GET {forwarded} HTTP/1.1"));
     }
 }
 

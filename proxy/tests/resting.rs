@@ -67,7 +67,7 @@ async fn so_is_one_with_tls() {
     let (upstream, issued) = (Upstream::start().await, Issued::new());
     let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
     let stream = TcpStream::connect(proxy.address).await.unwrap();
-    is_used_after_rests(issued.shake_hands(stream).await, &upstream).await;
+    is_used_after_rests(issued.handshake(stream).await, &upstream).await;
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn an_answer_that_its_reader_leaves_for_a_while_comes_whole() {
         let stream = socket.connect(address).await.unwrap();
         let request = format!("GET /{length} HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive\r\n\r\n");
         let read = if has_tls {
-            read_late(issued.shake_hands(stream).await, request.as_bytes(), length).await
+            read_late(issued.handshake(stream).await, request.as_bytes(), length).await
         } else {
             read_late(stream, request.as_bytes(), length).await
         };

@@ -50,7 +50,7 @@ impl Balancer {
     async fn watch(self) {
         loop {
             for replica in self.all() {
-                replica.ready.store(says_ready(replica.admin).await, Ordering::Relaxed);
+                replica.ready.store(is_ready(replica.admin).await, Ordering::Relaxed);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -64,7 +64,7 @@ impl Balancer {
     }
 }
 
-async fn says_ready(admin: SocketAddr) -> bool {
+async fn is_ready(admin: SocketAddr) -> bool {
     let Ok(stream) = TcpStream::connect(admin).await else { return false };
     let Ok((mut sender, connection)) = http1::handshake(TokioIo::new(stream)).await else { return false };
     tokio::spawn(connection);

@@ -8,7 +8,7 @@ use dev_idp::{DevIdp, Lie, Options};
 use http::{Request, Version};
 use serde_json::{Value, json};
 
-use crate::lasting::{broken_off, endless, open};
+use crate::lasting::{endless, open, wait_until_aborted};
 use crate::support::proxy::Plan;
 use crate::support::{Browser, HOST, Proxy, Upstream, until};
 
@@ -54,7 +54,7 @@ fn explained(plan: &Plan, args: &[&str]) -> Value {
 }
 
 #[tokio::test]
-async fn a_public_path_is_open_to_everyone_and_says_who_it_is_where_somebody_is_signed_in() {
+async fn a_public_path_is_open_to_everyone_and_carries_the_identity_of_a_user_who_is_signed_in() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let forged = Request::get("/assets/a.css").header("x-forwarded-user", "root").header("remote-user", "root");
@@ -129,7 +129,7 @@ async fn nobody_signs_in_whom_neither_a_list_nor_a_rule_could_let_in() {
 }
 
 #[tokio::test]
-async fn a_refusal_tells_its_rule_and_its_reason_on_the_page_in_the_log_and_in_the_metrics() {
+async fn a_refusal_gives_its_rule_and_its_reason_on_the_page_in_the_log_and_in_the_metrics() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let mut eve = proxy.signed_in_as("eve").await;
@@ -160,14 +160,14 @@ async fn a_refusal_tells_its_rule_and_its_reason_on_the_page_in_the_log_and_in_t
 }
 
 #[tokio::test]
-async fn a_navigation_is_sent_to_sign_in_and_comes_back_and_anything_else_is_told() {
+async fn a_navigation_is_sent_to_sign_in_and_comes_back_and_anything_else_is_refused() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;
     let mut browser = Browser::of(&proxy);
     let away = browser.open("/team/x?y=1").await;
     assert_eq!((away.status.as_u16(), away.location().as_str()), (302, "/api/v1/auth/login?rd=%2Fteam%2Fx%3Fy%3D1"));
-    let told = proxy.get("/team/x").await;
-    assert_eq!((told.status.as_u16(), told.json()["login_url"].clone()), (401, json!("/api/v1/auth/login")));
+    let refused = proxy.get("/team/x").await;
+    assert_eq!((refused.status.as_u16(), refused.json()["login_url"].clone()), (401, json!("/api/v1/auth/login")));
 }
 
 #[tokio::test]
@@ -186,13 +186,13 @@ async fn an_old_sign_in_is_sent_to_sign_in_again_and_comes_back() {
         (302, "/api/v1/auth/login?rd=%2Fdeploy%2Fx&max_age=2")
     );
     let authorize = ann.open(&away.location()).await.location();
-    let back = ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
+    let back = ann.follow_callback(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
     assert_eq!((back.status.as_u16(), back.location().as_str()), (302, "/deploy/x"));
     assert_eq!(ann.get("/deploy/x").await.status.as_u16(), 200);
 }
 
 #[tokio::test]
-async fn a_provider_that_does_not_say_when_somebody_signed_in_is_no_way_round_max_age() {
+async fn a_provider_that_sends_no_time_of_the_sign_in_is_no_way_round_max_age() {
     let upstream = Upstream::start().await;
     let rules = "[[routes]]\nname = \"deploy\"\npath = \"/deploy/**\"\nallow = [\"@example.com\"]\nmax_age = \"15m\"";
     let proxy = Proxy::with_sign_in("oidc", &upstream)
@@ -207,7 +207,7 @@ async fn a_provider_that_does_not_say_when_somebody_signed_in_is_no_way_round_ma
         assert_eq!(away.status.as_u16(), 302, "no auth_time that counts: {away:?}");
         let authorize = ann.open(&away.location()).await.location();
         assert!(authorize.contains("max_age=900") && authorize.contains("prompt=login"), "{authorize}");
-        ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await
+        ann.follow_callback(&proxy.idp().approve(&authorize, "ann").unwrap()).await
     };
     #[expect(clippy::disallowed_methods, reason = "a test makes up moments")]
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -268,7 +268,7 @@ async fn what_is_open_is_asked_again_by_the_rules_of_the_moment() {
     std::fs::write(proxy.folder().join("sidegate.toml"), rules("[\"ann\"]")).unwrap();
     proxy.signal("HUP");
     proxy.logs("the configuration was read again").await;
-    assert!(broken_off(&mut body).await < Duration::from_secs(5));
+    assert!(wait_until_aborted(&mut body).await < Duration::from_secs(5));
 }
 
 #[tokio::test]
@@ -342,11 +342,11 @@ async fn a_sign_in_leads_back_to_another_host_that_a_rule_names() {
     assert_eq!(decoded(&elsewhere.location()), "/api/v1/auth/login?rd=/d/x?y=1");
     let mut ann = Browser::of(&proxy);
     let authorize = ann.begin(&format!("https://{other}/d/x?y=1")).await;
-    let back = ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
+    let back = ann.follow_callback(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
     assert_eq!(back.location(), format!("https://{other}/d/x?y=1"));
     let mut eve = Browser::of(&proxy);
     let authorize = eve.begin("https://evil.example/").await;
-    assert_eq!(eve.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await.location(), "/");
+    assert_eq!(eve.follow_callback(&proxy.idp().approve(&authorize, "ann").unwrap()).await.location(), "/");
 }
 
 /// A sign-in URL, with its `rd` decoded.
@@ -492,8 +492,8 @@ fn the_front_pages_examples_go_behind_its_first_file_as_they_stand() {
         std::fs::write(&path, format!("{first}\n{example}")).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sidegate"));
         let output = command.env_clear().arg("--config").arg(&path).arg("check").output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{example}\n{told}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{example}\n{stderr}");
     }
 }
 

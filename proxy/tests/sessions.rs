@@ -231,7 +231,7 @@ async fn no_secret_reaches_the_log_a_page_or_the_upstream() {
             ("the assertion", assertion),
         ];
         let log = proxy.log();
-        assert!(log.contains("Signed in"), "the log tells of the sign-in: {log}");
+        assert!(log.contains("Signed in"), "the log shows the sign-in: {log}");
         for (what, secret) in secrets {
             assert!(secret.len() >= 8, "{what} is {secret:?}");
             assert!(!log.contains(&secret), "{kind}: the log shows {what}");

@@ -242,7 +242,7 @@ async fn a_second_signal_in_earnest_ends_it_at_once() {
     assert!(proxy.admin("/livez").await.status.is_success(), "an echo ended it");
     let began = Instant::now();
     // Within the first second it could be an echo of the first.
-    until("a second signal is heard", async || {
+    until("a second signal is received", async || {
         proxy.signal("INT");
         proxy.log().contains("a second signal")
     })

@@ -351,7 +351,7 @@ async fn on_https_cookies_are_secure_and_those_of_attempts_belong_to_the_host() 
 }
 
 #[tokio::test]
-async fn login_on_another_host_is_sent_to_the_public_one_once_and_then_told() {
+async fn login_on_another_host_is_sent_to_the_public_one_once_and_then_refused() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::start(&upstream).await;
     for other in ["127.0.0.1:8080", "localhost", "app.localhost:8080", "www.app.localhost"] {
@@ -370,9 +370,9 @@ async fn login_on_another_host_is_sent_to_the_public_one_once_and_then_told() {
         let callback = proxy.idp().approve(&there, "ann").unwrap();
         assert_eq!(ann.open(&path_of(&callback)).await.location(), "/a?b=1&c");
         // If it still comes as the other host, it gets an error, not a redirect loop.
-        let told = proxy.send(request(&path_of(&to)).header("accept", "text/html")).await;
-        assert_eq!(told.status, 400);
-        let page = told.text();
+        let refused = proxy.send(request(&path_of(&to)).header("accept", "text/html")).await;
+        assert_eq!(refused.status, 400);
+        let page = refused.text();
         assert!(page.contains(&format!("for {other},")) && page.contains(&format!("on {HOST} only")), "{page}");
         assert_eq!(proxy.send(request(&path_of(&to))).await.code(), "bad_request");
     }

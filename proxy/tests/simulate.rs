@@ -103,11 +103,11 @@ async fn what_no_rule_was_asked_about_has_a_line_too_and_no_rule_changes_it() {
     assert!(!proxy.log().contains("canary"));
     let file = proxy.folder().join("audit.log");
     std::fs::write(&file, proxy.log()).unwrap();
-    let told = simulate(&open, &["--audit", file.to_str().unwrap()]).await;
-    assert_eq!(told.status.code(), Some(0), "{told:?}");
+    let output = simulate(&open, &["--audit", file.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
     let expected =
         "nothing changes over 3 decisions and 0 sessions; refused before any rule was asked, and not asked again: 3\n";
-    assert_eq!(text(&told.stdout), expected);
+    assert_eq!(text(&output.stdout), expected);
 }
 
 #[tokio::test]
@@ -128,13 +128,13 @@ async fn without_audit_all_only_refusals_of_people_have_a_line() {
     std::fs::write(&file, log).unwrap();
     let changed = simulate(&open, &["--audit", file.to_str().unwrap()]).await;
     assert_eq!(changed.status.code(), Some(1));
-    let told = text(&changed.stdout);
-    assert!(told.starts_with("gained: ann@"), "{told}");
-    assert!(told.contains(&format!("GET {HOST}/admin/x")), "{told}");
+    let stdout = text(&changed.stdout);
+    assert!(stdout.starts_with("gained: ann@"), "{stdout}");
+    assert!(stdout.contains(&format!("GET {HOST}/admin/x")), "{stdout}");
 }
 
 #[tokio::test]
-async fn sessions_that_nothing_would_let_in_any_more_are_told() {
+async fn sessions_that_nothing_would_let_in_any_more_are_reported() {
     if !is_installed() {
         return;
     }
@@ -148,19 +148,19 @@ async fn sessions_that_nothing_would_let_in_any_more_are_told() {
     assert_eq!(text(&unchanged.stdout), "nothing changes over 0 decisions and 2 sessions\n", "{unchanged:?}");
     let changed = simulate(&new, &["--sessions"]).await;
     assert_eq!(changed.status.code(), Some(1), "{changed:?}");
-    let told = text(&changed.stdout);
-    assert!(told.starts_with("lost:   ann@") && told.contains("every access"), "{told}");
-    assert!(!told.contains("bob"), "{told}");
+    let stdout = text(&changed.stdout);
+    assert!(stdout.starts_with("lost:   ann@") && stdout.contains("every access"), "{stdout}");
+    assert!(!stdout.contains("bob"), "{stdout}");
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_told_with_its_mend_and_is_no_answer() {
+async fn what_cannot_be_simulated_is_an_error_that_names_the_remedy() {
     let upstream = Upstream::start().await;
     let plan = with_lists(&upstream).await;
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("other.log");
     std::fs::write(&file, "{\"message\":\"sidegate is ready\"}\n").unwrap();
-    for (arguments, mend) in [
+    for (arguments, remedy) in [
         (&[][..], "--audit FILE, --sessions"),
         (&["--audit", "/no/such/file"], "/no/such/file"),
         (&["--audit", file.to_str().unwrap()], "AUDIT=all"),
@@ -168,7 +168,7 @@ async fn what_cannot_be_asked_is_told_with_its_mend_and_is_no_answer() {
     ] {
         let output = simulate(&plan, arguments).await;
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
-        assert!(text(&output.stderr).contains(mend), "{arguments:?}: {output:?}");
+        assert!(text(&output.stderr).contains(remedy), "{arguments:?}: {output:?}");
         assert!(output.stdout.is_empty(), "{output:?}");
     }
 }

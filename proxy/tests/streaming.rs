@@ -50,7 +50,7 @@ async fn flood(pieces_each: usize) -> (Upstream, Arc<AtomicUsize>) {
 }
 
 /// Waits until a count has not changed for half a second, and returns it.
-async fn settled(count: &AtomicUsize) -> usize {
+async fn stable_count(count: &AtomicUsize) -> usize {
     let (mut last, mut since) = (count.load(Ordering::SeqCst), Instant::now());
     until("the count rests", async || {
         let now = count.load(Ordering::SeqCst);
@@ -171,7 +171,7 @@ async fn a_reader_that_does_not_read_stops_the_upstream() {
         taken.store(0, Ordering::SeqCst);
         let mut client = Client::of(version, proxy.address).await;
         let mut body = client.get("/x").await.unwrap().into_body();
-        let stopped = settled(&taken).await;
+        let stopped = stable_count(&taken).await;
         assert!(stopped < PIECES / 2, "{version:?}: {stopped} of {PIECES} pieces were taken though nobody reads");
         let mut read = 0;
         while let Some(data) = next_data(&mut body).await {
@@ -210,7 +210,7 @@ async fn an_upstream_that_does_not_read_stops_the_upload() {
             }
         });
         let opener = async {
-            let stopped = settled(&sent).await;
+            let stopped = stable_count(&sent).await;
             goes_on.add_permits(1);
             stopped
         };
@@ -289,7 +289,7 @@ async fn a_slow_reader_or_a_stalled_upload_does_not_stall_another_stream() {
         async move { client.send(Request::post("/upload"), body).await }
     });
     stalled.send_data(piece()).await.unwrap();
-    settled(&taken).await;
+    stable_count(&taken).await;
     for _ in 0..20 {
         let began = Instant::now();
         let answer = stream().get("/small").await.unwrap().into_body().collect().await.unwrap();
@@ -308,7 +308,7 @@ async fn slow_readers_do_not_stall_others_on_the_one_connection_to_an_h2c_upstre
         let mut client = Client::http1(proxy.address).await;
         unread.push((client.get("/x").await.unwrap().into_body(), client));
     }
-    settled(&taken).await;
+    stable_count(&taken).await;
     let began = Instant::now();
     let answer = Client::http1(proxy.address).await.get("/small").await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "small");
@@ -340,7 +340,7 @@ async fn uploads_that_nobody_takes_do_not_stall_another_stream() {
             }
         });
     }
-    settled(&sent).await;
+    stable_count(&sent).await;
     let mut client = Client::Http2(sender);
     let answer = client.send(Request::post("/small"), full("also with a body")).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "small");
@@ -352,7 +352,7 @@ async fn a_stream_that_is_not_read_is_reset() {
     let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "1s").start().await;
     let Client::Http2(sender) = Client::http2(proxy.address).await else { unreachable!() };
     let mut unread = Client::Http2(sender.clone()).get("/x").await.unwrap().into_body();
-    settled(&taken).await;
+    stable_count(&taken).await;
     proxy.logs("an HTTP/2 stream was reset").await;
     let outcome = async {
         while let Some(data) = next_data(&mut unread).await {

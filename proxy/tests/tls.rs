@@ -51,8 +51,8 @@ impl Issued {
     }
 
     /// A TLS connection that trusts this certificate and requests [`HOST`], over an open TCP connection.
-    pub async fn shake_hands(&self, stream: TcpStream) -> TlsStream<TcpStream> {
-        Client::trusting(&[self]).shake_hands(HOST, stream).await
+    pub async fn handshake(&self, stream: TcpStream) -> TlsStream<TcpStream> {
+        Client::trusting(&[self]).handshake(HOST, stream).await
     }
 
     /// The certificate itself, for clients that trust it.
@@ -80,10 +80,10 @@ impl Client {
     }
 
     async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
-        self.shake_hands(HOST, TcpStream::connect(address).await.unwrap()).await
+        self.handshake(HOST, TcpStream::connect(address).await.unwrap()).await
     }
 
-    async fn shake_hands(&self, name: &'static str, stream: TcpStream) -> TlsStream<TcpStream> {
+    async fn handshake(&self, name: &'static str, stream: TcpStream) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         for root in &self.trusts {
             roots.add(root.clone()).unwrap();
@@ -137,7 +137,7 @@ async fn text(response: Response<Incoming>) -> String {
 }
 
 #[tokio::test]
-async fn both_versions_of_tls_carry_http_and_tell_the_upstream_https() {
+async fn both_versions_of_tls_carry_http_and_the_upstream_gets_https() {
     let (upstream, issued) = (Upstream::start().await, Issued::new());
     let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
     for (versions, spoken) in [
@@ -190,7 +190,7 @@ async fn each_host_has_its_own_certificate_and_another_one_after_a_reload() {
     let proxy = plan.env("TLS_CERT_FILE", certificates).env("TLS_KEY_FILE", keys).start().await;
     let shown = async |trusted: &Issued, name: &'static str| {
         let stream = TcpStream::connect(proxy.address).await.unwrap();
-        let stream = Client::trusting(&[trusted]).shake_hands(name, stream).await;
+        let stream = Client::trusting(&[trusted]).handshake(name, stream).await;
         stream.get_ref().1.peer_certificates().unwrap()[0] == trusted.der
     };
     assert!(shown(&one, HOST).await);
@@ -223,7 +223,7 @@ async fn a_handshake_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn plain_http_where_tls_ends_is_told_so() {
+async fn plain_http_where_tls_ends_gets_an_answer_that_says_so() {
     let (upstream, issued) = (Upstream::start().await, Issued::new());
     let proxy = issued.shown_by(Proxy::open(&upstream)).env("TIMEOUT_HEADER", "1s").start().await;
     let long = "a".repeat(100_000);
@@ -313,7 +313,7 @@ async fn a_sign_in_over_tls_is_asserted_in_the_name_of_the_https_origin() {
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "a certificate that ends soon needs the time of day")]
-async fn a_certificate_that_ends_soon_is_told_of_in_readyz_and_in_the_log() {
+async fn a_certificate_that_expires_soon_is_reported_in_readyz_and_in_the_log() {
     let upstream = Upstream::start().await;
     let soon = Issued::until(time::OffsetDateTime::now_utc() + time::Duration::hours(3 * 24 + 1));
     let proxy = soon.shown_by(Proxy::open(&upstream)).start().await;
@@ -358,7 +358,7 @@ async fn a_renewed_certificate_is_shown_and_no_connection_is_dropped_for_it() {
 
     // Half a renewal: the old pair stays in use.
     std::fs::write(proxy.folder().join("tls.key"), &old.key).unwrap();
-    until("readyz tells", async || {
+    until("readyz reports it", async || {
         proxy.admin("/readyz").await.text().contains("\nconfiguration: last reload failed: ")
     })
     .await;

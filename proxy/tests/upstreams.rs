@@ -39,7 +39,7 @@ fn open(usual: &Upstream, file: &str) -> Plan {
 }
 
 /// The head of a request; empty if the client closed.
-async fn heard(stream: &mut (impl AsyncRead + Unpin)) -> String {
+async fn request_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let Ok(byte) = stream.read_u8().await else { return String::new() };
@@ -56,7 +56,7 @@ async fn counted(proxy: &Proxy, line: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_rule_leads_to_the_upstream_that_it_names_and_everything_tells_which() {
+async fn a_rule_leads_to_the_upstream_that_it_names_and_log_and_metrics_name_it() {
     let (usual, named) = (Upstream::start().await, Upstream::start().await);
     let file = app(&[url(&named)], "strip_prefix = \"/app\"");
     let plan = Proxy::with_sign_in("github", &usual).await.file("SIDEGATE_CONFIG", "sidegate.toml", &file);
@@ -96,12 +96,12 @@ async fn a_rule_leads_to_the_upstream_that_it_names_and_everything_tells_which()
     assert_eq!(counted(&proxy, "sidegate_upstream_requests_total{upstream=\"app\",code=\"2xx\"}").await, 4.0);
     assert_eq!(counted(&proxy, "sidegate_upstream_connections{upstream=\"app\"}").await, 1.0);
     // Both upstreams alternately: each one's assertion is cached with the session, and not signed again each time.
-    let told = |upstream: &Upstream| upstream.last().header("x-sidegate-assertion");
-    let before = (told(&named), told(&usual));
+    let assertion = |upstream: &Upstream| upstream.last().header("x-sidegate-assertion");
+    let before = (assertion(&named), assertion(&usual));
     for path in ["/app/x", "/x", "/app/x", "/x"] {
         ann.get(path).await;
     }
-    assert_eq!((told(&named), told(&usual)), before);
+    assert_eq!((assertion(&named), assertion(&usual)), before);
 }
 
 fn audience(assertion: &str) -> String {
@@ -243,7 +243,7 @@ impl Killable {
                 tokio::spawn(async move {
                     let serve = async {
                         loop {
-                            if heard(&mut stream).await.is_empty() || dead.load(Ordering::SeqCst) {
+                            if request_head(&mut stream).await.is_empty() || dead.load(Ordering::SeqCst) {
                                 return;
                             }
                             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -328,7 +328,7 @@ async fn a_request_that_may_not_be_repeated_is_sent_once_unless_it_never_was() {
         let count = Arc::clone(&count);
         async move {
             // The proxy also connects without a request, to find out whether it is back.
-            if !heard(&mut stream).await.is_empty() {
+            if !request_head(&mut stream).await.is_empty() {
                 count.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -354,14 +354,14 @@ async fn a_request_that_may_not_be_repeated_is_sent_once_unless_it_never_was() {
 }
 
 #[tokio::test]
-async fn a_backend_that_says_that_it_is_ill_gets_no_requests_and_where_all_are_it_is_502() {
+async fn a_backend_that_reports_itself_unhealthy_gets_no_requests_and_where_all_are_it_is_502() {
     let usual = Upstream::start().await;
-    let is_ill = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    let is_unhealthy = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
     let start = |place: usize| {
-        let is_ill = Arc::clone(&is_ill);
+        let is_unhealthy = Arc::clone(&is_unhealthy);
         Upstream::answering(move |seen| {
-            let ill = seen.uri.path() == "/healthz" && is_ill[place].load(Ordering::SeqCst);
-            let status = if ill { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+            let unhealthy = seen.uri.path() == "/healthz" && is_unhealthy[place].load(Ordering::SeqCst);
+            let status = if unhealthy { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
             Response::builder().status(status).body(Full::from(place.to_string())).unwrap()
         })
     };
@@ -370,17 +370,17 @@ async fn a_backend_that_says_that_it_is_ill_gets_no_requests_and_where_all_are_i
         open(&usual, &app(&[url(&zero), url(&one)], "health = \"/healthz\"\nhealth_every = \"1s\"")).start().await;
     let readyz = async || proxy.admin("/readyz").await.text();
     until("both are asked", async || !zero.received().is_empty() && !one.received().is_empty()).await;
-    is_ill[0].store(true, Ordering::SeqCst);
+    is_unhealthy[0].store(true, Ordering::SeqCst);
     until("it is known", async || readyz().await.contains("is unhealthy: it answers 503 to /healthz")).await;
     for _ in 0..6 {
         assert_eq!(proxy.get("/app/x").await.text(), "1");
     }
-    is_ill[1].store(true, Ordering::SeqCst);
+    is_unhealthy[1].store(true, Ordering::SeqCst);
     until("both are unhealthy", async || readyz().await.matches("is unhealthy").count() == 2).await;
     let answer = proxy.get("/app/x").await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (502, "upstream_unreachable"));
     proxy.logs("no backend of the upstream is well").await;
-    is_ill[0].store(false, Ordering::SeqCst);
+    is_unhealthy[0].store(false, Ordering::SeqCst);
     until("it is healthy again", async || proxy.get("/app/x").await.status.as_u16() == 200).await;
     assert_eq!(proxy.get("/app/x").await.text(), "0");
 }
@@ -474,11 +474,14 @@ async fn https_offers_http2_so_that_trailers_pass_and_is_content_with_less() {
         }
         assert_eq!(counted(&proxy, "sidegate_upstream_connections{upstream=\"app\"}").await, 1.0, "{scheme} {alpn:?}");
         // Without our client certificate the server refuses the connection.
-        let stranger = more.replace("client_", "#client_");
-        let plan =
-            Proxy::open(&usual).file("SIDEGATE_CONFIG", "s.toml", &app(&[format!("{scheme}://{address}")], &stranger));
-        let stranger = plan.start().await;
-        assert_eq!(stranger.get("/app/x").await.code(), "upstream_unreachable");
+        let without_certificate = more.replace("client_", "#client_");
+        let plan = Proxy::open(&usual).file(
+            "SIDEGATE_CONFIG",
+            "s.toml",
+            &app(&[format!("{scheme}://{address}")], &without_certificate),
+        );
+        let without_certificate = plan.start().await;
+        assert_eq!(without_certificate.get("/app/x").await.code(), "upstream_unreachable");
     }
 }
 
@@ -523,7 +526,7 @@ async fn a_websocket_and_a_name_and_a_socket_file_work_too() {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let head = heard(&mut stream).await.to_ascii_lowercase();
+                let head = request_head(&mut stream).await.to_ascii_lowercase();
                 if head.contains("upgrade: websocket") {
                     stream
                         .write_all(

@@ -72,8 +72,8 @@ async fn a_described_request_is_judged_as_one_that_is_forwarded() {
             let nobody = (proxy.send(described()).await.status, proxy.send(forwarded()).await.status);
             assert_eq!(nobody.0, nobody.1, "nobody: {method} {path}");
             for browser in [&mut ann, &mut bob] {
-                let somebody = (browser.send(described()).await.status, browser.send(forwarded()).await.status);
-                assert_eq!(somebody.0, somebody.1, "{method} {path}");
+                let signed_in = (browser.send(described()).await.status, browser.send(forwarded()).await.status);
+                assert_eq!(signed_in.0, signed_in.1, "{method} {path}");
             }
         }
     }
@@ -335,8 +335,8 @@ async fn a_navigation_is_led_to_sign_in_on_the_public_origin_and_back_to_where_i
     let away = proxy.send(asking(&redirected, &both)).await;
     assert_eq!((away.status.as_u16(), away.location()), (302, to(&url)));
     // A proxy that does not relay redirects gets the URL, and redirects itself.
-    let told = proxy.send(asking(VERIFY, &both)).await;
-    assert_eq!((told.status.as_u16(), told.location()), (401, to(&url)));
+    let refused = proxy.send(asking(VERIFY, &both)).await;
+    assert_eq!((refused.status.as_u16(), refused.location()), (401, to(&url)));
     // Only proxies that relay the response use the path after `verify/`.
     let by_path = proxy.send(asking(&format!("{VERIFY}/d/x?a=1&b=%2F"), &navigation).header("host", &other)).await;
     assert_eq!((by_path.status.as_u16(), by_path.location()), (302, to(&url)));
@@ -361,7 +361,7 @@ async fn a_navigation_is_led_to_sign_in_on_the_public_origin_and_back_to_where_i
     // The complete flow.
     let mut ann = Browser::of(&proxy);
     let authorize = ann.open(&crate::support::path_of(&away.location())).await.location();
-    let back = ann.come_back(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
+    let back = ann.follow_callback(&proxy.idp().approve(&authorize, "ann").unwrap()).await;
     assert_eq!(back.location(), url);
     assert_eq!(ann.send(asking(VERIFY, &described)).await.status.as_u16(), 200);
     // A host that no rule names is redirected to the public one.

@@ -237,7 +237,7 @@ async fn an_idle_one_outlives_the_limits_on_idle_connections_and_bodies() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_declines_is_heard() {
+async fn an_answer_of_an_upstream_that_declines_is_passed_on() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::open(&upstream).start().await;
     let mut stream = upgrade(&proxy, "", "").await;

@@ -240,7 +240,7 @@ async fn by_tls_it_is_https_for_the_origin_too() {
     let upstream = echo().await;
     let issued = Issued::new();
     let proxy = issued.shown_by(Proxy::open(&upstream)).start().await;
-    let stream = issued.shake_hands(TcpStream::connect(proxy.address).await.unwrap()).await;
+    let stream = issued.handshake(TcpStream::connect(proxy.address).await.unwrap()).await;
     let mut client = Http2::on(stream).await;
     client.scheme = "https";
     assert_eq!(client.websocket("/ws", &[("origin", "http://app.localhost")]).await.status(), 403);
@@ -288,7 +288,7 @@ async fn an_open_one_keeps_its_connection_and_one_that_has_ended_does_not() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_ends_the_upstreams_side_and_a_drain_waits_no_longer_than_it_may() {
-    let (gone, mut heard) = tokio::sync::mpsc::channel(4);
+    let (gone, mut ended) = tokio::sync::mpsc::channel(4);
     let upstream = Upstream::raw(move |mut stream| {
         let gone = gone.clone();
         async move {
@@ -309,7 +309,7 @@ async fn a_client_that_goes_away_ends_the_upstreams_side_and_a_drain_waits_no_lo
     let mut stream = opened(client.websocket("/ws", &[]).await).await;
     read_until(&mut stream, "welcome").await;
     drop((stream, client));
-    tokio::time::timeout(PATIENCE, heard.recv()).await.expect("the upstream's side stays open");
+    tokio::time::timeout(PATIENCE, ended.recv()).await.expect("the upstream's side stays open");
     let mut client = Http2::of(proxy.address).await;
     let mut stream = opened(client.websocket("/ws", &[]).await).await;
     read_until(&mut stream, "welcome").await;

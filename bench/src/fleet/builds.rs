@@ -14,7 +14,7 @@ use super::pages::{self, Page};
 use super::processes::{Orchestrator, Simulator};
 
 /// The time limit for reading everything again.
-const READ_ANEW: Duration = Duration::from_secs(4);
+const RESYNC_TIME: Duration = Duration::from_secs(4);
 /// The allowed ratio to the build before.
 const MORE_MOST: f64 = 1.10;
 /// Differences of pages faster than this, in milliseconds, are noise.
@@ -88,29 +88,29 @@ impl Build {
         let cpu = |since: Duration| anyhow::Ok((orchestrator.cpu()?.saturating_sub(since)).as_secs_f64() * 1000.0);
         let (first, resident) = (cpu(Duration::ZERO)?, orchestrator.memory("VmRSS")?);
         sleep(Duration::from_secs(options.settle)).await;
-        let settled = orchestrator.memory("VmRSS")?;
+        let idle = orchestrator.memory("VmRSS")?;
         let so_far = orchestrator.cpu()?;
         pages::measure(&orchestrator, &mut self.pages).await?;
         let (of_pages, so_far) = (cpu(so_far)?, orchestrator.cpu()?);
         for _ in 0..options.resyncs {
-            read_anew(&orchestrator, options.clusters, total).await?;
+            resync(&orchestrator, options.clusters, total).await?;
         }
-        let anew = cpu(so_far)? / options.resyncs.max(1) as f64;
+        let of_resyncs = cpu(so_far)? / options.resyncs.max(1) as f64;
         let (after, greatest) = (orchestrator.memory("VmRSS")?, orchestrator.memory("VmHWM")?);
-        let measured = [first, whole.as_secs_f64() * 1000.0, resident, settled, after, anew, of_pages, greatest];
+        let measured = [first, whole.as_secs_f64() * 1000.0, resident, idle, after, of_resyncs, of_pages, greatest];
         self.figures.iter_mut().zip(measured).for_each(|(figures, figure)| figures.add(figure));
         Ok(())
     }
 }
 
 /// Has everything read again, and waits for it.
-async fn read_anew(orchestrator: &Orchestrator, clusters: usize, total: usize) -> anyhow::Result<()> {
+async fn resync(orchestrator: &Orchestrator, clusters: usize, total: usize) -> anyhow::Result<()> {
     let ids = pages::ids(orchestrator).await?;
     ensure!(ids.len() == clusters.min(500), "only {} clusters of {clusters} are listed", ids.len());
     for id in &ids {
         orchestrator.post(&format!("/api/v1/clusters/{id}/sync"), &json!({})).await?;
     }
-    sleep(READ_ANEW).await;
+    sleep(RESYNC_TIME).await;
     orchestrator.until_all_are_seen(total).await
 }
 

@@ -41,7 +41,7 @@ struct Options {
     /// How often each build is started; the figures are medians
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// How often to have everything read anew in each round
+    /// How often to have everything read again in each round
     #[arg(long, default_value_t = 3)]
     resyncs: usize,
     /// How many people look where clusters decide by person; 0 leaves that part out

@@ -16,7 +16,7 @@ use super::signer::{AUDIENCE, ISSUER, Signer};
 /// The time limit for a list, in milliseconds.
 const LIST_MOST_MS: f64 = 200.0;
 /// How long the people view: longer than a cluster's answers are cached.
-const LOOKING: Duration = Duration::from_secs(80);
+const LOAD_TIME: Duration = Duration::from_secs(80);
 /// The pause of a person between two pages.
 const READING: Duration = Duration::from_secs(2);
 const GROUPS: [&str; 10] =
@@ -67,12 +67,12 @@ pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result
     let so_far = orchestrator.cpu()?;
     let begun = Instant::now();
     let orchestrator = Arc::new(orchestrator);
-    let mut looking = JoinSet::new();
+    let mut readers = JoinSet::new();
     for (number, person) in people.iter().enumerate() {
-        looking.spawn(look(Arc::clone(&orchestrator), person.clone(), number, begun));
+        readers.spawn(read_lists(Arc::clone(&orchestrator), person.clone(), number, begun));
     }
     let mut lists = Figures::default();
-    while let Some(taken) = looking.join_next().await {
+    while let Some(taken) = readers.join_next().await {
         taken??.into_iter().for_each(|time| lists.add_ms(time));
     }
     let spent = orchestrator.cpu()?.saturating_sub(so_far);
@@ -83,7 +83,7 @@ pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result
         "{:>8.1} ms   CPU time of a first list, with all questions to the clusters",
         cold.as_secs_f64() * 1000.0 / people.len() as f64
     );
-    println!("{:>8.1} ms   a list while all of them look for {} s: median", lists.median(), LOOKING.as_secs());
+    println!("{:>8.1} ms   a list while all of them look for {} s: median", lists.median(), LOAD_TIME.as_secs());
     println!("{:>8.1} ms   99 of 100 lists (greatest {:.1}, {} lists)", lists.at(0.99), lists.greatest(), lists.len());
     println!("{:>8.1} ms   CPU time of a list then", spent.as_secs_f64() * 1000.0 / lists.len().max(1) as f64);
     println!("{:>8.1} MiB  resident before, {:.1} after", resident, orchestrator.memory("VmRSS")?);
@@ -95,7 +95,7 @@ pub(crate) async fn measure(program: &Path, options: &Options) -> anyhow::Result
 }
 
 /// Requests lists again and again, as a person does.
-async fn look(
+async fn read_lists(
     orchestrator: Arc<Orchestrator>,
     person: String,
     number: usize,
@@ -104,7 +104,7 @@ async fn look(
     let mut taken = Vec::new();
     tokio::time::sleep(READING.mul_f64(number as f64 / 50.0)).await;
     for path in LISTS.iter().cycle() {
-        if begun.elapsed() > LOOKING {
+        if begun.elapsed() > LOAD_TIME {
             break;
         }
         let asked = Instant::now();

@@ -117,7 +117,7 @@ impl Client {
 }
 
 /// Requests a large response again and again, and reads each a few bytes at a time.
-pub(super) async fn sip(address: &Address, request: &[u8]) -> anyhow::Result<()> {
+pub(super) async fn read_slowly(address: &Address, request: &[u8]) -> anyhow::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(SMALL)?;
     let wire = address.connect_by(socket).await.context("no connection to a contender for a slow client")?;

@@ -85,7 +85,7 @@ impl Target {
     /// The same over HTTP/1.1, with one session.
     pub(crate) fn by_http1(&self) -> anyhow::Result<Self> {
         let cookies = std::slice::from_ref(&self.cookie);
-        Self::new(self.address.speaking(Protocol::Tls), Protocol::Tls, cookies, self.body)
+        Self::new(self.address.with_protocol(Protocol::Tls), Protocol::Tls, cookies, self.body)
     }
 
     /// The next of `requests`.
@@ -158,7 +158,7 @@ pub(crate) async fn run(target: &Target, processes: &Processes, shape: Shape) ->
             for _ in 0..shape.connections.div_ceil(SLOW) {
                 let address = target.address.clone();
                 let request = http::browser_request(&address, LARGE, &target.cookie);
-                slow.spawn_local(async move { http1::sip(&address, &request).await });
+                slow.spawn_local(async move { http1::read_slowly(&address, &request).await });
             }
         }
         tokio::time::sleep(WARM_UP).await;

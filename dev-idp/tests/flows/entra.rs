@@ -102,7 +102,7 @@ async fn carols_groups_are_only_at_graph_over_several_pages() {
 }
 
 #[tokio::test]
-async fn graph_tells_of_the_user_what_was_selected() {
+async fn graph_returns_the_selected_fields_of_the_user() {
     let idp = idp().await;
     let token = tokens(&idp, "common", "ann").await;
     let token = token["access_token"].as_str().unwrap();

@@ -20,12 +20,12 @@ async fn tokens(idp: &DevIdp) -> Value {
 }
 
 /// The claims under `lie`, not verified.
-async fn told(idp: &DevIdp, lie: Lie) -> Value {
-    let (_, claims) = parts(&lied(idp, lie).await);
+async fn claims_under(idp: &DevIdp, lie: Lie) -> Value {
+    let (_, claims) = parts(&id_token_under(idp, lie).await);
     claims
 }
 
-async fn lied(idp: &DevIdp, lie: Lie) -> String {
+async fn id_token_under(idp: &DevIdp, lie: Lie) -> String {
     idp.control().lie(lie);
     let answer = tokens(idp).await;
     idp.control().honest();
@@ -43,7 +43,7 @@ fn parts(token: &str) -> (Value, Value) {
 }
 
 #[tokio::test]
-async fn each_endpoint_fails_the_next_times_and_then_is_well() {
+async fn each_endpoint_fails_as_often_as_asked_and_then_works() {
     let idp = idp().await;
     let origin = idp.origin();
     let control = idp.control();
@@ -124,22 +124,22 @@ async fn the_last_request_is_captured_with_its_headers() {
 }
 
 #[tokio::test]
-async fn lies_about_claims_are_told_until_honest() {
+async fn false_claims_are_issued_until_honest() {
     let idp = idp().await;
     let honest = parts(tokens(&idp).await["id_token"].as_str().unwrap()).1;
-    assert_ne!(told(&idp, Lie::WrongNonce).await["nonce"], honest["nonce"]);
-    assert_ne!(told(&idp, Lie::WrongAudience).await["aud"], honest["aud"]);
-    assert_ne!(told(&idp, Lie::WrongIssuer).await["iss"], honest["iss"]);
-    assert_eq!(told(&idp, Lie::WrongAuthorizedParty).await["azp"], "another-client");
-    assert_eq!(told(&idp, Lie::ManyAudiences).await["aud"][0], "sidegate-dev");
-    assert_eq!(told(&idp, Lie::MissingClaim("exp".into())).await.get("exp"), None);
-    assert_eq!(told(&idp, Lie::Claim("tid".into(), json!(7))).await["tid"], 7);
-    assert_eq!(told(&idp, Lie::EmailVerifiedAsText).await["email_verified"], "true");
-    assert_eq!(told(&idp, Lie::HasGroups).await["hasgroups"], true);
-    assert_ne!(told(&idp, Lie::WrongAccessTokenHash).await["at_hash"], Value::Null);
+    assert_ne!(claims_under(&idp, Lie::WrongNonce).await["nonce"], honest["nonce"]);
+    assert_ne!(claims_under(&idp, Lie::WrongAudience).await["aud"], honest["aud"]);
+    assert_ne!(claims_under(&idp, Lie::WrongIssuer).await["iss"], honest["iss"]);
+    assert_eq!(claims_under(&idp, Lie::WrongAuthorizedParty).await["azp"], "another-client");
+    assert_eq!(claims_under(&idp, Lie::ManyAudiences).await["aud"][0], "sidegate-dev");
+    assert_eq!(claims_under(&idp, Lie::MissingClaim("exp".into())).await.get("exp"), None);
+    assert_eq!(claims_under(&idp, Lie::Claim("tid".into(), json!(7))).await["tid"], 7);
+    assert_eq!(claims_under(&idp, Lie::EmailVerifiedAsText).await["email_verified"], "true");
+    assert_eq!(claims_under(&idp, Lie::HasGroups).await["hasgroups"], true);
+    assert_ne!(claims_under(&idp, Lie::WrongAccessTokenHash).await["at_hash"], Value::Null);
     let now = honest["iat"].as_u64().unwrap();
-    assert!(told(&idp, Lie::Expired).await["exp"].as_u64().unwrap() < now);
-    assert!(told(&idp, Lie::NotYetValid).await["nbf"].as_u64().unwrap() > now + 600);
+    assert!(claims_under(&idp, Lie::Expired).await["exp"].as_u64().unwrap() < now);
+    assert!(claims_under(&idp, Lie::NotYetValid).await["nbf"].as_u64().unwrap() > now + 600);
     let again = parts(tokens(&idp).await["id_token"].as_str().unwrap()).1;
     assert_eq!((&again["nonce"], &again["aud"]), (&honest["nonce"], &honest["aud"]));
 }
@@ -154,7 +154,7 @@ async fn no_forged_signature_verifies() {
         (Lie::UnknownKey, "RS256"),
         (Lie::ForgedSignature, "RS256"),
     ] {
-        let token = lied(&idp, lie.clone()).await;
+        let token = id_token_under(&idp, lie.clone()).await;
         assert_eq!(parts(&token).0["alg"], algorithm, "{lie:?}");
         assert!(verified(&token, &jwks).await.is_err(), "{lie:?}");
     }
@@ -176,9 +176,9 @@ async fn the_token_answer_and_userinfo_can_lie() {
     let answer = tokens(&idp).await;
     assert_eq!(answer["token_type"], "mac");
     let userinfo = format!("{}/oidc/userinfo", idp.origin());
-    let said = get_as(&userinfo, answer["access_token"].as_str().unwrap()).await.json();
-    assert_ne!(said["sub"], "oidc-ann");
-    assert_eq!(said["email"], "x@y.example");
+    let claims = get_as(&userinfo, answer["access_token"].as_str().unwrap()).await.json();
+    assert_ne!(claims["sub"], "oidc-ann");
+    assert_eq!(claims["email"], "x@y.example");
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn control_over_http_is_there_only_when_allowed() {
     assert_eq!(tokens(&open).await["expires_in"], 7);
     assert_eq!(order("fail", r#"{"endpoint":"token","fault":{"refuse":"invalid_grant"},"times":1}"#).await.status, 204);
     assert_eq!(tokens(&open).await["error"], "invalid_grant");
-    // A client of which it is told: here the provider itself, which has no such place.
+    // A client that is notified: here the provider itself, which has no such place.
     let logout = format!(r#"{{"user":"ann","to":"{}/nowhere"}}"#, open.origin());
     let sent = order("logout-token", &logout).await.json();
     assert!(sent["status"] == 404 && sent["token"].is_string(), "{sent}");

@@ -14,7 +14,7 @@ fn command(arguments: &[&str]) -> Command {
 struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
-    greeting: String,
+    banner: String,
     address: String,
 }
 
@@ -30,14 +30,14 @@ impl Drop for Running {
 fn start(arguments: &[&str]) -> Running {
     let mut child = command(arguments).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
-    let mut greeting = String::new();
+    let mut banner = String::new();
     loop {
         let mut line = String::new();
-        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "ended early: {greeting}");
-        greeting += &line;
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "ended early: {banner}");
+        banner += &line;
         if let Some(address) = line.strip_prefix("dev-idp listening on http://") {
             let address = address.trim().to_owned();
-            return Running { child, stderr, greeting, address };
+            return Running { child, stderr, banner, address };
         }
     }
 }
@@ -45,9 +45,9 @@ fn start(arguments: &[&str]) -> Running {
 #[test]
 fn it_warns_lists_the_users_answers_health_and_ends_on_sigterm() {
     let mut idp = start(&["--listen", "127.0.0.1:0"]);
-    assert!(idp.greeting.contains("for development only") && idp.greeting.contains("ann"), "{}", idp.greeting);
-    assert!(!idp.greeting.contains("NOT A LOOPBACK"));
-    assert!(!idp.greeting.contains("sidegate-dev-secret"));
+    assert!(idp.banner.contains("for development only") && idp.banner.contains("ann"), "{}", idp.banner);
+    assert!(!idp.banner.contains("NOT A LOOPBACK"));
+    assert!(!idp.banner.contains("sidegate-dev-secret"));
     assert!(command(&["health", "--listen", &idp.address]).status().unwrap().success());
     assert!(Command::new("kill").args(["-TERM", &idp.child.id().to_string()]).status().unwrap().success());
     assert_eq!(idp.child.wait().unwrap().code(), Some(0));
@@ -60,7 +60,7 @@ fn it_warns_lists_the_users_answers_health_and_ends_on_sigterm() {
 #[test]
 fn it_warns_louder_beyond_loopback_and_is_asked_for_health_over_loopback() {
     let idp = start(&["--listen", "0.0.0.0:0"]);
-    assert!(idp.greeting.contains("NOT A LOOPBACK"));
+    assert!(idp.banner.contains("NOT A LOOPBACK"));
     assert!(command(&["health", "--listen", &idp.address]).status().unwrap().success());
 }
 
@@ -122,7 +122,7 @@ fn ended(child: &mut Child) -> Option<i32> {
 }
 
 #[test]
-fn whoever_reads_what_it_says_it_serves_and_ends() {
+fn it_serves_and_ends_whatever_reads_its_output() {
     for reader in [Reader::Gone, Reader::Still, Reader::FullDisk, Reader::Closed] {
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let (mut command, _kept) = read_by(reader, &["--listen", &address]);

@@ -51,7 +51,7 @@ impl Browser {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0");
         let driver = Program::spawn("chromedriver", command);
-        let port = driver.tells("started successfully on port ").trim_end_matches('.').parse().unwrap();
+        let port = driver.wait_for("started successfully on port ").trim_end_matches('.').parse().unwrap();
         let profile = tempfile::tempdir().unwrap();
         let mut flags: Vec<String> = FLAGS.map(str::to_owned).into();
         flags.push(format!("--user-data-dir={}", profile.path().display()));
@@ -123,7 +123,7 @@ impl Browser {
     }
 
     /// From now on the page itself records when a text appears in the first element that matches a selector.
-    pub(crate) async fn notes_when(&self, selector: &str, text: &str) {
+    pub(crate) async fn record_when(&self, selector: &str, text: &str) {
         let script = "const [selector, text] = arguments; window.noted = null;
             const look = () => {
                 const found = document.querySelector(selector);
@@ -148,7 +148,7 @@ impl Browser {
     }
 
     /// Makes the window as wide as a phone; the page uses the part of it that a phone would.
-    pub(crate) fn becomes_a_phone(&self) {
+    pub(crate) fn resize_to_phone(&self) {
         let session = self.client.session_creation_response().unwrap().session_id().to_owned();
         let path = format!("/session/{session}/goog/cdp/execute");
         let screen = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": true });

@@ -16,8 +16,8 @@ use crate::programs::{self, Program, bare, free_port, root, target};
 fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
     let ports = Ports::free();
     let mut run = Run::start(ports.command(Path::new("/dev/null")));
-    assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
-    let users = run.tells("demo users: ");
+    assert_eq!(run.wait_for("ready: open "), format!("http://localhost:{}", ports.proxy));
+    let users = run.wait_for("demo users: ");
     assert!(users.contains("ann") && users.contains("eve is refused"), "{users}");
     assert_eq!(http::visit(ports.proxy, "/api/v1/auth/status", "").body, r#"{"enabled":true}"#);
     assert_eq!(http::visit(ports.proxy, "/", "").status, 302);
@@ -25,7 +25,7 @@ fn it_starts_everything_says_what_to_open_and_ends_it_on_ctrl_c() {
 
     run.signal("-INT");
     assert_eq!(run.ended(), Some(0));
-    assert_eq!(ports.taken(), 0, "all are ended:\n{}", run.said());
+    assert_eq!(ports.taken(), 0, "all are ended:\n{}", run.output_so_far());
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_newcomer_signs_in_at_what_it_says_to_open_and_is_refused_as_eve() {
     let ports = Ports::free();
     let run = Run::start(ports.command(Path::new("/dev/null")));
 
-    browser.goto(&run.tells("ready: open ")).await;
+    browser.goto(&run.wait_for("ready: open ")).await;
     browser.click("[data-user=ann]").await;
     assert_eq!(browser.sees("#who").await, "Ann Example");
 
@@ -60,7 +60,7 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
     let mut command = ports.command(file.path());
     command.env("OAUTH_REDIRECT_URL", format!("http://localhost:{}/api/v1/auth/callback", ports.proxy));
     let mut run = Run::start(command);
-    assert_eq!(run.tells("ready: open "), format!("http://localhost:{}", ports.proxy));
+    assert_eq!(run.wait_for("ready: open "), format!("http://localhost:{}", ports.proxy));
     assert_eq!(http::visit(ports.proxy, "/api/v1/auth/status", "").body, r#"{"enabled":true}"#);
     let login = http::visit(ports.proxy, "/api/v1/auth/login", "");
     assert_eq!(login.status, 302);
@@ -71,7 +71,7 @@ fn a_filled_in_env_file_names_the_real_provider_and_exported_variables_win() {
 
     run.signal("-TERM");
     assert_eq!(run.ended(), Some(0));
-    assert!(!run.said().contains("dev-idp"), "{}", run.said());
+    assert!(!run.output_so_far().contains("dev-idp"), "{}", run.output_so_far());
     assert_eq!(ports.taken(), 0);
 }
 
@@ -81,12 +81,12 @@ fn when_one_of_them_dies_it_says_which_and_why_and_ends_the_others() {
     let file = env_file("SESSION_TTL=some-time");
     let mut run = Run::start(ports.command(file.path()));
     assert_eq!(
-        run.tells("make run: sidegate ended by itself ("),
+        run.wait_for("make run: sidegate ended by itself ("),
         "exit code 2), see its last lines above; ending the others"
     );
     assert_eq!(run.ended(), Some(1));
-    let said = run.said();
-    assert!(said.contains("sidegate     | ") && said.contains("SESSION_TTL"), "{said}");
+    let output = run.output_so_far();
+    assert!(output.contains("sidegate     | ") && output.contains("SESSION_TTL"), "{output}");
     assert_eq!(ports.taken(), 0);
 }
 
@@ -98,9 +98,9 @@ fn a_taken_port_is_one_line_that_names_it_and_who_has_it() {
         let port = squatter.local_addr().unwrap().port();
         *ports.all_mut()[which] = port;
         let mut run = Run::start(ports.command(Path::new("/dev/null")));
-        let rest = run.tells(&format!("make run: port {port} is taken by "));
+        let rest = run.wait_for(&format!("make run: port {port} is taken by "));
         assert!(rest.contains(&format!("(process {})", std::process::id())), "{rest}");
-        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+        assert_eq!((run.ended(), run.output_so_far().lines().count()), (Some(1), 1), "{}", run.output_so_far());
         drop(squatter);
         assert_eq!(ports.taken(), 0);
     }
@@ -113,19 +113,19 @@ fn a_missing_tool_is_one_line_that_says_how_to_come_by_it() {
         let mut command = Ports::free().command(Path::new("/dev/null"));
         command.env("PATH", path.path());
         let mut run = Run::start(command);
-        run.tells(&format!("make run: {missing} is missing: install "));
-        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
+        run.wait_for(&format!("make run: {missing} is missing: install "));
+        assert_eq!((run.ended(), run.output_so_far().lines().count()), (Some(1), 1), "{}", run.output_so_far());
     }
 }
 
 #[test]
-fn a_faulty_env_file_is_told_by_line_without_what_may_be_a_secret() {
+fn a_faulty_env_file_is_reported_by_line_without_what_may_be_a_secret() {
     for faulty in ["A=1\nhush hush", "A=1\nSECRET='hush", "A=1\nSECRET=\"hush\" hush", "A=1\nB = hush"] {
         let file = env_file(faulty);
         let mut run = Run::start(Ports::free().command(file.path()));
-        run.tells(&format!("make run: {}, line 2: ", file.path().display()));
-        assert_eq!((run.ended(), run.said().lines().count()), (Some(1), 1), "{}", run.said());
-        assert!(!run.said().contains("hush"), "{}", run.said());
+        run.wait_for(&format!("make run: {}, line 2: ", file.path().display()));
+        assert_eq!((run.ended(), run.output_so_far().lines().count()), (Some(1), 1), "{}", run.output_so_far());
+        assert!(!run.output_so_far().contains("hush"), "{}", run.output_so_far());
     }
 }
 

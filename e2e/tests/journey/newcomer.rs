@@ -172,9 +172,9 @@ impl Machine {
     /// Runs a command that must succeed; returns its output.
     fn succeeds(&self, command: &str, folder: &Path) -> String {
         let output = self.run(command, folder);
-        let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{command}: {:?}\n{said}\n{told}", output.status);
-        said.into_owned()
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{command}: {:?}\n{stdout}\n{stderr}", output.status);
+        stdout.into_owned()
     }
 
     /// Starts a command that runs until Ctrl-C.
@@ -190,19 +190,19 @@ struct Running(Program);
 
 impl Running {
     /// Waits long enough for a build to come first.
-    fn says(&mut self, text: &str) {
-        let mut said = false;
+    fn wait_for_output(&mut self, text: &str) {
+        let mut found = false;
         within(20 * PATIENCE, || {
             let runs = self.0.running();
-            said = self.0.said().contains(text);
-            said || !runs
+            found = self.0.output_so_far().contains(text);
+            found || !runs
         });
-        assert!(said, "\"{text}\" is not said:\n{}", self.0.said());
+        assert!(found, "\"{text}\" is not said:\n{}", self.0.output_so_far());
     }
 
     fn ends_on_ctrl_c(mut self) {
         self.0.signal_all("-INT");
-        assert!(self.0.ends_in_time(), "it does not end on Ctrl-C:\n{}", self.0.said());
+        assert!(self.0.ends_in_time(), "it does not end on Ctrl-C:\n{}", self.0.output_so_far());
     }
 }
 
@@ -250,7 +250,7 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
     let there = machine.succeeds(&format!("{fetch} && pwd"), machine.folder.path());
     assert_eq!(fs::canonicalize(there.lines().last().unwrap()).unwrap(), fs::canonicalize(&clone).unwrap());
     let mut running = machine.starts(run, &clone, &[]);
-    running.says(&format!("ready: open http://localhost:{proxy}"));
+    running.wait_for_output(&format!("ready: open http://localhost:{proxy}"));
     assert_eq!(http::visit(proxy, "/", "").status, 302);
     running.ends_on_ctrl_c();
 
@@ -278,12 +278,12 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
     machine.succeeds(close, &clone);
     machine.succeeds(check, &clone);
     let mut running = machine.starts(serve, &clone, &[]);
-    running.says("sidegate is ready");
+    running.wait_for_output("sidegate is ready");
 
     let [curl] = ask.as_slice() else { panic!("{ask:?}") };
     let answer = machine.succeeds(curl, &clone);
-    let said = blocks.iter().find(|block| block.language == "text").unwrap();
-    assert!(answer.starts_with(said.text.trim()), "{answer}");
+    let expected = blocks.iter().find(|block| block.language == "text").unwrap();
+    assert!(answer.starts_with(expected.text.trim()), "{answer}");
     let sent = http::visit(proxy, "/", "");
     assert_eq!(sent.status, 302);
     assert!(sent.head.contains("/api/v1/auth/login?rd="), "{}", sent.head);
@@ -313,7 +313,7 @@ fn every_command_of_the_readme_does_what_it_says_on_a_fresh_clone() {
         .replace("localhost:8080", &format!("localhost:{proxy}"));
     fs::write(&file, filled).unwrap();
     let mut running = machine.starts(run, &clone, &[]);
-    running.says(&format!("ready: open http://localhost:{proxy}"));
+    running.wait_for_output(&format!("ready: open http://localhost:{proxy}"));
     let login = http::visit(proxy, "/api/v1/auth/login", "").head;
     assert!(login.contains("https://github.com/login/oauth/authorize?"), "{login}");
     running.ends_on_ctrl_c();

@@ -115,7 +115,7 @@ async fn each_person_sees_and_does_what_the_cluster_lets_them_and_stands_in_the_
         [(Kind::Kustomization, "shop-backend"), (Kind::Kustomization, "shop-frontend"), (Kind::GitRepository, "shop")]
     {
         let words = format!("path not found for {name}");
-        browser.notes_when("section[aria-labelledby=attention]", &words).await;
+        browser.record_when("section[aria-labelledby=attention]", &words).await;
         let changed = now();
         world.change(kind, "shop", name, |object| {
             object["metadata"]["generation"] = 3.into();
@@ -156,7 +156,7 @@ async fn no_page_scrolls_sideways_on_a_phone() {
     let harbour = simulated("harbour").await;
     let stack = Stack::start(Provider::GitHub);
 
-    browser.becomes_a_phone();
+    browser.resize_to_phone();
     browser.goto(&format!("{}/settings", stack.origin)).await;
     browser.click(ANN).await;
     browser.click("main section p > button").await;

@@ -25,7 +25,7 @@ pub(crate) struct Program {
     name: String,
     child: Child,
     lines: Receiver<String>,
-    said: Arc<Mutex<Vec<String>>>,
+    output: Arc<Mutex<Vec<String>>>,
 }
 
 impl Program {
@@ -40,15 +40,15 @@ impl Program {
     pub(crate) fn spawn(name: &str, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        let said = Arc::new(Mutex::new(Vec::new()));
+        let output = Arc::new(Mutex::new(Vec::new()));
         let (sender, lines) = channel();
-        read_on(child.stdout.take().unwrap(), sender.clone(), Arc::clone(&said));
-        read_on(child.stderr.take().unwrap(), sender, Arc::clone(&said));
-        Self { name: name.to_owned(), child, lines, said }
+        read_on(child.stdout.take().unwrap(), sender.clone(), Arc::clone(&output));
+        read_on(child.stderr.take().unwrap(), sender, Arc::clone(&output));
+        Self { name: name.to_owned(), child, lines, output }
     }
 
     /// Waits for the next line with `marker`; returns what follows it.
-    pub(crate) fn tells(&self, marker: &str) -> String {
+    pub(crate) fn wait_for(&self, marker: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -64,8 +64,8 @@ impl Program {
     }
 
     /// All output so far.
-    pub(crate) fn said(&self) -> String {
-        self.said.lock().unwrap().join("\n")
+    pub(crate) fn output_so_far(&self) -> String {
+        self.output.lock().unwrap().join("\n")
     }
 
     pub(crate) fn running(&mut self) -> bool {
@@ -101,7 +101,7 @@ impl Drop for Program {
         let _already_ended = self.child.kill();
         let _reaped = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- {} said:\n{}", self.name, self.said());
+            eprintln!("--- {} said:\n{}", self.name, self.output_so_far());
         }
     }
 }
@@ -165,10 +165,10 @@ pub(crate) fn target() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
 }
 
-fn read_on(pipe: impl Read + Send + 'static, lines: Sender<String>, said: Arc<Mutex<Vec<String>>>) {
+fn read_on(pipe: impl Read + Send + 'static, lines: Sender<String>, output: Arc<Mutex<Vec<String>>>) {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            said.lock().unwrap().push(line.clone());
+            output.lock().unwrap().push(line.clone());
             // The receiver may be gone; the pipe is still read.
             let _unheard = lines.send(line);
         }

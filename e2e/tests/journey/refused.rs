@@ -4,7 +4,7 @@ use crate::browser::Browser;
 use crate::stack::{Provider, Stack};
 
 #[tokio::test]
-async fn who_is_not_on_the_list_is_told_so_and_may_sign_in_as_someone_else() {
+async fn a_user_who_is_not_on_the_list_is_refused_and_may_sign_in_as_another_user() {
     let Some(browser) = Browser::open().await else { return };
     let stack = Stack::start(Provider::GitHub);
 
@@ -23,7 +23,7 @@ async fn who_is_not_on_the_list_is_told_so_and_may_sign_in_as_someone_else() {
 }
 
 #[tokio::test]
-async fn who_cancels_at_the_provider_is_told_so_and_may_try_again() {
+async fn a_user_who_cancels_at_the_provider_sees_that_and_may_try_again() {
     let Some(browser) = Browser::open().await else { return };
     let stack = Stack::start(Provider::GitHub);
 

@@ -90,7 +90,7 @@ async fn a_deep_link_is_reached_after_sign_in() {
 }
 
 #[tokio::test]
-async fn who_comes_by_another_name_of_the_host_is_led_to_the_public_one() {
+async fn a_request_by_another_name_of_the_host_is_redirected_to_the_public_one() {
     let Some(browser) = Browser::open().await else { return };
     let stack = Stack::start(Provider::GitHub);
 

@@ -97,11 +97,11 @@ impl Stack {
             let mut of_orchestrator = vec![("DATABASE_URL", "sqlite::memory:".to_owned())];
             of_orchestrator.extend(more(&origin));
             let orchestrator = Program::start("orchestrator", &["--listen", "127.0.0.1:0"], &of_orchestrator);
-            let upstream = format!("http://{}", orchestrator.tells("listens on http://"));
+            let upstream = format!("http://{}", orchestrator.wait_for("listens on http://"));
             let callback = format!("{origin}/api/v1/auth/callback");
             let arguments = ["--listen", "127.0.0.1:0", "--redirect-url", &callback, "--allow-control"];
             let dev_idp = Program::start("dev-idp", &arguments, &[]);
-            let idp = format!("http://localhost:{}", dev_idp.tells("dev-idp listening on http://127.0.0.1:"));
+            let idp = format!("http://localhost:{}", dev_idp.wait_for("dev-idp listening on http://127.0.0.1:"));
             let mut settings = vec![
                 ("SIDEGATE_CONFIG", config.to_str().unwrap().to_owned()),
                 ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
@@ -116,13 +116,14 @@ impl Stack {
             ];
             settings.extend(provider.settings(&idp));
             let mut sidegate = Program::start("sidegate", &[], &settings);
-            let settled = within(PATIENCE, || succeeds("sidegate", &["health"], &settings) || !sidegate.running());
-            assert!(settled, "sidegate does not get ready");
+            let ready_or_ended =
+                within(PATIENCE, || succeeds("sidegate", &["health"], &settings) || !sidegate.running());
+            assert!(ready_or_ended, "sidegate does not get ready");
             if sidegate.running() {
                 return Self { origin, port, idp, _programs: [sidegate, dev_idp, orchestrator], _folder: folder };
             }
-            let said = sidegate.said();
-            assert!(said.contains("in use") || said.contains("already"), "sidegate ended: {said}");
+            let output = sidegate.output_so_far();
+            assert!(output.contains("in use") || output.contains("already"), "sidegate ended: {output}");
         }
         panic!("no port stays free long enough");
     }

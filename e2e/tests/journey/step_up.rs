@@ -10,7 +10,7 @@ const RULES: &str = "[[routes]]\nname = \"settings\"\npath = \"/settings/**\"\na
 const ANN: &str = "[data-user=ann]";
 
 #[tokio::test]
-async fn who_signed_in_long_ago_signs_in_again_where_a_rule_asks_for_it_and_then_goes_about_freely() {
+async fn a_user_who_signed_in_long_ago_signs_in_again_where_a_rule_asks_for_it_and_is_not_asked_again() {
     let Some(browser) = Browser::open().await else { return };
     let stack = Stack::with_rules(Provider::Oidc, RULES);
     let (home, settings) = (format!("{}/", stack.origin), format!("{}/settings/keys?x=1", stack.origin));
@@ -27,8 +27,8 @@ async fn who_signed_in_long_ago_signs_in_again_where_a_rule_asks_for_it_and_then
     browser.goto(&home).await;
     assert_eq!(browser.sees("#who").await, "Ann Example");
     // A program gets an error, and no redirect.
-    let told = http::exchange(stack.port, "GET", "/settings/keys", &format!("Cookie: {old}\r\n"), "").unwrap();
-    assert!(told.status == 401 && told.body.contains("login?max_age=900"), "{}", told.body);
+    let refused = http::exchange(stack.port, "GET", "/settings/keys", &format!("Cookie: {old}\r\n"), "").unwrap();
+    assert!(refused.status == 401 && refused.body.contains("login?max_age=900"), "{}", refused.body);
 
     // She is redirected to the provider, which asks although it remembers her, and back to the requested page.
     browser.goto(&settings).await;

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
 use crate::identity::{Identity, received};
-use crate::store::Deed;
+use crate::store::NewActivity;
 
 const ANONYMOUS: &str = "anonymous";
 /// How many characters of a name are kept.
@@ -24,14 +24,14 @@ pub(super) struct Actor {
 
 impl Actor {
     /// Starts the record of an action that is about to be performed.
-    pub(super) fn deed(&self, action: &'static str) -> Deed {
-        Deed {
+    pub(super) fn new_activity(&self, action: &'static str) -> NewActivity {
+        NewActivity {
             actor: self.name.clone(),
             actor_id: self.id.clone(),
             actor_email: self.email.clone(),
             action,
             request_id: self.request_id.clone(),
-            ..Deed::default()
+            ..NewActivity::default()
         }
     }
 

@@ -55,7 +55,7 @@ impl App {
     }
 
     /// Waits until no action is in progress.
-    pub async fn rest(&self) {
-        self.journal.rest().await;
+    pub async fn wait_until_idle(&self) {
+        self.journal.wait_until_idle().await;
     }
 }

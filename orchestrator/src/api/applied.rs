@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::error::{ApiError, Refusal};
 use super::input::{AtObject, InCluster, Parameters, given, is_name};
-use super::viewer::Looking;
+use super::viewer::ViewedBy;
 use crate::fleet::{Applied, Comparison, Container, Controller};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -26,7 +26,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[utoipa::path(get, operation_id = "showApplied", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/applied", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Applied), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn applied(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Applied>, ApiError> {
+async fn applied(State(app): State<App>, at: AtObject, ViewedBy(viewer): ViewedBy) -> Result<Json<Applied>, ApiError> {
     Ok(Json(app.fleet.applied_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
 }
 
@@ -35,7 +35,11 @@ async fn applied(State(app): State<App>, at: AtObject, Looking(viewer): Looking)
 #[utoipa::path(get, operation_id = "compareObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/comparison", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Comparison), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn compare(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Comparison>, ApiError> {
+async fn compare(
+    State(app): State<App>,
+    at: AtObject,
+    ViewedBy(viewer): ViewedBy,
+) -> Result<Json<Comparison>, ApiError> {
     Ok(Json(app.fleet.comparison_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
 }
 
@@ -71,7 +75,7 @@ struct Written {
 async fn log(
     State(app): State<App>,
     at: AtObject,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     Parameters(which): Parameters<Which>,
 ) -> Result<Json<Written>, ApiError> {
     let previous = match given(which.previous).as_deref() {
@@ -104,7 +108,7 @@ struct Controllers {
 async fn controllers(
     State(app): State<App>,
     InCluster(id): InCluster,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
 ) -> Result<Json<Controllers>, ApiError> {
     Ok(Json(Controllers { items: app.fleet.controllers_for(&viewer, id).await? }))
 }

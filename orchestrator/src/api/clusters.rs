@@ -17,7 +17,7 @@ use super::actor::Actor;
 use super::error::{ApiError, Refusal};
 use super::input::{Body, InCluster, Parameters, is_name, page};
 use super::journal::Done;
-use super::viewer::Looking;
+use super::viewer::ViewedBy;
 use crate::clock;
 use crate::fleet::{self, ClusterId, FleetError, Health, HealthState, Listing, Stats, Viewer, Views};
 use crate::secret::Secret;
@@ -57,15 +57,15 @@ struct Cluster {
     created_at: OffsetDateTime,
     /// Who registered it.
     created_by: String,
-    /// Whether it decides by person: whoever looks sees, and does, what its own rules let them.
+    /// Whether it decides by person: each user sees, and does, what the cluster's own rules allow.
     impersonate: bool,
-    /// The only namespaces that are looked at; none means all.
+    /// The only namespaces that are watched; none means all.
     namespaces: Vec<String>,
-    /// Why whoever asks may see nothing of it, where that is so.
+    /// Why the user may see nothing of it, where that is so.
     hidden: Option<String>,
     /// Another registered cluster with the same address, by its name.
     same_as: Option<String>,
-    /// How it is.
+    /// Its health.
     health: Health,
     /// How many Flux objects it has, of those that may be seen.
     stats: Stats,
@@ -140,7 +140,7 @@ struct Paging {
 ))]
 async fn list(
     State(app): State<App>,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     Parameters(paging): Parameters<Paging>,
 ) -> Result<Json<Listing<Cluster>>, ApiError> {
     let (limit, offset) = page(paging.limit, paging.offset)?;
@@ -169,7 +169,7 @@ struct Registration {
     /// Whether the cluster is to decide by person; where ORCHESTRATOR_IMPERSONATE is true, all do.
     #[serde(default)]
     impersonate: bool,
-    /// The only namespaces to look at, at most 20, where the credentials suffice for no more.
+    /// The only namespaces to watch, at most 20, where the credentials suffice for no more.
     #[serde(default)]
     namespaces: Vec<String>,
 }
@@ -183,7 +183,7 @@ struct Registration {
 async fn register(
     State(app): State<App>,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     Body(registration): Body<Registration>,
 ) -> Result<impl IntoResponse, ApiError> {
     let name = name(&registration.name)?;
@@ -191,10 +191,10 @@ async fn register(
     possible(&app, choice.impersonate)?;
     let connection = connection(&app, registration)?;
     let id = new_id().map_err(|error| ApiError::Store(error.into()))?;
-    let mut deed = actor.deed("register");
-    (deed.cluster, deed.cluster_name) = (Some(id.clone()), Some(name.clone()));
+    let mut new_activity = actor.new_activity("register");
+    (new_activity.cluster, new_activity.cluster_name) = (Some(id.clone()), Some(name.clone()));
     let work = add(app.clone(), id, name, connection, choice, actor.name);
-    let cluster = app.journal.doing(deed, work).await?;
+    let cluster = app.journal.perform(new_activity, work).await?;
     let location = format!("/api/v1/clusters/{}", cluster.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(Cluster::one(&app, &viewer, cluster).await?)))
 }
@@ -251,7 +251,7 @@ async fn add(
     };
     app.store.add_cluster(&cluster, kubeconfig).await?;
     let id = super::input::cluster(&cluster.id)?;
-    app.fleet.add_with(id, &cluster.name, &connection, &manner(&app, &cluster)).await;
+    app.fleet.add_with(id, &cluster.name, &connection, &watch_options(&app, &cluster)).await;
     let all = app.store.clusters().await.unwrap_or_default();
     let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
     let same = same.map(|other| format!("; {} has the same address", other.name)).unwrap_or_default();
@@ -265,8 +265,8 @@ struct Choice {
     namespaces: Vec<String>,
 }
 
-fn manner(app: &App, cluster: &store::Cluster) -> fleet::Manner {
-    fleet::Manner { as_person: app.impersonates(cluster.impersonate), namespaces: cluster.namespaces.clone() }
+fn watch_options(app: &App, cluster: &store::Cluster) -> fleet::WatchOptions {
+    fleet::WatchOptions { as_person: app.impersonates(cluster.impersonate), namespaces: cluster.namespaces.clone() }
 }
 
 /// Checks the namespaces' names and drops duplicates.
@@ -305,7 +305,7 @@ fn name(text: &str) -> Result<String, ApiError> {
 async fn show(
     State(app): State<App>,
     InCluster(id): InCluster,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
 ) -> Result<Json<Cluster>, ApiError> {
     let cluster = found(&app, id).await?;
     Cluster::one(&app, &viewer, cluster).await.map(Json)
@@ -319,7 +319,7 @@ async fn found(app: &App, id: ClusterId) -> Result<store::Cluster, ApiError> {
         | store::StoreError::NameTaken
         | store::StoreError::TooManyClusters
         | store::StoreError::Seal(_)
-        | store::StoreError::Strange(_)) => other.into(),
+        | store::StoreError::UnknownValue(_)) => other.into(),
     })
 }
 
@@ -334,10 +334,10 @@ struct Changes {
     kubeconfig: Option<Secret>,
     /// The context of that kubeconfig; without one, its current one.
     context: Option<String>,
-    /// `true` has the cluster decide by person from now on. That cannot be taken back here: whoever could, could act by the
-    /// orchestrator's own account again.
+    /// `true` has the cluster decide by person from now on. That cannot be undone here: a user who could undo
+    /// it could act by the orchestrator's own account again.
     impersonate: Option<bool>,
-    /// The only namespaces to look at from now on, at most 20; an empty list means all.
+    /// The only namespaces to watch from now on, at most 20; an empty list means all.
     namespaces: Option<Vec<String>>,
 }
 
@@ -352,7 +352,7 @@ async fn change(
     State(app): State<App>,
     InCluster(id): InCluster,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     Body(changes): Body<Changes>,
 ) -> Result<Json<Cluster>, ApiError> {
     let name = changes.name.as_deref().map(name).transpose()?;
@@ -381,29 +381,29 @@ async fn change(
         return Err(ApiError::Invalid("give a name, a kubeconfig, namespaces, or impersonate".into()));
     }
     let begin = |word: &'static str, cluster: &store::Cluster| {
-        let mut deed = actor.deed(word);
-        (deed.cluster, deed.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name.clone()));
-        deed
+        let mut new_activity = actor.new_activity(word);
+        (new_activity.cluster, new_activity.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name.clone()));
+        new_activity
     };
     // Each change is a record of its own in the activity log; the first failure stops.
     if let Some(kubeconfig) = changes.kubeconfig {
         let context = changes.context.filter(|context| !context.is_empty());
         let connection = fleet::Connection::Kubeconfig { kubeconfig, context };
         let work = replace(app.clone(), id, cluster.clone(), connection);
-        cluster = app.journal.doing(begin("replace", &cluster), work).await?;
+        cluster = app.journal.perform(begin("replace", &cluster), work).await?;
     }
     if let Some(namespaces) = namespaces.filter(|namespaces| *namespaces != cluster.namespaces) {
         let work = narrow(app.clone(), id, cluster.clone(), namespaces);
-        cluster = app.journal.doing(begin("narrow", &cluster), work).await?;
+        cluster = app.journal.perform(begin("narrow", &cluster), work).await?;
     }
     if impersonate {
-        let work = become_personal(app.clone(), id, cluster.clone());
-        cluster = app.journal.doing(begin("impersonate", &cluster), work).await?;
+        let work = enable_impersonation(app.clone(), id, cluster.clone());
+        cluster = app.journal.perform(begin("impersonate", &cluster), work).await?;
     }
     if let Some(name) = name {
-        let mut deed = begin("rename", &cluster);
-        deed.cluster_name = Some(name.clone());
-        cluster = app.journal.doing(deed, rename(app.clone(), id, cluster, name)).await?;
+        let mut new_activity = begin("rename", &cluster);
+        new_activity.cluster_name = Some(name.clone());
+        cluster = app.journal.perform(new_activity, rename(app.clone(), id, cluster, name)).await?;
     }
     Cluster::one(&app, &viewer, cluster).await.map(Json)
 }
@@ -418,16 +418,20 @@ async fn replace(
     let reached = app.fleet.check(&connection).await?;
     let fleet::Connection::Kubeconfig { kubeconfig, .. } = &connection else { return Err(ApiError::Internal) };
     app.store.replace_kubeconfig(&before.id, kubeconfig, reached.context.as_deref(), &reached.server).await?;
-    app.fleet.add_with(id, &before.name, &connection, &manner(&app, &before)).await;
+    app.fleet.add_with(id, &before.name, &connection, &watch_options(&app, &before)).await;
     let moved = if reached.server == before.server { String::new() } else { format!("; it was at {}", before.server) };
     let message = format!("Kubernetes {} at {}{moved}", reached.version, reached.server);
     Ok(Done { value: store::Cluster { context: reached.context, server: reached.server, ..before }, message })
 }
 
-async fn become_personal(app: App, id: ClusterId, before: store::Cluster) -> Result<Done<store::Cluster>, ApiError> {
+async fn enable_impersonation(
+    app: App,
+    id: ClusterId,
+    before: store::Cluster,
+) -> Result<Done<store::Cluster>, ApiError> {
     app.store.impersonate(&before.id).await?;
     let cluster = store::Cluster { impersonate: true, ..before };
-    look_after_anew(&app, id, &cluster).await?;
+    watch_again(&app, id, &cluster).await?;
     Ok(Done::silently(cluster))
 }
 
@@ -439,7 +443,7 @@ async fn narrow(
 ) -> Result<Done<store::Cluster>, ApiError> {
     app.store.narrow(&before.id, &namespaces).await?;
     let cluster = store::Cluster { namespaces, ..before };
-    look_after_anew(&app, id, &cluster).await?;
+    watch_again(&app, id, &cluster).await?;
     let message = if cluster.namespaces.is_empty() { "All".to_owned() } else { cluster.namespaces.join(", ") };
     Ok(Done { value: cluster, message })
 }
@@ -451,12 +455,12 @@ async fn rename(
     name: String,
 ) -> Result<Done<store::Cluster>, ApiError> {
     app.store.rename_cluster(&before.id, &name).await?;
-    gone_is_well(app.fleet.rename(id, &name))?;
+    ignore_not_found(app.fleet.rename(id, &name))?;
     let message = format!("It was {}", before.name);
     Ok(Done { value: store::Cluster { name, ..before }, message })
 }
 
-async fn look_after_anew(app: &App, id: ClusterId, cluster: &store::Cluster) -> Result<(), ApiError> {
+async fn watch_again(app: &App, id: ClusterId, cluster: &store::Cluster) -> Result<(), ApiError> {
     let connection = match cluster.connection {
         store::Connection::Kubeconfig => fleet::Connection::Kubeconfig {
             kubeconfig: app.store.kubeconfig(&cluster.id).await?,
@@ -464,7 +468,7 @@ async fn look_after_anew(app: &App, id: ClusterId, cluster: &store::Cluster) -> 
         },
         store::Connection::InCluster => fleet::Connection::InCluster,
     };
-    app.fleet.add_with(id, &cluster.name, &connection, &manner(app, cluster)).await;
+    app.fleet.add_with(id, &cluster.name, &connection, &watch_options(app, cluster)).await;
     Ok(())
 }
 
@@ -476,12 +480,12 @@ async fn look_after_anew(app: &App, id: ClusterId, cluster: &store::Cluster) -> 
 ))]
 async fn remove(State(app): State<App>, InCluster(id): InCluster, actor: Actor) -> Result<StatusCode, ApiError> {
     let cluster = found(&app, id).await?;
-    let mut deed = actor.deed("remove");
-    (deed.cluster, deed.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name));
+    let mut new_activity = actor.new_activity("remove");
+    (new_activity.cluster, new_activity.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name));
     let at = app.clone();
-    let removed = app.journal.doing(deed, async move {
+    let removed = app.journal.perform(new_activity, async move {
         at.store.remove_cluster(&cluster.id).await?;
-        gone_is_well(at.fleet.remove(id))?;
+        ignore_not_found(at.fleet.remove(id))?;
         Ok(Done::silently(()))
     });
     removed.await?;
@@ -489,11 +493,11 @@ async fn remove(State(app): State<App>, InCluster(id): InCluster, actor: Actor) 
 }
 
 /// Accepts "not found": a cluster whose kubeconfig could not be opened is not in the fleet.
-fn gone_is_well(outcome: Result<(), FleetError>) -> Result<(), FleetError> {
+fn ignore_not_found(outcome: Result<(), FleetError>) -> Result<(), FleetError> {
     if let Err(FleetError::NotFound { .. }) = outcome { Ok(()) } else { outcome }
 }
 
-/// How a cluster is.
+/// The health of a cluster.
 #[utoipa::path(get, operation_id = "clusterHealth", path = "/api/v1/clusters/{id}/health", tag = "clusters", params(("id" = String, Path)), responses(
     (status = 200, body = Health),
     (status = "4XX", body = Refusal),
@@ -504,7 +508,7 @@ async fn health(State(app): State<App>, InCluster(id): InCluster) -> Result<Json
     Ok(Json(health_of(&app, id)))
 }
 
-/// Has a cluster be connected to and read anew; what comes of it is told as events.
+/// Reconnects to a cluster and reads it again; changes are sent as events.
 #[utoipa::path(post, operation_id = "syncCluster", path = "/api/v1/clusters/{id}/sync", tag = "clusters", params(("id" = String, Path)), responses(
     (status = 202, body = Health),
     (status = "4XX", body = Refusal),
@@ -512,10 +516,10 @@ async fn health(State(app): State<App>, InCluster(id): InCluster) -> Result<Json
 ))]
 async fn sync(State(app): State<App>, InCluster(id): InCluster, actor: Actor) -> Result<impl IntoResponse, ApiError> {
     let cluster = found(&app, id).await?;
-    let mut deed = actor.deed("sync");
-    (deed.cluster, deed.cluster_name) = (Some(cluster.id), Some(cluster.name));
+    let mut new_activity = actor.new_activity("sync");
+    (new_activity.cluster, new_activity.cluster_name) = (Some(cluster.id), Some(cluster.name));
     let at = app.clone();
-    let begun = app.journal.doing(deed, async move { Ok(Done::silently(at.fleet.resync(id)?)) });
+    let begun = app.journal.perform(new_activity, async move { Ok(Done::silently(at.fleet.resync(id)?)) });
     begun.await?;
     Ok((StatusCode::ACCEPTED, Json(health_of(&app, id))))
 }
@@ -529,7 +533,7 @@ async fn sync(State(app): State<App>, InCluster(id): InCluster, actor: Actor) ->
 async fn stats(
     State(app): State<App>,
     InCluster(id): InCluster,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
 ) -> Result<Json<Stats>, ApiError> {
     let views = app.fleet.views(&viewer, Some(id)).await;
     Ok(Json(app.fleet.stats_seen(&views, Some(id))?))

@@ -113,7 +113,7 @@ impl ApiError {
                 StoreError::NameTaken => (StatusCode::CONFLICT, "name_taken", "Another cluster has this name".into()),
                 StoreError::TooManyClusters => (StatusCode::CONFLICT, "too_many_clusters", error.to_string().into()),
                 StoreError::NotFound => (StatusCode::NOT_FOUND, "not_found", "It is not there, or no longer".into()),
-                StoreError::TimedOut | StoreError::Database(_) | StoreError::Strange(_) => (
+                StoreError::TimedOut | StoreError::Database(_) | StoreError::UnknownValue(_) => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     "store_unavailable",
                     "The orchestrator's database does not answer; nothing was changed without a record of it".into(),

@@ -22,8 +22,8 @@ use utoipa_axum::routes;
 use super::App;
 use super::actor::Actor;
 use super::error::{ApiError, Refusal};
-use super::streams::Place;
-use super::viewer::Looking;
+use super::streams::Slot;
+use super::viewer::ViewedBy;
 use crate::fleet::{Change, Fleet, Viewer};
 use crate::store::Activity;
 
@@ -37,7 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// Changes as they happen: `object` {cluster, removed, summary}, `cluster` {cluster, health}, `cluster_removed` {cluster},
-/// `activity`, and `resync` where some were missed and lists had better be asked for again.
+/// `activity`, and `resync` if some were missed: the lists have to be loaded again.
 #[utoipa::path(get, operation_id = "subscribe", path = "/api/v1/events", tag = "events", responses(
     (status = 200, content_type = "text/event-stream", body = String),
     (status = "4XX", body = Refusal),
@@ -46,11 +46,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 async fn subscribe(
     State(app): State<App>,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, ApiError> {
     let person = actor.known().then_some(actor.name);
-    let place = app.streams.take(person).ok_or(ApiError::TooManyStreams)?;
+    let slot = app.streams.take(person).ok_or(ApiError::TooManyStreams)?;
     let listener = Listener {
         changes: app.fleet.subscribe(),
         fleet: app.fleet.clone(),
@@ -59,8 +59,8 @@ async fn subscribe(
         ending: app.ending.clone(),
         lifetime: Box::pin(tokio::time::sleep(LIFETIME)),
         // A client that reconnects has missed events in between.
-        pending: Some(greeting(headers.contains_key("Last-Event-ID"))),
-        _place: place,
+        pending: Some(first_event(headers.contains_key("Last-Event-ID"))),
+        _slot: slot,
     };
     // Otherwise nginx would buffer the events.
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
@@ -68,9 +68,9 @@ async fn subscribe(
 }
 
 /// Sent at once, so that the browser knows that the stream is open.
-fn greeting(again: bool) -> Event {
-    let greeting = Event::default().id("1").retry(RETRY);
-    if again { greeting.event("resync").data("{}") } else { greeting.comment("listening") }
+fn first_event(again: bool) -> Event {
+    let first_event = Event::default().id("1").retry(RETRY);
+    if again { first_event.event("resync").data("{}") } else { first_event.comment("listening") }
 }
 
 struct Listener {
@@ -81,13 +81,13 @@ struct Listener {
     ending: CancellationToken,
     lifetime: Pin<Box<Sleep>>,
     pending: Option<Event>,
-    _place: Place,
+    _slot: Slot,
 }
 
 /// An event to send.
-enum News {
+enum Received {
     /// Sent as it is.
-    Told(Event),
+    Ready(Event),
     /// Sent only to clients that may see the object.
     Changed(Arc<Change>),
 }
@@ -106,38 +106,38 @@ impl Listener {
     /// Returns the next event; skips those that the client may not see.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            let change = match self.news().await? {
-                News::Told(event) => return Some(event),
-                News::Changed(change) => change,
+            let change = match self.receive().await? {
+                Received::Ready(event) => return Some(event),
+                Received::Changed(change) => change,
             };
             if let Change::Object { cluster, summary, .. } = change.as_ref()
                 && !self.fleet.shows(&self.viewer, *cluster, summary.kind, &summary.namespace).await
             {
                 continue;
             }
-            return Some(told(&change));
+            return Some(change_event(&change));
         }
     }
 
-    async fn news(&mut self) -> Option<News> {
+    async fn receive(&mut self) -> Option<Received> {
         tokio::select! {
             () = self.ending.cancelled() => None,
             () = self.lifetime.as_mut() => None,
             change = self.changes.recv() => match change {
-                Ok(change) => Some(News::Changed(change)),
-                Err(RecvError::Lagged(_)) => Some(News::Told(resync(&json!({})))),
+                Ok(change) => Some(Received::Changed(change)),
+                Err(RecvError::Lagged(_)) => Some(Received::Ready(resync(&json!({})))),
                 Err(RecvError::Closed) => None,
             },
             activity = self.activities.recv() => match activity {
-                Ok(activity) => Some(News::Told(event("activity", &*activity))),
-                Err(RecvError::Lagged(_)) => Some(News::Told(resync(&json!({})))),
+                Ok(activity) => Some(Received::Ready(event("activity", &*activity))),
+                Err(RecvError::Lagged(_)) => Some(Received::Ready(resync(&json!({})))),
                 Err(RecvError::Closed) => None,
             },
         }
     }
 }
 
-fn told(change: &Change) -> Event {
+fn change_event(change: &Change) -> Event {
     match change {
         Change::Object { cluster, removed, summary } => {
             event("object", &json!({"cluster": cluster, "removed": removed, "summary": summary}))

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn another_sites_page_is_told_by_its_browser() {
+    fn a_request_from_another_sites_page_is_recognized_by_its_headers() {
         assert!(allowed(&[]));
         for site in ["same-origin", "none"] {
             assert!(allowed(&[("sec-fetch-site", site)]));

@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
 use crate::clock;
-use crate::store::{Activity, Deed, Outcome, Store};
+use crate::store::{Activity, NewActivity, Outcome, Store};
 
 /// How many activities a subscriber may lag behind before it misses some.
 const KEPT: usize = 256;
@@ -16,7 +16,7 @@ const KEPT: usize = 256;
 #[derive(Clone, Debug)]
 pub(super) struct Journal {
     store: Store,
-    told: broadcast::Sender<Arc<Activity>>,
+    activities: broadcast::Sender<Arc<Activity>>,
     under_way: TaskTracker,
 }
 
@@ -36,57 +36,57 @@ impl<T> Done<T> {
 
 impl Journal {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, told: broadcast::Sender::new(KEPT), under_way: TaskTracker::new() }
+        Self { store, activities: broadcast::Sender::new(KEPT), under_way: TaskTracker::new() }
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<Activity>> {
-        self.told.subscribe()
+        self.activities.subscribe()
     }
 
     /// Performs `work` and records it. It continues when the caller disconnects, so that it always completes.
-    pub(super) async fn doing<T: Send + 'static>(
+    pub(super) async fn perform<T: Send + 'static>(
         &self,
-        deed: Deed,
+        new_activity: NewActivity,
         work: impl Future<Output = Result<Done<T>, ApiError>> + Send + 'static,
     ) -> Result<T, ApiError> {
         let journal = self.clone();
-        let task = self.under_way.spawn(async move { journal.write_down(deed, work).await });
+        let task = self.under_way.spawn(async move { journal.record(new_activity, work).await });
         task.await.unwrap_or_else(|error| {
             tracing::error!(%error, "an action broke off");
             Err(ApiError::Internal)
         })
     }
 
-    async fn write_down<T>(
+    async fn record<T>(
         &self,
-        deed: Deed,
+        new_activity: NewActivity,
         work: impl Future<Output = Result<Done<T>, ApiError>>,
     ) -> Result<T, ApiError> {
         // Without a record the action is not performed.
-        let id = self.store.begin_activity(&deed, clock::now()).await?;
+        let id = self.store.begin_activity(&new_activity, clock::now()).await?;
         let done = work.await;
         let (outcome, message) = match &done {
             Ok(done) => (Outcome::Succeeded, done.message.clone()),
             Err(error) => (Outcome::Failed, error.message()),
         };
         tracing::info!(
-            actor = deed.actor,
-            actor_id = deed.actor_id,
-            action = deed.action,
-            cluster = deed.cluster,
-            cluster_name = deed.cluster_name,
-            kind = deed.kind,
-            namespace = deed.namespace,
-            name = deed.name,
+            actor = new_activity.actor,
+            actor_id = new_activity.actor_id,
+            action = new_activity.action,
+            cluster = new_activity.cluster,
+            cluster_name = new_activity.cluster_name,
+            kind = new_activity.kind,
+            namespace = new_activity.namespace,
+            name = new_activity.name,
             outcome = outcome.word(),
             message,
-            request_id = deed.request_id,
+            request_id = new_activity.request_id,
             "action"
         );
         match self.store.end_activity(&id, outcome, &message).await {
             Ok(activity) => {
                 // An error only means that there are no subscribers.
-                let _ = self.told.send(Arc::new(activity));
+                let _ = self.activities.send(Arc::new(activity));
             }
             Err(error) => tracing::error!(%error, id, "the end of an action could not be written down"),
         }
@@ -94,7 +94,7 @@ impl Journal {
     }
 
     /// Waits until no action is in progress.
-    pub(super) async fn rest(&self) {
+    pub(super) async fn wait_until_idle(&self) {
         self.under_way.close();
         self.under_way.wait().await;
     }

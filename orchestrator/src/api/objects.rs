@@ -14,7 +14,7 @@ use super::actor::Actor;
 use super::error::{ApiError, Refusal};
 use super::input::{AtObject, BodyIfAny, given, read};
 use super::journal::Done;
-use super::viewer::Looking;
+use super::viewer::ViewedBy;
 use crate::fleet::{Action, Filter, ObjectDetail, ObjectRef, ObjectSummary, Page, Sort, Status, Tree, Viewer};
 
 /// How many objects one request reconciles, and how many at a time.
@@ -35,7 +35,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[utoipa::path(get, operation_id = "showObject", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = ObjectDetail), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn show(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<ObjectDetail>, ApiError> {
+async fn show(
+    State(app): State<App>,
+    at: AtObject,
+    ViewedBy(viewer): ViewedBy,
+) -> Result<Json<ObjectDetail>, ApiError> {
     Ok(Json(app.fleet.detail_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name).await?))
 }
 
@@ -43,7 +47,7 @@ async fn show(State(app): State<App>, at: AtObject, Looking(viewer): Looking) ->
 #[utoipa::path(get, operation_id = "objectTree", path = "/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}/tree", tag = "objects",
     params(("id" = String, Path), ("kind" = String, Path), ("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Tree), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
-async fn tree(State(app): State<App>, at: AtObject, Looking(viewer): Looking) -> Result<Json<Tree>, ApiError> {
+async fn tree(State(app): State<App>, at: AtObject, ViewedBy(viewer): ViewedBy) -> Result<Json<Tree>, ApiError> {
     let root = ObjectRef { kind: at.kind, namespace: at.namespace, name: at.name };
     let views = app.fleet.views(&viewer, Some(at.cluster)).await;
     Ok(Json(app.fleet.tree_seen(&views, at.cluster, Some(&root))?))
@@ -53,7 +57,7 @@ async fn tree(State(app): State<App>, at: AtObject, Looking(viewer): Looking) ->
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Reconciliation {
-    /// Whether the object's source is to be looked at first; without it, no.
+    /// Whether the object's source is reconciled first; false unless given.
     #[serde(default)]
     with_source: bool,
     /// Of a HelmRelease: whether it is to be installed or upgraded although nothing has changed.
@@ -73,7 +77,7 @@ async fn reconcile(
     State(app): State<App>,
     at: AtObject,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     BodyIfAny(how): BodyIfAny<Reconciliation>,
 ) -> Result<Json<ObjectSummary>, ApiError> {
     let action = match (how.with_source, how.force, how.reset) {
@@ -100,15 +104,15 @@ struct Failed {
 /// What came of it.
 #[derive(Serialize, ToSchema)]
 struct Asked {
-    /// How many are looked at again.
+    /// How many reconciliations were requested.
     asked: usize,
-    /// Those that are not, and why.
+    /// Objects whose reconciliation was not requested, and why.
     refused: Vec<NotAsked>,
     /// How many more have failed: ask again for them.
     left: usize,
 }
 
-/// An object that is not looked at again.
+/// An object whose reconciliation was not requested.
 #[derive(Serialize, ToSchema)]
 struct NotAsked {
     /// Its cluster's name.
@@ -119,14 +123,14 @@ struct NotAsked {
     message: String,
 }
 
-/// Has the controllers of all objects that failed look at them now, 200 at most.
+/// Requests the reconciliation of all objects that failed, 200 at most.
 #[utoipa::path(post, operation_id = "reconcileFailed", path = "/api/v1/resources/reconcile", tag = "objects",
     request_body = Option<Failed>,
     responses((status = 200, body = Asked), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
 async fn reconcile_failed(
     State(app): State<App>,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     BodyIfAny(which): BodyIfAny<Failed>,
 ) -> Result<Json<Asked>, ApiError> {
     let filter = Filter {
@@ -170,7 +174,7 @@ async fn suspend(
     State(app): State<App>,
     at: AtObject,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
 ) -> Result<Json<ObjectSummary>, ApiError> {
     act(app, at, actor, viewer, Action::Suspend).await
 }
@@ -183,7 +187,7 @@ async fn resume(
     State(app): State<App>,
     at: AtObject,
     actor: Actor,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
 ) -> Result<Json<ObjectSummary>, ApiError> {
     act(app, at, actor, viewer, Action::Resume).await
 }
@@ -205,12 +209,12 @@ pub(super) async fn act(
         Action::Suspend => ("suspend", ""),
         Action::Resume => ("resume", ""),
     };
-    let mut deed = actor.deed(word);
-    (deed.cluster, deed.cluster_name) = (Some(cluster.id), Some(cluster.name));
-    (deed.kind, deed.namespace) = (Some(at.kind.name().into()), Some(at.namespace.clone()));
-    deed.name = Some(at.name.clone());
+    let mut new_activity = actor.new_activity(word);
+    (new_activity.cluster, new_activity.cluster_name) = (Some(cluster.id), Some(cluster.name));
+    (new_activity.kind, new_activity.namespace) = (Some(at.kind.name().into()), Some(at.namespace.clone()));
+    new_activity.name = Some(at.name.clone());
     let fleet = app.fleet.clone();
-    let done = app.journal.doing(deed, async move {
+    let done = app.journal.perform(new_activity, async move {
         let value = fleet.act_for(&viewer, at.cluster, at.kind, &at.namespace, &at.name, action).await?;
         Ok(Done { value, message: message.into() })
     });

@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::error::{ApiError, Refusal};
 use super::input::{InCluster, Parameters, given, page, read};
-use super::viewer::Looking;
+use super::viewer::ViewedBy;
 use crate::fleet::{ClusterId, Filter, Listing, ObjectSummary, Page, Sort, Tree, Viewer};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -46,7 +46,7 @@ struct Choice {
 ))]
 async fn all(
     State(app): State<App>,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     Parameters(choice): Parameters<Choice>,
 ) -> Result<Json<Listing<ObjectSummary>>, ApiError> {
     chosen(&app, &viewer, choice, None).await
@@ -60,7 +60,7 @@ async fn all(
 async fn of_cluster(
     State(app): State<App>,
     InCluster(id): InCluster,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
     Parameters(choice): Parameters<Choice>,
 ) -> Result<Json<Listing<ObjectSummary>>, ApiError> {
     app.fleet.health(id)?;
@@ -105,7 +105,7 @@ async fn chosen(
 async fn tree(
     State(app): State<App>,
     InCluster(id): InCluster,
-    Looking(viewer): Looking,
+    ViewedBy(viewer): ViewedBy,
 ) -> Result<Json<Tree>, ApiError> {
     let views = app.fleet.views(&viewer, Some(id)).await;
     Ok(Json(app.fleet.tree_seen(&views, id, None)?))

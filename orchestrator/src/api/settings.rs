@@ -38,7 +38,7 @@ async fn change(
 ) -> Result<Json<Settings>, ApiError> {
     settings.check().map_err(|reason| ApiError::Invalid(reason.into()))?;
     let store = app.store.clone();
-    let changed = app.journal.doing(actor.deed("settings"), async move {
+    let changed = app.journal.perform(actor.new_activity("settings"), async move {
         let before = store.settings().await?;
         store.set(settings).await?;
         let (from, to) = (before.activity_retention_days, settings.activity_retention_days);

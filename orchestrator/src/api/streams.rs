@@ -19,14 +19,14 @@ struct Open {
 }
 
 /// A stream's slot, released when dropped.
-pub(super) struct Place {
+pub(super) struct Slot {
     streams: Streams,
     person: Option<String>,
 }
 
 impl Streams {
     /// Takes a slot; `None` if there is none left. Without a proxy people cannot be distinguished: then only the total counts.
-    pub(super) fn take(&self, person: Option<String>) -> Option<Place> {
+    pub(super) fn take(&self, person: Option<String>) -> Option<Slot> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let theirs = person.as_ref().and_then(|person| open.each.get(person)).copied().unwrap_or_default();
         if open.all >= MOST || theirs >= MOST_EACH {
@@ -36,7 +36,7 @@ impl Streams {
         if let Some(person) = &person {
             open.each.insert(person.clone(), theirs + 1);
         }
-        Some(Place { streams: self.clone(), person })
+        Some(Slot { streams: self.clone(), person })
     }
 
     /// How many are open.
@@ -45,7 +45,7 @@ impl Streams {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut open = self.streams.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.all = open.all.saturating_sub(1);

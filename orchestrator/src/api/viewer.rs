@@ -10,9 +10,9 @@ use crate::fleet::{Person, Viewer};
 use crate::identity::{Impersonation, Verified};
 
 /// The user who views.
-pub(super) struct Looking(pub(super) Viewer);
+pub(super) struct ViewedBy(pub(super) Viewer);
 
-impl FromRequestParts<App> for Looking {
+impl FromRequestParts<App> for ViewedBy {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {

@@ -14,7 +14,7 @@ use crate::identity::{Impersonation, Naming};
 use crate::secret::Secret;
 use crate::store::{Key, Location};
 use secrets::Source;
-use typed::{truth, typed};
+use typed::{boolean, typed};
 
 const LISTEN_DEFAULT: &str = "127.0.0.1:8081";
 
@@ -197,7 +197,7 @@ impl Settings {
         let hosts = hosts(raw, &mut faults);
         let assertion = assertion(raw, &hosts, &mut faults);
         let impersonation = impersonation(raw, assertion.is_some(), &mut faults);
-        let in_cluster = truth("IN_CLUSTER (--in-cluster)", raw.in_cluster.as_deref(), &mut faults);
+        let in_cluster = boolean("IN_CLUSTER (--in-cluster)", raw.in_cluster.as_deref(), &mut faults);
         let (url, file) = (raw.database_url.as_ref(), raw.database_url_file.as_deref());
         let url = Source { name: "DATABASE_URL", value: url, file }.read(&mut faults);
         let database = database::location(url.as_ref(), raw.demo, &mut faults);
@@ -232,7 +232,7 @@ impl Settings {
 fn listen(raw: &Raw, faults: &mut Vec<String>) -> Option<SocketAddr> {
     let before = faults.len();
     let listen = listen_addr(raw, faults);
-    let behind_proxy = truth("ORCHESTRATOR_BEHIND_PROXY (--behind-proxy)", raw.behind_proxy.as_deref(), faults);
+    let behind_proxy = boolean("ORCHESTRATOR_BEHIND_PROXY (--behind-proxy)", raw.behind_proxy.as_deref(), faults);
     if let Some(addr) = listen
         && faults.len() == before
         && !behind_proxy
@@ -285,7 +285,7 @@ fn assertion(raw: &Raw, hosts: &Hosts, faults: &mut Vec<String>) -> Option<Asser
 }
 
 fn impersonation(raw: &Raw, signed: bool, faults: &mut Vec<String>) -> Option<Impersonation> {
-    let everywhere = truth("ORCHESTRATOR_IMPERSONATE (--impersonate)", raw.impersonate.as_deref(), faults);
+    let everywhere = boolean("ORCHESTRATOR_IMPERSONATE (--impersonate)", raw.impersonate.as_deref(), faults);
     if everywhere && !signed && typed(raw.assertion_jwks.as_deref()).is_none() {
         faults.push(
             "ORCHESTRATOR_ASSERTION_JWKS (--assertion-jwks): needed with ORCHESTRATOR_IMPERSONATE, since anyone who can reach the \
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once_and_no_secret_in_them() {
+    fn all_faults_are_reported_at_once_and_without_secrets() {
         let raw = Raw {
             listen: Some("8081".into()),
             behind_proxy: Some("perhaps".into()),

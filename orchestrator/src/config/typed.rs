@@ -1,7 +1,7 @@
 //! Parsing of single options.
 
 /// Parses a boolean option; `name` is its name in a fault.
-pub(super) fn truth(name: &str, word: Option<&str>, faults: &mut Vec<String>) -> bool {
+pub(super) fn boolean(name: &str, word: Option<&str>, faults: &mut Vec<String>) -> bool {
     match typed(word) {
         Some("true" | "1") => true,
         None | Some("false" | "0") => false,

@@ -99,8 +99,8 @@ async fn route(world: &Arc<World>, caller: &Caller, path: &[&str], request: Requ
         return answer;
     }
     if request.method() == Method::PATCH && resource_of(world, path).is_none() {
-        return match rehearsal(&query, request).await {
-            Ok(manifest) => things::rehearsed(world, caller, path, &manifest).unwrap_or_else(missing),
+        return match dry_run_manifest(&query, request).await {
+            Ok(manifest) => things::dry_run(world, caller, path, &manifest).unwrap_or_else(missing),
             Err(refused) => *refused,
         };
     }
@@ -152,12 +152,12 @@ fn resource_of(world: &World, path: &[&str]) -> Option<Resource> {
 }
 
 /// Reads the manifest of a dry run; other applies are not supported.
-async fn rehearsal(query: &Query, request: Request) -> Result<Value, Box<Response<Body>>> {
+async fn dry_run_manifest(query: &Query, request: Request) -> Result<Value, Box<Response<Body>>> {
     let applied =
         request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/apply-patch+yaml");
     if !applied || query.value("dryRun").as_deref() != Some("All") || query.value("fieldManager").is_none() {
-        let said = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
-        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", said).into());
+        let message = "only merge patches, and dry runs of applying with a fieldManager, are understood here";
+        return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message).into());
     }
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await.unwrap_or_default();
     let manifest = serde_json::from_slice::<Value>(&body).ok().filter(Value::is_object);
@@ -391,7 +391,7 @@ impl Watch {
             if self.world.faults().is_dead() {
                 std::future::pending::<Infallible>().await;
             }
-            match self.news() {
+            match self.new_lines() {
                 Ok(lines) if lines.is_empty() => {}
                 Ok(lines) => {
                     self.world.faults().delay().await;
@@ -419,11 +419,11 @@ impl Watch {
         }
     }
 
-    fn news(&mut self) -> Result<String, Refusal> {
-        let (news, newest) = self.world.since(self.resource.kind, self.seen)?;
+    fn new_lines(&mut self) -> Result<String, Refusal> {
+        let (events, newest) = self.world.since(self.resource.kind, self.seen)?;
         self.seen = newest;
         let mut lines = String::new();
-        for logged in news {
+        for logged in events {
             if self.namespace.as_ref().is_none_or(|namespace| *namespace == logged.key.1) {
                 lines += &line(logged.what, &at_version(&logged.object, &self.resource, &self.version));
             }
@@ -492,7 +492,7 @@ async fn object(
     let query = Query::of(request.uri().query().unwrap_or_default());
     let manager = query.value("fieldManager").unwrap_or_else(|| "unknown".to_owned());
     if query.value("dryRun").is_some() {
-        return match (rehearsal(&query, request).await, world.find(&key)) {
+        return match (dry_run_manifest(&query, request).await, world.find(&key)) {
             (Ok(manifest), Some(object)) => {
                 let mut object = at_version(&object, resource, version);
                 merge(&mut object, &manifest);
@@ -507,8 +507,8 @@ async fn object(
     let body = axum::body::to_bytes(request.into_body(), PATCH_MOST).await;
     let patch = body.ok().filter(|_| merging).and_then(|body| serde_json::from_slice::<Value>(&body).ok());
     let Some(patch) = patch else {
-        let said = failure(415, "UnsupportedMediaType", "only merge patches are understood here");
-        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, &said);
+        let message = failure(415, "UnsupportedMediaType", "only merge patches are understood here");
+        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, &message);
     };
     match change(world, key, &patch, &manager) {
         Some(object) => answer(StatusCode::OK, &at_version(&object, resource, version)),

@@ -51,7 +51,7 @@ impl Default for Faults {
 
 impl Faults {
     /// Stops all responses and silences watches, or ends this fault.
-    pub fn die(&self, dead: bool) {
+    pub fn set_dead(&self, dead: bool) {
         self.dead.store(dead, Ordering::SeqCst);
     }
 

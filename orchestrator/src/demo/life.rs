@@ -16,7 +16,7 @@ use super::world::{Key, World};
 /// How often, in steps, something happens spontaneously.
 const BY_ITSELF: u64 = 5;
 /// An annotation that makes an object's controller fail each time, with the annotation's text.
-pub(super) const HOPELESS: &str = "demo.sidegate/fails-with";
+pub(super) const FAILS_WITH: &str = "demo.sidegate/fails-with";
 
 /// The stage of a controller's work on an object; steps until the next stage.
 #[derive(Clone, Copy)]
@@ -46,11 +46,11 @@ pub(super) async fn live(world: Arc<World>, pace: Duration) {
             }
         }
         at_work =
-            at_work.into_iter().filter_map(|(key, stage)| Some((key.clone(), go_on(&world, &key, stage)?))).collect();
+            at_work.into_iter().filter_map(|(key, stage)| Some((key.clone(), advance(&world, &key, stage)?))).collect();
     }
 }
 
-fn go_on(world: &World, key: &Key, stage: Stage) -> Option<Stage> {
+fn advance(world: &World, key: &Key, stage: Stage) -> Option<Stage> {
     match stage {
         Stage::Asked => begin(world, key).then_some(Stage::Working { steps: 0, by_itself: false }),
         Stage::Working { steps, by_itself } if steps < 3 => Some(Stage::Working { steps: steps + 1, by_itself }),
@@ -64,7 +64,7 @@ fn go_on(world: &World, key: &Key, stage: Stage) -> Option<Stage> {
 /// Starts work on an object; false if there is nothing to do because it is suspended or has no status.
 fn begin(world: &World, key: &Key) -> bool {
     let Some(object) = world.find(key) else { return false };
-    if rests(key.0, &object) {
+    if is_idle(key.0, &object) {
         return false;
     }
     let mut object = object.as_ref().clone();
@@ -74,28 +74,28 @@ fn begin(world: &World, key: &Key) -> bool {
 }
 
 /// Returns true for objects that no controller works on, or none that reports a status.
-fn rests(kind: Kind, object: &Value) -> bool {
+fn is_idle(kind: Kind, object: &Value) -> bool {
     let silent = matches!(kind, Kind::Alert | Kind::Provider | Kind::ExternalArtifact);
     silent || object["spec"]["suspend"] == true || object["spec"]["type"] == "oci"
 }
 
 fn finish(world: &World, key: &Key, by_itself: bool) {
     let Some(object) = world.find(key) else { return };
-    if rests(key.0, &object) {
+    if is_idle(key.0, &object) {
         return;
     }
     let mut object = object.as_ref().clone();
-    if let Some(message) = object["metadata"]["annotations"][HOPELESS].as_str().map(str::to_owned) {
+    if let Some(message) = object["metadata"]["annotations"][FAILS_WITH].as_str().map(str::to_owned) {
         status::fail(&mut object, &now(), failure_reason(key.0), &message);
         world.put(key.clone(), object);
-        world.happened(key, true, failure_reason(key.0), &message);
+        world.add_event(key, true, failure_reason(key.0), &message);
         return;
     }
     if by_itself && fastrand::u8(..100) < 8 {
-        let message = mishap(key.0);
+        let message = failure_message(key.0);
         status::fail(&mut object, &now(), failure_reason(key.0), message);
         world.put(key.clone(), object);
-        world.happened(key, true, failure_reason(key.0), message);
+        world.add_event(key, true, failure_reason(key.0), message);
         return;
     }
     let before = revision(&object, key.0);
@@ -103,7 +103,7 @@ fn finish(world: &World, key: &Key, by_itself: bool) {
     status::succeed(key.0, &mut object, &now(), &next);
     let (reason, message) = status::success(key.0, &object, &next);
     world.put(key.clone(), object);
-    world.happened(key, false, reason, &message);
+    world.add_event(key, false, reason, &message);
     if before.as_deref() != Some(&next) {
         for dependant in world.keys().into_iter().filter(|other| comes_from(world, other, key)) {
             world.ask(dependant);
@@ -210,7 +210,7 @@ fn failure_reason(kind: Kind) -> &'static str {
     }
 }
 
-fn mishap(kind: Kind) -> &'static str {
+fn failure_message(kind: Kind) -> &'static str {
     match kind {
         Kind::Kustomization => "timeout waiting for: [Deployment/apps/backend status: 'InProgress']",
         Kind::HelmRelease => "Helm upgrade failed: context deadline exceeded",

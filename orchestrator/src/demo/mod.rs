@@ -124,7 +124,7 @@ impl Demo {
     }
 
     /// Allows `people` users, from `person-00` on, to see one namespace each in clusters of many objects, and `everybody` to see all.
-    pub fn let_look(&self, people: usize) {
+    pub fn allow_viewers(&self, people: usize) {
         let binding = |subject: String, namespace: Option<String>| Binding {
             subject,
             namespace,

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::fleet::Kind;
 
 use super::kinds;
-use super::life::{HOPELESS, new_revision};
+use super::life::{FAILS_WITH, new_revision};
 use super::status;
 use super::world::Key;
 
@@ -225,10 +225,10 @@ impl Seed {
             }
         });
         if cluster != "production-eu" {
-            self.hopeless("loki", "UpgradeFailed", "Helm upgrade failed: values don't meet the specifications of the schema: loki.schemaConfig is required");
+            self.fail_always("loki", "UpgradeFailed", "Helm upgrade failed: values don't meet the specifications of the schema: loki.schemaConfig is required");
         }
         if cluster == "staging" {
-            self.hopeless(
+            self.fail_always(
                 "shop-frontend",
                 "BuildFailed",
                 "kustomize build failed: accumulating resources: open ingress.yaml: no such file or directory",
@@ -479,10 +479,10 @@ impl Seed {
         self.objects.iter_mut().filter(|((.., found), _)| found == name).for_each(|(_, object)| change(object));
     }
 
-    fn hopeless(&mut self, name: &str, reason: &str, message: &str) {
+    fn fail_always(&mut self, name: &str, reason: &str, message: &str) {
         let now = self.past(0);
         self.change(name, |object| {
-            object["metadata"]["annotations"][HOPELESS] = message.into();
+            object["metadata"]["annotations"][FAILS_WITH] = message.into();
             status::fail(object, &now, reason, message);
         });
     }

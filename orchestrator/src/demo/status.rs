@@ -48,7 +48,7 @@ pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str)
     remove_condition(object, "Reconciling");
     remove_condition(object, "Stalled");
     condition(object, "Ready", "True", reason, &message, now);
-    remember(object, reason, now);
+    add_history(object, reason, now);
     done(object);
 }
 
@@ -56,7 +56,7 @@ pub(super) fn succeed(kind: Kind, object: &mut Value, now: &str, revision: &str)
 pub(super) fn fail(object: &mut Value, now: &str, reason: &str, message: &str) {
     remove_condition(object, "Reconciling");
     condition(object, "Ready", "False", reason, message, now);
-    remember(object, reason, now);
+    add_history(object, reason, now);
     // Only the condition has the new generation: `observedGeneration` of the status stays at the last success.
     handled(object);
 }
@@ -99,7 +99,7 @@ fn done(object: &mut Value) {
 }
 
 /// A Kustomization keeps a history of its reconciliations, one entry for each digest and outcome.
-fn remember(object: &mut Value, outcome: &str, now: &str) {
+fn add_history(object: &mut Value, outcome: &str, now: &str) {
     if object["kind"] != "Kustomization" {
         return;
     }

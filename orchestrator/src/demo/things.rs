@@ -32,7 +32,7 @@ pub(super) fn answered(world: &World, caller: &Caller, path: &[&str], query: &Qu
 }
 
 /// Answers a dry-run apply to an applied object; `None` if the path is for something else. Nothing changes.
-pub(super) fn rehearsed(world: &World, caller: &Caller, path: &[&str], manifest: &Value) -> Option<Response<Body>> {
+pub(super) fn dry_run(world: &World, caller: &Caller, path: &[&str], manifest: &Value) -> Option<Response<Body>> {
     let (group, version, rest) = match path {
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),

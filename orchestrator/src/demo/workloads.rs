@@ -185,12 +185,12 @@ pub(super) fn log(pod: &Value, lines: usize) -> String {
     let mut text = String::new();
     for number in 0..lines.min(40) {
         let moment = clock::text(begun + time::Duration::seconds(i64::try_from(number).unwrap_or(0) * 7));
-        let said = if ready {
+        let line = if ready {
             format!("served GET /healthz in {} ms", number % 4 + 1)
         } else {
             format!("cannot reach the database at db.shop:5432, try {number}")
         };
-        text.push_str(&format!("{moment} {name} {said}\n"));
+        text.push_str(&format!("{moment} {name} {line}\n"));
     }
     if !ready {
         text.push_str("fatal: gave up after 40 tries\n");

@@ -308,7 +308,7 @@ impl World {
     }
 
     /// Adds an event about an object.
-    pub(super) fn happened(&self, key: &Key, warning: bool, reason: &str, message: &str) {
+    pub(super) fn add_event(&self, key: &Key, warning: bool, reason: &str, message: &str) {
         let (kind, namespace, name) = key;
         let now = clock::text(clock::now());
         let mut state = self.state();

@@ -116,7 +116,7 @@ impl Keys {
     /// # Errors
     /// If no keys have been read yet. Keys that were read stay in use while they cannot be read again.
     pub(super) async fn of(&self, name: Option<&str>) -> Result<Vec<DecodingKey>, ApiError> {
-        let (found, fresh, _) = self.look(name);
+        let (found, fresh, _) = self.find(name);
         if fresh && !found.is_empty() {
             return Ok(found);
         }
@@ -125,12 +125,12 @@ impl Keys {
         if reading.is_none() {
             return Ok(found);
         }
-        let (found, fresh, due) = self.look(name);
+        let (found, fresh, due) = self.find(name);
         if (fresh && !found.is_empty()) || !due {
             return self.some(found);
         }
         self.read().await;
-        let (found, ..) = self.look(name);
+        let (found, ..) = self.find(name);
         self.some(found)
     }
 
@@ -140,7 +140,7 @@ impl Keys {
     }
 
     /// The keys with an id, whether they are fresh, and whether they may be read again now.
-    fn look(&self, name: Option<&str>) -> (Vec<DecodingKey>, bool, bool) {
+    fn find(&self, name: Option<&str>) -> (Vec<DecodingKey>, bool, bool) {
         let held = self.held();
         let of_name = held.keys.iter().filter(|(kid, _)| name.is_none() || kid.is_none() || kid.as_deref() == name);
         let fresh = match self.source {

@@ -52,10 +52,10 @@ pub(crate) async fn check(State(entrance): State<Entrance>, mut request: Request
     }
     let Some(assertion) = &entrance.0.assertion else { return next.run(request).await };
     let verified = identify(assertion, request.headers()).await;
-    let anybody = path == WHOAMI;
+    let is_public = path == WHOAMI;
     let identity = match verified {
         Ok(identity) => Some(identity),
-        Err(ApiError::Unauthenticated(reason)) if anybody => {
+        Err(ApiError::Unauthenticated(reason)) if is_public => {
             tracing::debug!(reason, "nobody is asking who they are");
             None
         }

@@ -49,14 +49,14 @@ pub(super) async fn act(
     match action {
         Action::Suspend => change(cluster, client, key, &suspend(true)).await,
         Action::Resume => change(cluster, client, key, &suspend(false)).await,
-        Action::Force => look_again(cluster, client, key, Some(FORCE_AT)).await,
-        Action::Reset => look_again(cluster, client, key, Some(RESET_AT)).await,
+        Action::Force => request_reconciliation(cluster, client, key, Some(FORCE_AT)).await,
+        Action::Reset => request_reconciliation(cluster, client, key, Some(RESET_AT)).await,
         Action::Reconcile { with_source } => {
             refuse_suspended(cluster, key)?;
             if with_source {
                 source_first(cluster, client, key, changes).await?;
             }
-            look_again(cluster, client, key, None).await
+            request_reconciliation(cluster, client, key, None).await
         }
     }
 }
@@ -70,19 +70,19 @@ fn refuse_suspended(cluster: &Cluster, key: &Key) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Requests a reconciliation; `manner` is a further annotation, set to the same token.
-async fn look_again(
+/// Requests a reconciliation; `annotation` is a further annotation, set to the same token.
+async fn request_reconciliation(
     cluster: &Cluster,
     client: &Client,
     key: &Key,
-    manner: Option<&str>,
+    annotation: Option<&str>,
 ) -> Result<ObjectSummary, Fault> {
     refuse_suspended(cluster, key)?;
     let (mark, mut patch) = request();
-    if let (Some(manner), Some(annotations)) =
-        (manner, patch.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut))
+    if let (Some(annotation), Some(annotations)) =
+        (annotation, patch.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut))
     {
-        annotations.insert(manner.to_owned(), mark.into());
+        annotations.insert(annotation.to_owned(), mark.into());
     }
     change(cluster, client, key, &patch).await
 }

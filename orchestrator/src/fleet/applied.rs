@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
-use crate::kube::{Client, Fault, Place, Seen, places};
+use crate::kube::{Client, Fault, Seen, ServedKind, served_kinds};
 
 use super::cluster::Cluster;
 use super::held::{self, Held, Key};
@@ -38,13 +38,13 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key) -> Resul
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
     // Two users at a time: each may cause hundreds of requests.
-    let _turn = timeout_at(deadline, cluster.looks.acquire()).await.map_err(late)?;
+    let _permit = timeout_at(deadline, cluster.inventory_permits.acquire()).await.map_err(late)?;
     let inventory = timeout_at(deadline, inventory(cluster, client, key)).await.map_err(late)??;
     let left = inventory.len().saturating_sub(OBJECTS_MOST);
     let entries: Vec<InventoryEntry> = inventory.into_iter().take(OBJECTS_MOST).collect();
     let served = served(client, &entries, deadline).await;
-    let looks = entries.into_iter().map(|entry| look(cluster, client, &served, entry, deadline));
-    let mut items: Vec<AppliedObject> = stream::iter(looks).buffered(ASKED_AT_ONCE).collect().await;
+    let reads = entries.into_iter().map(|entry| read_entry(cluster, client, &served, entry, deadline));
+    let mut items: Vec<AppliedObject> = stream::iter(reads).buffered(ASKED_AT_ONCE).collect().await;
     bound_pods(&mut items);
     items.sort_by_key(|item| item.status);
     Ok(Applied { items, left, read_at: clock::now() })
@@ -60,7 +60,7 @@ pub(super) async fn inventory(cluster: &Cluster, client: &Client, key: &Key) -> 
 }
 
 /// The served kinds of each group and version, or why they are not known.
-type Groups = BTreeMap<(String, String), Result<Vec<Place>, Fault>>;
+type Groups = BTreeMap<(String, String), Result<Vec<ServedKind>, Fault>>;
 
 async fn served(client: &Client, entries: &[InventoryEntry], deadline: Instant) -> Groups {
     let wanted: BTreeSet<(String, String)> = entries
@@ -69,7 +69,7 @@ async fn served(client: &Client, entries: &[InventoryEntry], deadline: Instant) 
         .map(|entry| (entry.group.clone(), entry.version.clone()))
         .collect();
     let asked = wanted.into_iter().take(GROUPS_MOST).map(|(group, version)| async move {
-        let found = timeout_at(deadline, places(client, &group, &version)).await;
+        let found = timeout_at(deadline, served_kinds(client, &group, &version)).await;
         let found = found.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs())));
         ((group, version), found)
     });
@@ -82,12 +82,12 @@ pub(super) fn is_read(entry: &InventoryEntry) -> bool {
 }
 
 /// The path of one object.
-pub(super) fn path(places: &[Place], entry: &InventoryEntry) -> Option<String> {
-    let place = places.iter().find(|place| place.kind == entry.kind)?;
-    Some(place.path(&entry.namespace, &entry.name))
+pub(super) fn path(served_kinds: &[ServedKind], entry: &InventoryEntry) -> Option<String> {
+    let served_kind = served_kinds.iter().find(|served_kind| served_kind.kind == entry.kind)?;
+    Some(served_kind.path(&entry.namespace, &entry.name))
 }
 
-async fn look(
+async fn read_entry(
     cluster: &Cluster,
     client: &Client,
     served: &Groups,
@@ -105,9 +105,9 @@ async fn look(
     if !is_read(&entry) {
         return bare(AppliedStatus::Unknown, "Secrets are not read".to_owned(), entry);
     }
-    let place = match served.get(&(entry.group.clone(), entry.version.clone())) {
-        Some(Ok(places)) => {
-            path(places, &entry).ok_or_else(|| Fault::NotFound("the cluster does not serve this kind".to_owned()))
+    let path = match served.get(&(entry.group.clone(), entry.version.clone())) {
+        Some(Ok(served_kinds)) => {
+            path(served_kinds, &entry).ok_or_else(|| Fault::NotFound("the cluster does not serve this kind".to_owned()))
         }
         // The group or its version was removed, and the object with it.
         Some(Err(Fault::NotFound(_))) => Err(Fault::NotFound("the cluster does not serve this kind".to_owned())),
@@ -115,7 +115,7 @@ async fn look(
         None => Err(Fault::Refused(format!("only {GROUPS_MOST} groups of kinds are looked up"))),
     };
     let read = async {
-        let object: Value = client.ask(&place?).await?;
+        let object: Value = client.ask(&path?).await?;
         Ok(object)
     };
     let read = timeout_at(deadline, read).await.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs())));
@@ -143,7 +143,7 @@ async fn look(
 fn flux(cluster: &Cluster, entry: &InventoryEntry, object: &Value) -> Option<(AppliedStatus, String)> {
     let kind: Kind = entry.kind.parse().ok().filter(|kind: &Kind| kind.group() == entry.group)?;
     let seen: Seen = serde_json::from_value(object.clone()).ok()?;
-    let held = Held::new(kind, &seen, &cluster.words.one(&entry.version), &cluster.words);
+    let held = Held::new(kind, &seen, &cluster.interner.intern(&entry.version), &cluster.interner);
     Some((held.status.into(), held.message.to_string()))
 }
 
@@ -174,8 +174,8 @@ pub(super) async fn log(cluster: &Cluster, client: &Client, key: &Key, of: &pods
             && pods::has_pods(&entry.group, &entry.kind)
     };
     let entry = inventory.iter().find(same).ok_or_else(not_its_own)?;
-    let places = places(client, &entry.group, &entry.version).await?;
-    let object: Value = client.ask(&path(&places, entry).ok_or_else(not_its_own)?).await?;
+    let served_kinds = served_kinds(client, &entry.group, &entry.version).await?;
+    let object: Value = client.ask(&path(&served_kinds, entry).ok_or_else(not_its_own)?).await?;
     let selector = pods::selector(&entry.group, &entry.kind, &object).ok_or_else(not_its_own)?;
     let pod: Pod = pods::one(client, &of.namespace, &selector, &of.pod).await?;
     if !pod.containers.iter().any(|container| container.name == of.container) {

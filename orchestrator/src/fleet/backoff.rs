@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The longest delay.
 const MOST: Duration = Duration::from_secs(30);
 /// After this time without a fault the delays start small again.
-const FORGIVEN: Duration = Duration::from_secs(60);
+const RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// Delays that double with each fault, up to 30 s, with jitter: clusters that failed together do not all retry at once.
 pub(super) struct Backoff {
@@ -29,7 +29,7 @@ impl Backoff {
     /// The delay after this fault: between half of the current delay and all of it.
     pub(super) fn next(&mut self) -> Duration {
         let now = Instant::now();
-        if self.last.is_some_and(|last| now.duration_since(last) > FORGIVEN) {
+        if self.last.is_some_and(|last| now.duration_since(last) > RESET_AFTER) {
             self.reset();
         }
         self.last = Some(now);
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waits_double_up_to_a_limit_and_begin_anew_when_all_is_well() {
+    async fn delays_double_up_to_a_limit_and_start_again_after_a_success() {
         let mut backoff = Backoff::new(Duration::from_secs(1));
         for longest in [1, 2, 4, 8, 16, 30, 30] {
             let (wait, longest) = (backoff.next(), Duration::from_secs(longest));

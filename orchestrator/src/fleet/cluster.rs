@@ -13,17 +13,17 @@ use crate::kube::{Access, Client, Fault, KubeconfigFault, Seen, Served};
 
 use super::answers::Answers;
 use super::held::{Held, Key};
+use super::interner::Interner;
 use super::model::{Change, ClusterId, Health, HealthState, Kind, ObjectSummary};
-use super::person::{Manner, Viewer};
+use super::person::{Viewer, WatchOptions};
 use super::tuning::Tuning;
-use super::words::Words;
 
 /// How many objects may change at once before subscribers are asked to reload instead.
-const TOLD_MOST: usize = 200;
+const PUBLISHED_MOST: usize = 200;
 /// How many kinds of one cluster are listed at a time.
 const LISTED_AT_ONCE: usize = 2;
 /// How many users may have an object's inventory read at a time.
-const LOOKS_AT_ONCE: usize = 2;
+const INVENTORIES_AT_ONCE: usize = 2;
 
 /// Where a kind is listed and watched: in one namespace, or in all.
 pub(super) type Scope = Option<Arc<str>>;
@@ -31,11 +31,11 @@ pub(super) type Scope = Option<Arc<str>>;
 /// State that all clusters of a fleet share.
 pub(super) struct Shared {
     pub(super) tuning: Tuning,
-    pub(super) words: Arc<Words>,
+    pub(super) interner: Arc<Interner>,
     /// Permits for listing.
-    pub(super) places: Arc<Semaphore>,
+    pub(super) list_permits: Arc<Semaphore>,
     /// Permits for refreshing what people may see.
-    pub(super) asking_again: Arc<Semaphore>,
+    pub(super) refresh_permits: Arc<Semaphore>,
     pub(super) changes: broadcast::Sender<Arc<Change>>,
     pub(super) ending: CancellationToken,
 }
@@ -45,17 +45,17 @@ pub(super) struct Cluster {
     pub(super) id: ClusterId,
     pub(super) client: Option<Client>,
     pub(super) tuning: Tuning,
-    pub(super) words: Arc<Words>,
+    pub(super) interner: Arc<Interner>,
     /// Signals a request to reconnect and read everything again.
-    pub(super) again: Notify,
+    pub(super) reconnect: Notify,
     /// Permits for listing: of this cluster, and of the whole fleet.
-    pub(super) places: [Arc<Semaphore>; 2],
+    pub(super) list_permits: [Arc<Semaphore>; 2],
     /// Permits for reading an object's inventory.
-    pub(super) looks: Semaphore,
+    pub(super) inventory_permits: Semaphore,
     /// Its cached answers on what people may see.
     pub(super) answers: Answers,
     /// Permits for refreshing those, in the whole fleet.
-    pub(super) asking_again: Arc<Semaphore>,
+    pub(super) refresh_permits: Arc<Semaphore>,
     /// Whether requests impersonate the user.
     as_person: bool,
     /// The only namespaces that are watched; empty means all.
@@ -87,7 +87,7 @@ impl Cluster {
         id: ClusterId,
         name: &str,
         access: Result<Access, KubeconfigFault>,
-        manner: &Manner,
+        options: &WatchOptions,
         shared: &Shared,
     ) -> Arc<Self> {
         let (client, health) = match access {
@@ -98,14 +98,14 @@ impl Cluster {
             id,
             client,
             tuning: shared.tuning,
-            words: Arc::clone(&shared.words),
-            again: Notify::new(),
-            places: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.places)],
-            looks: Semaphore::new(LOOKS_AT_ONCE),
+            interner: Arc::clone(&shared.interner),
+            reconnect: Notify::new(),
+            list_permits: [Arc::new(Semaphore::new(LISTED_AT_ONCE)), Arc::clone(&shared.list_permits)],
+            inventory_permits: Semaphore::new(INVENTORIES_AT_ONCE),
             answers: Answers::default(),
-            asking_again: Arc::clone(&shared.asking_again),
-            as_person: manner.as_person,
-            namespaces: manner.namespaces.iter().map(|namespace| shared.words.one(namespace)).collect(),
+            refresh_permits: Arc::clone(&shared.refresh_permits),
+            as_person: options.as_person,
+            namespaces: options.namespaces.iter().map(|namespace| shared.interner.intern(namespace)).collect(),
             name: RwLock::new(name.into()),
             objects: RwLock::new(BTreeMap::new()),
             connection: Mutex::new(State { health, served: BTreeMap::new(), kinds: BTreeMap::new() }),
@@ -182,18 +182,18 @@ impl Cluster {
     pub(super) fn failed(&self, fault: &Fault) {
         let mut state = self.state();
         let health = down(fault.to_string(), &state.health);
-        self.tell_health(&mut state, health);
+        self.set_health(&mut state, health);
     }
 
     /// Records that the objects of a kind currently cannot be read.
-    pub(super) fn troubled(&self, kind: Kind, scope: &Scope, fault: &Fault) {
+    pub(super) fn kind_failed(&self, kind: Kind, scope: &Scope, fault: &Fault) {
         let mut state = self.state();
         let place = scope.as_deref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
         self.read(&mut state, kind, scope, Reading::Failing(format!("{kind}{place}: {fault}")));
     }
 
     /// Records that the objects of a kind are read without errors.
-    pub(super) fn untroubled(&self, kind: Kind, scope: &Scope) {
+    pub(super) fn kind_recovered(&self, kind: Kind, scope: &Scope) {
         let mut state = self.state();
         if matches!(state.kinds.get(&(kind, scope.clone())), Some(Reading::Failing(_))) {
             self.read(&mut state, kind, scope, Reading::Done);
@@ -207,10 +207,10 @@ impl Cluster {
         let differences = self.replace(kind, scope, fresh);
         if first {
             // Published all at once, with the last kind.
-        } else if differences.len() > TOLD_MOST {
-            self.tell(Change::Reloaded { cluster: self.id });
+        } else if differences.len() > PUBLISHED_MOST {
+            self.publish(Change::Reloaded { cluster: self.id });
         } else {
-            differences.into_iter().for_each(|change| self.tell(change));
+            differences.into_iter().for_each(|change| self.publish(change));
         }
         self.read(&mut state, kind, scope, Reading::Done);
     }
@@ -220,7 +220,7 @@ impl Cluster {
         let first = matches!(state.kinds.insert((kind, scope.clone()), reading), Some(Reading::Pending));
         self.judge(state, None);
         if first && !state.kinds.values().any(|reading| matches!(reading, Reading::Pending)) {
-            self.tell(Change::Reloaded { cluster: self.id });
+            self.publish(Change::Reloaded { cluster: self.id });
         }
     }
 
@@ -252,7 +252,7 @@ impl Cluster {
     pub(super) fn changed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
         let key = self.key(kind, seen.namespace(), seen.name());
         let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
-        let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
+        let held = Held::new(kind, seen, &self.interner.intern(&api_version), &self.interner);
         let name = self.name();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         let (held, different) = put(&mut objects, &key, held);
@@ -260,7 +260,7 @@ impl Cluster {
         if different {
             let summary = Box::new(summary.clone());
             // Under the lock, so that changes are published in order.
-            self.tell(Change::Object { cluster: self.id, removed: false, summary });
+            self.publish(Change::Object { cluster: self.id, removed: false, summary });
         }
         summary
     }
@@ -273,7 +273,7 @@ impl Cluster {
             return self.changed(kind, seen);
         }
         let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
-        let held = Held::new(kind, seen, &self.words.one(&api_version), &self.words);
+        let held = Held::new(kind, seen, &self.interner.intern(&api_version), &self.interner);
         held.summary(self.id, &self.name(), &key)
     }
 
@@ -283,7 +283,7 @@ impl Cluster {
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = objects.remove(&key) {
             let summary = Box::new(held.summary(self.id, &self.name(), &key));
-            self.tell(Change::Object { cluster: self.id, removed: true, summary });
+            self.publish(Change::Object { cluster: self.id, removed: true, summary });
         }
     }
 
@@ -293,7 +293,7 @@ impl Cluster {
     }
 
     pub(super) fn key(&self, kind: Kind, namespace: &str, name: &str) -> Key {
-        (kind, self.words.one(namespace), name.into())
+        (kind, self.interner.intern(namespace), name.into())
     }
 
     // Computes the cluster's health from its responses, and from whether its objects could be read.
@@ -308,28 +308,28 @@ impl Cluster {
             return;
         }
         let reading = state.kinds.values().any(|reading| matches!(reading, Reading::Pending));
-        let troubles = state.kinds.values().filter_map(|reading| match reading {
+        let failures = state.kinds.values().filter_map(|reading| match reading {
             Reading::Failing(reason) => Some(reason.as_str()),
             Reading::Pending | Reading::Done => None,
         });
-        let troubles: Vec<&str> = troubles.collect();
-        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+        let failures: Vec<&str> = failures.collect();
+        let reason = (!failures.is_empty()).then(|| failures.join("; "));
         health.state = if reading { HealthState::Connecting } else { HealthState::Up };
-        health.reason = trouble.or_else(|| {
+        health.reason = reason.or_else(|| {
             state.served.is_empty().then(|| "Flux is not installed: none of its kinds are served".to_owned())
         });
-        self.tell_health(state, health);
+        self.set_health(state, health);
     }
 
-    fn tell_health(&self, state: &mut State, health: Health) {
+    fn set_health(&self, state: &mut State, health: Health) {
         let visible = |health: &Health| (health.state, health.reason.clone(), health.version.clone());
-        let told = visible(&health) != visible(&state.health) || health.checked_at != state.health.checked_at;
+        let differs = visible(&health) != visible(&state.health) || health.checked_at != state.health.checked_at;
         if health.state != state.health.state || health.reason != state.health.reason {
             self.log(&health);
         }
         state.health = health;
-        if told {
-            self.tell(Change::Cluster { cluster: self.id, health: state.health.clone() });
+        if differs {
+            self.publish(Change::Cluster { cluster: self.id, health: state.health.clone() });
         }
     }
 
@@ -343,7 +343,7 @@ impl Cluster {
         }
     }
 
-    fn tell(&self, change: Change) {
+    fn publish(&self, change: Change) {
         // An error only means that there are no subscribers.
         let _ = self.changes.send(Arc::new(change));
     }
@@ -382,7 +382,7 @@ fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> (
     if held.version != 0 && held.version < before.version {
         return (before, false);
     }
-    let different = !held.looks_like(before);
+    let different = !held.is_displayed_like(before);
     if different && held.updated <= before.updated {
         held.updated = clock::millis(clock::now());
     }

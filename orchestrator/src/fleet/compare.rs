@@ -10,7 +10,7 @@ use similar::TextDiff;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
-use crate::kube::{Client, Fault, Place, Release, Seen, places, segment};
+use crate::kube::{Client, Fault, Release, Seen, ServedKind, segment, served_kinds};
 
 use super::applied::is_read;
 use super::cluster::Cluster;
@@ -51,7 +51,7 @@ struct Found {
 pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_person: bool) -> Result<Comparison, Fault> {
     let deadline = Instant::now() + PATIENCE;
     let late = |_| Fault::late(PATIENCE.as_secs());
-    let _turn = timeout_at(deadline, cluster.looks.acquire()).await.map_err(late)?;
+    let _permit = timeout_at(deadline, cluster.inventory_permits.acquire()).await.map_err(late)?;
     let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
     let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
     let served = cluster.served(kind).ok_or_else(gone)?;
@@ -63,7 +63,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
     if let Ok(object) = serde_json::from_slice::<Value>(&bytes) {
         found.note(&object, &format!("what kubectl applied last is noted at this {kind}"));
     }
-    let looked = async {
+    let comparing = async {
         match kind {
             Kind::HelmRelease => found.of_release(client, &seen, as_person).await,
             Kind::Kustomization | Kind::ResourceSet | Kind::FluxInstance => {
@@ -84,7 +84,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
             | Kind::Provider => {}
         }
     };
-    timeout_at(deadline, looked).await.map_err(late)?;
+    timeout_at(deadline, comparing).await.map_err(late)?;
     if found.manifests.is_empty() && found.reasons.is_empty() {
         found.reasons.push("the cluster keeps no manifest of it".to_owned());
     }
@@ -105,15 +105,15 @@ impl Found {
         match kept::last_applied(object) {
             Some(Ok(manifest)) => {
                 self.manifests.push(manifest);
-                self.say(words);
+                self.add_source(words);
             }
             Some(Err(reason)) => self.reasons.push(reason.to_owned()),
             None => {}
         }
     }
 
-    fn say(&mut self, words: &str) {
-        if !self.kept.iter().any(|said| said == words) {
+    fn add_source(&mut self, words: &str) {
+        if !self.kept.iter().any(|source| source == words) {
             self.kept.push(words.to_owned());
         }
     }
@@ -146,7 +146,7 @@ impl Found {
                 let (manifests, none) = kept::manifests(&text, namespace);
                 self.manifests.extend(manifests);
                 self.left += none;
-                self.say(&format!("Helm's record of release {} of {}", release.version, release.name));
+                self.add_source(&format!("Helm's record of release {} of {}", release.version, release.name));
             }
             Err(reason) => self.reasons.push(reason),
         }
@@ -171,7 +171,7 @@ impl Found {
 }
 
 /// The served kinds of each group and version, or why they are not known.
-type Groups = BTreeMap<(String, String), Result<Vec<Place>, Fault>>;
+type Groups = BTreeMap<(String, String), Result<Vec<ServedKind>, Fault>>;
 
 fn wanted<'a>(entries: impl Iterator<Item = &'a InventoryEntry>) -> BTreeSet<(String, String)> {
     entries.filter(|entry| is_read(entry)).map(|entry| (entry.group.clone(), entry.version.clone())).collect()
@@ -179,16 +179,18 @@ fn wanted<'a>(entries: impl Iterator<Item = &'a InventoryEntry>) -> BTreeSet<(St
 
 async fn groups(client: &Client, wanted: BTreeSet<(String, String)>, deadline: Instant) -> Groups {
     let asked = wanted.into_iter().take(GROUPS_MOST).map(|(group, version)| async move {
-        let found = timeout_at(deadline, places(client, &group, &version)).await;
+        let found = timeout_at(deadline, served_kinds(client, &group, &version)).await;
         ((group, version), found.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))))
     });
     stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).collect().await
 }
 
-fn place<'a>(groups: &'a Groups, entry: &InventoryEntry) -> Result<&'a Place, Fault> {
+fn served_kind<'a>(groups: &'a Groups, entry: &InventoryEntry) -> Result<&'a ServedKind, Fault> {
     let unserved = || Fault::NotFound("the cluster does not serve this kind".to_owned());
     match groups.get(&(entry.group.clone(), entry.version.clone())) {
-        Some(Ok(places)) => places.iter().find(|place| place.kind == entry.kind).ok_or_else(unserved),
+        Some(Ok(served_kinds)) => {
+            served_kinds.iter().find(|served_kind| served_kind.kind == entry.kind).ok_or_else(unserved)
+        }
         Some(Err(Fault::NotFound(_))) => Err(unserved()),
         Some(Err(fault)) => Err(fault.clone()),
         None => Err(Fault::Refused(format!("only {GROUPS_MOST} groups of kinds are looked up"))),
@@ -197,7 +199,7 @@ fn place<'a>(groups: &'a Groups, entry: &InventoryEntry) -> Result<&'a Place, Fa
 
 /// An applied object, if it can be read.
 async fn object(client: &Client, groups: &Groups, entry: InventoryEntry) -> Option<Value> {
-    let path = place(groups, &entry).ok()?.path(&entry.namespace, &entry.name);
+    let path = served_kind(groups, &entry).ok()?.path(&entry.namespace, &entry.name);
     client.ask(&path).await.ok()
 }
 
@@ -208,13 +210,13 @@ async fn one(client: &Client, groups: &Groups, manifest: Manifest, deadline: Ins
         return unknown(entry, "Secrets are not compared".to_owned());
     }
     let asked = async {
-        let path = place(groups, &entry)?.path(&entry.namespace, &entry.name);
+        let path = served_kind(groups, &entry)?.path(&entry.namespace, &entry.name);
         let now = match client.ask::<Value>(&path).await {
             Ok(now) => Some(now),
             Err(Fault::NotFound(_)) => None,
             Err(fault) => return Err(fault),
         };
-        let after = client.rehearse(&path, &body, manager).await?;
+        let after = client.dry_run(&path, &body, manager).await?;
         Ok((now, after))
     };
     match timeout_at(deadline, asked).await.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))) {

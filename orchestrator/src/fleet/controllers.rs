@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::clock;
 use crate::kube::{Client, Fault, segment};
 
-use super::kstatus::{self, Said};
+use super::kstatus::{self, ObjectFields};
 use super::model::{Controller, bounded};
 
 /// The label of Flux's own components.
@@ -41,18 +41,18 @@ struct List {
 }
 
 fn controller(object: &Value) -> Controller {
-    let said = Said(object);
-    let image = said
+    let fields = ObjectFields(object);
+    let image = fields
         .list("/spec/template/spec/containers")
         .next()
         .map(|container| container.text("/image"))
         .unwrap_or_default();
     let (status, message) = kstatus::judge("apps", "Deployment", object, clock::now());
     Controller {
-        namespace: bounded(said.text("/metadata/namespace")).to_owned(),
-        name: bounded(said.text("/metadata/name")).to_owned(),
+        namespace: bounded(fields.text("/metadata/namespace")).to_owned(),
+        name: bounded(fields.text("/metadata/name")).to_owned(),
         version: version(image).map(|version| bounded(version).to_owned()),
-        flux_version: Some(bounded(said.text("/metadata/labels/app.kubernetes.io~1version")).to_owned())
+        flux_version: Some(bounded(fields.text("/metadata/labels/app.kubernetes.io~1version")).to_owned())
             .filter(|version| !version.is_empty()),
         status,
         message,

@@ -39,9 +39,9 @@ pub(super) async fn read(
     let path = served.path(namespace, name);
     let object = async {
         let read = client.ask_bytes(&path).await.and_then(|bytes| {
-            let strange = |_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
-            let seen: Seen = serde_json::from_slice(&bytes).map_err(strange)?;
-            let marked: Marked = serde_json::from_slice(&bytes).map_err(strange)?;
+            let malformed = |_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
+            let seen: Seen = serde_json::from_slice(&bytes).map_err(malformed)?;
+            let marked: Marked = serde_json::from_slice(&bytes).map_err(malformed)?;
             // An object nested too deeply to parse is still an object.
             Ok((seen, marked.metadata, serde_json::from_slice::<Value>(&bytes).ok()))
         });

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use crate::clock;
 use crate::kube::{Chart, Condition, Reference, Release, Seen};
 
+use super::interner::Interner;
 use super::model::{ClusterId, InventoryEntry, Kind, ObjectRef, ObjectSummary, Status, bounded};
-use super::words::Words;
 
 /// How many inventory entries are cached for trees; the page of one object shows more.
 const INVENTORY_MOST: usize = 2000;
@@ -45,14 +45,16 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(kind: Kind, seen: &Seen, api_version: &Arc<str>, words: &Words) -> Self {
+    pub(super) fn new(kind: Kind, seen: &Seen, api_version: &Arc<str>, interner: &Interner) -> Self {
         let registry = kind == Kind::HelmRepository && seen.spec.variant.as_deref() == Some("oci");
         // Current versions of these kinds have no status at all.
         let silent = matches!(kind, Kind::Alert | Kind::Provider) && seen.status.conditions.is_empty();
         let fixed = registry || silent;
         let status = status(kind, seen, fixed);
         let ready = seen.condition("Ready");
-        let unreadable = seen.odd.map(|odd| format!("unreadable: {} is not of the form that Flux gives it", odd.0));
+        let unreadable = seen
+            .malformed
+            .map(|malformed| format!("unreadable: {} is not of the form that Flux gives it", malformed.0));
         let message = match (&unreadable, ready) {
             (Some(reason), _) => reason.as_str(),
             (None, Some(_)) if status == Status::Terminating => "it is being deleted",
@@ -72,10 +74,10 @@ impl Held {
                 .and_then(|ready| ready.since())
                 .map(clock::millis),
             api_version: Arc::clone(api_version),
-            message: words.one(message),
-            revision: revision(kind, seen).map(|revision| words.one(bounded(&revision))),
-            source: source(kind, seen, words),
-            chart: chart(kind, seen, words),
+            message: interner.intern(message),
+            revision: revision(kind, seen).map(|revision| interner.intern(bounded(&revision))),
+            source: source(kind, seen, interner),
+            chart: chart(kind, seen, interner),
             depends_on: seen
                 .spec
                 .depends_on
@@ -83,7 +85,7 @@ impl Held {
                 .take(DEPENDENCIES_MOST)
                 .map(|other| {
                     let namespace = other.namespace.as_deref().unwrap_or_else(|| seen.namespace());
-                    (words.one(namespace), words.one(&other.name))
+                    (interner.intern(namespace), interner.intern(&other.name))
                 })
                 .collect(),
             inventory: inventory(kind, seen),
@@ -92,7 +94,7 @@ impl Held {
     }
 
     /// Returns true if the two look the same to people. A new version alone does not count as a change.
-    pub(super) fn looks_like(&self, other: &Self) -> bool {
+    pub(super) fn is_displayed_like(&self, other: &Self) -> bool {
         let plain = |held: &Self| (held.status, held.suspended, held.generation, held.ready_since);
         plain(self) == plain(other)
             && self.message == other.message
@@ -180,7 +182,7 @@ fn status(kind: Kind, seen: &Seen, fixed: bool) -> Status {
     if seen.deleting {
         return Status::Terminating;
     }
-    if seen.odd.is_some() {
+    if seen.malformed.is_some() {
         return Status::Unknown;
     }
     if seen.spec.suspend {
@@ -271,37 +273,37 @@ pub(super) fn attempted(kind: Kind, seen: &Seen) -> Option<String> {
 
 /// When it last changed, as far as the object shows.
 fn updated(seen: &Seen) -> OffsetDateTime {
-    let said = [
+    let times = [
         seen.status.artifact.as_ref().and_then(|artifact| artifact.last_update_time.as_deref()),
         seen.status.history.first().and_then(|entry| entry.last_deployed.as_deref()),
     ];
-    let said = said.into_iter().flatten().filter_map(clock::parse);
+    let times = times.into_iter().flatten().filter_map(clock::parse);
     let conditions = seen.status.conditions.iter().filter_map(|condition| condition.since());
-    said.chain(conditions).chain(seen.created).max().unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    times.chain(conditions).chain(seen.created).max().unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-fn source(kind: Kind, seen: &Seen, words: &Words) -> Option<Key> {
+fn source(kind: Kind, seen: &Seen, interner: &Interner) -> Option<Key> {
     let reference = match (kind, &seen.spec.chart) {
         (Kind::HelmRelease, Some(Chart::Template { spec })) => Some(&spec.source_ref),
         _ => seen.spec.source_ref.as_ref().or(seen.spec.chart_ref.as_ref()).or(seen.spec.image_ref.as_ref()),
     };
     // A policy names its repository without a kind.
     let unnamed = if kind == Kind::ImagePolicy { Kind::ImageRepository } else { Kind::GitRepository };
-    reference.and_then(|reference| resolve(reference, unnamed, seen.namespace(), words))
+    reference.and_then(|reference| resolve(reference, unnamed, seen.namespace(), interner))
 }
 
-fn resolve(reference: &Reference, unnamed: Kind, namespace: &str, words: &Words) -> Option<Key> {
+fn resolve(reference: &Reference, unnamed: Kind, namespace: &str, interner: &Interner) -> Option<Key> {
     let namespace = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(namespace);
     let kind = if reference.kind.is_empty() { unnamed } else { reference.kind.parse().ok()? };
-    Some((kind, words.one(namespace), words.one(&reference.name)))
+    Some((kind, interner.intern(namespace), interner.intern(&reference.name)))
 }
 
-fn chart(kind: Kind, seen: &Seen, words: &Words) -> Option<Key> {
+fn chart(kind: Kind, seen: &Seen, interner: &Interner) -> Option<Key> {
     if kind != Kind::HelmRelease {
         return None;
     }
     let (namespace, name) = seen.status.helm_chart.as_deref()?.split_once('/')?;
-    Some((Kind::HelmChart, words.one(namespace), words.one(name)))
+    Some((Kind::HelmChart, interner.intern(namespace), interner.intern(name)))
 }
 
 #[cfg(test)]
@@ -312,7 +314,7 @@ mod tests {
 
     fn held(kind: Kind, object: Value) -> Held {
         let seen: Seen = serde_json::from_value(object).unwrap();
-        Held::new(kind, &seen, &"v1".into(), &Words::default())
+        Held::new(kind, &seen, &"v1".into(), &Interner::default())
     }
 
     fn kustomization(spec: Value, status: Value) -> Held {

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::kstatus::Said;
+use super::kstatus::ObjectFields;
 use super::model::InventoryEntry;
 
 /// The annotation in which `kubectl apply` records what it applied.
@@ -32,8 +32,8 @@ pub(super) struct Manifest {
 /// The manifest that `kubectl apply` recorded in an object; `None` if there is none.
 pub(super) fn last_applied(object: &Value) -> Option<Result<Manifest, &'static str>> {
     let note = object.get("metadata")?.get("annotations")?.get(LAST_APPLIED)?.as_str()?;
-    let (own, strange) = (Said(object), "what kubectl noted at it is not a manifest of the object");
-    let Ok(body) = serde_json::from_str::<Value>(note) else { return Some(Err(strange)) };
+    let (own, malformed) = (ObjectFields(object), "what kubectl noted at it is not a manifest of the object");
+    let Ok(body) = serde_json::from_str::<Value>(note) else { return Some(Err(malformed)) };
     let noted = manifest(body, own.text("/metadata/namespace"), KUBECTL);
     // Anyone who may write annotations may write anything here: it must not lead to another object.
     let of_it = noted.filter(|noted| {
@@ -42,7 +42,7 @@ pub(super) fn last_applied(object: &Value) -> Option<Result<Manifest, &'static s
             && noted.entry.namespace == own.text("/metadata/namespace")
             && noted.entry.group == group_and_version(own.text("/apiVersion")).0
     });
-    Some(of_it.ok_or(strange))
+    Some(of_it.ok_or(malformed))
 }
 
 /// The text in which Helm keeps a release: all of its manifests.
@@ -54,16 +54,16 @@ pub(super) fn record(secret: &Value) -> Result<String, &'static str> {
     struct Record {
         manifest: String,
     }
-    let strange = "the record of the installation is not one that Helm writes";
-    let data = secret.pointer("/data/release").and_then(Value::as_str).ok_or(strange)?;
-    let inner = BASE64.decode(data).map_err(|_| strange)?;
-    let packed = BASE64.decode(inner.trim_ascii()).map_err(|_| strange)?;
+    let malformed = "the record of the installation is not one that Helm writes";
+    let data = secret.pointer("/data/release").and_then(Value::as_str).ok_or(malformed)?;
+    let inner = BASE64.decode(data).map_err(|_| malformed)?;
+    let packed = BASE64.decode(inner.trim_ascii()).map_err(|_| malformed)?;
     let mut text = Vec::new();
-    GzDecoder::new(packed.as_slice()).take(RECORD_MOST + 1).read_to_end(&mut text).map_err(|_| strange)?;
+    GzDecoder::new(packed.as_slice()).take(RECORD_MOST + 1).read_to_end(&mut text).map_err(|_| malformed)?;
     if text.len() as u64 > RECORD_MOST {
         return Err("the record of the installation is longer than 16 MiB");
     }
-    serde_json::from_slice::<Record>(&text).map(|record| record.manifest).map_err(|_| strange)
+    serde_json::from_slice::<Record>(&text).map(|record| record.manifest).map_err(|_| malformed)
 }
 
 /// The manifests in a record, and how many of its parts are invalid; those without a namespace get the release's.
@@ -90,11 +90,11 @@ pub(super) fn manifests(text: &str, namespace: &str) -> (Vec<Manifest>, usize) {
 }
 
 fn manifest(mut body: Value, namespace: &str, manager: &'static str) -> Option<Manifest> {
-    let said = Said(&body);
-    let (group, version) = group_and_version(said.text("/apiVersion"));
+    let fields = ObjectFields(&body);
+    let (group, version) = group_and_version(fields.text("/apiVersion"));
     let (group, version) = (group.to_owned(), version.to_owned());
-    let (kind, name) = (said.text("/kind").to_owned(), said.text("/metadata/name").to_owned());
-    let own = said.text("/metadata/namespace");
+    let (kind, name) = (fields.text("/kind").to_owned(), fields.text("/metadata/name").to_owned());
+    let own = fields.text("/metadata/namespace");
     let namespace = if own.is_empty() { namespace } else { own }.to_owned();
     if version.is_empty() || kind.is_empty() || name.is_empty() {
         return None;
@@ -152,10 +152,10 @@ mod tests {
     fn a_record_that_unpacks_without_end_is_given_up() {
         let bomb = packed(&vec![b' '; usize::try_from(RECORD_MOST).unwrap() + 10]);
         assert!(record(&bomb).unwrap_err().contains("16 MiB"));
-        for strange in
+        for malformed in
             [json!({}), json!({"data": {"release": "!"}}), packed(b"[]"), json!({"data": {"release": "AAAA"}})]
         {
-            assert!(record(&strange).unwrap_err().contains("not one that Helm writes"), "{strange}");
+            assert!(record(&malformed).unwrap_err().contains("not one that Helm writes"), "{malformed}");
         }
     }
 

@@ -17,9 +17,9 @@ pub(super) type Judgement = (AppliedStatus, String);
 
 /// An object's fields, for reading.
 #[derive(Clone, Copy)]
-pub(super) struct Said<'a>(pub(super) &'a Value);
+pub(super) struct ObjectFields<'a>(pub(super) &'a Value);
 
-impl<'a> Said<'a> {
+impl<'a> ObjectFields<'a> {
     pub(super) fn text(self, pointer: &str) -> &'a str {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
@@ -57,40 +57,40 @@ fn failed(message: impl Display) -> Judgement {
 
 /// The status of an object of this group and kind at this time.
 pub(super) fn judge(group: &str, kind: &str, object: &Value, now: OffsetDateTime) -> Judgement {
-    let said = Said(object);
-    let (status, message) = generic(said).unwrap_or_else(|| match (group, kind) {
-        ("apps", "Deployment") => deployment(said),
-        ("apps", "StatefulSet") => stateful_set(said),
-        ("apps", "DaemonSet") => daemon_set(said),
-        ("apps", "ReplicaSet") => replica_set(said),
-        ("batch", "Job") => job(said),
-        ("", "Pod") => pod(said, now),
-        ("", "PersistentVolumeClaim") => claim(said),
-        ("", "Service") => service(said),
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition(said),
+    let fields = ObjectFields(object);
+    let (status, message) = generic(fields).unwrap_or_else(|| match (group, kind) {
+        ("apps", "Deployment") => deployment(fields),
+        ("apps", "StatefulSet") => stateful_set(fields),
+        ("apps", "DaemonSet") => daemon_set(fields),
+        ("apps", "ReplicaSet") => replica_set(fields),
+        ("batch", "Job") => job(fields),
+        ("", "Pod") => pod(fields, now),
+        ("", "PersistentVolumeClaim") => claim(fields),
+        ("", "Service") => service(fields),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => definition(fields),
         ("", "ConfigMap" | "Secret") | ("batch", "CronJob") | ("policy", "PodDisruptionBudget") => ready(""),
-        _ => by_ready(said),
+        _ => by_ready(fields),
     });
     (status, bounded(&message).to_owned())
 }
 
 /// The rules for every kind that follows Kubernetes' conventions.
-fn generic(said: Said<'_>) -> Option<Judgement> {
-    if said.0.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
+fn generic(fields: ObjectFields<'_>) -> Option<Judgement> {
+    if fields.0.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null()) {
         return Some((AppliedStatus::Terminating, "it is being deleted".to_owned()));
     }
-    let observed = said.number("/status/observedGeneration");
-    if observed.is_some() && observed != said.number("/metadata/generation") {
+    let observed = fields.number("/status/observedGeneration");
+    if observed.is_some() && observed != fields.number("/metadata/generation") {
         return Some(progressing("its controller has not seen to the last change"));
     }
-    if let Some(stalled) = said.condition("Stalled", "True") {
+    if let Some(stalled) = fields.condition("Stalled", "True") {
         return Some(failed(stalled.text("/message")));
     }
-    said.condition("Reconciling", "True").map(|reconciling| progressing(reconciling.text("/message")))
+    fields.condition("Reconciling", "True").map(|reconciling| progressing(reconciling.text("/message")))
 }
 
-fn by_ready(said: Said<'_>) -> Judgement {
-    let Some(condition) = said.list("/status/conditions").find(|condition| condition.text("/type") == "Ready") else {
+fn by_ready(fields: ObjectFields<'_>) -> Judgement {
+    let Some(condition) = fields.list("/status/conditions").find(|condition| condition.text("/type") == "Ready") else {
         return ready("");
     };
     let message = condition.text("/message");
@@ -101,112 +101,112 @@ fn of(what: &str, there: i64, wanted: i64) -> Option<Judgement> {
     (there < wanted).then(|| progressing(format_args!("{there} of {wanted} {what}")))
 }
 
-fn deployment(said: Said<'_>) -> Judgement {
-    let deadline = said.number("/spec/progressDeadlineSeconds").unwrap_or(i64::from(i32::MAX));
+fn deployment(fields: ObjectFields<'_>) -> Judgement {
+    let deadline = fields.number("/spec/progressDeadlineSeconds").unwrap_or(i64::from(i32::MAX));
     let mut progressed = deadline == i64::from(i32::MAX);
-    for condition in said.list("/status/conditions").filter(|condition| condition.text("/type") == "Progressing") {
+    for condition in fields.list("/status/conditions").filter(|condition| condition.text("/type") == "Progressing") {
         match condition.text("/reason") {
             "ProgressDeadlineExceeded" => return failed(condition.text("/message")),
             "NewReplicaSetAvailable" if condition.text("/status") == "True" => progressed = true,
             _ => {}
         }
     }
-    let wanted = said.number("/spec/replicas").unwrap_or(1);
-    let (all, updated) = (said.count("/status/replicas"), said.count("/status/updatedReplicas"));
+    let wanted = fields.number("/spec/replicas").unwrap_or(1);
+    let (all, updated) = (fields.count("/status/replicas"), fields.count("/status/updatedReplicas"));
     of("replicas", all, wanted)
         .or_else(|| of("replicas updated", updated, wanted))
         .or_else(|| (all > wanted).then(|| progressing(format_args!("{} replicas of before end", all - wanted))))
-        .or_else(|| of("replicas available", said.count("/status/availableReplicas"), updated))
-        .or_else(|| of("replicas ready", said.count("/status/readyReplicas"), wanted))
+        .or_else(|| of("replicas available", fields.count("/status/availableReplicas"), updated))
+        .or_else(|| of("replicas ready", fields.count("/status/readyReplicas"), wanted))
         .or_else(|| (!progressed).then(|| progressing("the new replicas are not available yet")))
-        .or_else(|| said.condition("Available", "True").is_none().then(|| progressing("not available")))
+        .or_else(|| fields.condition("Available", "True").is_none().then(|| progressing("not available")))
         .unwrap_or_else(|| ready(format_args!("{all} of {wanted} replicas")))
 }
 
-fn stateful_set(said: Said<'_>) -> Judgement {
-    if said.text("/spec/updateStrategy/type") == "OnDelete" {
+fn stateful_set(fields: ObjectFields<'_>) -> Judgement {
+    if fields.text("/spec/updateStrategy/type") == "OnDelete" {
         return ready("its pods are updated when they are deleted");
     }
-    let wanted = said.number("/spec/replicas").unwrap_or(1);
-    let (all, updated) = (said.count("/status/replicas"), said.count("/status/updatedReplicas"));
+    let wanted = fields.number("/spec/replicas").unwrap_or(1);
+    let (all, updated) = (fields.count("/status/replicas"), fields.count("/status/updatedReplicas"));
     let begun = of("replicas", all, wanted)
-        .or_else(|| of("replicas ready", said.count("/status/readyReplicas"), wanted))
+        .or_else(|| of("replicas ready", fields.count("/status/readyReplicas"), wanted))
         .or_else(|| (all > wanted).then(|| progressing(format_args!("{} replicas of before end", all - wanted))));
     if let Some(begun) = begun {
         return begun;
     }
-    if let Some(partition) = said.number("/spec/updateStrategy/rollingUpdate/partition") {
+    if let Some(partition) = fields.number("/spec/updateStrategy/rollingUpdate/partition") {
         let to_update = wanted.saturating_sub(partition);
         return of("replicas updated", updated, to_update)
             .unwrap_or_else(|| ready(format_args!("{updated} replicas updated")));
     }
-    let same = said.text("/status/currentRevision") == said.text("/status/updateRevision");
-    of("replicas current", said.count("/status/currentReplicas"), wanted)
+    let same = fields.text("/status/currentRevision") == fields.text("/status/updateRevision");
+    of("replicas current", fields.count("/status/currentReplicas"), wanted)
         .or_else(|| (!same).then(|| progressing("the new replicas are not all current yet")))
         .unwrap_or_else(|| ready(format_args!("{all} of {wanted} replicas")))
 }
 
-fn daemon_set(said: Said<'_>) -> Judgement {
-    let wanted = said.number("/status/desiredNumberScheduled");
-    let (Some(wanted), Some(_)) = (wanted, said.number("/status/observedGeneration")) else {
+fn daemon_set(fields: ObjectFields<'_>) -> Judgement {
+    let wanted = fields.number("/status/desiredNumberScheduled");
+    let (Some(wanted), Some(_)) = (wanted, fields.number("/status/observedGeneration")) else {
         return progressing("its controller has not seen to it yet");
     };
-    of("pods", said.count("/status/currentNumberScheduled"), wanted)
-        .or_else(|| of("pods updated", said.count("/status/updatedNumberScheduled"), wanted))
-        .or_else(|| of("pods available", said.count("/status/numberAvailable"), wanted))
-        .or_else(|| of("pods ready", said.count("/status/numberReady"), wanted))
+    of("pods", fields.count("/status/currentNumberScheduled"), wanted)
+        .or_else(|| of("pods updated", fields.count("/status/updatedNumberScheduled"), wanted))
+        .or_else(|| of("pods available", fields.count("/status/numberAvailable"), wanted))
+        .or_else(|| of("pods ready", fields.count("/status/numberReady"), wanted))
         .unwrap_or_else(|| ready(format_args!("{wanted} pods")))
 }
 
-fn replica_set(said: Said<'_>) -> Judgement {
-    if let Some(failure) = said.condition("ReplicaFailure", "True") {
+fn replica_set(fields: ObjectFields<'_>) -> Judgement {
+    if let Some(failure) = fields.condition("ReplicaFailure", "True") {
         return progressing(failure.text("/message"));
     }
-    let wanted = said.number("/spec/replicas").unwrap_or(1);
-    let all = said.count("/status/replicas");
-    of("replicas labelled", said.count("/status/fullyLabeledReplicas"), wanted)
-        .or_else(|| of("replicas available", said.count("/status/availableReplicas"), wanted))
-        .or_else(|| of("replicas ready", said.count("/status/readyReplicas"), wanted))
+    let wanted = fields.number("/spec/replicas").unwrap_or(1);
+    let all = fields.count("/status/replicas");
+    of("replicas labelled", fields.count("/status/fullyLabeledReplicas"), wanted)
+        .or_else(|| of("replicas available", fields.count("/status/availableReplicas"), wanted))
+        .or_else(|| of("replicas ready", fields.count("/status/readyReplicas"), wanted))
         .or_else(|| (all > wanted).then(|| progressing(format_args!("{} replicas end", all - wanted))))
         .unwrap_or_else(|| ready(format_args!("{all} of {wanted} replicas")))
 }
 
-fn job(said: Said<'_>) -> Judgement {
-    if said.condition("Complete", "True").is_some() {
+fn job(fields: ObjectFields<'_>) -> Judgement {
+    if fields.condition("Complete", "True").is_some() {
         return ready("completed");
     }
-    if let Some(failure) = said.condition("Failed", "True") {
+    if let Some(failure) = fields.condition("Failed", "True") {
         return failed(failure.text("/message"));
     }
-    if said.condition("Suspended", "True").is_some() {
+    if fields.condition("Suspended", "True").is_some() {
         return ready("suspended");
     }
-    if said.text("/status/startTime").is_empty() {
+    if fields.text("/status/startTime").is_empty() {
         return progressing("not started");
     }
-    ready(format_args!("running: {} active, {} failed", said.count("/status/active"), said.count("/status/failed")))
+    ready(format_args!("running: {} active, {} failed", fields.count("/status/active"), fields.count("/status/failed")))
 }
 
 /// As in kstatus, except that a pod that has ended without success is failed.
-fn pod(said: Said<'_>, now: OffsetDateTime) -> Judgement {
-    let waiting = || said.list("/status/containerStatuses").chain(said.list("/status/initContainerStatuses"));
+fn pod(fields: ObjectFields<'_>, now: OffsetDateTime) -> Judgement {
+    let waiting = || fields.list("/status/containerStatuses").chain(fields.list("/status/initContainerStatuses"));
     let stuck = waiting().find_map(|container| {
         let reason = container.text("/state/waiting/reason");
         let stuck =
             ["CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"];
         stuck.contains(&reason).then(|| failed(format_args!("{}: {reason}", container.text("/name"))))
     });
-    match said.text("/status/phase") {
+    match fields.text("/status/phase") {
         "Succeeded" => ready("completed"),
-        "Failed" => failed(match said.text("/status/message") {
+        "Failed" => failed(match fields.text("/status/message") {
             "" => "ended without success",
             message => message,
         }),
-        "Running" if said.condition("Ready", "True").is_some() => ready(""),
+        "Running" if fields.condition("Ready", "True").is_some() => ready(""),
         "Running" => stuck.unwrap_or_else(|| progressing("running, but not ready")),
         "Pending" => {
-            if let Some(unscheduled) = said.condition("PodScheduled", "False") {
-                let created = clock::parse(said.text("/metadata/creationTimestamp"));
+            if let Some(unscheduled) = fields.condition("PodScheduled", "False") {
+                let created = clock::parse(fields.text("/metadata/creationTimestamp"));
                 let late = created.is_none_or(|created| now - created > SCHEDULED_WITHIN);
                 if unscheduled.text("/reason") == "Unschedulable" && late {
                     return failed(unscheduled.text("/message"));
@@ -219,28 +219,28 @@ fn pod(said: Said<'_>, now: OffsetDateTime) -> Judgement {
     }
 }
 
-fn claim(said: Said<'_>) -> Judgement {
-    match said.text("/status/phase") {
+fn claim(fields: ObjectFields<'_>) -> Judgement {
+    match fields.text("/status/phase") {
         "Bound" => ready("bound"),
         phase => progressing(format_args!("not bound: {phase}")),
     }
 }
 
-fn service(said: Said<'_>) -> Judgement {
-    if said.text("/spec/type") == "LoadBalancer" && said.text("/spec/clusterIP").is_empty() {
+fn service(fields: ObjectFields<'_>) -> Judgement {
+    if fields.text("/spec/type") == "LoadBalancer" && fields.text("/spec/clusterIP").is_empty() {
         return progressing("it has no address yet");
     }
     ready("")
 }
 
-fn definition(said: Said<'_>) -> Judgement {
-    if let Some(refused) = said.condition("NamesAccepted", "False") {
+fn definition(fields: ObjectFields<'_>) -> Judgement {
+    if let Some(refused) = fields.condition("NamesAccepted", "False") {
         return failed(refused.text("/message"));
     }
-    if said.condition("Established", "True").is_some() {
+    if fields.condition("Established", "True").is_some() {
         return ready("established");
     }
-    match said.condition("Established", "False") {
+    match fields.condition("Established", "False") {
         Some(refused) if refused.text("/reason") != "Installing" => failed(refused.text("/message")),
         Some(_) | None => progressing("being installed"),
     }

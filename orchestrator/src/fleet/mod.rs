@@ -10,6 +10,7 @@ mod controllers;
 mod detail;
 mod held;
 mod history;
+mod interner;
 mod kept;
 mod kstatus;
 mod model;
@@ -22,7 +23,6 @@ mod tree;
 mod tuning;
 mod view;
 mod watching;
-mod words;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -37,7 +37,7 @@ pub use crate::kube::{Connection, KUBECONFIG_MOST, KubeconfigFault};
 use cluster::{Cluster, Shared};
 use held::Key;
 pub use model::*;
-pub use person::{Manner, NotAPerson, Person, Viewer};
+pub use person::{NotAPerson, Person, Viewer, WatchOptions};
 pub use pods::Container;
 pub use tuning::Tuning;
 pub use view::Views;
@@ -125,9 +125,9 @@ impl Fleet {
     pub fn start(tuning: Tuning) -> Self {
         let shared = Shared {
             tuning,
-            words: Arc::default(),
-            places: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
-            asking_again: Arc::new(Semaphore::new(ASKED_AGAIN_AT_ONCE)),
+            interner: Arc::default(),
+            list_permits: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
+            refresh_permits: Arc::new(Semaphore::new(ASKED_AGAIN_AT_ONCE)),
             changes: broadcast::Sender::new(CHANGES_KEPT),
             ending: CancellationToken::new(),
         };
@@ -145,19 +145,19 @@ impl Fleet {
 
     /// Starts watching a cluster; replaces one with the same id. If the connection is refused, the cluster is down, with the reason.
     pub async fn add(&self, id: ClusterId, name: &str, connection: &Connection) {
-        self.add_with(id, name, connection, &Manner::default()).await;
+        self.add_with(id, name, connection, &WatchOptions::default()).await;
     }
 
     /// The same, with its own impersonation and namespaces.
-    pub async fn add_with(&self, id: ClusterId, name: &str, connection: &Connection, manner: &Manner) {
+    pub async fn add_with(&self, id: ClusterId, name: &str, connection: &Connection, options: &WatchOptions) {
         let access = Access::new(connection).await;
-        let cluster = Cluster::new(id, name, access, manner, &self.0.shared);
+        let cluster = Cluster::new(id, name, access, options, &self.0.shared);
         session::begin(&cluster);
         let replaced = self.write(|clusters| clusters.insert(id, Arc::clone(&cluster)));
         if let Some(replaced) = replaced {
             replaced.stop();
         }
-        self.tell(Change::Cluster { cluster: id, health: cluster.health() });
+        self.publish(Change::Cluster { cluster: id, health: cluster.health() });
     }
 
     /// Renames a cluster.
@@ -167,8 +167,8 @@ impl Fleet {
     pub fn rename(&self, id: ClusterId, name: &str) -> Result<(), FleetError> {
         let cluster = self.cluster(id)?;
         cluster.rename(name);
-        self.tell(Change::Cluster { cluster: id, health: cluster.health() });
-        self.tell(Change::Reloaded { cluster: id });
+        self.publish(Change::Cluster { cluster: id, health: cluster.health() });
+        self.publish(Change::Reloaded { cluster: id });
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Fleet {
     pub fn remove(&self, id: ClusterId) -> Result<(), FleetError> {
         let removed = self.write(|clusters| clusters.remove(&id)).ok_or_else(|| no_cluster(id))?;
         removed.stop();
-        self.tell(Change::ClusterRemoved { cluster: id });
+        self.publish(Change::ClusterRemoved { cluster: id });
         Ok(())
     }
 
@@ -202,7 +202,7 @@ impl Fleet {
     /// # Errors
     /// [`FleetError::NotFound`].
     pub fn resync(&self, id: ClusterId) -> Result<(), FleetError> {
-        self.cluster(id)?.again.notify_one();
+        self.cluster(id)?.reconnect.notify_one();
         Ok(())
     }
 
@@ -333,7 +333,7 @@ impl Fleet {
     /// As [`Self::detail_for`].
     pub async fn controllers_for(&self, viewer: &Viewer, id: ClusterId) -> Result<Vec<Controller>, FleetError> {
         let cluster = self.cluster(id)?;
-        let client = cluster.client_for(viewer)?.ok_or_else(|| no_way(&cluster))?;
+        let client = cluster.client_for(viewer)?.ok_or_else(|| no_client(&cluster))?;
         self.within(controllers::read(&client)).await
     }
 
@@ -451,7 +451,7 @@ impl Fleet {
         change(&mut self.0.clusters.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tell(&self, change: Change) {
+    fn publish(&self, change: Change) {
         // An error only means that there are no subscribers.
         let _ = self.0.shared.changes.send(Arc::new(change));
     }
@@ -467,7 +467,7 @@ async fn reach(access: Access) -> Result<Reached, Fault> {
 }
 
 /// The error of a cluster without a client: its connection was refused.
-fn no_way(cluster: &Cluster) -> FleetError {
+fn no_client(cluster: &Cluster) -> FleetError {
     FleetError::Unreachable { reason: cluster.health().reason.unwrap_or_default() }
 }
 

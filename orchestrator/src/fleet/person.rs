@@ -27,9 +27,9 @@ pub enum Viewer {
     Person(Result<Person, String>),
 }
 
-/// How a cluster is accessed.
+/// How a cluster is watched and accessed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Manner {
+pub struct WatchOptions {
     /// Whether requests impersonate the user.
     pub as_person: bool,
     /// The only namespaces that are watched, if the credentials allow no more; empty means all.

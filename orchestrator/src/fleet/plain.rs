@@ -9,7 +9,7 @@ const YAML_MOST: usize = 512 * 1024;
 /// Replaces a value that looks like a secret.
 const LEFT_OUT: &str = "(left out)";
 /// Parts of names whose values are left out.
-const TELLTALES: [&str; 8] =
+const SECRET_WORDS: [&str; 8] =
     ["password", "passwd", "passphrase", "secret", "token", "apikey", "privatekey", "credential"];
 
 /// The YAML of an object.
@@ -73,7 +73,7 @@ fn leave_out_of_texts(value: &mut Value, depth: usize) {
     }
     match value {
         Value::Object(fields) => {
-            let named = fields.get("name").and_then(Value::as_str).is_some_and(telltale);
+            let named = fields.get("name").and_then(Value::as_str).is_some_and(names_a_secret);
             if let Some(value) = fields.get_mut("value").filter(|value| named && !value.is_object()) {
                 *value = LEFT_OUT.into();
             }
@@ -82,7 +82,7 @@ fn leave_out_of_texts(value: &mut Value, depth: usize) {
         Value::Array(items) => {
             let mut after = false;
             for item in items {
-                let flag = item.as_str().is_some_and(|text| text.starts_with('-') && telltale(text));
+                let flag = item.as_str().is_some_and(|text| text.starts_with('-') && names_a_secret(text));
                 // `--password`, and the word after it.
                 if after && item.as_str().is_some_and(|text| !text.starts_with('-')) {
                     *item = LEFT_OUT.into();
@@ -118,7 +118,7 @@ fn of_assignment(line: &str) -> Option<String> {
     let (name, rest) = line.split_at_checked(at)?;
     let value = rest.get(1..)?;
     let last = name.rsplit([' ', '"', '\'']).find(|word| !word.is_empty())?;
-    (telltale(last) && !value.trim().is_empty() && !value.starts_with("//"))
+    (names_a_secret(last) && !value.trim().is_empty() && !value.starts_with("//"))
         .then(|| format!("{name}{} {LEFT_OUT}", rest.get(..1).unwrap_or_default()))
 }
 
@@ -140,7 +140,7 @@ fn leave_out_secrets(value: &mut Value, depth: usize) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let scalar = !value.is_object() && !value.is_array() && !value.is_null() && !value.is_boolean();
-                if telltale(name) && scalar {
+                if names_a_secret(name) && scalar {
                     *value = LEFT_OUT.into();
                 } else {
                     leave_out_secrets(value, depth + 1);
@@ -152,11 +152,11 @@ fn leave_out_secrets(value: &mut Value, depth: usize) {
     }
 }
 
-fn telltale(name: &str) -> bool {
+fn names_a_secret(name: &str) -> bool {
     let name: String = name.chars().filter(char::is_ascii_alphanumeric).map(|char| char.to_ascii_lowercase()).collect();
     // The name of a Secret is not secret.
     let names_one = name.ends_with("ref") || name.ends_with("name");
-    !names_one && TELLTALES.iter().any(|telltale| name.contains(telltale))
+    !names_one && SECRET_WORDS.iter().any(|names_a_secret| name.contains(names_a_secret))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::clock;
 use crate::kube::{Client, Fault, segment};
 
-use super::kstatus::{self, Said};
+use super::kstatus::{self, ObjectFields};
 use super::model::{ContainerState, Pod, bounded};
 
 /// The most pods of one workload that are shown.
@@ -92,7 +92,7 @@ pub(super) async fn of(client: &Client, namespace: &str, selector: &str) -> Resu
     let path =
         format!("/api/v1/namespaces/{}/pods?limit={PODS_MOST}&labelSelector={}", segment(namespace), segment(selector));
     let list: List = client.ask(&path).await?;
-    let more = !Said(&list.metadata).text("/continue").is_empty() || list.items.len() > PODS_MOST;
+    let more = !ObjectFields(&list.metadata).text("/continue").is_empty() || list.items.len() > PODS_MOST;
     let mut pods: Vec<Pod> = list.items.iter().take(PODS_MOST).map(pod).collect();
     pods.sort_by_key(|pod| pod.status);
     Ok((pods, more))
@@ -114,11 +114,11 @@ pub(super) async fn one(client: &Client, namespace: &str, selector: &str, name: 
 }
 
 fn pod(object: &Value) -> Pod {
-    let said = Said(object);
+    let fields = ObjectFields(object);
     let (status, message) = kstatus::judge("", "Pod", object, clock::now());
-    let states: Vec<Said<'_>> =
-        said.list("/status/initContainerStatuses").chain(said.list("/status/containerStatuses")).collect();
-    let declared = said.list("/spec/initContainers").chain(said.list("/spec/containers"));
+    let states: Vec<ObjectFields<'_>> =
+        fields.list("/status/initContainerStatuses").chain(fields.list("/status/containerStatuses")).collect();
+    let declared = fields.list("/spec/initContainers").chain(fields.list("/spec/containers"));
     let containers: Vec<ContainerState> = declared
         .take(CONTAINERS_MOST)
         .map(|declared| {
@@ -128,33 +128,33 @@ fn pod(object: &Value) -> Pod {
         })
         .collect();
     Pod {
-        name: said.text("/metadata/name").to_owned(),
+        name: fields.text("/metadata/name").to_owned(),
         status,
         message,
-        node: Some(said.text("/spec/nodeName")).filter(|node| !node.is_empty()).map(str::to_owned),
+        node: Some(fields.text("/spec/nodeName")).filter(|node| !node.is_empty()).map(str::to_owned),
         restarts: containers.iter().map(|container| container.restarts).sum(),
-        created_at: clock::parse(said.text("/metadata/creationTimestamp")),
+        created_at: clock::parse(fields.text("/metadata/creationTimestamp")),
         containers,
     }
 }
 
-fn container(name: &str, state: Option<Said<'_>>) -> ContainerState {
-    let Some(said) = state else {
+fn container(name: &str, state: Option<ObjectFields<'_>>) -> ContainerState {
+    let Some(fields) = state else {
         return ContainerState { name: name.to_owned(), ready: false, state: "not begun".to_owned(), restarts: 0 };
     };
-    let state = if said.0.pointer("/state/running").is_some() {
+    let state = if fields.0.pointer("/state/running").is_some() {
         "running".to_owned()
-    } else if let Some(ended) = said.0.pointer("/state/terminated").map(Said) {
+    } else if let Some(ended) = fields.0.pointer("/state/terminated").map(ObjectFields) {
         let code = ended.0.pointer("/exitCode").and_then(Value::as_i64).unwrap_or_default();
         format!("ended: {} ({code})", ended.text("/reason"))
     } else {
-        format!("waiting: {}", said.text("/state/waiting/reason"))
+        format!("waiting: {}", fields.text("/state/waiting/reason"))
     };
     ContainerState {
         name: name.to_owned(),
-        ready: said.0.pointer("/ready") == Some(&Value::Bool(true)),
+        ready: fields.0.pointer("/ready") == Some(&Value::Bool(true)),
         state: bounded(&state).to_owned(),
-        restarts: said.0.pointer("/restartCount").and_then(Value::as_u64).unwrap_or_default(),
+        restarts: fields.0.pointer("/restartCount").and_then(Value::as_u64).unwrap_or_default(),
     }
 }
 

@@ -17,12 +17,12 @@ use super::watching;
 /// The time limit for the discovery of a cluster's kinds.
 const DISCOVERY: Duration = Duration::from_secs(15);
 /// The definition whose label holds the version of Flux.
-const TELLTALE: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/";
 
 /// Why a session ended without a fault.
 enum End {
     /// A new session was requested, or the cluster serves other kinds than before.
-    Anew,
+    Reconnect,
     /// A kind is not found although discovery listed it.
     Vanished,
 }
@@ -30,17 +30,17 @@ enum End {
 /// Keeps a session with a cluster, if it has a client, until it is stopped.
 pub(super) fn begin(cluster: &Arc<Cluster>) {
     if let Some(client) = cluster.client.clone() {
-        let task = look_after(Arc::clone(cluster), client);
+        let task = keep_connected(Arc::clone(cluster), client);
         let ending = cluster.ending.clone();
         tokio::spawn(async move { ending.run_until_cancelled(task).await });
     }
 }
 
-async fn look_after(cluster: Arc<Cluster>, client: Client) {
+async fn keep_connected(cluster: Arc<Cluster>, client: Client) {
     let mut backoff = Backoff::new(cluster.tuning.retry);
     loop {
         let pause = match session(&cluster, &client).await {
-            Ok(End::Anew) => Duration::ZERO,
+            Ok(End::Reconnect) => Duration::ZERO,
             Ok(End::Vanished) => backoff.next(),
             Err(fault) => {
                 tracing::debug!(cluster = %cluster.id, reason = %fault, "a cluster cannot be reached");
@@ -48,7 +48,7 @@ async fn look_after(cluster: Arc<Cluster>, client: Client) {
                 backoff.next()
             }
         };
-        let _ = timeout(pause, cluster.again.notified()).await;
+        let _ = timeout(pause, cluster.reconnect.notified()).await;
     }
 }
 
@@ -69,26 +69,26 @@ async fn session(cluster: &Arc<Cluster>, client: &Client) -> Result<End, Fault> 
             watches.spawn(watching::watch(Arc::clone(cluster), client.clone(), *kind, scope, served.clone()));
         }
     }
-    let mut looked = Instant::now();
+    let mut discovered_at = Instant::now();
     loop {
         tokio::select! {
-            () = cluster.again.notified() => return Ok(End::Anew),
+            () = cluster.reconnect.notified() => return Ok(End::Reconnect),
             Some(_) = watches.join_next() => return Ok(End::Vanished),
             () = sleep(cluster.tuning.probe) => {}
         }
-        still_there(cluster, client).await?;
+        probe_with_retry(cluster, client).await?;
         // This finds kinds that are installed later, and those that move to another version.
-        if looked.elapsed() >= cluster.tuning.rediscover {
-            looked = Instant::now();
+        if discovered_at.elapsed() >= cluster.tuning.rediscover {
+            discovered_at = Instant::now();
             if kinds(client).await.is_ok_and(|now| now != served) {
-                return Ok(End::Anew);
+                return Ok(End::Reconnect);
             }
         }
     }
 }
 
 // One probe may be lost; the session ends after the second failure.
-async fn still_there(cluster: &Cluster, client: &Client) -> Result<(), Fault> {
+async fn probe_with_retry(cluster: &Cluster, client: &Client) -> Result<(), Fault> {
     let fault = match probe(cluster, client).await {
         Ok(answer) => {
             cluster.answered(&answer);
@@ -118,7 +118,7 @@ async fn kinds(client: &Client) -> Result<BTreeMap<Kind, Served>, Fault> {
 // From a label of Flux's own definitions; unknown if these may not be read.
 async fn flux_version(cluster: &Cluster, client: &Client, served: &BTreeMap<Kind, Served>) -> Option<String> {
     let served = served.get(&Kind::Kustomization).or_else(|| served.values().next())?;
-    let path = format!("{TELLTALE}{}.{}", served.plural, served.group);
+    let path = format!("{DEFINITIONS}{}.{}", served.plural, served.group);
     let asked = timeout(cluster.tuning.patience, client.ask::<Definition>(&path)).await;
     let version = asked.ok()?.ok()?.metadata.labels.remove("app.kubernetes.io/version")?;
     Some(version.chars().filter(|char| !char.is_control()).take(64).collect())

@@ -14,7 +14,7 @@ const NODES_MOST: usize = 2000;
 pub(super) fn tree(objects: &BTreeMap<Key, Held>, root: Option<&Key>, shows: impl Fn(&Key) -> bool) -> Tree {
     let graph = Graph::of(objects, shows);
     let shown = match root {
-        Some(root) => graph.around(&id_of(root)),
+        Some(root) => graph.related(&id_of(root)),
         None => graph.first(),
     };
     let truncated = graph.truncated || (root.is_none() && shown.len() < graph.nodes.len()) || shown.len() >= NODES_MOST;
@@ -54,15 +54,15 @@ impl Graph {
             match (&held.source, &held.chart) {
                 // Through the chart, if that is visible.
                 (Some(source), Some(chart)) if graph.nodes.contains_key(&id_of(chart)) => {
-                    graph.lead(id_of(chart), id.clone(), Relation::Chart);
-                    graph.lead(id_of(source), id_of(chart), Relation::Source);
+                    graph.add_edge(id_of(chart), id.clone(), Relation::Chart);
+                    graph.add_edge(id_of(source), id_of(chart), Relation::Source);
                 }
-                (Some(source), _) => graph.lead(id_of(source), id.clone(), Relation::Source),
+                (Some(source), _) => graph.add_edge(id_of(source), id.clone(), Relation::Source),
                 (None, _) => {}
             }
             for (namespace, name) in &held.depends_on {
                 let other = (key.0, namespace.clone(), name.clone());
-                graph.lead(id_of(&other), id.clone(), Relation::DependsOn);
+                graph.add_edge(id_of(&other), id.clone(), Relation::DependsOn);
             }
             for entry in held.applied() {
                 applied += 1;
@@ -73,14 +73,14 @@ impl Graph {
                 let to = id_of_entry(&entry);
                 if to != id {
                     graph.nodes.entry(to.clone()).or_insert_with(|| applied_node(to.clone(), entry));
-                    graph.lead(id.clone(), to, Relation::Applies);
+                    graph.add_edge(id.clone(), to, Relation::Applies);
                 }
             }
         }
         graph
     }
 
-    fn lead(&mut self, from: String, to: String, relation: Relation) {
+    fn add_edge(&mut self, from: String, to: String, relation: Relation) {
         if self.nodes.contains_key(&from) {
             self.edges.insert((from, to, relation));
         }
@@ -94,7 +94,7 @@ impl Graph {
     }
 
     /// The ancestors and descendants of a node.
-    fn around(&self, root: &str) -> BTreeSet<String> {
+    fn related(&self, root: &str) -> BTreeSet<String> {
         let mut up: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (from, to, _) in &self.edges {
@@ -102,22 +102,22 @@ impl Graph {
             down.entry(from).or_default().push(to);
         }
         let mut shown = BTreeSet::from([root.to_owned()]);
-        reach(root, &up, &mut shown);
-        reach(root, &down, &mut shown);
+        add_reachable(root, &up, &mut shown);
+        add_reachable(root, &down, &mut shown);
         shown
     }
 }
 
 // Breadth first, so that a truncated tree leaves out what is far away. Cycles end at nodes that are already shown.
-fn reach(root: &str, ways: &BTreeMap<&str, Vec<&str>>, shown: &mut BTreeSet<String>) {
+fn add_reachable(root: &str, ways: &BTreeMap<&str, Vec<&str>>, shown: &mut BTreeSet<String>) {
     let mut next = VecDeque::from([root]);
-    let mut been: BTreeSet<&str> = BTreeSet::from([root]);
+    let mut visited: BTreeSet<&str> = BTreeSet::from([root]);
     while let Some(id) = next.pop_front() {
         for other in ways.get(id).into_iter().flatten() {
             if shown.len() >= NODES_MOST {
                 return;
             }
-            if been.insert(other) {
+            if visited.insert(other) {
                 shown.insert((*other).to_owned());
                 next.push_back(other);
             }

@@ -125,7 +125,7 @@ async fn view(cluster: &Arc<Cluster>, person: &Person) -> View {
         }
     }
     if !ageing.is_empty() && cluster.answers.ask_again(person) {
-        tokio::spawn(again(Arc::clone(cluster), client.clone(), person.clone(), ageing));
+        tokio::spawn(refresh(Arc::clone(cluster), client.clone(), person.clone(), ageing));
     }
     let nothing = kinds.is_empty() && places.is_empty() && !namespaces.is_empty();
     let reason = nothing.then(|| match fault {
@@ -152,22 +152,22 @@ async fn review(
     if known.open.is_empty() {
         return (known.allowed, None);
     }
-    let (later, fault) = asked(cluster, client, person, known.open, deadline, ASKED_AT_ONCE).await;
+    let (later, fault) = review_all(cluster, client, person, known.open, deadline, ASKED_AT_ONCE).await;
     known.allowed.extend(later);
     (known.allowed, fault)
 }
 
 /// Refreshes answers before they expire. If that fails, the next view asks once more.
-async fn again(cluster: Arc<Cluster>, client: Client, person: Person, questions: Vec<Question>) {
-    let Ok(_place) = cluster.asking_again.acquire().await else { return };
+async fn refresh(cluster: Arc<Cluster>, client: Client, person: Person, questions: Vec<Question>) {
+    let Ok(_permit) = cluster.refresh_permits.acquire().await else { return };
     // Some may have been answered while this waited for a permit.
     let Known { mut open, ageing, .. } = cluster.answers.of(&person, questions, Instant::now());
     open.extend(ageing);
-    asked(&cluster, &client, &person, open, Instant::now() + PATIENCE, AGAIN_AT_ONCE).await;
+    review_all(&cluster, &client, &person, open, Instant::now() + PATIENCE, AGAIN_AT_ONCE).await;
     cluster.answers.asked_again(&person);
 }
 
-async fn asked(
+async fn review_all(
     cluster: &Cluster,
     client: &Client,
     person: &Person,
@@ -177,7 +177,7 @@ async fn asked(
 ) -> (Vec<Question>, Option<Fault>) {
     let client = &client.acting_as(person.headers());
     let asked = questions.into_iter().map(|(kind, namespace)| async move {
-        let answer = tokio::time::timeout_at(deadline, put(cluster, client, person, kind, &namespace)).await;
+        let answer = tokio::time::timeout_at(deadline, review_access(cluster, client, person, kind, &namespace)).await;
         ((kind, namespace), answer.unwrap_or_else(|_| Err(Fault::late(PATIENCE.as_secs()))))
     });
     let mut answers = std::pin::pin!(stream::iter(asked).buffer_unordered(at_once));
@@ -195,12 +195,18 @@ async fn asked(
 async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
     match cluster.answers.known(person, kind, namespace, Instant::now()) {
         Some(known) => Ok(known),
-        None => put(cluster, &client.acting_as(person.headers()), person, kind, namespace).await,
+        None => review_access(cluster, &client.acting_as(person.headers()), person, kind, namespace).await,
     }
 }
 
 /// Asks the cluster, with a client that impersonates the person.
-async fn put(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, namespace: &str) -> Result<bool, Fault> {
+async fn review_access(
+    cluster: &Cluster,
+    client: &Client,
+    person: &Person,
+    kind: Kind,
+    namespace: &str,
+) -> Result<bool, Fault> {
     let Some(served) = cluster.served(kind) else { return Ok(false) };
     // Taken before the request: an answer is never older than recorded.
     let asked = Instant::now();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use crate::kube::{Client, Fault, Served, Sight, Watch};
+use crate::kube::{Client, Fault, Served, Watch, WatchEvent};
 
 use super::backoff::Backoff;
 use super::cluster::{Cluster, Scope};
@@ -17,51 +17,51 @@ use super::model::Kind;
 /// The first delay after a fault.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a list waits for a permit. The holders may be slow; after that it runs without one.
-const PLACE: Duration = Duration::from_secs(10);
+const PERMIT_WAIT: Duration = Duration::from_secs(10);
 
 /// After this time without a new fault, a failed watch counts as recovered: longer than its start may take.
-const SETTLED: Duration = Duration::from_secs(12);
+const RECOVERED_AFTER: Duration = Duration::from_secs(12);
 /// From how many faults in a row on they are reported: a watch that was cut off once resumes by itself.
-const FAULTS_TOLD: u32 = 2;
+const REPORTED_FROM: u32 = 2;
 
 /// Watches a kind in a scope; ends when the cluster no longer serves it.
 pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, scope: Scope, served: Served) {
     let mut watch = Watch::new(&client, kind.name(), &served, scope.as_deref());
     let mut backoff = Backoff::new(RETRY);
-    let api_version = cluster.words.one(&served.api_version());
+    let api_version = cluster.interner.intern(&served.api_version());
     let mut fresh: BTreeMap<Key, Held> = BTreeMap::new();
-    let mut places: Vec<OwnedSemaphorePermit> = Vec::new();
+    let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
     let mut faults = 0;
     loop {
-        let sight = if faults > 0 && !watch.is_listing() {
-            timeout(SETTLED, watch.next()).await.ok()
+        let event = if faults > 0 && !watch.is_listing() {
+            timeout(RECOVERED_AFTER, watch.next()).await.ok()
         } else {
             Some(watch.next().await)
         };
-        match sight {
-            Some(Ok(Sight::Begun)) => {
+        match event {
+            Some(Ok(WatchEvent::Begun)) => {
                 fresh.clear();
-                places = take_places(&cluster.places).await;
+                permits = acquire_permits(&cluster.list_permits).await;
                 continue;
             }
-            Some(Ok(Sight::Listed(seen))) => {
+            Some(Ok(WatchEvent::Listed(seen))) => {
                 let key = cluster.key(kind, seen.namespace(), seen.name());
-                fresh.insert(key, Held::new(kind, &seen, &api_version, &cluster.words));
+                fresh.insert(key, Held::new(kind, &seen, &api_version, &cluster.interner));
                 continue;
             }
-            Some(Ok(Sight::Complete)) => {
+            Some(Ok(WatchEvent::Complete)) => {
                 cluster.listed(kind, &scope, std::mem::take(&mut fresh));
-                places.clear();
+                permits.clear();
             }
-            Some(Ok(Sight::Changed(seen))) => drop(cluster.changed(kind, &seen)),
-            Some(Ok(Sight::Removed(seen))) => cluster.removed(kind, &seen),
+            Some(Ok(WatchEvent::Changed(seen))) => drop(cluster.changed(kind, &seen)),
+            Some(Ok(WatchEvent::Removed(seen))) => cluster.removed(kind, &seen),
             None => {}
             // Its definition was removed, or it is served in another version.
             Some(Err(Fault::NotFound(_))) => return,
             Some(Err(fault)) => {
-                places.clear();
+                permits.clear();
                 faults += 1;
-                trouble(&cluster, kind, &scope, &fault, faults);
+                report_fault(&cluster, kind, &scope, &fault, faults);
                 sleep(backoff.next()).await;
                 continue;
             }
@@ -69,28 +69,28 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
         if faults > 0 {
             faults = 0;
             backoff.reset();
-            cluster.untroubled(kind, &scope);
+            cluster.kind_recovered(kind, &scope);
         }
     }
 }
 
-fn trouble(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32) {
+fn report_fault(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32) {
     tracing::debug!(cluster = %cluster.id, %kind, reason = %fault, "a watch is interrupted");
-    let told = match fault {
+    let is_reported = match fault {
         Fault::Forbidden(_) | Fault::Refused(_) => true,
-        Fault::Unreachable(_) => faults >= FAULTS_TOLD,
+        Fault::Unreachable(_) => faults >= REPORTED_FROM,
         // The list is read again.
         Fault::Gone(_) | Fault::NotFound(_) | Fault::Conflict(_) => false,
     };
-    if told {
-        cluster.troubled(kind, scope, fault);
+    if is_reported {
+        cluster.kind_failed(kind, scope, fault);
     }
 }
 
-async fn take_places(places: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
-    let mut taken = Vec::with_capacity(places.len());
-    for place in places {
-        if let Ok(Ok(permit)) = timeout(PLACE, Arc::clone(place).acquire_owned()).await {
+async fn acquire_permits(semaphores: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
+    let mut taken = Vec::with_capacity(semaphores.len());
+    for semaphore in semaphores {
+        if let Ok(Ok(permit)) = timeout(PERMIT_WAIT, Arc::clone(semaphore).acquire_owned()).await {
             taken.push(permit);
         }
     }

@@ -225,7 +225,7 @@ impl Client {
     ///
     /// # Errors
     /// Why it failed; the caller sets the deadline.
-    pub(crate) async fn rehearse(
+    pub(crate) async fn dry_run(
         &self,
         path: &str,
         manifest: &serde_json::Value,
@@ -264,8 +264,8 @@ impl Client {
         let status = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
         if !status.is_success() {
-            let said = serde_json::from_slice::<Said>(&bytes).unwrap_or_default();
-            return Err(Fault::of_status(status.as_u16(), &said.message));
+            let error = serde_json::from_slice::<ErrorStatus>(&bytes).unwrap_or_default();
+            return Err(Fault::of_status(status.as_u16(), &error.message));
         }
         Ok(bytes)
     }
@@ -273,7 +273,7 @@ impl Client {
 
 /// The `Status` object that a Kubernetes API sends with an error.
 #[derive(Default, Deserialize)]
-struct Said {
+struct ErrorStatus {
     #[serde(default)]
     message: String,
 }

@@ -91,7 +91,7 @@ pub(crate) async fn discover<K: Ord + Copy>(
 
 /// A kind of any group, as a cluster serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ServedKind {
     /// Its kind.
     pub(crate) kind: String,
     /// The path prefix of the version.
@@ -100,7 +100,7 @@ pub(crate) struct Place {
     namespaced: bool,
 }
 
-impl Place {
+impl ServedKind {
     /// The path of one object.
     pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
         let within = if self.namespaced { format!("/namespaces/{}", segment(namespace)) } else { String::new() };
@@ -112,7 +112,7 @@ impl Place {
 ///
 /// # Errors
 /// Why the cluster does not answer.
-pub(crate) async fn places(client: &Client, group: &str, version: &str) -> Result<Vec<Place>, Fault> {
+pub(crate) async fn served_kinds(client: &Client, group: &str, version: &str) -> Result<Vec<ServedKind>, Fault> {
     let root = if group.is_empty() {
         format!("/api/{}", segment(version))
     } else {
@@ -121,7 +121,7 @@ pub(crate) async fn places(client: &Client, group: &str, version: &str) -> Resul
     let list: APIResourceList = client.ask(&root).await?;
     let whole = list.resources.into_iter().filter(|resource| !resource.name.contains('/'));
     Ok(whole
-        .map(|resource| Place {
+        .map(|resource| ServedKind {
             kind: resource.kind,
             root: root.clone(),
             plural: segment(&resource.name),
@@ -157,7 +157,7 @@ mod tests {
         let served = Served { group: "g".into(), version: "v1".into(), plural: "things".into() };
         assert_eq!(served.path("a/../b", "c?d"), "/apis/g/v1/namespaces/a%2F%2E%2E%2Fb/things/c%3Fd");
         let place =
-            |namespaced| Place { kind: "T".into(), root: "/api/v1".into(), plural: "things".into(), namespaced };
+            |namespaced| ServedKind { kind: "T".into(), root: "/api/v1".into(), plural: "things".into(), namespaced };
         assert_eq!(place(true).path("..", "c?d"), "/api/v1/namespaces/%2E%2E/things/c%3Fd");
         assert_eq!(place(false).path("..", "c/d"), "/api/v1/things/c%2Fd");
     }

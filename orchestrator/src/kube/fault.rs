@@ -33,15 +33,15 @@ pub(crate) enum Fault {
 impl Fault {
     /// Maps a status code and message to a fault.
     pub(crate) fn of_status(code: u16, message: &str) -> Self {
-        let said = || if message.is_empty() { String::new() } else { format!(": {}", words(message)) };
+        let detail = || if message.is_empty() { String::new() } else { format!(": {}", words(message)) };
         match code {
             401 => Self::Forbidden("the cluster does not accept the credentials (401)".to_owned()),
-            403 => Self::Forbidden(format!("the cluster does not allow it (403){}", said())),
-            404 => Self::NotFound(format!("the cluster does not have it (404){}", said())),
-            409 => Self::Conflict(format!("somebody else changed it meanwhile (409){}", said())),
-            410 => Self::Gone(format!("the cluster has forgotten that version (410){}", said())),
-            429 | 500..=599 => Self::Unreachable(format!("the cluster answered {code}{}", said())),
-            _ => Self::Refused(format!("the cluster refuses it ({code}){}", said())),
+            403 => Self::Forbidden(format!("the cluster does not allow it (403){}", detail())),
+            404 => Self::NotFound(format!("the cluster does not have it (404){}", detail())),
+            409 => Self::Conflict(format!("somebody else changed it meanwhile (409){}", detail())),
+            410 => Self::Gone(format!("the cluster has forgotten that version (410){}", detail())),
+            429 | 500..=599 => Self::Unreachable(format!("the cluster answered {code}{}", detail())),
+            _ => Self::Refused(format!("the cluster refuses it ({code}){}", detail())),
         }
     }
 
@@ -112,14 +112,14 @@ fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> 
 /// What is wrong with the cluster's certificate, and a remedy; the library's own text is for programmers.
 fn server_certificate(error: &rustls::Error) -> Option<&'static str> {
     use rustls::CertificateError as C;
-    let rustls::Error::InvalidCertificate(amiss) = error else { return None };
-    Some(if matches!(amiss, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. }) {
+    let rustls::Error::InvalidCertificate(cause) = error else { return None };
+    Some(if matches!(cause, C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. }) {
         "the cluster's certificate is not valid now: it has expired, or one of the clocks is wrong"
-    } else if matches!(amiss, C::NotValidForName | C::NotValidForNameContext { .. }) {
+    } else if matches!(cause, C::NotValidForName | C::NotValidForNameContext { .. }) {
         "the cluster's certificate is for other names than the server's: use one of its names, or set tls-server-name"
-    } else if matches!(amiss, C::UnknownIssuer | C::BadSignature) {
+    } else if matches!(cause, C::UnknownIssuer | C::BadSignature) {
         "the cluster's certificate is not signed by the authority in certificate-authority-data"
-    } else if format!("{amiss:?}").contains("CaUsedAsEndEntity") {
+    } else if format!("{cause:?}").contains("CaUsedAsEndEntity") {
         "the cluster shows a certificate authority's own certificate: give it a server certificate that the authority signed"
     } else {
         "the cluster's certificate is not one that a server may show"
@@ -155,16 +155,16 @@ mod tests {
     #[test]
     fn refusals_keep_what_the_cluster_says_in_one_short_line() {
         let fault = Fault::of_status(403, &format!("user\n\u{1b}[31m{}", "x".repeat(1000)));
-        let Fault::Forbidden(said) = fault else { panic!("{fault:?}") };
-        assert!(said.len() < 400 && !said.contains(char::is_control), "{said}");
+        let Fault::Forbidden(text) = fault else { panic!("{fault:?}") };
+        assert!(text.len() < 400 && !text.contains(char::is_control), "{text}");
     }
 
     #[test]
     fn a_refusal_without_words_says_its_number_once() {
         for code in [400, 403, 404, 409, 410, 418, 500] {
-            let said = Fault::of_status(code, "").to_string();
-            assert_eq!(said.matches(&code.to_string()).count(), 1, "{said}");
-            assert!(!said.ends_with(": ") && !said.contains("is not there"), "{said}");
+            let text = Fault::of_status(code, "").to_string();
+            assert_eq!(text.matches(&code.to_string()).count(), 1, "{text}");
+            assert!(!text.ends_with(": ") && !text.contains("is not there"), "{text}");
         }
         assert!(Fault::of_status(404, "apps \"x\" not found").to_string().ends_with("(404): apps \"x\" not found"));
     }
@@ -172,11 +172,11 @@ mod tests {
     #[test]
     fn a_certificate_that_is_not_accepted_is_explained_without_the_librarys_words() {
         use rustls::CertificateError as C;
-        for (amiss, said) in
+        for (cause, expected) in
             [(C::UnknownIssuer, "certificate-authority-data"), (C::Expired, "expired"), (C::NotValidForName, "names")]
         {
-            let words = server_certificate(&rustls::Error::InvalidCertificate(amiss)).unwrap();
-            assert!(words.contains(said) && words.contains("certificate"), "{words}");
+            let words = server_certificate(&rustls::Error::InvalidCertificate(cause)).unwrap();
+            assert!(words.contains(expected) && words.contains("certificate"), "{words}");
         }
     }
 

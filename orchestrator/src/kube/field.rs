@@ -1,6 +1,6 @@
 //! A field that tolerates values of the wrong form, without a second pass over the input.
 //!
-//! A value of the wrong form is skipped and becomes [`Field::Odd`]; only invalid JSON fails.
+//! A value of the wrong form is skipped and becomes [`Field::Malformed`]; only invalid JSON fails.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ pub(super) enum Field<T> {
     /// Its value; the default if the field is missing, or `null`, which some programs write instead.
     Read(T),
     /// The value has the wrong form.
-    Odd,
+    Malformed,
 }
 
 impl<T: Default> Default for Field<T> {
@@ -26,7 +26,7 @@ impl<T: Default> Default for Field<T> {
 impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Field<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let read = Seed(PhantomData::<Option<T>>).deserialize(deserializer)?;
-        Ok(read.map_or(Self::Odd, |value| Self::Read(value.unwrap_or_default())))
+        Ok(read.map_or(Self::Malformed, |value| Self::Read(value.unwrap_or_default())))
     }
 }
 
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn what_has_another_form_is_read_to_its_end() {
-        for odd in [
+        for malformed in [
             "7",
             "-1.5",
             "true",
@@ -300,7 +300,7 @@ mod tests {
             r#"{"c": {"x": true, "y": 1, "z": {"a": []}}, "a": 1}"#,
             r#"{"a": 1, "a": {"x": [2]}, "b": []}"#,
         ] {
-            assert_eq!(field(odd), Field::Odd, "{odd}");
+            assert_eq!(field(malformed), Field::Malformed, "{malformed}");
         }
     }
 

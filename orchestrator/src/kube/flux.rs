@@ -27,12 +27,12 @@ pub(crate) struct Seen {
     pub(crate) spec: Spec,
     pub(crate) status: Status,
     /// The first field whose form differs from Flux's.
-    pub(crate) odd: Option<Odd>,
+    pub(crate) malformed: Option<Malformed>,
 }
 
 /// The name of a field of the wrong form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Odd(pub(crate) &'static str);
+pub(crate) struct Malformed(pub(crate) &'static str);
 
 impl Seen {
     pub(crate) fn namespace(&self) -> &str {
@@ -239,7 +239,7 @@ impl Fields {
     fn read<T: Default>(&mut self, field: Field<T>, name: &'static str) -> T {
         match field {
             Field::Read(value) => value,
-            Field::Odd => {
+            Field::Malformed => {
                 self.0.get_or_insert(name);
                 T::default()
             }
@@ -315,7 +315,7 @@ impl From<Wire> for Seen {
             requested: metadata.annotations.and_then(|annotations| annotations.requested),
             spec: fields.spec(spec),
             status: fields.status(status),
-            odd: fields.0.map(Odd),
+            malformed: fields.0.map(Malformed),
         }
     }
 }
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn an_oddly_shaped_object_is_read_as_far_as_it_can_be_and_the_field_is_named() {
         let metadata = json!({"name": "a", "namespace": "b"});
-        for (spec, status, odd) in [
+        for (spec, status, malformed) in [
             (json!({}), json!({}), None),
             (json!("x"), json!({}), Some("spec")),
             (json!([1, {"a": 2}]), json!(7), Some("spec")),
@@ -389,7 +389,7 @@ mod tests {
             // As text, as it comes from a cluster.
             let text = json!({"metadata": metadata, "spec": spec, "status": status}).to_string();
             let seen: Seen = serde_json::from_str(&text).unwrap();
-            assert_eq!((seen.name(), seen.odd), ("a", odd.map(Odd)), "{text}");
+            assert_eq!((seen.name(), seen.malformed), ("a", malformed.map(Malformed)), "{text}");
         }
     }
 }

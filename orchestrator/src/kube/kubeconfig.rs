@@ -169,20 +169,20 @@ fn can_be_sent(text: &str) -> bool {
 /// The parts of a user that become header fields. The library holds some of them as secrets, and fails on bad ones much later.
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-struct Sent {
-    users: Vec<SentUser>,
+struct Users {
+    users: Vec<UserEntry>,
 }
 
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-struct SentUser {
+struct UserEntry {
     name: String,
-    user: Option<SentFields>,
+    user: Option<UserFields>,
 }
 
 #[derive(Default, serde::Deserialize)]
 #[serde(default)]
-struct SentFields {
+struct UserFields {
     token: Option<String>,
     username: Option<String>,
     #[serde(rename = "as")]
@@ -193,8 +193,8 @@ struct SentFields {
 
 fn refuse_values(text: &str, user: &str) -> Result<(), KubeconfigFault> {
     // The library has already parsed it.
-    let sent: Sent = serde_saphyr::from_str(text).map_err(|_| KubeconfigFault::Unusable)?;
-    let Some(fields) = sent.users.into_iter().find(|entry| entry.name == user).and_then(|entry| entry.user) else {
+    let users: Users = serde_saphyr::from_str(text).map_err(|_| KubeconfigFault::Unusable)?;
+    let Some(fields) = users.users.into_iter().find(|entry| entry.name == user).and_then(|entry| entry.user) else {
         return Ok(());
     };
     let groups = fields.groups.unwrap_or_default();

@@ -12,10 +12,10 @@ mod kubeconfig;
 mod watch;
 
 pub(crate) use client::{Access, Client};
-pub(crate) use discovery::{Place, Served, discover, places, segment};
+pub(crate) use discovery::{Served, ServedKind, discover, segment, served_kinds};
 pub(crate) use fault::Fault;
 pub(crate) use flux::{Chart, Condition, REQUESTED_AT, Reference, Release, Seen};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::kubeconfigs;
 pub use kubeconfig::{Connection, KUBECONFIG_MOST, KubeconfigFault};
-pub(crate) use watch::{Sight, Watch};
+pub(crate) use watch::{Watch, WatchEvent};

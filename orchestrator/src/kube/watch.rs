@@ -21,7 +21,7 @@ const PAGE_PATIENCE: Duration = Duration::from_secs(30);
 const WATCH_SECONDS: u32 = 120;
 
 /// An event of a watch.
-pub(crate) enum Sight {
+pub(crate) enum WatchEvent {
     /// A list of all objects begins.
     Begun,
     /// One object of the list.
@@ -67,7 +67,7 @@ impl Watch {
     ///
     /// # Errors
     /// Why it failed; a later call continues.
-    pub(crate) async fn next(&mut self) -> Result<Sight, Fault> {
+    pub(crate) async fn next(&mut self) -> Result<WatchEvent, Fault> {
         let event = if self.listing {
             let event = tokio::time::timeout(PAGE_PATIENCE, self.events.next()).await;
             event.map_err(|_| Fault::late(PAGE_PATIENCE.as_secs()))?
@@ -75,15 +75,15 @@ impl Watch {
             self.events.next().await
         };
         let event = event.ok_or_else(|| Fault::Unreachable("the watch has ended".to_owned()))?;
-        let sight = match event.map_err(fault)? {
-            watcher::Event::Init => Sight::Begun,
-            watcher::Event::InitApply(seen) => Sight::Listed(Box::new(seen)),
-            watcher::Event::InitDone => Sight::Complete,
-            watcher::Event::Apply(seen) => Sight::Changed(Box::new(seen)),
-            watcher::Event::Delete(seen) => Sight::Removed(Box::new(seen)),
+        let event = match event.map_err(fault)? {
+            watcher::Event::Init => WatchEvent::Begun,
+            watcher::Event::InitApply(seen) => WatchEvent::Listed(Box::new(seen)),
+            watcher::Event::InitDone => WatchEvent::Complete,
+            watcher::Event::Apply(seen) => WatchEvent::Changed(Box::new(seen)),
+            watcher::Event::Delete(seen) => WatchEvent::Removed(Box::new(seen)),
         };
-        self.listing = matches!(sight, Sight::Begun | Sight::Listed(_));
-        Ok(sight)
+        self.listing = matches!(event, WatchEvent::Begun | WatchEvent::Listed(_));
+        Ok(event)
     }
 }
 

@@ -19,7 +19,7 @@ const COLUMNS: &str = "id, at, actor, actor_id, actor_email, action, cluster, cl
 
 /// An action that is about to be performed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Deed {
+pub struct NewActivity {
     /// The user that the proxy named, or `anonymous`.
     pub actor: String,
     /// The provider's stable id of the actor; empty where there is none.
@@ -42,7 +42,7 @@ pub struct Deed {
     pub request_id: String,
 }
 
-/// What somebody did.
+/// What a user did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Activity {
     /// Sorts by time.
@@ -77,7 +77,7 @@ pub struct Activity {
     pub request_id: String,
 }
 
-/// How a deed ended.
+/// How an action ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub enum Outcome {
@@ -147,7 +147,7 @@ impl Store {
     ///
     /// # Errors
     /// If the database does not respond: then the action must not be performed.
-    pub async fn begin_activity(&self, deed: &Deed, now: OffsetDateTime) -> Result<String, StoreError> {
+    pub async fn begin_activity(&self, new_activity: &NewActivity, now: OffsetDateTime) -> Result<String, StoreError> {
         let id = time_ordered_id(now)?;
         let insert = sqlx::query(
             "INSERT INTO activities (id, at, actor, actor_id, actor_email, action, cluster, cluster_name, kind, namespace, \
@@ -156,19 +156,19 @@ impl Store {
         )
         .bind(&id)
         .bind(clock::millis(now))
-        .bind(&deed.actor)
-        .bind(&deed.actor_id)
-        .bind(&deed.actor_email)
-        .bind(deed.action)
-        .bind(deed.cluster.as_deref())
-        .bind(deed.cluster_name.as_deref())
-        .bind(deed.kind.as_deref())
-        .bind(deed.namespace.as_deref())
-        .bind(deed.name.as_deref())
+        .bind(&new_activity.actor)
+        .bind(&new_activity.actor_id)
+        .bind(&new_activity.actor_email)
+        .bind(new_activity.action)
+        .bind(new_activity.cluster.as_deref())
+        .bind(new_activity.cluster_name.as_deref())
+        .bind(new_activity.kind.as_deref())
+        .bind(new_activity.namespace.as_deref())
+        .bind(new_activity.name.as_deref())
         .bind(BEGUN)
         .bind("")
-        .bind(&deed.request_id)
-        .bind(haystack(deed));
+        .bind(&new_activity.request_id)
+        .bind(haystack(new_activity));
         within(insert.execute(&self.0.writing)).await?;
         Ok(id)
     }
@@ -317,9 +317,13 @@ fn pattern(text: &str) -> String {
     pattern
 }
 
-fn haystack(deed: &Deed) -> String {
-    let names = [&deed.cluster_name, &deed.kind, &deed.namespace, &deed.name].into_iter().flatten();
-    let words = [deed.actor.as_str(), &deed.actor_email, deed.action].into_iter().chain(names.map(String::as_str));
+fn haystack(new_activity: &NewActivity) -> String {
+    let names = [&new_activity.cluster_name, &new_activity.kind, &new_activity.namespace, &new_activity.name]
+        .into_iter()
+        .flatten();
+    let words = [new_activity.actor.as_str(), &new_activity.actor_email, new_activity.action]
+        .into_iter()
+        .chain(names.map(String::as_str));
     words.collect::<Vec<_>>().join(" ").to_lowercase()
 }
 

@@ -172,9 +172,9 @@ impl Store {
         let sealed = sealed.ok_or(StoreError::NotFound)?;
         let opened = self.0.sealer.open(id, &sealed)?;
         if opened.by_older_key {
-            let anew = self.0.sealer.seal(id, &opened.text)?;
+            let resealed = self.0.sealer.seal(id, &opened.text)?;
             let update = sqlx::query("UPDATE clusters SET kubeconfig = $1 WHERE id = $2 AND kubeconfig = $3");
-            within(update.bind(anew).bind(id).bind(sealed).execute(&self.0.writing)).await?;
+            within(update.bind(resealed).bind(id).bind(sealed).execute(&self.0.writing)).await?;
             tracing::info!(cluster = id, "the kubeconfig was sealed again under the first ENCRYPTION_KEY");
         }
         Ok(opened.text)

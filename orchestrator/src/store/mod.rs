@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use sqlx::AnyPool;
 
-pub use activities::{Activity, Deed, Filter, Mark, Outcome};
+pub use activities::{Activity, Filter, Mark, NewActivity, Outcome};
 pub use clusters::{CLUSTERS_MOST, Cluster, Connection};
 pub use key_file::KeyFileError;
 pub use open::{Location, OpenError};
@@ -62,7 +62,7 @@ pub enum StoreError {
     Seal(#[from] SealError),
     /// The database holds a value that this program does not write.
     #[error("the database holds a value that this program does not write: {0}")]
-    Strange(&'static str),
+    UnknownValue(&'static str),
 }
 
 impl From<sqlx::Error> for StoreError {

@@ -104,10 +104,10 @@ async fn sqlite(path: &Path) -> Result<(AnyPool, AnyPool), OpenError> {
     let path = percent_encode(path.as_os_str().as_encoded_bytes(), NON_ALPHANUMERIC);
     let url = format!("sqlite://{path}?mode=rw");
     // Losing a record of an action is worse than an fsync; there are few.
-    let writing = settled(options().max_connections(1), "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
+    let writing = with_pragmas(options().max_connections(1), "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;");
     let writing = writing.connect(&url).await.map_err(OpenError::Connect)?;
     migrations::all().run(&writing).await.map_err(tables)?;
-    let reading = settled(options().max_connections(READERS), "PRAGMA query_only = ON;");
+    let reading = with_pragmas(options().max_connections(READERS), "PRAGMA query_only = ON;");
     let reading = reading.connect(&url).await.map_err(OpenError::Connect)?;
     Ok((reading, writing))
 }
@@ -157,7 +157,7 @@ fn options() -> AnyPoolOptions {
 }
 
 /// SQLite's settings apply to each connection separately.
-fn settled(options: AnyPoolOptions, more: &'static str) -> AnyPoolOptions {
+fn with_pragmas(options: AnyPoolOptions, more: &'static str) -> AnyPoolOptions {
     options.after_connect(move |connection, _| {
         Box::pin(async move {
             connection

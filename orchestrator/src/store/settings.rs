@@ -45,8 +45,9 @@ impl Store {
         let select = sqlx::query_scalar("SELECT value FROM settings WHERE name = $1").bind(RETENTION);
         let value: Option<String> = within(select.fetch_optional(&self.0.reading)).await?;
         let Some(value) = value else { return Ok(Settings::default()) };
-        let settings = Settings { activity_retention_days: value.parse().map_err(|_| StoreError::Strange(RETENTION))? };
-        settings.check().map_err(|_| StoreError::Strange(RETENTION))?;
+        let settings =
+            Settings { activity_retention_days: value.parse().map_err(|_| StoreError::UnknownValue(RETENTION))? };
+        settings.check().map_err(|_| StoreError::UnknownValue(RETENTION))?;
         Ok(settings)
     }
 

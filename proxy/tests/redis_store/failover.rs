@@ -35,7 +35,7 @@ struct Book {
 }
 
 impl Book {
-    fn note(&self, status: u16, right: u16, what: &str) {
+    fn record(&self, status: u16, right: u16, what: &str) {
         self.requests.set(self.requests.get() + 1);
         if status == 503 {
             self.failures.borrow_mut().push(Instant::now());
@@ -49,21 +49,21 @@ impl Book {
         let nobody = "A".repeat(43);
         while !self.stop.get() {
             let live = any(&self.live).unwrap_or_else(|| nobody.clone());
-            self.note(proxy.get_as(&live, "/x").await.status.as_u16(), 200, "a live session");
+            self.record(proxy.get_as(&live, "/x").await.status.as_u16(), 200, "a live session");
             let ended = any(&self.ended).unwrap_or_else(|| nobody.clone());
-            self.note(proxy.get_as(&ended, "/x").await.status.as_u16(), 401, "an ended session");
+            self.record(proxy.get_as(&ended, "/x").await.status.as_u16(), 401, "an ended session");
             tokio::time::sleep(Duration::from_millis(4)).await;
         }
     }
 
     /// Signs in twice, and out once.
-    async fn come_and_go(&self, proxy: &Proxy) {
+    async fn sign_in_and_out(&self, proxy: &Proxy) {
         while !self.stop.get() {
             let mut tokens = Vec::new();
             for _ in 0..2 {
                 let mut browser = Browser::of(proxy);
                 let status = browser.sign_in("ann").await.status.as_u16();
-                self.note(status, 302, "a sign-in");
+                self.record(status, 302, "a sign-in");
                 if status == 302 {
                     tokens.push(browser.cookie("session_token").unwrap().to_owned());
                     self.sign_ins.set(self.sign_ins.get() + 1);
@@ -73,7 +73,7 @@ impl Book {
             self.live.borrow_mut().extend(tokens.next());
             if let Some(token) = tokens.next() {
                 let status = log_out(proxy, &token).await;
-                self.note(status, 200, "a logout");
+                self.record(status, 200, "a logout");
                 // The other replica sees it within a second.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 let list = if status == 200 { &self.ended } else { &self.limbo };
@@ -83,7 +83,7 @@ impl Book {
     }
 
     /// Runs load on two replicas while `fail` kills a master and returns when a new one was elected.
-    async fn keep_through(
+    async fn run_load_during(
         &self,
         proxies: [&Proxy; 2],
         what: &str,
@@ -99,7 +99,7 @@ impl Book {
             self.ended.borrow_mut().push(gone);
         }
         let visits = proxies.iter().flat_map(|proxy| (0..6).map(move |_| self.visit(proxy)));
-        let comings = proxies.iter().map(|proxy| self.come_and_go(proxy));
+        let sign_ins = proxies.iter().map(|proxy| self.sign_in_and_out(proxy));
         let failing = async {
             tokio::time::sleep(AROUND).await;
             let before = self.failures.borrow().len();
@@ -109,7 +109,7 @@ impl Book {
             self.stop.set(true);
             (killed, elected)
         };
-        let ((killed, elected), _, _) = tokio::join!(failing, join_all(visits), join_all(comings));
+        let ((killed, elected), _, _) = tokio::join!(failing, join_all(visits), join_all(sign_ins));
         let failures = self.failures.take();
         let (first, last) = (failures.iter().min().copied(), failures.iter().max().copied());
         let outage = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first);
@@ -192,7 +192,7 @@ async fn behind_sentinels_a_killed_master_signs_nobody_out() {
         .await;
         (killed, Instant::now())
     };
-    Book::default().keep_through([&one, &two], "a Sentinel trio with a killed master", fail).await;
+    Book::default().run_load_during([&one, &two], "a Sentinel trio with a killed master", fail).await;
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn in_a_cluster_a_killed_master_signs_nobody_out() {
         (killed, Instant::now())
     };
     let what = "a Cluster of 3 masters and 3 replicas with a killed master";
-    let live = Book::default().keep_through([&one, &two], what, fail).await;
+    let live = Book::default().run_load_during([&one, &two], what, fail).await;
     // Listing sessions queries every master.
     let ports: Vec<u16> = nodes.iter().map(|node| node.port).collect();
     let secret = base64::engine::general_purpose::STANDARD.decode(SECRET).unwrap();

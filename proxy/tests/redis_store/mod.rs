@@ -93,7 +93,7 @@ async fn far_away(port: u16) -> u16 {
 }
 
 #[tokio::test]
-async fn who_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
+async fn a_replica_that_is_ready_serves_live_sessions_also_of_a_store_that_is_far_away() {
     if !is_installed() {
         return;
     }
@@ -259,7 +259,7 @@ async fn a_logout_while_the_store_is_away_holds_here_at_once_and_everywhere_once
 }
 
 #[tokio::test]
-async fn who_dumps_the_store_learns_nothing() {
+async fn a_dump_of_the_store_reveals_nothing() {
     if !is_installed() {
         return;
     }
@@ -378,8 +378,8 @@ async fn a_request_that_the_store_could_not_answer_for_has_a_line_in_the_audit_l
     };
     until("there is a line", async || decision().is_some()).await;
     let line = decision().unwrap();
-    let said = ["decision", "code", "method", "path"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
-    assert_eq!(said, ["refuse", "session_store_unavailable", "GET", "/x"], "{line:#}");
+    let values = ["decision", "code", "method", "path"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
+    assert_eq!(values, ["refuse", "session_store_unavailable", "GET", "/x"], "{line:#}");
     assert!(line["reason"].as_str().unwrap().contains("store"), "{line:#}");
     assert!(!proxy.log().contains("canary") && upstream.received().is_empty());
 }

@@ -73,7 +73,7 @@ fn person(id: &str) -> SessionSelector<'_> {
 }
 
 #[tokio::test]
-async fn one_replica_renews_at_a_time_and_the_others_hear_of_it() {
+async fn one_replica_renews_at_a_time_and_the_others_are_notified() {
     if !is_installed() {
         return;
     }
@@ -227,14 +227,14 @@ async fn what_others_publish_ends_no_session_and_proves_nothing() {
     }
     until("the session still is there", async || store.load(&token, now).await.is_ok_and(|found| found.is_some()))
         .await;
-    assert!(held.is_live(Duration::ZERO, now), "whoever holds it goes on");
+    assert!(held.is_live(Duration::ZERO, now), "the holder keeps it");
     until("news comes through again", async || store.trouble().is_none()).await;
     store.end(&held).await.unwrap();
     assert!(store.load(&token, now).await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_told() {
+async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_reported() {
     if !is_installed() {
         return;
     }

@@ -39,7 +39,7 @@ async fn tls_and_a_user_with_few_rights() {
     let url = |password: &str| format!("rediss://sidegate:{password}@localhost:{}", redis.port);
     let plan = at(&url("hush-hush"), &upstream).await.env("SESSION_REDIS_CA_FILE", &certificate);
     let (twin, wrong) = (plan.twin(), plan.twin().env("SESSION_REDIS_URL", url("canary")));
-    let stranger = plan.twin().without("SESSION_REDIS_CA_FILE");
+    let without_ca = plan.twin().without("SESSION_REDIS_CA_FILE");
     let (one, two) = (plan.start().await, twin.start().await);
     let token = signed_in(&one, "ann").await;
     assert_eq!(two.get_as(&token, "/x").await.status, 200);
@@ -52,7 +52,7 @@ async fn tls_and_a_user_with_few_rights() {
     wrong.logs("check user and password in SESSION_REDIS_URL").await;
     assert!(!wrong.log().contains("canary") && !wrong.log().contains(SECRET));
     assert_eq!(wrong.get_as(&token, "/x").await.status, 503);
-    let stranger = stranger.start_alone().await;
-    stranger.logs("cannot be reached").await;
-    assert_eq!(stranger.get_as(&token, "/x").await.status, 503, "a certificate of nobody whom it trusts");
+    let without_ca = without_ca.start_alone().await;
+    without_ca.logs("cannot be reached").await;
+    assert_eq!(without_ca.get_as(&token, "/x").await.status, 503, "a certificate of nobody whom it trusts");
 }

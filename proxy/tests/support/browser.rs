@@ -109,7 +109,7 @@ impl<'p> Browser<'p> {
     }
 
     /// Follows the provider's redirect to the callback.
-    pub async fn come_back(&mut self, callback: &str) -> Answer {
+    pub async fn follow_callback(&mut self, callback: &str) -> Answer {
         let path = callback.strip_prefix(&format!("http://{HOST}")).unwrap_or_else(|| panic!("{callback} is not ours"));
         self.open(path).await
     }
@@ -118,7 +118,7 @@ impl<'p> Browser<'p> {
     pub async fn sign_in(&mut self, user: &str) -> Answer {
         let authorize = self.begin("/").await;
         let callback = self.proxy.idp().approve(&authorize, user).expect("the provider refuses");
-        self.come_back(&callback).await
+        self.follow_callback(&callback).await
     }
 }
 

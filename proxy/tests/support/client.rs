@@ -62,11 +62,11 @@ impl Client {
 
     /// Sends a request for a path, and waits for the head of the response.
     pub async fn send(&mut self, request: http::request::Builder, body: Out) -> hyper::Result<Response<Incoming>> {
-        tokio::time::timeout(PATIENCE, self.send_at_leisure(request, body)).await.expect("no answer in time")
+        tokio::time::timeout(PATIENCE, self.send_without_limit(request, body)).await.expect("no answer in time")
     }
 
     /// The same, without a time limit.
-    pub async fn send_at_leisure(
+    pub async fn send_without_limit(
         &mut self,
         request: http::request::Builder,
         body: Out,

@@ -24,7 +24,7 @@ const ACK: u8 = 1;
 
 /// What was received on a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Heard {
+pub struct ReceivedFrames {
     /// Streams with a response head.
     pub answered: Vec<u32>,
     /// Streams that were reset.
@@ -39,7 +39,7 @@ pub struct Heard {
 #[derive(Clone)]
 pub struct H2 {
     writer: Arc<AsyncMutex<OwnedWriteHalf>>,
-    heard: Arc<Mutex<Heard>>,
+    received: Arc<Mutex<ReceivedFrames>>,
 }
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -86,8 +86,8 @@ impl H2 {
     pub async fn connect(address: SocketAddr, stream_window: u32) -> Self {
         let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
         writer.write_all(&preface(stream_window)).await.unwrap();
-        let own = Self { writer: Arc::new(AsyncMutex::new(writer)), heard: Arc::default() };
-        let (answering, heard) = (own.clone(), Arc::clone(&own.heard));
+        let own = Self { writer: Arc::new(AsyncMutex::new(writer)), received: Arc::default() };
+        let (answering, received) = (own.clone(), Arc::clone(&own.received));
         tokio::spawn(async move {
             loop {
                 let mut head = [0; 9];
@@ -101,16 +101,16 @@ impl H2 {
                     break;
                 }
                 match (head[3], head[4]) {
-                    (HEADERS, _) => heard.lock().unwrap().answered.push(stream),
-                    (RST_STREAM, _) => heard.lock().unwrap().reset.push(stream),
-                    (DATA, _) => heard.lock().unwrap().data += length,
-                    (GOAWAY, _) => heard.lock().unwrap().goes_away = true,
+                    (HEADERS, _) => received.lock().unwrap().answered.push(stream),
+                    (RST_STREAM, _) => received.lock().unwrap().reset.push(stream),
+                    (DATA, _) => received.lock().unwrap().data += length,
+                    (GOAWAY, _) => received.lock().unwrap().goes_away = true,
                     (PING, 0) => answering.send(&frame(PING, ACK, 0, &payload)).await,
                     (SETTINGS, 0) => answering.send(&frame(SETTINGS, ACK, 0, &[])).await,
                     _ => {}
                 }
             }
-            heard.lock().unwrap().closed = true;
+            received.lock().unwrap().closed = true;
         });
         own
     }
@@ -134,7 +134,7 @@ impl H2 {
         self.send(&frame(PING, 0, 0, b"12345678")).await;
     }
 
-    pub fn heard(&self) -> Heard {
-        self.heard.lock().unwrap().clone()
+    pub fn received(&self) -> ReceivedFrames {
+        self.received.lock().unwrap().clone()
     }
 }

@@ -58,7 +58,7 @@ impl From<Status> for AppliedStatus {
 pub struct Applied {
     /// It, the most urgent first.
     pub items: Vec<AppliedObject>,
-    /// How many more have been applied and were not looked at.
+    /// How many more have been applied and were not read.
     pub left: usize,
     /// When it was read.
     #[serde(serialize_with = "clock::rfc3339")]
@@ -72,7 +72,7 @@ pub struct AppliedObject {
     /// What it is.
     #[serde(flatten)]
     pub entry: InventoryEntry,
-    /// How it is.
+    /// Its status.
     pub status: AppliedStatus,
     /// Why, at most 500 characters.
     pub message: String,
@@ -89,7 +89,7 @@ pub struct AppliedObject {
 pub struct Pod {
     /// Its name.
     pub name: String,
-    /// How it is.
+    /// Its status.
     pub status: AppliedStatus,
     /// Why.
     pub message: String,
@@ -129,7 +129,7 @@ pub struct Controller {
     pub version: Option<String>,
     /// The version of Flux that it came with.
     pub flux_version: Option<String>,
-    /// How it is.
+    /// Its status.
     pub status: AppliedStatus,
     /// Why.
     pub message: String,

@@ -137,11 +137,11 @@ pub enum Kind {
     ImagePolicy,
     /// Writes chosen tags into a repository.
     ImageUpdateAutomation,
-    /// Takes in what others tell Flux.
+    /// Receives webhooks of other systems.
     Receiver,
-    /// Says what is to be told.
+    /// Selects the events that are sent.
     Alert,
-    /// Knows how something is told.
+    /// Delivers events.
     Provider,
     /// Installs Flux itself.
     FluxInstance,

@@ -67,7 +67,7 @@ fn claims(token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn each_upstream_is_told_what_its_table_says_and_no_client_can_say_it() {
+async fn each_upstream_gets_the_headers_of_its_table_and_no_client_can_forge_them() {
     let (usual, grafana, blind) = (Upstream::start().await, Upstream::start().await, Upstream::start().await);
     let file = FILE
         .replace("GRAFANA", &format!("http://{}", grafana.address))
@@ -187,7 +187,7 @@ async fn an_id_token_goes_where_a_table_says_so_and_nowhere_else() {
         assert!(all(&seen, "x-id-token").is_empty() && all(&seen, "authorization").is_empty(), "{kind}: {seen:?}");
 
         // It is renewed with the other tokens.
-        until("a new ID token is told", async || {
+        until("a new ID token is sent", async || {
             assert_eq!(ann.get("/app/x").await.status.as_u16(), 200);
             all(&app.last().headers, "x-id-token") != first
         })
@@ -214,7 +214,7 @@ async fn where_there_is_no_id_token_its_field_is_not_sent() {
 }
 
 #[tokio::test]
-async fn envoy_is_told_the_id_token_where_the_table_says_so() {
+async fn envoy_gets_the_id_token_where_the_table_says_so() {
     let upstream = Upstream::start().await;
     let file = "[identity]\n\"X-Id-Token\" = \"id_token\"\n[[routes]]\nallow = \"signed-in\"\n";
     let plan = Proxy::with_sign_in("oidc", &upstream).await.env("EXT_AUTHZ_ADDR", "127.0.0.1:0");
