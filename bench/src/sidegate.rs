@@ -171,7 +171,7 @@ impl Sidegate {
 }
 
 impl Drop for Sidegate {
-    /// Ends it with a signal, so that a profiled build (`scripts/build-profiled`) writes its counters.
+    /// Ends it with a signal, so that a build that counts itself (`scripts/profile-load`) writes its counters.
     fn drop(&mut self) {
         let pid = self.process.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
         let Some(pid) = pid else { return };
