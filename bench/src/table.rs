@@ -21,7 +21,7 @@ const ROWS: [(&str, &str); 19] = [
     ("the first request of each of 20,000 (memory)", "--people 20000 --first-requests"),
     ("the first request of each of 20,000 (jwt)", "--people 20000 --first-requests --store jwt"),
     ("the first request of each of 20,000 (redis)", "--people 20000 --first-requests --store redis"),
-    ("one session with 10 and with 1,000 rules", "--rules 10,1000"),
+    ("one session, and others with 10 and with 1,000 rules", "--rules 10,1000"),
     ("HTTP/1.1 over TLS", "--protocol tls"),
     ("a TLS connection for each request", "--protocol tls --fresh-connections"),
     ("HTTP/2 over TLS, 32 connections with 8 requests at a time", "--protocol http2 --connections 32 --streams 8"),
