@@ -18,7 +18,7 @@ test: ## run every test; installs what they need where it can
 	    echo "SKIPPED scripts/check-manifests: python3 with venv is missing: run scripts/install-test-tools" >&2; \
 	fi
 
-bench: ## measure every row of docs/performance.md, beside nginx and the peers that can be had; half an hour
+bench: ## measure every row of docs/performance.md, beside nginx and the peers that can be had; up to an hour
 	scripts/bench-peers table --rounds 5 --seconds 2
 
 bench-quick: ## one session beside nginx, in a minute

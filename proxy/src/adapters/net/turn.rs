@@ -1,5 +1,5 @@
-//! Counts how often this thread's runtime has asked the kernel for news. What the kernel held at that time is known to every socket of the
-//! runtime; what has come since is not.
+//! Counts how often this thread's runtime has polled the kernel for events. Its sockets know what had arrived by then, and not what has
+//! arrived since.
 
 use std::cell::Cell;
 
@@ -7,12 +7,12 @@ thread_local! {
     static TURN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A number of the last time that the kernel was asked; always 0 on a thread that does not count.
+/// The number of the last poll; always 0 on a thread whose runtime does not call [`next_turn`].
 pub(crate) fn turn() -> u64 {
     TURN.get()
 }
 
-/// For a runtime's `on_thread_unpark`: the kernel has been asked.
+/// Counts a poll; for a runtime's `on_thread_unpark`.
 pub(crate) fn next_turn() {
     TURN.set(TURN.get() + 1);
 }

@@ -144,11 +144,11 @@ impl Forgiving {
         }
     }
 
-    /// Whether the connection is open and no bytes have arrived: bytes after a response would be read as the next one. With `heard_of`,
-    /// this thread's runtime has asked the kernel for news since the last use, and knows of everything that came before the request did;
-    /// otherwise the kernel is asked about this connection.
-    pub(super) fn is_quiet(&mut self, heard_of: bool) -> bool {
-        !self.deaf && self.stream.is_silent() && !self.stream.has_news(heard_of)
+    /// Whether the connection is open and no bytes have arrived: bytes after a response would be read as the next one. With `polled_since`
+    /// this thread's runtime has polled the kernel since the last use, and knows what arrived before the request did; otherwise the kernel is
+    /// asked about this connection.
+    pub(super) fn is_quiet(&mut self, polled_since: bool) -> bool {
+        !self.deaf && self.stream.is_silent() && !self.stream.has_news(polled_since)
     }
 
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
@@ -229,13 +229,13 @@ impl Stream {
         }
     }
 
-    /// Whether the kernel holds received bytes, or the connection's end. With `heard_of` it is asked only if the runtime knows of some.
-    fn has_news(&self, heard_of: bool) -> bool {
+    /// Whether the kernel holds received bytes, or the connection's end. With `polled_since` it is asked only if the runtime has an event.
+    fn has_news(&self, polled_since: bool) -> bool {
         let peek = |socket: SockRef<'_>| socket.peek(&mut [MaybeUninit::uninit()]);
         let peeked = match self {
-            Self::Tcp(stream) if heard_of => stream.try_io(Interest::READABLE, || peek(stream.into())),
+            Self::Tcp(stream) if polled_since => stream.try_io(Interest::READABLE, || peek(stream.into())),
             Self::Tcp(stream) => peek(stream.into()),
-            Self::Unix(stream) if heard_of => stream.try_io(Interest::READABLE, || peek(stream.into())),
+            Self::Unix(stream) if polled_since => stream.try_io(Interest::READABLE, || peek(stream.into())),
             Self::Unix(stream) => peek(stream.into()),
             Self::Tls(stream) => peek(stream.get_ref().0.into()),
         };

@@ -52,8 +52,8 @@ impl Connection {
     }
 
     /// Whether it is open and no bytes have arrived; see [`Forgiving::is_quiet`].
-    pub(super) fn is_quiet(&mut self, heard_of: bool) -> bool {
-        self.inlet.input.is_empty() && self.inlet.stream.is_quiet(heard_of)
+    pub(super) fn is_quiet(&mut self, polled_since: bool) -> bool {
+        self.inlet.input.is_empty() && self.inlet.stream.is_quiet(polled_since)
     }
 
     /// Moves the connection to the current worker.

@@ -24,7 +24,7 @@ pub(super) struct Shelf(Box<[Mutex<VecDeque<Idle>>]>);
 struct Idle {
     connection: Box<Connection>,
     since: Instant,
-    /// When the kernel was last asked for news before it became idle.
+    /// The runtime's last poll before it became idle.
     turn: u64,
 }
 
@@ -39,18 +39,18 @@ impl Shelf {
         self.take_own(now, repeatable).or_else(|| self.take_others(now))
     }
 
-    /// Takes the one used last: rarely needed ones stay idle, and are closed. Before it come those idle since before the kernel was last
-    /// asked for news, which need not be asked about again if the request is `repeatable`.
+    /// Takes the one used last: rarely needed ones stay idle, and are closed. Those idle since before the runtime's last
+    /// poll come first: for a `repeatable` request the kernel need not be asked about them.
     fn take_own(&self, now: Instant, repeatable: bool) -> Option<Box<Connection>> {
         let turn = turn();
         let mut idle = self.list(worker())?.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let heard_of = idle.iter().rposition(|idle| idle.turn != turn);
-            let mut taken = match heard_of {
+            let polled_since = idle.iter().rposition(|idle| idle.turn != turn);
+            let mut taken = match polled_since {
                 Some(position) => idle.remove(position),
                 None => idle.pop_back(),
             }?;
-            if taken.is_warm(now) && taken.connection.is_quiet(heard_of.is_some() && repeatable) {
+            if taken.is_warm(now) && taken.connection.is_quiet(polled_since.is_some() && repeatable) {
                 return Some(taken.connection);
             }
         }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_the_kernel_was_asked_about_come_first_and_the_last_of_them() {
+    fn those_idle_since_before_the_last_poll_come_first_and_the_last_of_them() {
         worker().block_on(async {
             let (shelf, now) = (Shelf::new(), Instant::now());
             let (pairs, mut others) = (0..4).map(|_| pair()).unzip::<_, _, Vec<_>, Vec<_>>();
