@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
@@ -117,8 +117,12 @@ async fn what_the_upstream_reads_behind_a_prefix_is_judged_with_it() {
     // Paths outside `/app/admin` go to the same upstream.
     let rules = "[[routes]]\npath = \"/app/admin/**\"\nallow = \"nobody\"\nupstream = \"app\"\n\
                  [[routes]]\nallow = \"signed-in\"\nupstream = \"app\"\n";
-    let plan = Proxy::with_sign_in("github", &usual).await;
-    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &(section + rules)).start().await;
+    let plan = Proxy::with_sign_in("github", &usual).await.file("SIDEGATE_CONFIG", "sidegate.toml", &(section + rules));
+    let asked = ["explain", "--user", "ann", "--path", "/app//h/admin/x", "--json"];
+    let explained: Value = serde_json::from_slice(&plan.command().args(asked).output().unwrap().stdout).unwrap();
+    assert_eq!((&explained["decision"], &explained["rule"]), (&json!("refuse"), &json!("2")), "{explained}");
+    assert!(explained["reason"].as_str().unwrap().contains("`strip_prefix`"), "{explained}");
+    let proxy = plan.start().await;
     let mut ann = proxy.signed_in_as("ann").await;
     assert_eq!(ann.fetch("/app/admin/x").await.status.as_u16(), 403);
     for path in
@@ -127,6 +131,9 @@ async fn what_the_upstream_reads_behind_a_prefix_is_judged_with_it() {
         let answer = ann.fetch(path).await;
         assert!([400, 403].contains(&answer.status.as_u16()), "{path}: {answer:?}");
     }
+    assert_eq!(ann.fetch("/app//h/admin/x").await.status.as_u16(), 400);
+    let refusals = proxy.admin("/metrics").await.text();
+    assert!(refusals.contains(r#"sidegate_rule_refusals_total{rule="2",reason="behind_prefix"} "#), "{refusals}");
     assert!(named.received().is_empty(), "{:?}", named.received());
     for (path, uri) in [("/app/api/a%2Fb", "/api/a%2Fb"), ("/app/%41", "/%41"), ("/app/a;b", "/a;b")] {
         assert_eq!(ann.fetch(path).await.status.as_u16(), 200, "{path}");

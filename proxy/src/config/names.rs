@@ -91,6 +91,11 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
         .map(|(_, known)| known)
 }
 
+/// The known name that is exactly one typing error away.
+pub(super) fn one_edit_away<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known.find(|known| strsim::osa_distance(name, known) == 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

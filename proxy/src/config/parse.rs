@@ -22,8 +22,8 @@ use tracing_subscriber::EnvFilter;
 use super::options::{
     ALL, ASSERTION_GROUPS, AUDIT, AUDIT_FILE, HTTP_REDIRECT_ADDR, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY,
     LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE,
-    OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY,
-    TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
+    OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, OAUTH_USERNAME_CLAIM, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT,
+    TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
 };
 use super::reading::{Reading, Zero};
 use super::words;
@@ -120,7 +120,8 @@ fn mode(reading: &mut Reading, upstreams: Vec<upstreams::Named>, chosen: &[&str]
     let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
     let sections = tokens::sections(reading);
     let tokens = sections.iter().map(|section| section.name.clone()).collect();
-    let known = routes::Known { provider, tokens, ignores_case, upstreams };
+    let usernames = reading.is_set(OAUTH_USERNAME_CLAIM);
+    let known = routes::Known { provider, tokens, usernames, ignores_case, upstreams };
     let rules = routes::read(reading, &known);
     let acting = known.upstreams.iter().filter_map(|named| Some((named.name.as_str(), named.acts.as_ref()?)));
     let acting: Vec<_> = acting.collect();

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::certificate::ClientCertificate;
 use super::principal::{Known, Principal};
 use super::readings::Readings;
-use super::rules::{Access, HostName, Openness, Rule, RuleId, Rules};
+use super::rules::{Access, HostName, Openness, Rule, RuleId, Rules, without_prefix};
 use super::time::Timestamp;
 
 /// A request to decide on, independent of its transport.
@@ -169,6 +169,12 @@ pub enum Why {
     /// Servers read the path differently, and rules send those readings to different upstreams.
     #[error("servers read this path differently, and the rules lead the readings to different upstreams")]
     ManyUpstreams,
+    /// Behind the prefix that the upstream does not receive, the path has another reading, which the rules do not admit or which leads
+    /// elsewhere.
+    #[error(
+        "without its `strip_prefix` the upstream could read a path that the rules do not let in, or that leads elsewhere"
+    )]
+    BehindPrefix,
 }
 
 impl Why {
@@ -183,6 +189,7 @@ impl Why {
             Self::Lacks(_) => "lacks_required",
             Self::Nobody => "nobody",
             Self::ManyUpstreams => "many_upstreams",
+            Self::BehindPrefix => "behind_prefix",
         }
     }
 
@@ -199,7 +206,7 @@ impl Why {
             Self::Unauthenticated => 1,
             Self::NotListed | Self::NotNamed | Self::Lacks(_) => 2,
             Self::Nobody => 3,
-            Self::ManyUpstreams => 4,
+            Self::ManyUpstreams | Self::BehindPrefix => 4,
         }
     }
 }
@@ -210,14 +217,31 @@ impl Why {
 /// # Errors
 /// [`Refusal`], with the reason that is the hardest to fix.
 pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<Permit<S>, Refusal> {
+    let certificate = ask.certificate.filter(|certificate| certificate.is_valid(ask.now));
+    let principal = who.as_ref().map(|who| Principal { certificate, ..who.principal() });
+    let (rule, reason) = judge_readings(rules, ask, principal.as_ref())?;
+    judge_behind_prefix(rules, ask, rule, principal.as_ref())?;
+    let counts = match reason {
+        AdmitReason::OpenMode => false,
+        // On a public path, a user whom no list or rule would admit any more counts as not signed in.
+        AdmitReason::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
+        AdmitReason::SignedIn | AdmitReason::Listed | AdmitReason::Named => true,
+    };
+    Ok(Permit { rule, reason, session: who.filter(|_| counts) })
+}
+
+/// The rule of the path as written, and the reason to admit the request under every reading.
+fn judge_readings(
+    rules: &Rules,
+    ask: &Ask<'_>,
+    principal: Option<&Principal<'_>>,
+) -> Result<(Option<RuleId>, AdmitReason), Refusal> {
     let deciding = Deciding::of(rules, ask);
     if let Some(rule) = deciding.leads_elsewhere(rules) {
         return Err(Refusal { rule, why: Why::ManyUpstreams });
     }
-    let certificate = ask.certificate.filter(|certificate| certificate.is_valid(ask.now));
-    let principal = who.as_ref().map(|who| Principal { certificate, ..who.principal() });
     let opens = ask.path.may_be_opened();
-    let verdict = |rule| verdict(rules, rule, opens, ask.now, principal.as_ref()).map_err(|why| Refusal { rule, why });
+    let verdict = |rule| verdict(rules, rule, opens, ask.now, principal).map_err(|why| Refusal { rule, why });
     let mut outcome = verdict(deciding.first);
     for other in &deciding.others {
         outcome = match (outcome, verdict(*other)) {
@@ -229,14 +253,35 @@ pub fn judge<S: Known>(rules: &Rules, ask: &Ask<'_>, who: Option<S>) -> Result<P
             (Ok(reason), Ok(_)) => Ok(reason),
         };
     }
-    let reason = outcome?;
-    let counts = match reason {
-        AdmitReason::OpenMode => false,
-        // On a public path, a user whom no list or rule would admit any more counts as not signed in.
-        AdmitReason::Public => principal.as_ref().is_some_and(|who| rules.could_let_in(who)),
-        AdmitReason::SignedIn | AdmitReason::Listed | AdmitReason::Named => true,
-    };
-    Ok(Permit { rule: deciding.first, reason, session: who.filter(|_| counts) })
+    Ok((deciding.first, outcome?))
+}
+
+/// Judges the path again as its upstream reads it after the rule's prefix was removed: `/app/../admin` becomes `/../admin`, which a server
+/// reads as its `/admin`, and which the rules know as `/app/admin`. A plain path reads the same with and without its prefix.
+fn judge_behind_prefix(
+    rules: &Rules,
+    ask: &Ask<'_>,
+    rule: Option<RuleId>,
+    principal: Option<&Principal<'_>>,
+) -> Result<(), Refusal> {
+    let Some(deciding) = rule.and_then(|id| rules.get(id)) else { return Ok(()) };
+    let Some(prefix) = &deciding.strips else { return Ok(()) };
+    let Some(path) = without_prefix(ask.path.as_written(), prefix, deciding.ignores_case) else { return Ok(()) };
+    let upstream = |id: Option<RuleId>| rules.get(id?)?.upstream.as_deref();
+    let refusal = || Refusal { rule, why: Why::BehindPrefix };
+    let stripped = Readings::of(&path).map_err(|_| refusal())?;
+    if stripped.is_plain() {
+        return Ok(());
+    }
+    for reading in stripped.iter() {
+        let whole = format!("{prefix}{reading}");
+        let path = Readings::of(&whole).map_err(|_| refusal())?;
+        match judge_readings(rules, &Ask { path: &path, ..*ask }, principal) {
+            Ok((again, _)) if upstream(again) == deciding.upstream.as_deref() => {}
+            Ok(_) | Err(_) => return Err(refusal()),
+        }
+    }
+    Ok(())
 }
 
 /// Decides on a request of unknown content: it is admitted only if every rule would admit it.

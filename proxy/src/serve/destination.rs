@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use crate::adapters::telemetry::UpstreamCounters;
 use crate::adapters::upstream::{Backends, TokenFile};
-use crate::domain::rules::{RuleId, Rules};
+use crate::domain::rules::{RuleId, Rules, without_prefix};
 use crate::serve::body::RequestBody;
 use crate::serve::identity_fields::IdentityFieldsBuilder;
 use crate::serve::log_limit::LogLimit;
@@ -33,17 +33,10 @@ impl Destination {
     /// Path and query as sent to the upstream, and whether a prefix was removed. A path without the prefix stays
     /// unchanged.
     pub(crate) fn target<'t>(&self, target: &'t str) -> (Cow<'t, str>, bool) {
-        let Some(prefix) = &self.manner.strip_prefix else { return (Cow::Borrowed(target), false) };
-        let front = target.get(..prefix.len()).filter(|front| {
-            if self.manner.ignores_case { front.eq_ignore_ascii_case(prefix) } else { *front == prefix }
-        });
-        let Some(rest) = front.and_then(|front| target.get(front.len()..)) else {
-            return (Cow::Borrowed(target), false);
-        };
-        match rest.as_bytes().first() {
-            Some(b'/') => (Cow::Borrowed(rest), true),
-            Some(b'?') | None => (Cow::Owned(format!("/{rest}")), true),
-            Some(_) => (Cow::Borrowed(target), false),
+        let prefix = self.manner.strip_prefix.as_deref();
+        match prefix.and_then(|prefix| without_prefix(target, prefix, self.manner.ignores_case)) {
+            Some(rest) => (rest, true),
+            None => (Cow::Borrowed(target), false),
         }
     }
 

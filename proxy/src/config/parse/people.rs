@@ -22,7 +22,10 @@ pub(super) fn read(reading: &mut Reading, kind: Option<ProviderKind>) -> AllowLi
     warn_of_everyone(reading, &lists, &named);
     warn_of_names_without_use(reading, kind, &named);
     for (knob, entries) in [(OAUTH_ALLOWED_USERS, &listed), (OAUTH_ALLOWED_USERS_FILE, &filed)] {
-        warn_of_what_matches_nobody(reading, knob, entries.iter().flatten(), |entry| odd_user(kind, entry));
+        warn_of_what_matches_nobody(reading, knob, entries.iter().flatten(), |entry| match kind {
+            Some(kind) => odd_user(kind, entry),
+            None => odd_anywhere(entry),
+        });
     }
     warn_of_what_matches_nobody(reading, OAUTH_ALLOWED_GROUPS, groups.iter().flatten(), odd_anywhere);
     lists
@@ -104,21 +107,25 @@ fn warn_of_everyone(reading: &mut Reading, lists: &AllowLists, named: &[&str]) {
 
 /// Warns of usernames if usernames are not trusted, or none can have that form.
 fn warn_of_names_without_use(reading: &mut Reading, kind: Option<ProviderKind>, named: &[&str]) {
-    let count =
-        named.iter().filter(|entry| !entry.contains('@') && !entry.starts_with("id:") && **entry != "*").count();
-    if count == 0 {
-        return;
+    let Some(kind) = kind else { return };
+    let vouched = reading.is_set(OAUTH_USERNAME_CLAIM);
+    let odd: Vec<&str> = named.iter().filter_map(|entry| odd_username(kind, vouched, entry)).collect();
+    if let Some(why) = odd.first() {
+        reading.warn(format!("OAUTH_ALLOWED_USERS: {} of its entries are usernames: {why}", odd.len()));
+    }
+}
+
+/// Why a username matches nobody: usernames are not trusted, or none can have that form. `vouched`: whether `OAUTH_USERNAME_CLAIM` is set.
+pub(super) fn odd_username(kind: ProviderKind, vouched: bool, entry: &str) -> Option<&'static str> {
+    if entry.contains('@') || entry.starts_with("id:") || entry == "*" {
+        return None;
     }
     match kind {
-        Some(ProviderKind::Oidc) if !reading.is_set(OAUTH_USERNAME_CLAIM) => reading.warn(format!(
-            "OAUTH_ALLOWED_USERS: {count} of its entries are usernames, which can never match without OAUTH_USERNAME_CLAIM; \
-             write addresses, or `id:` and the id"
-        )),
-        Some(ProviderKind::Entra) => reading.warn(format!(
-            "OAUTH_ALLOWED_USERS: {count} of its entries are usernames without `@`, which no Entra user has; \
-             write addresses, or `id:` and the object id"
-        )),
-        Some(ProviderKind::Github | ProviderKind::Oidc) | None => {}
+        ProviderKind::Oidc if !vouched => {
+            Some("they can never match without OAUTH_USERNAME_CLAIM; write addresses, or `id:` and the id")
+        }
+        ProviderKind::Entra => Some("no Entra user has one without `@`; write addresses, or `id:` and the object id"),
+        ProviderKind::Github | ProviderKind::Oidc => None,
     }
 }
 
@@ -143,7 +150,7 @@ fn warn_of_what_matches_nobody<'a>(
 }
 
 /// Mistakes possible in any list.
-fn odd_anywhere(entry: &str) -> Option<&'static str> {
+pub(super) fn odd_anywhere(entry: &str) -> Option<&'static str> {
     if entry.contains('"') || entry.starts_with('\'') || entry.ends_with('\'') {
         Some("the quotes are part of it here; write it without them")
     } else if entry.contains(';') {
@@ -153,7 +160,7 @@ fn odd_anywhere(entry: &str) -> Option<&'static str> {
     }
 }
 
-fn odd_user(kind: Option<ProviderKind>, entry: &str) -> Option<&'static str> {
+pub(super) fn odd_user(kind: ProviderKind, entry: &str) -> Option<&'static str> {
     if let Some(why) = odd_anywhere(entry) {
         return Some(why);
     }
@@ -163,7 +170,7 @@ fn odd_user(kind: Option<ProviderKind>, entry: &str) -> Option<&'static str> {
             .contains(char::is_whitespace)
             .then_some("an address holds no blanks; write commas between entries");
     }
-    match (kind?, id) {
+    match (kind, id) {
         (ProviderKind::Github, Some(id)) if !id.bytes().all(|b| b.is_ascii_digit()) => {
             Some("GitHub's ids are numbers, such as `id:583231`; for a login write it without `id:`")
         }
@@ -172,7 +179,7 @@ fn odd_user(kind: Option<ProviderKind>, entry: &str) -> Option<&'static str> {
         }
         (ProviderKind::Github, None) if entry == "*" => None,
         (ProviderKind::Github, None) if entry.contains('/') && is_github_group(entry) => {
-            Some("it is a team of an organisation; name it in OAUTH_ALLOWED_GROUPS")
+            Some("it is a team of an organisation; name it in OAUTH_ALLOWED_GROUPS, or in a rule behind `group:`")
         }
         (ProviderKind::Github, None)
             if !entry.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) =>
@@ -215,11 +222,11 @@ mod tests {
 
     #[test]
     fn each_provider_has_its_own_ids() {
-        assert_eq!(odd_user(Some(ProviderKind::Entra), "id:72f988bf-86f1-41af-91ab-2d7cd011db47"), None);
-        assert!(odd_user(Some(ProviderKind::Entra), "id:ann").is_some());
-        assert_eq!(odd_user(Some(ProviderKind::Oidc), "id:ann"), None);
-        assert_eq!(odd_user(Some(ProviderKind::Oidc), "acme/ops"), None);
-        assert!(odd_user(Some(ProviderKind::Oidc), "ann;bob").is_some());
+        assert_eq!(odd_user(ProviderKind::Entra, "id:72f988bf-86f1-41af-91ab-2d7cd011db47"), None);
+        assert!(odd_user(ProviderKind::Entra, "id:ann").is_some());
+        assert_eq!(odd_user(ProviderKind::Oidc, "id:ann"), None);
+        assert_eq!(odd_user(ProviderKind::Oidc, "acme/ops"), None);
+        assert!(odd_user(ProviderKind::Oidc, "ann;bob").is_some());
     }
 
     #[test]

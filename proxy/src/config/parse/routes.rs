@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::people::is_github_group;
+use super::people::{is_github_group, odd_anywhere, odd_user, odd_username};
 use super::upstreams::Named;
 use crate::config::faults::Fault;
-use crate::config::names::nearest;
+use crate::config::names::{nearest, one_edit_away};
 use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Tables, Value};
 use crate::config::words;
 use crate::domain::identity::ProviderKind;
-use crate::domain::paths::AUTH_PREFIX;
+use crate::domain::paths::{AUTH_PREFIX, METADATA};
 use crate::domain::rules::{Access, Entry, HostPattern, NO_RULE, PathPattern, People, Rule, WORDS};
 
 /// The longest name of a rule, in bytes: it is part of every metric.
@@ -19,23 +19,8 @@ const NAME_LIMIT: usize = 64;
 
 const KEYS: [&str; 9] = ["name", "host", "path", "methods", "from", "allow", "require", "max_age", "upstream"];
 
-/// Methods to suggest for a misspelled or lower-case one.
-const METHODS: [&str; 14] = [
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "PATCH",
-    "DELETE",
-    "OPTIONS",
-    "PROPFIND",
-    "PROPPATCH",
-    "MKCOL",
-    "COPY",
-    "MOVE",
-    "LOCK",
-    "REPORT",
-];
+/// Methods to suggest for one that has a typing error. Any other is taken as it is: there are many.
+const COMMON_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// What rules may refer to.
 pub(super) struct Known {
@@ -43,6 +28,8 @@ pub(super) struct Known {
     pub(super) provider: Option<ProviderKind>,
     /// The names of the sections of `[[tokens]]`.
     pub(super) tokens: Vec<String>,
+    /// Whether `OAUTH_USERNAME_CLAIM` is set.
+    pub(super) usernames: bool,
     /// `UPSTREAM_IGNORE_CASE`.
     pub(super) ignores_case: bool,
     /// The upstreams of `[[upstreams]]`.
@@ -139,11 +126,15 @@ impl<'k> One<'_, 'k> {
             self.fault("allow", access_line, problem, Some("allow = \"signed-in\""));
         }
         self.unknown_keys(&table);
+        // Such a rule leads nowhere: it closes what any upstream could read as its path.
+        let closes_for_all = access == Access::Nobody && self.known.upstreams.iter().any(|named| named.ignores_case);
         let rule = Rule {
+            ignores_case: rule.ignores_case || closes_for_all,
             access,
             require: require_line.map(|(_, entries)| entries).unwrap_or_default(),
             max_age: max_age.and_then(|(_, max_age)| max_age),
             upstream: upstream.map(|named| named.name.clone()),
+            strips: upstream.and_then(|named| named.strips.clone()),
             ..rule
         };
         self.judge_entries(&rule, access_line);
@@ -186,7 +177,15 @@ impl<'k> One<'_, 'k> {
                 self.fault("path", line, problem, None);
                 None
             }
-            Ok(pattern) => Some(pattern),
+            Ok(pattern) => {
+                if text == METADATA && !self.known.tokens.is_empty() {
+                    self.warnings.push(format!(
+                        "routes.path ({}, line {line}): Sidegate itself answers {METADATA}, for everyone, since there are [[tokens]]; the rule only counts for other spellings of it",
+                        self.path.display()
+                    ));
+                }
+                Some(pattern)
+            }
             Err(why) => {
                 self.fault("path", line, why.to_string(), Some("path = \"/reports/**\""));
                 None
@@ -201,12 +200,9 @@ impl<'k> One<'_, 'k> {
             let upper = text.trim().to_ascii_uppercase();
             let token = !upper.is_empty()
                 && upper.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-            let problem = if METHODS.contains(&upper.as_str()) {
-                methods.push(upper);
-                continue;
-            } else if matches!(upper.as_str(), "TRACE" | "CONNECT") {
+            let problem = if matches!(upper.as_str(), "TRACE" | "CONNECT") {
                 "names a method that Sidegate never passes on".to_owned()
-            } else if let Some(meant) = nearest(&upper, METHODS.into_iter()).filter(|_| upper.len() > 2) {
+            } else if let Some(meant) = one_edit_away(&upper, COMMON_METHODS.into_iter()) {
                 format!("names no known method; did you mean `{meant}`?")
             } else if token && upper.bytes().any(|b| b.is_ascii_alphabetic()) {
                 methods.push(upper);
@@ -279,6 +275,10 @@ impl<'k> One<'_, 'k> {
 
     /// Checks an entry against the configured provider.
     fn judge_entry(&mut self, key: &str, line: usize, entry: &Entry) {
+        if let Some(why) = self.matches_nobody(entry) {
+            let (path, entry) = (self.path.display(), entry.as_str().escape_debug());
+            self.warnings.push(format!("routes.{key} ({path}, line {line}): `{entry}` can match nobody: {why}"));
+        }
         let Some(kind) = self.known.provider else { return };
         let provider = kind.as_str();
         let tokens = &self.known.tokens;
@@ -313,6 +313,23 @@ impl<'k> One<'_, 'k> {
                 self.path.display(),
                 rule.name
             ));
+        }
+    }
+
+    /// Why no user of the provider has such a name, id or group. Users of other issuers may.
+    fn matches_nobody(&self, entry: &Entry) -> Option<&'static str> {
+        let kind = self.known.provider?;
+        let is_the_providers = match entry.provider() {
+            Some(named) => named == kind.as_str(),
+            None => self.known.tokens.is_empty(),
+        };
+        if !is_the_providers {
+            return None;
+        }
+        match (entry.user(), entry.group()) {
+            (Some(user), _) => odd_user(kind, user).or_else(|| odd_username(kind, self.known.usernames, user)),
+            (None, Some(group)) => odd_anywhere(group),
+            (None, None) => None,
         }
     }
 
@@ -497,6 +514,77 @@ mod tests {
             let place = format!("s.toml, line {line})");
             assert!(found[0].contains(&place) && found[0].contains(says), "{rule}: {}", found[0]);
         }
+    }
+
+    #[test]
+    fn methods_of_protocols_other_than_the_web_are_taken_as_they_are() {
+        let rules = rules(
+            "[[routes]]\nmethods = [\"LOCK\", \"unlock\", \"LINK\", \"LIST\", \"QUERY\", \"M-SEARCH\", \"BIND\"]",
+        );
+        assert_eq!(rules[0].methods, ["LOCK", "UNLOCK", "LINK", "LIST", "QUERY", "M-SEARCH", "BIND"]);
+        for typed in ["GTE", "DELTE", "POTS", "PACTH", "PUTT"] {
+            let found = faults(&format!("[[routes]]\nmethods = [\"{typed}\"]"));
+            assert!(found[0].contains("did you mean"), "{typed}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_rule_for_nobody_closes_what_any_upstream_could_read_as_its_path() {
+        let file = |rule: &str| {
+            format!(
+                "[[upstreams]]\nname = \"iis\"\nurls = [\"http://iis\"]\nignore_case = true\n\
+                 [[upstreams]]\nname = \"app\"\nurls = [\"http://app\"]\n[[routes]]\npath = \"/admin/**\"\n{rule}\n\
+                 [[routes]]\nallow = \"signed-in\"\nupstream = \"iis\"\n"
+            )
+        };
+        for (rule, ignores_case) in [
+            ("allow = \"nobody\"", true),
+            ("allow = \"nobody\"\nupstream = \"app\"", true),
+            ("allow = [\"ann\"]\nupstream = \"iis\"", true),
+            ("allow = [\"ann\"]\nupstream = \"app\"", false),
+            ("allow = [\"ann\"]", false),
+        ] {
+            assert_eq!(rules(&file(rule))[0].ignores_case, ignores_case, "{rule}");
+        }
+        let plain = rules("[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"");
+        assert!(!plain[0].ignores_case, "no upstream ignores case");
+    }
+
+    #[test]
+    fn entries_that_can_match_nobody_get_a_warning() {
+        const OIDC: &[(&str, &str)] = &[("OAUTH_PROVIDER", "oidc"), ("OAUTH_ISSUER_URL", "https://id.example.com")];
+        let tokens = "\n[[tokens]]\nname = \"ci\"\nissuer = \"https://ci.example\"\naudiences = [\"app\"]";
+        for (env, keys, more, warning) in [
+            (&[] as &[_], "allow = [\"acme/ops\"]", "", Some("`acme/ops` can match nobody: it is a team")),
+            (&[], "allow = [\"id:ann\"]", "", Some("GitHub's ids are numbers")),
+            (&[], "allow = [\"ann;bob\"]", "", Some("a semicolon separates nothing")),
+            (&[], "allow = [\"provider:github/ann bob\"]", "", Some("letters, digits")),
+            (&[], "require = [\"id:ann\"]", "", Some("GitHub's ids are numbers")),
+            (&[], "allow = [\"ann\", \"id:5\", \"a@b.example\", \"group:acme/ops\"]", "", None),
+            (&[], "allow = [\"id:ann\"]", tokens, None),
+            (&[], "allow = [\"provider:ci/id:ann\"]", tokens, None),
+            (&[], "allow = [\"provider:github/id:ann\"]", tokens, Some("GitHub's ids are numbers")),
+            (OIDC, "allow = [\"bob\"]", "", Some("without OAUTH_USERNAME_CLAIM")),
+            (OIDC, "allow = [\"id:bob\", \"group:'ops'\"]", "", Some("can match nobody: the quotes")),
+        ] {
+            let text = format!("[[routes]]\n{keys}{more}");
+            let warnings = loads(&text, env).unwrap_or_else(|faults| panic!("{faults}")).warnings.join("\n");
+            match warning {
+                Some(warning) => {
+                    assert!(warnings.contains(warning) && warnings.contains("line 2)"), "{text}: {warnings}");
+                }
+                None => assert!(!warnings.contains("can match nobody"), "{text}: {warnings}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_for_the_metadata_of_tokens_is_warned_about() {
+        let rule = "[[routes]]\npath = \"/.well-known/oauth-protected-resource\"\nallow = \"nobody\"\n";
+        let tokens = "[[tokens]]\nname = \"ci\"\nissuer = \"https://ci.example\"\naudiences = [\"app\"]";
+        let warnings = |text: &str| loads(text, &[]).unwrap_or_else(|faults| panic!("{faults}")).warnings.join("\n");
+        assert!(warnings(&format!("{rule}{tokens}")).contains("s.toml, line 2): Sidegate itself answers"));
+        assert!(!warnings(rule).contains("Sidegate itself"));
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub(super) struct Usual {
 pub(super) struct Named {
     pub(super) name: String,
     pub(super) ignores_case: bool,
+    /// The prefix that it does not receive.
+    pub(super) strips: Option<String>,
     /// How it acts as users.
     pub(super) acts: Option<Acts>,
 }
@@ -88,8 +90,9 @@ pub(super) fn read(
         if reading.faults.len() == before {
             reading.effective.push(print(&section, line));
         }
-        let ignores_case = section.manner.ignores_case;
-        names.push(Named { name: section.pool.name.clone(), ignores_case, acts });
+        let Manner { ignores_case, strip_prefix, .. } = &section.manner;
+        let (name, strips) = (section.pool.name.clone(), strip_prefix.clone());
+        names.push(Named { name, ignores_case: *ignores_case, strips, acts });
         all.push((line, section));
     }
     (names, all.into_iter().map(|(_, section)| section).collect())

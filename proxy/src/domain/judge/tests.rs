@@ -144,6 +144,7 @@ fn say(rules: &Rules, who: &str, host: &str, method: &str, raw: &str, from: &str
                 Why::Lacks(_) => "lacks",
                 Why::Nobody => "closed",
                 Why::ManyUpstreams => "torn",
+                Why::BehindPrefix => "behind",
             };
             format!("{word} {}", rules.name(rule))
         }
@@ -413,6 +414,35 @@ fn open_mode_looks_at_upstreams_only() {
     assert_eq!(say(&rules, "-", "a.x", "GET", "/", "::1"), "no -");
     assert_eq!(say(&rules, "-", "a.x", "GET", "/b/x", "::1"), "no b");
     assert_eq!(say(&rules, "-", "a.x", "GET", "/b/../x", "::1"), "torn -");
+}
+
+#[test]
+fn a_path_is_judged_as_its_upstream_reads_it_without_the_prefix() {
+    let to_app = |rule: Rule| Rule { upstream: Some("app".into()), strips: Some("/app".into()), ..rule };
+    let rules = |openness| {
+        Rules::new(
+            openness,
+            vec![
+                rule("admin", "/app/admin/**", Access::Nobody),
+                rule("elsewhere", "/app/b/**", Access::SignedIn),
+                to_app(rule("app", "/app/**", Access::SignedIn)),
+            ],
+        )
+    };
+    for (path, decision) in [
+        ("/app/x", "as app"),
+        ("/app", "as app"),
+        ("/app/api/a%2Fb", "as app"),
+        ("/app/a;b", "as app"),
+        ("/app/admin/x", "closed admin"),
+        ("/app//h/admin/x", "behind app"),
+        ("/app//h/b/x", "behind app"),
+        ("/app//h/c/x", "as app"),
+    ] {
+        assert_eq!(say(&rules(lists()), "ann", "a.x", "GET", path, "::1"), decision, "{path}");
+    }
+    assert_eq!(say(&rules(lists()), "-", "a.x", "GET", "/app//h/admin/x", "::1"), "sign-in app");
+    assert_eq!(say(&rules(Openness::Open), "-", "a.x", "GET", "/app//h/b/x", "::1"), "behind app");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod host;
 mod index;
 mod pattern;
 mod people;
+mod prefix;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ pub use self::host::{BadHost, HostName, HostPattern};
 use self::index::{Index, PathText};
 pub use self::pattern::{BadPattern, PathPattern};
 pub use self::people::{BadRuleEntry, Entry, People, WORDS};
+pub use self::prefix::without_prefix;
 use super::caller::NO_ADDRESS;
 use super::policy::AllowLists;
 use super::principal::Principal;
@@ -44,6 +46,8 @@ pub struct Rule {
     pub max_age: Option<Duration>,
     /// The name of the rule's upstream; `None`: the default one.
     pub upstream: Option<String>,
+    /// The prefix that this upstream does not receive.
+    pub strips: Option<String>,
 }
 
 /// Whom a rule admits.

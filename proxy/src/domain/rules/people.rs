@@ -113,6 +113,16 @@ impl Entry {
         self.provider.as_deref()
     }
 
+    /// The user that it names, as in the allow lists.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        let inner = || match self.provider {
+            Some(_) => self.written.split_once('/').map(|(_, inner)| inner),
+            None => Some(self.written.as_str()),
+        };
+        if let Whom::User(_) = &self.whom { inner() } else { None }
+    }
+
     /// The group that it names.
     #[must_use]
     pub fn group(&self) -> Option<&str> {

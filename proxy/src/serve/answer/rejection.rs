@@ -434,7 +434,7 @@ impl Rejection {
             Self::Malformed(Malformed::Host | Malformed::HostSyntax) => {
                 (Some("There must be exactly one valid Host header."), &[])
             }
-            Self::Malformed(Malformed::Path(_) | Malformed::Upstreams) => {
+            Self::Malformed(Malformed::Path(_) | Malformed::Upstreams | Malformed::BehindPrefix) => {
                 (Some("The address can be read in too many ways."), &[])
             }
             Self::NotDescribed(_) => (Some(NOT_DESCRIBED), &[]),

@@ -145,7 +145,12 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
     let rule = snapshot.rules.name(refusal.rule);
     snapshot.rule_metrics.refused(refusal, rule);
     let who = session.map(|session| principal(exchange, session));
-    if snapshot.audit_all && matches!(refusal.why, Why::Unauthenticated | Why::TooOld { .. } | Why::ManyUpstreams) {
+    let is_quiet = match refusal.why {
+        Why::Unauthenticated | Why::TooOld { .. } | Why::ManyUpstreams | Why::BehindPrefix => true,
+        // Their audit lines are written with the denial.
+        Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => false,
+    };
+    if snapshot.audit_all && is_quiet {
         let by = Verdict { rule, reason: &refusal.why.to_string() };
         audit::decided(false, who.as_ref(), asked(exchange, ask.method, ask.path.as_written()), by, exchange.origin());
     }
@@ -157,6 +162,7 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
         Why::Unauthenticated => Rejection::Unauthenticated,
         Why::TooOld { max_age } => Rejection::StepUp { max_age },
         Why::ManyUpstreams => Malformed::Upstreams.into(),
+        Why::BehindPrefix => Malformed::BehindPrefix.into(),
         Why::NotListed | Why::NotNamed | Why::Lacks(_) | Why::Nobody => {
             let has_session = session.is_some_and(|session| !session.is_token());
             denied(
@@ -243,7 +249,7 @@ const fn in_short(why: &Why) -> &'static str {
         Why::TooOld { .. } => "your sign-in is too old for it",
         Why::Unauthenticated => "nobody is signed in",
         Why::Nobody => "it lets nobody in",
-        Why::ManyUpstreams => "the address can be read in several ways",
+        Why::ManyUpstreams | Why::BehindPrefix => "the address can be read in several ways",
     }
 }
 

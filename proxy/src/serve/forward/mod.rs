@@ -4,7 +4,6 @@ mod copy;
 pub(crate) mod lasting;
 mod named;
 mod passage;
-mod prefix;
 mod tunnel;
 
 use std::pin::pin;

@@ -15,7 +15,6 @@ use super::passage::{
     Outgoing, Passing, framing, has_session_ended, is_idempotent, opened, pass_back, path_and_request_id,
     while_admitted,
 };
-use super::prefix::judge_stripped;
 use crate::adapters::upstream::{Answer, Backend, Failure, Fields, NoConnection, Patience, RequestHead};
 use crate::domain::judge::Permit;
 use crate::ports::{LoadedSession, ReadyFields, UpstreamIdentity};
@@ -52,9 +51,6 @@ pub(super) async fn forward(
     let outgoing = Outgoing::of_nobody(exchange, websocket, in_flight);
     let (target, stripped) = destination.target(outgoing.target);
     let prefix = manner.strip_prefix.as_deref().filter(|_| stripped);
-    if let Some(prefix) = prefix {
-        judge_stripped(&permit, exchange, prefix, &target)?;
-    }
     let session = permit.session().filter(|_| exchange.snapshot.sign_in.is_some());
     let credential = credential(&destination, session, exchange)?;
     let (mut usual, mut identity, mut id_token) = (None, None, Vec::new());

@@ -134,7 +134,7 @@ fn permitted(
 
 /// Proxies in front handle 401 and 403, and take other codes for our failure: so errors of the request itself become refusals.
 pub(crate) fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
-    if matches!(rejection, Rejection::Malformed(Malformed::Upstreams)) {
+    if matches!(rejection, Rejection::Malformed(Malformed::Upstreams | Malformed::BehindPrefix)) {
         return Rejection::NotDescribed(BadDescription::Upstreams);
     }
     if matches!(rejection, Rejection::Token(Challenge::Malformed(_))) {

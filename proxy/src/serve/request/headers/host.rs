@@ -29,6 +29,10 @@ pub(crate) enum Malformed {
     Target,
     #[error("servers read the path differently, and the rules lead the readings to different upstreams")]
     Upstreams,
+    #[error(
+        "without its `strip_prefix` the upstream could read a path that the rules do not let in, or that leads elsewhere"
+    )]
+    BehindPrefix,
 }
 
 /// Checks what two parsers could read differently, and makes `Host` the only name of the host.
