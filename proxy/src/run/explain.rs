@@ -11,12 +11,13 @@ use crate::domain::certificate::{CertificateName, ClientCertificate};
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::judge::{Ask, Refusal, Why, judge};
-use crate::domain::paths::AUTH_PREFIX;
+use crate::domain::paths::{AUTH_PREFIX, METADATA};
 use crate::domain::principal::{Principal, Proof};
 use crate::domain::readings::Readings;
-use crate::domain::rules::{Openness, RuleId, Rules, TokenLists};
+use crate::domain::rules::{Openness, RuleId, Rules};
 use crate::domain::time::Timestamp;
 use crate::serve::clock;
+use crate::serve::request::headers;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
 
 /// An operator's question.
@@ -63,7 +64,7 @@ pub struct DescribedUser {
 pub struct WrongQuestion(String);
 
 /// The answer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
     /// Whether the request is admitted.
     pub is_permit: bool,
@@ -134,7 +135,7 @@ pub fn run(asked: &Asked, settings: Settings, out: &mut dyn Write) -> Result<boo
 /// # Errors
 /// [`WrongQuestion`] if it is invalid.
 pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQuestion> {
-    let rules = rules(&settings);
+    let basis = Basis::of(&settings);
     let (vouchers, public_host) = match &settings.mode {
         Mode::Open => (Vec::new(), None),
         Mode::SignIn(sign_in) => (Voucher::all(sign_in), sign_in.public_origin.host_str().map(str::to_owned)),
@@ -158,6 +159,7 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
         certificate: None,
     });
     let certificate = certificate(&asked.certificate)?;
+    check(asked)?;
     let host = asked.host.clone().or(public_host).unwrap_or_default();
     let question = Question {
         host: &host,
@@ -167,7 +169,27 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
         from: asked.from,
         certificate: certificate.as_ref(),
     };
-    Ok(decide(&rules, &question, principal, now))
+    Ok(basis.decide(&question, principal, now))
+}
+
+/// Refuses what no request can ask.
+fn check(asked: &Asked) -> Result<(), WrongQuestion> {
+    let wrong = |what: String| Err(WrongQuestion(what));
+    if let Some(host) = asked.host.as_deref().filter(|host| !headers::is_host(host)) {
+        return wrong(format!("--host: `{host}` is not the name of a host, such as `app.example.com`"));
+    }
+    let method = Method::from_bytes(asked.method.as_bytes());
+    let Ok(method) = method else {
+        return wrong(format!("--method: `{}` is not a method, such as `GET`", asked.method));
+    };
+    let is_whole_server = asked.path == "*" && method == Method::OPTIONS;
+    if !asked.path.starts_with('/') && !is_whole_server {
+        return wrong(format!("--path: `{}` does not begin with `/`", asked.path));
+    }
+    if asked.path.bytes().any(|b| b.is_ascii_control() || b == b' ') {
+        return wrong("--path: blanks and control characters are percent-encoded in a request".to_owned());
+    }
+    Ok(())
 }
 
 /// The certificate described by an operator.
@@ -184,20 +206,36 @@ fn certificate(names: &[String]) -> Result<Option<ClientCertificate>, WrongQuest
     Ok(Some(ClientCertificate::new(names, Timestamp::from_millis(u64::MAX))))
 }
 
-/// The rules and lists of a configuration.
-pub(super) fn rules(settings: &Settings) -> Rules {
-    let (openness, token_lists) = match &settings.mode {
-        Mode::Open => (Openness::Open, TokenLists::new()),
-        Mode::SignIn(sign_in) => (Openness::SignIn(Box::new(sign_in.allow.clone())), sign_in.token_lists.clone()),
-    };
-    Rules::new(openness, settings.rules.clone()).with_token_lists(token_lists)
+/// What decides under a configuration: its rules, and whose sign-ins and tokens it accepts.
+pub(super) struct Basis {
+    pub(super) rules: Rules,
+    /// The name of the provider; `None`: nobody signs in.
+    pub(super) provider: Option<String>,
+    /// The names of those whose bearer tokens are accepted; `None`: no token is looked at.
+    pub(super) issuers: Option<Vec<String>>,
 }
 
-/// The names of providers and issuers in rules; none in open mode.
-pub(super) fn providers(settings: &Settings) -> Vec<String> {
-    match &settings.mode {
-        Mode::Open => Vec::new(),
-        Mode::SignIn(sign_in) => Voucher::all(sign_in).into_iter().map(|voucher| voucher.name).collect(),
+impl Basis {
+    /// That of a configuration.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let Mode::SignIn(sign_in) = &settings.mode else {
+            return Self { rules: Rules::new(Openness::Open, settings.rules.clone()), provider: None, issuers: None };
+        };
+        let provider = sign_in.provider.kind().as_str().to_owned();
+        let issuers = sign_in.bearer.as_ref().map(|bearer| {
+            let github = bearer.github.iter().map(|_| provider.clone());
+            bearer.issuers.iter().map(|issuer| issuer.name.clone()).chain(github).collect()
+        });
+        let rules = Rules::new(Openness::SignIn(Box::new(sign_in.allow.clone())), settings.rules.clone());
+        Self { rules: rules.with_token_lists(sign_in.token_lists.clone()), provider: Some(provider), issuers }
+    }
+
+    /// Whether sessions or tokens like this one are accepted.
+    pub(super) fn accepts(&self, who: &Principal<'_>) -> bool {
+        match who.by {
+            Proof::Session => self.provider.as_deref() == Some(who.provider),
+            Proof::Bearer => self.issuers.iter().flatten().any(|name| name == who.provider),
+        }
     }
 }
 
@@ -213,45 +251,50 @@ pub(super) struct Question<'a> {
     pub(super) certificate: Option<&'a ClientCertificate>,
 }
 
-/// Decides as for a request.
-pub(super) fn decide(rules: &Rules, asked: &Question<'_>, who: Option<Principal<'_>>, now: Timestamp) -> Explanation {
-    let refused = |reason: &str, readings: Vec<String>| Explanation {
-        is_permit: false,
-        rule: None,
-        reason: reason.to_owned(),
-        upstream: None,
-        readings,
-    };
-    if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(asked.method)) {
-        return refused("this method is never passed on", Vec::new());
-    }
-    let path = match Readings::of(asked.path) {
-        Ok(path) => path,
-        Err(too_many) => return refused(&too_many.to_string(), Vec::new()),
-    };
-    let readings: Vec<String> = path.iter().map(str::to_owned).collect();
-    if path.may_be_below(AUTH_PREFIX) {
-        return if path.is_plain() {
-            let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
-            Explanation { is_permit: true, rule: None, reason, upstream: None, readings }
-        } else {
-            refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
-        };
-    }
-    let Question { host, forwarded_host, method, from, .. } = *asked;
-    let ask = Ask { host, forwarded_host, method, path: &path, from, certificate: asked.certificate, now };
-    let name_and_line = |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
-    match judge(rules, &ask, who) {
-        Ok(permit) => Explanation {
-            is_permit: true,
-            rule: name_and_line(permit.rule()),
-            reason: permit.reason().as_str().to_owned(),
-            upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
+impl Basis {
+    /// Decides as for a request.
+    pub(super) fn decide(&self, asked: &Question<'_>, who: Option<Principal<'_>>, now: Timestamp) -> Explanation {
+        let rules = &self.rules;
+        let refused = |reason: &str, readings: Vec<String>| Explanation {
+            is_permit: false,
+            rule: None,
+            reason: reason.to_owned(),
+            upstream: None,
             readings,
-        },
-        Err(Refusal { rule, why }) => {
-            let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
-            Explanation { is_permit: false, rule: name_and_line(rule), reason, upstream: None, readings }
+        };
+        if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(asked.method)) {
+            return refused("this method is never passed on", Vec::new());
+        }
+        let path = match Readings::of(asked.path) {
+            Ok(path) => path,
+            Err(too_many) => return refused(&too_many.to_string(), Vec::new()),
+        };
+        let readings: Vec<String> = path.iter().map(str::to_owned).collect();
+        let is_metadata = asked.path == METADATA && self.issuers.is_some();
+        if is_metadata || path.may_be_below(AUTH_PREFIX) {
+            return if is_metadata || path.is_plain() {
+                let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
+                Explanation { is_permit: true, rule: None, reason, upstream: None, readings }
+            } else {
+                refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
+            };
+        }
+        let Question { host, forwarded_host, method, from, .. } = *asked;
+        let ask = Ask { host, forwarded_host, method, path: &path, from, certificate: asked.certificate, now };
+        let name_and_line =
+            |id: Option<RuleId>| id.and_then(|id| rules.get(id)).map(|rule| (rule.name.clone(), rule.line));
+        match judge(rules, &ask, who) {
+            Ok(permit) => Explanation {
+                is_permit: true,
+                rule: name_and_line(permit.rule()),
+                reason: permit.reason().as_str().to_owned(),
+                upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
+                readings,
+            },
+            Err(Refusal { rule, why }) => {
+                let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
+                Explanation { is_permit: false, rule: name_and_line(rule), reason, upstream: None, readings }
+            }
         }
     }
 }
@@ -362,6 +405,74 @@ mod tests {
         Voucher { name: kind.as_str().to_owned(), kind, usernames, by: Proof::Session }
     }
 
+    #[test]
+    fn what_no_request_can_ask_is_no_question() {
+        let asked = |host: Option<&str>, method: &str, path: &str| Asked {
+            who: None,
+            host: host.map(str::to_owned),
+            method: method.to_owned(),
+            path: path.to_owned(),
+            from: "::1".parse().unwrap(),
+            certificate: Vec::new(),
+            json: false,
+        };
+        for (host, method, path, wrong) in [
+            (None, "GET", "/x?y=z#f", None),
+            (Some("App.Example.com:8443"), "PROPFIND", "/", None),
+            (Some("[::1]:80"), "GET", "/a%20b", None),
+            (None, "OPTIONS", "*", None),
+            (Some("https://app.example.com/"), "GET", "/", Some("--host")),
+            (Some("a b"), "GET", "/", Some("--host")),
+            (Some(""), "GET", "/", Some("--host")),
+            (None, "G T", "/", Some("--method")),
+            (None, "", "/", Some("--method")),
+            (None, "GET", "admin", Some("--path")),
+            (None, "GET", "", Some("--path")),
+            (None, "GET", "http://x/y", Some("--path")),
+            (None, "GET", "*", Some("--path")),
+            (None, "GET", "/a b", Some("--path")),
+        ] {
+            let found = check(&asked(host, method, path)).err().map(|wrong| wrong.to_string());
+            let names = found.as_ref().zip(wrong).is_some_and(|(found, wrong)| found.starts_with(wrong));
+            assert_eq!(
+                (found.is_some(), names),
+                (wrong.is_some(), wrong.is_some()),
+                "{host:?} {method} {path}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn where_tokens_are_accepted_their_metadata_is_answered_by_sidegate_itself() {
+        let closed = Rule {
+            path: Some(PathPattern::parse("/.well-known/**").unwrap()),
+            access: Access::Nobody,
+            ..Rule::default()
+        };
+        let lists = AllowLists::default();
+        let basis = |issuers| Basis {
+            rules: Rules::new(Openness::SignIn(Box::new(lists.clone())), vec![closed.clone()]),
+            provider: Some("github".into()),
+            issuers,
+        };
+        let at = |basis: &Basis, path: &str| {
+            let question = Question {
+                host: "a.x",
+                forwarded_host: None,
+                method: "GET",
+                path,
+                from: "::1".parse().unwrap(),
+                certificate: None,
+            };
+            basis.decide(&question, None, Timestamp::from_secs(1))
+        };
+        let tokens = basis(Some(vec!["ci".into()]));
+        let answer = at(&tokens, METADATA);
+        assert!(answer.is_permit && answer.rule.is_none() && answer.reason.contains("Sidegate answers here itself"));
+        assert!(!at(&tokens, "/.well-known/oauth-protected-resource/x").is_permit);
+        assert!(!at(&basis(None), METADATA).is_permit, "without tokens it is a path like any other");
+    }
+
     fn some_rule() -> impl Strategy<Value = Rule> {
         let host = prop::sample::select(vec!["", "a.x", "*.x"]);
         let path = prop::sample::select(vec!["/**", "/a/**", "/a", "/*", "/b/*", "/**/c", "/A/*"]);
@@ -414,6 +525,8 @@ mod tests {
         ) {
             let lists = AllowLists { users: Some(AllowedUsers::parse(["ann"]).unwrap()), groups: None };
             let rules = Rules::new(Openness::SignIn(Box::new(lists)), rules);
+            let basis = Basis { rules, provider: Some("github".into()), issuers: None };
+            let rules = &basis.rules;
             let now = Timestamp::from_secs(1_000_000);
             let fronts = TrustedProxies::new(vec!["198.51.100.1/32".parse().unwrap()]);
             for (host, method, path, from, who) in questions {
@@ -435,14 +548,14 @@ mod tests {
                 });
                 let asked =
                     Question { host, forwarded_host: None, method, path: path_of(&path), from: from.parse().unwrap(), certificate: None };
-                let explained = decide(&rules, &asked, principal, now);
+                let explained = basis.decide(&asked, principal, now);
                 let peer = Peer { address: SocketAddr::new(from.parse().unwrap(), 1), scheme: Scheme::Http };
                 let caller = Caller::judge(peer, &TrustedProxies::default(), std::iter::empty(), None);
                 let Ok(readings) = Readings::of(head.uri.path()) else {
                     prop_assert!(!explained.is_permit);
                     continue;
                 };
-                let met = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
+                let met = judge(rules, &question::ask(&head, &caller, rules, &readings, now), principal);
                 prop_assert_eq!(met.is_ok(), explained.is_permit, "{} {}{}", method, host, path);
                 let decided = met.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
                 let name = explained.rule.map(|(name, _)| name);
@@ -465,10 +578,10 @@ mod tests {
                 for asking in asking.into_iter().skip(path.len() % 3).take(1) {
                     let mut head = asking.header("x-forwarded-for", from).body(()).unwrap().into_parts().0;
                     let caller = headers::caller(&head.headers, front, &fronts);
-                    let described = Description::read(&head, &caller, &rules).unwrap().unwrap();
+                    let described = Description::read(&head, &caller, rules).unwrap().unwrap();
                     described.replace(&mut head);
                     let readings = Readings::of(head.uri.path()).unwrap();
-                    let judged = judge(&rules, &question::ask(&head, &caller, &rules, &readings, now), principal);
+                    let judged = judge(rules, &question::ask(&head, &caller, rules, &readings, now), principal);
                     prop_assert_eq!(judged.is_ok(), explained.is_permit, "verify: {} {}{}", method, host, path);
                     let decided = judged.map_or_else(|refusal| refusal.rule, |permit| permit.rule());
                     prop_assert_eq!(decided.and_then(|id| rules.get(id)).map(|rule| rule.name.clone()), name.clone());

@@ -14,9 +14,8 @@ use crate::domain::certificate::{ANY, CertificateName, ClientCertificate};
 use crate::domain::claims::Claims;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::principal::{Known as _, Principal, Proof};
-use crate::domain::rules::Rules;
 use crate::domain::time::Timestamp;
-use crate::run::explain::{self, Explanation, Question};
+use crate::run::explain::{Basis, Explanation, Question};
 use crate::run::operator;
 use crate::serve::clock;
 use crate::serve::settings::Settings;
@@ -25,6 +24,8 @@ use crate::serve::settings::Settings;
 const LINE_MOST: u64 = 1024 * 1024;
 /// How many users, by rule, are listed. Further ones are only counted.
 const CHANGES_MOST: usize = 100_000;
+/// Why a token is refused on every path, public ones included.
+const UNKNOWN_TOKEN: &str = "no section of [[tokens]] and no OAUTH_BEARER_ setting accepts such a token";
 
 /// An operator's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +77,6 @@ struct Changed {
 /// The results.
 #[derive(Default)]
 struct Findings {
-    /// The providers and issuers of the new configuration.
-    providers: Vec<String>,
     changes: BTreeMap<(Change, Who, Option<String>), Changed>,
     /// Changes beyond the limit.
     further: u64,
@@ -118,14 +117,14 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
     if asked.audit.is_none() && !asked.sessions {
         bail!("simulate needs --audit FILE, --sessions, or both");
     }
-    let rules = explain::rules(&settings);
-    let mut found = Findings { providers: explain::providers(&settings), ..Findings::default() };
+    let basis = Basis::of(&settings);
+    let mut found = Findings::default();
     if let Some(path) = &asked.audit {
-        read_log(path, &rules, &mut found)?;
+        read_log(path, &basis, &mut found)?;
     }
     if asked.sessions {
         let now = clock::now();
-        operator::each_session(settings, now, |session| found.session(&rules, &session.principal())).await?;
+        operator::each_session(settings, now, |session| found.session(&basis, &session.principal())).await?;
     }
     if asked.json {
         writeln!(out, "{}", found.json())?
@@ -135,14 +134,14 @@ pub async fn run(asked: &Asked, settings: Settings, out: &mut (dyn Write + Send)
     Ok(!found.changes.is_empty())
 }
 
-fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Findings) -> anyhow::Result<()> {
+fn read_log(path: &std::path::Path, basis: &Basis, found: &mut Findings) -> anyhow::Result<()> {
     let unread = || format!("--audit: {} cannot be read", path.display());
     let log: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
         Box::new(io::BufReader::new(std::fs::File::open(path).with_context(unread)?))
     };
-    found.log(rules, log).with_context(unread)?;
+    found.log(basis, log).with_context(unread)?;
     if found.decisions == 0 {
         bail!(
             "--audit: no decision is in it. Decisions are written with AUDIT=all, to AUDIT_FILE or with LOG_FORMAT=json to standard error; without AUDIT=all, refusals only"
@@ -153,7 +152,7 @@ fn read_log(path: &std::path::Path, rules: &Rules, found: &mut Findings) -> anyh
 
 impl Findings {
     /// Repeats the decisions of a log.
-    fn log(&mut self, rules: &Rules, mut log: impl BufRead) -> io::Result<()> {
+    fn log(&mut self, basis: &Basis, mut log: impl BufRead) -> io::Result<()> {
         let mut bytes = Vec::new();
         loop {
             bytes.clear();
@@ -171,7 +170,7 @@ impl Findings {
             }
             match serde_json::from_slice::<Line>(&bytes) {
                 Ok(line) if line.decision.is_some() => {
-                    if self.decide(rules, &line).is_none() {
+                    if self.decide(basis, &line).is_none() {
                         self.unreadable += 1;
                     }
                 }
@@ -183,7 +182,7 @@ impl Findings {
     }
 
     /// Repeats one decision; `None` if the line does not have all of its inputs.
-    fn decide(&mut self, rules: &Rules, line: &Line) -> Option<()> {
+    fn decide(&mut self, basis: &Basis, line: &Line) -> Option<()> {
         let was_permitted = match line.decision.as_deref()? {
             "permit" => true,
             "refuse" => false,
@@ -223,7 +222,7 @@ impl Findings {
             // The decision was about a session as such.
             let principal = principal?;
             self.decisions += 1;
-            self.session_was(rules, was_permitted, who, &principal);
+            self.session_was(basis, was_permitted, who, &principal);
             return Some(());
         };
         let (method, host) = (whole(line.method.as_deref()?)?, whole(line.host.as_deref()?)?);
@@ -239,8 +238,11 @@ impl Findings {
             certificate: certificate.as_ref(),
         };
         self.decisions += 1;
-        let principal = principal.filter(|who| self.vouches_for(who));
-        let answer = explain::decide(rules, &question, principal, now);
+        let refused = principal.as_ref().filter(|who| who.by == Proof::Bearer && !basis.accepts(who));
+        let answer = match refused.filter(|_| basis.issuers.is_some()) {
+            Some(_) => Explanation { is_permit: false, reason: UNKNOWN_TOKEN.to_owned(), ..Explanation::default() },
+            None => basis.decide(&question, principal.filter(|who| basis.accepts(who)), now),
+        };
         if answer.is_permit != was_permitted {
             self.note(answer, who, Some(format!("{method} {host}{path}")));
         }
@@ -248,23 +250,17 @@ impl Findings {
     }
 
     /// Checks a live session.
-    fn session(&mut self, rules: &Rules, principal: &Principal<'_>) {
+    fn session(&mut self, basis: &Basis, principal: &Principal<'_>) {
         self.sessions += 1;
-        self.session_was(rules, true, Who::of(principal), principal);
+        self.session_was(basis, true, Who::of(principal), principal);
     }
 
-    /// Whether sessions and tokens of that provider are accepted under the new configuration.
-    fn vouches_for(&self, who: &Principal<'_>) -> bool {
-        self.providers.iter().any(|name| name == who.provider)
-    }
-
-    fn session_was(&mut self, rules: &Rules, was_permitted: bool, who: Who, principal: &Principal<'_>) {
-        let is_permit = self.vouches_for(principal) && rules.could_let_in(principal);
+    fn session_was(&mut self, basis: &Basis, was_permitted: bool, who: Who, principal: &Principal<'_>) {
+        let is_permit = basis.accepts(principal) && basis.rules.could_let_in(principal);
         if is_permit != was_permitted {
             let reason =
                 if is_permit { "a list or a rule names the person" } else { "no list and no rule names the person" };
-            let answer =
-                Explanation { is_permit, rule: None, reason: reason.to_owned(), upstream: None, readings: Vec::new() };
+            let answer = Explanation { is_permit, reason: reason.to_owned(), ..Explanation::default() };
             self.note(answer, who, None);
         }
     }
@@ -398,7 +394,11 @@ mod tests {
 
     use super::*;
     use crate::domain::policy::{AllowLists, AllowedUsers};
-    use crate::domain::rules::{Access, Entry, Openness, PathPattern, People, Rule};
+    use crate::domain::rules::{Access, Entry, Openness, PathPattern, People, Rule, Rules};
+
+    fn basis() -> Basis {
+        Basis { rules: rules(), provider: Some("github".into()), issuers: None }
+    }
 
     fn rules() -> Rules {
         let lists = AllowLists { users: Some(AllowedUsers::parse(["ann", "bob"]).unwrap()), groups: None };
@@ -430,8 +430,12 @@ mod tests {
     const OPS: &str = r#","provider":"github","by":"session","id":"3","username":"zoe","groups":"[\"ops\"]""#;
 
     fn found(log: &str) -> Findings {
-        let mut found = Findings { providers: vec!["github".into()], ..Findings::default() };
-        found.log(&rules(), log.as_bytes()).unwrap();
+        found_by(&basis(), log)
+    }
+
+    fn found_by(basis: &Basis, log: &str) -> Findings {
+        let mut found = Findings::default();
+        found.log(basis, log.as_bytes()).unwrap();
         found
     }
 
@@ -513,6 +517,23 @@ mod tests {
     }
 
     #[test]
+    fn tokens_that_no_section_accepts_any_more_are_refused_on_every_path() {
+        let bearer = |provider: &str| ANN.replace("github", provider).replace("session", "bearer");
+        let log = ["ci", "github", "old"].map(|name| line("permit", "/open/x", &bearer(name)));
+        let with = |issuers: Option<&[&str]>| {
+            let issuers = issuers.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+            let json = found_by(&Basis { issuers, ..basis() }, &log.join("\n")).json();
+            let lost = json["lost"].as_array().unwrap().clone();
+            lost.iter().map(|lost| lost["provider"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(with(Some(&["ci", "github"])), ["old"]);
+        assert_eq!(with(Some(&["ci"])), ["github", "old"], "its sessions are accepted, its tokens are not");
+        assert!(with(None).is_empty(), "where no token is looked at, a public path stays one");
+        let closed = line("permit", "/", &bearer("github"));
+        assert_eq!(found(&closed).json()["lost"][0]["reason"], "unauthenticated");
+    }
+
+    #[test]
     fn what_cannot_be_read_back_is_counted_and_not_guessed() {
         let long = "x".repeat(2 * LINE_MOST as usize);
         let log = [
@@ -534,7 +555,7 @@ mod tests {
     fn sessions_that_nothing_names_any_more_lose_every_access() {
         let line: Line = serde_json::from_str(&line("permit", "/", OPS)).unwrap();
         let mut zoe = line.identity("github").unwrap();
-        let mut found = Findings { providers: vec!["github".into()], ..Findings::default() };
+        let mut found = Findings::default();
         for groups in [vec!["ops".to_owned()], Vec::new()] {
             zoe.groups = groups;
             let principal = Principal {
@@ -545,7 +566,7 @@ mod tests {
                 claims: &zoe.claims,
                 certificate: None,
             };
-            found.session(&rules(), &principal);
+            found.session(&basis(), &principal);
         }
         assert_eq!((found.sessions, found.changes.len()), (2, 1));
         let mut text = Vec::new();
