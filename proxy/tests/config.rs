@@ -71,6 +71,7 @@ fn a_fifo_in_any_files_place_is_a_fault_and_no_hang() {
             "SESSION_REDIS_URL_FILE",
             "SESSION_REDIS_CA_FILE",
             "OAUTH_CA_FILE",
+            "OAUTH_PROXY_FILE",
             "UPSTREAM_CA_FILE",
             "ASSERTION_KEY_FILE",
             "TLS_CERT_FILE",
@@ -199,6 +200,7 @@ impl Fixtures {
             ("empty", String::new()),
             ("secret", format!("{SECRET}\n")),
             ("redis", "redis://ann:hush@redis:6379/0\n".into()),
+            ("proxy", "http://ann:hush@proxy:3128\n".into()),
             ("users", "ann\n# comment\n\n@example.com\r\n".into()),
             ("sidegate.toml", "session_ttl = \"1h\"".into()),
         ] {
@@ -298,6 +300,7 @@ const TABLE: &[Row] = &[
         &["http://proxy.example.com:3128", "https://ann:hush@proxy", "none"],
         &["socks5://proxy:1080", "http://proxy/x"],
     ),
+    ("OAUTH_PROXY_FILE", &[], &["file:proxy"], &["/nowhere/proxy", "file:empty", "file:users"]),
     ("SESSION_STORE", REDIS, &["memory", "redis", "jwt"], &["disk"]),
     (
         "SESSION_REDIS_URL",

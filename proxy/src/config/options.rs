@@ -190,8 +190,11 @@ options! {
         /// about each once a minute.
         OAUTH_BEARER_GITHUB: Switch, Is "false", example "true";
         /// The HTTP proxy on the way to the provider, `http://user:password@host:port` or `https://…`; `none`: there is none, whatever the
-        /// environment says. Without it HTTPS_PROXY and NO_PROXY count. A provider on a loopback host is always called directly.
-        OAUTH_PROXY: Word, Otherwise "`HTTPS_PROXY`, but for what `NO_PROXY` names", example "http://proxy.example.com:3128";
+        /// environment says. Without it HTTPS_PROXY and NO_PROXY count. A provider on a loopback host is always called directly. Better given as
+        /// a file where it holds a password.
+        OAUTH_PROXY: Secret, Otherwise "`HTTPS_PROXY`, but for what `NO_PROXY` names", example "http://proxy.example.com:3128";
+        /// A file that holds OAUTH_PROXY; one line break at its end is dropped. Reread when it changes.
+        OAUTH_PROXY_FILE: File, Otherwise "OAUTH_PROXY", example "/run/secrets/oauth-proxy";
     }
     "Sessions" {
         /// Where sessions are kept: `memory`, which needs nothing, and ends them at a restart; `redis`, shared by all replicas, which

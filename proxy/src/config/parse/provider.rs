@@ -6,7 +6,7 @@ use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants, 
 use crate::config::options::{
     Knob, OAUTH_ALLOWED_GROUPS, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENTRA_AUTHORITY,
     OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL, OAUTH_GRAPH_URL, OAUTH_ISSUER_URL, OAUTH_PROVIDER, OAUTH_PROXY,
-    OAUTH_REDIRECT_URL, OAUTH_SCOPES, OAUTH_TENANT_ID, OAUTH_USERNAME_CLAIM,
+    OAUTH_PROXY_FILE, OAUTH_REDIRECT_URL, OAUTH_SCOPES, OAUTH_TENANT_ID, OAUTH_USERNAME_CLAIM,
 };
 use crate::config::reading::Reading;
 use crate::config::words;
@@ -97,12 +97,27 @@ pub(super) fn read(
 
 /// The proxy for the provider: `OAUTH_PROXY`, else the environment's.
 pub(super) fn way_out(reading: &mut Reading, provider: Option<&ProviderSettings>) -> Option<WayOut> {
-    if reading.is_set(OAUTH_PROXY) {
-        // This setting is for the provider only, so exceptions for other programs do not apply.
-        return reading.parsed(OAUTH_PROXY, |text| match text {
-            "none" => Ok(None),
-            text => WayOut::new(text, "").map(Some),
-        })?;
+    if reading.is_set(OAUTH_PROXY) || reading.is_set(OAUTH_PROXY_FILE) {
+        let knob = if reading.is_set(OAUTH_PROXY_FILE) { OAUTH_PROXY_FILE } else { OAUTH_PROXY };
+        let secret = reading.secret(OAUTH_PROXY, OAUTH_PROXY_FILE)?;
+        return match secret.expose().trim() {
+            "none" => None,
+            // This setting is for the provider only, so exceptions for other programs do not apply.
+            text => match WayOut::new(text, "") {
+                Ok(way) => {
+                    reading.note(format!(
+                        "the provider is reached through the proxy {} ({})",
+                        way.shown(),
+                        knob.variable
+                    ));
+                    Some(way)
+                }
+                Err(problem) => {
+                    reading.fault(knob, problem);
+                    None
+                }
+            },
+        };
     }
     let (proxy, exceptions) = reading.environment_proxy().filter(|_| provider.is_none_or(leaves_this_machine))?;
     match WayOut::new(&proxy, &exceptions) {
