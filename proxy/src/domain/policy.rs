@@ -42,6 +42,8 @@ pub struct AllowedUsers {
     emails: BTreeSet<String>,
     domains: BTreeSet<String>,
     ids: BTreeSet<String>,
+    /// Those that are GUIDs, in lower case.
+    folded_ids: BTreeSet<String>,
     usernames: BTreeSet<String>,
     folded_usernames: BTreeSet<String>,
 }
@@ -88,7 +90,11 @@ impl AllowedUsers {
             if id.trim().is_empty() {
                 return Err(BadEntry::Id(entry.to_owned()));
             }
-            self.ids.insert(id.trim().to_owned());
+            let id = id.trim();
+            self.ids.insert(id.to_owned());
+            if is_guid(id) {
+                self.folded_ids.insert(id.to_ascii_lowercase());
+            }
         } else if let Some(domain) = entry.strip_prefix('@') {
             // `@.example.com` would be meant for all subdomains, and match none.
             if domain.is_empty() || domain.starts_with('.') || domain.contains(|c: char| c == '@' || c.is_whitespace())
@@ -125,6 +131,7 @@ impl AllowedUsers {
         self.emails.extend(other.emails);
         self.domains.extend(other.domains);
         self.ids.extend(other.ids);
+        self.folded_ids.extend(other.folded_ids);
         self.usernames.extend(other.usernames);
         self.folded_usernames.extend(other.folded_usernames);
         self
@@ -133,7 +140,13 @@ impl AllowedUsers {
     /// Whether an entry names that user.
     #[must_use]
     pub fn lists(&self, who: &Identity) -> bool {
-        self.everyone || self.ids.contains(&who.id) || self.lists_email_of(who) || self.lists_username_of(who)
+        self.everyone || self.lists_id_of(who) || self.lists_email_of(who) || self.lists_username_of(who)
+    }
+
+    /// Entra's ids are GUIDs, which are unique ignoring case.
+    fn lists_id_of(&self, who: &Identity) -> bool {
+        self.ids.contains(&who.id)
+            || (who.provider == ProviderKind::Entra && self.folded_ids.contains(&*folded(&who.id)))
     }
 
     fn lists_email_of(&self, who: &Identity) -> bool {
@@ -273,6 +286,16 @@ mod tests {
         assert!(users("id:42", &ann(ProviderKind::Github)));
         assert!(!users("42", &ann(ProviderKind::Github)));
         assert!(!users("id:4", &ann(ProviderKind::Github)));
+    }
+
+    #[test]
+    fn object_ids_of_entra_know_no_case() {
+        let guid = "72F988BF-86F1-41AF-91AB-2D7CD011DB47";
+        for (kind, lists) in [(ProviderKind::Entra, true), (ProviderKind::Oidc, false)] {
+            let who = Identity { id: guid.to_ascii_lowercase(), ..ann(kind) };
+            assert_eq!(users(&format!("id:{guid}"), &who), lists, "{kind:?}");
+            assert!(users(&format!("id:{}", who.id), &who));
+        }
     }
 
     #[test]

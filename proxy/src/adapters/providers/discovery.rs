@@ -106,6 +106,13 @@ pub(super) fn tenant_of(authority: &str, issuer: &str) -> Option<String> {
     is_guid(tenant).then(|| tenant.to_ascii_lowercase())
 }
 
+/// The tenant, in lower case, of an Entra issuer of version 1.0 or 2.0, which may end in a slash or not.
+pub(super) fn tenant_of_any_version(authority: &str, issuer: &str) -> Option<String> {
+    let issuer = issuer.trim_end_matches('/');
+    let version_1 = || issuer.strip_prefix(of_version_1(authority))?.strip_prefix('/').filter(|tenant| is_guid(tenant));
+    tenant_of(authority, issuer).or_else(|| Some(version_1()?.to_ascii_lowercase()))
+}
+
 /// Whether `text` is a GUID: 32 hexadecimal digits in five groups.
 pub(super) fn is_guid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();

@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::keys;
 use crate::adapters::providers::bearer::{
-    BearerSettings, ClaimNames, GithubSettings, IssuerName, IssuerSettings, check_file,
+    BearerSettings, ClaimNames, GithubSettings, IssuerName, IssuerSettings, check_file, is_same,
 };
 use crate::adapters::providers::{ProviderSettings, WayOut};
 use crate::config::faults::Fault;
@@ -106,15 +106,13 @@ pub(super) fn read(
     if let Some(plain) =
         others.provider.filter(|_| !audiences.is_empty()).and_then(|provider| plain(provider, audiences))
     {
-        if let IssuerName::Named(issuer) = &plain.issuer {
-            for section in sections.iter().filter(|section| is_same(&section.issuer, issuer)) {
-                if let Some(shared) = section.audiences.iter().find(|audience| plain.audiences.contains(audience)) {
-                    let problem = format!(
-                        "names the audience `{shared}`, which the section `{}` of [[tokens]] (line {}) accepts of the same issuer: whose such a token is must be clear",
-                        section.name, section.line
-                    );
-                    reading.fault(OAUTH_BEARER_AUDIENCES, problem);
-                }
+        for section in sections.iter().filter(|section| plain.issuer.may_issue_as(&section.issuer)) {
+            if let Some(shared) = section.audiences.iter().find(|audience| plain.audiences.contains(audience)) {
+                let problem = format!(
+                    "names the audience `{shared}`, which the section `{}` of [[tokens]] (line {}) accepts of the same issuer: whose such a token is must be clear",
+                    section.name, section.line
+                );
+                reading.fault(OAUTH_BEARER_AUDIENCES, problem);
             }
         }
         let of_rules = claims(others, &plain.name);
@@ -229,11 +227,6 @@ fn warn_of_everybody(reading: &mut Reading, sections: &[Section], rules: &[Rule]
     }
 }
 
-/// Whether two names are of one issuer: it may end in a slash or not.
-fn is_same(one: &str, other: &str) -> bool {
-    one.trim_end_matches('/') == other.trim_end_matches('/')
-}
-
 /// A section in one line, with its place in the file.
 fn print(section: &Section) -> String {
     let mut parts = vec![
@@ -260,7 +253,8 @@ fn print(section: &Section) -> String {
         }
     }
     if let Some(users) = &section.lists.users {
-        parts.push(format!("allowed_users ({})", users.len()));
+        let everyone = if section.lists.admits_everyone() { "everyone".to_owned() } else { users.len().to_string() };
+        parts.push(format!("allowed_users ({everyone})"));
     }
     if let Some(groups) = &section.lists.groups {
         parts.push(format!("allowed_groups ({})", groups.iter().count()));
@@ -630,6 +624,41 @@ mod tests {
             &[OIDC, &[("OAUTH_BEARER_AUDIENCES", "app")]].concat(),
         );
         assert!(shared[0].starts_with("OAUTH_BEARER_AUDIENCES: names the audience `app`"), "{shared:?}");
+    }
+
+    #[test]
+    fn an_issuer_that_is_also_the_provider_needs_other_audiences() {
+        const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+        const OTHER: &str = "00000000-0000-0000-0000-000000000001";
+        let entra = |tenants: &'static str| {
+            [("OAUTH_PROVIDER", "entra"), ("OAUTH_TENANT_ID", tenants), ("OAUTH_BEARER_AUDIENCES", "app")]
+        };
+        let versions = |tenant: &str| {
+            [
+                format!("https://login.microsoftonline.com/{tenant}/v2.0"),
+                format!("https://login.microsoftonline.com/{}/v2.0/", tenant.to_uppercase()),
+                format!("https://sts.windows.net/{tenant}/"),
+            ]
+        };
+        for (tenants, tenant, overlaps) in
+            [(TENANT, TENANT, true), ("contoso.com", TENANT, true), ("common", TENANT, true), (TENANT, OTHER, false)]
+        {
+            for issuer in versions(tenant) {
+                let text = CI.replace("https://ci.example", &issuer);
+                let found = loads(&text, &entra(tenants)).err().map(|faults| faults.to_string());
+                let says = found
+                    .as_ref()
+                    .is_some_and(|text| text.starts_with("OAUTH_BEARER_AUDIENCES: names the audience `app`"));
+                assert_eq!((found.is_some(), says), (overlaps, overlaps), "{tenants} {issuer}: {found:?}");
+            }
+        }
+        assert!(loads(CI, &entra(TENANT)).is_ok());
+    }
+
+    #[test]
+    fn who_is_let_in_by_a_star_is_printed_as_everyone() {
+        let (_, loaded) = sound(&format!("{CI}allowed_users = [\"*\"]"), &[]);
+        assert!(loaded.effective.join("\n").contains("allowed_users (everyone)"), "{:?}", loaded.effective);
     }
 
     #[test]

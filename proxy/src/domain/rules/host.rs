@@ -17,7 +17,7 @@ impl<'a> HostName<'a> {
         if let Some((address, _)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             // One address has many spellings.
             return Self(match address.parse::<Ipv6Addr>() {
-                Ok(address) => Cow::Owned(format!("[{address}]")),
+                Ok(address) => Cow::Owned(in_brackets(address)),
                 Err(_) => Cow::Owned(text.to_ascii_lowercase()),
             });
         }
@@ -85,6 +85,7 @@ impl HostPattern {
         match Host::parse(name) {
             Ok(Host::Domain(name)) if name.split('.').any(str::is_empty) => Err(BadHost::Name),
             Ok(Host::Domain(name)) if below => Ok(Self::Below(name)),
+            Ok(Host::Ipv6(address)) if !below => Ok(Self::One(in_brackets(address))),
             Ok(host) if !below => Ok(Self::One(host.to_string())),
             Ok(_) | Err(_) => Err(BadHost::Name),
         }
@@ -117,6 +118,11 @@ impl HostPattern {
             (Self::Below(domain), Self::Below(other)) => domain == other || is_below(other, domain),
         }
     }
+}
+
+/// The one spelling of an address by which hosts are compared.
+fn in_brackets(address: Ipv6Addr) -> String {
+    format!("[{address}]")
 }
 
 fn is_below(host: &str, domain: &str) -> bool {
@@ -160,6 +166,14 @@ mod tests {
     fn addresses_are_hosts_in_any_spelling() {
         let six = HostPattern::parse("[::1]").unwrap();
         assert!(six.matches(&HostName::of("[0:0::1]:8080")) && !six.matches(&HostName::of("[::2]")));
+        for (pattern, host) in [
+            ("[::ffff:192.0.2.1]", "[::ffff:192.0.2.1]"),
+            ("[::ffff:c000:201]", "[::FFFF:192.0.2.1]:80"),
+            ("[::192.0.2.1]", "[::c000:201]"),
+            ("[2001:db8:0:0:1::]", "[2001:db8::1:0:0:0]"),
+        ] {
+            assert!(HostPattern::parse(pattern).unwrap().matches(&HostName::of(host)), "{pattern} {host}");
+        }
         assert!(HostPattern::parse("127.0.0.1:80").unwrap().matches(&HostName::of("127.0.0.1")));
         assert_eq!(
             HostPattern::parse("b\u{fc}cher.example").unwrap(),

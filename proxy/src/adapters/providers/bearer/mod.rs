@@ -21,5 +21,5 @@ mod verdict;
 
 pub use self::bearers::Bearers;
 pub use self::keys::check_file;
-pub use self::settings::{BearerSettings, ClaimNames, GithubSettings, IssuerName, IssuerSettings};
+pub use self::settings::{BearerSettings, ClaimNames, GithubSettings, IssuerName, IssuerSettings, is_same};
 pub use self::verdict::{BearerError, Verified};

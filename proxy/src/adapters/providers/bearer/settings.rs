@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
-use super::super::{ClientRegistration, Tenants, WayOut};
+use super::super::{ClientRegistration, Tenants, WayOut, discovery};
 
 /// The accepted issuers of bearer tokens.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -61,6 +61,29 @@ pub enum IssuerName {
         /// `OAUTH_TENANT_ID`.
         tenants: Tenants,
     },
+}
+
+impl IssuerName {
+    /// Whether tokens that name `issuer` in `iss` may be of this one. May return true for a tenant of Entra that is known by its domain.
+    #[must_use]
+    pub fn may_issue_as(&self, issuer: &str) -> bool {
+        match self {
+            Self::Named(own) => is_same(own, issuer),
+            Self::Entra { authority, tenants } => {
+                let tenant = discovery::tenant_of_any_version(discovery::trimmed(authority), issuer);
+                tenant.is_some_and(|tenant| match tenants {
+                    Tenants::Named(named) => named.iter().any(|name| *name == tenant || !discovery::is_guid(name)),
+                    Tenants::Common | Tenants::Organizations | Tenants::Consumers => true,
+                })
+            }
+        }
+    }
+}
+
+/// Whether two names are of one issuer: it may end in a slash or not.
+#[must_use]
+pub fn is_same(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
 }
 
 /// The claims that make up an identity. A name with dots may be a path through objects.
