@@ -1,15 +1,18 @@
 //! Watches the files of a configuration, and loads it again on `SIGHUP` or when one of them changes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::command::Sources;
 use super::faults::Faults;
@@ -20,6 +23,8 @@ use super::load::{Loaded, load_over};
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// How often files are checked if the system reports no changes (network file systems, no inotify watches left).
 const POLL: Duration = Duration::from_secs(30);
+/// How long the watching of folders may hold up reloads, if a file system does not respond.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// `SIGHUP`, which ends a process without a handler: create this before other processes can know of this one.
 pub struct Hangup(Option<Signal>);
@@ -41,7 +46,7 @@ pub async fn watch(hangup: Hangup, sources: Sources, files: Files, reload: impl 
 
 async fn run(
     mut hangup: Option<Signal>,
-    mut watcher: Option<RecommendedWatcher>,
+    watcher: Option<FolderWatcher>,
     mut changes: mpsc::Receiver<()>,
     poll: Duration,
     sources: Sources,
@@ -51,8 +56,8 @@ async fn run(
     let sources = Arc::new(sources);
     let mut in_force = files.clone();
     loop {
-        if let Some(watcher) = &mut watcher {
-            watch_folders(watcher, &files);
+        if let Some(watcher) = &watcher {
+            watcher.watch(&files).await;
         }
         // The first check detects changes made before the folder was watched.
         let now = look(&files).await;
@@ -118,16 +123,42 @@ async fn hung_up(signal: &mut Option<Signal>) {
     }
 }
 
-fn watcher(changed: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+/// Watches the folders of files, in a thread of its own: a file system that never responds must not block anything else.
+struct FolderWatcher(SyncSender<(Files, oneshot::Sender<()>)>);
+
+impl FolderWatcher {
+    /// Watches the folders of these files too. Waits a moment for it, so that no later change goes unnoticed.
+    async fn watch(&self, files: &Files) {
+        let (done, is_done) = oneshot::channel();
+        // If the channel is full, the thread is still waiting for a file system.
+        if self.0.try_send((files.clone(), done)).is_ok() {
+            let _ = timeout(PATIENCE, is_done).await;
+        }
+    }
+}
+
+fn watcher(changed: mpsc::Sender<()>) -> Option<FolderWatcher> {
+    let late = changed.clone();
     let on_event = move |event: notify::Result<notify::Event>| {
         if event.map_or(true, |event| changes_something(event.kind)) {
             // If the channel is full, a notification is pending already.
             let _ = changed.try_send(());
         }
     };
-    notify::recommended_watcher(on_event)
-        .map_err(|error| tracing::warn!("changed files will be noticed only every 30 s: {error}"))
-        .ok()
+    let unwatched = |error: &dyn fmt::Display| tracing::warn!("changed files will be noticed only every 30 s: {error}");
+    let mut watcher = notify::recommended_watcher(on_event).map_err(|error| unwatched(&error)).ok()?;
+    let (sender, requests) = sync_channel::<(Files, oneshot::Sender<()>)>(1);
+    let watch_all = move || {
+        for (files, done) in requests {
+            watch_folders(&mut watcher, &files);
+            if done.send(()).is_err() {
+                // Nobody waited any more: the files may have changed since they were read.
+                let _ = late.try_send(());
+            }
+        }
+    };
+    std::thread::Builder::new().name("folders".to_owned()).spawn(watch_all).map_err(|error| unwatched(&error)).ok()?;
+    Some(FolderWatcher(sender))
 }
 
 /// Our own reading opens and closes files, which must not trigger another reload.
@@ -213,6 +244,26 @@ mod tests {
 
     fn write(path: &Path, level: &str) {
         fs::write(path, format!("log_level = \"{level}\"")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_folder_whose_file_system_never_responds_delays_a_reload_by_a_moment_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidegate.toml");
+        write(&path, "info");
+        let files = loaded(&path);
+        write(&path, "debug");
+        let (sender, stuck) = sync_channel(1);
+        let (reloaded, mut outcomes) = mpsc::unbounded_channel();
+        let reload = move |outcome: Result<Loaded, Faults>| reloaded.send(outcome.is_ok()).unwrap();
+        let watcher = Some(FolderWatcher(sender));
+        let (_changed, changes) = mpsc::channel(1);
+        tokio::select! {
+            () = run(None, watcher, changes, Duration::from_millis(50), at(&path), files, reload) => panic!("it ended"),
+            outcome = timeout(Duration::from_secs(10), outcomes.recv()) => assert_eq!(outcome, Ok(Some(true))),
+        }
+        let (_, done) = stuck.recv().unwrap();
+        assert!(done.is_closed(), "nobody waits any more");
     }
 
     #[tokio::test]
