@@ -134,6 +134,21 @@ async fn plain_http_is_led_to_https_and_served_nothing() {
 }
 
 #[tokio::test]
+async fn silent_connections_do_not_stop_the_redirect() {
+    let (upstream, issued) = (Upstream::start().await, Issued::new());
+    let proxy = issued.shown_by(Proxy::open(&upstream)).env("HTTP_REDIRECT_ADDR", "127.0.0.1:0").start().await;
+    let ready = proxy.log().lines().find(|line| line.contains("sidegate is ready")).unwrap().to_owned();
+    let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
+    let redirect: SocketAddr = ready["redirect"].as_str().unwrap().parse().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(redirect).await.unwrap());
+    }
+    let led = tokio::time::timeout(std::time::Duration::from_secs(5), answer(redirect, &get("/x"))).await;
+    assert!(led.expect("shut out").starts_with("HTTP/1.1 308 "));
+}
+
+#[tokio::test]
 async fn a_redirect_leads_to_the_port_of_the_public_origin() {
     let (upstream, issued) = (Upstream::start().await, Issued::new());
     let plan = issued.shown_by(Proxy::with_sign_in("github", &upstream).await).env("HTTP_REDIRECT_ADDR", "127.0.0.1:0");

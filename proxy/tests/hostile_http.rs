@@ -559,6 +559,36 @@ async fn a_connection_beyond_the_limit_waits_until_one_closes() {
     assert!(read_until(&mut third, "}").await.starts_with("HTTP/1.1 200 "));
 }
 
+#[tokio::test]
+async fn a_websocket_keeps_its_place() {
+    let upstream = Upstream::raw(|mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        let accepted = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nwelcome";
+        stream.write_all(accepted.as_bytes()).await.unwrap();
+        let _end = stream.read_u8().await;
+    })
+    .await;
+    let proxy = Proxy::open(&upstream).env("LIMIT_CONNECTIONS", "2").start().await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let head = format!(
+            "GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        read_until(&mut stream, "welcome").await;
+        open.push(stream);
+    }
+    let metrics = proxy.admin("/metrics").await.text();
+    assert!(metrics.contains("sidegate_connections{side=\"downstream\"} 2\n"), "{metrics}");
+    let mut third = TcpStream::connect(proxy.address).await.unwrap();
+    third.write_all(format!("GET /api/v1/auth/status HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_secs(1), third.read_u8()).await;
+    assert!(early.is_err(), "the third was served beside two WebSockets: {early:?}");
+    open.pop();
+    assert!(read_until(&mut third, "}").await.starts_with("HTTP/1.1 200 "));
+}
+
 /// Random bytes, similar enough to HTTP to get past the first checks.
 fn noise(random: &mut fastrand::Rng) -> Vec<u8> {
     const PARTS: [&[u8]; 24] = [

@@ -7,7 +7,8 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 
 use crate::support::client::{full, next_data, pieces};
-use crate::support::{Browser, Client, Proxy, Upstream};
+use crate::support::h2::H2;
+use crate::support::{Browser, Client, Proxy, Upstream, until};
 
 /// The contract's limit.
 const SOON: Duration = Duration::from_secs(5);
@@ -86,6 +87,21 @@ async fn a_logout_breaks_off_streams_of_every_kind_within_5_seconds_and_nobody_e
         }
         keeps_arriving(&mut bobs).await;
     }
+}
+
+#[tokio::test]
+async fn an_event_stream_whose_reader_takes_nothing_ends_with_its_session_too() {
+    let upstream = endless().await;
+    let proxy = Proxy::start(&upstream).await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let connection = H2::connect(proxy.address, 0).await;
+    connection.get(1, "/events", &[("cookie", &ann.cookie_header())]).await;
+    until("the stream is open", async || connection.received().answered == [1]).await;
+    let began = Instant::now();
+    assert_eq!(ann.post("/api/v1/auth/logout").await.status, 200);
+    until("the stream is reset", async || connection.received().reset == [1]).await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(connection.received().data, 0);
 }
 
 #[tokio::test]

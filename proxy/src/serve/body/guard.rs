@@ -1,6 +1,5 @@
 //! Aborts a long response or upload whose session has ended.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::serve::body::activity::Activity;
+use crate::serve::watch::streams::End;
 
 /// A response longer than this, in bytes, or of unknown length may take long.
 const LONG: u64 = 256 * 1024;
@@ -18,7 +18,7 @@ pub(crate) const FRESH: Duration = Duration::from_secs(1);
 /// Something open that knows when it must be closed.
 pub(crate) trait Ending: Send + Sync {
     /// Ends when it must be closed. `activity` reports use by the client.
-    fn end(&self, activity: Arc<Activity>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    fn end(&self, activity: Arc<Activity>) -> End;
 }
 
 /// Aborts what is open for a session, or without one, once it must be closed. For its first moments it costs only the memory of
@@ -32,7 +32,7 @@ pub(crate) struct Guard {
 
 enum State {
     Fresh(Box<dyn Ending>),
-    Watched(Pin<Box<dyn Future<Output = ()> + Send>>, Arc<Activity>),
+    Watched(End, Arc<Activity>),
 }
 
 impl Guard {
@@ -40,6 +40,14 @@ impl Guard {
     pub(crate) fn of(open: impl Ending + 'static, began: Instant, length: Option<u64>) -> Self {
         let lasts = length.is_none_or(|length| length > LONG);
         Self { began, lasts, state: State::Fresh(Box::new(open)) }
+    }
+
+    /// The end itself, for an event stream over HTTP/2: nothing polls its body while its reader takes nothing.
+    pub(crate) fn into_end(self) -> End {
+        match self.state {
+            State::Fresh(open) => open.end(Arc::default()),
+            State::Watched(end, _) => end,
+        }
     }
 
     /// When to poll again at the latest, if nothing comes meanwhile; `None`: it wakes the task itself.

@@ -128,7 +128,8 @@ impl Body {
                 (true, false) => Pace::Moves,
                 (false, _) => Pace::Ends,
             };
-            Held::Sent(streams::watch_this_stream(pace, in_flight), Bytes::new())
+            let end = self.guard.take_if(|_| pace == Pace::MayRest).map(|guard| guard.into_end());
+            Held::Sent(streams::watch_this_stream(pace, in_flight, end), Bytes::new())
         } else {
             Held::Given(in_flight)
         };

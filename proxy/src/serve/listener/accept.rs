@@ -16,7 +16,7 @@ use crate::serve::listener::drain::Drain;
 use crate::serve::listener::socket::{Accepted, Listener};
 use crate::serve::listener::workers::Workers;
 use crate::serve::settings::Limits;
-use crate::serve::watch;
+use crate::serve::watch::{self, Place};
 
 /// How long to wait for a place, or for memory, before connections are closed to make room.
 const PLACE_PAUSE: Duration = Duration::from_millis(50);
@@ -119,9 +119,9 @@ impl Acceptor {
         let (app, purpose, drain) = (Arc::clone(&self.app), self.purpose.clone(), self.drain.clone());
         let crowd = Arc::clone(&self.crowd);
         let connection = async move {
-            let (_room, _held) = (room, Held::by(&app.metrics.downstream_connections));
+            let place = Place::new(room, Held::by(&app.metrics.downstream_connections));
             let served = match accepted.into_stream() {
-                Ok(stream) => connection::serve(stream, purpose, app, &crowd, drain).await,
+                Ok(stream) => connection::serve(stream, purpose, app, &crowd, drain, place).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = served {

@@ -27,7 +27,7 @@ use crate::serve::listener::drain::Drain;
 use crate::serve::listener::http::{HttpConnection, RequestService, STREAM_WINDOW};
 use crate::serve::listener::socket::Stream;
 use crate::serve::listener::{plain, proxy_protocol};
-use crate::serve::watch::{DrainPause, Expiry, Overdue, Watch};
+use crate::serve::watch::{DrainPause, Expiry, Overdue, Place, Watch};
 
 /// The read buffer for an HTTP/1 body, in bytes.
 const READ_BUFFER: u32 = 64 * 1024;
@@ -51,6 +51,7 @@ pub(super) async fn serve(
     app: Arc<App>,
     crowd: &Crowd,
     drain: Drain,
+    place: Place,
 ) -> io::Result<()> {
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
@@ -64,8 +65,9 @@ pub(super) async fn serve(
     if let Stream::Tcp(stream, _) = &stream {
         net::set_up(stream)?;
     }
-    let watch = Arc::new(Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory())));
-    let _place = crowd.join(Arc::clone(&watch));
+    let watch = Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory()));
+    let watch = Arc::new(watch.with_place(place));
+    let _member = crowd.join(Arc::clone(&watch));
     let answering = Answering { app, watch, drain };
     // In boxes, so that an idle connection does not keep the memory that its start took.
     let opened = Box::pin(open(stream, names_client, purpose, crowd, &answering)).await?;

@@ -17,6 +17,8 @@ use crate::serve::watch::{ConnectionState, Watch};
 const SILENT: Duration = Duration::from_millis(500);
 /// The same for an idle connection that has carried a request.
 const RESTED: Duration = Duration::from_secs(5);
+/// How old a connection that was never admitted may become while all places are taken, whatever it carries.
+const NEVER_ADMITTED: Duration = Duration::from_secs(10);
 /// A silent connection this young that holds only its first buffers is spared: its client may be about to sign in.
 const YOUNG: Duration = Duration::from_secs(1);
 /// By then a first request has been judged: the store is asked for at most a quarter of a second.
@@ -75,12 +77,12 @@ fn is_due(warned: &Mutex<Option<Instant>>) -> bool {
 }
 
 /// A connection's membership, until dropped.
-pub(crate) struct Place<'c> {
+pub(crate) struct Membership<'c> {
     crowd: &'c Crowd,
     number: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Membership<'_> {
     fn drop(&mut self) {
         self.crowd.members().remove(&self.number);
     }
@@ -103,10 +105,10 @@ impl Crowd {
         &self.memory
     }
 
-    pub(crate) fn join(&self, watch: Arc<Watch>) -> Place<'_> {
+    pub(crate) fn join(&self, watch: Arc<Watch>) -> Membership<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.members().insert(number, watch);
-        Place { crowd: self, number }
+        Membership { crowd: self, number }
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Watch>>> {
@@ -137,8 +139,10 @@ impl Crowd {
         let most = self.members().len() / PART + 1;
         let is_idle = |(rank, state, _): &(Rank, ConnectionState, Arc<Watch>)| match rank {
             Rank::Silent if !state.was_used => state.rests >= SILENT,
-            Rank::Silent | Rank::Resting => state.rests >= RESTED,
-            Rank::Strangers | Rank::Busy => false,
+            Rank::Silent => state.rests >= RESTED || state.age >= NEVER_ADMITTED,
+            Rank::Strangers => state.age >= NEVER_ADMITTED,
+            Rank::Resting => state.rests >= RESTED,
+            Rank::Busy => false,
         };
         let (queue, _) = self.queue(Rank::Resting);
         let gone: Vec<_> = queue.into_iter().filter(is_idle).take(most).collect();
@@ -236,6 +240,31 @@ mod tests {
     use crate::serve::settings::Timeouts;
 
     #[test]
+    fn who_is_never_let_in_gives_up_a_place_whatever_keeps_it_busy() {
+        let memory = Arc::new(Memory::new(None));
+        let crowd = Crowd::new(Arc::clone(&memory), Counter::default());
+        let limit = Duration::from_secs(60);
+        let timeouts = Timeouts { header: limit, idle: limit, body: limit, first_byte: limit };
+        let now = Instant::now();
+        let joins = |age| {
+            let watch = Arc::new(Watch::new(now - Duration::from_secs(age), timeouts, 65536, Arc::clone(&memory)));
+            (crowd.join(Arc::clone(&watch)), Watch::begin(&watch, true, true), watch)
+        };
+        let (old, new, admitted) = (joins(11), joins(9), joins(11));
+        admitted.1.lets_in();
+        for _ in 0..4 {
+            crowd.make_places();
+        }
+        let closing = [&old, &new, &admitted].map(|(_, _, watch)| watch.state(Instant::now()).closing);
+        assert_eq!(closing, [true, false, false]);
+        // Between two requests it is no better.
+        let (_member, request, watch) = joins(11);
+        drop(request);
+        crowd.make_places();
+        assert!(watch.state(Instant::now()).closing);
+    }
+
+    #[test]
     fn whose_first_request_is_being_judged_does_not_make_room_for_large_answers() {
         let memory = Arc::new(Memory::new(Some(200_000)));
         let crowd = Crowd::new(Arc::clone(&memory), Counter::default());
@@ -246,7 +275,7 @@ mod tests {
             (crowd.join(Arc::clone(&watch)), watch)
         };
         let now = Instant::now();
-        let [(_place, large), (_place2, new)] = [joins(now), joins(now)];
+        let [(_member, large), (_member2, new)] = [joins(now), joins(now)];
         let answers = [(); 2].map(|()| {
             let mut answer = Watch::begin(&large, true, false);
             answer.lets_in();

@@ -1,18 +1,19 @@
 //! Plain HTTP on a separate address: redirects every request to the same URL with https, and answers nothing else.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::serve::app::App;
 use crate::serve::request::headers;
 
-/// How many connections are served concurrently; each is closed after one response.
+/// How many connections are served concurrently, each closed after one response. With so many the oldest makes room for the next.
 const PLACES: usize = 256;
 /// How much of a request is read, in bytes.
 const HEAD_MOST: usize = 16 * 1024;
@@ -24,9 +25,8 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Redirects until it is stopped.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(PLACES));
+    let mut open = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -35,14 +35,25 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, stop: Cancellati
             tokio::time::sleep(EXHAUSTED_PAUSE).await;
             continue;
         };
+        make_room(&mut open);
         let snapshot = app.snapshot();
         let (limit, port) = (snapshot.timeouts.header, snapshot.public_port());
-        tokio::spawn(async move {
-            let _place = place;
+        let connection = tokio::spawn(async move {
             if !matches!(tokio::time::timeout(limit, answer(stream, port)).await, Ok(Ok(()))) {
                 tracing::debug!("a connection to HTTP_REDIRECT_ADDR ended before it was answered");
             }
         });
+        open.push_back(connection.abort_handle());
+    }
+}
+
+/// Closes the oldest connection if there are too many.
+fn make_room(open: &mut VecDeque<AbortHandle>) {
+    open.retain(|connection| !connection.is_finished());
+    if open.len() >= PLACES
+        && let Some(oldest) = open.pop_front()
+    {
+        oldest.abort();
     }
 }
 

@@ -13,9 +13,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 pub(crate) use self::expiry::{DrainPause, Expiry, Overdue};
+use crate::adapters::telemetry::Held;
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::interim::Interim;
 use crate::serve::watch::memory::{Memory, Share};
@@ -78,6 +80,20 @@ pub(crate) struct Watch {
     /// Whether it is to be closed to make room, and the task to wake for it.
     closing: AtomicU8,
     task: AtomicWaker,
+    /// Freed with the last handle, so that a WebSocket keeps it when the connection's HTTP has ended.
+    _place: Option<Place>,
+}
+
+/// One of the places for connections (`LIMIT_CONNECTIONS`), taken and counted until dropped.
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _counted: Held,
+}
+
+impl Place {
+    pub(crate) const fn new(permit: OwnedSemaphorePermit, counted: Held) -> Self {
+        Self { _permit: permit, _counted: counted }
+    }
 }
 
 /// Whether to close a connection to make room: no; yes, unless a request has come by then; yes, unless a request was admitted by then; in
@@ -137,9 +153,15 @@ impl Watch {
             is_bare: AtomicBool::new(false),
             closing: AtomicU8::new(OPEN),
             task: AtomicWaker::new(),
+            _place: None,
         };
         watch.deadline.store(millis(timeouts.header), Ordering::Relaxed);
         watch
+    }
+
+    /// The same, with the place that the connection takes.
+    pub(crate) fn with_place(self, place: Place) -> Self {
+        Self { _place: Some(place), ..self }
     }
 
     pub(crate) fn begin(watch: &Arc<Self>, http2: bool, has_body: bool) -> InFlight {

@@ -33,7 +33,11 @@ thread_local! {
 struct Reported {
     pace: Pace,
     tail: Arc<Tail>,
+    end: Option<End>,
 }
+
+/// Ends when a stream must be reset, whether its reader takes anything or not.
+pub(crate) type End = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The progress that a response must make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +51,9 @@ pub(crate) enum Pace {
 }
 
 /// Sets the pace for the stream whose request is being handled; it is watched from the next poll on.
-pub(crate) fn watch_this_stream(pace: Pace, in_flight: InFlight) -> Arc<Tail> {
+pub(crate) fn watch_this_stream(pace: Pace, in_flight: InFlight, end: Option<End>) -> Arc<Tail> {
     let tail = Arc::new(Tail { in_flight, unsent: AtomicUsize::new(0), task: AtomicWaker::new() });
-    REPORTED.set(Some(Reported { pace, tail: Arc::clone(&tail) }));
+    REPORTED.set(Some(Reported { pace, tail: Arc::clone(&tail), end }));
     tail
 }
 
@@ -113,6 +117,7 @@ where
             limit: self.limit,
             pace: Pace::MayRest,
             tail: None,
+            end: None,
             since: Instant::now(),
             yielded: false,
             alarm: None,
@@ -126,6 +131,7 @@ struct WatchedStream<F> {
     limit: Duration,
     pace: Pace,
     tail: Option<Arc<Tail>>,
+    end: Option<End>,
     /// When the time limit began to run.
     since: Instant,
     yielded: bool,
@@ -139,13 +145,13 @@ impl<F: Future<Output = ()>> WatchedStream<F> {
         let before = REPORTED.take();
         let outcome = stream.as_mut().poll(cx);
         let reported = REPORTED.replace(before);
-        if let Some(Reported { pace, tail }) = reported {
-            (self.pace, self.tail, self.since) = (pace, Some(tail), now);
+        if let Some(Reported { pace, tail, end }) = reported {
+            (self.pace, self.tail, self.since, self.end) = (pace, Some(tail), now, end);
         }
         outcome.is_ready()
     }
 
-    fn end(&self) {
+    fn note_timeout(&self) {
         match (&self.stream, &self.tail) {
             (None, Some(tail)) => {
                 // To the library the stream is closed, so it cannot be reset by itself.
@@ -183,7 +189,7 @@ impl<F: Future<Output = ()>> Future for WatchedStream<F> {
         let now = Instant::now();
         let rung = this.alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
         if now >= this.since + this.limit && (rung || this.pace == Pace::Ends) && this.pace != Pace::MayRest {
-            this.end();
+            this.note_timeout();
             return Poll::Ready(());
         }
         if !rung && this.pace != Pace::Ends {
@@ -205,6 +211,10 @@ impl<F: Future<Output = ()>> Future for WatchedStream<F> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+        }
+        if this.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            tracing::debug!("an answer was broken off: its session ended");
+            return Poll::Ready(());
         }
         if this.pace != Pace::MayRest {
             this.arm(rung, cx);
