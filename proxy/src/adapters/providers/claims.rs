@@ -23,13 +23,9 @@ impl TokenClaims {
         self.0.contains_key(name)
     }
 
-    /// The claim's value; null counts as absent.
-    pub(super) fn value(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
     /// The value of the claim with that name, else of the path from object to object (`realm_access.roles`); null counts as absent.
-    pub(super) fn find(&self, path: &str) -> Option<&Value> {
+    /// Everything that reads a claim reads it by this, so that a path is everywhere a path.
+    pub(super) fn value(&self, path: &str) -> Option<&Value> {
         find(&self.0, path).filter(|value| !value.is_null())
     }
 
@@ -41,7 +37,7 @@ impl TokenClaims {
     /// The claim as strings: one string, which is never split, or a list of strings, or of objects with a `name` or else an `id`. Anything
     /// else in it is ignored.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
-        let items = match self.find(name) {
+        let items = match self.value(name) {
             Some(Value::Array(items)) => items.as_slice(),
             Some(text @ Value::String(_)) => std::slice::from_ref(text),
             Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => &[],
@@ -127,7 +123,7 @@ impl TokenClaims {
     pub(super) fn named(&self, names: &[String], other: &Self) -> domain::Claims {
         let mut found = domain::Claims::default();
         for name in names {
-            let source = if self.find(name).is_some() { self } else { other };
+            let source = if self.has(name) { self } else { other };
             found.set(name, source.list(name));
         }
         found

@@ -8,7 +8,7 @@ use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 
 /// The identity in the claims, by the operator's claim names.
 pub(super) fn of(claims: &TokenClaims, names: &ClaimNames, of_rules: &[String]) -> Identity {
-    let text = |name: &str| claims.find(name).and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+    let text = |name: &str| claims.text(name).unwrap_or_default().to_owned();
     let email = claims.is_true("email_verified").then(|| text(&names.email));
     let email = email.and_then(|address| Email::parse(&address).ok());
     let username = match names.username.as_deref() {

@@ -289,6 +289,61 @@ async fn groups_that_userinfo_supplied_once_are_gone_when_it_supplies_none() {
     assert!(renewed.identity.unwrap().groups.is_empty());
 }
 
+/// A provider of whose claims rules name one within an object, and the claim that is the username.
+async fn with_nested_claims(username: Option<&str>) -> Bench {
+    Bench::with(|origin| ProviderSettings::Oidc {
+        client: client(&["openid", "profile", "email"]),
+        issuer: url(&format!("{origin}/oidc")),
+        username_claim: username.map(ToOwned::to_owned),
+        wants_groups: true,
+        claims: vec!["realm_access.roles".to_owned()],
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_claim_within_an_object_that_userinfo_supplied_once_is_gone_when_it_supplies_none() {
+    for taken_back in
+        [json!(null), json!({}), json!({"roles": null}), json!({"roles": 7}), json!(["admin"]), json!("admin")]
+    {
+        let bench = with_nested_claims(None).await;
+        bench.control().lie(Lie::UserInfoClaim("realm_access".into(), json!({"roles": ["admin"]})));
+        let (who, grant) = bench.granted("ann").await;
+        assert!(who.claims.hold("realm_access.roles", "admin"));
+        let renewed = bench.renew(&who, &grant).await.unwrap();
+        assert_eq!(renewed.identity.unwrap(), who);
+        bench.control().honest();
+        bench.control().lie(Lie::UserInfoClaim("realm_access".into(), taken_back.clone()));
+        let now = bench.renew(&who, &renewed.grant).await.unwrap().identity.unwrap();
+        assert!(now.claims.is_empty(), "{taken_back}: {:?}", now.claims);
+    }
+}
+
+#[tokio::test]
+async fn a_username_within_an_object_counts_and_is_gone_when_userinfo_supplies_none() {
+    let bench = with_nested_claims(Some("account.login")).await;
+    bench.control().lie(Lie::UserInfoClaim("account".into(), json!({"login": "ann"})));
+    let (who, grant) = bench.granted("ann").await;
+    assert_eq!(who.username.vouched(), Some("ann"));
+    let renewed = bench.renew(&who, &grant).await.unwrap();
+    assert_eq!(renewed.identity.unwrap(), who);
+    bench.control().honest();
+    let now = bench.renew(&who, &renewed.grant).await.unwrap().identity.unwrap();
+    assert_eq!(now.username.vouched(), None);
+}
+
+#[tokio::test]
+async fn a_claim_within_an_object_that_only_the_id_token_has_stands() {
+    let bench = with_nested_claims(None).await;
+    bench.control().lie(Lie::Claim("realm_access".into(), json!({"roles": ["admin"]})));
+    bench.sign_in("ann").await.unwrap();
+    assert_eq!(bench.control().requests(Endpoint::UserInfo), 0, "the ID token has all of it");
+    let (who, grant) = bench.granted("ann").await;
+    bench.control().honest();
+    let now = bench.renew(&who, &grant).await.unwrap().identity.unwrap();
+    assert!(now.claims.hold("realm_access.roles", "admin"));
+}
+
 #[tokio::test]
 async fn entras_groups_only_become_fewer_without_a_new_token() {
     let bench = plain("entra").await;
