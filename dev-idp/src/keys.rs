@@ -24,6 +24,8 @@ pub enum OldKey {
     Keep,
     /// It is removed from the JWK set.
     Drop,
+    /// It is removed from the JWK set, and the new key takes its `kid`.
+    Replace,
 }
 
 /// One RSA-2048 key.
@@ -86,15 +88,19 @@ impl Keys {
     }
 
     pub(crate) fn rotate(&self, old: OldKey) -> Result<(), Unspecified> {
-        let fresh = Arc::new(Key::generate()?);
+        let mut fresh = Key::generate()?;
         let mut ring = self.locked();
+        if old == OldKey::Replace {
+            fresh.kid.clone_from(&ring.current.kid);
+        }
+        let fresh = Arc::new(fresh);
         let previous = std::mem::replace(&mut ring.current, fresh);
         match old {
             OldKey::Keep => {
                 ring.retired.insert(0, previous);
                 ring.retired.truncate(RETIRED);
             }
-            OldKey::Drop => ring.retired.clear(),
+            OldKey::Drop | OldKey::Replace => ring.retired.clear(),
         }
         Ok(())
     }

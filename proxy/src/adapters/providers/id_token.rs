@@ -45,9 +45,9 @@ pub(super) struct Expected<'a> {
 /// Why a token is rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Rejected {
-    /// Newer keys may include the one that it names.
-    #[error("it is signed with a key that the provider does not publish")]
-    UnknownKey,
+    /// No known key verifies it. Newer keys may: a provider may replace a key, also under the same key id.
+    #[error("{0}")]
+    Key(&'static str),
     #[error("{0}")]
     Invalid(&'static str),
     #[error("{reason}: it says {found}, {expected} is expected")]
@@ -95,19 +95,15 @@ pub(super) fn signed(token: &str, keys: &KeySet) -> Result<Signed, Rejected> {
     if header.crit.is_some() {
         return Err(Rejected::Invalid("its header marks as critical what is not understood here"));
     }
-    let candidates = keys.candidates(header.kid.as_deref(), header.alg).map_err(|none| match none {
-        NoKey::Unknown => Rejected::UnknownKey,
-        NoKey::Unsuitable(reason) => Rejected::Invalid(reason),
-    })?;
+    let candidates = keys.candidates(header.kid.as_deref(), header.alg).map_err(|none| Rejected::Key(none.reason()))?;
     let validation = signature_only(header.alg);
     let verified = candidates.iter().find_map(|key| {
         let token = jsonwebtoken::decode::<Map<String, Value>>(token, &key.decoding, &validation).ok()?;
         Some((token.claims, key.issuer.clone()))
     });
     let Some((claims, key_issuer)) = verified else {
-        // If no key id identifies the key, newer keys may include it.
         let is_named = header.kid.is_some() && candidates.iter().any(|key| key.id.is_some());
-        return Err(if is_named { Rejected::Invalid("its signature does not verify") } else { Rejected::UnknownKey });
+        return Err(Rejected::Key(if is_named { "its signature does not verify" } else { NoKey::Unknown.reason() }));
     };
     Ok(Signed { claims: TokenClaims::from(claims), header, key_issuer })
 }

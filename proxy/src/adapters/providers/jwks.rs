@@ -28,13 +28,22 @@ pub(super) struct Key {
     pub(super) decoding: DecodingKey,
 }
 
-/// Why there is no key for a token.
+/// Why there is no key for a token. Newer keys may include one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NoKey {
-    /// It is not in this set: newer keys may include it.
+    /// No key has the token's key id.
     Unknown,
-    /// Newer keys would not help.
-    Unsuitable(&'static str),
+    /// The key with the token's key id is for other algorithms.
+    Unsuitable,
+}
+
+impl NoKey {
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown => "it is signed with a key that the provider does not publish",
+            Self::Unsuitable => "it names a key that is not for its algorithm",
+        }
+    }
 }
 
 /// A JWK set as received.
@@ -71,7 +80,7 @@ impl KeySet {
         candidates.truncate(MOST_TRIED);
         match candidates.is_empty() {
             false => Ok(candidates),
-            true if is_named => Err(NoKey::Unsuitable("names a key that is not for its algorithm")),
+            true if is_named => Err(NoKey::Unsuitable),
             true => Err(NoKey::Unknown),
         }
     }
@@ -156,7 +165,7 @@ mod tests {
         for (id, algorithm) in
             [("a", Algorithm::RS512), ("a", Algorithm::PS256), ("a", Algorithm::HS256), ("ec", Algorithm::ES384)]
         {
-            assert!(matches!(found(Some(id), algorithm), Err(NoKey::Unsuitable(_))), "{id} {algorithm:?}");
+            assert!(matches!(found(Some(id), algorithm), Err(NoKey::Unsuitable)), "{id} {algorithm:?}");
         }
         for id in ["enc", "ops", "hmac", "odd", "nobody"] {
             assert!(matches!(found(Some(id), Algorithm::RS256), Err(NoKey::Unknown)), "{id}");

@@ -1,4 +1,4 @@
-//! The documents that a provider publishes, cached: discovery is read hourly, keys also when a token names an unknown one.
+//! The documents that a provider publishes, cached: discovery is read hourly, keys also when none of them verifies a token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::domain::time::Timestamp;
 
 /// How often it is read again while all is well.
 const FRESH: Duration = Duration::from_secs(3600);
-/// How often unknown keys may trigger a read: forged tokens must not make us flood the provider.
+/// How often tokens that no known key verifies may trigger a read: forged tokens must not make us flood the provider.
 const KEYS_AGAIN: Duration = Duration::from_secs(60);
 
 /// The result of one read.

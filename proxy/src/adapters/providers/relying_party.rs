@@ -214,7 +214,7 @@ impl RelyingParty {
         verified.await.map_err(|reason| format!("ID token: {reason}"))
     }
 
-    /// Verifies with the current keys, or with newer ones if the named key is unknown.
+    /// Verifies with the current keys, or with newer ones if none of these verifies.
     async fn with_keys<T>(
         &self,
         published: &Arc<Published>,
@@ -224,10 +224,10 @@ impl RelyingParty {
         match verify(published) {
             Ok(token) => Ok(token),
             Err(rejected @ (Rejected::Invalid(_) | Rejected::Issuer { .. })) => Err(rejected.to_string()),
-            Err(Rejected::UnknownKey) => match self.publication.newer_keys(&self.http, published, now).await {
+            Err(Rejected::Key(why)) => match self.publication.newer_keys(&self.http, published, now).await {
                 Ok(Some(newer)) => verify(&newer).map_err(|rejected| rejected.to_string()),
-                Ok(None) => Err(Rejected::UnknownKey.to_string()),
-                Err(reason) => Err(format!("{}; {reason}", Rejected::UnknownKey)),
+                Ok(None) => Err(why.to_owned()),
+                Err(reason) => Err(format!("{why}; {reason}")),
             },
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dev_idp::users::{CONSUMERS, CONTOSO, FABRIKAM};
-use dev_idp::{DevIdp, Lie, Options};
+use dev_idp::{DevIdp, Lie, OldKey, Options};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -197,4 +197,12 @@ async fn keys_of_one_tenant_sign_for_no_other_and_the_rest_is_for_the_list_of_te
             assert_eq!(verdict.is_ok(), is_good, "{iss}: {:?}", verdict.err());
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_that_is_replaced_under_its_name_is_fetched() {
+    let trial = Trial::of(contoso()).await;
+    trial.verify(&trial.second(), json!({})).await.unwrap();
+    trial.idp.rotate_key(OldKey::Replace).unwrap();
+    trial.verify(&trial.second(), json!({ "uti": "y" })).await.unwrap();
 }

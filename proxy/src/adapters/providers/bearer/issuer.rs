@@ -120,9 +120,9 @@ impl Issuer {
         let away = |reason: String| BearerError::Unavailable(format!("{}: {reason}", self.name));
         let known = self.keys.current(now).await.map_err(away)?;
         let (signed, known) = match id_token::signed(token, &known.keys) {
-            Err(Rejected::UnknownKey) => match self.keys.newer(&known, now).await {
+            Err(rejected @ Rejected::Key(_)) => match self.keys.newer(&known, now).await {
                 Some(newer) => (id_token::signed(token, &newer.keys), newer),
-                None => (Err(Rejected::UnknownKey), known),
+                None => (Err(rejected), known),
             },
             outcome => (outcome, known),
         };

@@ -1,4 +1,4 @@
-//! An issuer's keys: from a file, or as published by the issuer, read every five minutes and when a token names an unknown key.
+//! An issuer's keys: from a file, or as published by the issuer, read every five minutes and when no known key verifies a token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::domain::time::Timestamp;
 
 /// How often keys are read again while all is well.
 const FRESH: Duration = Duration::from_secs(300);
-/// How often unknown keys may trigger a read: forged tokens must not make us flood the issuer.
+/// How often tokens that no known key verifies may trigger a read: forged tokens must not make us flood the issuer.
 const AGAIN: Duration = Duration::from_secs(30);
 /// How long a request waits for keys.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -48,7 +48,7 @@ pub(super) struct Published {
 struct Reader {
     backoff: Backoff,
     read_at: Option<Timestamp>,
-    /// The last time that an unknown key triggered a read.
+    /// The last time that such a token triggered a read.
     asked_at: Option<Timestamp>,
     /// When to retry after a failure.
     again_at: Option<Timestamp>,
@@ -59,8 +59,8 @@ struct Reader {
 enum Occasion {
     /// The keys may be missing, or old.
     Age,
-    /// A token names an unknown key.
-    UnknownKey,
+    /// No known key verifies a token.
+    NoKeyVerifies,
 }
 
 /// The number of keys in a JWK set that can verify signatures.
@@ -110,10 +110,10 @@ impl Keys {
         }
     }
 
-    /// Reads other keys than `seen`, which lack the one that a token names; at most twice a minute.
+    /// Reads other keys than `seen`, none of which verifies a token; at most twice a minute.
     pub(super) async fn newer(&self, seen: &Arc<Known>, now: Timestamp) -> Option<Arc<Known>> {
         let Self::Published(published) = self else { return None };
-        published.wait_for_reading(Occasion::UnknownKey, now).await;
+        published.wait_for_reading(Occasion::NoKeyVerifies, now).await;
         published.current.load_full().filter(|current| !Arc::ptr_eq(current, seen))
     }
 
@@ -161,7 +161,7 @@ impl Published {
         if let Some(rest) = reader.rest(occasion, now) {
             return rest;
         }
-        if occasion == Occasion::UnknownKey {
+        if occasion == Occasion::NoKeyVerifies {
             reader.asked_at = Some(now);
         }
         match read(&self.http, &self.place).await {
@@ -192,7 +192,7 @@ impl Reader {
         failed.or_else(|| match occasion {
             Occasion::Age => until(self.read_at, FRESH),
             // A caller that waited during a read sees its result.
-            Occasion::UnknownKey => until(self.asked_at, AGAIN),
+            Occasion::NoKeyVerifies => until(self.asked_at, AGAIN),
         })
     }
 }
@@ -226,10 +226,14 @@ mod tests {
         let reader = Reader { read_at: Some(NOW), asked_at: Some(after(10)), ..Reader::default() };
         assert_eq!(reader.rest(Occasion::Age, after(20)), Some(Duration::from_secs(280)));
         assert_eq!(reader.rest(Occasion::Age, after(300)), None);
-        assert_eq!(reader.rest(Occasion::UnknownKey, after(20)), Some(Duration::from_secs(20)));
-        assert_eq!(reader.rest(Occasion::UnknownKey, after(40)), None);
+        assert_eq!(reader.rest(Occasion::NoKeyVerifies, after(20)), Some(Duration::from_secs(20)));
+        assert_eq!(reader.rest(Occasion::NoKeyVerifies, after(40)), None);
         let failed = Reader { again_at: Some(after(8)), ..Reader::default() };
-        assert_eq!(failed.rest(Occasion::UnknownKey, after(1)), Some(Duration::from_secs(7)), "back-off holds for all");
+        assert_eq!(
+            failed.rest(Occasion::NoKeyVerifies, after(1)),
+            Some(Duration::from_secs(7)),
+            "back-off holds for all"
+        );
         assert_eq!(Reader::default().rest(Occasion::Age, NOW), None);
     }
 

@@ -95,3 +95,39 @@ async fn a_rotated_key_is_fetched_once_and_forged_ones_do_not_hammer() {
         bench.sign_in("ann").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_key_that_is_replaced_under_its_name_is_fetched_and_forged_tokens_do_not_hammer() {
+    for settings in [oidc::settings, entra::contoso] {
+        let mut bench = Bench::with(settings).await;
+        bench.idp.rotate_key(OldKey::Replace).unwrap();
+        let both = tokio::join!(bench.sign_in("ann"), bench.sign_in("bob"));
+        both.0.unwrap();
+        both.1.unwrap();
+        assert_eq!(bench.control().requests(Endpoint::Jwks), 2);
+
+        bench.now = bench.now + Duration::from_secs(61);
+        bench.control().lie(Lie::ForgedSignature);
+        for _ in 0..5 {
+            assert!(exchange_reason(bench.sign_in("ann").await).contains("signature does not verify"));
+        }
+        assert_eq!(bench.control().requests(Endpoint::Jwks), 3);
+        bench.control().honest();
+        bench.sign_in("ann").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_replaced_under_its_name_counts_for_logout_tokens_and_userinfo_too() {
+    let mut bench = Bench::with(oidc::settings).await;
+    bench.idp.rotate_key(OldKey::Replace).unwrap();
+    let token = Secret::new(bench.idp.logout_token("ann").unwrap());
+    assert_eq!(bench.provider.verify_logout(&token, bench.now).await.unwrap().subject.as_deref(), Some("oidc-ann"));
+
+    let signed_in = bench.signed_in("bob").await.unwrap();
+    bench.now = bench.now + Duration::from_secs(61);
+    bench.idp.rotate_key(OldKey::Replace).unwrap();
+    bench.control().lie(Lie::SignedUserInfo);
+    let renewed = bench.provider.renew(&signed_in.identity, &signed_in.grant.unwrap(), bench.now).await.unwrap();
+    assert_eq!(renewed.identity.unwrap(), signed_in.identity);
+}
