@@ -139,6 +139,10 @@ pub enum Omission {
     GroupsOfAnotherForm,
     /// The groups could not be read.
     GroupsUnreadable,
+    /// The claim that is the username is not text.
+    UsernameOfAnotherForm,
+    /// A claim that a rule refers to is neither text nor a list of texts, or not all of it is.
+    ClaimOfAnotherForm,
     /// GitHub omits organisations with single sign-on that the application was not authorized for.
     SingleSignOn,
 }

@@ -51,12 +51,17 @@ impl TokenClaims {
     pub(super) fn left_out(&self, name: &str) -> Option<String> {
         let (value, taken) = (self.value(name)?, self.list(name).len());
         let Some(items) = value.as_array() else {
-            let odd = || format!("`{name}` is {}, where a list of names is expected", kind(value));
+            let odd = || format!("`{name}` is {}, where a text or a list of names is expected", kind(value));
             return (taken == 0).then(odd);
         };
         let left_out = items.len().saturating_sub(taken);
         let odd = items.iter().find(|item| !item.is_string()).map_or("an empty text", kind);
         (left_out > 0).then(|| format!("{left_out} of the {} entries of `{name}` are not names: {odd}", items.len()))
+    }
+
+    /// What the claim is instead of text; `None` if it is text, or absent.
+    pub(super) fn no_text(&self, name: &str) -> Option<&'static str> {
+        self.value(name).filter(|value| !value.is_string()).map(kind)
     }
 
     /// Why the `email` does not count; `None` if it does.
@@ -123,10 +128,14 @@ impl TokenClaims {
     pub(super) fn named(&self, names: &[String], other: &Self) -> domain::Claims {
         let mut found = domain::Claims::default();
         for name in names {
-            let source = if self.has(name) { self } else { other };
-            found.set(name, source.list(name));
+            found.set(name, self.or(other, name).list(name));
         }
         found
+    }
+
+    /// The one of both that supplies the claim: `self`, else `other`.
+    pub(super) fn or<'a>(&'a self, other: &'a Self, name: &str) -> &'a Self {
+        if self.has(name) { self } else { other }
     }
 }
 
@@ -176,7 +185,7 @@ mod tests {
         }
         assert_eq!(left(json!(["a", 7])).unwrap(), "1 of the 2 entries of `g` are not names: a number");
         assert_eq!(left(json!([true, "a", [1]])).unwrap(), "2 of the 3 entries of `g` are not names: true or false");
-        assert_eq!(left(json!({"a": 1})).unwrap(), "`g` is an object, where a list of names is expected");
+        assert_eq!(left(json!({"a": 1})).unwrap(), "`g` is an object, where a text or a list of names is expected");
     }
 
     #[test]

@@ -105,11 +105,10 @@ impl Entra {
             omissions.note(Omission::Email, reason);
         }
         for name in ["groups", "roles"].into_iter().filter(|_| self.wanted.groups) {
-            if let Some(why) = claims.left_out(name) {
-                let id = quote(object_id);
-                let reason = format!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
-                omissions.note(Omission::GroupsOfAnotherForm, reason);
-            }
+            omissions.note_groups(&quote(object_id), claims, name);
+        }
+        for name in &self.wanted.claims {
+            omissions.note_claim(&quote(object_id), claims, name);
         }
         Ok(Identity {
             provider: ProviderKind::Entra,
@@ -221,8 +220,14 @@ impl Entra {
                 Err(error) => return Err(not_now(error)),
             }
         }
+        let named = self.tenants.are_named();
+        let email = reread_email(before, &me, named);
+        if let Some(lost) = before.email.as_ref().filter(|_| email.is_none()) {
+            let (lost, id, why) = (quote(lost.as_str()), quote(&before.id), why_no_email(&me, named, me.is_personal()));
+            tracing::info!("The email {lost} of {id} does not count any more: {why}");
+        }
         Ok(Identity {
-            email: reread_email(before, &me, self.tenants.are_named()),
+            email,
             name: me.display_name.unwrap_or_else(|| before.name.clone()),
             username: Username::Vouched(me.user_principal_name),
             groups,

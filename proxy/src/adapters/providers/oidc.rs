@@ -131,7 +131,10 @@ impl Oidc {
         match self.userinfo(endpoint, &grant.access, &before.id, now).await {
             Ok(claims) => {
                 self.wanted.note_supplied(&claims, grant);
-                Ok(self.wanted.reread(before, &claims, &grant.supplied_by_userinfo))
+                let omissions = Omissions::default();
+                let identity = self.wanted.reread(before, &claims, &grant.supplied_by_userinfo, &omissions);
+                omissions.log();
+                Ok(identity)
             }
             Err(Unread::Call(error)) if error.is_unauthorized() => Ok(before.clone()),
             Err(unread @ Unread::AnotherSubject) => Err(RenewError::Gone(unread.to_string())),
@@ -180,28 +183,51 @@ impl Wanted {
         }
     }
 
-    /// Updates an identity from UserInfo. `supplied`: the claims it has ever supplied; all others keep their values.
-    fn reread(&self, before: &Identity, userinfo: &TokenClaims, supplied: &[String]) -> Identity {
+    /// Updates an identity from UserInfo. `supplied`: the claims it has ever supplied; all others keep their values. Notes what it
+    /// omits only where that changes the identity: a recheck is frequent.
+    fn reread(
+        &self,
+        before: &Identity,
+        userinfo: &TokenClaims,
+        supplied: &[String],
+        omissions: &Omissions,
+    ) -> Identity {
         let supplies = |name: &str| supplied.iter().any(|supplied| supplied == name);
         let text = |name: &str, before: &str| {
             if supplies(name) { userinfo.text(name).unwrap_or_default() } else { before }.to_owned()
         };
         // An address that UserInfo never verified stays as verified by the ID token, unless UserInfo now gives another one.
-        let same = before.email_str() == userinfo.text("email").unwrap_or_default();
+        let same = before.email_str().eq_ignore_ascii_case(userinfo.text("email").unwrap_or_default());
         let email = if supplies("email") && supplies("email_verified") {
             vouched(userinfo)
         } else {
             before.email.clone().filter(|_| same || !supplies("email"))
         };
+        let id = quote(&before.id);
+        if let Some(lost) = before.email.as_ref().filter(|_| email.is_none()) {
+            let why = match userinfo.unverified_email() {
+                Some(why) if userinfo.has("email") => format!("UserInfo now says otherwise: {why}"),
+                Some(_) | None => "UserInfo has none any more".to_owned(),
+            };
+            let reason = format!("The email {} of {id} does not count any more: {why}", quote(lost.as_str()));
+            omissions.note(Omission::Email, reason);
+        }
         let username = match self.username.as_deref() {
             Some("email") => email_as_username(email.as_ref()),
             Some(claim) => Username::Vouched(text(claim, before.username.as_str())),
             None => Username::Displayed(text("preferred_username", before.username.as_str())),
         };
         let groups = if supplies("groups") { userinfo.list("groups") } else { before.groups.clone() };
+        if self.groups && groups != before.groups {
+            omissions.note_groups(&id, userinfo, "groups");
+        }
         let mut claims = before.claims.clone();
         for name in self.claims.iter().filter(|name| supplies(name)) {
-            claims.set(name, userinfo.list(name));
+            let texts = userinfo.list(name);
+            if texts != before.claims.texts(name) {
+                omissions.note_claim(&id, userinfo, name);
+            }
+            claims.set(name, texts);
         }
         Identity { email, name: text("name", &before.name), username, groups, claims, ..before.clone() }
     }
@@ -212,19 +238,32 @@ impl Wanted {
         let source = if token.has("email") && token.has("email_verified") { token } else { userinfo };
         let email = vouched(source);
         let id = quote(token.text("sub").unwrap_or_default());
-        if let Some(why) = source.unverified_email() {
+        let described = if source.has("email") { source } else { token };
+        if let Some(why) = described.unverified_email() {
             omissions.note(Omission::Email, format!("The email of {id} does not count: {why}"));
         }
         let username = match self.username.as_deref() {
             // Without the claim there is no username: an empty one never matches a rule.
             Some("email") => email_as_username(email.as_ref()),
-            Some(claim) => Username::Vouched(either(claim)),
+            Some(claim) => {
+                let username = either(claim);
+                let odd = token.no_text(claim).or_else(|| userinfo.no_text(claim)).filter(|_| username.is_empty());
+                if let Some(kind) = odd {
+                    let reason = format!(
+                        "The username of {id} does not count: `{claim}`, which OAUTH_USERNAME_CLAIM names, is {kind}, not text"
+                    );
+                    omissions.note(Omission::UsernameOfAnotherForm, reason);
+                }
+                Username::Vouched(username)
+            }
             None => Username::Displayed(either("preferred_username")),
         };
-        let groups = if token.has("groups") { token } else { userinfo };
-        if let Some(why) = groups.left_out("groups").filter(|_| self.groups) {
-            let reason = format!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
-            omissions.note(Omission::GroupsOfAnotherForm, reason);
+        let groups = token.or(userinfo, "groups");
+        if self.groups {
+            omissions.note_groups(&id, groups, "groups");
+        }
+        for name in &self.claims {
+            omissions.note_claim(&id, token.or(userinfo, name), name);
         }
         Identity {
             provider: ProviderKind::Oidc,
@@ -378,7 +417,12 @@ mod tests {
         let before = wanted.identity(&token, &TokenClaims::default(), &Omissions::default());
         let reread = |userinfo: Value, supplied: &[&str]| {
             let supplied: Vec<String> = supplied.iter().map(ToString::to_string).collect();
-            wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &supplied)
+            let omissions = Omissions::default();
+            let now = wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &supplied, &omissions);
+            let email_is_gone = now.email.is_none() && before.email.is_some();
+            let said = omissions.into_all().iter().any(|omitted| omitted.what == Omission::Email);
+            assert_eq!(said, email_is_gone, "a lost email is explained, and no other");
+            now
         };
         assert_eq!(reread(json!({}), &[]), before);
         assert_eq!(reread(json!({"email": "a@b.c"}), &["email"]), before);
@@ -399,5 +443,46 @@ mod tests {
     fn groups_of_the_token_win_over_those_of_userinfo() {
         assert_eq!(identity(None, json!({"groups": ["a"]}), json!({"groups": ["b"]})).groups, ["a"]);
         assert_eq!(identity(None, json!({}), json!({"groups": "b"})).groups, ["b"]);
+    }
+
+    #[test]
+    fn a_recheck_that_takes_something_away_says_why() {
+        let claims = vec!["level".to_owned()];
+        let wanted = Wanted { username: None, groups: true, claims };
+        let token =
+            json!({"sub": "s", "email": "ann@example.com", "email_verified": true, "groups": ["a"], "level": "3"});
+        let token = serde_json::from_value(token).unwrap();
+        let before = wanted.identity(&token, &TokenClaims::default(), &Omissions::default());
+        let said = |userinfo: Value, supplied: &[&str]| {
+            let supplied: Vec<String> = supplied.iter().map(ToString::to_string).collect();
+            let omissions = Omissions::default();
+            wanted.reread(&before, &serde_json::from_value(userinfo).unwrap(), &supplied, &omissions);
+            omissions.into_all().into_iter().map(|omitted| omitted.reason).collect::<Vec<_>>()
+        };
+        let (email, both) = (["email"], ["email", "email_verified"]);
+        let lost = "The email ann@example.com of s does not count any more: ";
+        for (userinfo, supplied, why) in [
+            (
+                json!({"email": "Ann@Example.com", "email_verified": false}),
+                &both[..],
+                "UserInfo now says otherwise: `email_verified` of Ann@Example.com is false",
+            ),
+            (json!({"email": "ann@example.com"}), &both, "the provider sent ann@example.com without `email_verified`"),
+            (json!({"email": "eve@example.com"}), &email, "the provider sent eve@example.com without `email_verified`"),
+            (json!({}), &email, "UserInfo has none any more"),
+        ] {
+            let all = said(userinfo.clone(), supplied);
+            assert_eq!(all.len(), 1, "{userinfo}: {all:?}");
+            assert!(all[0].starts_with(lost) && all[0].ends_with(why), "{userinfo}: {all:?}");
+        }
+        for unchanged in [json!({"email": "Ann@Example.com"}), json!({"groups": ["a", 7], "level": ["3", 3]})] {
+            assert!(
+                said(unchanged.clone(), &["email", "groups", "level"][usize::from(unchanged.get("email").is_none())..])
+                    .is_empty(),
+                "{unchanged}"
+            );
+        }
+        assert!(said(json!({"groups": {"a": 1}}), &["groups"])[0].contains("`groups` is an object"));
+        assert!(said(json!({"level": 3}), &["level"])[0].contains("`level` is a number"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::claims::TokenClaims;
 use crate::adapters::telemetry::Clean;
 use crate::adapters::telemetry::audit::Origin;
 use crate::ports::{Omission, Omitted};
@@ -17,6 +18,22 @@ impl Omissions {
         let omitted = Omitted { what, reason };
         if !all.contains(&omitted) {
             all.push(omitted);
+        }
+    }
+
+    /// Notes what of the groups in the claim `name` is in no form that counts.
+    pub(super) fn note_groups(&self, id: &str, claims: &TokenClaims, name: &str) {
+        if let Some(why) = claims.left_out(name) {
+            let reason = format!("Not all groups of {id} were taken, so no rule for those lets them in: {why}");
+            self.note(Omission::GroupsOfAnotherForm, reason);
+        }
+    }
+
+    /// Notes what of the claim `name`, which a rule refers to, is in no form that counts.
+    pub(super) fn note_claim(&self, id: &str, claims: &TokenClaims, name: &str) {
+        if let Some(why) = claims.left_out(name) {
+            let reason = format!("Not all of a claim of {id} was taken, so no rule for the rest lets them in: {why}");
+            self.note(Omission::ClaimOfAnotherForm, reason);
         }
     }
 

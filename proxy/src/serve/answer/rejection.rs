@@ -513,9 +513,9 @@ impl Missing {
     pub(crate) const fn in_the_log(self) -> &'static str {
         match self {
             Self::Email => {
-                "no email of this user counts: the provider vouches for none (a line of the sign-in says why)"
+                "no email of this user counts: the provider vouches for none (a line of the sign-in, or of a recheck since, says why)"
             }
-            Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no claim that this user has",
+            Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no claim that this user has as text",
             Self::Groups => "no groups of this user are known",
             Self::Omitted(Omission::Email) => "an email does not count",
             Self::Omitted(Omission::EmailUnreadable) => {
@@ -523,6 +523,12 @@ impl Missing {
             }
             Self::Omitted(Omission::GroupsOfAnotherForm) => {
                 "some groups came in a form that is not understood (a line of the sign-in says which)"
+            }
+            Self::Omitted(Omission::UsernameOfAnotherForm) => {
+                "the claim that is the username is not text (a line of the sign-in says what it is)"
+            }
+            Self::Omitted(Omission::ClaimOfAnotherForm) => {
+                "a claim that a rule refers to came in a form that is not understood (a line of the sign-in says which)"
             }
             Self::Omitted(Omission::GroupsUnreadable) => {
                 "the groups could not be read (a line of the sign-in says why)"
@@ -541,7 +547,9 @@ impl Missing {
             Self::Omitted(Omission::GroupsOfAnotherForm) => Some(GROUPS_OF_ANOTHER_FORM),
             Self::Omitted(Omission::GroupsUnreadable) => Some(GROUPS_UNREADABLE),
             Self::Omitted(Omission::SingleSignOn) => Some(SINGLE_SIGN_ON),
-            Self::Username | Self::Groups => None,
+            Self::Username
+            | Self::Groups
+            | Self::Omitted(Omission::UsernameOfAnotherForm | Omission::ClaimOfAnotherForm) => None,
         }
     }
 }

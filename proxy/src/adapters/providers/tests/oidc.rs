@@ -231,3 +231,82 @@ async fn the_clock_is_the_argument() {
     bench.now = Timestamp::from_secs(issued.secs() - 30);
     bench.sign_in("ann").await.unwrap();
 }
+
+/// What a sign-in as Ann leaves out, as the log says it.
+async fn left_out(lies: Vec<Lie>, settings: impl FnOnce(&str) -> ProviderSettings) -> Vec<String> {
+    let bench = Bench::with(settings).await;
+    lies.into_iter().for_each(|lie| bench.control().lie(lie));
+    bench.signed_in("ann").await.unwrap().omitted.into_iter().map(|omitted| omitted.reason).collect()
+}
+
+#[tokio::test]
+async fn of_an_address_without_email_verified_the_log_says_so_whatever_userinfo_has() {
+    let says = "The email of oidc-ann does not count: the provider sent ann@example.com without `email_verified`";
+    let silent = || {
+        vec![Lie::UserInfoClaim("email".into(), json!(null)), Lie::UserInfoClaim("email_verified".into(), json!(null))]
+    };
+    let unverified = Lie::MissingClaim("email_verified".into());
+    let with_token = |mut lies: Vec<Lie>| {
+        lies.push(unverified.clone());
+        lies
+    };
+    assert_eq!(left_out(with_token(silent()), settings).await, [says]);
+    let none = Lie::DiscoveryField("userinfo_endpoint".into(), json!(null));
+    let bench = Bench::unread(settings).await;
+    bench.control().lie(none);
+    bench.control().lie(unverified.clone());
+    bench.provider.refresh(bench.now).await;
+    assert_eq!(bench.signed_in("ann").await.unwrap().omitted[0].reason, says);
+    // Where neither has one, the scope is named; where UserInfo has another, that one is described.
+    let mut lies = silent();
+    lies.push(Lie::MissingClaim("email".into()));
+    assert!(left_out(lies, settings).await[0].contains("sent none: is the scope `email` in OAUTH_SCOPES?"));
+    let other = vec![
+        Lie::UserInfoClaim("email".into(), json!("a@b.c")),
+        Lie::UserInfoClaim("email_verified".into(), json!(false)),
+    ];
+    assert!(left_out(with_token(other), settings).await[0].contains("`email_verified` of a@b.c is false"));
+}
+
+#[tokio::test]
+async fn a_username_that_is_no_text_is_named() {
+    let lies = |value| vec![Lie::Claim("number".into(), value)];
+    let with = |origin: &str| with_claim(origin, Some("number"));
+    let all = left_out(lies(json!(7)), with).await;
+    assert_eq!(
+        all,
+        ["The username of oidc-ann does not count: `number`, which OAUTH_USERNAME_CLAIM names, is a number, not text"]
+    );
+    assert!(left_out(lies(json!("7")), with).await.is_empty());
+    assert!(left_out(Vec::new(), with).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_of_a_rule_that_is_no_text_is_named() {
+    let with = |origin: &str| match settings(origin) {
+        ProviderSettings::Oidc { client, issuer, username_claim, wants_groups, .. } => {
+            ProviderSettings::Oidc { client, issuer, username_claim, wants_groups, claims: vec!["org.level".into()] }
+        }
+        other @ (ProviderSettings::Github { .. } | ProviderSettings::Entra { .. }) => other,
+    };
+    for (value, says) in [
+        (json!(3), "`org.level` is a number, where a text or a list of names is expected"),
+        (json!(true), "`org.level` is true or false,"),
+        (json!({"a": 1}), "`org.level` is an object,"),
+        (json!(["3", 3]), "1 of the 2 entries of `org.level` are not names: a number"),
+    ] {
+        for lie in [
+            Lie::Claim("org".into(), json!({"level": value})),
+            Lie::UserInfoClaim("org".into(), json!({"level": value})),
+        ] {
+            let all = left_out(vec![lie], with).await;
+            assert_eq!(all.len(), 1, "{all:?}");
+            assert!(
+                all[0].starts_with("Not all of a claim of oidc-ann was taken, so no rule for the rest lets them in: "),
+                "{all:?}"
+            );
+            assert!(all[0].contains(says), "{all:?}");
+        }
+    }
+    assert!(left_out(vec![Lie::Claim("org".into(), json!({"level": "3"}))], with).await.is_empty());
+}

@@ -345,6 +345,20 @@ async fn a_claim_within_an_object_that_only_the_id_token_has_stands() {
 }
 
 #[tokio::test]
+async fn the_case_of_an_address_is_no_other_address() {
+    let bench = plain("oidc").await;
+    // Groups make UserInfo be asked: its address is noted, but never verified there.
+    bench.control().lie(Lie::MissingClaim("groups".into()));
+    bench.control().lie(Lie::UserInfoClaim("email".into(), json!("Ann@Example.com")));
+    bench.control().lie(Lie::UserInfoClaim("email_verified".into(), json!(null)));
+    let (who, grant) = bench.granted("ann").await;
+    assert_eq!(who.email_str(), "ann@example.com");
+    assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap(), who);
+    bench.control().lie(Lie::UserInfoClaim("email".into(), json!("eve@example.com")));
+    assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap().email, None);
+}
+
+#[tokio::test]
 async fn entras_groups_only_become_fewer_without_a_new_token() {
     let bench = plain("entra").await;
     let (who, grant) = bench.granted("bob").await;
