@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::ClientRegistration;
-use super::http::{CallError, Http};
+use super::http::{CallError, Http, field};
 use super::quote::quote;
 use crate::domain::grant::Grant;
 use crate::domain::login::LoginAttempt;
@@ -36,7 +36,8 @@ type OauthClient = Client<
 /// The fields that OpenID Connect adds to a token response (OpenID Connect Core §3.1.3.3).
 #[derive(Serialize, Deserialize)]
 struct WithIdToken {
-    id_token: Option<String>,
+    /// Checked later: the parser would not name it if it were of another kind.
+    id_token: Option<Value>,
 }
 
 impl ExtraTokenFields for WithIdToken {}
@@ -180,15 +181,18 @@ fn issued(answer: &TokenAnswer) -> Result<Tokens, String> {
     if *answer.token_type() != BasicTokenType::Bearer {
         return Err("the token endpoint issued an access token that is not a bearer token".to_owned());
     }
-    if answer.access_token().secret().is_empty() {
-        return Err("the token endpoint issued an empty access token".to_owned());
-    }
-    let refresh = answer.refresh_token().map(|token| token.secret().as_str()).filter(|token| !token.is_empty());
+    let id = match &answer.extra_fields().id_token {
+        Some(Value::String(token)) => Some(token.as_str()),
+        Some(Value::Null) | None => None,
+        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            return Err(no_token_answer("`id_token` is of another kind"));
+        }
+    };
     Ok(Tokens {
         access: Secret::new(answer.access_token().secret().as_str()),
         expires_in: answer.expires_in(),
-        refresh: refresh.map(Secret::new),
-        id: answer.extra_fields().id_token.as_deref().map(Secret::new),
+        refresh: answer.refresh_token().map(|token| Secret::new(token.secret().as_str())),
+        id: id.map(Secret::new),
     })
 }
 
@@ -207,7 +211,8 @@ async fn token_answer(http: &Http, request: HttpRequest) -> Result<HttpResponse,
     let answer = Http::call(http, request).await?;
     let failing = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
     let fields = fields(&answer.body);
-    let refused = !failing && fields.as_ref().is_some_and(|fields| fields.get("error").is_some_and(Value::is_string));
+    let error = fields.as_ref().and_then(|fields| fields.get("error")).and_then(Value::as_str);
+    let refused = !failing && error.is_some_and(|error| !error.is_empty());
     if !refused && answer.status != StatusCode::OK {
         return Err(answer.refusal());
     }
@@ -238,9 +243,9 @@ fn fields(body: &[u8]) -> Option<Map<String, Value>> {
     ["access_token", "error"].iter().any(|name| fields.contains_key(*name)).then_some(fields)
 }
 
-/// Keeps the fields with these names, without nulls. Others are not read (`scope` may be text or a list).
+/// Keeps the fields with these names, without nulls and empty texts, which count as absent. Others are not read (`scope` may be text or a list).
 fn keep_fields(mut fields: Map<String, Value>, names: &[&str]) -> Map<String, Value> {
-    fields.retain(|name, value| names.contains(&name.as_str()) && !value.is_null());
+    fields.retain(|name, value| names.contains(&name.as_str()) && !value.is_null() && value.as_str() != Some(""));
     fields
 }
 
@@ -285,13 +290,13 @@ fn reason(error: &RequestTokenError<CallError, BasicErrorResponse>) -> String {
         }
         RequestTokenError::Request(error) => error.to_string(),
         // Neither the body nor the parser's message about it: both may contain a token.
-        RequestTokenError::Parse(error, _) => format!(
-            "the token endpoint's answer is not a token response: at `{}`, column {}",
-            quote(&error.path().to_string()),
-            error.inner().column()
-        ),
+        RequestTokenError::Parse(error, _) => no_token_answer(&field(error)),
         RequestTokenError::Other(words) => format!("the token endpoint's answer is unusable: {}", quote(words)),
     }
+}
+
+fn no_token_answer(why: &str) -> String {
+    format!("the token endpoint's answer is not a token response: {why}")
 }
 
 #[cfg(test)]

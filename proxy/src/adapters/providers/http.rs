@@ -191,7 +191,7 @@ impl ProviderAnswer {
 }
 
 /// Describes which field of a response is not as expected, and how.
-fn field(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+pub(super) fn field(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let words = error.inner().to_string();
     // From the parser's message take only what is ours: the name of a missing field.
     let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
@@ -212,7 +212,8 @@ fn place_of(uri: &Uri) -> String {
 fn provider_message(body: &[u8]) -> String {
     let Ok(body) = serde_json::from_slice::<Value>(body) else { return String::new() };
     let text = |pointer| body.pointer(pointer).and_then(Value::as_str);
-    let words = ["/error_description", "/error/message", "/message", "/error"].into_iter().find_map(text);
+    let mut places = ["/error_description", "/error/message", "/message", "/error"].into_iter();
+    let words = places.find_map(|place| text(place).filter(|words| !words.is_empty()));
     words.map(|words| format!(" ({})", quote(words))).unwrap_or_default()
 }
 

@@ -45,7 +45,9 @@ async fn a_token_answer_counts_by_what_it_holds_not_by_what_it_is_called() {
             outcome.unwrap_or_else(|error| panic!("{name}, {kind:?}: {error}"));
         }
     }
-    for lie in [Lie::TokenForm, Lie::TokenField("scope".into(), json!(["a", "b"]))] {
+    let (scopes, no_error) =
+        (Lie::TokenField("scope".into(), json!(["a", "b"])), Lie::TokenField("error".into(), json!("")));
+    for lie in [Lie::TokenForm, scopes, no_error] {
         for (name, outcome) in each(lie.clone()).await {
             outcome.unwrap_or_else(|error| panic!("{name}, {lie:?}: {error}"));
         }

@@ -115,7 +115,17 @@ async fn an_id_token_that_lies_is_refused_with_the_reason() {
         (Lie::UnknownKey, "does not publish"),
         (Lie::ForgedSignature, "signature"),
         (Lie::NoIdToken, "no ID token"),
-        (Lie::NoAccessToken, "not a token response"),
+        (Lie::NoAccessToken, "not a token response: `access_token` is missing"),
+        (Lie::TokenField("access_token".into(), json!("")), "not a token response: `access_token` is missing"),
+        (Lie::TokenField("access_token".into(), json!(7)), "not a token response: `access_token` is of another kind"),
+        (Lie::TokenField("token_type".into(), json!(null)), "not a token response: `token_type` is missing"),
+        (Lie::TokenField("token_type".into(), json!(["x"])), "not a token response: `token_type` is of another kind"),
+        (
+            Lie::TokenField("refresh_token".into(), json!({})),
+            "not a token response: `refresh_token` is of another kind",
+        ),
+        (Lie::TokenField("id_token".into(), json!(7)), "not a token response: `id_token` is of another kind"),
+        (Lie::TokenField("id_token".into(), json!("")), "no ID token"),
         (Lie::TokenType("mac".into()), "bearer"),
     ] {
         bench.control().lie(lie.clone());
