@@ -354,6 +354,28 @@ async fn newer_keys_are_fetched_when_a_token_names_one_and_forged_names_fetch_fe
     assert!(ci.control().requests(Endpoint::Jwks) <= before + 1);
 }
 
+#[tokio::test]
+async fn the_refusal_of_a_token_says_which_of_its_claims_do_not_count() {
+    let upstream = Upstream::start().await;
+    let ci = issuer().await;
+    let rules = "[[routes]]\npath = \"/**\"\nallow = [\"provider:ci/claim:level=3\"]";
+    let more = "username_claim = \"account\"";
+    let proxy = with_sections(&format!("{}{rules}", section("ci", &ci, more)), &upstream).await.start().await;
+    let odd = json!({ "email": "a@example.com", "groups": { "a": 1 }, "level": 3, "account": 7 });
+    assert_eq!(ask(&proxy, &minted(&ci, odd), "/x").await.status.as_u16(), 403);
+    for line in [
+        "no email of this token counts; usernames take no part: `username_claim` names no text claim of this token; \
+         no groups of this token are known; lines of this request say what does not count\"",
+        "The email of a token of robot does not count: the provider sent a@example.com without `email_verified`",
+        "The username of a token of robot does not count: `account`, which `username_claim` names, is a number, not text",
+        "Not all groups of a token of robot were taken, so no rule for those lets them in: `groups` is an object",
+        "Not all of a claim of a token of robot was taken, so no rule for the rest lets them in: `level` is a number",
+    ] {
+        proxy.logs(line).await;
+    }
+    assert!(!proxy.log().contains("a line of the sign-in"), "{}", proxy.log());
+}
+
 /// A cluster's signing key, as the API server has it.
 struct Cluster(EcdsaKeyPair, &'static str);
 

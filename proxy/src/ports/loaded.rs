@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
-use super::{ReadyFields, UpstreamIdentities};
+use super::{Omitted, ReadyFields, UpstreamIdentities};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::session::{Session, SessionKey};
@@ -19,6 +19,8 @@ pub struct LoadedSession {
     session: Session,
     /// The issuer, if this is a bearer token rather than a session of ours.
     token_of: Option<Arc<str>>,
+    /// What of a bearer token does not count.
+    omitted: Box<[Omitted]>,
     headers: ReadyFields,
     last_seen: AtomicU64,
     /// When the provider is due to be asked again, in milliseconds; `u64::MAX`: never.
@@ -39,6 +41,7 @@ impl LoadedSession {
         Self {
             key,
             token_of: None,
+            omitted: Box::default(),
             headers: ReadyFields::of(&session.identity, session.identity.provider.as_str()),
             due: AtomicU64::new(session.renew_at.map_or(u64::MAX, Timestamp::millis)),
             session,
@@ -62,6 +65,18 @@ impl LoadedSession {
     pub fn of_token(key: SessionKey, session: Session, issuer: Arc<str>, now: Timestamp) -> Self {
         let headers = ReadyFields::of(&session.identity, &issuer);
         Self { headers, token_of: Some(issuer), ..Self::new(key, session, now) }
+    }
+
+    /// Adds what of a bearer token does not count: it has no sign-in that could log it.
+    #[must_use]
+    pub fn with_omitted(self, omitted: Vec<Omitted>) -> Self {
+        Self { omitted: omitted.into(), ..self }
+    }
+
+    /// What of a bearer token does not count; empty for a session of ours.
+    #[must_use]
+    pub fn omitted(&self) -> &[Omitted] {
+        &self.omitted
     }
 
     /// Whether it is a bearer token rather than a session of ours.

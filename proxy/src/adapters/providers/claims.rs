@@ -64,9 +64,9 @@ impl TokenClaims {
         self.value(name).filter(|value| !value.is_string()).map(kind)
     }
 
-    /// Why the `email` does not count; `None` if it does.
-    pub(super) fn unverified_email(&self) -> Option<String> {
-        let Some(email) = self.value("email") else {
+    /// Why the email in the claim `name` does not count; `None` if it does.
+    pub(super) fn unverified_email(&self, name: &str) -> Option<String> {
+        let Some(email) = self.value(name) else {
             return Some("the provider sent none: is the scope `email` in OAUTH_SCOPES?".to_owned());
         };
         let Some(address) = email.as_str() else { return Some(format!("it is {}, not text", kind(email))) };
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn why_an_address_does_not_count_is_said() {
-        let why = |value| claims(value).unverified_email();
+        let why = |value| claims(value).unverified_email("email");
         assert_eq!(why(json!({"email": "a@b.c", "email_verified": true})), None);
         for (value, says) in [
             (json!({}), "sent none"),

@@ -53,7 +53,7 @@ pub(crate) fn provider_answers(bytes: &[u8]) {
                 claims.left_out(name),
             );
         }
-        let _ = claims.unverified_email();
+        let _ = claims.unverified_email("email");
         let _ = may_sign("https://login.example/{tenantid}/v2.0", &claims);
         let _ = claims.text("iss").and_then(|issuer| tenant_of("https://login.example", issuer));
     }

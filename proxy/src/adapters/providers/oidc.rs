@@ -205,7 +205,7 @@ impl Wanted {
         };
         let id = quote(&before.id);
         if let Some(lost) = before.email.as_ref().filter(|_| email.is_none()) {
-            let why = match userinfo.unverified_email() {
+            let why = match userinfo.unverified_email("email") {
                 Some(why) if userinfo.has("email") => format!("UserInfo now says otherwise: {why}"),
                 Some(_) | None => "UserInfo has none any more".to_owned(),
             };
@@ -239,7 +239,7 @@ impl Wanted {
         let email = vouched(source);
         let id = quote(token.text("sub").unwrap_or_default());
         let described = if source.has("email") { source } else { token };
-        if let Some(why) = described.unverified_email() {
+        if let Some(why) = described.unverified_email("email") {
             omissions.note(Omission::Email, format!("The email of {id} does not count: {why}"));
         }
         let username = match self.username.as_deref() {

@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
+use crate::domain::identity::ProviderKind;
 use crate::ports::{BeginError, NotAPerson, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::asker::{Asker, with_max_age};
 use crate::serve::answer::challenge::{self, Challenge};
@@ -512,10 +513,8 @@ impl Missing {
     /// The text for the operator.
     pub(crate) const fn in_the_log(self) -> &'static str {
         match self {
-            Self::Email => {
-                "no email of this user counts: the provider vouches for none (a line of the sign-in, or of a recheck since, says why)"
-            }
-            Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no claim that this user has as text",
+            Self::Email => "no email of this user counts: a line of the sign-in, or of a recheck, says why",
+            Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no text claim of this user",
             Self::Groups => "no groups of this user are known",
             Self::Omitted(Omission::Email) => "an email does not count",
             Self::Omitted(Omission::EmailUnreadable) => {
@@ -536,6 +535,21 @@ impl Missing {
             Self::Omitted(Omission::SingleSignOn) => {
                 "GitHub left organisations with single sign-on out (a line of the sign-in says which)"
             }
+        }
+    }
+
+    /// The text for the operator about a bearer token; `None`: a line of the request says it. `of_provider`: the plain provider issued
+    /// it, rather than the issuer of a section.
+    pub(crate) fn of_a_token(self, kind: ProviderKind, of_provider: bool) -> Option<&'static str> {
+        match self {
+            Self::Email => Some("no email of this token counts"),
+            Self::Username if kind == ProviderKind::Entra => Some("usernames take no part: this token has no `upn`"),
+            Self::Username if of_provider => {
+                Some("usernames take no part: OAUTH_USERNAME_CLAIM names no text claim of this token")
+            }
+            Self::Username => Some("usernames take no part: `username_claim` names no text claim of this token"),
+            Self::Groups => Some("no groups of this token are known"),
+            Self::Omitted(_) => None,
         }
     }
 

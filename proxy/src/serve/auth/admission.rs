@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
 
+use crate::adapters::providers::log_omitted;
 use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
 use crate::domain::certificate::ClientCertificate;
 use crate::domain::identity::Identity;
 use crate::domain::judge::{Ask, Permit, Refusal, Why, judge, judge_blindly};
-use crate::domain::principal::{Known, Principal};
+use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::readings::Readings;
 use crate::domain::rules::NO_RULE;
 use crate::ports::{LoadedSession, Omission, Omitted};
@@ -109,14 +110,15 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
     } else {
         let who = who.as_deref();
         let has_session = who.is_some_and(|session| !session.is_token());
+        let omitted = who.map(LoadedSession::omitted).unwrap_or_default();
         let principal = who.map(Known::principal);
-        denied(principal.as_ref(), Some(NOT_DESCRIBED), &[], name, &why, has_session, exchange.origin())
+        denied(principal.as_ref(), Some(NOT_DESCRIBED), omitted, name, &why, has_session, exchange.origin())
     };
     Err(Refused(rejection, cookies))
 }
 
 /// What the lists could match this person by but the provider does not state: the commonest reason of a refusal.
-/// `omitted`: what it stated at this sign-in but is ignored.
+/// `omitted`: what it stated at this sign-in, or in this bearer token, but is ignored.
 fn missing(who: &Identity, omitted: &[Omitted]) -> Vec<Missing> {
     let not_counted = omitted.iter().map(|omitted| omitted.what).filter(|what| *what != Omission::Email);
     let not_said = [
@@ -135,8 +137,14 @@ fn missing(who: &Identity, omitted: &[Omitted]) -> Vec<Missing> {
     all
 }
 
-fn in_the_log(missing: &[Missing]) -> String {
-    missing.iter().map(|what| format!("; {}", what.in_the_log())).collect()
+fn in_the_log(who: &Principal<'_>, missing: &[Missing], omitted: &[Omitted]) -> String {
+    if who.by == Proof::Session {
+        return missing.iter().map(|what| format!("; {}", what.in_the_log())).collect();
+    }
+    let kind = who.identity.provider;
+    let missing = missing.iter().filter_map(|what| what.of_a_token(kind, who.provider == kind.as_str()));
+    let more = (!omitted.is_empty()).then_some("lines of this request say what does not count");
+    missing.chain(more).map(|text| format!("; {text}")).collect()
 }
 
 /// The answer to a refused request; also logs and counts the refusal.
@@ -168,7 +176,7 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
             denied(
                 who.as_ref(),
                 Some(asked(exchange, ask.method, ask.path.as_written())),
-                &[],
+                session.map(LoadedSession::omitted).unwrap_or_default(),
                 rule,
                 &refusal.why,
                 has_session,
@@ -200,7 +208,7 @@ pub(super) fn shown(exchange: &Exchange) -> Option<&ClientCertificate> {
 /// Whether that person may have a session, by the current lists and rules.
 pub(crate) fn admit_session(exchange: &Exchange, session: &LoadedSession) -> Result<(), Rejection> {
     let who = principal(exchange, session);
-    admit_person(&exchange.snapshot, &who, &[], !session.is_token(), exchange.origin())
+    admit_person(&exchange.snapshot, &who, session.omitted(), !session.is_token(), exchange.origin())
 }
 
 /// Whether a session may begin: some list, or some rule that is not public, could admit the person.
@@ -234,7 +242,13 @@ pub(super) fn denied(
     } else {
         Vec::new()
     };
-    let reason = format!("{why}{}", in_the_log(&missing));
+    let about_lists = who.filter(|_| why.is_about_lists());
+    // A bearer token has no sign-in at which this could have been logged.
+    if about_lists.is_some_and(|who| who.by == Proof::Bearer) {
+        log_omitted(omitted, Some(origin));
+    }
+    let about = about_lists.map(|who| in_the_log(who, &missing, omitted)).unwrap_or_default();
+    let reason = format!("{why}{about}");
     audit::denied(&name, who, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
     let denial = Denial { rule, reason: in_short(why), can_be_fixed: *why != Why::Nobody, missing };

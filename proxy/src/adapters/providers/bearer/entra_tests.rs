@@ -206,3 +206,16 @@ async fn a_key_that_is_replaced_under_its_name_is_fetched() {
     trial.idp.rotate_key(OldKey::Replace).unwrap();
     trial.verify(&trial.second(), json!({ "uti": "y" })).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_of_a_token_does_not_count_is_kept_for_the_log_of_a_refusal() {
+    let trial = Trial::of(Tenants::Organizations).await;
+    let odd = json!({ "email": "ann@contoso.example", "groups": { "a": 1 }, "scp": 3 });
+    let session = trial.verify(&trial.second(), odd).await.unwrap();
+    let all: Vec<&str> = session.omitted().iter().map(|omitted| omitted.reason.as_str()).collect();
+    let says = ["counts only for a tenant that OAUTH_TENANT_ID names", "`groups` is an object", "`scp` is a number"];
+    assert_eq!(all.len(), says.len(), "{all:?}");
+    for (reason, says) in all.iter().zip(says) {
+        assert!(reason.contains("of a token of 0b1ec700-") && reason.contains(says), "{reason}");
+    }
+}

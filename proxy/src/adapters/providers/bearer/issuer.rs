@@ -20,7 +20,7 @@ use super::verdict::{Accepted, BearerError};
 use crate::domain::identity::Identity;
 use crate::domain::session::{Authority, Device, Session, SessionKey};
 use crate::domain::time::Timestamp;
-use crate::ports::LoadedSession;
+use crate::ports::{LoadedSession, Omitted};
 
 /// No token is accepted for longer, whatever it says.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -128,11 +128,22 @@ impl Issuer {
         };
         let signed = signed.map_err(|rejected| invalid(rejected.to_string()))?;
         let times = check(&signed, &known, &expected).map_err(invalid)?;
-        let identity = match &self.entra {
-            None => person::of(&signed.claims, &self.settings.names, &self.settings.claims),
-            Some((tenants, http)) => self.of_entra(&signed.claims, tenants, http).await?,
+        let IssuerSettings { names, claims: of_rules, client_id, .. } = &self.settings;
+        let (identity, omitted) = match &self.entra {
+            None => {
+                let identity = person::of(&signed.claims, names, of_rules);
+                // Only the plain provider has a client id here.
+                let setting = if client_id.is_some() { "OAUTH_USERNAME_CLAIM" } else { "`username_claim`" };
+                let omitted = person::omitted(&signed.claims, names, setting, of_rules, &identity);
+                (identity, omitted)
+            }
+            Some((tenants, http)) => {
+                let identity = self.of_entra(&signed.claims, tenants, http).await?;
+                let omitted = person::omitted_of_entra(&signed.claims, of_rules, &identity);
+                (identity, omitted)
+            }
         };
-        Ok(self.accept(&signed.claims, identity, times, key, now))
+        Ok(self.accept(&signed.claims, identity, omitted, times, key, now))
     }
 
     async fn of_entra(&self, claims: &TokenClaims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
@@ -152,6 +163,7 @@ impl Issuer {
         &self,
         claims: &TokenClaims,
         identity: Identity,
+        omitted: Vec<Omitted>,
         times: Times,
         key: SessionKey,
         now: Timestamp,
@@ -164,7 +176,7 @@ impl Issuer {
         session.created_at = times.issued.map_or(now, Timestamp::from_secs).min(now);
         session.expires_at = ends_at.min(now + LONGEST);
         session.auth_time = claims.seconds("auth_time").map(|secs| Timestamp::from_secs(secs).min(now));
-        let session = LoadedSession::of_token(key, session, Arc::clone(&self.name), now);
+        let session = LoadedSession::of_token(key, session, Arc::clone(&self.name), now).with_omitted(omitted);
         Accepted { session: Arc::new(session), expires_at }
     }
 }

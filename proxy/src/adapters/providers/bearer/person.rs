@@ -2,9 +2,12 @@
 
 use super::super::claims::TokenClaims;
 use super::super::entra::has_proven_domain;
+use super::super::omissions::Omissions;
+use super::super::quote::quote;
 use super::super::tenants::PERSONAL;
 use super::settings::ClaimNames;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
+use crate::ports::{Omission, Omitted};
 
 /// The identity in the claims, by the operator's claim names.
 pub(super) fn of(claims: &TokenClaims, names: &ClaimNames, of_rules: &[String]) -> Identity {
@@ -53,4 +56,57 @@ pub(super) fn of_entra(claims: &TokenClaims, named: bool, of_rules: &[String]) -
         groups,
         claims: claims.named(of_rules, &TokenClaims::default()),
     })
+}
+
+/// What of the claims does not count in `who`, whom [`of`] made of them: for the log of a refusal. `setting` names the username's claim.
+pub(super) fn omitted(
+    claims: &TokenClaims,
+    names: &ClaimNames,
+    setting: &str,
+    of_rules: &[String],
+    who: &Identity,
+) -> Vec<Omitted> {
+    let omissions = Omissions::default();
+    let id = token_of(who);
+    let email = if claims.has(&names.email) { claims.unverified_email(&names.email) } else { None };
+    if let Some(why) = email {
+        omissions.note(Omission::Email, format!("The email of {id} does not count: {why}"));
+    }
+    if let Some(name) = names.username.as_deref().filter(|name| *name != names.email)
+        && let Some(kind) = claims.no_text(name)
+    {
+        let reason =
+            format!("The username of {id} does not count: `{name}`, which {setting} names, is {kind}, not text");
+        omissions.note(Omission::UsernameOfAnotherForm, reason);
+    }
+    omissions.note_groups(&id, claims, &names.groups);
+    for name in of_rules {
+        omissions.note_claim(&id, claims, name);
+    }
+    omissions.into_all()
+}
+
+/// The same for an Entra token and [`of_entra`].
+pub(super) fn omitted_of_entra(claims: &TokenClaims, of_rules: &[String], who: &Identity) -> Vec<Omitted> {
+    let omissions = Omissions::default();
+    let id = token_of(who);
+    if let Some(address) = claims.text("email").filter(|_| who.email.is_none()) {
+        let shown = quote(address);
+        let why = match Email::parse(address) {
+            Ok(_) => "an email counts only for a tenant that OAUTH_TENANT_ID names, or with `xms_edov`",
+            Err(_) => "it is no address",
+        };
+        omissions.note(Omission::Email, format!("The email {shown} of {id} does not count: {why}"));
+    }
+    for name in ["groups", "roles"] {
+        omissions.note_groups(&id, claims, name);
+    }
+    for name in of_rules {
+        omissions.note_claim(&id, claims, name);
+    }
+    omissions.into_all()
+}
+
+fn token_of(who: &Identity) -> String {
+    format!("a token of {}", quote(&who.id))
 }

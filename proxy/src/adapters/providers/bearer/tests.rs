@@ -454,3 +454,49 @@ proptest! {
         run(&token(&claims));
     }
 }
+
+#[tokio::test]
+async fn what_of_a_token_does_not_count_is_kept_for_the_log_of_a_refusal() {
+    let names = ClaimNames { username: Some("account.login".into()), email: "mail".into(), ..ClaimNames::default() };
+    let issuer = |names, client_id| IssuerSettings { names, client_id, claims: vec!["level".into()], ..issuer() };
+    let section = bearers(vec![issuer(names.clone(), None)]);
+    let said = async |bearers: &Bearers, claims: Value| {
+        let session = verify(bearers, &token(&with(projected(), claims))).await.unwrap();
+        session.omitted().iter().map(|omitted| omitted.reason.clone()).collect::<Vec<_>>()
+    };
+    let of = "of a token of system:serviceaccount:ci:deployer";
+    let username = format!("The username {of} does not count: `account.login`, which");
+    for (claims, says) in [
+        (
+            json!({ "mail": "a@b.c" }),
+            format!("The email {of} does not count: the provider sent a@b.c without `email_verified`"),
+        ),
+        (
+            json!({ "mail": "a@b.c", "email_verified": false }),
+            format!("The email {of} does not count: `email_verified` of a@b.c is false"),
+        ),
+        (
+            json!({ "groups": [{ "role": "ops" }, "dev"] }),
+            format!(
+                "Not all groups {of} were taken, so no rule for those lets them in: 1 of the 2 entries of `groups` are not names: an object"
+            ),
+        ),
+        (
+            json!({ "level": 3 }),
+            format!(
+                "Not all of a claim {of} was taken, so no rule for the rest lets them in: `level` is a number, where a text or a list of names is expected"
+            ),
+        ),
+        (json!({ "account": { "login": 7 } }), format!("{username} `username_claim` names, is a number, not text")),
+    ] {
+        assert_eq!(said(&section, claims.clone()).await, [says], "{claims}");
+    }
+    let good =
+        json!({ "mail": "a@b.c", "email_verified": true, "groups": ["a"], "level": "3", "account": { "login": "x" } });
+    for nothing in [json!({}), good] {
+        assert!(said(&section, nothing.clone()).await.is_empty(), "{nothing}");
+    }
+    let plain = bearers(vec![issuer(names, Some("client".into()))]);
+    let all = said(&plain, json!({ "account": { "login": 7 } })).await;
+    assert_eq!(all, [format!("{username} OAUTH_USERNAME_CLAIM names, is a number, not text")]);
+}
