@@ -109,6 +109,76 @@ async fn organisations_that_github_leaves_out_are_named() {
     logs_with_the_request(&proxy, "WARN", "partial-results; organizations=21955855,20582480").await;
 }
 
+/// A callback whose sign-in is valid, but another part of which makes it unusable.
+#[tokio::test]
+async fn a_callback_that_is_not_whole_is_refused_for_its_true_reason() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::with_sign_in("oidc", &upstream).await.start().await;
+    let ours = format!("{}/oidc is expected", proxy.idp().origin());
+    let iss = format!("iss={}/oidc", proxy.idp().origin());
+    let cases = [
+        (format!("{iss}&state=STATE"), "neither a `code` nor an `error`", "without an answer"),
+        (format!("{iss}&code=&state=STATE"), "neither a `code` nor an `error`", "without an answer"),
+        (format!("{iss}&code=a&code=b&state=STATE"), "has `code` more than once", "holds a part of it twice"),
+        (format!("{iss}&error=a&error=b&state=STATE"), "has `error` more than once", "holds a part of it twice"),
+        (format!("{iss}&{iss}&code=a&state=STATE"), "has `iss` more than once", "holds a part of it twice"),
+        (format!("{iss}&code=a&state=STATE&state=STATE"), "has `state` more than once", "holds a part of it twice"),
+        (format!("{iss}&code=a"), "has no `state`", "does not say which sign-in"),
+        (
+            "iss=http://evil.example&code=a&state=STATE".to_owned(),
+            ours.as_str(),
+            "does not come from the sign-in service",
+        ),
+        ("code=a&state=STATE".to_owned(), ours.as_str(), "does not come from the sign-in service"),
+    ];
+    for (number, (query, in_the_log, on_the_page)) in cases.into_iter().enumerate() {
+        let mut browser = Browser::of(&proxy);
+        let callback = browser.approved("/", "ann").await;
+        let state = callback.split("state=").nth(1).unwrap().split('&').next().unwrap();
+        let path = format!("/api/v1/auth/callback?{}", query.replace("STATE", state));
+        let id = format!("{REQUEST}-{number}");
+        let request = Request::get(path).header("accept", "text/html").header("x-request-id", &id);
+        let answer = browser.send(request).await;
+        assert_eq!((answer.status.as_u16(), answer.text().contains("invalid_state")), (400, true), "{query}");
+        let page = answer.text();
+        assert!(page.contains(on_the_page) && page.contains("Sign-in did not work"), "{query}: {page}");
+        assert!(!page.contains("ten minutes") && !page.contains("no longer valid"), "{query}: {page}");
+        let refused = || lines(&proxy, "INFO", &id).into_iter().find(|line| line["message"] == "request refused");
+        until("the refusal is logged", async || refused().is_some()).await;
+        let reason = refused().unwrap()["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains(in_the_log), "{query}: {reason}");
+        let all = proxy.log();
+        let of_this: Vec<_> = all.lines().filter(|line| line.contains(&id)).collect();
+        assert!(of_this.iter().all(|line| !line.contains("ten minutes")), "{query}: {of_this:?}");
+    }
+    let mut browser = Browser::of(&proxy);
+    let callback = browser.approved("/", "ann").await;
+    let cookies = browser.cookie_header();
+    let again = || Request::get(&callback).header("accept", "text/html").header("cookie", &cookies);
+    assert_eq!(proxy.send(again()).await.status, 302);
+    let page = proxy.send(again()).await.text();
+    assert!(page.contains("<p>It has been used before.</p>"), "{page}");
+}
+
+#[tokio::test]
+async fn an_account_of_another_tenant_reads_so_on_the_page() {
+    let upstream = Upstream::start().await;
+    let tenants = format!("{},07e20000-0000-4000-8000-000000000000", dev_idp::users::CONTOSO);
+    let plan = Proxy::with_sign_in("entra", &upstream).await;
+    let proxy = plan.env("OAUTH_TENANT_ID", tenants).start().await;
+    let page = refusal_page(&proxy, "mallory").await;
+    assert!(page.contains("Accounts of your organisation, or of this kind, are not let in here."), "{page}");
+    logs_with_the_request(&proxy, "INFO", "is not among those that OAUTH_TENANT_ID lets in").await;
+}
+
+#[tokio::test]
+async fn somebody_on_no_list_reads_so_on_the_page() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_USERS", "bob").start().await;
+    let page = refusal_page(&proxy, "ann").await;
+    assert!(page.contains("No list of this site names your account. Ask the operator"), "{page}");
+}
+
 /// A failure at the callback is logged under the request id of the page.
 #[tokio::test]
 async fn every_end_of_a_sign_in_is_logged_with_the_id_that_its_page_shows() {

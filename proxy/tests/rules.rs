@@ -220,6 +220,10 @@ async fn a_provider_that_sends_no_time_of_the_sign_in_is_no_way_round_max_age() 
         proxy.idp().control().lie(lie.clone());
         let back = step_up(&mut ann).await;
         assert_eq!(back.status.as_u16(), 403, "{lie:?} and no loop");
+        // She is on the list: nobody needs to let her in.
+        let page = back.text();
+        assert!(page.contains("the sign-in service does not say that yours is"), "{lie:?}: {page}");
+        assert!(page.contains("id=\"try-again\"") && !page.contains("Ask the operator"), "{lie:?}: {page}");
         proxy.idp().control().honest();
     }
     let back = step_up(&mut ann).await;

@@ -1,6 +1,7 @@
 //! The proxy's own responses: refusals, pages, JSON, redirects.
 
 pub(crate) mod asker;
+pub(crate) mod bad_callback;
 pub(crate) mod challenge;
 mod grpc;
 pub(crate) mod pages;

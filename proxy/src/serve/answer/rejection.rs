@@ -9,8 +9,10 @@ use http::{Response, StatusCode};
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
 use crate::domain::identity::ProviderKind;
+use crate::domain::judge::Why;
 use crate::ports::{BeginError, NotAPerson, Omission, SignInError, StoreUnavailable};
 use crate::serve::answer::asker::{Asker, with_max_age};
+use crate::serve::answer::bad_callback::BadCallback;
 use crate::serve::answer::challenge::{self, Challenge};
 use crate::serve::answer::grpc;
 use crate::serve::answer::pages::{self, Action, MessagePage};
@@ -24,8 +26,8 @@ use crate::serve::request::headers::Malformed;
 pub(crate) enum Rejection {
     /// No live session.
     Unauthenticated,
-    /// The callback's state is unknown, stale or missing, or its issuer is another provider's.
-    InvalidState,
+    /// The callback fits no sign-in, is incomplete, or comes from another issuer.
+    InvalidState(BadCallback),
     /// The code was not redeemed, or the ID token does not verify.
     TokenExchangeFailed,
     /// The provider did not return the user's identity.
@@ -84,35 +86,81 @@ pub(crate) enum Rejection {
     Internal,
 }
 
-/// Which rule does not let a person in, and why, as the page shows it.
+/// Why a person is not let in, as the page shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Denial {
     /// The rule's name; `None`: no rule is involved.
     pub(crate) rule: Option<String>,
-    pub(crate) reason: &'static str,
-    /// Whether another account, or a change by the operator, would help.
-    pub(crate) can_be_fixed: bool,
+    /// The reason; `None`: accounts of this kind may not sign in (e.g. another tenant's).
+    pub(crate) why: Option<Why>,
     /// What the provider does not state about the person.
     pub(crate) missing: Vec<Missing>,
 }
 
 impl Denial {
-    const BY_THE_PROVIDER: &'static str = "accounts of this kind are not";
-
     fn explain(&self) -> String {
-        let by = self
-            .rule
-            .as_ref()
-            .map(|rule| format!("The rule \u{201c}{rule}\u{201d} does not let you in: {}.", self.reason));
+        let by = match (&self.why, &self.rule) {
+            (None, _) => OTHER_ACCOUNTS.to_owned(),
+            (Some(why), Some(rule)) => {
+                format!("The rule \u{201c}{rule}\u{201d} does not let you in: {}.", in_short(why))
+            }
+            (Some(why), None) => without_a_rule(why).to_owned(),
+        };
+        let way_on = match self.way_on() {
+            WayOn::Ask => Some(NOT_LISTED),
+            WayOn::SignInAgain => Some(SIGN_IN_ANEW),
+            WayOn::None => None,
+        };
         // If the addresses could not be read, the page must not ask the person to verify one.
         let unreadable = self.missing.contains(&Missing::Omitted(Omission::EmailUnreadable));
         let shown = self.missing.iter().filter(|what| !(unreadable && **what == Missing::Email));
-        let missing = shown.filter_map(|what| what.on_the_page()).map(ToOwned::to_owned);
-        by.into_iter()
-            .chain(self.can_be_fixed.then(|| NOT_LISTED.to_owned()))
-            .chain(missing)
-            .collect::<Vec<_>>()
-            .join(" ")
+        let missing = shown.filter_map(|what| what.on_the_page());
+        let more: String = way_on.into_iter().chain(missing).flat_map(|sentence| [" ", sentence]).collect();
+        by + &more
+    }
+
+    const fn way_on(&self) -> WayOn {
+        match &self.why {
+            None | Some(Why::NotListed | Why::NotNamed | Why::Lacks(_)) => WayOn::Ask,
+            Some(Why::TooOld { .. } | Why::Unauthenticated) => WayOn::SignInAgain,
+            Some(Why::Nobody | Why::ManyUpstreams | Why::BehindPrefix) => WayOn::None,
+        }
+    }
+}
+
+/// What a person who is not let in can do about it.
+enum WayOn {
+    /// Ask the operator, or sign in with another account.
+    Ask,
+    /// Sign in again, with the password.
+    SignInAgain,
+    /// Nothing.
+    None,
+}
+
+/// The reason after the rule's name: what the person may know, and the operator needs.
+const fn in_short(why: &Why) -> &'static str {
+    match why {
+        Why::NotListed | Why::NotNamed => "your account is not on its list",
+        Why::Lacks(_) => "your account lacks something that it requires",
+        Why::TooOld { .. } => "your sign-in is too old for it, or the sign-in service does not say how old it is",
+        Why::Unauthenticated => "nobody is signed in",
+        Why::Nobody => "it lets nobody in",
+        Why::ManyUpstreams | Why::BehindPrefix => "the address can be read in several ways",
+    }
+}
+
+/// The reason where no rule is named.
+const fn without_a_rule(why: &Why) -> &'static str {
+    match why {
+        Why::NotListed | Why::NotNamed => "No list of this site names your account.",
+        Why::Lacks(_) => "Your account lacks something that is required.",
+        Why::TooOld { .. } => {
+            "What you asked for needs a sign-in that is not long ago, and the sign-in service does not say that yours is."
+        }
+        Why::Unauthenticated => "Nobody is signed in.",
+        Why::Nobody => "Nobody is let in there.",
+        Why::ManyUpstreams | Why::BehindPrefix => "The address can be read in several ways.",
     }
 }
 
@@ -184,7 +232,7 @@ impl Rejection {
             | Self::Token(Challenge::Invalid | Challenge::TooOld { .. }) => {
                 (StatusCode::UNAUTHORIZED, Code::Unauthenticated, "Authentication required")
             }
-            Self::InvalidState => (StatusCode::BAD_REQUEST, Code::InvalidState, "Invalid OAuth state"),
+            Self::InvalidState(_) => (StatusCode::BAD_REQUEST, Code::InvalidState, "Invalid OAuth state"),
             Self::TokenExchangeFailed => (StatusCode::BAD_GATEWAY, Code::TokenExchangeFailed, "Token exchange failed"),
             Self::UserInfoFailed => (StatusCode::BAD_GATEWAY, Code::UserInfoFailed, "Failed to get user info"),
             Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, Code::NotAllowed, "You are not authorized"),
@@ -276,8 +324,8 @@ impl Rejection {
             format!("{who} is not impersonated: {why}").into()
         } else if matches!(self, Self::CrossSite) {
             "Origin or Sec-Fetch-Site names another site".into()
-        } else if matches!(self, Self::InvalidState) {
-            "no sign-in that this browser has begun within ten minutes fits the callback".into()
+        } else if let Self::InvalidState(bad) = self {
+            bad.to_string().into()
         } else {
             self.answer().message.into()
         }
@@ -291,7 +339,7 @@ impl Rejection {
                 | Self::NotDescribed(_)
                 | Self::NotImpersonated { .. }
                 | Self::CrossSite
-                | Self::InvalidState
+                | Self::InvalidState(_)
                 | Self::SignInCancelled
                 | Self::RequestTimeout
                 | Self::InvalidLogoutToken
@@ -410,10 +458,11 @@ impl Rejection {
                 denied = denial.explain();
                 (
                     Some(&denied),
-                    match (denial.can_be_fixed, has_session) {
-                        (true, true) => &[other, Action::SignOut],
-                        (true, false) => &[other],
-                        (false, _) => &[Action::Start],
+                    match (denial.way_on(), has_session) {
+                        (WayOn::Ask, true) => &[other, Action::SignOut],
+                        (WayOn::Ask, false) => &[other],
+                        (WayOn::SignInAgain, _) => &[again, other],
+                        (WayOn::None, _) => &[Action::Start],
                     },
                 )
             }
@@ -423,8 +472,7 @@ impl Rejection {
                 wrong_host = explain_wrong_host(asked, public);
                 (Some(&wrong_host), &[])
             }
-            Self::InvalidState if asker.cookies => (Some(STALE), &[again, other]),
-            Self::InvalidState => (Some(NO_COOKIES), &[again, other]),
+            Self::InvalidState(bad) => (Some(bad.explain(asker.cookies)), &[again, other]),
             Self::SignInCancelled | Self::Prefetch => (None, &[again, other]),
             Self::SessionTooLarge => (Some(TOO_LARGE), &[other]),
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError | Self::ProviderUnreachable => {
@@ -471,7 +519,7 @@ impl Rejection {
         match self {
             Self::Unauthenticated => "Please sign in",
             Self::StepUp { .. } => "Please sign in again",
-            Self::InvalidState => "This sign-in is no longer valid",
+            Self::InvalidState(bad) => bad.title(),
             Self::TokenExchangeFailed | Self::UserInfoFailed | Self::ProviderError => "Sign-in did not work",
             Self::NotAllowed { .. } | Self::NotImpersonated { .. } => "You do not have access",
             Self::SignInCancelled | Self::Prefetch => "You did not sign in",
@@ -578,7 +626,9 @@ const GROUPS_UNREADABLE: &str =
 const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have single sign-on: sign in to them there, or authorize \
      this application for them, and sign in here again.";
 const NOT_DESCRIBED: &str = "If it is an ordinary one, the operator of this site finds the reason in Sidegate's log.";
+const OTHER_ACCOUNTS: &str = "Accounts of your organisation, or of this kind, are not let in here.";
 const NOT_LISTED: &str = "Ask the operator of this site to let you in, or sign in with another account.";
+const SIGN_IN_ANEW: &str = "Sign out at the sign-in service, and sign in here again.";
 const NOT_IMPERSONATED: &str = "What is done there is done in your own name. Give the code and the request id to the operator of this site: the log has the reason.";
 const TOO_OLD: &str = "What you asked for needs a sign-in that is not long ago.";
 const LOOP: &str =
@@ -588,9 +638,6 @@ const LOOP_CHECKS: &[&str] = &[
     "The address bar shows the site's public address, with https where it has it, and not another name for the same site.",
     "For the operator of the site: COOKIE_DOMAIN and COOKIE_SECURE fit the address that people open.",
 ];
-const STALE: &str = "It was started more than ten minutes ago, in another browser, or it has been used before.";
-const NO_COOKIES: &str = "Your browser sent no cookie with it. Allow cookies for this site, and try again. If they are allowed, the sign-in was started more \
-     than ten minutes ago, in another browser, or it has been used before.";
 const UNCONFIRMED: &str = "This browser has forgotten your session, and it is being ended: this goes on by itself until the store answers. Until then, \
      anyone who has a copy of it could still use it.";
 const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to the operator of this site: the log says what to do.";
@@ -630,6 +677,12 @@ impl From<BeginError> for Rejection {
     }
 }
 
+impl From<BadCallback> for Rejection {
+    fn from(bad: BadCallback) -> Self {
+        Self::InvalidState(bad)
+    }
+}
+
 impl From<Malformed> for Rejection {
     fn from(malformed: Malformed) -> Self {
         Self::Malformed(malformed)
@@ -647,12 +700,11 @@ impl From<&SignInError> for Rejection {
     fn from(error: &SignInError) -> Self {
         match error {
             SignInError::Unreachable(_) => Self::ProviderUnreachable,
-            SignInError::Issuer(_) => Self::InvalidState,
+            SignInError::Issuer(reason) => BadCallback::Issuer(reason.clone()).into(),
             SignInError::TokenExchange(_) => Self::TokenExchangeFailed,
             SignInError::UserInfo(_) => Self::UserInfoFailed,
             SignInError::NotAllowed { who, .. } => {
-                let denial =
-                    Denial { rule: None, reason: Denial::BY_THE_PROVIDER, can_be_fixed: true, missing: Vec::new() };
+                let denial = Denial { rule: None, why: None, missing: Vec::new() };
                 Self::NotAllowed { who: who.clone(), has_session: false, denial: Box::new(denial) }
             }
         }

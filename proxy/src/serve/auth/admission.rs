@@ -251,20 +251,8 @@ pub(super) fn denied(
     let reason = format!("{why}{about}");
     audit::denied(&name, who, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());
-    let denial = Denial { rule, reason: in_short(why), can_be_fixed: *why != Why::Nobody, missing };
+    let denial = Denial { rule, why: Some(why.clone()), missing };
     Rejection::NotAllowed { who: name, has_session, denial: Box::new(denial) }
-}
-
-/// The reason as the page shows it: what the person may know, and the operator needs.
-const fn in_short(why: &Why) -> &'static str {
-    match why {
-        Why::NotListed | Why::NotNamed => "your account is not on its list",
-        Why::Lacks(_) => "your account lacks something that it requires",
-        Why::TooOld { .. } => "your sign-in is too old for it",
-        Why::Unauthenticated => "nobody is signed in",
-        Why::Nobody => "it lets nobody in",
-        Why::ManyUpstreams | Why::BehindPrefix => "the address can be read in several ways",
-    }
 }
 
 /// The name by which people know themselves: the vouched email, else the username, else the id.

@@ -22,6 +22,7 @@ use crate::domain::session::{Device, Session, proved_at};
 use crate::domain::time::Timestamp;
 use crate::ports::{Prompt, SignInError, SignedIn};
 use crate::serve::answer::asker::MAX_AGE;
+use crate::serve::answer::bad_callback::BadCallback;
 use crate::serve::answer::query::{self, parameter};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
@@ -175,34 +176,22 @@ async fn redeem(
 ) -> Result<Response<Body>, Refused> {
     let (cookies, query, now) = (&exchange.head.headers, exchange.head.uri.query(), exchange.now);
     let Some(attempt) = open_attempt(sign_in, cookies, state, id, now) else {
-        return stale(exchange, sign_in, "no sign-in of this browser fits the callback").await;
+        return stale(exchange, sign_in, unfit(query)).await;
     };
     wait_for_provider(sign_in).await;
-    let issuer = parameter(query, "iss").map_err(|_| Rejection::InvalidState)?;
+    let issuer = only(query, "iss").map_err(|bad| refuse(exchange, bad))?;
     sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error, exchange, sign_in))?;
-    let error = parameter(query, "error").map_err(|_| Rejection::InvalidState)?;
-    let code = parameter(query, "code").ok().flatten().filter(|code| !code.is_empty());
-    if error.is_none() && code.is_none() {
-        return Err(Rejection::InvalidState.into());
-    }
+    let answer = ProviderAnswer::of(query).map_err(|bad| refuse(exchange, bad))?;
     // A state is valid once: of concurrent callbacks one goes on, and no other reaches the provider.
     if !sign_in.store.take_state(attempt.state(), attempt.started_at + ATTEMPT_LIFETIME, now).await? {
-        return stale(exchange, sign_in, "this sign-in has come back before").await;
+        return stale(exchange, sign_in, BadCallback::Used).await;
     }
-    if let Some(error) = error {
-        let description = parameter(query, "error_description").ok().flatten().unwrap_or_default();
-        let request_id = Clean(exchange.origin().request_id);
-        let (code, description) = (Clean(&error), Clean(&description));
-        tracing::warn!(client = %exchange.caller.client, %request_id, "the provider sent an error to the callback: {code} {description}");
-        let cancelled = error == "access_denied";
-        return Err(if cancelled { Rejection::SignInCancelled } else { Rejection::ProviderError }.into());
-    }
-    let code = code.ok_or(Rejection::InvalidState)?;
-    let signed_in = sign_in
-        .provider
-        .sign_in(&Secret::new(code), &attempt, now)
-        .await
-        .map_err(|error| fail(&error, exchange, sign_in))?;
+    let code = match answer {
+        ProviderAnswer::Code(code) => code,
+        ProviderAnswer::Error(error) => return Err(refused_there(exchange, &error)),
+    };
+    let signed_in =
+        sign_in.provider.sign_in(&code, &attempt, now).await.map_err(|error| fail(&error, exchange, sign_in))?;
     log_omitted(&signed_in.omitted, Some(exchange.origin()));
     admit(exchange, &signed_in, attempt.max_age)?;
     let set = start_session(exchange, sign_in, signed_in).await?;
@@ -211,16 +200,59 @@ async fn redeem(
     Ok(response)
 }
 
+/// The provider's answer to a sign-in.
+enum ProviderAnswer {
+    Code(Secret),
+    Error(String),
+}
+
+impl ProviderAnswer {
+    /// An error counts before a code.
+    fn of(query: Option<&str>) -> Result<Self, BadCallback> {
+        if let Some(error) = only(query, "error")? {
+            return Ok(Self::Error(error));
+        }
+        let code = only(query, "code")?.filter(|code| !code.is_empty());
+        code.map(|code| Self::Code(Secret::new(code))).ok_or(BadCallback::NoAnswer)
+    }
+}
+
+/// A parameter of the callback that must not be repeated.
+fn only(query: Option<&str>, name: &'static str) -> Result<Option<String>, BadCallback> {
+    parameter(query, name).map_err(|_twice| BadCallback::Repeated(name))
+}
+
+/// Why no attempt fits the callback.
+fn unfit(query: Option<&str>) -> BadCallback {
+    match only(query, "state") {
+        Ok(Some(state)) if !state.is_empty() => BadCallback::NoSignIn,
+        Ok(_) => BadCallback::NoState,
+        Err(bad) => bad,
+    }
+}
+
+/// Logs the error that the provider sent to the callback.
+fn refused_there(exchange: &Exchange, error: &str) -> Refused {
+    let description = parameter(exchange.head.uri.query(), "error_description").ok().flatten().unwrap_or_default();
+    let request_id = Clean(exchange.origin().request_id);
+    let (code, description) = (Clean(error), Clean(&description));
+    tracing::warn!(client = %exchange.caller.client, %request_id, "the provider sent an error to the callback: {code} {description}");
+    if error == "access_denied" { Rejection::SignInCancelled.into() } else { Rejection::ProviderError.into() }
+}
+
 /// A callback opened again, from the history or by going back: an existing session stays.
-async fn stale(exchange: &Exchange, sign_in: &SignIn, why: &str) -> Result<Response<Body>, Refused> {
+async fn stale(exchange: &Exchange, sign_in: &SignIn, bad: BadCallback) -> Result<Response<Body>, Refused> {
     match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
         Found::Session(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
-        Found::NoSession | Found::Conflict => {
-            let request_id = Clean(exchange.origin().request_id);
-            tracing::warn!(client = %exchange.caller.client, %request_id, "Invalid OAuth state: {why}");
-            Err(Rejection::InvalidState.into())
-        }
+        Found::NoSession | Found::Conflict => Err(refuse(exchange, bad)),
     }
+}
+
+/// Logs what is wrong with the callback in the words that operators search for.
+fn refuse(exchange: &Exchange, bad: BadCallback) -> Refused {
+    let request_id = Clean(exchange.origin().request_id);
+    tracing::warn!(client = %exchange.caller.client, %request_id, "Invalid OAuth state: {bad}");
+    Rejection::from(bad).into()
 }
 
 /// Whether a session may begin, and the person's authentication is as recent as required.
