@@ -165,7 +165,7 @@ fn sign_in_or_open(
     let asked = provider::Asked { groups: groups(&people, &entries), claims: claims(&entries, chosen), id_token };
     let provider = provider::read(reading, kind, redirect_url.clone(), asked);
     let provider_roots = keys::roots(reading, OAUTH_CA_FILE);
-    let way_out = provider::way_out(reading, provider.as_ref());
+    let way_out = provider::way_out(reading, provider.as_ref(), &sections);
     let others = tokens::OtherSettings {
         kind,
         provider: provider.as_ref(),

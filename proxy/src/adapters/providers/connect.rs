@@ -8,7 +8,7 @@ use super::entra::{self, Entra};
 use super::github::Github;
 use super::http::{Http, is_safe};
 use super::oidc::{self, Oidc};
-use super::way_out::{WayOut, is_this_machine};
+use super::way_out::{WayOut, goes_through_a_proxy};
 use super::{ConnectError, ProviderSettings};
 use crate::ports::IdentityProvider;
 
@@ -47,8 +47,8 @@ pub fn connect(
     })
 }
 
-/// Whether calls to the provider leave this machine.
+/// Whether some call to the provider would go through a proxy that is bypassed for the hosts in `exceptions` (as in `NO_PROXY`).
 #[must_use]
-pub fn leaves_this_machine(settings: &ProviderSettings) -> bool {
-    settings.addresses().into_iter().any(|address| !is_this_machine(address))
+pub fn uses_a_proxy(settings: &ProviderSettings, exceptions: &str) -> bool {
+    settings.addresses().into_iter().any(|address| goes_through_a_proxy(address, exceptions))
 }

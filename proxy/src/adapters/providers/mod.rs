@@ -34,10 +34,10 @@ use crate::domain::identity::ProviderKind;
 use crate::domain::secret::Secret;
 use crate::domain::session::Authority;
 
-pub use self::connect::{connect, leaves_this_machine};
+pub use self::connect::{connect, uses_a_proxy};
 pub use self::http::is_safe;
 pub use self::omissions::log as log_omitted;
-pub use self::way_out::WayOut;
+pub use self::way_out::{WayOut, goes_through_a_proxy};
 
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]

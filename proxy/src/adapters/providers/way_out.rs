@@ -82,12 +82,7 @@ impl Connector {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp.clone());
-        // The library's `*` covers names only.
-        let is_for_some = |way: &WayOut| !way.exceptions.split(',').any(|item| item.trim() == "*");
-        let proxy = way_out.filter(is_for_some).map(|way| {
-            let matcher = Matcher::builder().https(way.proxy.expose().to_owned()).no(way.exceptions).build();
-            Arc::new((matcher, way.shown))
-        });
+        let proxy = way_out.and_then(|way| Some(Arc::new((matcher(way.proxy.expose(), &way.exceptions)?, way.shown))));
         Self { tcp, to_proxy, proxy }
     }
 
@@ -97,6 +92,20 @@ impl Connector {
         let is_here = Url::parse(&to.to_string()).is_ok_and(|url| is_this_machine(&url));
         if is_here { None } else { Some((matcher.intercept(to)?, shown.clone())) }
     }
+}
+
+/// The destinations of `proxy`; `None`: all hosts bypass it.
+fn matcher(proxy: &str, exceptions: &str) -> Option<Matcher> {
+    // The library's `*` covers names only.
+    let is_for_none = exceptions.split(',').any(|item| item.trim() == "*");
+    (!is_for_none).then(|| Matcher::builder().https(proxy.to_owned()).no(exceptions.to_owned()).build())
+}
+
+/// Whether a call to `url` would go through a proxy with these exceptions, whichever it is.
+pub fn goes_through_a_proxy(url: &Url, exceptions: &str) -> bool {
+    let to = url.as_str().parse::<Uri>().ok();
+    let intercepts = |to: Uri| matcher("http://proxy.invalid", exceptions)?.intercept(&to);
+    !is_this_machine(url) && to.and_then(intercepts).is_some()
 }
 
 impl Service<Uri> for Connector {

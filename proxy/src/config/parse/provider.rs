@@ -2,7 +2,8 @@
 
 use url::Url;
 
-use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants, WayOut, leaves_this_machine};
+use super::tokens::Section;
+use crate::adapters::providers::{ClientRegistration, ProviderSettings, Tenants, WayOut, uses_a_proxy};
 use crate::config::options::{
     Knob, OAUTH_ALLOWED_GROUPS, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENTRA_AUTHORITY,
     OAUTH_GITHUB_API_URL, OAUTH_GITHUB_URL, OAUTH_GRAPH_URL, OAUTH_ISSUER_URL, OAUTH_PROVIDER, OAUTH_PROXY,
@@ -95,41 +96,39 @@ pub(super) fn read(
     }
 }
 
-/// The proxy for the provider: `OAUTH_PROXY`, else the environment's.
-pub(super) fn way_out(reading: &mut Reading, provider: Option<&ProviderSettings>) -> Option<WayOut> {
+/// The proxy for the provider and for the issuers of `sections`: `OAUTH_PROXY`, else the environment's.
+pub(super) fn way_out(
+    reading: &mut Reading,
+    provider: Option<&ProviderSettings>,
+    sections: &[Section],
+) -> Option<WayOut> {
+    let of_provider = |exceptions: &str| provider.is_none_or(|provider| uses_a_proxy(provider, exceptions));
+    let note = |way: &WayOut, name: &str| format!("the provider is reached through the proxy {} ({name})", way.shown());
     if reading.is_set(OAUTH_PROXY) || reading.is_set(OAUTH_PROXY_FILE) {
         let knob = if reading.is_set(OAUTH_PROXY_FILE) { OAUTH_PROXY_FILE } else { OAUTH_PROXY };
         let secret = reading.secret(OAUTH_PROXY, OAUTH_PROXY_FILE)?;
-        return match secret.expose().trim() {
-            "none" => None,
-            // This setting is for the provider only, so exceptions for other programs do not apply.
-            text => match WayOut::new(text, "") {
-                Ok(way) => {
-                    reading.note(format!(
-                        "the provider is reached through the proxy {} ({})",
-                        way.shown(),
-                        knob.variable
-                    ));
-                    Some(way)
-                }
-                Err(problem) => {
-                    reading.fault(knob, problem);
-                    None
-                }
-            },
-        };
+        let text = Some(secret.expose().trim()).filter(|text| *text != "none")?;
+        // This setting is for the provider only, so exceptions for other programs do not apply.
+        let way = WayOut::new(text, "").map_err(|problem| reading.fault(knob, problem)).ok()?;
+        if of_provider("") {
+            reading.note(note(&way, knob.variable));
+        }
+        return Some(way);
     }
-    let (proxy, exceptions) = reading.environment_proxy().filter(|_| provider.is_none_or(leaves_this_machine))?;
+    let (proxy, exceptions) = reading.environment_proxy()?;
     match WayOut::new(&proxy, &exceptions) {
         Ok(way) => {
-            reading.note(format!("the provider is reached through the proxy {} (HTTPS_PROXY)", way.shown()));
+            if of_provider(&exceptions) {
+                reading.note(note(&way, "HTTPS_PROXY"));
+            }
+            // Discovery may name endpoints on hosts that the exceptions do not cover.
             Some(way)
         }
         Err(problem) => {
-            reading.fault(
-                OAUTH_PROXY,
-                format!("is not set, and HTTPS_PROXY {problem}; `none` calls the provider directly"),
-            );
+            if of_provider(&exceptions) || sections.iter().any(|section| section.uses_a_proxy(&exceptions)) {
+                let problem = format!("is not set, and HTTPS_PROXY {problem}; `none` calls the provider directly");
+                reading.fault(OAUTH_PROXY, problem);
+            }
             None
         }
     }
@@ -335,6 +334,7 @@ fn scopes(reading: &mut Reading, kind: ProviderKind, wants_groups: bool) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::settings::Mode;
 
     fn tenants_of(text: &str) -> Result<Tenants, String> {
         parse_tenants(&text.split(',').map(str::to_owned).collect::<Vec<_>>())
@@ -363,6 +363,44 @@ mod tests {
             ("OAUTH_GITHUB_API_URL", "http://localhost:9400/api/v3"),
         ];
         assert_eq!(shown(&here), None, "who calls nobody beyond this machine needs no proxy");
+    }
+
+    #[test]
+    fn a_proxy_that_no_call_goes_through_is_neither_named_nor_a_fault() {
+        use crate::config::trial::{env, faults, github};
+
+        let outcome = |proxy: &str, exceptions: &str| github(&[("HTTPS_PROXY", proxy), ("NO_PROXY", exceptions)]);
+        let notes = |exceptions: &str| {
+            outcome("http://all:3128", exceptions).unwrap_or_else(|faults| panic!("{faults}")).notes.join("; ")
+        };
+        for past in ["*", "example.org, *", "github.com", ".github.com,other.test"] {
+            // `api.github.com` is below `github.com`.
+            assert!(!notes(past).contains("the proxy all:3128"), "{past}");
+            assert!(outcome("socks5://all:1080", past).is_ok(), "{past}");
+        }
+        for through in ["", "api.github.com", "hub.com,10.0.0.0/8"] {
+            assert!(notes(through).contains("the provider is reached through the proxy all:3128"), "{through}");
+            assert!(faults(outcome("socks5://all:1080", through)).contains("HTTPS_PROXY must be"), "{through}");
+        }
+        // An issuer of bearer tokens is called the same way.
+        let tokens = tempfile::NamedTempFile::new().unwrap();
+        let section = "[[tokens]]\nname = \"ci\"\nissuer = \"https://ci.example.com\"\naudiences = [\"a\"]\nallowed_users = [\"x\"]\n";
+        std::fs::write(tokens.path(), section).unwrap();
+        let here = [
+            ("SIDEGATE_CONFIG", tokens.path().to_str().unwrap()),
+            ("OAUTH_GITHUB_URL", "http://localhost:9400"),
+            ("OAUTH_GITHUB_API_URL", "http://localhost:9400/api/v3"),
+        ];
+        let with = |proxy: &str, exceptions: &str| {
+            env(&[crate::config::trial::GITHUB, &here, &[("HTTPS_PROXY", proxy), ("NO_PROXY", exceptions)]])
+        };
+        let loaded = with("http://all:3128", "").unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(!loaded.notes.join("; ").contains("the provider is reached"), "{:?}", loaded.notes);
+        let Mode::SignIn(settings) = loaded.settings.mode else { panic!("open mode") };
+        let ways: Vec<_> = settings.bearer.unwrap().issuers.into_iter().map(|issuer| issuer.way_out).collect();
+        assert!(ways.iter().all(Option::is_some) && !ways.is_empty(), "the issuer is called past the proxy");
+        assert!(faults(with("socks5://all:1080", "")).contains("HTTPS_PROXY must be"));
+        assert!(with("socks5://all:1080", "example.com").is_ok());
     }
 
     #[test]

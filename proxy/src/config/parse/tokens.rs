@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
+use url::Url;
 
 use super::keys;
 use crate::adapters::providers::bearer::{
     BearerSettings, ClaimNames, GithubSettings, IssuerName, IssuerSettings, check_file, is_same,
 };
-use crate::adapters::providers::{ProviderSettings, WayOut};
+use crate::adapters::providers::{ProviderSettings, WayOut, goes_through_a_proxy};
 use crate::config::faults::Fault;
 use crate::config::options::{OAUTH_BEARER_AUDIENCES, OAUTH_BEARER_GITHUB};
 use crate::config::reading::Reading;
@@ -53,6 +54,13 @@ pub(super) struct Section {
     keys_file: Option<PathBuf>,
     roots: Vec<CertificateDer<'static>>,
     lists: AllowLists,
+}
+
+impl Section {
+    /// Whether its issuer would be called through a proxy with these exceptions. With keys of its own it is not called.
+    pub(super) fn uses_a_proxy(&self, exceptions: &str) -> bool {
+        self.keys.is_none() && Url::parse(&self.issuer).is_ok_and(|issuer| goes_through_a_proxy(&issuer, exceptions))
+    }
 }
 
 /// The sections, in the file's order. Any error in them is noted.
