@@ -283,12 +283,36 @@ async fn a_stream_that_is_cut_is_logged_and_counted() {
     })
     .await;
     let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "300ms").start().await;
-    let raw = proxy.raw("GET /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    let raw =
+        proxy.raw(format!("GET /x HTTP/1.1\r\nhost: a\r\nx-request-id: {REQUEST}\r\nconnection: close\r\n\r\n")).await;
     assert!(raw.contains("first") && !raw.contains("never"), "{raw}");
     proxy.logs("an answer was cut off: it moved no byte for 300ms (TIMEOUT_BODY)").await;
-    assert_eq!(lines(&proxy, "INFO", "TIMEOUT_BODY").len(), 1);
+    let cut = lines(&proxy, "INFO", "TIMEOUT_BODY");
+    assert_eq!((cut.len(), &cut[0]["request_id"]), (1, &json!(REQUEST)), "{cut:?}");
     let metrics = proxy.admin("/metrics").await.text();
     assert!(metrics.contains("sidegate_bodies_cut_total{of=\"answer\"} 1"), "{metrics}");
+    let upload = format!("POST /x HTTP/1.1\r\nhost: a\r\nx-request-id: {REQUEST}\r\ncontent-length: 9\r\n\r\nabc");
+    proxy.raw(upload).await;
+    logs_with_the_request(&proxy, "INFO", "a request's body was cut off").await;
+}
+
+/// Cookies that somebody may have planted.
+#[tokio::test]
+async fn sessions_that_do_not_count_are_logged_with_the_request() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let (ann, eve) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("eve").await);
+    let token = |browser: &Browser<'_>| format!("session_token={}", browser.cookie("session_token").unwrap());
+    let planted: Vec<_> = (0..9).map(|number| format!("session_token=planted-{number}")).collect();
+    for (cookies, text) in [
+        (format!("{}; {}", token(&ann), token(&eve)), "a request has two live sessions"),
+        (planted.join("; "), "a request has more session cookies than are looked at"),
+    ] {
+        let request = Request::get("/x").header("cookie", cookies).header("x-request-id", REQUEST);
+        assert_eq!(proxy.send(request).await.status, 401);
+        logs_with_the_request(&proxy, "WARN", text).await;
+        assert_eq!(lines(&proxy, "WARN", text)[0]["client"], "127.0.0.1");
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ async fn anybody(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSess
 
 /// The request's live session.
 pub(super) async fn current(exchange: &Exchange, sign_in: &SignIn) -> Result<Arc<LoadedSession>, Refused> {
-    let session = match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+    let session = match session::find(exchange, sign_in).await? {
         Found::Session(session) => session,
         Found::NoSession => return Err(Rejection::Unauthenticated.into()),
         Found::Conflict => {

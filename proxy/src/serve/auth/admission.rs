@@ -62,7 +62,7 @@ async fn find(
     if let Some(session) = bearer::find(exchange, sign_in).await? {
         return Ok((Some(session), Vec::new()));
     }
-    match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+    match session::find(exchange, sign_in).await? {
         Found::Session(session) => Ok((Some(session), Vec::new())),
         Found::NoSession => Ok((None, Vec::new())),
         // No session counts; requests that need none pass all the same.

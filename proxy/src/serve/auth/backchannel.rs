@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use zeroize::Zeroizing;
 
-use crate::adapters::telemetry::audit;
+use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::identity::{Identified as _, ProviderKind};
 use crate::domain::secret::Secret;
 use crate::domain::session::SessionSelector;
@@ -58,7 +58,10 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
             let origin = Some(exchange.origin());
             audit::sessions_ended(one.identity(), ended.len(), "the provider signed the person out", origin);
         }
-        None => tracing::info!("a logout token of the provider named no session that is known here"),
+        None => {
+            let request_id = Clean(exchange.origin().request_id);
+            tracing::info!(%request_id, "a logout token of the provider named no session that is known here");
+        }
     }
     Ok(reply::bare(StatusCode::OK, Body::empty()))
 }

@@ -121,7 +121,7 @@ fn is_host(asked: &str, sign_in: &SignIn) -> bool {
 
 /// Counts visits without a session after successful callbacks; refuses the fifth within a minute.
 async fn note_visit(exchange: &Exchange, sign_in: &SignIn, cookies: &HeaderMap) -> Result<Vec<HeaderValue>, Refused> {
-    let conflict = match session::find(sign_in, cookies, exchange.now).await? {
+    let conflict = match session::find(exchange, sign_in).await? {
         Found::Session(..) => return Ok(Vec::new()),
         Found::Conflict => sign_in.cookies.clear_session().to_vec(),
         Found::NoSession => Vec::new(),
@@ -242,7 +242,7 @@ fn refused_there(exchange: &Exchange, error: &str) -> Refused {
 
 /// A callback opened again, from the history or by going back: an existing session stays.
 async fn stale(exchange: &Exchange, sign_in: &SignIn, bad: BadCallback) -> Result<Response<Body>, Refused> {
-    match session::find(sign_in, &exchange.head.headers, exchange.now).await? {
+    match session::find(exchange, sign_in).await? {
         Found::Session(..) => Ok(reply::redirect(StatusCode::FOUND, "/")),
         Found::NoSession | Found::Conflict => Err(refuse(exchange, bad)),
     }
@@ -295,7 +295,7 @@ async fn start_session(
     signed_in: SignedIn,
 ) -> Result<Vec<HeaderValue>, Refused> {
     let (cookies, now) = (&exchange.head.headers, exchange.now);
-    if let Found::Session(old) = session::find(sign_in, cookies, now).await?
+    if let Found::Session(old) = session::find(exchange, sign_in).await?
         && now.since(old.session().created_at) >= REPLACED_AFTER
     {
         sign_in.store.end(&old).await?;

@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use url::Url;
 
-use crate::adapters::telemetry::audit;
+use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::identity::Identified as _;
 use crate::domain::paths;
 use crate::domain::secret::Secret;
@@ -39,7 +39,8 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
         outcome = outcome.and(end_others(exchange, sign_in, directory, &sessions).await);
     }
     if let Err(error) = outcome {
-        tracing::error!("a logout was not confirmed: {error}");
+        let request_id = Clean(exchange.origin().request_id);
+        tracing::error!(%request_id, "a logout was not confirmed: {error}");
         return Err(Refused(Rejection::LogoutUnconfirmed, cleared));
     }
     let onward = if everywhere { provider_logout(sign_in, &sessions) } else { None };

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
-use crate::domain::time::Timestamp;
+use crate::adapters::telemetry::Clean;
+use crate::adapters::telemetry::audit::Origin;
 use crate::ports::{LoadedSession, StoreUnavailable};
 use crate::serve::app::SignIn;
+use crate::serve::exchange::Exchange;
 
 /// The result of a lookup by cookies.
 pub(crate) enum Found {
@@ -20,10 +20,14 @@ pub(crate) enum Found {
 }
 
 /// Finds the session of a request. Unreadable cookies beside a valid one are ignored.
-pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) -> Result<Found, StoreUnavailable> {
+pub(crate) async fn find(exchange: &Exchange, sign_in: &SignIn) -> Result<Found, StoreUnavailable> {
+    let now = exchange.now;
     let mut found = Found::NoSession;
-    let Ok(tokens) = sign_in.cookies.tokens(headers) else {
+    let Ok(tokens) = sign_in.cookies.tokens(&exchange.head.headers) else {
+        let Origin { client, request_id } = exchange.origin();
         tracing::warn!(
+            %client,
+            request_id = %Clean(request_id),
             "a request has more session cookies than are looked at: none counts, since some may have been planted"
         );
         return Ok(Found::Conflict);
@@ -42,7 +46,12 @@ pub(crate) async fn find(sign_in: &SignIn, headers: &HeaderMap, now: Timestamp) 
             (None, found) => found,
             (Some(session), Found::NoSession) => Found::Session(session),
             (Some(_), Found::Session(_) | Found::Conflict) => {
-                tracing::warn!("a request has two live sessions: both are ignored, since one may have been planted");
+                let Origin { client, request_id } = exchange.origin();
+                tracing::warn!(
+                    %client,
+                    request_id = %Clean(request_id),
+                    "a request has two live sessions: both are ignored, since one may have been planted"
+                );
                 return Ok(Found::Conflict);
             }
         };

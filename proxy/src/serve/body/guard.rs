@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::adapters::telemetry::Clean;
 use crate::serve::body::activity::Activity;
+use crate::serve::request::headers::RequestId;
 use crate::serve::watch::streams::End;
 
 /// A response longer than this, in bytes, or of unknown length may take long.
@@ -27,6 +29,8 @@ pub(crate) struct Guard {
     began: Instant,
     /// Whether it is certain from the start to last long.
     lasts: bool,
+    /// The id of the request, for the log.
+    request_id: RequestId,
     state: State,
 }
 
@@ -37,9 +41,14 @@ enum State {
 
 impl Guard {
     /// For what was opened at `began`; `length`, in bytes, decides whether it is certain to last (`None`: unknown).
-    pub(crate) fn of(open: impl Ending + 'static, began: Instant, length: Option<u64>) -> Self {
+    pub(crate) fn of(open: impl Ending + 'static, began: Instant, length: Option<u64>, request_id: &RequestId) -> Self {
         let lasts = length.is_none_or(|length| length > LONG);
-        Self { began, lasts, state: State::Fresh(Box::new(open)) }
+        Self { began, lasts, request_id: request_id.clone(), state: State::Fresh(Box::new(open)) }
+    }
+
+    /// The id of the request, for the log.
+    pub(crate) fn request_id(&self) -> Clean<'_> {
+        Clean(self.request_id.as_str())
     }
 
     /// The end itself, for an event stream over HTTP/2: nothing polls its body while its reader takes nothing.

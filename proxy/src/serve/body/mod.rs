@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tracing::field::display;
 
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Side;
@@ -184,7 +185,8 @@ where
             let limit = ready!(stall.poll(cx, guard.and_then(Guard::wakes_at)));
             stall.side.note_body_cut();
             let whose = if stall.side == Side::Request { "a request's body" } else { "an answer" };
-            tracing::info!("{whose} was cut off: it moved no byte for {limit:?} (TIMEOUT_BODY)");
+            let request_id = guard.map(|guard| display(guard.request_id()));
+            tracing::info!(request_id, "{whose} was cut off: it moved no byte for {limit:?} (TIMEOUT_BODY)");
             Poll::Ready(Some(Err(BodyError::Stalled(limit))))
         }
         Poll::Ready(Some(Ok(mut frame))) => {
@@ -214,8 +216,8 @@ impl HttpBody for Body {
             && !matches!(frame, Poll::Ready(None))
             && guard.poll(frame.is_pending(), cx).is_ready()
         {
+            tracing::debug!(request_id = %guard.request_id(), "an answer was broken off: its session ended");
             *self = Self::empty();
-            tracing::debug!("an answer was broken off: its session ended");
             return Poll::Ready(Some(Err(BodyError::SessionEnded)));
         }
         frame
@@ -302,7 +304,7 @@ impl HttpBody for RequestBody {
             guard.note_activity();
         }
         if !inner.is_end_stream() && guard.poll(frame.is_pending(), cx).is_ready() {
-            tracing::debug!("an upload was broken off: its session ended");
+            tracing::debug!(request_id = %guard.request_id(), "an upload was broken off: its session ended");
             return Poll::Ready(Some(Err(BodyError::SessionEnded)));
         }
         frame

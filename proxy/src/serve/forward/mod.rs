@@ -111,7 +111,9 @@ async fn send(
     let (upstream, timeouts, metrics) =
         (&exchange.snapshot.upstream, exchange.snapshot.timeouts, &exchange.app.metrics);
     let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body, look: FRESH };
-    let mut body = RequestBody::of(body, timeouts.body, || Guard::of(opened(exchange, permit), now, Some(0)));
+    let mut body = RequestBody::of(body, timeouts.body, || {
+        Guard::of(opened(exchange, permit), now, Some(0), &exchange.trace.request_id)
+    });
     if !exchange.snapshot.chosen.is_empty() {
         body = body.within(None, &exchange.snapshot.chosen).unwrap_or_default();
     }

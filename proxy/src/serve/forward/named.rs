@@ -190,7 +190,9 @@ async fn send(
     let manner = &destination.manner;
     let head = directed.outgoing.head;
     let patience = Patience { first_byte: manner.first_byte, body: manner.body, look: FRESH };
-    let body = RequestBody::of(body, manner.body, || Guard::of(opened(exchange, permit), now, Some(0)));
+    let body = RequestBody::of(body, manner.body, || {
+        Guard::of(opened(exchange, permit), now, Some(0), &exchange.trace.request_id)
+    });
     let chosen = &exchange.snapshot.chosen;
     let mut body = body.within(manner.limit_body, chosen).ok_or(Rejection::ContentTooLarge)?;
     let framing = framing(head, &body);

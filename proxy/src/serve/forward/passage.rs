@@ -80,7 +80,8 @@ pub(super) fn pass_back(
     // An event stream may be silent for as long as it likes.
     let may_rest = !is_given_at_once && is_event_stream(&answer.headers);
     let limit = (!may_rest).then_some(body_limit);
-    let guard = (!is_given_at_once).then(|| Guard::of(opened(exchange, permit), began, body.size_hint().exact()));
+    let guard = (!is_given_at_once)
+        .then(|| Guard::of(opened(exchange, permit), began, body.size_hint().exact(), &exchange.trace.request_id));
     Ok(Response::from_parts(answer, Body::streamed(body, limit).guarded_by(guard)))
 }
 
@@ -197,7 +198,8 @@ pub(super) async fn while_admitted<T>(
         }
         let ended = ended.get_or_insert_with(|| Box::pin(lasting::ended(opened(exchange, permit), Arc::default())));
         ended.as_mut().poll(cx).map(|()| {
-            tracing::debug!("a request was given up: its session ended");
+            let (path, request_id) = path_and_request_id(exchange);
+            tracing::debug!(%path, %request_id, "a request was given up: its session ended");
             Err(Rejection::Unauthenticated.into())
         })
     })

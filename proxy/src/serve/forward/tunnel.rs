@@ -7,6 +7,7 @@ use http::{HeaderMap, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
+use crate::adapters::telemetry::Clean;
 use crate::adapters::upstream::Tunnel;
 use crate::serve::body::Body;
 use crate::serve::body::activity::{Activity, ActivityStream};
@@ -40,6 +41,7 @@ pub(crate) fn open(
     if let Some(sign_in) = &exchange.snapshot.sign_in {
         sign_in.cookies.strip_response(response.headers_mut());
     }
+    let request_id: Box<str> = exchange.origin().request_id.into();
     exchange.app.tunnels.spawn(async move {
         let _held = held;
         let activity = Arc::new(Activity::default());
@@ -49,7 +51,7 @@ pub(crate) fn open(
             () = lasting::ended(open, activity) => Some("its session ended, or the rules let it in no more"),
         };
         if let Some(why) = ended {
-            tracing::debug!("a WebSocket was closed: {why}");
+            tracing::debug!(request_id = %Clean(&request_id), "a WebSocket was closed: {why}");
         }
     });
     response
