@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use crate::support::proxy::Plan;
 use crate::support::wire::{self, read_until};
 use crate::support::{Answer, HOST, PATIENCE, Proxy, Upstream, until};
+use crate::tls::Issued;
 
 /// Sends a request over a socket file.
 async fn send(file: &Path, request: http::request::Builder) -> Answer {
@@ -59,6 +60,19 @@ async fn requests_come_by_a_socket_file_which_is_gone_at_the_end() {
     proxy.signal("TERM");
     assert!(proxy.ended().await.success());
     assert!(!file.exists(), "it is removed at a clean stop");
+}
+
+#[tokio::test]
+async fn plain_http_over_it_where_tls_ends_gets_an_answer_that_says_so() {
+    let (upstream, issued) = (Upstream::start().await, Issued::new());
+    let (plan, file) = by_file(issued.shown_by(Proxy::open(&upstream)));
+    let _proxy = plan.start().await;
+    let answer = send(&file, Request::get("/x")).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("speaks HTTPS"), "{answer:?}");
+    let secure = issued.handshake(UnixStream::connect(&file).await.unwrap()).await;
+    let request = Request::get("/x").header("host", HOST).body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(wire::exchange(secure, request).await.unwrap().status, 200, "TLS still comes through");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -50,8 +50,8 @@ impl Issued {
         Self { der: certificate.der().clone(), chain: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// A TLS connection that trusts this certificate and requests [`HOST`], over an open TCP connection.
-    pub async fn handshake(&self, stream: TcpStream) -> TlsStream<TcpStream> {
+    /// A TLS connection that trusts this certificate and requests [`HOST`], over an open connection.
+    pub async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(&self, stream: IO) -> TlsStream<IO> {
         Client::trusting(&[self]).handshake(HOST, stream).await
     }
 
@@ -83,7 +83,7 @@ impl Client {
         self.handshake(HOST, TcpStream::connect(address).await.unwrap()).await
     }
 
-    async fn handshake(&self, name: &'static str, stream: TcpStream) -> TlsStream<TcpStream> {
+    async fn handshake<IO: AsyncRead + AsyncWrite + Unpin>(&self, name: &'static str, stream: IO) -> TlsStream<IO> {
         let mut roots = RootCertStore::empty();
         for root in &self.trusts {
             roots.add(root.clone()).unwrap();

@@ -105,7 +105,7 @@ async fn open(
 ) -> io::Result<Option<Opened>> {
     let (mut stream, mut address) = match stream {
         Stream::Tcp(stream, address) => (stream, address),
-        Stream::Unix(stream) => return open_unix(stream, purpose, answering).await.map(Some),
+        Stream::Unix(stream) => return open_unix(stream, purpose, answering).await,
     };
     if names_client && let Some(client) = named_client(&mut stream, address, crowd, answering).await? {
         address = client;
@@ -149,19 +149,25 @@ async fn named_client(
     client.inspect_err(|error| crowd.warn_of_proxy_protocol(balancer.ip(), error))
 }
 
-/// A connection through a socket file: its client has no address.
-async fn open_unix(stream: UnixStream, purpose: Purpose, answering: &Answering) -> io::Result<Opened> {
+/// The same for a connection through a socket file: its client has no address.
+async fn open_unix(stream: UnixStream, purpose: Purpose, answering: &Answering) -> io::Result<Option<Opened>> {
     let address = SocketAddr::new(NO_ADDRESS, 0);
     let tls = match purpose {
         Purpose::Requests(Some(tls)) => tls,
         purpose @ (Purpose::Requests(None) | Purpose::Checks(_)) => {
             let client = Client { peer: Peer { address, scheme: Scheme::Http }, certificate: None };
-            return Ok(Opened { stream: Transport::Unix(stream), client, purpose });
+            return Ok(Some(Opened { stream: Transport::Unix(stream), client, purpose }));
         }
     };
-    let stream = handshake_in_time(TlsAcceptor::from(tls.server_config()).accept(stream), answering).await?;
+    let handshake = async {
+        if plain::begins_by_file(&stream).await? {
+            return plain::refuse(stream).await.map(|()| None);
+        }
+        TlsAcceptor::from(tls.server_config()).accept(stream).await.map(Some)
+    };
+    let Some(stream) = handshake_in_time(handshake, answering).await? else { return Ok(None) };
     let client = Client { peer: Peer { address, scheme: Scheme::Https }, certificate: shown(&stream) };
-    Ok(Opened { stream: Transport::TlsOverUnix(Box::new(stream)), client, purpose: Purpose::Requests(None) })
+    Ok(Some(Opened { stream: Transport::TlsOverUnix(Box::new(stream)), client, purpose: Purpose::Requests(None) }))
 }
 
 /// The client of a connection.

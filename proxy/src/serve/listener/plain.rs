@@ -3,8 +3,9 @@
 use std::io;
 
 use http::Method;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use rustix::net::RecvFlags;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Interest};
+use tokio::net::{TcpStream, UnixStream};
 
 /// How much of a request is read before it is answered, in bytes.
 const HEAD_MOST: usize = 16 * 1024;
@@ -20,8 +21,16 @@ pub(crate) async fn begins(stream: &TcpStream) -> io::Result<bool> {
     Ok(stream.peek(&mut first).await? == 1 && first.iter().all(u8::is_ascii_alphabetic))
 }
 
+/// The same for a connection through a socket file.
+pub(crate) async fn begins_by_file(stream: &UnixStream) -> io::Result<bool> {
+    let mut first = [0];
+    // The runtime has no `peek` for it.
+    let peek = || Ok(rustix::net::recv(stream, &mut first[..], RecvFlags::PEEK)?.0);
+    Ok(stream.async_io(Interest::READABLE, peek).await? == 1 && first.iter().all(u8::is_ascii_alphabetic))
+}
+
 /// Reads a head and responds 400. The caller limits how long this may take.
-pub(crate) async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+pub(crate) async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut head = Vec::with_capacity(1024);
     let ends =
         |head: &[u8]| head.windows(4).any(|four| four == b"\r\n\r\n") || head.windows(2).any(|two| two == b"\n\n");
