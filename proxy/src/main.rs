@@ -181,11 +181,11 @@ fn check(loaded: Loaded, print: bool) -> anyhow::Result<u8> {
 fn explanation(asked: &explain::Asked, loaded: Loaded) -> anyhow::Result<u8> {
     match explain::run(asked, loaded.settings, &mut telemetry::Output(std::io::stdout())) {
         Ok(is_let_in) => Ok(u8::from(!is_let_in)),
-        Err(error) if error.is::<explain::WrongQuestion>() => {
-            telemetry::say(&format!("sidegate: {error}"));
+        // Not 1, which says that it is not let in.
+        Err(error) => {
+            telemetry::say(&format!("sidegate: {error:#}"));
             Ok(WRONG_CONFIGURATION)
         }
-        Err(error) => Err(error),
     }
 }
 

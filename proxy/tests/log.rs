@@ -151,6 +151,20 @@ async fn commands_end_with_the_code_of_their_work_whatever_reads_their_output() 
             assert!(begun.elapsed() < Duration::from_secs(10), "{arguments:?} {reader:?}");
         }
     }
+    // 1 would say that the request is not let in.
+    let explain: &[&str] = &["explain", "--path", "/x"];
+    for (arguments, reader, code) in [
+        (explain, Reader::Fine, 0),
+        (explain, Reader::FullDisk, 2),
+        (explain, Reader::Gone, 0),
+        (&["explain", "--path", "/x", "--json"], Reader::FullDisk, 2),
+    ] {
+        let plan = plan();
+        let (text, _kept) = output(reader);
+        let mut command = plan.command();
+        let mut child = Killed(command.args(arguments).stdout(text).stderr(Stdio::null()).spawn().unwrap());
+        assert_eq!(ended(&mut child.0).await.code(), Some(code), "{arguments:?} {reader:?}");
+    }
     for arguments in [["--help"], ["--version"]] {
         for reader in [Reader::Gone, Reader::FullDisk] {
             let plan = plan();
