@@ -149,6 +149,15 @@ async fn simulate(store: &Store, fleet: &Fleet, impersonate: bool) -> anyhow::Re
     Ok(demo)
 }
 
+/// Prints the simulated clusters, one a line.
+fn list(demo: &Demo) -> io::Result<()> {
+    let mut out = io::stdout();
+    for (name, kubeconfig) in demo.kubeconfigs() {
+        writeln!(out, "{}", serde_json::json!({"name": name, "kubeconfig": kubeconfig.expose()}))?;
+    }
+    out.flush()
+}
+
 /// Runs simulated clusters in a process of their own, for measurements, until it is stopped.
 async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
     let demo = Demo::start(demo::Options {
@@ -162,10 +171,10 @@ async fn simulate_only(options: DemoApi) -> anyhow::Result<()> {
     if options.people > 0 {
         demo.allow_viewers(options.people);
     }
-    let mut out = io::stdout();
-    for (name, kubeconfig) in demo.kubeconfigs() {
-        writeln!(out, "{}", serde_json::json!({"name": name, "kubeconfig": kubeconfig.expose()}))?;
+    match list(&demo) {
+        // Whoever reads the list wants no more of it.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        listed => listed?,
     }
-    out.flush()?;
     tokio::signal::ctrl_c().await.context("cannot listen for SIGINT")
 }

@@ -145,3 +145,17 @@ async fn commands_end_with_the_code_of_their_work_whatever_reads_their_output() 
         assert_eq!(ended(&mut child).await, Some(0), "{reader:?}");
     }
 }
+
+#[tokio::test]
+async fn the_simulated_api_ends_quietly_once_nobody_reads_its_list() {
+    for (reader, code, says) in [(Reader::Gone, 0, ""), (Reader::FullDisk, 1, "No space left on device")] {
+        let (mut command, _kept) = orchestrator(Reader::Fine, &["demo-api", "--clusters", "1", "--objects", "1"]);
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output: Stdio = if reader == Reader::Gone { std::io::pipe().unwrap().1.into() } else { full.into() };
+        let child = command.stdout(output).stderr(Stdio::piped()).spawn().unwrap();
+        let ended = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{reader:?}: {text}");
+        assert!(text.contains(says) && text.is_empty() == says.is_empty(), "{reader:?}: {text}");
+    }
+}
