@@ -68,6 +68,16 @@ impl Sealer {
         Ok(Self { first: Key::derive(first.as_ref(), purpose)?, others })
     }
 
+    /// Whether all that `older` opens can be opened here too.
+    #[must_use]
+    pub fn covers(&self, older: &Self) -> bool {
+        older.keys().all(|old| self.keys().any(|key| key.id == old.id))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
     /// Seals `plaintext` as text that opens only with the same `context` (a cookie's name, so that one cookie never passes for
     /// another).
     ///
@@ -114,7 +124,7 @@ impl Sealer {
     pub fn open_bytes(&self, context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (head, rest) = sealed.split_first_chunk::<HEAD_LEN>()?;
         let (nonce, body) = rest.split_first_chunk::<NONCE_LEN>()?;
-        let fitting = std::iter::once(&self.first).chain(&self.others).filter(|key| key.head() == *head);
+        let fitting = self.keys().filter(|key| key.head() == *head);
         // Two secrets may share a key id by chance.
         for key in fitting {
             let mut body = Zeroizing::new(body.to_vec());

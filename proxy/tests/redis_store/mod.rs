@@ -15,6 +15,7 @@ use crate::support::{HOST, Plan, Proxy, Redis, Upstream, until, wire};
 
 const LOGOUT: &str = "/api/v1/auth/logout";
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
+const NEW_SECRET: &str = "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LTAxMjM0NTY3ODk=";
 
 async fn at(url: &str, upstream: &Upstream) -> Plan {
     Proxy::with_sign_in("github", upstream)
@@ -324,11 +325,10 @@ async fn a_rotated_secret_signs_nobody_out() {
     if !is_installed() {
         return;
     }
-    const NEW: &str = "bmV3LW5ldy1uZXctbmV3LW5ldy1uZXctbmV3LTAxMjM0NTY3ODk=";
     let (redis, upstream) = (Redis::start().await, Upstream::start().await);
     let plan = at(&redis.url(), &upstream).await;
-    let rotated = plan.twin().env("SESSION_SECRET", format!("{NEW},{SECRET}"));
-    let done = plan.twin().env("SESSION_SECRET", NEW);
+    let rotated = plan.twin().env("SESSION_SECRET", format!("{NEW_SECRET},{SECRET}"));
+    let done = plan.twin().env("SESSION_SECRET", NEW_SECRET);
     let old = plan.start().await;
     let before = signed_in(&old, "ann").await;
     let both = rotated.start().await;
@@ -336,6 +336,32 @@ async fn a_rotated_secret_signs_nobody_out() {
     let new = done.start().await;
     assert_eq!(new.get_as(&before, "/x").await.status, 401, "its secret is gone");
     new.logs("no SESSION_SECRET opens it").await;
+}
+
+#[tokio::test]
+async fn a_secret_that_a_reload_takes_away_ends_its_sessions_here_too_and_nobody_elses() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis.url(), &upstream).await;
+    let proxy = plan.without("SESSION_SECRET").file("SESSION_SECRET_FILE", "secret", SECRET).start().await;
+    let turn = async |secrets: String| {
+        let before = proxy.log().len();
+        std::fs::write(proxy.folder().join("secret"), secrets).unwrap();
+        proxy.signal("HUP");
+        until("it is reloaded", async || proxy.log().get(before..).is_some_and(|log| log.contains("was read again")))
+            .await;
+    };
+    let ann = signed_in(&proxy, "ann").await;
+    turn(format!("{NEW_SECRET},{SECRET}")).await;
+    let bob = signed_in(&proxy, "bob").await;
+    for token in [&ann, &bob] {
+        assert_eq!(proxy.get_as(token, "/x").await.status, 200);
+    }
+    turn(NEW_SECRET.to_owned()).await;
+    assert_eq!(proxy.get_as(&ann, "/x").await.status, 401, "the secret that sealed it is gone");
+    assert_eq!(proxy.get_as(&bob, "/x").await.status, 200);
 }
 
 #[tokio::test]

@@ -54,6 +54,11 @@ pub async fn open_with(place: RedisPlace, secrets: Vec<Zeroizing<Vec<u8>>>) -> A
     store
 }
 
+fn terms(secrets: &[u8]) -> StoreTerms {
+    let secrets = secrets.iter().map(|byte| Zeroizing::new(vec![*byte; 32])).collect();
+    StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 0 }
+}
+
 fn session(id: &str, at: Timestamp) -> Session {
     let identity = Identity {
         provider: ProviderKind::Oidc,
@@ -201,6 +206,45 @@ async fn a_state_is_taken_once_over_all_replicas_also_by_many_at_once_and_while_
         let taken = futures_util::future::join_all(asked).await;
         assert_eq!(taken.into_iter().filter(|taken| *taken.as_ref().unwrap()).count(), 1, "{state}");
     }
+}
+
+#[tokio::test]
+async fn a_session_that_no_secret_opens_any_more_is_over_for_its_holders_also_while_the_store_is_away() {
+    if !is_installed() {
+        return;
+    }
+    let mut redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let ann = store.begin(session("ann", now), now).await.unwrap();
+    let held = store.load(&ann, now).await.unwrap().unwrap();
+    store.reconfigure(&terms(&[2, 1])).unwrap();
+    let bob = store.begin(session("bob", now), now).await.unwrap();
+    assert!(Arc::ptr_eq(&held, &store.hot(&ann, now).unwrap()), "a new secret alone costs no read");
+    store.reconfigure(&terms(&[2])).unwrap();
+    assert!(store.hot(&ann, now).is_none() && store.load(&ann, now).await.unwrap().is_none());
+    assert!(store.follow(&held, true, now).await.unwrap().is_none());
+    assert!(store.load(&bob, now).await.unwrap().is_some() && store.hot(&bob, now).is_some());
+    store.reconfigure(&terms(&[2])).unwrap();
+    assert!(store.hot(&bob, now).is_some(), "the secrets are the same");
+    redis.kill();
+    store.reconfigure(&terms(&[3])).unwrap();
+    assert!(store.load(&bob, now).await.is_err(), "nobody can say");
+}
+
+#[tokio::test]
+async fn a_session_renewed_under_a_new_secret_is_found_by_its_person_after_the_old_one_is_gone() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    store.reconfigure(&terms(&[2, 1])).unwrap();
+    let Claim::Granted(lease) = store.claim(store.key(&token), now).await.unwrap() else { panic!("nobody has it") };
+    assert!(store.renew(&lease, session("ann", now), now).await.unwrap());
+    store.reconfigure(&terms(&[2])).unwrap();
+    assert!(store.load(&token, now).await.unwrap().is_some());
+    assert_eq!(store.of(person("ann"), now).await.unwrap().len(), 1, "a logout everywhere ends it");
 }
 
 #[tokio::test]

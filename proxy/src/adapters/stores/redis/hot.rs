@@ -27,6 +27,8 @@ pub(super) struct Hot {
     /// When news was last evicted for lack of room: reads under way at that time may have missed some.
     lost: Arc<AtomicU64>,
     channel: ChannelState,
+    /// Sessions opened under earlier terms than these are not used: the current secrets may not open them.
+    generation: AtomicU64,
     ttl: Duration,
     began: Instant,
     evicted: Arc<AtomicU64>,
@@ -37,6 +39,8 @@ pub(super) struct Entry {
     pub(super) loaded: Arc<LoadedSession>,
     /// Identifies the sealed value.
     value: [u8; 16],
+    /// The generation of the terms that it was opened under.
+    generation: u64,
     /// When it was read, and the subscription that was active before that.
     read: ReadMoment,
     /// When it was reported as changed; 0: never.
@@ -99,7 +103,8 @@ impl Hot {
                 }
             })
             .build();
-        Self { entries, news, lost, channel: ChannelState::default(), ttl, began, evicted }
+        let generation = AtomicU64::new(0);
+        Self { entries, news, lost, channel: ChannelState::default(), generation, ttl, began, evicted }
     }
 
     fn clock(&self) -> u64 {
@@ -113,19 +118,28 @@ impl Hot {
 
     /// A session that can be used without being read again.
     pub(super) fn fresh(&self, key: SessionKey) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(&key)?;
+        let entry = self.any(key)?;
         let subscribed = entry.read.subscription == self.channel.subscription.load(Ordering::Acquire);
         (subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry)).then_some(entry)
     }
 
     /// A session that can be used while the store is unavailable.
     pub(super) fn for_want_of_better(&self, key: SessionKey) -> Option<Arc<Entry>> {
-        self.entries.get(&key).filter(|entry| self.is_young(entry))
+        self.any(key).filter(|entry| self.is_young(entry))
     }
 
-    /// The session in memory, valid or not.
+    /// The session in memory, valid or not, unless a secret was taken away since it was opened.
     pub(super) fn any(&self, key: SessionKey) -> Option<Arc<Entry>> {
-        self.entries.get(&key)
+        let entry = self.entries.get(&key)?;
+        (entry.generation >= self.generation.load(Ordering::Acquire)).then_some(entry)
+    }
+
+    /// From now on uses only sessions that were opened under the terms of this generation, or later ones.
+    pub(super) fn require(&self, generation: u64) {
+        if self.generation.fetch_max(generation, Ordering::AcqRel) < generation {
+            // They would not be used any more, but still take memory.
+            self.entries.invalidate_all();
+        }
     }
 
     /// Whether the entry was known to be unchanged less than `ttl` ago.
@@ -141,11 +155,12 @@ impl Hot {
         Duration::from_millis(self.clock().saturating_sub(certain)) < self.ttl
     }
 
-    /// Stores a session that was read; `None`: it has ended in the meantime.
+    /// Stores a session that was read and opened under the terms of `generation`; `None`: it has ended in the meantime.
     pub(super) fn insert(
         &self,
         loaded: Arc<LoadedSession>,
         sealed: &[u8],
+        generation: u64,
         read: ReadMoment,
         seen_written: u64,
     ) -> Option<Arc<Entry>> {
@@ -153,6 +168,7 @@ impl Hot {
         let entry = Arc::new(Entry {
             loaded,
             value: tail(sealed),
+            generation,
             read,
             changed: AtomicU64::new(0),
             seen_written: AtomicU64::new(seen_written),
@@ -244,9 +260,9 @@ impl Hot {
 }
 
 impl Entry {
-    /// Whether this entry was read from the given sealed value.
-    pub(super) fn is_of(&self, sealed: &[u8]) -> bool {
-        self.value == tail(sealed)
+    /// Whether this entry is what the given sealed value opens to under the terms of `generation`.
+    pub(super) fn is_of(&self, sealed: &[u8], generation: u64) -> bool {
+        self.value == tail(sealed) && self.generation == generation
     }
 }
 
@@ -292,12 +308,12 @@ mod tests {
     #[test]
     fn a_session_counts_while_nothing_was_missed_of_it() {
         let hot = hot();
-        hot.insert(loaded(KEY), b"", hot.reading(), 0).unwrap();
+        hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
         assert!(hot.fresh(KEY).is_some(), "also before there is a channel, for a while");
         hot.subscribed();
         assert!(hot.fresh(KEY).is_none(), "read again once when the channel is back");
         assert!(hot.for_want_of_better(KEY).is_some());
-        hot.insert(loaded(KEY), b"", hot.reading(), 0).unwrap();
+        hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
         assert!(hot.fresh(KEY).is_some());
         hot.change(KEY);
         assert!(hot.fresh(KEY).is_none());
@@ -309,7 +325,7 @@ mod tests {
         let hot = hot();
         let (reading, session) = (hot.reading(), loaded(KEY));
         hot.end(KEY);
-        assert!(hot.insert(Arc::clone(&session), b"", reading, 0).is_none());
+        assert!(hot.insert(Arc::clone(&session), b"", 0, reading, 0).is_none());
         assert!(is_over(&session) && hot.any(KEY).is_none() && hot.has_ended(KEY));
     }
 
@@ -318,8 +334,26 @@ mod tests {
         let hot = hot();
         let reading = hot.reading();
         hot.change(KEY);
-        hot.insert(loaded(KEY), b"", reading, 0).unwrap();
+        hot.insert(loaded(KEY), b"", 0, reading, 0).unwrap();
         assert!(hot.fresh(KEY).is_none());
+    }
+
+    #[test]
+    fn what_was_opened_before_a_secret_was_taken_away_is_not_used_and_what_is_read_again_is() {
+        let hot = hot();
+        let value = [7; 20];
+        hot.insert(loaded(KEY), &value, 0, hot.reading(), 0).unwrap();
+        hot.require(0);
+        assert!(hot.fresh(KEY).is_some(), "no secret was taken away");
+        hot.require(1);
+        let is_gone =
+            |hot: &Hot| hot.fresh(KEY).is_none() && hot.for_want_of_better(KEY).is_none() && hot.any(KEY).is_none();
+        assert!(is_gone(&hot));
+        let late = hot.insert(loaded(KEY), &value, 0, hot.reading(), 0).unwrap();
+        assert!(is_gone(&hot), "it was opened just before");
+        assert!(late.is_of(&value, 0) && !late.is_of(&value, 1));
+        hot.insert(loaded(KEY), &value, 1, hot.reading(), 0).unwrap();
+        assert!(hot.fresh(KEY).is_some());
     }
 
     #[test]
@@ -327,7 +361,7 @@ mod tests {
         let mut hot = hot();
         hot.began -= Duration::from_secs(60);
         let a_minute_ago = ReadMoment { at: 0, subscription: 0 };
-        hot.insert(loaded(KEY), b"", a_minute_ago, 0).unwrap();
+        hot.insert(loaded(KEY), b"", 0, a_minute_ago, 0).unwrap();
         assert!(hot.fresh(KEY).is_none() && hot.for_want_of_better(KEY).is_none(), "nothing was proven since");
         hot.proven(49_000);
         assert!(hot.fresh(KEY).is_none());
@@ -338,7 +372,7 @@ mod tests {
     #[test]
     fn nobody_proves_the_future_and_nobodys_word_brings_back_what_has_ended() {
         let mut hot = hot();
-        hot.insert(loaded(KEY), b"", hot.reading(), 0).unwrap();
+        hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
         hot.proven(u64::MAX);
         hot.began -= Duration::from_secs(60);
         assert!(hot.fresh(KEY).is_none(), "a minute later it is not proven any more");
@@ -358,7 +392,7 @@ mod tests {
         }
         hot.sweep();
         assert!(hot.news.entry_count() <= NEWS_MOST);
-        hot.insert(loaded(SessionKey([9; 32])), b"", reading, 0).unwrap();
+        hot.insert(loaded(SessionKey([9; 32])), b"", 0, reading, 0).unwrap();
         assert!(hot.fresh(SessionKey([9; 32])).is_none(), "news of it may be among what was given up");
     }
 
@@ -366,9 +400,9 @@ mod tests {
     fn what_is_given_up_for_want_of_room_has_not_ended() {
         let hot = Hot::new(5 * 2048, TTL);
         let held = loaded(KEY);
-        hot.insert(Arc::clone(&held), b"", hot.reading(), 0).unwrap();
+        hot.insert(Arc::clone(&held), b"", 0, hot.reading(), 0).unwrap();
         for n in 2..40 {
-            hot.insert(loaded(SessionKey([n; 32])), b"", hot.reading(), 0).unwrap();
+            hot.insert(loaded(SessionKey([n; 32])), b"", 0, hot.reading(), 0).unwrap();
             hot.sweep();
         }
         assert!(hot.any(KEY).is_none() && hot.evicted() > 30 && hot.count() < 6);

@@ -188,7 +188,7 @@ impl RedisStore {
         let terms = self.terms();
         let known = self.hot.any(key);
         let loaded = match &known {
-            Some(entry) if entry.is_of(&value) => {
+            Some(entry) if entry.is_of(&value, terms.generation) => {
                 entry.loaded.touch(seen);
                 Arc::clone(&entry.loaded)
             }
@@ -201,7 +201,7 @@ impl RedisStore {
         if !loaded.is_live(terms.idle, now) || self.ends.holds(key) {
             return Ok(None);
         }
-        Ok(self.hot.insert(loaded, &value, reading, seen.millis()))
+        Ok(self.hot.insert(loaded, &value, terms.generation, reading, seen.millis()))
     }
 
     /// A session's sealed value, and when it was last seen.
@@ -245,12 +245,7 @@ impl RedisStore {
         let (key, terms, reading) = (key::of(&token), self.terms.load_full(), self.hot.reading());
         let value = self.seal(&terms, key, &session).map_err(internal)?;
         // Listed first: an entry without a session is harmless, a session without an entry escapes a logout everywhere.
-        let end = session.expires_at.millis();
-        let mut writes: Vec<Write> = Vec::new();
-        for list in terms.names.lists(&session) {
-            let command = scripts::list(&list, &key.0, end, now.millis());
-            writes.push((list, vec![command]));
-        }
+        let mut writes = listing(&terms, key, &session, now);
         let name = terms.names.session(key);
         let expires = terms.expires(&session, now).millis();
         let keep = scripts::keep(&name, &value, now.millis(), expires);
@@ -259,7 +254,13 @@ impl RedisStore {
         if let Some(list) = terms.names.lists(&session).first() {
             self.end_those_beyond(list).await;
         }
-        self.hot.insert(Arc::new(LoadedSession::new(key, session, now)), &value, reading, now.millis());
+        self.hot.insert(
+            Arc::new(LoadedSession::new(key, session, now)),
+            &value,
+            terms.generation,
+            reading,
+            now.millis(),
+        );
         Ok(token)
     }
 
@@ -375,17 +376,21 @@ impl RedisStore {
         }
     }
 
-    async fn renew_now(&self, lease: &Lease, session: Session) -> Result<bool, StoreUnavailable> {
+    async fn renew_now(&self, lease: &Lease, session: Session, now: Timestamp) -> Result<bool, StoreUnavailable> {
         let (key, terms) = (lease.session.key(), self.terms.load_full());
         let value = self.seal(&terms, key, &session).map_err(StoreUnavailable)?;
         let (name, lock) = (terms.names.session(key), terms.names.lease(key));
         let (news, message) = (terms.names.news(), channel::changed(key, self.replica));
+        // Listed again: its lists may be those of a secret that is about to be taken away.
+        let listing = listing(&terms, key, &session, now);
         let began = Instant::now();
         let reading = loop {
             let reading = self.hot.reading();
             // Repeating it gives the same result, if a response was lost.
             let command = scripts::renew(&name, &lock, lease.ticket, &value, &news, &message);
-            match self.renewed_by(&name, command).await {
+            let mut writes = listing.clone();
+            writes.push((name.clone(), vec![command]));
+            match self.renewed_by(writes).await {
                 Ok(true) => break reading,
                 Ok(false) => return Ok(false),
                 Err(unavailable) if began.elapsed() > RENEWAL_TRIED => return Err(unavailable),
@@ -395,11 +400,11 @@ impl RedisStore {
         let seen = self.hot.any(key).map_or(lease.session.last_seen(), |entry| entry.loaded.last_seen());
         let written = lease.session.last_seen().millis();
         let renewed = Arc::new(LoadedSession::new(key, session, seen));
-        Ok(!self.ends.holds(key) && self.hot.insert(renewed, &value, reading, written).is_some())
+        Ok(!self.ends.holds(key) && self.hot.insert(renewed, &value, terms.generation, reading, written).is_some())
     }
 
-    async fn renewed_by(&self, name: &str, command: redis::Cmd) -> Result<bool, StoreUnavailable> {
-        let (answer, written) = self.lanes.ask(vec![(name.to_owned(), vec![command])]).await?;
+    async fn renewed_by(&self, writes: Vec<Write>) -> Result<bool, StoreUnavailable> {
+        let (answer, written) = self.lanes.ask(writes).await?;
         self.confirmed(written);
         Ok(matches!(answer, Value::Int(1)))
     }
@@ -444,6 +449,13 @@ impl RedisStore {
         }
         Ok(())
     }
+}
+
+/// The writes that put a session on its lists.
+fn listing(terms: &Terms, key: SessionKey, session: &Session, now: Timestamp) -> Vec<Write> {
+    let end = session.expires_at.millis();
+    let lists = terms.names.lists(session).into_iter();
+    lists.map(|list| (list.clone(), vec![scripts::list(&list, &key.0, end, now.millis())])).collect()
 }
 
 impl Drop for RedisStore {
@@ -520,7 +532,10 @@ impl Sessions for RedisStore {
     }
 
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
-        self.terms.store(Arc::new(Terms::new(&self.prefix, terms)?));
+        let terms = Terms::new(&self.prefix, terms)?.after(&self.terms());
+        let generation = terms.generation;
+        self.terms.store(Arc::new(terms));
+        self.hot.require(generation);
         Ok(())
     }
 
@@ -585,9 +600,9 @@ impl Leases for RedisStore {
         &'a self,
         lease: &'a Lease,
         session: Session,
-        _now: Timestamp,
+        now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(self.renew_now(lease, session))
+        Box::pin(self.renew_now(lease, session, now))
     }
 
     fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()> {

@@ -16,6 +16,8 @@ pub(super) struct Terms {
     pub(super) names: Names,
     pub(super) sealer: Sealer,
     pub(super) idle: Duration,
+    /// Rises by one with each reload that takes a secret away: what was opened before may not open any more.
+    pub(super) generation: u64,
 }
 
 impl Terms {
@@ -24,7 +26,13 @@ impl Terms {
             names: Names::new(prefix, &terms.secrets).map_err(|error| error.to_string())?,
             sealer: Sealer::new(&terms.secrets, "session").map_err(|error| error.to_string())?,
             idle: terms.idle,
+            generation: 0,
         })
+    }
+
+    /// The terms that replace `older`.
+    pub(super) fn after(self, older: &Self) -> Self {
+        Self { generation: older.generation + u64::from(!self.sealer.covers(&older.sealer)), ..self }
     }
 
     /// How far the last use in the store may lag behind.
