@@ -56,13 +56,17 @@ pub trait Sessions: Send + Sync {
     fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>>;
 
     /// Consumes the `state` of a sign-in, which is valid once and until `until`. Returns whether it was unused before, on every replica
-    /// if the store is shared. Of several concurrent callers exactly one gets `true`.
+    /// if the store is shared. Of several concurrent callers exactly one gets `true`. Under a flood a shared store leaves the states to
+    /// the memory of each replica.
     fn take_state<'a>(
         &'a self,
         state: &'a str,
         until: Timestamp,
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>>;
+
+    /// Consumes a `state` in this replica's memory only, for a callback that redeems nothing.
+    fn take_state_here(&self, state: &str, now: Timestamp) -> bool;
 
     /// Sessions listed by owner; `None`: sessions exist only in cookies, so they cannot be listed.
     fn directory(&self) -> Option<&dyn Directory>;

@@ -11,7 +11,7 @@ use http::Request;
 use http_body_util::Full;
 
 use crate::support::redis::{free_port, is_installed};
-use crate::support::{HOST, Plan, Proxy, Redis, Upstream, until, wire};
+use crate::support::{Browser, HOST, Plan, Proxy, Redis, Upstream, until, wire};
 
 const LOGOUT: &str = "/api/v1/auth/logout";
 const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
@@ -362,6 +362,31 @@ async fn a_secret_that_a_reload_takes_away_ends_its_sessions_here_too_and_nobody
     turn(NEW_SECRET.to_owned()).await;
     assert_eq!(proxy.get_as(&ann, "/x").await.status, 401, "the secret that sealed it is gone");
     assert_eq!(proxy.get_as(&bob, "/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_callback_that_redeems_nothing_leaves_nothing_in_the_store() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let proxy = at(&redis.url(), &upstream).await.start().await;
+    let mut eve = Browser::of(&proxy);
+    let noted = async || redis::from_redis_value::<Vec<String>>(redis.ask(&["KEYS", "sidegate:o:*"]).await.unwrap());
+    for (answer, code) in [
+        ("error=access_denied", "sign_in_cancelled"),
+        ("error=server_error&code=made-up", "provider_error"),
+        ("code=", "invalid_state"),
+        ("x=y", "invalid_state"),
+    ] {
+        let authorize = eve.begin("/").await;
+        let state = authorize.split("state=").nth(1).unwrap().split('&').next().unwrap();
+        let refused = eve.fetch(&format!("/api/v1/auth/callback?{answer}&state={state}")).await;
+        assert_eq!(refused.code(), code, "{answer}");
+        assert!(noted().await.unwrap().is_empty(), "{answer}");
+    }
+    eve.sign_in("eve").await;
+    assert_eq!(noted().await.unwrap().len(), 1, "one that redeems a code counts once on all replicas");
 }
 
 #[tokio::test]

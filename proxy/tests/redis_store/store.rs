@@ -209,6 +209,26 @@ async fn a_state_is_taken_once_over_all_replicas_also_by_many_at_once_and_while_
 }
 
 #[tokio::test]
+async fn a_flood_of_sign_ins_leaves_only_so_many_states_in_the_store_and_keeps_nobody_from_signing_in() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let until = now + Duration::from_secs(600);
+    let states: Vec<String> = (0..21_000).map(|n| n.to_string()).collect();
+    for some in states.chunks(500) {
+        let taken = some.iter().map(|state| store.take_state(state, until, now));
+        assert!(futures_util::future::join_all(taken).await.into_iter().all(|taken| taken.unwrap()));
+    }
+    let held: usize = redis::from_redis_value(redis.ask(&["DBSIZE"]).await.unwrap()).unwrap();
+    assert!((10_000..=20_000).contains(&held), "{held}");
+    for state in [states.first().unwrap(), states.last().unwrap()] {
+        assert!(!store.take_state(state, until, now).await.unwrap(), "each counts once");
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_no_secret_opens_any_more_is_over_for_its_holders_also_while_the_store_is_away() {
     if !is_installed() {
         return;

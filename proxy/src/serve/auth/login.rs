@@ -182,8 +182,14 @@ async fn redeem(
     let issuer = only(query, "iss").map_err(|bad| refuse(exchange, bad))?;
     sign_in.provider.check_issuer(issuer.as_deref()).map_err(|error| fail(&error, exchange, sign_in))?;
     let answer = ProviderAnswer::of(query).map_err(|bad| refuse(exchange, bad))?;
-    // A state is valid once: of concurrent callbacks one goes on, and no other reaches the provider.
-    if !sign_in.store.take_state(attempt.state(), attempt.started_at + ATTEMPT_LIFETIME, now).await? {
+    // A state is valid once: of concurrent callbacks one goes on, and no other reaches the provider. An error redeems nothing, and
+    // anyone can send one: it takes no room in a shared store.
+    let (store, state) = (&sign_in.store, attempt.state());
+    let is_first = match &answer {
+        ProviderAnswer::Error(_) => store.take_state_here(state, now),
+        ProviderAnswer::Code(_) => store.take_state(state, attempt.started_at + ATTEMPT_LIFETIME, now).await?,
+    };
+    if !is_first {
         return stale(exchange, sign_in, BadCallback::Used).await;
     }
     let code = match answer {

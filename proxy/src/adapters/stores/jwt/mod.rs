@@ -180,7 +180,11 @@ impl Sessions for JwtStore {
         _until: Timestamp,
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>> {
-        Box::pin(ready(Ok(self.states.take(state, now))))
+        Box::pin(ready(Ok(self.take_state_here(state, now))))
+    }
+
+    fn take_state_here(&self, state: &str, now: Timestamp) -> bool {
+        self.states.take(state, now)
     }
 
     fn directory(&self) -> Option<&dyn Directory> {

@@ -14,6 +14,7 @@ mod scripts;
 mod seen;
 mod sentinel;
 mod settings;
+mod shared_states;
 mod terms;
 mod walk;
 
@@ -34,6 +35,7 @@ use self::lanes::{Durability, Lanes, Write};
 use self::line::Line;
 use self::seen::Seen;
 pub use self::settings::{Host, Layout, RedisPlace, RedisSettings};
+use self::shared_states::SharedStates;
 use self::terms::Terms;
 use super::states::States;
 use super::{key, record};
@@ -65,10 +67,12 @@ pub struct RedisStore {
     ends: Arc<Ends>,
     seen: Seen,
     states: States,
+    shared_states: SharedStates,
     metrics: StoreMetrics,
     replica: u64,
     unreadable: CountedLogLimit,
     unconfirmed: CountedLogLimit,
+    unshared: CountedLogLimit,
     stop: CancellationToken,
 }
 
@@ -113,10 +117,12 @@ impl RedisStore {
             ends,
             seen,
             states: States::default(),
+            shared_states: SharedStates::default(),
             metrics,
             replica,
             unreadable: CountedLogLimit::default(),
             unconfirmed: CountedLogLimit::default(),
+            unshared: CountedLogLimit::default(),
             stop: CancellationToken::new(),
         };
         let stop = || store.stop.clone();
@@ -424,9 +430,21 @@ impl RedisStore {
 
     /// Takes each name atomically, so that only one of several concurrent replicas gets the state. While secrets rotate, replicas use
     /// different names, but all in the same order: the first name that two of them share decides.
+    ///
+    /// Anyone can make up codes for states of their own. Beyond the limit a state counts once on this replica only: refusing it would
+    /// let a stranger keep everybody from signing in, and the provider accepts a code only once.
     async fn take_state_now(&self, state: &str, until: Timestamp, now: Timestamp) -> Result<bool, StoreUnavailable> {
         if !self.states.take(state, now) {
             return Ok(false);
+        }
+        if !self.shared_states.has_room(now) {
+            if let Some(count) = self.unshared.due(self.hot.now()) {
+                tracing::warn!(
+                    count,
+                    "so many sign-ins come back that the session store holds no more of their states: each counts once on this replica only"
+                );
+            }
+            return Ok(true);
         }
         let mut names = self.terms.load_full().names.once(&format!("state {state}"));
         names.sort_unstable();
@@ -521,6 +539,10 @@ impl Sessions for RedisStore {
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>> {
         Box::pin(self.take_state_now(state, until, now))
+    }
+
+    fn take_state_here(&self, state: &str, now: Timestamp) -> bool {
+        self.states.take(state, now)
     }
 
     fn directory(&self) -> Option<&dyn Directory> {
