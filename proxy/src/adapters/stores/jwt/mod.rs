@@ -1,8 +1,8 @@
 //! Sessions in the cookie alone: the token is the signed session, and this process stores only caches and ended sessions.
 
+mod ended;
 mod token;
 
-use std::collections::HashMap;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use self::ended::Ended;
 use self::token::{KeyRing, Rejected};
 use super::key::ByKey;
 use super::states::States;
@@ -21,9 +22,6 @@ use crate::ports::{BeginError, Directory, Leases, LoadedSession, Pending, Sessio
 /// The largest cookie, with its name and its attributes, in bytes: browsers store up to 4096 (RFC 6265bis §5.6), and some count
 /// everything.
 const COOKIE_MOST: usize = 4096;
-
-/// How many ended sessions are remembered until they would have expired, at about 80 bytes each.
-const ENDED_MOST: usize = 200_000;
 
 /// A session that was unused for this long is verified again at its next use.
 const UNUSED: Duration = Duration::from_secs(3600);
@@ -42,9 +40,7 @@ struct Rules {
     ring: Arc<KeyRing>,
     /// The length of the cookie without the token.
     cookie_beside: usize,
-    /// When each ended session would have expired. Only unexpired sessions that we have signed are added: otherwise made-up ones could
-    /// fill the map.
-    ended: HashMap<SessionKey, Timestamp>,
+    ended: Ended,
 }
 
 impl JwtStore {
@@ -61,7 +57,7 @@ impl JwtStore {
                 .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
                 .time_to_idle(UNUSED)
                 .build_with_hasher(ByKey::default()),
-            rules: Mutex::new(Rules { ring, cookie_beside: terms.cookie_beside, ended: HashMap::new() }),
+            rules: Mutex::new(Rules { ring, cookie_beside: terms.cookie_beside, ended: Ended::default() }),
             states: States::default(),
         })
     }
@@ -89,7 +85,7 @@ impl JwtStore {
             // A reload happened in the meantime: its keys count.
             session = verified(&rules.ring, token)?;
         }
-        if rules.ended.contains_key(&key) || !session.is_live(now, Duration::ZERO, now) {
+        if rules.ended.holds(key) || !session.is_live(now, Duration::ZERO, now) {
             return None;
         }
         let session = Arc::new(LoadedSession::new(key, session, now));
@@ -155,17 +151,14 @@ impl Sessions for JwtStore {
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
         let key = session.key();
         let mut rules = self.rules();
-        let has_room = rules.ended.contains_key(&key) || rules.ended.len() < ENDED_MOST;
-        if has_room {
-            rules.ended.insert(key, session.session().expires_at);
+        let added = rules.ended.add(key, session.session());
+        if added.is_ok() {
             session.end();
             if let Some(ready) = self.verified.remove(&key) {
                 ready.end();
             }
         }
-        let full =
-            || StoreUnavailable(format!("it remembers {ENDED_MOST} ended sessions, and has no room for another"));
-        Box::pin(ready(has_room.then_some(()).ok_or_else(full)))
+        Box::pin(ready(added.map_err(|no_room| StoreUnavailable(no_room.to_string()))))
     }
 
     /// The session has expired, has ended, or was never signed here: no later request finds it either.
@@ -208,7 +201,7 @@ impl Sessions for JwtStore {
 
     fn sweep(&self, now: Timestamp) {
         let mut rules = self.rules();
-        rules.ended.retain(|_, until| now < *until);
+        rules.ended.sweep(now);
         drop(rules);
         self.verified.run_pending_tasks();
     }
@@ -218,8 +211,8 @@ impl Sessions for JwtStore {
     }
 
     fn trouble(&self) -> Option<String> {
-        (self.rules().ended.len() >= ENDED_MOST).then(|| {
-            format!("{ENDED_MOST} sessions have ended before they expire: sign-outs are refused until some have")
+        self.rules().ended.is_full().then(|| {
+            format!("{} sessions have ended before they expire: sign-outs are refused until some have", ended::MOST)
         })
     }
 }
@@ -255,6 +248,19 @@ mod tests {
             claims: crate::domain::claims::Claims::default(),
         };
         Session::begin(identity, Authority([1; 8]), Device::new([192, 0, 2, 1].into(), "Firefox"), HOUR, now)
+    }
+
+    /// A session that lasts a minute.
+    fn session_of(id: &str, now: Timestamp) -> Session {
+        let mut session = Session { expires_at: now + Duration::from_secs(60), ..session(0, now) };
+        session.identity.id = id.into();
+        session
+    }
+
+    fn numbered(number: usize) -> SessionKey {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        SessionKey(key)
     }
 
     #[tokio::test]
@@ -323,10 +329,9 @@ mod tests {
         let (store, now) = (store(), Timestamp::from_secs(1000));
         let token = store.begin(session(0, now), now).await.unwrap();
         let held = store.load(&token, now).await.unwrap().unwrap();
-        for n in 0..ENDED_MOST {
-            let mut key = [0; 32];
-            key[..8].copy_from_slice(&n.to_le_bytes());
-            store.rules().ended.insert(SessionKey(key), now + Duration::from_secs(60));
+        for n in 0..ended::MOST {
+            let person = format!("person {}", n / ended::MOST_OF_ONE);
+            store.rules().ended.add(numbered(n), &session_of(&person, now)).unwrap();
         }
         assert!(store.end(&held).await.is_err());
         assert!(store.trouble().is_some());
@@ -336,6 +341,30 @@ mod tests {
         store.end(&held).await.unwrap();
         assert!(store.load(&token, now).await.unwrap().is_none());
         assert!(store.end(&held).await.is_ok(), "one that is remembered has ended");
+    }
+
+    #[tokio::test]
+    async fn one_person_takes_their_share_of_the_memory_of_ended_sessions_and_nobody_elses() {
+        let (store, now) = (store(), Timestamp::from_secs(1000));
+        let mut last = None;
+        for n in 0..ended::MOST {
+            last = store.rules().ended.add(numbered(n), &session_of("loud", now)).err();
+            if last.is_some() {
+                break;
+            }
+        }
+        assert_eq!(last, Some(ended::NoRoom::OfPerson));
+        let begin = async |id: &str| {
+            let token = store.begin(Session { expires_at: now + HOUR, ..session_of(id, now) }, now).await.unwrap();
+            store.load(&token, now).await.unwrap().unwrap()
+        };
+        let (loud, ann) = (begin("loud").await, begin("ann").await);
+        assert!(store.end(&loud).await.is_err_and(|why| why.0.contains("of this person")));
+        assert!(loud.is_live(Duration::ZERO, now), "not said to have ended, and not ended");
+        store.end(&ann).await.unwrap();
+        assert!(store.trouble().is_none(), "there is room for all others");
+        store.sweep(now + Duration::from_secs(60));
+        store.end(&loud).await.unwrap();
     }
 
     #[tokio::test]
