@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod entrance;
+pub(crate) mod files;
 pub mod fleet;
 pub mod health;
 pub mod identity;

@@ -6,14 +6,14 @@ use crate::imports::{Source, rings, sources};
 
 /// A unit, and the units of the crate that it may import from.
 const FLOORS: [(&str, &[&str]); 8] = [
-    ("kube", &["clock", "secret"]),
+    ("kube", &["clock", "files", "secret"]),
     ("fleet", &["clock", "kube"]),
-    ("store", &["clock", "secret"]),
+    ("store", &["clock", "files", "secret"]),
     ("demo", &["clock", "fleet", "secret", "serve"]),
     ("api", &["clock", "fleet", "identity", "metrics", "secret", "store"]),
     ("web", &["api", "identity"]),
-    ("entrance", &["api", "identity"]),
-    ("config", &["entrance", "identity", "secret", "store"]),
+    ("entrance", &["api", "files", "identity"]),
+    ("config", &["entrance", "files", "identity", "secret", "store"]),
 ];
 
 /// What a unit hands on of a unit below it, as its own.

@@ -189,6 +189,28 @@ async fn the_demonstration_shows_three_clusters_leaves_nothing_and_ends_with_str
 }
 
 #[tokio::test]
+async fn a_fifo_or_a_device_in_the_place_of_a_file_ends_the_start_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let fifo = at("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().await.unwrap().success());
+    for (name, target) in [("a.key", "fifo"), ("b.key", "/dev/zero"), ("c.db", "fifo"), ("zeros", "/dev/zero")] {
+        std::os::unix::fs::symlink(target, at(name)).unwrap();
+    }
+    let database = |name: &str| format!("sqlite://{}", at(name).display());
+    for (variable, value, reason) in [
+        ("ENCRYPTION_KEY_FILE", fifo.display().to_string(), "it is a FIFO"),
+        ("ENCRYPTION_KEY_FILE", at("zeros").display().to_string(), "it is a device"),
+        ("DATABASE_URL", database("a.db"), "it is a FIFO"),
+        ("DATABASE_URL", database("b.db"), "it is a device"),
+        ("DATABASE_URL", database("c.db"), "it is a FIFO"),
+    ] {
+        let (code, said) = outcome(orchestrator(&["--listen", "127.0.0.1:0"]).env(variable, &value)).await;
+        assert!(code.is_some_and(|code| code != 0) && said.contains(reason), "{variable}={value}: {code:?} {said}");
+    }
+}
+
+#[tokio::test]
 async fn all_faults_of_the_configuration_are_reported_at_once() {
     let mut command = orchestrator(&["--listen", "8081"]);
     command.env("DATABASE_URL", "mysql://hidden").env("ENCRYPTION_KEY", "hidden").env("IN_CLUSTER", "perhaps");

@@ -1,11 +1,9 @@
 //! Secrets: from the environment or from a file, never from the command line, which every user of the machine can read.
 
-use std::fs::File;
-use std::io::Read as _;
-
-use zeroize::Zeroizing;
+use std::path::Path;
 
 use super::typed::typed;
+use crate::files;
 use crate::secret::Secret;
 
 /// The longest file that is read, in bytes.
@@ -44,12 +42,7 @@ impl Source<'_> {
 }
 
 fn from_file(path: &str) -> Result<Secret, String> {
-    let mut text = Zeroizing::new(String::new());
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(FILE_MOST + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_MOST {
-        return Err("it is too long for a secret".into());
-    }
+    let text = files::read_text(Path::new(path), FILE_MOST).map_err(|error| error.to_string())?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() { Err("it is empty".into()) } else { Ok(Secret::new(line.to_owned())) }

@@ -1,8 +1,7 @@
 //! The proxy's public keys: a JWK set in a file or at a URL, read again as it changes.
 
 use std::fmt;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::api::ApiError;
+use crate::files;
 
 /// The longest set, in bytes, and how many of its keys are used.
 const SET_MOST: usize = 64 * 1024;
@@ -194,20 +194,11 @@ impl Keys {
 }
 
 async fn file(path: PathBuf) -> Result<Bytes, String> {
-    let read = tokio::task::spawn_blocking(move || contents(&path));
+    let read = tokio::task::spawn_blocking(move || files::read(&path, SET_MOST as u64));
     let contents =
         tokio::time::timeout(PATIENCE, read).await.map_err(|_| "the file cannot be read in time".to_owned())?;
-    contents.map_err(|error| error.to_string())?.map(Bytes::from).map_err(|error| error.to_string())
-}
-
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
-    // Reading from a pipe would block until something writes to it.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(SET_MOST as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > SET_MOST { Err(io::Error::other("longer than 64 KiB")) } else { Ok(bytes) }
+    let contents = contents.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    Ok(Bytes::copy_from_slice(&contents))
 }
 
 /// The keys of a set that can verify an assertion: P-256, for signatures.

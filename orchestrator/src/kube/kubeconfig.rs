@@ -5,6 +5,7 @@ use std::path::Path;
 
 use kube::config::{AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
+use crate::files;
 use crate::secret::Secret;
 
 /// The longest kubeconfig, in bytes.
@@ -12,6 +13,9 @@ pub const KUBECONFIG_MOST: usize = 256 * 1024;
 
 /// Where Kubernetes mounts the files of a pod's service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The longest of them, in bytes.
+const ACCOUNT_FILE_MOST: u64 = 1024 * 1024;
 
 /// How a cluster is reached.
 #[derive(Clone, Debug)]
@@ -148,8 +152,8 @@ pub(super) async fn read(connection: &Connection) -> Result<Checked, KubeconfigF
 fn account(folder: &Path) -> Result<(), KubeconfigFault> {
     for name in ["token", "ca.crt", "namespace"] {
         let path = folder.join(name);
-        let text = std::fs::read_to_string(&path).map_err(|error| KubeconfigFault::NotInCluster {
-            missing: format!("{} cannot be read ({})", path.display(), error.kind()),
+        let text = files::read_text(&path, ACCOUNT_FILE_MOST).map_err(|error| KubeconfigFault::NotInCluster {
+            missing: format!("{} cannot be read ({error})", path.display()),
         })?;
         if text.trim().is_empty() {
             return Err(KubeconfigFault::NotInCluster { missing: format!("{} is empty", path.display()) });
@@ -427,6 +431,9 @@ mod tests {
         assert_eq!(account(folder.path()), Ok(()));
         std::fs::write(folder.path().join("token"), "hidden\n").unwrap();
         assert!(matches!(account(folder.path()), Err(KubeconfigFault::BadValue { .. })));
+        std::fs::remove_file(folder.path().join("token")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join("token")).unwrap();
+        assert!(account(folder.path()).unwrap_err().to_string().contains("it is a device"));
     }
 
     #[tokio::test]

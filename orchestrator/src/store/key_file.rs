@@ -10,6 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::{KEY_LEN, Key, SealError};
+use crate::files;
+
+/// The longest file that is read, in bytes: a key takes 44.
+const FILE_MOST: u64 = 4096;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +54,8 @@ pub(super) fn path_beside(database: &Path) -> PathBuf {
 
 /// Reads the key from the file, if there is one.
 pub(super) fn read(path: &Path) -> Result<Option<Key>, KeyFileError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => Zeroizing::new(text),
+    let text = match files::read_text(path, FILE_MOST) {
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(KeyFileError::Io { path: path.into(), source }),
     };

@@ -1,8 +1,8 @@
 //! Opens the database: its file or server, its tables, and the keys for its sealed values.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use sqlx::{AnyConnection, AnyPool, Connection as _, Executor as _};
 
 use super::seal::Sealer;
 use super::{Inner, Key, KeyFileError, PATIENCE, SealError, Store, key_file, migrations};
+use crate::files;
 use crate::secret::Secret;
 
 const READERS: u32 = 4;
@@ -174,8 +175,7 @@ fn make_file(path: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     // SQLite gives its other files the mode of this one.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    Ok(())
+    files::create_missing(path)
 }
 
 /// The keys given, and the one in the file beside the database, which is created if there is neither.
