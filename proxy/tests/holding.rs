@@ -100,6 +100,34 @@ async fn clients_without_a_session_that_take_no_answer_do_not_shut_others_out() 
 }
 
 #[tokio::test]
+async fn who_asks_on_and_on_without_being_let_in_gives_up_the_place_and_a_proxy_that_asks_for_others_keeps_it() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let proxy = plan.env("LIMIT_CONNECTIONS", "2").env("TRUSTED_PROXIES", "127.0.0.1").start().await;
+    let again = |path: &'static str, lines: &str, served: &'static str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{lines}\r\n");
+        let address = proxy.address;
+        tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            loop {
+                stream.write_all(request.as_bytes()).await.unwrap();
+                wire::read_until(&mut stream, served).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        })
+    };
+    let asked = "X-Original-URI: /x\r\nX-Original-Method: GET\r\n";
+    let proxy_in_front = again("/api/v1/auth/verify", asked, "}");
+    let stranger = again("/api/v1/auth/status", "", "}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut new = TcpStream::connect(proxy.address).await.unwrap();
+    new.write_all(format!("GET /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
+    let served = tokio::time::timeout(Duration::from_secs(20), wire::read_until(&mut new, "}")).await;
+    assert!(served.expect("shut out").starts_with("HTTP/1.1 401 "));
+    assert!(stranger.is_finished() && !proxy_in_front.is_finished());
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_taken_is_reset_and_the_connection_goes_on() {
     let upstream = Upstream::answering(|_| Response::new("x".repeat(20_000).into())).await;
     let proxy = Proxy::open(&upstream).env("TIMEOUT_BODY", "1s").start().await;
