@@ -21,9 +21,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::options::{
     ALL, ASSERTION_GROUPS, AUDIT, AUDIT_FILE, HTTP_REDIRECT_ADDR, LIMIT_CONNECTIONS, LIMIT_HEADER_BYTES, LIMIT_MEMORY,
-    LOG_FORMAT, LOG_LEVEL, OAUTH_CA_FILE, OAUTH_CLIENT_ID, OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE,
-    OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL, OAUTH_USERNAME_CLAIM, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT,
-    TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER, TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
+    LOG_FORMAT, LOG_LEVEL, OAUTH_BEARER_AUDIENCES, OAUTH_BEARER_GITHUB, OAUTH_CA_FILE, OAUTH_CLIENT_ID,
+    OAUTH_CLIENT_SECRET, OAUTH_CLIENT_SECRET_FILE, OAUTH_ENABLED, OAUTH_PROVIDER, OAUTH_REDIRECT_URL,
+    OAUTH_USERNAME_CLAIM, SHUTDOWN_DELAY, SHUTDOWN_TIMEOUT, TIMEOUT_BODY, TIMEOUT_FIRST_BYTE, TIMEOUT_HEADER,
+    TIMEOUT_IDLE, UPSTREAM_IGNORE_CASE,
 };
 use super::reading::{Reading, Zero};
 use super::words;
@@ -119,9 +120,11 @@ fn mode(reading: &mut Reading, upstreams: Vec<upstreams::Named>, chosen: &[&str]
     let ignores_case = reading.parsed(UPSTREAM_IGNORE_CASE, words::switch).unwrap_or_default();
     let provider = if enabled == Some(true) { provider::kind(reading) } else { None };
     let sections = tokens::sections(reading);
-    let tokens = sections.iter().map(|section| section.name.clone()).collect();
+    let tokens: Vec<_> = sections.iter().map(|section| section.name.clone()).collect();
+    let takes_tokens = enabled == Some(true)
+        && (!tokens.is_empty() || reading.is_set(OAUTH_BEARER_AUDIENCES) || reading.differs(OAUTH_BEARER_GITHUB));
     let usernames = reading.is_set(OAUTH_USERNAME_CLAIM);
-    let known = routes::Known { provider, tokens, usernames, ignores_case, upstreams };
+    let known = routes::Known { provider, tokens, takes_tokens, usernames, ignores_case, upstreams };
     let rules = routes::read(reading, &known);
     let acting = known.upstreams.iter().filter_map(|named| Some((named.name.as_str(), named.acts.as_ref()?)));
     let acting: Vec<_> = acting.collect();

@@ -238,10 +238,13 @@ impl Findings {
             certificate: certificate.as_ref(),
         };
         self.decisions += 1;
-        let refused = principal.as_ref().filter(|who| who.by == Proof::Bearer && !basis.accepts(who));
-        let answer = match refused.filter(|_| basis.issuers.is_some()) {
-            Some(_) => Explanation { is_permit: false, reason: UNKNOWN_TOKEN.to_owned(), ..Explanation::default() },
-            None => basis.decide(&question, principal.filter(|who| basis.accepts(who)), now),
+        let principal = principal.as_ref();
+        let is_unknown_token =
+            basis.issuers.is_some() && principal.is_some_and(|who| who.by == Proof::Bearer && !basis.accepts(who));
+        let answer = if is_unknown_token {
+            Explanation { reason: UNKNOWN_TOKEN.to_owned(), ..Explanation::default() }
+        } else {
+            basis.decide(&question, principal.filter(|who| basis.accepts(who)).copied(), now)
         };
         if answer.is_permit != was_permitted {
             self.note(answer, who, Some(format!("{method} {host}{path}")));

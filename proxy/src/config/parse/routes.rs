@@ -28,6 +28,8 @@ pub(super) struct Known {
     pub(super) provider: Option<ProviderKind>,
     /// The names of the sections of `[[tokens]]`.
     pub(super) tokens: Vec<String>,
+    /// Whether any bearer tokens are accepted.
+    pub(super) takes_tokens: bool,
     /// Whether `OAUTH_USERNAME_CLAIM` is set.
     pub(super) usernames: bool,
     /// `UPSTREAM_IGNORE_CASE`.
@@ -178,9 +180,9 @@ impl<'k> One<'_, 'k> {
                 None
             }
             Ok(pattern) => {
-                if text == METADATA && !self.known.tokens.is_empty() {
+                if text == METADATA && self.known.takes_tokens {
                     self.warnings.push(format!(
-                        "routes.path ({}, line {line}): Sidegate itself answers {METADATA}, for everyone, since there are [[tokens]]; the rule only counts for other spellings of it",
+                        "routes.path ({}, line {line}): Sidegate itself answers {METADATA}, for everyone, since bearer tokens are accepted; the rule only counts for other spellings of it",
                         self.path.display()
                     ));
                 }
@@ -585,6 +587,8 @@ mod tests {
         let warnings = |text: &str| loads(text, &[]).unwrap_or_else(|faults| panic!("{faults}")).warnings.join("\n");
         assert!(warnings(&format!("{rule}{tokens}")).contains("s.toml, line 2): Sidegate itself answers"));
         assert!(!warnings(rule).contains("Sidegate itself"));
+        let of_github = loads(rule, &[("OAUTH_BEARER_GITHUB", "true")]).unwrap_or_else(|faults| panic!("{faults}"));
+        assert!(of_github.warnings.join("\n").contains("Sidegate itself"), "{:?}", of_github.warnings);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod asker;
 pub(crate) mod bad_callback;
 pub(crate) mod challenge;
+pub(crate) mod denial;
 mod grpc;
 pub(crate) mod pages;
 pub(crate) mod query;
