@@ -10,11 +10,12 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
-//! | 5 | `config` | what the operator wrote |
-//! | 4 | `run` | the process: start, reload, drain, the operator's commands |
-//! | 3 | `serve` | the way of a request |
-//! | 2 | `adapters` | the world: providers, stores, upstreams, keys, certificates, logs |
-//! | 1 | `ports` | what we ask of the world |
+//! | 6 | `config` | what the operator wrote |
+//! | 5 | `run` | the process: start, reload, drain, the operator's commands |
+//! | 4 | `serve` | the way of a request |
+//! | 3 | `adapters` | the world: providers, stores, upstreams, keys, certificates, logs |
+//! | 2 | `ports` | what we ask of the world |
+//! | 1 | `rendering` | an identity as header fields |
 //! | 0 | `domain` | what is true: values only |
 
 #![warn(clippy::print_stderr, reason = "what is said goes through the queue of the log")]
@@ -25,5 +26,6 @@ pub mod domain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod ports;
+pub mod rendering;
 pub mod run;
 pub mod serve;

@@ -585,6 +585,7 @@ async fn a_websocket_keeps_its_place() {
     third.write_all(format!("GET /api/v1/auth/status HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.unwrap();
     let early = tokio::time::timeout(Duration::from_secs(1), third.read_u8()).await;
     assert!(early.is_err(), "the third was served beside two WebSockets: {early:?}");
+    proxy.logs("none can be freed: WebSockets").await;
     open.pop();
     assert!(read_until(&mut third, "}").await.starts_with("HTTP/1.1 200 "));
 }

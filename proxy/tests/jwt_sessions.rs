@@ -1,8 +1,13 @@
 //! `SESSION_STORE=jwt`: the cookie is the signed session.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::Request;
+use sidegate::adapters::stores::jwt::JwtStore;
+use sidegate::domain::session::{Session, SessionToken};
+use sidegate::domain::time::Timestamp;
+use sidegate::ports::{Sessions as _, StoreTerms};
+use zeroize::Zeroizing;
 
 use crate::support::{Answer, Browser, Plan, Proxy, Upstream, until};
 
@@ -109,6 +114,49 @@ async fn logouts_with_made_up_cookies_take_no_room_from_real_ones() {
     let cookie = format!("{made_up}session_token={}", token(&ann));
     assert_eq!(proxy.send(Request::post(LOGOUT).header("cookie", cookie)).await.status, 200);
     assert_eq!(with_token(&proxy, &token(&ann)).await.status, 401);
+}
+
+#[tokio::test]
+async fn whoever_has_used_up_their_share_of_ended_sessions_is_refused_sign_outs_and_signs_in_all_the_same() {
+    const SHARE: usize = 12_500;
+    let upstream = Upstream::start().await;
+    let proxy = plan(&upstream).await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let secrets = vec![Zeroizing::new(STANDARD.decode(SECRET).unwrap())];
+    let terms = StoreTerms { idle: std::time::Duration::ZERO, secrets, cookie_beside: 80 };
+    let store = JwtStore::new(1 << 20, &terms).unwrap();
+    let ever = Timestamp::from_secs(0);
+    let mine = store.load(&SessionToken::parse(&token(&ann)).unwrap(), ever).await.unwrap().unwrap();
+    // As if she had signed in so often.
+    let earlier = async |millis: u64| {
+        let created_at = Timestamp::from_millis(mine.session().created_at.millis() - millis);
+        let token = store.begin(Session { created_at, ..mine.session().clone() }, ever).await.unwrap();
+        token.expose().to_owned()
+    };
+    for some in (0..SHARE).collect::<Vec<_>>().chunks(25) {
+        let mut cookies = Vec::new();
+        for number in some {
+            let number = u64::try_from(*number).unwrap();
+            cookies.push(format!("session_token={}", earlier(1000 * (number + 1)).await));
+        }
+        let answer = proxy.send(Request::post(LOGOUT).header("cookie", cookies.join("; "))).await;
+        assert_eq!(answer.status, 200);
+    }
+    let old = earlier(90_500).await;
+    assert_eq!(with_token(&proxy, &old).await.status, 200);
+    ann.set_cookie("session_token", &old);
+    assert_eq!(ann.post(LOGOUT).await.status, 503);
+    for _ in 0..2 {
+        ann.set_cookie("session_token", &old);
+        ann.sign_in("ann").await;
+        assert_ne!(token(&ann), old);
+        assert_eq!(ann.get("/x").await.status, 200);
+    }
+    assert_eq!(with_token(&proxy, &old).await.status, 200, "a copy is valid until it expires, as the log says");
+    let line = "a session that a sign-in replaces is not ended, and a copy of its cookie is valid until it expires: \
+                the store remembers 12500 ended sessions of this person";
+    proxy.logs(line).await;
+    assert_eq!(proxy.log().matches(line).count(), 1, "once a minute at most");
 }
 
 #[tokio::test]

@@ -105,6 +105,23 @@ async fn an_event_stream_whose_reader_takes_nothing_ends_with_its_session_too() 
 }
 
 #[tokio::test]
+async fn the_end_of_an_event_stream_that_nobody_reads_is_no_longer_held_than_any_other() {
+    let upstream = Upstream::streaming(async |_| {
+        Response::builder().header("content-type", "text/event-stream").body(full("data: the last\n\n")).unwrap()
+    })
+    .await;
+    // Longer than the pause after which the session is asked about again.
+    let proxy = Proxy::with_sign_in("github", &upstream).await.env("TIMEOUT_BODY", "3s").start().await;
+    let ann = proxy.signed_in_as("ann").await;
+    let connection = H2::connect(proxy.address, 1).await;
+    connection.get(1, "/events", &[("cookie", &ann.cookie_header())]).await;
+    until("its first byte has come", async || connection.received().data == 1).await;
+    let began = Instant::now();
+    until("the connection is closed", async || connection.received().closed).await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn ending_a_session_from_another_browser_breaks_off_its_streams_within_5_seconds() {
     let upstream = endless().await;
     let proxy = Proxy::start(&upstream).await;

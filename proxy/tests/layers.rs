@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::imports::{self, Source, rings};
 
 /// The layers, from the bottom up: the first segment of a module's path, and its layer.
-const FLOORS: [(&str, usize); 6] =
-    [("domain", 0), ("ports", 1), ("adapters", 2), ("serve", 3), ("run", 4), ("config", 5)];
+const FLOORS: [(&str, usize); 7] =
+    [("domain", 0), ("rendering", 1), ("ports", 2), ("adapters", 3), ("serve", 4), ("run", 5), ("config", 6)];
 
 /// The external crates that the lowest layer may use: values and their text forms.
 const VALUES: [&str; 11] =

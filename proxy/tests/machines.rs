@@ -362,16 +362,22 @@ async fn the_refusal_of_a_token_says_which_of_its_claims_do_not_count() {
     let more = "username_claim = \"account\"";
     let proxy = with_sections(&format!("{}{rules}", section("ci", &ci, more)), &upstream).await.start().await;
     let odd = json!({ "email": "a@example.com", "groups": { "a": 1 }, "level": 3, "account": 7 });
-    assert_eq!(ask(&proxy, &minted(&ci, odd), "/x").await.status.as_u16(), 403);
+    let odd = minted(&ci, odd);
+    for _ in 0..3 {
+        assert_eq!(ask(&proxy, &odd, "/x").await.status.as_u16(), 403);
+        assert_eq!(ask(&proxy, &odd, "/api/v1/auth/me").await.status.as_u16(), 403);
+    }
+    let reason = "no email of this token counts; usernames take no part: `username_claim` names no text claim of this token; \
+                  no groups of this token are known; in a form that does not count: groups, a claim\"";
+    until("each refusal has its audit line", async || proxy.log().matches(reason).count() == 6).await;
     for line in [
-        "no email of this token counts; usernames take no part: `username_claim` names no text claim of this token; \
-         no groups of this token are known; lines of this request say what does not count\"",
         "The email of a token of robot does not count: the provider sent a@example.com without `email_verified`",
         "The username of a token of robot does not count: `account`, which `username_claim` names, is a number, not text",
         "Not all groups of a token of robot were taken, so no rule for those lets them in: `groups` is an object",
         "Not all of a claim of a token of robot was taken, so no rule for the rest lets them in: `level` is a number",
     ] {
         proxy.logs(line).await;
+        assert_eq!(proxy.log().matches(line).count(), 1, "once a minute at most: {line}");
     }
     assert!(!proxy.log().contains("a line of the sign-in"), "{}", proxy.log());
 }

@@ -118,6 +118,7 @@ async fn what_the_upstream_reads_behind_a_prefix_is_judged_with_it() {
     let rules = "[[routes]]\npath = \"/app/admin/**\"\nallow = \"nobody\"\nupstream = \"app\"\n\
                  [[routes]]\nallow = \"signed-in\"\nupstream = \"app\"\n";
     let plan = Proxy::with_sign_in("github", &usual).await.file("SIDEGATE_CONFIG", "sidegate.toml", &(section + rules));
+    let plan = plan.env("TRUSTED_PROXIES", "127.0.0.1");
     let asked = ["explain", "--user", "ann", "--path", "/app//h/admin/x", "--json"];
     let explained: Value = serde_json::from_slice(&plan.command().args(asked).output().unwrap().stdout).unwrap();
     assert_eq!((&explained["decision"], &explained["rule"]), (&json!("refuse"), &json!("2")), "{explained}");
@@ -132,6 +133,10 @@ async fn what_the_upstream_reads_behind_a_prefix_is_judged_with_it() {
         assert!([400, 403].contains(&answer.status.as_u16()), "{path}: {answer:?}");
     }
     assert_eq!(ann.fetch("/app//h/admin/x").await.status.as_u16(), 400);
+    let described = Request::get("/api/v1/auth/verify").header("x-original-uri", "/app//h/admin/x");
+    let described = described.header("x-original-method", "GET").header("cookie", ann.cookie_header());
+    assert_eq!(proxy.send(described).await.status.as_u16(), 403);
+    proxy.logs("without the `strip_prefix` of its upstream").await;
     let refusals = proxy.admin("/metrics").await.text();
     assert!(refusals.contains(r#"sidegate_rule_refusals_total{rule="2",reason="behind_prefix"} "#), "{refusals}");
     assert!(named.received().is_empty(), "{:?}", named.received());

@@ -1,4 +1,4 @@
-//! Floor 2, the adapters: providers, stores, upstreams, keys, certificates, logs.
+//! Floor 3, the adapters: providers, stores, upstreams, keys, certificates, logs.
 
 pub mod assertion;
 pub mod certs;

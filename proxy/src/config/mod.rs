@@ -1,4 +1,4 @@
-//! Floor 4, the configuration: flags, environment and file are turned into the settings of the floors below.
+//! Floor 6, the configuration: flags, environment and file are turned into the settings of the floors below.
 
 mod advice;
 mod command;

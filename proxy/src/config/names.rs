@@ -5,6 +5,19 @@ use super::options::ALL;
 /// Sections of the file that a later version supports.
 const LATER_SECTIONS: &[&str] = &["identity_headers", "providers"];
 
+/// Settings that a later version supports.
+const LATER_SETTINGS: [&str; 9] = [
+    "OAUTH_ALLOWED_PARAMS",
+    "OAUTH_AUTHORIZE_PARAMS",
+    "OAUTH_CLIENT_AUTH",
+    "OAUTH_CLIENT_KEY_FILE",
+    "OAUTH_EMAIL_CLAIM",
+    "OAUTH_NAME_CLAIM",
+    "OPERATORS",
+    "SESSION_BINDING",
+    "SESSION_PROOF_TTL",
+];
+
 /// Names that could be mistaken for variables of rules or upstreams, which are configured only in the file.
 const TABLES: [(&str, &str); 4] = [
     ("ROUTES", "[[routes]]"),
@@ -31,6 +44,9 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
     if ALL.iter().any(|knob| knob.variable == name) || is_anothers(name) {
         return None;
     }
+    if LATER_SETTINGS.contains(&name) {
+        return Some(Remark::Warning(format!("{name} is not built into this version yet, so it changes nothing")));
+    }
     let ours = ALL.iter().map(|knob| knob.variable);
     if let Some(meant) = nearest(&name.to_ascii_uppercase(), ours.filter(|known| has_our_prefix(known))) {
         // `OAUTH2_…` are variables of other programs in the same environment.
@@ -55,7 +71,7 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
 
 /// The message about an unknown key of the file.
 pub(super) fn judge_key(key: &str) -> String {
-    if LATER_SECTIONS.contains(&key) {
+    if LATER_SECTIONS.contains(&key) || LATER_SETTINGS.iter().any(|later| later.eq_ignore_ascii_case(key)) {
         return "is an unknown key: it is not built into this version yet; remove it".to_owned();
     }
     match nearest(&key.to_ascii_lowercase().replace('-', "_"), KEYS.iter().map(String::as_str)) {
@@ -155,6 +171,10 @@ mod tests {
         assert!(warning("UPSTREAM_URLS").contains("did you mean UPSTREAM_URL?"));
         assert!(warning("TRUSTED_PROXY").contains("so it changes nothing"));
         assert!(warning("COOKIE_DOMAINS").contains("COOKIE_DOMAIN?"));
+        for later in ["OPERATORS", "OAUTH_CLIENT_KEY_FILE", "SESSION_BINDING"] {
+            assert!(warning(later).contains("is not built into this version yet"), "{later}");
+            assert!(judge_key(&later.to_ascii_lowercase()).contains("is not built into this version yet"), "{later}");
+        }
         for others in ["UPSTREAM_SERVICE_HOST", "LIMIT_PORT", "LOG_FILE", "TLS_DIR"] {
             assert_eq!(judge_variable(others), None, "{others}");
         }

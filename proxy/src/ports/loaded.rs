@@ -7,11 +7,12 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
-use super::{Omitted, ReadyFields, UpstreamIdentities};
+use super::{Omitted, UpstreamIdentities};
 use crate::domain::identity::{Identified, Identity};
 use crate::domain::principal::{Known, Principal, Proof};
 use crate::domain::session::{Session, SessionKey};
 use crate::domain::time::Timestamp;
+use crate::rendering::ReadyFields;
 
 /// A session with everything that a request needs of it, made once when it is loaded.
 pub struct LoadedSession {

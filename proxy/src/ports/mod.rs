@@ -1,8 +1,5 @@
-//! Floor 1, the interfaces to the outside: an identity provider, a session store, and the ready-made headers of a loaded session.
+//! Floor 2, the interfaces to the outside: an identity provider, a session store, and the loaded session that a store returns.
 
-mod headers;
-mod identity_table;
-mod impersonation;
 mod loaded;
 mod provider;
 mod store;
@@ -11,15 +8,13 @@ mod upstream_identity;
 use std::future::Future;
 use std::pin::Pin;
 
-pub use headers::{ReadyFields, X_SIDEGATE_ASSERTION};
-pub use identity_table::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
-pub use impersonation::{Impersonated, ImpersonatedName, Impersonation, NotAPerson, PROVIDER_PLACE};
 pub use loaded::{IssuedAssertion, LoadedSession, Signed, note_every};
 pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
 pub use store::{
-    BeginError, Claim, Directory, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms, StoreUnavailable,
+    BeginError, Claim, Directory, EndError, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms,
+    StoreUnavailable,
 };
 pub use upstream_identity::{UpstreamIdentities, UpstreamIdentity};
 

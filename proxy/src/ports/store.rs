@@ -49,7 +49,10 @@ pub trait Sessions: Send + Sync {
 
     /// Ends a session on every replica. A missing session counts as ended. If the store does not confirm, this replica treats the
     /// session as ended at once, and keeps trying.
-    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>>;
+    ///
+    /// # Errors
+    /// [`EndError`]: the store did not confirm it, or has no room to remember it.
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>>;
 
     /// Ends whatever a token names for which [`Sessions::load`] found no live session. Anybody can make up such tokens: the records
     /// kept of them must not displace those of real sessions.
@@ -108,6 +111,20 @@ pub trait Directory: Send + Sync {
         selector: SessionSelector<'a>,
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
+
+    /// Ends, except `kept`, those listed sessions that [`Directory::of`] cannot return since this replica cannot read them: while secrets or
+    /// versions are changed, another replica may have written them. Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreUnavailable`]: a list failed, or not every end was confirmed; the sessions that could be ended have ended.
+    fn end_unreadable<'a>(
+        &'a self,
+        _selector: SessionSelector<'a>,
+        _kept: Option<SessionKey>,
+        _now: Timestamp,
+    ) -> Pending<'a, Result<usize, StoreUnavailable>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
 
     /// Whether `what`, which must be used only once, was recorded on any replica.
     fn has_come<'a>(&'a self, what: &'a str, now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>>;
@@ -175,6 +192,27 @@ pub struct Lease {
 #[derive(Debug, thiserror::Error)]
 #[error("the session store is unavailable: {0}")]
 pub struct StoreUnavailable(pub String);
+
+/// Why the end of a session is not certain.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// The store did not answer, or has no room for anybody's.
+    #[error(transparent)]
+    Unavailable(#[from] StoreUnavailable),
+    /// The store has no room to remember another ended session of this person: nothing has changed, and the session is valid until it
+    /// expires.
+    #[error("{0}")]
+    NoRoomOfPerson(String),
+}
+
+impl From<EndError> for StoreUnavailable {
+    fn from(error: EndError) -> Self {
+        match error {
+            EndError::Unavailable(unavailable) => unavailable,
+            EndError::NoRoomOfPerson(why) => Self(why),
+        }
+    }
+}
 
 /// Why a session did not begin.
 #[derive(Debug, thiserror::Error)]

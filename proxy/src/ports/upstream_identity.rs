@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::ReadyFields;
 use crate::domain::time::Timestamp;
+use crate::rendering::ReadyFields;
 
 /// How many upstreams are remembered per session; beyond it the oldest entry is dropped, and made again when next needed.
 const REMEMBERED: usize = 4;

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use listenfd::ListenFd;
 use rustix::fs::Mode;
+use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::serve::listener::socket::Listener;
@@ -78,11 +80,17 @@ pub(super) fn listen(wanted: &Listen) -> anyhow::Result<Bound> {
 
 fn of_port(listener: TcpListener) -> anyhow::Result<Bound> {
     let place = Place::Address(listener.local_addr()?);
-    // Accepted connections inherit it.
+    let socket = socket2::SockRef::from(&listener);
+    // Accepted connections inherit both.
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MOST)?;
+    socket.set_tcp_notsent_lowat(UNSENT_MOST)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     Ok(Bound { listener: Listener::Tcp(listener), place, file: None })
 }
+
+/// When the kernel asks a silent peer whether it is still there: a WebSocket whose client has vanished would keep its place for ever.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// How many unsent bytes of a response the kernel may buffer. By default it is some MiB, and a slow but steady reader would seem to accept
 /// nothing until they are sent (`TIMEOUT_BODY`).

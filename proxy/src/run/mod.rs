@@ -1,4 +1,4 @@
-//! Floor 4, the process: start, reload, drain, background tasks, and the operator's commands.
+//! Floor 5, the process: start, reload, drain, background tasks, and the operator's commands.
 
 pub mod admin;
 mod background;

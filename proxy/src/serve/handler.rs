@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HeaderValue, UPGRADE};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::adapters::upstream::recycle;
 use crate::domain::caller::Peer;
 use crate::domain::certificate::ClientCertificate;
-use crate::domain::paths::AUTH_PREFIX;
+use crate::domain::paths::{self, AUTH_PREFIX};
 use crate::domain::readings::Readings;
 use crate::serve::answer::asker::Asker;
 use crate::serve::answer::rejection::Rejection;
@@ -40,7 +40,11 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         if caller.trusted {
             in_flight.lets_in();
         }
-        return Ok(Box::pin(verify::answer(exchange)).await);
+        let answer = Box::pin(verify::answer(exchange)).await;
+        if answer.status() == StatusCode::OK {
+            in_flight.lets_in();
+        }
+        return Ok(answer);
     }
     let websocket = over_http2 || (*upgrades && headers::is_websocket(head));
     // From here on, the head has no identity or forwarding fields that this caller may not set.
@@ -53,6 +57,9 @@ async fn answer(exchange: &mut Exchange, body: Incoming, in_flight: &InFlight) -
         // An upstream never gets such a path, and our endpoints match only their literal spelling.
         if !path.is_plain() || over_http2 {
             return Err(Rejection::NotFound.into());
+        }
+        if exchange.head.uri.path() == paths::CALLBACK {
+            in_flight.signs_in();
         }
         // In a box, so that the sign-in code does not enlarge the future of every request.
         return Box::pin(auth::answer(exchange, body)).await;

@@ -9,9 +9,8 @@ use crate::adapters::grants::GrantSealer;
 use crate::adapters::telemetry::Clean;
 use crate::domain::identity::Identified as _;
 use crate::domain::time::Timestamp;
-use crate::ports::{
-    Impersonated, Impersonation, LoadedSession, NotAPerson, ReadyFields, UpstreamIdentity, X_SIDEGATE_ASSERTION,
-};
+use crate::ports::{LoadedSession, UpstreamIdentity};
+use crate::rendering::{Impersonated, Impersonation, NotAPerson, ReadyFields, X_SIDEGATE_ASSERTION};
 use crate::serve::log_limit::LogLimit;
 use crate::serve::upstream_settings::IdentityChoice;
 

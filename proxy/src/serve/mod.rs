@@ -1,4 +1,4 @@
-//! Floor 3, the path of a request.
+//! Floor 4, the path of a request.
 //!
 //! | step | module |
 //! | --- | --- |

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use crate::adapters::upstream::PoolSettings;
-use crate::ports::{IdentityTable, Impersonation};
+use crate::rendering::{IdentityTable, Impersonation};
 
 /// One of `[[upstreams]]`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,14 @@ mod tls;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use http_body_util::Full;
+use sidegate::adapters::stores::redis::Layout;
+use sidegate::domain::session::SessionToken;
+use sidegate::ports::{Claim, Leases as _, Sessions as _};
+use zeroize::Zeroizing;
 
 use crate::support::redis::{free_port, is_installed};
 use crate::support::{Browser, HOST, Plan, Proxy, Redis, Upstream, until, wire};
@@ -336,6 +342,26 @@ async fn a_rotated_secret_signs_nobody_out() {
     let new = done.start().await;
     assert_eq!(new.get_as(&before, "/x").await.status, 401, "its secret is gone");
     new.logs("no SESSION_SECRET opens it").await;
+}
+
+#[tokio::test]
+async fn a_logout_everywhere_ends_what_another_replica_has_renewed_under_a_newer_secret() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let old = at(&redis.url(), &upstream).await.start().await;
+    let (one, two) = (signed_in(&old, "ann").await, signed_in(&old, "ann").await);
+    let secrets = [NEW_SECRET, SECRET].map(|text| Zeroizing::new(STANDARD.decode(text).unwrap()));
+    let newer = store::open_with(store::place(Layout::Single, &[redis.port]), secrets.to_vec()).await;
+    let (two, now) = (SessionToken::parse(&two).unwrap(), store::now());
+    let Claim::Granted(lease) = newer.claim(newer.key(&two), now).await.unwrap() else { panic!("nobody has it") };
+    assert!(newer.renew(&lease, lease.session.session().clone(), now).await.unwrap());
+    until("the older replica cannot open it", async || old.get_as(two.expose(), "/x").await.status == 401).await;
+    let request = Request::post(format!("{LOGOUT}?everywhere=true")).header("cookie", format!("session_token={one}"));
+    assert_eq!(old.send(request).await.status, 200);
+    until("it has ended", async || newer.load(&two, now).await.unwrap().is_none()).await;
+    old.logs("Sessions ended: ann").await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
 use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
-use sidegate::domain::session::{Authority, Device, Session, SessionSelector};
+use sidegate::domain::session::{Authority, Device, Session, SessionSelector, SessionToken};
 use sidegate::domain::time::Timestamp;
 use sidegate::ports::{Claim, Directory as _, Leases as _, SESSIONS_OF_ONE, Sessions as _, StoreTerms};
 use zeroize::Zeroizing;
@@ -265,6 +265,93 @@ async fn a_session_renewed_under_a_new_secret_is_found_by_its_person_after_the_o
     store.reconfigure(&terms(&[2])).unwrap();
     assert!(store.load(&token, now).await.unwrap().is_some());
     assert_eq!(store.of(person("ann"), now).await.unwrap().len(), 1, "a logout everywhere ends it");
+}
+
+async fn renews_without_its_lists(layout: Layout, redis: &Redis) {
+    let (store, now) = (open(place(layout.clone(), &[redis.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    store.reconfigure(&terms(&[2, 1])).unwrap();
+    let Claim::Granted(lease) = store.claim(store.key(&token), now).await.unwrap() else { panic!("nobody has it") };
+    redis.ask(&["ACL", "SETUSER", "default", "-zadd"]).await.unwrap();
+    let mut renewed = session("ann", now);
+    renewed.identity.groups = vec!["new".into()];
+    assert!(store.renew(&lease, renewed, now).await.unwrap(), "the new tokens are kept");
+    redis.ask(&["ACL", "SETUSER", "default", "+zadd"]).await.unwrap();
+    let later = open(place(layout, &[redis.port]), &[2]).await;
+    assert_eq!(later.load(&token, now).await.unwrap().unwrap().session().identity.groups, ["new"]);
+    assert!(later.of(person("ann"), now).await.unwrap().is_empty(), "its list could not be written");
+    assert!(store.load(&token, now).await.unwrap().is_some());
+    until("its next use has listed it", async || later.of(person("ann"), now).await.unwrap().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_renewal_holds_where_its_lists_cannot_be_written_and_the_next_use_lists_the_session() {
+    if !is_installed() {
+        return;
+    }
+    renews_without_its_lists(Layout::Single, &Redis::start().await).await;
+    let alone = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"]).await;
+    alone.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.unwrap();
+    until("the cluster stands", async || {
+        let answer = alone.ask(&["CLUSTER", "INFO"]).await.unwrap();
+        redis::from_redis_value::<String>(answer).unwrap().contains("cluster_state:ok")
+    })
+    .await;
+    renews_without_its_lists(Layout::Cluster, &alone).await;
+}
+
+#[tokio::test]
+async fn a_write_that_the_server_refuses_is_not_taken_for_done() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    let may = async |what: &str| _ = redis.ask(&["ACL", "SETUSER", "default", what]).await.unwrap();
+    may("-zadd").await;
+    assert!(store.begin(session("bob", now), now).await.is_err(), "a session without its list could not be ended");
+    may("+zadd").await;
+    may("-unlink").await;
+    assert!(store.end_unseen(&token).await.is_err(), "the store still has it");
+    assert!(store.trouble().unwrap().contains("1 logouts wait"));
+    may("+unlink").await;
+    until("the logout is confirmed", async || store.trouble().is_none()).await;
+    let other = open(place(Layout::Single, &[redis.port]), &[1]).await;
+    assert!(other.load(&token, now).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_this_replica_cannot_open_on_a_persons_list_ends_with_the_rest_and_stays_where_it_is_only_shown() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (old, both, now) = (open(here(), &[1]).await, open(here(), &[2, 1]).await, now());
+    let token = old.begin(session("ann", now), now).await.unwrap();
+    let others = old.begin(session("bob", now), now).await.unwrap();
+    let gone = old.begin(session("ann", now), now).await.unwrap();
+    let renew = async |token: &SessionToken, id: &str| {
+        let Claim::Granted(lease) = both.claim(both.key(token), now).await.unwrap() else { panic!("nobody has it") };
+        assert!(both.renew(&lease, session(id, now), now).await.unwrap());
+    };
+    renew(&token, "ann").await;
+    renew(&others, "bob").await;
+    both.end_unseen(&gone).await.unwrap();
+    let is_hidden = async || old.of(person("ann"), now).await.unwrap().is_empty();
+    until("the replica without the new secret hears of it", is_hidden).await;
+    assert!(is_hidden().await && both.load(&token, now).await.unwrap().is_some(), "shown or not, it lives");
+
+    let key = Some(both.key(&token));
+    assert_eq!(old.end_unreadable(person("ann"), key, now).await.unwrap(), 0, "that one is kept");
+    assert_eq!(old.end_unreadable(person("ann"), None, now).await.unwrap(), 1, "what has ended is not counted");
+    until("it has ended everywhere", async || both.load(&token, now).await.unwrap().is_none()).await;
+    assert_eq!(old.end_unreadable(person("ann"), None, now).await.unwrap(), 0);
+    assert!(both.load(&others, now).await.unwrap().is_some(), "another person's lives on");
+    let sid = SessionSelector::ProviderSession { authority: US, sid: "sid-bob" };
+    assert_eq!(old.end_unreadable(sid, None, now).await.unwrap(), 1);
+    until("it has ended everywhere", async || both.load(&others, now).await.unwrap().is_none()).await;
 }
 
 #[tokio::test]

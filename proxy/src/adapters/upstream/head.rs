@@ -11,7 +11,7 @@ use hyper::ext::ReasonPhrase;
 use memchr::memmem::Finder;
 
 use super::framing::{Decoder, Malformed};
-use crate::ports::ReadyFields;
+use crate::rendering::ReadyFields;
 
 /// The longest head of a response, in bytes.
 const HEAD_MOST: usize = 256 * 1024;

@@ -10,7 +10,7 @@ use crate::config::names::nearest;
 use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Tables, Value};
 use crate::domain::identity::ProviderKind;
-use crate::ports::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
+use crate::rendering::{ChosenField, ChosenValue, GroupPattern, IdentityTable, Several};
 use crate::serve::upstream_settings::IdentityChoice;
 
 const EXAMPLE: &str = "\"X-WEBAUTH-USER\" = \"username\"";

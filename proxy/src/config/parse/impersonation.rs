@@ -9,7 +9,7 @@ use crate::config::names::nearest;
 use crate::config::reading::Reading;
 use crate::config::tables::{Item, Table, Value};
 use crate::domain::rules::{Access, Rule};
-use crate::ports::{ImpersonatedName, Impersonation, PROVIDER_PLACE};
+use crate::rendering::{ImpersonatedName, Impersonation, PROVIDER_PLACE};
 use crate::serve::upstream_settings::{ActingSettings, IdentityChoice};
 
 const TOKEN: &str = "token_file = \"/var/run/secrets/kubernetes.io/serviceaccount/token\"";

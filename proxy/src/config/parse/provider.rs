@@ -128,10 +128,20 @@ pub(super) fn way_out(
             if of_provider(&exceptions) || sections.iter().any(|section| section.uses_a_proxy(&exceptions)) {
                 let problem = format!("is not set, and HTTPS_PROXY {problem}; `none` calls the provider directly");
                 reading.fault(OAUTH_PROXY, problem);
+            } else if provider.is_some_and(names_other_hosts) && !exceptions.split(',').any(|part| part.trim() == "*") {
+                reading.warn(format!(
+                    "HTTPS_PROXY {problem}; NO_PROXY excepts the provider's host, so the provider is called directly, and so is \
+                     every other host that its discovery document names"
+                ));
             }
             None
         }
     }
+}
+
+/// Whether the provider's discovery document may name endpoints on hosts other than its own.
+const fn names_other_hosts(provider: &ProviderSettings) -> bool {
+    matches!(provider, ProviderSettings::Entra { .. } | ProviderSettings::Oidc { .. })
 }
 
 fn client_id(reading: &mut Reading) -> Option<String> {
@@ -376,7 +386,8 @@ mod tests {
         for past in ["*", "example.org, *", "github.com", ".github.com,other.test"] {
             // `api.github.com` is below `github.com`.
             assert!(!notes(past).contains("the proxy all:3128"), "{past}");
-            assert!(outcome("socks5://all:1080", past).is_ok(), "{past}");
+            let past_it = outcome("socks5://all:1080", past).unwrap_or_else(|faults| panic!("{faults}"));
+            assert!(!past_it.warnings.join("; ").contains("HTTPS_PROXY"), "no document names other hosts: {past}");
         }
         for through in ["", "api.github.com", "hub.com,10.0.0.0/8"] {
             assert!(notes(through).contains("the provider is reached through the proxy all:3128"), "{through}");
@@ -400,6 +411,13 @@ mod tests {
         let ways: Vec<_> = settings.bearer.unwrap().issuers.into_iter().map(|issuer| issuer.way_out).collect();
         assert!(ways.iter().all(Option::is_some) && !ways.is_empty(), "the issuer is called past the proxy");
         assert!(faults(with("socks5://all:1080", "")).contains("HTTPS_PROXY must be"));
+        let oidc =
+            [("OAUTH_PROVIDER", "oidc"), ("OAUTH_ISSUER_URL", "https://id.example.com"), ("OAUTH_CLIENT_ID", "app")];
+        for (exceptions, warns) in [("example.com", true), ("*", false)] {
+            let past = [("HTTPS_PROXY", "socks5://all:1080"), ("NO_PROXY", exceptions)];
+            let loaded = env(&[crate::config::trial::GITHUB, &oidc, &past]).unwrap_or_else(|faults| panic!("{faults}"));
+            assert_eq!(loaded.warnings.join("; ").contains("every other host that its discovery document"), warns);
+        }
         assert!(with("socks5://all:1080", "example.com").is_ok());
     }
 

@@ -129,7 +129,8 @@ impl<'k> One<'_, 'k> {
         }
         self.unknown_keys(&table);
         // Such a rule leads nowhere: it closes what any upstream could read as its path.
-        let closes_for_all = access == Access::Nobody && self.known.upstreams.iter().any(|named| named.ignores_case);
+        let closes_for_all = access == Access::Nobody
+            && (self.known.ignores_case || self.known.upstreams.iter().any(|named| named.ignores_case));
         let rule = Rule {
             ignores_case: rule.ignores_case || closes_for_all,
             access,
@@ -548,6 +549,9 @@ mod tests {
         ] {
             assert_eq!(rules(&file(rule))[0].ignores_case, ignores_case, "{rule}");
         }
+        // The usual upstream is one of them.
+        let usual = "[[upstreams]]\nname = \"app\"\nurls = [\"http://app\"]\n[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"\nupstream = \"app\"";
+        assert!(loads(usual, &[("UPSTREAM_IGNORE_CASE", "true")]).unwrap().settings.rules[0].ignores_case);
         let plain = rules("[[routes]]\npath = \"/admin/**\"\nallow = \"nobody\"");
         assert!(!plain[0].ignores_case, "no upstream ignores case");
     }

@@ -116,8 +116,16 @@ pub(super) fn read(
     {
         for section in sections.iter().filter(|section| plain.issuer.may_issue_as(&section.issuer)) {
             if let Some(shared) = section.audiences.iter().find(|audience| plain.audiences.contains(audience)) {
+                let (whose, mend) = if plain.issuer.is_known_by_domain() {
+                    (
+                        "a tenant that may be the one of OAUTH_TENANT_ID",
+                        ": give OAUTH_TENANT_ID as a GUID, or other audiences",
+                    )
+                } else {
+                    ("the same issuer", "")
+                };
                 let problem = format!(
-                    "names the audience `{shared}`, which the section `{}` of [[tokens]] (line {}) accepts of the same issuer: whose such a token is must be clear",
+                    "names the audience `{shared}`, which the section `{}` of [[tokens]] (line {}) accepts of {whose}: whose such a token is must be clear{mend}",
                     section.name, section.line
                 );
                 reading.fault(OAUTH_BEARER_AUDIENCES, problem);
@@ -658,6 +666,8 @@ mod tests {
                     .as_ref()
                     .is_some_and(|text| text.starts_with("OAUTH_BEARER_AUDIENCES: names the audience `app`"));
                 assert_eq!((found.is_some(), says), (overlaps, overlaps), "{tenants} {issuer}: {found:?}");
+                let asks_for_guid = found.is_some_and(|text| text.contains("give OAUTH_TENANT_ID as a GUID"));
+                assert_eq!(asks_for_guid, tenants == "contoso.com", "{tenants} {issuer}");
             }
         }
         assert!(loads(CI, &entra(TENANT)).is_ok());

@@ -124,8 +124,8 @@ impl Missing {
         }
     }
 
-    /// The text for the operator about a bearer token; `None`: a line of the request says it. `of_provider`: the plain provider issued
-    /// it, rather than the issuer of a section.
+    /// The text for the operator about a bearer token; `None`: [`Missing::of_another_form`] has it. `of_provider`: the plain provider
+    /// issued it, rather than the issuer of a section.
     pub(crate) fn of_a_token(self, kind: ProviderKind, of_provider: bool) -> Option<&'static str> {
         match self {
             Self::Email => Some("no email of this token counts"),
@@ -136,6 +136,15 @@ impl Missing {
             Self::Username => Some("usernames take no part: `username_claim` names no text claim of this token"),
             Self::Groups => Some("no groups of this token are known"),
             Self::Omitted(_) => None,
+        }
+    }
+
+    /// What of a bearer token is in a form that does not count, unless [`Missing::of_a_token`] says so.
+    pub(crate) const fn of_another_form(self) -> Option<&'static str> {
+        match self {
+            Self::Omitted(Omission::GroupsOfAnotherForm) => Some("groups"),
+            Self::Omitted(Omission::ClaimOfAnotherForm) => Some("a claim"),
+            Self::Email | Self::Username | Self::Groups | Self::Omitted(_) => None,
         }
     }
 

@@ -8,7 +8,8 @@ use http::{Response, StatusCode};
 
 use crate::adapters::telemetry::Clean;
 use crate::domain::caller::Caller;
-use crate::ports::{BeginError, NotAPerson, SignInError, StoreUnavailable};
+use crate::ports::{BeginError, SignInError, StoreUnavailable};
+use crate::rendering::NotAPerson;
 use crate::serve::answer::asker::{Asker, with_max_age};
 use crate::serve::answer::bad_callback::BadCallback;
 use crate::serve::answer::challenge::{self, Challenge};

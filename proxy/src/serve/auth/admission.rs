@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
 
-use crate::adapters::providers::log_omitted;
 use crate::adapters::telemetry::audit::{self, Asked, Origin, Verdict};
 use crate::domain::certificate::ClientCertificate;
 use crate::domain::identity::Identity;
@@ -17,8 +16,8 @@ use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::denial::{Denial, Missing};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::{SignIn, Snapshot};
-use crate::serve::auth::bearer;
 use crate::serve::auth::session::{self, Found};
+use crate::serve::auth::{bearer, omitted};
 use crate::serve::exchange::{Exchange, Refused};
 use crate::serve::request::headers::{self, Malformed};
 use crate::serve::request::question;
@@ -111,7 +110,7 @@ pub(crate) async fn admit_blindly(exchange: &Exchange) -> Result<Permit<Arc<Load
     } else {
         let who = who.as_deref();
         let has_session = who.is_some_and(|session| !session.is_token());
-        let omitted = who.map(LoadedSession::omitted).unwrap_or_default();
+        let omitted = omitted_of_refused(exchange, who, &why);
         let principal = who.map(Known::principal);
         denied(principal.as_ref(), Some(NOT_DESCRIBED), omitted, name, &why, has_session, exchange.origin())
     };
@@ -138,14 +137,24 @@ fn missing(who: &Identity, omitted: &[Omitted]) -> Vec<Missing> {
     all
 }
 
-fn in_the_log(who: &Principal<'_>, missing: &[Missing], omitted: &[Omitted]) -> String {
+fn in_the_log(who: &Principal<'_>, missing: &[Missing]) -> String {
     if who.by == Proof::Session {
         return missing.iter().map(|what| format!("; {}", what.in_the_log())).collect();
     }
     let kind = who.identity.provider;
-    let missing = missing.iter().filter_map(|what| what.of_a_token(kind, who.provider == kind.as_str()));
-    let more = (!omitted.is_empty()).then_some("lines of this request say what does not count");
-    missing.chain(more).map(|text| format!("; {text}")).collect()
+    let texts = missing.iter().filter_map(|what| what.of_a_token(kind, who.provider == kind.as_str()));
+    let text: String = texts.map(|text| format!("; {text}")).collect();
+    let forms: Vec<_> = missing.iter().filter_map(|what| what.of_another_form()).collect();
+    if forms.is_empty() { text } else { format!("{text}; in a form that does not count: {}", forms.join(", ")) }
+}
+
+/// What of a refused bearer token does not count, which is also logged where a list could have named its user by it.
+fn omitted_of_refused<'a>(exchange: &Exchange, who: Option<&'a LoadedSession>, why: &Why) -> &'a [Omitted] {
+    let Some(token) = who.filter(|who| who.is_token()) else { return &[] };
+    if why.is_about_lists() {
+        omitted::log(exchange, token);
+    }
+    token.omitted()
 }
 
 /// The answer to a refused request; also logs and counts the refusal.
@@ -177,7 +186,7 @@ fn refuse(exchange: &Exchange, ask: &Ask<'_>, refusal: &Refusal, session: Option
             denied(
                 who.as_ref(),
                 Some(asked(exchange, ask.method, ask.path.as_written())),
-                session.map(LoadedSession::omitted).unwrap_or_default(),
+                omitted_of_refused(exchange, session, &refusal.why),
                 rule,
                 &refusal.why,
                 has_session,
@@ -209,7 +218,11 @@ pub(super) fn shown(exchange: &Exchange) -> Option<&ClientCertificate> {
 /// Whether that person may have a session, by the current lists and rules.
 pub(crate) fn admit_session(exchange: &Exchange, session: &LoadedSession) -> Result<(), Rejection> {
     let who = principal(exchange, session);
-    admit_person(&exchange.snapshot, &who, session.omitted(), !session.is_token(), exchange.origin())
+    let admitted = admit_person(&exchange.snapshot, &who, session.omitted(), !session.is_token(), exchange.origin());
+    if admitted.is_err() && session.is_token() {
+        omitted::log(exchange, session);
+    }
+    admitted
 }
 
 /// Whether a session may begin: some list, or some rule that is not public, could admit the person.
@@ -243,12 +256,7 @@ pub(super) fn denied(
     } else {
         Vec::new()
     };
-    let about_lists = who.filter(|_| why.is_about_lists());
-    // A bearer token has no sign-in at which this could have been logged.
-    if about_lists.is_some_and(|who| who.by == Proof::Bearer) {
-        log_omitted(omitted, Some(origin));
-    }
-    let about = about_lists.map(|who| in_the_log(who, &missing, omitted)).unwrap_or_default();
+    let about = who.map(|who| in_the_log(who, &missing)).unwrap_or_default();
     let reason = format!("{why}{about}");
     audit::denied(&name, who, asked, Verdict { rule, reason: &reason }, origin);
     let rule = (rule != NO_RULE).then(|| rule.to_owned());

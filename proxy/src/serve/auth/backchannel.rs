@@ -53,15 +53,18 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
     let ended = ending::end_all(&sign_in.store, directory, selector, None, exchange.now).await?;
     // Only now: if the store failed before, the provider must be able to send the same token again.
     directory.note_coming(&once, token.expires_at, exchange.now).await?;
-    match ended.first() {
+    let (count, request_id) = (ended.count(), Clean(exchange.origin().request_id));
+    match ended.sessions.first() {
         Some(one) => {
             let origin = Some(exchange.origin());
-            audit::sessions_ended(one.identity(), ended.len(), "the provider signed the person out", origin);
+            audit::sessions_ended(one.identity(), count, "the provider signed the person out", origin);
         }
-        None => {
-            let request_id = Clean(exchange.origin().request_id);
-            tracing::info!(%request_id, "a logout token of the provider named no session that is known here");
-        }
+        None if count > 0 => tracing::info!(
+            %request_id,
+            count,
+            "a logout token of the provider has ended sessions that this replica cannot read, and another one may: SESSION_SECRET or the version differs"
+        ),
+        None => tracing::info!(%request_id, "a logout token of the provider named no session that is known here"),
     }
     Ok(reply::bare(StatusCode::OK, Body::empty()))
 }

@@ -15,7 +15,22 @@ const AT_ONCE: usize = 16;
 /// How often the store is asked for more: it lists some hundreds at a time.
 const ROUNDS: usize = 50;
 
-/// Ends all sessions of `whose` except `kept`, and returns those that ended. A person may have more than a store lists at a time, and
+/// What ended.
+#[derive(Default)]
+pub(crate) struct Ended {
+    /// The sessions that were read before they ended.
+    pub(crate) sessions: Vec<Arc<LoadedSession>>,
+    /// How many more ended unread: while secrets or versions are changed, another replica may have written them.
+    pub(crate) unread: usize,
+}
+
+impl Ended {
+    pub(crate) const fn count(&self) -> usize {
+        self.sessions.len() + self.unread
+    }
+}
+
+/// Ends all sessions of `selector` except `kept`, and returns those that ended. A person may have more than a store lists at a time, and
 /// may sign in again meanwhile: the store is asked until it lists no others.
 ///
 /// # Errors
@@ -26,19 +41,24 @@ pub(crate) async fn end_all(
     selector: SessionSelector<'_>,
     kept: Option<SessionKey>,
     now: Timestamp,
-) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
+) -> Result<Ended, StoreUnavailable> {
     let mut seen: HashSet<SessionKey> = kept.into_iter().collect();
-    let (mut ended, mut failure) = (Vec::new(), None);
+    let (mut ended, mut failure) = (Ended::default(), None);
     for _ in 0..ROUNDS {
         let found = directory.of(selector, now).await?;
         let fresh: Vec<_> = found.into_iter().filter(|session| seen.insert(session.key())).collect();
-        if fresh.is_empty() {
-            break;
-        }
         if let Err(error) = end_each(store, &fresh).await {
             failure = Some(error);
         }
-        ended.extend(fresh);
+        let unread = directory.end_unreadable(selector, kept, now).await.unwrap_or_else(|error| {
+            failure = Some(error);
+            0
+        });
+        if fresh.is_empty() && unread == 0 {
+            break;
+        }
+        ended.sessions.extend(fresh);
+        ended.unread += unread;
     }
     failure.map_or(Ok(ended), Err)
 }
@@ -62,7 +82,7 @@ async fn end_batch(store: &Arc<dyn Sessions>, batch: &[Arc<LoadedSession>]) -> R
     let mut ending = JoinSet::new();
     for session in batch {
         let (store, session) = (Arc::clone(store), Arc::clone(session));
-        ending.spawn(async move { store.end(&session).await });
+        ending.spawn(async move { store.end(&session).await.map_err(StoreUnavailable::from) });
     }
     let mut outcome = Ok(());
     while let Some(ended) = ending.join_next().await {

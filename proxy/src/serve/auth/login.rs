@@ -10,7 +10,9 @@ use super::admission;
 use super::visits::Visits;
 use crate::adapters::providers::log_omitted;
 use crate::adapters::seal;
+use crate::adapters::telemetry::audit::Origin;
 use crate::adapters::telemetry::{Clean, audit};
+use crate::domain::identity::Identified as _;
 use crate::domain::judge::Why;
 use crate::domain::login::{ATTEMPT_LIFETIME, ATTEMPT_RANDOM, AttemptId, LoginAttempt};
 use crate::domain::path::ReturnTo;
@@ -20,7 +22,7 @@ use crate::domain::rules::NO_RULE;
 use crate::domain::secret::Secret;
 use crate::domain::session::{Device, Session, proved_at};
 use crate::domain::time::Timestamp;
-use crate::ports::{Prompt, SignInError, SignedIn};
+use crate::ports::{EndError, LoadedSession, Prompt, SignInError, SignedIn, StoreUnavailable};
 use crate::serve::answer::asker::MAX_AGE;
 use crate::serve::answer::bad_callback::BadCallback;
 use crate::serve::answer::query::{self, parameter};
@@ -30,6 +32,7 @@ use crate::serve::app::SignIn;
 use crate::serve::auth::session::{self, Found};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
+use crate::serve::log_limit::LogLimit;
 use crate::serve::request::headers;
 
 /// Marks a request for `login` that we redirected to the public origin.
@@ -40,6 +43,9 @@ const PROVIDER_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// A replaced session is ended by a new sign-in if it is older than this: a younger one belongs to a sign-in in another tab.
 const REPLACED_AFTER: Duration = Duration::from_secs(60);
+
+/// When it was last logged that a replaced session stays valid.
+static REPLACED_LIVES_ON: LogLimit = LogLimit::new();
 
 /// `GET login?rd=/path`: redirects to the provider.
 pub(super) async fn begin(exchange: &Exchange, sign_in: &SignIn) -> Result<Response<Body>, Refused> {
@@ -304,7 +310,7 @@ async fn start_session(
     if let Found::Session(old) = session::find(exchange, sign_in).await?
         && now.since(old.session().created_at) >= REPLACED_AFTER
     {
-        sign_in.store.end(&old).await?;
+        end_replaced(exchange, sign_in, &old).await?;
     }
     let browser = cookies.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let device = Device::new(exchange.caller.client, browser);
@@ -319,6 +325,28 @@ async fn start_session(
     let mut visits = read_visits(sign_in, cookies).unwrap_or_default();
     visits.note_sign_in();
     Ok(vec![sign_in.cookies.set_session(&token, sign_in.lifetime.absolute.as_secs()), write_visits(sign_in, &visits)?])
+}
+
+/// Ends the session that a sign-in replaces. Where the store has no room to remember another ended one of its person, the sign-in goes on:
+/// it lets in nobody whom the old session does not, and takes the old cookie's place.
+async fn end_replaced(exchange: &Exchange, sign_in: &SignIn, old: &LoadedSession) -> Result<(), StoreUnavailable> {
+    match sign_in.store.end(old).await {
+        Ok(()) => Ok(()),
+        Err(EndError::Unavailable(unavailable)) => Err(unavailable),
+        Err(EndError::NoRoomOfPerson(why)) => {
+            if REPLACED_LIVES_ON.is_due(exchange.now) {
+                let Origin { client, request_id } = exchange.origin();
+                tracing::warn!(
+                    %client,
+                    request_id = %Clean(request_id),
+                    user = %Clean(old.identity().principal()),
+                    "a session that a sign-in replaces is not ended, and a copy of its cookie is valid until it expires: {why}; \
+                     told once a minute at most"
+                );
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Logs the reason in the words that operators search for; the person gets the code.

@@ -79,7 +79,7 @@ async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSess
                 None => store.load(&token, now).await.ok().flatten(),
             };
             let ended = match &held {
-                Some(held) => store.end(held).await,
+                Some(held) => store.end(held).await.map_err(StoreUnavailable::from),
                 None => store.end_unseen(&token).await,
             };
             (held, ended)
@@ -106,10 +106,10 @@ async fn end_others(
     for session in sessions {
         let selector = SessionSelector::Person { authority: session.session().authority, id: &session.identity().id };
         match ending::end_all(&sign_in.store, directory, selector, Some(session.key()), exchange.now).await {
-            Ok(ended) if ended.is_empty() => {}
+            Ok(ended) if ended.count() == 0 => {}
             Ok(ended) => {
                 let origin = Some(exchange.origin());
-                audit::sessions_ended(session.identity(), ended.len(), "the person signed out everywhere", origin);
+                audit::sessions_ended(session.identity(), ended.count(), "the person signed out everywhere", origin);
             }
             Err(error) => outcome = Err(error),
         }

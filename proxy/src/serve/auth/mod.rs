@@ -7,6 +7,7 @@ pub(crate) mod bearer;
 pub(crate) mod ending;
 mod login;
 mod logout;
+mod omitted;
 pub(crate) mod session;
 mod sessions;
 mod visits;

@@ -116,7 +116,7 @@ pub(super) async fn end_one(
         return if for_people { Ok(see(paths::SESSIONS)) } else { Err(Rejection::NotFound.into()) };
     };
     if let Err(error) = sign_in.store.end(&session).await {
-        return Err(Refused(error.into(), cleared.to_vec()));
+        return Err(Refused(StoreUnavailable::from(error).into(), cleared.to_vec()));
     }
     if is_current {
         audit::signed_out(mine.identity(), exchange.origin());
@@ -143,7 +143,8 @@ pub(super) async fn end_others(
 ) -> Result<Response<Body>, Refused> {
     let mine = current(exchange, sign_in).await?;
     let directory = sign_in.store.directory().ok_or(Rejection::Stateless)?;
-    let ended = ending::end_all(&sign_in.store, directory, person(&mine), Some(mine.key()), exchange.now).await?.len();
+    let ended = ending::end_all(&sign_in.store, directory, person(&mine), Some(mine.key()), exchange.now).await?;
+    let ended = ended.count();
     if ended > 0 {
         audit::sessions_ended(mine.identity(), ended, "the person ended all others", Some(exchange.origin()));
     }

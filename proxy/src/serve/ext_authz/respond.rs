@@ -10,7 +10,8 @@ use super::message::{
 };
 use crate::adapters::upstream::Fields as _;
 use crate::domain::identity::Identified as _;
-use crate::ports::{LoadedSession, ReadyFields, X_SIDEGATE_ASSERTION};
+use crate::ports::LoadedSession;
+use crate::rendering::{ReadyFields, X_SIDEGATE_ASSERTION};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::app::SignIn;
 use crate::serve::auth;

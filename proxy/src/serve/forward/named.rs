@@ -17,7 +17,8 @@ use super::passage::{
 };
 use crate::adapters::upstream::{Answer, Backend, Failure, Fields, NoConnection, Patience, RequestHead};
 use crate::domain::judge::Permit;
-use crate::ports::{LoadedSession, ReadyFields, UpstreamIdentity};
+use crate::ports::{LoadedSession, UpstreamIdentity};
+use crate::rendering::ReadyFields;
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::body::guard::{FRESH, Guard};
 use crate::serve::body::{Body, RequestBody};

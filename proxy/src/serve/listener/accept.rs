@@ -21,6 +21,8 @@ use crate::serve::watch::{self, Place};
 /// How long to wait for a place, or for memory, before connections are closed to make room.
 const PLACE_PAUSE: Duration = Duration::from_millis(50);
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
+/// After how many pauses in which no connection could be closed the log says so.
+const IN_VAIN_MOST: u32 = 40;
 
 /// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read.
 const FILES_BESIDE: u64 = 160;
@@ -81,10 +83,15 @@ impl Acceptor {
 
     /// A place for one more connection, with memory for it. If there is none, connections that were silent for long are closed.
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let mut in_vain = 0;
         let place = loop {
             match tokio::time::timeout(PLACE_PAUSE, Arc::clone(&self.room).acquire_owned()).await {
                 Ok(place) => break place.ok()?,
-                Err(_) => self.crowd.make_places(),
+                Err(_) if self.crowd.make_places() => in_vain = 0,
+                Err(_) => in_vain += 1,
+            }
+            if in_vain == IN_VAIN_MOST {
+                self.crowd.warn_of_waiting();
             }
         };
         while !self.crowd.memory().has_room(watch::CONNECTION) {

@@ -39,6 +39,7 @@ pub(crate) struct Crowd {
     next: AtomicU64,
     shed: Counter,
     warned: Mutex<Option<Instant>>,
+    warned_of_waiting: Mutex<Option<Instant>>,
     warned_of_proxy_protocol: Mutex<Option<Instant>>,
 }
 
@@ -97,6 +98,7 @@ impl Crowd {
             next: AtomicU64::new(0),
             shed,
             warned: Mutex::new(None),
+            warned_of_waiting: Mutex::new(None),
             warned_of_proxy_protocol: Mutex::new(None),
         }
     }
@@ -135,12 +137,13 @@ impl Crowd {
     }
 
     /// All places are taken: closes connections that were silent for long.
-    pub(crate) fn make_places(&self) {
+    /// Whether any was.
+    pub(crate) fn make_places(&self) -> bool {
         let most = self.members().len() / PART + 1;
         let is_idle = |(rank, state, _): &(Rank, ConnectionState, Arc<Watch>)| match rank {
             Rank::Silent if !state.was_used => state.rests >= SILENT,
-            Rank::Silent => state.rests >= RESTED || state.age >= NEVER_ADMITTED,
-            Rank::Strangers => state.age >= NEVER_ADMITTED,
+            Rank::Silent => state.rests >= RESTED || (state.age >= NEVER_ADMITTED && !state.signs_in),
+            Rank::Strangers => state.age >= NEVER_ADMITTED && !state.signs_in,
             Rank::Resting => state.rests >= RESTED,
             Rank::Busy => false,
         };
@@ -151,6 +154,17 @@ impl Crowd {
         }
         if !gone.is_empty() {
             self.warn("all places are taken (LIMIT_CONNECTIONS, fitted to open files and LIMIT_MEMORY)");
+        }
+        !gone.is_empty()
+    }
+
+    /// Warns that new connections wait because none may be closed, at most once in [`WARN_EVERY`].
+    pub(crate) fn warn_of_waiting(&self) {
+        if is_due(&self.warned_of_waiting) {
+            tracing::warn!(
+                "all places are taken (LIMIT_CONNECTIONS, fitted to open files and LIMIT_MEMORY), and none can be freed: WebSockets \
+                 and admitted clients stay; new connections wait until one ends: raise the limit, or run more replicas"
+            );
         }
     }
 
@@ -250,13 +264,17 @@ mod tests {
             let watch = Arc::new(Watch::new(now - Duration::from_secs(age), timeouts, 65536, Arc::clone(&memory)));
             (crowd.join(Arc::clone(&watch)), Watch::begin(&watch, true, true), watch)
         };
-        let (old, new, admitted) = (joins(11), joins(9), joins(11));
+        let (old, new, admitted, signs_in) = (joins(11), joins(9), joins(11), joins(60));
         admitted.1.lets_in();
+        signs_in.1.signs_in();
+        assert!(crowd.make_places());
         for _ in 0..4 {
             crowd.make_places();
         }
-        let closing = [&old, &new, &admitted].map(|(_, _, watch)| watch.state(Instant::now()).closing);
-        assert_eq!(closing, [true, false, false]);
+        let closing = [&old, &new, &admitted, &signs_in].map(|(_, _, watch)| watch.state(Instant::now()).closing);
+        assert_eq!(closing, [true, false, false, false]);
+        drop(old);
+        assert!(!crowd.make_places(), "all that are left stay");
         // Between two requests it is no better.
         let (_member, request, watch) = joins(11);
         drop(request);

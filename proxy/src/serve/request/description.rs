@@ -62,6 +62,9 @@ pub(crate) enum BadDescription {
     /// The path's readings lead to different upstreams.
     #[error("servers read the path differently, and the rules lead the readings to different upstreams")]
     Upstreams,
+    /// What the upstream would read behind its `strip_prefix` lies beyond the rule.
+    #[error("without the `strip_prefix` of its upstream, the path can be read as one that the rule does not let in")]
+    BehindPrefix,
     /// The header fields come in both of the forms that Envoy knows.
     #[error("the header fields come both as `headers` and as `header_map`")]
     TwoMaps,

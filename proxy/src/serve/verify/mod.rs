@@ -9,7 +9,8 @@ use crate::domain::identity::Identified as _;
 use crate::domain::judge::Permit;
 use crate::domain::paths::AUTH_PREFIX;
 use crate::domain::readings::Readings;
-use crate::ports::{LoadedSession, ReadyFields, X_SIDEGATE_ASSERTION};
+use crate::ports::LoadedSession;
+use crate::rendering::{ReadyFields, X_SIDEGATE_ASSERTION};
 use crate::serve::answer::asker::{Asker, Front};
 use crate::serve::answer::challenge::Challenge;
 use crate::serve::answer::query::parameter;
@@ -134,8 +135,11 @@ fn permitted(
 
 /// Proxies in front handle 401 and 403, and take other codes for our failure: so errors of the request itself become refusals.
 pub(crate) fn in_terms_of_fronts(rejection: Rejection) -> Rejection {
-    if matches!(rejection, Rejection::Malformed(Malformed::Upstreams | Malformed::BehindPrefix)) {
+    if matches!(rejection, Rejection::Malformed(Malformed::Upstreams)) {
         return Rejection::NotDescribed(BadDescription::Upstreams);
+    }
+    if matches!(rejection, Rejection::Malformed(Malformed::BehindPrefix)) {
+        return Rejection::NotDescribed(BadDescription::BehindPrefix);
     }
     if matches!(rejection, Rejection::Token(Challenge::Malformed(_))) {
         return Rejection::Token(Challenge::Invalid);

@@ -73,6 +73,8 @@ pub(crate) struct Watch {
     /// Whether a request on this connection was admitted.
     let_in: AtomicBool,
     was_used: AtomicBool,
+    /// Until when a sign-in that comes back keeps it open, in milliseconds; zero: none has come.
+    signs_in: AtomicU64,
     /// Whether everything written was sent: TLS may hold some of it.
     is_flushed: AtomicBool,
     /// Whether its buffers were freed.
@@ -109,6 +111,8 @@ pub(crate) struct ConnectionState {
     pub(crate) let_in: bool,
     /// Whether a request was ever read on it.
     pub(crate) was_used: bool,
+    /// Whether a sign-in came back on it a moment ago.
+    pub(crate) signs_in: bool,
     /// Whether requests are in flight.
     pub(crate) busy: bool,
     /// How long it has been open.
@@ -122,6 +126,9 @@ pub(crate) struct ConnectionState {
     /// Whether it is already being closed.
     pub(crate) closing: bool,
 }
+
+/// How long a sign-in that comes back from the provider keeps its connection open: it cannot be repeated.
+const SIGN_IN: Duration = Duration::from_secs(10);
 
 const NEVER: u64 = u64::MAX;
 const SOON: u64 = NEVER - 1;
@@ -149,6 +156,7 @@ impl Watch {
             streams_counted: AtomicUsize::new(0),
             let_in: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
+            signs_in: AtomicU64::new(0),
             is_flushed: AtomicBool::new(true),
             is_bare: AtomicBool::new(false),
             closing: AtomicU8::new(OPEN),
@@ -253,6 +261,7 @@ impl Watch {
             grown,
             let_in: self.let_in.load(Ordering::Relaxed),
             was_used: self.was_used.load(Ordering::Relaxed),
+            signs_in: millis(now.saturating_duration_since(self.began)) < self.signs_in.load(Ordering::Relaxed),
             busy: self.in_flight.load(Ordering::Relaxed) > 0,
             age: now.saturating_duration_since(self.began),
             rests,
@@ -426,6 +435,12 @@ impl InFlight {
         self.let_in.store(true, Ordering::Relaxed);
         self.watch.let_in.store(true, Ordering::Relaxed);
         self.watch.cancel_close();
+    }
+
+    /// The request is a sign-in that comes back from the provider. Counts once on a connection, so that nobody keeps a place by it.
+    pub(crate) fn signs_in(&self) {
+        let until = millis(self.watch.began.elapsed()).saturating_add(millis(SIGN_IN));
+        let _only_the_first = self.watch.signs_in.compare_exchange(0, until, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     pub(crate) fn was_let_in(&self) -> bool {

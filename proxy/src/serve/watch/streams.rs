@@ -199,8 +199,10 @@ impl<F: Future<Output = ()>> Future for WatchedStream<F> {
         if this.poll_stream(now, cx) {
             let Some(tail) = this.tail.clone() else { return Poll::Ready(()) };
             if this.stream.take().is_some() && this.pace == Pace::MayRest {
-                // The end of an event stream is no event: from here on it is watched like any other.
+                // The end of an event stream is no event: from here on it is watched like any other. What remains is timed by
+                // TIMEOUT_BODY; the wake-ups of `end` would count as progress.
                 this.pace = Pace::Moves;
+                this.end = None;
             }
             tail.task.register(cx.waker());
             if tail.is_sent() {

@@ -78,6 +78,13 @@ impl IssuerName {
             }
         }
     }
+
+    /// Whether it is a tenant of Entra that is known by its domain, which may be any tenant.
+    #[must_use]
+    pub fn is_known_by_domain(&self) -> bool {
+        let Self::Entra { tenants: Tenants::Named(named), .. } = self else { return false };
+        named.iter().any(|name| !discovery::is_guid(name))
+    }
 }
 
 /// Whether two names are of one issuer: it may end in a slash or not.

@@ -26,10 +26,10 @@ pub(super) struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoRoom {
     /// There are too many.
-    #[error("it remembers {MOST} ended sessions, and has no room for another")]
+    #[error("the store remembers {MOST} ended sessions, and has no room for another")]
     Full,
     /// There are too many of this person.
-    #[error("it remembers {MOST_OF_ONE} ended sessions of this person, and has no room for another of theirs")]
+    #[error("the store remembers {MOST_OF_ONE} ended sessions of this person, and has no room for another of theirs")]
     OfPerson,
 }
 

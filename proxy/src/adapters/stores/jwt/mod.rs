@@ -10,14 +10,16 @@ use std::time::Duration;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use self::ended::Ended;
+use self::ended::{Ended, NoRoom};
 use self::token::{KeyRing, Rejected};
 use super::key::ByKey;
 use super::states::States;
 use super::{key, weight};
 use crate::domain::session::{Session, SessionKey, SessionToken};
 use crate::domain::time::Timestamp;
-use crate::ports::{BeginError, Directory, Leases, LoadedSession, Pending, Sessions, StoreTerms, StoreUnavailable};
+use crate::ports::{
+    BeginError, Directory, EndError, Leases, LoadedSession, Pending, Sessions, StoreTerms, StoreUnavailable,
+};
 
 /// The largest cookie, with its name and its attributes, in bytes: browsers store up to 4096 (RFC 6265bis §5.6), and some count
 /// everything.
@@ -148,7 +150,7 @@ impl Sessions for JwtStore {
         Box::pin(ready(self.sign(&session)))
     }
 
-    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>> {
         let key = session.key();
         let mut rules = self.rules();
         let added = rules.ended.add(key, session.session());
@@ -158,7 +160,10 @@ impl Sessions for JwtStore {
                 ready.end();
             }
         }
-        Box::pin(ready(added.map_err(|no_room| StoreUnavailable(no_room.to_string()))))
+        Box::pin(ready(added.map_err(|no_room| match no_room {
+            NoRoom::Full => StoreUnavailable(no_room.to_string()).into(),
+            NoRoom::OfPerson => EndError::NoRoomOfPerson(no_room.to_string()),
+        })))
     }
 
     /// The session has expired, has ended, or was never signed here: no later request finds it either.
@@ -333,7 +338,7 @@ mod tests {
             let person = format!("person {}", n / ended::MOST_OF_ONE);
             store.rules().ended.add(numbered(n), &session_of(&person, now)).unwrap();
         }
-        assert!(store.end(&held).await.is_err());
+        assert!(store.end(&held).await.is_err_and(|why| matches!(why, EndError::Unavailable(_))));
         assert!(store.trouble().is_some());
         assert!(store.load(&token, now).await.unwrap().is_some(), "not said to have ended, and not ended");
         store.sweep(now + Duration::from_secs(60));
@@ -359,7 +364,7 @@ mod tests {
             store.load(&token, now).await.unwrap().unwrap()
         };
         let (loud, ann) = (begin("loud").await, begin("ann").await);
-        assert!(store.end(&loud).await.is_err_and(|why| why.0.contains("of this person")));
+        assert!(store.end(&loud).await.is_err_and(|why| matches!(why, EndError::NoRoomOfPerson(_))));
         assert!(loud.is_live(Duration::ZERO, now), "not said to have ended, and not ended");
         store.end(&ann).await.unwrap();
         assert!(store.trouble().is_none(), "there is room for all others");

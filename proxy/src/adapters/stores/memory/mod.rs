@@ -23,8 +23,8 @@ use crate::adapters::seal;
 use crate::domain::session::{Authority, Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Directory, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
-    StoreUnavailable, note_every,
+    BeginError, Claim, Directory, EndError, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions,
+    StoreTerms, StoreUnavailable, note_every,
 };
 
 /// One table for each of this many bytes, up to [`TABLES_MOST`].
@@ -286,7 +286,7 @@ impl Sessions for MemoryStore {
         })))
     }
 
-    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>> {
         self.end_key(session.key());
         Box::pin(ready(Ok(())))
     }

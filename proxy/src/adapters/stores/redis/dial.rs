@@ -217,16 +217,22 @@ impl Conn {
         value.extract_error()
     }
 
-    /// Runs commands in order on one connection: in a cluster to the master with the slot of `key`.
+    /// Runs commands in order on one connection: in a cluster to the master with the slot of `key`. Fails if the server refuses one of them,
+    /// though not for another program's value under its key: that answer is nil.
     pub(super) async fn run_all(&mut self, key: &str, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
-        match self {
-            Self::Node(connection) => connection.req_packed_commands(&pipeline, 0, count).await,
+        let answers = match self {
+            Self::Node(connection) => connection.req_packed_commands(&pipeline, 0, count).await?,
             Self::Cluster(connection) => {
                 let master = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
-                connection.route_pipeline(pipeline, 0, count, master).await
+                connection.route_pipeline(pipeline, 0, count, master).await?
             }
-        }
+        };
+        let accepted = |answer: Value| match answer.extract_error() {
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Value::Nil),
+            answer => answer,
+        };
+        answers.into_iter().map(accepted).collect()
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod fuzzing;
 mod hot;
 mod lanes;
 mod line;
+mod lists;
 mod names;
 mod scripts;
 mod seen;
@@ -23,7 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::{StreamExt as _, stream};
 use redis::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +44,8 @@ use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::{Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Directory, LEASE, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions, StoreTerms,
-    StoreUnavailable,
+    BeginError, Claim, Directory, EndError, LEASE, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions,
+    StoreTerms, StoreUnavailable,
 };
 
 /// How long writing a renewed session is retried: the provider has changed its tokens already.
@@ -304,57 +304,6 @@ impl RedisStore {
         self.ends.end(key, evidence, &terms.names).await
     }
 
-    async fn listed(
-        &self,
-        selector: SessionSelector<'_>,
-        now: Timestamp,
-    ) -> Result<Vec<Arc<LoadedSession>>, StoreUnavailable> {
-        let (terms, mut found) = (self.terms.load_full(), Vec::new());
-        for list in terms.names.list(selector) {
-            let mut cmd = redis::cmd("ZREVRANGEBYSCORE");
-            cmd.arg(&list).arg("+inf").arg(format!("({}", now.millis())).arg("LIMIT").arg(0).arg(SESSIONS_OF_ONE);
-            let keys = self.line.call(&cmd).await?;
-            let keys: Vec<Vec<u8>> = redis::from_redis_value(keys).unwrap_or_default();
-            let keys = keys.into_iter().filter_map(|key| key.try_into().ok()).map(SessionKey);
-            let mut sessions = stream::iter(keys)
-                .map(async |key| self.peek(&terms, key, now).await.map(|session| (key, session)))
-                .buffered(READ_AT_A_TIME);
-            while let Some(outcome) = sessions.next().await {
-                match outcome? {
-                    (_, Some(session)) => found.push(session),
-                    (key, None) => {
-                        let mut forget = redis::cmd("ZREM");
-                        forget.arg(&list).arg(&key.0);
-                        self.line.call(&forget).await?;
-                    }
-                }
-            }
-        }
-        found.retain(|session| session.session().is(selector) && session.is_live(terms.idle, now));
-        found.sort_unstable_by_key(|session| (std::cmp::Reverse(session.session().created_at), session.key()));
-        found.dedup_by_key(|session| session.key());
-        found.truncate(SESSIONS_OF_ONE);
-        Ok(found)
-    }
-
-    /// Reads a session for a list, without keeping it in memory.
-    async fn peek(
-        &self,
-        terms: &Terms,
-        key: SessionKey,
-        now: Timestamp,
-    ) -> Result<Option<Arc<LoadedSession>>, StoreUnavailable> {
-        if self.ends.holds(key) || self.hot.has_ended(key) {
-            return Ok(None);
-        }
-        if let Some(entry) = self.hot.fresh(key).filter(|entry| entry.loaded.is_live(terms.idle, now)) {
-            return Ok(Some(Arc::clone(&entry.loaded)));
-        }
-        let Some((value, seen)) = self.fetch(key).await? else { return Ok(None) };
-        let session = self.open_value(terms, key, &value);
-        Ok(session.map(|session| Arc::new(LoadedSession::new(key, session, seen))))
-    }
-
     async fn claim_now(&self, key: SessionKey, now: Timestamp) -> Result<Claim, StoreUnavailable> {
         if self.ends.holds(key) || self.hot.has_ended(key) {
             return Ok(Claim::Ended);
@@ -387,16 +336,12 @@ impl RedisStore {
         let value = self.seal(&terms, key, &session).map_err(StoreUnavailable)?;
         let (name, lock) = (terms.names.session(key), terms.names.lease(key));
         let (news, message) = (terms.names.news(), channel::changed(key, self.replica));
-        // Listed again: its lists may be those of a secret that is about to be taken away.
-        let listing = listing(&terms, key, &session, now);
         let began = Instant::now();
         let reading = loop {
             let reading = self.hot.reading();
-            // Repeating it gives the same result, if a response was lost.
+            // Repeating it gives the same result, if a response was lost. Alone: no failure of another write loses the new tokens.
             let command = scripts::renew(&name, &lock, lease.ticket, &value, &news, &message);
-            let mut writes = listing.clone();
-            writes.push((name.clone(), vec![command]));
-            match self.renewed_by(writes).await {
+            match self.renewed_by(vec![(name.clone(), vec![command])]).await {
                 Ok(true) => break reading,
                 Ok(false) => return Ok(false),
                 Err(unavailable) if began.elapsed() > RENEWAL_TRIED => return Err(unavailable),
@@ -406,13 +351,29 @@ impl RedisStore {
         let seen = self.hot.any(key).map_or(lease.session.last_seen(), |entry| entry.loaded.last_seen());
         let written = lease.session.last_seen().millis();
         let renewed = Arc::new(LoadedSession::new(key, session, seen));
-        Ok(!self.ends.holds(key) && self.hot.insert(renewed, &value, terms.generation, reading, written).is_some())
+        if self.ends.holds(key) {
+            return Ok(false);
+        }
+        let Some(entry) = self.hot.insert(renewed, &value, terms.generation, reading, written) else {
+            return Ok(false);
+        };
+        self.list_again(&terms, &entry, now).await;
+        Ok(true)
     }
 
     async fn renewed_by(&self, writes: Vec<Write>) -> Result<bool, StoreUnavailable> {
         let (answer, written) = self.lanes.ask(writes).await?;
         self.confirmed(written);
         Ok(matches!(answer, Value::Int(1)))
+    }
+
+    /// Lists a renewed session under the secret that now seals it: its lists may be those of a secret that is about to be taken away.
+    async fn list_again(&self, terms: &Terms, entry: &Entry, now: Timestamp) {
+        if let Err(error) = seen::list(&self.line, terms, &entry.loaded, now).await {
+            // The next use is written at once, and lists it.
+            entry.seen_written.store(0, Ordering::Relaxed);
+            tracing::debug!("a renewed session is not listed anew yet, but when it is next used: {error}");
+        }
     }
 
     /// Checks the name under each secret: while secrets rotate, replicas differ in which is the first.
@@ -523,9 +484,9 @@ impl Sessions for RedisStore {
         Box::pin(self.begin_now(session, now))
     }
 
-    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>> {
         session.end();
-        Box::pin(self.end_now(session.key(), Evidence::Session))
+        Box::pin(async move { Ok(self.end_now(session.key(), Evidence::Session).await?) })
     }
 
     fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
@@ -597,6 +558,15 @@ impl Directory for RedisStore {
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>> {
         Box::pin(self.listed(selector, now))
+    }
+
+    fn end_unreadable<'a>(
+        &'a self,
+        selector: SessionSelector<'a>,
+        kept: Option<SessionKey>,
+        now: Timestamp,
+    ) -> Pending<'a, Result<usize, StoreUnavailable>> {
+        Box::pin(self.end_unreadable_on_lists(selector, kept, now))
     }
 
     fn has_come<'a>(&'a self, what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {

@@ -13,6 +13,7 @@ use super::line::Line;
 use super::scripts;
 use super::terms::Terms;
 use crate::domain::time::Timestamp;
+use crate::ports::{LoadedSession, StoreUnavailable};
 
 /// How many uses wait; when full, a later use is written instead.
 const WAITING_MOST: usize = 4096;
@@ -66,16 +67,23 @@ async fn write(line: &Line, hot: &Hot, terms: &Terms, entry: &Entry) {
     match line.call(&scripts::see(&terms.names.session(key), seen.millis(), expires)).await {
         // It has ended, and this replica did not know.
         Ok(Value::Int(0)) => hot.end(key),
-        // List it again too: this restores list entries lost in a failover.
-        Ok(_) => {
-            for list in terms.names.lists(session) {
-                let again = scripts::list(&list, &key.0, session.expires_at.millis(), seen.millis());
-                if line.call(&again).await.is_err() {
-                    return;
-                }
-            }
-        }
+        // List it again too: this restores list entries lost in a failover. Where that fails, a later use does it.
+        Ok(_) => _ = list(line, terms, &entry.loaded, seen).await,
         // A later use is written instead.
         Err(_) => {}
     }
+}
+
+/// Puts a session on its lists, also if it is there already.
+pub(super) async fn list(
+    line: &Line,
+    terms: &Terms,
+    loaded: &LoadedSession,
+    now: Timestamp,
+) -> Result<(), StoreUnavailable> {
+    let (key, session) = (loaded.key(), loaded.session());
+    for list in terms.names.lists(session) {
+        line.call(&scripts::list(&list, &key.0, session.expires_at.millis(), now.millis())).await?;
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use redis::Value;
 use super::RedisStore;
 use super::dial::{Conn, within};
 use super::line::describe;
+use super::lists::Peeked;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, StoreUnavailable};
 
@@ -60,8 +61,9 @@ impl RedisStore {
                 let page = redis::from_redis_value::<(u64, Vec<Vec<u8>>)>(page);
                 let (next, names) = page.map_err(|error| StoreUnavailable(error.to_string()))?;
                 for key in names.iter().filter_map(|name| terms.names.session_key(name)) {
-                    let session = self.peek(&terms, key, now).await?;
-                    if let Some(session) = session.filter(|session| session.is_live(terms.idle, now)) {
+                    if let Peeked::Session(session) = self.peek(&terms, key, now).await?
+                        && session.is_live(terms.idle, now)
+                    {
                         each(session);
                     }
                 }

@@ -1,4 +1,4 @@
-//! The identity as header fields.
+//! The usual header fields of an identity, and header fields that are sent repeatedly.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};

@@ -3,7 +3,7 @@
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
-use super::headers::{ITEM, TEXT, encode, value};
+use super::ready_fields::{ITEM, TEXT, encode, value};
 use crate::domain::identity::Identity;
 use crate::domain::secret::Secret;
 
