@@ -113,7 +113,8 @@ pub trait Directory: Send + Sync {
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
 
     /// Ends, except `kept`, those listed sessions that [`Directory::of`] cannot return since this replica cannot read them: while secrets or
-    /// versions are changed, another replica may have written them. Returns how many.
+    /// versions are changed, another replica may have written them. Returns how many. Those whose end is not confirmed yet are ended
+    /// again, and not counted.
     ///
     /// # Errors
     /// [`StoreUnavailable`]: a list failed, or not every end was confirmed; the sessions that could be ended have ended.

@@ -88,7 +88,8 @@ fn of_port(listener: TcpListener) -> anyhow::Result<Bound> {
     Ok(Bound { listener: Listener::Tcp(listener), place, file: None })
 }
 
-/// When the kernel asks a silent peer whether it is still there: a WebSocket whose client has vanished would keep its place for ever.
+/// When the kernel asks a silent peer whether it is still there: a WebSocket on which nothing is sent and whose client has vanished would
+/// keep its place for ever.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 

@@ -314,6 +314,7 @@ async fn a_write_that_the_server_refuses_is_not_taken_for_done() {
     may("+zadd").await;
     may("-unlink").await;
     assert!(store.end_unseen(&token).await.is_err(), "the store still has it");
+    assert!(store.end_unreadable(person("ann"), None, now).await.is_err(), "a second logout is no more certain");
     assert!(store.trouble().unwrap().contains("1 logouts wait"));
     may("+unlink").await;
     until("the logout is confirmed", async || store.trouble().is_none()).await;
@@ -404,4 +405,9 @@ async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_reported
     assert!(store.load(&token, now).await.unwrap().is_some());
     replica.signal("CONT");
     until("the replica confirms", async || store.trouble().is_none()).await;
+    // A server that refuses to wait confirms nothing; what it has written stays good.
+    master.ask(&["ACL", "SETUSER", "default", "-wait"]).await.unwrap();
+    let unconfirmed = store.begin(session("ann", now), now).await.unwrap();
+    assert!(store.load(&unconfirmed, now).await.unwrap().is_some());
+    assert!(store.end_unseen(&unconfirmed).await.is_err_and(|why| why.0.contains("no replica confirmed")));
 }

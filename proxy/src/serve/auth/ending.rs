@@ -10,7 +10,7 @@ use crate::domain::time::Timestamp;
 use crate::ports::{Directory, LoadedSession, Sessions, StoreUnavailable};
 
 /// How many sessions are ended concurrently.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 8;
 
 /// How often the store is asked for more: it lists some hundreds at a time.
 const ROUNDS: usize = 50;

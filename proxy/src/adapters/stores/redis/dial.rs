@@ -220,20 +220,43 @@ impl Conn {
     /// Runs commands in order on one connection: in a cluster to the master with the slot of `key`. Fails if the server refuses one of them,
     /// though not for another program's value under its key: that answer is nil.
     pub(super) async fn run_all(&mut self, key: &str, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
+        accepted(self.send_all(key, pipeline).await?)
+    }
+
+    /// The same, and then waits for replicas; also returns whether one of them confirmed it. A server that refuses to wait has no confirmation
+    /// to give, but it has done what came before.
+    pub(super) async fn run_all_and_wait(
+        &mut self,
+        key: &str,
+        mut pipeline: Pipeline,
+        replicas: usize,
+        wait: Duration,
+    ) -> RedisResult<(Vec<Value>, bool)> {
+        pipeline.cmd("WAIT").arg(replicas).arg(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        let mut answers = self.send_all(key, pipeline).await?;
+        let is_confirmed = matches!(answers.pop(), Some(Value::Int(count)) if count >= 1);
+        Ok((accepted(answers)?, is_confirmed))
+    }
+
+    async fn send_all(&mut self, key: &str, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
-        let answers = match self {
-            Self::Node(connection) => connection.req_packed_commands(&pipeline, 0, count).await?,
+        match self {
+            Self::Node(connection) => connection.req_packed_commands(&pipeline, 0, count).await,
             Self::Cluster(connection) => {
                 let master = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
-                connection.route_pipeline(pipeline, 0, count, master).await?
+                connection.route_pipeline(pipeline, 0, count, master).await
             }
-        };
-        let accepted = |answer: Value| match answer.extract_error() {
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Value::Nil),
-            answer => answer,
-        };
-        answers.into_iter().map(accepted).collect()
+        }
     }
+}
+
+/// The answers, if the server refused no command.
+fn accepted(answers: Vec<Value>) -> RedisResult<Vec<Value>> {
+    let accepted = |answer: Value| match answer.extract_error() {
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(Value::Nil),
+        answer => answer,
+    };
+    answers.into_iter().map(accepted).collect()
 }
 
 /// Waits until the deadline at most.

@@ -82,11 +82,14 @@ impl Ends {
     pub(super) async fn end(&self, key: SessionKey, evidence: Evidence, names: &Names) -> Result<(), StoreUnavailable> {
         {
             let mut open = self.open();
-            let open = open.of(evidence);
-            if open.len() < MOST {
-                open.insert(key);
-            } else if !open.contains(&key) {
-                tracing::warn!("{MOST} logouts wait for the session store: a further one is not tried again");
+            // Each waits once, however it is known.
+            if !open.holds(key) {
+                let waiting = open.of(evidence);
+                if waiting.len() < MOST {
+                    waiting.insert(key);
+                } else {
+                    tracing::warn!("{MOST} logouts wait for the session store: a further one is not tried again");
+                }
             }
         }
         self.more.notify_one();

@@ -79,14 +79,15 @@ impl Lanes {
         let (mut last, mut written) = (Value::Nil, Durability::Safely);
         for (key, commands) in joined(writes, link) {
             let replicas = link.replicas(&key);
-            let mut pipeline = pipeline(commands);
-            if replicas > 0 {
+            let pipeline = pipeline(commands);
+            let outcome = if replicas > 0 {
                 // Ask all replicas: others choose the next master, by their state a second before. One confirmation is enough.
-                let millis = u64::try_from(self.wait.as_millis()).unwrap_or(u64::MAX);
-                pipeline.cmd("WAIT").arg(replicas).arg(millis);
-            }
-            let mut answers = self.line.record_outcome(link, conn.run_all(&key, pipeline).await)?;
-            if replicas > 0 && !matches!(answers.pop(), Some(Value::Int(count)) if count >= 1) {
+                conn.run_all_and_wait(&key, pipeline, replicas, self.wait).await
+            } else {
+                conn.run_all(&key, pipeline).await.map(|answers| (answers, true))
+            };
+            let (mut answers, is_confirmed) = self.line.record_outcome(link, outcome)?;
+            if !is_confirmed {
                 written = Durability::ByMasterOnly;
             }
             last = answers.pop().unwrap_or(Value::Nil);

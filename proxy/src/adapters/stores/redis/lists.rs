@@ -11,13 +11,17 @@ use crate::domain::session::{SessionKey, SessionSelector};
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, SESSIONS_OF_ONE, StoreUnavailable};
 
+/// How many unreadable sessions are ended at a time: more would wait for a connection beyond their deadline where a replica is slow to
+/// confirm.
+const ENDED_AT_A_TIME: usize = 8;
+
 /// What a key names, when it is looked up for a list.
 pub(super) enum Peeked {
     /// A session; it may have expired.
     Session(Arc<LoadedSession>),
-    /// Something that this replica cannot read, and another one may: secrets or versions differ while they are changed.
+    /// A session that this replica cannot read, and another one may: secrets or versions differ while they are changed.
     Unreadable,
-    /// A session whose end is not confirmed yet: the store may still have it.
+    /// A session that has ended here, and that the store may still have.
     Ending,
     /// Nothing any more.
     Gone,
@@ -54,7 +58,7 @@ impl RedisStore {
         Ok(found)
     }
 
-    /// Ends the sessions on a selector's lists that this replica cannot read. Whose they are is certain without reading them: the names of
+    /// Ends the sessions on a selector's lists that this replica cannot read, and those whose end is not confirmed yet. Whose they are is certain without reading them: the names of
     /// lists are made with a secret.
     pub(super) async fn end_unreadable_on_lists(
         &self,
@@ -68,9 +72,11 @@ impl RedisStore {
             let mut endings = stream::iter(keys)
                 .map(async |key| match self.peek(&terms, key, now).await? {
                     Peeked::Unreadable => self.end_now(key, Evidence::Session).await.map(|()| 1),
-                    Peeked::Session(_) | Peeked::Ending | Peeked::Gone => Ok(0),
+                    // An earlier logout has reported it as not confirmed: this one must not report success for it.
+                    Peeked::Ending => self.end_now(key, Evidence::Session).await.map(|()| 0),
+                    Peeked::Session(_) | Peeked::Gone => Ok(0),
                 })
-                .buffered(READ_AT_A_TIME);
+                .buffered(ENDED_AT_A_TIME);
             while let Some(outcome) = endings.next().await {
                 match outcome {
                     Ok(count) => ended += count,
@@ -105,7 +111,8 @@ impl RedisStore {
             return Ok(Peeked::Ending);
         }
         if self.hot.has_ended(key) {
-            return Ok(Peeked::Gone);
+            // Whether the store knows it too is not certain: there may have been too many to be tried again.
+            return Ok(if self.fetch(key).await?.is_some() { Peeked::Ending } else { Peeked::Gone });
         }
         if let Some(entry) = self.hot.fresh(key).filter(|entry| entry.loaded.is_live(terms.idle, now)) {
             return Ok(Peeked::Session(Arc::clone(&entry.loaded)));
