@@ -1,4 +1,4 @@
-//! Why a person is not let in, as the page says it.
+//! Why a person is not let in, as the page and the log say it.
 
 use crate::domain::identity::ProviderKind;
 use crate::domain::judge::Why;
