@@ -51,7 +51,8 @@ pub trait Sessions: Send + Sync {
     /// session as ended at once, and keeps trying.
     ///
     /// # Errors
-    /// [`EndError`]: the store did not confirm it, or has no room to remember it.
+    /// [`EndError`]: the store did not confirm it, or has no room to remember it. `session` then says which ([`LoadedSession::has_ended`]):
+    /// one that is not marked as ended is valid until it expires, and nobody tries again.
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>>;
 
     /// Ends whatever a token names for which [`Sessions::load`] found no live session. Anybody can make up such tokens: the records
@@ -112,13 +113,14 @@ pub trait Directory: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<Vec<Arc<LoadedSession>>, StoreUnavailable>>;
 
-    /// Ends, except `kept`, those listed sessions that [`Directory::of`] cannot return since this replica cannot read them: while secrets or
-    /// versions are changed, another replica may have written them. Returns how many. Those whose end is not confirmed yet are ended
+    /// Ends, except `kept`, what is still listed of the selector: sessions that [`Directory::of`] does not return since this replica cannot
+    /// read them (while secrets or versions are changed, another replica may have written them), or since they look unused by what the
+    /// store knows, and may be in use on another replica. Returns how many. Those whose end is not confirmed yet are ended
     /// again, and not counted.
     ///
     /// # Errors
     /// [`StoreUnavailable`]: a list failed, or not every end was confirmed; the sessions that could be ended have ended.
-    fn end_unreadable<'a>(
+    fn end_remaining<'a>(
         &'a self,
         _selector: SessionSelector<'a>,
         _kept: Option<SessionKey>,

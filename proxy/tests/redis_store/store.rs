@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
 use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
-use sidegate::domain::session::{Authority, Device, Session, SessionSelector, SessionToken};
+use sidegate::domain::session::{Authority, Device, Session, SessionKey, SessionSelector, SessionToken};
 use sidegate::domain::time::Timestamp;
-use sidegate::ports::{Claim, Directory as _, Leases as _, SESSIONS_OF_ONE, Sessions as _, StoreTerms};
+use sidegate::ports::{Claim, Directory as _, Lease, Leases as _, SESSIONS_OF_ONE, Sessions as _, StoreTerms};
 use zeroize::Zeroizing;
 
 use crate::support::redis::is_installed;
@@ -77,6 +77,43 @@ fn person(id: &str) -> SessionSelector<'_> {
     SessionSelector::Person { authority: US, id }
 }
 
+fn sid(sid: &str) -> SessionSelector<'_> {
+    SessionSelector::ProviderSession { authority: US, sid }
+}
+
+/// A session's key as the names in the store have it.
+fn hex(key: SessionKey) -> String {
+    key.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The lease to renew a session that nobody else renews.
+async fn claimed(store: &RedisStore, token: &SessionToken, now: Timestamp) -> Lease {
+    let Claim::Granted(lease) = store.claim(store.key(token), now).await.unwrap() else { panic!("nobody has it") };
+    lease
+}
+
+/// Lists so many sessions that have ended, all of which would have expired after those that are live.
+async fn list_ended(redis: &Redis, count: u64, now: Timestamp) {
+    let lists: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "sidegate:i:*"]).await.unwrap()).unwrap();
+    let end = (now + HOUR * 2).millis();
+    let entries: Vec<String> = (0..count).flat_map(|n| [(end + n).to_string(), format!("{n:032}")]).collect();
+    for list in &lists {
+        let mut words = vec!["ZADD", list.as_str()];
+        words.extend(entries.iter().map(String::as_str));
+        redis.ask(&words).await.unwrap();
+    }
+}
+
+/// How many entries all lists have.
+async fn listed(redis: &Redis) -> u64 {
+    let lists: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "sidegate:i:*"]).await.unwrap()).unwrap();
+    let mut count = 0;
+    for list in &lists {
+        count += redis::from_redis_value::<u64>(redis.ask(&["ZCARD", list]).await.unwrap()).unwrap();
+    }
+    count
+}
+
 #[tokio::test]
 async fn one_replica_renews_at_a_time_and_the_others_are_notified() {
     if !is_installed() {
@@ -116,6 +153,109 @@ async fn one_replica_renews_at_a_time_and_the_others_are_notified() {
         assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
         assert!(store.follow(&held, true, now).await.unwrap().is_none());
     }
+}
+
+#[tokio::test]
+async fn a_renewal_whose_lease_was_lost_is_kept_unless_another_has_renewed_or_is_at_it() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (one, two, now) = (open(here(), &[1]).await, open(here(), &[1]).await, now());
+    let token = one.begin(session("ann", now), now).await.unwrap();
+    let name = format!("sidegate:l:{{{}}}", hex(one.key(&token)));
+    let renewed = |group: &str| {
+        let mut renewed = session("ann", now);
+        renewed.identity.groups = vec![group.into()];
+        renewed
+    };
+    let has = async |group: &str| {
+        let lease = claimed(&two, &token, now).await;
+        two.release(&lease).await;
+        assert_eq!(lease.session.session().identity.groups, [group], "as the store has it");
+    };
+
+    let lease = claimed(&one, &token, now).await;
+    redis.ask(&["DEL", &name]).await.unwrap();
+    assert!(one.renew(&lease, renewed("kept"), now).await.unwrap(), "the provider has changed its tokens already");
+    has("kept").await;
+
+    let lost = claimed(&one, &token, now).await;
+    redis.ask(&["DEL", &name]).await.unwrap();
+    let other = claimed(&two, &token, now).await;
+    assert!(!one.renew(&lost, renewed("refused"), now).await.unwrap(), "another is at it");
+    assert!(two.renew(&other, renewed("other"), now).await.unwrap());
+    assert!(!one.renew(&lost, renewed("refused"), now).await.unwrap(), "another has renewed it");
+    has("other").await;
+
+    let lost = claimed(&one, &token, now).await;
+    two.end_unseen(&token).await.unwrap();
+    assert!(!one.renew(&lost, renewed("refused"), now).await.unwrap(), "a logout stays a logout");
+    assert!(matches!(two.claim(two.key(&token), now).await.unwrap(), Claim::Ended));
+}
+
+#[tokio::test]
+async fn a_live_session_below_a_thousand_ended_ones_is_listed_and_ended() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (old, both, now) = (open(here(), &[1]).await, open(here(), &[2, 1]).await, now());
+    let token = old.begin(session("ann", now), now).await.unwrap();
+    for selector in [person("ann"), sid("sid-ann")] {
+        list_ended(&redis, 1100, now).await;
+        assert_eq!(old.of(selector, now).await.unwrap().len(), 1);
+    }
+    list_ended(&redis, 1100, now).await;
+    old.of(person("ann"), now).await.unwrap();
+    old.of(sid("sid-ann"), now).await.unwrap();
+    assert_eq!(listed(&redis).await, 2, "what is gone is taken off");
+
+    let lease = claimed(&both, &token, now).await;
+    assert!(both.renew(&lease, session("ann", now), now).await.unwrap());
+    let is_hidden = async || old.of(person("ann"), now).await.unwrap().is_empty();
+    until("the replica without the new secret hears of it", is_hidden).await;
+    list_ended(&redis, 1100, now).await;
+    assert_eq!(old.end_remaining(sid("sid-ann"), None, now).await.unwrap(), 1);
+    until("it has ended everywhere", async || both.load(&token, now).await.unwrap().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_to_be_read_at_once_is_refused_and_read_in_the_end() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    list_ended(&redis, 21_000, now).await;
+    assert!(store.end_remaining(person("ann"), None, now).await.is_err(), "a live one may be below");
+    assert!(store.load(&token, now).await.unwrap().is_some());
+    assert_eq!(store.of(person("ann"), now).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_looks_idle_here_is_not_shown_and_ends_all_the_same() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let idle = Duration::from_secs(600);
+    store.reconfigure(&StoreTerms { idle, ..terms(&[1]) }).unwrap();
+    let kept = store.begin(session("ann", now), now).await.unwrap();
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    let others = store.begin(session("bob", now), now).await.unwrap();
+    // Another replica may have let it in since: the store keeps it for as long as the writing of its last use may lag behind.
+    let later = now + idle;
+    assert!(store.of(person("ann"), later).await.unwrap().is_empty());
+    let ended = store.end_remaining(person("ann"), Some(store.key(&kept)), later).await.unwrap();
+    assert_eq!(ended, 1, "all but the one that is kept");
+    let other = open(place(Layout::Single, &[redis.port]), &[1]).await;
+    assert!(other.load(&token, now).await.unwrap().is_none());
+    assert!(other.load(&kept, now).await.unwrap().is_some() && other.load(&others, now).await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -166,6 +306,23 @@ async fn one_persons_sign_ins_end_their_own_oldest_session_and_nobody_elses() {
         assert_eq!(store.load(token, later).await.unwrap().is_some(), number >= 20, "{number}");
     }
     assert!(store.load(&other, later).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn sessions_that_have_ended_do_not_count_among_those_of_one_person() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let oldest = store.begin(session("ann", now), now).await.unwrap();
+    list_ended(&redis, u64::try_from(SESSIONS_OF_ONE).unwrap() * 2, now).await;
+    let later = now + Duration::from_millis(1);
+    let newest = store.begin(session("ann", later), later).await.unwrap();
+    for token in [&oldest, &newest] {
+        assert!(store.load(token, later).await.unwrap().is_some());
+    }
+    assert_eq!(store.of(person("ann"), later).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -314,12 +471,40 @@ async fn a_write_that_the_server_refuses_is_not_taken_for_done() {
     may("+zadd").await;
     may("-unlink").await;
     assert!(store.end_unseen(&token).await.is_err(), "the store still has it");
-    assert!(store.end_unreadable(person("ann"), None, now).await.is_err(), "a second logout is no more certain");
+    assert!(store.end_remaining(person("ann"), None, now).await.is_err(), "a second logout is no more certain");
     assert!(store.trouble().unwrap().contains("1 logouts wait"));
     may("+unlink").await;
     until("the logout is confirmed", async || store.trouble().is_none()).await;
     let other = open(place(Layout::Single, &[redis.port]), &[1]).await;
     assert!(other.load(&token, now).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn logouts_that_the_store_goes_on_refusing_keep_no_others_waiting() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let mut tokens = Vec::new();
+    for _ in 0..12 {
+        tokens.push(store.begin(session("ann", now), now).await.unwrap());
+    }
+    redis.ask(&["ACL", "SETUSER", "default", "-unlink"]).await.unwrap();
+    for token in &tokens {
+        assert!(store.end_unseen(token).await.is_err());
+    }
+    // From now on the store refuses two of them, as a cluster does where one of its nodes is away. The link needs its probe.
+    let name = |key: SessionKey| format!("~sidegate:s:{{{}}}", hex(key));
+    let mut allowed = vec!["~sidegate:l:*".to_owned(), name(SessionKey([0; 32]))];
+    allowed.extend(tokens.iter().skip(2).map(|token| name(store.key(token))));
+    let mut words = vec!["ACL", "SETUSER", "default", "+unlink", "resetkeys"];
+    words.extend(allowed.iter().map(String::as_str));
+    redis.ask(&words).await.unwrap();
+    let waiting = "2 logouts wait to be confirmed by the store";
+    until("the others are confirmed", async || store.trouble().as_deref() == Some(waiting)).await;
+    redis.ask(&["ACL", "SETUSER", "default", "allkeys"]).await.unwrap();
+    until("all are confirmed", async || store.trouble().is_none()).await;
 }
 
 #[tokio::test]
@@ -345,13 +530,13 @@ async fn what_this_replica_cannot_open_on_a_persons_list_ends_with_the_rest_and_
     assert!(is_hidden().await && both.load(&token, now).await.unwrap().is_some(), "shown or not, it lives");
 
     let key = Some(both.key(&token));
-    assert_eq!(old.end_unreadable(person("ann"), key, now).await.unwrap(), 0, "that one is kept");
-    assert_eq!(old.end_unreadable(person("ann"), None, now).await.unwrap(), 1, "what has ended is not counted");
+    assert_eq!(old.end_remaining(person("ann"), key, now).await.unwrap(), 0, "that one is kept");
+    assert_eq!(old.end_remaining(person("ann"), None, now).await.unwrap(), 1, "what has ended is not counted");
     until("it has ended everywhere", async || both.load(&token, now).await.unwrap().is_none()).await;
-    assert_eq!(old.end_unreadable(person("ann"), None, now).await.unwrap(), 0);
+    assert_eq!(old.end_remaining(person("ann"), None, now).await.unwrap(), 0);
     assert!(both.load(&others, now).await.unwrap().is_some(), "another person's lives on");
     let sid = SessionSelector::ProviderSession { authority: US, sid: "sid-bob" };
-    assert_eq!(old.end_unreadable(sid, None, now).await.unwrap(), 1);
+    assert_eq!(old.end_remaining(sid, None, now).await.unwrap(), 1);
     until("it has ended everywhere", async || both.load(&others, now).await.unwrap().is_none()).await;
 }
 
@@ -410,4 +595,27 @@ async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_reported
     let unconfirmed = store.begin(session("ann", now), now).await.unwrap();
     assert!(store.load(&unconfirmed, now).await.unwrap().is_some());
     assert!(store.end_unseen(&unconfirmed).await.is_err_and(|why| why.0.contains("no replica confirmed")));
+}
+
+#[tokio::test]
+async fn writes_that_wait_for_each_other_are_no_failure_of_the_store() {
+    if !is_installed() {
+        return;
+    }
+    let master = Redis::start().await;
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
+    // Twice as many as wait for the replica at a time: each will wait in vain for as long as an answer of the store may take.
+    let mut tokens = Vec::new();
+    for _ in 0..8 {
+        tokens.push(store.begin(session("ann", now), now).await.unwrap());
+    }
+    replica.signal("STOP");
+    let outcomes = futures_util::future::join_all(tokens.iter().map(|token| store.end_unseen(token))).await;
+    let failures: Vec<String> = outcomes.into_iter().filter_map(|outcome| outcome.err().map(|why| why.0)).collect();
+    assert!(failures.len() >= 4, "{failures:?}");
+    assert!(failures.iter().all(|why| why.contains("no replica confirmed")), "{failures:?}");
+    replica.signal("CONT");
+    until("the replica confirms", async || store.trouble().is_none()).await;
 }

@@ -62,7 +62,8 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
         None if count > 0 => tracing::info!(
             %request_id,
             count,
-            "a logout token of the provider has ended sessions that this replica cannot read, and another one may: SESSION_SECRET or the version differs"
+            "a logout token of the provider has ended sessions that look unused here, or that only another replica can read, by another SESSION_SECRET \
+             or version"
         ),
         None => tracing::info!(%request_id, "a logout token of the provider named no session that is known here"),
     }

@@ -20,7 +20,8 @@ const ROUNDS: usize = 50;
 pub(crate) struct Ended {
     /// The sessions that were read before they ended.
     pub(crate) sessions: Vec<Arc<LoadedSession>>,
-    /// How many more ended unread: while secrets or versions are changed, another replica may have written them.
+    /// How many more ended without being read: while secrets or versions are changed, another replica may have written them, or they
+    /// looked unused here.
     pub(crate) unread: usize,
 }
 
@@ -50,17 +51,19 @@ pub(crate) async fn end_all(
         if let Err(error) = end_each(store, &fresh).await {
             failure = Some(error);
         }
-        let unread = directory.end_unreadable(selector, kept, now).await.unwrap_or_else(|error| {
+        let unread = directory.end_remaining(selector, kept, now).await.unwrap_or_else(|error| {
             failure = Some(error);
             0
         });
         if fresh.is_empty() && unread == 0 {
-            break;
+            return failure.map_or(Ok(ended), Err);
         }
         ended.sessions.extend(fresh);
         ended.unread += unread;
     }
-    failure.map_or(Ok(ended), Err)
+    // Not done: what the last round has not seen may live on.
+    Err(failure
+        .unwrap_or_else(|| StoreUnavailable("the store lists further sessions again and again: try again".to_owned())))
 }
 
 /// Ends these sessions, a batch at a time.

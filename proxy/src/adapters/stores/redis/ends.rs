@@ -18,7 +18,6 @@ use crate::ports::StoreUnavailable;
 const MOST: usize = 10_000;
 /// The pause between retries.
 const PAUSE: Duration = Duration::from_millis(500);
-
 /// The ends that are not confirmed.
 pub(super) struct Ends {
     lanes: Arc<Lanes>,
@@ -115,12 +114,14 @@ impl Ends {
                 self.more.notified().await;
             }
             tokio::time::sleep(PAUSE).await;
-            let keys: Vec<SessionKey> = {
+            let mut keys: Vec<SessionKey> = {
                 let open = self.open();
                 open.sessions.iter().chain(&open.unseen).copied().collect()
             };
+            // In another order each time: else those that fail first, round after round, would keep the others from being tried.
+            fastrand::shuffle(&mut keys);
             for key in keys {
-                // While the store is down, one failed try is enough.
+                // One failure is enough: several in a row would break off a link that still works for other keys.
                 if self.try_to_end(key, &terms().names).await.is_err() {
                     break;
                 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, Value};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::dial::{Conn, late, within};
 use super::line::{Line, Link};
 use crate::ports::StoreUnavailable;
 
-/// How many writes wait for replicas at a time; further ones wait for their turn within their deadline.
+/// How many writes wait for replicas at a time; further ones wait for their turn.
 const LANES: usize = 4;
+/// How many of the store's timeouts a write waits for its turn: one before it takes about one of them where a replica is silent.
+const TURN: u32 = 4;
 
 /// Connections for writes that wait for replicas.
 pub(super) struct Lanes {
@@ -56,6 +58,10 @@ impl Lanes {
             }
             return Ok((last, Durability::Safely));
         }
+        // The turn is waited for before the deadline begins: how long that takes says nothing of the store.
+        let _place = self.place().await?;
+        // It may be another by now.
+        let link = self.line.link_or_refuse()?;
         let outcome = within(self.wait * 2, async { Ok(self.write_and_wait(&link, writes).await) }).await;
         match outcome {
             Ok(outcome) => outcome,
@@ -63,11 +69,17 @@ impl Lanes {
         }
     }
 
+    /// Waits for a place among the writes that wait for replicas.
+    async fn place(&self) -> Result<SemaphorePermit<'_>, StoreUnavailable> {
+        match tokio::time::timeout(self.wait * TURN, self.room.acquire()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(too_many()),
+        }
+    }
+
     async fn write_and_wait(&self, link: &Link, writes: Vec<Write>) -> Result<(Value, Durability), StoreUnavailable> {
-        let Ok(_room) = self.room.acquire().await else { return self.line.record_outcome(link, Err(late())) };
-        let Some(mut lane) = self.lanes.iter().find_map(|lane| lane.try_lock().ok()) else {
-            return self.line.record_outcome(link, Err(late()));
-        };
+        // Whoever has a place finds a lane: there are as many, and a lane is let go before the place.
+        let Some(mut lane) = self.lanes.iter().find_map(|lane| lane.try_lock().ok()) else { return Err(too_many()) };
         // A connection is put back only after success: one that still waits, or failed, is dropped.
         let mut conn = match lane.take() {
             Some((generation, conn)) if generation == link.generation => conn,
@@ -107,6 +119,11 @@ impl Lanes {
         });
         opened.await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// Our own lack of room, which counts as no failure of the store.
+fn too_many() -> StoreUnavailable {
+    StoreUnavailable("too many writes wait for replicas of the session store".to_owned())
 }
 
 /// For a node, joins all writes into one.

@@ -11,12 +11,14 @@ mod lanes;
 mod line;
 mod lists;
 mod names;
+mod pages;
 mod scripts;
 mod seen;
 mod sentinel;
 mod settings;
 mod shared_states;
 mod terms;
+mod ticket;
 mod walk;
 
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use self::seen::Seen;
 pub use self::settings::{Host, Layout, RedisPlace, RedisSettings};
 use self::shared_states::SharedStates;
 use self::terms::Terms;
+use self::ticket::Ticket;
 use super::states::States;
 use super::{key, record};
 use crate::adapters::seal;
@@ -44,16 +47,14 @@ use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::{Session, SessionKey, SessionSelector, SessionToken};
 use crate::domain::time::Timestamp;
 use crate::ports::{
-    BeginError, Claim, Directory, EndError, LEASE, Lease, Leases, LoadedSession, Pending, SESSIONS_OF_ONE, Sessions,
-    StoreTerms, StoreUnavailable,
+    BeginError, Claim, Directory, EndError, LEASE, Lease, Leases, LoadedSession, Pending, Sessions, StoreTerms,
+    StoreUnavailable,
 };
 
 /// How long writing a renewed session is retried: the provider has changed its tokens already.
 const RENEWAL_TRIED: Duration = Duration::from_secs(10);
 /// The pause between two tries.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
-/// How many sessions of a list are read at a time.
-const READ_AT_A_TIME: usize = 32;
 /// How often the same message is logged, in milliseconds.
 const LOG_EVERY: u64 = 60_000;
 
@@ -258,33 +259,18 @@ impl RedisStore {
         writes.push((name, vec![keep]));
         self.confirmed(self.lanes.write(writes).await?);
         if let Some(list) = terms.names.lists(&session).first() {
-            self.end_those_beyond(list).await;
+            self.end_those_beyond(list, now).await;
         }
         self.hot.insert(
             Arc::new(LoadedSession::new(key, session, now)),
             &value,
             terms.generation,
             reading,
-            now.millis(),
+            // No use counts as written yet: the first one is written at once, and lists the session again. Who read the list before
+            // the session was there has taken it off.
+            0,
         );
         Ok(token)
-    }
-
-    /// Ends the oldest sessions of a list that is too long (of one user), so that no user fills the store by signing in.
-    async fn end_those_beyond(&self, list: &str) {
-        let mut cmd = redis::cmd("ZRANGE");
-        // The last ones are kept; those before are the oldest.
-        cmd.arg(list).arg(0).arg(-1 - i64::try_from(SESSIONS_OF_ONE).unwrap_or(i64::MAX - 1));
-        let Ok(keys) = self.line.call(&cmd).await else { return };
-        let keys: Vec<Vec<u8>> = redis::from_redis_value(keys).unwrap_or_default();
-        for key in keys.into_iter().filter_map(|key| key.try_into().ok()).map(SessionKey).take(READ_AT_A_TIME) {
-            let mut forget = redis::cmd("ZREM");
-            forget.arg(list).arg(&key.0);
-            // A session that cannot be ended now stays listed, and is tried again at the next sign-in.
-            if self.end_now(key, Evidence::Session).await.is_err() || self.line.call(&forget).await.is_err() {
-                return;
-            }
-        }
     }
 
     fn confirmed(&self, written: Durability) {
@@ -309,11 +295,11 @@ impl RedisStore {
             return Ok(Claim::Ended);
         }
         let terms = self.terms.load_full();
-        let ticket = seal::random().map(u64::from_be_bytes);
-        let ticket = ticket.map_err(|error| StoreUnavailable(error.to_string()))?;
+        let number = seal::random().map(u32::from_be_bytes);
+        let number = number.map_err(|error| StoreUnavailable(error.to_string()))?;
         let (name, lease) = (terms.names.session(key), terms.names.lease(key));
         let lasts = u64::try_from(LEASE.as_millis()).unwrap_or_default();
-        let answer = self.line.call(&scripts::claim(&name, &lease, ticket, lasts)).await?;
+        let answer = self.line.call(&scripts::claim(&name, &lease, number, lasts)).await?;
         let parts: Vec<Value> = redis::from_redis_value(answer).unwrap_or_default();
         let (value, seen) = match parts.as_slice() {
             [Value::Int(2), Value::BulkString(value), seen] => {
@@ -322,6 +308,7 @@ impl RedisStore {
             [Value::Int(1)] => return Ok(Claim::Taken),
             _ => return Ok(Claim::Ended),
         };
+        let ticket = Ticket::of(number, value).written();
         let seen = Timestamp::from_millis(seen);
         let seen = self.hot.any(key).map_or(seen, |entry| seen.max(entry.loaded.last_seen()));
         let session = self.open_value(&terms, key, value).map(|session| LoadedSession::new(key, session, seen));
@@ -336,11 +323,12 @@ impl RedisStore {
         let value = self.seal(&terms, key, &session).map_err(StoreUnavailable)?;
         let (name, lock) = (terms.names.session(key), terms.names.lease(key));
         let (news, message) = (terms.names.news(), channel::changed(key, self.replica));
+        let ticket = Ticket::read(lease.ticket);
         let began = Instant::now();
         let reading = loop {
             let reading = self.hot.reading();
             // Repeating it gives the same result, if a response was lost. Alone: no failure of another write loses the new tokens.
-            let command = scripts::renew(&name, &lock, lease.ticket, &value, &news, &message);
+            let command = scripts::renew(&name, &lock, &ticket, &value, &news, &message);
             match self.renewed_by(vec![(name.clone(), vec![command])]).await {
                 Ok(true) => break reading,
                 Ok(false) => return Ok(false),
@@ -560,13 +548,13 @@ impl Directory for RedisStore {
         Box::pin(self.listed(selector, now))
     }
 
-    fn end_unreadable<'a>(
+    fn end_remaining<'a>(
         &'a self,
         selector: SessionSelector<'a>,
         kept: Option<SessionKey>,
         now: Timestamp,
     ) -> Pending<'a, Result<usize, StoreUnavailable>> {
-        Box::pin(self.end_unreadable_on_lists(selector, kept, now))
+        Box::pin(self.end_remaining_on_lists(selector, kept, now))
     }
 
     fn has_come<'a>(&'a self, what: &'a str, _now: Timestamp) -> Pending<'a, Result<bool, StoreUnavailable>> {
@@ -600,7 +588,8 @@ impl Leases for RedisStore {
     fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()> {
         Box::pin(async move {
             let terms = self.terms.load_full();
-            let release = scripts::release(&terms.names.lease(lease.session.key()), lease.ticket);
+            let number = Ticket::read(lease.ticket).number;
+            let release = scripts::release(&terms.names.lease(lease.session.key()), number);
             // It expires by itself.
             let _ = self.line.call(&release).await;
         })
