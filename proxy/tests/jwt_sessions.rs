@@ -145,7 +145,17 @@ async fn whoever_has_used_up_their_share_of_ended_sessions_is_refused_sign_outs_
     let old = earlier(90_500).await;
     assert_eq!(with_token(&proxy, &old).await.status, 200);
     ann.set_cookie("session_token", &old);
-    assert_eq!(ann.post(LOGOUT).await.status, 503);
+    let refused = ann.post(LOGOUT).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "session_store_unavailable"));
+    assert_eq!(refused.header("retry-after"), "60");
+    let form = Request::post(LOGOUT).header("accept", "text/html,*/*;q=0.8");
+    let page = proxy.send(form.header("cookie", format!("session_token={old}"))).await;
+    assert_eq!(page.status, 503);
+    let text = page.text();
+    assert!(text.contains("nothing goes on trying") && !text.contains("it is being ended"), "{text}");
+    proxy.logs("a logout did not end every session, and a copy of its cookie is valid until it expires").await;
+    let metrics = proxy.admin("/metrics").await.text();
+    assert!(metrics.contains(&format!("sidegate_sign_outs_total {SHARE}\n")), "nobody else was signed out: {metrics}");
     for _ in 0..2 {
         ann.set_cookie("session_token", &old);
         ann.sign_in("ann").await;

@@ -1,11 +1,21 @@
 //! Signing in and out, with each provider.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use dev_idp::Endpoint;
 use http::Request;
+use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
+use sidegate::adapters::telemetry::StoreMetrics;
+use sidegate::domain::session::{Session, SessionToken};
+use sidegate::domain::time::Timestamp;
+use sidegate::ports::{Sessions as _, StoreTerms};
+use zeroize::Zeroizing;
 
-use crate::support::{Answer, Browser, HOST, Proxy, Upstream, path_of};
+use crate::support::redis::is_installed;
+use crate::support::{Answer, Browser, HOST, PATIENCE, Proxy, Redis, Upstream, path_of, until};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
@@ -302,6 +312,64 @@ async fn every_sign_in_makes_a_new_token_and_adopts_none() {
     let mut thief = Browser::of(&proxy);
     thief.set_cookie("session_token", &planted);
     assert_eq!(thief.get("/x").await.status, 401);
+}
+
+/// As if `token`'s owner had signed in two minutes earlier: the token of a session that is old enough for a sign-in to replace it.
+async fn two_minutes_older(master: &Redis, secret: &str, token: &str) -> String {
+    let place = RedisPlace {
+        layout: Layout::Single,
+        hosts: vec![Host { name: "127.0.0.1".into(), port: master.port }],
+        tls: false,
+        user: None,
+        password: None,
+        database: 0,
+    };
+    let settings = RedisSettings {
+        place,
+        prefix: "sidegate:".into(),
+        roots: Vec::new(),
+        timeout: Duration::from_secs(1),
+        cache_ttl: Duration::from_secs(10),
+        memory_bytes: 1 << 20,
+    };
+    let secrets = vec![Zeroizing::new(STANDARD.decode(secret).unwrap())];
+    let terms = StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 0 };
+    let store = RedisStore::open(&settings, &terms, &StoreMetrics::default()).unwrap();
+    store.reach(PATIENCE).await.unwrap();
+    let token = SessionToken::parse(token).unwrap();
+    let session = store.load(&token, Timestamp::from_secs(0)).await.unwrap().unwrap();
+    let created_at = Timestamp::from_millis(session.session().created_at.millis() - 120_000);
+    let older = Session { created_at, ..session.session().clone() };
+    store.begin(older, created_at).await.unwrap().expose().to_owned()
+}
+
+#[tokio::test]
+async fn a_sign_in_over_an_older_session_goes_on_while_no_replica_of_the_store_confirms_its_end() {
+    const SECRET: &str = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=";
+    if !is_installed() {
+        return;
+    }
+    let (master, upstream) = (Redis::start().await, Upstream::start().await);
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
+    let plan = plan.env("SESSION_REDIS_URL", master.url()).env("SESSION_SECRET", SECRET);
+    let plan = plan.env("SESSION_STORE_TIMEOUT", "1s");
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let old = two_minutes_older(&master, SECRET, ann.cookie("session_token").unwrap()).await;
+    assert_eq!(proxy.get_as(&old, "/x").await.status, 200);
+    ann.set_cookie("session_token", &old);
+    replica.signal("STOP");
+    let answer = ann.sign_in("ann").await;
+    assert_eq!(answer.status, 302, "{answer:?}");
+    assert_ne!(ann.cookie("session_token"), Some(old.as_str()));
+    assert_eq!(ann.get("/x").await.status, 200);
+    assert_eq!(proxy.get_as(&old, "/x").await.status, 401, "it has ended here");
+    proxy.logs("the end of a session that a sign-in replaces is not confirmed yet").await;
+    replica.signal("CONT");
+    proxy.logs("a logout that had waited for the session store is confirmed").await;
+    assert_eq!(proxy.get_as(&old, "/x").await.status, 401);
 }
 
 #[tokio::test]

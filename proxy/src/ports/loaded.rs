@@ -153,10 +153,16 @@ impl LoadedSession {
         self.ended.store(true, Ordering::Release);
     }
 
+    /// Whether it was marked as ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// Whether it may be used at `now`; `idle` is how long it may stay unused (zero: for ever).
     #[must_use]
     pub fn is_live(&self, idle: Duration, now: Timestamp) -> bool {
-        !self.ended.load(Ordering::Acquire) && self.session.is_live(self.last_seen(), idle, now)
+        !self.has_ended() && self.session.is_live(self.last_seen(), idle, now)
     }
 
     /// The cache of its latest assertion.

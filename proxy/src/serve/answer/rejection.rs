@@ -66,6 +66,8 @@ pub(crate) enum Rejection {
     StoreUnavailable,
     /// The store did not confirm that a session has ended; the cookie is deleted all the same.
     LogoutUnconfirmed,
+    /// A session could not be ended, and nobody tries again; the cookie is deleted all the same.
+    LogoutFailed,
     /// The client sent its body too slowly.
     RequestTimeout,
     /// The request's body is larger than its upstream accepts.
@@ -190,6 +192,11 @@ impl Rejection {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code::SessionStoreUnavailable,
                 "The session store did not confirm that you are signed out",
+            ),
+            Self::LogoutFailed => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::SessionStoreUnavailable,
+                "The session store could not end your session",
             ),
             Self::SessionTooLarge => {
                 (StatusCode::INTERNAL_SERVER_ERROR, Code::SessionTooLarge, "Your session does not fit into a cookie")
@@ -348,7 +355,8 @@ impl Rejection {
 
     /// `Retry-After`, in seconds.
     const fn retry_after(&self) -> Option<&'static str> {
-        if matches!(self, Self::SignInLoop) {
+        // A store without room has some again only when other sessions expire.
+        if matches!(self, Self::SignInLoop | Self::LogoutFailed) {
             Some("60")
         } else if matches!(self, Self::StoreUnavailable | Self::LogoutUnconfirmed | Self::Token(Challenge::Unknown)) {
             Some("2")
@@ -412,6 +420,7 @@ impl Rejection {
             Self::Malformed(Malformed::HostMismatch | Malformed::TransferEncoding | Malformed::Target) => (None, &[]),
             Self::StoreUnavailable | Self::UpstreamUnreachable | Self::UpstreamTimeout => (None, &[Action::Reload(to)]),
             Self::LogoutUnconfirmed => (Some(UNCONFIRMED), &[Action::Start]),
+            Self::LogoutFailed => (Some(NOT_ENDED), &[Action::Start]),
             Self::NotFound
             | Self::MethodNotAllowed(_)
             | Self::AuthDisabled
@@ -455,7 +464,7 @@ impl Rejection {
             | Self::Token(_) => "This request was refused",
             Self::NotFound | Self::MethodNotAllowed(_) | Self::AuthDisabled => "There is nothing here",
             Self::StoreUnavailable => "Please try again in a moment",
-            Self::LogoutUnconfirmed => "You are signed out in this browser only",
+            Self::LogoutUnconfirmed | Self::LogoutFailed => "You are signed out in this browser only",
             Self::SessionTooLarge => "You could not be signed in",
             Self::RequestTimeout => "The request took too long",
             Self::ContentTooLarge => "The request is too large",
@@ -478,6 +487,8 @@ const LOOP_CHECKS: &[&str] = &[
 ];
 const UNCONFIRMED: &str = "This browser has forgotten your session, and it is being ended: this goes on by itself until the store answers. Until then, \
      anyone who has a copy of it could still use it.";
+const NOT_ENDED: &str = "This browser has forgotten your session, but it could not be ended, and nothing goes on trying: anyone who has a copy of it \
+     can use it until it expires. Whoever still has its cookie can try again later.";
 const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to the operator of this site: the log says what to do.";
 const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to the operator of this site: \
      the log has the reason.";

@@ -307,11 +307,7 @@ async fn start_session(
     signed_in: SignedIn,
 ) -> Result<Vec<HeaderValue>, Refused> {
     let (cookies, now) = (&exchange.head.headers, exchange.now);
-    if let Found::Session(old) = session::find(exchange, sign_in).await?
-        && now.since(old.session().created_at) >= REPLACED_AFTER
-    {
-        end_replaced(exchange, sign_in, &old).await?;
-    }
+    let found = session::find(exchange, sign_in).await?;
     let browser = cookies.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let device = Device::new(exchange.caller.client, browser);
     let SignedIn { identity, grant, provider_session, auth_time, .. } = signed_in;
@@ -319,7 +315,13 @@ async fn start_session(
     session.provider_session = provider_session;
     session.auth_time = auth_time;
     sign_in.renewing.begin_with(&mut session, grant, now).map_err(|error| internal(&error))?;
+    // The code is redeemed: had the old session ended before, a store that fails in between would leave the person with neither.
     let token = sign_in.store.begin(session, now).await?;
+    if let Found::Session(old) = found
+        && now.since(old.session().created_at) >= REPLACED_AFTER
+    {
+        end_replaced(exchange, sign_in, &old).await?;
+    }
     audit::signed_in(&identity, exchange.origin());
     exchange.app.metrics.sign_in("succeeded");
     let mut visits = read_visits(sign_in, cookies).unwrap_or_default();
@@ -328,14 +330,25 @@ async fn start_session(
 }
 
 /// Ends the session that a sign-in replaces. Where the store has no room to remember another ended one of its person, the sign-in goes on:
-/// it lets in nobody whom the old session does not, and takes the old cookie's place.
+/// it lets in nobody whom the old session does not, and takes the old cookie's place. So it does where the store has not confirmed the end
+/// and is asked again: refusing it would only waste the code, and the old session has ended here.
 async fn end_replaced(exchange: &Exchange, sign_in: &SignIn, old: &LoadedSession) -> Result<(), StoreUnavailable> {
-    match sign_in.store.end(old).await {
+    let ended = sign_in.store.end(old).await;
+    let Origin { client, request_id } = exchange.origin();
+    match ended {
         Ok(()) => Ok(()),
+        Err(EndError::Unavailable(unavailable)) if old.has_ended() => {
+            tracing::warn!(
+                %client,
+                request_id = %Clean(request_id),
+                user = %Clean(old.identity().principal()),
+                "the end of a session that a sign-in replaces is not confirmed yet; as long as there is room to remember it, it is tried again: {unavailable}"
+            );
+            Ok(())
+        }
         Err(EndError::Unavailable(unavailable)) => Err(unavailable),
         Err(EndError::NoRoomOfPerson(why)) => {
             if REPLACED_LIVES_ON.is_due(exchange.now) {
-                let Origin { client, request_id } = exchange.origin();
                 tracing::warn!(
                     %client,
                     request_id = %Clean(request_id),

@@ -34,12 +34,19 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     let everywhere = asks_everywhere(exchange.head.uri.query());
     let mut cleared = sign_in.cookies.clear_session().to_vec();
     cleared.push(sign_in.cookies.set_visits(""));
-    let (sessions, mut outcome) = end_named(exchange, sign_in).await;
+    let Named { sessions, mut outcome, some_last } = end_named(exchange, sign_in).await;
     if everywhere && let Some(directory) = sign_in.store.directory() {
         outcome = outcome.and(end_others(exchange, sign_in, directory, &sessions).await);
     }
     if let Err(error) = outcome {
         let request_id = Clean(exchange.origin().request_id);
+        if some_last {
+            tracing::error!(
+                %request_id,
+                "a logout did not end every session, and a copy of its cookie is valid until it expires: {error}"
+            );
+            return Err(Refused(Rejection::LogoutFailed, cleared));
+        }
         tracing::error!(%request_id, "a logout was not confirmed: {error}");
         return Err(Refused(Rejection::LogoutUnconfirmed, cleared));
     }
@@ -65,13 +72,24 @@ fn asks_everywhere(query: Option<&str>) -> bool {
         .any(|(name, value)| name == "everywhere" && value == "true")
 }
 
-/// Ends the sessions of all cookies sent, live or not; returns those known to be live. If more were sent than can be ended, the outcome
-/// is an error: the real session may be among the rest.
-async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSession>>, Result<(), StoreUnavailable>) {
+/// What became of the sessions whose cookies were sent.
+struct Named {
+    /// Those known to have been live.
+    sessions: Vec<Arc<LoadedSession>>,
+    /// An error: not every end is confirmed.
+    outcome: Result<(), StoreUnavailable>,
+    /// Whether some may stay valid until they expire, since nobody tries again to end them.
+    some_last: bool,
+}
+
+/// Ends the sessions of all cookies sent, live or not. If more were sent than can be ended, the outcome is an error: the real session may
+/// be among the rest.
+async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> Named {
     let (store, now) = (&sign_in.store, exchange.now);
     let (tokens, are_all) = sign_in.cookies.tokens_to_end(&exchange.head.headers);
     let too_many = || StoreUnavailable("it came with more session cookies than are ended at once".to_owned());
     let (mut sessions, mut outcome) = (Vec::new(), are_all.then_some(()).ok_or_else(too_many));
+    let mut some_last = !are_all;
     let mut endings = stream::iter(tokens)
         .map(async |token| {
             let held = match store.hot(&token, now) {
@@ -86,14 +104,19 @@ async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> (Vec<Arc<LoadedSess
         })
         .buffered(AT_ONCE);
     while let Some((held, ended)) = endings.next().await {
+        let is_confirmed = ended.is_ok();
         outcome = outcome.and(ended);
-        if let Some(session) = held {
+        let Some(session) = held else { continue };
+        // A store that goes on trying has marked it. One without room for it has done nothing: nobody is signed out by that.
+        if is_confirmed || session.has_ended() {
             audit::signed_out(session.identity(), exchange.origin());
             exchange.app.metrics.sign_outs.inc();
-            sessions.push(session);
+        } else {
+            some_last = true;
         }
+        sessions.push(session);
     }
-    (sessions, outcome)
+    Named { sessions, outcome, some_last }
 }
 
 async fn end_others(
