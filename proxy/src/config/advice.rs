@@ -1,6 +1,6 @@
-//! Suggestions for a valid configuration, and rules printed in one line each.
+//! Suggestions for a valid configuration, warnings that need all of it, and rules printed in one line each.
 
-use crate::domain::rules::{Access, Entry, HostPattern, Rule, TokenLists};
+use crate::domain::rules::{Access, Entry, HostPattern, PathPattern, Rule, TokenLists, without_prefix};
 use crate::serve::settings::{Mode, Settings};
 
 /// Suggestions for valid settings.
@@ -50,6 +50,68 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
         advice.extend(rules.iter().filter_map(|rule| on_tokens(rule, &sign_in.token_lists)));
     }
     advice
+}
+
+/// Warnings of rules that lead to an upstream by paths without the prefix that it does not receive: such a path passes as it came, so that
+/// what another rule closes behind the prefix has a second name there.
+pub(super) fn warnings(settings: &Settings) -> Vec<String> {
+    let rules = &settings.rules;
+    let mut warnings = Vec::new();
+    if matches!(settings.mode, Mode::Open) {
+        return warnings;
+    }
+    for open in rules.iter().filter(|rule| rule.access != Access::Nobody) {
+        let Some(prefix) = &open.strips else { continue };
+        if open.path.as_ref().is_some_and(|path| stands_below(path, prefix, open.ignores_case)) {
+            continue;
+        }
+        let Some(closed) = rules.iter().find(|closed| has_second_name(closed, open, prefix)) else { continue };
+        warnings.push(format!(
+            "the rule `{}` (line {}) leads to the upstream `{}` by paths without its `strip_prefix`, which pass as they came: so it is another \
+             way to what `{}` (line {}) protects behind {prefix}; write the same `allow` and `require` in both, or give this one a path below \
+             {prefix}",
+            open.name,
+            open.line,
+            open.upstream.as_deref().unwrap_or_default(),
+            closed.name,
+            closed.line
+        ));
+    }
+    warnings
+}
+
+fn stands_below(path: &PathPattern, prefix: &str, ignores_case: bool) -> bool {
+    path.is_below(prefix) || without_prefix(path.as_str(), prefix, ignores_case).is_some()
+}
+
+/// Whether `open`, whose paths are not below `prefix`, is another way to what `closed` protects below it from others than `open` lets in.
+fn has_second_name(closed: &Rule, open: &Rule, prefix: &str) -> bool {
+    // A rule for nobody needs no upstream.
+    let is_of_upstream = closed.upstream == open.upstream || closed.access == Access::Nobody;
+    let asks_the_same = closed.access == open.access
+        && closed.require == open.require
+        && closed.max_age == open.max_age
+        && closed.from == open.from;
+    let is_for_all_signed_in = closed.access == Access::SignedIn
+        && closed.require.is_empty()
+        && closed.max_age.is_none()
+        && closed.from.is_empty();
+    if is_for_all_signed_in && open.access != Access::Public {
+        return false;
+    }
+    if closed.access == Access::Public || asks_the_same || !is_of_upstream {
+        return false;
+    }
+    let Some(path) = closed.path.as_ref().filter(|path| stands_below(path, prefix, closed.ignores_case)) else {
+        return false;
+    };
+    // The closed paths as the upstream receives them.
+    let received = without_prefix(path.as_str(), prefix, closed.ignores_case);
+    let received = received.and_then(|received| PathPattern::parse(&received).ok());
+    match (&open.path, &received) {
+        (Some(path), Some(received)) => path.overlaps(open.ignores_case, received, closed.ignores_case),
+        (None, _) | (_, None) => true,
+    }
 }
 
 /// A suggestion for the listener for Envoy, which trusts every client that reaches it.
@@ -174,6 +236,37 @@ mod tests {
             assert_eq!(advice(clear), "", "{clear}");
         }
         assert!(loaded("[[routes]]\nallow = [\"ann\"]", &[]).advice.is_empty());
+    }
+
+    #[test]
+    fn a_rule_that_is_a_second_way_to_what_another_closes_behind_a_prefix_is_reported() {
+        let upstream = "[[upstreams]]\nname = \"g\"\nurls = [\"http://127.0.0.1:3000\"]\nstrip_prefix = \"/grafana\"\n";
+        let said = |closed: &str, open: &str| {
+            let rule = |name: &str, keys: &str| format!("[[routes]]\nname = \"{name}\"\nupstream = \"g\"\n{keys}\n");
+            let text = format!("{upstream}{}{}", rule("closed", closed), rule("open", open));
+            loaded(&text, &[]).warnings.join("\n")
+        };
+        let closed = "path = \"/grafana/admin/**\"\nallow = [\"group:acme/ops\"]";
+        let host = "host = \"grafana.example.com\"";
+        for open in [
+            format!("{host}\nallow = \"signed-in\""),
+            format!("{host}\npath = \"/admin/users\"\nallow = \"public\""),
+            "path = \"/**\"\nallow = \"signed-in\"".to_owned(),
+        ] {
+            let text = said(closed, &open);
+            assert!(text.contains("`open` (line 10) leads to the upstream `g`"), "{text}");
+            assert!(text.contains("what `closed` (line 5) protects behind /grafana"), "{text}");
+        }
+        for (closed, open) in [
+            (closed, "path = \"/grafana/**\"\nallow = \"signed-in\"".to_owned()),
+            (closed, format!("{host}\npath = \"/public/**\"\nallow = \"public\"")),
+            (closed, format!("{host}\nallow = [\"group:acme/ops\"]")),
+            (closed, format!("{host}\npath = \"/grafana/x\"\nallow = \"signed-in\"")),
+            ("path = \"/grafana/css/**\"\nallow = \"public\"", format!("{host}\nallow = \"signed-in\"")),
+        ] {
+            let text = said(closed, &open);
+            assert!(!text.contains("strip_prefix"), "{open}: {text}");
+        }
     }
 
     #[test]

@@ -63,7 +63,8 @@ fn load_with(sources: &Sources, in_force: &Files, starts: bool) -> Result<Loaded
     let mut reading = Reading::new(raw, files);
     reading.starts = starts;
     let settings = parse::settings(&mut reading, sources.terminal);
-    let Reading { faults, warnings, notes, mut files, effective: beside, .. } = reading;
+    let Reading { faults, mut warnings, notes, mut files, effective: beside, .. } = reading;
+    warnings.extend(settings.iter().flat_map(advice::warnings));
     let advice = settings.as_ref().map(advice::on).unwrap_or_default();
     effective.extend(beside);
     effective.extend(settings.iter().flat_map(|settings| &settings.rules).map(advice::print));

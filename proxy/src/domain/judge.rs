@@ -240,7 +240,7 @@ fn judge_readings(
     if let Some(rule) = deciding.leads_elsewhere(rules) {
         return Err(Refusal { rule, why: Why::ManyUpstreams });
     }
-    let opens = ask.path.may_be_opened();
+    let opens = ask.path.may_be_opened() && deciding.opens;
     let verdict = |rule| verdict(rules, rule, opens, ask.now, principal).map_err(|why| Refusal { rule, why });
     let mut outcome = verdict(deciding.first);
     for other in &deciding.others {
@@ -312,32 +312,38 @@ pub fn judge_blindly<S: Known>(rules: &Rules, now: Timestamp, who: Option<S>) ->
 struct Deciding {
     first: Option<RuleId>,
     others: Vec<Option<RuleId>>,
+    /// Whether each public rule among them may open the reading that it matches.
+    opens: bool,
 }
 
 impl Deciding {
     fn of(rules: &Rules, ask: &Ask<'_>) -> Self {
         if rules.is_empty() {
-            return Self { first: None, others: Vec::new() };
+            return Self { first: None, others: Vec::new(), opens: true };
         }
         let host = HostName::of(ask.host);
         let forwarded = ask.forwarded_host.map(HostName::of).filter(|other| *other != host);
         // An upstream may take `delete` for `DELETE`.
         let upper = ask.method.bytes().any(|b| b.is_ascii_lowercase()).then(|| ask.method.to_ascii_uppercase());
-        let mut found: Option<Self> = None;
+        let (mut found, mut opens): (Option<Self>, bool) = (None, true);
         for reading in ask.path.iter() {
             let path = rules.path(reading);
             for host in [Some(&host), forwarded.as_ref()].into_iter().flatten() {
                 for method in [Some(ask.method), upper.as_deref()].into_iter().flatten() {
                     let rule = rules.first(host, &path, method, ask.from);
+                    opens = opens && rules.opens(rule, &path);
                     match &mut found {
-                        None => found = Some(Self { first: rule, others: Vec::new() }),
-                        Some(Self { first, others }) if *first != rule && !others.contains(&rule) => others.push(rule),
+                        None => found = Some(Self { first: rule, others: Vec::new(), opens }),
+                        Some(Self { first, others, .. }) if *first != rule && !others.contains(&rule) => {
+                            others.push(rule);
+                        }
                         Some(_) => {}
                     }
                 }
             }
         }
-        found.unwrap_or(Self { first: None, others: Vec::new() })
+        let found = found.unwrap_or(Self { first: None, others: Vec::new(), opens });
+        Self { opens, ..found }
     }
 }
 

@@ -446,6 +446,34 @@ fn a_path_is_judged_as_its_upstream_reads_it_without_the_prefix() {
 }
 
 #[test]
+fn without_case_a_public_rule_opens_what_matches_letter_by_letter_and_a_closing_one_closes_more() {
+    let folding = |rule: Rule| Rule { ignores_case: true, ..rule };
+    let rules = Rules::new(
+        lists(),
+        vec![
+            folding(rule("files", "/files/**", Access::Public)),
+            folding(rule("street", "/stra\u{df}e", Access::Public)),
+            folding(rule("final", "/final/**", Access::Nobody)),
+            folding(rule("pass", "/pa\u{df}/**", Access::Nobody)),
+        ],
+    );
+    for (path, decision) in [
+        ("/FILES/x", "no files"),
+        ("/files/%EF%AC%81x", "no files"),
+        ("/%EF%AC%81les/x", "sign-in files"),
+        ("/STRA%C3%9FE", "no street"),
+        ("/strasse", "sign-in street"),
+        ("/%EF%AC%81nal/x", "closed final"),
+        ("/FINAL/x", "closed final"),
+        ("/PASS/x", "closed pass"),
+        ("/pa%C3%9F/x", "closed pass"),
+    ] {
+        assert_eq!(say(&rules, "-", "a.x", "GET", path, "::1"), decision, "{path}");
+    }
+    assert_eq!(say(&rules, "ann", "a.x", "GET", "/%EF%AC%81les/x", "::1"), "as files", "it counts as `listed`");
+}
+
+#[test]
 fn a_session_may_begin_where_a_list_or_a_rule_could_let_the_person_in() {
     let could = |rules: &Rules, who: &str| rules.could_let_in(&person(who).unwrap().principal());
     let only = |access: Access| Rules::new(lists(), vec![rule("x", "*", access)]);

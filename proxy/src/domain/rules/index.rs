@@ -24,6 +24,13 @@ pub(in crate::domain) struct PathText<'a> {
     folded: Option<String>,
 }
 
+impl PathText<'_> {
+    /// The path with its case, decoded where it must be encoded.
+    pub(super) fn cased(&self) -> &str {
+        &self.cased
+    }
+}
+
 impl Index {
     /// Adds a rule; numbers increase. `path` comes with whether it ignores case; `None`: every path.
     pub(super) fn add(&mut self, number: u32, host: &HostPattern, path: Option<(&PathPattern, bool)>) {

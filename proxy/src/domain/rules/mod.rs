@@ -231,6 +231,14 @@ impl Rules {
         self.index.first(host, path, &fits).map(RuleId)
     }
 
+    /// Whether the rule, which matches the path, may open it if it is public: where it ignores case, it must match letter by letter too,
+    /// since what it takes for equal beyond that may be another resource.
+    pub(super) fn opens(&self, id: Option<RuleId>, path: &PathText<'_>) -> bool {
+        let folds = |rule: &&Rule| rule.ignores_case && rule.access == Access::Public;
+        let pattern = id.and_then(|id| self.get(id)).filter(folds).and_then(|rule| rule.path.as_ref());
+        pattern.is_none_or(|pattern| pattern.matches_by_letters(path.cased()))
+    }
+
     /// Whether some rule has methods, so that no header field may override the method at the upstream.
     #[must_use]
     pub const fn names_methods(&self) -> bool {

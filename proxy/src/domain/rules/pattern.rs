@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+use crate::domain::readings::without_case;
+
 /// The paths that a rule applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
@@ -105,7 +107,24 @@ impl PathPattern {
     /// Its pieces; ignoring case if `folds`.
     #[must_use]
     pub fn pieces(&self, folds: bool) -> Vec<Piece> {
-        if folds { self.pieces.iter().map(Piece::folded).collect() } else { self.pieces.clone() }
+        if folds { self.folded(fold) } else { self.pieces.clone() }
+    }
+
+    fn folded(&self, by: fn(&str) -> String) -> Vec<Piece> {
+        self.pieces.iter().map(|piece| piece.folded(by)).collect()
+    }
+
+    /// Whether it matches a path letter by letter, ignoring case: `ß` is not `ss`, nor `ﬁ` `fi`, for which [`fold`] takes them. `path`,
+    /// whose characters that must be encoded are decoded, is known to match by [`fold`].
+    #[must_use]
+    pub(super) fn matches_by_letters(&self, path: &str) -> bool {
+        // In ASCII both ways are one.
+        if path.is_ascii() && self.pieces.iter().all(Piece::is_ascii) {
+            return true;
+        }
+        let Some(inner) = path.strip_prefix('/') else { return false };
+        let segments: Vec<Piece> = inner.split('/').map(|segment| Piece::Literal(fold_letters(segment))).collect();
+        covers(&self.folded(fold_letters), &segments)
     }
 
     /// Whether it can match only paths that are `prefix` or below it. `prefix` begins with a slash and does not end with one.
@@ -200,16 +219,26 @@ fn overlap(mine: &[Piece], theirs: &[Piece]) -> bool {
 }
 
 impl Piece {
-    fn folded(&self) -> Self {
+    fn folded(&self, by: fn(&str) -> String) -> Self {
         match self {
-            Self::Literal(text) => Self::Literal(fold(text)),
+            Self::Literal(text) => Self::Literal(by(text)),
             Self::Glob(glob) => Self::Glob(Glob {
-                first: fold(&glob.first),
-                between: glob.between.iter().map(|text| fold(text)).collect(),
-                last: fold(&glob.last),
+                first: by(&glob.first),
+                between: glob.between.iter().map(|text| by(text)).collect(),
+                last: by(&glob.last),
             }),
             Self::Any => Self::Any,
             Self::Deep => Self::Deep,
+        }
+    }
+
+    fn is_ascii(&self) -> bool {
+        match self {
+            Self::Literal(text) => text.is_ascii(),
+            Self::Glob(Glob { first, between, last }) => {
+                first.is_ascii() && last.is_ascii() && between.iter().all(|text| text.is_ascii())
+            }
+            Self::Any | Self::Deep => true,
         }
     }
 
@@ -249,14 +278,21 @@ impl Glob {
     }
 }
 
-/// Folds case in every alphabet: two names that some server considers equal must fold to one text.
+/// Folds case in every alphabet: two names that some server considers equal must fold to one text. It makes equal what no server does
+/// too: right for a rule that closes, not for one that opens.
 #[must_use]
 pub(super) fn fold(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
     // The Turkish capital I with a dot is two characters in lower case, but a plain i in Go: Caddy takes `/adm%C4%B0n` for `/admin`.
-    text.to_uppercase().to_lowercase().replace("i\u{307}", "i")
+    // A sigma is another letter at the end of a word: a pattern's text may end where the path's word goes on.
+    text.to_uppercase().to_lowercase().replace("i\u{307}", "i").replace('\u{3c2}', "\u{3c3}")
+}
+
+/// Folds case one character to one.
+fn fold_letters(text: &str) -> String {
+    text.chars().map(without_case).collect()
 }
 
 /// Decodes characters that must be percent-encoded in a request's path (RFC 3986 §3.3), so that `/caf%C3%A9` matches a rule for `/café`.
@@ -387,6 +423,28 @@ mod tests {
         assert_eq!(fold("\u{212a}"), "k", "the Kelvin sign");
         assert_eq!(fold("\u{17f}"), "s", "the long s");
         assert_eq!(fold("/adm\u{130}n/\u{131}"), "/admin/i", "the Turkish letters");
+        let word = PathPattern::parse("/\u{3bb}\u{3bf}\u{3b3}\u{3bf}\u{3c2}*").unwrap();
+        assert!(reference::matches(&word, "/\u{39b}\u{39f}\u{393}\u{39f}\u{3a3}\u{391}", true), "the sigmas");
+    }
+
+    #[test]
+    fn letter_by_letter_no_character_is_two() {
+        for (pattern, path, by_letters) in [
+            ("/Files/**", "/files/x", true),
+            ("/files/**", "/FILES/\u{fb01}.txt", true),
+            ("/files/**", "/f\u{130}le\u{17f}/x", true),
+            ("/files/**", "/\u{fb01}les/x", false),
+            ("/files/**", "/fi\u{307}les/x", false),
+            ("/stra\u{df}e", "/STRA\u{df}E", true),
+            ("/stra\u{df}e", "/strasse", false),
+            ("/strasse", "/stra\u{df}e", false),
+            ("/*\u{df}/x", "/gro\u{df}/X", true),
+            ("/*\u{df}/x", "/gross/x", false),
+        ] {
+            let compiled = PathPattern::parse(pattern).unwrap();
+            assert!(reference::matches(&compiled, path, true), "{pattern} {path}");
+            assert_eq!(compiled.matches_by_letters(path), by_letters, "{pattern} {path}");
+        }
     }
 
     #[test]
