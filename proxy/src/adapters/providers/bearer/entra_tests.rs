@@ -30,19 +30,8 @@ impl Trial {
         let idp = DevIdp::start(Options::default()).await.unwrap();
         // Entra's access tokens have the type `JWT`.
         idp.control().lie(Lie::Kind("JWT".into()));
-        let issuer = IssuerSettings {
-            name: "entra".into(),
-            issuer: IssuerName::Entra { authority: Url::parse(&idp.origin()).unwrap(), tenants },
-            audiences: vec![API.into(), API_ID.into()],
-            client_id: Some("sidegate".into()),
-            takes_id_tokens: false,
-            names: ClaimNames::default(),
-            claims: vec!["scp".into()],
-            keys: None,
-            roots: Vec::new(),
-            way_out: None,
-        };
-        Self { idp, bearers: Bearers::new(&BearerSettings { issuers: vec![issuer], github: None }).unwrap() }
+        let bearers = bearers(&idp, tenants);
+        Self { idp, bearers }
     }
 
     /// A user's token of version 2.0.
@@ -78,6 +67,22 @@ impl Trial {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         self.bearers.verify(&token, Timestamp::from_secs(now)).await.map(|(session, _)| session)
     }
+}
+
+fn bearers(idp: &DevIdp, tenants: Tenants) -> Bearers {
+    let issuer = IssuerSettings {
+        name: "entra".into(),
+        issuer: IssuerName::Entra { authority: Url::parse(&idp.origin()).unwrap(), tenants },
+        audiences: vec![API.into(), API_ID.into()],
+        client_id: Some("sidegate".into()),
+        takes_id_tokens: false,
+        names: ClaimNames::default(),
+        claims: vec!["scp".into()],
+        keys: None,
+        roots: Vec::new(),
+        way_out: None,
+    };
+    Bearers::new(&BearerSettings { issuers: vec![issuer], github: None }).unwrap()
 }
 
 fn contoso() -> Tenants {
@@ -196,6 +201,21 @@ async fn keys_of_one_tenant_sign_for_no_other_and_the_rest_is_for_the_list_of_te
             let verdict = trial.verify(&claims, json!({ "iss": iss, "tid": tenant })).await;
             assert_eq!(verdict.is_ok(), is_good, "{iss}: {:?}", verdict.err());
         }
+    }
+}
+
+#[tokio::test]
+async fn nobody_vouches_for_what_was_accepted_once_the_tenants_are_others_in_whatever_order_they_stand() {
+    let named = |names: &[&str]| Tenants::Named(names.iter().map(|name| (*name).to_owned()).collect());
+    let trial = Trial::of(named(&[CONTOSO, FABRIKAM])).await;
+    let session = trial.verify(&trial.second(), json!({})).await.unwrap();
+    for (tenants, counts) in [
+        (named(&[CONTOSO, FABRIKAM]), true),
+        (named(&[FABRIKAM, CONTOSO, FABRIKAM]), true),
+        (named(&[FABRIKAM]), false),
+        (Tenants::Organizations, false),
+    ] {
+        assert_eq!(bearers(&trial.idp, tenants.clone()).vouches_for(&session), counts, "{tenants:?}");
     }
 }
 

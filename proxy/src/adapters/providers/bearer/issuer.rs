@@ -6,12 +6,12 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use url::Url;
 
-use super::super::ConnectError;
 use super::super::claims::TokenClaims;
 use super::super::discovery::{self, Place};
 use super::super::http::{Http, is_safe};
 use super::super::id_token::{self, LEEWAY, Rejected, Signed};
 use super::super::tenants::{TenantList, Verdict};
+use super::super::{ConnectError, Tenants};
 use super::keys::{Keys, Known};
 use super::person;
 use super::settings::{IssuerName, IssuerSettings};
@@ -195,10 +195,24 @@ fn check(signed: &Signed, known: &Known, expected: &Expected<'_>) -> Result<Time
 }
 
 /// Identifies the issuer and the settings that interpret its tokens: when one changes, earlier verifications no longer count.
+///
+/// The tenants and the keys of a file are among them: for one that was removed nobody vouches any more, and what its token has opened ends.
+/// So does, on every change of these, what another token has opened: its client can open it again at once.
 fn authority(settings: &IssuerSettings, configured: &discovery::Issuer) -> Authority {
     let mut parts = vec![settings.name.clone(), configured.shown(), format!("{:?}", settings.names)];
     parts.extend(settings.audiences.iter().cloned());
     parts.push(settings.takes_id_tokens.to_string());
+    let mut tenants = match &settings.issuer {
+        IssuerName::Named(_) => None,
+        IssuerName::Entra { tenants, .. } => Some(tenants.clone()),
+    };
+    // In whatever order they are written.
+    if let Some(Tenants::Named(names)) = &mut tenants {
+        names.sort_unstable();
+        names.dedup();
+    }
+    let keys = settings.keys.as_ref().map(|keys| digest(&SHA256, keys).as_ref().to_vec());
+    parts.push(format!("{tenants:?} {keys:?}"));
     let hash = digest(&SHA256, format!("{parts:?}").as_bytes());
     let mut authority = [0; 8];
     for (to, from) in authority.iter_mut().zip(hash.as_ref()) {

@@ -406,9 +406,9 @@ async fn a_token_is_remembered_for_a_minute_and_never_past_its_end() {
 async fn what_was_accepted_counts_only_under_the_same_settings() {
     let session = verify(&bearers(vec![issuer()]), &token(&projected())).await.unwrap();
     assert!(bearers(vec![issuer()]).vouches_for(&session));
-    // Newer keys do not affect open sessions.
-    assert!(bearers(vec![IssuerSettings { keys: Some(b"{}".to_vec()), ..issuer() }]).vouches_for(&session));
     for changed in [
+        // The key that signed the token may be the one that was taken out of the file.
+        IssuerSettings { keys: Some(b"{}".to_vec()), ..issuer() },
         IssuerSettings { name: "other".into(), ..issuer() },
         IssuerSettings { audiences: vec!["sidegate".into()], ..issuer() },
         IssuerSettings { issuer: IssuerName::Named("https://other.example".into()), ..issuer() },
