@@ -1,21 +1,24 @@
 //! Unknown names of settings: typing errors, other programs' settings, and those of later versions.
 
+use std::ffi::OsStr;
+
 use super::options::ALL;
 
 /// Sections of the file that a later version supports.
 const LATER_SECTIONS: &[&str] = &["identity_headers", "providers"];
 
-/// Settings that a later version supports.
-const LATER_SETTINGS: [&str; 9] = [
-    "OAUTH_ALLOWED_PARAMS",
-    "OAUTH_AUTHORIZE_PARAMS",
-    "OAUTH_CLIENT_AUTH",
-    "OAUTH_CLIENT_KEY_FILE",
-    "OAUTH_EMAIL_CLAIM",
-    "OAUTH_NAME_CLAIM",
-    "OPERATORS",
-    "SESSION_BINDING",
-    "SESSION_PROOF_TTL",
+/// Settings that a later version supports, and the value, if any, that asks for what this version does anyway.
+const LATER_SETTINGS: [(&str, Option<&str>); 10] = [
+    ("OAUTH_ALLOWED_PARAMS", None),
+    ("OAUTH_AUTHORIZE_PARAMS", None),
+    ("OAUTH_CLIENT_AUTH", None),
+    ("OAUTH_CLIENT_KEY_FILE", None),
+    ("OAUTH_EMAIL_CLAIM", Some("email")),
+    ("OAUTH_GROUPS_CLAIM", Some("groups")),
+    ("OAUTH_NAME_CLAIM", Some("name")),
+    ("OPERATORS", None),
+    ("SESSION_BINDING", Some("off")),
+    ("SESSION_PROOF_TTL", None),
 ];
 
 /// Names that could be mistaken for variables of rules or upstreams, which are configured only in the file.
@@ -39,13 +42,21 @@ pub(super) enum Remark {
     Warning(String),
 }
 
-/// Checks the name of a variable that is set: `None` if it is fine.
-pub(super) fn judge_variable(name: &str) -> Option<Remark> {
+/// Checks the name of a variable that is set to `value`: `None` if it is fine.
+pub(super) fn judge_variable(name: &str, value: &OsStr) -> Option<Remark> {
     if ALL.iter().any(|knob| knob.variable == name) || is_anothers(name) {
         return None;
     }
-    if LATER_SETTINGS.contains(&name) {
-        return Some(Remark::Warning(format!("{name} is not built into this version yet, so it changes nothing")));
+    if let Some((_, harmless)) = LATER_SETTINGS.iter().find(|(later, _)| *later == name) {
+        let value = value.to_str().map(str::trim);
+        let asks_nothing = value.is_some_and(|value| value.is_empty() || Some(value) == *harmless);
+        // Another program may have a variable of a name without our prefix.
+        return Some(if asks_nothing || !has_our_prefix(name) {
+            Remark::Warning(format!("{name} is not built into this version yet, so it changes nothing"))
+        } else {
+            // Who asks for bound sessions must not run unbound ones and believe otherwise.
+            Remark::Fault("is not built into this version yet: remove it".to_owned())
+        });
     }
     let ours = ALL.iter().map(|knob| knob.variable);
     if let Some(meant) = nearest(&name.to_ascii_uppercase(), ours.filter(|known| has_our_prefix(known))) {
@@ -71,7 +82,7 @@ pub(super) fn judge_variable(name: &str) -> Option<Remark> {
 
 /// The message about an unknown key of the file.
 pub(super) fn judge_key(key: &str) -> String {
-    if LATER_SECTIONS.contains(&key) || LATER_SETTINGS.iter().any(|later| later.eq_ignore_ascii_case(key)) {
+    if LATER_SECTIONS.contains(&key) || LATER_SETTINGS.iter().any(|(later, _)| later.eq_ignore_ascii_case(key)) {
         return "is an unknown key: it is not built into this version yet; remove it".to_owned();
     }
     match nearest(&key.to_ascii_lowercase().replace('-', "_"), KEYS.iter().map(String::as_str)) {
@@ -116,8 +127,12 @@ pub(super) fn one_edit_away<'a>(name: &str, mut known: impl Iterator<Item = &'a 
 mod tests {
     use super::*;
 
+    fn judge(name: &str) -> Option<Remark> {
+        judge_variable(name, OsStr::new("x"))
+    }
+
     fn fault(name: &str) -> Option<String> {
-        match judge_variable(name) {
+        match judge(name) {
             Some(Remark::Fault(text)) => Some(text),
             Some(Remark::Warning(_)) | None => None,
         }
@@ -142,7 +157,7 @@ mod tests {
     #[test]
     fn further_off_is_a_warning_and_others_names_are_left_alone() {
         for name in ["OAUTH_SOMETHING_ELSE", "SESSION_NAME", "SESSION_REFRESH_EVERY", "OAUTH2_CLIENT_ID"] {
-            assert!(matches!(judge_variable(name), Some(Remark::Warning(_))), "{name}");
+            assert!(matches!(judge(name), Some(Remark::Warning(_))), "{name}");
         }
         for name in [
             "SESSION_MANAGER",
@@ -155,13 +170,13 @@ mod tests {
             "ORCHESTRATOR_LISTEN_ADDR",
             "OAUTH_ENABLED",
         ] {
-            assert_eq!(judge_variable(name), None, "{name}");
+            assert_eq!(judge(name), None, "{name}");
         }
     }
 
     #[test]
     fn a_name_that_seems_to_be_ours_is_never_passed_over_in_silence() {
-        let warning = |name: &str| match judge_variable(name) {
+        let warning = |name: &str| match judge(name) {
             Some(Remark::Warning(text)) => text,
             Some(Remark::Fault(text)) => panic!("{name} is a fault: {text}"),
             None => panic!("nothing is said of {name}"),
@@ -171,12 +186,32 @@ mod tests {
         assert!(warning("UPSTREAM_URLS").contains("did you mean UPSTREAM_URL?"));
         assert!(warning("TRUSTED_PROXY").contains("so it changes nothing"));
         assert!(warning("COOKIE_DOMAINS").contains("COOKIE_DOMAIN?"));
-        for later in ["OPERATORS", "OAUTH_CLIENT_KEY_FILE", "SESSION_BINDING"] {
-            assert!(warning(later).contains("is not built into this version yet"), "{later}");
+        for others in ["UPSTREAM_SERVICE_HOST", "LIMIT_PORT", "LOG_FILE", "TLS_DIR"] {
+            assert_eq!(judge(others), None, "{others}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_supports_is_a_fault_unless_it_asks_for_nothing() {
+        for (later, value) in [
+            ("OAUTH_CLIENT_KEY_FILE", "/run/key.pem"),
+            ("OAUTH_GROUPS_CLAIM", "realm_access.roles"),
+            ("SESSION_BINDING", "require"),
+            ("SESSION_BINDING", "offer"),
+            ("SESSION_PROOF_TTL", "off"),
+        ] {
+            let text = "is not built into this version yet: remove it".to_owned();
+            assert_eq!(judge_variable(later, OsStr::new(value)), Some(Remark::Fault(text)), "{later}={value}");
             assert!(judge_key(&later.to_ascii_lowercase()).contains("is not built into this version yet"), "{later}");
         }
-        for others in ["UPSTREAM_SERVICE_HOST", "LIMIT_PORT", "LOG_FILE", "TLS_DIR"] {
-            assert_eq!(judge_variable(others), None, "{others}");
+        for (later, value) in
+            [("SESSION_BINDING", " off"), ("SESSION_BINDING", " "), ("OAUTH_NAME_CLAIM", "name"), ("OPERATORS", "ann")]
+        {
+            let said = judge_variable(later, OsStr::new(value));
+            let Some(Remark::Warning(text)) = said else { panic!("{later}={value}: {said:?}") };
+            assert!(text.contains(later) && text.contains("so it changes nothing"), "{text}");
         }
+        let fault = crate::config::trial::faults(crate::config::trial::github(&[("SESSION_BINDING", "require")]));
+        assert!(fault.contains("SESSION_BINDING: is not built into this version yet: remove it"), "{fault}");
     }
 }

@@ -154,7 +154,7 @@ impl Raw {
     fn judge_names(&mut self, sources: &Sources) {
         for (name, value) in &sources.env {
             let Some(name) = name.to_str().filter(|_| !is_blank(value)) else { continue };
-            match names::judge_variable(name) {
+            match names::judge_variable(name, value) {
                 Some(Remark::Fault(problem)) => {
                     self.faults.push(Fault { name: name.to_owned(), problem, example: None });
                 }

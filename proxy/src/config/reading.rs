@@ -190,6 +190,21 @@ impl Reading {
 
     /// A secret, given directly or as a file, but not both.
     pub(super) fn secret(&mut self, plain: Knob, file: Knob) -> Option<Secret> {
+        let (knob, text) = self.secret_text(plain, file)?;
+        if text.trim() != text {
+            self.warn(format!("{}: white space at the ends of the secret is taken as part of it", knob.variable));
+        }
+        Some(Secret::new(text))
+    }
+
+    /// The same, where white space at the ends is no part of it: an address with a password, keys in base64.
+    pub(super) fn trimmed_secret(&mut self, plain: Knob, file: Knob) -> Option<Secret> {
+        let (_, text) = self.secret_text(plain, file)?;
+        Some(Secret::new(text.trim()))
+    }
+
+    /// The text of a secret, and the option that gives it.
+    fn secret_text(&mut self, plain: Knob, file: Knob) -> Option<(Knob, String)> {
         let written = self.raw.get(plain).map(|written| match written {
             RawValue::Text(text) => text.clone(),
             RawValue::Array(items) => items.join(","),
@@ -200,7 +215,7 @@ impl Reading {
                 self.fault(plain, problem);
                 None
             }
-            (Some(text), None) => Some(self.checked(plain, &text)),
+            (Some(text), None) => Some((plain, text)),
             (None, Some(path)) => {
                 let text = self.file_text(file, &path)?;
                 let text =
@@ -209,17 +224,10 @@ impl Reading {
                     self.fault(file, format!("the file {} is empty", path.display()));
                     return None;
                 }
-                Some(self.checked(file, text))
+                Some((file, text.to_owned()))
             }
             (None, None) => None,
         }
-    }
-
-    fn checked(&mut self, knob: Knob, text: &str) -> Secret {
-        if text.trim() != text {
-            self.warn(format!("{}: white space at the ends of the secret is taken as part of it", knob.variable));
-        }
-        Secret::new(text)
     }
 
     /// A file's content.

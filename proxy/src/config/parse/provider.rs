@@ -106,8 +106,8 @@ pub(super) fn way_out(
     let note = |way: &WayOut, name: &str| format!("the provider is reached through the proxy {} ({name})", way.shown());
     if reading.is_set(OAUTH_PROXY) || reading.is_set(OAUTH_PROXY_FILE) {
         let knob = if reading.is_set(OAUTH_PROXY_FILE) { OAUTH_PROXY_FILE } else { OAUTH_PROXY };
-        let secret = reading.secret(OAUTH_PROXY, OAUTH_PROXY_FILE)?;
-        let text = Some(secret.expose().trim()).filter(|text| *text != "none")?;
+        let secret = reading.trimmed_secret(OAUTH_PROXY, OAUTH_PROXY_FILE)?;
+        let text = Some(secret.expose()).filter(|text| *text != "none")?;
         // This setting is for the provider only, so exceptions for other programs do not apply.
         let way = WayOut::new(text, "").map_err(|problem| reading.fault(knob, problem)).ok()?;
         if of_provider("") {
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_way_out_is_our_own_proxy_or_everybodys() {
-        use crate::config::trial::{faults, github, sign_in};
+        use crate::config::trial::{faults, github, sign_in, warnings};
 
         let shown = |more: &[(&str, &str)]| sign_in(github(more)).way_out.map(|way| way.shown().to_owned());
         let everybodys = ("HTTPS_PROXY", "http://ann:hush@all:3128");
@@ -364,6 +364,13 @@ mod tests {
         assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", "https://own")]).as_deref(), Some("own:443"));
         assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", "none")]), None);
         assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", "")]).as_deref(), Some("all:3128"), "empty is unset");
+        for (blank_at_the_ends, way) in [(" http://own:8080 ", Some("own:8080")), ("none ", None)] {
+            assert_eq!(shown(&[everybodys, ("OAUTH_PROXY", blank_at_the_ends)]).as_deref(), way);
+            let said = warnings(github(&[("OAUTH_PROXY", blank_at_the_ends)]));
+            assert!(!said.contains("white space"), "it does not count: {said}");
+        }
+        let said = warnings(github(&[("OAUTH_CLIENT_SECRET", " s")]));
+        assert!(said.contains("OAUTH_CLIENT_SECRET: white space at the ends"), "{said}");
         let fault = faults(github(&[("HTTPS_PROXY", "socks5://ann:hush@all:1080")]));
         assert!(fault.contains("OAUTH_PROXY") && fault.contains("HTTPS_PROXY") && fault.contains("`none`"), "{fault}");
         assert!(!fault.contains("hush"), "{fault}");

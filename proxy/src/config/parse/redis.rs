@@ -22,7 +22,7 @@ const SENTINEL_PORT: u16 = 26379;
 /// The settings of `SESSION_STORE=redis`; `None` only if there are errors.
 pub(super) fn read(reading: &mut Reading, memory_bytes: u64) -> Option<RedisSettings> {
     let because = "SESSION_STORE is redis";
-    let url = reading.secret(SESSION_REDIS_URL, SESSION_REDIS_URL_FILE);
+    let url = reading.trimmed_secret(SESSION_REDIS_URL, SESSION_REDIS_URL_FILE);
     let knob = if reading.is_set(SESSION_REDIS_URL_FILE) { SESSION_REDIS_URL_FILE } else { SESSION_REDIS_URL };
     if url.is_none() && !reading.is_set(SESSION_REDIS_URL) && !reading.is_set(SESSION_REDIS_URL_FILE) {
         reading.required(SESSION_REDIS_URL, because);

@@ -86,7 +86,7 @@ fn jwt(reading: &mut Reading, lifetime: Lifetime) -> bool {
 /// The secrets, the one for sealing first.
 pub(super) fn secrets(reading: &mut Reading) -> Vec<SecretKey> {
     let knob = if reading.is_set(SESSION_SECRET) { SESSION_SECRET } else { SESSION_SECRET_FILE };
-    let Some(secret) = reading.secret(SESSION_SECRET, SESSION_SECRET_FILE) else { return Vec::new() };
+    let Some(secret) = reading.trimmed_secret(SESSION_SECRET, SESSION_SECRET_FILE) else { return Vec::new() };
     let (mut keys, mut entries) = (Vec::new(), 0);
     for (i, text) in secret.expose().split(',').filter(|text| !text.trim().is_empty()).enumerate() {
         let n = i + 1;
