@@ -296,9 +296,11 @@ async fn a_trusted_proxy_is_believed_and_appended_to() {
         &proxy,
         "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\nX-Forwarded-Proto: https\r\n\
          X-Forwarded-Host: pub.example\r\nX-Forwarded-Port: 444\r\nX_Forwarded_For: 192.0.2.66\r\n\
-         X.Forwarded.Host: evil.example\r\nX-Forwarded-User: root\r\nX-Forwarded-Prefix: /x\r\n",
+         X.Forwarded.Host: evil.example\r\nX-Forwarded-User: root\r\nX-Forwarded-Prefix: /x\r\n\
+         Forwarded: host=evil.example;for=127.0.0.1;proto=https\r\n",
     )
     .await;
+    // `Forwarded` does not pass beside them: a proxy that does not know it passes on its client's.
     assert_eq!(names(&upstream.last()), expected(&[]));
     assert_eq!(forwarded("x-forwarded-for"), "192.0.2.1, 192.0.2.2, 127.0.0.1");
     assert_eq!(forwarded("x-forwarded-proto"), "https");

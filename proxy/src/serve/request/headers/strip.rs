@@ -99,7 +99,8 @@ fn starts_folded(name: &str, prefix: &str) -> bool {
 /// Removes what a client may not set, what ends at this hop and, unless a trusted proxy sent it, all forwarding fields. Also removes
 /// what `Connection` lists; this never affects the fields that we set, since they are set afterwards.
 pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
-    let true_of_proxies = |name: &str| FORWARDED_TRUTH.contains(&name) || name == "forwarded";
+    let keeps_forwarded = trusted && is_only_account(headers);
+    let true_of_proxies = |name: &str| FORWARDED_TRUTH.contains(&name) || (keeps_forwarded && name == "forwarded");
     let forwards = |name: &str| is_forwarding(name) && !(trusted && true_of_proxies(name));
     let addresses = |name: &str| is_client_address(name) && !(trusted && CLIENT_ADDRESS.contains(&name));
     // Dispatches on the first letter, since most names match none.
@@ -120,6 +121,15 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trusted: bool) {
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// Whether `Forwarded` (RFC 7239) is all that a trusted proxy says of how the request came, and names no host. A proxy that knows only
+/// `X-Forwarded-…` passes on what its client made up, and an upstream that reads it first would answer another host than the judged one.
+fn is_only_account(headers: &HeaderMap) -> bool {
+    let names_host = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().windows(4).any(|part| part == b"host");
+    headers.contains_key(FORWARDED)
+        && !FORWARDED_TRUTH.iter().any(|name| headers.contains_key(*name))
+        && !headers.get_all(FORWARDED).iter().any(names_host)
 }
 
 /// Normalizes what only a trusted proxy may send, before it is forwarded: removes fields that could select another path or host, and
@@ -323,7 +333,27 @@ mod tests {
             headers.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
         };
         assert!(left(false).is_empty());
-        assert_eq!(left(true), ["forwarded", "x-forwarded-for"]);
+        assert_eq!(left(true), ["x-forwarded-for"]);
+    }
+
+    #[test]
+    fn forwarded_passes_as_the_only_account_of_a_trusted_proxy_that_names_no_host() {
+        for (value, beside, trusted, passes) in [
+            ("for=192.0.2.1;proto=https", "accept", true, true),
+            ("for=192.0.2.1;proto=https", "accept", false, false),
+            ("for=192.0.2.1", "x-forwarded-for", true, false),
+            ("for=192.0.2.1", "x-forwarded-proto", true, false),
+            ("for=192.0.2.1;Host=admin.example.com", "accept", true, false),
+            ("host=\"admin.example.com\"", "accept", true, false),
+        ] {
+            let mut headers = head(Version::HTTP_11, "/", &[("forwarded", value), (beside, "https")]).headers;
+            strip_request(&mut headers, trusted);
+            assert_eq!(headers.contains_key(FORWARDED), passes, "{value} beside {beside}");
+        }
+        let mut headers =
+            head(Version::HTTP_11, "/", &[("forwarded", "for=192.0.2.1"), ("forwarded", "host=x")]).headers;
+        strip_request(&mut headers, true);
+        assert!(headers.is_empty());
     }
 
     #[test]
