@@ -32,11 +32,21 @@ pub(crate) struct Expiry<'w> {
     registered: bool,
     /// The deadline for which `Rests` was already returned.
     rest_reported: Option<u64>,
+    /// Until when a peer is given time to take its response, before the connection may rest; in milliseconds.
+    looks_again: u64,
 }
 
 impl<'w> Expiry<'w> {
     pub(crate) const fn of(watch: &'w Watch) -> Self {
-        Self { watch, alarm: None, armed_for: None, waits: false, registered: false, rest_reported: None }
+        Self {
+            watch,
+            alarm: None,
+            armed_for: None,
+            waits: false,
+            registered: false,
+            rest_reported: None,
+            looks_again: 0,
+        }
     }
 }
 
@@ -65,6 +75,7 @@ impl Future for Expiry<'_> {
             let reads_head = this.watch.reads_head.load(Ordering::Relaxed);
             let is_reported = reads_head || this.rest_reported == Some(deadline);
             let rests_from = if is_reported { None } else { rests_from(this.watch, deadline) };
+            let rests_from = rests_from.map(|from| from.max(this.looks_again)).filter(|from| *from < deadline);
             let until = rests_from.unwrap_or(deadline);
             let at = this.watch.began + Duration::from_millis(until);
             let alarm = this.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
@@ -72,6 +83,10 @@ impl Future for Expiry<'_> {
             if this.armed_for.is_none_or(|armed| armed > until) || alarm.is_elapsed() {
                 if Instant::now() >= at {
                     if rests_from.is_some() {
+                        if this.watch.is_being_read() {
+                            this.looks_again = until.saturating_add(millis(NAP));
+                            continue;
+                        }
                         this.rest_reported = Some(deadline);
                         return Poll::Ready(Overdue::Rests);
                     }
@@ -124,5 +139,23 @@ impl Future for DrainPause<'_> {
             return Poll::Ready(());
         }
         self.alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::watch;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_its_response_late_leaves_the_connection_to_rest_then() {
+        let watch = watch();
+        drop(Watch::begin(&watch, false, false));
+        watch.is_flushed.store(false, Ordering::Relaxed);
+        let mut expiry = pin!(Expiry::of(&watch));
+        let first = tokio::time::timeout(NAP + NAP / 2, expiry.as_mut()).await;
+        assert!(first.is_err(), "its response is not taken yet");
+        watch.is_flushed.store(true, Ordering::Relaxed);
+        assert!(matches!(tokio::time::timeout(2 * NAP, expiry).await, Ok(Overdue::Rests)));
     }
 }

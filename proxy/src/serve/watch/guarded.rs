@@ -101,6 +101,8 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
 
     /// Prepares for a write of hyper's. Ready with `true` if hyper's bytes must not be written.
     fn poll_before(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<bool>> {
+        // At once: while an interim response waits for the peer, hyper already holds what comes behind it.
+        self.watch.is_flushed.store(false, Ordering::Relaxed);
         if !self.refused
             && self.watch.refuses_head()
             && let Some(explained) = parser::explain_refusal(bytes)
@@ -110,7 +112,6 @@ impl<IO: AsyncWrite + Unpin> Guarded<IO> {
         }
         ready!(self.poll_first(cx))?;
         self.watch.interim.set_between(false);
-        self.watch.is_flushed.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(self.refused))
     }
 }
@@ -243,5 +244,25 @@ fn encode_signs(buf: &mut ReadBuf<'_>, before: usize) {
     if encoded.len() <= buf.capacity() - before {
         buf.set_filled(before);
         buf.put_slice(&encoded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, StatusCode};
+
+    use super::super::tests::watch;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_behind_an_interim_response_is_not_sent_yet() {
+        let watch = watch();
+        let (stream, _peer) = tokio::io::duplex(8);
+        let mut guarded = Guarded::new(stream, Arc::clone(&watch));
+        watch.interim.add(StatusCode::EARLY_HINTS, &HeaderMap::new());
+        let waits = std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut guarded).poll_write(cx, b"HTTP/1.1 200 OK").is_pending())
+        });
+        assert!(waits.await && !watch.is_flushed.load(Ordering::Relaxed), "its buffers would be thrown away");
     }
 }

@@ -366,6 +366,13 @@ impl Watch {
             && !self.upgraded.load(Ordering::Relaxed)
     }
 
+    /// Whether it speaks HTTP/1.1 and its peer has not taken all of a response yet.
+    fn is_being_read(&self) -> bool {
+        !self.is_flushed.load(Ordering::Relaxed)
+            && !self.http2.load(Ordering::Relaxed)
+            && !self.upgraded.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn gives_buffers_back(&self) {
         if !self.is_bare.swap(true, Ordering::Relaxed) {
             self.share.shrink(BUFFERS);
@@ -494,7 +501,7 @@ impl Drop for InFlight {
 mod tests {
     use super::*;
 
-    fn watch() -> Arc<Watch> {
+    pub(super) fn watch() -> Arc<Watch> {
         let limit = Duration::from_secs(10);
         let timeouts = Timeouts { header: limit, idle: limit, body: limit, first_byte: limit };
         Arc::new(Watch::new(Instant::now(), timeouts, 65536, Arc::new(Memory::new(None))))
