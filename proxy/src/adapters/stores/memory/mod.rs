@@ -566,6 +566,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn kept_signatures_count_as_memory_too() {
+        let (store, now) = (MemoryStore::new(Duration::ZERO, 1 << 20), Timestamp::from_secs(1000));
+        for number in 0..4500 {
+            let token = store.begin(session_of(&number.to_string(), now), now).await.unwrap();
+            let ready = store.hot(&token, now).unwrap();
+            let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
+            ready
+                .assertion()
+                .store(Some(Arc::new(IssuedAssertion { value: http::HeaderValue::from_static("a.b.c"), signed })));
+            assert!(store.all_looked_at().all(|table| table.all_bytes() <= 1 << 20), "after {number}");
+        }
+        assert!(store.evicted() > 0, "so many do not fit");
+    }
+
+    #[tokio::test]
     async fn a_session_that_is_made_ready_again_knows_what_was_signed_for_it() {
         let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();

@@ -16,6 +16,9 @@ use crate::ports::{LoadedSession, Signed};
 /// The overhead of a session beside its record, in bytes: its row, its share of the tables, and the allocator's overhead.
 pub(super) const BESIDE: usize = size_of::<Row>() + 48;
 
+/// What a kept signature takes, in bytes. It counts among the ready sessions.
+const SIGNED: usize = size_of::<Signed>() + 8;
+
 /// How many ready sessions that were used lately are skipped before one of them is packed nevertheless.
 const REPRIEVES: usize = 64;
 
@@ -35,6 +38,8 @@ pub(super) struct SessionTable {
     ready_bytes: usize,
     /// Where [`SessionTable::look_round`] continues.
     round: usize,
+    /// Where [`SessionTable::shed_signed`] continues.
+    signed_round: usize,
 }
 
 /// One session.
@@ -157,6 +162,7 @@ impl SessionTable {
         self.drop_ready(at);
         let row = self.rows.get_mut(at as usize)?;
         let signed = row.signed.take();
+        self.ready_bytes -= signed.as_ref().map_or(0, |_| SIGNED);
         let ready = Arc::new(make(&row.kept(), signed)?);
         row.ready = Some(Arc::clone(&ready));
         row.is_wanted = AtomicBool::new(false);
@@ -165,11 +171,11 @@ impl SessionTable {
         Some(ready)
     }
 
-    /// Packs ready sessions, the longest unrequested first, until all together take at most `most` bytes.
+    /// Packs ready sessions, the longest unrequested first, until all together take at most `most` bytes; in the end signatures go too.
     pub(super) fn shed_ready(&mut self, most: usize) {
         let mut reprieves = REPRIEVES;
         while self.bytes + self.ready_bytes > most {
-            let Some(newest) = self.newest_ready else { return };
+            let Some(newest) = self.newest_ready else { return self.shed_signed(most) };
             let oldest = self.links(Ring::Ready, newest).newer;
             let Some(row) = self.rows.get_mut(oldest as usize) else { return };
             if std::mem::take(row.is_wanted.get_mut()) && reprieves > 0 {
@@ -182,11 +188,25 @@ impl SessionTable {
         }
     }
 
+    /// Drops kept signatures, in an endless round. Where nothing is ready, so much can only be taken if nearly every row has one.
+    fn shed_signed(&mut self, most: usize) {
+        for _ in 0..self.rows.len() {
+            if self.bytes + self.ready_bytes <= most {
+                return;
+            }
+            self.signed_round = (self.signed_round + 1) % self.rows.len();
+            if let Some(row) = self.rows.get_mut(self.signed_round) {
+                self.ready_bytes -= row.signed.take().map_or(0, |_| SIGNED);
+            }
+        }
+    }
+
     /// Packs a ready session; keeps what its last assertion was signed with.
     fn drop_ready(&mut self, at: u32) {
         let Some(row) = self.rows.get_mut(at as usize) else { return };
         let Some(ready) = row.ready.take() else { return };
         row.signed = ready.signed().map(Box::new);
+        self.ready_bytes += row.signed.as_ref().map_or(0, |_| SIGNED);
         self.ready_bytes -= weight::of(&ready) as usize;
         let rest = self.leave(Ring::Ready, at);
         if self.newest_ready == Some(at) {
@@ -238,7 +258,7 @@ impl SessionTable {
         if let Some(row) = self.rows.get_mut(at as usize) {
             self.bytes -= row.record.len() + BESIDE;
             row.record = Box::default();
-            row.signed = None;
+            self.ready_bytes -= row.signed.take().map_or(0, |_| SIGNED);
         }
         self.vacant.push(at);
         true
@@ -282,9 +302,16 @@ impl SessionTable {
         self.bytes
     }
 
+    /// The size of everything, counted anew.
     #[cfg(test)]
-    pub(super) const fn all_bytes(&self) -> usize {
-        self.bytes + self.ready_bytes
+    pub(super) fn all_bytes(&self) -> usize {
+        let size = |row: &Row| {
+            let ready = row.ready.as_ref().map_or(0, |ready| weight::of(ready) as usize);
+            row.record.len() + BESIDE + ready + row.signed.as_ref().map_or(0, |_| SIGNED)
+        };
+        let all: usize = self.rows.iter().filter(|row| !row.record.is_empty()).map(size).sum();
+        assert_eq!(self.bytes + self.ready_bytes, all, "what is counted as it comes and goes");
+        all
     }
 
     fn find(&self, key: SessionKey) -> Option<u32> {
