@@ -1,9 +1,10 @@
 //! Limits a program's processors, and reads the CPU time of processes, from `/proc`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
@@ -40,17 +41,21 @@ impl Processes {
         Self(pids.to_vec())
     }
 
-    /// The CPU time of the living threads, from the scheduler, in nanoseconds.
-    pub(crate) fn used(&self) -> anyhow::Result<Duration> {
-        let mut nanos = 0;
+    /// The CPU time of each living thread so far, from the scheduler.
+    pub(crate) fn used(&self) -> anyhow::Result<Used> {
+        let mut threads = HashMap::new();
         for pid in &self.0 {
             let tasks = fs::read_dir(format!("/proc/{pid}/task"))
                 .with_context(|| format!("process {pid} has ended, or there is no /proc: this needs Linux"))?;
             // A thread that ends during the read does not matter.
-            let texts = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
-            nanos += texts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+            threads.extend(tasks.filter_map(|task| {
+                let task = task.ok()?;
+                let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+                let nanos = text.split(' ').next()?.parse::<u64>().ok()?;
+                Some((task.file_name().to_str()?.parse::<u32>().ok()?, nanos))
+            }));
         }
-        Ok(Duration::from_nanos(nanos))
+        Ok(Used(threads))
     }
 
     /// User and system time so far in ticks, of all threads, including those that have ended.
@@ -65,8 +70,46 @@ impl Processes {
     }
 }
 
+/// The CPU time of threads so far, in nanoseconds.
+pub(crate) struct Used(HashMap<u32, u64>);
+
+impl Used {
+    /// What they have used since `before`. A thread that has ended since then takes nothing away from the others.
+    pub(crate) fn since(&self, before: &Self) -> Duration {
+        let until = |thread: &u32| before.0.get(thread).copied().unwrap_or_default();
+        Duration::from_nanos(self.0.iter().map(|(thread, nanos)| nanos.saturating_sub(until(thread))).sum())
+    }
+}
+
+/// What programs other than this one and its children use of the machine from now on.
+pub(crate) struct Others {
+    own: Processes,
+    before: Duration,
+    began: Instant,
+}
+
+impl Others {
+    pub(crate) fn watch() -> anyhow::Result<Self> {
+        let own = tree()?;
+        let before = of_the_machine()?.saturating_sub(own.ticks()?);
+        Ok(Self { own, before, began: Instant::now() })
+    }
+
+    /// The processor time that they used, and in what time.
+    pub(crate) fn used(&self) -> anyhow::Result<[Duration; 2]> {
+        let used = of_the_machine()?.saturating_sub(self.own.ticks()?).saturating_sub(self.before);
+        Ok([used, self.began.elapsed()])
+    }
+
+    /// The share of the machine that this is.
+    pub(crate) fn share([used, took]: [Duration; 2]) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        used.as_secs_f64() / took.as_secs_f64() / cores as f64
+    }
+}
+
 /// The CPU time that all programs have used so far on all processors, including steal time.
-pub(crate) fn of_the_machine() -> anyhow::Result<Duration> {
+fn of_the_machine() -> anyhow::Result<Duration> {
     let stat = fs::read_to_string("/proc/stat").context("there is no /proc: this needs Linux")?;
     Ok(TICK * busy(&stat).context("/proc/stat reads unlike proc(5)")?)
 }
@@ -88,7 +131,7 @@ pub(crate) fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
 }
 
 /// This process and all its descendants.
-pub(crate) fn tree() -> anyhow::Result<Processes> {
+fn tree() -> anyhow::Result<Processes> {
     let mut pids = vec![std::process::id()];
     let mut looked_at = 0;
     while let Some(pid) = pids.get(looked_at) {
@@ -142,7 +185,13 @@ mod tests {
     fn own_time_is_counted() {
         let own = Processes::of(&[std::process::id()]);
         let (before, ticks) = (own.used().unwrap(), own.ticks().unwrap());
-        while own.used().unwrap() < before + 2 * TICK || own.ticks().unwrap() < ticks + 2 * TICK {}
+        while own.used().unwrap().since(&before) < 2 * TICK || own.ticks().unwrap() < ticks + 2 * TICK {}
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_takes_nothing_away_from_the_others() {
+        let before = Used([(1, 900), (2, 100)].into());
+        assert_eq!(Used([(2, 150), (3, 30)].into()).since(&before), Duration::from_nanos(80));
     }
 
     #[test]

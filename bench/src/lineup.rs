@@ -3,12 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tempfile::TempDir;
 
-use crate::cpu::{self, Processes};
+use crate::cpu::{Others, Processes};
 use crate::load::{self, Shape, Target};
 use crate::nginx::{Nginx, Proxying};
 use crate::options::{Options, Protocol, Store};
@@ -62,6 +62,7 @@ impl Lineup {
                 people: options.people,
                 store: store.clone(),
                 connections: CONNECTIONS,
+                anew: options.first_requests && !matches!(options.store, Store::Memory),
                 certificate,
                 protocol,
             };
@@ -113,23 +114,21 @@ impl Lineup {
                 entrant.round(once).await?;
             }
         }
-        let (mut others, mut took) = (Duration::ZERO, Duration::ZERO);
+        let mut others = [Duration::ZERO; 2];
         for number in 1..=options.turns.rounds {
             if options.first_requests && number > 1 {
                 self.restart(options).await?;
             }
-            let (own, began) = (cpu::tree()?, Instant::now());
-            let before = cpu::of_the_machine()?.saturating_sub(own.ticks()?);
+            let watched = Others::watch()?;
             for entrant in &mut self.entrants {
                 let round = entrant.round(options.shape()).await.with_context(|| format!("round {number}"))?;
                 say(number, &entrant.contender, &round)?;
                 entrant.contender.rounds.push(round);
             }
-            others += cpu::of_the_machine()?.saturating_sub(own.ticks()?).saturating_sub(before);
-            took += began.elapsed();
+            let [used, took] = watched.used()?;
+            others = [others[0] + used, others[1] + took];
         }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(others.as_secs_f64() / took.as_secs_f64() / cores as f64)
+        Ok(Others::share(others))
     }
 
     /// The same with new processes, where everyone has just signed in.

@@ -79,8 +79,10 @@ impl Nginx {
         let others = (0..OTHER_PORTS).map(|_| free_port()).collect::<Result<Vec<u16>, _>>()?;
         let listens: String = others.iter().map(|port| format!("listen 127.0.0.1:{port}; ")).collect();
         let site = listens + &site;
-        let mut upstream =
-            Self::start(&folder, &Site { workers: 1, connections: 4096, before: "", listen: "", site: &site })?;
+        let mut upstream = Self::start(
+            &folder,
+            &Site { workers: 1, limited: false, connections: 4096, before: "", listen: "", site: &site },
+        )?;
         upstream.others = others;
         Ok(upstream)
     }
@@ -114,15 +116,17 @@ impl Nginx {
         fs::create_dir(&folder)?;
         // Each client's connection may need one to the upstream.
         let connections = (2 * connections + 1000).max(4096);
-        Self::start(&folder, &Site { workers, connections, before: &before, listen, site: &site })
+        Self::start(&folder, &Site { workers, limited: true, connections, before: &before, listen, site: &site })
     }
 
     fn start(folder: &Path, site: &Site<'_>) -> anyhow::Result<Self> {
         let port = free_port()?;
         fs::write(folder.join("nginx.conf"), configuration(folder, port, site)?)?;
         let output = fs::File::create(folder.join("output"))?;
+        let program = Path::new("nginx");
+        let command = if site.limited { cpu::limited(program, site.workers)? } else { Command::new(program) };
         let master =
-            nginx(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().context(MISSING)?;
+            on(folder, command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().context(MISSING)?;
         let mut nginx = Self { master, port, others: Vec::new(), folder: folder.to_owned() };
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -160,15 +164,15 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // Killing the master would leave its workers behind.
-        let stopped = nginx(&self.folder).args(["-s", "stop"]).stderr(Stdio::null()).status();
+        let stopped = on(&self.folder, Command::new("nginx")).args(["-s", "stop"]).stderr(Stdio::null()).status();
         if stopped.is_ok_and(|status| status.success()) {
             let _ended = self.master.wait();
         }
     }
 }
 
-fn nginx(folder: &Path) -> Command {
-    let mut command = Command::new("nginx");
+/// The command, for the nginx of this folder.
+fn on(folder: &Path, mut command: Command) -> Command {
     command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf")).args(["-e", "error.log"]);
     command
 }
@@ -176,6 +180,8 @@ fn nginx(folder: &Path) -> Command {
 /// The parts of a configuration that differ.
 struct Site<'a> {
     workers: usize,
+    /// Whether it may use only as many processors as it has workers.
+    limited: bool,
     /// The connections per worker, including those to the upstream.
     connections: usize,
     /// Goes before the server block.
@@ -186,7 +192,7 @@ struct Site<'a> {
 }
 
 fn configuration(folder: &Path, port: u16, site: &Site<'_>) -> Result<String, std::io::Error> {
-    let Site { workers, connections, before, listen, site } = site;
+    let Site { workers, connections, before, listen, site, .. } = site;
     let mut text = String::new();
     if fs::metadata(folder)?.uid() == 0 {
         // The folder belongs to root; workers of another user could not write into it.

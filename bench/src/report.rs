@@ -8,7 +8,7 @@ use crate::load::Sample;
 use crate::options::Options;
 
 /// The goal for CPU time per request, as a ratio to nginx.
-const GOAL: f64 = 1.10;
+const GOAL: f64 = 1.00;
 
 /// One contender.
 pub(crate) struct Contender {
@@ -139,7 +139,7 @@ pub(crate) fn verdict(out: &mut impl Write, contenders: &[&Contender]) -> io::Re
     if let Some(nginx) = others.last() {
         let ratio = ratios(first, nginx, |round| round.cpu).median;
         let outcome = if ratio <= GOAL { "reached" } else { "missed" };
-        writeln!(out, "\ngoal, CPU per request at most {GOAL} times nginx's: {outcome} ({ratio:.3})")?;
+        writeln!(out, "\ngoal, CPU per request at most {GOAL:.2} times nginx's: {outcome} ({ratio:.3})")?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, ensure};
 use sidegate::adapters::machine::raise_open_files;
@@ -72,6 +73,7 @@ async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Optio
         people: 1,
         store: Store::Memory,
         connections: number + 100,
+        anew: false,
         certificate,
         protocol,
     };
@@ -120,13 +122,16 @@ async fn open(
     cookie: &str,
     numbers: std::ops::Range<usize>,
 ) -> anyhow::Result<Vec<Held>> {
-    let all = numbers.map(|number| first_request(address.clone(), protocol, cookie.to_owned(), number));
+    let all = numbers.map(|_| first_request(address.clone(), protocol, cookie.to_owned()));
     wire::open_all(all).await
 }
 
-async fn first_request(address: Address, protocol: Protocol, cookie: String, number: usize) -> anyhow::Result<Held> {
+async fn first_request(address: Address, protocol: Protocol, cookie: String) -> anyhow::Result<Held> {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
     let socket = TcpSocket::new_v4()?;
-    let from = u8::try_from(2 + number / PORTS).context("more connections than addresses")?;
+    // Closed connections keep their ports for a while: those of an earlier measurement are not used again.
+    let from =
+        u8::try_from(2 + MADE.fetch_add(1, Ordering::Relaxed) / PORTS).context("more connections than addresses")?;
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, from), 0)))?;
     let wire = address.connect_by(socket).await.context("no connection to a contender")?;
     match protocol {

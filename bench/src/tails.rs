@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
-use crate::cpu::Processes;
+use crate::cpu::{Others, Processes};
 use crate::lineup::{Entrant, Lineup};
 use crate::load::{self, Shape};
 use crate::nginx;
@@ -25,13 +25,15 @@ pub(crate) async fn run(turns: &Turns) -> anyhow::Result<()> {
     measure(&mut out, turns).await
 }
 
+/// Measures Sidegate and nginx only: both get half of what the slower of the two answers, and any peer answers much less.
 pub(crate) async fn measure(out: &mut impl Write, turns: &Turns) -> anyhow::Result<()> {
+    let turns = &Turns { peers: false, ..turns.clone() };
     writeln!(
         out,
-        "| {} rounds of {} s | | sidegate ms | nginx ms | ratio: median | least | greatest |",
+        "| {} rounds of {} s | | sidegate ms | nginx ms | ratio: median | least | greatest | used by other programs |",
         turns.rounds, turns.seconds
     )?;
-    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(out, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
     let options = Options::of_a_run("", turns)?;
     let mut lineup = Lineup::start(&options).await?;
     // Both get the same rate: half of what the slower one answers.
@@ -44,13 +46,14 @@ pub(crate) async fn measure(out: &mut impl Write, turns: &Turns) -> anyhow::Resu
         [("", format!("--rate {rate}")), (", one slow client in ten", format!("--rate {rate} --slow-clients"))]
     {
         let options = Options::of_a_run(&options, turns)?;
-        lineup.measure(&options, |_, _, _| Ok(())).await?;
-        print(out, &format!("half load ({rate} requests/s){what}"), &mut lineup)?;
+        let others = lineup.measure(&options, |_, _, _| Ok(())).await?;
+        print(out, &format!("half load ({rate} requests/s){what}"), &mut lineup, others)?;
     }
     drop(lineup);
 
     let busy = Options::of_a_run("--protocol http2 --connections 4 --streams 100", turns)?;
     let mut lineup = Lineup::start(&busy).await?;
+    let watched = Others::watch()?;
     for _ in 0..turns.rounds {
         for entrant in &mut lineup.entrants {
             let round =
@@ -58,8 +61,9 @@ pub(crate) async fn measure(out: &mut impl Write, turns: &Turns) -> anyhow::Resu
             entrant.contender.rounds.push(round);
         }
     }
-    print(out, &format!("{LIGHT_RATE} requests/s by HTTP/1.1 beside 4 × 100 by HTTP/2 at their limit"), &mut lineup)?;
-    Ok(())
+    let others = Others::share(watched.used()?);
+    let what = format!("{LIGHT_RATE} requests/s by HTTP/1.1 beside 4 × 100 by HTTP/2 at their limit");
+    print(out, &what, &mut lineup, others)
 }
 
 /// The light client's latencies. The busy ones run in a thread of their own, so that the two share only the proxy.
@@ -80,12 +84,16 @@ async fn beside_busy(entrant: &Entrant, busy: Shape) -> anyhow::Result<Round> {
 }
 
 /// Prints the measured rows, and clears them.
-fn print(out: &mut impl Write, what: &str, lineup: &mut Lineup) -> anyhow::Result<()> {
+fn print(out: &mut impl Write, what: &str, lineup: &mut Lineup, others: f64) -> anyhow::Result<()> {
+    let others = others * 100.0;
     if let [sidegate, .., nginx] = lineup.contenders().as_slice() {
         for (name, figure) in TAILS {
             let Spread { median, min, max } = report::ratios(sidegate, nginx, figure);
             let [ours, theirs] = [sidegate, nginx].map(|contender| contender.median(figure) / 1e3);
-            writeln!(out, "| {what} | {name} | {ours:.2} | {theirs:.2} | **{median:.2}** | {min:.2} | {max:.2} |")?;
+            writeln!(
+                out,
+                "| {what} | {name} | {ours:.2} | {theirs:.2} | **{median:.2}** | {min:.2} | {max:.2} | {others:.0} % |"
+            )?;
         }
     }
     for entrant in &mut lineup.entrants {

@@ -43,6 +43,7 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
         people: 1,
         store: Store::Memory,
         connections: count + 100,
+        anew: false,
         certificate: None,
         protocol: Protocol::Http1,
     };
@@ -70,7 +71,7 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
     let used = cpu::Processes::of(&[proxy.pid()]);
     let (idle, began) = (used.used()?, Instant::now());
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let busy = (used.used()? - idle).as_secs_f64() / began.elapsed().as_secs_f64();
+    let busy = used.used()?.since(&idle).as_secs_f64() / began.elapsed().as_secs_f64();
     writeln!(out, "{:.1} % of a processor to hold them", 100.0 * busy)?;
 
     log_out(proxy.port(), &cookie).await?;

@@ -16,7 +16,7 @@ use tokio::task::{JoinSet, LocalSet};
 pub(crate) use http1::Client;
 pub(crate) use http2::{Session, exchange};
 
-use crate::cpu::Processes;
+use crate::cpu::{Processes, Used};
 use crate::http;
 use crate::load::pace::Pace;
 use crate::options::Protocol;
@@ -201,7 +201,7 @@ async fn all(connections: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()
 struct Meter<'a> {
     processes: &'a Processes,
     began: Instant,
-    used: Duration,
+    used: Used,
     ticks: Duration,
 }
 
@@ -213,7 +213,7 @@ impl<'a> Meter<'a> {
     /// The time since the start, the CPU time of the processes, and the same in ticks.
     fn read(&self) -> anyhow::Result<[Duration; 3]> {
         let took = self.began.elapsed();
-        let used = self.processes.used()?.saturating_sub(self.used);
+        let used = self.processes.used()?.since(&self.used);
         Ok([took, used, self.processes.ticks()?.saturating_sub(self.ticks)])
     }
 }

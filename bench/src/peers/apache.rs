@@ -34,7 +34,7 @@ pub(super) async fn start(setup: Setup<'_>) -> Started {
     let provider = people::provider(&format!("{}{CALLBACK}", browser.origin()), setup.people).await?;
     let file = folder.join("apache.conf");
     fs::write(&file, configuration(&folder, port, &browser.origin(), &provider.origin(), setup))?;
-    let mut command = Command::new("apache2");
+    let mut command = cpu::limited(Path::new("apache2"), setup.threads)?;
     command.args(["-D", "FOREGROUND", "-f"]).arg(&file);
     let mut program = Program::start("apache", command, setup.folder, port).await?;
     let mut stop = Command::new("apache2");

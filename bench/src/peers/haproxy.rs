@@ -1,11 +1,11 @@
 //! HAProxy as a plain reverse proxy: another baseline beside nginx.
 
 use std::fs;
-use std::process::Command;
+use std::path::Path;
 
 use super::{MISSING, Peer, Program, Setup, Started, is_installed};
-use crate::nginx;
 use crate::wire::Address;
+use crate::{cpu, nginx};
 
 pub(super) async fn start(setup: Setup<'_>) -> Started {
     if !is_installed("haproxy", "-v") {
@@ -13,7 +13,7 @@ pub(super) async fn start(setup: Setup<'_>) -> Started {
     }
     let (port, file) = (nginx::free_port()?, setup.folder.join("haproxy.cfg"));
     fs::write(&file, configuration(port, setup))?;
-    let mut command = Command::new("haproxy");
+    let mut command = cpu::limited(Path::new("haproxy"), setup.threads)?;
     command.args(["-db", "-q", "-f"]).arg(&file);
     let program = Program::start("haproxy", command, setup.folder, port).await?;
     Ok(Ok(Peer {

@@ -26,6 +26,7 @@ pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyho
         people: 1,
         store,
         connections: CONNECTIONS,
+        anew: false,
         certificate: None,
         protocol: Protocol::Http1,
     };
@@ -50,7 +51,7 @@ pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyho
     while let Some(ended) = places.join_next().await {
         waits.extend(ended??);
     }
-    let (elapsed, used) = (began.elapsed(), cpu.used()?.saturating_sub(before));
+    let (elapsed, used) = (began.elapsed(), cpu.used()?.since(&before));
     waits.sort_unstable();
     let wait = |part: usize| waits.get(waits.len() * part / 100).copied().unwrap_or_default().as_secs_f64() * 1e3;
     writeln!(
