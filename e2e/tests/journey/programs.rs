@@ -15,8 +15,19 @@ use serde_json::Value;
 /// The time limit for everything except builds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The variables that a program inherits: paths only. Others would let the environment affect the result.
-const INHERITED: [&str; 7] = ["PATH", "HOME", "TMPDIR", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUSTFLAGS"];
+/// The variables that a program inherits: paths, and how cargo builds, so that what was built is used again. Others would let the
+/// environment affect the result.
+const INHERITED: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "RUSTFLAGS",
+    "CARGO_INCREMENTAL",
+    "CARGO_PROFILE_DEV_DEBUG",
+];
 
 static BUILT: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(build);
 
