@@ -91,9 +91,9 @@ async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Optio
 
 /// Opens this many connections, and measures their memory.
 async fn hold(address: &Address, protocol: Protocol, cookie: &str, number: usize, pids: &[u32]) -> anyhow::Result<u64> {
-    let mut held = open(address, protocol, cookie, 0..FIRST).await?;
+    let mut held = open(address, protocol, cookie, FIRST).await?;
     let before = memory::stable_resident(pids).await?;
-    held.extend(open(address, protocol, cookie, FIRST..number).await?);
+    held.extend(open(address, protocol, cookie, number - FIRST).await?);
     let after = memory::stable_resident(pids).await?;
     for one in &mut held {
         ensure!(one.is_open().await, "a connection at rest was closed");
@@ -116,13 +116,8 @@ impl Held {
     }
 }
 
-async fn open(
-    address: &Address,
-    protocol: Protocol,
-    cookie: &str,
-    numbers: std::ops::Range<usize>,
-) -> anyhow::Result<Vec<Held>> {
-    let all = numbers.map(|_| first_request(address.clone(), protocol, cookie.to_owned()));
+async fn open(address: &Address, protocol: Protocol, cookie: &str, number: usize) -> anyhow::Result<Vec<Held>> {
+    let all = (0..number).map(|_| first_request(address.clone(), protocol, cookie.to_owned()));
     wire::open_all(all).await
 }
 

@@ -1,21 +1,20 @@
 //! Signing in and out, with each provider.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dev_idp::Endpoint;
 use http::Request;
-use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
-use sidegate::adapters::telemetry::StoreMetrics;
+use sidegate::adapters::stores::redis::Layout;
 use sidegate::domain::session::{Session, SessionToken};
 use sidegate::domain::time::Timestamp;
-use sidegate::ports::{Sessions as _, StoreTerms};
+use sidegate::ports::Sessions as _;
 use zeroize::Zeroizing;
 
+use crate::redis_store::store::{open_with, place};
 use crate::support::redis::is_installed;
-use crate::support::{Answer, Browser, HOST, PATIENCE, Proxy, Redis, Upstream, path_of, until};
+use crate::support::{Answer, Browser, HOST, Proxy, Redis, Upstream, path_of, until};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
@@ -316,26 +315,8 @@ async fn every_sign_in_makes_a_new_token_and_adopts_none() {
 
 /// As if `token`'s owner had signed in two minutes earlier: the token of a session that is old enough for a sign-in to replace it.
 async fn two_minutes_older(master: &Redis, secret: &str, token: &str) -> String {
-    let place = RedisPlace {
-        layout: Layout::Single,
-        hosts: vec![Host { name: "127.0.0.1".into(), port: master.port }],
-        tls: false,
-        user: None,
-        password: None,
-        database: 0,
-    };
-    let settings = RedisSettings {
-        place,
-        prefix: "sidegate:".into(),
-        roots: Vec::new(),
-        timeout: Duration::from_secs(1),
-        cache_ttl: Duration::from_secs(10),
-        memory_bytes: 1 << 20,
-    };
     let secrets = vec![Zeroizing::new(STANDARD.decode(secret).unwrap())];
-    let terms = StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 0 };
-    let store = RedisStore::open(&settings, &terms, &StoreMetrics::default()).unwrap();
-    store.reach(PATIENCE).await.unwrap();
+    let store = open_with(place(Layout::Single, &[master.port]), secrets).await;
     let token = SessionToken::parse(token).unwrap();
     let session = store.load(&token, Timestamp::from_secs(0)).await.unwrap().unwrap();
     let created_at = Timestamp::from_millis(session.session().created_at.millis() - 120_000);

@@ -1,7 +1,7 @@
 //! Sessions shared through Redis: real servers, two replicas of the real program, and outages.
 
 mod failover;
-mod store;
+pub mod store;
 mod tls;
 
 use std::net::SocketAddr;
