@@ -76,6 +76,9 @@ impl Device {
     /// A device, with its browser's name shortened to that limit, without control characters.
     #[must_use]
     pub fn new(address: IpAddr, browser: &str) -> Self {
+        if browser.len() <= Self::BROWSER_MOST && browser.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Self { address, browser: browser.to_owned() };
+        }
         let mut kept: String = browser.chars().filter(|c| !c.is_control()).take(Self::BROWSER_MOST).collect();
         while kept.len() > Self::BROWSER_MOST {
             kept.pop();

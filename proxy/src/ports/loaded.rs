@@ -18,10 +18,8 @@ use crate::rendering::ReadyFields;
 pub struct LoadedSession {
     key: SessionKey,
     session: Session,
-    /// The issuer, if this is a bearer token rather than a session of ours.
-    token_of: Option<Arc<str>>,
-    /// What of a bearer token does not count.
-    omitted: Box<[Omitted]>,
+    /// Present if this is a bearer token rather than a session of ours. In a box, since sessions are many.
+    token: Option<Box<Token>>,
     headers: ReadyFields,
     last_seen: AtomicU64,
     /// When the provider is due to be asked again, in milliseconds; `u64::MAX`: never.
@@ -35,14 +33,20 @@ pub struct LoadedSession {
     upstream_identities: UpstreamIdentities,
 }
 
+/// What is known of a bearer token beside its claims.
+struct Token {
+    issuer: Arc<str>,
+    /// What of it does not count.
+    omitted: Box<[Omitted]>,
+}
+
 impl LoadedSession {
     /// Makes a session ready for requests.
     #[must_use]
     pub fn new(key: SessionKey, session: Session, last_seen: Timestamp) -> Self {
         Self {
             key,
-            token_of: None,
-            omitted: Box::default(),
+            token: None,
             headers: ReadyFields::of(&session.identity, session.identity.provider.as_str()),
             due: AtomicU64::new(session.renew_at.map_or(u64::MAX, Timestamp::millis)),
             session,
@@ -61,35 +65,37 @@ impl LoadedSession {
         Self { signed_before, ..self }
     }
 
-    /// Makes the claims of a bearer token ready for requests, under its issuer's name. No store knows it.
+    /// Makes the claims of a bearer token ready for requests, under its issuer's name; `omitted` is what of it does not count, since it
+    /// has no sign-in that could log that. No store knows it.
     #[must_use]
-    pub fn of_token(key: SessionKey, session: Session, issuer: Arc<str>, now: Timestamp) -> Self {
+    pub fn of_token(
+        key: SessionKey,
+        session: Session,
+        issuer: Arc<str>,
+        omitted: Vec<Omitted>,
+        now: Timestamp,
+    ) -> Self {
         let headers = ReadyFields::of(&session.identity, &issuer);
-        Self { headers, token_of: Some(issuer), ..Self::new(key, session, now) }
-    }
-
-    /// Adds what of a bearer token does not count: it has no sign-in that could log it.
-    #[must_use]
-    pub fn with_omitted(self, omitted: Vec<Omitted>) -> Self {
-        Self { omitted: omitted.into(), ..self }
+        let token = Token { issuer, omitted: omitted.into() };
+        Self { headers, token: Some(Box::new(token)), ..Self::new(key, session, now) }
     }
 
     /// What of a bearer token does not count; empty for a session of ours.
     #[must_use]
     pub fn omitted(&self) -> &[Omitted] {
-        &self.omitted
+        self.token.as_deref().map_or(&[], |token| &token.omitted)
     }
 
     /// Whether it is a bearer token rather than a session of ours.
     #[must_use]
     pub const fn is_token(&self) -> bool {
-        self.token_of.is_some()
+        self.token.is_some()
     }
 
     /// The name of the provider or issuer, as rules, logs and upstreams use it.
     #[must_use]
     pub fn provider(&self) -> &str {
-        self.token_of.as_deref().unwrap_or_else(|| self.session.identity.provider.as_str())
+        self.token.as_deref().map_or_else(|| self.session.identity.provider.as_str(), |token| &*token.issuer)
     }
 
     /// Its key in the store.
@@ -182,11 +188,11 @@ impl LoadedSession {
 impl Known for LoadedSession {
     fn principal(&self) -> Principal<'_> {
         let principal = self.session.principal();
-        match &self.token_of {
+        match &self.token {
             None => principal,
             // Only the token's own `auth_time` counts: nobody signed in here.
-            Some(issuer) => {
-                Principal { provider: issuer, by: Proof::Bearer, proved_at: self.session.auth_time, ..principal }
+            Some(token) => {
+                Principal { provider: &token.issuer, by: Proof::Bearer, proved_at: self.session.auth_time, ..principal }
             }
         }
     }

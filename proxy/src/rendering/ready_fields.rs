@@ -29,17 +29,23 @@ impl ReadyFields {
     /// use it, else the vouched email, else the id; the preferred username may be for display only.
     #[must_use]
     pub fn of(identity: &Identity, provider: &str) -> Self {
-        let text = |text: &str| value(&encode(text, TEXT));
-        let fields = [
-            ("x-forwarded-user", text(identity.principal())),
-            ("x-forwarded-email", text(identity.email_str())),
-            ("x-forwarded-preferred-username", text(identity.username.as_str())),
-            ("x-forwarded-groups", value(&list(&identity.groups))),
-            ("x-forwarded-user-id", text(&identity.id)),
-            ("x-forwarded-name", text(&identity.name)),
-            ("x-forwarded-provider", text(provider)),
-        ];
-        Self::new(&fields.map(|(name, value)| (HeaderName::from_static(name), value)))
+        // Written at once: sessions are made ready by the thousand. What is encoded is printable ASCII, so always a valid value.
+        let mut text = String::with_capacity(512);
+        let push = |text: &mut String, name: &str, value: &str| {
+            text.push_str(name);
+            push_encoded(text, value, TEXT);
+            text.push_str("\r\n");
+        };
+        push(&mut text, "x-forwarded-user: ", identity.principal());
+        push(&mut text, "x-forwarded-email: ", identity.email_str());
+        push(&mut text, "x-forwarded-preferred-username: ", identity.username.as_str());
+        text.push_str("x-forwarded-groups: ");
+        push_list(&mut text, &identity.groups);
+        text.push_str("\r\n");
+        push(&mut text, "x-forwarded-user-id: ", &identity.id);
+        push(&mut text, "x-forwarded-name: ", &identity.name);
+        push(&mut text, "x-forwarded-provider: ", provider);
+        Self(text.as_bytes().into())
     }
 
     /// The identity fields for proxies that only ask (forward-auth), to copy to the request that they forward. `None`: no identity; all
@@ -82,19 +88,39 @@ pub(super) const TEXT: &AsciiSet = &CONTROLS.add(b'%');
 /// In a list item also the comma, which separates items.
 pub(super) const ITEM: &AsciiSet = &TEXT.add(b',');
 
-/// Encodes a value of an identity, or ([`ITEM`]) an item of a list. Spaces at either end are encoded too: recipients of
-/// header fields strip them (RFC 9110 §5.5), and `ann ` would become `ann`, another person.
+/// Encodes a value of an identity, or ([`ITEM`]) an item of a list.
 pub(super) fn encode(text: &str, set: &'static AsciiSet) -> String {
-    let inner = text.trim_matches(' ');
-    let before = text.len() - text.trim_start_matches(' ').len();
-    let after = text.len() - inner.len() - before;
-    let inner = utf8_percent_encode(inner, set);
-    format!("{}{inner}{}", "%20".repeat(before), "%20".repeat(after))
+    let mut encoded = String::with_capacity(text.len());
+    push_encoded(&mut encoded, text, set);
+    encoded
+}
+
+/// The same, behind what is written already. Spaces at either end are encoded too: recipients of header fields strip them (RFC 9110
+/// §5.5), and `ann ` would become `ann`, another person.
+fn push_encoded(written: &mut String, text: &str, set: &'static AsciiSet) {
+    let from_start = text.trim_start_matches(' ');
+    let inner = from_start.trim_end_matches(' ');
+    let push_spaces = |written: &mut String, number: usize| (0..number).for_each(|_| written.push_str("%20"));
+    push_spaces(written, text.len() - from_start.len());
+    written.extend(utf8_percent_encode(inner, set));
+    push_spaces(written, from_start.len() - inner.len());
 }
 
 /// Joins items by commas.
 fn list(items: &[String]) -> String {
-    items.iter().map(|item| encode(item, ITEM)).collect::<Vec<_>>().join(",")
+    let mut written = String::new();
+    push_list(&mut written, items);
+    written
+}
+
+/// The same, behind what is written already.
+fn push_list(written: &mut String, items: &[String]) {
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            written.push(',');
+        }
+        push_encoded(written, item, ITEM);
+    }
 }
 
 /// Encoded text is printable ASCII, so it is always a valid header value.

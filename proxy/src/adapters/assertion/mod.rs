@@ -23,6 +23,8 @@ use crate::ports::{IssuedAssertion, LoadedSession, Signed};
 const LIFETIME: u64 = 300;
 /// How long an assertion is reused before a new one is signed, so that upstreams always have some minutes to check it.
 pub const REUSE: Duration = Duration::from_secs(60);
+/// How much the claims usually take as JSON, in bytes.
+const BODY: usize = 512;
 /// The length of a signature in base64url, in bytes.
 const SIGNATURE: usize = 86;
 
@@ -192,7 +194,8 @@ impl Assertions {
         let session_end = session.session().expires_at.millis().div_ceil(1000);
         let exp = session_end.min(issued_at.secs().saturating_add(LIFETIME));
         let claims = self.claims(session, groups, issued_at.secs(), exp);
-        let body = serde_json::to_vec(&claims).map_err(|_| SigningFailed)?;
+        let mut body = Vec::with_capacity(BODY);
+        serde_json::to_writer(&mut body, &claims).map_err(|_| SigningFailed)?;
 
         let mut text = String::with_capacity(self.head.len() + body.len().div_ceil(3) * 4 + SIGNATURE + 2);
         text.push_str(&self.head);

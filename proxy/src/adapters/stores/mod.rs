@@ -5,6 +5,7 @@ mod key;
 pub mod memory;
 pub mod record;
 pub mod redis;
+mod signatures;
 mod states;
 mod weight;
 

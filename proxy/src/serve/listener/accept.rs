@@ -123,18 +123,9 @@ impl Acceptor {
     }
 
     fn serve(&self, accepted: Accepted, room: OwnedSemaphorePermit) {
-        let (app, purpose, drain) = (Arc::clone(&self.app), self.purpose.clone(), self.drain.clone());
-        let crowd = Arc::clone(&self.crowd);
-        let connection = async move {
-            let place = Place::new(room, Held::by(&app.metrics.downstream_connections));
-            let served = match accepted.into_stream() {
-                Ok(stream) => connection::serve(stream, purpose, app, &crowd, drain, place).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
-                tracing::debug!("a connection ended: {error}");
-            }
-        };
+        let place = Place::new(room, Held::by(&self.app.metrics.downstream_connections));
+        let (app, crowd) = (Arc::clone(&self.app), Arc::clone(&self.crowd));
+        let connection = connection::serve(accepted, self.purpose.clone(), app, crowd, self.drain.clone(), place);
         match self.workers.next() {
             Some(worker) => self.connections.spawn_on(connection, worker),
             None => self.connections.spawn(connection),

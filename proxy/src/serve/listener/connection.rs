@@ -22,10 +22,10 @@ use crate::domain::certificate::ClientCertificate;
 use crate::serve::app::App;
 use crate::serve::ext_authz::{self, Checks};
 use crate::serve::handler;
-use crate::serve::listener::crowd::Crowd;
+use crate::serve::listener::crowd::{Crowd, Membership};
 use crate::serve::listener::drain::Drain;
 use crate::serve::listener::http::{HttpConnection, RequestService, STREAM_WINDOW};
-use crate::serve::listener::socket::Stream;
+use crate::serve::listener::socket::{Accepted, Stream};
 use crate::serve::listener::{plain, proxy_protocol};
 use crate::serve::watch::{DrainPause, Expiry, Overdue, Place, Watch};
 
@@ -45,14 +45,44 @@ pub(crate) enum Purpose {
 }
 
 /// Serves one accepted connection to its end. `drain` ends it once its requests in flight have ended.
-pub(super) async fn serve(
-    stream: Stream,
+pub(super) fn serve(
+    accepted: Accepted,
     purpose: Purpose,
     app: Arc<App>,
-    crowd: &Crowd,
+    crowd: Arc<Crowd>,
     drain: Drain,
     place: Place,
-) -> io::Result<()> {
+) -> impl Future<Output = ()> + Send {
+    // In a box, so that the task of an idle connection does not keep the memory that its start took.
+    let begun = Box::pin(begin(accepted, purpose, app, crowd, drain, place));
+    async move {
+        let ended = match begun.await {
+            Ok(Some(Begun { http, _member })) => http.await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            tracing::debug!("a connection ended: {error}");
+        }
+    }
+}
+
+/// A connection that speaks HTTP.
+struct Begun {
+    http: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    _member: Membership,
+}
+
+/// Begins HTTP on a connection. `None`: it was answered before that, and has ended.
+async fn begin(
+    accepted: Accepted,
+    purpose: Purpose,
+    app: Arc<App>,
+    crowd: Arc<Crowd>,
+    drain: Drain,
+    place: Place,
+) -> io::Result<Option<Begun>> {
+    let stream = accepted.into_stream()?;
     let snapshot = app.snapshot();
     let (limits, timeouts) = (snapshot.limits, snapshot.timeouts);
     let names_client = match &stream {
@@ -67,18 +97,17 @@ pub(super) async fn serve(
     }
     let watch = Watch::new(Instant::now(), timeouts, limits.header_bytes, Arc::clone(crowd.memory()));
     let watch = Arc::new(watch.with_place(place));
-    let _member = crowd.join(Arc::clone(&watch));
+    let member = Crowd::join(&crowd, Arc::clone(&watch));
     let answering = Answering { app, watch, drain };
-    // In boxes, so that an idle connection does not keep the memory that its start took.
-    let opened = Box::pin(open(stream, names_client, purpose, crowd, &answering)).await?;
-    let Some(Opened { stream, client, purpose }) = opened else { return Ok(()) };
+    let opened = open(stream, names_client, purpose, &crowd, &answering).await?;
+    let Some(Opened { stream, client, purpose }) = opened else { return Ok(None) };
     let http = match stream {
         Transport::Tcp(stream) => http(stream, client, purpose, answering),
         Transport::Unix(stream) => http(stream, client, purpose, answering),
         Transport::TlsOverTcp(stream) => http(stream, client, purpose, answering),
         Transport::TlsOverUnix(stream) => http(stream, client, purpose, answering),
     };
-    http.await
+    Ok(Some(Begun { http, _member: member }))
 }
 
 /// A connection on which HTTP may begin.
@@ -289,7 +318,8 @@ where
                         if watch.has_read_something() {
                             tokio::task::yield_now().await;
                         } else {
-                            tokio::time::sleep(TO_BE_READ).await;
+                            // In a box, so that it does not enlarge every connection.
+                            Box::pin(tokio::time::sleep(TO_BE_READ)).await;
                         }
                     }
                     Overdue::Closed => return Err(closed_by_us()),

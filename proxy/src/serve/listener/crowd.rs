@@ -78,12 +78,12 @@ fn is_due(warned: &Mutex<Option<Instant>>) -> bool {
 }
 
 /// A connection's membership, until dropped.
-pub(crate) struct Membership<'c> {
-    crowd: &'c Crowd,
+pub(crate) struct Membership {
+    crowd: Arc<Crowd>,
     number: u64,
 }
 
-impl Drop for Membership<'_> {
+impl Drop for Membership {
     fn drop(&mut self) {
         self.crowd.members().remove(&self.number);
     }
@@ -107,10 +107,10 @@ impl Crowd {
         &self.memory
     }
 
-    pub(crate) fn join(&self, watch: Arc<Watch>) -> Membership<'_> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.members().insert(number, watch);
-        Membership { crowd: self, number }
+    pub(crate) fn join(crowd: &Arc<Self>, watch: Arc<Watch>) -> Membership {
+        let number = crowd.next.fetch_add(1, Ordering::Relaxed);
+        crowd.members().insert(number, watch);
+        Membership { crowd: Arc::clone(crowd), number }
     }
 
     fn members(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Watch>>> {
@@ -256,13 +256,13 @@ mod tests {
     #[test]
     fn who_is_never_let_in_gives_up_a_place_whatever_keeps_it_busy() {
         let memory = Arc::new(Memory::new(None));
-        let crowd = Crowd::new(Arc::clone(&memory), Counter::default());
+        let crowd = Arc::new(Crowd::new(Arc::clone(&memory), Counter::default()));
         let limit = Duration::from_secs(60);
         let timeouts = Timeouts { header: limit, idle: limit, body: limit, first_byte: limit };
         let now = Instant::now();
         let joins = |age| {
             let watch = Arc::new(Watch::new(now - Duration::from_secs(age), timeouts, 65536, Arc::clone(&memory)));
-            (crowd.join(Arc::clone(&watch)), Watch::begin(&watch, true, true), watch)
+            (Crowd::join(&crowd, Arc::clone(&watch)), Watch::begin(&watch, true, true), watch)
         };
         let (old, new, admitted, signs_in) = (joins(11), joins(9), joins(11), joins(60));
         admitted.1.lets_in();
@@ -285,12 +285,12 @@ mod tests {
     #[test]
     fn whose_first_request_is_being_judged_does_not_make_room_for_large_answers() {
         let memory = Arc::new(Memory::new(Some(200_000)));
-        let crowd = Crowd::new(Arc::clone(&memory), Counter::default());
+        let crowd = Arc::new(Crowd::new(Arc::clone(&memory), Counter::default()));
         let limit = Duration::from_secs(10);
         let timeouts = Timeouts { header: limit, idle: limit, body: limit, first_byte: limit };
         let joins = |accepted| {
             let watch = Arc::new(Watch::new(accepted, timeouts, 65536, Arc::clone(&memory)));
-            (crowd.join(Arc::clone(&watch)), watch)
+            (Crowd::join(&crowd, Arc::clone(&watch)), watch)
         };
         let now = Instant::now();
         let [(_member, large), (_member2, new)] = [joins(now), joins(now)];

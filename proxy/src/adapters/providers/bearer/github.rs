@@ -165,7 +165,7 @@ impl GithubTokens {
         let mut session = Session::begin(identity, self.authority, device, self.lasts, now);
         let expires_at = ends.unwrap_or(session.expires_at).min(session.expires_at);
         session.expires_at = expires_at;
-        let session = LoadedSession::of_token(key, session, NAME.into(), now);
+        let session = LoadedSession::of_token(key, session, NAME.into(), Vec::new(), now);
         Accepted { session: Arc::new(session), expires_at }
     }
 }

@@ -176,7 +176,7 @@ impl Issuer {
         session.created_at = times.issued.map_or(now, Timestamp::from_secs).min(now);
         session.expires_at = ends_at.min(now + LONGEST);
         session.auth_time = claims.seconds("auth_time").map(|secs| Timestamp::from_secs(secs).min(now));
-        let session = LoadedSession::of_token(key, session, Arc::clone(&self.name), now).with_omitted(omitted);
+        let session = LoadedSession::of_token(key, session, Arc::clone(&self.name), omitted, now);
         Accepted { session: Arc::new(session), expires_at }
     }
 }

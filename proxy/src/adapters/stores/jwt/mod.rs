@@ -7,12 +7,14 @@ use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use self::ended::{Ended, NoRoom};
 use self::token::{KeyRing, Rejected};
 use super::key::ByKey;
+use super::signatures::Signatures;
 use super::states::States;
 use super::{key, weight};
 use crate::domain::session::{Session, SessionKey, SessionToken};
@@ -34,6 +36,7 @@ const UNUSED: Duration = Duration::from_secs(3600);
 /// lock, and sessions are cached only under that lock: so none that has ended, or whose key was removed, comes back.
 pub struct JwtStore {
     verified: Cache<SessionKey, Arc<LoadedSession>, ByKey>,
+    signatures: Arc<Signatures>,
     rules: Mutex<Rules>,
     states: States,
 }
@@ -52,13 +55,21 @@ impl JwtStore {
     /// If there is no secret to sign with.
     pub fn new(bytes: u64, terms: &StoreTerms) -> Result<Self, String> {
         let ring = Arc::new(KeyRing::new(&terms.secrets)?);
+        let signatures = Arc::new(Signatures::new(bytes));
+        let evicted = Arc::clone(&signatures);
         Ok(Self {
             verified: Cache::builder()
                 .eviction_policy(EvictionPolicy::lru())
-                .max_capacity(bytes)
-                .weigher(|_, session: &Arc<LoadedSession>| weight::of(session))
+                .max_capacity(Signatures::room_beside(bytes))
+                .weigher(|_, session: &Arc<LoadedSession>| weight::in_cache(session))
                 .time_to_idle(UNUSED)
+                .eviction_listener(move |_, session, cause| {
+                    if cause == RemovalCause::Size {
+                        evicted.keep(&session);
+                    }
+                })
                 .build_with_hasher(ByKey::default()),
+            signatures,
             rules: Mutex::new(Rules { ring, cookie_beside: terms.cookie_beside, ended: Ended::default() }),
             states: States::default(),
         })
@@ -90,7 +101,7 @@ impl JwtStore {
         if rules.ended.holds(key) || !session.is_live(now, Duration::ZERO, now) {
             return None;
         }
-        let session = Arc::new(LoadedSession::new(key, session, now));
+        let session = Arc::new(self.signatures.give(LoadedSession::new(key, session, now)));
         self.verified.insert(key, Arc::clone(&session));
         Some(session)
     }
@@ -209,6 +220,7 @@ impl Sessions for JwtStore {
         rules.ended.sweep(now);
         drop(rules);
         self.verified.run_pending_tasks();
+        self.signatures.sweep();
     }
 
     fn held(&self) -> u64 {

@@ -124,9 +124,7 @@ impl MemoryStore {
         if let Some(session) = table.ready(key) {
             return Some(Arc::clone(session));
         }
-        let session = table.make_ready(key, |kept, signed| Some(unpacked(kept)?.with_signed(signed)))?;
-        table.shed_ready(self.room_of_all);
-        Some(session)
+        table.make_ready(key, self.room_of_all, now, unpacked)
     }
 
     /// Ends a session that has expired; returns whether it has ended. Otherwise updates its last use, which the table learns only now
@@ -565,16 +563,56 @@ mod tests {
         assert_eq!(store.held(), 1500, "nothing ends for it");
     }
 
+    fn sign(session: &LoadedSession, now: Timestamp) {
+        let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
+        let value = http::HeaderValue::from_static("a.b.c");
+        session.assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
+    }
+
+    #[tokio::test]
+    async fn where_more_are_in_use_than_can_be_held_ready_those_held_stay_until_they_are_idle() {
+        let (store, begun) = (MemoryStore::new(Duration::ZERO, 1 << 20), Timestamp::from_secs(1000));
+        let mut tokens = Vec::new();
+        for number in 0..1000 {
+            let token = store.begin(session_of(&number.to_string(), begun), begun).await.unwrap();
+            sign(&store.hot(&token, begun).unwrap(), begun);
+            tokens.push(token);
+        }
+        let are_ready = |tokens: &[SessionToken]| -> Vec<bool> {
+            let table = store.table(store.key(&tokens[0]));
+            tokens.iter().map(|token| table.get(store.key(token)).unwrap().ready.is_some()).collect()
+        };
+        let mut held = Vec::new();
+        for second in 3..8 {
+            let now = begun + Duration::from_secs(second);
+            for token in &tokens {
+                let session = store.hot(token, now).unwrap();
+                assert_eq!(session.signed().unwrap().signature, [9; 64], "nothing is signed anew for it");
+                assert!(store.table(store.key(token)).all_bytes() <= 1 << 20);
+            }
+            held.push(are_ready(&tokens));
+        }
+        let number = |held: &[bool]| held.iter().filter(|is_ready| **is_ready).count();
+        assert!(number(&held[4]) > 200 && number(&held[4]) < 500, "{} are ready", number(&held[4]));
+        assert_eq!(held[3], held[4]);
+        // Who comes while the others are idle takes their room, after one request for itself alone.
+        let mut comers: Vec<_> = tokens.into_iter().zip(&held[4]).filter(|(_, is_ready)| !**is_ready).collect();
+        comers.truncate(200);
+        let comers: Vec<_> = comers.into_iter().map(|(token, _)| token).collect();
+        for second in [20, 21] {
+            for token in &comers {
+                store.hot(token, begun + Duration::from_secs(second)).unwrap();
+            }
+        }
+        assert!(number(&are_ready(&comers)) > 190, "{} of {}", number(&are_ready(&comers)), comers.len());
+    }
+
     #[tokio::test]
     async fn kept_signatures_count_as_memory_too() {
         let (store, now) = (MemoryStore::new(Duration::ZERO, 1 << 20), Timestamp::from_secs(1000));
         for number in 0..4500 {
             let token = store.begin(session_of(&number.to_string(), now), now).await.unwrap();
-            let ready = store.hot(&token, now).unwrap();
-            let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
-            ready
-                .assertion()
-                .store(Some(Arc::new(IssuedAssertion { value: http::HeaderValue::from_static("a.b.c"), signed })));
+            sign(&store.hot(&token, now).unwrap(), now);
             assert!(store.all_looked_at().all(|table| table.all_bytes() <= 1 << 20), "after {number}");
         }
         assert!(store.evicted() > 0, "so many do not fit");
@@ -585,9 +623,7 @@ mod tests {
         let (store, now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
         let token = store.begin(session(now), now).await.unwrap();
         let key = store.key(&token);
-        let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
-        let value = http::HeaderValue::from_static("signed");
-        store.hot(&token, now).unwrap().assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
+        sign(&store.hot(&token, now).unwrap(), now);
         for _ in 0..2 {
             store.table(key).forget_ready(key);
             assert_eq!(store.hot(&token, now).unwrap().signed().unwrap().signature, [9; 64]);

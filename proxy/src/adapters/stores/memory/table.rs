@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hashbrown::HashTable;
 
 use super::super::weight;
+use crate::adapters::assertion;
 use crate::domain::session::SessionKey;
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, Signed};
@@ -21,6 +22,12 @@ const SIGNED: usize = size_of::<Signed>() + 8;
 
 /// How many ready sessions that were used lately are skipped before one of them is packed nevertheless.
 const REPRIEVES: usize = 64;
+
+/// How many ready sessions are looked at for one that was used less lately than one that is not ready.
+const LOOKED_AT: usize = 2;
+
+/// By how many seconds: a use is noted once a second.
+const SURELY: u32 = 2;
 
 /// Sessions in the order of their use. The table enforces no limit and no expiry: its owner does.
 #[derive(Default)]
@@ -57,6 +64,8 @@ struct Row {
     of_ready: Links,
     /// Whether it was requested since it was last considered for packing.
     is_wanted: AtomicBool,
+    /// The second of its last request, while it is not ready; zero: there was none.
+    asked: u32,
     /// What its last assertion was signed with, while it is not ready.
     signed: Option<Box<Signed>>,
 }
@@ -125,6 +134,7 @@ impl SessionTable {
             ready: None,
             of_ready: links,
             is_wanted: AtomicBool::new(false),
+            asked: 0,
             signed: None,
         };
         let Some(at) = self.seat(row) else { return };
@@ -152,23 +162,51 @@ impl SessionTable {
         row.ready.as_ref()
     }
 
-    /// Makes a session ready, from its record and the other data kept with it.
+    /// Makes a session ready for a request, by `unpack`, and holds it so: all together take at most `most` bytes.
     pub(super) fn make_ready(
         &mut self,
         key: SessionKey,
-        make: impl FnOnce(&Kept<'_>, Option<Box<Signed>>) -> Option<LoadedSession>,
+        most: usize,
+        now: Timestamp,
+        unpack: impl FnOnce(&Kept<'_>) -> Option<LoadedSession>,
     ) -> Option<Arc<LoadedSession>> {
         let at = self.find(key)?;
         self.drop_ready(at);
+        let row = self.row(at)?;
+        let session = unpack(&row.kept())?.with_signed(row.signed.clone());
+        let bytes = weight::of(&session) as usize;
+        let session = Arc::new(session);
+        let is_full = self.bytes + self.ready_bytes + bytes > most;
+        if is_full && !session.is_due(now) && row.has_fresh_signature(now) && !self.displaces(at) {
+            self.rows.get_mut(at as usize)?.asked = second(now);
+            return Some(session);
+        }
         let row = self.rows.get_mut(at as usize)?;
-        let signed = row.signed.take();
-        self.ready_bytes -= signed.as_ref().map_or(0, |_| SIGNED);
-        let ready = Arc::new(make(&row.kept(), signed)?);
-        row.ready = Some(Arc::clone(&ready));
+        self.ready_bytes -= row.signed.take().map_or(0, |_| SIGNED);
+        row.ready = Some(Arc::clone(&session));
         row.is_wanted = AtomicBool::new(false);
-        self.ready_bytes += weight::of(&ready) as usize;
+        self.ready_bytes += bytes;
         self.newest_ready = Some(self.join(Ring::Ready, at, self.newest_ready));
-        Some(ready)
+        self.shed_ready(most);
+        Some(session)
+    }
+
+    /// Whether a session that is not ready was requested later than one that is, before this request. Otherwise it is made ready for this
+    /// request alone: where more are in use than can be held, those that are held stay, instead of each making way for the next.
+    fn displaces(&mut self, at: u32) -> bool {
+        let Some(row) = self.row(at) else { return false };
+        let asked = row.asked.max(second(row.last_seen));
+        for _ in 0..LOOKED_AT {
+            let Some(oldest) = self.newest_ready.map(|newest| self.links(Ring::Ready, newest).newer) else {
+                return true;
+            };
+            let used = self.row(oldest).and_then(|row| row.ready.as_ref()).map_or(0, |ready| second(ready.last_seen()));
+            if used.saturating_add(SURELY) < asked {
+                return true;
+            }
+            self.newest_ready = Some(oldest);
+        }
+        false
     }
 
     /// Packs ready sessions, the longest unrequested first, until all together take at most `most` bytes; in the end signatures go too.
@@ -205,6 +243,7 @@ impl SessionTable {
     fn drop_ready(&mut self, at: u32) {
         let Some(row) = self.rows.get_mut(at as usize) else { return };
         let Some(ready) = row.ready.take() else { return };
+        row.asked = second(ready.last_seen());
         row.signed = ready.signed().map(Box::new);
         self.ready_bytes += row.signed.as_ref().map_or(0, |_| SIGNED);
         self.ready_bytes -= weight::of(&ready) as usize;
@@ -424,6 +463,10 @@ impl Kept<'_> {
 }
 
 impl Row {
+    fn has_fresh_signature(&self, now: Timestamp) -> bool {
+        self.signed.as_ref().is_some_and(|signed| now.since(signed.issued_at) < assertion::REUSE)
+    }
+
     fn kept(&self) -> Kept<'_> {
         Kept {
             key: self.key,
@@ -459,6 +502,11 @@ impl Row {
             Ring::ProviderSession => self.owners.provider_session.map_or(0, std::num::NonZeroU64::get),
         }
     }
+}
+
+/// A time as its second.
+fn second(time: Timestamp) -> u32 {
+    u32::try_from(time.secs()).unwrap_or(u32::MAX)
 }
 
 impl Owner {

@@ -9,8 +9,10 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::adapters::stores::key::ByKey;
+use crate::adapters::stores::signatures::Signatures;
 use crate::adapters::stores::weight;
-use crate::domain::session::SessionKey;
+use crate::domain::session::{Session, SessionKey};
+use crate::domain::time::Timestamp;
 use crate::ports::LoadedSession;
 
 /// How long the end or change of a session is remembered: longer than any read of it can take.
@@ -32,6 +34,7 @@ pub(super) struct Hot {
     ttl: Duration,
     began: Instant,
     evicted: Arc<AtomicU64>,
+    signatures: Arc<Signatures>,
 }
 
 /// A session in memory.
@@ -79,14 +82,17 @@ impl Hot {
     pub(super) fn new(bytes: u64, ttl: Duration) -> Self {
         let evicted = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&evicted);
+        let signatures = Arc::new(Signatures::new(bytes));
+        let kept = Arc::clone(&signatures);
         let entries = Cache::builder()
             // The default policy would reject a new session while the cache is full of sessions in use.
             .eviction_policy(EvictionPolicy::lru())
-            .max_capacity(bytes)
+            .max_capacity(Signatures::room_beside(bytes))
             .time_to_idle(UNUSED_MOST)
-            .weigher(|_, entry: &Arc<Entry>| weight::of(&entry.loaded))
-            .eviction_listener(move |_, _, cause| {
+            .weigher(|_, entry: &Arc<Entry>| weight::in_cache(&entry.loaded))
+            .eviction_listener(move |_, entry, cause| {
                 if cause == RemovalCause::Size {
+                    kept.keep(&entry.loaded);
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -104,7 +110,7 @@ impl Hot {
             })
             .build();
         let generation = AtomicU64::new(0);
-        Self { entries, news, lost, channel: ChannelState::default(), generation, ttl, began, evicted }
+        Self { entries, news, lost, channel: ChannelState::default(), generation, ttl, began, evicted, signatures }
     }
 
     fn clock(&self) -> u64 {
@@ -153,6 +159,15 @@ impl Hot {
             entry.read.at
         };
         Duration::from_millis(self.clock().saturating_sub(certain)) < self.ttl
+    }
+
+    /// A session ready for requests, with what its last assertion was signed with, if that is known here.
+    pub(super) fn ready(&self, key: SessionKey, session: Session, seen: Timestamp) -> LoadedSession {
+        let loaded = LoadedSession::new(key, session, seen);
+        match self.entries.get(&key).and_then(|entry| entry.loaded.signed()) {
+            Some(signed) => loaded.with_signed(Some(Box::new(signed))),
+            None => self.signatures.give(loaded),
+        }
     }
 
     /// Stores a session that was read and opened under the terms of `generation`; `None`: it has ended in the meantime.
@@ -248,6 +263,7 @@ impl Hot {
     pub(super) fn sweep(&self) {
         self.entries.run_pending_tasks();
         self.news.run_pending_tasks();
+        self.signatures.sweep();
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -275,8 +291,7 @@ fn tail(sealed: &[u8]) -> [u8; 16] {
 mod tests {
     use super::*;
     use crate::domain::identity::{Identity, ProviderKind, Username};
-    use crate::domain::session::{Authority, Device, Session};
-    use crate::domain::time::Timestamp;
+    use crate::domain::session::{Authority, Device};
 
     const KEY: SessionKey = SessionKey([1; 32]);
     const TTL: Duration = Duration::from_secs(10);

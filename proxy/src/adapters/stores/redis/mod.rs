@@ -202,7 +202,7 @@ impl RedisStore {
             Some(_) | None => {
                 let Some(session) = self.open_value(&terms, key, &value) else { return Ok(None) };
                 let seen = known.as_ref().map_or(seen, |entry| seen.max(entry.loaded.last_seen()));
-                Arc::new(LoadedSession::new(key, session, seen))
+                Arc::new(self.hot.ready(key, session, seen))
             }
         };
         if !loaded.is_live(terms.idle, now) || self.ends.holds(key) {
