@@ -31,6 +31,12 @@ impl UpstreamIdentities {
         self.0.load().as_ref()?.iter().find(|identity| identity.upstream == number).cloned()
     }
 
+    /// Whether it was made for no upstream yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.load().is_none()
+    }
+
     /// Remembers the current fields for an upstream.
     pub fn keep(&self, identity: &Arc<UpstreamIdentity>) {
         self.0.rcu(|before| {

@@ -43,7 +43,8 @@ impl Signatures {
 
     /// Gives it to a session that is made ready again.
     pub(super) fn give(&self, session: LoadedSession) -> LoadedSession {
-        let signed = self.0.remove(&session.key());
+        // It stays: of several requests at once, each makes the session ready.
+        let signed = self.0.get(&session.key());
         session.with_signed(signed.map(Box::new))
     }
 

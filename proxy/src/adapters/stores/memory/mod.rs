@@ -564,7 +564,11 @@ mod tests {
     }
 
     fn sign(session: &LoadedSession, now: Timestamp) {
-        let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
+        sign_by(7, session, now);
+    }
+
+    fn sign_by(signer: u64, session: &LoadedSession, now: Timestamp) {
+        let signed = Signed { issued_at: now, signer, of: 1, signature: [9; 64] };
         let value = http::HeaderValue::from_static("a.b.c");
         session.assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
     }
@@ -595,6 +599,19 @@ mod tests {
         let number = |held: &[bool]| held.iter().filter(|is_ready| **is_ready).count();
         assert!(number(&held[4]) > 200 && number(&held[4]) < 500, "{} are ready", number(&held[4]));
         assert_eq!(held[3], held[4]);
+        // One whose signature counts no more is held, so that the new one is kept: after the clock was set back, or after a reload.
+        let now = begun + Duration::from_secs(8);
+        let mut unheld =
+            tokens.iter().zip(&held[4]).filter(|(_, is_ready)| !**is_ready).map(|(token, _)| token.clone());
+        let early = unheld.next().unwrap();
+        store.hot(&early, Timestamp::from_secs(500)).unwrap();
+        let outdated = unheld.next().unwrap();
+        let renewed = tokens.iter().zip(&held[4]).filter(|(_, is_ready)| **is_ready);
+        for (token, _) in renewed {
+            sign_by(8, &store.hot(token, now).unwrap(), now);
+        }
+        store.hot(&outdated, now).unwrap();
+        assert_eq!(are_ready(&[early, outdated]), [true, true]);
         // Who comes while the others are idle takes their room, after one request for itself alone.
         let mut comers: Vec<_> = tokens.into_iter().zip(&held[4]).filter(|(_, is_ready)| !**is_ready).collect();
         comers.truncate(200);

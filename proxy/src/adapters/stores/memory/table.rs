@@ -68,6 +68,8 @@ struct Row {
     asked: u32,
     /// What its last assertion was signed with, while it is not ready.
     signed: Option<Box<Signed>>,
+    /// Whether it also had identities for upstreams other than the usual one, which are signed apart and not kept.
+    had_others: bool,
 }
 
 /// Hashes of the session's owners. Different owners may share a hash: the caller checks the record.
@@ -136,6 +138,7 @@ impl SessionTable {
             is_wanted: AtomicBool::new(false),
             asked: 0,
             signed: None,
+            had_others: false,
         };
         let Some(at) = self.seat(row) else { return };
         self.bytes += bytes;
@@ -177,7 +180,8 @@ impl SessionTable {
         let bytes = weight::of(&session) as usize;
         let session = Arc::new(session);
         let is_full = self.bytes + self.ready_bytes + bytes > most;
-        if is_full && !session.is_due(now) && row.has_fresh_signature(now) && !self.displaces(at) {
+        // Only if its renewal cannot have been postponed, and nothing is signed, which would be lost with it.
+        if is_full && !session.is_due(now) && row.has_all_signed(now) && !self.displaces(at) {
             self.rows.get_mut(at as usize)?.asked = second(now);
             return Some(session);
         }
@@ -191,17 +195,23 @@ impl SessionTable {
         Some(session)
     }
 
-    /// Whether a session that is not ready was requested later than one that is, before this request. Otherwise it is made ready for this
-    /// request alone: where more are in use than can be held, those that are held stay, instead of each making way for the next.
+    /// Whether a session that is not ready was requested later than one that is, before this request; that one then is the next to be
+    /// packed. Otherwise it is made ready for this request alone: where more are in use than can be held, those that are held stay, instead
+    /// of each making way for the next.
     fn displaces(&mut self, at: u32) -> bool {
-        let Some(row) = self.row(at) else { return false };
-        let asked = row.asked.max(second(row.last_seen));
+        let Some(row) = self.row(at) else { return true };
+        let (asked, signer) = (row.asked.max(second(row.last_seen)), row.signed.as_ref().map(|signed| signed.signer));
         for _ in 0..LOOKED_AT {
             let Some(oldest) = self.newest_ready.map(|newest| self.links(Ring::Ready, newest).newer) else {
                 return true;
             };
-            let used = self.row(oldest).and_then(|row| row.ready.as_ref()).map_or(0, |ready| second(ready.last_seen()));
-            if used.saturating_add(SURELY) < asked {
+            let Some(row) = self.rows.get_mut(oldest as usize) else { return true };
+            let Some(ready) = &row.ready else { return true };
+            // Signers are numbered as they come: what a later one has signed says that ours counts no more.
+            let signs_anew = ready.signed().map(|signed| signed.signer) > signer;
+            if signs_anew || second(ready.last_seen()).saturating_add(SURELY) < asked {
+                // It is the one to make way.
+                *row.is_wanted.get_mut() = false;
                 return true;
             }
             self.newest_ready = Some(oldest);
@@ -244,6 +254,7 @@ impl SessionTable {
         let Some(row) = self.rows.get_mut(at as usize) else { return };
         let Some(ready) = row.ready.take() else { return };
         row.asked = second(ready.last_seen());
+        row.had_others = !ready.upstream_identities().is_empty();
         row.signed = ready.signed().map(Box::new);
         self.ready_bytes += row.signed.as_ref().map_or(0, |_| SIGNED);
         self.ready_bytes -= weight::of(&ready) as usize;
@@ -463,8 +474,12 @@ impl Kept<'_> {
 }
 
 impl Row {
-    fn has_fresh_signature(&self, now: Timestamp) -> bool {
-        self.signed.as_ref().is_some_and(|signed| now.since(signed.issued_at) < assertion::REUSE)
+    /// Whether a request now needs no new signature, as far as the table knows.
+    fn has_all_signed(&self, now: Timestamp) -> bool {
+        let is_fresh = |signed: &Signed| {
+            now.since(signed.issued_at) < assertion::REUSE && signed.issued_at.since(now) < assertion::REUSE
+        };
+        !self.had_others && self.signed.as_deref().is_some_and(is_fresh)
     }
 
     fn kept(&self) -> Kept<'_> {

@@ -292,6 +292,7 @@ mod tests {
     use super::*;
     use crate::domain::identity::{Identity, ProviderKind, Username};
     use crate::domain::session::{Authority, Device};
+    use crate::ports::{IssuedAssertion, Signed};
 
     const KEY: SessionKey = SessionKey([1; 32]);
     const TTL: Duration = Duration::from_secs(10);
@@ -415,6 +416,9 @@ mod tests {
     fn what_is_given_up_for_want_of_room_has_not_ended() {
         let hot = Hot::new(5 * 2048, TTL);
         let held = loaded(KEY);
+        let signed = Signed { issued_at: Timestamp::from_secs(1), signer: 7, of: 1, signature: [9; 64] };
+        let value = http::HeaderValue::from_static("a.b.c");
+        held.assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
         hot.insert(Arc::clone(&held), b"", 0, hot.reading(), 0).unwrap();
         for n in 2..40 {
             hot.insert(loaded(SessionKey([n; 32])), b"", 0, hot.reading(), 0).unwrap();
@@ -422,5 +426,11 @@ mod tests {
         }
         assert!(hot.any(KEY).is_none() && hot.evicted() > 30 && hot.count() < 6);
         assert!(!is_over(&held));
+        for _ in 0..2 {
+            let again = hot.ready(KEY, held.session().clone(), Timestamp::from_secs(1));
+            assert_eq!(again.signed().unwrap().signature, [9; 64], "nothing is signed anew for it");
+        }
+        let other = hot.ready(SessionKey([2; 32]), held.session().clone(), Timestamp::from_secs(1));
+        assert!(other.signed().is_none());
     }
 }
