@@ -177,6 +177,14 @@ impl LoadedSession {
         &self.assertion
     }
 
+    /// As if this signer had signed an assertion for it.
+    #[cfg(test)]
+    pub(crate) fn was_signed(&self, signer: u64, now: Timestamp) {
+        let signed = Signed { issued_at: now, signer, of: 1, signature: [9; 64] };
+        let value = HeaderValue::from_static("a.b.c");
+        self.assertion.store(Some(Arc::new(IssuedAssertion { value, signed })));
+    }
+
     /// The signature of the latest assertion, made by this copy of the session or before it.
     #[must_use]
     pub fn signed(&self) -> Option<Signed> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use crate::adapters::assertion::{Assertions, REUSE, SigningFailed};
+use crate::adapters::assertion::{Assertions, SigningFailed, is_fresh};
 use crate::adapters::grants::GrantSealer;
 use crate::adapters::telemetry::Clean;
 use crate::domain::identity::Identified as _;
@@ -65,8 +65,7 @@ impl IdentityFieldsBuilder {
             IdentityChoice::Table(table) => table.has_assertion(),
         };
         let upstream = self.assertions.number();
-        let is_fresh =
-            |made: &Arc<UpstreamIdentity>| !has_assertion || (now.since(made.at) < REUSE && made.at.since(now) < REUSE);
+        let is_fresh = |made: &Arc<UpstreamIdentity>| !has_assertion || is_fresh(made.at, now);
         if let Some(made) = session.upstream_identities().for_upstream(upstream).filter(is_fresh) {
             return Ok(Some(made));
         }

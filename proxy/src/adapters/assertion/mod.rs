@@ -59,6 +59,12 @@ struct AssertionClaims<'a> {
     groups: &'a [String],
 }
 
+/// Whether what was signed at `issued_at` is still sent. After the clock is set back, an assertion from the future must not be used.
+#[must_use]
+pub fn is_fresh(issued_at: Timestamp, now: Timestamp) -> bool {
+    now.since(issued_at) < REUSE && issued_at.since(now) < REUSE
+}
+
 /// A unique number for each signer, by which a session detects an assertion from before a reload.
 fn next_signer() -> u64 {
     static SIGNERS: AtomicU64 = AtomicU64::new(0);
@@ -136,10 +142,7 @@ impl Assertions {
     }
 
     fn is_fresh(&self, signed: &Signed, now: Timestamp) -> bool {
-        signed.signer == self.signer
-            && now.since(signed.issued_at) < REUSE
-            // After the clock is set back, an assertion from the future must not be used.
-            && signed.issued_at.since(now) < REUSE
+        signed.signer == self.signer && is_fresh(signed.issued_at, now)
     }
 
     /// The public keys as a JWK set (RFC 7517 §5), JSON.

@@ -241,7 +241,6 @@ mod tests {
     use super::*;
     use crate::domain::identity::{Identity, ProviderKind, Username};
     use crate::domain::session::{Authority, Device};
-    use crate::ports::{IssuedAssertion, Signed};
 
     const HOUR: Duration = Duration::from_secs(3600);
     const MEMORY: u64 = 1 << 20;
@@ -346,10 +345,8 @@ mod tests {
     async fn what_is_verified_again_for_want_of_room_is_not_signed_for_again() {
         let (store, now) = (store(), Timestamp::from_secs(1000));
         let token = store.begin(session(0, now), now).await.unwrap();
-        let signed = Signed { issued_at: now, signer: 7, of: 1, signature: [9; 64] };
-        let value = http::HeaderValue::from_static("a.b.c");
         let first = store.load(&token, now).await.unwrap().unwrap();
-        first.assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
+        first.was_signed(7, now);
         for number in 0..1000 {
             let other = store.begin(session_of(&number.to_string(), now), now).await.unwrap();
             store.load(&other, now).await.unwrap().unwrap();

@@ -476,10 +476,7 @@ impl Kept<'_> {
 impl Row {
     /// Whether a request now needs no new signature, as far as the table knows.
     fn has_all_signed(&self, now: Timestamp) -> bool {
-        let is_fresh = |signed: &Signed| {
-            now.since(signed.issued_at) < assertion::REUSE && signed.issued_at.since(now) < assertion::REUSE
-        };
-        !self.had_others && self.signed.as_deref().is_some_and(is_fresh)
+        !self.had_others && self.signed.as_ref().is_some_and(|signed| assertion::is_fresh(signed.issued_at, now))
     }
 
     fn kept(&self) -> Kept<'_> {

@@ -292,7 +292,6 @@ mod tests {
     use super::*;
     use crate::domain::identity::{Identity, ProviderKind, Username};
     use crate::domain::session::{Authority, Device};
-    use crate::ports::{IssuedAssertion, Signed};
 
     const KEY: SessionKey = SessionKey([1; 32]);
     const TTL: Duration = Duration::from_secs(10);
@@ -416,9 +415,7 @@ mod tests {
     fn what_is_given_up_for_want_of_room_has_not_ended() {
         let hot = Hot::new(5 * 2048, TTL);
         let held = loaded(KEY);
-        let signed = Signed { issued_at: Timestamp::from_secs(1), signer: 7, of: 1, signature: [9; 64] };
-        let value = http::HeaderValue::from_static("a.b.c");
-        held.assertion().store(Some(Arc::new(IssuedAssertion { value, signed })));
+        held.was_signed(7, Timestamp::from_secs(1));
         hot.insert(Arc::clone(&held), b"", 0, hot.reading(), 0).unwrap();
         for n in 2..40 {
             hot.insert(loaded(SessionKey([n; 32])), b"", 0, hot.reading(), 0).unwrap();
