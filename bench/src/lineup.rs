@@ -61,6 +61,7 @@ impl Lineup {
                 rules,
                 people: options.people,
                 store: store.clone(),
+                session_memory: options.session_memory,
                 connections: CONNECTIONS,
                 anew: options.first_requests && !matches!(options.store, Store::Memory),
                 certificate,

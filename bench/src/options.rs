@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// Where the proxy keeps its sessions.
     #[arg(long, value_enum, default_value = "memory")]
     pub(crate) store: Store,
+    /// What the sessions in the proxy's memory may take together (`SESSION_MEMORY_BYTES`); without it the proxy's own limit, 128 MiB.
+    #[arg(long, value_name = "BYTES", value_parser = RangedU64ValueParser::<u64>::new().range(1_048_576..))]
+    pub(crate) session_memory: Option<u64>,
 }
 
 /// Who is measured, and how often.

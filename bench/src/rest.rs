@@ -72,6 +72,7 @@ async fn both(number: usize, protocol: Protocol, threads: usize, sidegate: Optio
         rules: 0,
         people: 1,
         store: Store::Memory,
+        session_memory: None,
         connections: number + 100,
         anew: false,
         certificate,

@@ -47,6 +47,8 @@ pub(crate) struct Setup<'a> {
     /// How many people are signed in, each with a session.
     pub(crate) people: usize,
     pub(crate) store: Store,
+    /// The limit for the sessions in its memory, in bytes, where it is another than its own.
+    pub(crate) session_memory: Option<u64>,
     /// The limit of connections.
     pub(crate) connections: usize,
     /// Whether it is started anew after the sign-ins, where its store outlives it: a replica that has not seen these sessions.
@@ -168,6 +170,9 @@ impl Launched<'_> {
                 command.env("SESSION_STORE", "redis").env("SESSION_REDIS_URL", url).env("SESSION_SECRET", SECRET)
             }
         };
+        if let Some(bytes) = setup.session_memory {
+            command.env("SESSION_MEMORY_BYTES", bytes.to_string());
+        }
         let mut process = command
             .env("OAUTH_ENABLED", "true")
             .env("OAUTH_PROVIDER", "github")

@@ -42,6 +42,7 @@ pub(crate) async fn run(options: &WebsocketOptions) -> anyhow::Result<()> {
         rules: 0,
         people: 1,
         store: Store::Memory,
+        session_memory: None,
         connections: count + 100,
         anew: false,
         certificate: None,

@@ -25,6 +25,7 @@ pub(super) async fn run(out: &mut impl Write, options: &SessionOptions) -> anyho
         rules: 0,
         people: 1,
         store,
+        session_memory: None,
         connections: CONNECTIONS,
         anew: false,
         certificate: None,
