@@ -562,7 +562,7 @@ async fn authorization_passes_untouched() {
 }
 
 /// Trailer names that must not be forwarded, and one that may.
-const TRAILERS: [&str; 16] = [
+const TRAILERS: [&str; 19] = [
     "x-sum",
     "x-forwarded-user",
     "x_forwarded_email",
@@ -571,6 +571,9 @@ const TRAILERS: [&str; 16] = [
     "x-auth-request-user",
     "remote-user",
     "x_remote_user",
+    "x-remote-group",
+    "impersonate-user",
+    "x-http-method-override",
     "x-forwarded-for",
     "forwarded",
     "cookie",

@@ -179,7 +179,7 @@ async fn trailers_and_http2_are_no_way_round() {
     let ann = proxy.signed_in_as("ann").await;
     let cookie = ann.cookie_header();
     let text = format!(
-        "POST /kube/x HTTP/1.1\r\nHost: {HOST}\r\nCookie: {cookie}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: impersonate-user\r\n\r\n2\r\nhi\r\n0\r\nImpersonate-User: root\r\nimpersonate_group: system:masters\r\nAuthorization: Bearer x\r\nx-sum: 1\r\n\r\n"
+        "POST /kube/x HTTP/1.1\r\nHost: {HOST}\r\nCookie: {cookie}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: impersonate-user\r\n\r\n2\r\nhi\r\n0\r\nImpersonate-User: root\r\nimpersonate_group: system:masters\r\nX-Remote-Group: system:masters\r\nx_remote_extra-a: root\r\nAuthorization: Bearer x\r\nx-sum: 1\r\n\r\n"
     );
     assert!(proxy.raw(text).await.starts_with("HTTP/1.1 200"));
     let seen = kube.last();

@@ -413,6 +413,44 @@ async fn a_websocket_needs_the_origin_of_its_own_host() {
 }
 
 #[tokio::test]
+async fn without_a_description_a_websocket_needs_the_public_origin_or_that_of_its_host() {
+    let upstream = Upstream::start().await;
+    let (sibling, other) = (format!("evil.{HOST}"), format!("grafana.{HOST}"));
+    let (ours, theirs) = (format!("http://{HOST}"), format!("http://{sibling}"));
+    let (ours, theirs, other) = (ours.as_str(), theirs.as_str(), other.as_str());
+    for is_trusted in [true, false] {
+        let plan = with_rules("", &upstream).await.env("COOKIE_DOMAIN", HOST);
+        let plan = if is_trusted { plan } else { plan.without("TRUSTED_PROXIES") };
+        let proxy = plan.start().await;
+        let mut ann = proxy.signed_in_as("ann").await;
+        for (host, origin, status) in [
+            (HOST, None, 200),
+            (HOST, Some(ours), 200),
+            (HOST, Some(theirs), 403),
+            (HOST, Some("https://evil.example"), 403),
+            (HOST, Some("null"), 403),
+            // nginx asks under its own name for Sidegate, unless it is told otherwise.
+            ("sidegate:8080", None, 200),
+            ("sidegate:8080", Some(ours), 200),
+            ("sidegate:8080", Some(theirs), 403),
+            (other, Some("http://grafana.app.localhost"), 200),
+            (other, Some("https://grafana.app.localhost"), 403),
+            (other, Some(theirs), 403),
+        ] {
+            let mut request = asking(VERIFY, &[("host", host), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]);
+            if let Some(origin) = origin {
+                request = request.header("origin", origin);
+            }
+            let answer = ann.send(request).await;
+            assert_eq!(answer.status.as_u16(), status, "{host} {origin:?}, trusted: {is_trusted}");
+            assert_eq!(answer.text().contains("cross_site"), status == 403, "{answer:?}");
+        }
+        let script = asking(VERIFY, &[("origin", theirs)]);
+        assert_eq!(ann.send(script).await.status.as_u16(), 200, "what is no WebSocket is the application's to judge");
+    }
+}
+
+#[tokio::test]
 async fn two_sessions_are_none_and_go() {
     let upstream = Upstream::start().await;
     let proxy = with_rules(RULES, &upstream).await.start().await;

@@ -30,9 +30,14 @@ async fn echo() -> Upstream {
 
 /// Sends an upgrade with further header lines, and `behind` immediately after it.
 async fn upgrade(proxy: &Proxy, lines: &str, behind: &str) -> TcpStream {
+    upgrade_at(proxy, HOST, lines, behind).await
+}
+
+/// The same for any host.
+async fn upgrade_at(proxy: &Proxy, host: &str, lines: &str, behind: &str) -> TcpStream {
     let mut stream = TcpStream::connect(proxy.address).await.unwrap();
     let head = format!(
-        "GET /ws?a=b HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n{behind}"
+        "GET /ws?a=b HTTP/1.1\r\nHost: {host}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n{behind}"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream
@@ -101,6 +106,26 @@ async fn a_websocket_needs_a_session_and_our_origin() {
         let mut stream = upgrade(&proxy, &format!("{cookie}{origin}"), "").await;
         let answer = read_until(&mut stream, "welcome").await;
         assert!(answer.starts_with("HTTP/1.1 101"), "{origin}: {answer}");
+    }
+}
+
+/// As behind a balancer that ends TLS and is not one of `TRUSTED_PROXIES`: the connection is by http, the pages are by https.
+#[tokio::test]
+async fn another_host_has_the_scheme_of_the_public_origin() {
+    let upstream = echo().await;
+    let other = format!("grafana.{HOST}");
+    let rules = format!("[[routes]]\nhost = \"{other}\"\nallow = \"public\"");
+    let plan = Proxy::with_sign_in_at(&format!("https://{HOST}"), "github", &upstream).await;
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &rules).start().await;
+    for origin in [format!("http://{other}"), format!("https://{HOST}"), format!("http://{HOST}"), "null".to_owned()] {
+        let mut stream = upgrade_at(&proxy, &other, &format!("Origin: {origin}\r\n"), "").await;
+        let answer = read_until(&mut stream, "}").await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("cross_site"), "{origin}: {answer}");
+    }
+    for host in [other.clone(), format!("{other}:443")] {
+        let mut stream = upgrade_at(&proxy, &host, &format!("Origin: https://{other}\r\n"), "").await;
+        let answer = read_until(&mut stream, "welcome").await;
+        assert!(answer.starts_with("HTTP/1.1 101"), "{host}: {answer}");
     }
 }
 

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::certificate::ClientCertificate;
 use super::principal::{Known, Principal};
-use super::readings::Readings;
+use super::readings::{Readings, WORK_LIMIT};
 use super::rules::{Access, HostName, Openness, Rule, RuleId, Rules, without_prefix};
 use super::time::Timestamp;
 
@@ -257,7 +257,8 @@ fn judge_readings(
 }
 
 /// Judges the path again as its upstream reads it after the rule's prefix was removed: `/app/../admin` becomes `/../admin`, which a server
-/// reads as its `/admin`, and which the rules know as `/app/admin`. A plain path reads the same with and without its prefix.
+/// reads as its `/admin`, and which the rules know as `/app/admin`. A plain path reads the same with and without its prefix. Since each
+/// reading has readings of its own, one limit holds for all of them: a path beyond it is refused.
 fn judge_behind_prefix(
     rules: &Rules,
     ask: &Ask<'_>,
@@ -269,13 +270,14 @@ fn judge_behind_prefix(
     let Some(path) = without_prefix(ask.path.as_written(), prefix, deciding.ignores_case) else { return Ok(()) };
     let upstream = |id: Option<RuleId>| rules.get(id?)?.upstream.as_deref();
     let refusal = || Refusal { rule, why: Why::BehindPrefix };
-    let stripped = Readings::of(&path).map_err(|_| refusal())?;
+    let mut work = WORK_LIMIT;
+    let stripped = Readings::within(&path, &mut work).map_err(|_| refusal())?;
     if stripped.is_plain() {
         return Ok(());
     }
     for reading in stripped.iter() {
         let whole = format!("{prefix}{reading}");
-        let path = Readings::of(&whole).map_err(|_| refusal())?;
+        let path = Readings::within(&whole, &mut work).map_err(|_| refusal())?;
         match judge_readings(rules, &Ask { path: &path, ..*ask }, principal) {
             Ok((again, _)) if upstream(again) == deciding.upstream.as_deref() => {}
             Ok(_) | Err(_) => return Err(refusal()),

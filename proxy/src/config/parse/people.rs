@@ -49,7 +49,7 @@ fn read_file(reading: &mut Reading) -> Option<Vec<String>> {
     let text = reading.file_text(OAUTH_ALLOWED_USERS_FILE, &path)?;
     let mut entries = Vec::new();
     for (i, line) in text.lines().enumerate() {
-        let entry = line.split_once('#').map_or(line, |(entry, _)| entry).trim();
+        let entry = without_comment(line).trim();
         if entry.contains(',') {
             reading.fault(
                 OAUTH_ALLOWED_USERS_FILE,
@@ -64,6 +64,12 @@ fn read_file(reading: &mut Reading) -> Option<Vec<String>> {
             .warn(format!("OAUTH_ALLOWED_USERS_FILE: the file {} names nobody, so it lets nobody in", path.display()));
     }
     Some(entries)
+}
+
+/// A line without its comment, which begins at the line's start or after white space: names and addresses may have a `#`.
+fn without_comment(line: &str) -> &str {
+    let mut fronts = line.match_indices('#').filter_map(|(at, _)| line.get(..at));
+    fronts.find(|front| front.is_empty() || front.ends_with(char::is_whitespace)).unwrap_or(line)
 }
 
 fn groups(reading: &mut Reading, kind: Option<ProviderKind>, entries: &[String]) -> AllowedGroups {
@@ -193,7 +199,7 @@ pub(super) fn odd_user(kind: ProviderKind, entry: &str) -> Option<&'static str> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::trial::{github, warnings};
+    use crate::config::trial::{github, sign_in, warnings};
 
     #[test]
     fn entries_that_can_match_nobody_are_reported() {
@@ -218,6 +224,34 @@ mod tests {
         }
         let many = warnings(github(&[("OAUTH_ALLOWED_USERS", &"a;b,".repeat(30))]));
         assert_eq!(many.matches("can match nobody").count(), ADVICE_MOST + 1, "{many}");
+    }
+
+    #[test]
+    fn a_comment_in_the_file_begins_at_a_lines_start_or_after_white_space() {
+        for (line, entry) in [
+            ("ann # on call", "ann "),
+            ("ann\t#on call", "ann\t"),
+            ("# ann", ""),
+            ("  # ann", "  "),
+            ("#", ""),
+            ("ann#ops@example.com", "ann#ops@example.com"),
+            ("ann#ops@example.com # ann, of ops#2", "ann#ops@example.com "),
+            ("id:a#b", "id:a#b"),
+            ("ann", "ann"),
+            ("", ""),
+        ] {
+            assert_eq!(without_comment(line), entry, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_sign_within_a_word_is_read_alike_from_the_file_and_from_the_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        std::fs::write(&path, "ann#ops@example.com\n@b#c.example # a comment\nid:7#8\n").unwrap();
+        let users = |more: &[(&str, &str)]| sign_in(github(more)).allow.users.unwrap();
+        let filed = users(&[("OAUTH_ALLOWED_USERS", "bob"), ("OAUTH_ALLOWED_USERS_FILE", path.to_str().unwrap())]);
+        assert_eq!(filed, users(&[("OAUTH_ALLOWED_USERS", "bob,ann#ops@example.com,@b#c.example,id:7#8")]));
     }
 
     #[test]

@@ -446,6 +446,22 @@ fn a_path_is_judged_as_its_upstream_reads_it_without_the_prefix() {
 }
 
 #[test]
+fn behind_a_prefix_a_hostile_path_takes_bounded_work() {
+    let app =
+        Rule { upstream: Some("app".into()), strips: Some("/app".into()), ..rule("app", "/app/**", Access::SignedIn) };
+    let rules = Rules::new(lists(), vec![app]);
+    // Twenty readings, each of which has up to twenty of its own.
+    for (length, decision) in [(10, "as app"), (1_000, "as app"), (8_000, "behind app")] {
+        let path = format!("/app/{}//x;y%41./", "a".repeat(length));
+        assert_eq!(Readings::of(&path).unwrap().iter().count(), 20, "{length}");
+        assert_eq!(say(&rules, "ann", "a.x", "GET", &path, "::1"), decision, "{length}");
+    }
+    // A long one with few readings passes.
+    let long = format!("/app/{}%2Fx%20y", "a".repeat(30_000));
+    assert_eq!(say(&rules, "ann", "a.x", "GET", &long, "::1"), "as app");
+}
+
+#[test]
 fn without_case_a_public_rule_opens_what_matches_letter_by_letter_and_a_closing_one_closes_more() {
     let folding = |rule: Rule| Rule { ignores_case: true, ..rule };
     let rules = Rules::new(

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Readings, below, explore, is_openable, steps::Step, without_case};
+use super::{Readings, WORK_LIMIT, below, explore, is_openable, steps::Step, without_case};
 
 const RECORDED: &str = include_str!("../../../tests/paths/recorded.tsv");
 const READINGS: &str = include_str!("../../../tests/paths/readings.tsv");
@@ -46,7 +46,8 @@ fn holes(steps: &[Step]) -> Vec<String> {
     let mut holes = Vec::new();
     for row in rows() {
         // Refused with 400, so that no server receives it.
-        let Ok(mut readings) = explore(row.path, steps) else { continue };
+        let mut work = WORK_LIMIT;
+        let Ok(mut readings) = explore(row.path, steps, &mut work) else { continue };
         readings.push(row.path.to_owned());
         for ((server, served), ignores_case) in servers.iter().zip(&row.served).zip(&ignores_case) {
             let leads_to = |reading: &String, place: &str| {

@@ -91,7 +91,11 @@ fn is_of_our_origin(exchange: &Exchange) -> bool {
         Some(sign_in) if sign_in.is_public_host(asked) || !snapshot.rules.are_about_host(asked) => {
             sign_in.origin_text.as_str()
         }
-        Some(_) | None => {
+        Some(sign_in) => {
+            own = headers::origin_of(sign_in.public_origin.scheme(), asked);
+            &own
+        }
+        None => {
             own = headers::own_origin(&head.headers, caller).unwrap_or_default();
             &own
         }

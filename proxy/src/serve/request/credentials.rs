@@ -9,7 +9,7 @@ const TOKEN_AS_PROTOCOL: &[u8] = b"base64url.bearer.authorization.k8s.io.";
 /// Removes every field that the server could take for its client's name or credential.
 pub(crate) fn strip(headers: &mut HeaderMap) {
     headers.remove(AUTHORIZATION);
-    let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_name(name.as_str())).cloned().collect();
+    let doomed: Vec<HeaderName> = headers.keys().filter(|name| names_somebody(name.as_str())).cloned().collect();
     for name in doomed {
         headers.remove(name);
     }
@@ -17,7 +17,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 }
 
 /// Whether a field carries an identity, other characters read as `-`. `X-Remote-…` counts if our certificate is a front proxy's.
-fn is_name(name: &str) -> bool {
+pub(super) fn names_somebody(name: &str) -> bool {
     let folded = |b: u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
     ["impersonate-", "x-remote-"].iter().any(|prefix| {
         name.len() >= prefix.len() && name.bytes().zip(prefix.bytes()).all(|(b, known)| folded(b) == known)

@@ -73,8 +73,11 @@ async fn verify(exchange: &mut Exchange) -> Result<Response<Body>, Refused> {
         described.replace(head);
     }
     headers::strip_request(&mut head.headers, caller.trusted);
-    let permit =
-        if is_described { admit_described(exchange, sign_in).await? } else { auth::admit_blindly(exchange).await? };
+    let permit = if is_described {
+        admit_described(exchange, sign_in).await?
+    } else {
+        admit_undescribed(exchange, sign_in).await?
+    };
     permitted(exchange, sign_in, &permit)
 }
 
@@ -94,6 +97,16 @@ pub(crate) async fn admit_described(
     auth::admit(exchange, &path).await
 }
 
+/// The permit for a request without a description. Its `Host` may be what the proxy in front calls Sidegate, so the public origin may open a
+/// WebSocket as well.
+async fn admit_undescribed(exchange: &Exchange, sign_in: &SignIn) -> Result<Permit<Arc<LoadedSession>>, Refused> {
+    let is_public = headers::is_same_origin(&exchange.head.headers, &sign_in.origin_text);
+    if !is_public && opens_websocket_from_elsewhere(exchange, sign_in) {
+        return Err(Rejection::CrossSite.into());
+    }
+    auth::admit_blindly(exchange).await
+}
+
 /// A WebSocket sends cookies from any site, without a preflight, so its origin must be that of its host (RFC 6455 §10.2). Proxies
 /// in front drop the hop-by-hop `Upgrade`, but pass on what only browsers' WebSockets send.
 fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool {
@@ -106,10 +119,7 @@ fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool
     let origin = if sign_in.is_public_host(host) {
         sign_in.origin_text.as_str()
     } else {
-        // Other hosts use https if the public one does.
-        let scheme = sign_in.public_origin.scheme();
-        let default = if scheme == "https" { ":443" } else { ":80" };
-        own = format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(host));
+        own = headers::origin_of(sign_in.public_origin.scheme(), host);
         &own
     };
     !headers::is_same_origin(&head.headers, origin)

@@ -7,7 +7,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
-use crate::domain::caller::{self, Caller, Scheme};
+use crate::domain::caller::{self, Caller};
 use crate::domain::readings::TooManyReadings;
 
 pub(super) static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -191,18 +191,22 @@ pub(super) fn trusted_value<'a>(headers: &'a HeaderMap, name: &HeaderName, calle
 
 /// The origin that a browser would send for this request: for open mode, which has no public origin.
 pub(crate) fn own_origin(headers: &HeaderMap, caller: &Caller) -> Option<String> {
-    let host = host(headers, caller)?;
-    let default = match caller.scheme {
-        Scheme::Http => ":80",
-        Scheme::Https => ":443",
-    };
-    Some(format!("{}://{}", caller.scheme.as_str(), host.strip_suffix(default).unwrap_or(host)))
+    host(headers, caller).map(|host| origin_of(caller.scheme.as_str(), host))
+}
+
+/// The origin that a browser would send for a page of `host`, which may have a port, by `http` or `https`. Where people sign in, every host
+/// has the scheme of the public origin: the connection's may be that of a balancer which ends TLS and is not trusted, and no page by http
+/// may speak for a host by https.
+pub(crate) fn origin_of(scheme: &str, host: &str) -> String {
+    let default = if scheme == "https" { ":443" } else { ":80" };
+    format!("{scheme}://{}", host.strip_suffix(default).unwrap_or(host))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::head;
     use super::*;
+    use crate::domain::caller::Scheme;
 
     #[test]
     fn one_host_and_the_same_everywhere() {
@@ -258,6 +262,19 @@ mod tests {
         assert_eq!(forwarded(3, "a, b"), ("a".into(), None));
         for unusable in ["a b", "", ",", "a, ", "u@a"] {
             assert_eq!(forwarded(1, unusable), ("inner:81".into(), Some(81)), "{unusable:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_has_no_port_where_that_is_the_schemes() {
+        for (scheme, host, origin) in [
+            ("https", "a.example", "https://a.example"),
+            ("https", "a.example:443", "https://a.example"),
+            ("https", "a.example:80", "https://a.example:80"),
+            ("http", "a.example:80", "http://a.example"),
+            ("http", "[::1]:8080", "http://[::1]:8080"),
+        ] {
+            assert_eq!(origin_of(scheme, host), origin);
         }
     }
 

@@ -7,7 +7,7 @@ mod strip;
 mod trace;
 
 pub(crate) use forwarded::{Forwarded, caller, is_rewritten};
-pub(crate) use host::{Malformed, check, forwarded_host, host, host_name, is_host, own_origin};
+pub(crate) use host::{Malformed, check, forwarded_host, host, host_name, is_host, origin_of, own_origin};
 pub(crate) use intent::{
     is_navigation, is_prefetch, is_same_origin, is_websocket, prefers_html, switches_to_websocket,
 };

@@ -8,6 +8,7 @@ use http::header::{
 };
 
 use crate::domain::caller::NO_ADDRESS;
+use crate::serve::request::credentials;
 
 /// Names that no client may set, not even a trusted proxy: upstreams believe them.
 const IDENTITY: [&str; 16] = [
@@ -256,7 +257,8 @@ pub(crate) fn strip_forbidden(headers: &mut HeaderMap, status: StatusCode) {
     }
 }
 
-/// Removes from trailers what is forbidden there (RFC 9110 §6.5.1) or what a client may not set.
+/// Removes from trailers what is forbidden there (RFC 9110 §6.5.1) or what a client may not set, whatever the rules and upstreams: a server
+/// may read a trailer as a header field.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
     let doomed = |text: &str| {
         is_identity(text)
@@ -264,6 +266,8 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
             || is_hop_by_hop(text)
             || is_rerouting(text)
             || is_client_address(text)
+            || is_method_override(text)
+            || credentials::names_somebody(text)
             || matches!(
                 text,
                 "content-length" | "host" | "trailer" | "cookie" | "set-cookie" | "authorization" | "content-encoding"
@@ -380,6 +384,24 @@ mod tests {
                 assert!(left(&spelling, false).is_empty() && left(&spelling, true).is_empty(), "{spelling}");
             }
         }
+    }
+
+    #[test]
+    fn trailers_lose_what_headers_lose_for_some_rules_and_upstreams_in_any_spelling() {
+        let methods = ["x-http-method-override", "x-http-method", "x-method-override"];
+        let people = ["x-remote-group", "x-remote-extra-a", "impersonate-user", "impersonate-extra-scopes"];
+        for name in methods.into_iter().chain(people) {
+            for spelling in [name.to_owned(), name.replace('-', "_"), name.replacen('-', ".", 1)] {
+                let sent = [(spelling.as_str(), "a"), (spelling.as_str(), "b"), ("x-sum", "1")];
+                let mut trailers = head(Version::HTTP_11, "/", &sent).headers;
+                strip_trailers(&mut trailers);
+                assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"], "{spelling}");
+            }
+        }
+        let kept = [("x-remotely", "1"), ("impersonate", "1"), ("x-http-methods", "1"), ("grpc-status", "0")];
+        let mut trailers = head(Version::HTTP_11, "/", &kept).headers;
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers.len(), kept.len());
     }
 
     #[test]
