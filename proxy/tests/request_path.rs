@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::support::client::{full, next_data, pieces};
 use crate::support::wire::read_until;
-use crate::support::{Client, PATIENCE, Proxy, Upstream, until};
+use crate::support::{Client, HOST, PATIENCE, Proxy, Upstream, until};
 
 /// An upstream that keeps each request's head, and asks `answer` what to do: given the number of the request, counted over all
 /// connections from 1, it returns the bytes to send, and whether the connection stays open.
@@ -726,6 +726,22 @@ async fn an_answer_of_an_upstream_that_answers_early_and_closes_is_read() {
             assert_eq!(answer.status(), 413);
             assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "too large");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_that_is_refused_does_not_take_the_refusal_away() {
+    const LENGTH: usize = 16 << 20;
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    for number in 0..20 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let head = format!("POST /x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LENGTH}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Sends everything before it reads, as simple clients do.
+        stream.write_all(&vec![b'x'; LENGTH]).await.unwrap_or_else(|error| panic!("{number}: {error}"));
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     }
 }
 

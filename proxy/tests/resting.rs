@@ -1,6 +1,8 @@
 //! An idle connection releases its buffers, and then handles the next request normally.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Response;
@@ -9,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::wire::read_until;
-use crate::support::{HOST, PATIENCE, Proxy, Upstream, memory};
+use crate::support::{HOST, PATIENCE, Proxy, Upstream, memory, until};
 use crate::tls::Issued;
 
 /// Longer than a connection keeps unused buffers.
@@ -169,4 +171,81 @@ async fn connections_at_rest_take_little_memory() {
     let each = resident().saturating_sub(before) / (TIMES * AT_ONCE);
     println!("a connection at rest takes {each} bytes");
     assert!(each < 8 * 1024, "{each} bytes");
+}
+
+/// An upstream that answers before it has read a body; and how much of the body it has read, if it `reads` on.
+async fn early(reads: bool) -> (Upstream, Arc<AtomicUsize>) {
+    let come = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&come);
+    let upstream = Upstream::raw(move |mut stream| {
+        let counted = Arc::clone(&counted);
+        async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").await.unwrap();
+            let mut piece = vec![0; 64 * 1024];
+            while reads && let Ok(length @ 1..) = stream.read(&mut piece).await {
+                counted.fetch_add(length, Ordering::Relaxed);
+            }
+            tokio::time::sleep(PATIENCE).await;
+        }
+    })
+    .await;
+    (upstream, come)
+}
+
+/// Sends as much as is taken. Returns how much that was.
+async fn send_until_stuck(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    let mut sent = 0;
+    while sent < bytes.len()
+        && let Ok(written) = tokio::time::timeout(Duration::from_millis(500), stream.write(&bytes[sent..])).await
+    {
+        sent += written.unwrap();
+    }
+    sent
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_body_after_an_early_answer_is_no_request() {
+    // More than all buffers on the way hold.
+    const LENGTH: usize = 64 << 20;
+    let rest: Vec<u8> = get("/smuggled").into_iter().cycle().take(LENGTH).collect();
+    for reads in [true, false] {
+        let (upstream, come) = early(reads).await;
+        let proxy = Proxy::open(&upstream).start().await;
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let head = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LENGTH}\r\n\r\n");
+        let answer = ask(&mut stream, head.as_bytes(), false, "early").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        if !reads {
+            let sent = send_until_stuck(&mut stream, &rest).await;
+            assert!(sent < LENGTH, "the body must be stuck");
+        }
+        tokio::time::sleep(LONG).await;
+        let sent = send_until_stuck(&mut stream, if reads { &rest } else { &rest[..1000] }).await;
+        assert_eq!(sent == LENGTH, reads);
+        if reads {
+            until("the body comes whole", async || come.load(Ordering::Relaxed) == LENGTH).await;
+        }
+        let more = tokio::time::timeout(LONG, stream.read(&mut [0])).await;
+        assert!(more.is_err(), "a part of the body was answered: {more:?}");
+        assert_eq!(upstream.connections(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_goes_on_after_its_answer_has_its_own_time_and_the_connection_rests_behind_it() {
+    let (upstream, come) = early(true).await;
+    let proxy = Proxy::open(&upstream).env("TIMEOUT_HEADER", "1s").env("TIMEOUT_IDLE", "3s").start().await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\n");
+    ask(&mut stream, head.as_bytes(), false, "early").await;
+    for sent in 1..=10 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        stream.write_all(b"x").await.unwrap();
+        until("it comes", async || come.load(Ordering::Relaxed) == sent).await;
+    }
+    let began = Instant::now();
+    let end = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await.expect("it never counts as idle");
+    assert_eq!(end.unwrap(), 0);
+    assert!((2..6).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }

@@ -251,3 +251,18 @@ async fn a_second_signal_in_earnest_ends_it_at_once() {
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(!asking.await.unwrap());
 }
+
+#[tokio::test]
+async fn while_nobody_gives_up_a_place_new_clients_are_turned_away() {
+    let (upstream, gate, waiting) = gated().await;
+    let mut proxy = Proxy::open(&upstream).env("LIMIT_CONNECTIONS", "1").start().await;
+    let mut first = Client::http1(proxy.address).await;
+    let asking = tokio::spawn(async move { first.get("/x").await.unwrap().into_body().collect().await.unwrap() });
+    until("the first is in flight", async || waiting.available_permits() == 1).await;
+    proxy.signal("TERM");
+    proxy.logs("draining").await;
+    until("it listens no more", async || TcpStream::connect(proxy.address).await.is_err()).await;
+    gate.add_permits(1);
+    asking.await.unwrap();
+    assert_eq!(proxy.ended().await.code(), Some(0));
+}

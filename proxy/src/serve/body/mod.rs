@@ -22,8 +22,8 @@ use crate::adapters::upstream::{Answer, BrokenAnswer, Restart};
 use crate::serve::body::guard::Guard;
 use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::headers;
-use crate::serve::watch::InFlight;
 use crate::serve::watch::streams::{self, Pace, Tail};
+use crate::serve::watch::{InFlight, OpenBody};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -250,9 +250,18 @@ pub(crate) struct RequestBody(Option<Box<Content>>);
 
 #[derive(Default)]
 struct Content {
-    rest: Option<(Incoming, Stall, Guard)>,
+    rest: Option<Rest>,
     /// What a failed attempt had already taken: it is sent first.
     front: VecDeque<Bytes>,
+}
+
+/// What is still to come from the client.
+struct Rest {
+    inner: Incoming,
+    stall: Stall,
+    guard: Guard,
+    /// Keeps the connection from counting as idle: the body may outlive the response.
+    open: OpenBody,
 }
 
 impl RequestBody {
@@ -260,18 +269,19 @@ impl RequestBody {
         Self(None)
     }
 
-    /// A client's body, which may make no progress for at most `limit`, and is aborted by its guard.
-    pub(crate) fn of(inner: Incoming, limit: Duration, guard: impl FnOnce() -> Guard) -> Self {
+    /// The body of the request `in_flight`, which may make no progress for at most `limit`, and is aborted by its guard.
+    pub(crate) fn of(inner: Incoming, limit: Duration, in_flight: &InFlight, guard: impl FnOnce() -> Guard) -> Self {
         if inner.is_end_stream() {
             return Self::empty();
         }
-        let rest = Some((inner, Stall::new(Side::Request, Some(limit)), guard()));
+        let stall = Stall::new(Side::Request, Some(limit));
+        let rest = Some(Rest { inner, stall, guard: guard(), open: in_flight.receives_body() });
         Self(Some(Box::new(Content { rest, front: VecDeque::new() })))
     }
 
     /// Limits the body's size and removes the `chosen` names from its trailers; `None`: its declared length is larger.
     pub(crate) fn within(mut self, bytes: Option<u64>, chosen: &Arc<ChosenNames>) -> Option<Self> {
-        if let Some((inner, stall, _)) = self.0.as_mut().and_then(|content| content.rest.as_mut()) {
+        if let Some(Rest { inner, stall, .. }) = self.0.as_mut().and_then(|content| content.rest.as_mut()) {
             if bytes.is_some_and(|most| inner.size_hint().lower() > most) {
                 return None;
             }
@@ -298,12 +308,14 @@ impl HttpBody for RequestBody {
         if let Some(data) = content.front.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let Some((inner, stall, guard)) = &mut content.rest else { return Poll::Ready(None) };
+        let Some(Rest { inner, stall, guard, open }) = &mut content.rest else { return Poll::Ready(None) };
         let frame = poll_limited(inner, stall, Some(guard), cx);
         if frame.is_ready() {
             guard.note_activity();
         }
-        if !inner.is_end_stream() && guard.poll(frame.is_pending(), cx).is_ready() {
+        if inner.is_end_stream() {
+            open.has_ended();
+        } else if guard.poll(frame.is_pending(), cx).is_ready() {
             tracing::debug!(request_id = %guard.request_id(), "an upload was broken off: its session ended");
             return Poll::Ready(Some(Err(BodyError::SessionEnded)));
         }
@@ -312,13 +324,13 @@ impl HttpBody for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|content| {
-            content.front.is_empty() && content.rest.as_ref().is_none_or(|(inner, ..)| inner.is_end_stream())
+            content.front.is_empty() && content.rest.as_ref().is_none_or(|rest| rest.inner.is_end_stream())
         })
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(content) = &self.0 else { return SizeHint::with_exact(0) };
-        let rest = content.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, ..)| inner.size_hint());
+        let rest = content.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.inner.size_hint());
         if content.front.is_empty() {
             return rest;
         }

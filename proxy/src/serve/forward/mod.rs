@@ -115,7 +115,7 @@ async fn send(
     let (upstream, timeouts, metrics) =
         (&exchange.snapshot.upstream, exchange.snapshot.timeouts, &exchange.app.metrics);
     let patience = Patience { first_byte: timeouts.first_byte, body: timeouts.body, look: FRESH };
-    let mut body = RequestBody::of(body, timeouts.body, || {
+    let mut body = RequestBody::of(body, timeouts.body, outgoing.in_flight, || {
         Guard::of(opened(exchange, permit), now, Some(0), &exchange.trace.request_id)
     });
     if !exchange.snapshot.chosen.is_empty() {

@@ -191,7 +191,7 @@ async fn send(
     let manner = &destination.manner;
     let head = directed.outgoing.head;
     let patience = Patience { first_byte: manner.first_byte, body: manner.body, look: FRESH };
-    let body = RequestBody::of(body, manner.body, || {
+    let body = RequestBody::of(body, manner.body, directed.outgoing.in_flight, || {
         Guard::of(opened(exchange, permit), now, Some(0), &exchange.trace.request_id)
     });
     let chosen = &exchange.snapshot.chosen;

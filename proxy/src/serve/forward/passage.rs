@@ -101,7 +101,7 @@ pub(super) struct Outgoing<'e> {
     trusted: bool,
     identity: Option<(&'e ReadyFields, HeaderValue)>,
     pub(super) websocket: bool,
-    in_flight: &'e InFlight,
+    pub(super) in_flight: &'e InFlight,
     snapshot: &'e Snapshot,
 }
 

@@ -24,6 +24,9 @@ const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// After how many pauses in which no connection could be closed the log says so.
 const IN_VAIN_MOST: u32 = 40;
 
+/// How long who has connected before the stop waits for a place.
+const LAST_PLACE: Duration = Duration::from_secs(5);
+
 /// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read.
 const FILES_BESIDE: u64 = 160;
 
@@ -67,13 +70,17 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     pub(crate) async fn run(&self, listener: Listener, stop: &CancellationToken) {
         loop {
-            // Before the accept, not after: connections beyond the limit wait in the kernel's queue.
-            let Some(room) = self.place().await else { return };
-            let accepted = tokio::select! {
+            let next = async {
+                // Before the accept, not after: connections beyond the limit wait in the kernel's queue.
+                let room = self.place().await?;
+                Some((listener.accept().await, room))
+            };
+            let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                next = next => next,
             };
+            let Some((accepted, room)) = next else { return };
             self.take(accepted, room).await;
         }
         if let Err(error) = self.run_dry(listener).await {
@@ -102,10 +109,11 @@ impl Acceptor {
     }
 
     /// Serves clients that have already connected: reads the kernel's queue directly, since the runtime may not have been notified yet.
+    /// Where they wait in vain for a place, the listener closes, so that they and others go elsewhere.
     async fn run_dry(&self, listener: Listener) -> io::Result<()> {
         let listener = listener.into_blocking()?;
         loop {
-            let Some(room) = self.place().await else { return Ok(()) };
+            let Ok(Some(room)) = tokio::time::timeout(LAST_PLACE, self.place()).await else { return Ok(()) };
             let Some(accepted) = listener.accept() else { return Ok(()) };
             self.take(accepted, room).await;
         }

@@ -304,7 +304,10 @@ where
                     connection.graceful_shutdown();
                 }
                 overdue = expiry.as_mut() => match overdue {
-                    Overdue::Rests => connection.rest(),
+                    Overdue::Rests => {
+                        asked_again = false;
+                        connection.rest();
+                    }
                     // An idle connection is asked to close; one that does not is dropped at the next limit.
                     Overdue::Idle if end != End::ShuttingDown => {
                         end = End::ShuttingDown;

@@ -58,7 +58,7 @@ impl Future for Expiry<'_> {
         if !this.registered {
             // Only once: a connection lives in one task.
             this.registered = true;
-            this.watch.task.register(cx.waker());
+            this.watch.register(cx.waker());
         }
         if this.watch.closes_now() {
             return Poll::Ready(Overdue::Closed);
@@ -135,7 +135,7 @@ impl Future for DrainPause<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.watch.in_flight.load(Ordering::Relaxed) > 0 {
+        if self.watch.is_busy() {
             return Poll::Ready(());
         }
         self.alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.as_mut().poll(cx))

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,6 +17,10 @@ use crate::adapters::net::{Alarm, write_pieces};
 
 /// How many bytes are read at once for the first request after a rest.
 const AHEAD: usize = 4096;
+
+/// How long the rest of a body that nobody wants is read and dropped after the response: a socket that is closed with unread bytes takes its
+/// response back (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The HTTP/2 connection preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -41,6 +46,8 @@ pub(crate) struct Guarded<IO> {
     first: BytesMut,
     /// Whether hyper has refused a head: its own bytes are dropped, since ours replace them.
     refused: bool,
+    /// Whether our side of the connection has ended.
+    is_shut: bool,
     /// The wait for memory for what was read, if there is not enough now.
     room: Option<Waiting>,
 }
@@ -56,6 +63,7 @@ impl<IO> Guarded<IO> {
             ahead: BytesMut::new(),
             first: BytesMut::new(),
             refused: false,
+            is_shut: false,
             room: None,
         }
     }
@@ -170,6 +178,22 @@ impl<IO: AsyncRead + Unpin> Guarded<IO> {
     }
 }
 
+impl<IO: AsyncRead + AsyncWrite + Unpin> Guarded<IO> {
+    /// Reads and drops what the peer still sends. Ready once it ends, or has had [`LINGER`].
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = *self.write_waits.get_or_insert_with(Instant::now) + LINGER;
+        let mut room = [0; AHEAD];
+        while self.write_alarm.poll(cx, until).is_pending() {
+            let mut read = ReadBuf::new(&mut room);
+            let outcome = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read));
+            if outcome.is_err() || read.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_room(cx));
@@ -194,7 +218,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if ready!(self.poll_before(cx, buf))? {
             return Poll::Ready(Ok(buf.len()));
@@ -222,8 +246,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper flushes once it has written everything it had.
         self.watch.interim.set_between(true);
-        self.at_request |=
-            self.watch.in_flight.load(Ordering::Relaxed) == 0 && !self.watch.reads_head.load(Ordering::Relaxed);
+        self.at_request |= !self.watch.is_busy() && !self.watch.reads_head.load(Ordering::Relaxed);
         ready!(self.poll_first(cx))?;
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
         if matches!(outcome, Poll::Ready(Ok(()))) {
@@ -233,8 +256,15 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.check(cx, outcome)
+        if !self.is_shut {
+            let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
+            ready!(self.check(cx, outcome))?;
+            self.is_shut = true;
+        }
+        if self.refused || self.watch.leaves_body() {
+            ready!(self.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -7,12 +7,11 @@ pub(crate) mod memory;
 pub(crate) mod parser;
 pub(crate) mod streams;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -49,6 +48,10 @@ pub(crate) struct Watch {
     began: Instant,
     timeouts: Timeouts,
     in_flight: AtomicUsize,
+    /// How many bodies of requests are still being received: one may outlive the response to its request.
+    bodies: AtomicUsize,
+    /// Whether the last body on HTTP/1.1 was not received to its end.
+    is_body_left: AtomicBool,
     http2: AtomicBool,
     upgraded: AtomicBool,
     /// Milliseconds after `began`; `NEVER` while something is in flight, `SOON` if [`Expiry`] must still set it.
@@ -81,7 +84,7 @@ pub(crate) struct Watch {
     is_bare: AtomicBool,
     /// Whether it is to be closed to make room, and the task to wake for it.
     closing: AtomicU8,
-    task: AtomicWaker,
+    task: Mutex<Option<Waker>>,
     /// Freed with the last handle, so that a WebSocket keeps it when the connection's HTTP has ended.
     _place: Option<Place>,
 }
@@ -141,6 +144,8 @@ impl Watch {
             began: accepted,
             timeouts,
             in_flight: AtomicUsize::new(0),
+            bodies: AtomicUsize::new(0),
+            is_body_left: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             deadline: AtomicU64::new(NEVER),
@@ -160,7 +165,7 @@ impl Watch {
             is_flushed: AtomicBool::new(true),
             is_bare: AtomicBool::new(false),
             closing: AtomicU8::new(OPEN),
-            task: AtomicWaker::new(),
+            task: Mutex::new(None),
             _place: None,
         };
         watch.deadline.store(millis(timeouts.header), Ordering::Relaxed);
@@ -175,6 +180,9 @@ impl Watch {
     pub(crate) fn begin(watch: &Arc<Self>, http2: bool, has_body: bool) -> InFlight {
         if http2 || has_body {
             watch.in_step.store(false, Ordering::Relaxed);
+            watch.is_body_left.store(has_body && !http2, Ordering::Relaxed);
+        } else if watch.is_body_left.load(Ordering::Relaxed) {
+            watch.is_body_left.store(false, Ordering::Relaxed);
         }
         let streams = watch.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         if http2 {
@@ -262,7 +270,7 @@ impl Watch {
             let_in: self.let_in.load(Ordering::Relaxed),
             was_used: self.was_used.load(Ordering::Relaxed),
             signs_in: millis(now.saturating_duration_since(self.began)) < self.signs_in.load(Ordering::Relaxed),
-            busy: self.in_flight.load(Ordering::Relaxed) > 0,
+            busy: self.is_busy(),
             age: now.saturating_duration_since(self.began),
             rests,
             held: self.share.held(),
@@ -273,21 +281,41 @@ impl Watch {
     /// Closes the connection, to make room or because its peer takes nothing that is sent.
     pub(crate) fn close(&self) {
         self.closing.store(CLOSE, Ordering::Release);
-        self.task.wake();
+        self.wake_task();
+    }
+
+    /// Wakes the connection's task, which stays registered: a close may be cancelled, and decided again.
+    fn wake_task(&self) {
+        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.wake_by_ref();
+        }
+    }
+
+    /// From now on a close wakes this task.
+    fn register(&self, task: &Waker) {
+        let mut registered = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !registered.as_ref().is_some_and(|known| known.will_wake(task)) {
+            *registered = Some(task.clone());
+        }
+    }
+
+    /// Whether a request is in flight, or the body of one that was answered is still being received.
+    fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0 || self.bodies.load(Ordering::Relaxed) > 0
     }
 
     /// Closes the connection to make room, unless a request has come on it: we may have been too slow to read it.
     pub(crate) fn close_unless_used(&self) {
         let _unless_closing_already =
             self.closing.compare_exchange(OPEN, CLOSE_UNLESS_USED, Ordering::AcqRel, Ordering::Relaxed);
-        self.task.wake();
+        self.wake_task();
     }
 
     /// Closes the connection to make room, unless a request on it is admitted: the one in flight may not have been judged yet.
     pub(crate) fn close_unless_admitted(&self) {
         let _unless_closing_already =
             self.closing.compare_exchange(OPEN, CLOSE_UNLESS_ADMITTED, Ordering::AcqRel, Ordering::Relaxed);
-        self.task.wake();
+        self.wake_task();
     }
 
     /// Cancels a close that was decided before a request on it was admitted.
@@ -308,7 +336,7 @@ impl Watch {
     fn closes_now(&self) -> bool {
         match self.closing.load(Ordering::Acquire) {
             OPEN => false,
-            CLOSE_UNLESS_USED if self.in_flight.load(Ordering::Relaxed) > 0 => {
+            CLOSE_UNLESS_USED if self.is_busy() => {
                 self.closing.compare_exchange(CLOSE_UNLESS_USED, OPEN, Ordering::AcqRel, Ordering::Relaxed).is_err()
             }
             _ => true,
@@ -318,28 +346,34 @@ impl Watch {
     /// Ends when the connection is to be closed. For the connection's own task, before it speaks HTTP.
     pub(crate) fn close_requested(&self) -> impl Future<Output = ()> {
         std::future::poll_fn(|cx| {
-            self.task.register(cx.waker());
+            self.register(cx.waker());
             if self.closes_now() { Poll::Ready(()) } else { Poll::Pending }
         })
     }
 
     fn end(&self) {
-        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+        // Of two that end at once, here and in [`OpenBody`], at least one sees that both have.
+        if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
             if self.head_counted.load(Ordering::Relaxed) > 0 {
                 self.share.shrink(self.head_counted.swap(0, Ordering::Relaxed));
             }
             if self.streams_counted.load(Ordering::Relaxed) > 0 {
                 self.share.shrink(self.streams_counted.swap(0, Ordering::Relaxed) * STREAM);
             }
-            self.reads_head.store(false, Ordering::Relaxed);
-            self.deadline
-                .store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle)), Ordering::Relaxed);
+            if self.bodies.load(Ordering::SeqCst) == 0 {
+                self.becomes_idle();
+            }
         }
+    }
+
+    fn becomes_idle(&self) {
+        self.reads_head.store(false, Ordering::Relaxed);
+        self.deadline.store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle)), Ordering::Relaxed);
     }
 
     /// Records that bytes were read, perhaps the first of a later request. HTTP/2 also has bytes without requests, which prove nothing.
     fn read_something(&self, bytes: usize) {
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
+        if self.is_busy() {
             self.in_step.store(false, Ordering::Relaxed);
             return;
         }
@@ -356,9 +390,9 @@ impl Watch {
         }
     }
 
-    /// Whether it speaks HTTP/1.1 and every request on it was answered and the response sent.
+    /// Whether it speaks HTTP/1.1 and every request on it was received whole and answered, and the response sent.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0
+        !self.is_busy()
             && !self.reads_head.load(Ordering::Relaxed)
             && self.interim.is_between()
             && self.is_flushed.load(Ordering::Relaxed)
@@ -385,15 +419,20 @@ impl Watch {
         }
     }
 
+    /// Whether its peer may still be sending a body on HTTP/1.1 that nobody receives.
+    fn leaves_body(&self) -> bool {
+        self.is_body_left.load(Ordering::Relaxed) && !self.upgraded.load(Ordering::Relaxed)
+    }
+
     /// Whether the next bytes read are certainly the first of a request.
     fn begins_request(&self) -> bool {
-        self.in_step.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) == 0
+        self.in_step.load(Ordering::Relaxed) && !self.is_busy()
     }
 
     /// Whether hyper's next message would answer no request that we were given: then it refuses a head.
     fn refuses_head(&self) -> bool {
         self.reads_head.load(Ordering::Relaxed)
-            && self.in_flight.load(Ordering::Relaxed) == 0
+            && !self.is_busy()
             && self.interim.is_between()
             && !self.http2.load(Ordering::Relaxed)
             && !self.upgraded.load(Ordering::Relaxed)
@@ -435,6 +474,12 @@ impl InFlight {
         held.expects_upload(TUNNEL);
         held.gives_answer(None);
         Some(held)
+    }
+
+    /// The request's body is received from here on, also after the response: until then nothing else can come on the connection.
+    pub(crate) fn receives_body(&self) -> OpenBody {
+        self.watch.bodies.fetch_add(1, Ordering::SeqCst);
+        OpenBody(Arc::clone(&self.watch))
     }
 
     /// Its sender was admitted.
@@ -487,6 +532,26 @@ impl InFlight {
     }
 }
 
+/// A request's body that is being received; the connection is not idle until this is dropped.
+pub(crate) struct OpenBody(Arc<Watch>);
+
+impl OpenBody {
+    /// It has come to its end.
+    pub(crate) fn has_ended(&self) {
+        self.0.is_body_left.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for OpenBody {
+    fn drop(&mut self) {
+        if self.0.bodies.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.in_flight.load(Ordering::SeqCst) == 0 {
+            self.0.becomes_idle();
+            // Perhaps in another task than the connection's, which has a time limit again.
+            self.0.wake_task();
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.upload > 0 {
@@ -520,6 +585,38 @@ mod tests {
             in_flight.lets_in();
             assert_eq!(!watch.closes_now(), stays);
         }
+    }
+
+    #[tokio::test]
+    async fn a_close_that_was_cancelled_keeps_no_later_one_from_the_connection() {
+        let watch = watch();
+        let connection = Arc::clone(&watch);
+        let connection = tokio::spawn(async move { Expiry::of(&connection).await });
+        tokio::task::yield_now().await;
+        let in_flight = Watch::begin(&watch, false, false);
+        watch.close_unless_used();
+        tokio::task::yield_now().await;
+        in_flight.lets_in();
+        drop(in_flight);
+        watch.close();
+        let ended = tokio::time::timeout(Duration::from_millis(500), connection).await;
+        assert!(matches!(ended, Ok(Ok(Overdue::Closed))), "nobody has woken it");
+    }
+
+    #[test]
+    fn a_connection_is_busy_until_the_body_has_come_that_outlives_its_response() {
+        let watch = watch();
+        let in_flight = Watch::begin(&watch, false, true);
+        let body = in_flight.receives_body();
+        drop(in_flight);
+        watch.read_something(100);
+        assert!(!watch.is_at_rest() && watch.state(Instant::now()).busy && !watch.has_read_something());
+        body.has_ended();
+        drop(body);
+        assert!(watch.is_at_rest() && !watch.state(Instant::now()).busy && !watch.leaves_body());
+        // A body that is never received is read and dropped.
+        drop(Watch::begin(&watch, false, true).receives_body());
+        assert!(watch.leaves_body());
     }
 
     #[test]
