@@ -1,15 +1,25 @@
-//! One connection to an HTTP/2 upstream, shared by all requests: which requests are retried when it refuses one or breaks off.
+//! Connections to an HTTP/2 upstream, shared by many requests: which requests are retried when one refuses them or breaks off, and when
+//! another is opened.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::channel;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::support::client::{full, next_data, pieces};
 use crate::support::h2::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PING};
 use crate::support::proxy::Plan;
-use crate::support::{Proxy, Upstream, until};
+use crate::support::{Client, Proxy, Upstream, until};
 
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -219,4 +229,166 @@ async fn of_many_requests_on_a_connection_that_goes_away_each_is_answered_once()
     let statuses: Vec<u16> = all.iter().map(|answer| answer.status.as_u16()).collect();
     assert_eq!(statuses, [200; 30], "{}", proxy.log());
     assert_eq!(answered.load(Ordering::SeqCst), 30);
+}
+
+/// The other ends of responses that have not ended.
+type Held = Arc<Mutex<Vec<channel::Sender<Bytes>>>>;
+
+/// An upstream that allows so many streams on a connection, and says in `x-app` on which one it answers. Under `/held` the response does
+/// not end before its other end is dropped.
+async fn narrow(streams: u32) -> (Upstream, Held) {
+    let (held, connections) = (Held::default(), AtomicUsize::new(0));
+    let kept = Arc::clone(&held);
+    let upstream = Upstream::raw(move |stream| {
+        let (kept, number) = (Arc::clone(&kept), connections.fetch_add(1, Ordering::SeqCst) + 1);
+        async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let body = if request.uri().path().starts_with("/held") {
+                    let (sender, body) = pieces();
+                    kept.lock().unwrap().push(sender);
+                    body
+                } else {
+                    full("small")
+                };
+                let answer = Response::builder().header("x-app", number).body(body).unwrap();
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server.max_concurrent_streams(streams);
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await;
+    (upstream, held)
+}
+
+/// A response without end, its client, and the number of the upstream's connection.
+async fn hold(proxy: &Proxy) -> (Incoming, Client, String) {
+    let mut client = Client::http1(proxy.address).await;
+    let answer = client.get("/held").await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200, "{}", proxy.log());
+    let number = answer.headers()["x-app"].to_str().unwrap().to_owned();
+    (answer.into_body(), client, number)
+}
+
+#[tokio::test]
+async fn when_a_connection_has_all_the_streams_it_may_have_another_is_opened_and_the_first_is_used_again_later() {
+    for place in 0..2 {
+        let (upstream, held) = narrow(4).await;
+        let [usual, named] = plans(&upstream);
+        let proxy = if place == 0 { usual } else { named }.start().await;
+        let mut long = Vec::new();
+        for _ in 0..4 {
+            long.push(hold(&proxy).await);
+        }
+        assert!(long.iter().all(|(_, _, number)| number == "1"), "{}", proxy.log());
+        for method in ["GET", "POST"] {
+            let began = Instant::now();
+            let answer = proxy.send_body(Request::builder().method(method).uri("/small"), "").await;
+            assert_eq!((answer.status.as_u16(), answer.header("x-app").as_str()), (200, "2"), "{}", proxy.log());
+            assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        }
+        held.lock().unwrap().clear();
+        for (body, _, _) in &mut long {
+            assert!(next_data(body).await.is_none());
+        }
+        until("the first connection is used again", async || proxy.get("/small").await.header("x-app") == "1").await;
+        assert_eq!(upstream.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_gives_its_stream_back() {
+    let (upstream, _held) = narrow(1).await;
+    let [usual, _] = plans(&upstream);
+    let proxy = usual.start().await;
+    let (body, client, number) = hold(&proxy).await;
+    assert_eq!((number.as_str(), proxy.get("/small").await.header("x-app").as_str()), ("1", "2"));
+    drop((body, client));
+    until("the first connection is used again", async || proxy.get("/small").await.header("x-app") == "1").await;
+}
+
+#[tokio::test]
+async fn a_further_connection_without_streams_is_given_up_and_the_first_is_kept() {
+    let (upstream, held) = narrow(1).await;
+    let [_, named] = plans(&upstream);
+    let proxy = named.start().await;
+    let open = async || {
+        let metrics = proxy.admin("/metrics").await.text();
+        let line =
+            metrics.lines().find(|line| line.starts_with("sidegate_upstream_connections{upstream=\"app\"")).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    let _long = hold(&proxy).await;
+    assert_eq!(proxy.get("/small").await.header("x-app"), "2");
+    assert_eq!(open().await, "2");
+    until("the second connection is closed", async || open().await == "1").await;
+    held.lock().unwrap().clear();
+    until("the first connection is used", async || proxy.get("/small").await.header("x-app") == "1").await;
+}
+
+#[tokio::test]
+async fn many_requests_at_once_on_no_connection_yet_are_spread_over_as_many_as_they_need() {
+    let (upstream, _held) = narrow(4).await;
+    let [usual, _] = plans(&upstream);
+    let proxy = usual.start().await;
+    let began = Instant::now();
+    let _all = futures_util::future::join_all((0..12).map(|_| hold(&proxy))).await;
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(upstream.connections(), 3);
+}
+
+#[tokio::test]
+async fn beyond_the_most_connections_a_request_waits_for_a_stream_and_no_longer_than_for_a_connection() {
+    let (upstream, held) = narrow(1).await;
+    let [usual, _] = plans(&upstream);
+    let proxy = usual.env("TIMEOUT_CONNECT", "1s").start().await;
+    let mut long = Vec::new();
+    for _ in 0..16 {
+        long.push(hold(&proxy).await);
+    }
+    let began = Instant::now();
+    let refused = proxy.send_body(Request::post("/small"), "a body").await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (502, "upstream_unreachable"));
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    proxy.logs("its 16 HTTP/2 connections have as many streams as it allows").await;
+    assert!(proxy.admin("/readyz").await.text().contains("takes no more requests at once"));
+    let (answer, ()) = tokio::join!(proxy.get("/small"), async { drop(held.lock().unwrap().pop()) });
+    assert_eq!(answer.status.as_u16(), 200, "{}", proxy.log());
+    proxy.logs("can be reached again").await;
+    assert_eq!(upstream.connections(), 16);
+}
+
+/// The requests of others do not suffer from a server that takes one connection only.
+#[tokio::test]
+async fn where_no_second_connection_can_be_had_a_request_waits_for_a_stream_of_the_first() {
+    let (upstream, held) = narrow(1).await;
+    let (address, taken) = only_one(upstream.address).await;
+    let proxy = Proxy::open(&upstream).env("UPSTREAM_URL", format!("h2c://{address}")).start().await;
+    let _long = hold(&proxy).await;
+    let waits = async {
+        // A second connection has been tried.
+        until("it is refused", async || taken.load(Ordering::SeqCst) >= 2).await;
+        held.lock().unwrap().clear();
+    };
+    let (answer, ()) = tokio::join!(proxy.get("/small"), waits);
+    assert_eq!((answer.status.as_u16(), answer.header("x-app").as_str()), (200, "1"), "{}", proxy.log());
+}
+
+/// An address that passes the first connection on, and closes every other one at once; and how many there were.
+async fn only_one(behind: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, taken) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&taken);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                tokio::spawn(async move {
+                    let mut other = TcpStream::connect(behind).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut other).await;
+                });
+            }
+        }
+    });
+    (address, taken)
 }

@@ -430,7 +430,11 @@ async fn over_tls(server: &rcgen::CertifiedKey<rcgen::KeyPair>, alpn: &[&str], c
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = service_fn(|request: Request<hyper::body::Incoming>| async move {
-                    let version = if request.version() == Version::HTTP_2 { "h2" } else { "h1" };
+                    // Servers refuse a request whose scheme is another than the connection's.
+                    let version = match request.uri().scheme_str() {
+                        Some(scheme) if request.version() == Version::HTTP_2 => format!("h2 {scheme} "),
+                        _ => "h1 ".to_owned(),
+                    };
                     let body = request.into_body().collect().await.unwrap();
                     let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
                     let frames = vec![
@@ -456,10 +460,10 @@ async fn https_offers_http2_so_that_trailers_pass_and_is_content_with_less() {
     let server = issued("grpc.internal");
     let me = issued("sidegate");
     for (scheme, alpn, version) in [
-        ("https", &["h2", "http/1.1"][..], "h2"),
+        ("https", &["h2", "http/1.1"][..], "h2 https"),
         ("https", &["http/1.1"][..], "h1"),
         ("https", &[][..], "h1"),
-        ("h2", &["h2"][..], "h2"),
+        ("h2", &["h2"][..], "h2 https"),
     ] {
         let address = over_tls(&server, alpn, Some(&me.cert.pem())).await;
         let files = tempfile::tempdir().unwrap();
@@ -482,7 +486,7 @@ async fn https_offers_http2_so_that_trailers_pass_and_is_content_with_less() {
             assert_eq!(answer.status(), 200, "{scheme} {alpn:?}");
             let body = answer.into_body().collect().await.unwrap();
             assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
-            assert_eq!(body.to_bytes(), format!("{version}ping"), "{scheme} {alpn:?}");
+            assert_eq!(body.to_bytes(), format!("{version} ping"), "{scheme} {alpn:?}");
         }
         assert_eq!(counted(&proxy, "sidegate_upstream_connections{upstream=\"app\"}").await, 1.0, "{scheme} {alpn:?}");
         // Without our client certificate the server refuses the connection.

@@ -15,6 +15,7 @@ use super::busy::Busy;
 use super::connect::Forgiving;
 use super::connection::{Connection, Inlet};
 use super::framing::{Decoder, Malformed, Piece};
+use super::progress::Progress;
 use super::shelf::Shelf;
 use crate::adapters::telemetry::Held;
 
@@ -33,9 +34,10 @@ enum Kind {
     /// The whole body has arrived.
     Whole(Bytes),
     Flowing(Box<Flow>),
-    Multiplexed(Incoming),
-    /// Of a backend whose requests are counted.
-    Counted(Box<(Incoming, Busy)>),
+    /// On a stream of a connection, which counts it as under way until this is dropped.
+    Multiplexed(Incoming, Arc<Progress>),
+    /// Of a backend whose requests are counted too.
+    Counted(Box<(Incoming, Arc<Progress>, Busy)>),
     Switched(Box<Tunnel>),
 }
 
@@ -64,8 +66,8 @@ impl Answer {
         Self { kind: Kind::Flowing(Box::new(Flow::new(Source::Half(inlet, held), body))), arrived }
     }
 
-    pub(super) const fn multiplexed(body: Incoming, arrived: Instant) -> Self {
-        Self { kind: Kind::Multiplexed(body), arrived }
+    pub(super) const fn multiplexed(body: Incoming, stream: Arc<Progress>, arrived: Instant) -> Self {
+        Self { kind: Kind::Multiplexed(body, stream), arrived }
     }
 
     pub(super) fn switched(tunnel: Tunnel, arrived: Instant) -> Self {
@@ -80,7 +82,7 @@ impl Answer {
                 flow.busy = Some(busy);
                 Kind::Flowing(flow)
             }
-            Kind::Multiplexed(body) => Kind::Counted(Box::new((body, busy))),
+            Kind::Multiplexed(body, stream) => Kind::Counted(Box::new((body, stream, busy))),
             Kind::Switched(mut tunnel) => {
                 tunnel.busy = Some(busy);
                 Kind::Switched(tunnel)
@@ -107,7 +109,7 @@ impl Answer {
     pub fn into_tunnel(self) -> Option<Tunnel> {
         match self.kind {
             Kind::Switched(tunnel) => Some(*tunnel),
-            Kind::Whole(_) | Kind::Flowing(_) | Kind::Multiplexed(_) | Kind::Counted(_) => None,
+            Kind::Whole(_) | Kind::Flowing(_) | Kind::Multiplexed(..) | Kind::Counted(_) => None,
         }
     }
 }
@@ -214,7 +216,7 @@ impl Body for Answer {
             Kind::Whole(data) if data.is_empty() => Poll::Ready(None),
             Kind::Whole(data) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(data))))),
             Kind::Flowing(flow) => flow.poll_frame(cx),
-            Kind::Multiplexed(body) => Pin::new(body).poll_frame(cx).map_err(|error| BrokenAnswer(error.into())),
+            Kind::Multiplexed(body, _) => Pin::new(body).poll_frame(cx).map_err(|error| BrokenAnswer(error.into())),
             Kind::Counted(counted) => {
                 Pin::new(&mut counted.0).poll_frame(cx).map_err(|error| BrokenAnswer(error.into()))
             }
@@ -226,7 +228,7 @@ impl Body for Answer {
         match &self.kind {
             Kind::Whole(data) => data.is_empty(),
             Kind::Flowing(flow) => flow.body.has_ended(),
-            Kind::Multiplexed(body) => body.is_end_stream(),
+            Kind::Multiplexed(body, _) => body.is_end_stream(),
             Kind::Counted(counted) => counted.0.is_end_stream(),
             Kind::Switched(_) => true,
         }
@@ -236,7 +238,7 @@ impl Body for Answer {
         match &self.kind {
             Kind::Whole(data) => SizeHint::with_exact(data.len() as u64),
             Kind::Flowing(flow) => flow.body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Kind::Multiplexed(body) => body.size_hint(),
+            Kind::Multiplexed(body, _) => body.size_hint(),
             Kind::Counted(counted) => counted.0.size_hint(),
             Kind::Switched(_) => SizeHint::with_exact(0),
         }

@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{UpstreamAddress, UpstreamSettings};
+use super::{BoxError, UpstreamAddress, UpstreamSettings};
 use crate::adapters::net::{set_up, write_pieces};
 
 /// Why connecting to the upstream failed. The text names the upstream and the reason.
@@ -42,8 +42,21 @@ pub enum ConnectError {
     Handshake {
         /// The upstream's origin.
         origin: String,
-        /// The error of hyper.
-        source: hyper::Error,
+        /// What happened instead.
+        source: BoxError,
+    },
+    /// No further HTTP/2 stream can be had.
+    #[error(
+        "the upstream {origin} takes no more requests at once: its {connections} HTTP/2 connections have as many streams as it allows, \
+         and none ended within {seconds} s (TIMEOUT_CONNECT)"
+    )]
+    Crowded {
+        /// The upstream's origin.
+        origin: String,
+        /// How many connections are open.
+        connections: usize,
+        /// The limit.
+        seconds: f32,
     },
 }
 
@@ -142,6 +155,10 @@ impl Forgiving {
             Stream::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
             Stream::Tcp(_) | Stream::Unix(_) => false,
         }
+    }
+
+    pub(super) const fn has_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// Whether the connection is open and no bytes have arrived: bytes after a response would be read as the next one. With `polled_since`

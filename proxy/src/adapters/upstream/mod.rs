@@ -13,6 +13,8 @@ mod head;
 mod health;
 mod lookup;
 mod pool;
+mod progress;
+mod seat;
 mod shared;
 mod shelf;
 mod token_file;

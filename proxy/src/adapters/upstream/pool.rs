@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::ClientConfig;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::Answer;
@@ -16,21 +18,28 @@ use super::ask::Patience;
 use super::connect::{ConnectError, Forgiving, Target};
 use super::connection::Connection;
 use super::head::{RequestFraming, RequestHead};
-use super::shared::Shared;
-use super::shelf::Shelf;
+use super::shared::{Shared, Stream};
+use super::shelf::{IDLE_LIMIT, Shelf};
 use super::{BoxError, Failure, Restart, UpstreamAddress, UpstreamSettings};
 use crate::adapters::telemetry::Held;
+
+/// The most HTTP/2 connections to one upstream.
+const SHARED_MOST: usize = 16;
 
 /// The upstream, and the connections to it. `B` is the type of the request bodies sent to it.
 pub struct Upstream<B> {
     origin: String,
     target: Target,
-    /// Whether requests share one HTTP/2 connection. If the TLS handshake decides that, the result of the last one.
+    /// Whether requests share HTTP/2 connections. If the TLS handshake decides that, the result of the last one.
     multiplexed: AtomicBool,
     is_negotiated_by_tls: bool,
     connect_timeout: Duration,
     shelf: Arc<Shelf>,
-    shared: tokio::sync::Mutex<Option<Shared<B>>>,
+    /// The HTTP/2 connections, the oldest first: usually one. Changed only under `opening`.
+    shared: ArcSwap<Vec<Shared<B>>>,
+    opening: tokio::sync::Mutex<()>,
+    /// Wakes a request that waits for a stream.
+    freed: Arc<Notify>,
     outage: Mutex<Option<Outage>>,
     connections: Gauge,
 }
@@ -40,6 +49,8 @@ struct Outage {
     why: String,
     since: Instant,
     failed: u64,
+    /// Whether there are connections, but none had a stream left.
+    is_crowding: bool,
 }
 
 /// Why no connection was available.
@@ -79,7 +90,9 @@ where
             is_negotiated_by_tls: matches!(settings.address, UpstreamAddress::Https { .. }),
             connect_timeout: settings.connect_timeout,
             shelf: Arc::new(Shelf::new()),
-            shared: tokio::sync::Mutex::new(None),
+            shared: ArcSwap::from_pointee(Vec::new()),
+            opening: tokio::sync::Mutex::new(()),
+            freed: Arc::default(),
             outage: Mutex::new(None),
             connections,
         })
@@ -101,10 +114,14 @@ where
     /// # Errors
     /// [`NoConnection`] if none was available in time.
     pub async fn checkout(&self, now: Instant, repeatable: bool) -> Result<Lease<B>, NoConnection> {
-        let warm = if self.is_multiplexed() { None } else { self.shelf.take(now, repeatable) };
+        let warm = if self.is_multiplexed() {
+            self.free_stream(None).map(Way::Shared)
+        } else {
+            self.shelf.take(now, repeatable).map(Way::Own)
+        };
         match warm {
-            Some(connection) => Ok(self.lease(Way::Own(connection), true, now)),
-            None => self.connect_new().await,
+            Some(way) => Ok(self.lease(way, true, now)),
+            None => self.connect().await,
         }
     }
 
@@ -113,15 +130,24 @@ where
     /// # Errors
     /// [`NoConnection`] if none was available in time.
     pub async fn connect_new(&self) -> Result<Lease<B>, NoConnection> {
+        // Where one of several HTTP/2 connections closes, the others may too: only a newer one is better.
+        if self.is_multiplexed() && self.shared.load().len() > 1 {
+            return Box::pin(self.next_stream(Some(Instant::now()))).await;
+        }
+        self.connect().await
+    }
+
+    /// Returns a stream of an HTTP/2 connection, or a new HTTP/1.1 connection.
+    async fn connect(&self) -> Result<Lease<B>, NoConnection> {
         // Boxed, so that the code for connecting does not enlarge the future of every request.
         if self.is_multiplexed() {
-            return Box::pin(self.stream_of_shared()).await;
+            return Box::pin(self.next_stream(None)).await;
         }
-        let stream = Box::pin(self.connect(false)).await?;
+        let stream = Box::pin(self.dial(false)).await?;
         if stream.speaks_http2() {
             self.multiplexed.store(true, Ordering::Relaxed);
             drop(stream);
-            return Box::pin(self.stream_of_shared()).await;
+            return Box::pin(self.next_stream(None)).await;
         }
         Ok(self.own(stream))
     }
@@ -131,7 +157,7 @@ where
     /// # Errors
     /// [`NoConnection`] if none was available in time.
     pub async fn connect_http1(&self) -> Result<Lease<B>, NoConnection> {
-        Ok(self.own(Box::pin(self.connect(true)).await?))
+        Ok(self.own(Box::pin(self.dial(true)).await?))
     }
 
     fn own(&self, stream: Forgiving) -> Lease<B> {
@@ -146,35 +172,135 @@ where
     /// Closes connections that have been idle for long.
     pub fn sweep(&self) {
         self.shelf.sweep();
+        self.sweep_shared(Instant::now());
+        self.end_crowding();
+    }
+
+    /// Gives up HTTP/2 connections that are closed, and those without streams except the first.
+    fn sweep_shared(&self, now: Instant) {
+        let Ok(_opening) = self.opening.try_lock() else { return };
+        let before = self.shared.load();
+        if before.len() < 2 {
+            return;
+        }
+        let mut kept = Vec::with_capacity(before.len());
+        for shared in before.iter().filter(|shared| !shared.is_closed()) {
+            if kept.is_empty() || !shared.is_idle_for(IDLE_LIMIT, now) {
+                kept.push(shared.clone());
+            }
+        }
+        if kept.len() < before.len() {
+            self.shared.store(Arc::new(kept));
+        }
+    }
+
+    /// Notes that streams can be had again.
+    fn end_crowding(&self) {
+        let is_crowding = self.outage().as_ref().is_some_and(|outage| outage.is_crowding);
+        if is_crowding && self.free_stream(None).is_some() {
+            self.succeeded();
+        }
     }
 
     fn lease(&self, way: Way<B>, reused: bool, since: Instant) -> Lease<B> {
         Lease { way, reused, since, shelf: Arc::clone(&self.shelf) }
     }
 
-    async fn stream_of_shared(&self) -> Result<Lease<B>, NoConnection> {
-        // Waiting for another task's connection attempt takes no longer than an attempt of our own.
-        let Ok(mut shared) = tokio::time::timeout(self.connect_timeout, self.shared.lock()).await else {
-            return Err(self.failed(self.timed_out()));
-        };
-        if let Some(open) = shared.as_ref().filter(|shared| !shared.is_closed()) {
-            return Ok(self.lease(Way::Shared(open.clone()), true, Instant::now()));
+    /// The HTTP/2 connections that take requests.
+    fn alive(&self) -> Vec<Shared<B>> {
+        self.shared.load().iter().filter(|shared| !shared.is_closed()).cloned().collect()
+    }
+
+    /// Takes a stream of the first connection that has one left; with `since`, of those opened at that time or later.
+    fn free_stream(&self, since: Option<Instant>) -> Option<Stream<B>> {
+        let is_fit = |shared: &&Shared<B>| !shared.is_closed() && since.is_none_or(|since| shared.is_since(since));
+        self.shared.load().iter().filter(is_fit).find_map(Shared::stream)
+    }
+
+    /// Waits for a stream: of an open connection, or of another one, which one task at a time opens. This takes no longer than
+    /// an attempt to connect, unless it is this task's turn to make one.
+    async fn next_stream(&self, mut since: Option<Instant>) -> Result<Lease<B>, NoConnection> {
+        let until = Instant::now() + self.connect_timeout;
+        let (mut may_open, mut opening) = (true, None);
+        loop {
+            if let Some(stream) = self.free_stream(since) {
+                // There may be more, for another that waits.
+                self.freed.notify_one();
+                return Ok(self.lease(Way::Shared(stream), true, Instant::now()));
+            }
+            if let Some(turn) = opening.take() {
+                if let Some(lease) = self.open_another(turn).await? {
+                    return Ok(lease);
+                }
+                (may_open, since) = (false, None);
+                continue;
+            }
+            opening = tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(until) => break,
+                turn = self.opening.lock(), if may_open => Some(turn),
+                () = self.freed.notified() => {
+                    may_open |= self.alive().is_empty();
+                    None
+                }
+            };
         }
+        let last = self.free_stream(None).map(|stream| self.lease(Way::Shared(stream), true, Instant::now()));
+        last.ok_or_else(|| self.failed(self.no_stream()))
+    }
+
+    /// Opens another connection. `None`: it cannot be had, but there are others, whose streams may end.
+    async fn open_another(&self, turn: tokio::sync::MutexGuard<'_, ()>) -> Result<Option<Lease<B>>, NoConnection> {
         if !self.is_multiplexed() {
             // The other task found out that the server speaks HTTP/1.1.
-            drop(shared);
-            return Ok(self.own(self.connect(false).await?));
+            drop(turn);
+            return Ok(Some(self.own(self.dial(false).await?)));
         }
-        let stream = self.connect(false).await?;
+        let mut alive = self.alive();
+        if alive.len() >= SHARED_MOST {
+            return Ok(None);
+        }
+        match self.begin().await {
+            Ok(Begun::Http1(stream)) => {
+                self.succeeded();
+                self.multiplexed.store(false, Ordering::Relaxed);
+                Ok(Some(self.own(stream)))
+            }
+            Ok(Begun::Http2(new)) => {
+                self.succeeded();
+                let stream = new.stream();
+                alive.push(new);
+                self.shared.store(Arc::new(alive));
+                self.freed.notify_one();
+                Ok(stream.map(|stream| self.lease(Way::Shared(stream), false, Instant::now())))
+            }
+            Err(error) if alive.is_empty() => Err(self.failed(error)),
+            Err(error) => {
+                tracing::debug!("no further connection, so a request waits for a stream to end: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Connects, and starts HTTP/2 if the server speaks it.
+    async fn begin(&self) -> Result<Begun<B>, ConnectError> {
+        let stream = self.try_dial(false).await?;
         if self.is_negotiated_by_tls && !stream.speaks_http2() {
-            self.multiplexed.store(false, Ordering::Relaxed);
-            return Ok(self.own(stream));
+            return Ok(Begun::Http1(stream));
         }
-        let begun = Shared::begin(stream, Held::by(&self.connections)).await;
-        let new =
-            begun.map_err(|source| self.failed(ConnectError::Handshake { origin: self.origin.clone(), source }))?;
-        *shared = Some(new.clone());
-        Ok(self.lease(Way::Shared(new), false, Instant::now()))
+        let begun = Shared::begin(stream, Held::by(&self.connections), &self.freed).await;
+        begun.map(Begun::Http2).map_err(|source| ConnectError::Handshake { origin: self.origin.clone(), source })
+    }
+
+    fn no_stream(&self) -> ConnectError {
+        match self.alive().len() {
+            0 => self.timed_out(),
+            connections => ConnectError::Crowded {
+                origin: self.origin.clone(),
+                connections,
+                seconds: self.connect_timeout.as_secs_f32(),
+            },
+        }
     }
 
     fn timed_out(&self) -> ConnectError {
@@ -186,11 +312,12 @@ where
     }
 
     fn failed(&self, error: ConnectError) -> NoConnection {
+        let is_crowding = matches!(error, ConnectError::Crowded { .. });
         let (why, mut outage) = (error.to_string(), self.outage());
         let is_first = outage.is_none();
         let (since, failed) =
             outage.as_ref().map_or_else(|| (Instant::now(), 0), |outage| (outage.since, outage.failed));
-        *outage = Some(Outage { why, since, failed: failed + 1 });
+        *outage = Some(Outage { why, since, failed: failed + 1, is_crowding });
         NoConnection { error, is_first }
     }
 
@@ -202,22 +329,32 @@ where
         }
     }
 
-    async fn connect(&self, only_http1: bool) -> Result<Forgiving, NoConnection> {
-        let outcome = match tokio::time::timeout(self.connect_timeout, self.target.connect(only_http1)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),
-            Err(_) => Err(self.timed_out()),
-        };
+    async fn dial(&self, only_http1: bool) -> Result<Forgiving, NoConnection> {
+        let outcome = self.try_dial(only_http1).await;
         if outcome.is_ok() {
             self.succeeded();
         }
         outcome.map_err(|error| self.failed(error))
     }
+
+    async fn try_dial(&self, only_http1: bool) -> Result<Forgiving, ConnectError> {
+        match tokio::time::timeout(self.connect_timeout, self.target.connect(only_http1)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+}
+
+/// A new connection.
+enum Begun<B> {
+    Http1(Forgiving),
+    Http2(Shared<B>),
 }
 
 enum Way<B> {
     Own(Box<Connection>),
-    Shared(Shared<B>),
+    Shared(Stream<B>),
 }
 
 /// A permit to send one request on a connection.
@@ -252,7 +389,7 @@ where
     ) -> Result<Response<Answer>, Failure<B>> {
         match self.way {
             Way::Own(connection) => connection.ask(head, framing, body, patience, self.since, &self.shelf).await,
-            Way::Shared(shared) => Box::pin(shared.ask(head, framing, body, patience)).await,
+            Way::Shared(stream) => Box::pin(stream.ask(head, framing, body, patience)).await,
         }
     }
 }

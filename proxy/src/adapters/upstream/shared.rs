@@ -1,24 +1,27 @@
-//! The one HTTP/2 connection that all requests to an HTTP/2 upstream share.
+//! An HTTP/2 connection, which many requests to an upstream share.
 
 use std::error::Error as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::answer::Answer;
 use super::ask::Patience;
 use super::connect::Forgiving;
 use super::head::{RequestFraming, RequestHead};
+use super::progress::Progress;
+use super::seat::{Seat, Streams, UNSEEN};
 use super::{BoxError, Failure, Restart};
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
@@ -26,7 +29,7 @@ use crate::adapters::telemetry::Held;
 /// How much of one response an HTTP/2 upstream may send ahead of its reader, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// The same for all responses together: the protocol's maximum (RFC 9113 §6.9.1). All requests share the one connection, so unread
+/// The same for all responses together: the protocol's maximum (RFC 9113 §6.9.1). Many requests share a connection, so unread
 /// responses must never use up its window; each is bounded by its own.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
@@ -38,16 +41,35 @@ const SEND_BUFFER: usize = 64 * 1024;
 const KEPT_MOST: usize = 16 * 1024;
 const KEPT_PIECES: usize = 32;
 
-/// A permit to send requests on the connection.
+/// How long a new connection waits for the server's settings, and how often it looks: they say how many streams may be opened, and a server
+/// sends them at once (RFC 9113 §3.4). The library tells nobody that they have come.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
+const SETTINGS_LOOK: Duration = Duration::from_millis(1);
+
+/// An open connection.
 pub(super) struct Shared<B> {
     sender: http2::SendRequest<Tracked<B>>,
-    /// Whether a request has found the connection closing or closed, which its own task may not have noticed yet.
-    is_dying: Arc<AtomicBool>,
+    /// That of the connection: servers compare it with what they see.
+    scheme: Scheme,
+    streams: Arc<Streams>,
+    opened: Instant,
+}
+
+/// A permit to send one request on the connection.
+pub(super) struct Stream<B> {
+    sender: http2::SendRequest<Tracked<B>>,
+    scheme: Scheme,
+    seat: Seat,
 }
 
 impl<B> Clone for Shared<B> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), is_dying: Arc::clone(&self.is_dying) }
+        Self {
+            sender: self.sender.clone(),
+            scheme: self.scheme.clone(),
+            streams: Arc::clone(&self.streams),
+            opened: self.opened,
+        }
     }
 }
 
@@ -56,40 +78,87 @@ where
     B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Starts HTTP/2 on a new connection, which a task of its own drives.
-    pub(super) async fn begin(stream: Forgiving, held: Held) -> Result<Self, hyper::Error> {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+    /// Starts HTTP/2 on a new connection, which a task of its own drives. `freed` is told when a stream of a full connection has ended.
+    pub(super) async fn begin(stream: Forgiving, held: Held, freed: &Arc<Notify>) -> Result<Self, BoxError> {
+        let scheme = if stream.has_tls() { Scheme::HTTPS } else { Scheme::HTTP };
+        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            .initial_max_send_streams(UNSEEN)
             .handshake(TokioIo::new(stream))
             .await?;
+        let opened = Instant::now();
+        while connection.current_max_send_streams() == UNSEEN && opened.elapsed() < SETTINGS_WAIT {
+            if let Ok(ended) = tokio::time::timeout(SETTINGS_LOOK, &mut connection).await {
+                ended?;
+                return Err("it closed the connection".into());
+            }
+        }
+        let streams = Arc::new(Streams::new(connection.current_max_send_streams(), freed));
+        let counted = Arc::clone(&streams);
         tokio::spawn(async move {
             let _held = held;
-            let ended = connection.await;
+            let mut polls = 0_u32;
+            let ended = std::future::poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                polls = polls.wrapping_add(1);
+                if counted.wants_limit(polls) {
+                    counted.set_limit(connection.current_max_send_streams());
+                }
+                polled
+            });
+            let ended = ended.await;
+            // Before the notice, so that who gets it finds the connection closed.
+            drop(connection);
+            counted.end();
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
         });
-        Ok(Self { sender, is_dying: Arc::default() })
+        Ok(Self { sender, scheme, streams, opened })
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.is_dying.load(Ordering::Acquire)
+        self.sender.is_closed() || self.streams.is_dying()
     }
 
+    /// Whether it was opened at that time or later.
+    pub(super) fn is_since(&self, time: Instant) -> bool {
+        self.opened >= time
+    }
+
+    /// Whether it has had no stream for this long.
+    pub(super) fn is_idle_for(&self, limit: Duration, now: Instant) -> bool {
+        self.streams.are_idle_for(limit, now)
+    }
+
+    /// Takes a stream, if the server allows one more.
+    pub(super) fn stream(&self) -> Option<Stream<B>> {
+        let seat = Seat::of(&self.streams)?;
+        Some(Stream { sender: self.sender.clone(), scheme: self.scheme.clone(), seat })
+    }
+}
+
+impl<B> Stream<B>
+where
+    B: Body<Data = Bytes> + Restart + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     /// Sends a request, and waits for the head of its response.
     pub(super) async fn ask(
-        mut self,
+        self,
         head: &impl RequestHead,
         framing: RequestFraming,
         body: B,
         patience: Patience,
     ) -> Result<Response<Answer>, Failure<B>> {
-        let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent));
+        let Self { mut sender, scheme, seat } = self;
+        let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent, seat));
         let body = Arc::new(Mutex::new(Kept { body: Some(body), taken: Some(Vec::new()), bytes: 0 }));
-        let request = request(head, framing, Tracked { body: Arc::clone(&body), progress: Arc::clone(&progress) });
-        let mut sending = std::pin::pin!(self.sender.try_send_request(request));
+        let tracked = Tracked { body: Arc::clone(&body), progress: Arc::clone(&progress) };
+        let request = request(head, framing, scheme, tracked);
+        let mut sending = std::pin::pin!(sender.try_send_request(request));
         let (mut alarm, look, mut looked) = (Alarm::new(), Instant::now() + patience.look, false);
         let waiting = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = sending.as_mut().poll(cx) {
@@ -107,14 +176,14 @@ where
         match waiting.await {
             Ok(Ok(answer)) => {
                 lock(&body).taken = None;
-                Ok(answer.map(|body| Answer::multiplexed(body, Instant::now())))
+                Ok(answer.map(|body| Answer::multiplexed(body, progress, Instant::now())))
             }
             Ok(Err(mut failure)) => {
                 let is_unsent = failure.take_message().is_some();
                 let error = failure.into_error();
                 let refusal = Refusal::of(&error);
                 if refusal.is_some_and(Refusal::ends_connection) {
-                    self.is_dying.store(true, Ordering::Release);
+                    progress.seat.mark_dying();
                 }
                 let is_unprocessed = is_unsent || refusal.is_some_and(Refusal::is_unprocessed);
                 match if is_unprocessed { lock(&body).take_whole() } else { None } {
@@ -180,7 +249,7 @@ fn lock<B>(body: &Mutex<Kept<B>>) -> MutexGuard<'_, Kept<B>> {
     body.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Request<B> {
+fn request<B>(head: &impl RequestHead, framing: RequestFraming, scheme: Scheme, body: B) -> Request<B> {
     let mut headers = HeaderMap::with_capacity(32);
     head.write_fields(&mut headers);
     if let RequestFraming::Length(length) = framing {
@@ -188,7 +257,7 @@ fn request<B>(head: &impl RequestHead, framing: RequestFraming, body: B) -> Requ
     }
     let host = headers.remove(HOST);
     let authority = host.as_ref().and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
-    let uri = Uri::builder().scheme("http").authority(authority.unwrap_or("localhost")).path_and_query(head.target());
+    let uri = Uri::builder().scheme(scheme).authority(authority.unwrap_or("localhost")).path_and_query(head.target());
     let mut request = Request::new(body);
     *request.method_mut() = head.method().clone();
     *request.uri_mut() = uri.build().unwrap_or_default();
@@ -241,12 +310,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
         let mut kept = lock(&self.body);
         let Some(body) = kept.body.as_mut() else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
-            self.progress.waits_for_client.store(true, Ordering::Relaxed);
+            self.progress.set_waits_for_client();
             return Poll::Pending;
         };
         self.progress.moved();
         if frame.is_none() || body.is_end_stream() {
-            self.progress.done.store(true, Ordering::Release);
+            self.progress.set_done();
         }
         if let Some(Ok(frame)) = &frame {
             kept.keep(frame);
@@ -260,42 +329,5 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         lock(&self.body).body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
-    }
-}
-
-/// The progress of a request's body; read by the task that waits for the response.
-struct Progress {
-    began: Instant,
-    last_moved: AtomicU64,
-    waits_for_client: AtomicBool,
-    done: AtomicBool,
-}
-
-impl Progress {
-    fn begin(done: bool) -> Self {
-        Self {
-            began: Instant::now(),
-            last_moved: AtomicU64::new(0),
-            waits_for_client: AtomicBool::new(false),
-            done: AtomicBool::new(done),
-        }
-    }
-
-    fn moved(&self) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_moved.store(millis, Ordering::Relaxed);
-        self.waits_for_client.store(false, Ordering::Relaxed);
-    }
-
-    fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire)
-    }
-
-    fn last_moved(&self) -> Instant {
-        self.began + Duration::from_millis(self.last_moved.load(Ordering::Relaxed))
-    }
-
-    fn waits_for_client(&self) -> bool {
-        self.waits_for_client.load(Ordering::Relaxed)
     }
 }

@@ -12,7 +12,7 @@ use crate::adapters::net::turn;
 
 /// How long a connection may be idle. Less than the 5 s after which common servers (Node, uvicorn) close theirs, so that we rarely send a
 /// request on a connection that is being closed.
-const IDLE_LIMIT: Duration = Duration::from_secs(4);
+pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(4);
 
 /// The most idle connections for each worker thread.
 const IDLE_MOST: usize = 512;
