@@ -50,6 +50,12 @@ pub trait IdentityProvider: Send + Sync {
         now: Timestamp,
     ) -> Pending<'a, Result<Renewed, RenewError>>;
 
+    /// Whether somebody who has signed in earlier may still come in by what the settings say now of the provider's users: at Entra, by their
+    /// tenant. In doubt they may, until [`IdentityProvider::renew`] says otherwise.
+    fn admits(&self, _identity: &Identity) -> bool {
+        true
+    }
+
     /// The URL that signs the browser out at the provider (OpenID Connect RP-Initiated Logout 1.0) and returns it to `return_to`;
     /// `None`: the provider has no such endpoint, or discovery is missing.
     fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url>;

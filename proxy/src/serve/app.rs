@@ -119,13 +119,14 @@ impl SignIn {
         self.public_origin.host_str() == Some(HostName::of(host).as_str())
     }
 
-    /// Whether the current provider vouched for a session to this deployment: after a change of provider, client id or public origin, old
-    /// sessions are not valid, nor are those of another deployment with the same secret.
+    /// Whether the current provider vouched for a session to this deployment, and still does: after a change of provider, client id or public
+    /// origin, old sessions are not valid, nor are those of another deployment with the same secret, or of a tenant that is not named any
+    /// more.
     pub(crate) fn vouches_for(&self, session: &LoadedSession) -> bool {
         if session.is_token() {
             return self.bearers.as_ref().is_some_and(|bearers| bearers.vouches_for(session));
         }
-        session.session().authority == self.authority
+        session.session().authority == self.authority && self.provider.admits(&session.session().identity)
     }
 }
 

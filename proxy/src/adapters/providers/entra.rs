@@ -33,6 +33,9 @@ use crate::ports::{
 /// The delegated permission to read one's own account. Without it there is no user principal name.
 const USER_READ: &str = "User.Read";
 
+/// The claim that names a user's tenant. It is kept with the identity, since only an ID token has it.
+const TENANT: &str = "tid";
+
 /// Microsoft Entra ID.
 pub(super) struct Entra {
     party: RelyingParty,
@@ -83,8 +86,9 @@ impl Entra {
         omissions: &Omissions,
     ) -> Result<Identity, SignInError> {
         let claims = &id_token.claims;
-        let tenant = claims.text("tid").unwrap_or_default();
-        let verdict = self.judge(tenant, claims).await?;
+        let tenant = claims.text(TENANT).unwrap_or_default();
+        let who = || claims.text("preferred_username").or_else(|| claims.text("oid")).unwrap_or("(no name)");
+        let verdict = self.judge(tenant, who).await?;
         if id_token.key_issuer.as_deref().is_some_and(|template| !may_sign(template, claims)) {
             return Err(SignInError::TokenExchange("ID token: it is signed with the key of another tenant".to_owned()));
         }
@@ -110,6 +114,8 @@ impl Entra {
         for name in &self.wanted.claims {
             omissions.note_claim(&quote(object_id), claims, name);
         }
+        let mut kept = claims.named(&self.wanted.claims, &TokenClaims::default());
+        kept.set(TENANT, vec![tenant.to_owned()]);
         Ok(Identity {
             provider: ProviderKind::Entra,
             id: object_id.to_owned(),
@@ -117,11 +123,11 @@ impl Entra {
             name: me.display_name.or_else(|| claims.text("name").map(ToOwned::to_owned)).unwrap_or_default(),
             username: Username::Vouched(me.user_principal_name),
             groups,
-            claims: claims.named(&self.wanted.claims, &TokenClaims::default()),
+            claims: kept,
         })
     }
 
-    async fn judge(&self, tenant: &str, claims: &TokenClaims) -> Result<Verdict, SignInError> {
+    async fn judge<'w>(&self, tenant: &str, who: impl Fn() -> &'w str) -> Result<Verdict, SignInError> {
         let mut verdict = self.tenants.judge(tenant);
         if verdict == Verdict::Refused && !self.tenants.unresolved().is_empty() {
             self.tenants.resolve(&self.party.http).await.map_err(SignInError::Unreachable)?;
@@ -130,7 +136,7 @@ impl Entra {
         match verdict {
             Verdict::Named | Verdict::Admitted => Ok(verdict),
             Verdict::Refused => Err(SignInError::NotAllowed {
-                who: quote(claims.text("preferred_username").or_else(|| claims.text("oid")).unwrap_or("(no name)")),
+                who: quote(who()),
                 reason: format!("tenant {} is not among those that OAUTH_TENANT_ID lets in", quote(tenant)),
             }),
         }
@@ -188,19 +194,22 @@ impl Entra {
         let omissions = Omissions::default();
         let identity = self.identify(&id_token, &refreshed.grant.access, Occasion::Renewal, &omissions).await;
         omissions.log();
-        identity.map_err(|error| match error {
-            SignInError::NotAllowed { reason, .. } => RenewError::Gone(reason),
-            SignInError::Unreachable(_)
-            | SignInError::Issuer(_)
-            | SignInError::TokenExchange(_)
-            | SignInError::UserInfo(_) => RenewError::NotNow(error.to_string()),
-        })
+        identity.map_err(gone_or_not_now)
+    }
+
+    /// Whether the operator has named the tenant of a known identity. A session from before tenants were kept tells none: then nobody's
+    /// administrators are believed.
+    async fn is_named_tenants(&self, before: &Identity) -> Result<bool, RenewError> {
+        let Some(tenant) = before.claims.texts(TENANT).first() else { return Ok(false) };
+        let verdict = self.judge(tenant, || before.username.as_str()).await.map_err(gone_or_not_now)?;
+        Ok(verdict == Verdict::Named)
     }
 
     /// Updates a known identity from Graph. What only an ID token has (app roles, `xms_edov`) stays, and groups can only be removed:
     /// only a token says which of Graph's the application receives. If Graph cannot be asked, the identity stays as it is.
     async fn reread(&self, before: &Identity, access_token: &Secret) -> Result<Identity, RenewError> {
         let not_now = |error: CallError| RenewError::NotNow(graph::reason(&error));
+        let named = self.is_named_tenants(before).await?;
         let me = match self.graph.me(&self.party.http, access_token).await {
             Ok(me) => me,
             Err(error) if error.is_unauthorized() => return Ok(before.clone()),
@@ -220,7 +229,6 @@ impl Entra {
                 Err(error) => return Err(not_now(error)),
             }
         }
-        let named = self.tenants.are_named();
         let email = reread_email(before, &me, named);
         if let Some(lost) = before.email.as_ref().filter(|_| email.is_none()) {
             let (lost, id, why) = (quote(lost.as_str()), quote(&before.id), why_no_email(&me, named, me.is_personal()));
@@ -233,6 +241,17 @@ impl Entra {
             groups,
             ..before.clone()
         })
+    }
+}
+
+/// Why a known identity cannot be read: the tenant may not come in any more, or the provider does not say.
+fn gone_or_not_now(error: SignInError) -> RenewError {
+    match error {
+        SignInError::NotAllowed { reason, .. } => RenewError::Gone(reason),
+        SignInError::Unreachable(_)
+        | SignInError::Issuer(_)
+        | SignInError::TokenExchange(_)
+        | SignInError::UserInfo(_) => RenewError::NotNow(error.to_string()),
     }
 }
 
@@ -325,6 +344,12 @@ impl IdentityProvider for Entra {
         now: Timestamp,
     ) -> Pending<'a, Result<Renewed, RenewError>> {
         Box::pin(self.renewed(identity, grant, now))
+    }
+
+    fn admits(&self, identity: &Identity) -> bool {
+        let Some(tenant) = identity.claims.texts(TENANT).first() else { return true };
+        // While a domain is not resolved, nobody can say whose tenant it is: the next renewal does.
+        self.tenants.judge(tenant) != Verdict::Refused || !self.tenants.unresolved().is_empty()
     }
 
     fn logout_url(&self, id_token: Option<&Secret>, return_to: &Url) -> Option<Url> {

@@ -6,7 +6,6 @@ use http::HeaderValue;
 use http::header::ACCEPT;
 use url::Url;
 
-use super::ClientRegistration;
 use super::claims::TokenClaims;
 use super::discovery::Place;
 use super::http::{CallError, Http};
@@ -15,6 +14,7 @@ use super::omissions::Omissions;
 use super::quote::quote;
 use super::relying_party::{Refreshed, RelyingParty, Verified};
 use super::rereading::{in_time, with_new_tokens};
+use super::{ClientRegistration, PREFERRED_USERNAME};
 use crate::domain::grant::Grant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
@@ -170,7 +170,7 @@ impl Wanted {
 
     /// The claim that supplies the username.
     fn username(&self) -> &str {
-        self.username.as_deref().unwrap_or("preferred_username")
+        self.username.as_deref().unwrap_or(PREFERRED_USERNAME)
     }
 
     /// Notes which of the relevant claims UserInfo supplies.
@@ -214,8 +214,10 @@ impl Wanted {
         }
         let username = match self.username.as_deref() {
             Some("email") => email_as_username(email.as_ref()),
-            Some(claim) => Username::Vouched(text(claim, before.username.as_str())),
-            None => Username::Displayed(text("preferred_username", before.username.as_str())),
+            Some(claim) if supplies(claim) => Username::Vouched(userinfo.text(claim).unwrap_or_default().to_owned()),
+            // Also one that nobody has vouched for, from before the claim was named.
+            Some(_) => before.username.clone(),
+            None => Username::Displayed(text(PREFERRED_USERNAME, before.username.as_str())),
         };
         let groups = if supplies("groups") { userinfo.list("groups") } else { before.groups.clone() };
         if self.groups && groups != before.groups {
@@ -256,7 +258,7 @@ impl Wanted {
                 }
                 Username::Vouched(username)
             }
-            None => Username::Displayed(either("preferred_username")),
+            None => Username::Displayed(either(PREFERRED_USERNAME)),
         };
         let groups = token.or(userinfo, "groups");
         if self.groups {
@@ -406,6 +408,18 @@ mod tests {
         assert_eq!(identity(Some("upn"), claims(), json!({})).username, Username::Vouched("ann@corp".into()));
         assert_eq!(identity(Some("missing"), claims(), json!({})).username.vouched(), None);
         assert_eq!(identity(Some("email"), claims(), json!({})).username.vouched(), None);
+    }
+
+    #[test]
+    fn a_displayed_name_is_not_vouched_for_by_naming_a_claim_that_userinfo_does_not_supply() {
+        let before = identity(None, json!({"sub": "s", "preferred_username": "admin"}), json!({}));
+        let wanted = Wanted { username: Some("upn".to_owned()), groups: false, claims: Vec::new() };
+        let reread = |userinfo: Value, supplied: &[String]| {
+            let userinfo = serde_json::from_value(userinfo).unwrap();
+            wanted.reread(&before, &userinfo, supplied, &Omissions::default()).username
+        };
+        assert_eq!(reread(json!({"preferred_username": "admin"}), &[]), Username::Displayed("admin".into()));
+        assert_eq!(reread(json!({"upn": "eve"}), &["upn".to_owned()]), Username::Vouched("eve".into()));
     }
 
     #[test]

@@ -70,11 +70,6 @@ impl TenantList {
         }
     }
 
-    /// Whether the operator has named all tenants, so that every user who is admitted has a [`Verdict::Named`].
-    pub(super) const fn are_named(&self) -> bool {
-        matches!(self.tenants, Tenants::Named(_))
-    }
-
     /// The configured domains whose tenant is not known yet.
     pub(super) fn unresolved(&self) -> Vec<String> {
         let resolved = self.resolved.load();

@@ -19,7 +19,7 @@ fn named(names: &[&str]) -> Tenants {
     Tenants::Named(names.iter().map(ToString::to_string).collect())
 }
 
-fn settings(origin: &str, tenants: Tenants) -> ProviderSettings {
+pub(super) fn settings(origin: &str, tenants: Tenants) -> ProviderSettings {
     ProviderSettings::Entra {
         client: client(&["openid", "profile", "email"]),
         authority: url(origin),

@@ -32,6 +32,13 @@ fn with_claim(origin: &str, username_claim: Option<&str>) -> ProviderSettings {
     }
 }
 
+#[test]
+fn a_session_is_of_the_claim_that_vouches_for_usernames_unless_that_is_the_standard_one() {
+    let of = |claim| with_claim("http://localhost", claim).authority();
+    assert!(of(None) == of(Some("preferred_username")));
+    assert!(of(Some("upn")) != of(None) && of(Some("upn")) != of(Some("email")));
+}
+
 #[tokio::test]
 async fn the_browser_is_sent_with_state_nonce_and_a_challenge() {
     let bench = Bench::with(settings).await;

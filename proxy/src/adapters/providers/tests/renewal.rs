@@ -1,11 +1,12 @@
 //! Renewals: by refresh tokens that rotate, and by access tokens while they last.
 
-use dev_idp::users::{ADMIN_ROLE, CONTOSO, Membership, PLATFORM_GROUP, STAFF_GROUP};
+use dev_idp::users::{ADMIN_ROLE, CONTOSO, FABRIKAM, Membership, PLATFORM_GROUP, STAFF_GROUP};
 use dev_idp::{Endpoint, Fault, Lie, User};
 use serde_json::json;
 
 use super::super::Tenants;
 use super::*;
+use crate::domain::claims::Claims;
 use crate::domain::grant::Grant;
 use crate::ports::{RenewError, Renewed};
 
@@ -238,7 +239,7 @@ async fn a_tenant_that_may_not_come_in_any_more_ends_it() {
     let (who, grant) = bench.granted("ann").await;
     let mut settings = with_scopes("entra", &bench.idp.origin(), &["offline_access"]);
     let ProviderSettings::Entra { tenants, .. } = &mut settings else { panic!("it is Entra") };
-    *tenants = Tenants::Named(vec![dev_idp::users::FABRIKAM.to_owned(), CONTOSO.to_owned()]);
+    *tenants = Tenants::Named(vec![FABRIKAM.to_owned(), CONTOSO.to_owned()]);
     let both = connect(&settings, &[], None).unwrap();
     both.refresh(bench.now).await;
     let grant = both.renew(&who, &grant, bench.now).await.unwrap().grant;
@@ -247,6 +248,29 @@ async fn a_tenant_that_may_not_come_in_any_more_ends_it() {
     let others = connect(&settings, &[], None).unwrap();
     others.refresh(bench.now).await;
     assert!(gone(others.renew(&who, &grant, bench.now).await).contains("OAUTH_TENANT_ID"));
+}
+
+#[tokio::test]
+async fn naming_a_tenant_makes_nobody_believe_the_administrators_of_another_whose_people_came_before() {
+    let bench = Bench::with(|origin| entra::settings(origin, Tenants::Common)).await;
+    // The administrator has written ann's address into `mail`.
+    let (who, grant) = bench.granted("mallory").await;
+    assert_eq!(who.email_str(), "mallory@fabrikam.example");
+    let naming = async |tenant: &str| {
+        let tenants = Tenants::Named(vec![tenant.to_owned()]);
+        let provider = connect(&entra::settings(&bench.idp.origin(), tenants), &[], None).unwrap();
+        provider.refresh(bench.now).await;
+        provider
+    };
+    let (contoso, fabrikam) = (naming(CONTOSO).await, naming(FABRIKAM).await);
+    assert!(!contoso.admits(&who) && fabrikam.admits(&who) && bench.provider.admits(&who));
+    assert!(gone(contoso.renew(&who, &grant, bench.now).await).contains("OAUTH_TENANT_ID"));
+    let believed = fabrikam.renew(&who, &grant, bench.now).await.unwrap().identity.unwrap();
+    assert_eq!(believed.email_str(), "ann@example.com");
+    // A session from before tenants were kept.
+    let before = Identity { claims: Claims::default(), ..who };
+    let renewed = contoso.renew(&before, &grant, bench.now).await.unwrap().identity.unwrap();
+    assert_eq!(renewed.email_str(), "mallory@fabrikam.example");
 }
 
 #[tokio::test]
