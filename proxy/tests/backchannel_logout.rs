@@ -216,3 +216,23 @@ async fn a_token_that_could_not_be_followed_may_be_sent_again() {
     assert_eq!(ann.get("/x").await.status, 401);
     assert!(refused(&post(&proxy, token).await), "it has come before");
 }
+
+#[tokio::test]
+async fn what_a_token_has_ended_here_has_its_audit_line_though_the_store_has_not_confirmed_it() {
+    const LINE: &str = "the provider signed the person out";
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let proxy = with_redis(&upstream, &redis).await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let token = form(&proxy.idp().logout_token("ann").unwrap());
+    redis.ask(&["ACL", "SETUSER", "default", "-unlink"]).await.unwrap();
+    assert_eq!(post(&proxy, token.clone()).await.code(), "session_store_unavailable");
+    assert_eq!(ann.get("/x").await.status, 401);
+    proxy.logs(LINE).await;
+    redis.ask(&["ACL", "SETUSER", "default", "+unlink"]).await.unwrap();
+    until("the store confirms it", async || !proxy.admin("/readyz").await.text().contains("store:")).await;
+    assert_eq!(post(&proxy, token).await.status, 200);
+    assert_eq!(proxy.log().matches(LINE).count(), 1, "nothing was left for the second try: {}", proxy.log());
+}

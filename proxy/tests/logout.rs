@@ -7,7 +7,8 @@ use http::Request;
 use http_body_util::Full;
 use url::Url;
 
-use crate::support::{Browser, HOST, Proxy, Upstream, wire};
+use crate::support::redis::is_installed;
+use crate::support::{Browser, HOST, Proxy, Redis, Upstream, until, wire};
 
 const EVERYWHERE: &str = "/api/v1/auth/logout?everywhere=true";
 const SIGNED_OUT: &str = "http://app.localhost/api/v1/auth/signed-out";
@@ -109,6 +110,49 @@ async fn a_plain_logout_stays_here_and_ends_one_session() {
         assert_eq!(here.get("/x").await.status, 401);
     }
     assert_eq!(other.get("/x").await.status, 200);
+}
+
+#[tokio::test]
+async fn where_the_other_sessions_are_not_found_the_answer_does_not_say_that_they_are_being_ended() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
+    let plan = plan.env("SESSION_REDIS_URL", redis.url());
+    let proxy = plan.env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=").start().await;
+    let (mut here, mut other) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("ann").await);
+    // Lists of sessions cannot be read: the one at hand ends.
+    redis.ask(&["ACL", "SETUSER", "default", "-zrevrangebyscore"]).await.unwrap();
+    let answer = here.send_body(form(EVERYWHERE), "").await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").as_str()), (503, "60"), "{answer:?}");
+    assert!(answer.set_cookies().iter().any(|set| set.starts_with("session_token=;")), "{answer:?}");
+    let text = answer.text();
+    assert!(text.contains("nothing goes on trying") && !text.contains("goes on by itself"), "{text}");
+    assert_eq!(other.get("/x").await.status, 200, "nobody tries again");
+    proxy.logs("Signed out: ann").await;
+    proxy.logs("a logout did not end every session").await;
+}
+
+#[tokio::test]
+async fn where_the_store_confirms_no_end_the_answer_says_that_this_goes_on_by_itself() {
+    if !is_installed() {
+        return;
+    }
+    let (master, upstream) = (Redis::start().await, Upstream::start().await);
+    let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
+    let plan = plan.env("SESSION_REDIS_URL", master.url());
+    let proxy = plan.env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=").start().await;
+    let (mut here, mut other) = (proxy.signed_in_as("ann").await, proxy.signed_in_as("ann").await);
+    // What is written now is never known to be on the replica.
+    master.ask(&["ACL", "SETUSER", "default", "-wait"]).await.unwrap();
+    let answer = here.send_body(form(EVERYWHERE), "").await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").as_str()), (503, "2"), "{answer:?}");
+    assert!(answer.text().contains("goes on by itself"), "{answer:?}");
+    assert_eq!(other.get("/x").await.status, 401, "it has ended here");
+    proxy.logs("the person signed out everywhere").await;
 }
 
 #[tokio::test]

@@ -90,6 +90,52 @@ async fn an_operator_lists_sessions_and_revokes_those_of_one_person_on_all_repli
 }
 
 #[tokio::test]
+async fn sessions_of_another_deployment_on_the_same_store_are_left_out_and_that_is_said() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let (ours, theirs) = (at(&redis, "github", &upstream).await, at(&redis, "oidc", &upstream).await);
+    let by_hand = ours.twin();
+    let (ours, theirs) = (ours.start().await, theirs.start().await);
+    let (mut ann, mut namesake) = (ours.signed_in_as("ann").await, theirs.signed_in_as("ann").await);
+    let left_out = "; 1 more is of another provider, client id or public origin, and left out";
+
+    let (table, sentence) = streams(&sessions(&by_hand, &["list"]).await);
+    assert_eq!((table.lines().count(), sentence.trim()), (2, format!("1 session{left_out}").as_str()), "{table}");
+    for ended in ["1 session was ended", "no session of ann@example.com"] {
+        let output = sessions(&by_hand, &["revoke", "--user", "ann@example.com"]).await;
+        let sentence = streams(&output).1;
+        assert_eq!(output.status.code(), Some(0), "{sentence}");
+        assert!(sentence.contains(ended) && sentence.contains(left_out), "{sentence}");
+    }
+    until("it has ended", async || ann.get("/x").await.status == 401).await;
+    assert_eq!(namesake.get("/x").await.status, 200, "another person, whatever they are called");
+}
+
+#[tokio::test]
+async fn an_end_that_the_store_does_not_confirm_to_an_operator_has_no_audit_line() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis, "github", &upstream).await;
+    let by_hand = plan.twin();
+    let proxy = plan.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    redis.ask(&["ACL", "SETUSER", "default", "-unlink"]).await.unwrap();
+    let output = sessions(&by_hand, &["revoke", "--user", "ann"]).await;
+    let sentence = streams(&output).1;
+    assert_eq!(output.status.code(), Some(1), "{sentence}");
+    assert!(sentence.contains("did not confirm") && !sentence.contains("Sessions ended"), "{sentence}");
+    assert_eq!(ann.get("/x").await.status, 200, "what tried it again has ended with the command");
+    redis.ask(&["ACL", "SETUSER", "default", "+unlink"]).await.unwrap();
+    let output = sessions(&by_hand, &["revoke", "--user", "ann"]).await;
+    assert!(streams(&output).1.contains("Sessions ended: ann"), "{:?}", streams(&output));
+    until("it has ended", async || ann.get("/x").await.status == 401).await;
+}
+
+#[tokio::test]
 async fn where_no_other_process_finds_sessions_the_command_says_what_to_do_instead() {
     let upstream = Upstream::start().await;
     let memory = Proxy::with_sign_in("github", &upstream).await;

@@ -1,11 +1,22 @@
 //! Users list their own sessions and end them: as JSON for programs, as a page with forms for browsers.
 
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use serde_json::Value;
+use sidegate::adapters::stores::jwt::JwtStore;
+use sidegate::domain::session::{Session, SessionToken};
+use sidegate::domain::time::Timestamp;
+use sidegate::ports::{Sessions as _, StoreTerms};
+use zeroize::Zeroizing;
 
-use crate::support::{Answer, Browser, HOST, Proxy, Upstream};
+use crate::support::redis::is_installed;
+use crate::support::{Answer, Browser, HOST, Proxy, Redis, Upstream, until};
 
 const SESSIONS: &str = "/api/v1/auth/sessions";
+const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const HTML: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 const FIREFOX: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:142.0) Gecko/20100101 Firefox/142.0";
 
@@ -262,7 +273,7 @@ async fn a_user_who_is_no_longer_allowed_is_refused_here_too() {
 async fn where_sessions_are_in_browsers_only_others_are_neither_listed_nor_ended_and_it_says_so() {
     let upstream = Upstream::start().await;
     let plan = Proxy::with_sign_in("oidc", &upstream).await.env("SESSION_STORE", "jwt");
-    let proxy = plan.env("SESSION_SECRET", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").start().await;
+    let proxy = plan.env("SESSION_SECRET", SECRET).start().await;
     let mut here = signed_in(&proxy, "ann", FIREFOX).await;
     let mut there = signed_in(&proxy, "ann", FIREFOX).await;
     let (id, other) = (own_id(&mut here).await, own_id(&mut there).await);
@@ -287,4 +298,75 @@ async fn where_sessions_are_in_browsers_only_others_are_neither_listed_nor_ended
     assert_eq!(answer.status, 200);
     assert!(clears_the_cookie(&answer), "{answer:?}");
     assert_eq!(here.get("/x").await.status, 401);
+}
+
+#[tokio::test]
+async fn what_has_ended_here_has_its_audit_line_though_the_store_has_not_confirmed_it() {
+    if !is_installed() {
+        return;
+    }
+    let (master, upstream) = (Redis::start().await, Upstream::start().await);
+    let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
+    let plan = plan.env("SESSION_REDIS_URL", master.url()).env("SESSION_SECRET", SECRET);
+    let proxy = plan.start().await;
+    let mut here = signed_in(&proxy, "ann", FIREFOX).await;
+    let mut there = signed_in(&proxy, "ann", FIREFOX).await;
+    let mut third = signed_in(&proxy, "ann", FIREFOX).await;
+    let (here_id, there_id) = (own_id(&mut here).await, own_id(&mut there).await);
+    // What is written now is never known to be on the replica.
+    master.ask(&["ACL", "SETUSER", "default", "-wait"]).await.unwrap();
+    let answer = here.send(Request::delete(format!("{SESSIONS}/{there_id}"))).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "session_store_unavailable"), "{answer:?}");
+    assert_eq!(there.get("/x").await.status, 401, "it has ended here");
+    proxy.logs("the person ended it").await;
+    let answer = here.send(Request::delete(SESSIONS)).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "session_store_unavailable"), "{answer:?}");
+    assert_eq!(third.get("/x").await.status, 401, "it has ended here");
+    proxy.logs("the person ended all others").await;
+    assert_eq!(here.get("/x").await.status, 200);
+    let answer = here.send(Request::delete(format!("{SESSIONS}/{here_id}"))).await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").as_str()), (503, "2"), "{answer:?}");
+    assert_eq!(answer.json()["message"], "The session store did not confirm that you are signed out");
+    assert!(clears_the_cookie(&answer), "{answer:?}");
+    proxy.logs("Signed out: ann").await;
+    let metrics = proxy.admin("/metrics").await.text();
+    assert!(metrics.contains("sidegate_sign_outs_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn where_no_more_ended_sessions_are_remembered_the_answer_says_that_ones_own_was_not_ended() {
+    /// How many of one person are remembered.
+    const SHARE: usize = 12_500;
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "jwt");
+    let proxy = plan.env("SESSION_SECRET", SECRET).start().await;
+    let mut ann = signed_in(&proxy, "ann", FIREFOX).await;
+    let secrets = vec![Zeroizing::new(STANDARD.decode(SECRET).unwrap())];
+    let terms = StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 80 };
+    let (store, ever) = (JwtStore::new(1 << 20, &terms).unwrap(), Timestamp::from_secs(0));
+    let mine = SessionToken::parse(ann.cookie("session_token").unwrap()).unwrap();
+    let mine = store.load(&mine, ever).await.unwrap().unwrap();
+    // As if she had signed in and out so often.
+    for some in (0..SHARE).collect::<Vec<_>>().chunks(25) {
+        let mut cookies = Vec::new();
+        for number in some {
+            let earlier = 1000 * (u64::try_from(*number).unwrap() + 1);
+            let created_at = Timestamp::from_millis(mine.session().created_at.millis() - earlier);
+            let token = store.begin(Session { created_at, ..mine.session().clone() }, ever).await.unwrap();
+            cookies.push(format!("session_token={}", token.expose()));
+        }
+        let request = Request::post("/api/v1/auth/logout").header("cookie", cookies.join("; "));
+        assert_eq!(proxy.send(request).await.status, 200);
+    }
+    let (id, token) = (own_id(&mut ann).await, ann.cookie("session_token").unwrap().to_owned());
+    let answer = ann.send(Request::delete(format!("{SESSIONS}/{id}"))).await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after").as_str()), (503, "60"), "{answer:?}");
+    assert_eq!(answer.json()["message"], "The session store could not end every session");
+    assert!(clears_the_cookie(&answer), "{answer:?}");
+    assert_eq!(proxy.get_as(&token, "/x").await.status, 200, "a copy of the cookie is valid, as the log says");
+    proxy.logs("a logout did not end every session, and a copy of its cookie is valid until it expires").await;
+    let metrics = proxy.admin("/metrics").await.text();
+    assert!(metrics.contains(&format!("sidegate_sign_outs_total {SHARE}\n")), "nobody was signed out: {metrics}");
 }

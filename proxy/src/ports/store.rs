@@ -47,17 +47,18 @@ pub trait Sessions: Send + Sync {
     /// [`BeginError`]: the store is unavailable, or the session does not fit.
     fn begin(&self, session: Session, now: Timestamp) -> Pending<'_, Result<SessionToken, BeginError>>;
 
-    /// Ends a session on every replica. A missing session counts as ended. If the store does not confirm, this replica treats the
-    /// session as ended at once, and keeps trying.
+    /// Ends a session on every replica. A missing session counts as ended.
     ///
     /// # Errors
-    /// [`EndError`]: the store did not confirm it, or has no room to remember it. `session` then says which ([`LoadedSession::has_ended`]):
-    /// one that is not marked as ended is valid until it expires, and nobody tries again.
+    /// [`EndError`], which says whether it goes on being tried. Until then the session counts as ended on this replica.
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>>;
 
     /// Ends whatever a token names for which [`Sessions::load`] found no live session. Anybody can make up such tokens: the records
     /// kept of them must not displace those of real sessions.
-    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>>;
+    ///
+    /// # Errors
+    /// As [`Sessions::end`].
+    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), EndError>>;
 
     /// Consumes the `state` of a sign-in, which is valid once and until `until`. Returns whether it was unused before, on every replica
     /// if the store is shared. Of several concurrent callers exactly one gets `true`. Under a flood a shared store leaves the states to
@@ -119,13 +120,13 @@ pub trait Directory: Send + Sync {
     /// again, and not counted.
     ///
     /// # Errors
-    /// [`StoreUnavailable`]: a list failed, or not every end was confirmed; the sessions that could be ended have ended.
+    /// [`EndError`]: a list failed, which nobody tries again, or not every end was confirmed; the sessions that could be ended have ended.
     fn end_remaining<'a>(
         &'a self,
         _selector: SessionSelector<'a>,
         _kept: Option<SessionKey>,
         _now: Timestamp,
-    ) -> Pending<'a, Result<usize, StoreUnavailable>> {
+    ) -> Pending<'a, Result<usize, EndError>> {
         Box::pin(std::future::ready(Ok(0)))
     }
 
@@ -199,19 +200,42 @@ pub struct StoreUnavailable(pub String);
 /// Why the end of a session is not certain.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
-    /// The store did not answer, or has no room for anybody's.
+    /// The store did not confirm it, and is asked again until it does. On this replica the session has ended.
     #[error(transparent)]
-    Unavailable(#[from] StoreUnavailable),
+    Unconfirmed(StoreUnavailable),
+    /// The store did not answer, or has no room for anybody's, and nobody asks it again: the session may be valid until it expires.
+    #[error(transparent)]
+    Unavailable(StoreUnavailable),
     /// The store has no room to remember another ended session of this person: nothing has changed, and the session is valid until it
     /// expires.
     #[error("{0}")]
     NoRoomOfPerson(String),
 }
 
+impl EndError {
+    /// Whether the store is asked again until it confirms.
+    #[must_use]
+    pub const fn is_retried(&self) -> bool {
+        match self {
+            Self::Unconfirmed(_) => true,
+            Self::Unavailable(_) | Self::NoRoomOfPerson(_) => false,
+        }
+    }
+
+    /// Of two failures the one to tell: what nobody tries again goes before what is tried again.
+    #[must_use]
+    pub fn worse(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) if one.is_retried() => Some(other),
+            (one, other) => one.or(other),
+        }
+    }
+}
+
 impl From<EndError> for StoreUnavailable {
     fn from(error: EndError) -> Self {
         match error {
-            EndError::Unavailable(unavailable) => unavailable,
+            EndError::Unconfirmed(unavailable) | EndError::Unavailable(unavailable) => unavailable,
             EndError::NoRoomOfPerson(why) => Self(why),
         }
     }
@@ -236,4 +260,23 @@ pub enum BeginError {
     /// A secret or a token could not be made: no random bytes, or sealing or signing failed.
     #[error("{0}")]
     Internal(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_tries_again_is_what_is_told() {
+        let retried = || Some(EndError::Unconfirmed(StoreUnavailable("it is slow".to_owned())));
+        let not = || Some(EndError::NoRoomOfPerson("it is full".to_owned()));
+        let told = |one, other| EndError::worse(one, other).map(|error| error.is_retried());
+        assert_eq!(told(None, None), None);
+        for (one, other) in [(retried(), None), (None, retried()), (retried(), retried())] {
+            assert_eq!(told(one, other), Some(true));
+        }
+        for (one, other) in [(not(), None), (None, not()), (not(), retried()), (retried(), not()), (not(), not())] {
+            assert_eq!(told(one, other), Some(false));
+        }
+    }
 }

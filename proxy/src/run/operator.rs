@@ -15,6 +15,7 @@ use crate::adapters::telemetry::{Clean, Metrics, audit};
 use crate::domain::browser;
 use crate::domain::identity::{Identified as _, Identity};
 use crate::domain::policy::AllowedUsers;
+use crate::domain::session::{Authority, SessionKey};
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, Sessions, StoreTerms};
 use crate::serve::auth::ending;
@@ -90,9 +91,10 @@ pub async fn run(task: &Task, settings: Settings, out: &mut (dyn Write + Send)) 
     };
     let store = open(&sign_in)?;
     store.reach(PATIENCE).await?;
+    let authority = sign_in.provider.authority();
     match task {
-        Task::List { who, json } => list(&store, who.as_ref(), *json, out).await,
-        Task::Revoke { who } => revoke(store, who).await,
+        Task::List { who, json } => list(&store, &mut Wanted::new(who.as_ref(), authority), *json, out).await,
+        Task::Revoke { who } => revoke(store, who, authority).await,
     }
 }
 
@@ -142,20 +144,60 @@ fn open(settings: &SignInSettings) -> anyhow::Result<Arc<RedisStore>> {
     }
 }
 
+/// The sessions that a command is about, as the store names them.
+struct Wanted<'w> {
+    /// Whose; `None`: all users'.
+    who: Option<&'w Who>,
+    /// Whose word the configuration takes. In the same store there may be sessions of other deployments, and of the provider, client id or
+    /// public origin before they were changed: nobody is let in by those here, and who they are of is for others to say.
+    authority: Authority,
+    /// The store may name a session twice.
+    known: HashSet<SessionKey>,
+    count: usize,
+    others: usize,
+}
+
+impl<'w> Wanted<'w> {
+    fn new(who: Option<&'w Who>, authority: Authority) -> Self {
+        Self { who, authority, known: HashSet::new(), count: 0, others: 0 }
+    }
+
+    /// Whether the command is about this session, which has not come before.
+    fn takes(&mut self, session: &LoadedSession) -> bool {
+        let is_theirs = self.who.is_none_or(|who| who.is(session.identity()));
+        if !is_theirs || !self.known.insert(session.key()) {
+            return false;
+        }
+        let is_ours = session.session().authority == self.authority;
+        let number = if is_ours { &mut self.count } else { &mut self.others };
+        *number += 1;
+        is_ours
+    }
+
+    /// A sentence about what was found, with what was left out.
+    fn told(&self, found: String) -> String {
+        let others = match self.others {
+            0 => return found,
+            1 => "1 more is".to_owned(),
+            count => format!("{count} more are"),
+        };
+        format!("{found}; {others} of another provider, client id or public origin, and left out")
+    }
+}
+
 async fn list(
     store: &RedisStore,
-    who: Option<&Who>,
+    wanted: &mut Wanted<'_>,
     json: bool,
     out: &mut (dyn Write + Send),
 ) -> anyhow::Result<String> {
-    let (mut seen, mut written) = (HashSet::new(), Ok(()));
+    let mut written = Ok(());
     if !json {
         written = writeln!(out, "{}", HEADING);
     }
     let walked = store
         .all(clock::now(), |session| {
-            let wanted = who.is_none_or(|who| who.is(session.identity()));
-            if wanted && written.is_ok() && seen.insert(session.key()) {
+            if written.is_ok() && wanted.takes(&session) {
                 written = if json { writeln!(out, "{}", fields(&session)) } else { writeln!(out, "{}", row(&session)) };
             }
         })
@@ -166,11 +208,11 @@ async fn list(
         other => other.context("the list could not be written")?,
     }
     walked.context("the list is not complete")?;
-    Ok(match (seen.len(), who) {
+    Ok(wanted.told(match (wanted.count, wanted.who) {
         (1, _) => "1 session".to_owned(),
         (0, Some(who)) => none(who),
         (count, _) => format!("{count} sessions"),
-    })
+    }))
 }
 
 const HEADING: &str =
@@ -212,25 +254,27 @@ fn browser(session: &LoadedSession) -> String {
 }
 
 /// Ends the sessions that it finds; sessions that begin meanwhile stay.
-async fn revoke(store: Arc<RedisStore>, who: &Who) -> anyhow::Result<String> {
-    let (mut seen, mut found) = (HashSet::new(), Vec::new());
+async fn revoke(store: Arc<RedisStore>, who: &Who, authority: Authority) -> anyhow::Result<String> {
+    let (mut wanted, mut found) = (Wanted::new(Some(who), authority), Vec::new());
     let walked = store
         .all(clock::now(), |session| {
-            if who.is(session.identity()) && seen.insert(session.key()) {
+            if wanted.takes(&session) {
                 found.push(session);
             }
         })
         .await;
     let store: Arc<dyn Sessions> = store;
     let ended = ending::end_each(&store, &found).await;
-    write_audit_lines(&found);
+    // Of the others nobody knows: what tries them again ends with this process.
+    write_audit_lines(&ended.confirmed);
     walked.context("not all sessions were looked at: run it again")?;
-    ended.context("the store did not confirm that all have ended: run it again")?;
-    Ok(match found.len() {
+    let outcome = ended.failure.map_or(Ok(()), Err);
+    outcome.context("the store did not confirm that all have ended: run it again")?;
+    Ok(wanted.told(match found.len() {
         0 => none(who),
         1 => "1 session was ended".to_owned(),
         count => format!("{count} sessions were ended"),
-    })
+    }))
 }
 
 fn none(who: &Who) -> String {
@@ -240,11 +284,12 @@ fn none(who: &Who) -> String {
     )
 }
 
-/// Writes an audit line for each user.
+/// Writes an audit line for each user: an id is one provider's.
 fn write_audit_lines(ended: &[Arc<LoadedSession>]) {
-    let mut people: BTreeMap<&str, (&Identity, usize)> = BTreeMap::new();
+    let mut people: BTreeMap<(&str, &str), (&Identity, usize)> = BTreeMap::new();
     for session in ended {
-        people.entry(&session.identity().id).or_insert((session.identity(), 0)).1 += 1;
+        let identity = session.identity();
+        people.entry((identity.provider.as_str(), identity.id.as_str())).or_insert((identity, 0)).1 += 1;
     }
     for (identity, count) in people.into_values() {
         audit::sessions_ended(identity, count, "an operator revoked them", None);
@@ -255,6 +300,7 @@ fn write_audit_lines(ended: &[Arc<LoadedSession>]) {
 mod tests {
     use super::*;
     use crate::domain::identity::{Email, ProviderKind, Username};
+    use crate::domain::session::{Device, Session};
 
     fn ann() -> Identity {
         Identity {
@@ -276,6 +322,30 @@ mod tests {
             !is("ann") && !is("id:8") && !is("7") && !is("bob@example.com"),
             "a name that is not vouched for is nobody's"
         );
+    }
+
+    #[test]
+    fn sessions_of_another_authority_are_counted_apart_and_each_session_once() {
+        let now = Timestamp::from_secs(1000);
+        let session = |key: u8, authority: u8| {
+            let device = Device::new([192, 0, 2, 1].into(), "Firefox");
+            let hour = Duration::from_secs(3600);
+            LoadedSession::new(
+                SessionKey([key; 32]),
+                Session::begin(ann(), Authority([authority; 8]), device, hour, now),
+                now,
+            )
+        };
+        let (ann, bob) = (Who::one("id:7").unwrap(), Who::one("id:8").unwrap());
+        let mut wanted = Wanted::new(Some(&ann), Authority([1; 8]));
+        assert_eq!(wanted.told("nothing".to_owned()), "nothing");
+        assert!(wanted.takes(&session(1, 1)) && !wanted.takes(&session(1, 1)) && wanted.takes(&session(2, 1)));
+        assert!(!wanted.takes(&session(3, 2)) && !wanted.takes(&session(3, 2)));
+        assert_eq!((wanted.count, wanted.others), (2, 1));
+        assert!(wanted.told("2 sessions".to_owned()).starts_with("2 sessions; 1 more is of another provider"));
+        let mut wanted = Wanted::new(Some(&bob), Authority([1; 8]));
+        assert!(!wanted.takes(&session(1, 1)) && !wanted.takes(&session(3, 2)));
+        assert_eq!((wanted.count, wanted.others), (0, 0));
     }
 
     #[test]

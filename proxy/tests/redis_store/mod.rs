@@ -11,8 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Request;
 use http_body_util::Full;
-use sidegate::adapters::stores::redis::Layout;
-use sidegate::domain::session::SessionToken;
+use sidegate::adapters::stores::redis::{Layout, RedisStore};
+use sidegate::domain::session::{Session, SessionToken};
+use sidegate::domain::time::Timestamp;
 use sidegate::ports::{Claim, Leases as _, Sessions as _};
 use zeroize::Zeroizing;
 
@@ -263,6 +264,52 @@ async fn a_logout_while_the_store_is_away_holds_here_at_once_and_everywhere_once
     until("nothing waits any more", async || !one.admin("/readyz").await.text().contains("store: ")).await;
     assert_eq!(one.get_as(&token, "/x").await.status, 401);
     one.logs("is confirmed").await;
+}
+
+/// The token of a session like this one, which another person began earlier.
+async fn begun_earlier(store: &RedisStore, like: &Session, id: &str, millis: u64) -> String {
+    let created_at = Timestamp::from_millis(like.created_at.millis() - millis);
+    let mut session = Session { created_at, ..like.clone() };
+    session.identity.id = id.to_owned();
+    store.begin(session, store::now()).await.unwrap().expose().to_owned()
+}
+
+#[tokio::test]
+async fn a_sign_in_over_an_older_session_goes_on_where_too_many_ends_wait_for_its_end_to_be_tried_again() {
+    /// As many wait to be confirmed as there is room for, and how many a logout may bring.
+    const MOST: usize = 10_000;
+    const AT_ONCE: usize = 250;
+    if !is_installed() {
+        return;
+    }
+    let (master, upstream) = (Redis::start().await, Upstream::start().await);
+    let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    // What is written is never known to be on the replica.
+    master.ask(&["ACL", "SETUSER", "default", "-wait"]).await.unwrap();
+    let proxy = at(&master.url(), &upstream).await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    let secrets = vec![Zeroizing::new(STANDARD.decode(SECRET).unwrap())];
+    let beside = store::open_with(store::place(Layout::Single, &[master.port]), secrets).await;
+    let token = SessionToken::parse(ann.cookie("session_token").unwrap()).unwrap();
+    let mine = beside.load(&token, store::now()).await.unwrap().unwrap();
+    for person in 0..=MOST / AT_ONCE {
+        let mut cookies = Vec::new();
+        for _ in 0..AT_ONCE {
+            let token = begun_earlier(&beside, mine.session(), &format!("person {person}"), 0).await;
+            cookies.push(format!("session_token={token}"));
+        }
+        let request = Request::post(LOGOUT).header("cookie", cookies.join("; "));
+        assert_eq!(proxy.send(request).await.status, 503);
+    }
+    let old = begun_earlier(&beside, mine.session(), &mine.session().identity.id, 120_000).await;
+    ann.set_cookie("session_token", &old);
+    let answer = ann.sign_in("ann").await;
+    assert_eq!(answer.status, 302, "{answer:?}");
+    assert_ne!(ann.cookie("session_token"), Some(old.as_str()));
+    assert_eq!(ann.get("/x").await.status, 200);
+    assert_eq!(proxy.get_as(&old, "/x").await.status, 401, "it has ended here");
+    proxy.logs("the end of a session that a sign-in replaces is not confirmed, and is not tried again").await;
 }
 
 #[tokio::test]

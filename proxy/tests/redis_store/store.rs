@@ -8,7 +8,9 @@ use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
 use sidegate::domain::session::{Authority, Device, Session, SessionKey, SessionSelector, SessionToken};
 use sidegate::domain::time::Timestamp;
-use sidegate::ports::{Claim, Directory as _, Lease, Leases as _, SESSIONS_OF_ONE, Sessions as _, StoreTerms};
+use sidegate::ports::{
+    Claim, Directory as _, EndError, Lease, Leases as _, LoadedSession, SESSIONS_OF_ONE, Sessions as _, StoreTerms,
+};
 use zeroize::Zeroizing;
 
 use crate::support::redis::is_installed;
@@ -594,7 +596,7 @@ async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_reported
     master.ask(&["ACL", "SETUSER", "default", "-wait"]).await.unwrap();
     let unconfirmed = store.begin(session("ann", now), now).await.unwrap();
     assert!(store.load(&unconfirmed, now).await.unwrap().is_some());
-    assert!(store.end_unseen(&unconfirmed).await.is_err_and(|why| why.0.contains("no replica confirmed")));
+    assert!(store.end_unseen(&unconfirmed).await.is_err_and(|why| why.to_string().contains("no replica confirmed")));
 }
 
 #[tokio::test]
@@ -613,9 +615,37 @@ async fn writes_that_wait_for_each_other_are_no_failure_of_the_store() {
     }
     replica.signal("STOP");
     let outcomes = futures_util::future::join_all(tokens.iter().map(|token| store.end_unseen(token))).await;
-    let failures: Vec<String> = outcomes.into_iter().filter_map(|outcome| outcome.err().map(|why| why.0)).collect();
+    let failures: Vec<String> =
+        outcomes.into_iter().filter_map(|outcome| outcome.err().map(|why| why.to_string())).collect();
     assert!(failures.len() >= 4, "{failures:?}");
     assert!(failures.iter().all(|why| why.contains("no replica confirmed")), "{failures:?}");
     replica.signal("CONT");
     until("the replica confirms", async || store.trouble().is_none()).await;
+}
+
+#[tokio::test]
+async fn an_end_that_is_not_tried_again_for_want_of_room_is_reported_as_such() {
+    /// As many wait to be confirmed as there is room for.
+    const MOST: u32 = 10_000;
+    if !is_installed() {
+        return;
+    }
+    let mut redis = Redis::start().await;
+    let (store, now) = (open(place(Layout::Single, &[redis.port]), &[1]).await, now());
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    let ann = store.load(&token, now).await.unwrap().unwrap();
+    redis.kill();
+    until("the store is away", async || store.trouble().is_some()).await;
+    for number in 0..MOST {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        let other = LoadedSession::new(SessionKey(key), session("bob", now), now);
+        let error = store.end(&other).await.unwrap_err();
+        assert!(error.is_retried() && other.has_ended(), "{number}: {error}");
+    }
+    let error = store.end(&ann).await.unwrap_err();
+    assert!(matches!(error, EndError::Unavailable(_)) && error.to_string().contains("not tried again"), "{error}");
+    // Tokens that may be made up have room of their own.
+    assert!(store.end_unseen(&token).await.is_err_and(|error| error.is_retried()));
+    assert!(ann.has_ended() && store.hot(&token, now).is_none(), "for now it holds here");
 }

@@ -196,7 +196,7 @@ impl Rejection {
             Self::LogoutFailed => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code::SessionStoreUnavailable,
-                "The session store could not end your session",
+                "The session store could not end every session",
             ),
             Self::SessionTooLarge => {
                 (StatusCode::INTERNAL_SERVER_ERROR, Code::SessionTooLarge, "Your session does not fit into a cookie")
@@ -487,8 +487,8 @@ const LOOP_CHECKS: &[&str] = &[
 ];
 const UNCONFIRMED: &str = "This browser has forgotten your session, and it is being ended: this goes on by itself until the store answers. Until then, \
      anyone who has a copy of it could still use it.";
-const NOT_ENDED: &str = "This browser has forgotten your session, but it could not be ended, and nothing goes on trying: anyone who has a copy of it \
-     can use it until it expires. Whoever still has its cookie can try again later.";
+const NOT_ENDED: &str = "This browser has forgotten your session, but not every session could be ended, and nothing goes on trying: anyone who has a \
+     copy of one can use it until it expires. Whoever still has its cookie, or signs in again, can try again later.";
 const TOO_LARGE: &str = "You are probably in very many groups. Give the code and the request id to the operator of this site: the log says what to do.";
 const TRY_LATER: &str = "This is often over in a moment. If it stays, give the code and the request id to the operator of this site: \
      the log has the reason.";

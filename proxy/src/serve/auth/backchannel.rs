@@ -12,11 +12,11 @@ use crate::adapters::telemetry::{Clean, audit};
 use crate::domain::identity::{Identified as _, ProviderKind};
 use crate::domain::secret::Secret;
 use crate::domain::session::SessionSelector;
-use crate::ports::LogoutToken;
+use crate::ports::{LogoutToken, StoreUnavailable};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
 use crate::serve::app::SignIn;
-use crate::serve::auth::ending;
+use crate::serve::auth::ending::{self, Ended};
 use crate::serve::body::Body;
 use crate::serve::exchange::{Exchange, Refused};
 
@@ -50,11 +50,20 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
     if directory.has_come(&once, exchange.now).await? {
         return Err(refuse("logout token: it has come before"));
     }
-    let ended = ending::end_all(&sign_in.store, directory, selector, None, exchange.now).await?;
+    let ended = ending::end_all(&sign_in.store, directory, selector, None, exchange.now).await;
+    log(&ended, exchange);
+    if let Some(error) = ended.failure {
+        return Err(StoreUnavailable::from(error).into());
+    }
     // Only now: if the store failed before, the provider must be able to send the same token again.
     directory.note_coming(&once, token.expires_at, exchange.now).await?;
+    Ok(reply::bare(StatusCode::OK, Body::empty()))
+}
+
+/// Logs what a token has ended, also where the store has not confirmed all of it: the same token ends no session twice.
+fn log(ended: &Ended, exchange: &Exchange) {
     let (count, request_id) = (ended.count(), Clean(exchange.origin().request_id));
-    match ended.sessions.first() {
+    match ended.one() {
         Some(one) => {
             let origin = Some(exchange.origin());
             audit::sessions_ended(one.identity(), count, "the provider signed the person out", origin);
@@ -65,9 +74,11 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn, body: Incoming
             "a logout token of the provider has ended sessions that look unused here, or that only another replica can read, by another SESSION_SECRET \
              or version"
         ),
-        None => tracing::info!(%request_id, "a logout token of the provider named no session that is known here"),
+        None if ended.failure.is_none() => {
+            tracing::info!(%request_id, "a logout token of the provider named no session that is known here");
+        }
+        None => {}
     }
-    Ok(reply::bare(StatusCode::OK, Body::empty()))
 }
 
 async fn read(headers: &HeaderMap, body: Incoming) -> Result<Zeroizing<Vec<u8>>, Rejection> {

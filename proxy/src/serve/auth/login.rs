@@ -330,19 +330,28 @@ async fn start_session(
 }
 
 /// Ends the session that a sign-in replaces. Where the store has no room to remember another ended one of its person, the sign-in goes on:
-/// it lets in nobody whom the old session does not, and takes the old cookie's place. So it does where the store has not confirmed the end
-/// and is asked again: refusing it would only waste the code, and the old session has ended here.
+/// it lets in nobody whom the old session does not, and takes the old cookie's place. So it does where the store has not confirmed the end,
+/// whether it is asked again or not: refusing it would only waste the code, and the old session has ended here.
 async fn end_replaced(exchange: &Exchange, sign_in: &SignIn, old: &LoadedSession) -> Result<(), StoreUnavailable> {
     let ended = sign_in.store.end(old).await;
     let Origin { client, request_id } = exchange.origin();
     match ended {
         Ok(()) => Ok(()),
+        Err(EndError::Unconfirmed(unavailable)) => {
+            tracing::warn!(
+                %client,
+                request_id = %Clean(request_id),
+                user = %Clean(old.identity().principal()),
+                "the end of a session that a sign-in replaces is not confirmed yet, and is tried again: {unavailable}"
+            );
+            Ok(())
+        }
         Err(EndError::Unavailable(unavailable)) if old.has_ended() => {
             tracing::warn!(
                 %client,
                 request_id = %Clean(request_id),
                 user = %Clean(old.identity().principal()),
-                "the end of a session that a sign-in replaces is not confirmed yet; as long as there is room to remember it, it is tried again: {unavailable}"
+                "the end of a session that a sign-in replaces is not confirmed, and is not tried again: {unavailable}"
             );
             Ok(())
         }

@@ -8,14 +8,13 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use url::Url;
 
-use crate::adapters::telemetry::{Clean, audit};
+use crate::adapters::telemetry::audit;
 use crate::domain::identity::Identified as _;
 use crate::domain::paths;
 use crate::domain::secret::Secret;
 use crate::domain::session::SessionSelector;
-use crate::ports::{Directory, LoadedSession, StoreUnavailable};
+use crate::ports::{Directory, EndError, LoadedSession, StoreUnavailable};
 use crate::serve::answer::pages::{self, SignedOutPage};
-use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
 use crate::serve::app::SignIn;
 use crate::serve::auth::ending;
@@ -34,21 +33,12 @@ pub(super) async fn logout(exchange: &Exchange, sign_in: &SignIn) -> Result<Resp
     let everywhere = asks_everywhere(exchange.head.uri.query());
     let mut cleared = sign_in.cookies.clear_session().to_vec();
     cleared.push(sign_in.cookies.set_visits(""));
-    let Named { sessions, mut outcome, some_last } = end_named(exchange, sign_in).await;
+    let Named { sessions, mut failure } = end_named(exchange, sign_in).await;
     if everywhere && let Some(directory) = sign_in.store.directory() {
-        outcome = outcome.and(end_others(exchange, sign_in, directory, &sessions).await);
+        failure = EndError::worse(failure, end_others(exchange, sign_in, directory, &sessions).await);
     }
-    if let Err(error) = outcome {
-        let request_id = Clean(exchange.origin().request_id);
-        if some_last {
-            tracing::error!(
-                %request_id,
-                "a logout did not end every session, and a copy of its cookie is valid until it expires: {error}"
-            );
-            return Err(Refused(Rejection::LogoutFailed, cleared));
-        }
-        tracing::error!(%request_id, "a logout was not confirmed: {error}");
-        return Err(Refused(Rejection::LogoutUnconfirmed, cleared));
+    if let Some(error) = failure {
+        return Err(Refused(ending::refuse_sign_out(&error, exchange), cleared));
     }
     let onward = if everywhere { provider_logout(sign_in, &sessions) } else { None };
     let mut response = if headers::prefers_html(request) {
@@ -76,20 +66,17 @@ fn asks_everywhere(query: Option<&str>) -> bool {
 struct Named {
     /// Those known to have been live.
     sessions: Vec<Arc<LoadedSession>>,
-    /// An error: not every end is confirmed.
-    outcome: Result<(), StoreUnavailable>,
-    /// Whether some may stay valid until they expire, since nobody tries again to end them.
-    some_last: bool,
+    /// Why not every end is confirmed.
+    failure: Option<EndError>,
 }
 
-/// Ends the sessions of all cookies sent, live or not. If more were sent than can be ended, the outcome is an error: the real session may
-/// be among the rest.
+/// Ends the sessions of all cookies sent, live or not. If more were sent than can be ended, that is a failure: the real session may be
+/// among the rest.
 async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> Named {
     let (store, now) = (&sign_in.store, exchange.now);
     let (tokens, are_all) = sign_in.cookies.tokens_to_end(&exchange.head.headers);
     let too_many = || StoreUnavailable("it came with more session cookies than are ended at once".to_owned());
-    let (mut sessions, mut outcome) = (Vec::new(), are_all.then_some(()).ok_or_else(too_many));
-    let mut some_last = !are_all;
+    let (mut sessions, mut failure) = (Vec::new(), (!are_all).then(|| EndError::Unavailable(too_many())));
     let mut endings = stream::iter(tokens)
         .map(async |token| {
             let held = match store.hot(&token, now) {
@@ -97,26 +84,25 @@ async fn end_named(exchange: &Exchange, sign_in: &SignIn) -> Named {
                 None => store.load(&token, now).await.ok().flatten(),
             };
             let ended = match &held {
-                Some(held) => store.end(held).await.map_err(StoreUnavailable::from),
+                Some(held) => store.end(held).await,
                 None => store.end_unseen(&token).await,
             };
             (held, ended)
         })
         .buffered(AT_ONCE);
     while let Some((held, ended)) = endings.next().await {
-        let is_confirmed = ended.is_ok();
-        outcome = outcome.and(ended);
+        let error = ended.err();
+        // Where it goes on being tried, it counts as ended here until it has. Else nobody is signed out by that.
+        let has_ended = error.as_ref().is_none_or(EndError::is_retried);
+        failure = EndError::worse(failure, error);
         let Some(session) = held else { continue };
-        // A store that goes on trying has marked it. One without room for it has done nothing: nobody is signed out by that.
-        if is_confirmed || session.has_ended() {
+        if has_ended {
             audit::signed_out(session.identity(), exchange.origin());
             exchange.app.metrics.sign_outs.inc();
-        } else {
-            some_last = true;
         }
         sessions.push(session);
     }
-    Named { sessions, outcome, some_last }
+    Named { sessions, failure }
 }
 
 async fn end_others(
@@ -124,20 +110,18 @@ async fn end_others(
     sign_in: &SignIn,
     directory: &dyn Directory,
     sessions: &[Arc<LoadedSession>],
-) -> Result<(), StoreUnavailable> {
-    let mut outcome = Ok(());
+) -> Option<EndError> {
+    let mut failure = None;
     for session in sessions {
         let selector = SessionSelector::Person { authority: session.session().authority, id: &session.identity().id };
-        match ending::end_all(&sign_in.store, directory, selector, Some(session.key()), exchange.now).await {
-            Ok(ended) if ended.count() == 0 => {}
-            Ok(ended) => {
-                let origin = Some(exchange.origin());
-                audit::sessions_ended(session.identity(), ended.count(), "the person signed out everywhere", origin);
-            }
-            Err(error) => outcome = Err(error),
+        let ended = ending::end_all(&sign_in.store, directory, selector, Some(session.key()), exchange.now).await;
+        if ended.count() > 0 {
+            let origin = Some(exchange.origin());
+            audit::sessions_ended(session.identity(), ended.count(), "the person signed out everywhere", origin);
         }
+        failure = EndError::worse(failure, ended.failure);
     }
-    outcome
+    failure
 }
 
 /// The provider's logout URL, with the ID token as a hint of the session to end. The return URL is fixed: nothing in the

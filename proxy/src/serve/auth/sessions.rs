@@ -14,7 +14,7 @@ use crate::domain::identity::Identified as _;
 use crate::domain::paths;
 use crate::domain::session::SessionSelector;
 use crate::domain::time::Timestamp;
-use crate::ports::{LoadedSession, StoreUnavailable};
+use crate::ports::{EndError, LoadedSession, StoreUnavailable};
 use crate::serve::answer::pages::{self, SessionRow, SessionsPage};
 use crate::serve::answer::rejection::Rejection;
 use crate::serve::answer::reply;
@@ -115,14 +115,16 @@ pub(super) async fn end_one(
         // A button pressed twice, or on an old page: the list no longer shows that session.
         return if for_people { Ok(see(paths::SESSIONS)) } else { Err(Rejection::NotFound.into()) };
     };
-    if let Err(error) = sign_in.store.end(&session).await {
-        return Err(Refused(StoreUnavailable::from(error).into(), cleared.to_vec()));
+    let failure = sign_in.store.end(&session).await.err();
+    // Where it goes on being tried, it has ended here.
+    if failure.as_ref().is_none_or(EndError::is_retried) {
+        note_end(exchange, &mine, is_current);
     }
-    if is_current {
-        audit::signed_out(mine.identity(), exchange.origin());
-        exchange.app.metrics.sign_outs.inc();
-    } else {
-        audit::sessions_ended(mine.identity(), 1, "the person ended it", Some(exchange.origin()));
+    if let Some(error) = failure {
+        // The words of a sign-out are about this browser.
+        let why =
+            if is_current { ending::refuse_sign_out(&error, exchange) } else { StoreUnavailable::from(error).into() };
+        return Err(Refused(why, cleared.to_vec()));
     }
     let mut response = if for_people {
         see(if is_current { paths::SIGNED_OUT } else { paths::SESSIONS })
@@ -135,6 +137,15 @@ pub(super) async fn end_one(
     Ok(response)
 }
 
+fn note_end(exchange: &Exchange, mine: &LoadedSession, is_current: bool) {
+    if is_current {
+        audit::signed_out(mine.identity(), exchange.origin());
+        exchange.app.metrics.sign_outs.inc();
+    } else {
+        audit::sessions_ended(mine.identity(), 1, "the person ended it", Some(exchange.origin()));
+    }
+}
+
 /// `DELETE sessions`, and `POST sessions/end-others` for forms: ends all the person's sessions except this one.
 pub(super) async fn end_others(
     exchange: &Exchange,
@@ -143,15 +154,18 @@ pub(super) async fn end_others(
 ) -> Result<Response<Body>, Refused> {
     let mine = current(exchange, sign_in).await?;
     let directory = sign_in.store.directory().ok_or(Rejection::Stateless)?;
-    let ended = ending::end_all(&sign_in.store, directory, person(&mine), Some(mine.key()), exchange.now).await?;
-    let ended = ended.count();
-    if ended > 0 {
-        audit::sessions_ended(mine.identity(), ended, "the person ended all others", Some(exchange.origin()));
+    let ended = ending::end_all(&sign_in.store, directory, person(&mine), Some(mine.key()), exchange.now).await;
+    let count = ended.count();
+    if count > 0 {
+        audit::sessions_ended(mine.identity(), count, "the person ended all others", Some(exchange.origin()));
+    }
+    if let Some(error) = ended.failure {
+        return Err(StoreUnavailable::from(error).into());
     }
     if by_form && headers::prefers_html(&exchange.head.headers) {
         return Ok(see(paths::SESSIONS));
     }
-    Ok(reply::json(StatusCode::OK, &json!({ "message": "Other sessions ended", "ended": ended })))
+    Ok(reply::json(StatusCode::OK, &json!({ "message": "Other sessions ended", "ended": count })))
 }
 
 fn see(path: &str) -> Response<Body> {

@@ -254,7 +254,8 @@ impl Renewing {
         audit::sessions_ended(&lease.session.session().identity, 1, reason, None);
         held.end();
         if let Err(error) = self.store.end(held).await {
-            tracing::warn!("the end of a session is not confirmed yet, and is tried again: {error}");
+            let again = if error.is_retried() { " yet, and is tried again" } else { "" };
+            tracing::warn!("the end of a session is not confirmed{again}: {error}");
         }
         leases.release(lease).await;
     }

@@ -172,13 +172,13 @@ impl Sessions for JwtStore {
             }
         }
         Box::pin(ready(added.map_err(|no_room| match no_room {
-            NoRoom::Full => StoreUnavailable(no_room.to_string()).into(),
+            NoRoom::Full => EndError::Unavailable(StoreUnavailable(no_room.to_string())),
             NoRoom::OfPerson => EndError::NoRoomOfPerson(no_room.to_string()),
         })))
     }
 
     /// The session has expired, has ended, or was never signed here: no later request finds it either.
-    fn end_unseen<'a>(&'a self, _token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end_unseen<'a>(&'a self, _token: &'a SessionToken) -> Pending<'a, Result<(), EndError>> {
         Box::pin(ready(Ok(())))
     }
 

@@ -15,6 +15,17 @@ pub(super) struct LeaseTable {
     tickets: AtomicU64,
 }
 
+/// Who had a lease when it was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// Who gave it back.
+    Giver,
+    /// Nobody any more: it had expired.
+    Nobody,
+    /// Somebody who has taken it since.
+    Another,
+}
+
 impl LeaseTable {
     /// Takes the lease for a session; `None` if it is taken.
     pub(super) fn take(&self, key: SessionKey, now: Timestamp) -> Option<u64> {
@@ -27,14 +38,17 @@ impl LeaseTable {
         Some(ticket)
     }
 
-    /// Returns a lease; says whether its holder still had it.
-    pub(super) fn give_back(&self, key: SessionKey, ticket: u64) -> bool {
+    /// Returns a lease; says who had it until now.
+    pub(super) fn give_back(&self, key: SessionKey, ticket: u64) -> Holder {
         let mut taken = self.taken();
-        let is_ours = taken.get(&key).is_some_and(|(holder, _)| *holder == ticket);
-        if is_ours {
-            taken.remove(&key);
+        match taken.get(&key) {
+            None => Holder::Nobody,
+            Some((holder, _)) if *holder == ticket => {
+                taken.remove(&key);
+                Holder::Giver
+            }
+            Some(_) => Holder::Another,
         }
-        is_ours
     }
 
     /// Drops expired leases.
@@ -58,10 +72,11 @@ mod tests {
         assert!(leases.take(key, now).is_none());
         assert!(leases.take(SessionKey([2; 32]), now).is_some());
         let second = leases.take(key, now + LEASE).unwrap();
-        assert!(!leases.give_back(key, first), "another has it now");
-        assert!(leases.give_back(key, second) && !leases.give_back(key, second));
+        assert_eq!(leases.give_back(key, first), Holder::Another);
+        assert_eq!(leases.give_back(key, second), Holder::Giver);
+        assert_eq!(leases.give_back(key, second), Holder::Nobody, "it counts once");
         let third = leases.take(key, now).unwrap();
         leases.sweep(now + LEASE);
-        assert!(!leases.give_back(key, third));
+        assert_eq!(leases.give_back(key, third), Holder::Nobody);
     }
 }

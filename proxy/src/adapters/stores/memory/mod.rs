@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use self::leases::LeaseTable;
+use self::leases::{Holder, LeaseTable};
 use self::once::Once;
 use self::table::{Kept, Owner, Owners, SessionTable};
 use super::states::States;
@@ -289,7 +289,7 @@ impl Sessions for MemoryStore {
         Box::pin(ready(Ok(())))
     }
 
-    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), EndError>> {
         self.end_key(key::of(token));
         Box::pin(ready(Ok(())))
     }
@@ -399,9 +399,17 @@ impl Leases for MemoryStore {
         now: Timestamp,
     ) -> Pending<'a, Result<bool, StoreUnavailable>> {
         let key = lease.session.key();
-        let is_ours = self.leases.give_back(key, lease.ticket);
+        let holder = self.leases.give_back(key, lease.ticket);
         let mut table = self.table(key);
-        let renewed = is_ours && !self.end_if_expired(&mut table, key, now);
+        let has_ended = self.end_if_expired(&mut table, key, now);
+        let renewed = !has_ended
+            && match holder {
+                Holder::Giver => true,
+                // A lease that expired meanwhile does no harm while the session is as it was claimed: the provider has changed the tokens
+                // already.
+                Holder::Nobody => table.get(key).is_some_and(|kept| is_as_claimed(&kept, lease)),
+                Holder::Another => false,
+            };
         if renewed && let Some(kept) = table.get(key) {
             // A renewal does not extend the session's lifetime.
             let session = Session { expires_at: session.expires_at.min(kept.expires_at), ..session };
@@ -420,6 +428,11 @@ impl Leases for MemoryStore {
 /// Like [`Session::is_live`], without the session.
 fn is_over(expires_at: Timestamp, last_seen: Timestamp, idle: Duration, now: Timestamp) -> bool {
     now >= expires_at || (!idle.is_zero() && now.since(last_seen) >= idle)
+}
+
+/// Whether nobody has renewed a session since its lease was taken.
+fn is_as_claimed(kept: &Kept<'_>, lease: &Lease) -> bool {
+    kept.record == record::pack(lease.session.session()).as_slice()
 }
 
 /// Unpacks a session, which always succeeds: this process wrote it.

@@ -1,8 +1,10 @@
 //! Sessions begin, are used, make way and end, also while requests and renewals race.
 
 use super::*;
+use crate::domain::grant::SealedGrant;
 use crate::domain::identity::{Identity, ProviderKind, Username};
 use crate::domain::session::{Authority, Device};
+use crate::ports::LEASE;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MEMORY: u64 = 128 * 1024 * 1024;
@@ -317,6 +319,43 @@ async fn one_renews_at_a_time_and_an_ended_session_stays_ended() {
     assert!(!store.renew(&late, renewed, now).await.unwrap());
     assert!(store.hot(&token, now).is_none());
     assert!(matches!(store.claim(key, now).await.unwrap(), Claim::Ended));
+}
+
+/// The lease to renew a session that nobody else renews.
+async fn claimed(store: &MemoryStore, key: SessionKey, now: Timestamp) -> Lease {
+    let Claim::Granted(lease) = store.claim(key, now).await.unwrap() else { panic!("nobody has it") };
+    lease
+}
+
+#[tokio::test]
+async fn a_renewal_whose_lease_was_lost_is_kept_unless_another_has_renewed_or_is_at_it() {
+    let (store, mut now) = (MemoryStore::new(Duration::ZERO, MEMORY), Timestamp::from_secs(1000));
+    let begun = Session { grant: Some(SealedGrant(Box::new([0_u8]))), ..session(now) };
+    let renewed = |grant: u8| Session { grant: Some(SealedGrant(Box::new([grant]))), ..begun.clone() };
+    let token = store.begin(begun.clone(), now).await.unwrap();
+    let key = store.key(&token);
+
+    let lease = claimed(&store, key, now).await;
+    now = now + LEASE;
+    store.sweep(now);
+    assert!(store.renew(&lease, renewed(1), now).await.unwrap(), "the provider has changed its tokens already");
+    assert_eq!(store.hot(&token, now).unwrap().session(), &renewed(1));
+    assert!(!store.renew(&lease, renewed(2), now).await.unwrap(), "a lease counts once");
+
+    let lost = claimed(&store, key, now).await;
+    now = now + LEASE;
+    store.sweep(now);
+    let other = claimed(&store, key, now).await;
+    assert!(!store.renew(&lost, renewed(2), now).await.unwrap(), "another is at it");
+    assert!(store.renew(&other, renewed(3), now).await.unwrap());
+    assert!(!store.renew(&lost, renewed(2), now).await.unwrap(), "another has renewed it");
+    assert_eq!(store.hot(&token, now).unwrap().session(), &renewed(3));
+
+    let lost = claimed(&store, key, now).await;
+    store.sweep(now + LEASE);
+    store.end_unseen(&token).await.unwrap();
+    assert!(!store.renew(&lost, renewed(4), now + LEASE).await.unwrap(), "a logout stays a logout");
+    assert!(store.hot(&token, now + LEASE).is_none());
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ use super::terms::Terms;
 use crate::domain::session::SessionKey;
 use crate::ports::StoreUnavailable;
 
-/// How many are kept for each evidence; beyond it a logout fails without a retry.
-const MOST: usize = 10_000;
+/// How many are kept for each evidence; beyond it a logout that is not confirmed fails without a retry.
+pub(super) const MOST: usize = 10_000;
 /// The pause between retries.
 const PAUSE: Duration = Duration::from_millis(500);
 /// The ends that are not confirmed.
@@ -77,25 +77,24 @@ impl Ends {
         self.open().len()
     }
 
-    /// Ends a session in the store. It counts as ended here until that is confirmed, even if the caller does not wait for it.
-    pub(super) async fn end(&self, key: SessionKey, evidence: Evidence, names: &Names) -> Result<(), StoreUnavailable> {
-        {
-            let mut open = self.open();
-            // Each waits once, however it is known.
-            if !open.holds(key) {
-                let waiting = open.of(evidence);
-                if waiting.len() < MOST {
-                    waiting.insert(key);
-                } else {
-                    tracing::warn!("{MOST} logouts wait for the session store: a further one is not tried again");
-                }
+    /// Notes that a session is to end: from now on it counts as ended here, and the store is asked until it confirms that, whoever waits
+    /// for it. `false`: there is no room for one more.
+    pub(super) fn note(&self, key: SessionKey, evidence: Evidence) -> bool {
+        let mut open = self.open();
+        // Each waits once, however it is known.
+        if !open.holds(key) {
+            let waiting = open.of(evidence);
+            if waiting.len() >= MOST {
+                return false;
             }
+            waiting.insert(key);
         }
         self.more.notify_one();
-        self.try_to_end(key, names).await
+        true
     }
 
-    async fn try_to_end(&self, key: SessionKey, names: &Names) -> Result<(), StoreUnavailable> {
+    /// Ends a session in the store.
+    pub(super) async fn try_to_end(&self, key: SessionKey, names: &Names) -> Result<(), StoreUnavailable> {
         let session = names.session(key);
         let command = scripts::end(&session, &names.lease(key), &names.news(), &channel::ended(key));
         match self.lanes.write(vec![(session, vec![command])]).await? {

@@ -12,7 +12,7 @@ use super::pages::Pages;
 use super::terms::Terms;
 use crate::domain::session::{SessionKey, SessionSelector};
 use crate::domain::time::Timestamp;
-use crate::ports::{LoadedSession, SESSIONS_OF_ONE, StoreUnavailable};
+use crate::ports::{EndError, LoadedSession, SESSIONS_OF_ONE, StoreUnavailable};
 
 /// How many sessions of a list are read at a time.
 const READ_AT_A_TIME: usize = 32;
@@ -86,11 +86,11 @@ impl RedisStore {
         selector: SessionSelector<'_>,
         kept: Option<SessionKey>,
         now: Timestamp,
-    ) -> Result<usize, StoreUnavailable> {
+    ) -> Result<usize, EndError> {
         let (terms, mut ended, mut failure) = (self.terms.load_full(), 0, None);
         for list in terms.names.list(selector) {
             let mut pages = Pages::of(&list);
-            while let Some(keys) = pages.read_on(&self.line, now).await? {
+            while let Some(keys) = pages.read_on(&self.line, now).await.map_err(EndError::Unavailable)? {
                 let keys = keys.into_iter().filter(|key| Some(*key) != kept);
                 let mut endings = stream::iter(keys)
                     .map(async |key| (key, self.end_listed(&terms, key, selector, now).await))
@@ -103,11 +103,11 @@ impl RedisStore {
                             gone.push(key);
                         }
                         Ok(None) => {}
-                        Err(error) => failure = Some(error),
+                        Err(error) => failure = EndError::worse(failure, Some(error)),
                     }
                 }
                 if let Err(error) = pages.forget(&self.line, &gone).await {
-                    failure = Some(error);
+                    failure = EndError::worse(failure, Some(EndError::Unavailable(error)));
                 }
             }
         }
@@ -121,13 +121,19 @@ impl RedisStore {
         key: SessionKey,
         selector: SessionSelector<'_>,
         now: Timestamp,
-    ) -> Result<Option<usize>, StoreUnavailable> {
-        match self.peek(terms, key, now).await? {
+    ) -> Result<Option<usize>, EndError> {
+        match self.peek(terms, key, now).await.map_err(EndError::Unavailable)? {
             Peeked::Session(session) if !session.session().is(selector) => Ok(None),
             // However long it is unused by what the store knows: a use on another replica may not be written yet.
-            Peeked::Session(_) | Peeked::Unreadable => self.end_now(key, Evidence::Session).await.map(|()| Some(1)),
+            Peeked::Session(_) | Peeked::Unreadable => {
+                self.end_now(key, Evidence::Session).await?;
+                Ok(Some(1))
+            }
             // An earlier logout has reported it as not confirmed: this one must not report success for it.
-            Peeked::Ending => self.end_now(key, Evidence::Session).await.map(|()| Some(0)),
+            Peeked::Ending => {
+                self.end_now(key, Evidence::Session).await?;
+                Ok(Some(0))
+            }
             Peeked::Gone => Ok(Some(0)),
         }
     }

@@ -284,10 +284,19 @@ impl RedisStore {
         }
     }
 
-    async fn end_now(&self, key: SessionKey, evidence: Evidence) -> Result<(), StoreUnavailable> {
+    /// Ends a session here at once, and in the store.
+    async fn end_now(&self, key: SessionKey, evidence: Evidence) -> Result<(), EndError> {
         self.hot.end(key);
+        let is_noted = self.ends.note(key, evidence);
         let terms = self.terms.load_full();
-        self.ends.end(key, evidence, &terms.names).await
+        self.ends.try_to_end(key, &terms.names).await.map_err(|unavailable| {
+            if is_noted {
+                return EndError::Unconfirmed(unavailable);
+            }
+            let (most, StoreUnavailable(why)) = (ends::MOST, unavailable);
+            let why = format!("{why}; as {most} logouts wait for it already, this one is not tried again");
+            EndError::Unavailable(StoreUnavailable(why))
+        })
     }
 
     async fn claim_now(&self, key: SessionKey, now: Timestamp) -> Result<Claim, StoreUnavailable> {
@@ -474,10 +483,10 @@ impl Sessions for RedisStore {
 
     fn end<'a>(&'a self, session: &'a LoadedSession) -> Pending<'a, Result<(), EndError>> {
         session.end();
-        Box::pin(async move { Ok(self.end_now(session.key(), Evidence::Session).await?) })
+        Box::pin(self.end_now(session.key(), Evidence::Session))
     }
 
-    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), StoreUnavailable>> {
+    fn end_unseen<'a>(&'a self, token: &'a SessionToken) -> Pending<'a, Result<(), EndError>> {
         Box::pin(self.end_now(key::of(token), Evidence::Unseen))
     }
 
@@ -553,7 +562,7 @@ impl Directory for RedisStore {
         selector: SessionSelector<'a>,
         kept: Option<SessionKey>,
         now: Timestamp,
-    ) -> Pending<'a, Result<usize, StoreUnavailable>> {
+    ) -> Pending<'a, Result<usize, EndError>> {
         Box::pin(self.end_remaining_on_lists(selector, kept, now))
     }
 
