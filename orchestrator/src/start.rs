@@ -143,6 +143,7 @@ async fn register(
         impersonate: false,
         namespaces: Vec::new(),
     };
+    let _turn = fleet.turn().await;
     match store.add_cluster(&cluster, kubeconfig).await {
         Ok(()) => {}
         Err(StoreError::NameTaken) => {

@@ -246,6 +246,27 @@ async fn without_settings_the_issuer_is_on_a_host_of_ours_and_the_audience_is_ou
 }
 
 #[tokio::test]
+async fn without_an_issuer_the_port_of_a_listed_host_counts_as_well() {
+    let signer = Signer::new("one");
+    let file = in_file(&[&signer]);
+    let hosts = Hosts::parse("flux.example.com:8443,any.example.com").unwrap();
+    let source = Source::parse(file.path().to_str().unwrap(), false).unwrap();
+    let expected = Expected { issuer: None, audience: Some(AUDIENCE.into()), hosts: hosts.clone(), port: 8081 };
+    let orchestrator = with(Entrance::new(hosts, Some(Assertion::new(source, expected)))).await;
+    for (issuer, status) in [
+        ("https://flux.example.com:8443", 200),
+        ("https://flux.example.com", 401),
+        ("https://flux.example.com:9443", 401),
+        ("https://any.example.com", 200),
+        ("https://any.example.com:9443", 200),
+        ("https://evil.example:8443", 401),
+    ] {
+        let line = format!("X-Sidegate-Assertion: {}", signer.sign(&but("iss", json!(issuer))));
+        assert_eq!(orchestrator.ask("GET /api/v1/clusters", &[&line]).await.status(), status, "{issuer}");
+    }
+}
+
+#[tokio::test]
 async fn an_oidc_username_that_users_may_choose_names_nobody() {
     let signer = Signer::new("one");
     let file = in_file(&[&signer]);

@@ -5,7 +5,9 @@ use std::time::Duration;
 use orchestrator::api::App;
 use orchestrator::demo::{Binding, Demo, Options, World};
 use orchestrator::entrance::{Assertion, Entrance, Expected, Hosts, Source};
-use orchestrator::fleet::{Fleet, Kind, Tuning};
+use orchestrator::fleet::{
+    ClusterId, Connection, Filter, Fleet, HealthState, Kind, Page, Person, Sort, Tuning, Viewer, WatchOptions,
+};
 use orchestrator::identity::{Impersonation, Naming};
 use orchestrator::routes;
 use orchestrator::serve::Limits;
@@ -17,6 +19,8 @@ use crate::entrance::{Signer, ann, in_file};
 use crate::service::Service;
 
 const SHOP: &str = "flux/kustomization/shop/shop-backend";
+const ALL: Page = Page { limit: 1000, offset: 0, sort: Sort::Name };
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The service of which every cluster decides by person, and the key that signs people in.
 struct Trial {
@@ -32,6 +36,11 @@ impl Trial {
     }
 
     async fn with(options: Options) -> Self {
+        Self::deciding(options, true).await
+    }
+
+    /// `everywhere`: whether every cluster decides by person, or only those that are changed to it.
+    async fn deciding(options: Options, everywhere: bool) -> Self {
         let signer = Signer::new("one");
         let file = in_file(&[&signer]);
         let hosts = Hosts::default();
@@ -43,7 +52,7 @@ impl Trial {
             port: 8081,
         };
         let entrance = Entrance::new(hosts, Some(Assertion::new(source, expected)));
-        let impersonation = Impersonation { everywhere: true, prefix: "flux:".into(), by: Naming::Username };
+        let impersonation = Impersonation { everywhere, prefix: "flux:".into(), by: Naming::Username };
         let store = Store::open(&Location::Memory, &[]).await.unwrap();
         let app = App::new(Fleet::start(Tuning::default()), store.clone(), CancellationToken::new(), false)
             .with_impersonation(Some(impersonation));
@@ -54,7 +63,7 @@ impl Trial {
         let mut trial = Self { service, signer, id: String::new(), _keys: file };
         let name = trial.service.demo.kubeconfigs()[0].0.clone();
         let (status, cluster) = trial.ask(&ann(), "POST", "clusters", Some(trial.service.registration(&name))).await;
-        assert_eq!((status, &cluster["impersonate"]), (201, &json!(true)), "{cluster}");
+        assert_eq!((status, &cluster["impersonate"]), (201, &json!(everywhere)), "{cluster}");
         trial.id = cluster["id"].as_str().unwrap().to_owned();
         let path = format!("clusters/{}/health", trial.id);
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -240,6 +249,115 @@ async fn impersonation_cannot_be_switched_off_by_the_users_it_limits() {
     registration["impersonate"] = false.into();
     let (_, cluster) = trial.ask(&ann(), "POST", "clusters", Some(registration)).await;
     assert_eq!(cluster["impersonate"], true, "everywhere means everywhere");
+}
+
+#[tokio::test]
+async fn a_slow_change_of_a_cluster_does_not_undo_one_that_was_made_meanwhile() {
+    let trial = Trial::deciding(Options { pace: Duration::ZERO, ..Options::default() }, false).await;
+    let path = format!("clusters/{}", trial.id);
+    let mut changes = trial.service.registration(&trial.service.demo.kubeconfigs()[0].0);
+    changes.as_object_mut().unwrap().remove("name");
+    trial.world().faults().be_slow(Duration::from_millis(400));
+    let claims = ann();
+    let replacing = trial.ask(&claims, "PATCH", &path, Some(changes));
+    let switching = async {
+        // The other one is under way: what it asks the cluster takes more than a second.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        trial.ask(&ann(), "PATCH", &path, Some(json!({"impersonate": true, "name": "switched"}))).await
+    };
+    let (replaced, switched) = tokio::join!(replacing, switching);
+    assert_eq!((replaced.0, switched.0), (200, 200), "{replaced:?} {switched:?}");
+    let (_, cluster) = trial.ask(&ann(), "GET", &path, None).await;
+    assert_eq!((&cluster["impersonate"], &cluster["name"]), (&json!(true), &json!("switched")), "{cluster}");
+}
+
+/// A fleet whose one cluster decides by person, and that person.
+struct Alone {
+    demo: Demo,
+    fleet: Fleet,
+    id: ClusterId,
+    ann: Viewer,
+}
+
+impl Alone {
+    async fn start() -> Self {
+        let demo = Demo::start(Options { pace: Duration::ZERO, ..Options::default() }).await.unwrap();
+        let tuning = Tuning {
+            probe: Duration::from_millis(200),
+            patience: Duration::from_millis(500),
+            retry: Duration::from_millis(50),
+            ..Tuning::default()
+        };
+        let ann = Viewer::Person(Ok(Person::new("ann", &[], "").unwrap()));
+        Self { demo, fleet: Fleet::start(tuning), id: ClusterId::from_bytes([1; 16]), ann }
+    }
+
+    /// Registers the cluster, or registers it anew.
+    async fn add(&self, as_person: bool) {
+        let connection = Connection::Kubeconfig { kubeconfig: self.demo.kubeconfig("staging"), context: None };
+        let options = WatchOptions { as_person, namespaces: Vec::new() };
+        self.fleet.add_with(self.id, "staging", &connection, &options).await;
+        self.until(HealthState::Up).await;
+    }
+
+    async fn until(&self, state: HealthState) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.fleet.health(self.id).unwrap().state != state {
+            assert!(std::time::Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn world(&self) -> &World {
+        self.demo.cluster("staging").unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_comes_while_people_wait_is_hidden_from_them() {
+    let trial = Alone::start().await;
+    // As of a request that still waits for another cluster.
+    let views = trial.fleet.views(&trial.ann, None).await;
+    let seen = || {
+        let listed = trial.fleet.list_seen(&views, &Filter::default(), ALL).total;
+        let counted = trial.fleet.stats_seen(&views, None).unwrap().total;
+        let nodes = trial.fleet.tree_seen(&views, trial.id, None).unwrap().nodes.len();
+        (listed, counted, nodes > 0)
+    };
+    trial.add(true).await;
+    assert_eq!(trial.fleet.list(&Filter::default(), ALL).total, trial.world().count());
+    assert_eq!(seen(), (0, 0, false));
+    // One that does not decide by person is shown to everybody.
+    trial.add(false).await;
+    let count = trial.world().count();
+    assert_eq!(seen(), (count, count as u64, true));
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_down_keeps_nobody_waiting_and_shows_only_what_it_has_answered() {
+    let trial = Alone::start().await;
+    trial.add(true).await;
+    for subject in ["ann", "bob"] {
+        trial.world().bind(Binding {
+            subject: subject.into(),
+            namespace: None,
+            verbs: vec!["list"],
+            resources: vec!["*"],
+        });
+    }
+    let bob = Viewer::Person(Ok(Person::new("bob", &[], "").unwrap()));
+    assert_eq!(trial.fleet.views(&trial.ann, None).await.reason(trial.id), None);
+    trial.world().faults().set_dead(true);
+    trial.until(HealthState::Down).await;
+
+    let begun = std::time::Instant::now();
+    let (anns, bobs) = (trial.fleet.views(&trial.ann, None).await, trial.fleet.views(&bob, None).await);
+    assert!(!trial.fleet.shows(&bob, trial.id, Kind::Kustomization, "shop").await);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let seen = |views| trial.fleet.list_seen(views, &Filter::default(), ALL).total;
+    assert_eq!((seen(&anns), seen(&bobs)), (trial.world().count(), 0));
+    let reason = bobs.reason(trial.id).unwrap();
+    assert!(reason.contains("does not say") && reason.contains("did not answer"), "{reason}");
 }
 
 #[tokio::test]

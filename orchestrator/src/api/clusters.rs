@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use tokio::sync::MutexGuard;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -249,6 +250,7 @@ async fn add(
         impersonate: choice.impersonate,
         namespaces: choice.namespaces,
     };
+    let _turn = app.fleet.turn().await;
     app.store.add_cluster(&cluster, kubeconfig).await?;
     let id = super::input::cluster(&cluster.id)?;
     app.fleet.add_with(id, &cluster.name, &connection, &watch_options(&app, &cluster)).await;
@@ -389,34 +391,38 @@ async fn change(
     if let Some(kubeconfig) = changes.kubeconfig {
         let context = changes.context.filter(|context| !context.is_empty());
         let connection = fleet::Connection::Kubeconfig { kubeconfig, context };
-        let work = replace(app.clone(), id, cluster.clone(), connection);
+        let work = replace(app.clone(), id, connection);
         cluster = app.journal.perform(begin("replace", &cluster), work).await?;
     }
     if let Some(namespaces) = namespaces.filter(|namespaces| *namespaces != cluster.namespaces) {
-        let work = narrow(app.clone(), id, cluster.clone(), namespaces);
+        let work = narrow(app.clone(), id, namespaces);
         cluster = app.journal.perform(begin("narrow", &cluster), work).await?;
     }
     if impersonate {
-        let work = enable_impersonation(app.clone(), id, cluster.clone());
+        let work = enable_impersonation(app.clone(), id);
         cluster = app.journal.perform(begin("impersonate", &cluster), work).await?;
     }
     if let Some(name) = name {
         let mut new_activity = begin("rename", &cluster);
         new_activity.cluster_name = Some(name.clone());
-        cluster = app.journal.perform(new_activity, rename(app.clone(), id, cluster, name)).await?;
+        cluster = app.journal.perform(new_activity, rename(app.clone(), id, name)).await?;
     }
     Cluster::one(&app, &viewer, cluster).await.map(Json)
 }
 
+/// Waits for the turn to change a cluster, and reads it as it is then: what was read before may have been changed meanwhile.
+async fn in_turn(app: &App, id: ClusterId) -> Result<(MutexGuard<'_, ()>, store::Cluster), ApiError> {
+    let turn = app.fleet.turn().await;
+    let cluster = found(app, id).await?;
+    Ok((turn, cluster))
+}
+
 /// Replaces a cluster's kubeconfig, after checking that the new one works.
-async fn replace(
-    app: App,
-    id: ClusterId,
-    before: store::Cluster,
-    connection: fleet::Connection,
-) -> Result<Done<store::Cluster>, ApiError> {
+async fn replace(app: App, id: ClusterId, connection: fleet::Connection) -> Result<Done<store::Cluster>, ApiError> {
     let reached = app.fleet.check(&connection).await?;
     let fleet::Connection::Kubeconfig { kubeconfig, .. } = &connection else { return Err(ApiError::Internal) };
+    // Not before the check, which takes seconds.
+    let (_turn, before) = in_turn(&app, id).await?;
     app.store.replace_kubeconfig(&before.id, kubeconfig, reached.context.as_deref(), &reached.server).await?;
     app.fleet.add_with(id, &before.name, &connection, &watch_options(&app, &before)).await;
     let moved = if reached.server == before.server { String::new() } else { format!("; it was at {}", before.server) };
@@ -424,23 +430,16 @@ async fn replace(
     Ok(Done { value: store::Cluster { context: reached.context, server: reached.server, ..before }, message })
 }
 
-async fn enable_impersonation(
-    app: App,
-    id: ClusterId,
-    before: store::Cluster,
-) -> Result<Done<store::Cluster>, ApiError> {
+async fn enable_impersonation(app: App, id: ClusterId) -> Result<Done<store::Cluster>, ApiError> {
+    let (_turn, before) = in_turn(&app, id).await?;
     app.store.impersonate(&before.id).await?;
     let cluster = store::Cluster { impersonate: true, ..before };
     watch_again(&app, id, &cluster).await?;
     Ok(Done::silently(cluster))
 }
 
-async fn narrow(
-    app: App,
-    id: ClusterId,
-    before: store::Cluster,
-    namespaces: Vec<String>,
-) -> Result<Done<store::Cluster>, ApiError> {
+async fn narrow(app: App, id: ClusterId, namespaces: Vec<String>) -> Result<Done<store::Cluster>, ApiError> {
+    let (_turn, before) = in_turn(&app, id).await?;
     app.store.narrow(&before.id, &namespaces).await?;
     let cluster = store::Cluster { namespaces, ..before };
     watch_again(&app, id, &cluster).await?;
@@ -448,12 +447,8 @@ async fn narrow(
     Ok(Done { value: cluster, message })
 }
 
-async fn rename(
-    app: App,
-    id: ClusterId,
-    before: store::Cluster,
-    name: String,
-) -> Result<Done<store::Cluster>, ApiError> {
+async fn rename(app: App, id: ClusterId, name: String) -> Result<Done<store::Cluster>, ApiError> {
+    let (_turn, before) = in_turn(&app, id).await?;
     app.store.rename_cluster(&before.id, &name).await?;
     ignore_not_found(app.fleet.rename(id, &name))?;
     let message = format!("It was {}", before.name);
@@ -484,6 +479,7 @@ async fn remove(State(app): State<App>, InCluster(id): InCluster, actor: Actor) 
     (new_activity.cluster, new_activity.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name));
     let at = app.clone();
     let removed = app.journal.perform(new_activity, async move {
+        let _turn = at.fleet.turn().await;
         at.store.remove_cluster(&cluster.id).await?;
         ignore_not_found(at.fleet.remove(id))?;
         Ok(Done::silently(()))

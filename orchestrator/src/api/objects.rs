@@ -1,10 +1,13 @@
 //! `/api/v1/clusters/{id}/flux/{kind}/{namespace}/{name}`: one Flux object, read live, and the actions on it.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,6 +23,8 @@ use crate::fleet::{Action, Filter, ObjectDetail, ObjectRef, ObjectSummary, Page,
 /// How many objects one request reconciles, and how many at a time.
 const FAILED_MOST: usize = 200;
 const FAILED_AT_ONCE: usize = 8;
+/// After this time the request begins with no more of them: the proxy waits 60 s for the answer.
+const FAILED_PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -108,7 +113,7 @@ struct Asked {
     asked: usize,
     /// Objects whose reconciliation was not requested, and why.
     refused: Vec<NotAsked>,
-    /// How many more have failed: ask again for them.
+    /// How many more have failed, and were not tried: ask again for them.
     left: usize,
 }
 
@@ -123,7 +128,7 @@ struct NotAsked {
     message: String,
 }
 
-/// Requests the reconciliation of all objects that failed, 200 at most.
+/// Requests the reconciliation of all objects that failed, 200 at most, and as many as can be begun within 30 s.
 #[utoipa::path(post, operation_id = "reconcileFailed", path = "/api/v1/resources/reconcile", tag = "objects",
     request_body = Option<Failed>,
     responses((status = 200, body = Asked), (status = "4XX", body = Refusal), (status = "5XX", body = Refusal)))]
@@ -140,9 +145,10 @@ async fn reconcile_failed(
         status: Some(Status::Failed),
         text: None,
     };
+    let deadline = Instant::now() + FAILED_PATIENCE;
     let views = app.fleet.views(&viewer, filter.cluster).await;
     let failed = app.fleet.list_seen(&views, &filter, Page { limit: FAILED_MOST, offset: 0, sort: Sort::Name });
-    let left = failed.total.saturating_sub(failed.items.len());
+    let beyond = failed.total.saturating_sub(failed.items.len());
     let asked = failed.items.into_iter().map(|object| {
         let (app, actor, viewer) = (app.clone(), actor.clone(), viewer.clone());
         async move {
@@ -160,10 +166,20 @@ async fn reconcile_failed(
             })
         }
     });
-    let outcomes: Vec<Option<NotAsked>> = stream::iter(asked).buffer_unordered(FAILED_AT_ONCE).collect().await;
+    let (outcomes, late) = begun_before(deadline, asked).await;
     let all = outcomes.len();
     let refused: Vec<NotAsked> = outcomes.into_iter().flatten().collect();
-    Ok(Json(Asked { asked: all - refused.len(), refused, left }))
+    Ok(Json(Asked { asked: all - refused.len(), refused, left: beyond + late }))
+}
+
+/// The outcomes of what could be begun before `deadline`, some at a time, and how many could not.
+async fn begun_before<T>(deadline: Instant, works: impl Iterator<Item = impl Future<Output = T>>) -> (Vec<T>, usize) {
+    let works = works.map(move |work| async move { if Instant::now() < deadline { Some(work.await) } else { None } });
+    let outcomes: Vec<Option<T>> = stream::iter(works).buffer_unordered(FAILED_AT_ONCE).collect().await;
+    let all = outcomes.len();
+    let done: Vec<T> = outcomes.into_iter().flatten().collect();
+    let late = all - done.len();
+    (done, late)
 }
 
 /// Has the object's controller leave it alone.
@@ -219,4 +235,22 @@ pub(super) async fn act(
         Ok(Done { value, message: message.into() })
     });
     done.await.map(Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_begun_in_time_is_counted_and_what_is_begun_ends() {
+        let soon = Instant::now() + Duration::from_millis(300);
+        let slow = (0..20).map(|number| async move {
+            tokio::time::sleep_until(soon).await;
+            number
+        });
+        let (done, late) = begun_before(soon, slow).await;
+        assert_eq!((done.len(), late), (FAILED_AT_ONCE, 20 - FAILED_AT_ONCE));
+        let (done, late) = begun_before(Instant::now() + FAILED_PATIENCE, (0..20).map(std::future::ready)).await;
+        assert_eq!((done.len(), late), (20, 0));
+    }
 }

@@ -436,6 +436,23 @@ mod tests {
     }
 
     #[test]
+    fn the_compose_file_passes_on_every_setting_of_the_orchestrators_own() {
+        use clap::CommandFactory;
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docker-compose.yml");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, service) = text.split_once("\n  orchestrator:\n").unwrap();
+        let (service, _) = service.split_once("\n    healthcheck:\n").unwrap();
+        let lines = service.lines().filter_map(|line| line.strip_prefix("      - "));
+        let given: Vec<&str> = lines.map(|line| line.split_once('=').map_or(line, |(name, _)| name)).collect();
+        let command = Cli::command();
+        let known: Vec<&str> = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str()).collect();
+        assert!(known.len() > 10, "{known:?}");
+        for name in known.into_iter().filter(|name| name.starts_with("ORCHESTRATOR_")) {
+            assert!(given.contains(&name), "{name} is not passed on");
+        }
+    }
+
+    #[test]
     fn the_flags_are_well_formed() {
         use clap::CommandFactory;
         Cli::command().debug_assert();

@@ -107,7 +107,7 @@ impl Assertion {
     fn expected(&self, claims: &Claims) -> Result<(), ApiError> {
         let issued = match &self.expected.issuer {
             Some(issuer) => claims.iss == *issuer,
-            None => origin(&claims.iss).is_some_and(|(host, _)| self.expected.hosts.lists(&host)),
+            None => authority(&claims.iss).is_some_and(|authority| self.expected.hosts.lists(&authority)),
         };
         if !issued {
             return Err(ApiError::Unauthenticated(
@@ -148,8 +148,19 @@ fn words(kind: &ErrorKind) -> &'static str {
 
 /// The host and port of an origin.
 fn origin(text: &str) -> Option<(String, Option<u16>)> {
-    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    let url = web(text)?;
     Some((url.host_str()?.to_owned(), url.port_or_known_default()))
+}
+
+/// The host of an origin, with its port unless that is the scheme's own: as requests to it name it.
+fn authority(text: &str) -> Option<String> {
+    let url = web(text)?;
+    let host = url.host_str()?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+fn web(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
 }
 
 /// Names the user as in `X-Forwarded-User`: by username where users cannot choose their own, else by email, else by id.

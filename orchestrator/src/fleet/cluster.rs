@@ -156,6 +156,13 @@ impl Cluster {
         self.state().health.clone()
     }
 
+    /// Why the cluster is down, if it is.
+    pub(super) fn outage(&self) -> Option<Fault> {
+        let state = self.state();
+        let is_down = state.health.state == HealthState::Down;
+        is_down.then(|| Fault::Unreachable(state.health.reason.clone().unwrap_or_default()))
+    }
+
     /// How a kind is served, if it is.
     pub(super) fn served(&self, kind: Kind) -> Option<Served> {
         self.state().served.get(&kind).cloned()

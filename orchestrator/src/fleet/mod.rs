@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::kube::{Access, Client, Fault};
@@ -57,6 +57,8 @@ pub struct Fleet(Arc<Inner>);
 
 struct Inner {
     clusters: RwLock<BTreeMap<ClusterId, Arc<Cluster>>>,
+    /// Held by whoever changes how clusters are registered.
+    turn: Mutex<()>,
     shared: Shared,
 }
 
@@ -131,7 +133,7 @@ impl Fleet {
             changes: broadcast::Sender::new(CHANGES_KEPT),
             ending: CancellationToken::new(),
         };
-        Self(Arc::new(Inner { clusters: RwLock::default(), shared }))
+        Self(Arc::new(Inner { clusters: RwLock::default(), turn: Mutex::default(), shared }))
     }
 
     /// Checks a connection and probes the cluster; nothing is stored.
@@ -141,6 +143,12 @@ impl Fleet {
     pub async fn check(&self, connection: &Connection) -> Result<Reached, FleetError> {
         let access = Access::new(connection).await?;
         self.within(reach(access)).await
+    }
+
+    /// Waits for the turn to change how clusters are registered. Whoever holds it reads the database, and changes it and the fleet,
+    /// with nobody in between: otherwise what the fleet does could differ from what is stored. Do not wait for a cluster meanwhile.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.0.turn.lock().await
     }
 
     /// Starts watching a cluster; replaces one with the same id. If the connection is refused, the cluster is down, with the reason.
@@ -354,11 +362,11 @@ impl Fleet {
         let root = root.map(|root| cluster.key(root.kind, &root.namespace, &root.name));
         let objects = cluster.objects();
         match &root {
-            Some(key) if !views.shows(id, key) => Err(FleetError::Forbidden {
+            Some(key) if !views.shows(&cluster, key) => Err(FleetError::Forbidden {
                 reason: format!("the cluster does not let you list {} in {}", key.0, key.1),
             }),
             Some(key) if !objects.contains_key(key) => Err(no_object(key)),
-            Some(_) | None => Ok(tree::tree(&objects, root.as_ref(), |key| views.shows(id, key))),
+            Some(_) | None => Ok(tree::tree(&objects, root.as_ref(), |key| views.shows(&cluster, key))),
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) fn list(clusters: &[Arc<Cluster>], views: &Views, filter: &Filter, pa
         let all = Kind::ALL.into_iter().filter(|kind| filter.kind.is_none_or(|wanted| wanted == *kind));
         let within =
             all.flat_map(|kind| of_kind(&objects, kind)).filter(|(key, held)| passes(key, held, &name, filter, &words));
-        let within = within.filter(|(key, _)| views.shows(cluster.id, key));
+        let within = within.filter(|(key, _)| views.shows(cluster, key));
         found.extend(within.map(|(key, held)| Found {
             number,
             key: key.clone(),
@@ -82,9 +82,9 @@ fn contains(text: &str, lower: &str) -> bool {
 pub(super) fn stats(clusters: &[Arc<Cluster>], views: &Views) -> Stats {
     let mut stats = Stats::default();
     for cluster in clusters {
-        let whole = views.is_whole(cluster.id);
+        let whole = views.is_whole(cluster);
         let objects = cluster.objects();
-        let seen = objects.iter().filter(|(key, _)| whole || views.shows(cluster.id, key));
+        let seen = objects.iter().filter(|(key, _)| whole || views.shows(cluster, key));
         seen.for_each(|((kind, ..), held)| stats.count(*kind, held.status));
     }
     stats

@@ -32,7 +32,11 @@ const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /// What may be seen, by cluster.
 #[derive(Debug, Default)]
-pub struct Views(BTreeMap<ClusterId, View>);
+pub struct Views {
+    asked: BTreeMap<ClusterId, View>,
+    /// Whether a person views: of a cluster that decides by person, and was not asked, nothing may be seen.
+    of_person: bool,
+}
 
 /// What may be seen of one cluster, if not everything.
 #[derive(Debug, Default)]
@@ -45,19 +49,23 @@ struct View {
 
 impl Views {
     /// Returns true if an object may be seen.
-    pub(super) fn shows(&self, cluster: ClusterId, (kind, namespace, _): &Key) -> bool {
-        self.0.get(&cluster).is_none_or(|view| view.shows(*kind, namespace))
+    pub(super) fn shows(&self, cluster: &Cluster, (kind, namespace, _): &Key) -> bool {
+        match self.asked.get(&cluster.id) {
+            Some(view) => view.shows(*kind, namespace),
+            None => self.is_whole(cluster),
+        }
     }
 
-    /// Returns true if all of a cluster may be seen.
-    pub(super) fn is_whole(&self, cluster: ClusterId) -> bool {
-        !self.0.contains_key(&cluster)
+    /// Returns true if all of a cluster may be seen. The cluster may be newer than the views, or decide by person only since then.
+    pub(super) fn is_whole(&self, cluster: &Cluster) -> bool {
+        let unasked = self.of_person && cluster.asks_as_person();
+        !unasked && !self.asked.contains_key(&cluster.id)
     }
 
     /// Why nothing of a cluster may be seen.
     #[must_use]
     pub fn reason(&self, cluster: ClusterId) -> Option<&str> {
-        self.0.get(&cluster).and_then(|view| view.reason.as_deref())
+        self.asked.get(&cluster).and_then(|view| view.reason.as_deref())
     }
 }
 
@@ -79,7 +87,7 @@ pub(super) async fn of(clusters: &[Arc<Cluster>], viewer: &Viewer) -> Views {
         (cluster.id, view)
     });
     let views: Vec<(ClusterId, View)> = stream::iter(views).buffer_unordered(CLUSTERS_AT_ONCE).collect().await;
-    Views(views.into_iter().collect())
+    Views { asked: views.into_iter().collect(), of_person: true }
 }
 
 /// Returns true if a viewer may see an object of this kind and namespace.
@@ -199,7 +207,7 @@ async fn ask(cluster: &Cluster, client: &Client, person: &Person, kind: Kind, na
     }
 }
 
-/// Asks the cluster, with a client that impersonates the person.
+/// Asks the cluster, with a client that impersonates the person. A cluster that is down is not asked: everybody would wait for it.
 async fn review_access(
     cluster: &Cluster,
     client: &Client,
@@ -208,6 +216,9 @@ async fn review_access(
     namespace: &str,
 ) -> Result<bool, Fault> {
     let Some(served) = cluster.served(kind) else { return Ok(false) };
+    if let Some(outage) = cluster.outage() {
+        return Err(outage);
+    }
     // Taken before the request: an answer is never older than recorded.
     let asked = Instant::now();
     let attributes = Attributes { namespace, verb: "list", group: &served.group, resource: &served.plural };

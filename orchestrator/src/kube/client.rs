@@ -51,8 +51,13 @@ impl Access {
     pub(crate) async fn new(connection: &Connection) -> Result<Self, KubeconfigFault> {
         let checked = kubeconfig::read(connection).await?;
         let client = client(&checked.config).map_err(|error| refused(&error))?;
+        let user = &checked.config.auth_info;
+        let is_somebody_else = user.impersonate.is_some()
+            || user.impersonate_uid.is_some()
+            || user.impersonate_groups.is_some()
+            || user.impersonate_user_extra.is_some();
         Ok(Self {
-            client: Client { kube: client, headers: Arc::default() },
+            client: Client { kube: client, headers: Arc::default(), is_somebody_else },
             server: checked.server,
             context: checked.context,
         })
@@ -156,7 +161,13 @@ pub(crate) struct Client {
     kube: kube::Client,
     /// Header fields of every request that is not a watch: the impersonation headers.
     headers: Arc<HeaderMap>,
+    /// Whether the kubeconfig itself acts as somebody (`as`, `as-groups` and their kin).
+    is_somebody_else: bool,
 }
+
+/// Why a cluster cannot decide by person with such a kubeconfig.
+const ACTS_AS_OTHER: &str = "the cluster's kubeconfig acts as somebody itself (as, as-groups), and so cannot act as you: replace it by one \
+                             whose account has the right to impersonate";
 
 /// The content type of a merge patch.
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -173,7 +184,7 @@ impl Client {
 
     /// Returns a client that adds these header fields to each request.
     pub(crate) fn acting_as(&self, headers: HeaderMap) -> Self {
-        Self { kube: self.kube.clone(), headers: Arc::new(headers) }
+        Self { headers: Arc::new(headers), ..self.clone() }
     }
 
     /// Creates an object at `path`, and returns the result.
@@ -257,6 +268,10 @@ impl Client {
 
     async fn send(&self, request: http::Result<Request<Body>>) -> Result<Bytes, Fault> {
         let mut request = request.map_err(|_| Fault::Refused("the address is not one that can be asked".to_owned()))?;
+        // The kubeconfig's groups would be added to the person's.
+        if self.is_somebody_else && !self.headers.is_empty() {
+            return Err(Fault::Forbidden(ACTS_AS_OTHER.to_owned()));
+        }
         for (name, value) in self.headers.iter() {
             request.headers_mut().append(name, value.clone());
         }
@@ -282,4 +297,39 @@ struct ErrorStatus {
 #[serde(rename_all = "camelCase")]
 struct Version {
     git_version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_acts_as_somebody_itself_acts_as_nobody_else() {
+        for (user, is_refused) in [
+            ("{token: t}", false),
+            ("{token: t, as: x}", true),
+            ("{token: t, as: x, as-groups: [\"system:masters\"]}", true),
+            ("{token: t, as: x, as-uid: \"1\"}", true),
+            ("{token: t, as: x, as-user-extra: {scope: [all]}}", true),
+        ] {
+            // Nobody listens there.
+            let text = format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: one\nclusters:\n- name: c\n  cluster:\n    \
+                 server: https://127.0.0.1:1\nusers:\n- name: u\n  user: {user}\ncontexts:\n- name: one\n  \
+                 context: {{cluster: c, user: u}}\n"
+            );
+            let connection = Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None };
+            let client = Access::new(&connection).await.unwrap().client;
+            let person = HeaderMap::from_iter([(
+                http::HeaderName::from_static("impersonate-user"),
+                HeaderValue::from_static("ann"),
+            )]);
+            let fault = client.acting_as(person).version().await.unwrap_err();
+            assert_eq!(matches!(&fault, Fault::Forbidden(why) if why == ACTS_AS_OTHER), is_refused, "{user}: {fault}");
+            assert!(matches!(client.version().await, Err(Fault::Unreachable(_))), "{user}: by itself it may");
+        }
+    }
 }
