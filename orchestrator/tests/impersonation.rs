@@ -334,6 +334,18 @@ async fn a_cluster_that_comes_while_people_wait_is_hidden_from_them() {
 }
 
 #[tokio::test]
+async fn what_one_cluster_has_answered_shows_nothing_of_another_that_takes_its_place_while_people_wait() {
+    let trial = Alone::start().await;
+    trial.add(true).await;
+    trial.world().bind(Binding { subject: "ann".into(), namespace: None, verbs: vec!["list"], resources: vec!["*"] });
+    let views = trial.fleet.views(&trial.ann, None).await;
+    let seen = || trial.fleet.list_seen(&views, &Filter::default(), ALL).total;
+    assert_eq!(seen(), trial.world().count());
+    trial.add(true).await;
+    assert_eq!(seen(), 0);
+}
+
+#[tokio::test]
 async fn a_cluster_that_is_down_keeps_nobody_waiting_and_shows_only_what_it_has_answered() {
     let trial = Alone::start().await;
     trial.add(true).await;

@@ -746,6 +746,32 @@ async fn a_large_body_that_is_refused_does_not_take_the_refusal_away() {
 }
 
 #[tokio::test]
+async fn what_comes_of_a_refused_body_is_dropped_for_a_while_and_is_no_request() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::start(&upstream).await;
+    let cookie = proxy.signed_in_as("ann").await.cookie_header();
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let head = format!("POST /x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\nbegins");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let began = Instant::now();
+    // Longer than an idle connection keeps its buffers.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let smuggled = format!("GET /smuggled HTTP/1.1\r\nHost: {HOST}\r\nCookie: {cookie}\r\n\r\n");
+    stream.write_all(smuggled.as_bytes()).await.unwrap();
+    // Until it is closed, however much is sent.
+    let sending = async {
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, sending).await.expect("it stays open");
+    assert!((3..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert_eq!(upstream.connections(), 0, "a part of the body was taken for a request");
+}
+
+#[tokio::test]
 async fn garbage_from_the_upstream_is_502() {
     let garbage = [
         "garbage\r\n\r\n",

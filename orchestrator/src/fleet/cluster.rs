@@ -334,9 +334,14 @@ impl Cluster {
         if health.state != state.health.state || health.reason != state.health.reason {
             self.log(&health);
         }
+        let comes_back = state.health.state == HealthState::Down && health.state != HealthState::Down;
         state.health = health;
         if differs {
             self.publish(Change::Cluster { cluster: self.id, health: state.health.clone() });
+        }
+        // While it was down nobody was asked about, so people were shown less.
+        if comes_back && self.as_person {
+            self.publish(Change::Reloaded { cluster: self.id });
         }
     }
 

@@ -31,9 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /// What may be seen, by cluster.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Views {
-    asked: BTreeMap<ClusterId, View>,
+    asked: BTreeMap<ClusterId, (Arc<Cluster>, View)>,
     /// Whether a person views: of a cluster that decides by person, and was not asked, nothing may be seen.
     of_person: bool,
 }
@@ -50,7 +50,7 @@ struct View {
 impl Views {
     /// Returns true if an object may be seen.
     pub(super) fn shows(&self, cluster: &Cluster, (kind, namespace, _): &Key) -> bool {
-        match self.asked.get(&cluster.id) {
+        match self.asked(cluster) {
             Some(view) => view.shows(*kind, namespace),
             None => self.is_whole(cluster),
         }
@@ -59,13 +59,19 @@ impl Views {
     /// Returns true if all of a cluster may be seen. The cluster may be newer than the views, or decide by person only since then.
     pub(super) fn is_whole(&self, cluster: &Cluster) -> bool {
         let unasked = self.of_person && cluster.asks_as_person();
-        !unasked && !self.asked.contains_key(&cluster.id)
+        !unasked && self.asked(cluster).is_none()
+    }
+
+    /// The view of this very cluster: another one may have its id by now.
+    fn asked(&self, cluster: &Cluster) -> Option<&View> {
+        let (asked, view) = self.asked.get(&cluster.id)?;
+        std::ptr::eq(&raw const **asked, cluster).then_some(view)
     }
 
     /// Why nothing of a cluster may be seen.
     #[must_use]
     pub fn reason(&self, cluster: ClusterId) -> Option<&str> {
-        self.asked.get(&cluster).and_then(|view| view.reason.as_deref())
+        self.asked.get(&cluster).and_then(|(_, view)| view.reason.as_deref())
     }
 }
 
@@ -84,9 +90,10 @@ pub(super) async fn of(clusters: &[Arc<Cluster>], viewer: &Viewer) -> Views {
             Ok(person) => view(&cluster, person).await,
             Err(reason) => View { reason: Some(reason.clone()), ..View::default() },
         };
-        (cluster.id, view)
+        (cluster.id, (cluster, view))
     });
-    let views: Vec<(ClusterId, View)> = stream::iter(views).buffer_unordered(CLUSTERS_AT_ONCE).collect().await;
+    let views: Vec<(ClusterId, (Arc<Cluster>, View))> =
+        stream::iter(views).buffer_unordered(CLUSTERS_AT_ONCE).collect().await;
     Views { asked: views.into_iter().collect(), of_person: true }
 }
 

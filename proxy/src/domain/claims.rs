@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Further claims of the provider beside the identity: the strings of each claim that a rule refers to. A claim that is missing, or is
+/// Further claims of the provider beside the identity: the strings of each claim that a rule refers to, and what the provider itself is judged
+/// by again (Entra's tenant, which claim vouches for the username). A claim that is missing, or is
 /// neither a string nor a list with strings, has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims(Vec<(String, Vec<String>)>);

@@ -119,15 +119,14 @@ pub trait Directory: Send + Sync {
     /// store knows, and may be in use on another replica. Returns how many. Those whose end is not confirmed yet are ended
     /// again, and not counted.
     ///
-    /// # Errors
-    /// [`EndError`]: a list failed, which nobody tries again, or not every end was confirmed; the sessions that could be ended have ended.
+    /// Beside it stands why that may not be all: a list failed, which nobody tries again, or not every end was confirmed.
     fn end_remaining<'a>(
         &'a self,
         _selector: SessionSelector<'a>,
         _kept: Option<SessionKey>,
         _now: Timestamp,
-    ) -> Pending<'a, Result<usize, EndError>> {
-        Box::pin(std::future::ready(Ok(0)))
+    ) -> Pending<'a, (usize, Option<EndError>)> {
+        Box::pin(std::future::ready((0, None)))
     }
 
     /// Whether `what`, which must be used only once, was recorded on any replica.

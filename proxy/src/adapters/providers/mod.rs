@@ -39,9 +39,6 @@ pub use self::http::is_safe;
 pub use self::omissions::log as log_omitted;
 pub use self::way_out::{WayOut, goes_through_a_proxy};
 
-/// The standard claim for a name that a user goes by (OpenID Connect Core §5.1).
-const PREFERRED_USERNAME: &str = "preferred_username";
-
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -151,8 +148,8 @@ impl ProviderSettings {
         }
     }
 
-    /// Identifies who vouches for users, and to whom: the provider's kind and address, our client id there, our public origin, and the claim
-    /// that vouches for usernames where it is another than the standard one. If one of these changes, or belongs to another deployment with the same secret, earlier sessions no longer count. The client secret is not
+    /// Identifies who vouches for users, and to whom: the provider's kind and address, our client id there, and our public origin. If one
+    /// of these changes, or belongs to another deployment with the same secret, earlier sessions no longer count. The client secret is not
     /// included: changing it signs nobody out.
     #[must_use]
     pub fn authority(&self) -> Authority {
@@ -163,14 +160,7 @@ impl ProviderSettings {
         };
         let origin = client.redirect_url.origin().ascii_serialization();
         // No part contains a line break, so the concatenation is unambiguous.
-        let mut text = format!("{}\n{address}\n{}\n{origin}", kind.as_str(), client.id);
-        if let Self::Oidc { username_claim: Some(claim), .. } = self
-            && claim != PREFERRED_USERNAME
-        {
-            text.push('\n');
-            text.push_str(claim);
-        }
-        let hash = digest(&SHA256, text.as_bytes());
+        let hash = digest(&SHA256, format!("{}\n{address}\n{}\n{origin}", kind.as_str(), client.id).as_bytes());
         let mut authority = [0; 8];
         for (to, from) in authority.iter_mut().zip(hash.as_ref()) {
             *to = *from;

@@ -6,6 +6,7 @@ use http::HeaderValue;
 use http::header::ACCEPT;
 use url::Url;
 
+use super::ClientRegistration;
 use super::claims::TokenClaims;
 use super::discovery::Place;
 use super::http::{CallError, Http};
@@ -14,7 +15,7 @@ use super::omissions::Omissions;
 use super::quote::quote;
 use super::relying_party::{Refreshed, RelyingParty, Verified};
 use super::rereading::{in_time, with_new_tokens};
-use super::{ClientRegistration, PREFERRED_USERNAME};
+use crate::domain::claims::Claims;
 use crate::domain::grant::Grant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::domain::login::LoginAttempt;
@@ -25,6 +26,9 @@ use crate::ports::{
 };
 
 /// Some providers sign their UserInfo responses (OpenID Connect Core §5.3.2).
+/// Under this name an identity keeps which claim vouches for its username. No provider has such a claim.
+const USERNAME_CLAIM: &str = "sidegate:username_claim";
+
 const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
 
 /// An OpenID Connect provider.
@@ -170,7 +174,7 @@ impl Wanted {
 
     /// The claim that supplies the username.
     fn username(&self) -> &str {
-        self.username.as_deref().unwrap_or(PREFERRED_USERNAME)
+        self.username.as_deref().unwrap_or("preferred_username")
     }
 
     /// Notes which of the relevant claims UserInfo supplies.
@@ -217,8 +221,9 @@ impl Wanted {
             Some(claim) if supplies(claim) => Username::Vouched(userinfo.text(claim).unwrap_or_default().to_owned()),
             // Also one that nobody has vouched for, from before the claim was named.
             Some(_) => before.username.clone(),
-            None => Username::Displayed(text(PREFERRED_USERNAME, before.username.as_str())),
+            None => Username::Displayed(text("preferred_username", before.username.as_str())),
         };
+        let is_username_new = self.username.as_deref().is_some_and(|claim| claim == "email" || supplies(claim));
         let groups = if supplies("groups") { userinfo.list("groups") } else { before.groups.clone() };
         if self.groups && groups != before.groups {
             omissions.note_groups(&id, userinfo, "groups");
@@ -230,6 +235,9 @@ impl Wanted {
                 omissions.note_claim(&id, userinfo, name);
             }
             claims.set(name, texts);
+        }
+        if is_username_new {
+            self.note_username_claim(&mut claims);
         }
         Identity { email, name: text("name", &before.name), username, groups, claims, ..before.clone() }
     }
@@ -258,7 +266,7 @@ impl Wanted {
                 }
                 Username::Vouched(username)
             }
-            None => Username::Displayed(either(PREFERRED_USERNAME)),
+            None => Username::Displayed(either("preferred_username")),
         };
         let groups = token.or(userinfo, "groups");
         if self.groups {
@@ -267,6 +275,8 @@ impl Wanted {
         for name in &self.claims {
             omissions.note_claim(&id, token.or(userinfo, name), name);
         }
+        let mut claims = token.named(&self.claims, userinfo);
+        self.note_username_claim(&mut claims);
         Identity {
             provider: ProviderKind::Oidc,
             id: token.text("sub").unwrap_or_default().to_owned(),
@@ -274,7 +284,23 @@ impl Wanted {
             name: either("name"),
             username,
             groups: groups.list("groups"),
-            claims: token.named(&self.claims, userinfo),
+            claims,
+        }
+    }
+
+    /// Keeps with the identity which claim vouches for its username.
+    fn note_username_claim(&self, claims: &mut Claims) {
+        if let Some(claim) = &self.username {
+            claims.set(USERNAME_CLAIM, vec![claim.clone()]);
+        }
+    }
+
+    /// Whether the claim that vouched for a user's name still does. Who has signed in before it was kept is believed until the next renewal.
+    fn vouches_still(&self, identity: &Identity) -> bool {
+        match (&self.username, identity.claims.texts(USERNAME_CLAIM).first()) {
+            (None, _) => identity.username.vouched().is_none(),
+            (Some(claim), Some(kept)) => claim == kept,
+            (Some(_), None) => true,
         }
     }
 }
@@ -293,6 +319,10 @@ fn email_as_username(email: Option<&Email>) -> Username {
 impl IdentityProvider for Oidc {
     fn kind(&self) -> ProviderKind {
         ProviderKind::Oidc
+    }
+
+    fn admits(&self, identity: &Identity) -> bool {
+        self.wanted.vouches_still(identity)
     }
 
     fn authorization_url(&self, attempt: &LoginAttempt, prompt: Option<Prompt>) -> Result<Url, SignInError> {

@@ -1,5 +1,6 @@
 //! An upstream's connection pool, and permits to send a request on a warm connection or a new one.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -217,40 +218,43 @@ where
         self.shared.load().iter().filter(is_fit).find_map(Shared::stream)
     }
 
-    /// Waits for a stream: of an open connection, or of another one, which one task at a time opens. This takes no longer than
-    /// an attempt to connect, unless it is this task's turn to make one.
+    /// Waits for a stream: of an open connection, or of another one, which one request at a time opens. Who opens it still takes a stream
+    /// that ends meanwhile.
     async fn next_stream(&self, mut since: Option<Instant>) -> Result<Lease<B>, NoConnection> {
         let until = Instant::now() + self.connect_timeout;
-        let (mut may_open, mut opening) = (true, None);
+        let (mut may_open, mut opening) = (true, Opening::default());
         loop {
             if let Some(stream) = self.free_stream(since) {
                 // There may be more, for another that waits.
                 self.freed.notify_one();
                 return Ok(self.lease(Way::Shared(stream), true, Instant::now()));
             }
-            if let Some(turn) = opening.take() {
-                if let Some(lease) = self.open_another(turn).await? {
-                    return Ok(lease);
-                }
-                (may_open, since) = (false, None);
-                continue;
-            }
-            opening = tokio::select! {
+            tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(until) => break,
-                turn = self.opening.lock(), if may_open => Some(turn),
-                () = self.freed.notified() => {
-                    may_open |= self.alive().is_empty();
-                    None
+                outcome = opening.outcome() => {
+                    opening = Opening::default();
+                    if let Some(lease) = outcome? {
+                        return Ok(lease);
+                    }
+                    (may_open, since) = (false, None);
                 }
-            };
+                () = tokio::time::sleep_until(until), if !opening.is_under_way() => break,
+                turn = self.opening.lock(), if may_open && !opening.is_under_way() => {
+                    // Others may have opened one meanwhile.
+                    if self.free_stream(since).is_none() {
+                        opening = Opening(Some(Box::pin(self.open_another(turn))));
+                    }
+                }
+                // Who needs a newer connection leaves streams of older ones to others.
+                () = self.freed.notified(), if since.is_none() => may_open |= self.alive().is_empty(),
+            }
         }
         let last = self.free_stream(None).map(|stream| self.lease(Way::Shared(stream), true, Instant::now()));
         last.ok_or_else(|| self.failed(self.no_stream()))
     }
 
     /// Opens another connection. `None`: it cannot be had, but there are others, whose streams may end.
-    async fn open_another(&self, turn: tokio::sync::MutexGuard<'_, ()>) -> Result<Option<Lease<B>>, NoConnection> {
+    async fn open_another(&self, turn: tokio::sync::MutexGuard<'_, ()>) -> Opened<B> {
         if !self.is_multiplexed() {
             // The other task found out that the server speaks HTTP/1.1.
             drop(turn);
@@ -342,6 +346,31 @@ where
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Connect { origin: self.origin.clone(), source }),
             Err(_) => Err(self.timed_out()),
+        }
+    }
+}
+
+/// The opening of another connection by a request that waits for a stream, if it is its turn.
+struct Opening<'u, B>(Option<Pin<Box<dyn Future<Output = Opened<B>> + Send + 'u>>>);
+
+/// `None`: another connection cannot be had, but there are others.
+type Opened<B> = Result<Option<Lease<B>>, NoConnection>;
+
+impl<B> Default for Opening<'_, B> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<B> Opening<'_, B> {
+    const fn is_under_way(&self) -> bool {
+        self.0.is_some()
+    }
+
+    async fn outcome(&mut self) -> Opened<B> {
+        match &mut self.0 {
+            Some(opening) => opening.await,
+            None => std::future::pending().await,
         }
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The limit until the server's settings have arrived. A number that servers rarely choose; with one that does, the limit is only read more
-/// often.
+/// The limit until the server's settings have arrived. A number that servers rarely choose: with one that does, each new connection waits
+/// a second for them, and the limit is read more often.
 pub(super) const UNSEEN: usize = 99;
 
 /// How often the limit is read where it is far away, in polls of the connection: a server may lower it.

@@ -102,13 +102,8 @@ pub(crate) async fn end_all(
         };
         let fresh: Vec<_> = found.into_iter().filter(|session| seen.insert(session.key())).collect();
         ended.add(end_each(store, &fresh).await);
-        let unread = match directory.end_remaining(selector, kept, now).await {
-            Ok(unread) => unread,
-            Err(error) => {
-                ended.fail(error);
-                0
-            }
-        };
+        let (unread, failure) = directory.end_remaining(selector, kept, now).await;
+        ended.failure = EndError::worse(ended.failure.take(), failure);
         if fresh.is_empty() && unread == 0 {
             return ended;
         }

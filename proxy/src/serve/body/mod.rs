@@ -313,7 +313,12 @@ impl HttpBody for RequestBody {
         if frame.is_ready() {
             guard.note_activity();
         }
-        if inner.is_end_stream() {
+        let is_last = match &frame {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if is_last {
             open.has_ended();
         } else if guard.poll(frame.is_pending(), cx).is_ready() {
             tracing::debug!(request_id = %guard.request_id(), "an upload was broken off: its session ended");

@@ -46,8 +46,6 @@ pub(crate) struct Guarded<IO> {
     first: BytesMut,
     /// Whether hyper has refused a head: its own bytes are dropped, since ours replace them.
     refused: bool,
-    /// Whether our side of the connection has ended.
-    is_shut: bool,
     /// The wait for memory for what was read, if there is not enough now.
     room: Option<Waiting>,
 }
@@ -63,7 +61,6 @@ impl<IO> Guarded<IO> {
             ahead: BytesMut::new(),
             first: BytesMut::new(),
             refused: false,
-            is_shut: false,
             room: None,
         }
     }
@@ -82,7 +79,10 @@ impl<IO> Guarded<IO> {
 
     fn check<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() || self.watch.upgraded.load(Ordering::Relaxed) {
-            self.write_waits = None;
+            // Once our side has ended, it says since when we linger.
+            if !self.watch.is_shut() {
+                self.write_waits = None;
+            }
             return outcome;
         }
         let until = *self.write_waits.get_or_insert_with(Instant::now) + self.watch.timeouts.body;
@@ -256,10 +256,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.is_shut {
+        if !self.watch.is_shut() {
             let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
             ready!(self.check(cx, outcome))?;
-            self.is_shut = true;
+            self.watch.is_shut.store(true, Ordering::Relaxed);
         }
         if self.refused || self.watch.leaves_body() {
             ready!(self.poll_linger(cx));

@@ -80,6 +80,8 @@ pub(crate) struct Watch {
     signs_in: AtomicU64,
     /// Whether everything written was sent: TLS may hold some of it.
     is_flushed: AtomicBool,
+    /// Whether our side of it has ended: nothing that comes is a request any more.
+    is_shut: AtomicBool,
     /// Whether its buffers were freed.
     is_bare: AtomicBool,
     /// Whether it is to be closed to make room, and the task to wake for it.
@@ -163,6 +165,7 @@ impl Watch {
             was_used: AtomicBool::new(false),
             signs_in: AtomicU64::new(0),
             is_flushed: AtomicBool::new(true),
+            is_shut: AtomicBool::new(false),
             is_bare: AtomicBool::new(false),
             closing: AtomicU8::new(OPEN),
             task: Mutex::new(None),
@@ -184,7 +187,7 @@ impl Watch {
         } else if watch.is_body_left.load(Ordering::Relaxed) {
             watch.is_body_left.store(false, Ordering::Relaxed);
         }
-        let streams = watch.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        let streams = watch.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         if http2 {
             watch.becomes_http2();
             watch.count_streams(streams);
@@ -301,7 +304,7 @@ impl Watch {
 
     /// Whether a request is in flight, or the body of one that was answered is still being received.
     fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0 || self.bodies.load(Ordering::Relaxed) > 0
+        self.in_flight.load(Ordering::SeqCst) > 0 || self.bodies.load(Ordering::SeqCst) > 0
     }
 
     /// Closes the connection to make room, unless a request has come on it: we may have been too slow to read it.
@@ -368,7 +371,18 @@ impl Watch {
 
     fn becomes_idle(&self) {
         self.reads_head.store(false, Ordering::Relaxed);
-        self.deadline.store(millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle)), Ordering::Relaxed);
+        let deadline = millis(self.began.elapsed()).saturating_add(millis(self.timeouts.idle));
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// The same where another task may just have begun a request: that one has no deadline.
+    fn becomes_idle_unless_used(&self) {
+        self.becomes_idle();
+        let deadline = self.deadline.load(Ordering::SeqCst);
+        if self.is_busy() {
+            let _unless_set_already =
+                self.deadline.compare_exchange(deadline, NEVER, Ordering::SeqCst, Ordering::Relaxed);
+        }
     }
 
     /// Records that bytes were read, perhaps the first of a later request. HTTP/2 also has bytes without requests, which prove nothing.
@@ -390,9 +404,10 @@ impl Watch {
         }
     }
 
-    /// Whether it speaks HTTP/1.1 and every request on it was received whole and answered, and the response sent.
+    /// Whether it speaks HTTP/1.1, may have further requests, and every request on it was received whole and answered, and the response sent.
     pub(crate) fn is_at_rest(&self) -> bool {
         !self.is_busy()
+            && !self.is_shut()
             && !self.reads_head.load(Ordering::Relaxed)
             && self.interim.is_between()
             && self.is_flushed.load(Ordering::Relaxed)
@@ -417,6 +432,10 @@ impl Watch {
         if self.is_bare.swap(false, Ordering::Relaxed) {
             self.share.grow(BUFFERS);
         }
+    }
+
+    fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::Relaxed)
     }
 
     /// Whether its peer may still be sending a body on HTTP/1.1 that nobody receives.
@@ -545,7 +564,7 @@ impl OpenBody {
 impl Drop for OpenBody {
     fn drop(&mut self) {
         if self.0.bodies.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.in_flight.load(Ordering::SeqCst) == 0 {
-            self.0.becomes_idle();
+            self.0.becomes_idle_unless_used();
             // Perhaps in another task than the connection's, which has a time limit again.
             self.0.wake_task();
         }
@@ -617,6 +636,8 @@ mod tests {
         // A body that is never received is read and dropped.
         drop(Watch::begin(&watch, false, true).receives_body());
         assert!(watch.leaves_body());
+        watch.is_shut.store(true, Ordering::Relaxed);
+        assert!(!watch.is_at_rest(), "what still comes is no request");
     }
 
     #[test]

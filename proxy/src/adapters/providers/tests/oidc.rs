@@ -4,6 +4,7 @@ use dev_idp::{Endpoint, Lie};
 use serde_json::json;
 
 use super::*;
+use crate::domain::claims::Claims;
 use crate::domain::identity::{ProviderKind, Username};
 use crate::ports::Prompt;
 
@@ -32,11 +33,22 @@ fn with_claim(origin: &str, username_claim: Option<&str>) -> ProviderSettings {
     }
 }
 
-#[test]
-fn a_session_is_of_the_claim_that_vouches_for_usernames_unless_that_is_the_standard_one() {
-    let of = |claim| with_claim("http://localhost", claim).authority();
-    assert!(of(None) == of(Some("preferred_username")));
-    assert!(of(Some("upn")) != of(None) && of(Some("upn")) != of(Some("email")));
+#[tokio::test]
+async fn a_username_counts_as_long_as_the_claim_is_named_that_vouched_for_it() {
+    let vouched = Bench::with(|origin| with_claim(origin, Some("preferred_username"))).await;
+    let admits = |who: &Identity, claim: Option<&str>| {
+        connect(&with_claim(&vouched.idp.origin(), claim), &[], None).unwrap().admits(who)
+    };
+    let who = vouched.sign_in("ann").await.unwrap();
+    assert!(admits(&who, Some("preferred_username")));
+    assert!(!admits(&who, Some("sub")) && !admits(&who, None));
+    // From before the claim's name was kept.
+    let before = Identity { claims: Claims::default(), ..who };
+    assert!(admits(&before, Some("sub")) && !admits(&before, None));
+    let displayed = Bench::with(settings).await.sign_in("ann").await.unwrap();
+    for claim in [None, Some("preferred_username"), Some("sub")] {
+        assert!(admits(&displayed, claim), "{claim:?}: it is nobody's name to the rules");
+    }
 }
 
 #[tokio::test]

@@ -86,11 +86,16 @@ impl RedisStore {
         selector: SessionSelector<'_>,
         kept: Option<SessionKey>,
         now: Timestamp,
-    ) -> Result<usize, EndError> {
+    ) -> (usize, Option<EndError>) {
         let (terms, mut ended, mut failure) = (self.terms.load_full(), 0, None);
         for list in terms.names.list(selector) {
             let mut pages = Pages::of(&list);
-            while let Some(keys) = pages.read_on(&self.line, now).await.map_err(EndError::Unavailable)? {
+            loop {
+                let keys = match pages.read_on(&self.line, now).await {
+                    Ok(Some(keys)) => keys,
+                    Ok(None) => break,
+                    Err(error) => return (ended, EndError::worse(failure, Some(EndError::Unavailable(error)))),
+                };
                 let keys = keys.into_iter().filter(|key| Some(*key) != kept);
                 let mut endings = stream::iter(keys)
                     .map(async |key| (key, self.end_listed(&terms, key, selector, now).await))
@@ -111,7 +116,7 @@ impl RedisStore {
                 }
             }
         }
-        failure.map_or(Ok(ended), Err)
+        (ended, failure)
     }
 
     /// Ends what a key on a list names. Returns how many have ended by this; `None`: it is not of the selector, and stays.

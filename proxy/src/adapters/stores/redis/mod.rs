@@ -562,7 +562,7 @@ impl Directory for RedisStore {
         selector: SessionSelector<'a>,
         kept: Option<SessionKey>,
         now: Timestamp,
-    ) -> Pending<'a, Result<usize, EndError>> {
+    ) -> Pending<'a, (usize, Option<EndError>)> {
         Box::pin(self.end_remaining_on_lists(selector, kept, now))
     }
 
