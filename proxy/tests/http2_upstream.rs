@@ -237,12 +237,21 @@ type Held = Arc<Mutex<Vec<channel::Sender<Bytes>>>>;
 /// An upstream that allows so many streams on a connection, and says in `x-app` on which one it answers. Under `/held` the response does
 /// not end before its other end is dropped.
 async fn narrow(streams: u32) -> (Upstream, Held) {
+    slow_to_open(streams, Duration::ZERO).await
+}
+
+/// The same, but each connection after the first one says nothing for `pause`, and a response under `/short` takes 20 ms.
+async fn slow_to_open(streams: u32, pause: Duration) -> (Upstream, Held) {
     let (held, connections) = (Held::default(), AtomicUsize::new(0));
     let kept = Arc::clone(&held);
     let upstream = Upstream::raw(move |stream| {
         let (kept, number) = (Arc::clone(&kept), connections.fetch_add(1, Ordering::SeqCst) + 1);
         async move {
+            if number > 1 {
+                tokio::time::sleep(pause).await;
+            }
             let service = service_fn(move |request: Request<Incoming>| {
+                let takes = if request.uri().path() == "/short" { Duration::from_millis(20) } else { Duration::ZERO };
                 let body = if request.uri().path().starts_with("/held") {
                     let (sender, body) = pieces();
                     kept.lock().unwrap().push(sender);
@@ -251,7 +260,10 @@ async fn narrow(streams: u32) -> (Upstream, Held) {
                     full("small")
                 };
                 let answer = Response::builder().header("x-app", number).body(body).unwrap();
-                async move { Ok::<_, Infallible>(answer) }
+                async move {
+                    tokio::time::sleep(takes).await;
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let mut server = http2::Builder::new(TokioExecutor::new());
             server.max_concurrent_streams(streams);
@@ -391,4 +403,29 @@ async fn only_one(behind: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<At
         }
     });
     (address, taken)
+}
+
+#[tokio::test]
+async fn while_streams_end_all_the_time_another_connection_is_opened_all_the_same() {
+    let (upstream, _held) = slow_to_open(2, Duration::from_millis(200)).await;
+    let [proxy, _named] = plans(&upstream);
+    let proxy = proxy.start().await;
+    let (mut asking, began) = (tokio::task::JoinSet::new(), Instant::now());
+    for _ in 0..6 {
+        let mut client = Client::http1(proxy.address).await;
+        asking.spawn(async move {
+            let mut by = Vec::new();
+            while began.elapsed() < Duration::from_secs(2) {
+                let answer = client.get("/short").await.unwrap();
+                assert_eq!(answer.status().as_u16(), 200);
+                by.push(answer.headers()["x-app"].to_str().unwrap().to_owned());
+                let _whole = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+            }
+            by
+        });
+    }
+    let by: Vec<String> = asking.join_all().await.into_iter().flatten().collect();
+    let elsewhere = by.iter().filter(|number| *number != "1").count();
+    assert!(elsewhere > by.len() / 4, "{elsewhere} of {}", by.len());
+    assert!(upstream.connections() <= 4, "{} were begun", upstream.connections());
 }

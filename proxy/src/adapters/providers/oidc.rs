@@ -26,10 +26,10 @@ use crate::ports::{
 };
 
 /// Some providers sign their UserInfo responses (OpenID Connect Core §5.3.2).
+const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
+
 /// Under this name an identity keeps which claim vouches for its username. No provider has such a claim.
 const USERNAME_CLAIM: &str = "sidegate:username_claim";
-
-const USERINFO: HeaderValue = HeaderValue::from_static("application/json, application/jwt;q=0.9");
 
 /// An OpenID Connect provider.
 pub(super) struct Oidc {
@@ -295,7 +295,8 @@ impl Wanted {
         }
     }
 
-    /// Whether the claim that vouched for a user's name still does. Who has signed in before it was kept is believed until the next renewal.
+    /// Whether the claim that vouched for a user's name still does. Who has signed in before it was kept is believed until an
+    /// ID token or UserInfo brings the claim.
     fn vouches_still(&self, identity: &Identity) -> bool {
         match (&self.username, identity.claims.texts(USERNAME_CLAIM).first()) {
             (None, _) => identity.username.vouched().is_none(),

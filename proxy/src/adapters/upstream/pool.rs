@@ -1,12 +1,12 @@
 //! An upstream's connection pool, and permits to send a request on a warm connection or a new one.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::Response;
 use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
@@ -23,6 +23,10 @@ use super::shared::{Shared, Stream};
 use super::shelf::{IDLE_LIMIT, Shelf};
 use super::{BoxError, Failure, Restart, UpstreamAddress, UpstreamSettings};
 use crate::adapters::telemetry::Held;
+
+/// How long the opening of a further connection may last before the request that opens it looks for a stream elsewhere as well: longer than a
+/// server's settings are waited for.
+const OPENING_USUAL: Duration = Duration::from_millis(1500);
 
 /// The most HTTP/2 connections to one upstream.
 const SHARED_MOST: usize = 16;
@@ -218,17 +222,21 @@ where
         self.shared.load().iter().filter(is_fit).find_map(Shared::stream)
     }
 
-    /// Waits for a stream: of an open connection, or of another one, which one request at a time opens. Who opens it still takes a stream
-    /// that ends meanwhile.
+    /// Waits for a stream: of an open connection, or of another one, which one request at a time opens. Who opens it takes a stream that ends
+    /// meanwhile only where that lasts long: else no connection would ever be opened while streams end all the time.
     async fn next_stream(&self, mut since: Option<Instant>) -> Result<Lease<B>, NoConnection> {
         let until = Instant::now() + self.connect_timeout;
         let (mut may_open, mut opening) = (true, Opening::default());
         loop {
-            if let Some(stream) = self.free_stream(since) {
+            if !opening.is_young()
+                && let Some(stream) = self.free_stream(since)
+            {
                 // There may be more, for another that waits.
                 self.freed.notify_one();
                 return Ok(self.lease(Way::Shared(stream), true, Instant::now()));
             }
+            let usual = opening.0.as_ref().map_or(until, |(_, usual)| *usual);
+            let (is_young, is_under_way) = (opening.is_young(), opening.is_under_way());
             tokio::select! {
                 biased;
                 outcome = opening.outcome() => {
@@ -238,15 +246,16 @@ where
                     }
                     (may_open, since) = (false, None);
                 }
-                () = tokio::time::sleep_until(until), if !opening.is_under_way() => break,
-                turn = self.opening.lock(), if may_open && !opening.is_under_way() => {
+                () = tokio::time::sleep_until(until), if !is_under_way => break,
+                turn = self.opening.lock(), if may_open && !is_under_way => {
                     // Others may have opened one meanwhile.
                     if self.free_stream(since).is_none() {
-                        opening = Opening(Some(Box::pin(self.open_another(turn))));
+                        opening = Opening(Some((Box::pin(self.open_another(turn)), Instant::now() + OPENING_USUAL)));
                     }
                 }
                 // Who needs a newer connection leaves streams of older ones to others.
-                () = self.freed.notified(), if since.is_none() => may_open |= self.alive().is_empty(),
+                () = self.freed.notified(), if since.is_none() && !is_young => may_open |= self.alive().is_empty(),
+                () = tokio::time::sleep_until(usual), if is_young => {}
             }
         }
         let last = self.free_stream(None).map(|stream| self.lease(Way::Shared(stream), true, Instant::now()));
@@ -351,7 +360,7 @@ where
 }
 
 /// The opening of another connection by a request that waits for a stream, if it is its turn.
-struct Opening<'u, B>(Option<Pin<Box<dyn Future<Output = Opened<B>> + Send + 'u>>>);
+struct Opening<'u, B>(Option<(BoxFuture<'u, Opened<B>>, Instant)>);
 
 /// `None`: another connection cannot be had, but there are others.
 type Opened<B> = Result<Option<Lease<B>>, NoConnection>;
@@ -367,9 +376,14 @@ impl<B> Opening<'_, B> {
         self.0.is_some()
     }
 
+    /// Whether it is under way, and has not lasted long yet.
+    fn is_young(&self) -> bool {
+        self.0.as_ref().is_some_and(|(_, usual)| Instant::now() < *usual)
+    }
+
     async fn outcome(&mut self) -> Opened<B> {
         match &mut self.0 {
-            Some(opening) => opening.await,
+            Some((opening, _)) => opening.await,
             None => std::future::pending().await,
         }
     }

@@ -65,7 +65,12 @@ impl Future for Expiry<'_> {
         }
         loop {
             let deadline = match this.watch.deadline.load(Ordering::Relaxed) {
-                NEVER => return Poll::Pending,
+                NEVER if this.watch.is_busy() => return Poll::Pending,
+                // The last body has come to its end after its response.
+                NEVER => {
+                    this.watch.becomes_idle();
+                    continue;
+                }
                 SOON => {
                     this.watch.expect_end();
                     continue;

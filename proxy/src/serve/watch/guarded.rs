@@ -46,6 +46,8 @@ pub(crate) struct Guarded<IO> {
     first: BytesMut,
     /// Whether hyper has refused a head: its own bytes are dropped, since ours replace them.
     refused: bool,
+    /// Whether our side of the connection has ended.
+    has_shut: bool,
     /// The wait for memory for what was read, if there is not enough now.
     room: Option<Waiting>,
 }
@@ -61,6 +63,7 @@ impl<IO> Guarded<IO> {
             ahead: BytesMut::new(),
             first: BytesMut::new(),
             refused: false,
+            has_shut: false,
             room: None,
         }
     }
@@ -80,7 +83,7 @@ impl<IO> Guarded<IO> {
     fn check<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() || self.watch.upgraded.load(Ordering::Relaxed) {
             // Once our side has ended, it says since when we linger.
-            if !self.watch.is_shut() {
+            if !self.has_shut {
                 self.write_waits = None;
             }
             return outcome;
@@ -256,10 +259,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.watch.is_shut() {
+        // Before it has: TLS may have to wait until it can say so.
+        self.watch.is_shut.store(true, Ordering::Relaxed);
+        if !self.has_shut {
             let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
             ready!(self.check(cx, outcome))?;
-            self.watch.is_shut.store(true, Ordering::Relaxed);
+            self.has_shut = true;
         }
         if self.refused || self.watch.leaves_body() {
             ready!(self.poll_linger(cx));

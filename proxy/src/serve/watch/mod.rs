@@ -80,7 +80,7 @@ pub(crate) struct Watch {
     signs_in: AtomicU64,
     /// Whether everything written was sent: TLS may hold some of it.
     is_flushed: AtomicBool,
-    /// Whether our side of it has ended: nothing that comes is a request any more.
+    /// Whether our side of it ends: nothing that comes is a request any more.
     is_shut: AtomicBool,
     /// Whether its buffers were freed.
     is_bare: AtomicBool,
@@ -375,16 +375,6 @@ impl Watch {
         self.deadline.store(deadline, Ordering::Relaxed);
     }
 
-    /// The same where another task may just have begun a request: that one has no deadline.
-    fn becomes_idle_unless_used(&self) {
-        self.becomes_idle();
-        let deadline = self.deadline.load(Ordering::SeqCst);
-        if self.is_busy() {
-            let _unless_set_already =
-                self.deadline.compare_exchange(deadline, NEVER, Ordering::SeqCst, Ordering::Relaxed);
-        }
-    }
-
     /// Records that bytes were read, perhaps the first of a later request. HTTP/2 also has bytes without requests, which prove nothing.
     fn read_something(&self, bytes: usize) {
         if self.is_busy() {
@@ -564,8 +554,7 @@ impl OpenBody {
 impl Drop for OpenBody {
     fn drop(&mut self) {
         if self.0.bodies.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.in_flight.load(Ordering::SeqCst) == 0 {
-            self.0.becomes_idle_unless_used();
-            // Perhaps in another task than the connection's, which has a time limit again.
+            // The connection's own task sees that it is idle: a request that begins meanwhile begins there.
             self.0.wake_task();
         }
     }
