@@ -8,7 +8,7 @@ use http_body_util::Full;
 use url::Url;
 
 use crate::support::redis::is_installed;
-use crate::support::{Browser, HOST, Proxy, Redis, Upstream, until, wire};
+use crate::support::{Browser, HOST, Proxy, Redis, Upstream, wire};
 
 const EVERYWHERE: &str = "/api/v1/auth/logout?everywhere=true";
 const SIGNED_OUT: &str = "http://app.localhost/api/v1/auth/signed-out";
@@ -140,8 +140,7 @@ async fn where_the_store_confirms_no_end_the_answer_says_that_this_goes_on_by_it
         return;
     }
     let (master, upstream) = (Redis::start().await, Upstream::start().await);
-    let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let _replica = master.replica().await;
     let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
     let plan = plan.env("SESSION_REDIS_URL", master.url());
     let proxy = plan.env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=").start().await;

@@ -13,7 +13,7 @@ use sidegate::ports::{Sessions as _, StoreTerms};
 use zeroize::Zeroizing;
 
 use crate::support::redis::is_installed;
-use crate::support::{Answer, Browser, HOST, Proxy, Redis, Upstream, until};
+use crate::support::{Answer, Browser, HOST, Proxy, Redis, Upstream};
 
 const SESSIONS: &str = "/api/v1/auth/sessions";
 const SECRET: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -306,8 +306,7 @@ async fn what_has_ended_here_has_its_audit_line_though_the_store_has_not_confirm
         return;
     }
     let (master, upstream) = (Redis::start().await, Upstream::start().await);
-    let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let _replica = master.replica().await;
     let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
     let plan = plan.env("SESSION_REDIS_URL", master.url()).env("SESSION_SECRET", SECRET);
     let proxy = plan.start().await;

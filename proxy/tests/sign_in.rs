@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::redis_store::store::{open_with, place};
 use crate::support::redis::is_installed;
-use crate::support::{Answer, Browser, HOST, Proxy, Redis, Upstream, path_of, until};
+use crate::support::{Answer, Browser, HOST, Proxy, Redis, Upstream, path_of};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
@@ -331,8 +331,7 @@ async fn a_sign_in_over_an_older_session_goes_on_while_no_replica_of_the_store_c
         return;
     }
     let (master, upstream) = (Redis::start().await, Upstream::start().await);
-    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let replica = master.replica().await;
     let plan = Proxy::with_sign_in("github", &upstream).await.env("SESSION_STORE", "redis");
     let plan = plan.env("SESSION_REDIS_URL", master.url()).env("SESSION_SECRET", SECRET);
     let plan = plan.env("SESSION_STORE_TIMEOUT", "1s");

@@ -283,8 +283,7 @@ async fn a_sign_in_over_an_older_session_goes_on_where_too_many_ends_wait_for_it
         return;
     }
     let (master, upstream) = (Redis::start().await, Upstream::start().await);
-    let _replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let _replica = master.replica().await;
     // What is written is never known to be on the replica.
     master.ask(&["ACL", "SETUSER", "default", "-wait"]).await.unwrap();
     let proxy = at(&master.url(), &upstream).await.start().await;

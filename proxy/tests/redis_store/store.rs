@@ -589,8 +589,7 @@ async fn a_replica_that_confirms_is_waited_for_and_one_that_does_not_is_reported
         return;
     }
     let master = Redis::start().await;
-    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let replica = master.replica().await;
     let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
     let token = store.begin(session("ann", now), now).await.unwrap();
     let copied = replica.ask(&["DBSIZE"]).await;
@@ -616,8 +615,7 @@ async fn writes_that_wait_for_each_other_are_no_failure_of_the_store() {
         return;
     }
     let master = Redis::start().await;
-    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    let replica = master.replica().await;
     let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
     // Twice as many as wait for the replica at a time: each will wait in vain for as long as an answer of the store may take.
     let mut tokens = Vec::new();

@@ -54,6 +54,13 @@ impl Redis {
         Self::start_on(&["--port"], more).await
     }
 
+    /// A replica of it, once it follows.
+    pub async fn replica(&self) -> Self {
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &self.port.to_string()]).await;
+        until("the replica follows", async || self.info("replication").await.contains("state=online")).await;
+        replica
+    }
+
     /// One with TLS only.
     pub async fn start_with_tls(more: &[&str]) -> Self {
         Self::start_on(&["--port", "0", "--tls-port"], more).await

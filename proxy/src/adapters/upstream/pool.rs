@@ -228,15 +228,14 @@ where
         let until = Instant::now() + self.connect_timeout;
         let (mut may_open, mut opening) = (true, Opening::default());
         loop {
-            if !opening.is_young()
-                && let Some(stream) = self.free_stream(since)
-            {
+            // Looked at once: else a stream could be passed over at the moment at which it grows old.
+            let (is_young, is_under_way) = (opening.is_young(), opening.is_under_way());
+            if !is_young && let Some(stream) = self.free_stream(since) {
                 // There may be more, for another that waits.
                 self.freed.notify_one();
                 return Ok(self.lease(Way::Shared(stream), true, Instant::now()));
             }
             let usual = opening.0.as_ref().map_or(until, |(_, usual)| *usual);
-            let (is_young, is_under_way) = (opening.is_young(), opening.is_under_way());
             tokio::select! {
                 biased;
                 outcome = opening.outcome() => {
