@@ -144,16 +144,18 @@ async fn register(
         namespaces: Vec::new(),
     };
     let _turn = fleet.turn().await;
-    match store.add_cluster(&cluster, kubeconfig).await {
-        Ok(()) => {}
+    let cluster = match store.add_cluster(&cluster, kubeconfig).await {
+        Ok(cluster) => cluster,
         Err(StoreError::NameTaken) => {
             tracing::warn!(name, "another cluster has this name: rename it, and restart to see this one");
             return Ok(());
         }
+        // Somebody registered it while it was asked.
+        Err(StoreError::InClusterTaken(_)) => return Ok(()),
         Err(error) => return Err(error),
-    }
+    };
     if let Ok(id) = cluster.id.parse::<ClusterId>() {
-        let options = fleet::WatchOptions { as_person: impersonate, namespaces: Vec::new() };
+        let options = fleet::WatchOptions { as_person: impersonate || cluster.impersonate, namespaces: Vec::new() };
         fleet.add_with(id, name, connection, &options).await;
     }
     tracing::info!(name, server = cluster.server, "registered a cluster");

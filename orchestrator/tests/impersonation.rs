@@ -203,6 +203,36 @@ async fn what_may_not_be_seen_cannot_be_distinguished_from_what_does_not_exist()
 }
 
 #[tokio::test]
+async fn reconciling_what_may_not_be_seen_tells_as_little_as_reconciling_what_does_not_exist() {
+    let trial = Trial::start().await;
+    let ann = person("ann", &[]);
+    trial.bind("flux:ann", Some("shop"), &["*"]);
+    trial.bind("flux:ann", Some("cert-manager"), &["*"]);
+    for with_source in [false, true] {
+        let how = json!({"with_source": with_source});
+        let mut answers = Vec::new();
+        // Suspended, with a source, and not there.
+        for name in ["tenants", "apps", "nothing"] {
+            let path = format!("clusters/{}/flux/kustomization/flux-system/{name}/reconcile", trial.id);
+            let (status, refusal) = trial.ask(&ann, "POST", &path, Some(how.clone())).await;
+            answers.push((status, refusal["message"].as_str().unwrap().replace(name, "")));
+        }
+        assert!(answers[0].0 == 403 && answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        // What she may see is reconciled.
+        let path = format!("clusters/{}/{SHOP}/reconcile", trial.id);
+        let (status, answer) = trial.ask(&ann, "POST", &path, Some(how)).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    // Her release names its chart. Where that comes from, only the hidden chart tells, whether it is suspended or not.
+    let path = format!("clusters/{}/flux/helmrelease/cert-manager/cert-manager/reconcile", trial.id);
+    let (status, refusal) = trial.ask(&ann, "POST", &path, Some(json!({"with_source": true}))).await;
+    let message = refusal["message"].as_str().unwrap();
+    assert!(status == 403 && message.contains("cannot get resource \"helmcharts\""), "{message}");
+    let (_, log) = trial.ask(&ann, "GET", "activities", None).await;
+    assert!(!log.to_string().contains("helmrepositories"), "{log}");
+}
+
+#[tokio::test]
 async fn a_user_who_may_see_nothing_sees_that_and_why() {
     let trial = Trial::start().await;
     for (claims, reason) in [

@@ -18,6 +18,7 @@ use crate::databases::{Database, key, on_both};
 on_both!(
     a_cluster_is_kept_renamed_and_removed,
     a_name_is_taken_once,
+    the_cluster_that_this_runs_in_is_kept_once_and_decides_by_person_for_good,
     a_kubeconfig_lies_sealed_and_opens_for_its_cluster_only,
     a_key_can_be_replaced_and_the_older_one_then_dropped,
     settings_are_kept,
@@ -111,6 +112,28 @@ async fn a_name_is_taken_once(database: &Database) {
     assert!(matches!(again, Err(StoreError::NameTaken)), "{again:?}");
     assert!(matches!(store.rename_cluster("b", "eu").await, Err(StoreError::NameTaken)));
     store.rename_cluster("a", "eu").await.unwrap();
+}
+
+async fn the_cluster_that_this_runs_in_is_kept_once_and_decides_by_person_for_good(database: &Database) {
+    let store = database.open().await;
+    let here = |id: &str| Cluster { connection: Connection::InCluster, context: None, ..cluster(id, id) };
+    assert!(!store.add_cluster(&here("a"), None).await.unwrap().impersonate);
+    let again = store.add_cluster(&here("b"), None).await;
+    assert!(matches!(&again, Err(StoreError::InClusterTaken(name)) if name == "a"), "{again:?}");
+    store.remove_cluster("a").await.unwrap();
+    assert!(!store.add_cluster(&here("b"), None).await.unwrap().impersonate, "it never did");
+
+    store.impersonate("b").await.unwrap();
+    store.remove_cluster("b").await.unwrap();
+    store.close().await;
+    let store = database.open().await;
+    let kept = store.add_cluster(&here("c"), None).await.unwrap();
+    assert!(kept.impersonate);
+    assert_eq!(store.clusters().await.unwrap(), [kept]);
+    // Removed a second time, and of no other cluster: that one's kubeconfig is the right to it.
+    store.remove_cluster("c").await.unwrap();
+    let other = store.add_cluster(&cluster("d", "eu"), Some(&Secret::new(KUBECONFIG.into()))).await.unwrap();
+    assert!(!other.impersonate);
 }
 
 async fn a_kubeconfig_lies_sealed_and_opens_for_its_cluster_only(database: &Database) {

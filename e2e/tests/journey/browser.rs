@@ -147,6 +147,21 @@ impl Browser {
         }
     }
 
+    /// From now on the page itself keeps the longest deadline that it gives to a request.
+    pub(crate) async fn record_deadlines(&self) {
+        let script = "const timeout = AbortSignal.timeout.bind(AbortSignal); window.longest = 0;
+            AbortSignal.timeout = (wait) => {
+                window.longest = Math.max(window.longest, wait);
+                return timeout(wait);
+            };";
+        self.client.execute(script, vec![]).await.unwrap();
+    }
+
+    /// That deadline, in milliseconds.
+    pub(crate) async fn longest_deadline(&self) -> u64 {
+        self.client.execute("return window.longest", vec![]).await.unwrap().as_u64().unwrap()
+    }
+
     /// Makes the window as wide as a phone; the page uses the part of it that a phone would.
     pub(crate) fn resize_to_phone(&self) {
         let session = self.client.session_creation_response().unwrap().session_id().to_owned();

@@ -35,6 +35,7 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     browser.reads(".facts", "Reached").await;
     browser.sees(".tree a.node").await;
     browser.picture("orchestrator-cluster").await;
+    let cluster = browser.url().await;
 
     // By keyboard alone: search, down to the row, open it.
     browser.press("/").await;
@@ -67,6 +68,34 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     });
     browser.sees("#object-status[data-status=failed]").await;
     browser.reads("#object-status", "the anchor is lost").await;
+
+    // What its controller reports before the next request is written is not the end of that request.
+    let world = harbour.cluster("harbour").unwrap();
+    // From the top of the page, where nothing lies over its buttons.
+    browser.goto(&browser.url().await).await;
+    browser.reads("#object-status", "the anchor is lost").await;
+    // The delay is of requests that arrive: the patch waits, what is reported meanwhile does not.
+    world.faults().be_slow(Duration::from_secs(4));
+    browser.click("#reconcile").await;
+    browser.reads(".said", "Asking Flux").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.faults().be_slow(Duration::ZERO);
+    world.change(Kind::Kustomization, "shop", "shop-backend", |object| {
+        object["status"]["conditions"][0]["message"] = "the anchor is still lost".into();
+    });
+    browser.reads("#object-status", "still lost").await;
+    let said = browser.sees(".said").await;
+    assert!(said.contains("Asking Flux"), "{said}");
+    browser.reads(".said", "Reconciled at").await;
+
+    // The orchestrator begins with what failed for 30 s, and ends what it has begun; the proxy waits 60 s.
+    browser.goto(&cluster).await;
+    browser.sees("#reconcile-failed").await;
+    browser.record_deadlines().await;
+    browser.click("#reconcile-failed").await;
+    browser.reads(".said", "Asked Flux to look at").await;
+    let deadline = browser.longest_deadline().await;
+    assert!((40_000..60_000).contains(&deadline), "{deadline} ms");
 
     browser.click("a[href='/activity']").await;
     let log = browser.reads("#feed", "registered the cluster").await;

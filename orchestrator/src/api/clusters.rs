@@ -251,14 +251,25 @@ async fn add(
         namespaces: choice.namespaces,
     };
     let _turn = app.fleet.turn().await;
-    app.store.add_cluster(&cluster, kubeconfig).await?;
-    let id = super::input::cluster(&cluster.id)?;
-    app.fleet.add_with(id, &cluster.name, &connection, &watch_options(&app, &cluster)).await;
+    let cluster = keep(&app, &cluster, kubeconfig, &connection).await?;
     let all = app.store.clusters().await.unwrap_or_default();
     let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
     let same = same.map(|other| format!("; {} has the same address", other.name)).unwrap_or_default();
     let message = format!("Kubernetes {}{same}", reached.version);
     Ok(Done { value: cluster, message })
+}
+
+/// Stores a cluster that has been reached, and watches it. The caller holds the turn.
+async fn keep(
+    app: &App,
+    cluster: &store::Cluster,
+    kubeconfig: Option<&Secret>,
+    connection: &fleet::Connection,
+) -> Result<store::Cluster, ApiError> {
+    let cluster = app.store.add_cluster(cluster, kubeconfig).await?;
+    let id = super::input::cluster(&cluster.id)?;
+    app.fleet.add_with(id, &cluster.name, connection, &watch_options(app, &cluster)).await;
+    Ok(cluster)
 }
 
 /// How a cluster is to be watched.
@@ -320,6 +331,7 @@ async fn found(app: &App, id: ClusterId) -> Result<store::Cluster, ApiError> {
         | store::StoreError::Database(_)
         | store::StoreError::NameTaken
         | store::StoreError::TooManyClusters
+        | store::StoreError::InClusterTaken(_)
         | store::StoreError::Seal(_)
         | store::StoreError::UnknownValue(_)) => other.into(),
     })
@@ -363,7 +375,7 @@ async fn change(
     let impersonate = match changes.impersonate {
         Some(false) if app.impersonates(cluster.impersonate) => {
             return Err(ApiError::Invalid(
-                "impersonate: it cannot be taken back; remove the cluster and register it again with its kubeconfig"
+                "impersonate: it cannot be taken back; a cluster with a kubeconfig can be removed and registered again with it"
                     .into(),
             ));
         }
@@ -537,7 +549,38 @@ async fn stats(
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::fleet::{Fleet, Tuning};
+    use crate::store::{Location, Store};
+
+    #[tokio::test]
+    async fn the_cluster_that_this_runs_in_is_registered_once_and_decides_by_person_for_good() {
+        let store = Store::open(&Location::Memory, &[]).await.unwrap();
+        let app = App::new(Fleet::start(Tuning::default()), store, CancellationToken::new(), true);
+        let cluster = |id: u8, impersonate| store::Cluster {
+            id: format!("{id:032x}"),
+            name: format!("here-{id}"),
+            connection: store::Connection::InCluster,
+            context: None,
+            server: "https://10.0.0.1".into(),
+            created_at: clock::now(),
+            created_by: "ann".into(),
+            impersonate,
+            namespaces: Vec::new(),
+        };
+        // No test runs in a pod: the cluster is down, and kept all the same.
+        let here = fleet::Connection::InCluster;
+        let first = keep(&app, &cluster(1, true), None, &here).await.unwrap();
+        let refused = keep(&app, &cluster(2, false), None, &here).await.unwrap_err();
+        assert!(refused.message().contains("as `here-1`"), "{}", refused.message());
+        assert_eq!(refused.into_response().status(), StatusCode::CONFLICT);
+
+        app.store.remove_cluster(&first.id).await.unwrap();
+        let again = keep(&app, &cluster(3, false), None, &here).await.unwrap();
+        assert!(again.impersonate && app.fleet.asks_as_person(again.id.parse().unwrap()));
+    }
 
     #[test]
     fn a_name_is_readable_and_not_empty() {

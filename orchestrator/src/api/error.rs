@@ -112,6 +112,7 @@ impl ApiError {
             Self::Store(error) => match error {
                 StoreError::NameTaken => (StatusCode::CONFLICT, "name_taken", "Another cluster has this name".into()),
                 StoreError::TooManyClusters => (StatusCode::CONFLICT, "too_many_clusters", error.to_string().into()),
+                StoreError::InClusterTaken(_) => (StatusCode::CONFLICT, "conflict", error.to_string().into()),
                 StoreError::NotFound => (StatusCode::NOT_FOUND, "not_found", "It is not there, or no longer".into()),
                 StoreError::TimedOut | StoreError::Database(_) | StoreError::UnknownValue(_) => (
                     StatusCode::SERVICE_UNAVAILABLE,

@@ -23,7 +23,8 @@ const RESET_AT: &str = "reconcile.fluxcd.io/resetAt";
 /// How long to wait for a source's reconciliation before reconciling the object anyway.
 const SOURCE: Duration = Duration::from_secs(4);
 
-/// Performs an action on an object that is known to exist.
+/// Performs an action on an object. It is known to exist, except where the cluster decides `by_person`: then nothing of the cache
+/// counts before the cluster has shown the object to the person.
 ///
 /// # Errors
 /// Why it failed.
@@ -32,6 +33,7 @@ pub(super) async fn act(
     client: &Client,
     key: &Key,
     action: Action,
+    by_person: bool,
     changes: broadcast::Receiver<Arc<Change>>,
 ) -> Result<ObjectSummary, Fault> {
     let kind = key.0;
@@ -46,6 +48,11 @@ pub(super) async fn act(
     if !refused.is_empty() {
         return Err(Fault::Refused(format!("{kind}: {refused}")));
     }
+    // What follows reads the cache, which was read with the orchestrator's own account: its answers would tell whether a hidden
+    // object exists, whether it is suspended, and its source. The other actions ask the cluster first in any case.
+    if by_person && !matches!(action, Action::Suspend | Action::Resume) {
+        look(cluster, client, key).await?;
+    }
     match action {
         Action::Suspend => change(cluster, client, key, &suspend(true)).await,
         Action::Resume => change(cluster, client, key, &suspend(false)).await,
@@ -54,7 +61,7 @@ pub(super) async fn act(
         Action::Reconcile { with_source } => {
             refuse_suspended(cluster, key)?;
             if with_source {
-                source_first(cluster, client, key, changes).await?;
+                source_first(cluster, client, key, by_person, changes).await?;
             }
             request_reconciliation(cluster, client, key, None).await
         }
@@ -104,9 +111,17 @@ async fn source_first(
     cluster: &Cluster,
     client: &Client,
     key: &Key,
+    by_person: bool,
     mut changes: broadcast::Receiver<Arc<Change>>,
 ) -> Result<(), Fault> {
-    let sources = tree::sources(&cluster.objects(), key);
+    let mut sources = tree::sources(&cluster.objects(), key);
+    if by_person {
+        // The nearest first, since it names the next: a hidden chart's own source is not revealed.
+        for source in sources.iter().rev() {
+            look(cluster, client, source).await?;
+        }
+    }
+    sources.retain(|source| cluster.objects().get(source).is_some_and(|held| !held.suspended && !held.fixed));
     for source in sources {
         let (mark, patch) = request();
         change(cluster, client, &source, &patch).await?;
@@ -127,10 +142,18 @@ async fn source_first(
     Ok(())
 }
 
+/// Asks the cluster for an object, only to learn whether it shows it.
+async fn look(cluster: &Cluster, client: &Client, key: &Key) -> Result<(), Fault> {
+    client.ask_bytes(&path(cluster, key)?).await.map(drop)
+}
+
 async fn change(cluster: &Cluster, client: &Client, key: &Key, patch: &Value) -> Result<ObjectSummary, Fault> {
-    let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
+    let seen: Seen = client.change(&path(cluster, key)?, patch).await?;
+    Ok(cluster.refreshed(key.0, &seen))
+}
+
+fn path(cluster: &Cluster, (kind, namespace, name): &Key) -> Result<String, Fault> {
     let served =
-        cluster.served(kind).ok_or_else(|| Fault::NotFound(format!("{kind} {namespace}/{name} is not there")))?;
-    let seen: Seen = client.change(&served.path(namespace, name), patch).await?;
-    Ok(cluster.refreshed(kind, &seen))
+        cluster.served(*kind).ok_or_else(|| Fault::NotFound(format!("{kind} {namespace}/{name} is not there")))?;
+    Ok(served.path(namespace, name))
 }

@@ -312,7 +312,7 @@ impl Fleet {
         let cluster = self.cluster(id)?;
         let key = cluster.key(kind, namespace, name);
         let client = known(&cluster, viewer, &key)?;
-        let as_person = cluster.asks_as_person() && matches!(viewer, Viewer::Person(_));
+        let as_person = decides_by_person(&cluster, viewer);
         Ok(compare::read(&cluster, &client, &key, as_person).await?)
     }
 
@@ -426,7 +426,8 @@ impl Fleet {
             | Action::Suspend
             | Action::Resume => self.0.shared.tuning.patience,
         };
-        within(patience, act::act(&cluster, &client, &key, action, self.subscribe())).await
+        let by_person = decides_by_person(&cluster, viewer);
+        within(patience, act::act(&cluster, &client, &key, action, by_person, self.subscribe())).await
     }
 
     /// Subscribes to all further changes. A receiver that lags by more than 4,096 gets an error and should load everything again.
@@ -494,9 +495,13 @@ async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Faul
 // asked, so that a refusal does not reveal what exists: names are escaped.
 fn known(cluster: &Cluster, viewer: &Viewer, key: &Key) -> Result<Client, FleetError> {
     let client = cluster.client_for(viewer)?;
-    let by_person = cluster.asks_as_person() && matches!(viewer, Viewer::Person(_));
-    let known = by_person || cluster.objects().contains_key(key);
+    let known = decides_by_person(cluster, viewer) || cluster.objects().contains_key(key);
     client.filter(|_| known).ok_or_else(|| no_object(key))
+}
+
+/// Returns true if a viewer may know of a cluster only what the cluster shows them.
+fn decides_by_person(cluster: &Cluster, viewer: &Viewer) -> bool {
+    cluster.asks_as_person() && matches!(viewer, Viewer::Person(_))
 }
 
 fn no_object((kind, namespace, name): &Key) -> FleetError {

@@ -157,7 +157,7 @@ fn id(group: &str, kind: &str, namespace: &str, name: &str) -> String {
     format!("{group}/{kind}/{namespace}/{name}")
 }
 
-/// The sources of an object, the farthest first: the order in which to reconcile them.
+/// The sources of an object that are reconciled on request, the farthest first: the order in which to reconcile them.
 pub(super) fn sources(objects: &BTreeMap<Key, Held>, key: &Key) -> Vec<Key> {
     let Some(held) = objects.get(key) else { return Vec::new() };
     let known = |source: &Option<Key>| source.clone().filter(|source| objects.contains_key(source));
@@ -166,6 +166,5 @@ pub(super) fn sources(objects: &BTreeMap<Key, Held>, key: &Key) -> Vec<Key> {
     let mut sources: Vec<Key> = of_chart.or_else(|| known(&held.source)).into_iter().chain(chart).collect();
     sources.dedup();
     sources.retain(|source| source.0.is_reconciled_on_request());
-    sources.retain(|source| objects.get(source).is_some_and(|held| !held.suspended && !held.fixed));
     sources
 }

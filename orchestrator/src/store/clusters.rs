@@ -11,6 +11,9 @@ use crate::secret::Secret;
 /// How many clusters there may be.
 pub const CLUSTERS_MOST: i64 = 1000;
 
+/// The row of `settings` that stays when the cluster that the program runs in was removed while it decided by person.
+const IN_CLUSTER_IMPERSONATES: &str = "in_cluster_impersonates";
+
 /// A cluster as it was registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -79,11 +82,25 @@ impl Store {
         within(one.bind(id).fetch_optional(&self.0.reading)).await?.ok_or(StoreError::NotFound)
     }
 
-    /// Registers a cluster; seals its kubeconfig first, if it has one.
+    /// Registers a cluster; seals its kubeconfig first, if it has one. Returns it as it is stored: the cluster that the program runs
+    /// in decides by person if it did so before it was removed.
     ///
     /// # Errors
-    /// [`StoreError::NameTaken`], [`StoreError::TooManyClusters`], or if the database does not respond.
-    pub async fn add_cluster(&self, cluster: &Cluster, kubeconfig: Option<&Secret>) -> Result<(), StoreError> {
+    /// [`StoreError::NameTaken`], [`StoreError::TooManyClusters`], [`StoreError::InClusterTaken`], or if the database does not
+    /// respond.
+    pub async fn add_cluster(&self, cluster: &Cluster, kubeconfig: Option<&Secret>) -> Result<Cluster, StoreError> {
+        let mut cluster = cluster.clone();
+        // Its registration takes no credentials. Without these two checks anyone could have a second one, or a later one, that does
+        // not decide by person. Callers take turns, and one program uses a database.
+        if cluster.connection == Connection::InCluster {
+            let mut registered = self.clusters().await?.into_iter();
+            if let Some(other) = registered.find(|other| other.connection == Connection::InCluster) {
+                return Err(StoreError::InClusterTaken(other.name));
+            }
+            let select = sqlx::query_scalar("SELECT value FROM settings WHERE name = $1").bind(IN_CLUSTER_IMPERSONATES);
+            let before: Option<String> = within(select.fetch_optional(&self.0.reading)).await?;
+            cluster.impersonate |= before.is_some();
+        }
         let sealed = kubeconfig.map(|text| self.0.sealer.seal(&cluster.id, text)).transpose()?;
         let insert = sqlx::query(
             "INSERT INTO clusters (id, name, connection, kubeconfig, context, server, created_at, created_by, \
@@ -102,7 +119,7 @@ impl Store {
         .bind(cluster.namespaces.join(","))
         .bind(CLUSTERS_MOST);
         let done = within(insert.execute(&self.0.writing)).await.map_err(name_taken)?;
-        if done.rows_affected() == 0 { Err(StoreError::TooManyClusters) } else { Ok(()) }
+        if done.rows_affected() == 0 { Err(StoreError::TooManyClusters) } else { Ok(cluster) }
     }
 
     /// Renames a cluster.
@@ -153,11 +170,17 @@ impl Store {
         found(within(update.execute(&self.0.writing)).await?.rows_affected())
     }
 
-    /// Removes a cluster and its kubeconfig.
+    /// Removes a cluster and its kubeconfig. Remembers of the cluster that the program runs in whether it decided by person.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or if the database does not respond.
     pub async fn remove_cluster(&self, id: &str) -> Result<(), StoreError> {
+        // First: if the removal then fails, nothing is lost.
+        let remember = sqlx::query(
+            "INSERT INTO settings (name, value) SELECT $1, 'true' FROM clusters WHERE id = $2 AND connection = 'in_cluster' \
+             AND impersonate = 1 ON CONFLICT (name) DO NOTHING",
+        );
+        within(remember.bind(IN_CLUSTER_IMPERSONATES).bind(id).execute(&self.0.writing)).await?;
         let delete = sqlx::query("DELETE FROM clusters WHERE id = $1").bind(id);
         found(within(delete.execute(&self.0.writing)).await?.rows_affected())
     }

@@ -54,6 +54,12 @@ pub enum StoreError {
     /// The limit of clusters is reached.
     #[error("there are {CLUSTERS_MOST} clusters, which is the most: remove one first")]
     TooManyClusters,
+    /// The cluster that the program runs in is registered already, under this name.
+    #[error(
+        "the cluster that the orchestrator runs in is registered already, as `{0}`: rename or change that one instead of \
+         registering it again"
+    )]
+    InClusterTaken(String),
     /// There is no such row.
     #[error("there is no such entry")]
     NotFound,

@@ -12,7 +12,8 @@ export class Refusal extends Error {
 }
 
 export const read = (path, signal) => ask("GET", path, undefined, signal);
-export const send = (method, path, body, signal) => ask(method, path, body, signal);
+// `patience` is in milliseconds, for what takes longer than other requests.
+export const send = (method, path, body, signal, patience) => ask(method, path, body, signal, patience);
 
 // A path below /api/v1, from parts that are text.
 export const path = (...parts) => parts.map(encodeURIComponent).join("/");
@@ -24,8 +25,8 @@ export function query(values) {
   return text && `?${text}`;
 }
 
-async function ask(method, path, body, signal) {
-  const deadline = AbortSignal.timeout(PATIENCE);
+async function ask(method, path, body, signal, patience = PATIENCE) {
+  const deadline = AbortSignal.timeout(patience);
   let answer;
   try {
     answer = await fetch(`/api/v1/${path}`, {

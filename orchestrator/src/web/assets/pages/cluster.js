@@ -15,6 +15,8 @@ import { ago, count, number } from "../words.js";
 import { missing } from "./missing.js";
 
 const TROUBLES = 10;
+// The orchestrator begins with no more objects after 30 s, and the proxy waits 60 s for the answer.
+const RETRIED = 50_000;
 
 export async function cluster(context) {
   const { params, show, signal } = context;
@@ -108,7 +110,7 @@ export async function cluster(context) {
     const button = event.target;
     button.disabled = true;
     try {
-      const { asked, refused, left } = await send("POST", "resources/reconcile", { cluster: id }, signal);
+      const { asked, refused, left } = await send("POST", "resources/reconcile", { cluster: id }, signal, RETRIED);
       const not = refused.length ? `; ${count(refused.length, "was", "were")} refused: ${refused[0].message}` : "";
       said.textContent = `Asked Flux to look at ${count(asked, "object")} again${not}${left ? `; ${number(left)} more have failed` : ""}.`;
     } catch (error) {

@@ -48,9 +48,12 @@ export async function object(context) {
   drawTree();
 
   const again = settled(async () => {
+    const waited = awaited?.asked && awaited;
     [detail, tree] = await Promise.all([read(at, signal), nearby().catch(() => tree)]);
     draw();
     drawTree();
+    // This was read after our request had been written: it counts as news of the object does.
+    if (waited && waited === awaited) arrive(detail);
   }, signal, 300, 1500);
   live.on("object", (event) => {
     const other = event.summary;
@@ -81,8 +84,10 @@ export async function object(context) {
     detail = { ...detail, ...summary };
     drawHead();
     if (!awaited) return;
-    if (summary.status === "progressing") awaited.begun = true;
-    const done = awaited.action === "reconcile" ? summary.status !== "progressing" : summary.suspended === (awaited.action === "suspend");
+    // What was seen before our request was written says nothing about it. From then on an object is progressing until its controller
+    // has handled the request; the answer to the request may be of after that.
+    const ended = awaited.asked && (summary.status === "ready" || summary.status === "failed");
+    const done = awaited.action === "reconcile" ? ended : summary.suspended === (awaited.action === "suspend");
     if (!done) return;
     const { action } = awaited;
     awaited = null;
@@ -157,13 +162,16 @@ export async function object(context) {
     const asked = { reconcile: `Asked at ${clock(Date.now())}; Flux is at work.`, suspend: "Asked to suspend.", resume: "Asked to resume." };
     said.textContent = meanwhile[action];
     said.className = "said";
-    const waiting = { action };
+    const waiting = { action, asked: false };
     awaited = waiting;
     for (const button of buttons.querySelectorAll("button")) button.disabled = true;
     try {
       const summary = await send("POST", `${at}/${action}`, body, signal);
-      if (awaited) said.textContent = asked[action];
+      waiting.asked = true;
+      if (awaited === waiting) said.textContent = asked[action];
       if (summary) arrive(summary);
+      // Its end may have overtaken the answer.
+      if (awaited === waiting) again();
       setTimeout(() => {
         if (signal.aborted || awaited !== waiting) return;
         awaited = null;
