@@ -47,6 +47,7 @@ mod own_sessions;
 mod pages;
 mod policy;
 mod reasons;
+mod redis_link;
 mod redis_store;
 mod reload;
 mod renewal;

@@ -13,7 +13,7 @@ pub use provider::{
     IdentityProvider, LogoutToken, Omission, Omitted, Prompt, RenewError, Renewed, SignInError, SignedIn,
 };
 pub use store::{
-    BeginError, Claim, Directory, EndError, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms,
+    BeginError, Claim, Directory, EndError, Evidence, LEASE, Lease, Leases, SESSIONS_OF_ONE, Sessions, StoreTerms,
     StoreUnavailable,
 };
 pub use upstream_identity::{UpstreamIdentities, UpstreamIdentity};

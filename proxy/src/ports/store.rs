@@ -79,6 +79,18 @@ pub trait Sessions: Send + Sync {
     /// Leases to renew sessions; `None`: none can be renewed.
     fn leases(&self) -> Option<&dyn Leases>;
 
+    /// Hands the ends that are not confirmed yet, and those that are noted from now on, to the store that a reload puts in this one's
+    /// place. Returns how many of them it cannot take.
+    fn hand_over(&self, _heir: &Arc<dyn Sessions>) -> usize {
+        0
+    }
+
+    /// Takes an end that the store before this one has not confirmed: the session counts as ended here, and this store is asked until it
+    /// confirms that. `false`: it cannot take it.
+    fn inherit(&self, _key: SessionKey, _evidence: Evidence) -> bool {
+        false
+    }
+
     /// Applies the terms that a reload may change.
     ///
     /// # Errors
@@ -103,6 +115,15 @@ pub trait Sessions: Send + Sync {
 
     /// The known reason why the store does not work; `None`: no known problem.
     fn trouble(&self) -> Option<String>;
+}
+
+/// How a store knows of a session that is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// It had the session itself.
+    Session,
+    /// A token named it, which may be made up: such ones have their own limits, so that they take no room from the others.
+    Unseen,
 }
 
 /// Sessions listed by owner, to end them from elsewhere.

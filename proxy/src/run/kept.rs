@@ -175,7 +175,11 @@ impl Kept {
                 self.store_metrics.shared(false);
             }
             *lock(&self.provider) = Some(provider);
-            *lock(&self.store) = Some(store);
+            let mut kept = lock(&self.store);
+            if let Some((_, before)) = kept.as_ref().filter(|(_, before)| !Arc::ptr_eq(before, &store.1)) {
+                hand_over(before, &store.1);
+            }
+            *kept = Some(store);
         }
     }
 
@@ -392,6 +396,17 @@ fn chosen_names(settings: &Settings) -> ChosenNames {
         IdentityChoice::Usual | IdentityChoice::Nothing => &[],
     });
     ChosenNames::new(fields.map(|field| &field.name), impersonation)
+}
+
+/// Hands over the logouts that the store before has not confirmed: people were told that they go on being tried.
+fn hand_over(before: &Arc<dyn Sessions>, store: &Arc<dyn Sessions>) {
+    let count = before.hand_over(store);
+    if count > 0 {
+        tracing::error!(
+            count,
+            "logouts that the session store before the reload has not confirmed could not be handed over to the new one: they are not tried again, and their sessions are valid in the old one until they expire"
+        );
+    }
 }
 
 fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -266,6 +266,31 @@ async fn a_logout_while_the_store_is_away_holds_here_at_once_and_everywhere_once
     one.logs("is confirmed").await;
 }
 
+#[tokio::test]
+async fn a_logout_that_waits_for_the_store_goes_on_waiting_over_a_reload_that_changes_the_store() {
+    if !is_installed() {
+        return;
+    }
+    let (redis, upstream) = (Redis::start().await, Upstream::start().await);
+    let plan = at(&redis.url(), &upstream).await;
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "session_store_timeout = \"250ms\"").start().await;
+    let token = signed_in(&proxy, "ann").await;
+    redis.signal("STOP");
+    assert_eq!(log_out(&proxy, &token).await, 503);
+    let before = proxy.log().len();
+    std::fs::write(proxy.folder().join("sidegate.toml"), "session_store_timeout = \"200ms\"").unwrap();
+    proxy.signal("HUP");
+    let is_reloaded = || proxy.log().get(before..).is_some_and(|log| log.contains("changed: SESSION_STORE_TIMEOUT"));
+    until("it is reloaded", async || is_reloaded()).await;
+    assert_eq!(proxy.get_as(&token, "/x").await.status, 401, "it has ended here, whichever store is asked");
+    redis.signal("CONT");
+    until("nothing waits any more", async || !proxy.admin("/readyz").await.text().contains("store: ")).await;
+    assert_eq!(proxy.get_as(&token, "/x").await.status, 401);
+    let keys: Vec<String> = redis::from_redis_value(redis.ask(&["KEYS", "sidegate:s:*"]).await.unwrap()).unwrap();
+    assert!(keys.is_empty(), "the store has heard of it: {keys:?}");
+    proxy.logs("is confirmed").await;
+}
+
 /// The token of a session like this one, which another person began earlier.
 async fn begun_earlier(store: &RedisStore, like: &Session, id: &str, millis: u64) -> String {
     let created_at = Timestamp::from_millis(like.created_at.millis() - millis);

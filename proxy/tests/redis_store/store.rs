@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sidegate::adapters::stores::redis::{Host, Layout, RedisPlace, RedisSettings, RedisStore};
+use sidegate::adapters::stores::{self, StoreSettings};
 use sidegate::adapters::telemetry::StoreMetrics;
 use sidegate::domain::identity::{Identity, ProviderKind, Username};
 use sidegate::domain::session::{Authority, Device, Session, SessionKey, SessionSelector, SessionToken};
 use sidegate::domain::time::Timestamp;
 use sidegate::ports::{
-    Claim, Directory as _, EndError, Lease, Leases as _, LoadedSession, SESSIONS_OF_ONE, Sessions as _, StoreTerms,
+    Claim, Directory as _, EndError, Lease, Leases as _, LoadedSession, SESSIONS_OF_ONE, Sessions, StoreTerms,
 };
 use zeroize::Zeroizing;
 
@@ -618,18 +619,148 @@ async fn writes_that_wait_for_each_other_are_no_failure_of_the_store() {
     let replica = master.replica().await;
     let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
     // Twice as many as wait for the replica at a time: each will wait in vain for as long as an answer of the store may take.
-    let mut tokens = Vec::new();
+    let mut sessions = Vec::new();
     for _ in 0..8 {
-        tokens.push(store.begin(session("ann", now), now).await.unwrap());
+        let token = store.begin(session("ann", now), now).await.unwrap();
+        sessions.push(store.load(&token, now).await.unwrap().unwrap());
     }
     replica.signal("STOP");
-    let outcomes = futures_util::future::join_all(tokens.iter().map(|token| store.end_unseen(token))).await;
+    let outcomes = futures_util::future::join_all(sessions.iter().map(|session| store.end(session))).await;
     let failures: Vec<String> =
         outcomes.into_iter().filter_map(|outcome| outcome.err().map(|why| why.to_string())).collect();
     assert!(failures.len() >= 4, "{failures:?}");
     assert!(failures.iter().all(|why| why.contains("no replica confirmed")), "{failures:?}");
     replica.signal("CONT");
     until("the replica confirms", async || store.trouble().is_none()).await;
+}
+
+#[tokio::test]
+async fn logouts_with_made_up_tokens_keep_no_sign_in_from_its_turn() {
+    if !is_installed() {
+        return;
+    }
+    let master = Redis::start().await;
+    let replica = master.replica().await;
+    let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
+    replica.signal("STOP");
+    let made_up: Vec<SessionToken> = (0..64).map(|byte| SessionToken::from_random([byte; 32])).collect();
+    let logouts = futures_util::future::join_all(made_up.iter().map(|token| store.end_unseen(token)));
+    let (logouts, begun) = tokio::join!(logouts, store.begin(session("ann", now), now));
+    // Later ones may come after the replica has been silent for so long that nobody waits for it.
+    assert!(logouts.iter().any(Result::is_err), "the replica confirms nothing");
+    let token = begun.unwrap();
+    assert!(store.load(&token, now).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn in_a_cluster_a_sign_in_that_no_replica_confirms_is_valid() {
+    if !is_installed() {
+        return;
+    }
+    let options = ["--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1"];
+    let (master, replica) = (Redis::start_with(&options).await, Redis::start_with(&options).await);
+    master.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.unwrap();
+    replica.ask(&["CLUSTER", "MEET", "127.0.0.1", &master.port.to_string()]).await.unwrap();
+    let id: String = redis::from_redis_value(master.ask(&["CLUSTER", "MYID"]).await.unwrap()).unwrap();
+    let follow = async || replica.ask(&["CLUSTER", "REPLICATE", &id]).await.is_some();
+    until("the nodes know each other", follow).await;
+    until("the replica follows", async || master.info("replication").await.contains("state=online")).await;
+    until("the map has the replica", async || {
+        // It is listed once the master hears that it has something.
+        master.ask(&["SET", "something", "1"]).await;
+        format!("{:?}", master.ask(&["CLUSTER", "SLOTS"]).await).contains(&replica.port.to_string())
+    })
+    .await;
+    let (store, now) = (open(place(Layout::Cluster, &[master.port]), &[1]).await, now());
+    store.begin(session("ann", now), now).await.unwrap();
+    replica.signal("STOP");
+    // A session and its two lists are in slots of their own, and each write would wait for the replica.
+    for _ in 0..3 {
+        let token = store.begin(session("ann", now), now).await.unwrap();
+        assert!(store.load(&token, now).await.unwrap().is_some());
+    }
+    assert_eq!(store.of(person("ann"), now).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closes_while_it_rests_fails_no_write() {
+    if !is_installed() {
+        return;
+    }
+    let master = Redis::start().await;
+    let _replica = master.replica().await;
+    let (store, now) = (open(place(Layout::Single, &[master.port]), &[1]).await, now());
+    let close = async || {
+        let clients: String = redis::from_redis_value(master.ask(&["CLIENT", "LIST"]).await.unwrap()).unwrap();
+        let waited = clients.lines().filter(|line| line.contains(" cmd=wait "));
+        let ids: Vec<&str> = waited.filter_map(|line| line.strip_prefix("id=")?.split(' ').next()).collect();
+        assert!(!ids.is_empty(), "{clients}");
+        for id in ids {
+            master.ask(&["CLIENT", "KILL", "ID", id]).await.unwrap();
+        }
+    };
+    let token = store.begin(session("ann", now), now).await.unwrap();
+    close().await;
+    store.begin(session("bob", now), now).await.unwrap();
+    close().await;
+    store.end_unseen(&token).await.unwrap();
+    assert_eq!(store.trouble(), None, "the other connection stays");
+}
+
+#[tokio::test]
+async fn a_claim_of_what_cannot_be_renewed_here_leaves_the_lease_to_others() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (one, other, now) = (open(here(), &[1]).await, open(here(), &[2]).await, now());
+    let token = one.begin(session("ann", now), now).await.unwrap();
+    let key = one.key(&token);
+    assert!(matches!(other.claim(key, now).await.unwrap(), Claim::Ended), "it has not the secret");
+    one.release(&claimed(&one, &token, now).await).await;
+    assert!(matches!(one.claim(key, now + HOUR * 2).await.unwrap(), Claim::Ended), "its time is over");
+    claimed(&one, &token, now).await;
+}
+
+#[tokio::test]
+async fn ends_that_are_not_confirmed_go_over_to_the_next_store_and_so_do_later_ones() {
+    if !is_installed() {
+        return;
+    }
+    let redis = Redis::start().await;
+    let here = || place(Layout::Single, &[redis.port]);
+    let (first, second, now) = (open(here(), &[1]).await, open(here(), &[1]).await, now());
+    let (one, two) = (first.begin(session("ann", now), now).await, first.begin(session("bob", now), now).await);
+    let (one, two) = (one.unwrap(), two.unwrap());
+    let held = first.load(&two, now).await.unwrap().unwrap();
+    assert!(second.load(&one, now).await.unwrap().is_some(), "it is in memory there");
+    redis.ask(&["ACL", "SETUSER", "default", "-unlink"]).await.unwrap();
+    assert!(first.end_unseen(&one).await.is_err());
+    let heir: Arc<dyn Sessions> = second.clone();
+    assert_eq!(first.hand_over(&heir), 0);
+    assert!(first.end(&held).await.is_err_and(|error| error.is_retried()), "of a request that was under way");
+    drop(first);
+    for token in [&one, &two] {
+        assert!(second.hot(token, now).is_none() && second.load(token, now).await.unwrap().is_none());
+    }
+    let wait = async || second.trouble().is_some_and(|why| why.contains("2 logouts wait"));
+    until("both wait", wait).await;
+
+    // A store of another kind cannot end them.
+    let third = open(here(), &[1]).await;
+    let memory = stores::open(&StoreSettings::Memory { bytes: 1 << 20 }, &terms(&[1]), &StoreMetrics::default());
+    assert!(third.end_unseen(&one).await.is_err());
+    assert_eq!(third.hand_over(&memory.unwrap()), 1);
+    assert!(third.end_unseen(&two).await.is_err_and(|error| !error.is_retried()));
+    drop(third);
+
+    redis.ask(&["ACL", "SETUSER", "default", "+unlink"]).await.unwrap();
+    until("both are confirmed", async || second.trouble().is_none()).await;
+    let other = open(here(), &[1]).await;
+    for token in [&one, &two] {
+        assert!(other.load(token, now).await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]

@@ -36,7 +36,8 @@ async fn tls_and_a_user_with_few_rights() {
     arguments.extend(user);
     let redis = Redis::start_with_tls(&arguments).await;
     let upstream = Upstream::start().await;
-    let url = |password: &str| format!("rediss://sidegate:{password}@localhost:{}", redis.port);
+    // Another database than the first needs one more right.
+    let url = |password: &str| format!("rediss://sidegate:{password}@localhost:{}/3", redis.port);
     let plan = at(&url("hush-hush"), &upstream).await.env("SESSION_REDIS_CA_FILE", &certificate);
     let (twin, wrong) = (plan.twin(), plan.twin().env("SESSION_REDIS_URL", url("canary")));
     let without_ca = plan.twin().without("SESSION_REDIS_CA_FILE");

@@ -14,6 +14,7 @@ use super::dial::{Conn, within};
 use super::hot::Hot;
 use super::line::{Line, describe};
 use super::names;
+use super::settings::Layout;
 use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::SessionKey;
@@ -94,10 +95,9 @@ impl Channel {
     pub(super) async fn listen(self) {
         let mut was_logged = false;
         loop {
-            let outcome = self.subscribe().await;
-            let why = match outcome {
+            let why = match self.subscribe().await {
                 Ok((stream, unreceived, generation)) => {
-                    self.hot.subscribed();
+                    self.hot.subscribed(matches!(self.line.dialer.place.layout, Layout::Cluster));
                     self.metrics.channel.set(1);
                     if std::mem::take(&mut was_logged) {
                         tracing::info!("news of ended sessions comes through again");
@@ -106,14 +106,14 @@ impl Channel {
                     self.metrics.channel.set(0);
                     why
                 }
-                Err(why) => why,
+                Err(why) => Some(why),
             };
-            if self.line.link().is_none() {
+            let Some(why) = why.filter(|_| self.line.link().is_some()) else {
                 // The line logs this itself; do not log it twice.
                 let mut up = self.line.watch();
                 let _ = up.wait_for(|generation| *generation != 0).await;
                 continue;
-            }
+            };
             if !std::mem::replace(&mut was_logged, true) {
                 tracing::warn!(
                     "news of ended sessions does not come through ({why}): sessions in memory count for SESSION_CACHE_TTL at most"
@@ -146,8 +146,13 @@ impl Channel {
         Err(failures.join("; "))
     }
 
-    /// Receives messages until the stream ends, and returns why it ended.
-    async fn receive_messages(&self, mut stream: PubSubStream, unreceived: &AtomicUsize, generation: u64) -> String {
+    /// Receives messages until the stream ends, and returns why it ended; `None`: the store is on another connection.
+    async fn receive_messages(
+        &self,
+        mut stream: PubSubStream,
+        unreceived: &AtomicUsize,
+        generation: u64,
+    ) -> Option<String> {
         let mut up = self.line.watch();
         let mut pulse = tokio::time::interval(PULSE);
         pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -158,23 +163,23 @@ impl Channel {
                         unreceived.store(0, Ordering::Relaxed);
                         self.take(message.get_channel_name(), message.get_payload_bytes());
                     }
-                    None => return "the connection ended".to_owned(),
+                    None => return Some("the connection ended".to_owned()),
                 },
                 _ = pulse.tick() => {
                     if self.hot.silence() > SILENCE_MOST {
-                        return "it is silent".to_owned();
+                        return Some("it is silent".to_owned());
                     }
                     self.send_pulse();
                 }
                 changed = up.wait_for(|now| *now != 0 && *now != generation) => {
                     let _ = changed;
-                    return "the store is on another connection".to_owned();
+                    return None;
                 }
             }
         }
     }
 
-    /// Sends ourselves a pulse: receiving it proves that all earlier messages have arrived.
+    /// Sends ourselves a pulse: receiving it proves that all earlier messages have arrived, in a cluster those of one master.
     fn send_pulse(&self) {
         let Some(text) = self.pulses.send(self.hot.now()) else { return };
         let (line, channel) = (Arc::clone(&self.line), self.pulse.clone());
@@ -186,7 +191,7 @@ impl Channel {
             let published = async {
                 match &mut conn {
                     Conn::Node(_) => conn.run(&cmd).await,
-                    // Through every master: news comes from the one that holds the session.
+                    // Through every master, so that one that is down does not silence the channel.
                     Conn::Cluster(cluster) => {
                         let masters = (MultipleNodeRoutingInfo::AllMasters, Some(ResponsePolicy::OneSucceeded));
                         cluster.route_command(cmd.clone(), RoutingInfo::MultiNode(masters)).await

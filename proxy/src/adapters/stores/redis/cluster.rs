@@ -65,6 +65,8 @@ fn range(value: Value) -> Option<Range> {
     let first = redis::from_redis_value(parts.next()?).ok()?;
     let last = redis::from_redis_value(parts.next()?).ok()?;
     let nodes: Vec<Option<Host>> = parts.map(node).collect();
+    // A replica is no master, though it is the first that has an address.
+    nodes.first()?.as_ref()?;
     Some(Range { first, last, replicas: nodes.len().saturating_sub(1), nodes: nodes.into_iter().flatten().collect() })
 }
 

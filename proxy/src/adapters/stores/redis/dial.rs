@@ -41,18 +41,30 @@ pub(super) struct Dialer {
 #[derive(Clone)]
 pub(super) enum Conn {
     /// To one node.
-    Node(MultiplexedConnection),
+    Node(NodeConn),
     /// To a cluster.
     Cluster(ClusterConnection),
 }
 
+/// A connection to one node.
+#[derive(Clone)]
+pub(super) struct NodeConn {
+    connection: MultiplexedConnection,
+    /// How many bytes arrived since the last command was answered.
+    unanswered: Arc<AtomicUsize>,
+}
+
 /// How many bytes may arrive at a listener before a message is complete: enough for thousands of ours.
 const UNRECEIVED_MOST: usize = 1 << 20;
+/// How many bytes may arrive before a command is answered: enough for all answers that are under way. Another program can put half a
+/// gigabyte under a session's key, all of which would be buffered here.
+const UNANSWERED_MOST: usize = 16 << 20;
 
-/// A stream that fails when one message is too large.
+/// A stream that fails when one message or answer is too large.
 struct Counted {
     stream: Box<dyn Stream>,
-    unreceived: Arc<AtomicUsize>,
+    arrived: Arc<AtomicUsize>,
+    most: usize,
 }
 
 impl AsyncRead for Counted {
@@ -60,8 +72,10 @@ impl AsyncRead for Counted {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let arrived = buf.filled().len() - before;
-        if self.unreceived.fetch_add(arrived, Ordering::Relaxed) + arrived > UNRECEIVED_MOST {
-            return Poll::Ready(Err(io::Error::other("more came at once than any news takes")));
+        if self.arrived.fetch_add(arrived, Ordering::Relaxed) + arrived > self.most {
+            // A kind after which the connection is of no further use.
+            let why = format!("more than {} bytes came at once, which nothing of ours takes", self.most);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
         }
         Poll::Ready(Ok(()))
     }
@@ -81,7 +95,8 @@ impl AsyncWrite for Counted {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What a connection is made over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -116,14 +131,7 @@ impl Dialer {
     }
 
     async fn node_as(&self, host: &Host, user: &RedisConnectionInfo) -> RedisResult<Conn> {
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        let connect = async {
-            let stream = self.stream(host).await?;
-            MultiplexedConnection::new_with_config(user, stream, config).await
-        };
-        let (connection, driver) = within(self.timeout, connect).await?;
-        tokio::spawn(driver);
-        Ok(Conn::Node(connection))
+        within(self.timeout, async { node_over(self.stream(host).await?, user).await }).await
     }
 
     /// Opens a connection that receives what is published at a node.
@@ -133,7 +141,8 @@ impl Dialer {
     pub(super) async fn listener(&self, host: &Host) -> RedisResult<(PubSub, Arc<AtomicUsize>)> {
         let unreceived = Arc::new(AtomicUsize::new(0));
         let listen = async {
-            let stream = Counted { stream: self.stream(host).await?, unreceived: Arc::clone(&unreceived) };
+            let (stream, arrived) = (self.stream(host).await?, Arc::clone(&unreceived));
+            let stream = Counted { stream, arrived, most: UNRECEIVED_MOST };
             PubSub::new(&self.as_user(), stream).await
         };
         Ok((within(self.timeout, listen).await?, unreceived))
@@ -164,6 +173,16 @@ impl Dialer {
         let name = ServerName::try_from(host.name.clone()).map_err(io::Error::other)?;
         Ok(Box::new(tls.connect(name, stream).await?))
     }
+}
+
+/// Connects to a node over a stream.
+pub(super) async fn node_over(stream: Box<dyn Stream>, user: &RedisConnectionInfo) -> RedisResult<Conn> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let stream = Counted { stream, arrived: Arc::clone(&unanswered), most: UNANSWERED_MOST };
+    let (connection, driver) = MultiplexedConnection::new_with_config(user, stream, config).await?;
+    tokio::spawn(driver);
+    Ok(Conn::Node(NodeConn { connection, unanswered }))
 }
 
 fn cluster(settings: &RedisSettings) -> RedisResult<ClusterClient> {
@@ -211,7 +230,11 @@ impl Conn {
     /// Runs a command on the node that has its keys.
     pub(super) async fn run(&mut self, cmd: &Cmd) -> RedisResult<Value> {
         let value = match self {
-            Self::Node(connection) => connection.req_packed_command(cmd).await?,
+            Self::Node(node) => {
+                let answer = node.connection.req_packed_command(cmd).await;
+                node.unanswered.store(0, Ordering::Relaxed);
+                answer?
+            }
             Self::Cluster(connection) => connection.req_packed_command(cmd).await?,
         };
         value.extract_error()
@@ -241,7 +264,11 @@ impl Conn {
     async fn send_all(&mut self, key: &str, pipeline: Pipeline) -> RedisResult<Vec<Value>> {
         let count = pipeline.len();
         match self {
-            Self::Node(connection) => connection.req_packed_commands(&pipeline, 0, count).await,
+            Self::Node(node) => {
+                let answers = node.connection.req_packed_commands(&pipeline, 0, count).await;
+                node.unanswered.store(0, Ordering::Relaxed);
+                answers
+            }
             Self::Cluster(connection) => {
                 let master = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
                 connection.route_pipeline(pipeline, 0, count, master).await
@@ -267,4 +294,55 @@ pub(super) async fn within<T>(most: Duration, call: impl Future<Output = RedisRe
 /// The error for a missed deadline.
 pub(super) fn late() -> RedisError {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    /// A connection to a server that sends each text of these lengths in answer to one command.
+    async fn conn_to(lengths: Vec<usize>) -> Conn {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(answer_with(far, lengths));
+        let user = RedisConnectionInfo::default().set_skip_set_lib_name();
+        node_over(Box::new(near), &user).await.unwrap()
+    }
+
+    async fn answer_with(mut far: DuplexStream, lengths: Vec<usize>) {
+        let mut command = vec![0; 1024];
+        for length in lengths {
+            if !far.read(&mut command).await.is_ok_and(|count| count > 0) {
+                return;
+            }
+            let mut text = format!("${length}\r\n").into_bytes();
+            text.resize(text.len() + length, b'x');
+            text.extend(b"\r\n");
+            if far.write_all(&text).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_ends_the_connection_and_is_not_read_to_its_end() {
+        let mut conn = conn_to(vec![UNANSWERED_MOST + 1]).await;
+        let error = conn.run(&redis::cmd("PING")).await.unwrap_err();
+        assert!(error.is_connection_dropped() && error.to_string().contains("came at once"), "{error}");
+        assert!(conn.run(&redis::cmd("PING")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn many_answers_may_be_larger_together() {
+        let length = UNANSWERED_MOST / 3;
+        let mut conn = conn_to(vec![length; 8]).await;
+        for _ in 0..4 {
+            let answer = conn.run(&redis::cmd("PING")).await.unwrap();
+            assert!(matches!(answer, Value::BulkString(text) if text.len() == length));
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("PING");
+            assert_eq!(conn.run_all("key", pipeline).await.unwrap().len(), 1);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Sessions in this replica's memory, and how long each stays valid there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::notification::RemovalCause;
@@ -72,6 +72,8 @@ struct ChannelState {
     subscription: AtomicU64,
     /// When news was last proven to arrive.
     proven: AtomicU64,
+    /// Whether that proves nothing of a single session: in a cluster each master sends its own news, and the proof is of one of them.
+    is_clustered: AtomicBool,
 }
 
 fn millis(since: Instant) -> u64 {
@@ -126,7 +128,9 @@ impl Hot {
     pub(super) fn fresh(&self, key: SessionKey) -> Option<Arc<Entry>> {
         let entry = self.any(key)?;
         let subscribed = entry.read.subscription == self.channel.subscription.load(Ordering::Acquire);
-        (subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry)).then_some(entry)
+        let unchanged = subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry);
+        let is_certain = !self.channel.is_clustered.load(Ordering::Acquire) || self.is_recent(entry.read.at);
+        (unchanged && is_certain).then_some(entry)
     }
 
     /// A session that can be used while the store is unavailable.
@@ -154,11 +158,23 @@ impl Hot {
         let certain = if changed != 0 {
             changed
         } else if entry.read.subscription == self.channel.subscription.load(Ordering::Acquire) {
-            entry.read.at.max(self.channel.proven.load(Ordering::Acquire))
+            let proven = self.channel.proven.load(Ordering::Acquire);
+            // In an outage a cluster's proof counts as well, but not again and again.
+            let most = if self.channel.is_clustered.load(Ordering::Acquire) {
+                entry.read.at.saturating_add(u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX))
+            } else {
+                u64::MAX
+            };
+            entry.read.at.max(proven.min(most))
         } else {
             entry.read.at
         };
-        Duration::from_millis(self.clock().saturating_sub(certain)) < self.ttl
+        self.is_recent(certain)
+    }
+
+    /// Whether it is less than `ttl` ago.
+    fn is_recent(&self, at: u64) -> bool {
+        Duration::from_millis(self.clock().saturating_sub(at)) < self.ttl
     }
 
     /// A session ready for requests, with what its last assertion was signed with, if that is known here.
@@ -238,8 +254,9 @@ impl Hot {
         self.news.get(&key) == Some(News::Ended)
     }
 
-    /// Notes a new subscription: sessions read before it may have missed news.
-    pub(super) fn subscribed(&self) {
+    /// Notes a new subscription, to a single node or in a cluster: sessions read before it may have missed news.
+    pub(super) fn subscribed(&self, is_clustered: bool) {
+        self.channel.is_clustered.store(is_clustered, Ordering::Release);
         self.channel.subscription.fetch_add(1, Ordering::AcqRel);
         self.proven(self.clock());
     }
@@ -325,7 +342,7 @@ mod tests {
         let hot = hot();
         hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
         assert!(hot.fresh(KEY).is_some(), "also before there is a channel, for a while");
-        hot.subscribed();
+        hot.subscribed(false);
         assert!(hot.fresh(KEY).is_none(), "read again once when the channel is back");
         assert!(hot.for_want_of_better(KEY).is_some());
         hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
@@ -382,6 +399,23 @@ mod tests {
         assert!(hot.fresh(KEY).is_none());
         hot.proven(55_000);
         assert!(hot.fresh(KEY).is_some() && hot.for_want_of_better(KEY).is_some());
+    }
+
+    #[test]
+    fn in_a_cluster_a_pulse_keeps_nothing_valid_for_longer_than_since_it_was_read_but_in_an_outage() {
+        let mut hot = hot();
+        hot.subscribed(true);
+        hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
+        assert!(hot.fresh(KEY).is_some());
+        hot.began -= Duration::from_secs(11);
+        hot.proven(hot.now());
+        assert!(hot.fresh(KEY).is_none(), "the pulse may have come through another master than its news would");
+        assert!(hot.for_want_of_better(KEY).is_some());
+        hot.began -= Duration::from_secs(10);
+        hot.proven(hot.now());
+        assert!(hot.for_want_of_better(KEY).is_none(), "the other masters' pulses do not keep it for ever");
+        hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
+        assert!(hot.fresh(KEY).is_some(), "it was read again");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The link to Redis: one connection for all calls, kept up by one task, and a circuit breaker for when the store is down.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
@@ -22,6 +24,10 @@ const FAILURES_MOST: u32 = 3;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// A failover takes sentinels and nodes about a second: while waiting for its end, probe more often.
 const FAILOVER_PAUSE: Duration = Duration::from_millis(300);
+/// A link that breaks this soon is followed by a pause, or the store would be connected to as fast as requests come.
+const BRIEF: Duration = Duration::from_secs(5);
+/// How often it is logged that such links break, one after the other.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 /// How often to check whether the node is still the master, and which replicas it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -35,7 +41,6 @@ pub(super) struct Line {
     up: watch::Sender<u64>,
     /// Whether connecting was tried, successfully or not.
     tried: watch::Sender<bool>,
-    failures: AtomicU32,
     broken: Notify,
     generations: AtomicU64,
     /// Why there is no link.
@@ -53,6 +58,12 @@ pub(super) struct Link {
     /// For a single node: how many replicas are connected.
     replicas: AtomicUsize,
     pub(super) map: ArcSwap<ClusterMap>,
+    /// The cluster's masters when the link was made.
+    masters: HashSet<Host>,
+    /// How many calls in a row failed.
+    failures: AtomicU32,
+    /// Whether a call failed since the link was last looked at.
+    has_failed: AtomicBool,
 }
 
 impl Link {
@@ -73,7 +84,6 @@ impl Line {
             link: ArcSwapOption::empty(),
             up: watch::Sender::new(0),
             tried: watch::Sender::new(false),
-            failures: AtomicU32::new(0),
             broken: Notify::new(),
             generations: AtomicU64::new(0),
             why: Mutex::new("it has not been reached yet".to_owned()),
@@ -136,22 +146,23 @@ impl Line {
         })
     }
 
-    /// Records the outcome of a call. A permanent failure, or several in a row, breaks the link.
+    /// Records the outcome of a call. A permanent failure, or several in a row, breaks the link to a node.
     pub(super) fn record_outcome<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
         match outcome {
             Ok(value) => {
                 self.metrics.succeeded.inc();
-                if self.failures.load(Ordering::Relaxed) != 0 {
-                    self.failures.store(0, Ordering::Relaxed);
+                if link.failures.load(Ordering::Relaxed) != 0 {
+                    link.failures.store(0, Ordering::Relaxed);
                 }
                 Ok(value)
             }
             Err(error) => {
                 self.metrics.failed.inc();
-                let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+                let failures = link.failures.fetch_add(1, Ordering::Relaxed) + 1;
+                link.has_failed.store(true, Ordering::Relaxed);
                 let why = describe(&error);
                 tracing::debug!("a call to the session store failed: {why}");
-                if failures >= FAILURES_MOST || is_final(&error, &link.conn) {
+                if breaks(&error, failures, matches!(link.conn, Conn::Cluster(_))) {
                     self.break_off(link, &why);
                 }
                 Err(StoreUnavailable(why))
@@ -163,6 +174,7 @@ impl Line {
         let ours = self.link.load();
         if ours.as_ref().is_some_and(|ours| ours.generation == link.generation) {
             self.link.store(None);
+            self.up.send_replace(0);
             why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
             self.broken.notify_one();
         }
@@ -182,29 +194,46 @@ impl Line {
         let shown = self.dialer.place.shown();
         let (first, last) = PAUSES;
         let last = if matches!(self.dialer.place.layout, Layout::Single) { last } else { FAILOVER_PAUSE };
-        let (mut pause, mut was_logged) = (first, false);
+        let (mut pause, mut was_logged, mut was_brief) = (first, false, false);
+        let mut last_logged: Option<Instant> = None;
         loop {
             match self.connect().await {
                 Ok(link) => {
-                    tracing::info!(
-                        node = link.node.as_ref().map(ToString::to_string),
-                        "the session store {shown} is reachable"
-                    );
-                    pause = first;
                     let link = Arc::new(link);
-                    self.failures.store(0, Ordering::Relaxed);
+                    // After one that broke soon, it is logged once it has lasted.
+                    if !was_brief {
+                        self.log_reachable(&link);
+                    }
                     self.link.store(Some(Arc::clone(&link)));
                     self.metrics.reachable.set(1);
                     self.up.send_replace(link.generation);
                     self.tried.send_replace(true);
-                    self.monitor(&link).await;
+                    let mut monitored = pin!(self.monitor(&link));
+                    let is_brief = tokio::time::timeout(BRIEF, monitored.as_mut()).await.is_ok();
+                    if !is_brief {
+                        if was_brief {
+                            self.log_reachable(&link);
+                        }
+                        monitored.await;
+                    }
                     self.up.send_replace(0);
                     self.metrics.reachable.set(0);
-                    tracing::error!(
-                        "the session store {shown} is away ({}): who is not in memory gets 503, nobody is signed out",
-                        self.why()
-                    );
+                    let is_repeated = was_brief && is_brief;
+                    if !is_repeated || last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+                        last_logged = Some(Instant::now());
+                        tracing::error!(
+                            "the session store {shown} is away ({}): who is not in memory gets 503, nobody is signed out",
+                            self.why()
+                        );
+                    }
                     was_logged = true;
+                    was_brief = is_brief;
+                    if is_brief {
+                        tokio::time::sleep(jittered(pause)).await;
+                        pause = (pause * 2).min(last);
+                    } else {
+                        pause = first;
+                    }
                 }
                 Err(why) => {
                     why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
@@ -217,6 +246,14 @@ impl Line {
                 }
             }
         }
+    }
+
+    fn log_reachable(&self, link: &Link) {
+        tracing::info!(
+            node = link.node.as_ref().map(ToString::to_string),
+            "the session store {} is reachable",
+            self.dialer.place.shown()
+        );
     }
 
     /// Watches over the link until it is broken off.
@@ -242,11 +279,7 @@ impl Line {
     async fn look(&self, link: &Link) -> Result<(), String> {
         let mut conn = link.conn.clone();
         if let Conn::Cluster(_) = conn {
-            let answer = self.ask_map(&mut conn).await;
-            if let Ok(answer) = self.record_outcome(link, answer) {
-                link.map.store(Arc::new(ClusterMap::read(answer)));
-            }
-            return Ok(());
+            return self.look_at_cluster(link, &mut conn).await;
         }
         let answer = within(self.dialer.timeout, conn.run(&sentinel::ask_replication())).await;
         if let Ok(answer) = self.record_outcome(link, answer) {
@@ -267,6 +300,32 @@ impl Line {
             return Err(format!("most sentinels name another master, {host}"));
         }
         Ok(())
+    }
+
+    /// Reads the cluster's map. It can be had from any node: a link through which it cannot, and nothing else either, is of no use.
+    async fn look_at_cluster(&self, link: &Link, conn: &mut Conn) -> Result<(), String> {
+        let has_failed = link.has_failed.swap(false, Ordering::Relaxed);
+        let mut why = String::new();
+        for _ in 0..FAILURES_MOST {
+            let answer = self.ask_map(conn).await;
+            match self.record_outcome(link, answer) {
+                Ok(answer) => {
+                    let map = ClusterMap::read(answer);
+                    let masters: HashSet<Host> = map.masters().into_iter().collect();
+                    let before: HashSet<Host> = link.map.load().masters().into_iter().collect();
+                    link.map.store(Arc::new(map));
+                    // The client does not notice by itself that a master that went silent was replaced. Two looks must agree: the map may be
+                    // from a node that knows less than the others.
+                    let is_stale = has_failed && masters != link.masters && masters == before;
+                    return if is_stale { Err("the cluster has other masters".to_owned()) } else { Ok(()) };
+                }
+                Err(unavailable) => why = unavailable.0,
+            }
+            if self.link.load().is_none() {
+                return Ok(());
+            }
+        }
+        if link.failures.load(Ordering::Relaxed) >= FAILURES_MOST { Err(why) } else { Ok(()) }
     }
 
     /// Connects.
@@ -327,7 +386,10 @@ impl Line {
             generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
             node,
             replicas: AtomicUsize::new(replicas),
+            masters: map.masters().into_iter().collect(),
             map: ArcSwap::from_pointee(map),
+            failures: AtomicU32::new(0),
+            has_failed: AtomicBool::new(false),
         }
     }
 
@@ -341,28 +403,119 @@ impl Line {
     }
 }
 
-/// Whether the connection is of no further use. A cluster's client repairs its own connections.
-fn is_final(error: &RedisError, conn: &Conn) -> bool {
-    if matches!(conn, Conn::Cluster(_)) {
-        return false;
+/// Whether a call's failure, as the last of so many in a row, breaks the link. In a cluster it may be that of one master, which says nothing
+/// of the others, and the client repairs its own connections: unless a node says that the whole cluster is down, only
+/// [`Line::look_at_cluster`] decides.
+fn breaks(error: &RedisError, failures: u32, is_cluster: bool) -> bool {
+    let are_too_many = failures >= FAILURES_MOST;
+    if is_cluster {
+        // The same kind of error says that one slot has no master.
+        let is_down = error.detail().is_some_and(|detail| detail.starts_with("The cluster is down"));
+        return are_too_many && is_down && error.kind() == ErrorKind::Server(ServerErrorKind::ClusterDown);
     }
-    error.is_connection_dropped()
+    are_too_many
+        || error.is_connection_dropped()
         || error.is_unrecoverable_error() && !error.is_timeout()
         || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
 }
 
 /// Formats an error in one clean line, with advice for the common ones.
 pub(super) fn describe(error: &RedisError) -> String {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "Redis has many errors; some have a fix worth naming")]
-    let fix = match error.kind() {
-        ErrorKind::AuthenticationFailed => "; check user and password in SESSION_REDIS_URL",
-        ErrorKind::Server(ServerErrorKind::NoPerm) => "; the ACL user needs more rights, docs/sessions.md lists them",
-        _ => "",
+    let text = error.to_string();
+    let fix = if sentinel::lacks_password(error) {
+        "; check user and password in SESSION_REDIS_URL"
+    } else if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
+        "; the ACL user needs more rights, docs/sessions.md lists them"
+    } else if text.contains("refused to switch database") {
+        "; check the number of the database in SESSION_REDIS_URL, and that the ACL user has the right to `select`"
+    } else {
+        ""
     };
-    format!("{}{fix}", Clean(&error.to_string()))
+    format!("{}{fix}", Clean(&text))
 }
 
 /// Returns between half and all of a pause, so that replicas do not retry all at once.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::RedisConnectionInfo;
+
+    use super::*;
+    use crate::adapters::stores::redis::settings::{RedisPlace, RedisSettings};
+
+    fn line() -> Line {
+        let hosts = vec![Host { name: "127.0.0.1".to_owned(), port: 1 }];
+        let layout = Layout::Single;
+        let settings = RedisSettings {
+            place: RedisPlace { layout, hosts, tls: false, user: None, password: None, database: 0 },
+            prefix: String::new(),
+            roots: Vec::new(),
+            timeout: Duration::from_secs(1),
+            cache_ttl: Duration::from_secs(10),
+            memory_bytes: 0,
+        };
+        Line::new(Dialer::new(&settings).unwrap(), String::new(), StoreMetrics::default())
+    }
+
+    /// A link over which nothing is sent.
+    async fn link(line: &Line) -> Arc<Link> {
+        let (near, _) = tokio::io::duplex(1);
+        let user = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let conn = super::super::dial::node_over(Box::new(near), &user).await.unwrap();
+        Arc::new(line.linked(conn, None, 0, ClusterMap::default()))
+    }
+
+    fn answer(text: &str) -> RedisError {
+        redis::parse_redis_value(text.as_bytes()).unwrap().extract_error().unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn failures_of_an_earlier_link_do_not_count_against_the_present_one() {
+        let line = line();
+        let (earlier, present) = (link(&line).await, link(&line).await);
+        line.link.store(Some(Arc::clone(&present)));
+        for _ in 0..FAILURES_MOST * 2 {
+            assert!(line.record_outcome::<()>(&earlier, Err(late())).is_err());
+        }
+        assert!(line.record_outcome::<()>(&present, Err(late())).is_err());
+        assert!(line.link().is_some(), "it failed once");
+        assert!(line.record_outcome(&present, Ok(())).is_ok());
+        for _ in 0..FAILURES_MOST {
+            assert!(line.link().is_some());
+            assert!(line.record_outcome::<()>(&present, Err(late())).is_err());
+        }
+        assert!(line.link().is_none(), "it failed several times in a row");
+    }
+
+    #[test]
+    fn in_a_cluster_failures_break_the_link_only_where_the_whole_cluster_is_down() {
+        let down = answer("-CLUSTERDOWN The cluster is down\r\n");
+        let aborted = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionAborted));
+        let unserved = answer("-CLUSTERDOWN Hash slot not served\r\n");
+        assert!(!breaks(&unserved, FAILURES_MOST, true));
+        for error in [late(), aborted, answer("-NOPERM no permissions to run the 'hmget' command\r\n")] {
+            assert!(!breaks(&error, FAILURES_MOST, true), "{error}");
+            assert!(breaks(&error, FAILURES_MOST, false), "{error}");
+        }
+        assert!(breaks(&down, FAILURES_MOST, true) && !breaks(&down, FAILURES_MOST - 1, true));
+    }
+
+    #[test]
+    fn a_refusal_names_its_mend() {
+        let refused = |detail: &str| {
+            let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+            RedisError::from((kind, "Redis server refused to switch database", detail.to_owned()))
+        };
+        let wrong = RedisError::from((ErrorKind::AuthenticationFailed, "Password authentication failed"));
+        for error in [wrong, answer("-NOAUTH Authentication required.\r\n"), refused("Authentication required.")] {
+            assert!(describe(&error).ends_with("; check user and password in SESSION_REDIS_URL"), "{error}");
+        }
+        let denied = refused("User ann has no permissions to run the 'select' command");
+        assert!(describe(&denied).ends_with("has the right to `select`"), "{}", describe(&denied));
+        assert!(describe(&answer("-NOPERM no permissions\r\n")).contains("docs/sessions.md"));
+        assert!(!describe(&answer("-ERR unknown command\r\n")).contains(';'));
+    }
 }

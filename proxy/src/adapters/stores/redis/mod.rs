@@ -51,7 +51,7 @@ use crate::ports::{
     StoreUnavailable,
 };
 
-/// How long writing a renewed session is retried: the provider has changed its tokens already.
+/// How long one call retries to write a renewed session: the provider has changed its tokens already.
 const RENEWAL_TRIED: Duration = Duration::from_secs(10);
 /// The pause between two tries.
 const RENEWAL_PAUSE: Duration = Duration::from_millis(250);
@@ -96,7 +96,7 @@ impl RedisStore {
         let probe = terms.load().names.session(SessionKey([0; 32]));
         let line = Arc::new(Line::new(Dialer::new(settings)?, probe, metrics.clone()));
         let hot = Arc::new(Hot::new(settings.memory_bytes, settings.cache_ttl));
-        let lanes = Arc::new(Lanes::new(Arc::clone(&line), runtime.clone()));
+        let lanes = Arc::new(Lanes::new(Arc::clone(&line), runtime.clone(), metrics.clone()));
         let ends = Arc::new(Ends::new(Arc::clone(&lanes)));
         let (seen, writer) = Seen::new(Arc::clone(&line), Arc::clone(&hot), Arc::clone(&terms));
         let replica = u64::from_be_bytes(seal::random().map_err(|error| error.to_string())?);
@@ -289,12 +289,14 @@ impl RedisStore {
         self.hot.end(key);
         let is_noted = self.ends.note(key, evidence);
         let terms = self.terms.load_full();
-        self.ends.try_to_end(key, &terms.names).await.map_err(|unavailable| {
+        self.ends.try_to_end(key, evidence, &terms.names).await.map_err(|unavailable| {
             if is_noted {
                 return EndError::Unconfirmed(unavailable);
             }
             let (most, StoreUnavailable(why)) = (ends::MOST, unavailable);
-            let why = format!("{why}; as {most} logouts wait for it already, this one is not tried again");
+            let why = format!(
+                "{why}; as {most} logouts wait for it already, or a reload took it away, this one is not tried again"
+            );
             EndError::Unavailable(StoreUnavailable(why))
         })
     }
@@ -323,7 +325,11 @@ impl RedisStore {
         let session = self.open_value(&terms, key, value).map(|session| LoadedSession::new(key, session, seen));
         match session.filter(|session| session.is_live(terms.idle, now)) {
             Some(session) => Ok(Claim::Granted(Lease { session: Arc::new(session), ticket })),
-            None => Ok(Claim::Ended),
+            None => {
+                // Another replica may be able to read it, or know of a later use.
+                self.release_now(&lease, number).await;
+                Ok(Claim::Ended)
+            }
         }
     }
 
@@ -356,6 +362,11 @@ impl RedisStore {
         };
         self.list_again(&terms, &entry, now).await;
         Ok(true)
+    }
+
+    async fn release_now(&self, lease: &str, number: u32) {
+        // It expires by itself.
+        let _ = self.line.call(&scripts::release(lease, number)).await;
     }
 
     async fn renewed_by(&self, writes: Vec<Write>) -> Result<bool, StoreUnavailable> {
@@ -511,6 +522,15 @@ impl Sessions for RedisStore {
         Some(self)
     }
 
+    fn hand_over(&self, heir: &Arc<dyn Sessions>) -> usize {
+        self.ends.hand_over(heir)
+    }
+
+    fn inherit(&self, key: SessionKey, evidence: Evidence) -> bool {
+        self.hot.end(key);
+        self.ends.note(key, evidence)
+    }
+
     fn reconfigure(&self, terms: &StoreTerms) -> Result<(), String> {
         let terms = Terms::new(&self.prefix, terms)?.after(&self.terms());
         let generation = terms.generation;
@@ -544,7 +564,7 @@ impl Sessions for RedisStore {
             (self.hot.silence() > channel::SILENCE_MOST)
                 .then(|| "news of ended sessions does not come through, sessions in memory count for SESSION_CACHE_TTL at most".to_owned())
         };
-        self.line.trouble().or_else(waiting).or_else(silent)
+        self.line.trouble().or_else(|| self.lanes.trouble()).or_else(waiting).or_else(silent)
     }
 }
 
@@ -597,10 +617,7 @@ impl Leases for RedisStore {
     fn release<'a>(&'a self, lease: &'a Lease) -> Pending<'a, ()> {
         Box::pin(async move {
             let terms = self.terms.load_full();
-            let number = Ticket::read(lease.ticket).number;
-            let release = scripts::release(&terms.names.lease(lease.session.key()), number);
-            // It expires by itself.
-            let _ = self.line.call(&release).await;
+            self.release_now(&terms.names.lease(lease.session.key()), Ticket::read(lease.ticket).number).await;
         })
     }
 }

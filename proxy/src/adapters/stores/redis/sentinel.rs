@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use redis::{ErrorKind, RedisError};
 use tokio::task::JoinSet;
 
 use super::dial::{Dialer, within};
@@ -45,12 +46,25 @@ async fn ask(dialer: &Dialer, host: &Host, name: &str, password: Option<&Secret>
     let mut cmd = redis::cmd("SENTINEL");
     cmd.arg("get-master-addr-by-name").arg(name);
     let answer = within(dialer.timeout, async { dialer.sentinel(host, password).await?.run(&cmd).await }).await;
-    let answer = answer.map_err(|error| Clean(&error.to_string()).to_string())?;
+    let answer = answer.map_err(|error| describe(&error))?;
     match redis::from_redis_value::<Option<(String, u16)>>(answer) {
         Ok(Some((name, port))) => Ok(Host { name, port }),
         Ok(None) => Err(format!("it knows no master `{name}`")),
         Err(_) => Err("it does not answer as a sentinel does".to_owned()),
     }
+}
+
+/// Formats a sentinel's error in one clean line.
+fn describe(error: &RedisError) -> String {
+    let fix = if lacks_password(error) { "; check SESSION_REDIS_SENTINEL_PASSWORD" } else { "" };
+    format!("{}{fix}", Clean(&error.to_string()))
+}
+
+/// Whether a server refuses us for our password, or for the lack of one.
+pub(super) fn lacks_password(error: &RedisError) -> bool {
+    // Where the first command of a connection is `SELECT`, the client reports only the text of its refusal.
+    let is_unauthenticated = error.detail().is_some_and(|detail| detail.starts_with("Authentication required"));
+    error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("NOAUTH") || is_unauthenticated
 }
 
 /// The command that asks a node for its role.
@@ -92,6 +106,17 @@ impl Replication {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentinel_that_wants_a_password_or_another_one_names_its_setting() {
+        let unauthenticated = redis::parse_redis_value(b"-NOAUTH Authentication required.\r\n").unwrap();
+        let wrong = RedisError::from((ErrorKind::AuthenticationFailed, "Password authentication failed"));
+        for error in [unauthenticated.extract_error().unwrap_err(), wrong] {
+            assert!(describe(&error).ends_with("; check SESSION_REDIS_SENTINEL_PASSWORD"), "{}", describe(&error));
+        }
+        let other = redis::parse_redis_value(b"-ERR unknown command\r\n").unwrap().extract_error().unwrap_err();
+        assert!(!describe(&other).contains("SESSION_REDIS"));
+    }
 
     #[test]
     fn replicas_count_while_they_answer() {
