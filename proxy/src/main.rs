@@ -106,7 +106,8 @@ async fn asked_again(terminate: &mut Signal, interrupt: &mut Signal) {
     ended(terminate, interrupt).await;
 }
 
-fn apply(running: &Running, outcome: Result<Loaded, Faults>) {
+/// Returns whether the new configuration is now the active one.
+fn apply(running: &Running, outcome: Result<Loaded, Faults>) -> bool {
     // Whatever comes of it: `logrotate` has renamed the file, and waits for us to let go of it.
     telemetry::reopen_audit_file();
     match outcome {
@@ -116,18 +117,24 @@ fn apply(running: &Running, outcome: Result<Loaded, Faults>) {
             match running.reload(loaded.settings) {
                 Ok(()) if loaded.stale.is_empty() => {
                     tracing::info!("the configuration was read again; changed: {}", Clean(&changes));
+                    true
                 }
                 Ok(()) => {
                     let stale = loaded.stale.join("; ");
                     tracing::error!("the configuration was read again, but for what could not be read: {stale}");
                     running.note_bad_configuration(&stale);
+                    true
                 }
-                Err(error) => tracing::error!("the new configuration cannot be used, the old one stays: {error:#}"),
+                Err(error) => {
+                    tracing::error!("the new configuration cannot be used, the old one stays: {error:#}");
+                    false
+                }
             }
         }
         Err(faults) => {
             tracing::error!("the new configuration is wrong, the old one stays: {}", one_line(&faults));
             running.note_bad_configuration(&one_line(&faults));
+            false
         }
     }
 }

@@ -518,6 +518,8 @@ fn variables_a_letter_or_two_off_are_faults_further_ones_warnings_and_those_of_o
         ("PUBLIC_PATHS", "[[routes]]"),
         ("UPSTREAM_URLS", "did you mean UPSTREAM_URL?"),
         ("TRUSTED_PROXY", "changes nothing"),
+        ("LISTEN_ADRR", "did you mean LISTEN_ADDR?"),
+        ("TLS_CLIENT_CA_FILES", "did you mean TLS_CLIENT_CA_FILE?"),
     ] {
         let text = valid(&[GITHUB, &[(unknown, "x")]]);
         assert!(text.contains(&format!("warning: {unknown} is not known")) && text.contains(says), "{text}");
@@ -529,6 +531,8 @@ fn variables_a_letter_or_two_off_are_faults_further_ones_warnings_and_those_of_o
         ("OAUTH_PORT", "tcp://10.0.0.1:80"),
         ("OAUTH_PORT_80_TCP", "tcp://10.0.0.1:80"),
         ("PATH", "/bin"),
+        ("AWS_KEY_FILE", "/etc/ssl/key.pem"),
+        ("LOG_FILE", "/dev/stderr"),
     ];
     assert_eq!(valid(&[GITHUB, others]), plain);
 }

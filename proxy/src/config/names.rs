@@ -33,6 +33,9 @@ const TABLES: [(&str, &str); 4] = [
 const SHARED_FAMILIES: [&str; 8] =
     ["ASSERTION_", "COOKIE_", "LIMIT_", "SHUTDOWN_", "SIDEGATE_", "TIMEOUT_", "TRUSTED_", "UPSTREAM_"];
 
+/// The shortest name that may be one of ours with typing errors: of shorter ones two letters are too much.
+const LEAST_TYPED: usize = 8;
+
 /// A message about a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Remark {
@@ -72,12 +75,18 @@ pub(super) fn judge_variable(name: &str, value: &OsStr) -> Option<Remark> {
             "{name} is not known, so it changes nothing: rules stand in the file, as {table}"
         )));
     }
-    if SHARED_FAMILIES.iter().any(|family| name.starts_with(family)) {
-        let meant = nearest(name, ALL.iter().map(|knob| knob.variable));
+    let meant = nearest(&name.to_ascii_uppercase(), ALL.iter().map(|knob| knob.variable));
+    // Who mistypes the first letter as well mistypes no other: `AWS_KEY_FILE` and `SSL_CERT_FILE` are two letters from ours.
+    let is_near = name.len() >= LEAST_TYPED
+        && meant.is_some_and(|meant| {
+            let typed = name.to_ascii_uppercase();
+            typed.as_bytes().first() == meant.as_bytes().first() || one_edit_away(&typed, [meant].into_iter()).is_some()
+        });
+    if is_near || has_our_prefix(name) || SHARED_FAMILIES.iter().any(|family| name.starts_with(family)) {
         let hint = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
         return Some(Remark::Warning(format!("{name} is not known, so it changes nothing{hint}")));
     }
-    has_our_prefix(name).then(|| Remark::Warning(format!("{name} is not known, so it changes nothing")))
+    None
 }
 
 /// The message about an unknown key of the file.
@@ -187,6 +196,106 @@ mod tests {
         assert!(warning("TRUSTED_PROXY").contains("so it changes nothing"));
         assert!(warning("COOKIE_DOMAINS").contains("COOKIE_DOMAIN?"));
         for others in ["UPSTREAM_SERVICE_HOST", "LIMIT_PORT", "LOG_FILE", "TLS_DIR"] {
+            assert_eq!(judge(others), None, "{others}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_ours_with_typing_errors_is_reported_whatever_it_begins_with() {
+        for (typed, meant) in [
+            ("LISTEN_ADRR", "LISTEN_ADDR"),
+            ("LISTENADDR", "LISTEN_ADDR"),
+            ("ADMIN_ADDRS", "ADMIN_ADDR"),
+            ("TLS_CLIENT_CA_FILES", "TLS_CLIENT_CA_FILE"),
+            ("TLS_CLIENT_CA_FLIE", "TLS_CLIENT_CA_FILE"),
+            ("TSL_CERT_FILE", "TLS_CERT_FILE"),
+            ("TRUSTD_PROXIES", "TRUSTED_PROXIES"),
+            ("PROXY_PROTOCOLS_FROM", "PROXY_PROTOCOL_FROM"),
+            ("HTTP_REDIRECT_ADDRS", "HTTP_REDIRECT_ADDR"),
+            ("UPSTRAEM_URL", "UPSTREAM_URL"),
+            ("listen_addr", "LISTEN_ADDR"),
+        ] {
+            let Some(Remark::Warning(text)) = judge(typed) else { panic!("nothing is said of {typed}") };
+            assert_eq!(text, format!("{typed} is not known, so it changes nothing; did you mean {meant}?"));
+        }
+    }
+
+    #[test]
+    fn usual_variables_of_other_programs_are_left_alone() {
+        for others in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "ALL_PROXY",
+            "FTP_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "SSL_KEY_FILE",
+            "AWS_KEY_FILE",
+            "DNS_CERT_FILE",
+            "CURL_CA_BUNDLE",
+            "REQUESTS_CA_BUNDLE",
+            "NODE_EXTRA_CA_CERTS",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "NOTIFY_SOCKET",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "CREDENTIALS_DIRECTORY",
+            "RUNTIME_DIRECTORY",
+            "LOG_FILE",
+            "LOG_LINES",
+            "LOG_DIR",
+            "LOG_PATH",
+            "AUDIT_LOG",
+            "TLS_DIR",
+            "TLS_CERT",
+            "TLS_CERT_DIR",
+            "TLS_CA_FILE",
+            "ADMIN_USER",
+            "ADMIN_EMAIL",
+            "ADMIN_PASSWORD",
+            "ADMIN_TOKEN",
+            "BIND_ADDR",
+            "HTTP_ADDR",
+            "VAULT_ADDR",
+            "NOMAD_ADDR",
+            "CONSUL_HTTP_ADDR",
+            "DATABASE_URL",
+            "REDIS_URL",
+            "ENV_FILE",
+            "ENCRYPTION_KEY_FILE",
+            "COMPOSE_FILE",
+            "COMPOSE_PROJECT_NAME",
+            "KUBERNETES_SERVICE_HOST",
+            "KUBERNETES_PORT_443_TCP_ADDR",
+            "POD_IP",
+            "POD_NAMESPACE",
+            "AWS_REGION",
+            "AZURE_CLIENT_ID",
+            "AZURE_TENANT_ID",
+            "AZURE_CLIENT_SECRET",
+            "AZURE_FEDERATED_TOKEN_FILE",
+            "ARM_CLIENT_ID",
+            "GITHUB_TOKEN",
+            "GITHUB_API_URL",
+            "RUST_LOG",
+            "RUST_BACKTRACE",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "HOSTNAME",
+            "LANGUAGE",
+            "COLORTERM",
+            "TERM_PROGRAM",
+            "XDG_RUNTIME_DIR",
+            "XDG_SESSION_ID",
+            "SSH_AUTH_SOCK",
+            "DBUS_SESSION_BUS_ADDRESS",
+            "DESKTOP_SESSION",
+        ] {
             assert_eq!(judge(others), None, "{others}");
         }
     }

@@ -626,6 +626,11 @@ mod tests {
     #[test]
     fn trusting_everybody_is_reported() {
         assert!(warnings(trial::env(&[&[("TRUSTED_PROXIES", "0.0.0.0/0")]])).contains("whole internet"));
+        let wide = warnings(trial::env(&[&[("TRUSTED_PROXIES", "10.0.0.0/8,203.0.113.7/3")]]));
+        assert!(wide.contains("TRUSTED_PROXIES: entry 2 means 192.0.0.0/3: write that, or one address"), "{wide}");
+        assert!(wide.contains("TRUSTED_PROXIES names much of the internet"), "{wide}");
+        let own = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,192.0.2.7,fc00::/7,fd00::/8,::1";
+        assert_eq!(warnings(trial::env(&[&[("TRUSTED_PROXIES", own), ("PROXY_PROTOCOL_FROM", own)]])), "");
         assert!(faults(trial::env(&[&[("TRUSTED_PROXIES", "10.0.0.0/8,proxy")]])).contains("entry 2"));
         assert!(
             warnings(trial::env(&[&[("PROXY_PROTOCOL_FROM", "::/0")]])).contains("PROXY_PROTOCOL_FROM names the whole")

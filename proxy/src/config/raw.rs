@@ -1,6 +1,7 @@
 //! Flags, environment and file as written: for each option the first source that has it. Unknown keys are errors.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,8 @@ impl Setting {
 #[derive(Default)]
 pub(super) struct Raw {
     found: BTreeMap<&'static str, Setting>,
+    /// The options that a source sets to a blank value.
+    blank: BTreeSet<&'static str>,
     /// `HTTPS_PROXY` and `NO_PROXY`, or their names in lower case, as all programs read them.
     pub(super) environment_proxy: Option<(String, String)>,
     /// The errors found so far.
@@ -140,9 +143,9 @@ impl Raw {
         self.found.get(knob.variable).map(|found| &found.written).filter(|written| !written.is_blank())
     }
 
-    /// Whether an option that limits access is set but empty.
+    /// Whether an option is set, but to nothing.
     pub(super) fn is_set_and_empty(&self, knob: Knob) -> bool {
-        self.found.get(knob.variable).is_some_and(|found| found.written.is_blank())
+        self.get(knob).is_none() && self.blank.contains(knob.variable)
     }
 
     /// An error about an option.
@@ -218,7 +221,11 @@ impl Raw {
 
     /// Takes the first source that has the option. A blank value counts as unset, except in allow lists.
     fn find(&mut self, knob: Knob, sources: &Sources, file: Option<&mut FileTable>) {
-        let counts = |written: &RawValue| knob.narrows_access() || !written.is_blank();
+        let blank = Cell::new(false);
+        let counts = |written: &RawValue| {
+            blank.set(blank.get() || written.is_blank());
+            knob.narrows_access() || !written.is_blank()
+        };
         let flag = sources.flags.get(knob.variable).map(|text| RawValue::Text(text.clone())).filter(counts);
         let found = if let Some(written) = flag {
             Some(Setting { written, origin: Source::Flag })
@@ -232,6 +239,9 @@ impl Raw {
         };
         if let Some(found) = found {
             self.found.insert(knob.variable, found);
+        }
+        if blank.get() {
+            self.blank.insert(knob.variable);
         }
     }
 

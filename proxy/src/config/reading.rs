@@ -71,6 +71,11 @@ impl Reading {
         self.raw.get(knob).is_some()
     }
 
+    /// Whether the option is set, but to nothing.
+    pub(super) fn is_set_and_empty(&self, knob: Knob) -> bool {
+        self.raw.is_set_and_empty(knob)
+    }
+
     /// Whether the option is set to a value other than its default.
     pub(super) fn differs(&self, knob: Knob) -> bool {
         let default = match knob.fallback {
@@ -136,7 +141,7 @@ impl Reading {
     /// A list that limits access; `None` if it is not set.
     pub(super) fn allow_list(&mut self, knob: Knob) -> Option<Vec<String>> {
         let items = self.list(knob);
-        if items.is_empty() && (self.is_set(knob) || self.raw.is_set_and_empty(knob)) {
+        if items.is_empty() && (self.is_set(knob) || self.is_set_and_empty(knob)) {
             self.fault(knob, "is set and empty: name who may pass, write `*` for everyone, or do not set it");
         }
         (!items.is_empty()).then_some(items)
@@ -144,7 +149,7 @@ impl Reading {
 
     /// The path of a file that limits access; `None` if it is not set.
     pub(super) fn allow_file(&mut self, knob: Knob) -> Option<PathBuf> {
-        if self.raw.is_set_and_empty(knob) {
+        if self.is_set_and_empty(knob) {
             self.fault(knob, "is set and empty: name a file, or do not set it");
         }
         self.path(knob)

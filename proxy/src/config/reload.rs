@@ -37,9 +37,14 @@ impl Hangup {
     }
 }
 
-/// Calls `reload` with each new outcome, until it is dropped. `files` are those of the active configuration: changes since they were read
-/// are detected too.
-pub async fn watch(hangup: Hangup, sources: Sources, files: Files, reload: impl FnMut(Result<Loaded, Faults>) + Send) {
+/// Calls `reload` with each new outcome, until it is dropped; it returns whether that configuration is now the active one. `files` are
+/// those of the active configuration: changes since they were read are detected too.
+pub async fn watch(
+    hangup: Hangup,
+    sources: Sources,
+    files: Files,
+    reload: impl FnMut(Result<Loaded, Faults>) -> bool + Send,
+) {
     let (changed, changes) = mpsc::channel(1);
     run(hangup.0, watcher(changed), changes, POLL, sources, files, reload).await;
 }
@@ -51,7 +56,7 @@ async fn run(
     poll: Duration,
     sources: Sources,
     mut files: Files,
-    mut reload: impl FnMut(Result<Loaded, Faults>) + Send,
+    mut reload: impl FnMut(Result<Loaded, Faults>) -> bool + Send,
 ) {
     let sources = Arc::new(sources);
     let mut in_force = files.clone();
@@ -78,25 +83,26 @@ async fn run(
     }
 }
 
-/// Loads the configuration, reports the outcome, and returns the files to watch. After an invalid one, the files of the active
-/// configuration stay watched in addition to its own: the error may be fixed in either.
+/// Loads the configuration, reports the outcome, and returns the files to watch. After one that is invalid, or cannot be used, the files of
+/// the active configuration stay watched in addition to its own: the error may be fixed in either.
 async fn read_again(
     sources: &Arc<Sources>,
     now: Files,
     in_force: &mut Files,
-    reload: &mut (impl FnMut(Result<Loaded, Faults>) + Send),
+    reload: &mut (impl FnMut(Result<Loaded, Faults>) -> bool + Send),
 ) -> Files {
     let (sources, before) = (Arc::clone(sources), in_force.clone());
     let Ok(outcome) = spawn_blocking(move || load_over(&sources, &before)).await else { return now };
-    let files = match &outcome {
-        Ok(loaded) => {
-            in_force.clone_from(&loaded.files);
-            loaded.files.clone()
-        }
-        Err(faults) => faults.files.clone().or(now),
+    let read = match &outcome {
+        Ok(loaded) => loaded.files.clone(),
+        Err(faults) => faults.files.clone(),
     };
-    reload(outcome);
-    files
+    if reload(outcome) {
+        in_force.clone_from(&read);
+        read
+    } else {
+        read.or(now)
+    }
 }
 
 async fn look(files: &Files) -> Files {
@@ -218,11 +224,14 @@ mod tests {
     ) {
         let (sender, mut outcomes) = mpsc::unbounded_channel();
         let reload = move |outcome: Result<Loaded, Faults>| {
+            // Here the level `off` stands for a configuration that is valid and cannot be used.
+            let is_used = outcome.as_ref().is_ok_and(|loaded| loaded.settings.log.filter != "off");
             let text = outcome.map_or_else(
                 |faults| faults.to_string(),
                 |loaded| format!("{} {}", loaded.settings.log.filter, loaded.stale.join("; ")).trim_end().to_owned(),
             );
             sender.send(text).unwrap();
+            is_used
         };
         let (changed, changes) = mpsc::channel(1);
         let watcher = if poll.is_some() { None } else { watcher(changed) };
@@ -255,7 +264,10 @@ mod tests {
         write(&path, "debug");
         let (sender, stuck) = sync_channel(1);
         let (reloaded, mut outcomes) = mpsc::unbounded_channel();
-        let reload = move |outcome: Result<Loaded, Faults>| reloaded.send(outcome.is_ok()).unwrap();
+        let reload = move |outcome: Result<Loaded, Faults>| {
+            reloaded.send(outcome.is_ok()).unwrap();
+            outcome.is_ok()
+        };
         let watcher = Some(FolderWatcher(sender));
         let (_changed, changes) = mpsc::channel(1);
         tokio::select! {
@@ -360,6 +372,20 @@ mod tests {
             wait_for(outcomes, "SESSION_SECRET_FILE").await;
             fs::write(&secret, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
             wait_for(outcomes, "debug").await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_used_is_not_the_configuration_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidegate.toml");
+        write(&path, "info");
+        watched(&path, loaded(&path), None, None, async |outcomes| {
+            write(&path, "off");
+            wait_for(outcomes, "off").await;
+            fs::remove_file(&path).unwrap();
+            wait_for(outcomes, "info SIDEGATE_CONFIG: cannot read the file").await;
         })
         .await;
     }

@@ -80,6 +80,11 @@ pub(super) fn network(text: &str) -> Option<IpNet> {
     })
 }
 
+/// Whether a network is written with an address within it, as `203.0.113.7/3`, which is all of `192.0.0.0/3`: one address may be meant.
+pub(super) fn has_host_bits(text: &str) -> bool {
+    text.parse::<IpNet>().is_ok_and(|network| network != network.trunc())
+}
+
 /// An `http` or `https` URL without parts that a setting must not have.
 pub(super) fn web_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
@@ -186,6 +191,19 @@ mod tests {
             ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
         ] {
             assert_eq!(network(text).unwrap().to_string(), read);
+        }
+        for (text, has) in [
+            ("10.1.2.3/8", true),
+            ("203.0.113.7/3", true),
+            ("fd00::1/8", true),
+            ("::ffff:10.1.0.0/104", true),
+            ("10.0.0.0/8", false),
+            ("192.0.2.7/32", false),
+            ("192.0.2.7", false),
+            ("fd00::/8", false),
+            ("0.0.0.0/0", false),
+        ] {
+            assert_eq!(has_host_bits(text), has, "{text}");
         }
         assert!(network("10.0.0.0/33").is_none());
         assert!(network("example.com").is_none());

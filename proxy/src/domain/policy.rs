@@ -54,12 +54,15 @@ pub enum BadEntry {
     /// An address with other than one `@`.
     #[error("`{0}` is not an email address (`ann@example.com`) or a domain (`@example.com`)")]
     Address(String),
-    /// `id:` without an id.
-    #[error("`{0}` names no id: write `id:` and the provider's stable id, such as `id:583231`")]
+    /// `id:` without an id, or in capitals.
+    #[error("`{0}` is no id: write `id:`, in small letters, and the provider's stable id, such as `id:583231`")]
     Id(String),
     /// `group:` belongs to another list.
     #[error("`{0}` is a group: name it in OAUTH_ALLOWED_GROUPS, without `group:`")]
     Group(String),
+    /// An entry of a rule.
+    #[error("`{0}` is an entry of a rule: write it in the file, below [[routes]], as `allow = [\"{0}\"]`")]
+    OfRule(String),
     /// Wildcards other than a single `*` would be compared literally.
     #[error("`{0}` is not a pattern that is understood: `*` alone is everyone, `@example.com` is a domain")]
     Pattern(String),
@@ -80,12 +83,18 @@ impl AllowedUsers {
         if entry.is_empty() {
             return Ok(());
         }
+        // Such an entry would count as an email or a username, which nobody has.
+        let prefix = entry.split_once(':').map(|(prefix, _)| prefix.trim_end().to_ascii_lowercase());
+        match prefix.as_deref() {
+            Some("claim" | "cert" | "provider") => return Err(BadEntry::OfRule(entry.to_owned())),
+            Some("group") => return Err(BadEntry::Group(entry.to_owned())),
+            Some("id") if !entry.starts_with("id:") => return Err(BadEntry::Id(entry.to_owned())),
+            Some(_) | None => {}
+        }
         if entry == "*" {
             self.everyone = true;
         } else if entry.contains('*') {
             return Err(BadEntry::Pattern(entry.to_owned()));
-        } else if entry.starts_with("group:") {
-            return Err(BadEntry::Group(entry.to_owned()));
         } else if let Some(id) = entry.strip_prefix("id:") {
             if id.trim().is_empty() {
                 return Err(BadEntry::Id(entry.to_owned()));
@@ -374,5 +383,18 @@ mod tests {
     fn entries_that_could_never_match_are_faults() {
         let faults = AllowedUsers::parse(["a@b@c", "@", "id:", "group:x", "*@example.com", "@.example.com", "ann"]);
         assert_eq!(faults.unwrap_err().len(), 6);
+        for (entry, says) in [
+            ("provider:github/ann@example.com", "allow = [\"provider:github/ann@example.com\"]"),
+            ("Provider:corp", "below [[routes]]"),
+            ("claim:email=ann@example.com", "below [[routes]]"),
+            ("cert:CN=laptop-7", "below [[routes]]"),
+            ("Group:acme", "OAUTH_ALLOWED_GROUPS"),
+            ("ID:7", "in small letters"),
+            ("Id : 7", "in small letters"),
+        ] {
+            let faults = AllowedUsers::parse([entry]).unwrap_err();
+            assert!(faults.len() == 1 && faults[0].to_string().contains(says), "{entry}: {faults:?}");
+        }
+        assert_eq!(AllowedUsers::parse(["id:provider:7", "system:serviceaccount:ci:deployer"]).unwrap().len(), 2);
     }
 }

@@ -14,7 +14,7 @@ use crate::adapters::stores::{StoreSettings, public_id};
 use crate::adapters::telemetry::{Clean, Metrics, audit};
 use crate::domain::browser;
 use crate::domain::identity::{Identified as _, Identity};
-use crate::domain::policy::AllowedUsers;
+use crate::domain::policy::{AllowedUsers, BadEntry};
 use crate::domain::session::{Authority, SessionKey};
 use crate::domain::time::Timestamp;
 use crate::ports::{LoadedSession, Sessions, StoreTerms};
@@ -56,11 +56,15 @@ impl Who {
     /// If the text could never match a user.
     pub fn any(text: &str) -> Result<Self, String> {
         let text = text.trim().to_owned();
+        let wanted = "name somebody: an email, `id:` and the provider's id, or a username";
         if text.is_empty() {
-            return Err("name somebody: an email, `id:` and the provider's id, or a username".to_owned());
+            return Err(wanted.to_owned());
         }
         let list = AllowedUsers::parse([text.as_str()]);
-        let list = list.map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        // What a list of the configuration would be told is of no use here.
+        let said =
+            |fault: &BadEntry| if let BadEntry::OfRule(_) = fault { wanted.to_owned() } else { fault.to_string() };
+        let list = list.map_err(|faults| faults.iter().map(said).collect::<Vec<_>>().join("; "))?;
         Ok(Self { text, list })
     }
 

@@ -23,6 +23,12 @@ pub(super) fn read(reading: &mut Reading, rules: &[Rule]) -> Option<ClientAuth> 
                 "is not set, but TLS_CLIENT_AUTH is: clients are asked for certificates of its authorities",
             );
         }
+        // Without TLS no client could be asked.
+        if reading.is_set_and_empty(TLS_CLIENT_CA_FILE) && reading.is_set(TLS_CERT_FILE) {
+            reading.warn(
+                "TLS_CLIENT_CA_FILE is set and empty, so no client is asked for a certificate: name a file, or do not set it",
+            );
+        }
         refuse_rules(reading, rules);
         return None;
     }
@@ -84,6 +90,24 @@ mod tests {
         assert_eq!(asked(&[("TLS_CLIENT_AUTH", "optional")]), Some((1, false)));
         assert_eq!(asked(&[("TLS_CLIENT_AUTH", "Required")]), Some((1, true)));
         assert!(loads(&TLS, &[], "").unwrap().settings.client_auth.is_none());
+    }
+
+    #[test]
+    fn a_file_that_is_set_and_empty_turns_certificates_off_with_a_warning() {
+        const EMPTY: &[(&str, &str)] = &[("TLS_CLIENT_CA_FILE", " ")];
+        let empty_in_file = "tls_client_ca_file = \"\"";
+        for (names, more, file, asks, warns) in [
+            (&TLS[..], EMPTY, "", false, true),
+            (&TLS, &[], empty_in_file, false, true),
+            (&TLS, &[], "", false, false),
+            (&[], EMPTY, "", false, false),
+            (&ALL, &[], empty_in_file, true, false),
+        ] {
+            let loaded = loads(names, more, file).unwrap_or_else(|faults| panic!("{faults}"));
+            let warnings = loaded.warnings.join("\n");
+            assert_eq!(loaded.settings.client_auth.is_some(), asks, "{names:?} {more:?} {file}");
+            assert_eq!(warnings.contains("TLS_CLIENT_CA_FILE is set and empty"), warns, "{names:?} {more:?} {file}");
+        }
     }
 
     #[test]

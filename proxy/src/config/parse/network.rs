@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use url::{Host, Url};
 
 use crate::adapters::upstream::{Trust, UpstreamAddress, UpstreamSettings};
@@ -96,9 +97,22 @@ fn networks(reading: &mut Reading, knob: Knob, claims: &str) -> TrustedProxies {
         }
         match words::network(entry) {
             Some(network) => {
-                if network.prefix_len() == 0 {
+                if words::has_host_bits(entry) {
                     reading.warn(format!(
-                        "{} names the whole internet: every client can claim {claims}; name only the proxies in front",
+                        "{}: entry {} means {network}: write that, or one address",
+                        knob.variable,
+                        i + 1
+                    ));
+                }
+                // No private network is larger than 10.0.0.0/8 and fc00::/7.
+                let is_wide = match network {
+                    IpNet::V4(network) => network.prefix_len() < 8,
+                    IpNet::V6(network) => network.prefix_len() < 7,
+                };
+                if is_wide {
+                    let what = if network.prefix_len() == 0 { "the whole internet" } else { "much of the internet" };
+                    reading.warn(format!(
+                        "{} names {what}: every client there can claim {claims}; name only the proxies in front",
                         knob.variable
                     ));
                 }

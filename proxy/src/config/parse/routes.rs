@@ -181,6 +181,14 @@ impl<'k> One<'_, 'k> {
                 None
             }
             Ok(pattern) => {
+                if pattern.looks_like_another_syntax() {
+                    self.warnings.push(format!(
+                        "routes.path ({}, line {line}): `{}` looks like a pattern of another program, and is compared to the letter: \
+                         `*` is any text in a segment, `**` whole segments",
+                        self.path.display(),
+                        text.escape_debug()
+                    ));
+                }
                 if text == METADATA && self.known.takes_tokens {
                     self.warnings.push(format!(
                         "routes.path ({}, line {line}): Sidegate itself answers {METADATA}, for everyone, since bearer tokens are accepted; the rule only counts for other spellings of it",
@@ -201,13 +209,19 @@ impl<'k> One<'_, 'k> {
         let mut methods = Vec::new();
         for (text, line) in self.texts("methods", item, "methods = [\"GET\", \"POST\"]") {
             let upper = text.trim().to_ascii_uppercase();
-            let token = !upper.is_empty()
-                && upper.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+            if matches!(upper.as_str(), "ANY" | "ALL" | "*") {
+                self.fault("methods", line, "names no method: leave `methods` out, and the rule is for all", None);
+                continue;
+            }
+            // HTTP allows more signs, but no method has one: with one, a rule would match nothing.
+            let is_plain = upper.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
             let problem = if matches!(upper.as_str(), "TRACE" | "CONNECT") {
                 "names a method that Sidegate never passes on".to_owned()
+            } else if upper.contains(['|', '+', '&', ',']) {
+                "holds several methods in one text: write an array, with each in its own quotes".to_owned()
             } else if let Some(meant) = one_edit_away(&upper, COMMON_METHODS.into_iter()) {
                 format!("names no known method; did you mean `{meant}`?")
-            } else if token && upper.bytes().any(|b| b.is_ascii_alphabetic()) {
+            } else if is_plain && upper.bytes().any(|b| b.is_ascii_alphabetic()) {
                 methods.push(upper);
                 continue;
             } else {
@@ -224,7 +238,16 @@ impl<'k> One<'_, 'k> {
         let mut networks = Vec::new();
         for (text, line) in self.texts("from", item, example) {
             match words::network(text.trim()) {
-                Some(network) => networks.push(network),
+                Some(network) => {
+                    if words::has_host_bits(text.trim()) {
+                        self.warnings.push(format!(
+                            "routes.from ({}, line {line}): `{}` means {network}: write that, or one address",
+                            self.path.display(),
+                            text.trim()
+                        ));
+                    }
+                    networks.push(network);
+                }
                 None => self.fault("from", line, "is not a network or an address", Some(example)),
             }
         }
@@ -483,6 +506,15 @@ mod tests {
             ("[[routes]]\nmethods = [\"GET\",\n\"PSOT\"]", 3, "did you mean `POST`?"),
             ("[[routes]]\nmethods = [\"TRACE\"]", 2, "never passes on"),
             ("[[routes]]\nmethods = [\"G T\"]", 2, "method"),
+            ("[[routes]]\nmethods = [\"GET|POST\"]", 2, "write an array"),
+            ("[[routes]]\nmethods = \"GET, POST\"", 2, "write an array"),
+            ("[[routes]]\nmethods = [\"GET+POST\"]", 2, "write an array"),
+            ("[[routes]]\nmethods = [\"GET\", \"X.Y.Z\"]", 2, "is not a method"),
+            ("[[routes]]\nmethods = [\"any\"]", 2, "leave `methods` out"),
+            ("[[routes]]\nmethods = \"ALL\"", 2, "leave `methods` out"),
+            ("[[routes]]\nmethods = [\"*\"]", 2, "leave `methods` out"),
+            ("[[routes]]\nhost = \"a.example,b.example\"", 2, "a rule has one host"),
+            ("[[routes]]\nhost = \"(app).example.com\"", 2, "not the name of a host"),
             ("[[routes]]\nfrom = [\"10.0.0.0/33\"]", 2, "not a network"),
             ("[[routes]]\nfrom = []", 2, "empty list"),
             ("[[routes]]\nallow = []", 2, "allow = \"nobody\""),
@@ -490,6 +522,7 @@ mod tests {
             ("[[routes]]\nallow = \"signed_in\"", 2, "did you mean `signed-in`?"),
             ("[[routes]]\nallow = \"ann@example.com\"", 2, "in brackets"),
             ("[[routes]]\nallow = [\"public\"]", 2, "without brackets"),
+            ("[[routes]]\nallow = [\"Nobody\"]", 2, "write `allow = \"nobody\"`, without brackets"),
             ("[[routes]]\nallow = [\n\"ann\",\n\"grp:x\"]", 4, "prefix that is not known"),
             ("[[routes]]\nallow = [\"*\"]", 2, "signed-in"),
             ("[[routes]]\nallow = [\"provider:githb/ann\"]", 2, "did you mean `github`?"),
@@ -582,6 +615,30 @@ mod tests {
                 None => assert!(!warnings.contains("can match nobody"), "{text}: {warnings}"),
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_looks_like_a_pattern_of_another_program_is_warned_about() {
+        let warnings = |path: &str| {
+            let rule = format!("[[routes]]\n\npath = '{path}'\nallow = \"nobody\"");
+            loads(&rule, &[]).unwrap_or_else(|faults| panic!("{path}: {faults}")).warnings.join("\n")
+        };
+        let text = warnings("/admin/(.*)");
+        assert!(text.contains("s.toml, line 3): `/admin/(.*)` looks like"), "{text}");
+        assert!(text.contains("`*` is any text in a segment, `**` whole segments"), "{text}");
+        assert_eq!(warnings("/admin/**"), "");
+    }
+
+    #[test]
+    fn a_network_that_is_wider_than_its_address_looks_is_warned_about() {
+        let warnings = |network: &str| {
+            let rule = format!("[[routes]]\nfrom = [\n\"::1\",\n\"{network}\"]");
+            loads(&rule, &[]).unwrap_or_else(|faults| panic!("{network}: {faults}")).warnings.join("\n")
+        };
+        let text = warnings("203.0.113.7/3");
+        assert!(text.contains("line 4): `203.0.113.7/3` means 192.0.0.0/3: write that, or one address"), "{text}");
+        assert_eq!(warnings("192.0.2.0/24"), "");
+        assert_eq!(warnings("192.0.2.7"), "");
     }
 
     #[test]

@@ -229,11 +229,18 @@ pub(super) fn warn_of_open_mode(reading: &mut Reading, sections: &[Section]) {
     }
 }
 
-/// A rule for all signed-in users admits every token, and some issuers give tokens to anyone.
+/// Some issuers give tokens to anyone: a rule or a list that admits all of them admits everybody.
 fn warn_of_everybody(reading: &mut Reading, sections: &[Section], rules: &[Rule]) {
     for section in sections.iter().filter(|section| FOR_EVERYBODY.iter().any(|issuer| is_same(&section.issuer, issuer)))
     {
-        for rule in rules.iter().filter(|rule| rule.access == Access::SignedIn && rule.require.is_empty()) {
+        if section.lists.users.is_some() && section.lists.admits_everyone() {
+            reading.warnings.push(format!(
+                "[[tokens]] (line {}): everybody can have a token of {} for any audience, and `allowed_users` with `*` lists all that \
+                 `{}` accepts: name whom it is for, such as `id:repo:acme/app:ref:refs/heads/main`",
+                section.line, section.issuer, section.name
+            ));
+        }
+        for rule in rules.iter().filter(|rule| admits_all_of(rule, &section.name)) {
             reading.warnings.push(format!(
                 "[[tokens]] (line {}): everybody can have a token of {} for any audience, and the rule `{}` (line {}) lets in all that \
                  `{}` accepts: name whom it is for in `allow`, such as `provider:{}/claim:repository=acme/app`",
@@ -241,6 +248,17 @@ fn warn_of_everybody(reading: &mut Reading, sections: &[Section], rules: &[Rule]
             ));
         }
     }
+}
+
+/// Whether the rule admits every token of that section: it names nobody, or all of the section.
+fn admits_all_of(rule: &Rule, section: &str) -> bool {
+    let is_all = |entry: &Entry| entry.is_everyone_of(section);
+    let allows = match &rule.access {
+        Access::SignedIn => true,
+        Access::People(people) => people.entries().iter().any(is_all),
+        Access::Public | Access::Listed | Access::Nobody => false,
+    };
+    allows && rule.require.iter().all(is_all)
 }
 
 /// A section in one line, with its place in the file.
@@ -618,6 +636,7 @@ mod tests {
             (&format!("{CI}id_tokens = \"yes\""), 5, "true or false"),
             (&format!("{CI}allowed_users = []"), 5, "holds nothing"),
             (&format!("{CI}allowed_users = [\"*@x\"]"), 5, "not a pattern"),
+            (&format!("{CI}allowed_users = [\"claim:repository=acme/app\"]"), 5, "below [[routes]]"),
             (&format!("{CI}allowed_groups = [\"group:x\"]"), 5, "groups alone"),
             (&format!("{CI}username_claim = \"\""), 5, "names no claim"),
             (&format!("{CI}jwks_file = \"/nowhere/keys\""), 5, "cannot read the file /nowhere/keys"),
@@ -696,6 +715,28 @@ mod tests {
         let actions = CI.replace("https://ci.example", "https://token.actions.githubusercontent.com");
         let warned = sound(&format!("{actions}{everyone}"), &[]).1.warnings.join("\n");
         assert!(warned.contains("everybody can have a token"), "{warned}");
+        for (keys, rules, says) in [
+            ("", "allow = [\"provider:ci\", \"ann\"]", "the rule `1` (line 5)"),
+            ("", "allow = \"signed-in\"\nrequire = [\"provider:ci\"]", "the rule `1` (line 5)"),
+            ("allowed_users = [\"*\"]\n", "allow = \"listed\"", "`allowed_users` with `*` lists all"),
+            ("allowed_users = [\"id:x\", \"*\"]\n", "allow = \"nobody\"", "`allowed_users` with `*` lists all"),
+        ] {
+            let text = format!("{actions}{keys}[[routes]]\n{rules}");
+            let warned = sound(&text, &[]).1.warnings.join("\n");
+            assert!(warned.contains("everybody can have a token") && warned.contains(says), "{text}: {warned}");
+        }
+        for (keys, rules) in [
+            ("", "allow = [\"provider:ci/claim:repository=acme/app\", \"provider:github\"]"),
+            ("", "allow = [\"provider:ci\"]\nrequire = [\"provider:ci/claim:repository=acme/app\"]"),
+            ("", "allow = \"signed-in\"\nrequire = [\"provider:github\"]"),
+            ("", "allow = \"signed-in\"\nrequire = [\"provider:ci\", \"group:acme\"]"),
+            ("allowed_users = [\"id:x\"]\n", "allow = \"listed\""),
+            ("", "allow = \"listed\""),
+        ] {
+            let text = format!("{actions}{keys}[[routes]]\n{rules}");
+            let warned = sound(&text, &[]).1.warnings.join("\n");
+            assert!(!warned.contains("everybody can have"), "{text}: {warned}");
+        }
         let (_, loaded) = sound(&format!("{CI}{everyone}"), &[]);
         assert!(!loaded.warnings.join("\n").contains("everybody can have"));
         let (_, loaded) = sound(&format!("{CI}allowed_users = [\"deployer\"]"), &[]);

@@ -59,6 +59,9 @@ pub enum BadHost {
         "has a `*` that is not its whole first label: write `*.example.com` for all names below one, or leave `host` out for every host"
     )]
     Wildcard,
+    /// Several hosts in one text.
+    #[error("holds a comma, and a rule has one host: write a second rule for the other one")]
+    Several,
     /// Neither a name nor an address.
     #[error("is not the name of a host, such as `app.example.com` or `*.example.com`")]
     Name,
@@ -73,6 +76,9 @@ impl HostPattern {
         if text.contains('/') {
             return Err(BadHost::Url);
         }
+        if text.contains(',') {
+            return Err(BadHost::Several);
+        }
         let (below, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         if name.contains('*') {
             return Err(BadHost::Wildcard);
@@ -83,7 +89,7 @@ impl HostPattern {
         };
         let name = name.strip_suffix('.').unwrap_or(name);
         match Host::parse(name) {
-            Ok(Host::Domain(name)) if name.split('.').any(str::is_empty) => Err(BadHost::Name),
+            Ok(Host::Domain(name)) if !is_name(&name) => Err(BadHost::Name),
             Ok(Host::Domain(name)) if below => Ok(Self::Below(name)),
             Ok(Host::Ipv6(address)) if !below => Ok(Self::One(in_brackets(address))),
             Ok(host) if !below => Ok(Self::One(host.to_string())),
@@ -118,6 +124,12 @@ impl HostPattern {
             (Self::Below(domain), Self::Below(other)) => domain == other || is_below(other, domain),
         }
     }
+}
+
+/// Whether a request can have the name: URLs allow more signs in theirs, and a `Host` field with one of these is refused.
+fn is_name(name: &str) -> bool {
+    let is_sign = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'~');
+    name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_sign))
 }
 
 /// The one spelling of an address by which hosts are compared.
@@ -195,8 +207,25 @@ mod tests {
             (".example", BadHost::Name),
             ("*.127.0.0.1", BadHost::Name),
             ("a:b", BadHost::Name),
+            ("app.example.com,www.example.com", BadHost::Several),
+            ("*.a.example, *.b.example", BadHost::Several),
+            ("{a,b}.example.com", BadHost::Several),
+            ("(app).example.com", BadHost::Name),
+            ("*.{app}.example.com", BadHost::Name),
+            ("app+www.example.com", BadHost::Name),
+            ("a%2cb.example.com", BadHost::Name),
+            ("$host", BadHost::Name),
         ] {
             assert_eq!(HostPattern::parse(bad), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_with_signs_that_a_request_may_have_are_hosts() {
+        for good in
+            ["my_app.example.com", "*.my_app.example.com", "a-b~c.example", "localhost", "app.example.com.", "1.a"]
+        {
+            assert!(HostPattern::parse(good).is_ok(), "{good}");
         }
     }
 

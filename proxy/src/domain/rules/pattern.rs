@@ -104,6 +104,23 @@ impl PathPattern {
         &self.written
     }
 
+    /// Whether it seems to be a regular expression or a pattern of another program, whose signs count as themselves here.
+    #[must_use]
+    pub fn looks_like_another_syntax(&self) -> bool {
+        let between =
+            |open: char, close: char| self.written.split_once(open)?.1.split_once(close).map(|(inner, _)| inner);
+        // With `**` the pattern is one of ours, and `.*` is any name that begins with a dot.
+        let is_ours = self.pieces.contains(&Piece::Deep);
+        // A `$` within a segment is no regular expression: OData has `/$metadata`.
+        let is_foreign = |segment: &str| {
+            (segment == ".*" && !is_ours) || segment == ".+" || segment.starts_with(':') || segment.ends_with('$')
+        };
+        self.written.split('/').any(is_foreign)
+            || [('{', '}'), ('[', ']'), ('<', '>')].into_iter().any(|(open, close)| between(open, close).is_some())
+            // Parentheses need no encoding, and stand in real paths: `/wiki/Mercury_(planet)`.
+            || between('(', ')').is_some_and(|inner| inner.contains('|') || inner.starts_with("?:") || [".*", ".+"].contains(&inner))
+    }
+
     /// Its pieces; ignoring case if `folds`.
     #[must_use]
     pub fn pieces(&self, folds: bool) -> Vec<Piece> {
@@ -471,6 +488,47 @@ mod tests {
             ("/%ff", BadPattern::Encoding),
         ] {
             assert_eq!(PathPattern::parse(bad).map(|_| ()), Err(why), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_other_programs_are_told_from_ours() {
+        for foreign in [
+            "/admin/.*",
+            "/admin/(.*)",
+            "/admin/.+",
+            "/users/:id",
+            "/users/:id/edit",
+            "/users/{id}",
+            "/users/{id}/**",
+            "/users/<id>",
+            "/admin/[^/]+",
+            "/admin/[a-z]*",
+            "/(admin|ops)/**",
+            "/admin$",
+            "/admin/.*$",
+        ] {
+            assert!(PathPattern::parse(foreign).unwrap().looks_like_another_syntax(), "{foreign}");
+        }
+        for ours in [
+            "/",
+            "/**",
+            "/**/.*",
+            "/.*/**",
+            "/admin/*",
+            "/a/x*y",
+            "/.well-known/**",
+            "/odata/$metadata",
+            "/fhir/Patient/$everything",
+            "/odata/Products(*)",
+            "/_api/web/lists/getbytitle('x')/**",
+            "/wiki/Mercury_(planet)",
+            "/a:b/c",
+            "/v1/projects/x:cancel",
+            "/a]b[c",
+            "/%7Bid%7D",
+        ] {
+            assert!(!PathPattern::parse(ours).unwrap().looks_like_another_syntax(), "{ours}");
         }
     }
 

@@ -53,8 +53,15 @@ pub enum BadRuleEntry {
     )]
     Everyone,
     /// One of the four words, in brackets.
-    #[error("`{0}` is a word and no entry: write `allow = \"{0}\"`, without brackets")]
-    Word(String),
+    #[error(
+        "`{entry}` in a list would be a user of that name: write `allow = \"{word}\"`, without brackets; a user of that very name is written with the provider, such as `provider:github/{entry}`"
+    )]
+    Word {
+        /// The entry.
+        entry: String,
+        /// The word.
+        word: &'static str,
+    },
     /// `group:` without a group.
     #[error("`{0}` names no group: write `group:` and the group, such as `group:acme/platform`")]
     Group(String),
@@ -87,8 +94,9 @@ impl Entry {
     /// [`BadRuleEntry`]: it could never match, or not as intended.
     pub fn parse(text: &str) -> Result<Self, BadRuleEntry> {
         let written = text.trim();
-        if WORDS.contains(&written) {
-            return Err(BadRuleEntry::Word(written.to_owned()));
+        let folded = written.to_ascii_lowercase().replace(['_', ' '], "-");
+        if let Some(word) = WORDS.into_iter().find(|word| *word == folded) {
+            return Err(BadRuleEntry::Word { entry: written.to_owned(), word });
         }
         let Some(rest) = written.strip_prefix("provider:") else {
             return Ok(Self { written: written.to_owned(), provider: None, whom: Whom::parse(written)? });
@@ -133,6 +141,12 @@ impl Entry {
     #[must_use]
     pub fn claim(&self) -> Option<&str> {
         if let Whom::Claim { name, .. } = &self.whom { Some(name) } else { None }
+    }
+
+    /// Whether it matches every user of that provider.
+    #[must_use]
+    pub fn is_everyone_of(&self, provider: &str) -> bool {
+        self.whom == Whom::Everyone && self.provider() == Some(provider)
     }
 
     /// Whether it refers to a client certificate.
@@ -374,6 +388,10 @@ mod tests {
             "nobody",
             "signed-in",
             "listed",
+            "Nobody",
+            "PUBLIC",
+            "Signed_In",
+            "signed in",
             "group:",
             "group: ",
             "group:*",
@@ -397,6 +415,9 @@ mod tests {
         ] {
             assert!(Entry::parse(bad).is_err(), "{bad:?} was taken");
         }
+        let user = Entry::parse("Nobody").unwrap_err().to_string();
+        assert!(user.contains("allow = \"nobody\"") && user.contains("`provider:github/Nobody`"), "{user}");
+        assert_eq!(Entry::parse("provider:github/nobody").unwrap().user(), Some("nobody"));
         for (bad, meant) in
             [("gropu:x", "group:"), ("Group:x", "group:"), ("claims:a=b", "claim:"), ("prov:x", "provider:")]
         {
