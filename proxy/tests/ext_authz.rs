@@ -15,6 +15,9 @@ use crate::support::{HOST, PATIENCE, Proxy, RULES, Upstream, until};
 
 const PAGE: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 
+/// The header fields that every request gets.
+const IDS: [&str; 2] = ["x-request-id", "traceparent"];
+
 /// GitHub with `ann` and `bob` on the list, these rules, and an address for Envoy.
 async fn with_rules(rules: &str, upstream: &Upstream) -> Plan {
     Proxy::with_sign_in("github", upstream)
@@ -68,6 +71,9 @@ async fn a_user_who_is_let_in_is_identified_and_the_identity_headers_of_the_requ
         ("x-auth-request-anything", "root"),
         ("remote-user", "root"),
         ("x-webauth-user", "root"),
+        ("x_user", "root"),
+        ("x.email", "root@example.com"),
+        ("x-remote_group", "root"),
         ("x-sidegate-assertion", "a.b.c"),
         ("x-original-url", "/closed/x"),
         ("x-real-ip", "10.9.9.9"),
@@ -97,6 +103,9 @@ async fn a_user_who_is_let_in_is_identified_and_the_identity_headers_of_the_requ
         "x-auth-request-anything",
         "remote-user",
         "x-webauth-user",
+        "x_user",
+        "x.email",
+        "x-remote_group",
         "x-original-url",
         "x-real-ip",
         "forwarded",
@@ -167,7 +176,8 @@ async fn every_request_is_judged_as_one_that_is_forwarded() {
     }
     let nobody = [("x-forwarded-user", "root"), ("x-sidegate-assertion", "a.b.c")];
     let open = envoy.check(asking("/assets/x", &nobody)).await;
-    assert!(open.applied(&nobody).is_empty(), "on a public path nobody is nobody: {open:?}");
+    let received = open.applied(&nobody);
+    assert!(received.keys().all(|name| IDS.contains(&name.as_str())), "on a public path nobody is nobody: {open:?}");
     let cookie = ann.cookie_header();
     let known = envoy.check(asking("/assets/x", &[("cookie", &cookie)])).await;
     assert_eq!(known.header("x-forwarded-user"), "ann", "a live session gives its identity on a public path too");
@@ -246,7 +256,11 @@ allow = "public"
     }
     let overriding = [("x-http-method-override", "DELETE"), ("x_http_method", "DELETE")];
     let answer = envoy.check(asking("/p/x", &overriding).at("a.example")).await;
-    assert!(answer.applied(&overriding).is_empty(), "rules name methods, so overrides go: {answer:?}");
+    let received = answer.applied(&overriding);
+    assert!(
+        received.keys().all(|name| IDS.contains(&name.as_str())),
+        "rules name methods, so overrides go: {answer:?}"
+    );
     let cookie = proxy.signed_in_as("ann").await.cookie_header();
     let sent = [("cookie", cookie.as_str()), ("x-remote_group", "root"), ("x-forwarded-user", "root")];
     let answer = envoy.check(asking("/x", &sent)).await;
@@ -257,6 +271,69 @@ allow = "public"
         "{received:?}"
     );
     assert!(!received.contains_key("x-remote_group") && received["x-remote-group"].contains(','), "{received:?}");
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_the_application_gets_the_one_host_that_was_judged() {
+    const HOST_FIELD: &str = "x-forwarded-host";
+    let upstream = Upstream::start().await;
+    let rules = "[[routes]]\nhost = \"a.example\"\nallow = \"public\"\n";
+    let proxy = with_rules(rules, &upstream).await.env("TRUSTED_PROXIES", "10.0.0.0/8").start().await;
+    let envoy = Envoy::of(&proxy).await;
+    let asked = |fields: &[(&str, &str)]| asking("/x", &[]).at("a.example").from("10.0.0.1").raw(fields);
+    // Many applications read the first entry.
+    let list = envoy.check(asked(&[(HOST_FIELD, "secret.example, a.example")])).await;
+    assert_eq!(list.header(HOST_FIELD), "a.example", "{list:?}");
+    let merged = asking("/x", &[(HOST_FIELD, "secret.example,a.example")]).at("a.example").from("10.0.0.1");
+    assert_eq!(envoy.check(merged).await.header(HOST_FIELD), "a.example");
+    let two = envoy.check(asked(&[(HOST_FIELD, "secret.example"), (HOST_FIELD, "a.example")])).await;
+    assert_eq!(two.header(HOST_FIELD), "a.example", "{two:?}");
+    for unusable in ["a b", "secret.example, ", "secret.example, u@a.example"] {
+        let answer = envoy.check(asked(&[(HOST_FIELD, unusable)])).await;
+        assert!(answer.status() == 200 && answer.removes(HOST_FIELD), "`Host` was judged: {unusable:?}: {answer:?}");
+    }
+    let one = envoy.check(asked(&[(HOST_FIELD, "a.example:8443")])).await;
+    assert!(one.status() == 200 && !one.sets(HOST_FIELD) && !one.removes(HOST_FIELD), "{one:?}");
+    assert_eq!(envoy.check(asked(&[(HOST_FIELD, "a.example, secret.example")])).await.status(), 401);
+}
+
+#[tokio::test]
+async fn the_application_gets_the_ids_that_the_log_has() {
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let upstream = Upstream::start().await;
+    let proxy = with_rules(RULES, &upstream).await.env("AUDIT", "all").start().await;
+    let envoy = Envoy::of(&proxy).await;
+    for fields in [
+        &[][..],
+        &[("x-request-id", "a b"), ("traceparent", "00-nonsense")],
+        &[("x-request-id", "r-1"), ("x-request-id", "r-2"), ("traceparent", good), ("traceparent", good)],
+    ] {
+        let answer = envoy.check(asking("/assets/x", &[]).raw(fields)).await;
+        let (id, trace) = (answer.header("x-request-id"), answer.header("traceparent"));
+        assert_eq!((id.len(), trace.len()), (32, good.len()), "{fields:?}: {answer:?}");
+        assert!(IDS.iter().all(|name| !answer.removes(name)), "Envoy removes after it sets: {answer:?}");
+        proxy.logs(&format!("\"request_id\":\"{id}\"")).await;
+    }
+    let answer = envoy.check(asking("/assets/x", &[("x-request-id", "r-3"), ("traceparent", good)])).await;
+    assert!(IDS.iter().all(|name| !answer.removes(name) && !answer.sets(name)), "its own are kept: {answer:?}");
+    proxy.logs("\"request_id\":\"r-3\"").await;
+}
+
+#[tokio::test]
+async fn a_path_of_too_many_readings_has_an_audit_line() {
+    let upstream = Upstream::start().await;
+    let proxy = with_rules(RULES, &upstream).await.env("AUDIT", "all").start().await;
+    let path = format!("/{}", "a;b//%2e%2e%5c%252f;d/./x%23y%3fz%00.%20/".repeat(3));
+    assert_eq!(Envoy::of(&proxy).await.check(asking(&path, &[("x-request-id", "r-1")])).await.status(), 403);
+    let decisions = || -> Vec<serde_json::Value> {
+        let log = proxy.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line["event"] == "decision").collect()
+    };
+    until("it has a line", async || !decisions().is_empty()).await;
+    let line = &decisions()[0];
+    assert_eq!((&line["decision"], &line["code"]), (&json!("refuse"), &json!("not_described")));
+    assert_eq!((&line["client"], &line["request_id"]), (&json!("192.0.2.7"), &json!("r-1")));
 }
 
 #[tokio::test]

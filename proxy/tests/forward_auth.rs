@@ -18,6 +18,14 @@ impl Site {
     async fn start() -> Self {
         let upstream = Upstream::start().await;
         let settings = std::fs::read_to_string(shipped().join("sidegate.toml")).unwrap();
+        // And a rule that names a method.
+        let app = "[[routes]]\nname = \"app\"";
+        let orders = format!(
+            "[[routes]]\nname = \"orders\"\nhost = \"{APP}\"\npath = \"/orders/**\"\nmethods = [\"POST\"]\n\
+             allow = [\"group:acme/platform\"]\n\n"
+        );
+        assert!(settings.contains(app));
+        let settings = settings.replacen(app, &(orders + app), 1);
         let plan = Proxy::with_sign_in_at(&format!("https://{AUTH}"), "github", &upstream).await;
         let sidegate = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &settings).start().await;
         Self { upstream, sidegate, app: App::start().await }
@@ -61,6 +69,8 @@ const IDENTIFYING: [&str; 16] = [
     "x-webauth-user",
     "x_forwarded_user",
 ];
+
+const OVERRIDING: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// A request with all of these fields.
 fn hostile(path: &str) -> http::request::Builder {
@@ -121,6 +131,11 @@ async fn walk(kind: Kind) {
     let long = "x".repeat(200_000);
     assert_eq!(ann.send(APP, Request::post("/upload"), &long).await.text(), format!("app: {long}"));
     assert_eq!(ann.get(APP, "/team/x").await.status.as_u16(), 200);
+    for name in OVERRIDING {
+        let answer = ann.send(APP, Request::post("/orders/1").header(name, "GET"), "").await;
+        assert_eq!(answer.status.as_u16(), 200, "{name} is dropped before Sidegate is asked");
+        assert_eq!(app.field(name), None, "{}", app.last());
+    }
     assert_eq!(ann.get(APP, "/api/v1/auth/me").await.json()["username"], "ann", "our endpoints are on its host too");
 
     // Denied.
@@ -130,6 +145,9 @@ async fn walk(kind: Kind) {
     assert_eq!(bob.get(APP, "/team/x").await.status.as_u16(), 403);
     assert_eq!(bob.open(APP, "/team/x").await.status.as_u16(), 403);
     assert_eq!(bob.get(APP, "/assets/../team/x").await.status.as_u16(), 403);
+    for name in OVERRIDING {
+        assert_eq!(bob.send(APP, Request::post("/orders/1").header(name, "GET"), "").await.status.as_u16(), 403);
+    }
 
     // A client that sends all these fields itself.
     for (is_bob, path) in [(false, "/x"), (false, "/team/x"), (true, "/team/x")] {
@@ -201,7 +219,7 @@ fn describing_lines() -> Vec<String> {
     let asks = shipped.split("location = /sidegate-verify {").nth(1).unwrap().split('}').next().unwrap();
     let lines = asks.lines().filter(|line| line.contains("proxy_set_header") && !line.contains("Connection"));
     let lines: Vec<String> = lines.filter(|line| !line.contains("Content-Length")).map(str::to_owned).collect();
-    assert_eq!(lines.len(), 9, "{lines:?}");
+    assert_eq!(lines.len(), 12, "{lines:?}");
     lines
 }
 

@@ -438,6 +438,67 @@ async fn explain_says_what_would_be_answered_and_why() {
 }
 
 #[tokio::test]
+async fn explain_refuses_whom_an_upstream_cannot_act_as() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("github", &upstream).await;
+    let token = plan.folder().join("token");
+    std::fs::write(&token, "canary\n").unwrap();
+    let text = format!(
+        "[[upstreams]]\nname = \"kube\"\nurls = [\"http://127.0.0.1:1\"]\nimpersonate = true\ntoken_file = \"{}\"\n\n\
+         [[routes]]\nname = \"cluster\"\npath = \"/kube/**\"\nallow = \"signed-in\"\nupstream = \"kube\"\n",
+        token.display()
+    );
+    let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &text);
+    for (who, path, refusal) in [
+        (["--user", "ann"], "/kube/x", None),
+        (["--user", "system:admin"], "/kube/x", Some("Kubernetes' own")),
+        (["--email", "ann@example.com"], "/kube/x", None),
+        (["--user", "system:admin"], "/x", None),
+    ] {
+        let answer = explained(&plan, &[&who[..], &["--path", path]].concat());
+        let decision = if refusal.is_some() { "refuse" } else { "permit" };
+        assert_eq!(answer["decision"], decision, "{who:?} {path}: {answer}");
+        // GitHub vouches for a username, which was not given.
+        assert_eq!(answer["note"].is_string(), who[0] == "--email", "{answer}");
+        if let Some(refusal) = refusal {
+            assert!(answer["reason"].as_str().unwrap().contains(refusal), "{answer}");
+            assert_eq!((&answer["rule"], &answer["line"]), (&json!("cluster"), &json!(7)), "{answer}");
+        }
+    }
+    let refused = explain(&plan, &["--user", "system:admin", "--path", "/kube/x"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let nobody = explained(&plan, &["--path", "/kube/x"]);
+    assert_eq!(nobody["reason"], "unauthenticated");
+}
+
+#[tokio::test]
+async fn explain_says_where_a_permit_depends_on_a_time_that_a_provider_may_not_send() {
+    let upstream = Upstream::start().await;
+    let rules = "[[routes]]\npath = \"/deploy/**\"\nallow = [\"@example.com\"]\nmax_age = \"15m\"";
+    for (provider, path, more, has_note) in [
+        ("oidc", "/deploy/x", &[][..], true),
+        ("entra", "/deploy/x", &[], true),
+        ("oidc", "/deploy/x", &["--signed-in", "5m"], false),
+        ("oidc", "/x", &[], false),
+        ("github", "/deploy/x", &[], false),
+    ] {
+        let plan = Proxy::with_sign_in(provider, &upstream).await.file("SIDEGATE_CONFIG", "sidegate.toml", rules);
+        let args = [&["--email", "ann@example.com", "--path", path][..], more].concat();
+        let answer = explained(&plan, &args);
+        assert_eq!(answer["decision"], "permit", "{provider} {args:?}: {answer}");
+        let note = answer.get("note").and_then(Value::as_str).unwrap_or_default();
+        assert_eq!(note.contains("`auth_time`"), has_note, "{provider} {args:?}: {answer}");
+        let output = explain(&plan, &args);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(
+            (text.contains("\nnote:     the rule's `max_age`"), output.status.code()),
+            (has_note, Some(0)),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn explain_agrees_with_the_request_path() {
     let upstream = Upstream::start().await;
     let plan = with_rules(RULES, &upstream).await;

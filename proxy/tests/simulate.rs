@@ -160,10 +160,14 @@ async fn what_cannot_be_simulated_is_an_error_that_names_the_remedy() {
     let folder = tempfile::TempDir::new().unwrap();
     let file = folder.path().join("other.log");
     std::fs::write(&file, "{\"message\":\"sidegate is ready\"}\n").unwrap();
+    let text_lines = folder.path().join("text.log");
+    std::fs::write(&text_lines, "INFO sidegate is ready\n\n{\"decision\":\"permit\"}\n").unwrap();
     for (arguments, remedy) in [
         (&[][..], "--audit FILE, --sessions"),
         (&["--audit", "/no/such/file"], "/no/such/file"),
-        (&["--audit", file.to_str().unwrap()], "AUDIT=all"),
+        (&["--audit", file.to_str().unwrap()], "no decision is in it. Decisions are written with AUDIT=all"),
+        (&["--audit", text_lines.to_str().unwrap()], "2 lines could not be read"),
+        (&["--audit", text_lines.to_str().unwrap()], "LOG_FORMAT=json"),
         (&["--sessions"], "SESSION_STORE is `memory`"),
     ] {
         let output = simulate(&plan, arguments).await;

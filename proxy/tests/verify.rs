@@ -193,6 +193,9 @@ async fn a_description_that_cannot_be_relied_on_is_refused_with_the_reason_in_th
         (&[("x-forwarded_uri", "/closed")], "in place of `-`"),
         (&[("x_forwarded_user", "root")], "in place of `-`"),
         (&[("remote_user", "root")], "in place of `-`"),
+        (&[("x_user", "root")], "in place of `-`"),
+        (&[("x.email", "root@example.com")], "in place of `-`"),
+        (&[("x-remote_group", "root")], "in place of `-`"),
         (&[("x-auth-request.user", "root")], "in place of `-`"),
         (&[("x-forwarded-host", "a b")], "X-Forwarded-Host cannot be read"),
     ] {
@@ -224,6 +227,24 @@ async fn a_description_that_cannot_be_relied_on_is_refused_with_the_reason_in_th
     assert_eq!(answer.status.as_u16(), 403);
     let metrics = proxy.admin("/metrics").await.text();
     assert!(metrics.contains("code=\"not_described\"} 3"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_path_of_too_many_readings_has_an_audit_line() {
+    let upstream = Upstream::start().await;
+    let proxy = with_rules(RULES, &upstream).await.env("AUDIT", "all").start().await;
+    let path = format!("/{}", "a;b//%2e%2e%5c%252f;d/./x%23y%3fz%00.%20/".repeat(3));
+    assert_eq!(ask(&proxy, &get(&path)).await, 403);
+    let decisions = || -> Vec<Value> {
+        let log = proxy.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["event"] == "decision").collect()
+    };
+    until("it has a line", async || !decisions().is_empty()).await;
+    let line = &decisions()[0];
+    assert_eq!((&line["decision"], &line["code"]), (&"refuse".into(), &"not_described".into()));
+    assert_eq!((&line["host"], &line["method"]), (&HOST.into(), &"GET".into()), "the described request's");
+    assert!(line["reason"].as_str().unwrap().contains("more than 64 ways"), "{line}");
 }
 
 #[tokio::test]
@@ -391,8 +412,15 @@ async fn a_websocket_needs_the_origin_of_its_own_host() {
     let rules = format!("[[routes]]\nhost = \"{other}\"\nallow = \"signed-in\"");
     let proxy = with_rules(&rules, &upstream).await.env("COOKIE_DOMAIN", HOST).start().await;
     let mut ann = proxy.signed_in_as("ann").await;
+    let (usual_port, other_port) = (format!("{HOST}:80"), format!("{HOST}:8443"));
     for (host, origin, status) in [
         (HOST, Some(format!("http://{HOST}")), 200),
+        (HOST, Some(format!("http://{other_port}")), 403),
+        (&usual_port, Some(format!("http://{HOST}")), 200),
+        (&other_port, Some(format!("http://{other_port}")), 200),
+        (&other_port, Some(format!("https://{other_port}")), 403),
+        (&other_port, Some(format!("http://{HOST}")), 200),
+        (&other_port, Some(format!("http://{HOST}:8444")), 403),
         (HOST, Some(format!("http://{other}")), 403),
         (HOST, Some("https://evil.example".to_owned()), 403),
         (HOST, Some("null".to_owned()), 403),

@@ -130,6 +130,28 @@ async fn another_host_has_the_scheme_of_the_public_origin() {
 }
 
 #[tokio::test]
+async fn another_port_of_the_public_host_has_its_own_origin() {
+    let upstream = echo().await;
+    let plan = Proxy::with_sign_in_at(&format!("https://{HOST}"), "github", &upstream).await;
+    let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", "[[routes]]\nallow = \"public\"").start().await;
+    for (port, origin, is_let_in) in [
+        (":8443", format!("https://{HOST}:8443"), true),
+        (":8443", format!("https://{HOST}"), true),
+        (":80", format!("https://{HOST}"), true),
+        (":8443", format!("http://{HOST}:8443"), false),
+        (":8443", format!("https://{HOST}:8444"), false),
+        (":443", format!("https://{HOST}"), true),
+        ("", format!("https://{HOST}"), true),
+        ("", format!("https://{HOST}:8443"), false),
+    ] {
+        let mut stream = upgrade_at(&proxy, &format!("{HOST}{port}"), &format!("Origin: {origin}\r\n"), "").await;
+        let answer = read_until(&mut stream, if is_let_in { "welcome" } else { "}" }).await;
+        let expected = if is_let_in { "HTTP/1.1 101" } else { "HTTP/1.1 403" };
+        assert!(answer.starts_with(expected), "{port} {origin}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn in_open_mode_the_origin_is_the_host_that_was_asked_for() {
     let upstream = echo().await;
     let proxy = Proxy::open(&upstream).start().await;

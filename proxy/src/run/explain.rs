@@ -16,9 +16,17 @@ use crate::domain::principal::{Principal, Proof};
 use crate::domain::readings::Readings;
 use crate::domain::rules::{Openness, RuleId, Rules};
 use crate::domain::time::Timestamp;
+use crate::rendering::{ImpersonatedName, NotAPerson};
 use crate::serve::clock;
 use crate::serve::request::headers;
 use crate::serve::settings::{Mode, Settings, SignInSettings};
+
+/// Why a permit by a rule with `max_age` may be a refusal in truth.
+const COUNTS_AUTH_TIME: &str =
+    "the rule's `max_age` counts from the provider's `auth_time`; if the provider sends none, this is refused";
+
+/// Why a permit for an upstream that acts as the person may be a refusal in truth.
+const ACTS_BY_A_NAME: &str = "the upstream acts by a name (`impersonate_user`) that was not given; who has none is refused: add --user or --email";
 
 /// An operator's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +84,8 @@ pub struct Explanation {
     pub upstream: Option<String>,
     /// The path in all its readings.
     pub readings: Vec<String>,
+    /// What the answer assumes.
+    pub note: Option<&'static str>,
 }
 
 impl Explanation {
@@ -89,8 +99,10 @@ impl Explanation {
             "reason": self.reason,
             "readings": self.readings,
         });
-        if let (Some(upstream), Some(answer)) = (&self.upstream, answer.as_object_mut()) {
-            answer.insert("upstream".to_owned(), upstream.as_str().into());
+        for (name, text) in [("upstream", self.upstream.as_deref()), ("note", self.note)] {
+            if let (Some(text), Some(answer)) = (text, answer.as_object_mut()) {
+                answer.insert(name.to_owned(), text.into());
+            }
         }
         answer
     }
@@ -103,6 +115,9 @@ impl Explanation {
         }
         if let Some(upstream) = &self.upstream {
             writeln!(out, "upstream: {upstream}")?;
+        }
+        if let Some(note) = self.note {
+            writeln!(out, "note:     {note}")?;
         }
         for (i, reading) in self.readings.iter().enumerate() {
             // A path may contain a terminal escape.
@@ -169,7 +184,46 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
         from: asked.from,
         certificate: certificate.as_ref(),
     };
-    Ok(basis.decide(&question, principal, now))
+    let answer = basis.decide(&question, principal, now);
+    let (Some((_, ago, voucher)), Some(principal), true) = (&who, principal, answer.is_permit) else {
+        return Ok(answer);
+    };
+    let note = match impersonate(&settings, answer.upstream.as_deref(), &principal) {
+        Ok(note) => note,
+        Err(why) => {
+            let reason = format!("the upstream cannot act as this person: {why}");
+            return Ok(Explanation { is_permit: false, reason, upstream: None, ..answer });
+        }
+    };
+    // With GitHub the sign-in here counts, whose time is always known.
+    let is_assumed = ago.is_zero() && voucher.kind != ProviderKind::Github;
+    let without_time = Principal { proved_at: None, ..principal };
+    let depends = is_assumed && !basis.decide(&question, Some(without_time), now).is_permit;
+    Ok(Explanation { note: note.or(depends.then_some(COUNTS_AUTH_TIME)), ..answer })
+}
+
+/// Whether the upstream can act as that person, if it impersonates people; with a note if that depends on a name that was not given.
+fn impersonate(
+    settings: &Settings,
+    upstream: Option<&str>,
+    who: &Principal<'_>,
+) -> Result<Option<&'static str>, NotAPerson> {
+    let named = settings.upstreams.iter().find(|named| Some(named.pool.name.as_str()) == upstream);
+    let Some(acting) = named.and_then(|named| named.acting.as_ref()) else { return Ok(None) };
+    let mut identity = who.identity.clone();
+    if identity.id.is_empty() {
+        // Every provider gives an id, also to those whom the operator describes without one.
+        identity.id = "id".to_owned();
+    }
+    let may_have_one = match acting.impersonation.user {
+        ImpersonatedName::Username => matches!(identity.username, Username::Vouched(_)),
+        ImpersonatedName::Email => true,
+        ImpersonatedName::Id => false,
+    };
+    match acting.impersonation.impersonate(&identity, who.provider) {
+        Err(NotAPerson::Empty) if may_have_one => Ok(Some(ACTS_BY_A_NAME)),
+        outcome => outcome.map(|_| None),
+    }
 }
 
 /// Refuses what no request can ask.
@@ -261,6 +315,7 @@ impl Basis {
             reason: reason.to_owned(),
             upstream: None,
             readings,
+            note: None,
         };
         if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(asked.method)) {
             return refused("this method is never passed on", Vec::new());
@@ -274,7 +329,7 @@ impl Basis {
         if is_metadata || path.may_be_below(AUTH_PREFIX) {
             return if is_metadata || path.is_plain() {
                 let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
-                Explanation { is_permit: true, rule: None, reason, upstream: None, readings }
+                Explanation { is_permit: true, rule: None, reason, upstream: None, readings, note: None }
             } else {
                 refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
             };
@@ -290,10 +345,18 @@ impl Basis {
                 reason: permit.reason().as_str().to_owned(),
                 upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
                 readings,
+                note: None,
             },
             Err(Refusal { rule, why }) => {
                 let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
-                Explanation { is_permit: false, rule: name_and_line(rule), reason, upstream: None, readings }
+                Explanation {
+                    is_permit: false,
+                    rule: name_and_line(rule),
+                    reason,
+                    upstream: None,
+                    readings,
+                    note: None,
+                }
             }
         }
     }

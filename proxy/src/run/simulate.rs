@@ -1,9 +1,11 @@
 //! Shows operators what a new configuration would change: repeats the decisions of an audit log, and checks live sessions.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read as _, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::Chars;
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
@@ -26,6 +28,9 @@ const LINE_MOST: u64 = 1024 * 1024;
 const CHANGES_MOST: usize = 100_000;
 /// Why a token is refused on every path, public ones included.
 const UNKNOWN_TOKEN: &str = "no section of [[tokens]] and no OAUTH_BEARER_ setting accepts such a token";
+
+/// Where decisions are found.
+const WHERE_DECISIONS_ARE: &str = "Decisions are written with AUDIT=all, to AUDIT_FILE or with LOG_FORMAT=json to standard error; without AUDIT=all, refusals only";
 
 /// An operator's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,12 +147,13 @@ fn read_log(path: &std::path::Path, basis: &Basis, found: &mut Findings) -> anyh
         Box::new(io::BufReader::new(std::fs::File::open(path).with_context(unread)?))
     };
     found.log(basis, log).with_context(unread)?;
-    if found.decisions == 0 {
-        bail!(
-            "--audit: no decision is in it. Decisions are written with AUDIT=all, to AUDIT_FILE or with LOG_FORMAT=json to standard error; without AUDIT=all, refusals only"
-        );
+    match (found.decisions, found.unreadable) {
+        (0, 0) => bail!("--audit: no decision is in it. {WHERE_DECISIONS_ARE}"),
+        (0, unreadable) => bail!(
+            "--audit: {unreadable} lines could not be read (they are no JSON, or lack a part of their decision), and no other line is a decision. {WHERE_DECISIONS_ARE}"
+        ),
+        (_, _) => Ok(()),
     }
-    Ok(())
 }
 
 impl Findings {
@@ -226,14 +232,16 @@ impl Findings {
             return Some(());
         };
         let (method, host) = (whole(line.method.as_deref()?)?, whole(line.host.as_deref()?)?);
+        let path = whole(path).filter(|path| matches!(path.as_bytes(), [b'/', ..] | b"*"))?;
+        let forwarded_host = match &line.forwarded_host {
+            Some(host) => Some(whole(host)?),
+            None => None,
+        };
         let question = Question {
-            host,
-            forwarded_host: match &line.forwarded_host {
-                Some(host) => Some(whole(host)?),
-                None => None,
-            },
-            method,
-            path: whole(path).filter(|path| path.starts_with('/') || *path == "*")?,
+            host: &host,
+            forwarded_host: forwarded_host.as_deref(),
+            method: &method,
+            path: &path,
             from: line.client?,
             certificate: certificate.as_ref(),
         };
@@ -347,9 +355,37 @@ impl Findings {
     }
 }
 
-/// A text of the log, if it is complete: one that was cut or escaped there differs from the original.
-fn whole(text: &str) -> Option<&str> {
-    (!text.ends_with('\u{2026}') && !text.contains('\\')).then_some(text)
+/// A text of the log as it was before [`Clean`] escaped it; `None` if it was cut there, or holds an escape of another kind.
+fn whole(text: &str) -> Option<Cow<'_, str>> {
+    if text.ends_with('\u{2026}') {
+        return None;
+    }
+    if !text.contains('\\') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        plain.push(if c == '\\' { unescaped(&mut chars)? } else { c });
+    }
+    Some(Cow::Owned(plain))
+}
+
+/// The character whose escape goes on after a backslash.
+fn unescaped(chars: &mut Chars<'_>) -> Option<char> {
+    match chars.next()? {
+        '\\' => Some('\\'),
+        'n' => Some('\n'),
+        'r' => Some('\r'),
+        't' => Some('\t'),
+        '0' => Some('\0'),
+        'u' => {
+            let (digits, rest) = chars.as_str().strip_prefix('{')?.split_once('}')?;
+            *chars = rest.chars();
+            char::from_u32(u32::from_str_radix(digits, 16).ok()?)
+        }
+        _ => None,
+    }
 }
 
 /// The certificate in a line.
@@ -366,11 +402,11 @@ impl Line {
         let provider =
             ProviderKind::ALL.into_iter().find(|kind| kind.as_str() == provider).unwrap_or(ProviderKind::Oidc);
         let text = |text: &Option<String>| match text {
-            Some(text) => whole(text).map(str::to_owned),
+            Some(text) => whole(text).map(Cow::into_owned),
             None => Some(String::new()),
         };
         let email = match &self.email {
-            Some(email) => Some(Email::parse(whole(email)?).ok()?),
+            Some(email) => Some(Email::parse(&whole(email)?).ok()?),
             None => None,
         };
         Some(Identity {
@@ -541,7 +577,7 @@ mod tests {
         let long = "x".repeat(2 * LINE_MOST as usize);
         let log = [
             "not JSON".to_owned(),
-            line("permit", r"/a\\\\n", ANN),
+            line("permit", r"/a\\x", ANN),
             line("permit", "/a\u{2026}", ANN),
             line("maybe", "/", ANN),
             line("permit", "/", r#","provider":"github","id":"1""#),
@@ -552,6 +588,51 @@ mod tests {
         ];
         let found = found(&log.join("\n"));
         assert_eq!((found.decisions, found.unreadable, found.changes.len()), (1, 8, 0));
+    }
+
+    #[test]
+    fn a_text_that_was_escaped_is_judged_as_it_was() {
+        let who = r#","provider":"github","by":"session","id":"1","username":"corp\\\\ann","email":"ann@example.com""#;
+        let log = [line("refuse", "/", who), line("permit", r"/a\\\\b", ANN), line("permit", r"/admin/\\\\", ANN)];
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.unreadable), (3, 0));
+        let json = found.json();
+        assert_eq!((json["lost"].as_array().unwrap().len(), json["gained"].as_array().unwrap().len()), (1, 0));
+        assert_eq!(
+            (&json["lost"][0]["rule"], &json["lost"][0]["example"]),
+            (&json!("admin"), &json!(r"GET a.example/admin/\"))
+        );
+        let line: Line = serde_json::from_str(&line("permit", "/", who)).unwrap();
+        assert_eq!(line.identity("github").unwrap().username.vouched(), Some(r"corp\ann"));
+    }
+
+    #[test]
+    fn an_escape_of_another_kind_is_not_guessed() {
+        assert_eq!(whole(r"\\\n\r\t\0\u{202e}").as_deref(), Some("\\\n\r\t\0\u{202e}"));
+        for text in [r"a\", r"a\x", r"a\u", r"a\u{", r"a\u{}", r"a\u{zz}", r"a\u{d800}", r"a\u{110000}", "a\u{2026}"] {
+            assert_eq!(whole(text), None, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_the_log_has_of_a_text_is_read_back_as_it_was(text in proptest::collection::vec(proptest::char::any(), 0..256)) {
+            // At its end this sign stands for what was cut.
+            let text: String = text.into_iter().filter(|c| *c != '\u{2026}').collect();
+            let logged = Clean(&text).to_string();
+            let read = whole(&logged);
+            proptest::prop_assert_eq!(read.as_deref(), Some(text.as_str()));
+        }
+    }
+
+    #[test]
+    fn a_sign_in_is_as_old_as_it_was_to_the_millisecond() {
+        let log = [("permit", "400"), ("permit", "900"), ("refuse", "901")].map(|(decision, millis)| {
+            let who = format!(r#"{ANN},"signed_in_at":"2026-01-01T00:09:00.900Z""#);
+            line(decision, "/fresh", &who).replace("00:10:00Z", &format!("00:10:00.{millis}Z"))
+        });
+        let found = found(&log.join("\n"));
+        assert_eq!((found.decisions, found.unreadable, found.changes.len()), (3, 0, 0), "{:#}", found.json());
     }
 
     #[test]

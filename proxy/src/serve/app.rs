@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use http::HeaderMap;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -23,6 +24,7 @@ use crate::serve::destination::Destinations;
 use crate::serve::renewal::{Renewals, Renewing};
 use crate::serve::request::chosen::ChosenNames;
 use crate::serve::request::cookies::Cookies;
+use crate::serve::request::headers;
 use crate::serve::settings::{Limits, Timeouts};
 
 /// What lives as long as the process: the counters, what survives a reload, and the current snapshot.
@@ -117,6 +119,18 @@ impl SignIn {
     /// Whether `host` is the public origin's host, whatever the port.
     pub(crate) fn is_public_host(&self, host: &str) -> bool {
         self.public_origin.host_str() == Some(HostName::of(host).as_str())
+    }
+
+    /// Whether the request's `Origin`, if present, is that of a page of `host`: of the public host it may be the public origin, whatever
+    /// port the proxies in front write, or that of another port that they name.
+    pub(crate) fn is_origin_of(&self, headers: &HeaderMap, host: &str) -> bool {
+        let is_own = || headers::is_same_origin(headers, &headers::origin_of(self.public_origin.scheme(), host));
+        if self.is_public_host(host) {
+            headers::is_same_origin(headers, &self.origin_text)
+                || headers::names_other_port(host, &self.public_origin) && is_own()
+        } else {
+            is_own()
+        }
     }
 
     /// Whether the current provider vouched for a session to this deployment, and still does: after a change of provider, client id or public

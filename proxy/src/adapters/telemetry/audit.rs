@@ -181,11 +181,20 @@ fn decision(
         groups = identity.map(|identity| &identity.groups).filter(|groups| !groups.is_empty()).map(ascii_json),
         claims = who.map(|who| who.claims).filter(|claims| !claims.is_empty()).map(ascii_json),
         certificate = who.and_then(|who| who.certificate).map(|certificate| ascii_json(certificate.names())),
-        signed_in_at = who.and_then(|who| who.proved_at).map(Timestamp::rfc3339),
+        signed_in_at = who.and_then(|who| who.proved_at).map(to_the_millisecond),
         client = %origin.client,
         request_id = %Clean(origin.request_id),
         "{message}",
     );
+}
+
+/// RFC 3339 in UTC, to the millisecond: a rule's `max_age` counts from that moment, and `sidegate simulate` judges by it again.
+fn to_the_millisecond(moment: Timestamp) -> String {
+    let seconds = moment.rfc3339();
+    match seconds.strip_suffix('Z') {
+        Some(seconds) => format!("{seconds}.{:03}Z", moment.millis() % 1000),
+        None => seconds,
+    }
 }
 
 /// A bearer token was not accepted, or not for this; `outcome` is one of a few words. Of the token only names that it claims are
@@ -321,7 +330,7 @@ mod tests {
             identity: &ann,
             provider: "corp",
             by: Proof::Bearer,
-            proved_at: Some(Timestamp::from_secs(0)),
+            proved_at: Some(Timestamp::from_millis(1_767_323_045_090)),
             claims: &ann.claims,
             certificate: None,
         };
@@ -340,7 +349,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<Vec<String>>(groups).unwrap(), ann.groups);
         let claims = line["claims"].as_str().unwrap();
         assert!(claims.is_ascii() && claims.contains(r"\u202e"), "{claims}");
-        assert_eq!(line["signed_in_at"], "1970-01-01T00:00:00Z");
+        assert_eq!(line["signed_in_at"], "2026-01-02T03:04:05.090Z");
+        assert_eq!(Timestamp::parse(line["signed_in_at"].as_str().unwrap()), who.proved_at, "it is read back whole");
         assert_eq!(lines[1]["decision"], "refuse");
         assert!(lines[1].get("groups").is_none() && lines[1].get("id").is_none(), "{}", lines[1]);
     }

@@ -204,8 +204,8 @@ async fn check(
     let (mut exchange, outcome) = match read::read(asked, snapshot.limits.header_bytes) {
         Ok(described) => {
             let merged = described.merged;
-            let mut exchange = exchange(app, snapshot, described);
-            let outcome = judge(&mut exchange, merged).await;
+            let (mut exchange, asked) = exchange(app, snapshot, described);
+            let outcome = judge(&mut exchange, &asked, merged).await;
             (exchange, outcome)
         }
         Err(why) => (unread(app, snapshot, peer), Err(Rejection::NotDescribed(why).into())),
@@ -220,13 +220,16 @@ async fn check(
     Ok(tonic::Response::new(response))
 }
 
-fn exchange(app: Arc<App>, snapshot: Arc<Snapshot>, described: Described) -> Exchange {
+/// The exchange for a described request, and the request's fields as received.
+fn exchange(app: Arc<App>, snapshot: Arc<Snapshot>, described: Described) -> (Exchange, HeaderMap) {
     let Described { mut head, source, scheme, .. } = described;
     headers::join_cookies(&mut head.headers);
     let caller = headers::caller(&head.headers, Peer { address: source, scheme }, &snapshot.trusted_proxies);
+    // Copied before ids that are not well-formed are removed, since Envoy must replace those too.
+    let asked = head.headers.clone();
     let trace = Trace::of(&mut head.headers);
     let upgrades = head.headers.contains_key(UPGRADE);
-    Exchange { head, upgrades, caller, certificate: None, now: clock::now(), trace, app, snapshot }
+    (Exchange { head, upgrades, caller, certificate: None, now: clock::now(), trace, app, snapshot }, asked)
 }
 
 /// The exchange for an unreadable description: Envoy's own call, whatever it described.
@@ -238,17 +241,16 @@ fn unread(app: Arc<App>, snapshot: Arc<Snapshot>, peer: Peer) -> Exchange {
     Exchange { head, upgrades: false, caller, certificate: None, now: clock::now(), trace, app, snapshot }
 }
 
-async fn judge(exchange: &mut Exchange, merged: bool) -> Result<CheckResponse, Refused> {
+async fn judge(exchange: &mut Exchange, asked: &HeaderMap, merged: bool) -> Result<CheckResponse, Refused> {
     let snapshot = Arc::clone(&exchange.snapshot);
     let sign_in = snapshot.sign_in.as_ref().ok_or(Rejection::AuthDisabled)?;
-    let asked: HeaderMap = exchange.head.headers.clone();
     if merged {
         let is_bearer = |field: &_| sign_in.bearers.is_some() && auth::bearer::is_bearer(field);
-        read::check_merged(&asked, |name| sign_in.cookies.is_ours(name), is_bearer).map_err(Rejection::NotDescribed)?;
+        read::check_merged(asked, |name| sign_in.cookies.is_ours(name), is_bearer).map_err(Rejection::NotDescribed)?;
     }
     headers::strip_request(&mut exchange.head.headers, exchange.caller.trusted);
     let permit = verify::admit_described(exchange, sign_in).await?;
-    respond::allowed(exchange, sign_in, permit.session(), &asked)
+    respond::allowed(exchange, sign_in, permit.session(), asked)
 }
 
 /// The proxy's own response, which Envoy passes on, including redirects.

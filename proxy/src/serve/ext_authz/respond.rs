@@ -55,17 +55,20 @@ pub(super) fn allowed(
     let left = &mut head.headers;
     if caller.trusted {
         headers::normalize_trusted(left, caller.client);
+        headers::normalize_forwarded_host(left, caller);
     }
+    headers::strip_odd_spellings(left);
     auth::bearer::strip(left, sign_in);
     if snapshot.rules.names_methods() {
         headers::strip_method_overrides(left);
     }
     sign_in.cookies.strip_request(left);
     snapshot.chosen.strip(left);
-    let identity = identity_fields(exchange, sign_in, session)?;
-    let (changed, headers_to_remove) = changes(asked, &exchange.head.headers, &identity);
-    let mut options = Vec::with_capacity(identity.len() + changed.len());
-    for fields in [&identity, &changed] {
+    let mut set = identity_fields(exchange, sign_in, session)?;
+    exchange.trace.write_fields(&mut set);
+    let (changed, headers_to_remove) = changes(asked, &exchange.head.headers, &set);
+    let mut options = Vec::with_capacity(set.len() + changed.len());
+    for fields in [&set, &changed] {
         for name in fields.keys() {
             for (place, value) in fields.get_all(name).iter().enumerate() {
                 let value = std::str::from_utf8(value.as_bytes());
@@ -116,11 +119,11 @@ fn identity_fields(
     Ok(identity)
 }
 
-/// The fields whose values have changed, and the names of those removed. Envoy removes after it sets, so no name in `identity` is
-/// among them.
-fn changes(asked: &HeaderMap, left: &HeaderMap, identity: &HeaderMap) -> (HeaderMap, Vec<String>) {
+/// The fields whose values have changed, and the names of those removed. Envoy removes after it sets, so no name in `set` is among
+/// them.
+fn changes(asked: &HeaderMap, left: &HeaderMap, set: &HeaderMap) -> (HeaderMap, Vec<String>) {
     let (mut changed, mut gone) = (HeaderMap::new(), Vec::new());
-    for name in asked.keys().filter(|name| !is_envoys_own(name) && !identity.contains_key(*name)) {
+    for name in asked.keys().filter(|name| !is_envoys_own(name) && !set.contains_key(*name)) {
         if !left.contains_key(name) {
             gone.push(name.as_str().to_owned());
         } else if !left.get_all(name).iter().eq(asked.get_all(name).iter()) {

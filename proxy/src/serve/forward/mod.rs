@@ -85,22 +85,17 @@ fn is_sent_by_another_sites_page(exchange: &Exchange, session: Option<&Arc<Loade
 fn is_of_our_origin(exchange: &Exchange) -> bool {
     let Exchange { head, caller, snapshot, .. } = exchange;
     let asked = headers::host(&head.headers, caller).unwrap_or_default();
-    let own;
-    let origin = match &snapshot.sign_in {
+    match &snapshot.sign_in {
         // Another host that rules name has its own origin.
-        Some(sign_in) if sign_in.is_public_host(asked) || !snapshot.rules.are_about_host(asked) => {
-            sign_in.origin_text.as_str()
+        Some(sign_in) if sign_in.is_public_host(asked) || snapshot.rules.are_about_host(asked) => {
+            sign_in.is_origin_of(&head.headers, asked)
         }
-        Some(sign_in) => {
-            own = headers::origin_of(sign_in.public_origin.scheme(), asked);
-            &own
-        }
+        Some(sign_in) => headers::is_same_origin(&head.headers, &sign_in.origin_text),
         None => {
-            own = headers::own_origin(&head.headers, caller).unwrap_or_default();
-            &own
+            let own = headers::own_origin(&head.headers, caller).unwrap_or_default();
+            headers::is_same_origin(&head.headers, &own)
         }
-    };
-    headers::is_same_origin(&head.headers, origin)
+    }
 }
 
 /// Sends the request, and again if that is safe: it was never sent; or a reused connection closed before the first byte of the

@@ -86,8 +86,9 @@ pub(crate) async fn admit_described(
     exchange: &Exchange,
     sign_in: &SignIn,
 ) -> Result<Permit<Arc<LoadedSession>>, Refused> {
-    let path =
-        Readings::of(exchange.head.uri.path()).map_err(|error| Rejection::NotDescribed(BadDescription::Path(error)))?;
+    let path = Readings::of(exchange.head.uri.path())
+        .map_err(|why| Rejection::NotDescribed(BadDescription::Path(why)))
+        .inspect_err(|why| auth::refused_before_rules(exchange, why))?;
     if path.may_be_below(AUTH_PREFIX) {
         return Err(Rejection::NotDescribed(BadDescription::OwnPath).into());
     }
@@ -115,14 +116,7 @@ fn opens_websocket_from_elsewhere(exchange: &Exchange, sign_in: &SignIn) -> bool
         return false;
     }
     let host = headers::host(&head.headers, caller).unwrap_or_default();
-    let own;
-    let origin = if sign_in.is_public_host(host) {
-        sign_in.origin_text.as_str()
-    } else {
-        own = headers::origin_of(sign_in.public_origin.scheme(), host);
-        &own
-    };
-    !headers::is_same_origin(&head.headers, origin)
+    !sign_in.is_origin_of(&head.headers, host)
 }
 
 /// 200, with the identity. Every field is always present, so that a proxy that copies them overwrites what a client has sent.

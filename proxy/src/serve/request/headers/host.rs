@@ -6,6 +6,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
+use url::Url;
 
 use crate::domain::caller::{self, Caller};
 use crate::domain::readings::TooManyReadings;
@@ -176,6 +177,22 @@ pub(crate) fn forwarded_host<'a>(headers: &'a HeaderMap, caller: &Caller) -> Res
     }
 }
 
+/// Replaces the `X-Forwarded-Host` of trusted proxies by the one host that was judged, and removes it if it is unusable: applications read
+/// different entries of a list, and only one of them was judged.
+pub(crate) fn normalize_forwarded_host(headers: &mut HeaderMap, caller: &Caller) {
+    let judged = trusted_host(headers, caller).and_then(|(host, _)| HeaderValue::from_str(host).ok());
+    headers.remove(&X_FORWARDED_HOST);
+    if let Some(host) = judged {
+        headers.insert(&X_FORWARDED_HOST, host);
+    }
+}
+
+/// Whether `host` names a port, and not that of `origin`.
+pub(crate) fn names_other_port(host: &str, origin: &Url) -> bool {
+    let port = authority(host.as_bytes()).ok().and_then(|host| host.port);
+    port.is_some_and(|port| origin.port_or_known_default() != Some(port))
+}
+
 /// Whether `text` is a host, with or without a port.
 pub(crate) fn is_host(text: &str) -> bool {
     authority(text.as_bytes()).is_ok()
@@ -262,6 +279,50 @@ mod tests {
         assert_eq!(forwarded(3, "a, b"), ("a".into(), None));
         for unusable in ["a b", "", ",", "a, ", "u@a"] {
             assert_eq!(forwarded(1, unusable), ("inner:81".into(), Some(81)), "{unusable:?}");
+        }
+    }
+
+    #[test]
+    fn of_the_hosts_of_trusted_proxies_the_application_gets_the_one_that_was_judged() {
+        let peer = "192.0.2.9".parse().unwrap();
+        let caller = |hops| Caller { peer, trusted: hops > 0, client: peer, scheme: Scheme::Http, hops };
+        let left = |hops: usize, said: &[&str]| {
+            let fields: Vec<(&str, &str)> =
+                [("host", "inner")].into_iter().chain(said.iter().map(|said| ("x-forwarded-host", *said))).collect();
+            let mut headers = head(Version::HTTP_11, "/", &fields).headers;
+            normalize_forwarded_host(&mut headers, &caller(hops));
+            assert_eq!(headers[HOST], "inner");
+            headers.get_all(&X_FORWARDED_HOST).iter().map(|host| host.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        for (hops, said, host) in [
+            (1, &["a.example:82"][..], Some("a.example:82")),
+            (1, &["evil, a.example"], Some("a.example")),
+            (1, &["evil", "a.example"], Some("a.example")),
+            (2, &["evil, a.example", "b"], Some("a.example")),
+            (1, &[], None),
+            (1, &["a b"], None),
+            (1, &["a.example, "], None),
+            (1, &["a.example", "u@a"], None),
+            (0, &["a.example"], None),
+        ] {
+            assert_eq!(left(hops, said), Vec::from_iter(host), "{hops} {said:?}");
+        }
+    }
+
+    #[test]
+    fn another_port_is_one_that_is_named_and_not_the_origins() {
+        for (host, origin, other) in [
+            ("a.example", "https://a.example", false),
+            ("a.example", "https://a.example:8443", false),
+            ("a.example:443", "https://a.example", false),
+            ("a.example:8443", "https://a.example:8443", false),
+            ("a.example:8443", "https://a.example", true),
+            ("a.example:443", "https://a.example:8443", true),
+            ("a.example:80", "https://a.example", true),
+            ("[::1]:8080", "http://[::1]", true),
+            ("", "https://a.example", false),
+        ] {
+            assert_eq!(names_other_port(host, &origin.parse().unwrap()), other, "{host} {origin}");
         }
     }
 

@@ -7,13 +7,16 @@ mod strip;
 mod trace;
 
 pub(crate) use forwarded::{Forwarded, caller, is_rewritten};
-pub(crate) use host::{Malformed, check, forwarded_host, host, host_name, is_host, origin_of, own_origin};
+pub(crate) use host::{
+    Malformed, check, forwarded_host, host, host_name, is_host, names_other_port, normalize_forwarded_host, origin_of,
+    own_origin,
+};
 pub(crate) use intent::{
     is_navigation, is_prefetch, is_same_origin, is_websocket, prefers_html, switches_to_websocket,
 };
 pub(crate) use strip::{
     is_method_override, is_odd_spelling, join_cookies, normalize_trusted, strip_forbidden, strip_method_overrides,
-    strip_request, strip_response, strip_trailers,
+    strip_odd_spellings, strip_request, strip_response, strip_trailers,
 };
 pub(crate) use trace::{RequestId, Trace};
 

@@ -30,6 +30,10 @@ const IDENTITY: [&str; 16] = [
     "x-forwarded-prefix",
 ];
 
+/// Further names that applications believe and that the proxies in `deploy/forward-auth` remove, some of them in this spelling only. In a
+/// request that we forward they are the application's own.
+const REMOVED_IN_FRONT: [&str; 3] = ["x-user", "x-email", "x-remote-group"];
+
 /// Names that some servers use in place of the request's own path or host. A request judged by its own would be answered by
 /// theirs. All of `X-Original-…` and `X-Rewrite-…` as well.
 const REROUTING: [&str; 3] = ["x-override-url", "x-http-host-override", "x-host"];
@@ -85,7 +89,11 @@ fn is_client_address(name: &str) -> bool {
 /// Whether `name` is reserved for proxies but spelled so that only some servers recognize it: `X_Forwarded_User`.
 pub(crate) fn is_odd_spelling(name: &str) -> bool {
     name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-')
-        && (is_identity(name) || is_forwarding(name) || is_rerouting(name) || is_client_address(name))
+        && (is_identity(name)
+            || is_forwarding(name)
+            || is_rerouting(name)
+            || is_client_address(name)
+            || REMOVED_IN_FRONT.iter().any(|known| same_folded(name, known)))
 }
 
 fn same_folded(name: &str, known: &str) -> bool {
@@ -148,6 +156,11 @@ pub(crate) fn normalize_trusted(headers: &mut HeaderMap, client: IpAddr) {
             headers.insert(name, value.clone());
         }
     }
+}
+
+/// Removes what a proxy in front knows in its usual spelling only.
+pub(crate) fn strip_odd_spellings(headers: &mut HeaderMap) {
+    remove_all(headers, is_odd_spelling);
 }
 
 /// Removes fields that could make a server use another method than the request's, in any spelling.
@@ -320,6 +333,20 @@ mod tests {
             }
         }
         assert!(!is_identity("x-remote-users") && !is_identity("remote-addr") && !is_identity("xremote-user"));
+    }
+
+    #[test]
+    fn what_proxies_in_front_remove_goes_in_every_other_spelling() {
+        for name in REMOVED_IN_FRONT {
+            for spelling in [name.replace('-', "_"), name.replace('-', "."), name.replacen('-', "_", 1)] {
+                let mut headers = head(Version::HTTP_11, "/", &[(&spelling, "root"), (name, "1")]).headers;
+                strip_odd_spellings(&mut headers);
+                assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), [name], "{spelling}");
+            }
+        }
+        for other in ["x_users", "x_use", "user_agent", "x_own"] {
+            assert!(!is_odd_spelling(other), "{other}");
+        }
     }
 
     #[test]
