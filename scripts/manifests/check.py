@@ -32,6 +32,10 @@ CHART_VALUES = {
     },
     "signed sessions": {"replicas": 2, "settings": {"SESSION_STORE": "jwt"}},
     "valkey without a volume": {"valkey": {"enabled": True, "storage": ""}},
+    "slow to end": {
+        "terminationGracePeriodSeconds": 96,
+        "settings": {"SHUTDOWN_TIMEOUT": "90s", "OAUTH_PROXY": "http://proxy.internal:3128"},
+    },
 }
 # Values that would start and be wrong, and a part of what the chart says of them.
 CHART_FAULTS = [
@@ -39,7 +43,11 @@ CHART_FAULTS = [
     ({"autoscaling": {"enabled": True}}, "more than one replica needs a store"),
     ({"settings": {"OAUTH_CLIENT_SECRET": "x"}}, "a secret would stand in a ConfigMap"),
     ({"settings": {"SESSION_REDIS_URL": "redis://x"}}, "a secret would stand in a ConfigMap"),
+    ({"settings": {"OAUTH_PROXY": "http://name:word@proxy.internal:3128"}}, "a password would stand in a ConfigMap"),
     ({"settings": {"LISTEN_ADDR": "0.0.0.0:80"}}, "the chart sets it"),
+    ({"settings": {"SHUTDOWN_TIMEOUT": "40s"}}, "must be longer than SHUTDOWN_DELAY (5s) and SHUTDOWN_TIMEOUT (40s)"),
+    ({"settings": {"SHUTDOWN_TIMEOUT": "1m500ms"}, "terminationGracePeriodSeconds": 65}, "must be longer"),
+    ({"settings": {"SHUTDOWN_DELAY": "20s"}}, "must be longer"),
     ({"settings": {"oauth_provider": "github"}}, "settings"),
     ({"replica": 2}, "Additional property replica is not allowed"),
     ({"networkPolicy": {"scraper": {"podLabels": {"app.kubernetes.io/name": None}}}}, "podLabels"),
@@ -89,6 +97,7 @@ def main():
         documents = with_sidecar()
         count += len(documents)
         findings += [f"kubernetes/add-sidecar: {finding}" for finding in added_findings(documents)]
+        findings += [f"kubernetes/add-sidecar: {finding}" for finding in moved_findings(with_sidecar(moving_patches()))]
     for finding in findings:
         print(f"check-manifests: {finding}", file=sys.stderr)
     if findings:
@@ -139,7 +148,20 @@ def fault_findings(values, said):
     return [] if said in outcome.stderr else [f"helm: of {values} it does not say `{said}`: {outcome.stderr.strip()}"]
 
 
-def with_sidecar():
+def moving_patches():
+    """What docs/deployment.md says of an application that listens on the sidecar's port."""
+    page = (DEPLOY.parent / "docs" / "deployment.md").read_text()
+    blocks = [block.split("```")[0] for block in page.split("```yaml\n")[1:]]
+    return next(yaml.safe_load(block)["patches"] for block in blocks if block.startswith("patches:"))
+
+
+def moved_findings(documents):
+    text = yaml.safe_dump_all(documents)
+    moved = "8080" not in text and text.count("8180") == 3
+    return [] if moved else ["docs/deployment.md does not move the sidecar to another port"]
+
+
+def with_sidecar(patches=()):
     """What the component makes of somebody's Deployment."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -149,6 +171,7 @@ def with_sidecar():
             "resources": ["app.yaml"],
             "components": ["add-sidecar"],
             "configMapGenerator": [{"name": "sidegate", "literals": ["UPSTREAM_URL=http://127.0.0.1:3000"]}],
+            "patches": list(patches),
         }))
         rendered = subprocess.run(["kubectl", "kustomize", folder], check=True, stdout=subprocess.PIPE, text=True)
         return list(yaml.safe_load_all(rendered.stdout))

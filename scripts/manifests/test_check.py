@@ -150,6 +150,11 @@ class Broken(unittest.TestCase):
     def test_added_sidecar(self):
         self.check_each(check.with_sidecar(), ADDED, check.added_findings)
 
+    @unittest.skipUnless(shutil.which("kubectl"), "there is no kubectl")
+    def test_moved_sidecar(self):
+        self.assertEqual(check.moved_findings(check.with_sidecar(check.moving_patches())), [])
+        self.assertTrue(check.moved_findings(check.with_sidecar()))
+
     def test_compose(self):
         self.check_each(check.compose_files(), COMPOSE, lambda files: check.compose_findings(*files))
 

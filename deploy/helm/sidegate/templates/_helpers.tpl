@@ -43,10 +43,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- prepend .extra (include "sidegate.host" .root) | uniq | toJson -}}
 {{- end }}
 
+{{- /* The milliseconds of a duration, as the program reads it: 500ms, 90s, 1h30m. */ -}}
+{{- define "sidegate.milliseconds" -}}
+{{- $units := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000 -}}
+{{- $sum := 0 -}}
+{{- range regexFindAll "[0-9]+(ms|s|m|h|d)" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- $sum = add $sum (mul (trimSuffix $unit . | trimPrefix "0" | int64) (get $units $unit)) -}}
+{{- end -}}
+{{- $sum -}}
+{{- end }}
+
 {{- /* What would start and be wrong. */ -}}
 {{- define "sidegate.check" -}}
 {{- if and (include "sidegate.replicated" .) (eq (include "sidegate.store" .) "memory") }}
 {{- fail "more than one replica needs a store that they share, since each keeps its own sessions in memory: set valkey.enabled, or settings.SESSION_STORE to redis or jwt" }}
+{{- end }}
+{{- $delay := .Values.settings.SHUTDOWN_DELAY | default "5s" | toString }}
+{{- $timeout := .Values.settings.SHUTDOWN_TIMEOUT | default "30s" | toString }}
+{{- $drain := add (int64 (include "sidegate.milliseconds" $delay)) (int64 (include "sidegate.milliseconds" $timeout)) }}
+{{- if ge $drain (mul 1000 .Values.terminationGracePeriodSeconds) }}
+{{- fail (printf "terminationGracePeriodSeconds: must be longer than SHUTDOWN_DELAY (%s) and SHUTDOWN_TIMEOUT (%s) together, else open requests are cut off" $delay $timeout) }}
+{{- end }}
+{{- if contains "@" (.Values.settings.OAUTH_PROXY | toString) }}
+{{- fail "settings.OAUTH_PROXY: a password would stand in a ConfigMap: put the address into the Secret that secretName names, as oauth-proxy, and set OAUTH_PROXY_FILE to /run/secrets/sidegate/oauth-proxy" }}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 {{- if regexMatch "(_SECRET|_PASSWORD|_REDIS_URL|_KEY)$" $name }}
