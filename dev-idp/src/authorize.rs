@@ -78,7 +78,7 @@ pub(crate) async fn ask(
         (Prompt::Remembered | Prompt::Never, Some(user)) => found(&consent(&provider, &asked, &user)),
         (Prompt::Never, None) => found(&refuse(&provider, &asked, "login_required", "nobody is signed in")),
         (Prompt::Always, _) | (Prompt::Remembered, None) => {
-            let users = locked(&provider.users).clone();
+            let users = locked(&provider.users).list().to_vec();
             let users = users.into_iter().filter(|user| asked.dialect.admits(user)).collect();
             pages::pick(&pages::Picking {
                 provider: asked.dialect.title(),

@@ -18,7 +18,7 @@ use crate::id_token;
 use crate::keys::{Keys, OldKey};
 use crate::logout;
 use crate::params::Params;
-use crate::provider::{Provider, locked};
+use crate::provider::{Provider, Users, locked};
 use crate::users::{self, User};
 use crate::{routes, serve};
 
@@ -109,7 +109,7 @@ impl DevIdp {
             public_url,
             listen,
             redirect_urls: Mutex::new(options.redirect_urls),
-            users: Mutex::new(options.users),
+            users: Mutex::new(Users::new(options.users)),
             grants: Mutex::new(Grants::default()),
             keys,
             clock: Clock::default(),
@@ -137,21 +137,17 @@ impl DevIdp {
 
     /// The users who can sign in.
     pub fn users(&self) -> Vec<User> {
-        locked(&self.provider.users).clone()
+        locked(&self.provider.users).list().to_vec()
     }
 
     /// Adds a user, or replaces the one with the same `id`; valid tokens then refer to the new one.
     pub fn put_user(&self, user: User) {
-        let mut users = locked(&self.provider.users);
-        match users.iter_mut().find(|known| known.id == user.id) {
-            Some(known) => *known = user,
-            None => users.push(user),
-        }
+        locked(&self.provider.users).put(user);
     }
 
     /// Removes a user and revokes everything issued to it: refreshing gives `invalid_grant`, APIs answer 401.
     pub fn remove_user(&self, id: &str) {
-        locked(&self.provider.users).retain(|user| user.id != id);
+        locked(&self.provider.users).remove(id);
         self.revoke(id);
     }
 

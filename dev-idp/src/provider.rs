@@ -1,5 +1,6 @@
 //! The provider's state: its client, users, keys, and what it has issued.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,16 +23,54 @@ pub(crate) struct Provider {
     pub(crate) public_url: Option<String>,
     pub(crate) listen: SocketAddr,
     pub(crate) redirect_urls: Mutex<Vec<String>>,
-    pub(crate) users: Mutex<Vec<User>>,
+    pub(crate) users: Mutex<Users>,
     pub(crate) grants: Mutex<Grants>,
     pub(crate) keys: Keys,
     pub(crate) clock: Clock,
     pub(crate) control: Control,
 }
 
+/// The users in their order, each found at once: benchmarks sign a million in.
+pub(crate) struct Users {
+    list: Vec<User>,
+    places: HashMap<String, usize>,
+}
+
+impl Users {
+    pub(crate) fn new(list: Vec<User>) -> Self {
+        // Of several with one id the first counts.
+        let places = list.iter().enumerate().rev().map(|(place, user)| (user.id.clone(), place)).collect();
+        Self { list, places }
+    }
+
+    pub(crate) fn list(&self) -> &[User] {
+        &self.list
+    }
+
+    fn find(&self, id: &str) -> Option<&User> {
+        self.list.get(*self.places.get(id)?)
+    }
+
+    /// Adds a user, or replaces the one with the same id.
+    pub(crate) fn put(&mut self, user: User) {
+        match self.places.get(&user.id).and_then(|place| self.list.get_mut(*place)) {
+            Some(known) => *known = user,
+            None => {
+                self.places.insert(user.id.clone(), self.list.len());
+                self.list.push(user);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &str) {
+        self.list.retain(|user| user.id != id);
+        *self = Self::new(std::mem::take(&mut self.list));
+    }
+}
+
 impl Provider {
     pub(crate) fn user(&self, id: &str) -> Option<User> {
-        locked(&self.users).iter().find(|user| user.id == id).cloned()
+        locked(&self.users).find(id).cloned()
     }
 
     pub(crate) fn grants(&self) -> MutexGuard<'_, Grants> {

@@ -14,7 +14,6 @@ use super::dial::{Conn, within};
 use super::hot::Hot;
 use super::line::{Line, describe};
 use super::names;
-use super::settings::Layout;
 use crate::adapters::seal;
 use crate::adapters::telemetry::StoreMetrics;
 use crate::domain::session::SessionKey;
@@ -97,7 +96,7 @@ impl Channel {
         loop {
             let why = match self.subscribe().await {
                 Ok((stream, unreceived, generation)) => {
-                    self.hot.subscribed(matches!(self.line.dialer.place.layout, Layout::Cluster));
+                    self.hot.subscribed();
                     self.metrics.channel.set(1);
                     if std::mem::take(&mut was_logged) {
                         tracing::info!("news of ended sessions comes through again");
@@ -171,10 +170,7 @@ impl Channel {
                     }
                     self.send_pulse();
                 }
-                changed = up.wait_for(|now| *now != 0 && *now != generation) => {
-                    let _ = changed;
-                    return None;
-                }
+                _ = up.wait_for(|now| *now != 0 && *now != generation) => return None,
             }
         }
     }

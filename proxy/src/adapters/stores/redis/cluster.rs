@@ -17,8 +17,9 @@ pub(super) struct ClusterMap {
 struct Range {
     first: u16,
     last: u16,
-    replicas: usize,
-    nodes: Vec<Host>,
+    /// Each node without an address is one that does not know its own.
+    master: Option<Host>,
+    replicas: Vec<Option<Host>>,
 }
 
 impl ClusterMap {
@@ -31,13 +32,16 @@ impl ClusterMap {
     /// How many replicas the master with the slot of `key` has.
     pub(super) fn replicas(&self, key: &str) -> usize {
         let slot = slot(key.as_bytes());
-        self.ranges.iter().find(|range| (range.first..=range.last).contains(&slot)).map_or(0, |range| range.replicas)
+        self.ranges
+            .iter()
+            .find(|range| (range.first..=range.last).contains(&slot))
+            .map_or(0, |range| range.replicas.len())
     }
 
     /// All nodes, each once, masters first.
     pub(super) fn nodes(&self) -> Vec<Host> {
-        let masters = self.ranges.iter().filter_map(|range| range.nodes.first());
-        let replicas = self.ranges.iter().flat_map(|range| range.nodes.iter().skip(1));
+        let masters = self.ranges.iter().filter_map(|range| range.master.as_ref());
+        let replicas = self.ranges.iter().flat_map(|range| range.replicas.iter().flatten());
         let mut nodes: Vec<Host> = Vec::new();
         for node in masters.chain(replicas) {
             if !nodes.contains(node) {
@@ -50,7 +54,7 @@ impl ClusterMap {
     /// The masters, each once.
     pub(super) fn masters(&self) -> Vec<Host> {
         let mut masters: Vec<Host> = Vec::new();
-        for master in self.ranges.iter().filter_map(|range| range.nodes.first()) {
+        for master in self.ranges.iter().filter_map(|range| range.master.as_ref()) {
             if !masters.contains(master) {
                 masters.push(master.clone());
             }
@@ -64,10 +68,8 @@ fn range(value: Value) -> Option<Range> {
     let mut parts = parts.into_iter();
     let first = redis::from_redis_value(parts.next()?).ok()?;
     let last = redis::from_redis_value(parts.next()?).ok()?;
-    let nodes: Vec<Option<Host>> = parts.map(node).collect();
-    // A replica is no master, though it is the first that has an address.
-    nodes.first()?.as_ref()?;
-    Some(Range { first, last, replicas: nodes.len().saturating_sub(1), nodes: nodes.into_iter().flatten().collect() })
+    let mut nodes = parts.map(node);
+    Some(Range { first, last, master: nodes.next()?, replicas: nodes.collect() })
 }
 
 /// A node; one that does not know its own address is listed without it.
@@ -119,5 +121,15 @@ mod tests {
         assert_eq!(map.replicas("foo"), 0, "slot 12182");
         assert_eq!(map.replicas("123456"), 1, "slot {}", slot(b"123456"));
         assert_eq!(map.masters().len(), 2);
+    }
+
+    #[test]
+    fn a_replica_is_no_master_where_the_master_does_not_know_its_address() {
+        let node = |name, port| Value::Array(vec![name, Value::Int(port)]);
+        let named = Value::BulkString(b"10.0.0.1".to_vec());
+        let range = vec![Value::Int(0), Value::Int(16383), node(Value::Nil, 1), node(named, 2)];
+        let map = ClusterMap::read(Value::Array(vec![Value::Array(range)]));
+        assert!(map.masters().is_empty());
+        assert_eq!((map.nodes().len(), map.replicas("foo")), (1, 1), "it is waited for all the same");
     }
 }

@@ -13,6 +13,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
+use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, Pipeline, RedisConnectionInfo,
     RedisError, RedisResult, TlsCertificates, Value,
@@ -59,6 +60,10 @@ const UNRECEIVED_MOST: usize = 1 << 20;
 /// How many bytes may arrive before a command is answered: enough for all answers that are under way. Another program can put half a
 /// gigabyte under a session's key, all of which would be buffered here.
 const UNANSWERED_MOST: usize = 16 << 20;
+
+/// How long what was sent to a node of a cluster may remain unacknowledged.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MOST: Duration = Duration::from_secs(5);
 
 /// A stream that fails when one message or answer is too large.
 struct Counted {
@@ -185,6 +190,14 @@ pub(super) async fn node_over(stream: Box<dyn Stream>, user: &RedisConnectionInf
     Ok(Conn::Node(NodeConn { connection, unanswered }))
 }
 
+/// The sockets of a cluster's client. It gives up none by itself where a master's packets are dropped silently: the kernel does, if it may.
+fn tcp_settings() -> TcpSettings {
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(UNACKNOWLEDGED_MOST);
+    settings
+}
+
 fn cluster(settings: &RedisSettings) -> RedisResult<ClusterClient> {
     let place = &settings.place;
     let node = |host: &Host| -> RedisResult<ConnectionInfo> {
@@ -203,7 +216,8 @@ fn cluster(settings: &RedisSettings) -> RedisResult<ClusterClient> {
         .overall_response_timeout(None)
         .retries(CLUSTER_RETRIES)
         .min_retry_wait(10)
-        .max_retry_wait(50);
+        .max_retry_wait(50)
+        .tcp_settings(tcp_settings());
     if place.tls {
         builder = builder.certs(TlsCertificates { client_tls: None, root_cert: Some(roots(settings)) });
     }

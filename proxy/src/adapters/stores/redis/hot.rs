@@ -1,7 +1,7 @@
 //! Sessions in this replica's memory, and how long each stays valid there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::notification::RemovalCause;
@@ -29,6 +29,8 @@ pub(super) struct Hot {
     /// When news was last evicted for lack of room: reads under way at that time may have missed some.
     lost: Arc<AtomicU64>,
     channel: ChannelState,
+    /// Whether a proof is one of a single master's news: in a cluster each sends its own.
+    is_clustered: bool,
     /// Sessions opened under earlier terms than these are not used: the current secrets may not open them.
     generation: AtomicU64,
     ttl: Duration,
@@ -72,8 +74,6 @@ struct ChannelState {
     subscription: AtomicU64,
     /// When news was last proven to arrive.
     proven: AtomicU64,
-    /// Whether that proves nothing of a single session: in a cluster each master sends its own news, and the proof is of one of them.
-    is_clustered: AtomicBool,
 }
 
 fn millis(since: Instant) -> u64 {
@@ -81,7 +81,7 @@ fn millis(since: Instant) -> u64 {
 }
 
 impl Hot {
-    pub(super) fn new(bytes: u64, ttl: Duration) -> Self {
+    pub(super) fn new(bytes: u64, ttl: Duration, is_clustered: bool) -> Self {
         let evicted = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&evicted);
         let signatures = Arc::new(Signatures::new(bytes));
@@ -112,7 +112,18 @@ impl Hot {
             })
             .build();
         let generation = AtomicU64::new(0);
-        Self { entries, news, lost, channel: ChannelState::default(), generation, ttl, began, evicted, signatures }
+        Self {
+            entries,
+            news,
+            lost,
+            channel: ChannelState::default(),
+            is_clustered,
+            generation,
+            ttl,
+            began,
+            evicted,
+            signatures,
+        }
     }
 
     fn clock(&self) -> u64 {
@@ -129,8 +140,7 @@ impl Hot {
         let entry = self.any(key)?;
         let subscribed = entry.read.subscription == self.channel.subscription.load(Ordering::Acquire);
         let unchanged = subscribed && entry.changed.load(Ordering::Acquire) == 0 && self.is_young(&entry);
-        let is_certain = !self.channel.is_clustered.load(Ordering::Acquire) || self.is_recent(entry.read.at);
-        (unchanged && is_certain).then_some(entry)
+        (unchanged && (!self.is_clustered || self.is_recent(entry.read.at))).then_some(entry)
     }
 
     /// A session that can be used while the store is unavailable.
@@ -160,7 +170,7 @@ impl Hot {
         } else if entry.read.subscription == self.channel.subscription.load(Ordering::Acquire) {
             let proven = self.channel.proven.load(Ordering::Acquire);
             // In an outage a cluster's proof counts as well, but not again and again.
-            let most = if self.channel.is_clustered.load(Ordering::Acquire) {
+            let most = if self.is_clustered {
                 entry.read.at.saturating_add(u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX))
             } else {
                 u64::MAX
@@ -254,9 +264,8 @@ impl Hot {
         self.news.get(&key) == Some(News::Ended)
     }
 
-    /// Notes a new subscription, to a single node or in a cluster: sessions read before it may have missed news.
-    pub(super) fn subscribed(&self, is_clustered: bool) {
-        self.channel.is_clustered.store(is_clustered, Ordering::Release);
+    /// Notes a new subscription: sessions read before it may have missed news.
+    pub(super) fn subscribed(&self) {
         self.channel.subscription.fetch_add(1, Ordering::AcqRel);
         self.proven(self.clock());
     }
@@ -330,7 +339,7 @@ mod tests {
     }
 
     fn hot() -> Hot {
-        Hot::new(1 << 20, TTL)
+        Hot::new(1 << 20, TTL, false)
     }
 
     fn is_over(session: &LoadedSession) -> bool {
@@ -342,7 +351,7 @@ mod tests {
         let hot = hot();
         hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
         assert!(hot.fresh(KEY).is_some(), "also before there is a channel, for a while");
-        hot.subscribed(false);
+        hot.subscribed();
         assert!(hot.fresh(KEY).is_none(), "read again once when the channel is back");
         assert!(hot.for_want_of_better(KEY).is_some());
         hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
@@ -403,8 +412,7 @@ mod tests {
 
     #[test]
     fn in_a_cluster_a_pulse_keeps_nothing_valid_for_longer_than_since_it_was_read_but_in_an_outage() {
-        let mut hot = hot();
-        hot.subscribed(true);
+        let mut hot = Hot::new(1 << 20, TTL, true);
         hot.insert(loaded(KEY), b"", 0, hot.reading(), 0).unwrap();
         assert!(hot.fresh(KEY).is_some());
         hot.began -= Duration::from_secs(11);
@@ -447,7 +455,7 @@ mod tests {
 
     #[test]
     fn what_is_given_up_for_want_of_room_has_not_ended() {
-        let hot = Hot::new(5 * 2048, TTL);
+        let hot = Hot::new(5 * 2048, TTL, false);
         let held = loaded(KEY);
         held.was_signed(7, Timestamp::from_secs(1));
         hot.insert(Arc::clone(&held), b"", 0, hot.reading(), 0).unwrap();

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, ErrorKind, Pipeline, RedisResult, Value};
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, Mutex, Semaphore};
 
 use super::dial::{Conn, late, within};
 use super::line::{Line, Link, describe};
@@ -19,6 +19,8 @@ const TURN: u32 = 4;
 const REST_MOST: Duration = Duration::from_secs(10);
 /// The least that a server is asked to wait: to it, 0 means for ever.
 const WAIT_LEAST: Duration = Duration::from_millis(1);
+/// How long a failed write is reported.
+const TOLD: Duration = Duration::from_secs(60);
 /// How late a quiet server notices that a `WAIT` is over: it looks ten times a second.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -32,8 +34,8 @@ pub(super) struct Lanes {
     anybody: Semaphore,
     lanes: Vec<Mutex<Option<Lane>>>,
     wait: Duration,
-    /// Why the last write on these connections failed, and over which link.
-    failing: std::sync::Mutex<Option<(u64, String)>>,
+    /// When and why the last write on these connections failed.
+    failing: std::sync::Mutex<Option<(Instant, String)>>,
 }
 
 /// A connection at rest.
@@ -64,11 +66,10 @@ impl Lanes {
         Self { line, runtime, metrics, room, anybody, lanes, wait, failing: std::sync::Mutex::default() }
     }
 
-    /// Why writes fail while the link works; `None` if the last one did not.
+    /// Why writes fail while the link works; `None` if the last one did not, or was long ago.
     pub(super) fn trouble(&self) -> Option<String> {
-        let current = self.line.link()?.generation;
         let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, why) = failing.as_ref().filter(|(generation, _)| *generation == current)?;
+        let (_, why) = failing.as_ref().filter(|(at, _)| at.elapsed() < TOLD)?;
         Some(format!("the last write that waits for replicas failed: {why}"))
     }
 
@@ -99,14 +100,18 @@ impl Lanes {
             for (key, pipeline) in pipelines(writes, &link) {
                 last = self.line.call_all(&key, pipeline).await?.pop().unwrap_or(Value::Nil);
             }
+            self.note(None);
             return Ok((last, Durability::Safely));
         }
         // The turn is waited for before the deadline begins: how long that takes says nothing of the store.
-        let _first = match first {
-            Some(room) => Some(self.place(room).await?),
-            None => None,
+        let places = async {
+            let first = match first {
+                Some(room) => Some(room.acquire().await?),
+                None => None,
+            };
+            Ok::<_, AcquireError>((first, self.room.acquire().await?))
         };
-        let _place = self.place(&self.room).await?;
+        let Ok(Ok(_places)) = tokio::time::timeout(self.wait * TURN, places).await else { return Err(too_many()) };
         // It may be another by now.
         let link = self.line.link_or_refuse()?;
         // Whoever has a place finds a lane: there are as many, and a lane is let go before the place.
@@ -115,12 +120,8 @@ impl Lanes {
         self.record(&link, outcome)
     }
 
-    /// Waits for a place in a room.
-    async fn place<'a>(&self, room: &'a Semaphore) -> Result<SemaphorePermit<'a>, StoreUnavailable> {
-        match tokio::time::timeout(self.wait * TURN, room.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(too_many()),
-        }
+    fn note(&self, failure: Option<(Instant, String)>) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// Writes on the lane's connection, or on a new one. If it was closed while it rested, writes on a new one, once: each of our scripts
@@ -181,8 +182,7 @@ impl Lanes {
     /// Records an outcome. A lane's connection that cannot be had, fails or is late says nothing of the link's, which is tested all the time:
     /// only what a server answers to a command counts there.
     fn record<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
-        let why = outcome.as_ref().err().map(|error| (link.generation, describe(error)));
-        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        self.note(outcome.as_ref().err().map(|error| (Instant::now(), describe(error))));
         match outcome {
             Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
                 self.metrics.failed.inc();

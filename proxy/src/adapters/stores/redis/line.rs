@@ -171,11 +171,12 @@ impl Line {
     }
 
     fn break_off(&self, link: &Link, why: &str) {
-        let ours = self.link.load();
-        if ours.as_ref().is_some_and(|ours| ours.generation == link.generation) {
+        // One at a time, and all of it before the notification that a new link follows: else that one would be taken for broken.
+        let mut told = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.link.load().as_ref().is_some_and(|ours| ours.generation == link.generation) {
             self.link.store(None);
             self.up.send_replace(0);
-            why.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
+            why.clone_into(&mut told);
             self.broken.notify_one();
         }
     }
@@ -216,7 +217,6 @@ impl Line {
                         }
                         monitored.await;
                     }
-                    self.up.send_replace(0);
                     self.metrics.reachable.set(0);
                     let is_repeated = was_brief && is_brief;
                     if !is_repeated || last_logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
@@ -311,12 +311,8 @@ impl Line {
             match self.record_outcome(link, answer) {
                 Ok(answer) => {
                     let map = ClusterMap::read(answer);
-                    let masters: HashSet<Host> = map.masters().into_iter().collect();
-                    let before: HashSet<Host> = link.map.load().masters().into_iter().collect();
-                    link.map.store(Arc::new(map));
-                    // The client does not notice by itself that a master that went silent was replaced. Two looks must agree: the map may be
-                    // from a node that knows less than the others.
-                    let is_stale = has_failed && masters != link.masters && masters == before;
+                    let before = link.map.swap(Arc::new(map));
+                    let is_stale = has_failed && has_other_masters(&link.masters, &before, &link.map.load());
                     return if is_stale { Err("the cluster has other masters".to_owned()) } else { Ok(()) };
                 }
                 Err(unavailable) => why = unavailable.0,
@@ -401,6 +397,13 @@ impl Line {
         let anybody = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
         within(self.dialer.timeout, cluster.route_command(cmd, anybody)).await
     }
+}
+
+/// Whether a cluster has other masters than when it was connected to, by its last two maps: one may be from a node that knows less than the
+/// others. The client does not notice by itself that a master that went silent was replaced.
+fn has_other_masters(at_first: &HashSet<Host>, before: &ClusterMap, now: &ClusterMap) -> bool {
+    let set = |map: &ClusterMap| map.masters().into_iter().collect::<HashSet<Host>>();
+    set(now) != *at_first && set(now) == set(before)
 }
 
 /// Whether a call's failure, as the last of so many in a row, breaks the link. In a cluster it may be that of one master, which says nothing
@@ -501,6 +504,20 @@ mod tests {
             assert!(breaks(&error, FAILURES_MOST, false), "{error}");
         }
         assert!(breaks(&down, FAILURES_MOST, true) && !breaks(&down, FAILURES_MOST - 1, true));
+    }
+
+    #[test]
+    fn a_clusters_masters_are_others_once_two_maps_say_so() {
+        let map = |ports: &[i64]| {
+            let node = |port: &i64| Value::Array(vec![Value::BulkString(b"127.0.0.1".to_vec()), Value::Int(*port)]);
+            let range = |port| Value::Array(vec![Value::Int(0), Value::Int(9), node(port)]);
+            ClusterMap::read(Value::Array(ports.iter().map(range).collect()))
+        };
+        let at_first = map(&[1, 2]).masters().into_iter().collect();
+        assert!(!has_other_masters(&at_first, &map(&[2, 1]), &map(&[1, 2])));
+        assert!(!has_other_masters(&at_first, &map(&[1, 2]), &map(&[1, 3])), "the first that says so");
+        assert!(has_other_masters(&at_first, &map(&[3, 1]), &map(&[1, 3])));
+        assert!(!has_other_masters(&at_first, &map(&[1, 3]), &map(&[1, 2])), "it was a node that did not know better");
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl RedisStore {
         let terms = Arc::new(ArcSwap::from_pointee(Terms::new(&prefix, terms)?));
         let probe = terms.load().names.session(SessionKey([0; 32]));
         let line = Arc::new(Line::new(Dialer::new(settings)?, probe, metrics.clone()));
-        let hot = Arc::new(Hot::new(settings.memory_bytes, settings.cache_ttl));
+        let is_clustered = matches!(settings.place.layout, Layout::Cluster);
+        let hot = Arc::new(Hot::new(settings.memory_bytes, settings.cache_ttl, is_clustered));
         let lanes = Arc::new(Lanes::new(Arc::clone(&line), runtime.clone(), metrics.clone()));
         let ends = Arc::new(Ends::new(Arc::clone(&lanes)));
         let (seen, writer) = Seen::new(Arc::clone(&line), Arc::clone(&hot), Arc::clone(&terms));
@@ -564,7 +565,7 @@ impl Sessions for RedisStore {
             (self.hot.silence() > channel::SILENCE_MOST)
                 .then(|| "news of ended sessions does not come through, sessions in memory count for SESSION_CACHE_TTL at most".to_owned())
         };
-        self.line.trouble().or_else(|| self.lanes.trouble()).or_else(waiting).or_else(silent)
+        self.line.trouble().or_else(waiting).or_else(silent).or_else(|| self.lanes.trouble())
     }
 }
 

@@ -18,8 +18,10 @@ const SEE: &str = "local s=redis.call('HGET',KEYS[1],'s') if not s then return 0
 if tonumber(ARGV[1])>tonumber(s) then redis.call('HSET',KEYS[1],'s',ARGV[1]) \
 redis.call('PEXPIREAT',KEYS[1],ARGV[2]) end return 1";
 
-/// Ends a session and announces it. ARGV: channel, message.
-const END: &str = "redis.call('UNLINK',KEYS[1],KEYS[2]) redis.call('PUBLISH',ARGV[1],ARGV[2]) return 1";
+/// Ends a session and announces it. It writes to the lease, whether there is a session or not: to a client whose own commands changed
+/// nothing, `WAIT` confirms at once, also where an earlier end of the same session is on no replica yet. ARGV: channel, message.
+const END: &str = "redis.call('UNLINK',KEYS[1]) redis.call('SET',KEYS[2],'','PX',1000) \
+redis.call('PUBLISH',ARGV[1],ARGV[2]) return 1";
 
 /// Takes the lease to renew. ARGV: its number, its milliseconds. Returns {0}: ended; {1}: the lease is taken; {2, value, seen}.
 const CLAIM: &str = "local f=redis.call('HMGET',KEYS[1],'v','s') if not f[1] then return {0} end \
