@@ -78,8 +78,8 @@ pub(crate) async fn ask(
         (Prompt::Remembered | Prompt::Never, Some(user)) => found(&consent(&provider, &asked, &user)),
         (Prompt::Never, None) => found(&refuse(&provider, &asked, "login_required", "nobody is signed in")),
         (Prompt::Always, _) | (Prompt::Remembered, None) => {
-            let users = locked(&provider.users).list().to_vec();
-            let users = users.into_iter().filter(|user| asked.dialect.admits(user)).collect();
+            let users = locked(&provider.users);
+            let users = users.list().iter().filter(|user| asked.dialect.admits(user)).cloned().collect();
             pages::pick(&pages::Picking {
                 provider: asked.dialect.title(),
                 client_id: &provider.client_id,

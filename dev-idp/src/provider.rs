@@ -63,6 +63,9 @@ impl Users {
     }
 
     pub(crate) fn remove(&mut self, id: &str) {
+        if !self.places.contains_key(id) {
+            return;
+        }
         self.list.retain(|user| user.id != id);
         *self = Self::new(std::mem::take(&mut self.list));
     }

@@ -158,6 +158,11 @@ async fn register(
         let options = fleet::WatchOptions { as_person: impersonate || cluster.impersonate, namespaces: Vec::new() };
         fleet.add_with(id, name, connection, &options).await;
     }
-    tracing::info!(name, server = cluster.server, "registered a cluster");
+    tracing::info!(
+        name,
+        server = cluster.server,
+        by_person = impersonate || cluster.impersonate,
+        "registered a cluster"
+    );
     Ok(())
 }

@@ -223,6 +223,23 @@ async fn reconciling_what_may_not_be_seen_tells_as_little_as_reconciling_what_do
         let (status, answer) = trial.ask(&ann, "POST", &path, Some(how)).await;
         assert_eq!(status, 200, "{answer}");
     }
+    // Her object may name any source: whether that is there is not told either.
+    let mut answers = Vec::new();
+    for name in ["flux-system", "nothing"] {
+        trial.world().change(Kind::Kustomization, "shop", "shop-backend", |object| {
+            object["spec"]["sourceRef"] = json!({"kind": "GitRepository", "name": name, "namespace": "flux-system"});
+        });
+        let path = format!("clusters/{}/{SHOP}", trial.id);
+        let began = std::time::Instant::now();
+        while trial.ask(&ann, "GET", &path, None).await.1["source"]["name"] != name {
+            assert!(began.elapsed() < Duration::from_secs(10), "the orchestrator does not see it");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let how = Some(json!({"with_source": true}));
+        let (status, refusal) = trial.ask(&ann, "POST", &format!("{path}/reconcile"), how).await;
+        answers.push((status, refusal["message"].as_str().unwrap_or_default().to_owned()));
+    }
+    assert!(answers[0].0 == 403 && answers[0] == answers[1], "{answers:?}");
     // Her release names its chart. Where that comes from, only the hidden chart tells, whether it is suspended or not.
     let path = format!("clusters/{}/flux/helmrelease/cert-manager/cert-manager/reconcile", trial.id);
     let (status, refusal) = trial.ask(&ann, "POST", &path, Some(json!({"with_source": true}))).await;

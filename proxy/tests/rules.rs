@@ -472,6 +472,29 @@ async fn explain_refuses_whom_an_upstream_cannot_act_as() {
 }
 
 #[tokio::test]
+async fn explain_says_all_that_a_permit_depends_on() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("oidc", &upstream).await;
+    let token = plan.folder().join("token");
+    std::fs::write(&token, "canary\n").unwrap();
+    let text = format!(
+        "[[upstreams]]\nname = \"kube\"\nurls = [\"http://127.0.0.1:1\"]\nimpersonate = true\nimpersonate_user = \"id\"\n\
+         token_file = \"{}\"\n\n[[routes]]\npath = \"/kube/**\"\nallow = [\"@example.com\"]\nmax_age = \"15m\"\nupstream = \"kube\"\n",
+        token.display()
+    );
+    let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &text);
+    let asked =
+        |more: &[&str]| explained(&plan, &[&["--email", "ann@example.com", "--path", "/kube/x"], more].concat());
+    let answer = asked(&[]);
+    assert_eq!(answer["decision"], "permit", "{answer}");
+    let note = answer["note"].as_str().unwrap();
+    assert!(note.contains("add --id; ") && note.contains("`auth_time`"), "{note}");
+    let answer = asked(&["--id", "7", "--signed-in", "5m"]);
+    assert!(answer["decision"] == "permit" && answer.get("note").is_none(), "{answer}");
+    assert_eq!(asked(&["--id", "system:serviceaccount:ci:bot"])["decision"], "refuse");
+}
+
+#[tokio::test]
 async fn explain_says_where_a_permit_depends_on_a_time_that_a_provider_may_not_send() {
     let upstream = Upstream::start().await;
     let rules = "[[routes]]\npath = \"/deploy/**\"\nallow = [\"@example.com\"]\nmax_age = \"15m\"";

@@ -1,6 +1,6 @@
 //! Managing clusters through the proxy: register, reconcile, see changes and who made them.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use orchestrator::demo::{Binding, Demo, Options};
 use orchestrator::fleet::Kind;
@@ -74,18 +74,20 @@ async fn a_person_registers_a_cluster_reconciles_an_object_and_stands_in_the_log
     // From the top of the page, where nothing lies over its buttons.
     browser.goto(&browser.url().await).await;
     browser.reads("#object-status", "the anchor is lost").await;
-    // The delay is of requests that arrive: the patch waits, what is reported meanwhile does not.
-    world.faults().be_slow(Duration::from_secs(4));
+    world.faults().hold_changes(true);
     browser.click("#reconcile").await;
-    browser.reads(".said", "Asking Flux").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    world.faults().be_slow(Duration::ZERO);
+    let waits = Instant::now();
+    while world.faults().held_changes() == 0 {
+        assert!(waits.elapsed() < Duration::from_secs(10), "the request does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     world.change(Kind::Kustomization, "shop", "shop-backend", |object| {
         object["status"]["conditions"][0]["message"] = "the anchor is still lost".into();
     });
     browser.reads("#object-status", "still lost").await;
     let said = browser.sees(".said").await;
     assert!(said.contains("Asking Flux"), "{said}");
+    world.faults().hold_changes(false);
     browser.reads(".said", "Reconciled at").await;
 
     // The orchestrator begins with what failed for 30 s, and ends what it has begun; the proxy waits 60 s.

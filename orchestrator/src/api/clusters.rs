@@ -251,11 +251,19 @@ async fn add(
         namespaces: choice.namespaces,
     };
     let _turn = app.fleet.turn().await;
+    let wanted = cluster.impersonate;
     let cluster = keep(&app, &cluster, kubeconfig, &connection).await?;
     let all = app.store.clusters().await.unwrap_or_default();
     let same = all.iter().find(|other| other.server == cluster.server && other.id != cluster.id);
     let same = same.map(|other| format!("; {} has the same address", other.name)).unwrap_or_default();
-    let message = format!("Kubernetes {}{same}", reached.version);
+    let again = if cluster.impersonate == wanted {
+        ""
+    } else if app.impersonation.is_some() {
+        "; it decides by person, as before it was removed"
+    } else {
+        "; it decides by person, as before it was removed, so that all is refused without ORCHESTRATOR_ASSERTION_JWKS"
+    };
+    let message = format!("Kubernetes {}{same}{again}", reached.version);
     Ok(Done { value: cluster, message })
 }
 

@@ -50,6 +50,9 @@ async fn handle(State(api): State<Arc<Api>>, request: Request) -> Response<Body>
         std::future::pending::<()>().await;
     }
     world.faults().delay().await;
+    if request.method() == Method::PATCH {
+        world.faults().may_change().await;
+    }
     if world.faults().is_broken() {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the etcd of the demo is on holiday");
     }

@@ -26,6 +26,7 @@ pub struct Faults {
     lists: AtomicUsize,
     reviews: AtomicUsize,
     cut: watch::Sender<u64>,
+    hold: watch::Sender<bool>,
 }
 
 impl Default for Faults {
@@ -45,6 +46,7 @@ impl Default for Faults {
             lists: AtomicUsize::default(),
             reviews: AtomicUsize::default(),
             cut: watch::Sender::new(0),
+            hold: watch::Sender::new(false),
         }
     }
 }
@@ -111,6 +113,24 @@ impl Faults {
     /// Delays each response, and each event of a watch, by `delay`.
     pub fn be_slow(&self, delay: Duration) {
         self.slow_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Lets changes wait until this is taken back.
+    pub fn hold_changes(&self, hold: bool) {
+        self.hold.send_replace(hold);
+    }
+
+    /// How many changes wait.
+    pub fn held_changes(&self) -> usize {
+        self.hold.receiver_count()
+    }
+
+    pub(super) async fn may_change(&self) {
+        if *self.hold.borrow() {
+            // Fails only if the sender is dropped, which `self` owns.
+            let mut hold = self.hold.subscribe();
+            let _ended = hold.wait_for(|hold| !hold).await;
+        }
     }
 
     /// Cuts off every open watch.

@@ -116,10 +116,7 @@ async fn source_first(
 ) -> Result<(), Fault> {
     let mut sources = tree::sources(&cluster.objects(), key);
     if by_person {
-        // The nearest first, since it names the next: a hidden chart's own source is not revealed.
-        for source in sources.iter().rev() {
-            look(cluster, client, source).await?;
-        }
+        look_at_sources(cluster, client, key).await?;
     }
     sources.retain(|source| cluster.objects().get(source).is_some_and(|held| !held.suspended && !held.fixed));
     for source in sources {
@@ -138,6 +135,23 @@ async fn source_first(
             }
         };
         let _ = timeout(SOURCE, seen_to).await;
+    }
+    Ok(())
+}
+
+/// Asks the cluster for the sources of an object: first for the one that it names, which names the next, so that a hidden chart's own source
+/// is not revealed. One that is not there is asked for as well: else the answer would tell which ones are.
+async fn look_at_sources(cluster: &Cluster, client: &Client, key: &Key) -> Result<(), Fault> {
+    let mut at = key.clone();
+    // A release's chart, and where that comes from.
+    for _ in 0..2 {
+        let named = tree::named_source(&cluster.objects(), &at);
+        let Some(source) = named else { break };
+        match look(cluster, client, &source).await {
+            Ok(()) => at = source,
+            Err(Fault::NotFound(_)) => break,
+            Err(fault) => return Err(fault),
+        }
     }
     Ok(())
 }

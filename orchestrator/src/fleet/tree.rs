@@ -157,6 +157,12 @@ fn id(group: &str, kind: &str, namespace: &str, name: &str) -> String {
     format!("{group}/{kind}/{namespace}/{name}")
 }
 
+/// What an object names as its source, whether that is there or not.
+pub(super) fn named_source(objects: &BTreeMap<Key, Held>, key: &Key) -> Option<Key> {
+    let held = objects.get(key)?;
+    held.chart.clone().or_else(|| held.source.clone()).filter(|source| source.0.is_reconciled_on_request())
+}
+
 /// The sources of an object that are reconciled on request, the farthest first: the order in which to reconcile them.
 pub(super) fn sources(objects: &BTreeMap<Key, Held>, key: &Key) -> Vec<Key> {
     let Some(held) = objects.get(key) else { return Vec::new() };

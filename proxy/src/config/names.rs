@@ -75,11 +75,11 @@ pub(super) fn judge_variable(name: &str, value: &OsStr) -> Option<Remark> {
             "{name} is not known, so it changes nothing: rules stand in the file, as {table}"
         )));
     }
-    let meant = nearest(&name.to_ascii_uppercase(), ALL.iter().map(|knob| knob.variable));
+    let typed = name.to_ascii_uppercase();
+    let meant = nearest(&typed, ALL.iter().map(|knob| knob.variable));
     // Who mistypes the first letter as well mistypes no other: `AWS_KEY_FILE` and `SSL_CERT_FILE` are two letters from ours.
     let is_near = name.len() >= LEAST_TYPED
         && meant.is_some_and(|meant| {
-            let typed = name.to_ascii_uppercase();
             typed.as_bytes().first() == meant.as_bytes().first() || one_edit_away(&typed, [meant].into_iter()).is_some()
         });
     if is_near || has_our_prefix(name) || SHARED_FAMILIES.iter().any(|family| name.starts_with(family)) {

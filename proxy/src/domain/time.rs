@@ -57,6 +57,13 @@ impl Timestamp {
             .and_then(|moment| moment.format(&Rfc3339).ok())
             .unwrap_or_default()
     }
+
+    /// RFC 3339 in UTC, to the millisecond: `2026-01-02T03:04:05.090Z`.
+    #[must_use]
+    pub fn rfc3339_millis(self) -> String {
+        let whole = self.rfc3339();
+        format!("{}.{:03}Z", whole.trim_end_matches('Z'), self.millis() % 1000)
+    }
 }
 
 impl Timestamp {
@@ -102,6 +109,9 @@ mod tests {
     #[test]
     fn prints_rfc3339_in_utc() {
         assert_eq!(Timestamp::from_secs(1_767_323_045).rfc3339(), "2026-01-02T03:04:05Z");
+        let moment = Timestamp::from_millis(1_767_323_045_090);
+        assert_eq!(moment.rfc3339_millis(), "2026-01-02T03:04:05.090Z");
+        assert_eq!(Timestamp::parse(&moment.rfc3339_millis()), Some(moment));
     }
 
     #[test]

@@ -28,6 +28,10 @@ const COUNTS_AUTH_TIME: &str =
 /// Why a permit for an upstream that acts as the person may be a refusal in truth.
 const ACTS_BY_A_NAME: &str = "the upstream acts by a name (`impersonate_user`) that was not given; who has none is refused: add --user or --email";
 
+/// Why a permit for an upstream that is told the person's id may be a refusal in truth.
+const TELLS_THE_ID: &str =
+    "the upstream is told the person's id, which was not given; one that begins with `system:` is refused: add --id";
+
 /// An operator's question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -85,7 +89,7 @@ pub struct Explanation {
     /// The path in all its readings.
     pub readings: Vec<String>,
     /// What the answer assumes.
-    pub note: Option<&'static str>,
+    pub notes: Vec<&'static str>,
 }
 
 impl Explanation {
@@ -99,7 +103,8 @@ impl Explanation {
             "reason": self.reason,
             "readings": self.readings,
         });
-        for (name, text) in [("upstream", self.upstream.as_deref()), ("note", self.note)] {
+        let note = (!self.notes.is_empty()).then(|| self.notes.join("; "));
+        for (name, text) in [("upstream", self.upstream.as_deref()), ("note", note.as_deref())] {
             if let (Some(text), Some(answer)) = (text, answer.as_object_mut()) {
                 answer.insert(name.to_owned(), text.into());
             }
@@ -116,7 +121,7 @@ impl Explanation {
         if let Some(upstream) = &self.upstream {
             writeln!(out, "upstream: {upstream}")?;
         }
-        if let Some(note) = self.note {
+        for note in &self.notes {
             writeln!(out, "note:     {note}")?;
         }
         for (i, reading) in self.readings.iter().enumerate() {
@@ -188,8 +193,8 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
     let (Some((_, ago, voucher)), Some(principal), true) = (&who, principal, answer.is_permit) else {
         return Ok(answer);
     };
-    let note = match impersonate(&settings, answer.upstream.as_deref(), &principal) {
-        Ok(note) => note,
+    let mut notes = match impersonate(&settings, answer.upstream.as_deref(), &principal) {
+        Ok(notes) => notes,
         Err(why) => {
             let reason = format!("the upstream cannot act as this person: {why}");
             return Ok(Explanation { is_permit: false, reason, upstream: None, ..answer });
@@ -198,22 +203,28 @@ pub fn answer(asked: &Asked, settings: Settings) -> Result<Explanation, WrongQue
     // With GitHub the sign-in here counts, whose time is always known.
     let is_assumed = ago.is_zero() && voucher.kind != ProviderKind::Github;
     let without_time = Principal { proved_at: None, ..principal };
-    let depends = is_assumed && !basis.decide(&question, Some(without_time), now).is_permit;
-    Ok(Explanation { note: note.or(depends.then_some(COUNTS_AUTH_TIME)), ..answer })
+    if is_assumed && !basis.decide(&question, Some(without_time), now).is_permit {
+        notes.push(COUNTS_AUTH_TIME);
+    }
+    Ok(Explanation { notes, ..answer })
 }
 
-/// Whether the upstream can act as that person, if it impersonates people; with a note if that depends on a name that was not given.
+/// Whether the upstream can act as that person, if it impersonates people; with notes where that depends on what was not given.
 fn impersonate(
     settings: &Settings,
     upstream: Option<&str>,
     who: &Principal<'_>,
-) -> Result<Option<&'static str>, NotAPerson> {
+) -> Result<Vec<&'static str>, NotAPerson> {
     let named = settings.upstreams.iter().find(|named| Some(named.pool.name.as_str()) == upstream);
-    let Some(acting) = named.and_then(|named| named.acting.as_ref()) else { return Ok(None) };
+    let Some(acting) = named.and_then(|named| named.acting.as_ref()) else { return Ok(Vec::new()) };
     let mut identity = who.identity.clone();
+    let mut notes = Vec::new();
     if identity.id.is_empty() {
-        // Every provider gives an id, also to those whom the operator describes without one.
+        // Every provider gives an id, also to those whom the operator describes without one. That of a Kubernetes account begins so.
         identity.id = "id".to_owned();
+        if who.by == Proof::Bearer || acting.impersonation.user == ImpersonatedName::Id {
+            notes.push(TELLS_THE_ID);
+        }
     }
     let may_have_one = match acting.impersonation.user {
         ImpersonatedName::Username => matches!(identity.username, Username::Vouched(_)),
@@ -221,9 +232,10 @@ fn impersonate(
         ImpersonatedName::Id => false,
     };
     match acting.impersonation.impersonate(&identity, who.provider) {
-        Err(NotAPerson::Empty) if may_have_one => Ok(Some(ACTS_BY_A_NAME)),
-        outcome => outcome.map(|_| None),
+        Err(NotAPerson::Empty) if may_have_one => notes.push(ACTS_BY_A_NAME),
+        outcome => drop(outcome?),
     }
+    Ok(notes)
 }
 
 /// Refuses what no request can ask.
@@ -315,7 +327,7 @@ impl Basis {
             reason: reason.to_owned(),
             upstream: None,
             readings,
-            note: None,
+            notes: Vec::new(),
         };
         if [Method::TRACE, Method::CONNECT].iter().any(|method| method.as_str().eq_ignore_ascii_case(asked.method)) {
             return refused("this method is never passed on", Vec::new());
@@ -329,7 +341,7 @@ impl Basis {
         if is_metadata || path.may_be_below(AUTH_PREFIX) {
             return if is_metadata || path.is_plain() {
                 let reason = "Sidegate answers here itself, and no rule is about it".to_owned();
-                Explanation { is_permit: true, rule: None, reason, upstream: None, readings, note: None }
+                Explanation { is_permit: true, rule: None, reason, upstream: None, readings, notes: Vec::new() }
             } else {
                 refused("a server could read this path as one of Sidegate's own, so it is passed on to none", readings)
             };
@@ -345,7 +357,7 @@ impl Basis {
                 reason: permit.reason().as_str().to_owned(),
                 upstream: permit.rule().and_then(|rule| rules.get(rule)?.upstream.clone()),
                 readings,
-                note: None,
+                notes: Vec::new(),
             },
             Err(Refusal { rule, why }) => {
                 let reason = if why == Why::Unauthenticated { why.code().to_owned() } else { why.to_string() };
@@ -355,7 +367,7 @@ impl Basis {
                     reason,
                     upstream: None,
                     readings,
-                    note: None,
+                    notes: Vec::new(),
                 }
             }
         }

@@ -122,7 +122,7 @@ impl SignIn {
     }
 
     /// Whether the request's `Origin`, if present, is that of a page of `host`: of the public host it may be the public origin, whatever
-    /// port the proxies in front write, or that of another port that they name.
+    /// port the proxies in front write, or that of another port that `host` names: a browser's names the port that it asks.
     pub(crate) fn is_origin_of(&self, headers: &HeaderMap, host: &str) -> bool {
         let is_own = || headers::is_same_origin(headers, &headers::origin_of(self.public_origin.scheme(), host));
         if self.is_public_host(host) {

@@ -685,8 +685,14 @@ async fn in_a_cluster_a_logout_is_confirmed_on_another_connection_only_once_a_re
     let heir: Arc<dyn Sessions> = second.clone();
     assert_eq!(first.hand_over(&heir), 0);
     drop(first);
-    // It is tried twice.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // So that `WAIT` covers the end before it, which another connection wrote.
+    let changes = async || {
+        let persistence = master.info("persistence").await;
+        let count = persistence.lines().find_map(|line| line.strip_prefix("rdb_changes_since_last_save:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = changes().await;
+    until("another end of it writes too", async || changes().await > before).await;
     assert!(second.trouble().is_some_and(|why| why.contains("1 logouts wait")), "{:?}", second.trouble());
     replica.signal("CONT");
     until("it is confirmed", async || second.trouble().is_none()).await;
@@ -731,8 +737,9 @@ async fn a_connection_that_the_server_closes_while_it_rests_fails_no_write() {
     store.begin(session("bob", now), now).await.unwrap();
     close().await;
     store.end_unseen(&token).await.unwrap();
-    let trouble = store.trouble().unwrap_or_default();
-    assert!(!trouble.contains("failed") && !trouble.contains("ended"), "the other connection stays: {trouble}");
+    // A slow machine may be late to hear itself.
+    let trouble = store.trouble().filter(|why| !why.starts_with("news of ended sessions"));
+    assert_eq!(trouble, None, "the other connection stays");
 }
 
 #[tokio::test]

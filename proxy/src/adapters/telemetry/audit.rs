@@ -181,20 +181,11 @@ fn decision(
         groups = identity.map(|identity| &identity.groups).filter(|groups| !groups.is_empty()).map(ascii_json),
         claims = who.map(|who| who.claims).filter(|claims| !claims.is_empty()).map(ascii_json),
         certificate = who.and_then(|who| who.certificate).map(|certificate| ascii_json(certificate.names())),
-        signed_in_at = who.and_then(|who| who.proved_at).map(to_the_millisecond),
+        signed_in_at = who.and_then(|who| who.proved_at).map(Timestamp::rfc3339_millis),
         client = %origin.client,
         request_id = %Clean(origin.request_id),
         "{message}",
     );
-}
-
-/// RFC 3339 in UTC, to the millisecond: a rule's `max_age` counts from that moment, and `sidegate simulate` judges by it again.
-fn to_the_millisecond(moment: Timestamp) -> String {
-    let seconds = moment.rfc3339();
-    match seconds.strip_suffix('Z') {
-        Some(seconds) => format!("{seconds}.{:03}Z", moment.millis() % 1000),
-        None => seconds,
-    }
 }
 
 /// A bearer token was not accepted, or not for this; `outcome` is one of a few words. Of the token only names that it claims are

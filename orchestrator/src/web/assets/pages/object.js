@@ -179,9 +179,12 @@ export async function object(context) {
       }, AWAITED);
     } catch (error) {
       if (signal.aborted) return;
-      awaited = null;
-      said.textContent = error.message;
-      said.className = "said refusal";
+      // Unless another request, or the end of the object, has come since.
+      if (!gone && (!awaited || awaited === waiting)) {
+        awaited = null;
+        said.textContent = error.message;
+        said.className = "said refusal";
+      }
     }
     buttons.look = "";
     drawButtons();

@@ -34,8 +34,8 @@ pub(super) struct Lanes {
     anybody: Semaphore,
     lanes: Vec<Mutex<Option<Lane>>>,
     wait: Duration,
-    /// When and why the last write on these connections failed.
-    failing: std::sync::Mutex<Option<(Instant, String)>>,
+    /// Why the last write on these connections failed.
+    failing: std::sync::Mutex<Option<Failure>>,
 }
 
 /// A connection at rest.
@@ -44,6 +44,14 @@ struct Lane {
     /// That of the link at the time.
     generation: u64,
     since: Instant,
+}
+
+/// A write that failed.
+struct Failure {
+    at: Instant,
+    /// That of the link at the time.
+    generation: u64,
+    why: String,
 }
 
 /// Commands whose keys lie in one slot: the first key, and the commands.
@@ -69,8 +77,9 @@ impl Lanes {
     /// Why writes fail while the link works; `None` if the last one did not, or was long ago.
     pub(super) fn trouble(&self) -> Option<String> {
         let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, why) = failing.as_ref().filter(|(at, _)| at.elapsed() < TOLD)?;
-        Some(format!("the last write that waits for replicas failed: {why}"))
+        let current = self.line.link()?.generation;
+        let last = failing.as_ref().filter(|last| last.generation == current && last.at.elapsed() < TOLD)?;
+        Some(format!("the last write that waits for replicas failed: {}", last.why))
     }
 
     /// Writes in this order, and waits for a replica of each master that has any.
@@ -100,7 +109,10 @@ impl Lanes {
             for (key, pipeline) in pipelines(writes, &link) {
                 last = self.line.call_all(&key, pipeline).await?.pop().unwrap_or(Value::Nil);
             }
-            self.note(None);
+            // In a cluster another master may have replicas.
+            if matches!(link.conn, Conn::Node(_)) {
+                self.note(None);
+            }
             return Ok((last, Durability::Safely));
         }
         // The turn is waited for before the deadline begins: how long that takes says nothing of the store.
@@ -120,7 +132,7 @@ impl Lanes {
         self.record(&link, outcome)
     }
 
-    fn note(&self, failure: Option<(Instant, String)>) {
+    fn note(&self, failure: Option<Failure>) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
@@ -182,7 +194,8 @@ impl Lanes {
     /// Records an outcome. A lane's connection that cannot be had, fails or is late says nothing of the link's, which is tested all the time:
     /// only what a server answers to a command counts there.
     fn record<T>(&self, link: &Link, outcome: RedisResult<T>) -> Result<T, StoreUnavailable> {
-        self.note(outcome.as_ref().err().map(|error| (Instant::now(), describe(error))));
+        let failure = |error| Failure { at: Instant::now(), generation: link.generation, why: describe(error) };
+        self.note(outcome.as_ref().err().map(failure));
         match outcome {
             Err(error) if !matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension) => {
                 self.metrics.failed.inc();

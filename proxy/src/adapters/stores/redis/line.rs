@@ -170,6 +170,13 @@ impl Line {
         }
     }
 
+    /// Makes it the current link. As [`Line::break_off`], one at a time: what `up` says is true of the link.
+    fn put_up(&self, link: &Arc<Link>) {
+        let _alone = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        self.link.store(Some(Arc::clone(link)));
+        self.up.send_replace(link.generation);
+    }
+
     fn break_off(&self, link: &Link, why: &str) {
         // One at a time, and all of it before the notification that a new link follows: else that one would be taken for broken.
         let mut told = self.why.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,9 +212,8 @@ impl Line {
                     if !was_brief {
                         self.log_reachable(&link);
                     }
-                    self.link.store(Some(Arc::clone(&link)));
+                    self.put_up(&link);
                     self.metrics.reachable.set(1);
-                    self.up.send_replace(link.generation);
                     self.tried.send_replace(true);
                     let mut monitored = pin!(self.monitor(&link));
                     let is_brief = tokio::time::timeout(BRIEF, monitored.as_mut()).await.is_ok();

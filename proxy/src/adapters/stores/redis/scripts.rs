@@ -18,8 +18,8 @@ const SEE: &str = "local s=redis.call('HGET',KEYS[1],'s') if not s then return 0
 if tonumber(ARGV[1])>tonumber(s) then redis.call('HSET',KEYS[1],'s',ARGV[1]) \
 redis.call('PEXPIREAT',KEYS[1],ARGV[2]) end return 1";
 
-/// Ends a session and announces it. It writes to the lease, whether there is a session or not: to a client whose own commands changed
-/// nothing, `WAIT` confirms at once, also where an earlier end of the same session is on no replica yet. ARGV: channel, message.
+/// Ends a session and announces it. It writes to the lease, whether there is a session or not: from Redis 7.2 on, and in Valkey, `WAIT`
+/// confirms at once to a client whose own commands changed nothing, also where an earlier end of the same session is on no replica yet. ARGV: channel, message.
 const END: &str = "redis.call('UNLINK',KEYS[1]) redis.call('SET',KEYS[2],'','PX',1000) \
 redis.call('PUBLISH',ARGV[1],ARGV[2]) return 1";
 
