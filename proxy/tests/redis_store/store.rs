@@ -46,14 +46,12 @@ pub async fn open_with(place: RedisPlace, secrets: Vec<Zeroizing<Vec<u8>>>) -> A
         cache_ttl: Duration::from_secs(10),
         memory_bytes: 1 << 20,
     };
-    let store = RedisStore::open(
-        &settings,
-        &StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 0 },
-        &StoreMetrics::default(),
-    );
+    let metrics = StoreMetrics::default();
+    let store = RedisStore::open(&settings, &StoreTerms { idle: Duration::ZERO, secrets, cookie_beside: 0 }, &metrics);
     let store = store.unwrap();
     store.reach(PATIENCE).await.unwrap();
-    until("the channel is there", async || store.trouble().is_none()).await;
+    // What is read before it is there is read again.
+    until("the channel is there", async || metrics.channel.get() == 1 && store.trouble().is_none()).await;
     store
 }
 
