@@ -47,7 +47,6 @@ mod own_sessions;
 mod pages;
 mod policy;
 mod reasons;
-mod redis_link;
 mod redis_store;
 mod reload;
 mod renewal;

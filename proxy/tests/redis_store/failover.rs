@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -11,7 +10,7 @@ use sidegate::adapters::stores::redis::Layout;
 use zeroize::Zeroizing;
 
 use super::store::{now, open_with, place};
-use super::{SECRET, at, log_out, signed_in};
+use super::{SECRET, at, cluster_of, log_out, signed_in, text};
 use crate::support::redis::{SENTINEL_PASSWORD, ask, is_installed};
 use crate::support::{Browser, Proxy, Redis, Upstream, until};
 
@@ -144,10 +143,6 @@ fn any(tokens: &RefCell<Vec<String>>) -> Option<String> {
     fastrand::choice(tokens.borrow().iter()).cloned()
 }
 
-fn text(answer: Option<redis::Value>) -> String {
-    answer.and_then(|answer| redis::from_redis_value(answer).ok()).unwrap_or_default()
-}
-
 #[tokio::test]
 async fn behind_sentinels_a_killed_master_signs_nobody_out() {
     if !is_installed() {
@@ -202,14 +197,7 @@ async fn in_a_cluster_a_killed_master_signs_nobody_out() {
     }
     let options =
         ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"];
-    let mut nodes = Vec::new();
-    for _ in 0..6 {
-        nodes.push(Redis::start_with(&options).await);
-    }
-    let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-    let mut create = Command::new("redis-cli");
-    create.args(["--cluster", "create"]).args(&addresses).args(["--cluster-replicas", "1", "--cluster-yes"]);
-    assert!(create.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success());
+    let (mut nodes, url) = cluster_of(6, &options, &["--cluster-replicas", "1"]).await;
     for node in &nodes {
         until("the cluster stands", async || {
             let replication = node.info("replication").await;
@@ -219,7 +207,6 @@ async fn in_a_cluster_a_killed_master_signs_nobody_out() {
         .await;
     }
     let upstream = Upstream::start().await;
-    let url = format!("redis-cluster://{}", addresses.join(","));
     let (one, two) = super::two(at(&url, &upstream).await.env("SESSION_CACHE_TTL", "1s")).await;
     let mut victim = None;
     for (n, node) in nodes.iter().enumerate() {

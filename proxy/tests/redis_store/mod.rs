@@ -1,10 +1,12 @@
 //! Sessions shared through Redis: real servers, two replicas of the real program, and outages.
 
 mod failover;
+mod link;
 pub mod store;
 mod tls;
 
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -31,6 +33,24 @@ async fn at(url: &str, upstream: &Upstream) -> Plan {
         .env("SESSION_REDIS_URL", url)
         .env("SESSION_SECRET", SECRET)
         .env("LOG_LEVEL", "info,sidegate=debug")
+}
+
+/// A cluster of so many nodes, made with further arguments of `redis-cli`; and its address. It may not work yet.
+async fn cluster_of(count: usize, options: &[&str], more: &[&str]) -> (Vec<Redis>, String) {
+    let mut nodes = Vec::new();
+    for _ in 0..count {
+        nodes.push(Redis::start_with(options).await);
+    }
+    let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+    let mut create = Command::new("redis-cli");
+    create.args(["--cluster", "create"]).args(&addresses).args(more).arg("--cluster-yes");
+    assert!(create.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success());
+    (nodes, format!("redis-cluster://{}", addresses.join(",")))
+}
+
+/// The text of a server's answer.
+fn text(answer: Option<redis::Value>) -> String {
+    answer.and_then(|answer| redis::from_redis_value(answer).ok()).unwrap_or_default()
 }
 
 /// Two replicas that share a store.

@@ -1,22 +1,16 @@
 //! The link to a Redis that is there and yet fails: commands that it refuses, and a cluster of which one master does not work.
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Request;
 
+use super::{at, cluster_of, text};
 use crate::support::redis::is_installed;
-use crate::support::{Plan, Proxy, Redis, Upstream, until};
+use crate::support::{Redis, Upstream, until};
 
-async fn at(url: &str, upstream: &Upstream) -> Plan {
-    Proxy::with_sign_in("github", upstream)
-        .await
-        .env("SESSION_STORE", "redis")
-        .env("SESSION_REDIS_URL", url)
-        .env("SESSION_SECRET", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTAxMjM0NTY3ODk=")
-        .env("LOG_LEVEL", "info")
-}
+/// Who listens for news at a node.
+const LISTENERS: [&str; 4] = ["CLIENT", "LIST", "TYPE", "PUBSUB"];
 
 /// A token of no session, which no replica has in memory.
 fn made_up() -> String {
@@ -62,27 +56,15 @@ async fn a_store_that_refuses_a_command_is_neither_connected_to_nor_logged_as_fa
 async fn cluster() -> (Vec<Redis>, String) {
     let options =
         ["--cluster-enabled", "yes", "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no"];
-    let mut nodes = Vec::new();
-    for _ in 0..3 {
-        nodes.push(Redis::start_with(&options).await);
-    }
-    let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-    let mut create = Command::new("redis-cli");
-    create.args(["--cluster", "create"]).args(&addresses).arg("--cluster-yes");
-    assert!(create.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success());
+    let (nodes, url) = cluster_of(3, &options, &[]).await;
     for node in &nodes {
         until("the cluster stands", async || {
-            let state = text(node, &["CLUSTER", "INFO"]).await;
+            let state = text(node.ask(&["CLUSTER", "INFO"]).await);
             state.contains("cluster_state:ok") && state.contains("cluster_size:3")
         })
         .await;
     }
-    (nodes, format!("redis-cluster://{}", addresses.join(",")))
-}
-
-async fn text(node: &Redis, words: &[&str]) -> String {
-    let answer = node.ask(words).await;
-    answer.and_then(|answer| redis::from_redis_value(answer).ok()).unwrap_or_default()
+    (nodes, url)
 }
 
 #[tokio::test]
@@ -126,17 +108,17 @@ async fn in_a_cluster_a_logout_holds_also_where_news_of_its_master_does_not_come
     let twin = plan.twin();
     let (one, two) = (plan.start().await, twin.start().await);
     until("both replicas listen", async || {
-        let lists = join_all(nodes.iter().map(|node| text(node, &["CLIENT", "LIST", "TYPE", "PUBSUB"]))).await;
+        let lists = join_all(nodes.iter().map(async |node| text(node.ask(&LISTENERS).await))).await;
         lists.iter().map(|list| list.lines().filter(|line| !line.is_empty()).count()).sum::<usize>() == 2
     })
     .await;
     // They listen at some of the nodes; those then get nothing from a node that has forgotten them.
     let (mut listened_at, mut silent) = (Vec::new(), None);
     for node in &nodes {
-        if text(node, &["CLIENT", "LIST", "TYPE", "PUBSUB"]).await.trim().is_empty() {
+        if text(node.ask(&LISTENERS).await).trim().is_empty() {
             silent = Some(node);
         } else {
-            listened_at.push(text(node, &["CLUSTER", "MYID"]).await);
+            listened_at.push(text(node.ask(&["CLUSTER", "MYID"]).await));
         }
     }
     let silent = silent.expect("two replicas do not listen at three nodes");
@@ -153,7 +135,7 @@ async fn in_a_cluster_a_logout_holds_also_where_news_of_its_master_does_not_come
     };
     assert_eq!(one.get_as(&token, "/x").await.status, 200);
     for id in &listened_at {
-        assert_eq!(text(silent, &["CLUSTER", "FORGET", id]).await, "OK");
+        assert_eq!(text(silent.ask(&["CLUSTER", "FORGET", id]).await), "OK");
     }
     let request = Request::post("/api/v1/auth/logout").header("cookie", format!("session_token={token}"));
     assert_eq!(two.send(request).await.status, 200);
