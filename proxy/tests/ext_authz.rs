@@ -325,13 +325,8 @@ async fn a_path_of_too_many_readings_has_an_audit_line() {
     let proxy = with_rules(RULES, &upstream).await.env("AUDIT", "all").start().await;
     let path = format!("/{}", "a;b//%2e%2e%5c%252f;d/./x%23y%3fz%00.%20/".repeat(3));
     assert_eq!(Envoy::of(&proxy).await.check(asking(&path, &[("x-request-id", "r-1")])).await.status(), 403);
-    let decisions = || -> Vec<serde_json::Value> {
-        let log = proxy.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        lines.filter(|line| line["event"] == "decision").collect()
-    };
-    until("it has a line", async || !decisions().is_empty()).await;
-    let line = &decisions()[0];
+    until("it has a line", async || !proxy.decisions().is_empty()).await;
+    let line = &proxy.decisions()[0];
     assert_eq!((&line["decision"], &line["code"]), (&json!("refuse"), &json!("not_described")));
     assert_eq!((&line["client"], &line["request_id"]), (&json!("192.0.2.7"), &json!("r-1")));
 }

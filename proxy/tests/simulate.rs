@@ -45,11 +45,7 @@ async fn every_decision_has_a_line_with_audit_all_and_simulate_makes_it_again() 
     proxy.logs("Refused: GET /assets/app.css").await;
     let log = proxy.log();
     assert!(!log.contains("canary"), "a query is in the log");
-    let decisions: Vec<Value> = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|line| line["event"] == "decision")
-        .collect();
+    let decisions = proxy.decisions();
     let said: Vec<_> = decisions.iter().map(|line| (&line["decision"], &line["path"], &line["username"])).collect();
     let (permit, refuse, who) = (json!("permit"), json!("refuse"), json!("ann"));
     assert_eq!(
@@ -90,16 +86,11 @@ async fn what_no_rule_was_asked_about_has_a_line_too_and_no_rule_changes_it() {
     assert_eq!(proxy.send(with("Bearer canary.canary.canary")).await.status, 401);
     assert_eq!(proxy.send(with("Bearer")).await.status, 400);
     assert_eq!(proxy.get(&format!("/{}", "a;b//%2e%2e%5c%252f;d/./x%23y%3fz%00.%20/".repeat(3))).await.status, 400);
-    let decisions = || -> Vec<Value> {
-        let log = proxy.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.filter(|line| line["event"] == "decision").collect()
-    };
-    until("each has a line", async || decisions().len() == 3).await;
-    let said: Vec<_> = decisions().iter().map(|line| (line["code"].clone(), line["decision"].clone())).collect();
+    until("each has a line", async || proxy.decisions().len() == 3).await;
+    let said: Vec<_> = proxy.decisions().iter().map(|line| (line["code"].clone(), line["decision"].clone())).collect();
     let codes = ["unauthenticated", "invalid_request", "bad_request"];
     assert_eq!(said, codes.map(|code| (json!(code), json!("refuse"))));
-    assert!(decisions()[0]["reason"].as_str().unwrap().contains("bearer token"));
+    assert!(proxy.decisions()[0]["reason"].as_str().unwrap().contains("bearer token"));
     assert!(!proxy.log().contains("canary"));
     let file = proxy.folder().join("audit.log");
     std::fs::write(&file, proxy.log()).unwrap();

@@ -549,13 +549,8 @@ async fn a_request_that_the_store_could_not_answer_for_has_a_line_in_the_audit_l
     redis.signal("STOP");
     let strange = "A".repeat(43);
     assert_eq!(proxy.get_as(&strange, "/x?token=canary").await.status, 503);
-    let decision = || {
-        let lines = proxy.log();
-        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        lines.find(|line| line["event"] == "decision")
-    };
-    until("there is a line", async || decision().is_some()).await;
-    let line = decision().unwrap();
+    until("there is a line", async || !proxy.decisions().is_empty()).await;
+    let line = &proxy.decisions()[0];
     let values = ["decision", "code", "method", "path"].map(|key| line[key].as_str().unwrap_or_default().to_owned());
     assert_eq!(values, ["refuse", "session_store_unavailable", "GET", "/x"], "{line:#}");
     assert!(line["reason"].as_str().unwrap().contains("store"), "{line:#}");

@@ -124,6 +124,13 @@ impl Proxy {
         self.log.lock().unwrap().join("\n")
     }
 
+    /// The decisions that it has logged so far, with `AUDIT=all`.
+    pub fn decisions(&self) -> Vec<serde_json::Value> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line["event"] == "decision").collect()
+    }
+
     /// Waits until it has logged `text`.
     pub async fn logs(&self, text: &str) {
         until(&format!("the log says {text:?}:\n{}", self.log()), async || self.log().contains(text)).await;
