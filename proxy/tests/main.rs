@@ -34,6 +34,7 @@ mod impersonation;
 mod imports;
 mod jwt_sessions;
 mod kubernetes;
+mod large_answers;
 mod lasting;
 mod layers;
 mod listeners;

@@ -17,7 +17,11 @@ use super::connection::{Connection, Inlet};
 use super::framing::{Decoder, Malformed, Piece};
 use super::progress::Progress;
 use super::shelf::Shelf;
+use crate::adapters::net::{Plain, Splice};
 use crate::adapters::telemetry::Held;
+
+/// Longer responses, in bytes, are worth a pipe.
+const LARGE: u64 = 256 * 1024;
 
 /// Why a response ended early.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,30 @@ impl Answer {
         matches!(self.kind, Kind::Whole(_))
     }
 
+    /// Whether the bytes of the body may pass through a [`Splice`]: they come in the clear, and there are many of them.
+    #[must_use]
+    pub fn may_splice(&self) -> bool {
+        match &self.kind {
+            Kind::Flowing(flow) => flow.body.left().is_some_and(|left| left > LARGE) && flow.source.plain().is_some(),
+            Kind::Whole(_) | Kind::Multiplexed(..) | Kind::Counted(_) | Kind::Switched(_) => false,
+        }
+    }
+
+    /// From now on the bytes of the body pass through this pipe, and its frames stand for them.
+    pub(crate) fn pass_through(&mut self, splice: Arc<Splice>) {
+        if let Kind::Flowing(flow) = &mut self.kind {
+            flow.splice = Some(splice);
+        }
+    }
+
+    /// Whether bytes of the body are in the pipe, so that it is the client who is waited for.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        match &self.kind {
+            Kind::Flowing(flow) => flow.splice.as_ref().is_some_and(|splice| splice.held() > 0),
+            Kind::Whole(_) | Kind::Multiplexed(..) | Kind::Counted(_) | Kind::Switched(_) => false,
+        }
+    }
+
     /// When the response's head arrived.
     #[must_use]
     pub const fn arrived(&self) -> Instant {
@@ -121,6 +149,8 @@ struct Flow {
     /// Whether a piece was handed out that may still be in the client's buffer.
     given: bool,
     broken: Option<BrokenAnswer>,
+    /// What its bytes pass through.
+    splice: Option<Arc<Splice>>,
     /// Counts the request until it is dropped.
     busy: Option<Busy>,
 }
@@ -140,6 +170,14 @@ impl Source {
         }
     }
 
+    /// The socket, if bytes come from it as they are, and only those of the response.
+    fn plain(&self) -> Option<Plain<'_>> {
+        match self {
+            Self::Whole(connection, _) => connection.inlet.stream.plain(),
+            Self::Half(..) | Self::Gone => None,
+        }
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
             Self::Whole(connection, _) => connection.inlet.poll_fill(cx),
@@ -151,7 +189,7 @@ impl Source {
 
 impl Flow {
     const fn new(source: Source, body: Decoder) -> Self {
-        Self { source, body, given: false, broken: None, busy: None }
+        Self { source, body, given: false, broken: None, splice: None, busy: None }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenAnswer>>> {
@@ -187,6 +225,9 @@ impl Flow {
                 Piece::End => return Poll::Ready(Ok(None)),
                 Piece::Wanting => {}
             }
+            if let Some(come) = ready!(self.poll_splice(cx)) {
+                return Poll::Ready(come.map(|come| Some(Frame::data(come))));
+            }
             let read = ready!(self.source.poll_fill(cx)).map_err(|error| BrokenAnswer(error.into()))?;
             if read == 0 {
                 let whole = self.body.ends_with_connection();
@@ -194,6 +235,30 @@ impl Flow {
                 return Poll::Ready(if whole { Ok(None) } else { Err(cut()) });
             }
         }
+    }
+
+    /// Moves bytes of the body into the pipe. `None`: they are to be read.
+    fn poll_splice(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BrokenAnswer>>> {
+        let (Some(splice), Some(left), Some(socket)) = (&self.splice, self.body.left(), self.source.plain()) else {
+            return Poll::Ready(None);
+        };
+        if splice.held() > 0 {
+            // Who empties it wakes this task.
+            return Poll::Pending;
+        }
+        Poll::Ready(match ready!(splice.poll_fill(cx, &socket, left)) {
+            Ok(come) if come.is_empty() => None,
+            Ok(come) => {
+                self.body.pass(come.len() as u64);
+                Some(Ok(come))
+            }
+            // The system cannot do it with this socket.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                self.splice = None;
+                None
+            }
+            Err(error) => Some(Err(BrokenAnswer(error.into()))),
+        })
     }
 
     /// Gives the connection back if the body ended properly and no bytes follow it.

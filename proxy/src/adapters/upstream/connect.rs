@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{BoxError, UpstreamAddress, UpstreamSettings};
-use crate::adapters::net::{set_up, write_pieces};
+use crate::adapters::net::{Plain, set_up, write_pieces};
 
 /// Why connecting to the upstream failed. The text names the upstream and the reason.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +159,15 @@ impl Forgiving {
 
     pub(super) const fn has_tls(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// The socket, if bytes come from it as they are.
+    pub(super) fn plain(&self) -> Option<Plain<'_>> {
+        match &self.stream {
+            Stream::Tcp(stream) => Some(Plain::Tcp(stream)),
+            Stream::Unix(stream) => Some(Plain::Unix(stream)),
+            Stream::Tls(_) => None,
+        }
     }
 
     /// Whether the connection is open and no bytes have arrived: bytes after a response would be read as the next one. With `polled_since`

@@ -80,6 +80,16 @@ impl Decoder {
         matches!(self.0, State::Ended)
     }
 
+    /// Notes that this many bytes of those that are [left](Self::left) went another way.
+    pub(super) const fn pass(&mut self, bytes: u64) {
+        if let State::Length(left) = &mut self.0 {
+            *left = left.saturating_sub(bytes);
+            if *left == 0 {
+                self.0 = State::Ended;
+            }
+        }
+    }
+
     /// Whether the body ends with the connection.
     pub(super) const fn ends_with_connection(&self) -> bool {
         matches!(self.0, State::UntilClosed)

@@ -116,10 +116,15 @@ impl Body {
 
     /// Keeps the connection from counting as idle until the body has ended; on HTTP/2 also watches its reader.
     pub(crate) fn hold(&mut self, mut in_flight: InFlight) {
-        let may_rest = match &self.kind {
+        let may_rest = match &mut self.kind {
             Kind::Text(_) | Kind::Call(..) => false,
             Kind::Streamed(answer, stall) => {
                 in_flight.gives_answer(answer.size_hint().exact());
+                if answer.may_splice()
+                    && let Some(splice) = in_flight.splice()
+                {
+                    answer.pass_through(splice);
+                }
                 stall.limit().is_none()
             }
         };
@@ -143,6 +148,8 @@ impl Body {
                 let message = message.take().map(Frame::data);
                 Poll::Ready(message.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
+            // The time that the client takes is limited where it is written to.
+            Kind::Streamed(answer, _) if answer.waits_for_client() => Poll::Pending,
             Kind::Streamed(answer, stall) => poll_limited(answer, stall, self.guard.as_deref(), cx),
         }
     }

@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::adapters::net::PIPES_MOST;
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
 use crate::serve::listener::connection::{self, Purpose};
@@ -27,8 +28,8 @@ const IN_VAIN_MOST: u32 = 40;
 /// How long who has connected before the stop waits for a place.
 const LAST_PLACE: Duration = Duration::from_secs(5);
 
-/// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read.
-const FILES_BESIDE: u64 = 160;
+/// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read; and the pipes.
+const FILES_BESIDE: u64 = 160 + 2 * PIPES_MOST as u64;
 
 /// How long the accept loop pauses when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::adapters::certs::{self, Certificates};
-use crate::adapters::net;
+use crate::adapters::net::{self, Socket};
 use crate::domain::caller::{NO_ADDRESS, Peer, Scheme};
 use crate::domain::certificate::ClientCertificate;
 use crate::serve::app::App;
@@ -242,7 +242,7 @@ fn http<IO>(
     answering: Answering,
 ) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
 {
     let Client { peer, certificate } = client;
     let Answering { app, watch, drain } = answering;
@@ -282,7 +282,7 @@ fn until_end<IO, S>(
     drain: Drain,
 ) -> impl Future<Output = io::Result<()>>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
     S: RequestService,
 {
     async move {

@@ -14,6 +14,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::adapters::net::Socket;
 use crate::serve::body::Body;
 use crate::serve::watch::guarded::{Guarded, HttpVersion};
 use crate::serve::watch::streams::StreamExecutor;
@@ -33,7 +34,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) struct HttpConnection<IO, S>
 where
     S: RequestService,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
 {
     stage: Stage<IO, S>,
     watch: Arc<Watch>,
@@ -57,7 +58,7 @@ impl<S> RequestService for S where
 enum Stage<IO, S>
 where
     S: RequestService,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
 {
     /// Nothing was read yet, or nothing for some time.
     Rests {
@@ -74,9 +75,12 @@ where
 impl<IO, S> HttpConnection<IO, S>
 where
     S: RequestService,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
 {
     pub(super) fn new(stream: IO, service: S, watch: Arc<Watch>) -> Self {
+        if stream.plain().is_some() {
+            watch.may_splice();
+        }
         let io = Guarded::new(stream, Arc::clone(&watch));
         Self { stage: Stage::Rests { io, service, version: None }, watch, ends: false }
     }
@@ -127,7 +131,7 @@ where
 impl<IO, S> Future for HttpConnection<IO, S>
 where
     S: RequestService,
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Socket + Unpin + Send + 'static,
 {
     type Output = io::Result<()>;
 

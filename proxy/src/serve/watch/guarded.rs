@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::memory::Waiting;
 use super::{Watch, parser};
-use crate::adapters::net::{Alarm, write_pieces};
+use crate::adapters::net::{Alarm, Socket, is_stand_in, write_pieces};
 
 /// How many bytes are read at once for the first request after a rest.
 const AHEAD: usize = 4096;
@@ -197,6 +197,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guarded<IO> {
     }
 }
 
+impl<IO: Socket> Guarded<IO> {
+    /// Writes the bytes of the pipe that `most` bytes of a body stand for.
+    fn poll_splice(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let mut known = self.watch.known_splice();
+        let (Some(splice), Some(socket)) = (&*known, self.stream.plain()) else {
+            return Poll::Ready(Err(io::Error::other("there is no pipe for what is to be written")));
+        };
+        let gone = ready!(splice.poll_drain(cx, &socket, most))?;
+        if splice.held() == 0 {
+            if Arc::strong_count(splice) == 1 {
+                // The body has ended.
+                *known = None;
+            } else {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Ready(Ok(gone))
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_room(cx));
@@ -221,7 +241,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
+impl<IO: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if ready!(self.poll_before(cx, buf))? {
             return Poll::Ready(Ok(buf.len()));
@@ -238,7 +258,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
         if ready!(self.poll_before(cx, bufs.first().map_or(&[], |piece| piece)))? {
             return Poll::Ready(Ok(bufs.iter().map(|piece| piece.len()).sum()));
         }
-        let outcome = write_pieces(Pin::new(&mut self.stream), cx, bufs);
+        let outcome = match bufs.iter().position(|piece| is_stand_in(piece)) {
+            None => write_pieces(Pin::new(&mut self.stream), cx, bufs),
+            Some(0) => self.poll_splice(cx, bufs.first().map_or(0, |piece| piece.len())),
+            Some(at) => write_pieces(Pin::new(&mut self.stream), cx, bufs.get(..at).unwrap_or_default()),
+        };
         self.check(cx, outcome)
     }
 

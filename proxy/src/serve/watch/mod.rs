@@ -8,7 +8,7 @@ pub(crate) mod parser;
 pub(crate) mod streams;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 pub(crate) use self::expiry::{DrainPause, Expiry, Overdue};
+use crate::adapters::net::Splice;
 use crate::adapters::telemetry::Held;
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::interim::Interim;
@@ -61,6 +62,10 @@ pub(crate) struct Watch {
     /// Whether each request so far had no body and came after the previous response: only then is the start of the next one certain.
     in_step: AtomicBool,
     interim: Interim,
+    /// What the bytes of large responses pass through to the client.
+    splice: Mutex<Option<Arc<Splice>>>,
+    /// Whether bytes are to pass through it at all.
+    splices: AtomicBool,
     share: Share,
     /// The largest size of the head's buffer, in bytes.
     head_most: usize,
@@ -154,6 +159,8 @@ impl Watch {
             reads_head: AtomicBool::new(true),
             in_step: AtomicBool::new(true),
             interim: Interim::new(),
+            splice: Mutex::new(None),
+            splices: AtomicBool::new(false),
             share,
             head_most,
             head_come: AtomicUsize::new(0),
@@ -202,6 +209,15 @@ impl Watch {
 
     pub(crate) const fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// The client's socket takes bytes as they are.
+    pub(crate) fn may_splice(&self) {
+        self.splices.store(true, Ordering::Relaxed);
+    }
+
+    fn known_splice(&self) -> MutexGuard<'_, Option<Arc<Splice>>> {
+        self.splice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long a head may be, in bytes.
@@ -414,6 +430,7 @@ impl Watch {
 
     pub(crate) fn gives_buffers_back(&self) {
         if !self.is_bare.swap(true, Ordering::Relaxed) {
+            *self.known_splice() = None;
             self.share.shrink(BUFFERS);
         }
     }
@@ -528,6 +545,19 @@ impl InFlight {
             self.watch.share.grow(ANSWER);
             self.answer = ANSWER;
         }
+    }
+
+    /// What its response may pass through to the client without being copied. One for all responses of the connection: of two that follow one
+    /// another, the later may begin before the earlier has been written.
+    pub(crate) fn splice(&self) -> Option<Arc<Splice>> {
+        if !self.watch.splices.load(Ordering::Relaxed) || self.is_http2() {
+            return None;
+        }
+        let mut known = self.watch.known_splice();
+        if known.is_none() {
+            *known = Splice::new().map(Arc::new);
+        }
+        known.clone()
     }
 
     /// Closes the whole connection.
