@@ -51,12 +51,20 @@ impl Dialect {
         }
     }
 
-    /// Returns true if a grant made under `self` may be used at `other`: an Entra code may be redeemed under another of that user's
-    /// authorities, but never at another provider.
+    /// Returns true if a grant made under `self` may be used at `other`: never at another provider.
     pub(crate) fn same_provider(&self, other: &Self) -> bool {
         matches!(
             (self, other),
             (Self::GitHub, Self::GitHub) | (Self::Entra(_), Self::Entra(_)) | (Self::Oidc, Self::Oidc)
+        )
+    }
+
+    /// Returns true if a code issued under `self` may be redeemed at `other`, of the same provider: an Entra code of one tenant is
+    /// refused at another's endpoint. `common` and `organizations` are of every tenant.
+    pub(crate) fn shares_tenant(&self, other: &Self) -> bool {
+        !matches!(
+            (self, other),
+            (Self::Entra(Tenant::One(ours)), Self::Entra(Tenant::One(theirs))) if ours != theirs
         )
     }
 }

@@ -99,6 +99,9 @@ fn refused(denied: &Denied) -> Response {
         Denied::Grant(Refusal::Verifier) | Denied::Refresh(Refusal::Verifier) => {
             (StatusCode::BAD_REQUEST, "invalid_grant", 501_481)
         }
+        Denied::Grant(Refusal::Tenant) | Denied::Refresh(Refusal::Tenant) => {
+            (StatusCode::BAD_REQUEST, "invalid_grant", 700_005)
+        }
         Denied::Gone => (StatusCode::BAD_REQUEST, "invalid_grant", 50_057),
         Denied::Signing => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90_033),
     };

@@ -84,7 +84,7 @@ fn code(denied: &Denied) -> (&'static str, &'static str) {
         Denied::Grant(Refusal::RedirectUrl) => ("redirect_uri_mismatch", "redirect-uri-mismatch"),
         Denied::GrantType => ("unsupported_grant_type", "unsupported-grant-type"),
         Denied::Refresh(_) => ("bad_refresh_token", "bad-refresh-token"),
-        Denied::Grant(Refusal::Unknown | Refusal::Spent | Refusal::Expired | Refusal::Verifier)
+        Denied::Grant(Refusal::Unknown | Refusal::Spent | Refusal::Expired | Refusal::Verifier | Refusal::Tenant)
         | Denied::Request(_)
         | Denied::Gone
         | Denied::Signing => ("bad_verification_code", "bad-verification-code"),

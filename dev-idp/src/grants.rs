@@ -63,6 +63,8 @@ pub(crate) enum Refusal {
     RedirectUrl,
     #[error("code_verifier does not fit the code_challenge of the authorization request")]
     Verifier,
+    #[error("the code is of another tenant: redeem it where it was issued")]
+    Tenant,
 }
 
 struct Code {
@@ -119,6 +121,9 @@ impl Grants {
             self.revoke(&id);
             return Err(Refusal::Spent);
         }
+        if !known.grant.dialect.shares_tenant(dialect) {
+            return Err(Refusal::Tenant);
+        }
         if now > known.issued.saturating_add(CODE_LIFETIME) {
             return Err(Refusal::Expired);
         }
@@ -155,7 +160,7 @@ impl Grants {
     }
 
     /// Uses up a refresh token: every use issues a new one. (Entra itself accepts an old one for a while; here a client that loses a
-    /// new one is noticed at every provider.)
+    /// new one is noticed at every provider.) At GitHub it also ends the access tokens issued before.
     ///
     /// # Errors
     ///
@@ -171,7 +176,11 @@ impl Grants {
             return Err(Refusal::Spent);
         }
         known.spent = true;
-        Ok(known.grant.clone())
+        let grant = known.grant.clone();
+        if grant.dialect == Dialect::GitHub {
+            self.access.drop_where(|access| access.grant.id == grant.id);
+        }
+        Ok(grant)
     }
 
     /// The latest grant of `user`.
@@ -247,6 +256,8 @@ impl<T> Remembered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::Tenant;
+    use crate::users::{CONTOSO, FABRIKAM};
 
     const URL: &str = "http://localhost:8080/cb";
     const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -317,6 +328,37 @@ mod tests {
         let code = grants.issue_code(grant(), binding(), 0);
         let refused = grants.redeem(&Dialect::GitHub, &code, Some(URL), Some(VERIFIER), 0);
         assert_eq!(refused.unwrap_err(), Refusal::Unknown);
+    }
+
+    #[test]
+    fn a_code_of_one_tenant_is_refused_at_another_but_not_at_one_for_all() {
+        let entra = |segment: &str| Dialect::Entra(Tenant::parse(segment).unwrap());
+        for (issued, at, refusal) in [
+            (CONTOSO, CONTOSO, None),
+            (CONTOSO, FABRIKAM, Some(Refusal::Tenant)),
+            (CONTOSO, "consumers", Some(Refusal::Tenant)),
+            (CONTOSO, "organizations", None),
+            ("common", FABRIKAM, None),
+        ] {
+            let mut grants = Grants::default();
+            let code = grants.issue_code(Grant { dialect: entra(issued), ..grant() }, binding(), 0);
+            let redeemed = grants.redeem(&entra(at), &code, Some(URL), Some(VERIFIER), 0);
+            assert_eq!(redeemed.err(), refusal, "{issued} at {at}");
+        }
+    }
+
+    #[test]
+    fn a_refresh_ends_the_old_access_token_at_github_only() {
+        for (dialect, stays) in [(Dialect::GitHub, false), (Dialect::Oidc, true)] {
+            let mut grants = Grants::default();
+            let granted = Grant { dialect: dialect.clone(), ..grant() };
+            let access = grants.issue_access("", granted.clone(), None);
+            let others = grants.issue_access("", Grant { dialect: dialect.clone(), ..grant() }, None);
+            let refresh = grants.issue_refresh("", granted);
+            assert!(grants.refresh(&dialect, &refresh).is_ok());
+            assert_eq!(grants.access(&access, 0).is_some(), stays, "{dialect:?}");
+            assert!(grants.access(&others, 0).is_some(), "{dialect:?}: another consent's goes on");
+        }
     }
 
     #[test]

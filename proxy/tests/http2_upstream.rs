@@ -19,7 +19,8 @@ use tokio::net::TcpStream;
 use crate::support::client::{full, next_data, pieces};
 use crate::support::h2::{self, DATA, END_HEADERS, END_STREAM, HEADERS, PING};
 use crate::support::proxy::Plan;
-use crate::support::{Client, Proxy, Upstream, until};
+use crate::support::wire::read_until;
+use crate::support::{Client, HOST, Proxy, Upstream, until};
 
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -29,7 +30,7 @@ const ACK: u8 = 1;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 
-/// What the upstream does with the second request on a connection, once; it answers every other one with 200.
+/// What the upstream does with one request, the first or the second on its first connection; it answers every other one with 200.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
     /// Resets the stream with this error code.
@@ -63,7 +64,7 @@ async fn frame(stream: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
     Some((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
 }
 
-async fn serve(mut stream: TcpStream, does: Does, seen: Arc<Seen>) {
+async fn serve(mut stream: TcpStream, does: Does, at: usize, seen: Arc<Seen>) {
     seen.connections.fetch_add(1, Ordering::SeqCst);
     stream.write_all(&h2::frame(SETTINGS, 0, 0, &[])).await.unwrap();
     let mut preface = [0; 24];
@@ -85,20 +86,20 @@ async fn serve(mut stream: TcpStream, does: Does, seen: Arc<Seen>) {
             (SETTINGS, 0) => h2::frame(SETTINGS, ACK, 0, &[]),
             (PING, 0) => h2::frame(PING, ACK, 0, &payload),
             _ if !is_whole => Vec::new(),
-            _ if here != 2 || seen.requests.load(Ordering::SeqCst) != 2 => {
+            _ if here != at || seen.requests.load(Ordering::SeqCst) != at => {
                 let head = h2::frame(HEADERS, END_HEADERS, id, &h2::fields(&[(":status", "200")]));
                 [head, h2::frame(DATA, END_STREAM, id, &body)].concat()
             }
             _ => match does {
                 Does::Resets(reason) => h2::frame(RST_STREAM, 0, id, &reason.to_be_bytes()),
-                Does::GoesAwayBefore | Does::GoesAwayBeforeAndCloses => goes_away(id - 2),
+                Does::GoesAwayBefore | Does::GoesAwayBeforeAndCloses => goes_away(id.saturating_sub(2)),
                 Does::GoesAwayAfterAndCloses => goes_away(id),
                 Does::Closes | Does::ClosesWhenIdle => Vec::new(),
             },
         };
         let _ = stream.write_all(&answer).await;
         let closes = match does {
-            Does::Closes | Does::GoesAwayAfterAndCloses | Does::GoesAwayBeforeAndCloses => here == 2 && is_whole,
+            Does::Closes | Does::GoesAwayAfterAndCloses | Does::GoesAwayBeforeAndCloses => here == at && is_whole,
             Does::ClosesWhenIdle => here == 1 && seen.requests.load(Ordering::SeqCst) == 1 && is_whole,
             Does::Resets(_) | Does::GoesAwayBefore => false,
         };
@@ -111,10 +112,11 @@ async fn serve(mut stream: TcpStream, does: Does, seen: Arc<Seen>) {
     }
 }
 
-async fn upstream(does: Does) -> (Upstream, Arc<Seen>) {
+/// `at`: with which request it does it.
+async fn upstream(does: Does, at: usize) -> (Upstream, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let kept = Arc::clone(&seen);
-    (Upstream::raw(move |stream| serve(stream, does, Arc::clone(&kept))).await, seen)
+    (Upstream::raw(move |stream| serve(stream, does, at, Arc::clone(&kept))).await, seen)
 }
 
 /// As `UPSTREAM_URL`, and as a named one.
@@ -159,7 +161,7 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
     ];
     for (does, method, body, status, requests) in cases {
         for place in 0..2 {
-            let (upstream, seen) = upstream(does).await;
+            let (upstream, seen) = upstream(does, 2).await;
             let [usual, named] = plans(&upstream);
             let proxy = if place == 0 { usual } else { named }.start().await;
             assert_eq!(proxy.get("/first").await.status.as_u16(), 200, "{does:?}");
@@ -181,6 +183,26 @@ async fn a_request_is_sent_again_where_the_upstream_has_not_looked_at_it_or_it_m
             assert_eq!(proxy.get("/third").await.status.as_u16(), 200, "{context}");
             let broken = !matches!(does, Does::Resets(_));
             assert_eq!(seen.connections.load(Ordering::SeqCst), 1 + usize::from(broken), "{context}");
+        }
+    }
+}
+
+/// Also where there is no other backend, and the connection was opened for the request.
+#[tokio::test]
+async fn a_first_request_that_the_upstream_has_not_looked_at_is_sent_again_too() {
+    for does in [Does::Resets(REFUSED_STREAM), Does::GoesAwayBefore, Does::GoesAwayBeforeAndCloses] {
+        for (method, body) in [("GET", ""), ("POST", ""), ("POST", "body")] {
+            for place in 0..2 {
+                let (upstream, seen) = upstream(does, 1).await;
+                let [usual, named] = plans(&upstream);
+                let proxy = if place == 0 { usual } else { named }.start().await;
+                let answer = proxy.send_body(Request::builder().method(method).uri("/first"), body).await;
+                let context = format!("{does:?} {method} {body} {place}\n{}", proxy.log());
+                assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, body), "{context}");
+                assert_eq!(seen.requests.load(Ordering::SeqCst), 2, "{context}");
+                let broken = !matches!(does, Does::Resets(_));
+                assert_eq!(seen.connections.load(Ordering::SeqCst), 1 + usize::from(broken), "{context}");
+            }
         }
     }
 }
@@ -387,8 +409,67 @@ async fn where_no_second_connection_can_be_had_a_request_waits_for_a_stream_of_t
     assert_eq!((answer.status.as_u16(), answer.header("x-app").as_str()), (200, "1"), "{}", proxy.log());
 }
 
+/// An upstream that answers every request before it reads the body, says in `x-app` on which connection, and takes of its bodies only what
+/// fits into the first window. The very first response does not end. And how many connections have ended.
+async fn deaf() -> (Upstream, Arc<AtomicUsize>) {
+    let (connections, ended) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&ended);
+    let upstream = Upstream::raw(move |mut stream| {
+        let (number, count) = (connections.fetch_add(1, Ordering::SeqCst) + 1, Arc::clone(&count));
+        async move {
+            stream.write_all(&h2::frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            let mut preface = [0; 24];
+            let _ = stream.read_exact(&mut preface).await;
+            let name = number.to_string();
+            let head = [(":status", "200"), ("content-type", "text/event-stream"), ("x-app", name.as_str())];
+            while let Some((kind, flags, id, payload)) = frame(&mut stream).await {
+                let end = if (number, id) == (1, 1) { 0 } else { END_STREAM };
+                let out = match (kind, flags & ACK) {
+                    (SETTINGS, 0) => h2::frame(SETTINGS, ACK, 0, &[]),
+                    (PING, 0) => h2::frame(PING, ACK, 0, &payload),
+                    (HEADERS, _) => h2::frame(HEADERS, END_HEADERS | end, id, &h2::fields(&head)),
+                    _ => Vec::new(),
+                };
+                let _ = stream.write_all(&out).await;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    (upstream, ended)
+}
+
+#[tokio::test]
+async fn a_connection_on_which_the_rest_of_an_answered_request_is_stuck_is_given_up_and_ends_after_its_other_streams() {
+    const LENGTH: usize = 1 << 20;
+    for place in 0..2 {
+        let (upstream, ended) = deaf().await;
+        let [usual, named] = plans(&upstream);
+        let proxy = if place == 0 { usual } else { named }.env("TIMEOUT_BODY", "1s").start().await;
+        let (mut long, client, number) = hold(&proxy).await;
+        let mut uploading = TcpStream::connect(proxy.address).await.unwrap();
+        let head = format!("POST /x HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LENGTH}\r\n\r\n");
+        uploading.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_until(&mut uploading, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("x-app: 1\r\n"), "{answer}");
+        assert_eq!(number, "1");
+        let rest = tokio::spawn(async move {
+            let _cut = uploading.write_all(&vec![b'x'; LENGTH]).await;
+            uploading
+        });
+        until("another connection is used", async || proxy.get("/x").await.header("x-app") == "2").await;
+        let cut = tokio::time::timeout(Duration::from_secs(2), http_body_util::BodyExt::frame(&mut long)).await;
+        assert!(cut.is_err(), "another's answer was cut off: {cut:?}");
+        assert_eq!(ended.load(Ordering::SeqCst), 0, "{}", proxy.log());
+        drop((long, client));
+        until("the first connection ends", async || ended.load(Ordering::SeqCst) == 1).await;
+        assert_eq!(proxy.get("/x").await.header("x-app"), "2");
+        rest.abort();
+    }
+}
+
 /// An address that passes the first connection on, and closes every other one at once; and how many there were.
-async fn only_one(behind: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+pub async fn only_one(behind: std::net::SocketAddr) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, taken) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&taken);

@@ -1,7 +1,7 @@
 //! Access: lists of users and groups at each provider, verified emails only, and files that change.
 
 use dev_idp::users::{ADMIN_ROLE, CONTOSO, FABRIKAM, PLATFORM_GROUP, STAFF_GROUP};
-use dev_idp::{Endpoint, Fault};
+use dev_idp::{Endpoint, Fault, Lie};
 
 use crate::support::{Browser, Proxy, Upstream, until};
 
@@ -134,6 +134,54 @@ async fn with_an_open_tenant_an_address_written_by_an_administrator_never_counts
         );
         assert!(!is_allowed(&proxy, "gus").await, "a guest's name is made up");
     }
+}
+
+#[tokio::test]
+async fn with_an_open_tenant_what_an_administrator_can_choose_never_counts() {
+    let upstream = Upstream::start().await;
+    let any = async |tenant: &str| {
+        let plan = Proxy::with_sign_in("entra", &upstream).await.env("OAUTH_TENANT_ID", tenant);
+        let mut mallory = plan.idp().users().into_iter().find(|user| user.id == "mallory").unwrap();
+        let entra = mallory.entra.as_mut().unwrap();
+        entra.groups = vec!["Admins".to_owned(), PLATFORM_GROUP.to_owned()];
+        entra.roles = vec![ADMIN_ROLE.to_owned()];
+        plan.idp().put_user(mallory);
+        plan.idp().control().lie(Lie::Claim("department".into(), "finance".into()));
+        plan
+    };
+    let both = format!("{CONTOSO},{FABRIKAM}");
+    for (tenant, named) in [("common", false), ("organizations", false), (both.as_str(), true)] {
+        for (group, counts) in [(ADMIN_ROLE, named), ("Admins", named), (PLATFORM_GROUP, true)] {
+            let proxy = any(tenant).await.env("OAUTH_ALLOWED_GROUPS", group).start().await;
+            assert_eq!(is_allowed(&proxy, "mallory").await, counts, "{tenant}: {group}");
+            if counts {
+                let mut mallory = proxy.signed_in_as("mallory").await;
+                assert_eq!(mallory.get("/x").await.status, 200);
+                let groups = upstream.last().header("x-forwarded-groups");
+                assert_eq!(groups.contains(ADMIN_ROLE) && groups.contains("Admins"), named, "{tenant}: {groups}");
+            }
+        }
+        let tid = format!("tid={FABRIKAM}");
+        for (claim, counts) in [("department=finance", named), (tid.as_str(), true)] {
+            let rules = format!("[[routes]]\npath = \"/**\"\nallow = [\"claim:{claim}\"]\n");
+            let plan = any(tenant).await.env("OAUTH_ALLOWED_USERS", "nobody@example.com");
+            let proxy = plan.file("SIDEGATE_CONFIG", "sidegate.toml", &rules).start().await;
+            assert_eq!(is_allowed(&proxy, "mallory").await, counts, "{tenant}: {claim}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_personal_accounts_user_principal_name_is_no_username_for_the_upstream() {
+    let upstream = Upstream::start().await;
+    let proxy = Proxy::with_sign_in("entra", &upstream).await.env("OAUTH_TENANT_ID", "common").start().await;
+    for (user, named) in [("pat", "00000000-0000-0000-9a7b-000000001007"), ("ann", "ann@contoso.example")] {
+        let mut browser = proxy.signed_in_as(user).await;
+        assert_eq!(browser.get("/x").await.status, 200);
+        assert_eq!(upstream.last().header("x-forwarded-user"), named);
+    }
+    let mut pat = proxy.signed_in_as("pat").await;
+    assert_eq!(pat.get("/api/v1/auth/me").await.json()["username"], "pat@outlook.example", "it is displayed");
 }
 
 #[tokio::test]

@@ -172,6 +172,26 @@ async fn an_account_of_another_tenant_reads_so_on_the_page() {
 }
 
 #[tokio::test]
+async fn what_counts_only_for_a_named_tenant_is_named_in_the_log() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("entra", &upstream).await.env("OAUTH_TENANT_ID", "common");
+    let rules = "[[routes]]\npath = \"/finance/**\"\nallow = [\"claim:department=finance\"]\n";
+    let plan = plan.env("OAUTH_ALLOWED_GROUPS", dev_idp::users::ADMIN_ROLE);
+    let plan = plan.file("SIDEGATE_CONFIG", "sidegate.toml", rules);
+    plan.idp().control().lie(Lie::Claim("department".into(), json!("finance")));
+    let proxy = plan.start().await;
+    let page = refusal_page(&proxy, "ann").await;
+    assert!(page.contains("No list of this site names your account.") && !page.contains("not understood"), "{page}");
+    let why = "not count: roles, group names and claims count only for a tenant that OAUTH_TENANT_ID names";
+    for what in ["The app roles and group names of 0b1ec700-", "The claim `department` of 0b1ec700-"] {
+        logs_with_the_request(&proxy, "INFO", what).await;
+        let found = lines(&proxy, "INFO", what);
+        assert!(found.iter().all(|line| line["message"].as_str().unwrap().ends_with(why)), "{found:?}");
+    }
+    proxy.logs("and app roles, group names and claims that administrators can choose do not count").await;
+}
+
+#[tokio::test]
 async fn somebody_on_no_list_reads_so_on_the_page() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_USERS", "bob").start().await;

@@ -298,6 +298,34 @@ async fn without_refresh_tokens_the_access_token_reads_again_every_session_reche
 }
 
 #[tokio::test]
+async fn tokens_that_are_too_long_to_be_kept_are_not_renewed_and_the_log_says_so() {
+    let too_long = || Lie::TokenField("refresh_token".into(), "r".repeat(33 * 1024).into());
+    let upstream = Upstream::start().await;
+    // Those of the sign-in.
+    let proxy = refreshing("oidc", &upstream).await.start().await;
+    proxy.idp().control().lie(too_long());
+    let mut ann = proxy.signed_in_as("ann").await;
+    proxy.logs("tokens are too long to be kept (").await;
+    assert!(proxy.log().contains("it is not renewed, and lasts until SESSION_TTL"), "{}", proxy.log());
+    for _ in 0..3 {
+        unused(Duration::from_millis(700)).await;
+        assert_eq!(ann.get("/x").await.status, 200);
+    }
+    assert_eq!((count(&proxy, "unusable").await, count(&proxy, "renewed").await), (0, 0), "{}", proxy.log());
+    assert!(!proxy.log().contains("cannot be opened by any SESSION_SECRET"), "{}", proxy.log());
+    // Those of a renewal.
+    let proxy = refreshing("oidc", &upstream).await.start().await;
+    let mut ann = proxy.signed_in_as("ann").await;
+    proxy.idp().control().lie(too_long());
+    used_until(&mut ann, &proxy, "unusable", 1).await;
+    proxy.logs("tokens are too long to be kept (").await;
+    unused(Duration::from_millis(1500)).await;
+    assert_eq!(ann.get("/x").await.status, 200);
+    assert_eq!((count(&proxy, "unusable").await, count(&proxy, "renewed").await), (1, 0), "{}", proxy.log());
+    assert_eq!(proxy.idp().control().refreshes(), 1);
+}
+
+#[tokio::test]
 async fn a_logout_during_a_renewal_stays_a_logout() {
     let upstream = Upstream::start().await;
     let proxy = refreshing("oidc", &upstream).await.start().await;

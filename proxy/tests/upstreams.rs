@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
+use crate::http2_upstream::only_one;
 use crate::support::client::{Client, full};
 use crate::support::proxy::Plan;
 use crate::support::wire::read_until;
@@ -170,13 +171,6 @@ async fn host_answers_and_bodies_are_as_the_section_says() {
     let before = named.received().len();
     let answer = proxy.send_body(Request::post("/app/x"), "0123456789a").await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (413, "content_too_large"));
-    let chunked = |size: usize| {
-        let chunks = "4\r\nabcd\r\n".repeat(size);
-        format!(
-            "POST /app/x HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{chunks}0\r\n\r\n",
-            crate::support::HOST
-        )
-    };
     let refused = proxy.raw(chunked(3)).await;
     assert!(refused.starts_with("HTTP/1.1 413") && refused.contains("content_too_large"), "{refused}");
     assert!(proxy.raw(chunked(2)).await.starts_with("HTTP/1.1 200"));
@@ -186,6 +180,38 @@ async fn host_answers_and_bodies_are_as_the_section_says() {
         200,
         "the limit is that one's own"
     );
+}
+
+/// A request with a body of so many times four bytes, whose length is not declared.
+fn chunked(size: usize) -> String {
+    let chunks = "4\r\nabcd\r\n".repeat(size);
+    format!(
+        "POST /app/x HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{chunks}0\r\n\r\n",
+        crate::support::HOST
+    )
+}
+
+#[tokio::test]
+async fn over_http2_a_body_that_is_too_large_is_no_fault_of_the_upstream_either() {
+    let usual = Upstream::start().await;
+    let named = Upstream::streaming(|request| async move {
+        let read = request.into_body().collect().await;
+        Response::new(full(read.map(|body| body.to_bytes()).unwrap_or_default()))
+    })
+    .await;
+    let url = format!("h2c://{}", named.address);
+    let proxy = open(&usual, &app(&[url], "limit_body = 10")).start().await;
+    // On a new connection, and on one that was used before.
+    for _ in 0..2 {
+        let refused = proxy.raw(chunked(3)).await;
+        assert!(refused.starts_with("HTTP/1.1 413") && refused.contains("content_too_large"), "{refused}");
+        let readyz = proxy.admin("/readyz").await.text();
+        assert!(!readyz.contains("upstream app"), "{readyz}");
+    }
+    let taken = proxy.raw(chunked(2)).await;
+    assert!(taken.starts_with("HTTP/1.1 200") && taken.contains("abcdabcd"), "{taken}");
+    assert!(!proxy.log().contains("the upstream broke off"), "{}", proxy.log());
+    assert_eq!(named.connections(), 1);
 }
 
 /// A backend that answers with its name, optionally only after a notification.
@@ -498,6 +524,38 @@ async fn https_offers_http2_so_that_trailers_pass_and_is_content_with_less() {
         );
         let without_certificate = plan.start().await;
         assert_eq!(without_certificate.get("/app/x").await.code(), "upstream_unreachable");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_on_an_open_connection_ends_an_outage_as_a_new_connection_does() {
+    let usual = Upstream::start().await;
+    let server = issued("app.internal");
+    let behind = over_tls(&server, &["h2", "http/1.1"], None).await;
+    // A WebSocket needs a connection of its own, and gets none.
+    let (address, _taken) = only_one(behind).await;
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("ca.pem"), server.cert.pem()).unwrap();
+    let more = format!("ca_file = \"{}/ca.pem\"\nserver_name = \"app.internal\"", files.path().display());
+    let proxy = open(&usual, &app(&[format!("https://{address}")], &more)).start().await;
+    let readyz = async || proxy.admin("/readyz").await.text();
+    assert_eq!(proxy.get("/app/x").await.status.as_u16(), 200, "{}", proxy.log());
+    for outages in 1..=2 {
+        let websocket = Request::get("/app/ws")
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(proxy.send(websocket).await.status.as_u16(), 502);
+        assert!(readyz().await.contains("upstream app: "));
+        until("each outage is logged", async || {
+            proxy.log().matches("until it can be reached again").count() == outages
+        })
+        .await;
+        until("it is over", async || {
+            proxy.get("/app/x").await.status == StatusCode::OK && !readyz().await.contains("upstream app: ")
+        })
+        .await;
     }
 }
 

@@ -142,6 +142,18 @@ async fn a_used_code_and_a_wrong_secret_have_entras_own_errors() {
 }
 
 #[tokio::test]
+async fn a_code_of_one_tenant_is_refused_at_another() {
+    let idp = idp().await;
+    let at = |tenant: &str| format!("{}/{tenant}/oauth2/v2.0/token", idp.origin());
+    let contosos = code(&idp, &authorize(&idp, CONTOSO), "ann");
+    let refused = redeem(&at(FABRIKAM), &contosos, &[]).await;
+    assert_eq!((refused.status, refused.json()["error"].as_str()), (400, Some("invalid_grant")));
+    assert!(refused.json()["error_description"].as_str().unwrap().starts_with("AADSTS700005: "));
+    let contosos = code(&idp, &authorize(&idp, CONTOSO), "ann");
+    assert_eq!(redeem(&at("organizations"), &contosos, &[]).await.status, 200);
+}
+
+#[tokio::test]
 async fn refresh_tokens_rotate_and_a_copied_one_ends_the_grant() {
     let idp = idp().await;
     let endpoint = format!("{}/common/oauth2/v2.0/token", idp.origin());

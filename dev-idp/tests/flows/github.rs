@@ -149,13 +149,17 @@ async fn an_apps_tokens_end_and_its_refresh_tokens_rotate() {
     let code = code(&idp, &authorize(&idp, &[]), "ann");
     let answer = redeem(&token_endpoint(&idp), &code, &[]).await.json();
     assert_eq!((&answer["expires_in"], &answer["refresh_token_expires_in"]), (&28_800.into(), &15_897_600.into()));
-    assert!(answer["access_token"].as_str().unwrap().starts_with("ghu_"));
+    let old = answer["access_token"].as_str().unwrap();
+    assert!(old.starts_with("ghu_"));
     let first = answer["refresh_token"].as_str().unwrap().to_owned();
     let renew = async |token: &str| {
         redeem(&token_endpoint(&idp), "", &[("grant_type", "refresh_token"), ("refresh_token", token)]).await
     };
     let renewed = renew(&first).await.json();
     assert!(renewed["refresh_token"].as_str().unwrap().starts_with("ghr_") && renewed["refresh_token"] != *first);
+    let user = format!("{}/user", idp.origin());
+    assert_eq!(get_as(&user, old).await.status, 401, "a refresh ends the old access token");
+    assert_eq!(get_as(&user, renewed["access_token"].as_str().unwrap()).await.status, 200);
     let again = renew(&first).await;
     assert_eq!((again.status, again.json()["error"].as_str()), (200, Some("bad_refresh_token")));
     assert_eq!(renew(renewed["refresh_token"].as_str().unwrap()).await.json()["error"], "bad_refresh_token");

@@ -52,14 +52,33 @@ pub(super) fn on(settings: &Settings) -> Vec<String> {
     advice
 }
 
+/// Warnings that need all settings.
+pub(super) fn warnings(settings: &Settings) -> Vec<String> {
+    let Mode::SignIn(sign_in) = &settings.mode else { return Vec::new() };
+    let mut warnings = on_prefixes(&settings.rules);
+    if !sign_in.allow.admits_everyone() {
+        let provider = sign_in.provider.kind().as_str();
+        warnings.extend(settings.rules.iter().filter_map(|rule| on_strangers(rule, provider)));
+    }
+    warnings
+}
+
+/// A warning of a rule that admits users whom no allow list names, where the lists do not admit everyone.
+fn on_strangers(rule: &Rule, provider: &str) -> Option<String> {
+    (rule.access == Access::SignedIn && rule.require.is_empty()).then(|| {
+        format!(
+            "the rule `{}` (line {}) has `allow = \"signed-in\"`, which lets in everyone whom the provider signs in, also people whom no \
+             OAUTH_ALLOWED_… list names: write `allow = \"listed\"` for those on the lists, or `allow = [\"provider:{provider}\"]` where \
+             everyone is meant",
+            rule.name, rule.line
+        )
+    })
+}
+
 /// Warnings of rules that lead to an upstream by paths without the prefix that it does not receive: such a path passes as it came, so that
 /// what another rule closes behind the prefix has a second name there.
-pub(super) fn warnings(settings: &Settings) -> Vec<String> {
-    let rules = &settings.rules;
+fn on_prefixes(rules: &[Rule]) -> Vec<String> {
     let mut warnings = Vec::new();
-    if matches!(settings.mode, Mode::Open) {
-        return warnings;
-    }
     for open in rules.iter().filter(|rule| rule.access != Access::Nobody) {
         let Some(prefix) = &open.strips else { continue };
         if open.path.as_ref().is_some_and(|path| stands_below(path, prefix, open.ignores_case)) {
@@ -267,6 +286,32 @@ mod tests {
             let text = said(closed, &open);
             assert!(!text.contains("strip_prefix"), "{open}: {text}");
         }
+    }
+
+    #[test]
+    fn a_rule_for_everyone_who_signs_in_is_reported_where_the_lists_do_not_let_everyone_in() {
+        let warned = |rule: &str, users: &str| {
+            let rule = format!("[[routes]]\nname = \"wiki\"\n{rule}");
+            loaded(&rule, &[("OAUTH_ALLOWED_USERS", users)]).warnings.join("\n")
+        };
+        let everyone = "allow = \"signed-in\"";
+        let text = warned(everyone, "ann,@example.com");
+        assert!(text.contains("`wiki` (line 1)") && text.contains("no OAUTH_ALLOWED_… list names"), "{text}");
+        assert!(text.contains("allow = \"listed\"") && text.contains("[\"provider:github\"]"), "{text}");
+        assert_eq!(warned(everyone, "*"), "", "the lists let in everyone too");
+        for rule in [
+            "",
+            "allow = \"listed\"",
+            "allow = \"public\"",
+            "allow = \"nobody\"",
+            "allow = [\"provider:github\"]",
+            "allow = \"signed-in\"\nrequire = [\"group:acme\"]",
+        ] {
+            assert_eq!(warned(rule, "ann"), "", "{rule}");
+        }
+        let rule = format!("[[routes]]\n{everyone}");
+        let open = loaded(&rule, &[("OAUTH_ENABLED", "false")]).warnings.join("\n");
+        assert!(!open.contains("signed-in"), "{open}");
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub struct Omitted {
 pub enum Omission {
     /// No email address is verified.
     Email,
+    /// App roles, group names and claims are those of an Entra tenant that is not named.
+    UnnamedTenant,
     /// The email addresses could not be read.
     EmailUnreadable,
     /// Some groups are not in the form of names.

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 pub(crate) use alarm::Alarm;
 pub(crate) use pieces::{SMALL, write_pieces};
-pub(crate) use splice::{PIPES_MOST, Plain, Socket, Splice, is_stand_in};
+pub(crate) use splice::{Plain, Socket, Splice, is_stand_in, pipes_most};
 pub(crate) use turn::{next_turn, turn};
 
 /// How many unsent bytes the kernel may buffer, so that progress with a slow peer is noticed.

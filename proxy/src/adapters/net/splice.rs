@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use rustix::process::{Resource, getrlimit};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -15,8 +17,14 @@ use self::kernel::{pipe, splice};
 /// The most bytes that are moved at once.
 const MOST: usize = 128 * 1024;
 
-/// The most pipes at once. Each takes two open files, and holds up to 16 pages of a response.
-pub(crate) const PIPES_MOST: usize = 64;
+/// The most pipes at once, where this many files may be open. Each takes two, and holds up to 16 pages of a response. Where few may be open,
+/// connections need them more.
+pub(crate) fn pipes_most(files: Option<u64>) -> usize {
+    if files.is_none_or(|files| files >= 4096) { 64 } else { 0 }
+}
+
+/// The same for this process.
+static PIPES_MOST: LazyLock<usize> = LazyLock::new(|| pipes_most(getrlimit(Resource::Nofile).current));
 
 /// How many pipes there are.
 static PIPES: AtomicUsize = AtomicUsize::new(0);
@@ -36,7 +44,7 @@ impl Splice {
     /// A new pipe; `None`: there are enough, or the system gives none.
     pub(crate) fn new() -> Option<Self> {
         let before = PIPES.fetch_add(1, Ordering::Relaxed);
-        if before < PIPES_MOST
+        if before < *PIPES_MOST
             && let Ok((reader, writer)) = pipe()
         {
             return Some(Self { reader, writer, held: AtomicUsize::new(0) });

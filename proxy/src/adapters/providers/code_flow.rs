@@ -64,7 +64,8 @@ pub(super) struct Tokens {
     access: Secret,
     expires_in: Option<Duration>,
     refresh: Option<Secret>,
-    pub(super) id: Option<Secret>,
+    /// The ID token; the error says that something else is in its place. The other tokens count all the same: the old ones may be void.
+    pub(super) id: Option<Result<Secret, String>>,
 }
 
 impl Tokens {
@@ -182,17 +183,17 @@ fn issued(answer: &TokenAnswer) -> Result<Tokens, String> {
         return Err("the token endpoint issued an access token that is not a bearer token".to_owned());
     }
     let id = match &answer.extra_fields().id_token {
-        Some(Value::String(token)) => Some(token.as_str()),
+        Some(Value::String(token)) => Some(Ok(Secret::new(token.as_str()))),
         Some(Value::Null) | None => None,
         Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            return Err(no_token_answer("`id_token` is of another kind"));
+            Some(Err(no_token_answer("`id_token` is of another kind")))
         }
     };
     Ok(Tokens {
         access: Secret::new(answer.access_token().secret().as_str()),
         expires_in: answer.expires_in(),
         refresh: answer.refresh_token().map(|token| Secret::new(token.secret().as_str())),
-        id: id.map(Secret::new),
+        id,
     })
 }
 

@@ -15,11 +15,11 @@ use super::graph::{self, Graph, Me};
 use super::http::{CallError, Http};
 use super::id_token::IdToken;
 use super::logout_token;
-use super::omissions::Omissions;
+use super::omissions::{ONLY_NAMED, Omissions};
 use super::quote::quote;
 use super::relying_party::{Refreshed, RelyingParty, Verified};
 use super::rereading::{Occasion, in_time, with_new_tokens};
-use super::tenants::{PERSONAL, TenantList, Verdict};
+use super::tenants::{PERSONAL, TenantList, Verdict, distrust};
 use super::{ClientRegistration, Tenants};
 use crate::domain::grant::Grant;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
@@ -84,13 +84,14 @@ impl Entra {
         access_token: &Secret,
         occasion: Occasion,
         omissions: &Omissions,
-    ) -> Result<Identity, SignInError> {
+    ) -> Result<Identity, Unread> {
         let claims = &id_token.claims;
         let tenant = claims.text(TENANT).unwrap_or_default();
         let who = || claims.text("preferred_username").or_else(|| claims.text("oid")).unwrap_or("(no name)");
         let verdict = self.judge(tenant, who).await?;
         if id_token.key_issuer.as_deref().is_some_and(|template| !may_sign(template, claims)) {
-            return Err(SignInError::TokenExchange("ID token: it is signed with the key of another tenant".to_owned()));
+            let reason = "ID token: it is signed with the key of another tenant";
+            return Err(SignInError::TokenExchange(reason.to_owned()).into());
         }
         let object_id = claims.text("oid").ok_or_else(|| {
             let reason = "ID token: it has no object id: is the scope `profile` in OAUTH_SCOPES?";
@@ -99,32 +100,31 @@ impl Entra {
         let unread = |error: CallError| SignInError::UserInfo(graph::reason(&error));
         let me = self.graph.me(&self.party.http, access_token).await.map_err(unread)?;
         if !me.is(object_id) {
-            return Err(SignInError::UserInfo("Graph speaks of another account than the ID token".to_owned()));
+            return Err(Unread::AnotherAccount);
         }
-        let groups = self.groups(claims, access_token, occasion, omissions).await.map_err(unread)?;
         let (named, personal) = (verdict == Verdict::Named, tenant.eq_ignore_ascii_case(PERSONAL));
+        let groups = self.groups(claims, access_token, named, occasion, omissions).await.map_err(unread)?;
         let email = vouched(claims, &me, named, personal);
         if email.is_none() {
             let reason = format!("No email of {} counts: {}", quote(object_id), why_no_email(&me, named, personal));
             omissions.note(Omission::Email, reason);
         }
-        for name in ["groups", "roles"].into_iter().filter(|_| self.wanted.groups) {
-            omissions.note_groups(&quote(object_id), claims, name);
-        }
-        for name in &self.wanted.claims {
-            omissions.note_claim(&quote(object_id), claims, name);
-        }
+        omissions.note_entra(&quote(object_id), claims, named, self.wanted.groups, &self.wanted.claims);
         let mut kept = claims.named(&self.wanted.claims, &TokenClaims::default());
         kept.set(TENANT, vec![tenant.to_owned()]);
-        Ok(Identity {
+        let mut identity = Identity {
             provider: ProviderKind::Entra,
             id: object_id.to_owned(),
             email,
             name: me.display_name.or_else(|| claims.text("name").map(ToOwned::to_owned)).unwrap_or_default(),
-            username: Username::Vouched(me.user_principal_name),
+            username: username(me.user_principal_name, personal),
             groups,
             claims: kept,
-        })
+        };
+        if !named {
+            distrust(&mut identity);
+        }
+        Ok(identity)
     }
 
     async fn judge<'w>(&self, tenant: &str, who: impl Fn() -> &'w str) -> Result<Verdict, SignInError> {
@@ -142,12 +142,13 @@ impl Entra {
         }
     }
 
-    /// Groups and app roles. Groups that do not fit in the token are read from Graph; if Graph does not respond at a sign-in, or does
-    /// not let the application read them, the user is in none of them.
+    /// Groups, and of a named tenant app roles. Groups that do not fit in the token are read from Graph; if Graph does not respond at a
+    /// sign-in, or does not let the application read them, the user is in none of them.
     async fn groups(
         &self,
         claims: &TokenClaims,
         access_token: &Secret,
+        named: bool,
         occasion: Occasion,
         omissions: &Omissions,
     ) -> Result<Vec<String>, CallError> {
@@ -165,7 +166,9 @@ impl Entra {
         } else {
             claims.list("groups")
         };
-        groups.extend(claims.list("roles"));
+        if named {
+            groups.extend(claims.list("roles"));
+        }
         Ok(groups)
     }
 
@@ -194,7 +197,10 @@ impl Entra {
         let omissions = Omissions::default();
         let identity = self.identify(&id_token, &refreshed.grant.access, Occasion::Renewal, &omissions).await;
         omissions.log();
-        identity.map_err(gone_or_not_now)
+        identity.map_err(|unread| match unread {
+            Unread::AnotherAccount => RenewError::Gone(unread.to_string()),
+            Unread::Failed(error) => gone_or_not_now(error),
+        })
     }
 
     /// Whether the operator has named the tenant of a known identity. A session from before tenants were kept tells none: then nobody's
@@ -206,13 +212,14 @@ impl Entra {
     }
 
     /// Updates a known identity from Graph. What only an ID token has (app roles, `xms_edov`) stays, and groups can only be removed:
-    /// only a token says which of Graph's the application receives. If Graph cannot be asked, the identity stays as it is.
+    /// only a token says which of Graph's the application receives. If Graph cannot be asked, the identity stays as it is. What counts
+    /// only for a named tenant is removed if this one is not named (any more).
     async fn reread(&self, before: &Identity, access_token: &Secret) -> Result<Identity, RenewError> {
         let not_now = |error: CallError| RenewError::NotNow(graph::reason(&error));
         let named = self.is_named_tenants(before).await?;
         let me = match self.graph.me(&self.party.http, access_token).await {
             Ok(me) => me,
-            Err(error) if error.is_unauthorized() => return Ok(before.clone()),
+            Err(error) if error.is_unauthorized() => return Ok(trusted(before.clone(), named)),
             Err(error) => return Err(not_now(error)),
         };
         if !me.is(&before.id) {
@@ -229,18 +236,37 @@ impl Entra {
                 Err(error) => return Err(not_now(error)),
             }
         }
-        let email = reread_email(before, &me, named);
+        let (email, personal) = (reread_email(before, &me, named), me.is_personal());
         if let Some(lost) = before.email.as_ref().filter(|_| email.is_none()) {
-            let (lost, id, why) = (quote(lost.as_str()), quote(&before.id), why_no_email(&me, named, me.is_personal()));
+            let (lost, id, why) = (quote(lost.as_str()), quote(&before.id), why_no_email(&me, named, personal));
             tracing::info!("The email {lost} of {id} does not count any more: {why}");
         }
-        Ok(Identity {
+        let identity = Identity {
             email,
             name: me.display_name.unwrap_or_else(|| before.name.clone()),
-            username: Username::Vouched(me.user_principal_name),
+            username: username(me.user_principal_name, personal),
             groups,
             ..before.clone()
-        })
+        };
+        Ok(trusted(identity, named))
+    }
+}
+
+/// Why an identity could not be read.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error("Graph speaks of another account than the ID token")]
+    AnotherAccount,
+    #[error(transparent)]
+    Failed(#[from] SignInError),
+}
+
+impl From<Unread> for SignInError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::AnotherAccount => Self::UserInfo(unread.to_string()),
+            Unread::Failed(error) => error,
+        }
     }
 }
 
@@ -253,6 +279,25 @@ fn gone_or_not_now(error: SignInError) -> RenewError {
         | SignInError::TokenExchange(_)
         | SignInError::UserInfo(_) => RenewError::NotNow(error.to_string()),
     }
+}
+
+/// A known identity as far as it counts. Logs that something of it does not.
+fn trusted(known: Identity, named: bool) -> Identity {
+    if named {
+        return known;
+    }
+    let mut trusted = known.clone();
+    distrust(&mut trusted);
+    if trusted != known {
+        let id = quote(&known.id);
+        tracing::info!("Not all groups, app roles and claims of {id} count any more: {ONLY_NAMED}");
+    }
+    trusted
+}
+
+/// The username. That of a personal account is an address whose domain nobody has proven.
+fn username(principal_name: String, personal: bool) -> Username {
+    if personal { Username::Displayed(principal_name) } else { Username::Vouched(principal_name) }
 }
 
 /// The trusted address, if any.
@@ -284,10 +329,13 @@ fn why_no_email(me: &Me, named: bool, personal: bool) -> String {
 
 /// The trusted address without a new ID token: what Graph says by the same rules, else what the old token vouched for.
 fn reread_email(before: &Identity, me: &Me, named: bool) -> Option<Email> {
-    let by_graph = vouched(&TokenClaims::default(), me, named, me.is_personal());
+    let personal = me.is_personal();
+    let by_graph = vouched(&TokenClaims::default(), me, named, personal);
     let was_principal = before.email_str() == before.username.as_str();
     let has_mail = named && me.mail.as_deref().is_some_and(|mail| !mail.is_empty());
-    if was_principal || has_mail { by_graph } else { before.email.clone() }
+    // Graph's word on a personal account's address never counts, so the ID token's stands.
+    let is_graphs = (was_principal || has_mail) && !(named && personal);
+    if is_graphs { by_graph } else { before.email.clone() }
 }
 
 /// Reads `xms_edov`, in the forms that Entra has been seen to send.
@@ -358,7 +406,11 @@ impl IdentityProvider for Entra {
 
     fn verify_logout<'a>(&'a self, token: &'a Secret, now: Timestamp) -> Pending<'a, Result<LogoutToken, String>> {
         Box::pin(async move {
-            let logout_token::Verified { claims, id, expires_at } = self.party.verify_logout(token, now).await?;
+            let logout_token::Verified { claims, key_issuer, id, expires_at } =
+                self.party.verify_logout(token, now).await?;
+            if key_issuer.as_deref().is_some_and(|template| !may_sign(template, &claims)) {
+                return Err("it is signed with the key of another tenant".to_owned());
+            }
             let text = |name| claims.text(name).map(ToOwned::to_owned);
             // Entra's `sub` differs between applications, and does not identify users here.
             let (subject, provider_session) = (text("oid"), text("sid"));
@@ -470,6 +522,28 @@ mod tests {
         assert_eq!(email(&before("old@example.com"), &moved, false), "old@example.com");
         assert_eq!(email(&before("old@example.com"), &me(None, "new@contoso.example"), true), "old@example.com");
         assert_eq!(email(&before(""), &me(Some("g@x.example"), "g_x#EXT#@contoso.example"), false), "");
+    }
+
+    #[test]
+    fn a_personal_accounts_address_stands_as_a_named_tenants_token_had_it() {
+        let address = "p@outlook.example";
+        let pat: Me =
+            serde_json::from_value(json!({ "id": "9a7b000000001007", "mail": address, "userPrincipalName": address }))
+                .unwrap();
+        // A session from before such a name was only displayed, and one from after it.
+        for username in [Username::Vouched(address.into()), Username::Displayed(address.into())] {
+            let before = Identity {
+                provider: ProviderKind::Entra,
+                id: "00000000-0000-0000-9a7b-000000001007".into(),
+                email: Email::parse(address).ok(),
+                name: String::new(),
+                username,
+                groups: Vec::new(),
+                claims: crate::domain::claims::Claims::default(),
+            };
+            assert_eq!(reread_email(&before, &pat, true), before.email);
+            assert_eq!(reread_email(&before, &pat, false), None);
+        }
     }
 
     #[test]

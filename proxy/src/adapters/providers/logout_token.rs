@@ -27,6 +27,8 @@ pub(super) struct Expected<'a> {
 /// A verified logout token.
 pub(super) struct Verified {
     pub(super) claims: TokenClaims,
+    /// The issuer whose tokens the key may sign, if the provider limits that.
+    pub(super) key_issuer: Option<String>,
     pub(super) id: String,
     /// From then on the token is rejected for its age.
     pub(super) expires_at: Timestamp,
@@ -34,7 +36,7 @@ pub(super) struct Verified {
 
 /// Verifies `token`.
 pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Result<Verified, Rejected> {
-    let Signed { claims, header, key_issuer: _ } = signed(token, keys)?;
+    let Signed { claims, header, key_issuer } = signed(token, keys)?;
     // RFC 8725 §3.11: a token that declares another type is rejected. Not every provider declares this one.
     let kind = header.typ.as_deref().map(|kind| kind.to_ascii_lowercase());
     let kind = kind.as_deref().map(|kind| kind.strip_prefix("application/").unwrap_or(kind));
@@ -42,10 +44,10 @@ pub(super) fn verify(token: &str, keys: &KeySet, expected: &Expected<'_>) -> Res
         return Err(Rejected::Invalid("its type is not that of a logout token"));
     }
     check_issuer(&claims, expected.issuer)?;
-    check(claims, expected).map_err(Rejected::Invalid)
+    check(claims, key_issuer, expected).map_err(Rejected::Invalid)
 }
 
-fn check(claims: TokenClaims, expected: &Expected<'_>) -> Result<Verified, &'static str> {
+fn check(claims: TokenClaims, key_issuer: Option<String>, expected: &Expected<'_>) -> Result<Verified, &'static str> {
     check_audience(&claims, expected.client_id)?;
     let issued = check_times(&claims, expected.now.secs())?;
     let event = claims.value("events").and_then(|events| events.get(EVENT));
@@ -67,7 +69,7 @@ fn check(claims: TokenClaims, expected: &Expected<'_>) -> Result<Verified, &'sta
         return Err("it names neither a subject nor a session");
     }
     let expires_at = Timestamp::from_secs(issued) + Duration::from_secs(OLDEST + LEEWAY);
-    Ok(Verified { claims, id, expires_at })
+    Ok(Verified { claims, key_issuer, id, expires_at })
 }
 
 /// Returns the time of issue, which must not be in the future, or long ago, or after an expiry.
@@ -108,7 +110,7 @@ mod tests {
         let expected = Expected { issuer: &issuer, client_id: "client", now: Timestamp::from_secs(NOW) };
         let claims: TokenClaims = serde_json::from_value(claims).unwrap();
         check_issuer(&claims, &issuer).map_err(|rejected| rejected.to_string())?;
-        check(claims, &expected).map_err(str::to_owned)
+        check(claims, None, &expected).map_err(str::to_owned)
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Oidc {
         let omissions = Omissions::default();
         let identity = self.identify(&id_token.claims, &mut refreshed.grant, endpoint.as_ref(), now, &omissions).await;
         omissions.log();
-        identity.map_err(|unread| RenewError::NotNow(unread.to_string()))
+        identity.map_err(|unread| unread.in_renewal())
     }
 
     /// Updates a known identity from UserInfo. It stays as it is if UserInfo cannot be asked, with this token or at all.
@@ -141,10 +141,7 @@ impl Oidc {
                 Ok(identity)
             }
             Err(Unread::Call(error)) if error.is_unauthorized() => Ok(before.clone()),
-            Err(unread @ Unread::AnotherSubject) => Err(RenewError::Gone(unread.to_string())),
-            Err(unread @ (Unread::Call(_) | Unread::Signed(_) | Unread::NoSubject)) => {
-                Err(RenewError::NotNow(unread.to_string()))
-            }
+            Err(unread) => Err(unread.in_renewal()),
         }
     }
 }
@@ -160,6 +157,16 @@ enum Unread {
     AnotherSubject,
     #[error("UserInfo names no subject, and could be of another subject than the ID token")]
     NoSubject,
+}
+
+impl Unread {
+    /// What it means for a session that is being renewed: tokens of another subject end it.
+    fn in_renewal(&self) -> RenewError {
+        match self {
+            Self::AnotherSubject => RenewError::Gone(self.to_string()),
+            Self::Call(_) | Self::Signed(_) | Self::NoSubject => RenewError::NotNow(self.to_string()),
+        }
+    }
 }
 
 impl Wanted {
@@ -369,7 +376,7 @@ impl IdentityProvider for Oidc {
 
     fn verify_logout<'a>(&'a self, token: &'a Secret, now: Timestamp) -> Pending<'a, Result<LogoutToken, String>> {
         Box::pin(async move {
-            let logout_token::Verified { claims, id, expires_at } = self.party.verify_logout(token, now).await?;
+            let logout_token::Verified { claims, id, expires_at, .. } = self.party.verify_logout(token, now).await?;
             let text = |name| claims.text(name).map(ToOwned::to_owned);
             Ok(LogoutToken { subject: text("sub"), provider_session: text("sid"), id, expires_at })
         })

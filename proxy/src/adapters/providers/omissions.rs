@@ -3,9 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::claims::TokenClaims;
+use super::discovery::is_guid;
+use super::tenants::is_set_by_microsoft;
 use crate::adapters::telemetry::Clean;
 use crate::adapters::telemetry::audit::Origin;
 use crate::ports::{Omission, Omitted};
+
+/// Why what the administrators of an Entra tenant choose does not count.
+pub(super) const ONLY_NAMED: &str = "roles, group names and claims count only for a tenant that OAUTH_TENANT_ID names";
 
 /// What one read omits.
 #[derive(Default)]
@@ -37,6 +42,37 @@ impl Omissions {
         }
     }
 
+    /// Notes what does not count of an Entra token's groups and app roles, if some list or rule names groups, and of the claims that rules
+    /// refer to. `named`: the operator named its tenant.
+    pub(super) fn note_entra(
+        &self,
+        id: &str,
+        claims: &TokenClaims,
+        named: bool,
+        wants_groups: bool,
+        of_rules: &[String],
+    ) {
+        if wants_groups {
+            self.note_groups(id, claims, "groups");
+            let names = || claims.list("groups").iter().any(|group| !is_guid(group));
+            if named {
+                self.note_groups(id, claims, "roles");
+            } else if claims.has("roles") || names() {
+                self.note(
+                    Omission::UnnamedTenant,
+                    format!("The app roles and group names of {id} do not count: {ONLY_NAMED}"),
+                );
+            }
+        }
+        for name in of_rules {
+            if named || is_set_by_microsoft(name) {
+                self.note_claim(id, claims, name);
+            } else if claims.has(name) {
+                self.note(Omission::UnnamedTenant, format!("The claim `{name}` of {id} does not count: {ONLY_NAMED}"));
+            }
+        }
+    }
+
     /// Returns all omissions.
     pub(super) fn into_all(self) -> Vec<Omitted> {
         self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -53,8 +89,8 @@ pub fn log(all: &[Omitted], origin: Option<Origin<'_>>) {
     let client = origin.map(|origin| tracing::field::display(origin.client));
     let request_id = origin.map(|origin| tracing::field::display(Clean(origin.request_id)));
     for Omitted { what, reason } in all {
-        // An unverified address concerns only its owner; unreadable data concerns the operator.
-        if *what == Omission::Email {
+        // What nobody who is trusted vouches for concerns only its owner; unreadable data concerns the operator.
+        if matches!(what, Omission::Email | Omission::UnnamedTenant) {
             tracing::info!(client, request_id, "{reason}");
         } else {
             tracing::warn!(client, request_id, "{reason}");

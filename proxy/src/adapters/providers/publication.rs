@@ -1,7 +1,7 @@
 //! The documents that a provider publishes, cached: discovery is read hourly, keys also when none of them verifies a token.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex, Notify};
@@ -14,8 +14,18 @@ use crate::domain::time::Timestamp;
 
 /// How often it is read again while all is well.
 const FRESH: Duration = Duration::from_secs(3600);
-/// How often tokens that no known key verifies may trigger a read: forged tokens must not make us flood the provider.
+/// How often tokens that no known key verifies may trigger a read: forged tokens must not make us flood the provider. Failed reads are
+/// retried sooner, with growing pauses.
 const KEYS_AGAIN: Duration = Duration::from_secs(60);
+
+/// Who sent a token that no known key verifies. Each has its own reads of newer keys: forged tokens cannot use up those of sign-ins.
+#[derive(Clone, Copy)]
+pub(super) enum Sender {
+    /// The provider, in its answer to us.
+    Provider,
+    /// Anyone, in a request.
+    Anyone,
+}
 
 /// The result of one read.
 pub(super) struct Published {
@@ -40,7 +50,18 @@ pub(super) struct Publication {
 #[derive(Default)]
 struct Reader {
     backoff: Backoff,
-    keys_asked: Option<Timestamp>,
+    for_provider: KeyReads,
+    for_anyone: KeyReads,
+}
+
+/// The reads of newer keys for tokens of one sender.
+#[derive(Default)]
+struct KeyReads {
+    backoff: Backoff,
+    /// The last successful one.
+    read_at: Option<Timestamp>,
+    /// Since then: the last failure, and when to retry.
+    failure: Option<(String, Timestamp)>,
 }
 
 impl Publication {
@@ -105,11 +126,13 @@ impl Publication {
         self.current().ok_or_else(|| self.trouble().unwrap_or_default())
     }
 
-    /// Reads other keys than those in `seen`, at most once a minute. Old keys are kept if that fails.
+    /// Reads other keys than those in `seen`, at most once a minute for each kind of sender. `None`: there are none. Old keys are kept if it
+    /// fails; the last failure is returned until the next try.
     pub(super) async fn newer_keys(
         &self,
         http: &Http,
         seen: &Arc<Published>,
+        sender: Sender,
         now: Timestamp,
     ) -> Result<Option<Arc<Published>>, String> {
         let mut reader = self.reader.lock().await;
@@ -117,11 +140,16 @@ impl Publication {
         if current.is_some() {
             return Ok(current);
         }
-        if reader.keys_asked.is_some_and(|asked| now.since(asked) < KEYS_AGAIN) {
+        let reads = match sender {
+            Sender::Provider => &mut reader.for_provider,
+            Sender::Anyone => &mut reader.for_anyone,
+        };
+        if !reads.is_due(now)? {
             return Ok(None);
         }
-        reader.keys_asked = Some(now);
-        let keys = keys(http, &seen.document).await?;
+        let began = Instant::now();
+        let keys = keys(http, &seen.document).await.map_err(|reason| reads.failed(reason, now + began.elapsed()))?;
+        reads.succeeded(now);
         let published =
             Arc::new(Published { document: seen.document.clone(), issuer: seen.issuer.clone(), keys: Arc::new(keys) });
         self.current.store(Some(Arc::clone(&published)));
@@ -142,6 +170,29 @@ impl Publication {
                 reader.backoff.failed()
             }
         }
+    }
+}
+
+impl KeyReads {
+    /// Whether keys may be read now; the error is the last failure, if it is too early to retry.
+    fn is_due(&self, now: Timestamp) -> Result<bool, String> {
+        match &self.failure {
+            Some((reason, again_at)) if now < *again_at => Err(reason.clone()),
+            Some(_) => Ok(true),
+            None => Ok(self.read_at.is_none_or(|read_at| now.since(read_at) >= KEYS_AGAIN)),
+        }
+    }
+
+    fn succeeded(&mut self, now: Timestamp) {
+        self.backoff.succeeded();
+        (self.read_at, self.failure) = (Some(now), None);
+    }
+
+    /// Notes a failure, and returns its reason. Callers that waited for this read do not retry at once.
+    fn failed(&mut self, reason: String, now: Timestamp) -> String {
+        let again_at = now + self.backoff.failed();
+        self.failure = Some((reason.clone(), again_at));
+        reason
     }
 }
 

@@ -13,7 +13,7 @@ use super::discovery::{Document, Place, trimmed};
 use super::http::Http;
 use super::id_token::{self, Expected, IdToken, Rejected};
 use super::logout_token;
-use super::publication::{Publication, Published};
+use super::publication::{Publication, Published, Sender};
 use super::quote::quote;
 use crate::domain::grant::Grant;
 use crate::domain::login::LoginAttempt;
@@ -60,7 +60,7 @@ impl Verified {
 /// The result of a refresh.
 pub(super) struct Refreshed {
     pub(super) grant: Grant,
-    id_token: Option<Secret>,
+    id_token: Option<Result<Secret, String>>,
     published: Arc<Published>,
 }
 
@@ -129,10 +129,10 @@ impl RelyingParty {
             .redeem(&self.http, &document.token_endpoint, auth(document), code, attempt)
             .await
             .map_err(SignInError::TokenExchange)?;
-        let id_token = tokens.id.take().ok_or_else(|| {
-            let reason = "the token endpoint issued no ID token: is the scope `openid` in OAUTH_SCOPES?";
-            SignInError::TokenExchange(reason.to_owned())
-        })?;
+        let id_token = tokens.id.take().unwrap_or_else(|| {
+            Err("the token endpoint issued no ID token: is the scope `openid` in OAUTH_SCOPES?".to_owned())
+        });
+        let id_token = id_token.map_err(SignInError::TokenExchange)?;
         let mut grant = tokens.grant(None, now);
         let verified = self
             .verify(&published, &id_token, &grant.access, Some(attempt.nonce()), now)
@@ -162,7 +162,8 @@ impl RelyingParty {
         refreshed: &mut Refreshed,
         now: Timestamp,
     ) -> Result<Option<IdToken>, RenewError> {
-        let Some(id_token) = refreshed.id_token.take() else { return Ok(None) };
+        let id_token = refreshed.id_token.take().transpose().map_err(RenewError::NotNow)?;
+        let Some(id_token) = id_token else { return Ok(None) };
         let verified = self
             .verify(&refreshed.published, &id_token, &refreshed.grant.access, None, now)
             .await
@@ -174,7 +175,7 @@ impl RelyingParty {
     /// Verifies a signed UserInfo response, like an ID token.
     pub(super) async fn verify_userinfo(&self, token: &str, now: Timestamp) -> Result<TokenClaims, String> {
         let published = self.published()?;
-        self.with_keys(&published, now, |published| {
+        self.with_keys(&published, Sender::Provider, now, |published| {
             let signed = id_token::signed(token, &published.keys)?;
             id_token::check_userinfo(&signed.claims, &published.issuer, self.flow.client_id(), now.secs())
                 .map_err(Rejected::Invalid)?;
@@ -206,7 +207,7 @@ impl RelyingParty {
         nonce: Option<&str>,
         now: Timestamp,
     ) -> Result<IdToken, String> {
-        let verified = self.with_keys(published, now, |published| {
+        let verified = self.with_keys(published, Sender::Provider, now, |published| {
             let expected =
                 Expected { issuer: &published.issuer, client_id: self.flow.client_id(), nonce, access_token, now };
             id_token::verify(id_token.expose(), &published.keys, &expected)
@@ -218,16 +219,20 @@ impl RelyingParty {
     async fn with_keys<T>(
         &self,
         published: &Arc<Published>,
+        sender: Sender,
         now: Timestamp,
         verify: impl Fn(&Published) -> Result<T, Rejected>,
     ) -> Result<T, String> {
         match verify(published) {
             Ok(token) => Ok(token),
             Err(rejected @ (Rejected::Invalid(_) | Rejected::Issuer { .. })) => Err(rejected.to_string()),
-            Err(Rejected::Key(why)) => match self.publication.newer_keys(&self.http, published, now).await {
+            Err(Rejected::Key(why)) => match self.publication.newer_keys(&self.http, published, sender, now).await {
                 Ok(Some(newer)) => verify(&newer).map_err(|rejected| rejected.to_string()),
                 Ok(None) => Err(why.to_owned()),
-                Err(reason) => Err(format!("{why}; {reason}")),
+                // The provider may well publish its key by now.
+                Err(reason) => {
+                    Err(format!("no key that is known here verifies it, and newer ones cannot be read: {reason}"))
+                }
             },
         }
     }
@@ -248,7 +253,7 @@ impl RelyingParty {
     /// Verifies a logout token.
     pub(super) async fn verify_logout(&self, token: &Secret, now: Timestamp) -> Result<logout_token::Verified, String> {
         let published = self.published()?;
-        self.with_keys(&published, now, |published| {
+        self.with_keys(&published, Sender::Anyone, now, |published| {
             let expected = logout_token::Expected { issuer: &published.issuer, client_id: self.flow.client_id(), now };
             logout_token::verify(token.expose(), &published.keys, &expected)
         })

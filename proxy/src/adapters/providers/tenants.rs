@@ -1,4 +1,4 @@
-//! Which Entra tenants may sign in, and whose administrators are trusted for an address.
+//! Which Entra tenants may sign in, and whose administrators are trusted for what they can choose.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +11,13 @@ use super::discovery::{Place, is_guid, tenant_of, trimmed};
 use super::http::Http;
 use super::publication::document;
 use super::quote::quote;
+use crate::domain::identity::Identity;
 
 /// The tenant of every personal Microsoft account.
 pub(super) const PERSONAL: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+/// Claims whose values Microsoft sets. A tenant's administrators can choose those of others, or assign them (`wids`, `scp`).
+const MICROSOFTS: [&str; 9] = ["appid", "aud", "azp", "idtyp", "iss", "oid", "sub", "tid", "ver"];
 
 /// The configured tenants, with domain names resolved.
 pub(super) struct TenantList {
@@ -28,7 +32,7 @@ pub(super) struct TenantList {
 pub(super) enum Verdict {
     /// The operator named it: its administrators are trusted.
     Named,
-    /// It may sign in, but its administrators may have put any address into the token.
+    /// It may sign in, but its administrators may have put any address, app role, group name or claim into the token.
     Admitted,
     /// It may not sign in.
     Refused,
@@ -99,6 +103,22 @@ impl TenantList {
     }
 }
 
+/// Whether no tenant's administrator can choose the values of this claim.
+pub(super) fn is_set_by_microsoft(claim: &str) -> bool {
+    MICROSOFTS.contains(&claim)
+}
+
+/// Removes from a user's identity what counts only for a tenant that the operator named: groups other than by id, and claims. App roles
+/// must not be among the groups of a new token: a role may look like an id.
+pub(super) fn distrust(identity: &mut Identity) {
+    identity.groups.retain(|group| is_guid(group));
+    let names = identity.claims.iter().map(|(name, _)| name).filter(|name| !is_set_by_microsoft(name));
+    let chosen: Vec<String> = names.map(ToOwned::to_owned).collect();
+    for name in chosen {
+        identity.claims.set(&name, Vec::new());
+    }
+}
+
 fn unresolved(domain: &str, reason: &str) -> String {
     format!("the tenant of {} in OAUTH_TENANT_ID is not known: {reason}", quote(domain))
 }
@@ -106,6 +126,8 @@ fn unresolved(domain: &str, reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::claims::Claims;
+    use crate::domain::identity::{ProviderKind, Username};
 
     const CONTOSO: &str = "c0117050-0000-4000-8000-00000000c017";
     const FABRIKAM: &str = "fab21ca0-0000-4000-8000-00000000fab2";
@@ -134,6 +156,27 @@ mod tests {
             assert_eq!(list.judge(PERSONAL), personal);
         }
         assert_eq!(named(&[CONTOSO]).judge(&CONTOSO.to_ascii_uppercase()), Named);
+    }
+
+    #[test]
+    fn nothing_that_administrators_choose_stays_of_a_tenant_that_is_not_named() {
+        let mut claims = Claims::default();
+        for (name, text) in [("department", "finance"), ("tid", FABRIKAM), ("wids", CONTOSO), ("appid", "c11e")] {
+            claims.set(name, vec![text.to_owned()]);
+        }
+        let mut who = Identity {
+            provider: ProviderKind::Entra,
+            id: "1".into(),
+            email: None,
+            name: "Admin".into(),
+            username: Username::Vouched("mallory@fabrikam.example".into()),
+            groups: vec!["Admin".into(), CONTOSO.to_ascii_uppercase(), String::new(), "staff".into()],
+            claims,
+        };
+        distrust(&mut who);
+        assert_eq!(who.groups, [CONTOSO.to_ascii_uppercase()]);
+        let kept: Vec<&str> = who.claims.iter().map(|(name, _)| name).collect();
+        assert_eq!(kept, ["tid", "appid"]);
     }
 
     #[test]

@@ -177,13 +177,14 @@ impl Forgiving {
         !self.deaf && self.stream.is_silent() && !self.stream.has_news(polled_since)
     }
 
-    fn forgive(&mut self, outcome: Poll<io::Result<usize>>, wanted: usize) -> Poll<io::Result<usize>> {
+    /// Lets a write or a flush that failed because the peer has closed count as done, with this outcome.
+    fn forgive<T>(&mut self, outcome: Poll<io::Result<T>>, done: T) -> Poll<io::Result<T>> {
         match outcome {
             Poll::Ready(Err(error))
                 if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
             {
                 self.deaf = true;
-                Poll::Ready(Ok(wanted))
+                Poll::Ready(Ok(done))
             }
             Poll::Ready(_) | Poll::Pending => outcome,
         }
@@ -229,7 +230,12 @@ impl AsyncWrite for Forgiving {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.deaf { Poll::Ready(Ok(())) } else { Pin::new(&mut self.stream).poll_flush(cx) }
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
+        // Over TLS this writes.
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.forgive(outcome, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -312,5 +318,71 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::{TlsAcceptor, server};
+
+    use super::*;
+    use crate::adapters::certs;
+    use crate::adapters::upstream::Trust;
+
+    /// A connection over TLS, and its other side.
+    async fn over_tls() -> (Forgiving, server::TlsStream<TcpStream>) {
+        let certified = rcgen::generate_simple_self_signed(["app.internal".to_owned()]).unwrap();
+        let root = certified.cert.der().clone();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![root.clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let settings = UpstreamSettings {
+            address: UpstreamAddress::Https { host: "127.0.0.1".to_owned(), port },
+            roots: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            trust: Trust { server_name: Some("app.internal".to_owned()), ..Trust::default() },
+        };
+        let client = certs::client_config(&[root], &[]).unwrap();
+        let target = Target::of(&settings, Some(Arc::new(client))).unwrap();
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            TlsAcceptor::from(Arc::new(config)).accept(stream).await
+        };
+        let (ours, theirs) = tokio::join!(target.connect(false), accepting);
+        (ours.unwrap(), theirs.unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_although_the_peer_has_closed_before_the_last_bytes_were_flushed() {
+        let (mut ours, mut theirs) = over_tls().await;
+        // Until TLS holds as much as it may that the socket has not taken.
+        let piece = [0; 16 * 1024];
+        while let Poll::Ready(written) =
+            std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut ours).poll_write(cx, &piece))).await
+        {
+            assert!(written.unwrap() > 0);
+        }
+        theirs.write_all(b"HTTP/1.1 413 Content Too Large\r\n\r\n").await.unwrap();
+        theirs.flush().await.unwrap();
+        // Closing with unread bytes resets the connection.
+        drop(theirs);
+        ours.flush().await.unwrap();
+        let mut answer = [0; 64];
+        let read = ours.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 413 "));
+        assert!(ours.read(&mut answer).await.is_err(), "this is no proper end");
     }
 }

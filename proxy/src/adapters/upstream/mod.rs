@@ -18,6 +18,7 @@ mod seat;
 mod shared;
 mod shelf;
 mod token_file;
+mod unread;
 mod upload;
 
 use std::io;

@@ -53,6 +53,7 @@ pub struct Upstream<B> {
 struct Outage {
     why: String,
     since: Instant,
+    last_failed: Instant,
     failed: u64,
     /// Whether there are connections, but none had a stream left.
     is_crowding: bool,
@@ -108,7 +109,7 @@ where
         &self.origin
     }
 
-    /// Why the last attempt to connect failed; `None` if it succeeded.
+    /// Why the last attempt to connect failed; `None` if it succeeded, or the upstream has answered since.
     pub fn trouble(&self) -> Option<String> {
         self.outage().as_ref().map(|outage| outage.why.clone())
     }
@@ -174,11 +175,11 @@ where
         self.multiplexed.load(Ordering::Relaxed)
     }
 
-    /// Closes connections that have been idle for long.
+    /// Closes connections that have been idle for long, and notes the end of an outage that no new connection has shown.
     pub fn sweep(&self) {
         self.shelf.sweep();
         self.sweep_shared(Instant::now());
-        self.end_crowding();
+        self.end_outage();
     }
 
     /// Gives up HTTP/2 connections that are closed, and those without streams except the first.
@@ -199,12 +200,21 @@ where
         }
     }
 
-    /// Notes that streams can be had again.
-    fn end_crowding(&self) {
-        let is_crowding = self.outage().as_ref().is_some_and(|outage| outage.is_crowding);
-        if is_crowding && self.free_stream(None).is_some() {
+    /// Notes that streams can be had again, or that the upstream has answered on a connection from before.
+    fn end_outage(&self) {
+        let outage = self.outage().as_ref().map(|outage| (outage.is_crowding, outage.last_failed));
+        let is_over = match outage {
+            None => false,
+            Some((true, _)) => self.free_stream(None).is_some(),
+            Some((false, last_failed)) => self.has_answered_since(last_failed),
+        };
+        if is_over {
             self.succeeded();
         }
+    }
+
+    fn has_answered_since(&self, time: Instant) -> bool {
+        self.shelf.has_used_since(time) || self.shared.load().iter().any(|shared| shared.has_answered_since(time))
     }
 
     fn lease(&self, way: Way<B>, reused: bool, since: Instant) -> Lease<B> {
@@ -325,11 +335,10 @@ where
 
     fn failed(&self, error: ConnectError) -> NoConnection {
         let is_crowding = matches!(error, ConnectError::Crowded { .. });
-        let (why, mut outage) = (error.to_string(), self.outage());
+        let (why, last_failed, mut outage) = (error.to_string(), Instant::now(), self.outage());
         let is_first = outage.is_none();
-        let (since, failed) =
-            outage.as_ref().map_or_else(|| (Instant::now(), 0), |outage| (outage.since, outage.failed));
-        *outage = Some(Outage { why, since, failed: failed + 1, is_crowding });
+        let (since, failed) = outage.as_ref().map_or((last_failed, 0), |outage| (outage.since, outage.failed));
+        *outage = Some(Outage { why, since, last_failed, failed: failed + 1, is_crowding });
         NoConnection { error, is_first }
     }
 

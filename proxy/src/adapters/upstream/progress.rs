@@ -31,9 +31,11 @@ impl Progress {
     pub(super) fn moved(&self) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_moved.store(millis, Ordering::Relaxed);
-        self.waits_for_client.store(false, Ordering::Relaxed);
+        // Who sees this also sees the time.
+        self.waits_for_client.store(false, Ordering::Release);
     }
 
+    /// Whether the body was sent, or given up.
     pub(super) fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
@@ -43,7 +45,7 @@ impl Progress {
     }
 
     pub(super) fn waits_for_client(&self) -> bool {
-        self.waits_for_client.load(Ordering::Relaxed)
+        self.waits_for_client.load(Ordering::Acquire)
     }
 
     pub(super) fn set_waits_for_client(&self) {

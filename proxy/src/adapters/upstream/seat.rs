@@ -1,6 +1,6 @@
 //! The streams of an HTTP/2 connection: how many are under way, and how many the server allows at once.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ pub(super) struct Streams {
     is_dying: AtomicBool,
     /// Since when there has been none, as far as sweeps have seen.
     idle_since: Mutex<Option<Instant>>,
+    began: Instant,
+    /// When the last answer came, in milliseconds since then.
+    answered: AtomicU64,
     /// Wakes a request that waits for a stream of any connection to this upstream.
     freed: Arc<Notify>,
 }
@@ -34,8 +37,25 @@ impl Streams {
             limit: AtomicUsize::new(limit.max(1)),
             is_dying: AtomicBool::new(false),
             idle_since: Mutex::new(None),
+            began: Instant::now(),
+            answered: AtomicU64::new(0),
             freed: Arc::clone(freed),
         }
+    }
+
+    /// How many streams are under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Takes the connection out of use for further requests.
+    pub(super) fn mark_dying(&self) {
+        self.is_dying.store(true, Ordering::Release);
+    }
+
+    /// Whether an answer has come since that time; one of the same millisecond does not count.
+    pub(super) fn has_answered_since(&self, time: Instant) -> bool {
+        self.began + Duration::from_millis(self.answered.load(Ordering::Relaxed)) > time
     }
 
     pub(super) fn is_dying(&self) -> bool {
@@ -91,7 +111,13 @@ impl Seat {
 
     /// Takes the connection out of use for further requests.
     pub(super) fn mark_dying(&self) {
-        self.0.is_dying.store(true, Ordering::Release);
+        self.0.mark_dying();
+    }
+
+    /// Notes that an answer has come at that time.
+    pub(super) fn note_answer(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.0.began).as_millis();
+        self.0.answered.store(u64::try_from(millis).unwrap_or_default(), Ordering::Relaxed);
     }
 }
 
@@ -145,6 +171,16 @@ mod tests {
         let _another = Seat::of(&streams).unwrap();
         assert!(streams.wants_limit(1));
         drop(seats);
+    }
+
+    #[test]
+    fn it_is_known_whether_an_answer_has_come_since() {
+        let streams = Arc::new(Streams::new(1, &Arc::default()));
+        let start = Instant::now();
+        assert!(!streams.has_answered_since(start));
+        Seat::of(&streams).unwrap().note_answer(start + Duration::from_secs(2));
+        assert!(streams.has_answered_since(start + Duration::from_secs(1)));
+        assert!(!streams.has_answered_since(start + Duration::from_secs(2)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,8 +12,10 @@ use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::answer::Answer;
@@ -22,6 +24,7 @@ use super::connect::Forgiving;
 use super::head::{RequestFraming, RequestHead};
 use super::progress::Progress;
 use super::seat::{Seat, Streams, UNSEEN};
+use super::unread::Unread;
 use super::{BoxError, Failure, Restart};
 use crate::adapters::net::Alarm;
 use crate::adapters::telemetry::Held;
@@ -52,6 +55,7 @@ pub(super) struct Shared<B> {
     /// That of the connection: servers compare it with what they see.
     scheme: Scheme,
     streams: Arc<Streams>,
+    unread: Arc<Unread>,
     opened: Instant,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Stream<B> {
     sender: http2::SendRequest<Tracked<B>>,
     scheme: Scheme,
     seat: Seat,
+    unread: Arc<Unread>,
 }
 
 impl<B> Clone for Shared<B> {
@@ -68,6 +73,7 @@ impl<B> Clone for Shared<B> {
             sender: self.sender.clone(),
             scheme: self.scheme.clone(),
             streams: Arc::clone(&self.streams),
+            unread: Arc::clone(&self.unread),
             opened: self.opened,
         }
     }
@@ -81,7 +87,8 @@ where
     /// Starts HTTP/2 on a new connection, which a task of its own drives. `freed` is told when a stream of a full connection has ended.
     pub(super) async fn begin(stream: Forgiving, held: Held, freed: &Arc<Notify>) -> Result<Self, BoxError> {
         let scheme = if stream.has_tls() { Scheme::HTTPS } else { Scheme::HTTP };
-        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        let tasks = Tasks::default();
+        let (sender, mut connection) = http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .initial_stream_window_size(STREAM_WINDOW)
@@ -98,6 +105,7 @@ where
             }
         }
         let streams = Arc::new(Streams::new(connection.current_max_send_streams(), freed));
+        let unread = Arc::new(Unread::new(Arc::clone(&streams), tasks.driver()));
         let counted = Arc::clone(&streams);
         tokio::spawn(async move {
             let _held = held;
@@ -116,7 +124,7 @@ where
             counted.end();
             tracing::trace!(error = ended.err().map(tracing::field::display), "an upstream connection ended");
         });
-        Ok(Self { sender, scheme, streams, opened })
+        Ok(Self { sender, scheme, streams, unread, opened })
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -128,6 +136,11 @@ where
         self.opened >= time
     }
 
+    /// Whether it is open, and a response has come on it since that time.
+    pub(super) fn has_answered_since(&self, time: Instant) -> bool {
+        !self.is_closed() && self.streams.has_answered_since(time)
+    }
+
     /// Whether it has had no stream for this long.
     pub(super) fn is_idle_for(&self, limit: Duration, now: Instant) -> bool {
         self.streams.are_idle_for(limit, now)
@@ -136,7 +149,30 @@ where
     /// Takes a stream, if the server allows one more.
     pub(super) fn stream(&self) -> Option<Stream<B>> {
         let seat = Seat::of(&self.streams)?;
-        Some(Stream { sender: self.sender.clone(), scheme: self.scheme.clone(), seat })
+        let unread = Arc::clone(&self.unread);
+        Some(Stream { sender: self.sender.clone(), scheme: self.scheme.clone(), seat, unread })
+    }
+}
+
+/// Runs the library's tasks for one connection.
+#[derive(Clone, Default)]
+struct Tasks(Arc<OnceLock<AbortHandle>>);
+
+impl Tasks {
+    /// The first task, which the library begins while it opens the connection: it reads and writes, and the connection ends with it.
+    fn driver(&self) -> Option<AbortHandle> {
+        self.0.get().cloned()
+    }
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let task = tokio::spawn(task);
+        let _driver = self.0.get_or_init(|| task.abort_handle());
     }
 }
 
@@ -153,9 +189,9 @@ where
         body: B,
         patience: Patience,
     ) -> Result<Response<Answer>, Failure<B>> {
-        let Self { mut sender, scheme, seat } = self;
+        let Self { mut sender, scheme, seat, unread } = self;
         let progress = Arc::new(Progress::begin(framing == RequestFraming::Absent, seat));
-        let body = Arc::new(Mutex::new(Kept { body: Some(body), taken: Some(Vec::new()), bytes: 0 }));
+        let body = Arc::new(Mutex::new(Kept { body: Some(body), taken: Some(Vec::new()), bytes: 0, failed: None }));
         let tracked = Tracked { body: Arc::clone(&body), progress: Arc::clone(&progress) };
         let request = request(head, framing, scheme, tracked);
         let mut sending = std::pin::pin!(sender.try_send_request(request));
@@ -175,8 +211,13 @@ where
         });
         match waiting.await {
             Ok(Ok(answer)) => {
+                let arrived = Instant::now();
                 lock(&body).taken = None;
-                Ok(answer.map(|body| Answer::multiplexed(body, progress, Instant::now())))
+                progress.seat.note_answer(arrived);
+                if !progress.is_done() {
+                    unread.watch(&progress, patience.body);
+                }
+                Ok(answer.map(|body| Answer::multiplexed(body, progress, arrived)))
             }
             Ok(Err(mut failure)) => {
                 let is_unsent = failure.take_message().is_some();
@@ -185,10 +226,15 @@ where
                 if refusal.is_some_and(Refusal::ends_connection) {
                     progress.seat.mark_dying();
                 }
+                let mut kept = lock(&body);
+                // The library has reset the stream then, and reports only that.
+                if let Some(fault) = kept.failed.take() {
+                    return Err(Failure::Body(fault));
+                }
                 let is_unprocessed = is_unsent || refusal.is_some_and(Refusal::is_unprocessed);
-                match if is_unprocessed { lock(&body).take_whole() } else { None } {
+                match if is_unprocessed { kept.take_whole() } else { None } {
                     Some(body) => Err(Failure::Unsent(body)),
-                    None => Err(of(error, refusal, &progress)),
+                    None => Err(of(error, refusal)),
                 }
             }
             Err(()) if progress.is_done() => Err(Failure::Silent(patience.first_byte)),
@@ -232,11 +278,10 @@ impl Refusal {
     }
 }
 
-fn of<B>(error: hyper::Error, refusal: Option<Refusal>, progress: &Progress) -> Failure<B> {
-    if error.is_user() && !progress.is_done() {
-        return Failure::Body(error.into());
-    }
-    let closed = error.is_incomplete_message() || error.is_canceled() || refusal == Some(Refusal::Gone);
+fn of<B>(error: hyper::Error, refusal: Option<Refusal>) -> Failure<B> {
+    // As its user's error the library counts only that a request was dropped together with its connection.
+    let is_dropped = error.is_user() || error.is_canceled();
+    let closed = error.is_incomplete_message() || is_dropped || refusal == Some(Refusal::Gone);
     if closed {
         // The cause is more specific than "connection error".
         let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -273,6 +318,8 @@ struct Kept<B> {
     /// `None`: more was sent than is kept, or the response has begun.
     taken: Option<Vec<Bytes>>,
     bytes: usize,
+    /// Why the body broke off: the library does not pass this error on.
+    failed: Option<BoxError>,
 }
 
 impl<B: Restart> Kept<B> {
@@ -302,11 +349,22 @@ struct Tracked<B> {
     progress: Arc<Progress>,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
-    type Data = Bytes;
-    type Error = B::Error;
+impl<B> Drop for Tracked<B> {
+    fn drop(&mut self) {
+        // It is not always read to its end: it may be empty, end with trailers, or the upstream may want no more of it.
+        self.progress.set_done();
+    }
+}
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+impl<B> Body for Tracked<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let mut kept = lock(&self.body);
         let Some(body) = kept.body.as_mut() else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
@@ -317,10 +375,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
         if frame.is_none() || body.is_end_stream() {
             self.progress.set_done();
         }
-        if let Some(Ok(frame)) = &frame {
-            kept.keep(frame);
-        }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(frame) => {
+                kept.keep(&frame);
+                Ok(frame)
+            }
+            Err(error) => {
+                kept.failed = Some(error.into());
+                // The stream is reset with it.
+                Err(h2::Reason::CANCEL.into())
+            }
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -87,6 +87,14 @@ impl Shelf {
         }
     }
 
+    /// Whether it holds a connection that has carried an answer since that time.
+    pub(super) fn has_used_since(&self, time: Instant) -> bool {
+        self.0.iter().any(|list| {
+            let idle = list.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.iter().any(|idle| idle.since > time)
+        })
+    }
+
     fn list(&self, number: usize) -> Option<&Mutex<VecDeque<Idle>>> {
         self.0.get(number % self.0.len().max(1))
     }
@@ -170,6 +178,17 @@ mod tests {
             a_turn().await;
             drop(other);
             assert!(shelf.take(now, false).is_none());
+        });
+    }
+
+    #[test]
+    fn it_is_known_whether_one_was_used_since() {
+        worker().block_on(async {
+            let (shelf, now) = (Shelf::new(), Instant::now());
+            assert!(!shelf.has_used_since(now));
+            let (connection, _other) = pair();
+            shelf.keep(connection, now + Duration::from_millis(1));
+            assert!(shelf.has_used_since(now) && !shelf.has_used_since(now + Duration::from_millis(1)));
         });
     }
 

@@ -82,7 +82,14 @@ where
             } else if all_here {
                 Pin::new(&mut *stream).poll_flush(cx).map_ok(|()| 0)
             } else {
+                // The body pauses. Over TLS the socket may not have taken all that was written, and nothing else would write the rest of it.
                 self.never_waited = false;
+                match Pin::new(&mut *stream).poll_flush(cx).map_err(NotSent::Connection)? {
+                    Poll::Ready(()) => self.stuck = None,
+                    Poll::Pending => {
+                        let _since = self.stuck.get_or_insert_with(Instant::now);
+                    }
+                }
                 return Poll::Pending;
             };
             if moved.is_pending() {
@@ -221,6 +228,7 @@ where
 mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
+    use std::task::Waker;
 
     use http::header::{HeaderName, HeaderValue};
     use http::{HeaderMap, Method, StatusCode};
@@ -306,6 +314,61 @@ mod tests {
                 format!("transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n3000\r\n{large}\r\n0\r\nx-sum: 1\r\n\r\n")
             );
         }
+    }
+
+    /// One frame, and then a pause.
+    struct Pausing(Option<Frame<Bytes>>);
+
+    impl Body for Pausing {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.take() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    /// Accepts everything, and passes it on only when it is flushed and `open`: as TLS does while its socket is full.
+    #[derive(Default)]
+    struct Holding {
+        held: Vec<u8>,
+        passed: Vec<u8>,
+        open: bool,
+    }
+
+    impl AsyncWrite for Holding {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if !self.open {
+                return Poll::Pending;
+            }
+            let Self { held, passed, .. } = &mut *self;
+            passed.append(held);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_pause_of_the_body_is_passed_on_during_it() {
+        let mut upload = Upload::begin(Vec::new(), &Head, RequestFraming::Chunked, Pausing(Some(data("hello"))));
+        let (mut stream, mut cx) = (Holding::default(), Context::from_waker(Waker::noop()));
+        assert!(upload.poll(&mut cx, &mut stream).is_pending());
+        assert!(upload.stuck_since().is_some(), "the upstream is waited for");
+        stream.open = true;
+        assert!(upload.poll(&mut cx, &mut stream).is_pending());
+        assert!(upload.stuck_since().is_none(), "only the client is waited for");
+        assert!(stream.held.is_empty() && stream.passed.ends_with(b"\r\n\r\n5\r\nhello\r\n"));
     }
 
     #[tokio::test]

@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_upstream_acts_as_people_as_it_is_written() {
-        let rule = "[[routes]]\nallow = \"signed-in\"\nupstream = \"kube\"";
+        let rule = "[[routes]]\nallow = \"listed\"\nupstream = \"kube\"";
         let text =
             with(&format!("impersonate = true\nTOKEN\nprefix = \"corp:\"\nimpersonate_user = \"email\"\n{rule}"));
         let loaded = loads(&text, &[]).unwrap_or_else(|faults| panic!("{faults}"));

@@ -203,8 +203,9 @@ fn entra(
     let tenants = tenants(reading);
     if matches!(tenants, Some(Tenants::Common | Tenants::Organizations)) {
         reading.warn(
-            "OAUTH_TENANT_ID names no tenant: every organisation's users can sign in, and only a user principal name counts as an \
-             email; name your tenant's id unless strangers are meant to come",
+            "OAUTH_TENANT_ID names no tenant: every organisation's users can sign in, only a user principal name counts as an email, \
+             and app roles, group names and claims that administrators can choose do not count; name your tenant's id unless \
+             strangers are meant to come",
         );
     }
     Some(ProviderSettings::Entra {
@@ -426,6 +427,19 @@ mod tests {
             assert_eq!(loaded.warnings.join("; ").contains("every other host that its discovery document"), warns);
         }
         assert!(with("socks5://all:1080", "example.com").is_ok());
+    }
+
+    #[test]
+    fn what_does_not_count_of_a_tenant_that_is_not_named_is_said() {
+        use crate::config::trial::{github, warnings};
+
+        for (tenants, warns) in
+            [("common", true), ("organizations", true), ("consumers", false), ("contoso.com", false)]
+        {
+            let said = warnings(github(&[("OAUTH_PROVIDER", "entra"), ("OAUTH_TENANT_ID", tenants)]));
+            let text = "app roles, group names and claims that administrators can choose do not count";
+            assert_eq!(said.contains(text), warns, "{tenants}: {said}");
+        }
     }
 
     #[test]

@@ -106,6 +106,9 @@ impl Missing {
             Self::Omitted(Omission::EmailUnreadable) => {
                 "the addresses could not be read (a line of the sign-in says why)"
             }
+            Self::Omitted(Omission::UnnamedTenant) => {
+                "roles, group names and claims count only for a tenant that OAUTH_TENANT_ID names"
+            }
             Self::Omitted(Omission::GroupsOfAnotherForm) => {
                 "some groups came in a form that is not understood (a line of the sign-in says which)"
             }
@@ -135,6 +138,9 @@ impl Missing {
             }
             Self::Username => Some("usernames take no part: `username_claim` names no text claim of this token"),
             Self::Groups => Some("no groups of this token are known"),
+            Self::Omitted(Omission::UnnamedTenant) => {
+                Some("roles, group names and claims count only for a tenant that OAUTH_TENANT_ID names")
+            }
             Self::Omitted(_) => None,
         }
     }
@@ -158,7 +164,9 @@ impl Missing {
             Self::Omitted(Omission::SingleSignOn) => Some(SINGLE_SIGN_ON),
             Self::Username
             | Self::Groups
-            | Self::Omitted(Omission::UsernameOfAnotherForm | Omission::ClaimOfAnotherForm) => None,
+            | Self::Omitted(Omission::UsernameOfAnotherForm | Omission::ClaimOfAnotherForm | Omission::UnnamedTenant) => {
+                None
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::serve::log_limit::LogLimit;
 struct Limits {
     email: LogLimit,
     email_unreadable: LogLimit,
+    unnamed_tenant: LogLimit,
     groups_of_another_form: LogLimit,
     groups_unreadable: LogLimit,
     username_of_another_form: LogLimit,
@@ -24,6 +25,7 @@ impl Limits {
         Self {
             email: LogLimit::new(),
             email_unreadable: LogLimit::new(),
+            unnamed_tenant: LogLimit::new(),
             groups_of_another_form: LogLimit::new(),
             groups_unreadable: LogLimit::new(),
             username_of_another_form: LogLimit::new(),
@@ -36,6 +38,7 @@ impl Limits {
         match what {
             Omission::Email => &self.email,
             Omission::EmailUnreadable => &self.email_unreadable,
+            Omission::UnnamedTenant => &self.unnamed_tenant,
             Omission::GroupsOfAnotherForm => &self.groups_of_another_form,
             Omission::GroupsUnreadable => &self.groups_unreadable,
             Omission::UsernameOfAnotherForm => &self.username_of_another_form,

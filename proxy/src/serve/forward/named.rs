@@ -179,7 +179,8 @@ struct Sending<'s> {
 }
 
 /// Sends the request to a backend, and to another if that is safe: it was never sent; or a connection closed before the first byte of
-/// the response, and the request has no body and is idempotent (RFC 9110 §9.2.2).
+/// the response, and the request has no body and is idempotent (RFC 9110 §9.2.2). To the same one again if the connection was a reused one, or
+/// if it was never sent and there is no other.
 async fn send(
     directed: &Directed<'_>,
     destination: &Destination,
@@ -226,15 +227,14 @@ async fn send(
             Err(failure) => return Err(sending.refuse(&failure)),
         };
         if !reused {
-            if sending.is_last() {
-                return Err(failure.map_or_else(
-                    || sending.failed("it went away before the request was sent"),
-                    |failure| sending.refuse(&failure),
-                ));
+            if !sending.is_last() {
+                continue;
             }
-            continue;
+            if let Some(failure) = failure {
+                return Err(sending.refuse(&failure));
+            }
         }
-        // The connection was a reused one: the same backend may still be reachable.
+        // The connection was a reused one, or the request was never sent and there is no other backend: the same one may take it now.
         destination.counters.retries.inc();
         let lease = match backend.connect_new().await {
             Ok(lease) => lease,

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::adapters::net::PIPES_MOST;
+use crate::adapters::net::pipes_most;
 use crate::adapters::telemetry::Held;
 use crate::serve::app::App;
 use crate::serve::listener::connection::{self, Purpose};
@@ -28,8 +28,8 @@ const IN_VAIN_MOST: u32 = 40;
 /// How long who has connected before the stop waits for a place.
 const LAST_PLACE: Duration = Duration::from_secs(5);
 
-/// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read; and the pipes.
-const FILES_BESIDE: u64 = 160 + 2 * PIPES_MOST as u64;
+/// Open files other than connections of clients and to the upstream: listeners, store, provider, probes, files that are read.
+const FILES_BESIDE: u64 = 160;
 
 /// How long the accept loop pauses when the system has no file descriptor left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -38,7 +38,8 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// connection as well, and half of the memory is for what they carry.
 pub(crate) fn places(limits: &Limits, files: Option<u64>, memory: Option<usize>) -> usize {
     let by_files = files.map_or(usize::MAX, |files| {
-        let left = files.saturating_sub(FILES_BESIDE).max(files / 2) / 2;
+        let beside = FILES_BESIDE + 2 * pipes_most(Some(files)) as u64;
+        let left = files.saturating_sub(beside).max(files / 2) / 2;
         usize::try_from(left).unwrap_or(usize::MAX)
     });
     let by_memory = memory.map_or(usize::MAX, |bytes| bytes / 2 / watch::CONNECTION);
@@ -163,6 +164,7 @@ mod tests {
         assert_eq!(places(&limits, None, None), 10_000);
         assert_eq!(places(&limits, Some(1 << 20), None), 10_000);
         assert_eq!(places(&limits, Some(1024), None), 432, "half is for the upstream, some for the rest");
+        assert_eq!(places(&limits, Some(4096), None), 1904, "and some for pipes");
         assert_eq!(places(&limits, Some(64), None), 16);
         assert_eq!(places(&limits, Some(1), None), 1);
         assert_eq!(places(&limits, None, Some(192 << 20)), 6144);

@@ -17,6 +17,7 @@ use crate::adapters::seal::CryptoFailure;
 use crate::adapters::telemetry::{Clean, Metrics, audit};
 use crate::domain::grant::{Grant, SealedGrant};
 use crate::domain::identity::ProviderKind;
+use crate::domain::secret::Secret;
 use crate::domain::session::{Authority, Session, SessionKey};
 use crate::domain::time::Timestamp;
 use crate::ports::{Claim, IdentityProvider, LEASE, Lease, Leases, LoadedSession, RenewError, Renewed, Sessions};
@@ -84,7 +85,8 @@ pub(crate) struct Renewing {
 }
 
 impl Renewing {
-    /// Stores a sign-in's grant in its new session, and sets when the provider is to be asked again.
+    /// Stores a sign-in's grant in its new session, and sets when the provider is to be asked again: never, if the grant is too long to be
+    /// kept.
     ///
     /// # Errors
     /// [`CryptoFailure`], which does not occur on a sound machine.
@@ -100,6 +102,7 @@ impl Renewing {
         if session.renew_at.is_some() || grant.id_token.is_some() {
             session.grant = self.seal(&session.identity.id, grant)?;
         }
+        session.renew_at = session.renew_at.filter(|_| session.grant.is_some());
         Ok(())
     }
 
@@ -195,7 +198,9 @@ impl Renewing {
         let sealed = session.grant.as_ref().filter(|_| session.authority == self.authority);
         let grant = sealed.and_then(|sealed| self.grants.open(self.authority, &session.identity.id, sealed));
         let Some(grant) = grant else {
-            tracing::warn!("a session's tokens cannot be opened by any SESSION_SECRET: it goes on, and is not renewed");
+            // Earlier versions set a time of renewal also where the tokens were too long to be kept.
+            let why = if session.grant.is_some() { "cannot be opened by any SESSION_SECRET" } else { "were not kept" };
+            tracing::warn!("a session's tokens {why}: it goes on, and is not renewed");
             let unrenewed = Session { grant: None, renew_at: None, ..session.clone() };
             return save(leases, held, &lease, unrenewed, claimed, "unusable").await;
         };
@@ -243,7 +248,7 @@ impl Renewing {
                 None
             }
         };
-        let renew_at = renew_at.filter(|_| grant.is_some());
+        let (renew_at, outcome) = if grant.is_some() { (renew_at, outcome) } else { (None, "unusable") };
         let session = Session { identity, grant, renew_at, ..before.clone() };
         save(leases, held, lease, session, claimed, outcome).await
     }
@@ -287,15 +292,22 @@ impl Renewing {
         }
     }
 
-    /// Seals a grant, without the ID token if it is too long with it. `None`: it is too long in any case.
-    fn seal(&self, id: &str, grant: Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
-        match self.grants.seal(self.authority, id, &grant)? {
-            None if grant.id_token.is_some() => {
-                tracing::warn!("a session's tokens are longer than is kept of them together: its ID token is left out");
-                self.grants.seal(self.authority, id, &Grant { id_token: None, ..grant })
-            }
-            sealed => Ok(sealed),
+    /// Seals a grant, without the ID token if it is too long with it. `None`: it is too long in any case, which the log says.
+    fn seal(&self, id: &str, mut grant: Grant) -> Result<Option<SealedGrant>, CryptoFailure> {
+        let mut sealed = self.grants.seal(self.authority, id, &grant)?;
+        if sealed.is_none() && grant.id_token.take().is_some() {
+            tracing::warn!("a session's tokens are longer than is kept of them together: its ID token is left out");
+            sealed = self.grants.seal(self.authority, id, &grant)?;
         }
+        if sealed.is_none() {
+            let length = |token: &Secret| token.expose().len();
+            let bytes = length(&grant.access) + grant.refresh.as_ref().map_or(0, length);
+            tracing::warn!(
+                "a session's tokens are too long to be kept ({bytes} bytes, at most 32 KiB with their times): it is not renewed, and \
+                 lasts until SESSION_TTL, also if the provider no longer knows the person"
+            );
+        }
+        Ok(sealed)
     }
 }
 

@@ -77,7 +77,7 @@ fn bearers(idp: &DevIdp, tenants: Tenants) -> Bearers {
         client_id: Some("sidegate".into()),
         takes_id_tokens: false,
         names: ClaimNames::default(),
-        claims: vec!["scp".into()],
+        claims: vec!["scp".into(), "idtyp".into()],
         keys: None,
         roots: Vec::new(),
         way_out: None,
@@ -228,14 +228,77 @@ async fn a_key_that_is_replaced_under_its_name_is_fetched() {
 }
 
 #[tokio::test]
-async fn what_of_a_token_does_not_count_is_kept_for_the_log_of_a_refusal() {
-    let trial = Trial::of(Tenants::Organizations).await;
-    let odd = json!({ "email": "ann@contoso.example", "groups": { "a": 1 }, "scp": 3 });
-    let session = trial.verify(&trial.second(), odd).await.unwrap();
-    let all: Vec<&str> = session.omitted().iter().map(|omitted| omitted.reason.as_str()).collect();
-    let says = ["counts only for a tenant that OAUTH_TENANT_ID names", "`groups` is an object", "`scp` is a number"];
-    assert_eq!(all.len(), says.len(), "{all:?}");
-    for (reason, says) in all.iter().zip(says) {
-        assert!(reason.contains("of a token of 0b1ec700-") && reason.contains(says), "{reason}");
+async fn app_roles_group_names_and_claims_count_only_for_a_named_tenant() {
+    const GROUP: &str = "9a7f0000-0000-4000-8000-000000000001";
+    for (tenants, named) in [
+        (Tenants::Named(vec![FABRIKAM.into(), CONTOSO.into()]), true),
+        (Tenants::Organizations, false),
+        (Tenants::Common, false),
+    ] {
+        let trial = Trial::of(tenants.clone()).await;
+        let origin = trial.idp.origin();
+        for (claims, iss) in [
+            (trial.first(), format!("https://sts.windows.net/{FABRIKAM}/")),
+            (trial.second(), format!("{origin}/{FABRIKAM}/v2.0")),
+        ] {
+            let chosen = json!({
+                "iss": iss, "tid": FABRIKAM, "groups": ["Admins", GROUP], "roles": ["Admin", CONTOSO], "idtyp": "app",
+            });
+            let session = trial.verify(&claims, chosen).await.unwrap();
+            let who = session.identity();
+            let groups = ["Admins", GROUP, "Admin", CONTOSO];
+            assert_eq!(who.groups, if named { &groups[..] } else { &groups[1..2] }, "{tenants:?}");
+            // The tenant's administrators consent to scopes.
+            assert_eq!(who.claims.hold("scp", "Reports.Read"), named, "{tenants:?}");
+            assert!(who.claims.hold("idtyp", "app"), "{tenants:?}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_personal_accounts_user_principal_name_is_only_displayed() {
+    let trial = Trial::of(Tenants::Common).await;
+    for (tenant, vouched) in [(CONSUMERS, None), (FABRIKAM, Some("ceo@contoso.example"))] {
+        let iss = format!("{}/{tenant}/v2.0", trial.idp.origin());
+        let more = json!({ "iss": iss, "tid": tenant, "upn": "ceo@contoso.example" });
+        let session = trial.verify(&trial.second(), more).await.unwrap();
+        let who = session.identity();
+        assert_eq!((who.username.as_str(), who.username.vouched()), ("ceo@contoso.example", vouched));
+    }
+}
+
+#[tokio::test]
+async fn what_of_a_token_does_not_count_is_kept_for_the_log_of_a_refusal() {
+    let odd = json!({ "email": "ann", "groups": { "a": 1 }, "roles": ["Admin", 7], "scp": 3, "idtyp": 3 });
+    let only_named = "roles, group names and claims count only for a tenant that OAUTH_TENANT_ID names";
+    for (tenants, says) in [
+        (
+            contoso(),
+            [
+                "it is no address",
+                "`groups` is an object",
+                "1 of the 2 entries of `roles`",
+                "`scp` is a number",
+                "`idtyp` is a number",
+            ],
+        ),
+        (
+            Tenants::Organizations,
+            ["it is no address", "`groups` is an object", only_named, only_named, "`idtyp` is a number"],
+        ),
+    ] {
+        let trial = Trial::of(tenants).await;
+        let session = trial.verify(&trial.second(), odd.clone()).await.unwrap();
+        let all: Vec<&str> = session.omitted().iter().map(|omitted| omitted.reason.as_str()).collect();
+        assert_eq!(all.len(), says.len(), "{all:?}");
+        for (reason, says) in all.iter().zip(says) {
+            assert!(reason.contains("of a token of 0b1ec700-") && reason.contains(says), "{reason}");
+        }
+    }
+    let trial = Trial::of(Tenants::Organizations).await;
+    let session = trial.verify(&trial.second(), json!({ "email": "ann@contoso.example" })).await.unwrap();
+    let all: Vec<&str> = session.omitted().iter().map(|omitted| omitted.reason.as_str()).collect();
+    let [email, scopes] = all.as_slice() else { panic!("{all:?}") };
+    assert!(email.contains("an email counts only for a tenant that OAUTH_TENANT_ID names"), "{email}");
+    assert!(scopes.contains("The claim `scp` of a token of ") && scopes.ends_with(only_named), "{scopes}");
 }

@@ -28,7 +28,8 @@ use crate::ports::LoadedSession;
 
 /// The provider's name in rules: the same as for users who signed in with GitHub.
 pub(super) const NAME: &str = ProviderKind::Github.as_str();
-/// How many tokens are checked at once: made-up tokens must not use up our quota at GitHub.
+/// How many tokens are checked at once. In all their number is not limited: made-up tokens, each of them another, count against our quota
+/// at GitHub.
 const AT_ONCE: usize = 8;
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(3);

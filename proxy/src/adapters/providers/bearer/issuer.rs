@@ -138,15 +138,22 @@ impl Issuer {
                 (identity, omitted)
             }
             Some((tenants, http)) => {
-                let identity = self.of_entra(&signed.claims, tenants, http).await?;
-                let omitted = person::omitted_of_entra(&signed.claims, of_rules, &identity);
+                let named = self.names_tenant_of(&signed.claims, tenants, http).await?;
+                let identity = person::of_entra(&signed.claims, named, of_rules).map_err(BearerError::Invalid)?;
+                let omitted = person::omitted_of_entra(&signed.claims, named, of_rules, &identity);
                 (identity, omitted)
             }
         };
         Ok(self.accept(&signed.claims, identity, omitted, times, key, now))
     }
 
-    async fn of_entra(&self, claims: &TokenClaims, tenants: &TenantList, http: &Http) -> Result<Identity, BearerError> {
+    /// Whether the operator named the tenant of a token of Entra; an error if its tokens are not accepted.
+    async fn names_tenant_of(
+        &self,
+        claims: &TokenClaims,
+        tenants: &TenantList,
+        http: &Http,
+    ) -> Result<bool, BearerError> {
         let tenant = claims.text("tid").unwrap_or_default();
         let mut verdict = tenants.judge(tenant);
         if verdict == Verdict::Refused && !tenants.unresolved().is_empty() {
@@ -156,7 +163,7 @@ impl Issuer {
         if verdict == Verdict::Refused {
             return Err(BearerError::Invalid(format!("{}: OAUTH_TENANT_ID does not name its tenant", self.name)));
         }
-        person::of_entra(claims, verdict == Verdict::Named, &self.settings.claims).map_err(BearerError::Invalid)
+        Ok(verdict == Verdict::Named)
     }
 
     fn accept(

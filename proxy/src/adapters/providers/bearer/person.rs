@@ -4,7 +4,7 @@ use super::super::claims::TokenClaims;
 use super::super::entra::has_proven_domain;
 use super::super::omissions::Omissions;
 use super::super::quote::quote;
-use super::super::tenants::PERSONAL;
+use super::super::tenants::{PERSONAL, distrust};
 use super::settings::ClaimNames;
 use crate::domain::identity::{Email, Identity, ProviderKind, Username};
 use crate::ports::{Omission, Omitted};
@@ -43,19 +43,27 @@ pub(super) fn of_entra(claims: &TokenClaims, named: bool, of_rules: &[String]) -
     let is_guest = |upn: &&str| upn.to_ascii_uppercase().contains("#EXT#");
     let principal = claims.text("upn").filter(|upn| !personal && !is_guest(upn)).and_then(parse);
     let mut groups = claims.list("groups");
-    groups.extend(claims.list("roles"));
-    Ok(Identity {
+    if named {
+        groups.extend(claims.list("roles"));
+    }
+    let mut identity = Identity {
         provider: ProviderKind::Entra,
         id,
         email: claimed.or(principal),
         name: text("name"),
         username: match claims.text("upn") {
+            // A personal account's is an address whose domain nobody has proven.
+            Some(upn) if personal => Username::Displayed(upn.to_owned()),
             Some(upn) => Username::Vouched(upn.to_owned()),
             None => Username::Displayed(text("preferred_username")),
         },
         groups,
         claims: claims.named(of_rules, &TokenClaims::default()),
-    })
+    };
+    if !named {
+        distrust(&mut identity);
+    }
+    Ok(identity)
 }
 
 /// What of the claims does not count in `who`, whom [`of`] made of them: for the log of a refusal. `setting` names the username's claim.
@@ -87,7 +95,7 @@ pub(super) fn omitted(
 }
 
 /// The same for an Entra token and [`of_entra`].
-pub(super) fn omitted_of_entra(claims: &TokenClaims, of_rules: &[String], who: &Identity) -> Vec<Omitted> {
+pub(super) fn omitted_of_entra(claims: &TokenClaims, named: bool, of_rules: &[String], who: &Identity) -> Vec<Omitted> {
     let omissions = Omissions::default();
     let id = token_of(who);
     if let Some(address) = claims.text("email").filter(|_| who.email.is_none()) {
@@ -98,12 +106,7 @@ pub(super) fn omitted_of_entra(claims: &TokenClaims, of_rules: &[String], who: &
         };
         omissions.note(Omission::Email, format!("The email {shown} of {id} does not count: {why}"));
     }
-    for name in ["groups", "roles"] {
-        omissions.note_groups(&id, claims, name);
-    }
-    for name in of_rules {
-        omissions.note_claim(&id, claims, name);
-    }
+    omissions.note_entra(&id, claims, named, true, of_rules);
     omissions.into_all()
 }
 

@@ -30,6 +30,14 @@ pub(super) fn settings(origin: &str, tenants: Tenants) -> ProviderSettings {
     }
 }
 
+/// The same, where rules name claims: one that administrators can choose, and one that Microsoft sets.
+pub(super) fn settings_with_claims(origin: &str, tenants: Tenants) -> ProviderSettings {
+    let mut settings = settings(origin, tenants);
+    let ProviderSettings::Entra { claims, .. } = &mut settings else { panic!("it is Entra") };
+    claims.extend(["department".to_owned(), "oid".to_owned()]);
+    settings
+}
+
 async fn bench(tenants: Tenants) -> Bench {
     Bench::with(|origin| settings(origin, tenants)).await
 }
@@ -128,6 +136,65 @@ async fn with_any_tenant_only_proven_domains_count() {
     assert_eq!(outcomes(Tenants::Organizations).await, expect(organizations));
     let consumers = rows.map(|(user, email)| (user, email.filter(|_| user == "pat")));
     assert_eq!(outcomes(Tenants::Consumers).await, expect(consumers));
+}
+
+/// A user of another tenant, whose administrator has made an app role, a group's name and a department to the operator's liking.
+fn chosen_by_an_administrator() -> dev_idp::User {
+    let mut user = dev_idp::User::new("mallory");
+    let entra = user.entra.as_mut().unwrap();
+    FABRIKAM.clone_into(&mut entra.tid);
+    "mallory@fabrikam.example".clone_into(&mut entra.upn);
+    entra.groups = vec!["Admins".to_owned(), PLATFORM_GROUP.to_owned()];
+    // A role may look like a group's id.
+    entra.roles = vec![ADMIN_ROLE.to_owned(), STAFF_GROUP.to_owned()];
+    user
+}
+
+#[tokio::test]
+async fn app_roles_group_names_and_claims_count_only_for_a_named_tenant() {
+    const WHY: &str = "roles, group names and claims count only for a tenant that OAUTH_TENANT_ID names";
+    for (tenants, named) in [
+        (named(&[CONTOSO, FABRIKAM]), true),
+        (named(&[FABRIKAM_DOMAIN, CONTOSO_DOMAIN]), true),
+        (Tenants::Common, false),
+        (Tenants::Organizations, false),
+    ] {
+        let bench = Bench::with(|origin| settings_with_claims(origin, tenants.clone())).await;
+        bench.idp.put_user(chosen_by_an_administrator());
+        bench.control().lie(Lie::Claim("department".into(), json!("finance")));
+        let signed_in = bench.signed_in("mallory").await.unwrap();
+        let who = signed_in.identity;
+        let groups = ["Admins", PLATFORM_GROUP, ADMIN_ROLE, STAFF_GROUP];
+        assert_eq!(who.groups, if named { &groups[..] } else { &groups[1..2] }, "{tenants:?}");
+        assert_eq!(who.claims.hold("department", "finance"), named, "{tenants:?}");
+        assert!(who.claims.hold("tid", FABRIKAM) && who.claims.hold("oid", &who.id), "{tenants:?}");
+        let said = signed_in.omitted.iter().filter(|omitted| omitted.reason.ends_with(WHY));
+        let said: Vec<&str> = said.map(|omitted| omitted.reason.as_str()).collect();
+        if named {
+            assert!(said.is_empty(), "{said:?}");
+        } else {
+            assert_eq!(said.len(), 2, "{said:?}");
+            assert!(
+                said[0].contains("app roles and group names of") && said[1].contains("`department` of"),
+                "{said:?}"
+            );
+        }
+        // Of users without them nothing is said.
+        bench.control().honest();
+        let omitted = bench.signed_in("bob").await.unwrap().omitted;
+        assert!(!omitted.iter().any(|omitted| omitted.reason.ends_with(WHY)), "{omitted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_personal_accounts_user_principal_name_is_only_displayed() {
+    for tenants in [Tenants::Common, Tenants::Consumers, named(&[CONTOSO, CONSUMERS])] {
+        let who = bench(tenants.clone()).await.sign_in("pat").await.unwrap();
+        assert_eq!(who.username, Username::Displayed("pat@outlook.example".into()), "{tenants:?}");
+    }
+    // A guest's is in a domain of the tenant that invited the guest.
+    let who = bench(Tenants::Common).await.sign_in("gus").await.unwrap();
+    assert!(who.username.vouched().is_some_and(|name| name.ends_with("#EXT#@contoso.onmicrosoft.example")));
 }
 
 #[tokio::test]

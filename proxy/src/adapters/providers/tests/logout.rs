@@ -1,8 +1,10 @@
 //! Signing out at the provider, and logout tokens from it.
 
+use dev_idp::users::{CONTOSO, FABRIKAM};
 use dev_idp::{Endpoint, Lie, OldKey};
 use serde_json::json;
 
+use super::super::Tenants;
 use super::*;
 
 #[tokio::test]
@@ -107,6 +109,31 @@ async fn an_id_token_is_no_logout_token_and_a_new_key_is_fetched() {
     let token = Secret::new(bench.idp.logout_token("ann").unwrap());
     bench.provider.verify_logout(&token, bench.now).await.unwrap();
     assert_eq!(bench.control().requests(Endpoint::Jwks), asked + 1);
+}
+
+#[tokio::test]
+async fn a_key_of_one_entra_tenant_signs_no_logout_token_of_another() {
+    fn of_any_tenant(origin: &str) -> ProviderSettings {
+        entra::settings(origin, Tenants::Common)
+    }
+    let oid = "0b1ec700-0000-4000-8000-000000001001";
+    // The keys of one tenant's address are for it alone, those of the address of all for each.
+    for (settings, tenant, counts) in [
+        (entra::contoso as fn(&str) -> ProviderSettings, CONTOSO, true),
+        (entra::contoso, FABRIKAM, false),
+        (of_any_tenant, FABRIKAM, true),
+    ] {
+        let bench = Bench::with(settings).await;
+        let issuer = json!(format!("{}/{tenant}/v2.0", bench.idp.origin()));
+        for (name, value) in [("iss", issuer), ("tid", json!(tenant)), ("oid", json!(oid))] {
+            bench.control().lie(Lie::Claim(name.into(), value));
+        }
+        let token = Secret::new(bench.idp.logout_token("ann").unwrap());
+        match bench.provider.verify_logout(&token, bench.now).await {
+            Ok(logout) => assert!(counts && logout.subject.as_deref() == Some(oid), "{tenant}"),
+            Err(reason) => assert!(!counts && reason.contains("key of another tenant"), "{tenant}: {reason}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -97,6 +97,44 @@ async fn a_rotated_key_is_fetched_once_and_forged_ones_do_not_hammer() {
 }
 
 #[tokio::test]
+async fn keys_that_could_not_be_read_are_read_again_soon_and_the_reason_is_said_until_then() {
+    for settings in [oidc::settings, entra::contoso] {
+        let mut bench = Bench::with(settings).await;
+        bench.idp.rotate_key(OldKey::Drop).unwrap();
+        bench.control().fail(Endpoint::Jwks, Fault::Status(500));
+        let begun = bench.now;
+        // Pauses of one second, then two, then four.
+        for (after, asked) in [(0, 2), (0, 2), (3, 3), (3, 3), (7, 4), (8, 4)] {
+            bench.now = begun + Duration::from_secs(after);
+            let reason = exchange_reason(bench.sign_in("ann").await);
+            assert!(reason.contains("cannot be read: keys: ") && reason.contains("answered 500"), "{after}: {reason}");
+            assert!(!reason.contains("does not publish"), "nobody knows: {reason}");
+            assert_eq!(bench.control().requests(Endpoint::Jwks), asked, "{after}");
+        }
+        bench.control().clear(Endpoint::Jwks);
+        bench.now = begun + Duration::from_secs(13);
+        bench.sign_in("ann").await.unwrap();
+        assert_eq!(bench.control().requests(Endpoint::Jwks), 5);
+    }
+}
+
+#[tokio::test]
+async fn forged_logout_tokens_keep_no_new_key_from_sign_ins_and_do_not_hammer() {
+    let bench = Bench::with(oidc::settings).await;
+    bench.control().lie(Lie::UnknownKey);
+    for _ in 0..5 {
+        let forged = Secret::new(bench.idp.logout_token("ann").unwrap());
+        let reason = bench.provider.verify_logout(&forged, bench.now).await.err().unwrap();
+        assert!(reason.contains("does not publish"), "{reason}");
+    }
+    assert_eq!(bench.control().requests(Endpoint::Jwks), 2);
+    bench.control().honest();
+    bench.idp.rotate_key(OldKey::Drop).unwrap();
+    bench.sign_in("ann").await.unwrap();
+    assert_eq!(bench.control().requests(Endpoint::Jwks), 3);
+}
+
+#[tokio::test]
 async fn a_key_that_is_replaced_under_its_name_is_fetched_and_forged_tokens_do_not_hammer() {
     for settings in [oidc::settings, entra::contoso] {
         let mut bench = Bench::with(settings).await;

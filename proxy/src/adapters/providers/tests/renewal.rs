@@ -8,6 +8,7 @@ use super::super::Tenants;
 use super::*;
 use crate::domain::claims::Claims;
 use crate::domain::grant::Grant;
+use crate::domain::identity::Username;
 use crate::ports::{RenewError, Renewed};
 
 const KINDS: [&str; 3] = ["github", "entra", "oidc"];
@@ -234,6 +235,42 @@ async fn an_id_token_of_another_subject_ends_it_and_one_that_does_not_verify_put
 }
 
 #[tokio::test]
+async fn userinfo_or_graph_of_another_account_than_the_new_id_token_ends_it() {
+    let bench = refreshing("oidc").await;
+    let (who, grant) = bench.granted("bob").await;
+    bench.control().lie(Lie::OtherSubAtUserInfo);
+    assert!(gone(bench.renew(&who, &grant).await).contains("another subject"));
+    let bench = refreshing("entra").await;
+    let (who, grant) = bench.granted("ann").await;
+    let bobs = "0b1ec700-0000-4000-8000-000000001002";
+    bench.control().lie(Lie::Claim("oid".into(), json!(bobs)));
+    let before = Identity { id: bobs.to_owned(), ..who };
+    assert!(gone(bench.renew(&before, &grant).await).contains("another account"));
+}
+
+#[tokio::test]
+async fn new_tokens_are_kept_though_something_else_is_in_the_place_of_the_id_token() {
+    for kind in ["entra", "oidc"] {
+        let bench = refreshing(kind).await;
+        let (who, mut grant) = bench.granted("ann").await;
+        for odd in [json!(7), json!({}), json!(["eyJ"]), json!(true)] {
+            bench.control().lie(Lie::TokenField("id_token".into(), odd.clone()));
+            let renewed = bench.renew(&who, &grant).await.unwrap();
+            let reason = renewed.identity.expect_err("somebody was read");
+            assert!(reason.contains("`id_token` is of another kind"), "{kind}, {odd}: {reason}");
+            assert_no_secret(&reason);
+            assert!(
+                renewed.grant.refresh != grant.refresh && renewed.grant.id_token == grant.id_token,
+                "{kind}, {odd}"
+            );
+            grant = renewed.grant;
+            bench.control().honest();
+        }
+        assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap(), who, "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn a_tenant_that_may_not_come_in_any_more_ends_it() {
     let bench = refreshing("entra").await;
     let (who, grant) = bench.granted("ann").await;
@@ -271,6 +308,51 @@ async fn naming_a_tenant_makes_nobody_believe_the_administrators_of_another_whos
     let before = Identity { claims: Claims::default(), ..who };
     let renewed = contoso.renew(&before, &grant, bench.now).await.unwrap().identity.unwrap();
     assert_eq!(renewed.email_str(), "mallory@fabrikam.example");
+}
+
+#[tokio::test]
+async fn what_administrators_choose_is_gone_from_a_session_whose_tenant_is_not_named_any_more() {
+    let bench = Bench::with(|origin| {
+        let mut settings = entra::settings_with_claims(origin, Tenants::Named(vec![CONTOSO.to_owned()]));
+        let ProviderSettings::Entra { client, .. } = &mut settings else { panic!("it is Entra") };
+        client.scopes.push("offline_access".to_owned());
+        settings
+    })
+    .await;
+    bench.control().lie(Lie::Claim("department".into(), json!("finance")));
+    let (who, grant) = bench.granted("ann").await;
+    assert!(who.groups == [PLATFORM_GROUP, STAFF_GROUP, ADMIN_ROLE] && who.claims.hold("department", "finance"));
+    let common = connect(&entra::settings_with_claims(&bench.idp.origin(), Tenants::Common), &[], None).unwrap();
+    common.refresh(bench.now).await;
+    // By Graph, by a new ID token, and if Graph refuses the token.
+    let by_access = Grant { refresh: None, ..grant.clone() };
+    let mut outcomes =
+        vec![common.renew(&who, &by_access, bench.now).await, common.renew(&who, &grant, bench.now).await];
+    bench.idp.revoke("ann");
+    outcomes.push(common.renew(&who, &by_access, bench.now).await);
+    for outcome in outcomes {
+        let now = outcome.unwrap().identity.unwrap();
+        assert_eq!(now.groups, [PLATFORM_GROUP, STAFF_GROUP]);
+        assert!(!now.claims.hold("department", "finance"), "{:?}", now.claims);
+        assert!(now.claims.hold("tid", CONTOSO) && now.claims.hold("oid", &who.id), "{:?}", now.claims);
+    }
+    // A session from before tenants were kept does not say that its tenant is the one that is named.
+    let before = Identity { claims: Claims::default(), ..who };
+    let now = bench.renew(&before, &by_access).await.unwrap().identity.unwrap();
+    assert_eq!(now.groups, [PLATFORM_GROUP, STAFF_GROUP]);
+}
+
+#[tokio::test]
+async fn a_personal_accounts_user_principal_name_is_only_displayed_after_a_renewal_too() {
+    let bench = Bench::with(|origin| entra::settings(origin, Tenants::Common)).await;
+    let (who, grant) = bench.granted("pat").await;
+    let displayed = Username::Displayed("pat@outlook.example".into());
+    let vouched = Username::Vouched("pat@outlook.example".into());
+    for username in [displayed.clone(), vouched] {
+        let before = Identity { username, ..who.clone() };
+        let now = bench.renew(&before, &grant).await.unwrap().identity.unwrap();
+        assert_eq!((now.username, now.email), (displayed.clone(), None));
+    }
 }
 
 #[tokio::test]
