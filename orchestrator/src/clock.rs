@@ -29,10 +29,10 @@ pub fn text(moment: OffsetDateTime) -> String {
     moment.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap_or_default()
 }
 
-/// Reads RFC 3339.
+/// Reads RFC 3339; `None` also for a time that has no form in UTC, as [`text`] needs it.
 #[must_use]
 pub fn parse(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok()
+    OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(time::UtcOffset::UTC)
 }
 
 /// For `#[serde(serialize_with = "…")]`.
@@ -70,5 +70,11 @@ mod tests {
     fn another_zone_is_the_same_moment() {
         let moment = parse("2026-01-31T10:00:00+02:00").unwrap();
         assert_eq!(text(moment), "2026-01-31T08:00:00Z");
+    }
+
+    #[test]
+    fn a_moment_after_the_last_year_in_utc_is_none() {
+        assert_eq!(parse("9999-12-31T23:59:59-01:00"), None);
+        assert_eq!(text(parse("9999-12-31T23:59:59Z").unwrap()), "9999-12-31T23:59:59Z");
     }
 }

@@ -248,3 +248,22 @@ async fn what_kubectl_noted_is_rehearsed_by_the_cluster_and_shown_as_a_diff() {
     assert_eq!(item["effect"], "unknown", "{refused}");
     assert!(item["message"].as_str().unwrap().contains("cannot patch resource \"kustomizations\""), "{item}");
 }
+
+#[tokio::test]
+async fn what_is_not_compared_says_why_or_is_counted() {
+    let (service, id) = with_staging().await;
+    let path = format!("clusters/{id}/{BACKEND}/comparison");
+    service.world("staging").faults().hide_applied(true);
+    let compared = service.get(&path).await;
+    let deployment = of(&compared, "Deployment");
+    assert_eq!(deployment["effect"], "unknown", "{compared}");
+    assert!(deployment["message"].as_str().unwrap().contains("cannot get resource \"deployments\""), "{deployment}");
+
+    service.world("staging").faults().hide_applied(false);
+    service.world("staging").change(Kind::Kustomization, "shop", "shop-backend", |object| {
+        let entries = (0..300).map(|number| json!({"id": format!("shop_x-{number}__ConfigMap"), "v": "v1"}));
+        object["status"]["inventory"]["entries"] = entries.collect();
+    });
+    let compared = service.get(&path).await;
+    assert_eq!(compared["left"], 200, "{compared}");
+}

@@ -384,6 +384,87 @@ async fn versions_that_are_gone_are_read_again_and_deleted_objects_are_removed()
 }
 
 #[tokio::test]
+async fn a_cluster_that_was_restored_to_an_earlier_version_is_shown_as_it_is_now() {
+    let trial = Trial::start().await;
+    trial.world().restore();
+    trial.say("as restored");
+    trial.fleet.resync(trial.id).unwrap();
+    trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "as restored").await;
+}
+
+#[tokio::test]
+async fn a_watch_that_may_not_begin_where_it_was_is_begun_anew_and_if_that_does_not_help_it_is_reported() {
+    let trial = Trial::start().await;
+    let faults = trial.world().faults();
+    trial.until(|_| faults.watches() >= Kind::ALL.len()).await;
+    faults.refuse_forgotten(true);
+    trial.world().forget();
+    let before = faults.watches();
+    faults.cut_watches();
+    trial.until(|_| faults.watches() >= before + Kind::ALL.len()).await;
+    trial.say("once");
+    trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "once").await;
+
+    trial.world().forget();
+    faults.cut_watches();
+    trial
+        .until(|trial| {
+            trial.world().forget();
+            trial.health().reason.is_some_and(|reason| reason.contains("410"))
+        })
+        .await;
+    trial.say("again and again");
+    trial.until(|trial| trial.message(Kind::Kustomization, "apps") == "again and again").await;
+    trial.until(|trial| trial.health().reason.is_none()).await;
+}
+
+#[tokio::test]
+async fn what_has_not_been_read_is_not_said_to_be_absent() {
+    let trial = Trial::unconnected().await;
+    let (kind, namespace, name) = (Kind::Bucket, "monitoring", "dashboards");
+    let root = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
+    let errors = async || {
+        let acted = trial.act(kind, namespace, name, Action::Suspend).await.unwrap_err();
+        [acted, trial.fleet.tree(trial.id, Some(&root)).unwrap_err()]
+    };
+    let unreachable = |error: &FleetError, words: &str| {
+        assert!(matches!(error, FleetError::Unreachable { reason } if reason.contains(words)), "{error:?}");
+    };
+    trial.world().faults().set_dead(true);
+    trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
+    errors().await.iter().for_each(|error| unreachable(error, "still being read"));
+    trial.until(|trial| trial.health().state == HealthState::Down).await;
+    errors().await.iter().for_each(|error| unreachable(error, "did not answer"));
+
+    trial.world().faults().hide(kind, true);
+    trial.world().faults().set_dead(false);
+    trial.until_up(trial.id).await;
+    for error in errors().await {
+        assert!(matches!(&error, FleetError::Forbidden { reason } if reason.contains("cannot list")), "{error:?}");
+    }
+    let error = trial.act(Kind::Kustomization, namespace, "nothing", Action::Suspend).await.unwrap_err();
+    assert!(matches!(error, FleetError::NotFound { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_went_with_its_kind_during_an_outage_is_reported_to_be_read_again() {
+    let trial = Trial::start().await;
+    trial.world().faults().break_down(true);
+    trial.until(|trial| trial.health().state == HealthState::Down).await;
+    Kind::ALL.iter().for_each(|kind| trial.world().serve(*kind, false));
+    let mut changes = trial.fleet.subscribe();
+    trial.world().faults().break_down(false);
+    loop {
+        let change = timeout(PATIENCE, changes.recv()).await.expect("nobody is told").unwrap();
+        if let Change::Reloaded { cluster } = change.as_ref() {
+            assert_eq!(*cluster, trial.id);
+            break;
+        }
+    }
+    assert_eq!(trial.all().total, 0);
+}
+
+#[tokio::test]
 async fn a_slow_cluster_is_slow_for_itself_alone() {
     let trial = Trial::unconnected().await;
     trial.world().faults().be_slow(Duration::from_millis(400));

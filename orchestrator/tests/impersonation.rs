@@ -6,7 +6,8 @@ use orchestrator::api::App;
 use orchestrator::demo::{Binding, Demo, Options, World};
 use orchestrator::entrance::{Assertion, Entrance, Expected, Hosts, Source};
 use orchestrator::fleet::{
-    ClusterId, Connection, Filter, Fleet, HealthState, Kind, Page, Person, Sort, Tuning, Viewer, WatchOptions,
+    ClusterId, Connection, Filter, Fleet, FleetError, HealthState, Kind, Page, Person, Sort, Tuning, Viewer,
+    WatchOptions,
 };
 use orchestrator::identity::{Impersonation, Naming};
 use orchestrator::routes;
@@ -318,6 +319,34 @@ async fn a_slow_change_of_a_cluster_does_not_undo_one_that_was_made_meanwhile() 
     assert_eq!((&cluster["impersonate"], &cluster["name"]), (&json!(true), &json!("switched")), "{cluster}");
 }
 
+#[tokio::test]
+async fn what_is_stored_and_not_in_force_is_brought_in_force_by_the_same_request() {
+    let trial = Trial::deciding(Options { pace: Duration::ZERO, ..Options::default() }, false).await;
+    let (path, ann) = (format!("clusters/{}", trial.id), person("ann", &[]));
+    trial.bind("flux:ann", None, &["list"]);
+    // As after changes that broke off between the database and the fleet.
+    trial.service.store.impersonate(&trial.id).await.unwrap();
+    let (status, cluster) = trial.ask(&ann, "PATCH", &path, Some(json!({"impersonate": true}))).await;
+    assert_eq!((status, &cluster["impersonate"]), (200, &json!(true)), "{cluster}");
+
+    trial.service.store.narrow(&trial.id, &["shop".to_owned()]).await.unwrap();
+    let (status, cluster) = trial.ask(&ann, "PATCH", &path, Some(json!({"namespaces": ["shop"]}))).await;
+    assert_eq!(status, 200, "{cluster}");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let seen = trial.seen(&ann).await;
+        if !seen.is_empty() && seen.iter().all(|namespace| namespace == "shop") {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    trial.service.store.remove_cluster(&trial.id).await.unwrap();
+    assert_eq!(trial.ask(&ann, "DELETE", &path, None).await.0, 404);
+    assert!(trial.seen(&ann).await.is_empty(), "it is still watched");
+}
+
 /// A fleet whose one cluster decides by person, and that person.
 struct Alone {
     demo: Demo,
@@ -357,6 +386,21 @@ impl Alone {
 
     fn world(&self) -> &World {
         self.demo.cluster("staging").unwrap()
+    }
+}
+
+#[tokio::test]
+async fn of_a_cluster_that_was_not_read_yet_it_is_said_of_every_object() {
+    let trial = Alone::start().await;
+    trial.world().faults().set_dead(true);
+    let connection = Connection::Kubeconfig { kubeconfig: trial.demo.kubeconfig("staging"), context: None };
+    let options = WatchOptions { as_person: true, namespaces: Vec::new() };
+    trial.fleet.add_with(trial.id, "staging", &connection, &options).await;
+    for name in ["shop-backend", "nothing"] {
+        let read = trial.fleet.detail_for(&trial.ann, trial.id, Kind::Kustomization, "shop", name);
+        let error = read.await.unwrap_err();
+        let expected = "the cluster is still being read: try again in a moment".to_owned();
+        assert_eq!(error, FleetError::Unreachable { reason: expected });
     }
 }
 

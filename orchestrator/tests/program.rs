@@ -1,5 +1,7 @@
 //! The program itself: exit codes, signals and `health`.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -217,6 +219,16 @@ async fn all_faults_of_the_configuration_are_reported_at_once() {
     let (code, reason) = outcome(&mut command).await;
     assert_eq!((code, reason.lines().count()), (Some(2), 5), "{reason}");
     assert!(!reason.contains("hidden"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_variable_that_is_not_text_does_not_count_as_unset() {
+    for name in ["DATABASE_URL", "ENCRYPTION_KEY"] {
+        let mut command = orchestrator(&["--listen", "127.0.0.1:0"]);
+        let (code, reason) = outcome(command.env(name, OsStr::from_bytes(b"hidden\xff"))).await;
+        assert_eq!(code, Some(2), "{reason}");
+        assert!(reason.contains(name) && !reason.contains("hidden"), "{reason}");
+    }
 }
 
 #[tokio::test]

@@ -387,7 +387,8 @@ async fn change(
                     .into(),
             ));
         }
-        Some(wanted) => wanted && !cluster.impersonate,
+        // What is stored may not be in force: an earlier change may have broken off.
+        Some(wanted) => wanted && !(cluster.impersonate && app.fleet.asks_as_person(id)),
         None => false,
     };
     possible(&app, impersonate)?;
@@ -414,7 +415,10 @@ async fn change(
         let work = replace(app.clone(), id, connection);
         cluster = app.journal.perform(begin("replace", &cluster), work).await?;
     }
-    if let Some(namespaces) = namespaces.filter(|namespaces| *namespaces != cluster.namespaces) {
+    let narrows = |namespaces: &Vec<String>| {
+        *namespaces != cluster.namespaces || app.fleet.namespaces(id).is_ok_and(|watched| watched != *namespaces)
+    };
+    if let Some(namespaces) = namespaces.filter(narrows) {
         let work = narrow(app.clone(), id, namespaces);
         cluster = app.journal.perform(begin("narrow", &cluster), work).await?;
     }
@@ -452,17 +456,21 @@ async fn replace(app: App, id: ClusterId, connection: fleet::Connection) -> Resu
 
 async fn enable_impersonation(app: App, id: ClusterId) -> Result<Done<store::Cluster>, ApiError> {
     let (_turn, before) = in_turn(&app, id).await?;
+    // First: what cannot be watched again must not be stored either.
+    let connection = stored_connection(&app, &before).await?;
     app.store.impersonate(&before.id).await?;
     let cluster = store::Cluster { impersonate: true, ..before };
-    watch_again(&app, id, &cluster).await?;
+    app.fleet.add_with(id, &cluster.name, &connection, &watch_options(&app, &cluster)).await;
     Ok(Done::silently(cluster))
 }
 
 async fn narrow(app: App, id: ClusterId, namespaces: Vec<String>) -> Result<Done<store::Cluster>, ApiError> {
     let (_turn, before) = in_turn(&app, id).await?;
+    // First, as above.
+    let connection = stored_connection(&app, &before).await?;
     app.store.narrow(&before.id, &namespaces).await?;
     let cluster = store::Cluster { namespaces, ..before };
-    watch_again(&app, id, &cluster).await?;
+    app.fleet.add_with(id, &cluster.name, &connection, &watch_options(&app, &cluster)).await;
     let message = if cluster.namespaces.is_empty() { "All".to_owned() } else { cluster.namespaces.join(", ") };
     Ok(Done { value: cluster, message })
 }
@@ -475,16 +483,14 @@ async fn rename(app: App, id: ClusterId, name: String) -> Result<Done<store::Clu
     Ok(Done { value: store::Cluster { name, ..before }, message })
 }
 
-async fn watch_again(app: &App, id: ClusterId, cluster: &store::Cluster) -> Result<(), ApiError> {
-    let connection = match cluster.connection {
+async fn stored_connection(app: &App, cluster: &store::Cluster) -> Result<fleet::Connection, ApiError> {
+    Ok(match cluster.connection {
         store::Connection::Kubeconfig => fleet::Connection::Kubeconfig {
             kubeconfig: app.store.kubeconfig(&cluster.id).await?,
             context: cluster.context.clone(),
         },
         store::Connection::InCluster => fleet::Connection::InCluster,
-    };
-    app.fleet.add_with(id, &cluster.name, &connection, &watch_options(app, cluster)).await;
-    Ok(())
+    })
 }
 
 /// Removes a cluster and its kubeconfig from here; in the cluster itself nothing changes.
@@ -494,7 +500,13 @@ async fn watch_again(app: &App, id: ClusterId, cluster: &store::Cluster) -> Resu
     (status = "5XX", body = Refusal),
 ))]
 async fn remove(State(app): State<App>, InCluster(id): InCluster, actor: Actor) -> Result<StatusCode, ApiError> {
-    let cluster = found(&app, id).await?;
+    let cluster = found(&app, id).await;
+    if matches!(cluster, Err(ApiError::NotFound(_))) {
+        // An earlier removal may have broken off after the database had done its part.
+        let _turn = app.fleet.turn().await;
+        ignore_not_found(app.fleet.remove(id))?;
+    }
+    let cluster = cluster?;
     let mut new_activity = actor.new_activity("remove");
     (new_activity.cluster, new_activity.cluster_name) = (Some(cluster.id.clone()), Some(cluster.name));
     let at = app.clone();
@@ -561,7 +573,7 @@ mod tests {
 
     use super::*;
     use crate::fleet::{Fleet, Tuning};
-    use crate::store::{Location, Store};
+    use crate::store::{KEY_LEN, Key, Location, Store};
 
     #[tokio::test]
     async fn the_cluster_that_this_runs_in_is_registered_once_and_decides_by_person_for_good() {
@@ -588,6 +600,33 @@ mod tests {
         app.store.remove_cluster(&first.id).await.unwrap();
         let again = keep(&app, &cluster(3, false), None, &here).await.unwrap();
         assert!(again.impersonate && app.fleet.asks_as_person(again.id.parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_cannot_be_watched_again_stays_stored_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::Sqlite(folder.path().join("o.db"));
+        let opened = async |key: u8| Store::open(&location, &[Key::new(&[key; KEY_LEN]).unwrap()]).await.unwrap();
+        let cluster = store::Cluster {
+            id: format!("{:032x}", 1),
+            name: "one".into(),
+            connection: store::Connection::Kubeconfig,
+            context: None,
+            server: "https://10.0.0.1".into(),
+            created_at: clock::now(),
+            created_by: "ann".into(),
+            impersonate: false,
+            namespaces: Vec::new(),
+        };
+        let before = opened(1).await;
+        before.add_cluster(&cluster, Some(&Secret::new("a kubeconfig".into()))).await.unwrap();
+        before.close().await;
+        // Its key is lost.
+        let app = App::new(Fleet::start(Tuning::default()), opened(2).await, CancellationToken::new(), false);
+        let id: ClusterId = cluster.id.parse().unwrap();
+        assert!(enable_impersonation(app.clone(), id).await.is_err());
+        assert!(narrow(app.clone(), id, vec!["shop".into()]).await.is_err());
+        assert_eq!(app.store.cluster(&cluster.id).await.unwrap(), cluster);
     }
 
     #[test]

@@ -4,10 +4,12 @@ mod database;
 mod secrets;
 mod typed;
 
+use std::env::VarError;
 use std::fmt;
 use std::net::SocketAddr;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::entrance::{Hosts, Source as KeySource};
 use crate::identity::{Impersonation, Naming};
@@ -36,15 +38,25 @@ impl Cli {
     /// Reads the command line and the environment.
     ///
     /// # Errors
-    /// What is wrong with the command line, or the help that it asks for.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    /// What is wrong with the command line or the environment, or the help that it asks for.
     pub fn read() -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse()?;
         // Not as an option: every user of the machine can read a command line.
-        let secret = |name| std::env::var(name).ok().map(Secret::new);
-        cli.raw.database_url = secret("DATABASE_URL");
-        cli.raw.encryption_key = secret("ENCRYPTION_KEY");
+        cli.raw.database_url = secret("DATABASE_URL")?;
+        cli.raw.encryption_key = secret("ENCRYPTION_KEY")?;
         Ok(cli)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+fn secret(name: &str) -> Result<Option<Secret>, clap::Error> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(Secret::new(value))),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            let words = format!("{name}: not text in UTF-8; set it again, or unset it");
+            Err(Cli::command().error(ErrorKind::InvalidUtf8, words))
+        }
     }
 }
 
@@ -437,7 +449,6 @@ mod tests {
 
     #[test]
     fn the_compose_file_passes_on_every_setting_of_the_orchestrators_own() {
-        use clap::CommandFactory;
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/docker-compose.yml");
         let text = std::fs::read_to_string(path).unwrap();
         let (_, service) = text.split_once("\n  orchestrator:\n").unwrap();
@@ -454,7 +465,6 @@ mod tests {
 
     #[test]
     fn the_flags_are_well_formed() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

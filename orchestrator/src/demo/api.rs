@@ -355,6 +355,9 @@ fn watch(
     let Some(seen) = query.value("resourceVersion").and_then(|version| version.parse().ok()) else {
         return refusal(StatusCode::BAD_REQUEST, "BadRequest", "a watch here needs a resourceVersion");
     };
+    if world.faults().refuses_forgotten() && world.since(resource.kind, seen).is_err() {
+        return answer(StatusCode::GONE, &gone());
+    }
     let seconds = query.value("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
     let watch = Watch {
         world: Arc::clone(world),

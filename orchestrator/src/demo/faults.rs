@@ -20,6 +20,7 @@ pub struct Faults {
     no_events: AtomicBool,
     no_applied: AtomicBool,
     confined: AtomicBool,
+    refuses_forgotten: AtomicBool,
     hidden: Mutex<BTreeSet<Kind>>,
     slow_ms: AtomicU64,
     watches: AtomicUsize,
@@ -40,6 +41,7 @@ impl Default for Faults {
             no_events: AtomicBool::default(),
             no_applied: AtomicBool::default(),
             confined: AtomicBool::default(),
+            refuses_forgotten: AtomicBool::default(),
             hidden: Mutex::default(),
             slow_ms: AtomicU64::default(),
             watches: AtomicUsize::default(),
@@ -85,6 +87,15 @@ impl Faults {
     /// Forbids lists over all namespaces, or allows them again.
     pub fn confine(&self, confined: bool) {
         self.confined.store(confined, Ordering::SeqCst);
+    }
+
+    /// Refuses to begin a watch from a version that is gone, with the status 410 instead of an event, or ends this fault.
+    pub fn refuse_forgotten(&self, refused: bool) {
+        self.refuses_forgotten.store(refused, Ordering::SeqCst);
+    }
+
+    pub(super) fn refuses_forgotten(&self) -> bool {
+        self.refuses_forgotten.load(Ordering::SeqCst)
     }
 
     pub(super) fn confines(&self) -> bool {

@@ -223,6 +223,16 @@ impl World {
         state.log.clear();
     }
 
+    /// Counts versions from the beginning again, as after a restore of an older backup, and drops the change log.
+    pub fn restore(&self) {
+        let mut state = self.state();
+        (state.version, state.oldest) = (1, 1);
+        state.log.clear();
+        for object in state.objects.values_mut() {
+            set_version(Arc::make_mut(object), 1);
+        }
+    }
+
     pub(super) fn resources(&self) -> Vec<Resource> {
         let state = self.state();
         kinds::served(self.older).into_iter().filter(|resource| !state.missing.contains(&resource.kind)).collect()

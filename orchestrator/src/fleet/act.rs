@@ -166,8 +166,8 @@ async fn change(cluster: &Cluster, client: &Client, key: &Key, patch: &Value) ->
     Ok(cluster.refreshed(key.0, &seen))
 }
 
-fn path(cluster: &Cluster, (kind, namespace, name): &Key) -> Result<String, Fault> {
-    let served =
-        cluster.served(*kind).ok_or_else(|| Fault::NotFound(format!("{kind} {namespace}/{name} is not there")))?;
+fn path(cluster: &Cluster, key: &Key) -> Result<String, Fault> {
+    let (kind, namespace, name) = key;
+    let served = cluster.served(*kind).ok_or_else(|| cluster.absence(key))?;
     Ok(served.path(namespace, name))
 }

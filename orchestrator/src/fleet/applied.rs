@@ -53,8 +53,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key) -> Resul
 /// The current inventory of an object.
 pub(super) async fn inventory(cluster: &Cluster, client: &Client, key: &Key) -> Result<Vec<InventoryEntry>, Fault> {
     let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
-    let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
-    let served = cluster.served(kind).ok_or_else(gone)?;
+    let served = cluster.served(kind).ok_or_else(|| cluster.absence(key))?;
     let seen: Seen = client.ask(&served.path(namespace, name)).await?;
     Ok(held::entries(kind, &seen).filter_map(|(version, id)| held::entry(&version, &id)).collect())
 }

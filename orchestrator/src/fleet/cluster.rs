@@ -78,7 +78,7 @@ struct State {
 enum Reading {
     Pending,
     Done,
-    Failing(String),
+    Failing(Fault),
 }
 
 impl Cluster {
@@ -168,9 +168,33 @@ impl Cluster {
         self.state().served.get(&kind).cloned()
     }
 
+    /// Why an object that is not held cannot be shown: it is not there, or what there is has not been read.
+    pub(super) fn absence(&self, (kind, namespace, name): &Key) -> Fault {
+        if let Some(outage) = self.outage() {
+            return outage;
+        }
+        let state = self.state();
+        let within = |scope: &Scope| scope.as_ref().is_none_or(|only| only == namespace);
+        let reading = state.kinds.iter().find(|((of, scope), _)| of == kind && within(scope));
+        let unconnected = state.kinds.is_empty() && state.health.state == HealthState::Connecting;
+        let still_read = || Fault::Unreachable("the cluster is still being read: try again in a moment".to_owned());
+        match reading.map(|(_, reading)| reading) {
+            Some(Reading::Failing(fault)) => fault.clone(),
+            Some(Reading::Pending) => still_read(),
+            None if unconnected => still_read(),
+            // Its kind is not served, or not in the watched namespaces.
+            Some(Reading::Done) | None => Fault::NotFound(format!("{kind} {namespace}/{name} is not there")),
+        }
+    }
+
     /// Records a new connection; the objects are still to be read.
     pub(super) fn connected(&self, answer: &Answer, flux: Option<String>, served: BTreeMap<Kind, Served>) {
-        self.objects.write().unwrap_or_else(PoisonError::into_inner).retain(|(kind, ..), _| served.contains_key(kind));
+        let has_removed = {
+            let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            let before = objects.len();
+            objects.retain(|(kind, ..), _| served.contains_key(kind));
+            objects.len() < before
+        };
         let mut state = self.state();
         let scopes = self.scopes();
         let all = served.keys().flat_map(|kind| scopes.iter().map(|scope| ((*kind, scope.clone()), Reading::Pending)));
@@ -178,6 +202,10 @@ impl Cluster {
         state.served = served;
         state.health.flux_version = flux;
         self.judge(&mut state, Some(answer));
+        // No list of theirs will report it.
+        if has_removed {
+            self.publish(Change::Reloaded { cluster: self.id });
+        }
     }
 
     /// Records a successful probe.
@@ -196,7 +224,11 @@ impl Cluster {
     pub(super) fn kind_failed(&self, kind: Kind, scope: &Scope, fault: &Fault) {
         let mut state = self.state();
         let place = scope.as_deref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
-        self.read(&mut state, kind, scope, Reading::Failing(format!("{kind}{place}: {fault}")));
+        let reason = format!("{kind}{place}: {fault}");
+        // Of any other fault no more follows than that its objects are not known.
+        let is_refusal = matches!(fault, Fault::Forbidden(_));
+        let fault = if is_refusal { Fault::Forbidden(reason) } else { Fault::Unreachable(reason) };
+        self.read(&mut state, kind, scope, Reading::Failing(fault));
     }
 
     /// Records that the objects of a kind are read without errors.
@@ -246,7 +278,9 @@ impl Cluster {
             }
         }
         while let Some((key, held)) = fresh.pop_first() {
-            let (held, different) = put(&mut objects, &key, held);
+            // Also where it has an older version: a restored cluster counts on from an earlier one. If a person's change came after the
+            // list, the watch reports it once more.
+            let (held, different) = put(objects.entry(key.clone()), held);
             if different {
                 let summary = Box::new(held.summary(self.id, &name, &key));
                 differences.push(Change::Object { cluster: self.id, removed: false, summary });
@@ -257,12 +291,26 @@ impl Cluster {
 
     /// Stores an object as it is now; it may be known already.
     pub(super) fn changed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
+        self.store(kind, seen, true)
+    }
+
+    /// Updates an object that was read on its own. If it was deleted in the meantime, it is not added again, and the summary is of
+    /// what was read.
+    pub(super) fn refreshed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
+        self.store(kind, seen, false)
+    }
+
+    fn store(&self, kind: Kind, seen: &Seen, may_be_new: bool) -> ObjectSummary {
         let key = self.key(kind, seen.namespace(), seen.name());
         let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
         let held = Held::new(kind, seen, &self.interner.intern(&api_version), &self.interner);
         let name = self.name();
         let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
-        let (held, different) = put(&mut objects, &key, held);
+        // Under the lock, so that it is not deleted in between.
+        if !may_be_new && !objects.contains_key(&key) {
+            return held.summary(self.id, &name, &key);
+        }
+        let (held, different) = put_newer(&mut objects, &key, held);
         let summary = held.summary(self.id, &name, &key);
         if different {
             let summary = Box::new(summary.clone());
@@ -270,18 +318,6 @@ impl Cluster {
             self.publish(Change::Object { cluster: self.id, removed: false, summary });
         }
         summary
-    }
-
-    /// Updates an object that was read on its own. If it was deleted in the meantime, it is not added again, and the summary is of
-    /// what was read.
-    pub(super) fn refreshed(&self, kind: Kind, seen: &Seen) -> ObjectSummary {
-        let key = self.key(kind, seen.namespace(), seen.name());
-        if self.objects().contains_key(&key) {
-            return self.changed(kind, seen);
-        }
-        let api_version = self.served(kind).map(|served| served.api_version()).unwrap_or_default();
-        let held = Held::new(kind, seen, &self.interner.intern(&api_version), &self.interner);
-        held.summary(self.id, &self.name(), &key)
     }
 
     /// Removes a deleted object.
@@ -316,10 +352,10 @@ impl Cluster {
         }
         let reading = state.kinds.values().any(|reading| matches!(reading, Reading::Pending));
         let failures = state.kinds.values().filter_map(|reading| match reading {
-            Reading::Failing(reason) => Some(reason.as_str()),
+            Reading::Failing(fault) => Some(fault.to_string()),
             Reading::Pending | Reading::Done => None,
         });
-        let failures: Vec<&str> = failures.collect();
+        let failures: Vec<String> = failures.collect();
         let reason = (!failures.is_empty()).then(|| failures.join("; "));
         health.state = if reading { HealthState::Connecting } else { HealthState::Up };
         health.reason = reason.or_else(|| {
@@ -384,16 +420,20 @@ pub(super) fn of_kind(objects: &BTreeMap<Key, Held>, kind: Kind) -> impl Iterato
     objects.range(first..).take_while(move |((of, ..), _)| *of == kind)
 }
 
-/// Stores an object; returns what is stored now and whether it looks different from before. An object older than the stored one is
-/// ignored.
-fn put<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, mut held: Held) -> (&'a Held, bool) {
-    let before = match objects.entry(key.clone()) {
+/// Stores an object, as [`put`] does; one that is older than the stored one is ignored.
+fn put_newer<'a>(objects: &'a mut BTreeMap<Key, Held>, key: &Key, held: Held) -> (&'a Held, bool) {
+    match objects.entry(key.clone()) {
+        Entry::Occupied(place) if held.version != 0 && held.version < place.get().version => (place.into_mut(), false),
+        entry @ (Entry::Occupied(_) | Entry::Vacant(_)) => put(entry, held),
+    }
+}
+
+/// Stores an object; returns what is stored now and whether it looks different from before.
+fn put(entry: Entry<'_, Key, Held>, mut held: Held) -> (&Held, bool) {
+    let before = match entry {
         Entry::Vacant(place) => return (place.insert(held), true),
         Entry::Occupied(place) => place.into_mut(),
     };
-    if held.version != 0 && held.version < before.version {
-        return (before, false);
-    }
     let different = !held.is_displayed_like(before);
     if different && held.updated <= before.updated {
         held.updated = clock::millis(clock::now());

@@ -38,6 +38,8 @@ const AROUND: usize = 3;
 #[derive(Default)]
 struct Found {
     manifests: Vec<Manifest>,
+    /// Applied objects that could not be read, with the reason.
+    unread: Vec<Compared>,
     kept: Vec<String>,
     reasons: Vec<String>,
     left: usize,
@@ -53,8 +55,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
     let late = |_| Fault::late(PATIENCE.as_secs());
     let _permit = timeout_at(deadline, cluster.inventory_permits.acquire()).await.map_err(late)?;
     let (kind, namespace, name): (Kind, &str, &str) = (key.0, &key.1, &key.2);
-    let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
-    let served = cluster.served(kind).ok_or_else(gone)?;
+    let served = cluster.served(kind).ok_or_else(|| cluster.absence(key))?;
     let bytes = timeout_at(deadline, client.ask_bytes(&served.path(namespace, name))).await.map_err(late)??;
     let strange = |_| Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned());
     let seen: Seen = serde_json::from_slice(&bytes).map_err(strange)?;
@@ -94,6 +95,7 @@ pub(super) async fn read(cluster: &Cluster, client: &Client, key: &Key, as_perso
     let groups = groups(client, wanted, deadline).await;
     let compared = found.manifests.into_iter().map(|manifest| one(client, &groups, manifest, deadline));
     let mut items: Vec<Compared> = stream::iter(compared).buffered(ASKED_AT_ONCE).collect().await;
+    items.append(&mut found.unread);
     items.sort_by_key(|item| item.effect);
     bound(&mut items);
     Ok(Comparison { kept: found.kept, reasons: found.reasons, items, left: found.left, read_at: clock::now() })
@@ -156,12 +158,20 @@ impl Found {
     /// keep.
     async fn of_inventory(&mut self, client: &Client, kind: Kind, seen: &Seen, deadline: Instant) {
         let entries = held::entries(kind, seen).filter_map(|(version, id)| held::entry(&version, &id));
-        let entries: Vec<InventoryEntry> = entries.filter(is_read).take(OBJECTS_MOST).collect();
+        let mut entries: Vec<InventoryEntry> = entries.filter(is_read).collect();
+        self.left += entries.len().saturating_sub(OBJECTS_MOST);
+        entries.truncate(OBJECTS_MOST);
         let groups = groups(client, wanted(entries.iter()), deadline).await;
         let objects = entries.into_iter().map(|entry| object(client, &groups, entry));
-        let objects: Vec<Option<Value>> = stream::iter(objects).buffered(ASKED_AT_ONCE).collect().await;
-        for object in objects.iter().flatten() {
-            self.note(object, "what kubectl applied last is noted at some of what it applied");
+        let objects: Vec<(InventoryEntry, Result<Value, Fault>)> =
+            stream::iter(objects).buffered(ASKED_AT_ONCE).collect().await;
+        for (entry, object) in objects {
+            match object {
+                Ok(object) => self.note(&object, "what kubectl applied last is noted at some of what it applied"),
+                // Nothing is noted at an object that is not there.
+                Err(Fault::NotFound(_)) => {}
+                Err(fault) => self.unread.push(unknown(entry, fault.to_string())),
+            }
         }
         self.reasons.push(format!(
             "what a {kind} would apply now is made from its source, of which a cluster keeps nothing: the history below compares its \
@@ -197,15 +207,23 @@ fn served_kind<'a>(groups: &'a Groups, entry: &InventoryEntry) -> Result<&'a Ser
     }
 }
 
-/// An applied object, if it can be read.
-async fn object(client: &Client, groups: &Groups, entry: InventoryEntry) -> Option<Value> {
-    let path = served_kind(groups, &entry).ok()?.path(&entry.namespace, &entry.name);
-    client.ask(&path).await.ok()
+/// An applied object, or why it cannot be read.
+async fn object(client: &Client, groups: &Groups, entry: InventoryEntry) -> (InventoryEntry, Result<Value, Fault>) {
+    let path = served_kind(groups, &entry).map(|kind| kind.path(&entry.namespace, &entry.name));
+    let object = match path {
+        Ok(path) => client.ask(&path).await,
+        Err(fault) => Err(fault),
+    };
+    (entry, object)
+}
+
+/// An object that is not compared.
+fn unknown(entry: InventoryEntry, message: String) -> Compared {
+    Compared { entry, effect: Effect::Unknown, message, diff: String::new() }
 }
 
 async fn one(client: &Client, groups: &Groups, manifest: Manifest, deadline: Instant) -> Compared {
     let Manifest { entry, body, manager } = manifest;
-    let unknown = |entry, message| Compared { entry, effect: Effect::Unknown, message, diff: String::new() };
     if !is_read(&entry) {
         return unknown(entry, "Secrets are not compared".to_owned());
     }

@@ -34,8 +34,7 @@ pub(super) async fn read(
     namespace: &str,
     name: &str,
 ) -> Result<ObjectDetail, Fault> {
-    let gone = || Fault::NotFound(format!("{kind} {namespace}/{name} is not there"));
-    let served = cluster.served(kind).ok_or_else(gone)?;
+    let served = cluster.served(kind).ok_or_else(|| cluster.absence(&cluster.key(kind, namespace, name)))?;
     let path = served.path(namespace, name);
     let object = async {
         let read = client.ask_bytes(&path).await.and_then(|bytes| {

@@ -247,6 +247,14 @@ impl Fleet {
         self.cluster(id).is_ok_and(|cluster| cluster.asks_as_person())
     }
 
+    /// The only namespaces in which a cluster is watched; none means all.
+    ///
+    /// # Errors
+    /// [`FleetError::NotFound`].
+    pub fn namespaces(&self, id: ClusterId) -> Result<Vec<String>, FleetError> {
+        Ok(self.cluster(id)?.scopes().into_iter().flatten().map(|namespace| namespace.to_string()).collect())
+    }
+
     /// All details of one object, read from its cluster now.
     ///
     /// # Errors
@@ -356,18 +364,22 @@ impl Fleet {
     /// The same, limited to what may be seen.
     ///
     /// # Errors
-    /// [`FleetError::NotFound`]; [`FleetError::Forbidden`] if the root may not be seen.
+    /// [`FleetError::NotFound`], or why what there is has not been read; [`FleetError::Forbidden`] if the root may not be seen.
     pub fn tree_seen(&self, views: &Views, id: ClusterId, root: Option<&ObjectRef>) -> Result<Tree, FleetError> {
         let cluster = self.cluster(id)?;
         let root = root.map(|root| cluster.key(root.kind, &root.namespace, &root.name));
-        let objects = cluster.objects();
-        match &root {
-            Some(key) if !views.shows(&cluster, key) => Err(FleetError::Forbidden {
-                reason: format!("the cluster does not let you list {} in {}", key.0, key.1),
-            }),
-            Some(key) if !objects.contains_key(key) => Err(no_object(key)),
-            Some(_) | None => Ok(tree::tree(&objects, root.as_ref(), |key| views.shows(&cluster, key))),
+        if let Some(key) = &root {
+            if !views.shows(&cluster, key) {
+                return Err(FleetError::Forbidden {
+                    reason: format!("the cluster does not let you list {} in {}", key.0, key.1),
+                });
+            }
+            let is_known = cluster.objects().contains_key(key);
+            if !is_known {
+                return Err(cluster.absence(key).into());
+            }
         }
+        Ok(tree::tree(&cluster.objects(), root.as_ref(), |key| views.shows(&cluster, key)))
     }
 
     /// How many objects there are in a cluster, or in all of them.
@@ -494,16 +506,12 @@ async fn within<T>(patience: Duration, work: impl Future<Output = Result<T, Faul
 // Only objects seen in the cluster are requested, so that no made-up name gets into a URL. With impersonation the cluster is always
 // asked, so that a refusal does not reveal what exists: names are escaped.
 fn known(cluster: &Cluster, viewer: &Viewer, key: &Key) -> Result<Client, FleetError> {
-    let client = cluster.client_for(viewer)?;
-    let known = decides_by_person(cluster, viewer) || cluster.objects().contains_key(key);
-    client.filter(|_| known).ok_or_else(|| no_object(key))
+    let client = cluster.client_for(viewer)?.ok_or_else(|| no_client(cluster))?;
+    let is_known = decides_by_person(cluster, viewer) || cluster.objects().contains_key(key);
+    if is_known { Ok(client) } else { Err(cluster.absence(key).into()) }
 }
 
 /// Returns true if a viewer may know of a cluster only what the cluster shows them.
 fn decides_by_person(cluster: &Cluster, viewer: &Viewer) -> bool {
     cluster.asks_as_person() && matches!(viewer, Viewer::Person(_))
-}
-
-fn no_object((kind, namespace, name): &Key) -> FleetError {
-    FleetError::NotFound { what: format!("{kind} {namespace}/{name} is not there") }
 }

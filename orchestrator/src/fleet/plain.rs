@@ -23,7 +23,7 @@ pub(super) fn yaml(mut object: Value) -> String {
     // Fields with free content: a chart's values, and substitutions in manifests.
     for pointer in ["/spec/values", "/spec/postBuild/substitute"] {
         if let Some(values) = object.pointer_mut(pointer) {
-            leave_out_secrets(values, 0);
+            leave_out_secrets(values, false, 0);
         }
     }
     cut_at(written(&object), YAML_MOST)
@@ -61,7 +61,7 @@ pub(super) fn comparable(mut object: Value) -> Value {
 
 /// The YAML of an object of any kind, without anything that looks like a secret.
 pub(super) fn without_secrets(mut object: Value) -> String {
-    leave_out_secrets(&mut object, 0);
+    leave_out_secrets(&mut object, false, 0);
     leave_out_of_texts(&mut object, 0);
     written(&object)
 }
@@ -130,7 +130,8 @@ fn of_address(line: &str) -> Option<String> {
     user.contains(':').then(|| format!("{scheme}://{LEFT_OUT}{}", rest.get(user.len()..).unwrap_or_default()))
 }
 
-fn leave_out_secrets(value: &mut Value, depth: usize) {
+/// `named`: the value, or the list that it is in, has the name of a secret.
+fn leave_out_secrets(value: &mut Value, named: bool, depth: usize) {
     // Deeper than anyone writes by hand: `serde_json` itself stops parsing at 128.
     if depth > 100 {
         *value = LEFT_OUT.into();
@@ -139,15 +140,11 @@ fn leave_out_secrets(value: &mut Value, depth: usize) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let scalar = !value.is_object() && !value.is_array() && !value.is_null() && !value.is_boolean();
-                if names_a_secret(name) && scalar {
-                    *value = LEFT_OUT.into();
-                } else {
-                    leave_out_secrets(value, depth + 1);
-                }
+                leave_out_secrets(value, names_a_secret(name), depth + 1);
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| leave_out_secrets(item, depth + 1)),
+        Value::Array(items) => items.iter_mut().for_each(|item| leave_out_secrets(item, named, depth + 1)),
+        Value::Number(_) | Value::String(_) if named => *value = LEFT_OUT.into(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -177,6 +174,7 @@ mod tests {
         let values = json!({
             "adminPassword": "hidden", "api": {"API_KEY": "hidden", "private-key": "hidden"}, "list": [{"token": "hidden"}],
             "existingSecretName": "grafana", "createSecret": true, "replicas": 2,
+            "apiTokens": ["hidden", ["hidden"], {"label": "shown"}], "ports": ["http"],
         });
         let text = yaml(json!({"spec": {"values": values, "secretRef": {"name": "git"}}}));
         assert!(!text.contains("hidden") && text.contains(LEFT_OUT), "{text}");
@@ -184,6 +182,7 @@ mod tests {
             text.contains("grafana") && text.contains("name: git") && text.contains("createSecret: true"),
             "{text}"
         );
+        assert!(text.contains("label: shown") && text.contains("- http"), "{text}");
     }
 
     #[test]

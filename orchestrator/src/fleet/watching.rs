@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::kube::{Client, Fault, Served, Watch, WatchEvent};
 
@@ -16,7 +16,7 @@ use super::model::Kind;
 
 /// The first delay after a fault.
 const RETRY: Duration = Duration::from_millis(200);
-/// How long a list waits for a permit. The holders may be slow; after that it runs without one.
+/// How long a list waits for its permits. The holders may be slow; after that it runs without them.
 const PERMIT_WAIT: Duration = Duration::from_secs(10);
 
 /// After this time without a new fault, a failed watch counts as recovered: longer than its start may take.
@@ -41,7 +41,7 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
         match event {
             Some(Ok(WatchEvent::Begun)) => {
                 fresh.clear();
-                permits = acquire_permits(&cluster.list_permits).await;
+                permits = acquire_permits(&cluster.list_permits, PERMIT_WAIT).await;
                 continue;
             }
             Some(Ok(WatchEvent::Listed(seen))) => {
@@ -52,6 +52,8 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
             Some(Ok(WatchEvent::Complete)) => {
                 cluster.listed(kind, &scope, std::mem::take(&mut fresh));
                 permits.clear();
+                // Only what comes after the list shows that the watch could begin.
+                continue;
             }
             Some(Ok(WatchEvent::Changed(seen))) => drop(cluster.changed(kind, &seen)),
             Some(Ok(WatchEvent::Removed(seen))) => cluster.removed(kind, &seen),
@@ -61,7 +63,12 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
             Some(Err(fault)) => {
                 permits.clear();
                 faults += 1;
-                report_fault(&cluster, kind, &scope, &fault, faults);
+                let is_listing = watch.is_listing();
+                report_fault(&cluster, kind, &scope, &fault, faults, is_listing);
+                if matches!(fault, Fault::Gone(_)) && !is_listing {
+                    // By itself it would ask for the same version again.
+                    watch.restart();
+                }
                 sleep(backoff.next()).await;
                 continue;
             }
@@ -74,25 +81,41 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
     }
 }
 
-fn report_fault(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32) {
+fn report_fault(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32, is_listing: bool) {
     tracing::debug!(cluster = %cluster.id, %kind, reason = %fault, "a watch is interrupted");
     let is_reported = match fault {
         Fault::Forbidden(_) | Fault::Refused(_) => true,
         Fault::Unreachable(_) => faults >= REPORTED_FROM,
-        // The list is read again.
-        Fault::Gone(_) | Fault::NotFound(_) | Fault::Conflict(_) => false,
+        // The list is read again, also after a watch was cut off; more often than that something is wrong.
+        Fault::Gone(_) => faults > REPORTED_FROM && !is_listing,
+        Fault::NotFound(_) | Fault::Conflict(_) => false,
     };
     if is_reported {
         cluster.kind_failed(kind, scope, fault);
     }
 }
 
-async fn acquire_permits(semaphores: &[Arc<Semaphore>; 2]) -> Vec<OwnedSemaphorePermit> {
+async fn acquire_permits(semaphores: &[Arc<Semaphore>; 2], wait: Duration) -> Vec<OwnedSemaphorePermit> {
+    let deadline = Instant::now() + wait;
     let mut taken = Vec::with_capacity(semaphores.len());
     for semaphore in semaphores {
-        if let Ok(Ok(permit)) = timeout(PERMIT_WAIT, Arc::clone(semaphore).acquire_owned()).await {
+        if let Ok(Ok(permit)) = timeout_at(deadline, Arc::clone(semaphore).acquire_owned()).await {
             taken.push(permit);
         }
     }
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_permits_are_waited_for_together() {
+        let (none, one) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(1)));
+        let (begun, wait) = (Instant::now(), Duration::from_millis(500));
+        assert!(acquire_permits(&[Arc::clone(&none), none.clone()], wait).await.is_empty());
+        assert!(begun.elapsed() >= wait && begun.elapsed() < wait * 2, "{:?}", begun.elapsed());
+        assert_eq!(acquire_permits(&[none, one], Duration::ZERO).await.len(), 1);
+    }
 }

@@ -36,6 +36,8 @@ pub(crate) enum WatchEvent {
 
 /// A watch of one kind, in one namespace or in all.
 pub(crate) struct Watch {
+    objects: Api<Seen>,
+    page_patience: Duration,
     events: BoxStream<'static, watcher::Result<watcher::Event<Seen>>>,
     listing: bool,
 }
@@ -49,13 +51,18 @@ impl Watch {
             kind: kind.to_owned(),
             plural: served.plural.clone(),
         };
-        let config = watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS);
         let objects = match namespace {
             Some(namespace) => Api::namespaced_with(client.inner(), namespace, &resource),
             None => Api::all_with(client.inner(), &resource),
         };
-        let events = watcher(objects, config).boxed();
-        Self { events, listing: false }
+        let events = events(objects.clone());
+        Self { objects, page_patience: PAGE_PATIENCE, events, listing: false }
+    }
+
+    /// Begins with a list again, and drops the request that is under way.
+    pub(crate) fn restart(&mut self) {
+        self.events = events(self.objects.clone());
+        self.listing = false;
     }
 
     /// Returns true while a list is being read.
@@ -69,8 +76,12 @@ impl Watch {
     /// Why it failed; a later call continues.
     pub(crate) async fn next(&mut self) -> Result<WatchEvent, Fault> {
         let event = if self.listing {
-            let event = tokio::time::timeout(PAGE_PATIENCE, self.events.next()).await;
-            event.map_err(|_| Fault::late(PAGE_PATIENCE.as_secs()))?
+            let Ok(event) = tokio::time::timeout(self.page_patience, self.events.next()).await else {
+                // Otherwise a later call would wait for the same page.
+                self.restart();
+                return Err(Fault::late(self.page_patience.as_secs()));
+            };
+            event
         } else {
             self.events.next().await
         };
@@ -87,6 +98,10 @@ impl Watch {
     }
 }
 
+fn events(objects: Api<Seen>) -> BoxStream<'static, watcher::Result<watcher::Event<Seen>>> {
+    watcher(objects, watcher::Config::default().page_size(PAGE).timeout(WATCH_SECONDS)).boxed()
+}
+
 fn fault(error: watcher::Error) -> Fault {
     match error {
         watcher::Error::InitialListFailed(error)
@@ -96,5 +111,49 @@ fn fault(error: watcher::Error) -> Fault {
         watcher::Error::NoResourceVersion => {
             Fault::Unreachable("the answer is not what a Kubernetes API answers".to_owned())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::kube::client::Access;
+    use crate::kube::kubeconfig::Connection;
+    use crate::secret::Secret;
+
+    #[tokio::test]
+    async fn a_page_that_stalls_is_given_up_and_asked_for_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let list = r#"{"kind":"BucketList","apiVersion":"a/v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+            let mut open = Vec::new();
+            // The first answer stops in the middle of its body.
+            for sent in [list.len() / 2, list.len()] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+                let answer = format!("{head} {}\r\n\r\n{}", list.len(), &list[..sent]);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+            std::future::pending::<()>().await;
+        });
+        let text = format!(
+            "current-context: a\ncontexts: [{{name: a, context: {{cluster: c}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\n"
+        );
+        let connection = Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None };
+        let client = Access::new(&connection).await.unwrap().client;
+        let served = Served { group: "a".into(), version: "v1".into(), plural: "buckets".into() };
+        let mut watch = Watch::new(&client, "Bucket", &served, None);
+        watch.page_patience = Duration::from_secs(1);
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Begun)));
+        assert!(matches!(watch.next().await, Err(Fault::Unreachable(_))));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Begun)));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Complete)));
     }
 }

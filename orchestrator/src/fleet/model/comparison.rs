@@ -16,7 +16,7 @@ pub struct Comparison {
     pub reasons: Vec<String>,
     /// What was compared: what would change first.
     pub items: Vec<Compared>,
-    /// How many more manifests there are that were not compared.
+    /// How many more manifests, and objects that may have one, were not compared.
     pub left: usize,
     /// When it was read.
     #[serde(serialize_with = "clock::rfc3339")]
