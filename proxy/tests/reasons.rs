@@ -192,6 +192,19 @@ async fn what_counts_only_for_a_named_tenant_is_named_in_the_log() {
 }
 
 #[tokio::test]
+async fn of_a_personal_accounts_name_no_setting_is_named_that_is_not_for_entra() {
+    let upstream = Upstream::start().await;
+    let plan = Proxy::with_sign_in("entra", &upstream).await.env("OAUTH_TENANT_ID", "common");
+    let proxy = plan.env("OAUTH_ALLOWED_USERS", "ann@contoso.example").start().await;
+    refusal_page(&proxy, "pat").await;
+    proxy.logs("User not allowed").await;
+    let refusal = lines(&proxy, "INFO", "User not allowed").pop().unwrap();
+    let reason = refusal["reason"].as_str().unwrap();
+    assert!(reason.contains("a personal account's user principal name is only displayed"), "{reason}");
+    assert!(!refusal.to_string().contains("OAUTH_USERNAME_CLAIM"), "{refusal}");
+}
+
+#[tokio::test]
 async fn somebody_on_no_list_reads_so_on_the_page() {
     let upstream = Upstream::start().await;
     let proxy = Proxy::with_sign_in("github", &upstream).await.env("OAUTH_ALLOWED_USERS", "bob").start().await;

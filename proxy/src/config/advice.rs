@@ -58,19 +58,26 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     let mut warnings = on_prefixes(&settings.rules);
     if !sign_in.allow.admits_everyone() {
         let provider = sign_in.provider.kind().as_str();
-        warnings.extend(settings.rules.iter().filter_map(|rule| on_strangers(rule, provider)));
+        let sections = &sign_in.token_lists;
+        warnings.extend(settings.rules.iter().filter_map(|rule| on_strangers(rule, provider, sections)));
     }
     warnings
 }
 
-/// A warning of a rule that admits users whom no allow list names, where the lists do not admit everyone.
-fn on_strangers(rule: &Rule, provider: &str) -> Option<String> {
+/// A warning of a rule that admits users whom no allow list names, where the lists do not admit everyone. The replacement that it names
+/// lets in the same: users of the provider, and tokens of each section.
+fn on_strangers(rule: &Rule, provider: &str, sections: &TokenLists) -> Option<String> {
     (rule.access == Access::SignedIn && rule.require.is_empty()).then(|| {
+        let names = std::iter::once(provider).chain(sections.keys().map(String::as_str));
+        let everyone: Vec<String> = names.map(|name| format!("\"provider:{name}\"")).collect();
+        let tokens = if sections.is_empty() { "" } else { " and every token that [[tokens]] accepts" };
         format!(
-            "the rule `{}` (line {}) has `allow = \"signed-in\"`, which lets in everyone whom the provider signs in, also people whom no \
-             OAUTH_ALLOWED_… list names: write `allow = \"listed\"` for those on the lists, or `allow = [\"provider:{provider}\"]` where \
-             everyone is meant",
-            rule.name, rule.line
+            "the rule `{}` (line {}) has `allow = \"signed-in\"`, which lets in everyone whom the provider signs in{tokens}, also people \
+             whom no OAUTH_ALLOWED_… list names: write `allow = \"listed\"` for those on the lists, or `allow = [{}]` where everyone is \
+             meant",
+            rule.name,
+            rule.line,
+            everyone.join(", ")
         )
     })
 }
@@ -299,6 +306,10 @@ mod tests {
         assert!(text.contains("`wiki` (line 1)") && text.contains("no OAUTH_ALLOWED_… list names"), "{text}");
         assert!(text.contains("allow = \"listed\"") && text.contains("[\"provider:github\"]"), "{text}");
         assert_eq!(warned(everyone, "*"), "", "the lists let in everyone too");
+        let tokens = "[[tokens]]\nname = \"ci\"\nissuer = \"https://ci.example\"\naudiences = [\"app\"]\n";
+        let with_tokens = loaded(&format!("{tokens}[[routes]]\n{everyone}"), &[]).warnings.join("\n");
+        assert!(with_tokens.contains("and every token that [[tokens]] accepts"), "{with_tokens}");
+        assert!(with_tokens.contains("`allow = [\"provider:github\", \"provider:ci\"]`"), "{with_tokens}");
         for rule in [
             "",
             "allow = \"listed\"",

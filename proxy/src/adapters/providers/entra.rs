@@ -36,6 +36,13 @@ const USER_READ: &str = "User.Read";
 /// The claim that names a user's tenant. It is kept with the identity, since only an ID token has it.
 const TENANT: &str = "tid";
 
+/// The claim by which Entra says that the tenant has proven the domain of the address in `email`.
+const PROVEN_DOMAIN: &str = "xms_edov";
+
+/// Under this name an identity keeps that only [`PROVEN_DOMAIN`] makes its address count, since only an ID token has that claim. What a
+/// token says under this name is never kept.
+const PROVEN_BY: &str = "sidegate:email_proven_by";
+
 /// Microsoft Entra ID.
 pub(super) struct Entra {
     party: RelyingParty,
@@ -124,6 +131,9 @@ impl Entra {
         if !named {
             distrust(&mut identity);
         }
+        let is_proven = !named && claimed(claims, named).is_some();
+        let proof = if is_proven { vec![PROVEN_DOMAIN.to_owned()] } else { Vec::new() };
+        identity.claims.set(PROVEN_BY, proof);
         Ok(identity)
     }
 
@@ -211,9 +221,9 @@ impl Entra {
         Ok(verdict == Verdict::Named)
     }
 
-    /// Updates a known identity from Graph. What only an ID token has (app roles, `xms_edov`) stays, and groups can only be removed:
-    /// only a token says which of Graph's the application receives. If Graph cannot be asked, the identity stays as it is. What counts
-    /// only for a named tenant is removed if this one is not named (any more).
+    /// Updates a known identity from Graph. What only an ID token has (app roles, an address that `xms_edov` proves) stays, and groups can
+    /// only be removed: only a token says which of Graph's the application receives. If Graph refuses the token, the identity stays as it
+    /// is. What counts only for a named tenant is removed in both cases if this one is not named (any more).
     async fn reread(&self, before: &Identity, access_token: &Secret) -> Result<Identity, RenewError> {
         let not_now = |error: CallError| RenewError::NotNow(graph::reason(&error));
         let named = self.is_named_tenants(before).await?;
@@ -236,18 +246,23 @@ impl Entra {
                 Err(error) => return Err(not_now(error)),
             }
         }
-        let (email, personal) = (reread_email(before, &me, named), me.is_personal());
+        let personal = me.is_personal() || has_personal_tenant(before);
+        let email = reread_email(before, &me, named, personal);
         if let Some(lost) = before.email.as_ref().filter(|_| email.is_none()) {
             let (lost, id, why) = (quote(lost.as_str()), quote(&before.id), why_no_email(&me, named, personal));
             tracing::info!("The email {lost} of {id} does not count any more: {why}");
         }
-        let identity = Identity {
+        let mut identity = Identity {
             email,
             name: me.display_name.unwrap_or_else(|| before.name.clone()),
             username: username(me.user_principal_name, personal),
             groups,
             ..before.clone()
         };
+        if identity.email != before.email {
+            // What was proven was another address.
+            identity.claims.set(PROVEN_BY, Vec::new());
+        }
         Ok(trusted(identity, named))
     }
 }
@@ -282,17 +297,40 @@ fn gone_or_not_now(error: SignInError) -> RenewError {
 }
 
 /// A known identity as far as it counts. Logs that something of it does not.
-fn trusted(known: Identity, named: bool) -> Identity {
+fn trusted(mut known: Identity, named: bool) -> Identity {
+    let personal = has_personal_tenant(&known);
+    if personal {
+        // A session from before such a name was only displayed has it as a vouched one.
+        known.username = username(known.username.as_str().to_owned(), personal);
+    }
     if named {
         return known;
     }
+    let id = quote(&known.id);
     let mut trusted = known.clone();
     distrust(&mut trusted);
+    trusted.claims.set(PROVEN_BY, known.claims.texts(PROVEN_BY).to_vec());
     if trusted != known {
-        let id = quote(&known.id);
         tracing::info!("Not all groups, app roles and claims of {id} count any more: {ONLY_NAMED}");
     }
+    // Without Graph's answer the address can only be taken away.
+    let is_vouched = is_proven(&known) || known.email == principal(known.username.as_str(), personal);
+    if !is_vouched && let Some(lost) = trusted.email.take() {
+        let lost = quote(lost.as_str());
+        tracing::info!("The email {lost} of {id} does not count any more: it is not known to be of a proven domain");
+    }
     trusted
+}
+
+/// Whether a known identity is a personal account by its tenant. A session from before tenants were kept does not tell.
+fn has_personal_tenant(known: &Identity) -> bool {
+    known.claims.texts(TENANT).first().is_some_and(|tenant| tenant.eq_ignore_ascii_case(PERSONAL))
+}
+
+/// Whether the address of a known identity counted since its tenant has proven the domain. A session from before that was kept does not
+/// tell.
+fn is_proven(known: &Identity) -> bool {
+    known.claims.hold(PROVEN_BY, PROVEN_DOMAIN)
 }
 
 /// The username. That of a personal account is an address whose domain nobody has proven.
@@ -306,12 +344,20 @@ fn username(principal_name: String, personal: bool) -> Username {
 /// or, for `email`, if Entra says that the tenant has proven the domain (`xms_edov`). The domain of a user principal name is always proven,
 /// but a guest's name is made up, and a personal account has none.
 fn vouched(claims: &TokenClaims, me: &Me, named: bool, personal: bool) -> Option<Email> {
-    let parse = |address: &str| Email::parse(address).ok();
-    let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
-    let mail = me.mail.as_deref().filter(|_| named && !personal).and_then(parse);
-    let guest = me.user_principal_name.to_ascii_uppercase().contains("#EXT#");
-    let principal = if guest || personal { None } else { parse(&me.user_principal_name) };
-    claimed.or(mail).or(principal)
+    let mail = me.mail.as_deref().filter(|_| named && !personal).and_then(|mail| Email::parse(mail).ok());
+    claimed(claims, named).or(mail).or_else(|| principal(&me.user_principal_name, personal))
+}
+
+/// The address in the claim `email`, if it counts.
+fn claimed(claims: &TokenClaims, named: bool) -> Option<Email> {
+    let address = claims.text("email").filter(|_| named || has_proven_domain(claims))?;
+    Email::parse(address).ok()
+}
+
+/// The address that a user principal name is, if it counts.
+fn principal(name: &str, personal: bool) -> Option<Email> {
+    let guest = name.to_ascii_uppercase().contains("#EXT#");
+    if guest || personal { None } else { Email::parse(name).ok() }
 }
 
 /// Why no address is trusted.
@@ -327,20 +373,23 @@ fn why_no_email(me: &Me, named: bool, personal: bool) -> String {
     }
 }
 
-/// The trusted address without a new ID token: what Graph says by the same rules, else what the old token vouched for.
-fn reread_email(before: &Identity, me: &Me, named: bool) -> Option<Email> {
-    let personal = me.is_personal();
-    let by_graph = vouched(&TokenClaims::default(), me, named, personal);
-    let was_principal = before.email_str() == before.username.as_str();
-    let has_mail = named && me.mail.as_deref().is_some_and(|mail| !mail.is_empty());
-    // Graph's word on a personal account's address never counts, so the ID token's stands.
-    let is_graphs = (was_principal || has_mail) && !(named && personal);
-    if is_graphs { by_graph } else { before.email.clone() }
+/// The trusted address without a new ID token: what Graph says by the same rules, else what the old token vouched for. That of a tenant
+/// which is not named stands only if its domain is proven: the tenant may have been named when its administrators' word was taken.
+fn reread_email(before: &Identity, me: &Me, named: bool, personal: bool) -> Option<Email> {
+    let stands = if named {
+        let was_principal = before.email_str() == before.username.as_str();
+        let has_mail = me.mail.as_deref().is_some_and(|mail| !mail.is_empty());
+        // Graph's word on a personal account's address never counts, so the ID token's stands.
+        personal || !(was_principal || has_mail)
+    } else {
+        is_proven(before)
+    };
+    if stands { before.email.clone() } else { vouched(&TokenClaims::default(), me, named, personal) }
 }
 
 /// Reads `xms_edov`, in the forms that Entra has been seen to send.
 pub(super) fn has_proven_domain(claims: &TokenClaims) -> bool {
-    match claims.value("xms_edov") {
+    match claims.value(PROVEN_DOMAIN) {
         Some(Value::Bool(proven)) => *proven,
         Some(Value::Number(number)) => number.as_u64() == Some(1),
         Some(Value::String(text)) => text == "1" || text.eq_ignore_ascii_case("true"),
@@ -459,6 +508,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::claims::Claims;
+
+    /// What an identity keeps of an address of a proven domain, or of another.
+    fn proof(proven: bool) -> Claims {
+        let mut claims = Claims::default();
+        if proven {
+            claims.set(PROVEN_BY, vec![PROVEN_DOMAIN.to_owned()]);
+        }
+        claims
+    }
 
     fn me(mail: Option<&str>, upn: &str) -> Me {
         serde_json::from_value(json!({ "id": "1", "mail": mail, "userPrincipalName": upn })).unwrap()
@@ -504,34 +563,42 @@ mod tests {
 
     #[test]
     fn an_address_is_vouched_for_again_by_graph_or_stands_as_the_token_had_it() {
-        let before = |email: &str| Identity {
-            provider: ProviderKind::Entra,
-            id: "1".into(),
-            email: Email::parse(email).ok(),
-            name: String::new(),
-            username: Username::Vouched("upn@contoso.example".into()),
-            groups: Vec::new(),
-            claims: crate::domain::claims::Claims::default(),
+        let email = |address: &str, proven: bool, me: &Me, named: bool| {
+            let before = Identity {
+                provider: ProviderKind::Entra,
+                id: "1".into(),
+                email: Email::parse(address).ok(),
+                name: String::new(),
+                username: Username::Vouched("upn@contoso.example".into()),
+                groups: Vec::new(),
+                claims: proof(proven),
+            };
+            reread_email(&before, me, named, false).map(String::from).unwrap_or_default()
         };
-        let email =
-            |before: &Identity, me: &Me, named| reread_email(before, me, named).map(String::from).unwrap_or_default();
         let moved = me(Some("new@example.com"), "new@contoso.example");
-        assert_eq!(email(&before("old@example.com"), &moved, true), "new@example.com");
-        assert_eq!(email(&before("upn@contoso.example"), &moved, false), "new@contoso.example");
-        // Trusted by `xms_edov`, which only a token has.
-        assert_eq!(email(&before("old@example.com"), &moved, false), "old@example.com");
-        assert_eq!(email(&before("old@example.com"), &me(None, "new@contoso.example"), true), "old@example.com");
-        assert_eq!(email(&before(""), &me(Some("g@x.example"), "g_x#EXT#@contoso.example"), false), "");
+        let guest = me(Some("g@x.example"), "g_x#EXT#@contoso.example");
+        assert_eq!(email("upn@contoso.example", false, &moved, false), "new@contoso.example");
+        for proven in [false, true] {
+            assert_eq!(email("old@example.com", proven, &moved, true), "new@example.com");
+            assert_eq!(email("old@example.com", proven, &me(None, "new@contoso.example"), true), "old@example.com");
+        }
+        // Of a tenant that is not named only what `xms_edov` proves stands, which only a token has.
+        assert_eq!(email("old@example.com", true, &moved, false), "old@example.com");
+        assert_eq!(email("old@example.com", false, &moved, false), "new@contoso.example");
+        assert_eq!(email("g@x.example", true, &guest, false), "g@x.example");
+        assert_eq!(email("g@x.example", false, &guest, false), "");
+        assert_eq!(email("", false, &guest, false), "");
     }
 
     #[test]
-    fn a_personal_accounts_address_stands_as_a_named_tenants_token_had_it() {
+    fn a_personal_accounts_address_stands_as_a_named_tenants_token_or_one_of_a_proven_domain_had_it() {
         let address = "p@outlook.example";
         let pat: Me =
             serde_json::from_value(json!({ "id": "9a7b000000001007", "mail": address, "userPrincipalName": address }))
                 .unwrap();
         // A session from before such a name was only displayed, and one from after it.
-        for username in [Username::Vouched(address.into()), Username::Displayed(address.into())] {
+        let (vouched, displayed) = (Username::Vouched(address.into()), Username::Displayed(address.into()));
+        for (username, proven) in [(vouched, false), (displayed.clone(), false), (displayed, true)] {
             let before = Identity {
                 provider: ProviderKind::Entra,
                 id: "00000000-0000-0000-9a7b-000000001007".into(),
@@ -539,10 +606,10 @@ mod tests {
                 name: String::new(),
                 username,
                 groups: Vec::new(),
-                claims: crate::domain::claims::Claims::default(),
+                claims: proof(proven),
             };
-            assert_eq!(reread_email(&before, &pat, true), before.email);
-            assert_eq!(reread_email(&before, &pat, false), None);
+            assert_eq!(reread_email(&before, &pat, true, true), before.email);
+            assert_eq!(reread_email(&before, &pat, false, true), before.email.filter(|_| proven));
         }
     }
 

@@ -42,8 +42,8 @@ impl Omissions {
         }
     }
 
-    /// Notes what does not count of an Entra token's groups and app roles, if some list or rule names groups, and of the claims that rules
-    /// refer to. `named`: the operator named its tenant.
+    /// Notes what does not count of an Entra token's groups and app roles, which upstreams receive too, and of the claims that rules refer
+    /// to. What is in another form is noted if some list or rule names groups. `named`: the operator named its tenant.
     pub(super) fn note_entra(
         &self,
         id: &str,
@@ -54,15 +54,14 @@ impl Omissions {
     ) {
         if wants_groups {
             self.note_groups(id, claims, "groups");
-            let names = || claims.list("groups").iter().any(|group| !is_guid(group));
             if named {
                 self.note_groups(id, claims, "roles");
-            } else if claims.has("roles") || names() {
-                self.note(
-                    Omission::UnnamedTenant,
-                    format!("The app roles and group names of {id} do not count: {ONLY_NAMED}"),
-                );
             }
+        }
+        let names = || claims.list("groups").iter().any(|group| !is_guid(group));
+        if !named && (claims.has("roles") || names()) {
+            let reason = format!("The app roles and group names of {id} do not count: {ONLY_NAMED}");
+            self.note(Omission::UnnamedTenant, reason);
         }
         for name in of_rules {
             if named || is_set_by_microsoft(name) {

@@ -135,6 +135,8 @@ impl Publication {
         sender: Sender,
         now: Timestamp,
     ) -> Result<Option<Arc<Published>>, String> {
+        // Before the wait for another reader, since `now` is from before it too.
+        let began = Instant::now();
         let mut reader = self.reader.lock().await;
         let current = self.current().filter(|current| !Arc::ptr_eq(&current.keys, &seen.keys));
         if current.is_some() {
@@ -147,7 +149,6 @@ impl Publication {
         if !reads.is_due(now)? {
             return Ok(None);
         }
-        let began = Instant::now();
         let keys = keys(http, &seen.document).await.map_err(|reason| reads.failed(reason, now + began.elapsed()))?;
         reads.succeeded(now);
         let published =

@@ -252,12 +252,11 @@ impl Flow {
                 self.body.pass(come.len() as u64);
                 Some(Ok(come))
             }
-            // The system cannot do it with this socket.
-            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            // What is wrong is told by reading; or nothing is, and the system does not let us have this.
+            Err(_) => {
                 self.splice = None;
                 None
             }
-            Err(error) => Some(Err(BrokenAnswer(error.into()))),
         })
     }
 

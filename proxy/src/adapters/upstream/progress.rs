@@ -15,6 +15,7 @@ pub(super) struct Progress {
     last_moved: AtomicU64,
     waits_for_client: AtomicBool,
     done: AtomicBool,
+    gone: AtomicBool,
 }
 
 impl Progress {
@@ -25,6 +26,7 @@ impl Progress {
             last_moved: AtomicU64::new(0),
             waits_for_client: AtomicBool::new(false),
             done: AtomicBool::new(done),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -35,7 +37,7 @@ impl Progress {
         self.waits_for_client.store(false, Ordering::Release);
     }
 
-    /// Whether the body was sent, or given up.
+    /// Whether the library has taken all of the body, or given it up. It may still wait to send the last piece.
     pub(super) fn is_done(&self) -> bool {
         self.done.load(Ordering::Acquire)
     }
@@ -54,5 +56,15 @@ impl Progress {
 
     pub(super) fn set_done(&self) {
         self.done.store(true, Ordering::Release);
+    }
+
+    /// Whether the library has let go of the body.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_gone(&self) {
+        self.set_done();
+        self.gone.store(true, Ordering::Release);
     }
 }

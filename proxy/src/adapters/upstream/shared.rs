@@ -214,7 +214,7 @@ where
                 let arrived = Instant::now();
                 lock(&body).taken = None;
                 progress.seat.note_answer(arrived);
-                if !progress.is_done() {
+                if !progress.is_gone() {
                     unread.watch(&progress, patience.body);
                 }
                 Ok(answer.map(|body| Answer::multiplexed(body, progress, arrived)))
@@ -352,7 +352,7 @@ struct Tracked<B> {
 impl<B> Drop for Tracked<B> {
     fn drop(&mut self) {
         // It is not always read to its end: it may be empty, end with trailers, or the upstream may want no more of it.
-        self.progress.set_done();
+        self.progress.set_gone();
     }
 }
 

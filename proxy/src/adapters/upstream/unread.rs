@@ -78,7 +78,7 @@ impl Unread {
 
 impl Remainder {
     fn has_ended(&self) -> bool {
-        self.progress.upgrade().is_none_or(|progress| progress.is_done())
+        self.progress.upgrade().is_none_or(|progress| progress.is_gone())
     }
 
     /// Whether the upstream has accepted nothing for too long. While the response is still being read, the stream is in use.
@@ -86,7 +86,7 @@ impl Remainder {
         let Some(progress) = self.progress.upgrade() else { return false };
         // This handle, and that of the request's body.
         let is_read = Arc::strong_count(&progress) > 2;
-        !is_read && !progress.waits_for_client() && progress.last_moved() + self.limit <= now
+        !is_read && !progress.is_gone() && !progress.waits_for_client() && progress.last_moved() + self.limit <= now
     }
 }
 

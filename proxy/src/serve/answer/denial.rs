@@ -96,10 +96,13 @@ pub(crate) enum Missing {
 }
 
 impl Missing {
-    /// The text for the operator.
-    pub(crate) const fn in_the_log(self) -> &'static str {
+    /// The text for the operator about a user of that kind of provider.
+    pub(crate) const fn in_the_log(self, kind: ProviderKind) -> &'static str {
         match self {
             Self::Email => "no email of this user counts: a line of the sign-in, or of a recheck, says why",
+            Self::Username if matches!(kind, ProviderKind::Entra) => {
+                "usernames take no part: a personal account's user principal name is only displayed"
+            }
             Self::Username => "usernames take no part: OAUTH_USERNAME_CLAIM names no text claim of this user",
             Self::Groups => "no groups of this user are known",
             Self::Omitted(Omission::Email) => "an email does not count",
@@ -132,7 +135,9 @@ impl Missing {
     pub(crate) fn of_a_token(self, kind: ProviderKind, of_provider: bool) -> Option<&'static str> {
         match self {
             Self::Email => Some("no email of this token counts"),
-            Self::Username if kind == ProviderKind::Entra => Some("usernames take no part: this token has no `upn`"),
+            Self::Username if kind == ProviderKind::Entra => {
+                Some("usernames take no part: no `upn` of this token counts")
+            }
             Self::Username if of_provider => {
                 Some("usernames take no part: OAUTH_USERNAME_CLAIM names no text claim of this token")
             }
@@ -183,3 +188,20 @@ const SINGLE_SIGN_ON: &str = "GitHub left out organisations of yours that have s
 const OTHER_ACCOUNTS: &str = "Accounts of your organisation, or of this kind, are not let in here.";
 const NOT_LISTED: &str = "Ask the operator of this site to let you in, or sign in with another account.";
 const SIGN_IN_ANEW: &str = "Sign out at the sign-in service, and sign in here again.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_username_at_entra_no_setting_is_named_that_is_not_for_entra() {
+        let of_a_session = Missing::Username.in_the_log(ProviderKind::Entra);
+        assert!(of_a_session.contains("a personal account's user principal name"), "{of_a_session}");
+        let of_a_token = Missing::Username.of_a_token(ProviderKind::Entra, true).unwrap();
+        assert!(of_a_token.contains("no `upn` of this token counts"), "{of_a_token}");
+        for text in [of_a_session, of_a_token] {
+            assert!(!text.contains("OAUTH_USERNAME_CLAIM"), "{text}");
+        }
+        assert!(Missing::Username.in_the_log(ProviderKind::Oidc).contains("OAUTH_USERNAME_CLAIM"));
+    }
+}

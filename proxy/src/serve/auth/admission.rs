@@ -138,10 +138,10 @@ fn missing(who: &Identity, omitted: &[Omitted]) -> Vec<Missing> {
 }
 
 fn in_the_log(who: &Principal<'_>, missing: &[Missing]) -> String {
-    if who.by == Proof::Session {
-        return missing.iter().map(|what| format!("; {}", what.in_the_log())).collect();
-    }
     let kind = who.identity.provider;
+    if who.by == Proof::Session {
+        return missing.iter().map(|what| format!("; {}", what.in_the_log(kind))).collect();
+    }
     let texts = missing.iter().filter_map(|what| what.of_a_token(kind, who.provider == kind.as_str()));
     let text: String = texts.map(|text| format!("; {text}")).collect();
     let forms: Vec<_> = missing.iter().filter_map(|what| what.of_another_form()).collect();

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::super::Tenants;
 use super::*;
 use crate::domain::identity::{ProviderKind, Username};
+use crate::ports::Omission;
 
 pub(super) fn contoso(origin: &str) -> ProviderSettings {
     settings(origin, named(&[CONTOSO]))
@@ -183,6 +184,40 @@ async fn app_roles_group_names_and_claims_count_only_for_a_named_tenant() {
         bench.control().honest();
         let omitted = bench.signed_in("bob").await.unwrap().omitted;
         assert!(!omitted.iter().any(|omitted| omitted.reason.ends_with(WHY)), "{omitted:?}");
+    }
+}
+
+#[tokio::test]
+async fn app_roles_that_do_not_count_are_said_where_nothing_names_a_group_too() {
+    let bench = Bench::with(|origin| {
+        let mut settings = settings(origin, Tenants::Common);
+        let ProviderSettings::Entra { wants_groups, .. } = &mut settings else { panic!("it is Entra") };
+        *wants_groups = false;
+        settings
+    })
+    .await;
+    let signed_in = bench.signed_in("ann").await.unwrap();
+    let said = signed_in.omitted.iter().filter(|omitted| omitted.what == Omission::UnnamedTenant);
+    assert_eq!(said.count(), 1, "{:?}", signed_in.omitted);
+    assert_eq!(signed_in.identity.groups, [PLATFORM_GROUP, STAFF_GROUP]);
+}
+
+#[tokio::test]
+async fn what_a_token_says_under_the_name_of_the_proof_is_not_kept() {
+    const PROOF: &str = "sidegate:email_proven_by";
+    for tenants in [Tenants::Common, named(&[CONTOSO])] {
+        let bench = Bench::with(|origin| {
+            let mut settings = settings(origin, tenants.clone());
+            let ProviderSettings::Entra { claims, .. } = &mut settings else { panic!("it is Entra") };
+            claims.push(PROOF.to_owned());
+            settings
+        })
+        .await;
+        bench.control().lie(Lie::Claim(PROOF.into(), json!("xms_edov")));
+        let who = bench.sign_in("ann").await.unwrap();
+        assert!(who.claims.texts(PROOF).is_empty(), "{tenants:?}: {:?}", who.claims);
+        let who = bench.sign_in("bob").await.unwrap();
+        assert_eq!(who.claims.hold(PROOF, "xms_edov"), tenants == Tenants::Common, "{:?}", who.claims);
     }
 }
 

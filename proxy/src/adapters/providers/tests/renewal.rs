@@ -1,6 +1,6 @@
 //! Renewals: by refresh tokens that rotate, and by access tokens while they last.
 
-use dev_idp::users::{ADMIN_ROLE, CONTOSO, FABRIKAM, Membership, PLATFORM_GROUP, STAFF_GROUP};
+use dev_idp::users::{ADMIN_ROLE, CONSUMERS, CONTOSO, FABRIKAM, Membership, PLATFORM_GROUP, STAFF_GROUP};
 use dev_idp::{Endpoint, Fault, Lie, User};
 use serde_json::json;
 
@@ -322,6 +322,7 @@ async fn what_administrators_choose_is_gone_from_a_session_whose_tenant_is_not_n
     bench.control().lie(Lie::Claim("department".into(), json!("finance")));
     let (who, grant) = bench.granted("ann").await;
     assert!(who.groups == [PLATFORM_GROUP, STAFF_GROUP, ADMIN_ROLE] && who.claims.hold("department", "finance"));
+    assert_eq!(who.email_str(), "ann@example.com", "`mail`, which is not the user principal name");
     let common = connect(&entra::settings_with_claims(&bench.idp.origin(), Tenants::Common), &[], None).unwrap();
     common.refresh(bench.now).await;
     // By Graph, by a new ID token, and if Graph refuses the token.
@@ -330,9 +331,10 @@ async fn what_administrators_choose_is_gone_from_a_session_whose_tenant_is_not_n
         vec![common.renew(&who, &by_access, bench.now).await, common.renew(&who, &grant, bench.now).await];
     bench.idp.revoke("ann");
     outcomes.push(common.renew(&who, &by_access, bench.now).await);
-    for outcome in outcomes {
+    for (outcome, email) in outcomes.into_iter().zip(["ann@contoso.example", "ann@contoso.example", ""]) {
         let now = outcome.unwrap().identity.unwrap();
         assert_eq!(now.groups, [PLATFORM_GROUP, STAFF_GROUP]);
+        assert_eq!(now.email_str(), email);
         assert!(!now.claims.hold("department", "finance"), "{:?}", now.claims);
         assert!(now.claims.hold("tid", CONTOSO) && now.claims.hold("oid", &who.id), "{:?}", now.claims);
     }
@@ -353,6 +355,54 @@ async fn a_personal_accounts_user_principal_name_is_only_displayed_after_a_renew
         let now = bench.renew(&before, &grant).await.unwrap().identity.unwrap();
         assert_eq!((now.username, now.email), (displayed.clone(), None));
     }
+    // If Graph refuses the token too, and whether the tenant is named or not.
+    let tenants = Tenants::Named(vec![CONSUMERS.to_owned()]);
+    let named = connect(&entra::settings(&bench.idp.origin(), tenants), &[], None).unwrap();
+    bench.idp.revoke("pat");
+    for provider in [&bench.provider, &named] {
+        let before = Identity { username: Username::Vouched("pat@outlook.example".into()), ..who.clone() };
+        let now = provider.renew(&before, &grant, bench.now).await.unwrap().identity.unwrap();
+        assert_eq!((now.username, now.email), (displayed.clone(), None));
+    }
+}
+
+#[tokio::test]
+async fn an_address_of_a_proven_domain_stands_at_a_recheck_by_graph_also_that_of_a_personal_account() {
+    let bench = Bench::with(|origin| entra::settings(origin, Tenants::Common)).await;
+    let mut pat = bench.user("pat");
+    pat.entra.as_mut().unwrap().edov = Some(true);
+    bench.idp.put_user(pat);
+    for (user, proven, by_graph) in
+        [("bob", "bob@example.com", "bob@contoso.example"), ("pat", "pat@outlook.example", "")]
+    {
+        let (who, grant) = bench.granted(user).await;
+        assert_eq!(who.email_str(), proven);
+        assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap(), who);
+        // A session from before it was kept that the domain is proven: an administrator may have chosen the address.
+        let mut before = who.clone();
+        before.claims.set("sidegate:email_proven_by", Vec::new());
+        assert_eq!(bench.renew(&before, &grant).await.unwrap().identity.unwrap().email_str(), by_graph);
+        // If Graph refuses the token.
+        bench.idp.revoke(user);
+        assert_eq!(bench.renew(&who, &grant).await.unwrap().identity.unwrap(), who);
+        assert_eq!(bench.renew(&before, &grant).await.unwrap().identity.unwrap().email, None);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_a_named_tenants_administrator_chose_takes_no_proof_over_from_another() {
+    let bench = Bench::with(|origin| entra::settings(origin, Tenants::Common)).await;
+    let (who, grant) = bench.granted("bob").await;
+    assert_eq!(who.email_str(), "bob@example.com", "its domain is proven");
+    let mut bob = bench.user("bob");
+    bob.entra.as_mut().unwrap().mail = Some("ann@example.com".to_owned());
+    bench.idp.put_user(bob);
+    let tenants = Tenants::Named(vec![CONTOSO.to_owned()]);
+    let named = connect(&entra::settings(&bench.idp.origin(), tenants), &[], None).unwrap();
+    let chosen = named.renew(&who, &grant, bench.now).await.unwrap().identity.unwrap();
+    assert_eq!(chosen.email_str(), "ann@example.com");
+    let now = bench.renew(&chosen, &grant).await.unwrap().identity.unwrap();
+    assert_eq!(now.email_str(), "bob@contoso.example");
 }
 
 #[tokio::test]
