@@ -32,7 +32,9 @@ pub fn text(moment: OffsetDateTime) -> String {
 /// Reads RFC 3339; `None` also for a time that has no form in UTC, as [`text`] needs it.
 #[must_use]
 pub fn parse(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(time::UtcOffset::UTC)
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(time::UtcOffset::UTC)?;
+    // RFC 3339 has no years before 0.
+    (moment.year() >= 0).then_some(moment)
 }
 
 /// For `#[serde(serialize_with = "…")]`.
@@ -73,7 +75,9 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_after_the_last_year_in_utc_is_none() {
+    fn a_moment_outside_the_years_0_to_9999_in_utc_is_none() {
+        assert_eq!(parse("0000-01-01T00:00:00+01:00"), None);
+        assert_eq!(text(parse("0000-01-01T00:00:00Z").unwrap()), "0000-01-01T00:00:00Z");
         assert_eq!(parse("9999-12-31T23:59:59-01:00"), None);
         assert_eq!(text(parse("9999-12-31T23:59:59Z").unwrap()), "9999-12-31T23:59:59Z");
     }

@@ -562,6 +562,25 @@ async fn a_list_whose_next_page_is_gone_is_started_again() {
 }
 
 #[tokio::test]
+async fn a_list_whose_next_page_is_gone_again_and_again_is_reported() {
+    let mut trial = Trial::unconnected().await;
+    let options = Options { pace: Duration::ZERO, objects: Some(600), ..Options::default() };
+    trial.demo = Demo::start(options).await.unwrap();
+    trial.world().faults().be_slow(Duration::from_millis(100));
+    trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
+    trial
+        .until(|trial| {
+            trial.world().forget();
+            // Of this kind alone there are two pages: the others fail when their watch begins.
+            let words = "Kustomization: the cluster has forgotten that version (410)";
+            trial.health().reason.is_some_and(|reason| reason.contains(words))
+        })
+        .await;
+    trial.world().faults().be_slow(Duration::ZERO);
+    trial.until(|trial| trial.all().total == 600 && trial.health().reason.is_none()).await;
+}
+
+#[tokio::test]
 async fn a_resync_reads_everything_again() {
     let trial = Trial::start().await;
     let lists = trial.world().faults().lists();

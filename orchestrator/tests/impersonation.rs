@@ -6,7 +6,7 @@ use orchestrator::api::App;
 use orchestrator::demo::{Binding, Demo, Options, World};
 use orchestrator::entrance::{Assertion, Entrance, Expected, Hosts, Source};
 use orchestrator::fleet::{
-    ClusterId, Connection, Filter, Fleet, FleetError, HealthState, Kind, Page, Person, Sort, Tuning, Viewer,
+    ClusterId, Connection, Filter, Fleet, FleetError, HealthState, Kind, ObjectRef, Page, Person, Sort, Tuning, Viewer,
     WatchOptions,
 };
 use orchestrator::identity::{Impersonation, Naming};
@@ -399,8 +399,12 @@ async fn of_a_cluster_that_was_not_read_yet_it_is_said_of_every_object() {
     for name in ["shop-backend", "nothing"] {
         let read = trial.fleet.detail_for(&trial.ann, trial.id, Kind::Kustomization, "shop", name);
         let error = read.await.unwrap_err();
-        let expected = "the cluster is still being read: try again in a moment".to_owned();
-        assert_eq!(error, FleetError::Unreachable { reason: expected });
+        let reason = "the cluster is still being read: try again in a moment".to_owned();
+        let expected = FleetError::Unreachable { reason };
+        assert_eq!(error, expected);
+        let root = ObjectRef { kind: Kind::Kustomization, namespace: "shop".into(), name: name.into() };
+        let views = trial.fleet.views(&trial.ann, Some(trial.id)).await;
+        assert_eq!(trial.fleet.tree_seen(&views, trial.id, Some(&root)).unwrap_err(), expected);
     }
 }
 

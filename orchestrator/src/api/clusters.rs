@@ -216,14 +216,16 @@ fn connection(app: &App, registration: Registration) -> Result<fleet::Connection
             let context = registration.context.filter(|context| !context.is_empty());
             Ok(fleet::Connection::Kubeconfig { kubeconfig, context })
         }
-        (None, true) if !app.in_cluster => Err(ApiError::Invalid(
-            "the orchestrator may not use the cluster that it runs in: start it with IN_CLUSTER=true".into(),
-        )),
+        (None, true) if !app.in_cluster => Err(not_in_cluster()),
         (None, true) => Ok(fleet::Connection::InCluster),
         (Some(_), true) | (None, false) => {
             Err(ApiError::Invalid("give either a kubeconfig or in_cluster: true".into()))
         }
     }
+}
+
+fn not_in_cluster() -> ApiError {
+    ApiError::Invalid("the orchestrator may not use the cluster that it runs in: start it with IN_CLUSTER=true".into())
 }
 
 async fn add(
@@ -387,11 +389,10 @@ async fn change(
                     .into(),
             ));
         }
-        // What is stored may not be in force: an earlier change may have broken off.
-        Some(wanted) => wanted && !(cluster.impersonate && app.fleet.asks_as_person(id)),
+        Some(wanted) => wanted,
         None => false,
     };
-    possible(&app, impersonate)?;
+    possible(&app, impersonate && !cluster.impersonate)?;
     if changes.kubeconfig.is_some() && cluster.connection == store::Connection::InCluster {
         return Err(ApiError::Invalid("kubeconfig: the cluster that the orchestrator runs in has none".into()));
     }
@@ -422,7 +423,9 @@ async fn change(
         let work = narrow(app.clone(), id, namespaces);
         cluster = app.journal.perform(begin("narrow", &cluster), work).await?;
     }
-    if impersonate {
+    // What is stored may not be in force: an earlier change may have broken off. Where the cluster is not watched, nothing is.
+    let in_force = cluster.impersonate && (app.fleet.health(id).is_err() || app.fleet.asks_as_person(id));
+    if impersonate && !in_force {
         let work = enable_impersonation(app.clone(), id);
         cluster = app.journal.perform(begin("impersonate", &cluster), work).await?;
     }
@@ -489,6 +492,8 @@ async fn stored_connection(app: &App, cluster: &store::Cluster) -> Result<fleet:
             kubeconfig: app.store.kubeconfig(&cluster.id).await?,
             context: cluster.context.clone(),
         },
+        // It may have been registered when that was allowed.
+        store::Connection::InCluster if !app.in_cluster => return Err(not_in_cluster()),
         store::Connection::InCluster => fleet::Connection::InCluster,
     })
 }
@@ -569,6 +574,7 @@ async fn stats(
 
 #[cfg(test)]
 mod tests {
+    use axum::extract::FromRequestParts as _;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -602,9 +608,8 @@ mod tests {
         assert!(again.impersonate && app.fleet.asks_as_person(again.id.parse().unwrap()));
     }
 
-    #[tokio::test]
-    async fn a_cluster_that_cannot_be_watched_again_stays_stored_as_it_was() {
-        let folder = tempfile::tempdir().unwrap();
+    /// The state with a cluster whose kubeconfig was sealed under a key that is lost.
+    async fn with_lost_key(folder: &tempfile::TempDir, impersonate: bool) -> (App, store::Cluster) {
         let location = Location::Sqlite(folder.path().join("o.db"));
         let opened = async |key: u8| Store::open(&location, &[Key::new(&[key; KEY_LEN]).unwrap()]).await.unwrap();
         let cluster = store::Cluster {
@@ -615,17 +620,67 @@ mod tests {
             server: "https://10.0.0.1".into(),
             created_at: clock::now(),
             created_by: "ann".into(),
-            impersonate: false,
+            impersonate,
             namespaces: Vec::new(),
         };
         let before = opened(1).await;
         before.add_cluster(&cluster, Some(&Secret::new("a kubeconfig".into()))).await.unwrap();
         before.close().await;
-        // Its key is lost.
-        let app = App::new(Fleet::start(Tuning::default()), opened(2).await, CancellationToken::new(), false);
+        (App::new(Fleet::start(Tuning::default()), opened(2).await, CancellationToken::new(), false), cluster)
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_cannot_be_watched_again_stays_stored_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (app, cluster) = with_lost_key(&folder, false).await;
         let id: ClusterId = cluster.id.parse().unwrap();
         assert!(enable_impersonation(app.clone(), id).await.is_err());
         assert!(narrow(app.clone(), id, vec!["shop".into()]).await.is_err());
+        assert_eq!(app.store.cluster(&cluster.id).await.unwrap(), cluster);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_is_not_watched_and_decides_by_person_already_can_be_renamed_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (app, cluster) = with_lost_key(&folder, true).await;
+        let (mut parts, ()) = axum::http::Request::new(()).into_parts();
+        let actor = Actor::from_request_parts(&mut parts, &()).await.unwrap();
+        let changes = Changes {
+            name: Some("two".into()),
+            kubeconfig: None,
+            context: None,
+            impersonate: Some(true),
+            namespaces: None,
+        };
+        let id = InCluster(cluster.id.parse().unwrap());
+        let changed = change(State(app), id, actor, ViewedBy(Viewer::Program), Body(changes)).await;
+        assert_eq!(changed.unwrap().0.name, "two");
+    }
+
+    #[tokio::test]
+    async fn the_cluster_that_this_runs_in_is_not_used_by_a_change_either_unless_that_is_allowed() {
+        let store = Store::open(&Location::Memory, &[]).await.unwrap();
+        let cluster = store::Cluster {
+            id: format!("{:032x}", 1),
+            name: "here".into(),
+            connection: store::Connection::InCluster,
+            context: None,
+            server: "https://10.0.0.1".into(),
+            created_at: clock::now(),
+            created_by: "ann".into(),
+            impersonate: false,
+            namespaces: Vec::new(),
+        };
+        store.add_cluster(&cluster, None).await.unwrap();
+        let app = App::new(Fleet::start(Tuning::default()), store, CancellationToken::new(), false);
+        let id: ClusterId = cluster.id.parse().unwrap();
+        for refused in [
+            narrow(app.clone(), id, vec!["shop".into()]).await.map(drop),
+            enable_impersonation(app.clone(), id).await.map(drop),
+        ] {
+            assert!(matches!(&refused, Err(ApiError::Invalid(why)) if why.contains("IN_CLUSTER=true")), "{refused:?}");
+        }
+        assert!(matches!(app.fleet.health(id), Err(FleetError::NotFound { .. })), "it is watched");
         assert_eq!(app.store.cluster(&cluster.id).await.unwrap(), cluster);
     }
 

@@ -81,6 +81,28 @@ enum Reading {
     Failing(Fault),
 }
 
+impl State {
+    fn outage(&self) -> Option<Fault> {
+        let is_down = self.health.state == HealthState::Down;
+        is_down.then(|| Fault::Unreachable(self.health.reason.clone().unwrap_or_default()))
+    }
+
+    /// How far the place of an object has been read, if it is watched.
+    fn reading(&self, (kind, namespace, _): &Key) -> Option<&Reading> {
+        let within = |scope: &Scope| scope.as_ref().is_none_or(|only| only == namespace);
+        self.kinds.iter().find(|((of, scope), _)| of == kind && within(scope)).map(|(_, reading)| reading)
+    }
+
+    fn unread(&self, key: &Key) -> Option<Fault> {
+        let is_unread = match self.reading(key) {
+            Some(reading) => matches!(reading, Reading::Pending),
+            None => self.kinds.is_empty() && self.health.state == HealthState::Connecting,
+        };
+        let still_read = || Fault::Unreachable("the cluster is still being read: try again in a moment".to_owned());
+        self.outage().or_else(|| is_unread.then(still_read))
+    }
+}
+
 impl Cluster {
     /// A cluster without any state yet.
     pub(super) fn new(
@@ -158,9 +180,7 @@ impl Cluster {
 
     /// Why the cluster is down, if it is.
     pub(super) fn outage(&self) -> Option<Fault> {
-        let state = self.state();
-        let is_down = state.health.state == HealthState::Down;
-        is_down.then(|| Fault::Unreachable(state.health.reason.clone().unwrap_or_default()))
+        self.state().outage()
     }
 
     /// How a kind is served, if it is.
@@ -169,22 +189,24 @@ impl Cluster {
     }
 
     /// Why an object that is not held cannot be shown: it is not there, or what there is has not been read.
-    pub(super) fn absence(&self, (kind, namespace, name): &Key) -> Fault {
-        if let Some(outage) = self.outage() {
-            return outage;
-        }
+    pub(super) fn absence(&self, key: &Key) -> Fault {
         let state = self.state();
-        let within = |scope: &Scope| scope.as_ref().is_none_or(|only| only == namespace);
-        let reading = state.kinds.iter().find(|((of, scope), _)| of == kind && within(scope));
-        let unconnected = state.kinds.is_empty() && state.health.state == HealthState::Connecting;
-        let still_read = || Fault::Unreachable("the cluster is still being read: try again in a moment".to_owned());
-        match reading.map(|(_, reading)| reading) {
-            Some(Reading::Failing(fault)) => fault.clone(),
-            Some(Reading::Pending) => still_read(),
-            None if unconnected => still_read(),
-            // Its kind is not served, or not in the watched namespaces.
-            Some(Reading::Done) | None => Fault::NotFound(format!("{kind} {namespace}/{name} is not there")),
+        if let Some(fault) = state.unread(key) {
+            return fault;
         }
+        match state.reading(key) {
+            Some(Reading::Failing(fault)) => fault.clone(),
+            // Its kind is not served, or not in the watched namespaces.
+            Some(Reading::Pending | Reading::Done) | None => {
+                let (kind, namespace, name) = key;
+                Fault::NotFound(format!("{kind} {namespace}/{name} is not there"))
+            }
+        }
+    }
+
+    /// Why the place of an object is not known, yet or any more; the same for every name.
+    pub(super) fn unread(&self, key: &Key) -> Option<Fault> {
+        self.state().unread(key)
     }
 
     /// Records a new connection; the objects are still to be read.

@@ -370,6 +370,10 @@ impl Fleet {
         let root = root.map(|root| cluster.key(root.kind, &root.namespace, &root.name));
         if let Some(key) = &root {
             if !views.shows(&cluster, key) {
+                // Nobody can be shown anything then, whatever they may list.
+                if let Some(fault) = cluster.unread(key) {
+                    return Err(fault.into());
+                }
                 return Err(FleetError::Forbidden {
                     reason: format!("the cluster does not let you list {} in {}", key.0, key.1),
                 });

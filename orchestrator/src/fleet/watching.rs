@@ -63,9 +63,8 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
             Some(Err(fault)) => {
                 permits.clear();
                 faults += 1;
-                let is_listing = watch.is_listing();
-                report_fault(&cluster, kind, &scope, &fault, faults, is_listing);
-                if matches!(fault, Fault::Gone(_)) && !is_listing {
+                report_fault(&cluster, kind, &scope, &fault, faults);
+                if matches!(fault, Fault::Gone(_)) && !watch.is_listing() {
                     // By itself it would ask for the same version again.
                     watch.restart();
                 }
@@ -81,13 +80,13 @@ pub(super) async fn watch(cluster: Arc<Cluster>, client: Client, kind: Kind, sco
     }
 }
 
-fn report_fault(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32, is_listing: bool) {
+fn report_fault(cluster: &Cluster, kind: Kind, scope: &Scope, fault: &Fault, faults: u32) {
     tracing::debug!(cluster = %cluster.id, %kind, reason = %fault, "a watch is interrupted");
     let is_reported = match fault {
         Fault::Forbidden(_) | Fault::Refused(_) => true,
         Fault::Unreachable(_) => faults >= REPORTED_FROM,
         // The list is read again, also after a watch was cut off; more often than that something is wrong.
-        Fault::Gone(_) => faults > REPORTED_FROM && !is_listing,
+        Fault::Gone(_) => faults > REPORTED_FROM,
         Fault::NotFound(_) | Fault::Conflict(_) => false,
     };
     if is_reported {

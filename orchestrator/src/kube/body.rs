@@ -7,9 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// The largest response that is read: a page of a list, an object, or one event of a watch.
 pub(super) const ANSWER_MOST: usize = 32 * 1024 * 1024;
+
+/// How long all of a response may take, unless it is a watch: others wait for their turn meanwhile.
+const WHOLE: Duration = Duration::from_secs(300);
 
 /// Why reading a response stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,21 +21,31 @@ pub(super) enum BodyFault {
     /// It is too long.
     #[error("the cluster's answer is longer than {} MiB", ANSWER_MOST / 1024 / 1024)]
     TooLong,
-    /// Its head did not arrive in time.
+    /// Its head, its next piece or all of it did not arrive in time.
     #[error("the cluster did not answer within {} s", .0.as_secs())]
     Late(Duration),
 }
 
-/// A response body that fails when it gets too long. In a stream of lines the limit applies to each line.
+/// A response body that fails when it gets too long, or stalls. In a stream of lines the length of each line counts, and it may be
+/// silent.
 pub(super) struct Bounded {
     inner: Incoming,
     lines: bool,
     seen: usize,
+    began: Instant,
+    /// How long the next piece may take.
+    idle: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Bounded {
-    pub(super) fn new(inner: Incoming, lines: bool) -> Self {
-        Self { inner, lines, seen: 0 }
+    pub(super) fn new(inner: Incoming, lines: bool, idle: Duration) -> Self {
+        Self { inner, lines, seen: 0, began: Instant::now(), idle, waiting: None }
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let idle = self.idle;
+        !self.lines && self.waiting.get_or_insert_with(|| Box::pin(sleep(idle))).as_mut().poll(cx).is_ready()
     }
 
     fn count(&mut self, bytes: &Bytes) -> Result<(), BodyFault> {
@@ -53,8 +67,13 @@ impl Body for Bounded {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending if self.is_late(cx) => return Poll::Ready(Some(Err(BodyFault::Late(self.idle).into()))),
             Poll::Pending => return Poll::Pending,
         };
+        self.waiting = None;
+        if !self.lines && self.began.elapsed() > WHOLE {
+            return Poll::Ready(Some(Err(BodyFault::Late(WHOLE).into())));
+        }
         let counted = frame.data_ref().map_or(Ok(()), |bytes| self.count(bytes));
         Poll::Ready(Some(counted.map(|()| frame).map_err(Into::into)))
     }

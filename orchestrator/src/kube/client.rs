@@ -26,6 +26,8 @@ use super::kubeconfig::{self, Connection, KubeconfigFault};
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long the head of a response may take.
 const HEAD: Duration = Duration::from_secs(10);
+/// How long the next piece of a response may take, unless it is a watch.
+const IDLE: Duration = Duration::from_secs(30);
 /// The shortest time between the starts of two watches.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// How many idle connections are kept: as many as one person's requests need.
@@ -49,8 +51,16 @@ impl Access {
     /// # Errors
     /// Why the connection is not accepted.
     pub(crate) async fn new(connection: &Connection) -> Result<Self, KubeconfigFault> {
+        Self::with_idle(connection, IDLE).await
+    }
+
+    /// The same; `idle` is how long the next piece of a response may take.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) async fn with_idle(connection: &Connection, idle: Duration) -> Result<Self, KubeconfigFault> {
         let checked = kubeconfig::read(connection).await?;
-        let client = client(&checked.config).map_err(|error| refused(&error))?;
+        let client = client(&checked.config, idle).map_err(|error| refused(&error))?;
         let user = &checked.config.auth_info;
         let is_somebody_else = user.impersonate.is_some()
             || user.impersonate_uid.is_some()
@@ -72,7 +82,7 @@ fn refused(error: &kube::Error) -> KubeconfigFault {
     KubeconfigFault::Unusable
 }
 
-fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
+fn client(config: &kube::Config, idle: Duration) -> Result<kube::Client, kube::Error> {
     // Fails if a provider is installed already, which is fine.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut tcp = HttpConnector::new();
@@ -94,7 +104,7 @@ fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .layer_fn(Limits::new)
+        .layer_fn(|inner| Limits::new(inner, idle))
         .service(pool);
     Ok(kube::Client::new(service, config.default_namespace.clone()))
 }
@@ -103,13 +113,14 @@ fn client(config: &kube::Config) -> Result<kube::Client, kube::Error> {
 #[derive(Clone)]
 struct Limits<S> {
     inner: S,
+    idle: Duration,
     /// When a watch of this path was last started: one entry per kind.
     begun: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl<S> Limits<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, begun: Arc::default() }
+    fn new(inner: S, idle: Duration) -> Self {
+        Self { inner, idle, begun: Arc::default() }
     }
 
     /// Returns when a watch of this path may start. Otherwise a server that ends watches as soon as they start would be requested
@@ -145,12 +156,13 @@ where
         // The clone that was polled ready is the one to call; a new clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
+        let idle = self.idle;
         Box::pin(async move {
             if let Some(turn) = turn {
                 tokio::time::sleep_until(turn).await;
             }
             let answer = tokio::time::timeout(HEAD, inner.call(request)).await.map_err(|_| BodyFault::Late(HEAD))?;
-            Ok(answer.map_err(Into::into)?.map(|body| Bounded::new(body, watches)))
+            Ok(answer.map_err(Into::into)?.map(|body| Bounded::new(body, watches, idle)))
         })
     }
 }

@@ -1,7 +1,5 @@
 //! A watch of one kind that resumes after dropped connections and expired versions.
 
-use std::time::Duration;
-
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use kube::Api;
@@ -15,8 +13,6 @@ use super::flux::Seen;
 
 /// How many objects a page of the list holds.
 const PAGE: u32 = 200;
-/// How long a page of the first list may take.
-const PAGE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a watch runs, in seconds, before it is resumed: a silently dead connection is noticed then at the latest.
 const WATCH_SECONDS: u32 = 120;
 
@@ -37,7 +33,6 @@ pub(crate) enum WatchEvent {
 /// A watch of one kind, in one namespace or in all.
 pub(crate) struct Watch {
     objects: Api<Seen>,
-    page_patience: Duration,
     events: BoxStream<'static, watcher::Result<watcher::Event<Seen>>>,
     listing: bool,
 }
@@ -56,7 +51,7 @@ impl Watch {
             None => Api::all_with(client.inner(), &resource),
         };
         let events = events(objects.clone());
-        Self { objects, page_patience: PAGE_PATIENCE, events, listing: false }
+        Self { objects, events, listing: false }
     }
 
     /// Begins with a list again, and drops the request that is under way.
@@ -75,16 +70,7 @@ impl Watch {
     /// # Errors
     /// Why it failed; a later call continues.
     pub(crate) async fn next(&mut self) -> Result<WatchEvent, Fault> {
-        let event = if self.listing {
-            let Ok(event) = tokio::time::timeout(self.page_patience, self.events.next()).await else {
-                // Otherwise a later call would wait for the same page.
-                self.restart();
-                return Err(Fault::late(self.page_patience.as_secs()));
-            };
-            event
-        } else {
-            self.events.next().await
-        };
+        let event = self.events.next().await;
         let event = event.ok_or_else(|| Fault::Unreachable("the watch has ended".to_owned()))?;
         let event = match event.map_err(fault)? {
             watcher::Event::Init => WatchEvent::Begun,
@@ -116,43 +102,76 @@ fn fault(error: watcher::Error) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::sleep;
 
     use super::*;
     use crate::kube::client::Access;
     use crate::kube::kubeconfig::Connection;
     use crate::secret::Secret;
 
-    #[tokio::test]
-    async fn a_page_that_stalls_is_given_up_and_asked_for_again() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    const LIST: &str = r#"{"kind":"BucketList","apiVersion":"a/v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+    const IDLE: Duration = Duration::from_secs(1);
+
+    /// A watch of what this server answers.
+    async fn watch_of(listener: &TcpListener) -> Watch {
         let server = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            let list = r#"{"kind":"BucketList","apiVersion":"a/v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
-            let mut open = Vec::new();
-            // The first answer stops in the middle of its body.
-            for sent in [list.len() / 2, list.len()] {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
-                let answer = format!("{head} {}\r\n\r\n{}", list.len(), &list[..sent]);
-                stream.write_all(answer.as_bytes()).await.unwrap();
-                open.push(stream);
-            }
-            std::future::pending::<()>().await;
-        });
         let text = format!(
             "current-context: a\ncontexts: [{{name: a, context: {{cluster: c}}}}]\n\
              clusters: [{{name: c, cluster: {{server: '{server}'}}}}]\n"
         );
         let connection = Connection::Kubeconfig { kubeconfig: Secret::new(text), context: None };
-        let client = Access::new(&connection).await.unwrap().client;
+        let client = Access::with_idle(&connection, IDLE).await.unwrap().client;
         let served = Served { group: "a".into(), version: "v1".into(), plural: "buckets".into() };
-        let mut watch = Watch::new(&client, "Bucket", &served, None);
-        watch.page_patience = Duration::from_secs(1);
+        Watch::new(&client, "Bucket", &served, None)
+    }
+
+    /// Accepts a request, and sends the head of its answer.
+    async fn begin_answer(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+        stream.write_all(format!("{head} {}\r\n\r\n", LIST.len()).as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_page_that_stalls_is_given_up_and_asked_for_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut watch = watch_of(&listener).await;
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            // The first answer stops in the middle of its body.
+            for sent in [LIST.len() / 2, LIST.len()] {
+                let mut stream = begin_answer(&listener).await;
+                stream.write_all(&LIST.as_bytes()[..sent]).await.unwrap();
+                open.push(stream);
+            }
+            std::future::pending::<()>().await;
+        });
         assert!(matches!(watch.next().await, Ok(WatchEvent::Begun)));
-        assert!(matches!(watch.next().await, Err(Fault::Unreachable(_))));
+        let late = watch.next().await;
+        assert!(matches!(late, Err(Fault::Unreachable(why)) if why.contains("within 1 s")));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Begun)));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Complete)));
+    }
+
+    #[tokio::test]
+    async fn a_page_may_take_long_as_long_as_it_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut watch = watch_of(&listener).await;
+        tokio::spawn(async move {
+            let mut stream = begin_answer(&listener).await;
+            // In ten pieces or so: three times as long as one of them may take.
+            for piece in LIST.as_bytes().chunks(LIST.len() / 9) {
+                sleep(IDLE * 3 / 10).await;
+                stream.write_all(piece).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        });
         assert!(matches!(watch.next().await, Ok(WatchEvent::Begun)));
         assert!(matches!(watch.next().await, Ok(WatchEvent::Complete)));
     }
