@@ -542,13 +542,19 @@ async fn a_kind_that_may_not_be_read_is_reported_and_the_others_are_there() {
     trial.until(|trial| trial.health().reason.is_none()).await;
 }
 
-#[tokio::test]
-async fn a_list_whose_next_page_is_gone_is_started_again() {
+/// A cluster whose Kustomizations take two pages, each of which comes slowly.
+async fn slow_with_pages() -> Trial {
     let mut trial = Trial::unconnected().await;
     let options = Options { pace: Duration::ZERO, objects: Some(600), ..Options::default() };
     trial.demo = Demo::start(options).await.unwrap();
     trial.world().faults().be_slow(Duration::from_millis(100));
     trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
+    trial
+}
+
+#[tokio::test]
+async fn a_list_whose_next_page_is_gone_is_started_again() {
+    let trial = slow_with_pages().await;
     // The kinds are listed once each at least; more than that means that one was started again.
     trial
         .until(|trial| {
@@ -563,11 +569,7 @@ async fn a_list_whose_next_page_is_gone_is_started_again() {
 
 #[tokio::test]
 async fn a_list_whose_next_page_is_gone_again_and_again_is_reported() {
-    let mut trial = Trial::unconnected().await;
-    let options = Options { pace: Duration::ZERO, objects: Some(600), ..Options::default() };
-    trial.demo = Demo::start(options).await.unwrap();
-    trial.world().faults().be_slow(Duration::from_millis(100));
-    trial.fleet.add(trial.id, "one", &trial.connection("staging")).await;
+    let trial = slow_with_pages().await;
     trial
         .until(|trial| {
             trial.world().forget();

@@ -334,7 +334,7 @@ fn is_proven(known: &Identity) -> bool {
 }
 
 /// The username. That of a personal account is an address whose domain nobody has proven.
-fn username(principal_name: String, personal: bool) -> Username {
+pub(super) fn username(principal_name: String, personal: bool) -> Username {
     if personal { Username::Displayed(principal_name) } else { Username::Vouched(principal_name) }
 }
 
@@ -349,13 +349,13 @@ fn vouched(claims: &TokenClaims, me: &Me, named: bool, personal: bool) -> Option
 }
 
 /// The address in the claim `email`, if it counts.
-fn claimed(claims: &TokenClaims, named: bool) -> Option<Email> {
+pub(super) fn claimed(claims: &TokenClaims, named: bool) -> Option<Email> {
     let address = claims.text("email").filter(|_| named || has_proven_domain(claims))?;
     Email::parse(address).ok()
 }
 
 /// The address that a user principal name is, if it counts.
-fn principal(name: &str, personal: bool) -> Option<Email> {
+pub(super) fn principal(name: &str, personal: bool) -> Option<Email> {
     let guest = name.to_ascii_uppercase().contains("#EXT#");
     if guest || personal { None } else { Email::parse(name).ok() }
 }
@@ -388,7 +388,7 @@ fn reread_email(before: &Identity, me: &Me, named: bool, personal: bool) -> Opti
 }
 
 /// Reads `xms_edov`, in the forms that Entra has been seen to send.
-pub(super) fn has_proven_domain(claims: &TokenClaims) -> bool {
+fn has_proven_domain(claims: &TokenClaims) -> bool {
     match claims.value(PROVEN_DOMAIN) {
         Some(Value::Bool(proven)) => *proven,
         Some(Value::Number(number)) => number.as_u64() == Some(1),

@@ -1,7 +1,7 @@
 //! Maps the claims of a bearer token to an identity.
 
 use super::super::claims::TokenClaims;
-use super::super::entra::has_proven_domain;
+use super::super::entra::{claimed, principal, username};
 use super::super::omissions::Omissions;
 use super::super::quote::quote;
 use super::super::tenants::{PERSONAL, distrust};
@@ -38,10 +38,8 @@ pub(super) fn of_entra(claims: &TokenClaims, named: bool, of_rules: &[String]) -
     let text = |name: &str| claims.text(name).unwrap_or_default().to_owned();
     let id = claims.text("oid").ok_or("it has no object id (`oid`)")?.to_owned();
     let personal = claims.text("tid").is_some_and(|tenant| tenant.eq_ignore_ascii_case(PERSONAL));
-    let parse = |address: &str| Email::parse(address).ok();
-    let claimed = claims.text("email").filter(|_| named || has_proven_domain(claims)).and_then(parse);
-    let is_guest = |upn: &&str| upn.to_ascii_uppercase().contains("#EXT#");
-    let principal = claims.text("upn").filter(|upn| !personal && !is_guest(upn)).and_then(parse);
+    let upn = claims.text("upn");
+    let email = claimed(claims, named).or_else(|| principal(upn?, personal));
     let mut groups = claims.list("groups");
     if named {
         groups.extend(claims.list("roles"));
@@ -49,12 +47,10 @@ pub(super) fn of_entra(claims: &TokenClaims, named: bool, of_rules: &[String]) -
     let mut identity = Identity {
         provider: ProviderKind::Entra,
         id,
-        email: claimed.or(principal),
+        email,
         name: text("name"),
-        username: match claims.text("upn") {
-            // A personal account's is an address whose domain nobody has proven.
-            Some(upn) if personal => Username::Displayed(upn.to_owned()),
-            Some(upn) => Username::Vouched(upn.to_owned()),
+        username: match upn {
+            Some(upn) => username(upn.to_owned(), personal),
             None => Username::Displayed(text("preferred_username")),
         },
         groups,
