@@ -79,7 +79,7 @@ where
 {
     pub(super) fn new(stream: IO, service: S, watch: Arc<Watch>) -> Self {
         if stream.plain().is_some() {
-            watch.may_splice();
+            watch.pipe().allow();
         }
         let io = Guarded::new(stream, Arc::clone(&watch));
         Self { stage: Stage::Rests { io, service, version: None }, watch, ends: false }

@@ -197,26 +197,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guarded<IO> {
     }
 }
 
-impl<IO: Socket> Guarded<IO> {
-    /// Writes the bytes of the pipe that `most` bytes of a body stand for.
-    fn poll_splice(&self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
-        let mut known = self.watch.known_splice();
-        let (Some(splice), Some(socket)) = (&*known, self.stream.plain()) else {
-            return Poll::Ready(Err(io::Error::other("there is no pipe for what is to be written")));
-        };
-        let gone = ready!(splice.poll_drain(cx, &socket, most))?;
-        if splice.held() == 0 {
-            if Arc::strong_count(splice) == 1 {
-                // The body has ended.
-                *known = None;
-            } else {
-                cx.waker().wake_by_ref();
-            }
-        }
-        Poll::Ready(Ok(gone))
-    }
-}
-
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_room(cx));
@@ -260,7 +240,10 @@ impl<IO: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Guarded<IO> {
         }
         let outcome = match bufs.iter().position(|piece| is_stand_in(piece)) {
             None => write_pieces(Pin::new(&mut self.stream), cx, bufs),
-            Some(0) => self.poll_splice(cx, bufs.first().map_or(0, |piece| piece.len())),
+            Some(0) => {
+                let most = bufs.first().map_or(0, |piece| piece.len());
+                self.watch.pipe().poll_drain(cx, self.stream.plain().as_ref(), most)
+            }
             Some(at) => write_pieces(Pin::new(&mut self.stream), cx, bufs.get(..at).unwrap_or_default()),
         };
         self.check(cx, outcome)

@@ -5,10 +5,11 @@ pub(crate) mod guarded;
 mod interim;
 pub(crate) mod memory;
 pub(crate) mod parser;
+mod pipe;
 pub(crate) mod streams;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::adapters::telemetry::Held;
 use crate::serve::settings::Timeouts;
 use crate::serve::watch::interim::Interim;
 use crate::serve::watch::memory::{Memory, Share};
+use crate::serve::watch::pipe::Pipe;
 
 /// The memory counted for a connection, in bytes: the connection with its first buffers; added by TLS; added by HTTP/2, with its first
 /// streams; each further stream.
@@ -62,10 +64,7 @@ pub(crate) struct Watch {
     /// Whether each request so far had no body and came after the previous response: only then is the start of the next one certain.
     in_step: AtomicBool,
     interim: Interim,
-    /// What the bytes of large responses pass through to the client.
-    splice: Mutex<Option<Arc<Splice>>>,
-    /// Whether bytes are to pass through it at all.
-    splices: AtomicBool,
+    pipe: Pipe,
     share: Share,
     /// The largest size of the head's buffer, in bytes.
     head_most: usize,
@@ -159,8 +158,7 @@ impl Watch {
             reads_head: AtomicBool::new(true),
             in_step: AtomicBool::new(true),
             interim: Interim::new(),
-            splice: Mutex::new(None),
-            splices: AtomicBool::new(false),
+            pipe: Pipe::new(),
             share,
             head_most,
             head_come: AtomicUsize::new(0),
@@ -211,13 +209,9 @@ impl Watch {
         self.timeouts
     }
 
-    /// The client's socket takes bytes as they are.
-    pub(crate) fn may_splice(&self) {
-        self.splices.store(true, Ordering::Relaxed);
-    }
-
-    fn known_splice(&self) -> MutexGuard<'_, Option<Arc<Splice>>> {
-        self.splice.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The pipe of large responses.
+    pub(crate) const fn pipe(&self) -> &Pipe {
+        &self.pipe
     }
 
     /// How long a head may be, in bytes.
@@ -430,7 +424,7 @@ impl Watch {
 
     pub(crate) fn gives_buffers_back(&self) {
         if !self.is_bare.swap(true, Ordering::Relaxed) {
-            *self.known_splice() = None;
+            self.pipe.close();
             self.share.shrink(BUFFERS);
         }
     }
@@ -547,17 +541,9 @@ impl InFlight {
         }
     }
 
-    /// What its response may pass through to the client without being copied. One for all responses of the connection: of two that follow one
-    /// another, the later may begin before the earlier has been written.
+    /// What its response may pass through to the client without being copied; on HTTP/2 nothing.
     pub(crate) fn splice(&self) -> Option<Arc<Splice>> {
-        if !self.watch.splices.load(Ordering::Relaxed) || self.is_http2() {
-            return None;
-        }
-        let mut known = self.watch.known_splice();
-        if known.is_none() {
-            *known = Splice::new().map(Arc::new);
-        }
-        known.clone()
+        if self.is_http2() { None } else { self.watch.pipe.splice() }
     }
 
     /// Closes the whole connection.
